@@ -1,0 +1,63 @@
+# Every target makes its own environment where there is none; python3 (3.11 or newer), make and a network are enough.
+#
+#   make run      check every installed framework against the oracle, then one loss in all of them side by side
+#   make test     lint, then every test
+#   make lint     formatting, lint rules and types
+#   make bench    what the losses cost, as ratios against the frameworks' own
+#   make docs     the site, into site/
+#   make clean    remove everything that was made here, the environment too
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+STAMP := $(VENV)/.installed
+# Commands run as modules: the interpreter's own path is right even where the scripts beside it point elsewhere.
+RUN := $(VENV)/bin/python
+
+# The frameworks' start-up chatter would bury our own lines. Nothing that changes a number is set here.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint typing-tree bench docs clean force
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# An editable install points at the folder it was made in. One that came along with a copied or moved repository would
+# silently test the other folder's code, so the stamp holds the path and a different one installs again.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): force
+endif
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@echo '$(CURDIR)' > $@
+
+run: $(STAMP)
+	$(VENV)/bin/unifiedloss conform
+	$(RUN) docs/examples/switch_frameworks.py
+
+test: lint
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) typing-tree
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy --python-executable $(RUN)
+	$(RUN) -m pyright --pythonpath $(RUN)
+
+# Type checkers do not know that adapters/ is unifiedloss.adapters: here they see the package as it is installed.
+typing-tree:
+	@rm -rf build/typing && mkdir -p build/typing/unifiedloss
+	@ln -s ../../../unifiedloss/* ../../../adapters build/typing/unifiedloss/
+
+bench: $(STAMP)
+	$(RUN) -m tests.benchmarks.ratios
+
+docs: $(STAMP)
+	$(RUN) -m mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
