@@ -1,0 +1,101 @@
+"""Which frameworks the tests reached, and what it means when one is missing.
+
+A test that needs a framework says so with ``@pytest.mark.framework("torch")``, or one of its parameters does. Where that
+framework is not installed the test is skipped, so the suite runs on any machine. With ``UNIFIEDLOSS_REQUIRE_ALL=1``, which
+is how a change is accepted, it fails instead, and so does the whole run if some framework had no test that passed: a suite
+that compared nothing must not be green.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections import Counter
+
+import pytest
+
+FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
+
+# Before any framework loads, and inherited by child processes. It hides start-up chatter and changes no number.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def installed(framework: str) -> bool:
+    """Whether the framework can be imported here, found out without importing it."""
+    return importlib.util.find_spec(framework) is not None
+
+
+def all_required() -> bool:
+    """Whether a missing framework is a failure."""
+    return os.environ.get("UNIFIEDLOSS_REQUIRE_ALL", "") not in ("", "0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker and start counting."""
+    config.addinivalue_line("markers", "framework(name, ...): needs these frameworks; skipped, or failed, without them")
+    # The workers of pytest-xdist report to the main process, and only there is the whole run known.
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Frameworks(), "unifiedloss-frameworks")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note the frameworks a test needs, and skip it or fail it where one is missing."""
+    names = list(dict.fromkeys(name for mark in item.iter_markers("framework") for name in mark.args))
+    unknown = [name for name in names if name not in FRAMEWORKS]
+    if unknown:
+        pytest.fail(f"the framework marker names {unknown}; known are {list(FRAMEWORKS)}", pytrace=False)
+    # As properties, because these travel with the report from the process that ran the test.
+    item.user_properties.extend(("framework", name) for name in names)
+    missing = [name for name in names if not installed(name)]
+    if missing and all_required():
+        pytest.fail(f"UNIFIEDLOSS_REQUIRE_ALL is set, and not installed here: {', '.join(missing)}", pytrace=False)
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+class _Frameworks:
+    """Counts what every framework's tests came to, and says so at the end of the run."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def pytest_report_header(self) -> str:
+        """Say which frameworks are here before the first test runs."""
+        distributions = importlib.metadata.packages_distributions()
+        versions = [
+            f"{name} {importlib.metadata.version(distributions[name][0])}" if installed(name) else f"{name} missing"
+            for name in FRAMEWORKS
+        ]
+        return f"frameworks: {', '.join(versions)}"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a test once: when its body has run, or when its set-up failed or skipped it."""
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            for key, name in report.user_properties:
+                if key == "framework":
+                    self.counts[str(name), report.outcome] += 1
+
+    def untested(self) -> list[str]:
+        """The frameworks that no test passed with."""
+        return [name for name in FRAMEWORKS if not self.counts[name, "passed"]]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail a run that had to reach every framework and did not."""
+        if all_required() and not session.config.option.collectonly and self.untested():
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print how many tests each framework had."""
+        if not self.counts and not all_required():
+            return
+        terminalreporter.section("frameworks")
+        for name in FRAMEWORKS:
+            numbers = ", ".join(
+                f"{self.counts[name, outcome]} {outcome}" for outcome in ("passed", "failed", "skipped")
+            )
+            terminalreporter.line(f"{name:<11} {numbers}{'' if installed(name) else ' (not installed)'}")
+        if all_required() and self.untested():
+            terminalreporter.line(
+                f"FAILED: UNIFIEDLOSS_REQUIRE_ALL is set, and no test passed with {', '.join(self.untested())}"
+            )
