@@ -1,0 +1,135 @@
+"""The NumPy adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss import pipeline
+from unifiedloss.adapter import Adapter, Mode
+from unifiedloss.adapters.numpy import gradient, native, objects, ops
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.spec import AnyLoss, Plan
+
+Array = NDArray[Any]
+
+
+class NumPyAdapter(Adapter):
+    """Carries plans out in NumPy, with closed-form gradients."""
+
+    name = "numpy"
+    tensor_type = np.ndarray
+    ops = ops
+    native = native
+
+    def version(self) -> str:
+        return np.__version__
+
+    def dtype_name(self, dtype: np.dtype[Any]) -> str:
+        return dtype.name
+
+    def convert(self, x: Array, reference: Array | None) -> Array:
+        return x
+
+    def readable(self, *tensors: Array | None) -> bool:
+        return True
+
+    def to_numpy(self, x: Array) -> Array:
+        return x
+
+    def compute(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        *,
+        checked: bool,
+    ) -> Array:
+        with np.errstate(all="ignore"):
+            result = super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+        return result[()]  # a reduction gives a NumPy scalar, as np.mean does
+
+    def value_and_grad(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = None,
+    ) -> tuple[Array, Array]:
+        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        checked = self.checked(plan, predictions, targets, sample_weight, mask)
+        with np.errstate(all="ignore"):
+            if _is_rowwise(plan):
+                return self._rowwise(plan, predictions, targets, upstream)
+            found = pipeline.terms(
+                ops, native, plan, predictions, targets, sample_weight, mask, checked=checked
+            )
+            value = pipeline.reduce(ops, plan, found)
+            factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
+            if plan.spec.reduction == "mean":
+                divisor = pipeline.divisor(ops, plan, found)
+                factor = factor / divisor if divisor else np.zeros_like(factor)
+            if sample_weight is not None:
+                factor = factor * ops.align(ops.cast(sample_weight, plan.compute_dtype), found.losses)
+            factor = np.broadcast_to(factor, found.losses.shape)
+            slope = self._slope(plan, predictions, targets, found.kept)
+            if plan.axis is not None:
+                factor = np.expand_dims(factor, plan.axis)
+            result = slope * factor
+            if found.kept is not None:
+                kept = found.kept if plan.axis is None else np.expand_dims(found.kept, plan.axis)
+                result = np.where(kept, result, 0)
+            return value[()], ops.cast(result, plan.predictions_dtype)
+
+    @staticmethod
+    def _slope(plan: Plan, predictions: Array, targets: Array, kept: Array | None) -> Array:
+        predictions = ops.cast(predictions, plan.compute_dtype)
+        if kept is not None:
+            expanded = kept if plan.axis is None else np.expand_dims(kept, plan.axis)
+            predictions = np.where(expanded, predictions, 0.5)
+            targets = np.where(kept if plan.kind == "index" else expanded, targets, 0)
+        return gradient.unscaled(plan, predictions, targets)
+
+    @staticmethod
+    def _rowwise(plan: Plan, predictions: Array, labels: Array, upstream: Any) -> tuple[Array, Array]:
+        """Loss and gradient from one exponential per logit."""
+        assert plan.axis is not None
+        rows = np.moveaxis(ops.cast(predictions, plan.compute_dtype), plan.axis, -1)
+        scale = np.ones(labels.shape, rows.dtype) if upstream is None else np.asarray(upstream, rows.dtype)
+        if plan.spec.reduction == "mean" and labels.size:
+            scale = scale / labels.size
+        scale = np.broadcast_to(scale, labels.shape).reshape(-1)
+        losses, slopes = native.cross_entropy_rows(
+            rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale
+        )
+        assert slopes is not None
+        value = pipeline.reduce(ops, plan, pipeline.Terms(losses.reshape(labels.shape), None, None, None))
+        return value[()], ops.cast(np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), plan.predictions_dtype)
+
+    def differentiate(
+        self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        msg = "NumPy cannot differentiate a function; use spec.value_and_grad, whose gradient is a closed form."
+        raise UnsupportedError(msg)
+
+    def bind(self, spec: AnyLoss) -> objects.LossFunction:
+        return objects.LossFunction(spec)
+
+    def modes(self) -> dict[str, Mode]:
+        return {"eager": Mode(lambda function, *tensors: function(*tensors), raises=True)}
+
+
+def _is_rowwise(plan: Plan) -> bool:
+    """Whether the loss is the cross-entropy of class indices from logits, every position counting once."""
+    return plan.plain and plan.kind == "index" and plan.from_logits and not plan.smoothing
+
+
+ADAPTER = NumPyAdapter()

@@ -1,0 +1,69 @@
+"""Closed-form gradients, as NumPy cannot differentiate.
+
+Each is the derivative of a position's loss with respect to the predictions, before the factor every position has: the upstream
+gradient times its sample weight over the divisor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.adapters.numpy import native, ops
+from unifiedloss.spec import Plan
+
+Array = NDArray[Any]
+
+
+def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
+    """d l_i / d prediction, for predictions of the compute dtype in which every unread position holds something harmless."""
+    if plan.kind == "regression":
+        return 2 * (predictions - ops.cast(targets, plan.compute_dtype))
+    if plan.kind == "binary":
+        return _binary_cross_entropy(plan, predictions, ops.cast(targets, plan.compute_dtype))
+    return _cross_entropy(plan, predictions, targets)
+
+
+def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
+    """p T - tau from logits, with T the sum of tau; -tau / p from probabilities."""
+    assert plan.axis is not None
+    if plan.kind == "index":
+        dense = np.zeros(predictions.shape, predictions.dtype)
+        np.put_along_axis(dense, np.expand_dims(targets, plan.axis), 1, plan.axis)
+    else:
+        dense = ops.cast(targets, plan.compute_dtype)
+    if plan.smoothing:
+        dense = dense * (1 - plan.smoothing) + plan.smoothing / plan.shared_by
+    tau = dense
+    if plan.class_weights is not None:
+        weights = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
+        tau = dense * ops.along(weights, predictions, plan.axis)
+    if plan.from_logits:
+        return native.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
+    p, inside = _read(plan, predictions)
+    return np.where(inside & (tau != 0) | (dense != 0) & np.isnan(p), -tau / p, 0)
+
+
+def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
+    """(1 - t') sigma(z) - q t' sigma(-z) from logits; (1 - t') / (1 - p) - q t' / p from probabilities."""
+    complement = 1 - targets
+    if plan.smoothing:
+        complement = complement * (1 - plan.smoothing) + plan.smoothing / 2
+        targets = targets * (1 - plan.smoothing) + plan.smoothing / 2
+    given = getattr(plan.spec, "pos_weight", None)
+    positive = targets if given is None else targets * ops.constant(given, plan.compute_dtype, predictions)
+    if plan.from_logits:
+        return complement * native.sigmoid(predictions) - positive * native.sigmoid(-predictions)
+    p, inside = _read(plan, predictions)
+    slope = np.where(complement == 0, 0, complement / (1 - p)) - np.where(positive == 0, 0, positive / p)
+    return np.where(inside | np.isnan(p), slope, 0)
+
+
+def _read(plan: Plan, p: Array) -> tuple[Array, Array]:
+    """Probabilities as they are read, and where the clip lets the gradient pass."""
+    read = np.where(p < plan.tiny, 0, np.where(p > 1, 1, p))
+    if plan.clip is None:
+        return read, np.ones(p.shape, bool)
+    return read, (read >= plan.clip.low) & (read <= plan.clip.high)

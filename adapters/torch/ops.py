@@ -1,0 +1,108 @@
+"""PyTorch's array operations under the names of `unifiedloss.pipeline.Ops`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unifiedloss.spec import Plan
+
+DTYPES = {
+    name: getattr(torch, name)
+    for name in ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "bool")
+    + ("uint8", "uint16", "uint32", "uint64")
+}
+
+where = torch.where
+equal = torch.eq
+log = torch.log
+log1p = torch.log1p
+stop_gradient = torch.Tensor.detach
+sum = torch.sum  # noqa: A001 - the name the contract gives
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    return x.to(DTYPES[dtype])
+
+
+def cast_labels(x: Tensor) -> Tensor:
+    return x.to(torch.int64)
+
+
+class _Finite(torch.autograd.Function):
+    """Clamps infinities and lets the gradient pass, where torch.clamp would set it to 0."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.where(torch.isinf(x), torch.copysign(torch.full_like(x, 2.0**100), x), x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
+        return tangent.view_as(tangent)
+
+
+def finite(x: Tensor) -> Tensor:
+    result: Tensor = _Finite.apply(x)
+    return result
+
+
+def sum_axis(x: Tensor, axis: int) -> Tensor:
+    return x.sum(axis)
+
+
+def any_axis(x: Tensor, axis: int) -> Tensor:
+    return x.any(axis)
+
+
+def count(condition: Tensor, dtype: str) -> Tensor:
+    return condition.sum().to(DTYPES[dtype])
+
+
+def size(x: Tensor, dtype: str) -> Tensor:
+    return torch.full((), x.numel(), dtype=DTYPES[dtype], device=x.device)
+
+
+def expand(x: Tensor, axis: int) -> Tensor:
+    return x.unsqueeze(axis)
+
+
+def align(x: Tensor, reference: Tensor) -> Tensor:
+    return x.reshape(x.shape + (1,) * (reference.ndim - x.ndim))
+
+
+def broadcast_like(x: Tensor, reference: Tensor) -> Tensor:
+    return x.expand_as(reference)
+
+
+def take_class(x: Tensor, index: Tensor, axis: int) -> Tensor:
+    return x.gather(axis, index.unsqueeze(axis)).squeeze(axis)
+
+
+def constant(values: tuple[float, ...] | float, dtype: str, reference: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=DTYPES[dtype], device=reference.device)
+
+
+def take(vector: Tensor, index: Tensor) -> Tensor:
+    return vector[index]
+
+
+def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:
+    shape = [1] * reference.ndim
+    shape[axis] = -1
+    return vector.view(shape)
+
+
+def shapes_agree(plan: Plan, *tensors: Tensor | None) -> None:
+    """Torch knows every shape, also while it compiles."""

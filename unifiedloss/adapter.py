@@ -1,0 +1,247 @@
+"""The contract an adapter fills, and what all adapters share.
+
+An adapter carries plans out in one framework. It brings the framework's array operations (`unifiedloss.pipeline.Ops`), its loss
+kernels (`unifiedloss.pipeline.Native`) and what is listed as abstract here; this class turns those into calls: it reads lists, tells
+companions from strangers, caches plans, and looks for bad values where they can be read.
+
+Third parties derive from `Adapter` and register the class under the entry-point group ``unifiedloss.adapters``; see the documentation page
+on adding a backend.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from unifiedloss import pipeline, values
+from unifiedloss.errors import DTypeError, MixedBackendsError, ShapeError, UnsupportedError
+from unifiedloss.floats import FORMATS, HALF_TYPES
+from unifiedloss.spec import AnyLoss, Plan, Signature, class_axis, resolve
+
+Array = Any
+
+_MAX_PLANS = 4096
+"""Plans kept per adapter. A loop over ever new shapes must not grow memory without bound."""
+
+
+class Mode(NamedTuple):
+    """A way to run this framework, for the conformance suite.
+
+    Attributes:
+        run: ``run(function, *tensors)`` calls the function, compiled or not, and returns what it returns.
+        raises: whether bad values raise in this mode; otherwise they give NaN.
+        costly: whether compiling takes so long that only a part of the cases is run.
+    """
+
+    run: Callable[..., Any]
+    raises: bool
+    costly: bool = False
+
+
+class Adapter(ABC):
+    """One framework's way to carry a loss out."""
+
+    name: ClassVar[str]
+    """The backend's name, as in ``spec.to(name)``."""
+
+    tensor_type: ClassVar[Any]
+    """The class of this framework's tensors, traced ones included (or a tuple of classes)."""
+
+    ops: ClassVar[Any]
+    """The framework's array operations, as `unifiedloss.pipeline.Ops` names them."""
+
+    native: ClassVar[Any]
+    """The framework's kernels, as `unifiedloss.pipeline.Native` names them."""
+
+    def __init__(self) -> None:
+        self._plans: dict[Any, Plan] = {}
+
+    # ----------------------------------------------------------------------------------------------- what an adapter brings
+
+    @abstractmethod
+    def version(self) -> str:
+        """The framework's version."""
+
+    @abstractmethod
+    def dtype_name(self, dtype: Any) -> str:
+        """The name of a dtype of this framework's tensors: "float32", "bfloat16", "int64", "bool", ..."""
+
+    @abstractmethod
+    def convert(self, x: np.ndarray[Any, Any], reference: Array) -> Array:
+        """A NumPy array as a tensor of this framework, on the device of `reference`."""
+
+    @abstractmethod
+    def readable(self, *tensors: Array) -> bool:
+        """Whether the values can be read now: neither traced nor on an accelerator that would have to be waited for."""
+
+    @abstractmethod
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """The values as NumPy array: a view where possible, from any device. bfloat16 may be widened to float32."""
+
+    @abstractmethod
+    def differentiate(
+        self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """``function(*tensors)`` and the gradients of its inner product with `upstream` (ones by default) with respect to each of them."""
+
+    @abstractmethod
+    def bind(self, spec: AnyLoss) -> Any:
+        """The spec as an object of the framework's own kind: what ``spec.to(name)`` returns."""
+
+    @abstractmethod
+    def modes(self) -> Mapping[str, Mode]:
+        """The ways to run this framework that conformance is claimed for, by name; "eager" first."""
+
+    # -------------------------------------------------------------------------------------------------- what may be refined
+
+    def shape(self, x: Array) -> tuple[int | None, ...] | None:
+        """A tensor's shape: None for an unknown rank, None entries for unknown extents."""
+        return tuple(x.shape)
+
+    def accepts(self, other: str) -> bool:
+        """Whether tensors of the backend `other` may accompany this one's."""
+        return other == "numpy"
+
+    def compute(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        *,
+        checked: bool,
+    ) -> Array:
+        """Carry a plan out. Overridden where a framework has a shorter way for the common case."""
+        return pipeline.evaluate(
+            self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked
+        )
+
+    # ---------------------------------------------------------------------------------------------------- what is shared
+
+    def loss(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Array:
+        """Evaluate a spec on tensors of this framework (and NumPy arrays and lists, which may accompany them)."""
+        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        checked = self.checked(plan, predictions, targets, sample_weight, mask)
+        return self.compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+
+    def value_and_grad(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = None,
+    ) -> tuple[Array, Array]:
+        """The loss and its gradient with respect to the predictions."""
+        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        if upstream is not None and not isinstance(upstream, self.tensor_type):
+            upstream = self.convert(np.asarray(upstream), predictions)
+
+        def function(p: Array) -> Array:
+            return self.loss(spec, p, targets, sample_weight, mask)
+
+        value, (gradient,) = self.differentiate(function, (predictions,), upstream)
+        return value, gradient
+
+    def check(
+        self, spec: AnyLoss, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+    ) -> None:
+        """Read the values, on whichever device they are, and raise for the first bad one."""
+        tensors = self.own(predictions, targets, sample_weight, mask)
+        plan = self.plan(spec, *tensors)
+        self._check(plan, *tensors)
+
+    def softmax(self, logits: Any, axis: int | None) -> Array:
+        """Softmax, with 0 for results below the smallest normal number of the compute dtype."""
+        (logits,) = self.own(logits)
+        name = self.dtype_name(logits.dtype)
+        if name not in FORMATS:
+            msg = f"softmax needs floating logits ({', '.join(FORMATS)}), got {name}; cast them."
+            raise DTypeError(msg)
+        axis = class_axis(axis, self.shape(logits))
+        compute_dtype = "float32" if name in HALF_TYPES else name
+        return pipeline.softmax(
+            self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny
+        )
+
+    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        """Predictions and companions as tensors of this framework, lists and NumPy arrays converted, strangers refused."""
+        reference = self._as_tensor(predictions, None, np.float64)
+        return reference, *(
+            x if x is None or isinstance(x, self.tensor_type) else self._as_tensor(x, reference, None)
+            for x in companions
+        )
+
+    def _as_tensor(self, x: Any, reference: Array | None, list_dtype: Any) -> Array:
+        if isinstance(x, self.tensor_type):
+            return x
+        if not isinstance(x, np.ndarray | np.generic):
+            x = _read_list(x, list_dtype)
+        return self.convert(np.asarray(x), reference)
+
+    def plan(
+        self, spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> Plan:
+        """The plan for these tensors, from the cache where one of these shapes and dtypes has been made before."""
+        if sample_weight is None and mask is None:
+            key: Any = (spec, predictions.shape, predictions.dtype, targets.shape, targets.dtype)
+        else:
+            tensors = (predictions, targets, sample_weight, mask)
+            key = (spec, *((x.shape, x.dtype) if x is not None else None for x in tensors))
+        try:
+            return self._plans[key]
+        except KeyError:
+            pass
+        except (TypeError, ValueError):  # a shape of unknown rank or extents that does not hash: nothing to look up
+            return self._resolve(spec, predictions, targets, sample_weight, mask)
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+        plan = self._plans[key] = self._resolve(spec, predictions, targets, sample_weight, mask)
+        return plan
+
+    def _resolve(self, spec: AnyLoss, *tensors: Array | None) -> Plan:
+        if spec.rounding == "exact":
+            msg = 'rounding="exact" is not available yet in this version; use rounding="native".'
+            raise UnsupportedError(msg)
+        return resolve(spec, *(None if x is None else self.signature(x) for x in tensors))  # type: ignore[arg-type]
+
+    def signature(self, x: Array) -> Signature:
+        """What can be known of a tensor without reading it."""
+        return Signature(self.shape(x), self.dtype_name(x.dtype))
+
+    def checked(
+        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> bool:
+        """Check the values if they can be read here and now, and tell whether they were."""
+        if not self.readable(predictions, targets, sample_weight, mask):
+            return False
+        self._check(plan, predictions, targets, sample_weight, mask)
+        return True
+
+    def _check(self, plan: Plan, *tensors: Array | None) -> None:
+        values.check(plan, *(None if x is None else self.to_numpy(x) for x in tensors))  # type: ignore[arg-type]
+
+
+def _read_list(x: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """A Python number or (nested) list as a NumPy array."""
+    if not isinstance(x, list | tuple | int | float):
+        msg = f"a tensor of another framework or an unknown type stands in this call: {type(x).__module__}.{type(x).__qualname__}."
+        raise MixedBackendsError(msg)
+    try:
+        return np.asarray(x, dtype=dtype)
+    except (ValueError, TypeError) as error:
+        msg = f"a list in this call is no array of numbers: {error}."
+        raise ShapeError(msg) from error

@@ -1,0 +1,312 @@
+"""The losses as functions: each builds its spec from keywords and calls it.
+
+Rules, formulas and errors stand at the spec classes in `unifiedloss.spec`; the keywords here are their fields, with the same defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, overload
+
+from unifiedloss import registry
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    Divisor,
+    MeanSquaredError,
+    Numbers,
+    OnEmpty,
+    Reduction,
+    Rounding,
+    TensorT,
+)
+
+
+# typed: 1, 1.0 and True are equal keys, and only one of them is a bool.
+@lru_cache(maxsize=256, typed=True)
+def _remembered(cls: type[AnyLoss], **fields: Any) -> AnyLoss:
+    return cls(**fields)
+
+
+def _spec(cls: type[AnyLoss], **fields: Any) -> AnyLoss:
+    """The spec with these fields, remembered where every field is a scalar: a typed key looks into no sequence."""
+    for value in fields.values():
+        if not (value is None or isinstance(value, str | int | float)):
+            return cls(**fields)
+    return _remembered(cls, **fields)
+
+
+@overload
+def cross_entropy_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    from_logits: bool = False,
+    epsilon: float = 0.0,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> TensorT: ...
+@overload
+def cross_entropy_loss(
+    predictions: Numbers,
+    targets: object,
+    *,
+    from_logits: bool = False,
+    epsilon: float = 0.0,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any: ...
+def cross_entropy_loss(
+    predictions: Any,
+    targets: object,
+    *,
+    from_logits: bool = False,
+    epsilon: float = 0.0,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any:
+    """Categorical cross-entropy; the formula and the rules stand at `CrossEntropyLoss`.
+
+    Args:
+        predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
+        targets: tensor of the same framework, NumPy array or list.
+        from_logits, epsilon, axis, class_weights, ignore_index, label_smoothing, reduction, divisor, on_empty, rounding: see `CrossEntropyLoss`.
+        sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
+        mask: bool per position, aligned the same way; False drops the position.
+
+    Returns:
+        The loss in nats: a scalar under "mean" and "sum", per position under "none"; a tensor of the predictions' framework.
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+        ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a bad value.
+    """
+    spec = _spec(
+        CrossEntropyLoss,
+        from_logits=from_logits,
+        epsilon=epsilon,
+        axis=axis,
+        class_weights=class_weights,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+        divisor=divisor,
+        on_empty=on_empty,
+        rounding=rounding,
+    )
+    return registry.adapter_for(predictions, targets, sample_weight, mask).loss(
+        spec, predictions, targets, sample_weight, mask
+    )
+
+
+@overload
+def binary_cross_entropy_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    from_logits: bool = False,
+    epsilon: float = 0.0,
+    pos_weight: float | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> TensorT: ...
+@overload
+def binary_cross_entropy_loss(
+    predictions: Numbers,
+    targets: object,
+    *,
+    from_logits: bool = False,
+    epsilon: float = 0.0,
+    pos_weight: float | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any: ...
+def binary_cross_entropy_loss(
+    predictions: Any,
+    targets: object,
+    *,
+    from_logits: bool = False,
+    epsilon: float = 0.0,
+    pos_weight: float | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any:
+    """Binary cross-entropy, elementwise; the formula and the rules stand at `BinaryCrossEntropyLoss`.
+
+    Args:
+        predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
+        targets: tensor of the same framework, NumPy array or list.
+        from_logits, epsilon, pos_weight, label_smoothing, reduction, divisor, on_empty, rounding: see `BinaryCrossEntropyLoss`.
+        sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
+        mask: bool per position, aligned the same way; False drops the position.
+
+    Returns:
+        The loss in nats: a scalar under "mean" and "sum", per position under "none"; a tensor of the predictions' framework.
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+        ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a bad value.
+    """
+    spec = _spec(
+        BinaryCrossEntropyLoss,
+        from_logits=from_logits,
+        epsilon=epsilon,
+        pos_weight=pos_weight,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+        divisor=divisor,
+        on_empty=on_empty,
+        rounding=rounding,
+    )
+    return registry.adapter_for(predictions, targets, sample_weight, mask).loss(
+        spec, predictions, targets, sample_weight, mask
+    )
+
+
+@overload
+def mean_squared_error(
+    predictions: TensorT,
+    targets: object,
+    *,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> TensorT: ...
+@overload
+def mean_squared_error(
+    predictions: Numbers,
+    targets: object,
+    *,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any: ...
+def mean_squared_error(
+    predictions: Any,
+    targets: object,
+    *,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any:
+    """Mean squared error; the formula and the rules stand at `MeanSquaredError`.
+
+    Args:
+        predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
+        targets: tensor of the same framework, NumPy array or list.
+        reduction, divisor, on_empty, rounding: see `MeanSquaredError`.
+        sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
+        mask: bool per position, aligned the same way; False drops the position.
+
+    Returns:
+        The squared error: a scalar under "mean" and "sum", per position under "none"; a tensor of the predictions' framework.
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+        ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a bad value.
+    """
+    spec = _spec(
+        MeanSquaredError,
+        reduction=reduction,
+        divisor=divisor,
+        on_empty=on_empty,
+        rounding=rounding,
+    )
+    return registry.adapter_for(predictions, targets, sample_weight, mask).loss(
+        spec, predictions, targets, sample_weight, mask
+    )
+
+
+@overload
+def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT: ...
+@overload
+def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
+def softmax(logits: Any, *, axis: int | None = None) -> Any:
+    r"""The probabilities of logits, $p_c = e^{z_c} / \sum_j e^{z_j}$.
+
+    Args:
+        logits: floating tensor of any known framework, at least one axis.
+        axis: the class axis. None: the last one where there are at most 2 axes; from 3 axes up it must be named.
+
+    Returns:
+        Probabilities of the shape and dtype of the logits. Half types are computed in float32 and rounded once. Results below the smallest
+        normal number of the compute dtype are 0, since TensorFlow and JAX would read them as 0.
+
+    Raises:
+        DTypeError: the logits are not floating.
+        SpecValueError: the axis is missing or out of range.
+    """
+    return registry.adapter_for(logits).softmax(logits, axis)
+
+
+def check(spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> None:
+    """Read the values, on whichever device they are, and raise for the first bad one.
+
+    A call of the loss does this by itself in eager mode on the CPU. Under tracing and on accelerators, where reading would mean waiting, a bad
+    value gives NaN instead; this function finds the place.
+
+    Args:
+        spec: the loss the tensors are meant for.
+        predictions: tensor, as for the loss; so are `targets`, `sample_weight` and `mask`.
+        targets: tensor.
+        sample_weight: number per position.
+        mask: bool per position.
+
+    Raises:
+        BadValueError: naming position and value.
+        EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
+        ShapeError, DTypeError: the tensors do not fit.
+    """
+    registry.adapter_for(predictions, targets, sample_weight, mask).check(
+        spec, predictions, targets, sample_weight, mask
+    )

@@ -1,0 +1,448 @@
+"""Carries out a plan with an adapter's operations: the rules of the spec, written once for all frameworks.
+
+An adapter brings two modules. *ops* are array operations under one set of names (`where`, `sum`, ...). *native* are the
+framework's own loss kernels. This module says in which order they are called, so that the semantics stand in one place and a
+framework's folder holds only what is that framework's.
+
+The flow: `evaluate` takes the losses and the weights of all positions from `terms`, and sums and divides them in one place. No framework's
+own mean or weighting takes part, as no two of them divide by the same number.
+
+Masking is by *double select*: what must not be read is replaced before it is computed with, and the result is replaced again.
+Multiplying by 0 or masking afterwards alone would let a NaN through into the gradient (jax-ml/jax#17070, tensorflow#11756).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+from unifiedloss.spec import MAX_INTEGER_TARGET, Plan
+
+Array = Any
+"""A tensor of whichever framework the operations belong to."""
+
+NAN = math.nan
+INFINITY = math.inf
+
+_BEYOND_FLOAT64 = ("int64", "uint64")
+"""Integer dtypes with numbers past `MAX_INTEGER_TARGET`."""
+
+
+class Ops(Protocol):
+    """Array operations an adapter brings, each differentiable and traceable.
+
+    Besides these, tensors must understand ``+ - * /``, ``< <= > >=`` and, where they are bool, ``& | ~``, also with Python numbers,
+    which never change a tensor's dtype.
+    """
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        """`x` in another dtype, rounded to nearest."""
+
+    def cast_labels(self, x: Array) -> Array:
+        """Integer labels as int64, or as the framework's widest signed integer, in which no label changes its meaning."""
+
+    def where(self, condition: Array, x: Array, y: Array | float) -> Array:
+        """`x` where the condition holds, else `y`, broadcast; the dtype of `x`."""
+
+    def equal(self, x: Array, value: float) -> Array:
+        """Whether each element equals the Python number."""
+
+    def log(self, x: Array) -> Array: ...
+    def log1p(self, x: Array) -> Array: ...
+    def stop_gradient(self, x: Array) -> Array: ...
+
+    def finite(self, x: Array) -> Array:
+        """`x` with plus and minus infinity replaced by plus and minus 2^100; its derivative is 1 everywhere."""
+
+    def sum(self, x: Array) -> Array:
+        """The sum of all elements."""
+
+    def sum_axis(self, x: Array, axis: int) -> Array: ...
+    def any_axis(self, x: Array, axis: int) -> Array: ...
+
+    def count(self, condition: Array, dtype: str) -> Array:
+        """How many elements are True: counted in integers, then cast."""
+
+    def size(self, x: Array, dtype: str) -> Array:
+        """How many elements `x` has, as a scalar tensor, for shapes that are unknown under tracing."""
+
+    def expand(self, x: Array, axis: int) -> Array:
+        """`x` with an axis of length 1 inserted."""
+
+    def align(self, x: Array, reference: Array) -> Array:
+        """`x` with axes of length 1 appended until it has the rank of `reference`."""
+
+    def broadcast_like(self, x: Array, reference: Array) -> Array:
+        """`x` repeated to the shape of `reference`."""
+
+    def take_class(self, x: Array, index: Array, axis: int) -> Array:
+        """For every position the entry of `x` along the class axis that the index names; the class axis disappears."""
+
+    def constant(self, values: tuple[float, ...] | float, dtype: str, reference: Array) -> Array:
+        """A scalar or vector of Python numbers, on the device of `reference`."""
+
+    def take(self, vector: Array, index: Array) -> Array:
+        """The entries of a vector that the index names."""
+
+    def along(self, vector: Array, reference: Array, axis: int) -> Array:
+        """A vector shaped so that it broadcasts against `reference` along `axis`."""
+
+    def shapes_agree(self, plan: Plan, *tensors: Array) -> Array | None:
+        """Compare extents the plan could not know. Raises where the framework can; else a bool scalar, or None if all was known."""
+
+
+class Native(Protocol):
+    """The framework's own kernels an adapter brings. All arguments are in the compute dtype, labels valid."""
+
+    def cross_entropy(self, logits: Array, labels: Array, axis: int) -> Array:
+        """log sum exp z - z_y per position."""
+
+    def log_softmax(self, logits: Array, axis: int) -> Array: ...
+    def softmax(self, logits: Array, axis: int) -> Array: ...
+
+    def binary_cross_entropy(self, logits: Array, targets: Array, pos_weight: Array | None) -> Array:
+        """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element, for finite logits."""
+
+    def squared_error(self, predictions: Array, targets: Array) -> Array: ...
+
+
+class Terms(NamedTuple):
+    """What a reduction needs to know of the positions.
+
+    Attributes:
+        losses: sample_weight_i * l_i, +0 at positions that are dropped or switched off.
+        weights: W_i, or None where every W_i is 1.
+        present: which positions are not dropped, or None for all.
+        kept: which are neither dropped nor of sample weight 0, or None for all.
+    """
+
+    losses: Array
+    weights: Array | None
+    present: Array | None
+    kept: Array | None
+
+
+class _Fate(NamedTuple):
+    """What becomes of each position, before any prediction is read. Not broadcast to full shape; None means all or none."""
+
+    present: Array | None
+    kept: Array | None
+    weight: Array | None
+
+
+def evaluate(
+    ops: Ops,
+    native: Native,
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None = None,
+    mask: Array | None = None,
+    *,
+    checked: bool = False,
+) -> Array:
+    """The loss of a plan, reduced as its spec says.
+
+    Args:
+        ops: the framework's array operations.
+        native: the framework's kernels.
+        plan: from `unifiedloss.spec.resolve`.
+        predictions: tensor, as the plan describes it.
+        targets: tensor, as the plan describes it.
+        sample_weight: tensor or None.
+        mask: bool tensor or None.
+        checked: bad values have been looked for and there are none, so no position needs to be poisoned with NaN.
+    """
+    found = terms(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
+    return reduce(ops, plan, found)
+
+
+def reduce(ops: Ops, plan: Plan, found: Terms) -> Array:
+    """The terms, reduced as the spec says, in the result dtype."""
+    if plan.spec.reduction == "none":
+        return ops.cast(found.losses, plan.result_dtype)
+    total = ops.sum(found.losses)
+    if plan.spec.reduction == "mean":
+        total = _mean(ops, plan, found, total)
+    return ops.cast(total, plan.result_dtype)
+
+
+def terms(
+    ops: Ops,
+    native: Native,
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+    *,
+    checked: bool,
+) -> Terms:
+    """The losses and weights of all positions. Arguments as for `evaluate`."""
+    agree = ops.shapes_agree(plan, predictions, targets, sample_weight, mask) if plan.unchecked else None
+    predictions = ops.cast(predictions, plan.compute_dtype)
+    if plan.kind == "index":
+        targets = ops.cast_labels(targets)
+    fate = _fate(ops, plan, predictions, targets, sample_weight, mask)
+    losses, unit_weights, bad = _LOSSES[plan.kind](ops, native, plan, predictions, targets, fate.kept, checked)
+    weights = unit_weights
+    if fate.weight is not None:
+        losses = losses * fate.weight
+        weights = ops.broadcast_like(fate.weight, losses) if weights is None else weights * fate.weight
+        if not checked and plan.spec.divisor == "weights" and plan.spec.reduction == "mean":
+            negative = ops.broadcast_like(fate.weight < 0, losses)
+            bad = negative if bad is None else bad | negative
+    if bad is not None:
+        # A product, not a select: the gradient of that position must be NaN too, never a plausible number.
+        losses = losses * ops.where(bad, _scalar(ops, plan, NAN, losses), 1.0)
+        if weights is not None:
+            weights = ops.where(~bad, weights, NAN)
+    kept = None if fate.kept is None else ops.broadcast_like(fate.kept, losses)
+    if kept is not None:
+        losses = ops.where(kept, losses, 0.0)
+        weights = None if weights is None else ops.where(kept, weights, 0.0)
+    if agree is not None:
+        losses = losses * ops.where(agree, _scalar(ops, plan, 1.0, losses), NAN)
+    present = None if fate.present is None else ops.broadcast_like(fate.present, losses)
+    return Terms(losses, weights, present, kept)
+
+
+def _scalar(ops: Ops, plan: Plan, value: float, reference: Array) -> Array:
+    return ops.constant(value, plan.compute_dtype, reference)
+
+
+def _mean(ops: Ops, plan: Plan, found: Terms, total: Array) -> Array:
+    """The sum over the divisor: the one place where a mean is taken."""
+    fill = 0.0 if plan.spec.on_empty == "zero" else NAN
+    count = divisor(ops, plan, found)
+    if isinstance(count, int):
+        return total / count if count else total + fill
+    empty = ops.equal(count, 0)
+    return ops.where(~empty, total / ops.where(~empty, count, 1.0), fill)
+
+
+def divisor(ops: Ops, plan: Plan, found: Terms) -> Array | int:
+    """What the mean divides by; a Python int where it is known without reading a value."""
+    rule, dtype = plan.spec.divisor, plan.compute_dtype
+    if rule == "weights" and found.weights is not None:
+        return ops.sum(found.weights)
+    if rule == "nonzero" and found.weights is not None:
+        nonzero = ~ops.equal(found.weights, 0)
+        return ops.count(nonzero if found.kept is None else nonzero & found.kept, dtype)
+    if rule != "all" and found.present is not None:
+        return ops.count(found.present, dtype)
+    return ops.size(found.losses, dtype) if plan.count is None else plan.count
+
+
+def _fate(
+    ops: Ops, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+) -> _Fate:
+    if mask is None and sample_weight is None and not plan.ignored_labels:
+        return _Fate(None, None, None)
+    # Any tensor with one axis per position axis tells the rank to align to.
+    reference = targets if plan.kind != "dense" else ops.sum_axis(predictions, _axis(plan))
+    present = None if mask is None else ops.align(mask, reference)
+    for label in plan.ignored_labels:
+        other = ~ops.equal(targets, label)
+        present = other if present is None else present & other
+    if sample_weight is None:
+        return _Fate(present, present, None)
+    weight = ops.align(ops.cast(sample_weight, plan.compute_dtype), reference)
+    switched_on = ~ops.equal(weight, 0)
+    return _Fate(present, switched_on if present is None else present & switched_on, weight)
+
+
+def _axis(plan: Plan) -> int:
+    assert plan.axis is not None
+    return plan.axis
+
+
+def _replace(ops: Ops, kept: Array | None, x: Array, value: float, axis: int | None = None) -> Array:
+    """`x` with a harmless value wherever the position is not kept."""
+    if kept is None:
+        return x
+    return ops.where(kept if axis is None else ops.expand(kept, axis), x, value)
+
+
+# --------------------------------------------------------------------------------------------------- the losses, per position
+# Each takes (ops, native, plan, predictions, targets, kept, checked) and returns the losses without the sample weight, the weights
+# W_i without the sample weight (None for 1), and which positions hold a bad value (None for not looked).
+
+_Positions = tuple[Array, Array | None, Array | None]
+
+
+def _cross_entropy_index(
+    ops: Ops, native: Native, plan: Plan, predictions: Array, labels: Array, kept: Array | None, checked: bool
+) -> _Positions:
+    axis = _axis(plan)
+    bad = None
+    if not checked:
+        bad = (labels < 0) | (labels >= plan.shared_by)
+        labels = ops.where(~bad, labels, 0)
+    labels = _replace(ops, kept, labels, 0)
+    predictions = _replace(ops, kept, predictions, 0.0 if plan.from_logits else 1.0, axis)
+    weights = class_weight = None
+    if plan.class_weights is not None:
+        class_weight = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
+        weights = ops.take(class_weight, labels)
+
+    if plan.smoothing == 0.0:
+        if plan.from_logits:
+            losses = native.cross_entropy(predictions, labels, axis)
+        else:
+            true_class = ops.take_class(predictions, labels, axis)
+            losses = _negative_log(ops, plan, true_class)
+            bad = _either(bad, _no_probability(plan, true_class, checked))
+        return (losses if weights is None else _times(ops, weights, losses)), weights, bad
+
+    costs = _costs(ops, native, plan, predictions, axis)
+    if not plan.from_logits:
+        outside = _no_probability(plan, predictions, checked)
+        bad = bad if outside is None else _either(bad, ops.any_axis(outside, axis))
+    target_cost = ops.take_class(costs, labels, axis)
+    if class_weight is not None:
+        costs = _times(ops, ops.along(class_weight, costs, axis), costs)
+        target_cost = _times(ops, weights, target_cost)
+    losses = ops.sum_axis(costs, axis) * (plan.smoothing / plan.shared_by)
+    if plan.smoothing < 1.0:
+        losses = losses + target_cost * (1.0 - plan.smoothing)
+    return losses, weights, bad
+
+
+def _cross_entropy_dense(
+    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, kept: Array | None, checked: bool
+) -> _Positions:
+    axis = _axis(plan)
+    targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
+    bad = None if checked else ops.any_axis((targets <= -plan.tiny) | ops.equal(targets, INFINITY), axis)
+    smoothed = targets
+    if plan.smoothing:
+        smoothed = targets * (1.0 - plan.smoothing) + plan.smoothing / plan.shared_by
+    if plan.from_logits:
+        costs = -native.log_softmax(_replace(ops, kept, predictions, 0.0, axis), axis)
+    else:
+        # An entry the target gives no weight is not read. Where it could be read without harm it is, for the targets' gradient.
+        harmless = (predictions > 0.0) & (predictions <= plan.probability_limit)
+        predictions = ops.where(harmless | ~ops.equal(smoothed, 0), predictions, 1.0)
+        outside = _no_probability(plan, predictions, checked)
+        bad = bad if outside is None else _either(bad, ops.any_axis(outside, axis))
+        costs = _negative_log(ops, plan, predictions)
+    weights = None
+    weighted = smoothed
+    if plan.class_weights is not None:
+        class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), costs, axis)
+        weighted = smoothed * class_weight
+        weights = ops.sum_axis(targets * class_weight, axis)
+    return ops.sum_axis(_times(ops, weighted, costs), axis), weights, bad
+
+
+def _binary_cross_entropy(
+    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, kept: Array | None, checked: bool
+) -> _Positions:
+    targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0)
+    bad = None if checked else (targets <= -plan.tiny) | (targets > 1.0)
+    predictions = _replace(ops, kept, predictions, 0.0)
+    # 1 - t' is formed from 1 - t: subtracting the rounded t' from 1 would lose all digits at small eps.
+    complement = 1.0 - targets
+    if plan.smoothing:
+        complement = complement * (1.0 - plan.smoothing) + plan.smoothing / 2
+        targets = targets * (1.0 - plan.smoothing) + plan.smoothing / 2
+    given = getattr(plan.spec, "pos_weight", None)
+    pos_weight = None if given is None else ops.constant(given, plan.compute_dtype, predictions)
+    positive = targets if pos_weight is None else targets * pos_weight
+    if plan.from_logits:
+        losses = native.binary_cross_entropy(ops.finite(predictions), targets, pos_weight)
+        # At an infinite logit the loss is infinite unless the side it denies has no weight. Adding infinity, where a select would
+        # set the gradient to 0, keeps it sigma(z) - t.
+        denied = (ops.equal(predictions, INFINITY) & ~ops.equal(complement, 0)) | (
+            ops.equal(predictions, -INFINITY) & ~ops.equal(positive, 0)
+        )
+        return losses + ops.where(denied, _scalar(ops, plan, INFINITY, losses), 0.0), None, bad
+    bad = _either(bad, _no_probability(plan, predictions, checked))
+    losses = _times(ops, positive, _negative_log(ops, plan, predictions)) + _times(
+        ops, complement, _negative_log_complement(ops, plan, predictions)
+    )
+    return losses, None, bad
+
+
+def _squared_error(
+    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, kept: Array | None, checked: bool
+) -> _Positions:
+    bad = None
+    if plan.targets_dtype in _BEYOND_FLOAT64 and not checked:
+        bad = (targets > MAX_INTEGER_TARGET) | (targets < -MAX_INTEGER_TARGET)
+    targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0)
+    return native.squared_error(_replace(ops, kept, predictions, 0.0), targets), None, bad
+
+
+_LOSSES = {
+    "index": _cross_entropy_index,
+    "dense": _cross_entropy_dense,
+    "binary": _binary_cross_entropy,
+    "regression": _squared_error,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------- pieces
+
+
+def _either(a: Array | None, b: Array | None) -> Array | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a | b
+
+
+def _times(ops: Ops, weight: Array, cost: Array) -> Array:
+    """weight * cost with 0 * infinity = 0, in value and gradient: 0 log 0 = 0."""
+    return weight * ops.where(~(ops.equal(weight, 0) & ops.equal(cost, INFINITY)), cost, 0.0)
+
+
+def _costs(ops: Ops, native: Native, plan: Plan, predictions: Array, axis: int) -> Array:
+    """-log p_c for every class."""
+    if plan.from_logits:
+        return -native.log_softmax(predictions, axis)
+    return _negative_log(ops, plan, predictions)
+
+
+def _no_probability(plan: Plan, p: Array, checked: bool) -> Array | None:
+    """Which numbers are no probabilities. NaN is none either; that position's loss is NaN in both cases."""
+    if checked:
+        return None
+    return ~((p > -plan.tiny) & (p <= plan.probability_limit))
+
+
+def _read(ops: Ops, plan: Plan, p: Array) -> Array:
+    """Probabilities as they are read: below the smallest normal number 0, above 1 by rounding 1; the derivative is 1.
+
+    TensorFlow and JAX read subnormal numbers as 0, NumPy and torch do not; so all do. Subtracting the difference, which is exact, keeps the
+    derivative, and so the infinite gradient of -log p at 0, which a select would set to 0.
+    """
+    read = ops.where(p <= 1.0, ops.where(p >= plan.tiny, p, 0.0), 1.0)
+    # NaN fails both comparisons and must stay NaN: p - (p - 1) is NaN again.
+    return p - ops.stop_gradient(p - read)
+
+
+def _negative_log(ops: Ops, plan: Plan, p: Array) -> Array:
+    """-log p, p read and clipped as the plan says."""
+    if plan.clip is None:
+        return -ops.log(_read(ops, plan, p))
+    clip = plan.clip
+    inside = ~((p < clip.low) | (p > clip.high))
+    clipped = ops.where(p < clip.low, 0.0 * ops.stop_gradient(p) + clip.negative_log_low, clip.negative_log_high)
+    return ops.where(inside, -ops.log(ops.where(inside, p, 0.5)), clipped)
+
+
+def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
+    """-log(1 - p), p read and clipped as the plan says."""
+    if plan.clip is None:
+        return -ops.log1p(-_read(ops, plan, p))
+    clip = plan.clip
+    inside = ~((p < clip.low) | (p > clip.high))
+    clipped = ops.where(p < clip.low, 0.0 * ops.stop_gradient(p) + clip.negative_log_high, clip.negative_log_low)
+    return ops.where(inside, -ops.log1p(-ops.where(inside, p, 0.5)), clipped)
+
+
+def softmax(ops: Ops, native: Native, logits: Array, axis: int, dtype: str, compute_dtype: str, tiny: float) -> Array:
+    """Softmax in the compute dtype, with 0 for results below its smallest normal number, rounded once to `dtype`."""
+    probabilities = native.softmax(ops.cast(logits, compute_dtype), axis)
+    return ops.cast(ops.where(~(probabilities < tiny), probabilities, 0.0), dtype)

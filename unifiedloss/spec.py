@@ -1,0 +1,958 @@
+"""The semantics: what number a loss is, before any framework is asked to compute it.
+
+A *spec* is a frozen, hashable value: `CrossEntropyLoss`, `BinaryCrossEntropyLoss` or `MeanSquaredError`. Its fields are validated
+once, here, when it is made. `resolve` joins a spec with the shapes and dtypes of one call and returns a `Plan`, which holds
+everything an adapter has to know; all that can be said of a call without reading a value is checked there and nowhere else.
+
+This module knows no framework and imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, dataclass_transform, overload
+
+from unifiedloss.errors import (
+    DTypeError,
+    SerializationError,
+    ShapeError,
+    SpecTypeError,
+    SpecValueError,
+)
+from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
+
+Reduction = Literal["mean", "sum", "none"]
+Divisor = Literal["weights", "present", "nonzero", "all"]
+OnEmpty = Literal["nan", "zero", "error"]
+Rounding = Literal["native", "exact"]
+Shape = tuple[int | None, ...]
+
+SERIALIZATION_VERSION = 1
+"""The version `to_dict` writes: the lowest that knows every field written."""
+
+
+MAX_INTEGER_TARGET = 2**53
+"""The largest integer target of the squared error in size: up to it every integer is a float64."""
+
+
+class Tensor(Protocol):
+    """What a tensor of any framework has. Bounds the type variable that lets the type that went in come out."""
+
+    @property
+    def shape(self) -> Any: ...
+    @property
+    def dtype(self) -> Any: ...
+
+
+TensorT = TypeVar("TensorT", bound=Tensor)
+Numbers = float | Sequence[Any]
+"""Python numbers and (nested) sequences of them, which are read as NumPy arrays."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- validation
+
+
+def _boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False, got {value!r} of type {type(value).__name__}."
+        raise SpecTypeError(msg)
+    return value
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        msg = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r} of type {type(value).__name__}."
+        raise SpecTypeError(msg)
+    if value not in choices:
+        msg = f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}."
+        raise SpecValueError(msg)
+    return str(value)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        msg = f"{name} must be a number, got {value!r} of type {type(value).__name__}."
+        raise SpecTypeError(msg)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        msg = f"{name} must be finite, got {value!r}."
+        raise SpecValueError(msg)
+    return number + 0.0  # -0.0 becomes 0.0: equal specs print alike
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        msg = f"{name} must be an int, got {value!r} of type {type(value).__name__}."
+        raise SpecTypeError(msg)
+    return operator.index(value)
+
+
+def _sequence(name: str, value: object) -> list[object] | None:
+    """The elements of a list, tuple, set or one-dimensional array; None for anything that is no sequence."""
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list):  # NumPy arrays and scalars, torch and JAX tensors
+        value = to_list()
+    elif hasattr(value, "numpy"):  # TensorFlow's eager tensors
+        value = value.numpy().tolist()
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return None
+    elements = list(value)
+    if any(isinstance(element, list | tuple) for element in elements):
+        msg = f"{name} must have one axis, got nested sequences."
+        raise SpecValueError(msg)
+    return elements
+
+
+def _non_negative(name: str, value: object) -> float:
+    number = _number(name, value)
+    if number < 0.0:
+        msg = f"{name} must not be negative, got {value!r}."
+        raise SpecValueError(msg)
+    return number
+
+
+def _weights(name: str, value: object) -> tuple[float, ...]:
+    elements = _sequence(name, value)
+    if elements is None:
+        msg = f"{name} must be a sequence of numbers, one per class, got {value!r} of type {type(value).__name__}."
+        raise SpecTypeError(msg)
+    if not elements:
+        msg = f"{name} must not be empty; leave it out for no weights."
+        raise SpecValueError(msg)
+    return tuple(_non_negative(f"{name}[{i}]", element) for i, element in enumerate(elements))
+
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def _labels(name: str, value: object) -> tuple[int, ...]:
+    elements = _sequence(name, value)
+    elements = [value] if elements is None else elements
+    labels = sorted({_integer(name, element) for element in elements})
+    for label in labels:
+        if label not in _INT64:
+            msg = f"{name} must fit in int64, as labels are compared as int64, got {label}."
+            raise SpecValueError(msg)
+    return tuple(labels)
+
+
+def _unit_interval(name: str, value: object) -> float:
+    number = _number(name, value)
+    if not 0.0 <= number <= 1.0:
+        msg = f"{name} must lie in [0, 1], got {value!r}."
+        raise SpecValueError(msg)
+    return number
+
+
+def _epsilon(name: str, value: object) -> float:
+    number = _number(name, value)
+    if not 0.0 <= number < 0.5:
+        msg = f"{name} must lie in [0, 0.5), as probabilities are clipped to [{name}, 1 - {name}], got {value!r}."
+        raise SpecValueError(msg)
+    return number
+
+
+_REDUCTIONS = ("mean", "sum", "none")
+_DIVISORS = ("weights", "present", "nonzero", "all")
+_ON_EMPTY = ("nan", "zero", "error")
+_ROUNDINGS = ("native", "exact")
+
+
+# --------------------------------------------------------------------------------------------------------------------- specs
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _spec(cls: type[Loss]) -> Any:
+    """Make `cls` a frozen dataclass of keyword-only fields that hashes by its canonical fields, once."""
+    return dataclass(frozen=True, kw_only=True, repr=False, eq=False)(cls)
+
+
+class Loss:
+    """What the three specs share: immutability, comparison, calling, conversion and serialization.
+
+    Calling a spec evaluates the loss with the framework the tensors belong to:
+
+    ```python
+    spec(predictions, targets, sample_weight=None, mask=None)
+    ```
+
+    Two specs are equal when they are of one class and all their fields are equal after validation, so
+    ``CrossEntropyLoss(ignore_index=3) == CrossEntropyLoss(ignore_index=[3, 3])``.
+    """
+
+    name: ClassVar[str]
+    """How the loss is called in dictionaries and on the command line."""
+
+    reduction: Reduction
+    divisor: Divisor
+    on_empty: OnEmpty
+    rounding: Rounding
+
+    def __init_subclass__(cls) -> None:
+        _LOSSES[cls.name] = cls
+
+    def _canonical(self, **canonical: object) -> None:
+        """Store the validated fields and the hash of all of them."""
+        canonical |= {
+            "reduction": _choice("reduction", self.reduction, _REDUCTIONS),
+            "divisor": _choice("divisor", self.divisor, _DIVISORS),
+            "on_empty": _choice("on_empty", self.on_empty, _ON_EMPTY),
+            "rounding": _choice("rounding", self.rounding, _ROUNDINGS),
+        }
+        for name, value in canonical.items():
+            object.__setattr__(self, name, value)
+        # A tuple of 32,000 class weights takes 0.4 ms to hash, and a spec is a cache key at every call: once is enough.
+        values = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        object.__setattr__(self, "_hash", hash((type(self).__name__, values)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if type(self) is not type(other):
+            return NotImplemented
+        return self._changed() == other._changed()  # type: ignore[attr-defined]
+
+    def _changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, in the order they are declared."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
+        return {field.name: value for field, value in values if value != field.default}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._changed().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The cached hash holds only in this process (strings hash differently in each), so it is not pickled.
+        return _rebuild, (type(self), self._changed())
+
+    @overload
+    def __call__(
+        self, predictions: TensorT, targets: object, *, sample_weight: object = None, mask: object = None
+    ) -> TensorT: ...
+    @overload
+    def __call__(
+        self, predictions: Numbers, targets: object, *, sample_weight: object = None, mask: object = None
+    ) -> Any: ...
+    def __call__(
+        self, predictions: Any, targets: object, *, sample_weight: object = None, mask: object = None
+    ) -> Any:
+        """Evaluate the loss with the framework the tensors belong to.
+
+        Args:
+            predictions: floating tensor of any known framework. A Python number or list is read as a float64 NumPy array.
+            targets: see the class; NumPy arrays and lists may accompany predictions of any framework.
+            sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
+            mask: bool per position, aligned the same way; False drops the position.
+
+        Returns:
+            The loss in nats (squared units for the squared error), a tensor of the predictions' framework and device: a scalar under
+            "mean" and "sum", the shape of the per-position loss under "none".
+
+        Raises:
+            ShapeError, DTypeError, BadValueError, EmptyMeanError, UnknownTensorError, MixedBackendsError: see `unifiedloss.errors`.
+        """
+        from unifiedloss import registry
+
+        adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
+        return adapter.loss(self, predictions, targets, sample_weight, mask)
+
+    def value_and_grad(
+        self,
+        predictions: TensorT,
+        targets: object,
+        *,
+        sample_weight: object = None,
+        mask: object = None,
+        upstream: object = None,
+    ) -> tuple[TensorT, TensorT]:
+        """The loss and its gradient with respect to the predictions, in every framework, NumPy included.
+
+        Args:
+            predictions: as for calling the spec; so are `targets`, `sample_weight` and `mask`.
+            targets: see the class.
+            sample_weight: number per position.
+            mask: bool per position.
+            upstream: the gradient that arrives from above, shaped like the loss. Default: ones.
+
+        Returns:
+            ``(loss, gradient)``; the gradient has the shape and dtype of the predictions.
+        """
+        from unifiedloss import registry
+
+        adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
+        result: tuple[TensorT, TensorT] = adapter.value_and_grad(
+            self, predictions, targets, sample_weight, mask, upstream
+        )
+        return result
+
+    def to(self, backend: str) -> Any:
+        """The loss as an object of one framework's own kind, with no lookup left in it.
+
+        Args:
+            backend: "torch" gives an ``nn.Module``, "keras" a ``keras.losses.Loss`` (which takes ``(y_true, y_pred)``, as Keras
+                does, and is saved with the model), "tensorflow" a callable for ``tf.function``, "jax" a pure function for
+                ``jit``, ``grad`` and ``vmap``, "numpy" a plain function. Or a registered third party's name.
+
+        Raises:
+            MissingBackendError: the framework is not installed, or the name is unknown.
+        """
+        from unifiedloss import registry
+
+        return registry.adapter(backend).bind(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values: the loss's name, the version, and the fields that differ from their defaults."""
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in self._changed().items()}
+        return {"loss": self.name, "version": SERIALIZATION_VERSION, **plain}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text, keys in declared order."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated anew."""
+        return type(self)(**(self._changed() | changes))
+
+
+_LOSSES: dict[str, type[Loss]] = {}
+
+
+def _rebuild(cls: type[Loss], changed: dict[str, Any]) -> Loss:
+    return cls(**changed)
+
+
+@_spec
+class CrossEntropyLoss(Loss):
+    r"""Categorical cross-entropy: how many nats the predicted distribution spends on the target class.
+
+    $$\ell_i = \sum_c \tau_{ic}\,(-\log p_{ic}), \qquad \tau_{ic} = w_c\,t'_{ic}, \qquad t' = (1-\epsilon_s)\,t + \epsilon_s/K$$
+
+    with $p = \mathrm{softmax}(z)$ when `from_logits`. A class index $y$ is the one-hot target $t_c = [c = y]$: same value, same gradient,
+    same divisor. $0 \log 0 = 0$.
+
+    Predictions are floating, shaped (..., K) or with the K classes on `axis`. Targets of an integer dtype are class indices, shaped
+    like the predictions without the class axis; targets of a floating dtype are dense and shaped like the predictions. The
+    dtype alone tells which. The per-position loss has the predictions' shape without the class axis.
+
+    Args:
+        from_logits: False: predictions are probabilities. True: softmax is part of the loss.
+        epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the gradient is 0 where it clips. Only
+            with ``from_logits=False``.
+        axis: the class axis. None: the last one where predictions have at most 2 axes; from 3 axes up it must be named, since
+            torch uses 1 and the others -1, and a square shape would hide the mistake.
+        class_weights: one non-negative number w_c per class.
+        ignore_index: an int or several; positions with that label are dropped. Index targets only: with dense targets a negative
+            one has no effect, and one in 0..K-1 is an error.
+        label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.
+        reduction: "mean", "sum", or "none" for the per-position losses.
+        divisor: what the mean divides by. "weights": the sum of the weights W_i, which are sample_weight_i, times
+            $\sum_c w_c t_{ic}$ where class weights are given. "present": the number of positions not dropped. "nonzero": the number of
+            those with W_i != 0. "all": the number of all positions.
+        on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under tracing). Its gradient is 0.
+        rounding: "native" or "exact".
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+
+    Example:
+        ```python
+        import numpy as np
+        import unifiedloss as ul
+
+        spec = ul.CrossEntropyLoss(from_logits=True)
+        loss = spec(np.array([[2.0, 1.0, 0.0]]), np.array([0]))
+        assert abs(loss - 0.4076059644443803) < 1e-15
+        ```
+
+    Source: the rules follow ``torch.nn.CrossEntropyLoss`` where the frameworks differ, except that nothing is ignored unless asked for.
+    """
+
+    name = "cross_entropy"
+
+    from_logits: bool = False
+    epsilon: float = 0.0
+    axis: int | None = None
+    class_weights: Sequence[float] | None = None
+    ignore_index: int | Iterable[int] | None = None
+    label_smoothing: float = 0.0
+    reduction: Reduction = "mean"
+    divisor: Divisor = "weights"
+    on_empty: OnEmpty = "nan"
+    rounding: Rounding = "native"
+
+    def __post_init__(self) -> None:
+        self._canonical(
+            from_logits=_boolean("from_logits", self.from_logits),
+            epsilon=_epsilon("epsilon", self.epsilon),
+            axis=None if self.axis is None else _integer("axis", self.axis),
+            class_weights=None if self.class_weights is None else _weights("class_weights", self.class_weights),
+            ignore_index=None if self.ignore_index is None else _labels("ignore_index", self.ignore_index) or None,
+            label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
+        )
+        _refuse_clipped_logits(self)
+
+
+@_spec
+class BinaryCrossEntropyLoss(Loss):
+    r"""Binary cross-entropy, elementwise: every element is its own yes-or-no question.
+
+    $$\ell = -\bigl(q\,t' \log p + (1 - t') \log(1 - p)\bigr), \qquad t' = (1-\epsilon_s)\,t + \epsilon_s/2$$
+
+    with $p = \sigma(z)$ when `from_logits`. $0 \log 0 = 0$, on whichever side the zero is.
+
+    Predictions are floating, of any shape; targets have the same shape, are bool, integer or floating, and lie in [0, 1]. The
+    per-position loss has the predictions' shape.
+
+    Args:
+        from_logits: False: predictions are probabilities. True: the sigmoid is part of the loss.
+        epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the gradient is 0 where it clips. Only
+            with ``from_logits=False``.
+        pos_weight: the factor q of the positive term: a number, or one per entry of the last axis. It never counts in the divisor.
+        label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the 2 answers.
+        reduction: "mean", "sum", or "none" for the per-position losses.
+        divisor: what the mean divides by. "weights": the sum of the sample weights. "present": the number of positions not
+            dropped. "nonzero": the number of those whose weight is not 0. "all": the number of all positions.
+        on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under tracing). Its gradient is 0.
+        rounding: "native" or "exact".
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+
+    Example:
+        ```python
+        import numpy as np
+        import unifiedloss as ul
+
+        spec = ul.BinaryCrossEntropyLoss(from_logits=True)
+        loss = spec(np.array([0.0]), np.array([1]))
+        assert abs(loss - np.log(2)) < 1e-15
+        ```
+
+    Source: ``torch.nn.BCEWithLogitsLoss`` for `pos_weight`; unlike ``torch.nn.BCELoss`` no logarithm is clamped.
+    """
+
+    name = "binary_cross_entropy"
+
+    from_logits: bool = False
+    epsilon: float = 0.0
+    pos_weight: float | Sequence[float] | None = None
+    label_smoothing: float = 0.0
+    reduction: Reduction = "mean"
+    divisor: Divisor = "weights"
+    on_empty: OnEmpty = "nan"
+    rounding: Rounding = "native"
+
+    def __post_init__(self) -> None:
+        weight: object = self.pos_weight
+        if weight is not None:
+            several = _sequence("pos_weight", weight)
+            weight = _non_negative("pos_weight", weight) if several is None else _weights("pos_weight", several)
+        self._canonical(
+            from_logits=_boolean("from_logits", self.from_logits),
+            epsilon=_epsilon("epsilon", self.epsilon),
+            pos_weight=weight,
+            label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
+        )
+        _refuse_clipped_logits(self)
+
+
+@_spec
+class MeanSquaredError(Loss):
+    r"""Squared error, elementwise, then reduced.
+
+    $$\ell = (p - t)^2$$
+
+    without the factor 1/2 some texts put in front. Predictions are floating, of any shape; targets have the same shape and are
+    floating, integer (at most 2^53 in size) or bool. The per-position loss has the predictions' shape.
+
+    Args:
+        reduction: "mean", "sum", or "none" for the per-position losses.
+        divisor: what the mean divides by. "weights": the sum of the sample weights. "present": the number of positions not
+            dropped. "nonzero": the number of those whose weight is not 0. "all": the number of all positions.
+        on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under tracing). Its gradient is 0.
+        rounding: "native" or "exact".
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+
+    Example:
+        ```python
+        import numpy as np
+        import unifiedloss as ul
+
+        assert ul.MeanSquaredError()(np.array([1.0, 2.0]), np.array([0.0, 4.0])) == 2.5
+        ```
+
+    Source: ``torch.nn.MSELoss`` without its broadcasting; ``optax.losses.l2_loss`` is half of it.
+    """
+
+    name = "mean_squared_error"
+
+    reduction: Reduction = "mean"
+    divisor: Divisor = "weights"
+    on_empty: OnEmpty = "nan"
+    rounding: Rounding = "native"
+
+    def __post_init__(self) -> None:
+        self._canonical()
+
+
+AnyLoss = CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError
+
+
+def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> None:
+    if spec.from_logits and spec.epsilon:
+        msg = (
+            f"epsilon={spec.epsilon!r} clips probabilities, and from_logits=True has none to clip; "
+            "leave epsilon out, as logits need no clipping."
+        )
+        raise SpecValueError(msg)
+
+
+# ------------------------------------------------------------------------------------------------------------- serialization
+
+
+def from_dict(data: Mapping[str, Any]) -> AnyLoss:
+    """The spec that `Loss.to_dict` described.
+
+    Raises:
+        SerializationError: the dictionary is no spec, is of a later version, or has a key this loss does not know. The message
+            names the key.
+        SpecValueError, SpecTypeError: a field's value is refused, as if given to the class.
+    """
+    if not isinstance(data, Mapping):
+        msg = f"A spec is a mapping with the keys 'loss' and 'version', got {type(data).__name__}."
+        raise SerializationError(msg)
+    rest = dict(data)
+    for key in ("loss", "version"):
+        if key not in rest:
+            msg = f"The key {key!r} is missing; a spec is written by to_dict() and has 'loss' and 'version'."
+            raise SerializationError(msg)
+    name, version = rest.pop("loss"), rest.pop("version")
+    if not isinstance(name, str) or name not in _LOSSES:
+        msg = f"The key 'loss' must be one of {', '.join(map(repr, sorted(_LOSSES)))}, got {name!r}."
+        raise SerializationError(msg)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        msg = f"The key 'version' must be a positive int, got {version!r}."
+        raise SerializationError(msg)
+    if version > SERIALIZATION_VERSION:
+        msg = (
+            f"The key 'version' is {version}, and this unifiedloss reads versions up to {SERIALIZATION_VERSION}; "
+            "upgrade unifiedloss to read it."
+        )
+        raise SerializationError(msg)
+    cls = _LOSSES[name]
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in rest:
+        if key not in known:
+            msg = f"The key {key!r} is not a field of {name!r}; its fields are {', '.join(known)}."
+            raise SerializationError(msg)
+    return cls(**rest)  # type: ignore[return-value]
+
+
+def from_json(text: str) -> AnyLoss:
+    """The spec that `Loss.to_json` wrote.
+
+    Raises:
+        SerializationError: the text is not JSON, repeats a key, or is no spec.
+    """
+    if not isinstance(text, str | bytes):
+        msg = f"from_json reads a str, got {type(text).__name__}; for a dictionary use from_dict."
+        raise SerializationError(msg)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                msg = f"The key {key!r} stands twice in the JSON text."
+                raise SerializationError(msg)
+        return dict(pairs)
+
+    try:
+        data = json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        msg = f"The text is not JSON: {error}."
+        raise SerializationError(msg) from error
+    return from_dict(data)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- plan
+
+
+class Signature(NamedTuple):
+    """What can be known of a tensor without reading it: its shape (None where unknown, under tracing) and its dtype's name."""
+
+    shape: Shape | None
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Where probabilities are clipped in the compute dtype, and what -log gives there.
+
+    A probability p counts as clipped from below where ``p < low`` and from above where ``p > high``. Both bounds are rounded
+    inwards (low up, high down), so that comparing in the compute dtype decides as comparing real numbers would.
+    """
+
+    low: float
+    high: float
+    negative_log_low: float
+    negative_log_high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A spec joined with the shapes and dtypes of one call: all that an adapter has to know, checked.
+
+    Attributes:
+        spec: the loss.
+        kind: "index" or "dense" for the cross-entropy, "binary", or "regression".
+        shape: the predictions' shape; None for an unknown rank, None entries for unknown extents.
+        axis: the class axis, counted from the front where the rank is known (else -1); None for elementwise losses.
+        classes: K, where it is known.
+        positions: the shape of the per-position loss.
+        predictions_dtype: the dtype's name; so are `targets_dtype`, `compute_dtype` and `result_dtype`.
+        targets_dtype: the targets' dtype.
+        compute_dtype: the widest of float32, the predictions' and floating targets' dtypes.
+        result_dtype: the dtype of the returned loss.
+        weight_rank: the number of leading axes `sample_weight` covers; None without one.
+        mask_rank: the same for `mask`.
+        unchecked: pairs of (what, shape, shape) an adapter must compare once the extents are known.
+    """
+
+    spec: AnyLoss
+    kind: Literal["index", "dense", "binary", "regression"]
+    shape: Shape | None
+    axis: int | None
+    classes: int | None
+    positions: Shape | None
+    predictions_dtype: str
+    targets_dtype: str
+    compute_dtype: str
+    result_dtype: str
+    weight_rank: int | None
+    mask_rank: int | None
+    unchecked: bool
+
+    @cached_property
+    def count(self) -> int | None:
+        """The number of positions, where the shape is known."""
+        if self.positions is None or None in self.positions:
+            return None
+        return math.prod(self.positions)  # type: ignore[arg-type]
+
+    @cached_property
+    def from_logits(self) -> bool:
+        """Whether the predictions are logits; False for the squared error."""
+        return getattr(self.spec, "from_logits", False)
+
+    @cached_property
+    def ignored_labels(self) -> tuple[int, ...]:
+        """The labels that drop their position. With dense targets there are none."""
+        if self.kind != "index":
+            return ()
+        labels: tuple[int, ...] = getattr(self.spec, "ignore_index", None) or ()
+        # A uint8 label of 156 is not -100, though in torch, TensorFlow and JAX the two compare equal as uint8.
+        return tuple(label for label in labels if label >= 0) if self.targets_dtype.startswith("u") else labels
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """w_c, one per class."""
+        return getattr(self.spec, "class_weights", None)
+
+    @cached_property
+    def smoothing(self) -> float:
+        """The amount of label smoothing."""
+        return getattr(self.spec, "label_smoothing", 0.0)
+
+    @cached_property
+    def drops(self) -> bool:
+        """Whether positions can be dropped."""
+        return self.mask_rank is not None or bool(self.ignored_labels)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether no position can be dropped, switched off or weighted: then all four divisors are the number of positions."""
+        return not self.drops and self.weight_rank is None and self.class_weights is None
+
+    @cached_property
+    def tiny(self) -> float:
+        """The smallest normal number of the compute dtype. Probabilities below it count as 0."""
+        return FORMATS[self.compute_dtype].tiny
+
+    @cached_property
+    def probability_limit(self) -> float:
+        """The largest number that reads as the probability 1: 1 + 4 eps of float32, or 1 + eps of a half type.
+
+        Four eps is what a softmax or a sigmoid in float32 exceeds 1 by at most; a float64 probability was often computed in
+        float32, so it has the same limit.
+        """
+        if self.predictions_dtype in HALF_TYPES:
+            return 1.0 + FORMATS[self.predictions_dtype].epsilon
+        return 1.0 + 4.0 * FORMATS["float32"].epsilon
+
+    @cached_property
+    def clip(self) -> Clip | None:
+        """The clip of `epsilon`, or None where nothing is clipped."""
+        epsilon: float = getattr(self.spec, "epsilon", 0.0)
+        if not epsilon:
+            return None
+        form = FORMATS[self.compute_dtype]
+        return Clip(
+            low=max(form.ceil(epsilon), form.tiny),
+            high=_floor_of_one_minus(epsilon, self.compute_dtype),
+            negative_log_low=-math.log(epsilon),
+            negative_log_high=-math.log1p(-epsilon),
+        )
+
+    @cached_property
+    def shared_by(self) -> int:
+        """Over how many answers smoothing spreads: K for the cross-entropy, 2 for the binary one."""
+        if self.kind == "binary":
+            return 2
+        assert self.classes is not None
+        return self.classes
+
+
+def _floor_of_one_minus(epsilon: float, dtype: str) -> float:
+    """The largest number of the format that is at most the real number 1 - epsilon."""
+    form = FORMATS[dtype]
+    nearest = form.floor(1.0 - epsilon)
+    # 1.0 - epsilon is rounded to float64, perhaps upwards past the real number. 1.0 - nearest is exact, by Sterbenz' lemma for
+    # nearest >= 0.5, so the comparison is one of real numbers.
+    if 1.0 - nearest < epsilon:
+        nearest -= form.ulp(math.nextafter(nearest, 0.0))
+    return nearest
+
+
+def describe(shape: Shape | None) -> str:
+    """A shape as messages print it."""
+    return "of unknown rank" if shape is None else str(tuple(shape))
+
+
+def _same(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can be the same, unknown extents taken as fitting."""
+    return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
+
+
+def _known(*shapes: Shape | None) -> bool:
+    return all(shape is not None and None not in shape for shape in shapes)
+
+
+def resolve(
+    spec: AnyLoss,
+    predictions: Signature,
+    targets: Signature,
+    sample_weight: Signature | None = None,
+    mask: Signature | None = None,
+) -> Plan:
+    """Join a spec with the shapes and dtypes of one call.
+
+    Every rule about shapes and dtypes is checked here, for all backends at once. Extents that are unknown under tracing are taken as
+    fitting, and the plan says so in `unchecked`.
+
+    Raises:
+        ShapeError: the shapes do not fit; the message names them and the fix.
+        DTypeError: a dtype is not admitted.
+        SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong number of class weights, ...).
+    """
+    _check_predictions_dtype(predictions.dtype)
+    if isinstance(spec, CrossEntropyLoss):
+        kind = _target_kind(targets.dtype)
+        axis, classes, positions = _classes(spec, predictions, targets, kind)
+    else:
+        kind = "binary" if isinstance(spec, BinaryCrossEntropyLoss) else "regression"
+        axis, classes, positions = None, None, _elements(spec, predictions, targets)
+    _check_companions(positions, sample_weight, mask)
+    floating_targets = targets.dtype if targets.dtype in FORMATS else "float32"
+    compute_dtype = widest(predictions.dtype, floating_targets)
+    reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
+    return Plan(
+        spec=spec,
+        kind=kind,  # type: ignore[arg-type]
+        shape=predictions.shape,
+        axis=axis,
+        classes=classes,
+        positions=positions,
+        predictions_dtype=predictions.dtype,
+        targets_dtype=targets.dtype,
+        compute_dtype=compute_dtype,
+        result_dtype="float32" if reduced_half else predictions.dtype,
+        weight_rank=_rank(sample_weight),
+        mask_rank=_rank(mask),
+        unchecked=not _known(*(s.shape for s in (predictions, targets, sample_weight, mask) if s is not None)),
+    )
+
+
+def _rank(signature: Signature | None) -> int | None:
+    return None if signature is None or signature.shape is None else len(signature.shape)
+
+
+def _check_predictions_dtype(dtype: str) -> None:
+    if dtype not in FORMATS:
+        msg = (
+            f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "
+            "cast them, or check that predictions come first and targets second."
+        )
+        raise DTypeError(msg)
+
+
+def _target_kind(dtype: str) -> str:
+    if dtype in INTEGER_TYPES:
+        return "index"
+    if dtype in FORMATS:
+        return "dense"
+    if dtype == "bool":
+        msg = "bool targets are not class indices; cast them to an integer dtype, or use the binary cross-entropy."
+        raise DTypeError(msg)
+    msg = f"targets must be integer class indices or floating ({', '.join(FORMATS)}), got {dtype}."
+    raise DTypeError(msg)
+
+
+def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
+    if rank == 0:
+        msg = "predictions need a class axis, got a scalar of shape ()."
+        raise ShapeError(msg)
+    if axis is None:
+        if rank > 2:
+            msg = (
+                f"predictions have {rank} axes {describe(shape)}: name the class axis. torch uses axis=1, "
+                "TensorFlow, Keras and JAX use axis=-1."
+            )
+            raise SpecValueError(msg)
+        return rank - 1
+    if not -rank <= axis < rank:
+        msg = f"axis={axis} is out of range for predictions of shape {describe(shape)}."
+        raise SpecValueError(msg)
+    return axis % rank
+
+
+def class_axis(axis: int | None, shape: Shape | None) -> int:
+    """The class axis of predictions of this shape, counted from the front where the rank is known."""
+    if shape is None:
+        return -1 if axis is None else axis
+    return _normalized_axis(axis, len(shape), shape)
+
+
+def _classes(
+    spec: CrossEntropyLoss, predictions: Signature, targets: Signature, kind: str
+) -> tuple[int, int | None, Shape | None]:
+    shape = predictions.shape
+    axis = class_axis(spec.axis, shape)
+    if shape is None:
+        classes, positions = None, None
+    else:
+        classes, positions = shape[axis], shape[:axis] + shape[axis + 1 :]
+    if classes == 0:
+        msg = f"predictions of shape {describe(shape)} have no classes on axis {axis}."
+        raise ShapeError(msg)
+    if classes is not None and spec.class_weights is not None and len(tuple(spec.class_weights)) != classes:
+        msg = (
+            f"class_weights has {len(tuple(spec.class_weights))} entries, and predictions of shape {describe(shape)} "
+            f"have {classes} classes on axis {axis}."
+        )
+        raise SpecValueError(msg)
+    if kind == "index":
+        _check_index_shape(shape, axis, positions, targets.shape)
+    else:
+        if shape is not None and targets.shape is not None and not _same(shape, targets.shape):
+            msg = (
+                f"dense (floating) targets must have the shape of the predictions {describe(shape)}, got {describe(targets.shape)}; "
+                f"for class indices use an integer dtype and the shape {describe(positions)}."
+            )
+            raise ShapeError(msg)
+        _check_dense_ignore(spec, classes)
+    return axis, classes, positions
+
+
+def _check_index_shape(shape: Shape | None, axis: int, positions: Shape | None, targets: Shape | None) -> None:
+    if shape is None or positions is None or targets is None or _same(positions, targets):
+        return
+    if _same(shape, targets):
+        fix = "for one-hot or soft targets use a floating dtype."
+    elif _same((*positions[:axis], 1, *positions[axis:]), targets):
+        fix = f"remove the axis of length 1 with targets.reshape({describe(positions)})."
+    else:
+        fix = "one label per position."
+    msg = (
+        f"class indices must have the predictions' shape without the class axis: predictions {describe(shape)} with class axis {axis} "
+        f"need targets {describe(positions)}, got {describe(targets)}; {fix}"
+    )
+    raise ShapeError(msg)
+
+
+def _check_dense_ignore(spec: CrossEntropyLoss, classes: int | None) -> None:
+    for label in spec.ignore_index or ():  # type: ignore[union-attr]
+        if label >= 0 and (classes is None or label < classes):
+            msg = (
+                f"ignore_index={label} names a class, and dense targets have no label to compare it with; "
+                "use a mask to drop positions, or index targets."
+            )
+            raise SpecValueError(msg)
+
+
+def _elements(
+    spec: BinaryCrossEntropyLoss | MeanSquaredError, predictions: Signature, targets: Signature
+) -> Shape | None:
+    if targets.dtype not in FORMATS and targets.dtype not in INTEGER_TYPES and targets.dtype != "bool":
+        msg = f"targets must be bool, integer or floating ({', '.join(FORMATS)}), got {targets.dtype}."
+        raise DTypeError(msg)
+    shape = predictions.shape
+    if shape is None:
+        return None
+    if targets.shape is not None and not _same(shape, targets.shape):
+        msg = (
+            f"targets must have the shape of the predictions, nothing is broadcast or squeezed: predictions {describe(shape)}, "
+            f"targets {describe(targets.shape)}; {_elementwise_fix(shape, targets.shape)}"
+        )
+        raise ShapeError(msg)
+    weights = getattr(spec, "pos_weight", None)
+    if isinstance(weights, tuple):
+        if not shape:
+            msg = f"pos_weight has {len(weights)} entries, one per entry of the last axis, and the predictions are a scalar."
+            raise SpecValueError(msg)
+        if shape[-1] is not None and shape[-1] != len(weights):
+            msg = (
+                f"pos_weight has {len(weights)} entries, and the last axis of the predictions {describe(shape)} "
+                f"has {shape[-1]}."
+            )
+            raise SpecValueError(msg)
+    return shape
+
+
+def _elementwise_fix(predictions: Shape, targets: Shape) -> str:
+    if [n for n in predictions if n != 1] == [n for n in targets if n != 1]:
+        return f"reshape one of them, as in targets.reshape({describe(predictions)})."
+    return "make the shapes equal before the call."
+
+
+def _check_companions(positions: Shape | None, sample_weight: Signature | None, mask: Signature | None) -> None:
+    if mask is not None and mask.dtype != "bool":
+        msg = f"mask must be bool, got {mask.dtype}; cast it, or pass numbers as sample_weight."
+        raise DTypeError(msg)
+    if sample_weight is not None and sample_weight.dtype not in FORMATS and sample_weight.dtype not in INTEGER_TYPES:
+        hint = "pass a bool tensor as mask." if sample_weight.dtype == "bool" else "cast it."
+        msg = f"sample_weight must be floating or integer, got {sample_weight.dtype}; {hint}"
+        raise DTypeError(msg)
+    for name, signature in (("sample_weight", sample_weight), ("mask", mask)):
+        if signature is None or signature.shape is None or positions is None:
+            continue
+        leading = positions[: len(signature.shape)]
+        if not _same(leading, signature.shape):
+            msg = (
+                f"{name} must have the shape of the per-position loss {describe(positions)} or a leading part of it, "
+                f"got {describe(signature.shape)}; nothing is broadcast over leading axes."
+            )
+            raise ShapeError(msg)

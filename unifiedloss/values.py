@@ -1,0 +1,193 @@
+"""Looks for bad values where they can be read, and raises for the first one.
+
+Reading is done in NumPy for every backend, on views of CPU tensors, so that the same bad call fails with the same error and
+message everywhere. Where values cannot be read (under tracing, on an accelerator) `unifiedloss.pipeline` gives NaN instead, by the same
+rules. Order: dropped positions and those of weight 0 are not looked at; then weights, targets, predictions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.errors import BadValueError, EmptyMeanError
+from unifiedloss.spec import MAX_INTEGER_TARGET, Plan
+
+Array = NDArray[Any]
+
+
+def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None) -> None:
+    """Raise for the first bad value of a call.
+
+    Args:
+        plan: from `unifiedloss.spec.resolve`.
+        predictions: values as NumPy reads them, in their own dtype; so are the others.
+        targets: values.
+        sample_weight: values or None.
+        mask: values or None.
+
+    Raises:
+        BadValueError: naming position and value.
+        EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
+    """
+    on_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
+    if not on_empty and sample_weight is None and _surely_good(plan, predictions, targets):
+        return
+    shape = _position_shape(plan, predictions)
+    present = np.ones(shape, bool) if mask is None else _align(mask, shape)
+    for label in plan.ignored_labels:
+        present = present & (targets != label)
+    kept = present
+    if sample_weight is not None:
+        weight = _align(sample_weight, shape)
+        kept = present & (weight != 0)
+        if plan.spec.divisor == "weights" and plan.spec.reduction == "mean":
+            _raise_at(
+                kept & (weight < 0),
+                sample_weight,
+                "sample_weight",
+                "a negative weight makes no weighted mean; use another divisor, or reduction 'sum'.",
+            )
+    _check_targets(plan, targets, kept)
+    if _reads_probabilities(plan):
+        _check_probabilities(plan, predictions, targets, kept)
+    if on_empty:
+        _check_empty(plan, targets, sample_weight, present, kept, shape)
+
+
+def _reads_probabilities(plan: Plan) -> bool:
+    return plan.kind != "regression" and not plan.from_logits
+
+
+def _within(x: Array, limit: float) -> bool:
+    """Whether all numbers surely lie in [0, limit]; False may also mean that a slower look is needed.
+
+    The bits of a non-negative float order as the float does, and those of a negative number or a NaN are larger still, as are those of a
+    negative integer read as unsigned. So one maximum over the bits tells: one pass where comparing takes four.
+    """
+    if x.dtype == bool or not x.size:
+        return True
+    if not x.dtype.isnative:
+        return False
+    bits = np.dtype(f"u{x.dtype.itemsize}")
+    return bool(np.maximum.reduce(x.view(bits), axis=None) <= np.asarray(limit).astype(x.dtype).view(bits))
+
+
+def _surely_good(plan: Plan, predictions: Array, targets: Array) -> bool:
+    """Whether nothing is bad even if every value were read, shown as cheaply as possible."""
+    if plan.kind == "index":
+        # A dtype too narrow for K - 1 holds no label past it, but a negative one is still to be found: limit to its own maximum.
+        good = _within(targets, min(plan.shared_by - 1, np.iinfo(targets.dtype).max))
+    elif plan.kind == "dense":
+        good = _within(targets, float(np.finfo(np.float16).max))
+    elif plan.kind == "binary":
+        good = _within(targets, 1)
+    else:
+        return targets.dtype.kind not in "iu" or targets.dtype.itemsize < 8
+    return good and (not _reads_probabilities(plan) or _within(predictions, 1))
+
+
+def _position_shape(plan: Plan, predictions: Array) -> tuple[int, ...]:
+    if plan.axis is None:
+        return predictions.shape
+    return predictions.shape[: plan.axis] + predictions.shape[plan.axis + 1 :]
+
+
+def _align(x: Array, shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
+
+
+def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
+    """Raise for the first True of `bad`, naming its position in `values`, whose axes may be a leading part of those of `bad`."""
+    if not bad.any():
+        return
+    position = tuple(int(i) for i in np.argwhere(bad)[0][: values.ndim])
+    value = values[position]
+    shown = str(int(value)) if values.dtype.kind in "iub" else f"{float(value):.9g}"
+    where = f"[{', '.join(map(str, position))}]" if position else ""
+    msg = f"{name}{where} is {shown}: {why}"
+    raise BadValueError(msg)
+
+
+def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
+    if plan.kind == "index":
+        _raise_at(
+            kept & ((targets < 0) | (targets >= plan.shared_by)),
+            targets,
+            "targets",
+            f"not a class index in 0..{plan.shared_by - 1}; indices never wrap. "
+            "To drop positions with this label, name it as ignore_index.",
+        )
+    elif plan.kind == "dense":
+        _raise_at(
+            _along(plan, kept) & ((targets <= -plan.tiny) | np.isinf(targets)),
+            targets,
+            "targets",
+            "dense targets must be finite and not negative.",
+        )
+    elif plan.kind == "binary":
+        if targets.dtype != bool:
+            _raise_at(
+                kept & ((targets <= -plan.tiny) | (targets > 1)),
+                targets,
+                "targets",
+                "binary targets must lie in [0, 1].",
+            )
+    elif targets.dtype.kind in "iu":
+        _raise_at(
+            kept & ((targets > MAX_INTEGER_TARGET) | (targets < -MAX_INTEGER_TARGET)),
+            targets,
+            "targets",
+            "integer targets must be at most 2^53 in size; cast them to float64.",
+        )
+
+
+def _along(plan: Plan, x: Array) -> Array:
+    assert plan.axis is not None
+    return np.expand_dims(x, plan.axis)
+
+
+def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: Array) -> None:
+    outside = (predictions <= -plan.tiny) | (predictions > plan.probability_limit)
+    if not outside.any():
+        return
+    read = np.broadcast_to(_along(plan, kept) if plan.axis is not None else kept, predictions.shape)
+    if not plan.smoothing and plan.kind == "index":
+        index = np.where(kept, targets, 0).astype(np.int64)
+        here = np.zeros(predictions.shape, bool)
+        np.put_along_axis(here, _along(plan, index), values=True, axis=plan.axis)
+        read = read & here
+    elif not plan.smoothing and plan.kind == "dense":
+        read = read & (targets != 0)
+    _raise_at(outside & read, predictions, "predictions", "not a probability. If these are logits, set from_logits=True.")
+
+
+def _check_empty(
+    plan: Plan, targets: Array, sample_weight: Array | None, present: Array, kept: Array, shape: tuple[int, ...]
+) -> None:
+    weights = np.ones(shape)
+    if plan.class_weights is not None:
+        w = np.asarray(plan.class_weights)
+        if plan.kind == "index":
+            weights = w[np.where(kept, targets, 0).astype(np.int64)]
+        else:
+            weights = np.tensordot(targets.astype(np.float64), w, axes=(plan.axis, 0))
+    if sample_weight is not None:
+        weights = weights * _align(sample_weight, shape).astype(np.float64)
+    rule = plan.spec.divisor
+    if rule == "all":
+        empty = not kept.size
+    elif rule == "present":
+        empty = not present.any()
+    elif rule == "nonzero":
+        empty = not (kept & (weights != 0)).any()
+    else:  # no weight is negative, so the sum is 0 only where all of them are; NaN is not 0
+        empty = not (kept & (weights != 0)).any()
+    if empty:
+        msg = (
+            f"the mean has nothing to divide by: divisor {rule!r} is 0 for a per-position loss of shape {shape}. "
+            "Every position is dropped or has weight 0; set on_empty to 'nan' or 'zero' to get a number."
+        )
+        raise EmptyMeanError(msg)
