@@ -50,7 +50,7 @@ lint: $(STAMP) typing-tree
 # Type checkers do not know that adapters/ is unifiedloss.adapters: here they see the package as it is installed.
 typing-tree:
 	@rm -rf build/typing && mkdir -p build/typing/unifiedloss
-	@ln -s ../../../unifiedloss/* ../../../adapters build/typing/unifiedloss/
+	@cd build/typing/unifiedloss && ln -s ../../../unifiedloss/* ../../../adapters .
 
 bench: $(STAMP)
 	$(RUN) -m tests.benchmarks.ratios
