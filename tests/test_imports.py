@@ -289,7 +289,7 @@ def _in_a_new_process(code: str, folder: Path) -> str:
 
 
 def test_import_brings_no_framework(tmp_path: Path) -> None:
-    """``import unifiedloss`` loads NumPy at most: beyond what NumPy loads itself, the standard library and nothing else."""
+    """``import unifiedloss`` loads NumPy at most: beside NumPy, what NumPy loads itself, and the standard library, nothing."""
     code = """
 import json, sys
 import numpy
@@ -302,7 +302,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules.keys() -
     assert not loaded & FRAMEWORKS
     # An editable install adds finders of its own making, named after the package.
     foreign = {name for name in loaded if name not in sys.stdlib_module_names and not name.startswith("__editable__")}
-    assert foreign == {"unifiedloss"}
+    assert foreign <= {"unifiedloss", "numpy"}
 
 
 def test_import_is_quick(tmp_path: Path) -> None:
