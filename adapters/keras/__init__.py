@@ -1,0 +1,131 @@
+"""The Keras 3 adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+from unifiedloss import pipeline
+from unifiedloss.adapter import Adapter, Mode
+from unifiedloss.adapters.keras import native, objects, ops
+from unifiedloss.adapters.keras.ops import BACKEND
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.spec import AnyLoss, Plan
+
+Array = Any
+
+_BACKEND_TYPES = BACKEND.tensor_type if isinstance(BACKEND.tensor_type, tuple) else (BACKEND.tensor_type,)
+
+
+class KerasAdapter(Adapter):
+    """Carries plans out with ``keras.ops``, on whichever backend Keras runs in this process.
+
+    Variables and symbolic tensors of Keras are its own; a plain tensor of the backend goes to the backend's adapter, unless it stands beside
+    one of Keras', or the loss was made by ``spec.to("keras")``.
+    """
+
+    name = "keras"
+    tensor_type = (keras.Variable, keras.KerasTensor, *_BACKEND_TYPES)
+    ops = ops
+    native = native
+
+    def version(self) -> str:
+        return keras.__version__
+
+    def dtype_name(self, dtype: Any) -> str:
+        return dtype if isinstance(dtype, str) else BACKEND.dtype_name(dtype)
+
+    def accepts(self, other: str) -> bool:
+        return other in ("numpy", BACKEND.name)
+
+    def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
+        return BACKEND.convert(x, None if isinstance(reference, keras.KerasTensor) else reference)
+
+    def readable(self, *tensors: Array | None) -> bool:
+        # Where Keras infers shapes, what looks like a tensor holds made-up or uninitialized numbers.
+        return not in_symbolic_scope() and BACKEND.readable(*tensors)
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        return BACKEND.to_numpy(x)
+
+    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().own(_value(predictions), *companions)
+        return tuple(map(_value, tensors))
+
+    def loss(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Array:
+        tensors = self.own(predictions, targets, sample_weight, mask)
+        for x in tensors:
+            if isinstance(x, keras.KerasTensor):
+                return objects.LossOperation(spec)(*tensors)
+        plan = self.plan(spec, *tensors)
+        return self.compute(plan, *tensors, checked=self.checked(plan, *tensors))
+
+    def softmax(self, logits: Any, axis: int | None) -> Array:
+        if isinstance(logits, keras.KerasTensor):
+            return objects.SoftmaxOperation(axis)(logits)
+        return super().softmax(logits, axis)
+
+    def value_and_grad(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = None,
+    ) -> tuple[Array, Array]:
+        tensors = self.own(predictions, targets, sample_weight, mask)
+        if any(isinstance(x, keras.KerasTensor) for x in tensors):
+            msg = "a symbolic Keras tensor has no values to differentiate at; call value_and_grad with tensors that have some."
+            raise UnsupportedError(msg)
+        if BACKEND.name == "numpy":  # which cannot differentiate Keras' operations, but knows the gradient
+            _, gradient = BACKEND.value_and_grad(spec, *tensors, upstream)
+            return self.loss(spec, *tensors), gradient
+        return super().value_and_grad(spec, *tensors, upstream)
+
+    def differentiate(
+        self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        return BACKEND.differentiate(function, tensors, upstream)
+
+    def bind(self, spec: AnyLoss) -> objects.KerasLoss:
+        return objects.KerasLoss(spec)
+
+    def modes(self) -> Mapping[str, Mode]:
+        return BACKEND.modes()
+
+
+class _KerasOnNumPy(KerasAdapter):
+    """The same where Keras runs on NumPy, whose warnings would follow every infinity."""
+
+    def compute(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        *,
+        checked: bool,
+    ) -> Array:
+        with np.errstate(all="ignore"):
+            return pipeline.evaluate(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
+
+
+def _value(x: Any) -> Any:
+    """What a variable holds; anything else as it is."""
+    return keras.ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x
+
+
+ADAPTER = _KerasOnNumPy() if BACKEND.name == "numpy" else KerasAdapter()
