@@ -59,6 +59,12 @@ class Adapter(ABC):
     def __init__(self) -> None:
         self._plans: dict[Any, Plan] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Objects that hold an adapter pickle and copy it by name: there is one of each in a process.
+        from unifiedloss.registry import adapter
+
+        return adapter, (self.name,)
+
     # ----------------------------------------------------------------------------------------------- what an adapter brings
 
     @abstractmethod

@@ -16,16 +16,13 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Protocol
 
-from unifiedloss.spec import MAX_INTEGER_TARGET, Plan
+from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = Any
 """A tensor of whichever framework the operations belong to."""
 
 NAN = math.nan
 INFINITY = math.inf
-
-_BEYOND_FLOAT64 = ("int64", "uint64")
-"""Integer dtypes with numbers past `MAX_INTEGER_TARGET`."""
 
 
 class Ops(Protocol):
@@ -369,7 +366,7 @@ def _squared_error(
     ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, kept: Array | None, checked: bool
 ) -> _Positions:
     bad = None
-    if plan.targets_dtype in _BEYOND_FLOAT64 and not checked:
+    if plan.targets_dtype in BEYOND_FLOAT64 and not checked:
         bad = (targets > MAX_INTEGER_TARGET) | (targets < -MAX_INTEGER_TARGET)
     targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0)
     return native.squared_error(_replace(ops, kept, predictions, 0.0), targets), None, bad

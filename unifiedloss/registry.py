@@ -8,10 +8,12 @@ top-level module its tensor types come from.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from unifiedloss.adapter import Adapter
 from unifiedloss.errors import AdapterError, MissingBackendError, MixedBackendsError, UnknownTensorError
+from unifiedloss.spec import Loss
 
 ENTRY_POINTS = "unifiedloss.adapters"
 
@@ -173,3 +175,6 @@ def backends() -> dict[str, str]:
         except MissingBackendError:
             continue
     return found
+
+
+Loss._registry = sys.modules[__name__]  # noqa: SLF001 - the place it keeps for this module

@@ -41,6 +41,10 @@ MAX_INTEGER_TARGET = 2**53
 """The largest integer target of the squared error in size: up to it every integer is a float64."""
 
 
+BEYOND_FLOAT64 = frozenset({"int64", "uint64"})
+"""Integer dtypes with numbers past `MAX_INTEGER_TARGET`."""
+
+
 class Tensor(Protocol):
     """What a tensor of any framework has. Bounds the type variable that lets the type that went in come out."""
 
@@ -192,6 +196,10 @@ class Loss:
     name: ClassVar[str]
     """How the loss is called in dictionaries and on the command line."""
 
+    # unifiedloss.registry puts itself here when the package imports it: this module must not know it, and an import statement in
+    # __call__ would cost a microsecond at every call.
+    _registry: ClassVar[Any]
+
     reduction: Reduction
     divisor: Divisor
     on_empty: OnEmpty
@@ -263,9 +271,7 @@ class Loss:
         Raises:
             ShapeError, DTypeError, BadValueError, EmptyMeanError, UnknownTensorError, MixedBackendsError: see `unifiedloss.errors`.
         """
-        from unifiedloss import registry
-
-        adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
+        adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         return adapter.loss(self, predictions, targets, sample_weight, mask)
 
     def value_and_grad(
@@ -289,9 +295,7 @@ class Loss:
         Returns:
             ``(loss, gradient)``; the gradient has the shape and dtype of the predictions.
         """
-        from unifiedloss import registry
-
-        adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
+        adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         result: tuple[TensorT, TensorT] = adapter.value_and_grad(
             self, predictions, targets, sample_weight, mask, upstream
         )
@@ -308,9 +312,7 @@ class Loss:
         Raises:
             MissingBackendError: the framework is not installed, or the name is unknown.
         """
-        from unifiedloss import registry
-
-        return registry.adapter(backend).bind(self)
+        return self._registry.adapter(backend).bind(self)
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values: the loss's name, the version, and the fields that differ from their defaults."""
@@ -686,6 +688,32 @@ class Plan:
     def plain(self) -> bool:
         """Whether no position can be dropped, switched off or weighted: then all four divisors are the number of positions."""
         return not self.drops and self.weight_rank is None and self.class_weights is None
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether a framework's kernel with its own reduction computes this plan: every position counts once, from logits (or the squared
+        error), with nothing to cast. Then all divisors are the number of positions, which a native mean divides by as well.
+        """
+        if not self.plain or not self.count or self.spec.reduction == "none":
+            return False
+        if self.predictions_dtype in HALF_TYPES or (self.kind != "regression" and not self.from_logits):
+            return False
+        if self.kind == "index":
+            return self.targets_dtype == "int64"
+        if self.kind == "binary" and (self.smoothing or getattr(self.spec, "pos_weight", None) is not None):
+            return False
+        return self.targets_dtype == self.predictions_dtype
+
+    @cached_property
+    def largest_target(self) -> float:
+        """The largest target that is surely no bad value. The smallest is 0."""
+        if self.kind == "binary":
+            return 1
+        if self.kind == "dense":
+            return FORMATS["float16"].largest  # any finite number that every format holds
+        # A dtype too narrow for K - 1 holds no label past it.
+        bits = int(self.targets_dtype.lstrip("uint")) - (not self.targets_dtype.startswith("u"))
+        return min(self.shared_by, 2**bits) - 1
 
     @cached_property
     def tiny(self) -> float:

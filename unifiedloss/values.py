@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.errors import BadValueError, EmptyMeanError
-from unifiedloss.spec import MAX_INTEGER_TARGET, Plan
+from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = NDArray[Any]
 
@@ -33,7 +33,7 @@ def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array |
         EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
     """
     on_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
-    if not on_empty and sample_weight is None and _surely_good(plan, predictions, targets):
+    if not on_empty and sample_weight is None and surely_good(plan, predictions, targets):
         return
     shape = _position_shape(plan, predictions)
     present = np.ones(shape, bool) if mask is None else _align(mask, shape)
@@ -51,14 +51,13 @@ def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array |
                 "a negative weight makes no weighted mean; use another divisor, or reduction 'sum'.",
             )
     _check_targets(plan, targets, kept)
-    if _reads_probabilities(plan):
+    if plan.kind != "regression" and not plan.from_logits:
         _check_probabilities(plan, predictions, targets, kept)
     if on_empty:
         _check_empty(plan, targets, sample_weight, present, kept, shape)
 
 
-def _reads_probabilities(plan: Plan) -> bool:
-    return plan.kind != "regression" and not plan.from_logits
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def _within(x: Array, limit: float) -> bool:
@@ -67,26 +66,26 @@ def _within(x: Array, limit: float) -> bool:
     The bits of a non-negative float order as the float does, and those of a negative number or a NaN are larger still, as are those of a
     negative integer read as unsigned. So one maximum over the bits tells: one pass where comparing takes four.
     """
-    if x.dtype == bool or not x.size:
+    dtype = x.dtype
+    if dtype.kind == "b":
         return True
-    if not x.dtype.isnative:
+    if not dtype.isnative:
         return False
-    bits = np.dtype(f"u{x.dtype.itemsize}")
-    return bool(np.maximum.reduce(x.view(bits), axis=None) <= np.asarray(limit).astype(x.dtype).view(bits))
+    if dtype.kind not in "iu":
+        limit = np.asarray(limit).astype(dtype).view(_UNSIGNED[dtype.itemsize])
+    return bool(np.maximum.reduce(x.view(_UNSIGNED[dtype.itemsize]), axis=None, initial=0) <= limit)
 
 
-def _surely_good(plan: Plan, predictions: Array, targets: Array) -> bool:
-    """Whether nothing is bad even if every value were read, shown as cheaply as possible."""
-    if plan.kind == "index":
-        # A dtype too narrow for K - 1 holds no label past it, but a negative one is still to be found: limit to its own maximum.
-        good = _within(targets, min(plan.shared_by - 1, np.iinfo(targets.dtype).max))
-    elif plan.kind == "dense":
-        good = _within(targets, float(np.finfo(np.float16).max))
-    elif plan.kind == "binary":
-        good = _within(targets, 1)
-    else:
-        return targets.dtype.kind not in "iu" or targets.dtype.itemsize < 8
-    return good and (not _reads_probabilities(plan) or _within(predictions, 1))
+def surely_good(plan: Plan, predictions: Array | None, targets: Array) -> bool:
+    """Whether nothing is bad even if every value were read, shown as cheaply as possible.
+
+    The predictions are looked at only where they are probabilities, and may be left out where the plan says they are not.
+    """
+    if plan.kind == "regression":
+        return plan.targets_dtype not in BEYOND_FLOAT64
+    if not _within(targets, plan.largest_target):
+        return False
+    return plan.from_logits or (predictions is not None and _within(predictions, 1))
 
 
 def _position_shape(plan: Plan, predictions: Array) -> tuple[int, ...]:

@@ -121,7 +121,7 @@ class NumPyAdapter(Adapter):
         raise UnsupportedError(msg)
 
     def bind(self, spec: AnyLoss) -> objects.LossFunction:
-        return objects.LossFunction(spec)
+        return objects.LossFunction(spec, self)
 
     def modes(self) -> dict[str, Mode]:
         return {"eager": Mode(lambda function, *tensors: function(*tensors), raises=True)}

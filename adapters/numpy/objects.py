@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from unifiedloss.adapter import Adapter
 from unifiedloss.spec import AnyLoss
 
 
 class LossFunction:
     """A spec as a function of (predictions, targets) on NumPy arrays; pickles, copies and compares by its spec."""
 
-    def __init__(self, spec: AnyLoss) -> None:
+    def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
         self.spec = spec
+        self._adapter = adapter
 
     def __call__(self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> Any:
         """The loss; arguments and errors as for calling the spec."""
-        from unifiedloss.adapters.numpy import ADAPTER
-
-        return ADAPTER.loss(self.spec, predictions, targets, sample_weight, mask)
+        return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
 
     def __repr__(self) -> str:
         return f"LossFunction({self.spec!r})"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import native, objects, ops
 from unifiedloss.spec import AnyLoss, Plan
@@ -18,8 +19,6 @@ _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 
 # The plain classes. A subclass may be a fake, a traced or a distributed tensor, whose values cannot be read.
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
-
-_FLOATING = frozenset({torch.float32, torch.float64})
 
 
 class TorchAdapter(Adapter):
@@ -46,8 +45,7 @@ class TorchAdapter(Adapter):
     def readable(self, *tensors: Tensor | None) -> bool:
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
             return False
-        # A loop, not all(...): a generator costs as much as all its turns here.
-        for x in tensors:  # noqa: SIM110
+        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
             if x is not None and not (type(x) in _PLAIN and x.is_cpu):
                 return False
         return True
@@ -59,6 +57,33 @@ class TorchAdapter(Adapter):
             x = x.float()
         return x.numpy() if x.is_cpu else x.cpu().numpy()
 
+    def loss(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Tensor:
+        if (
+            not torch.compiler.is_compiling()
+            and sample_weight is None
+            and mask is None
+            and type(predictions) in _PLAIN
+            and type(targets) is Tensor
+            and predictions.is_cpu
+            and targets.is_cpu
+            and not torch.is_autocast_enabled("cpu")
+            and torch._C._functorch.peek_interpreter_stack() is None
+        ):
+            plan = self.plan(spec, predictions, targets, None, None)
+            if plan.whole and values.surely_good(plan, None, self.to_numpy(targets)):
+                loss = native.whole_loss(plan, predictions, targets)
+                # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
+                if isfinite(loss.item()):
+                    return loss
+        return super().loss(spec, predictions, targets, sample_weight, mask)
+
     def compute(
         self,
         plan: Plan,
@@ -69,25 +94,10 @@ class TorchAdapter(Adapter):
         *,
         checked: bool,
     ) -> Tensor:
+        # Autocast would compute in the half type what the plan says to compute in float32.
         if torch.is_autocast_enabled(predictions.device.type):
             with torch.autocast(predictions.device.type, enabled=False):
-                return self._compute(plan, predictions, targets, sample_weight, mask, checked)
-        return self._compute(plan, predictions, targets, sample_weight, mask, checked)
-
-    def _compute(
-        self,
-        plan: Plan,
-        predictions: Tensor,
-        targets: Tensor,
-        sample_weight: Tensor | None,
-        mask: Tensor | None,
-        checked: bool,
-    ) -> Tensor:
-        if checked and _is_whole(plan, predictions, targets):
-            loss = native.whole_loss(plan, predictions, targets)
-            # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
-            if isfinite(loss.item()):
-                return loss
+                return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
     def differentiate(
@@ -105,7 +115,7 @@ class TorchAdapter(Adapter):
         return value.detach(), gradients
 
     def bind(self, spec: AnyLoss) -> objects.LossModule:
-        return objects.LossModule(spec)
+        return objects.LossModule(spec, self)
 
     def modes(self) -> dict[str, Mode]:
         return {
@@ -113,19 +123,6 @@ class TorchAdapter(Adapter):
             "aot_eager": Mode(_compiled("aot_eager"), raises=False),
             "inductor": Mode(_compiled("inductor"), raises=False, costly=True),
         }
-
-
-def _is_whole(plan: Plan, predictions: Tensor, targets: Tensor) -> bool:
-    """Whether one native call computes the plan: every position counts once, in a dtype torch computes and returns."""
-    if not plan.plain or plan.spec.reduction == "none" or not plan.count or predictions.dtype not in _FLOATING:
-        return False
-    if plan.kind == "index":
-        return plan.from_logits and targets.dtype is torch.int64
-    if targets.dtype is not predictions.dtype:
-        return False
-    if plan.kind == "binary":
-        return plan.from_logits and not plan.smoothing and getattr(plan.spec, "pos_weight", None) is None
-    return plan.kind == "regression" or plan.from_logits
 
 
 def _compiled(backend: str) -> Callable[..., Any]:

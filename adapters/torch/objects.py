@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unifiedloss.adapter import Adapter
 from unifiedloss.spec import AnyLoss
 
 
@@ -16,18 +17,16 @@ class LossModule(nn.Module):
     kept by ``pickle`` and ``deepcopy``.
     """
 
-    def __init__(self, spec: AnyLoss) -> None:
+    def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
         super().__init__()
         self.spec = spec
+        self._adapter = adapter
 
     def forward(
         self, predictions: Tensor, targets: Any, *, sample_weight: Any = None, mask: Any = None
     ) -> Tensor:
         """The loss; arguments and errors as for calling the spec."""
-        # Looked up in the module, not bound in __init__: a module must survive pickling, and an adapter does not travel.
-        from unifiedloss.adapters.torch import ADAPTER
-
-        return ADAPTER.loss(self.spec, predictions, targets, sample_weight, mask)
+        return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
 
     def extra_repr(self) -> str:
         """The spec, in what printing the module shows."""
