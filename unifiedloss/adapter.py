@@ -111,6 +111,10 @@ class Adapter(ABC):
         """Whether tensors of the backend `other` may accompany this one's."""
         return other == "numpy"
 
+    def admit(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
+        """A NumPy array that takes part in a call; may stay one where this framework's operations take it as it is."""
+        return self.convert(x, reference)
+
     def compute(
         self,
         plan: Plan,
@@ -196,7 +200,7 @@ class Adapter(ABC):
             return x
         if not isinstance(x, np.ndarray | np.generic):
             x = _read_list(x, list_dtype)
-        return self.convert(np.asarray(x), reference)
+        return self.admit(np.asarray(x), reference)
 
     def plan(
         self, spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None

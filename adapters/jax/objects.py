@@ -1,0 +1,36 @@
+"""What users of JAX hold: a pure function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unifiedloss.spec import AnyLoss
+
+
+class LossFunction:
+    """A spec as a pure function of (predictions, targets), for ``jax.jit``, ``jax.grad`` and ``jax.vmap``.
+
+    It hashes and compares by its spec, so it can be a static argument of a jitted function: two equal ones compile once.
+    """
+
+    def __init__(self, spec: AnyLoss) -> None:
+        self.spec = spec
+        self.__name__ = self.__qualname__ = spec.name  # what jax.jit calls the compiled function
+
+    def __call__(self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> Any:
+        """The loss; arguments and errors as for calling the spec."""
+        # Looked up in the module, not bound in __init__: the function must survive pickling, and an adapter does not travel.
+        from unifiedloss.adapters.jax import ADAPTER
+
+        return ADAPTER.loss(self.spec, predictions, targets, sample_weight, mask)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LossFunction):
+            return NotImplemented
+        return self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash((LossFunction, self.spec))
+
+    def __repr__(self) -> str:
+        return f"LossFunction({self.spec!r})"

@@ -1,0 +1,99 @@
+"""JAX's array operations under the names of `unifiedloss.pipeline.Ops`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from unifiedloss.spec import Plan
+
+where = jnp.where
+log = jnp.log
+log1p = jnp.log1p
+stop_gradient = lax.stop_gradient
+sum = jnp.sum  # noqa: A001 - the name the contract gives
+
+
+def cast(x: Array, dtype: str) -> Array:
+    return lax.convert_element_type(x, jnp.dtype(dtype))
+
+
+def cast_labels(x: Array) -> Array:
+    # Without x64 the widest signed integer is int32, in which a uint32 label would turn negative. Unsigned it keeps its meaning.
+    if x.dtype.name in ("int64", "uint32", "uint64"):
+        return x
+    return lax.convert_element_type(x, jnp.int32)
+
+
+def equal(x: Array, value: float) -> Array:
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        limits = jnp.iinfo(x.dtype)
+        if not limits.min <= value <= limits.max:  # would wrap around, and then equal another label
+            return jnp.zeros(x.shape, bool)
+    return jnp.equal(x, value)
+
+
+@jax.custom_jvp
+def finite(x: Array) -> Array:
+    return jnp.where(jnp.isinf(x), jnp.copysign(jnp.full_like(x, 2.0**100), x), x)
+
+
+@finite.defjvp
+def _finite_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """Lets the derivative pass where it clamps, which jnp.clip would set to 0."""
+    return finite(*primals), *tangents  # type: ignore[return-value]
+
+
+def sum_axis(x: Array, axis: int) -> Array:
+    return jnp.sum(x, axis)
+
+
+def any_axis(x: Array, axis: int) -> Array:
+    return jnp.any(x, axis)
+
+
+def count(condition: Array, dtype: str) -> Array:
+    return cast(jnp.sum(condition, dtype=jnp.int32), dtype)
+
+
+def size(x: Array, dtype: str) -> Array:
+    return jnp.full((), x.size, jnp.dtype(dtype))
+
+
+def expand(x: Array, axis: int) -> Array:
+    return jnp.expand_dims(x, axis)
+
+
+def align(x: Array, reference: Array) -> Array:
+    return jnp.reshape(x, x.shape + (1,) * (reference.ndim - x.ndim))
+
+
+def broadcast_like(x: Array, reference: Array) -> Array:
+    return jnp.broadcast_to(x, reference.shape)
+
+
+def take_class(x: Array, index: Array, axis: int) -> Array:
+    taken = jnp.take_along_axis(x, jnp.expand_dims(index, axis), axis, mode="promise_in_bounds")
+    return jnp.squeeze(taken, axis)
+
+
+def constant(values: tuple[float, ...] | float, dtype: str, reference: Array) -> Array:
+    return jnp.asarray(np.asarray(values, jnp.dtype(dtype)))
+
+
+def take(vector: Array, index: Array) -> Array:
+    return jnp.take(vector, index, mode="clip")
+
+
+def along(vector: Array, reference: Array, axis: int) -> Array:
+    shape = [1] * reference.ndim
+    shape[axis] = -1
+    return jnp.reshape(vector, shape)
+
+
+def shapes_agree(plan: Plan, *tensors: Any) -> None:
+    """JAX knows every shape, also while it traces."""
