@@ -1,0 +1,269 @@
+"""The documentation holds: the site builds, every example runs and prints what the page says, every argument is described.
+
+In README.md, the pages and the docstrings, each block marked ``python`` is run, those of one page in order and in one process.
+A block marked ``output`` right after one holds exactly what that one prints. ``python {.no-run}`` is for code that cannot run
+here; any other marking of Python code is an error, so that no example escapes by a misspelling.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import griffe
+import pytest
+
+import unifiedloss
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
+
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=fence) *$", re.MULTILINE | re.DOTALL
+)
+_RUN = re.compile(r'python(?: (?:title|hl_lines|linenums)="[^"]*")*')
+
+# Runs in a child process. The blocks keep their lines, so a traceback shows the page, and what compiles from source finds it.
+_RUNNER = """
+import contextlib, io, json, sys, types
+page, blocks = json.load(sys.stdin)
+module = sys.modules["__main__"] = types.ModuleType("__main__")
+for source, line, expected in blocks:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\\n" * (line - 1) + source, page, "exec"), module.__dict__)
+    if expected is not None and printed.getvalue().rstrip() != expected.rstrip():
+        sys.exit(f"{page}, line {line}: the page says\\n{expected}\\nand the code prints\\n{printed.getvalue()}")
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One runnable block: its code, the line of the page it starts at, and what it has to print, if the page says."""
+
+    source: str
+    line: int
+    expected: str | None = None
+
+
+def runnable(text: str) -> list[Block]:
+    """The blocks of a page that are to be run.
+
+    Raises:
+        ValueError: a block is marked in a way that would leave it unread.
+    """
+    found: list[Block] = []
+    end_of_last = -1
+    for match in _FENCE.finditer(text):
+        info = match["info"].strip()
+        language = re.split(r"[ {]", info, maxsplit=1)[0]
+        line = text.count("\n", 0, match.start("body")) + 1
+        body = textwrap.dedent(match["body"])
+        if _RUN.fullmatch(info):
+            found.append(Block(body, line))
+            end_of_last = match.end()
+        elif info == "output":
+            if end_of_last < 0 or text[end_of_last : match.start()].strip():
+                msg = f"line {line}: an output block follows the python block that prints it, with nothing in between"
+                raise ValueError(msg)
+            found[-1] = Block(found[-1].source, found[-1].line, body)
+            end_of_last = -1
+        elif language in ("python", "py", "python3", "pycon", "") and info != "python {.no-run}":
+            msg = (
+                f"line {line}: mark the block python, python {{.no-run}}, output, or another language; it says {info!r}"
+            )
+            raise ValueError(msg)
+    return found
+
+
+def run_blocks(page: str, blocks: list[Block], folder: Path) -> None:
+    """Run blocks in order in one process; one that raises, or prints something else than it should, fails the test."""
+    _run("-c", _RUNNER, folder=folder, text=json.dumps([page, [astuple(block) for block in blocks]]))
+
+
+def _run(*arguments: str, folder: Path, text: str | None = None) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    kept.pop("KERAS_BACKEND", None)  # readers have the default
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=text,
+        stdin=None if text is not None else subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=kept,
+        timeout=280,
+    )
+    if done.returncode:
+        pytest.fail(f"{done.stdout}{done.stderr}", pytrace=False)
+    return done.stdout
+
+
+def frameworks(source: str) -> list[str]:
+    """The frameworks that a piece of code imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    # Keras runs on TensorFlow where nothing else is chosen.
+    return [name for name in FRAMEWORKS if name in names or (name == "tensorflow" and "keras" in names)]
+
+
+def _docstrings() -> dict[str, tuple[Path, int, str]]:
+    """Every docstring of the package that has a fence in it: where it is from, the line it starts at, and its text."""
+    found = {}
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for path in sorted([*(ROOT / "unifiedloss").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, kinds) and "```" in (text := ast.get_docstring(node) or ""):
+                name = f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'name', '')}:{node.body[0].lineno}"
+                found[name] = (path, node.body[0].lineno, text)
+    return found
+
+
+def _parameters() -> list[object]:
+    """One test parameter per page and per docstring that has runnable blocks, marked with what it needs."""
+    parameters = []
+    texts = {page.relative_to(ROOT).as_posix(): (page, 1, page.read_text(encoding="utf-8")) for page in PAGES}
+    for name, (path, line, text) in (texts | _docstrings()).items():
+        try:
+            blocks = [Block(block.source, block.line + line - 1, block.expected) for block in runnable(text)]
+            needs = frameworks("".join(block.source for block in blocks))
+        except (ValueError, SyntaxError) as error:
+            # Collecting must not fail for one bad page: the test of that page does.
+            blocks, needs = [Block(f"raise ValueError({str(error)!r})", line)], []
+        if blocks:
+            marks = [pytest.mark.framework(*needs)] if needs else []
+            parameters.append(pytest.param(path, blocks, id=name, marks=marks))
+    return parameters
+
+
+@pytest.mark.parametrize(("page", "blocks"), _parameters())
+def test_page_runs(page: Path, blocks: list[Block], tmp_path: Path) -> None:
+    """Every example on the page runs, in order, in a folder of its own, and prints what the page says."""
+    run_blocks(str(page), blocks, tmp_path)
+
+
+def test_pages_have_examples() -> None:
+    """The parameters above are not empty by accident: the README, the start page and each spec's docstring are in them."""
+    names = [parameter.id for parameter in _parameters()]
+    specs = ("CrossEntropyLoss", "BinaryCrossEntropyLoss", "MeanSquaredError")
+    expected = ["README.md", "docs/index.md", "docs/quickstart.md", *(f"unifiedloss/spec.py:{spec}:" for spec in specs)]
+    assert [name for name in expected if not any(found.startswith(name) for found in names)] == []
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(path, id=path.name, marks=[pytest.mark.framework(*frameworks(path.read_text(encoding="utf-8")))])
+        for path in EXAMPLES
+    ],
+)
+def test_example_runs(example: Path, tmp_path: Path) -> None:
+    """Every script of docs/examples runs and says something."""
+    assert _run(str(example), folder=tmp_path).strip()
+
+
+def test_run_target_has_its_example() -> None:
+    """The script that "make run" ends with is among those tested here."""
+    assert "docs/examples/switch_frameworks.py" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "switch_frameworks.py" in [path.name for path in EXAMPLES]
+
+
+def test_site_builds(tmp_path: Path) -> None:
+    """The site builds without a warning, formulas are shown without a script, and a page asks no other host for anything."""
+    kept = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=kept, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {
+        path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")
+    }
+    # The docstrings of the specs hold formulas, and their fields are the arguments: docs/site.py sees to both.
+    assert "<math" in pages["api/index.html"]
+    assert re.search(r"CrossEntropyLoss</span>\s*<span class=\"p\">\(", pages["api/index.html"])
+    for name, html in pages.items():
+        assert "arithmatex" not in html, name
+        assert not re.findall(r'(?:src|data-src)="(?:https?:)?//[^"]*"|<link[^>]*href="(?:https?:)?//[^"]*"', html), (
+            name
+        )
+    assert not (tmp_path / "site.py").exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(unifiedloss.__all__) - {"__version__"}))
+def test_every_argument_is_described(name: str) -> None:
+    """A public docstring names the arguments of its signature, all of them and no others, in their order.
+
+    One line may name several, separated by commas.
+    """
+    public = getattr(unifiedloss, name)
+    text = inspect.getdoc(public)
+    assert text, name
+    if isinstance(public, type) and issubclass(public, Exception):
+        return
+    described = [
+        argument
+        for section in griffe.Docstring(text).parse("google", warnings=False)
+        if section.kind is griffe.DocstringSectionKind.parameters
+        for parameter in section.value
+        for argument in parameter.name.split(", ")
+    ]
+    assert described == list(inspect.signature(public).parameters)
+
+
+def test_blocks_run_in_order_and_share_names(tmp_path: Path) -> None:
+    """A page is one session: a later block sees what an earlier one defined."""
+    text = "# Title\n\n```python\nx = 1\n```\n\n1. step\n\n    ```python\n    print(x + 1)\n    ```\n\n    ```output\n    2\n    ```\n"
+    blocks = runnable(text)
+    assert [(block.line, block.expected) for block in blocks] == [(4, None), (10, "2\n")]
+    run_blocks("page.md", blocks, tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="NameError"):
+        run_blocks("page.md", blocks[::-1], tmp_path)
+
+
+def test_failing_example_is_caught(tmp_path: Path) -> None:
+    """An example that raises fails, and the traceback names the page and the line."""
+    with pytest.raises(pytest.fail.Exception, match=r'File "page.md", line 3(.|\n)*ZeroDivisionError'):
+        run_blocks("page.md", runnable("\n```python\n1 / 0\n```\n"), tmp_path)
+
+
+def test_wrong_output_is_caught(tmp_path: Path) -> None:
+    """An example that prints something else than the page says fails."""
+    with pytest.raises(pytest.fail.Exception, match="the page says\n3\n"):
+        run_blocks("page.md", runnable("```python\nprint(1 + 1)\n```\n\n```output\n3\n```\n"), tmp_path)
+
+
+def test_marked_blocks_are_not_run() -> None:
+    """What cannot run here says so, and other languages are none of ours."""
+    assert runnable("```python {.no-run}\n1 / 0\n```\n\n```console\n$ pip install unifiedloss\n```\n") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python no-run\n1 / 0\n```\n",
+        "```py\n1 / 0\n```\n",
+        "``` python{.norun}\n1 / 0\n```\n",
+        "```\n1 / 0\n```\n",
+        "```output\n1\n```\n",
+        "```python\nprint(1)\n```\n\nwhich prints\n\n```output\n1\n```\n",
+        "```python\nprint(1)\n```\n```output\n1\n```\n```output\n1\n```\n",
+    ],
+)
+def test_misspelt_marking_is_an_error(text: str) -> None:
+    """A marking that would leave code or output unread is refused."""
+    with pytest.raises(ValueError, match="line"):
+        runnable(text)
