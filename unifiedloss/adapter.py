@@ -215,7 +215,7 @@ class Adapter(ABC):
             return self._plans[key]
         except KeyError:
             pass
-        except (TypeError, ValueError):  # a shape of unknown rank or extents that does not hash: nothing to look up
+        except (TypeError, ValueError):  # a shape of unknown rank or extents does not hash: nothing to look up
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()

@@ -6,7 +6,6 @@ Rules, formulas and errors stand at the spec classes in `unifiedloss.spec`; the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any, overload
 
 from unifiedloss import registry
@@ -24,18 +23,27 @@ from unifiedloss.spec import (
 )
 
 
-# typed: 1, 1.0 and True are equal keys, and only one of them is a bool.
-@lru_cache(maxsize=256, typed=True)
-def _remembered(cls: type[AnyLoss], **fields: Any) -> AnyLoss:
-    return cls(**fields)
+_specs: dict[tuple[Any, ...], AnyLoss] = {}
+_MAX_SPECS = 1024
 
 
 def _spec(cls: type[AnyLoss], **fields: Any) -> AnyLoss:
-    """The spec with these fields, remembered where every field is a scalar: a typed key looks into no sequence."""
-    for value in fields.values():
-        if not (value is None or isinstance(value, str | int | float)):
-            return cls(**fields)
-    return _remembered(cls, **fields)
+    """The spec with these fields, remembered where every field is a scalar.
+
+    The key has the types as well: 1, 1.0 and True are equal, and only one of them is a bool. Sequences are not remembered, whose elements'
+    types the key would not tell. (Not functools.lru_cache, which torch.compile does not trace without a warning.)
+    """
+    values = tuple(fields.values())
+    key = (cls, values, tuple(map(type, values)))
+    try:
+        return _specs[key]
+    except (KeyError, TypeError):  # not yet remembered, or not hashable
+        spec = cls(**fields)
+    if all(value is None or isinstance(value, str | int | float) for value in values):
+        if len(_specs) >= _MAX_SPECS:
+            _specs.clear()
+        _specs[key] = spec
+    return spec
 
 
 @overload

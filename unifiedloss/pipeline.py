@@ -49,7 +49,7 @@ class Ops(Protocol):
     def stop_gradient(self, x: Array) -> Array: ...
 
     def finite(self, x: Array) -> Array:
-        """`x` with plus and minus infinity replaced by plus and minus 2^100; its derivative is 1 everywhere."""
+        """`x` with infinities replaced by the largest finite numbers, or by 2^100 of their sign; its derivative is 1 everywhere."""
 
     def sum(self, x: Array) -> Array:
         """The sum of all elements."""

@@ -14,7 +14,6 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, dataclass_transform, overload
 
@@ -631,8 +630,17 @@ class Plan:
         result_dtype: the dtype of the returned loss.
         weight_rank: the number of leading axes `sample_weight` covers; None without one.
         mask_rank: the same for `mask`.
-        unchecked: pairs of (what, shape, shape) an adapter must compare once the extents are known.
+        unchecked: whether some extent is unknown, so that the adapter must compare shapes once they are known.
+        count: the number of positions, where the shape is known.
+        ignored_labels: the labels that drop their position; none with dense targets.
+        largest_target: the largest target that is surely no bad value, where the smallest is 0; None for the squared error, and
+            for an unknown K.
+        plain: whether no position can be dropped, switched off or weighted: then all four divisors are the number of positions.
+        whole: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
+            reduced, with nothing to cast. A native mean then divides by the number of positions as well.
     """
+
+    # Plain fields and properties: torch.compile traces through here and cannot enter the lock in functools.cached_property.
 
     spec: AnyLoss
     kind: Literal["index", "dense", "binary", "regression"]
@@ -647,80 +655,33 @@ class Plan:
     weight_rank: int | None
     mask_rank: int | None
     unchecked: bool
+    count: int | None
+    ignored_labels: tuple[int, ...]
+    largest_target: float | None
+    plain: bool
+    whole: bool
 
-    @cached_property
-    def count(self) -> int | None:
-        """The number of positions, where the shape is known."""
-        if self.positions is None or None in self.positions:
-            return None
-        return math.prod(self.positions)  # type: ignore[arg-type]
-
-    @cached_property
+    @property
     def from_logits(self) -> bool:
         """Whether the predictions are logits; False for the squared error."""
         return getattr(self.spec, "from_logits", False)
 
-    @cached_property
-    def ignored_labels(self) -> tuple[int, ...]:
-        """The labels that drop their position. With dense targets there are none."""
-        if self.kind != "index":
-            return ()
-        labels: tuple[int, ...] = getattr(self.spec, "ignore_index", None) or ()
-        # A uint8 label of 156 is not -100, though in torch, TensorFlow and JAX the two compare equal as uint8.
-        return tuple(label for label in labels if label >= 0) if self.targets_dtype.startswith("u") else labels
-
-    @cached_property
+    @property
     def class_weights(self) -> tuple[float, ...] | None:
         """w_c, one per class."""
         return getattr(self.spec, "class_weights", None)
 
-    @cached_property
+    @property
     def smoothing(self) -> float:
         """The amount of label smoothing."""
         return getattr(self.spec, "label_smoothing", 0.0)
 
-    @cached_property
-    def drops(self) -> bool:
-        """Whether positions can be dropped."""
-        return self.mask_rank is not None or bool(self.ignored_labels)
-
-    @cached_property
-    def plain(self) -> bool:
-        """Whether no position can be dropped, switched off or weighted: then all four divisors are the number of positions."""
-        return not self.drops and self.weight_rank is None and self.class_weights is None
-
-    @cached_property
-    def whole(self) -> bool:
-        """Whether a framework's kernel with its own reduction computes this plan: every position counts once, from logits (or the squared
-        error), with nothing to cast. Then all divisors are the number of positions, which a native mean divides by as well.
-        """
-        if not self.plain or not self.count or self.spec.reduction == "none":
-            return False
-        if self.predictions_dtype in HALF_TYPES or (self.kind != "regression" and not self.from_logits):
-            return False
-        if self.kind == "index":
-            return self.targets_dtype == "int64"
-        if self.kind == "binary" and (self.smoothing or getattr(self.spec, "pos_weight", None) is not None):
-            return False
-        return self.targets_dtype == self.predictions_dtype
-
-    @cached_property
-    def largest_target(self) -> float:
-        """The largest target that is surely no bad value. The smallest is 0."""
-        if self.kind == "binary":
-            return 1
-        if self.kind == "dense":
-            return FORMATS["float16"].largest  # any finite number that every format holds
-        # A dtype too narrow for K - 1 holds no label past it.
-        bits = int(self.targets_dtype.lstrip("uint")) - (not self.targets_dtype.startswith("u"))
-        return min(self.shared_by, 2**bits) - 1
-
-    @cached_property
+    @property
     def tiny(self) -> float:
         """The smallest normal number of the compute dtype. Probabilities below it count as 0."""
         return FORMATS[self.compute_dtype].tiny
 
-    @cached_property
+    @property
     def probability_limit(self) -> float:
         """The largest number that reads as the probability 1: 1 + 4 eps of float32, or 1 + eps of a half type.
 
@@ -731,7 +692,7 @@ class Plan:
             return 1.0 + FORMATS[self.predictions_dtype].epsilon
         return 1.0 + 4.0 * FORMATS["float32"].epsilon
 
-    @cached_property
+    @property
     def clip(self) -> Clip | None:
         """The clip of `epsilon`, or None where nothing is clipped."""
         epsilon: float = getattr(self.spec, "epsilon", 0.0)
@@ -745,7 +706,7 @@ class Plan:
             negative_log_high=-math.log1p(-epsilon),
         )
 
-    @cached_property
+    @property
     def shared_by(self) -> int:
         """Over how many answers smoothing spreads: K for the cross-entropy, 2 for the binary one."""
         if self.kind == "binary":
@@ -807,6 +768,11 @@ def resolve(
     floating_targets = targets.dtype if targets.dtype in FORMATS else "float32"
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
+    known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
+    count = math.prod(positions) if positions is not None and known else None  # type: ignore[arg-type]
+    ignored_labels = _ignored_labels(spec, kind, targets.dtype)
+    unweighted = sample_weight is None and getattr(spec, "class_weights", None) is None
+    plain = unweighted and mask is None and not ignored_labels
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]
@@ -820,8 +786,48 @@ def resolve(
         result_dtype="float32" if reduced_half else predictions.dtype,
         weight_rank=_rank(sample_weight),
         mask_rank=_rank(mask),
-        unchecked=not _known(*(s.shape for s in (predictions, targets, sample_weight, mask) if s is not None)),
+        unchecked=not known,
+        count=count,
+        ignored_labels=ignored_labels,
+        largest_target=_largest_target(kind, classes, targets.dtype),
+        plain=plain,
+        whole=plain and bool(count) and _is_native(spec, kind, predictions.dtype, targets.dtype),
     )
+
+
+def _ignored_labels(spec: AnyLoss, kind: str, dtype: str) -> tuple[int, ...]:
+    labels: tuple[int, ...] = getattr(spec, "ignore_index", None) or ()
+    if kind != "index":
+        return ()
+    # A uint8 label of 156 is not -100, though in torch, TensorFlow and JAX the two compare equal as uint8.
+    return tuple(label for label in labels if label >= 0) if dtype.startswith("u") else labels
+
+
+def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
+    if kind == "binary":
+        return 1
+    if kind == "dense":
+        return FORMATS["float16"].largest  # any finite number that every format holds
+    if kind == "regression" or classes is None:
+        return None
+    # A dtype too narrow for K - 1 holds no label past it.
+    bits = int(dtype.lstrip("uint")) - (not dtype.startswith("u"))
+    return min(classes, 2**bits) - 1
+
+
+def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
+    """Whether a framework's own kernels compute the reduced loss in the dtypes given, if every position counts once."""
+    if spec.reduction == "none" or predictions in HALF_TYPES:
+        return False
+    if isinstance(spec, MeanSquaredError):
+        return targets == predictions
+    if not spec.from_logits:
+        return False
+    if kind == "index":
+        return targets == "int64"
+    if isinstance(spec, BinaryCrossEntropyLoss) and (spec.label_smoothing or spec.pos_weight is not None):
+        return False
+    return targets == predictions
 
 
 def _rank(signature: Signature | None) -> int | None:

@@ -83,7 +83,7 @@ def surely_good(plan: Plan, predictions: Array | None, targets: Array) -> bool:
     """
     if plan.kind == "regression":
         return plan.targets_dtype not in BEYOND_FLOAT64
-    if not _within(targets, plan.largest_target):
+    if plan.largest_target is None or not _within(targets, plan.largest_target):
         return False
     return plan.from_logits or (predictions is not None and _within(predictions, 1))
 

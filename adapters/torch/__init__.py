@@ -84,6 +84,19 @@ class TorchAdapter(Adapter):
                     return loss
         return super().loss(spec, predictions, targets, sample_weight, mask)
 
+    def plan(
+        self,
+        spec: AnyLoss,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+    ) -> Plan:
+        # Looking a symbolic shape up in a dictionary would pin it to the number it has now, and recompile for the next.
+        if torch.compiler.is_compiling():
+            return self._resolve(spec, predictions, targets, sample_weight, mask)
+        return super().plan(spec, predictions, targets, sample_weight, mask)
+
     def compute(
         self,
         plan: Plan,
