@@ -23,9 +23,8 @@ Where none of this decides, `evaluate` raises AssertionError; it never guesses.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import (
     MAX_EMAX,
@@ -47,15 +46,12 @@ from typing import Any, Literal, NamedTuple
 
 from unifiedloss.errors import EmptyMeanError
 from unifiedloss.floats import FORMATS, INTEGER_TYPES, Format
-from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
+from unifiedloss.spec import MAX_INTEGER_TARGET, AnyLoss, Plan, Signature, resolve
 
 NAN = math.nan
 INFINITY = math.inf
 ZERO = Fraction(0)
 ONE = Fraction(1)
-
-MAX_INTEGER_TARGET = 2**53
-"""The largest integer target, in size, the squared error takes: up to here float64 holds every integer."""
 
 
 # -------------------------------------------------------------------------------------------------------- rounding to a format
@@ -89,20 +85,18 @@ def nearest(value: Fraction, form: Format, sticky: int = 0) -> float:
 
 
 def _narrow(value: float, form: Format) -> float:
-    """A float64 rounded to a format of at most 53 bits, ties to even."""
-    if value == 0.0 or math.isinf(value):
+    """A float64 rounded to one of the formats, ties to even."""
+    if value == 0.0 or math.isinf(value) or form.precision == 53:
         return value + 0.0
     exponent = math.frexp(value)[1] - 1
     shift = form.precision - 1 - max(exponent, form.min_exponent)
-    rounded = math.ldexp(round(math.ldexp(value, shift)), -shift) if shift < 1024 else nearest(Fraction(value), form)
+    rounded = math.ldexp(round(math.ldexp(value, shift)), -shift)
     return rounded + 0.0 if abs(rounded) <= form.largest else math.copysign(INFINITY, value)
 
 
 # ------------------------------------------------------------------------------------------------ decimals with known errors
 
 _TRAPS = [InvalidOperation, DivisionByZero, Overflow]
-_WIDE_FLOOR = Context(prec=60, rounding=ROUND_FLOOR, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS)
-_WIDE_CEILING = Context(prec=60, rounding=ROUND_CEILING, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS)
 _RADIUS = Context(prec=9, rounding=ROUND_UP, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS)
 # The difference of two float64 numbers has at most 309 digits before the point and 1074 behind it.
 _EXACT = Context(prec=1400, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[*_TRAPS, Inexact])
@@ -134,22 +128,30 @@ def _context(digits: int) -> Context:
 
 
 @cache
-def _ulp(digits: int) -> Decimal:
-    """An upper bound of the relative distance of neighbouring decimals; rounding to nearest errs by half of it."""
-    return Decimal((0, (1,), 1 - digits))
+def _outwards(digits: int) -> tuple[Context, Context]:
+    """Contexts that round the ends of a ball down and up, with digits to spare."""
+    low, high = _context(digits + 20).copy(), _context(digits + 20).copy()
+    low.rounding, high.rounding = ROUND_FLOOR, ROUND_CEILING
+    return low, high
+
+
+@cache
+def _ulps(count: int, digits: int) -> Decimal:
+    """`count` times the largest relative distance of neighbouring decimals; rounding to nearest errs by at most half of one."""
+    return Decimal(count).scaleb(1 - digits, _RADIUS)
 
 
 def _log1p(s: Decimal, radius: Decimal, digits: int) -> _Ball:
     """log(1 + s) for s >= 0, to `digits` digits however small s is."""
     if not s:
         return _Ball(_ZERO, radius)
-    context, ulp = _context(digits), _ulp(digits)
+    context = _context(digits)
     depth = max(0, -s.adjusted())
     if depth > digits + 2:  # s - s^2/2 < log(1 + s) < s, and s < 10^-(digits + 2)
         log = context.plus(s)
     else:
         log = context.ln(_context(digits + depth + 3).add(_ONE, s))
-    return _Ball(log, _RADIUS.fma(log, 2 * ulp, radius))
+    return _Ball(log, _RADIUS.fma(log, _ulps(2, digits), radius))
 
 
 class _Atom:
@@ -180,15 +182,15 @@ class _NegativeLog(_Atom):
         self.ratio = ratio
 
     def _evaluate(self, digits: int) -> _Ball:
-        context, ulp = _context(digits), _ulp(digits)
+        context = _context(digits)
         numerator, denominator = self.ratio.numerator, self.ratio.denominator
         rest = context.divide(Decimal(denominator - numerator), Decimal(denominator))
         depth = max(0, -rest.adjusted())
         if depth > digits + 2:  # x < -log(1 - x) < x + x^2 for small x = 1 - r
             log = rest
         else:
-            log = -context.ln(_context(digits + depth + 3).divide(Decimal(numerator), Decimal(denominator)))
-        return _Ball(log, _RADIUS.multiply(log, 2 * ulp))
+            log = context.ln(_context(digits + depth + 3).divide(Decimal(numerator), Decimal(denominator))).copy_negate()
+        return _Ball(log, _RADIUS.multiply(log, _ulps(2, digits)))
 
 
 class _Partition:
@@ -215,7 +217,7 @@ class _Partition:
         return self._known[1]
 
     def _evaluate(self, digits: int) -> _Sums:
-        context, ulp = _context(digits), _ulp(digits)
+        context = _context(digits)
         terms = [_Ball(_ONE, _ZERO)]
         total, hidden = _ZERO, _ZERO
         for gap, count in zip(self.gaps[1:], self.counts[1:], strict=True):
@@ -226,9 +228,9 @@ class _Partition:
             # A gap of magnitude 10^k loses k digits of the exponential when it is rounded.
             argument = _context(digits + max(gap.adjusted(), 0) + 3).plus(gap)
             power = context.exp(argument.copy_negate())
-            terms.append(_Ball(power, _RADIUS.multiply(power, ulp)))
+            terms.append(_Ball(power, _RADIUS.multiply(power, _ulps(1, digits))))
             total = context.fma(power, count, total)
-        return _Sums(terms, _Ball(total, _RADIUS.fma(total, (len(self.gaps) + 2) * ulp, hidden)))
+        return _Sums(terms, _Ball(total, _RADIUS.fma(total, _ulps(len(self.gaps) + 2, digits), hidden)))
 
 
 class _Sums(NamedTuple):
@@ -268,7 +270,7 @@ class _Share(_Atom):
         terms, others = self.partition.sums(digits)
         power = terms[self.group]
         share = context.divide(power.middle, context.add(others.middle, self.partition.counts[0]))
-        relative = _RADIUS.add(others.radius, 3 * _ulp(digits))  # n + S >= 1, so S's error is at most its relative one
+        relative = _RADIUS.add(others.radius, _ulps(3, digits))  # n + S >= 1, so S's error is at most its relative one
         return _Ball(share, _RADIUS.fma(share, relative, power.radius))
 
 
@@ -288,7 +290,7 @@ class _Shortfall(_Atom):
         lack = context.divide(others.middle, context.multiply(context.add(others.middle, n), n))
         # The derivative by S is 1 / (n + S)^2 <= 1 / n^2.
         spread = _RADIUS.divide(others.radius, Decimal(n * n))
-        return _Ball(lack, _RADIUS.fma(lack, 4 * _ulp(digits), spread))
+        return _Ball(lack, _RADIUS.fma(lack, _ulps(4, digits), spread))
 
 
 # --------------------------------------------------------------------------------------------------------------- real numbers
@@ -315,7 +317,7 @@ class Real:
         middle = size = radius = _ZERO
         if rational and self.rational:
             middle = context.divide(Decimal(self.rational.numerator), Decimal(self.rational.denominator))
-            size = abs(middle)
+            size = middle.copy_abs()
         for coefficient, node in self.terms:
             inner = node.ball(digits)
             top, bottom = Decimal(coefficient.numerator), Decimal(coefficient.denominator)
@@ -323,7 +325,7 @@ class Real:
             middle = context.add(middle, term)
             size = _RADIUS.add(size, term.copy_abs())
             radius = _RADIUS.add(radius, _RADIUS.divide(_RADIUS.multiply(top.copy_abs(), inner.radius), bottom))
-        return _Ball(middle, _RADIUS.fma(size, (len(self.terms) + 2) * _ulp(digits), radius))
+        return _Ball(middle, _RADIUS.fma(size, _ulps(len(self.terms) + 2, digits), radius))
 
     def round(self, form: Format) -> float:
         """The nearest number of a format, ties to even."""
@@ -331,10 +333,11 @@ class Real:
             return nearest(self.rational, form)
         ball = self.ball(_FIRST_DIGITS)
         if form.precision == 53:
-            low = float(_WIDE_FLOOR.subtract(*ball))
-            if low == float(_WIDE_CEILING.add(*ball)):
+            down, up = _outwards(_FIRST_DIGITS)
+            low = float(down.subtract(*ball))
+            if low == float(up.add(*ball)):
                 return low + 0.0
-        elif ball.middle and ball.radius.adjusted() < ball.middle.adjusted() - 20:
+        elif ball.middle and ball.radius.adjusted() <= ball.middle.adjusted() - 18:
             # The nearest float64 and its two neighbours enclose the number; float64 to narrower formats is then one rounding.
             near = float(ball.middle)
             low = _narrow(math.nextafter(near, -INFINITY), form)
@@ -367,8 +370,8 @@ class Real:
                 low = nearest(self.rational, form, sign)
                 return low, low
             return nearest(self.rational, form, -1), nearest(self.rational, form, 1)
-        low_end = Fraction(_WIDE_FLOOR_OF(digits).subtract(*ball))
-        high_end = Fraction(_WIDE_CEILING_OF(digits).add(*ball))
+        down, up = _outwards(digits)
+        low_end, high_end = Fraction(down.subtract(*ball)), Fraction(up.add(*ball))
         return nearest(self.rational + low_end, form), nearest(self.rational + high_end, form)
 
     def _known_sign(self, ball: _Ball) -> int:
@@ -452,3 +455,642 @@ def _power(number: int, base: int) -> int:
         number //= base
         power += 1
     return power
+
+
+# ---------------------------------------------------------------------------------------- numbers that may be infinite or NaN
+# Finite numbers are a Fraction or a Real; infinities and NaN are floats, and follow IEEE 754.
+
+Extended = Fraction | float
+Value = Real | float
+
+_NOTHING = Real(ZERO)
+
+
+def _extended(value: float) -> Extended:
+    return Fraction(value) if math.isfinite(value) else float(value)
+
+
+def _sign(x: Extended | Value) -> float:
+    """The sign as a float: NaN for NaN."""
+    if isinstance(x, Real):
+        return float(x.sign())
+    return x if x != x else float((x > 0) - (x < 0))
+
+
+def _times(x: Extended, y: Extended) -> Extended:
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x * y
+    return _sign(x) * _sign(y) * INFINITY
+
+
+def _over(x: Extended, y: Extended) -> Extended:
+    """The quotient by a divisor that is not 0."""
+    if isinstance(y, Fraction):
+        return _times(x, 1 / y)
+    if isinstance(x, Fraction):
+        return ZERO if math.isinf(y) else NAN
+    return NAN
+
+
+def _scaled(factor: Extended, x: Value) -> Value:
+    if isinstance(factor, Fraction) and isinstance(x, Real):
+        if factor == 1:
+            return x
+        if not factor:
+            return _NOTHING
+        if len(x.terms) > 4:
+            return Real(ZERO, ((factor, x),))
+        return Real(factor * x.rational, tuple((factor * b, node) for b, node in x.terms))
+    return _sign(factor) * _sign(x) * INFINITY
+
+
+def _combined(parts: Iterable[tuple[Extended, Value]]) -> Value:
+    """The sum of factor times number over all parts."""
+    rational, terms, special = ZERO, list[tuple[Fraction, _Atom | Real]](), 0.0
+    for factor, x in parts:
+        if not isinstance(factor, Fraction) or not isinstance(x, Real):
+            special += float(_scaled(factor, x))  # type: ignore[arg-type] # one of the two is a float, so the product is
+        elif not x.terms:
+            rational += factor * x.rational
+        elif factor:
+            terms.append((factor, x))
+    return Real(rational, tuple(terms)) if special == 0.0 else special
+
+
+def _rounded(x: Value, form: Format) -> float:
+    return x.round(form) if isinstance(x, Real) else x
+
+
+# --------------------------------------------------------------------------------------------------- the losses, per position
+
+
+class _Position(NamedTuple):
+    """One position, before its sample weight.
+
+    Attributes:
+        loss: l_i.
+        predictions: the derivatives of l_i by the position's predictions, in the order of the class axis.
+        targets: the same by the targets; empty for index targets.
+        weight: W_i without the sample weight.
+        bad: whether it holds a bad value, so that everything here is NaN.
+    """
+
+    loss: Value
+    predictions: list[Value]
+    targets: list[Value]
+    weight: Extended
+    bad: bool = False
+
+
+def _spoiled(size: int, weight: Extended = NAN, *, bad: bool = True) -> _Position:
+    return _Position(NAN, [NAN] * size, [NAN] * size, weight, bad)
+
+
+class _Softmax:
+    """One row of logits, at least one of them finite and the others finite or -inf.
+
+    Attributes:
+        log_sum: log sum_j exp(z_j - max z).
+        probabilities: p_c, one per class.
+    """
+
+    def __init__(self, logits: Sequence[float], partitions: dict[Any, _Partition]) -> None:
+        self._logits = logits
+        self._largest = max(logits)
+        counts = Counter(z for z in logits if z != -INFINITY)
+        distinct = sorted(counts, reverse=True)
+        common = math.gcd(*counts.values())
+        groups: list[Real]
+        if len(distinct) == 1:
+            # Without gaps everything but one logarithm is rational.
+            self.log_sum = _negative_log(Fraction(1, common))
+            groups = [Real(Fraction(1, common))]
+        else:
+            largest = Decimal(self._largest)
+            gaps = tuple(_EXACT.subtract(largest, Decimal(z)) for z in distinct)
+            key = gaps, tuple(counts[z] // common for z in distinct)
+            partition = partitions.setdefault(key, _Partition(*key))
+            factor = Fraction(1, common)
+            # log(common * sum) is split, so that rows which differ by a factor share one logarithm.
+            self.log_sum = Real(ZERO, ((ONE, partition.log_sum), *_negative_log(factor).terms))
+            groups = [Real(ZERO, ((factor, share),)) for share in partition.shares]
+            groups[0] = Real(factor / partition.counts[0], ((-factor, partition.shares[0]),))
+        place = dict(zip(distinct, groups, strict=True))
+        self.probabilities = [_NOTHING if z == -INFINITY else place[z] for z in logits]
+
+    def gap(self, c: int) -> Fraction:
+        """max z - z_c, for a finite z_c."""
+        return Fraction(self._largest) - Fraction(self._logits[c])
+
+
+def _negative_log(ratio: Fraction) -> Real:
+    """-log r for 0 < r <= 1."""
+    return Real(ZERO, ((ONE, _NegativeLog(ratio)),)) if ratio != 1 else _NOTHING
+
+
+class _Call:
+    """One plan, with what its positions share."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.smoothing = Fraction(plan.smoothing)
+        self.kept_target = 1 - self.smoothing
+        self.spread = self.smoothing / plan.shared_by if plan.kind != "regression" else ZERO
+        self.class_weights = None if plan.class_weights is None else [Fraction(w) for w in plan.class_weights]
+        self.epsilon = Fraction(getattr(plan.spec, "epsilon", 0.0))
+        self.tiny = plan.tiny
+        self._partitions: dict[Any, _Partition] = {}
+        self._logs: dict[Fraction, Real] = {}
+
+    # What is read
+
+    def _is_bad_probability(self, p: float) -> bool:
+        return p <= -self.tiny or p > self.plan.probability_limit
+
+    def _probability(self, p: float) -> tuple[Fraction, bool]:
+        """The probability a number reads as, and whether `epsilon` clipped it. For numbers that are neither bad nor NaN."""
+        read = ZERO if abs(p) < self.tiny else min(Fraction(p), ONE)
+        clipped = min(max(read, self.epsilon), 1 - self.epsilon)
+        return clipped, clipped != read
+
+    def _target(self, t: float) -> Fraction:
+        """A dense or binary target that is neither bad nor NaN; what is negative by less than `tiny` reads as 0."""
+        return max(Fraction(t), ZERO)
+
+    def _log(self, p: Fraction) -> Value:
+        """-log p for 0 <= p <= 1."""
+        if not p:
+            return INFINITY
+        if p not in self._logs:
+            self._logs[p] = _negative_log(p)
+        return self._logs[p]
+
+    # Cross-entropy
+
+    def cross_entropy(self, predictions: Sequence[float], target: Sequence[float]) -> _Position:
+        r"""One row.
+
+        $$\ell = \sum_c \tau_c (-\log p_c), \qquad
+        \frac{\partial \ell}{\partial z_c} = T p_c - \tau_c, \quad T = \sum_c \tau_c, \qquad
+        \frac{\partial \ell}{\partial p_c} = -\frac{\tau_c}{p_c}, \qquad
+        \frac{\partial \ell}{\partial t_c} = w_c (1 - \epsilon_s)(-\log p_c)$$
+        """
+        size = len(predictions)
+        w = self.class_weights
+        if self.plan.kind == "index":
+            (label,) = target
+            if not 0 <= label < size:
+                return _spoiled(size)
+            sparse = {int(label): ONE}
+        else:
+            if any(t <= -self.tiny or math.isinf(t) for t in target):
+                return _spoiled(size)
+            if any(math.isnan(t) for t in target):
+                return _spoiled(size, ONE if w is None else NAN, bad=False)
+            sparse = {c: t for c, t in enumerate(map(self._target, target)) if t}
+        weight = ONE if w is None else sum((w[c] * t for c, t in sparse.items()), ZERO)
+        smoothed = {c: self.kept_target * t for c, t in sparse.items()} if self.kept_target else {}
+        if self.spread:
+            smoothed = {c: smoothed.get(c, ZERO) + self.spread for c in range(size)}
+        # The entries that are read are those with t'_c != 0; a class weight of 0 hides nothing.
+        tau = smoothed if w is None else {c: w[c] * t for c, t in smoothed.items()}
+        if self.plan.from_logits:
+            return self._from_logits(predictions, tau, weight)
+        return self._from_probabilities(predictions, tau, weight)
+
+    def _from_logits(self, logits: Sequence[float], tau: dict[int, Fraction], weight: Extended) -> _Position:
+        size = len(logits)
+        if any(z != z or z == INFINITY for z in logits) or max(logits) == -INFINITY:
+            return _spoiled(size, weight, bad=False)
+        row = _Softmax(logits, self._partitions)
+        total = sum(tau.values(), ZERO)
+        gradient: list[Value] = []
+        for c, p in enumerate(row.probabilities):
+            rational = total * p.rational - tau[c] if c in tau else total * p.rational
+            gradient.append(Real(rational, tuple((total * b, node) for b, node in p.terms) if total else ()))
+        loss: Value
+        if any(t and logits[c] == -INFINITY for c, t in tau.items()):
+            loss = INFINITY
+        else:
+            gaps = sum((t * row.gap(c) for c, t in tau.items() if t), ZERO)
+            loss = Real(gaps, tuple((total * b, node) for b, node in row.log_sum.terms) if total else ())
+        targets: list[Value] = []
+        if self.plan.kind == "dense":
+            for c, z in enumerate(logits):
+                cost: Value
+                if z == -INFINITY:
+                    cost = INFINITY if tau.get(c) else _NOTHING
+                else:
+                    cost = Real(row.gap(c), row.log_sum.terms)
+                targets.append(self._by_target(c, cost))
+        return _Position(loss, gradient, targets, weight)
+
+    def _from_probabilities(self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended) -> _Position:
+        size = len(predictions)
+        if any(self._is_bad_probability(predictions[c]) for c in tau):
+            return _spoiled(size)
+        gradient: list[Value] = [_NOTHING] * size
+        costs: list[Value] = [_NOTHING] * size
+        parts: list[tuple[Extended, Value]] = []
+        for c, t in tau.items():
+            if math.isnan(predictions[c]):
+                gradient[c] = costs[c] = NAN
+                parts.append((ONE, NAN))
+                continue
+            p, clipped = self._probability(predictions[c])
+            if t:
+                gradient[c] = _NOTHING if clipped else Real(-t / p) if p else -INFINITY
+                costs[c] = self._log(p)
+                parts.append((t, costs[c]))
+            elif p:
+                costs[c] = self._log(p)
+        if self.plan.kind == "index":
+            return _Position(_combined(parts), gradient, [], weight)
+        for c, number in enumerate(predictions):
+            # Not read for the loss; yet the loss changes with the target, unless there is no probability to speak of.
+            if c not in tau and not math.isnan(number) and not self._is_bad_probability(number):
+                p, _ = self._probability(number)
+                costs[c] = self._log(p) if p else _NOTHING
+        return _Position(_combined(parts), gradient, [self._by_target(c, cost) for c, cost in enumerate(costs)], weight)
+
+    def _by_target(self, c: int, cost: Value) -> Value:
+        """w_c (1 - eps_s) (-log p_c), where a factor of 0 makes the product 0 even for a probability of 0."""
+        factor = self.kept_target if self.class_weights is None else self.kept_target * self.class_weights[c]
+        return _NOTHING if not factor and cost == INFINITY else _scaled(factor, cost)
+
+    # Binary cross-entropy
+
+    def binary_cross_entropy(self, prediction: float, target: float, pos_weight: Fraction) -> _Position:
+        r"""One element, with a = -log p and b = -log(1 - p):
+
+        $$\ell = q t' a + (1 - t') b, \qquad
+        \frac{\partial \ell}{\partial z} = (1 - t') \sigma(z) - q t' \sigma(-z), \qquad
+        \frac{\partial \ell}{\partial p} = \frac{1 - t'}{1 - p} - \frac{q t'}{p}, \qquad
+        \frac{\partial \ell}{\partial t} = (1 - \epsilon_s)(q a - b)$$
+        """
+        if target <= -self.tiny or target > 1:
+            return _spoiled(1)
+        if math.isnan(target):
+            return _spoiled(1, ONE, bad=False)
+        smoothed = self.kept_target * self._target(target) + self.spread
+        yes, no = pos_weight * smoothed, 1 - smoothed
+        if self.plan.from_logits:
+            if math.isnan(prediction):
+                return _spoiled(1, ONE, bad=False)
+            a, b, gradient = self._binary_logit(prediction, yes, no)
+        else:
+            if self._is_bad_probability(prediction):
+                return _spoiled(1)
+            if math.isnan(prediction):
+                return _spoiled(1, ONE, bad=False)
+            p, clipped = self._probability(prediction)
+            a, b = self._log(p), self._log(1 - p)
+            if clipped:
+                gradient = _NOTHING
+            elif (not p and yes) or (p == 1 and no):
+                gradient = INFINITY if p else -INFINITY
+            else:
+                gradient = Real((no / (1 - p) if no else ZERO) - (yes / p if yes else ZERO))
+        # An infinite logarithm with the coefficient 0 is 0 log 0.
+        a = _NOTHING if a == INFINITY and not yes else a
+        b = _NOTHING if b == INFINITY and not no else b
+        loss = _combined([(yes, a), (no, b)])
+        by_target = _combined([(pos_weight, a), (-ONE, b)]) if self.kept_target else _NOTHING
+        return _Position(loss, [gradient], [_scaled(self.kept_target, by_target)], ONE)
+
+    def _binary_logit(self, z: float, yes: Fraction, no: Fraction) -> tuple[Value, Value, Value]:
+        """softplus(-z), softplus(z) and the derivative of the loss by the logit z."""
+        if math.isinf(z):
+            return (_NOTHING, INFINITY, Real(no)) if z > 0 else (INFINITY, _NOTHING, Real(-yes))
+        row = _Softmax((z, 0.0), self._partitions)  # sigma(z) and sigma(-z) are a softmax
+        a = Real(row.gap(0), row.log_sum.terms)
+        b = Real(row.gap(1), row.log_sum.terms)
+        return a, b, _combined([(no, row.probabilities[0]), (-yes, row.probabilities[1])])
+
+    # Squared error
+
+    def squared_error(self, prediction: float, target: float) -> _Position:
+        r"""One element: $\ell = (p - t)^2$, with the derivatives $2(p - t)$ and $-2(p - t)$; IEEE rules for infinities."""
+        if self.plan.targets_dtype in INTEGER_TYPES and abs(target) > MAX_INTEGER_TARGET:
+            return _spoiled(1)
+        if not math.isfinite(prediction) or not math.isfinite(target):
+            difference = prediction - target
+            return _Position(difference * difference, [difference], [-difference], ONE)
+        exact = Fraction(prediction) - Fraction(target)
+        return _Position(Real(exact * exact), [Real(2 * exact)], [Real(-2 * exact)], ONE)
+
+
+# --------------------------------------------------------------------------------------------------------------- whole calls
+
+
+class Tensor(NamedTuple):
+    """Numbers in C order, with a shape and the name of their dtype. Made by `tensor`."""
+
+    values: list[Any]
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def tensor(values: Any, shape: Sequence[int] | None = None, dtype: str = "float32") -> Tensor:
+    """A tensor from a flat sequence with its shape, or from a number or nested lists.
+
+    Raises:
+        ValueError: the numbers do not fill the shape, or one is not a number of the dtype.
+    """
+    if shape is None:
+        shape = []
+        level = values
+        while isinstance(level, list | tuple):
+            shape.append(len(level))
+            level = level[0] if level else 0.0
+        values = [values]
+        for _ in shape:
+            values = [x for part in values for x in part]
+    values = list(values)
+    if len(values) != math.prod(shape):
+        msg = f"{len(values)} numbers do not fill the shape {tuple(shape)}."
+        raise ValueError(msg)
+    if dtype in FORMATS:
+        values = [float(x) for x in values]
+        for x in values:
+            if math.isfinite(x) and _narrow(x, FORMATS[dtype]) != x:
+                msg = f"{x!r} is not a number of the dtype {dtype}; round it first."
+                raise ValueError(msg)
+    return Tensor(values, tuple(shape), dtype)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a call should give.
+
+    Attributes:
+        loss: in the result dtype: one float under "sum" and "mean", a flat list in C order under "none".
+        grad_predictions: flat, in the predictions' dtype.
+        grad_targets: flat, in the targets' dtype; None for targets that are not floating.
+        grad_sample_weight: flat, in the weights' dtype, or float64 for integer weights; None without weights.
+        position_losses: sample_weight_i * l_i of every position, in float64: what is summed, before any rounding to the result dtype.
+        divisor: what the mean divides by, in float64; None for other reductions.
+        bad_positions: the positions that hold a bad value.
+    """
+
+    loss: float | list[float]
+    grad_predictions: list[float] | None
+    grad_targets: list[float] | None
+    grad_sample_weight: list[float] | None
+    position_losses: list[float]
+    divisor: float | None
+    bad_positions: tuple[int, ...]
+
+
+def evaluate(
+    spec: AnyLoss,
+    predictions: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    terms: Literal["real", "rounded"] = "real",
+    upstream: float | Sequence[float] | None = None,
+    gradients: bool = True,
+) -> Reference:
+    r"""The loss and its gradients, each number correctly rounded to its dtype.
+
+    With N the sum of s_i l_i over all kept positions, s_i the sample weight, and D the divisor, the mean is N / D and, for an upstream
+    gradient u,
+
+    $$\frac{\partial}{\partial x} = \frac{u\, s_i}{D} \frac{\partial \ell_i}{\partial x}, \qquad
+    \frac{\partial}{\partial s_i} = u \Bigl(\frac{\ell_i}{D} - \frac{N \omega_i}{D^2}\Bigr), \qquad
+    \frac{\partial}{\partial t_{ic}} = u s_i \Bigl(\frac{1}{D} \frac{\partial \ell_i}{\partial t_{ic}} - \frac{N w_c}{D^2}\Bigr)$$
+
+    where the parts with N are there under the divisor "weights" alone, $\omega_i = \sum_c w_c t_{ic}$ (1 without class weights). Under "sum" D
+    is 1 and constant, under "none" u is one number per position. Bad values are not raised: they give NaN.
+
+    Args:
+        spec: the loss.
+        predictions: the predictions.
+        targets: the targets.
+        sample_weight: weights, aligned to the leading axes.
+        mask: bools, aligned to the leading axes.
+        terms: what a reduction adds up: the "real" per-position losses, or the ones "rounded" to float32 (float64 for float64
+            predictions), as exact mode does. Gradients are those of the real loss in both cases.
+        upstream: the gradient that arrives from above: a number, or under "none" a flat list. Default: ones.
+        gradients: False leaves all gradients None.
+
+    Raises:
+        EmptyMeanError: nothing to divide by, and the spec says so.
+        ShapeError, DTypeError, SpecValueError: as `unifiedloss.spec.resolve`.
+        AssertionError: the digits tried do not decide a rounding.
+    """
+    call = _Reduction(spec, predictions, targets, sample_weight, mask)
+    form = FORMATS[call.plan.result_dtype]
+    nothing: list[float] | None = None
+    by_predictions = by_targets = by_weight = nothing
+    if gradients:
+        factors = call.factors(upstream)
+        by_predictions = call.by_predictions(factors)
+        if targets.dtype in FORMATS:
+            by_targets = call.by_targets(factors)
+        if sample_weight is not None:
+            by_weight = call.by_sample_weight(factors)
+    wide = FORMATS["float64"]
+    return Reference(
+        loss=call.reduced(form, rounded=terms == "rounded"),
+        grad_predictions=by_predictions,
+        grad_targets=by_targets,
+        grad_sample_weight=by_weight,
+        position_losses=[_rounded(loss, wide) for loss in call.losses],
+        divisor=_rounded(_value(call.divisor), wide) if call.plan.spec.reduction == "mean" else None,
+        bad_positions=tuple(i for i, position in enumerate(call.positions) if position is not None and position.bad),
+    )
+
+
+def _value(x: Extended) -> Value:
+    return Real(x) if isinstance(x, Fraction) else x
+
+
+def _signature(x: Tensor | None) -> Signature | None:
+    return None if x is None else Signature(x.shape, x.dtype)
+
+
+class _Reduction:
+    """All positions of a call, and what becomes of them.
+
+    Attributes:
+        positions: one per position; None where it is dropped or its sample weight is 0.
+        losses: s_i l_i.
+        divisor: D; 1 unless the mean is taken.
+        empty: whether the mean has nothing to divide by.
+    """
+
+    def __init__(
+        self, spec: AnyLoss, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+    ) -> None:
+        signature = Signature(predictions.shape, predictions.dtype)
+        self.plan = resolve(
+            spec, signature, Signature(targets.shape, targets.dtype), _signature(sample_weight), _signature(mask)
+        )
+        assert self.plan.count is not None
+        self.count = self.plan.count
+        self._predictions = predictions
+        self._targets = targets
+        self._weight = sample_weight
+        self._call = _Call(self.plan)
+        weights = [ONE] * self.count if sample_weight is None else _repeated(sample_weight, self.count)
+        self._weights: list[Extended] = [w if isinstance(w, Fraction) else _extended(w) for w in weights]
+        masked = [True] * self.count if mask is None else _repeated(mask, self.count)
+        ignored = frozenset(self.plan.ignored_labels)
+        self._present = [bool(m) and not (ignored and targets.values[i] in ignored) for i, m in enumerate(masked)]
+        self.positions = [self._position(i) for i in range(self.count)]
+        self.losses: list[Value] = [
+            _NOTHING if x is None else _scaled(self._weights[i], x.loss) for i, x in enumerate(self.positions)
+        ]
+        self._mean = spec.reduction == "mean"
+        self._weighted = self._mean and spec.divisor == "weights" and not self._counts_only
+        self.divisor = self._divide_by() if self._mean else ONE
+        self.empty = self.divisor == 0
+        self.total = _combined((ONE, loss) for loss in self.losses)
+
+    @property
+    def _counts_only(self) -> bool:
+        """Whether there are no weights at all, so that every W_i is 1."""
+        return self._weight is None and self.plan.class_weights is None
+
+    def entries(self, i: int) -> range:
+        """Where the predictions of a position lie."""
+        if self.plan.axis is None:
+            return range(i, i + 1)
+        shape, size = self._predictions.shape, self._predictions.shape[self.plan.axis]
+        inner = math.prod(shape[self.plan.axis + 1 :])
+        start = i // inner * size * inner + i % inner
+        return range(start, start + size * inner, inner)
+
+    def _position(self, i: int) -> _Position | None:
+        if not self._present[i] or self._weights[i] == 0:
+            return None
+        predictions = [self._predictions.values[j] for j in self.entries(i)]
+        spec = self.plan.spec
+        if self._weights[i] < 0 and spec.reduction == "mean" and spec.divisor == "weights":
+            return _spoiled(len(predictions))
+        if self.plan.kind == "index":
+            return self._call.cross_entropy(predictions, [self._targets.values[i]])
+        if self.plan.kind == "dense":
+            return self._call.cross_entropy(predictions, [self._targets.values[j] for j in self.entries(i)])
+        if self.plan.kind == "binary":
+            return self._call.binary_cross_entropy(predictions[0], self._targets.values[i], self._pos_weight(i))
+        return self._call.squared_error(predictions[0], self._targets.values[i])
+
+    def _pos_weight(self, i: int) -> Fraction:
+        weight = getattr(self.plan.spec, "pos_weight", None)
+        if isinstance(weight, tuple):
+            weight = weight[i % len(weight)]
+        return ONE if weight is None else Fraction(weight)
+
+    def _divide_by(self) -> Extended:
+        rule = self.plan.spec.divisor
+        if rule == "all":
+            return Fraction(self.count)
+        if rule == "present" or self._counts_only:
+            return Fraction(sum(self._present))
+        weights = [_times(self._weights[i], x.weight) for i, x in enumerate(self.positions) if x is not None]
+        if rule == "nonzero":
+            return Fraction(sum(w != 0 for w in weights))
+        total = _combined((w, Real(ONE)) for w in weights)
+        return total.rational if isinstance(total, Real) else total
+
+    # Values
+
+    def reduced(self, form: Format, *, rounded: bool) -> float | list[float]:
+        """The loss."""
+        if self.plan.spec.reduction == "none":
+            return [_rounded(loss, form) for loss in self.losses]
+        if self.empty:
+            if self.plan.spec.on_empty == "error":
+                msg = f"the mean has nothing to divide by: divisor {self.plan.spec.divisor!r} is 0."
+                raise EmptyMeanError(msg)
+            return 0.0 if self.plan.spec.on_empty == "zero" else NAN
+        total = self.total
+        if rounded:
+            term_form = FORMATS["float64" if self.plan.predictions_dtype == "float64" else "float32"]
+            terms = [_rounded(loss, term_form) for loss in self.losses]
+            total = _combined((ONE, _value(_extended(term))) for term in terms)
+        return _rounded(_scaled(_over(ONE, self.divisor), total), form)
+
+    # Gradients
+
+    def factors(self, upstream: float | Sequence[float] | None) -> list[Extended]:
+        """u / D, one per position."""
+        if self.empty:
+            return [ZERO] * self.count
+        if self.plan.spec.reduction == "none":
+            several = [1.0] * self.count if upstream is None else upstream
+            if not isinstance(several, Sequence) or len(several) != self.count:
+                msg = f"upstream must be a flat sequence of {self.count} numbers under reduction='none', got {upstream!r}."
+                raise ValueError(msg)
+            return [_extended(u) for u in several]
+        if isinstance(upstream, Sequence):
+            msg = "upstream must be one number where the loss is reduced."
+            raise ValueError(msg)  # noqa: TRY004
+        factor = _over(_extended(1.0 if upstream is None else upstream), self.divisor)
+        return [factor] * self.count
+
+    def by_predictions(self, factors: list[Extended]) -> list[float]:
+        """The gradient with respect to the predictions."""
+        form = FORMATS[self.plan.predictions_dtype]
+        return self._spread(form, factors, lambda position, _, c: [(ONE, position.predictions[c])])
+
+    def by_targets(self, factors: list[Extended]) -> list[float]:
+        """The gradient with respect to floating targets."""
+        form = FORMATS[self.plan.targets_dtype]
+        class_weights = self._call.class_weights
+
+        def parts(position: _Position, _: int, c: int) -> list[tuple[Extended, Value]]:
+            own: list[tuple[Extended, Value]] = [(ONE, position.targets[c])]
+            if self._weighted and class_weights is not None and class_weights[c]:
+                own.append((_times(-class_weights[c], _over(ONE, self.divisor)), self.total))
+            return own
+
+        return self._spread(form, factors, parts)
+
+    def _spread(
+        self,
+        form: Format,
+        factors: list[Extended],
+        parts: Callable[[_Position, int, int], list[tuple[Extended, Value]]],
+    ) -> list[float]:
+        """Derivatives by tensors shaped like the predictions: factor times weight times the sum of the parts."""
+        gradient = [0.0] * len(self._predictions.values)
+        for i, position in enumerate(self.positions):
+            if position is None or self.empty:
+                continue
+            factor = _times(factors[i], self._weights[i])
+            for c, j in enumerate(self.entries(i)):
+                own = parts(position, i, c)
+                (scale, x), more = own[0], own[1:]
+                value = _scaled(_times(factor, scale), x)
+                if more:
+                    value = _combined([(ONE, value), *((_times(factor, k), y) for k, y in more)])
+                gradient[j] = _rounded(value, form)
+        return gradient
+
+    def by_sample_weight(self, factors: list[Extended]) -> list[float]:
+        """The gradient with respect to the sample weights, summed over the positions that share one."""
+        assert self._weight is not None
+        form = FORMATS[self._weight.dtype if self._weight.dtype in FORMATS else "float64"]
+        size = len(self._weight.values)
+        parts: list[list[tuple[Extended, Value]]] = [[] for _ in range(size)]
+        for i, position in enumerate(self.positions):
+            if position is None or self.empty:
+                continue
+            own = parts[i // (self.count // size)]
+            own.append((factors[i], position.loss))
+            if self._weighted:
+                own.append((_times(factors[i], _over(_times(Fraction(-1), position.weight), self.divisor)), self.total))
+        return [_rounded(_combined(own), form) for own in parts]
+
+
+def _repeated(x: Tensor, count: int) -> list[Any]:
+    """The numbers of a tensor, each repeated over the trailing axes it lacks."""
+    if not count:
+        return []
+    repeats = count // len(x.values)
+    return [value for value in x.values for _ in range(repeats)]
