@@ -11,6 +11,10 @@ from __future__ import annotations
 class UnifiedLossError(Exception):
     """Base of every error this library raises on purpose."""
 
+    # Not ValueError's or ImportError's own, though those do the same: tf.function rebuilds an exception only where it finds this
+    # very one, and raises a StagingError in its place otherwise.
+    __init__ = Exception.__init__
+
 
 class SpecValueError(UnifiedLossError, ValueError):
     """A field of a spec has a value outside its range, or two fields contradict each other."""
