@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 import keras
@@ -106,6 +107,28 @@ class KerasAdapter(Adapter):
         return BACKEND.modes()
 
 
+    def compute(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        *,
+        checked: bool,
+    ) -> Array:
+        if checked and plan.whole and plan.kind in ("dense", "binary"):
+            if plan.smoothing:
+                smoothed = targets * (1.0 - plan.smoothing) + plan.smoothing / plan.shared_by
+            else:
+                smoothed = targets
+            losses = native.finite_losses(plan.kind, predictions, smoothed, plan.axis)
+            loss = pipeline.reduce(ops, plan, pipeline.Terms(losses, None, None, None))
+            if isfinite(BACKEND.to_numpy(loss)):
+                return loss
+        return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+
+
 class _KerasOnNumPy(KerasAdapter):
     """The same where Keras runs on NumPy, whose warnings would follow every infinity."""
 
@@ -120,7 +143,36 @@ class _KerasOnNumPy(KerasAdapter):
         checked: bool,
     ) -> Array:
         with np.errstate(all="ignore"):
-            return pipeline.evaluate(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
+            return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+
+
+class _KerasOnJAX(KerasAdapter):
+    """The same where Keras runs on JAX, which must be told before it computes with 64 bits."""
+
+    def loss(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Array:
+        tensors = self.own(predictions, targets, sample_weight, mask)
+        with BACKEND._wide_enough(spec, *tensors):  # noqa: SLF001 - what it does for its own calls
+            return super().loss(spec, *tensors)
+
+    def value_and_grad(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = None,
+    ) -> tuple[Array, Array]:
+        tensors = self.own(predictions, targets, sample_weight, mask)
+        with BACKEND._wide_enough(spec, *tensors):  # noqa: SLF001
+            return super().value_and_grad(spec, *tensors, upstream)
 
 
 def _value(x: Any) -> Any:
@@ -128,4 +180,4 @@ def _value(x: Any) -> Any:
     return keras.ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x
 
 
-ADAPTER = _KerasOnNumPy() if BACKEND.name == "numpy" else KerasAdapter()
+ADAPTER = {"numpy": _KerasOnNumPy, "jax": _KerasOnJAX}.get(BACKEND.name, KerasAdapter)()

@@ -1,74 +1,42 @@
-"""Keras' array operations under the names of `unifiedloss.pipeline.Ops`, on whichever backend Keras runs."""
+"""Keras' array operations under the names of `unifiedloss.pipeline.Ops`, on whichever backend Keras runs.
+
+Arithmetic is ``keras.ops``. What finds its way by shapes and indices, or has no counterpart in Keras, is the running backend's own: there it
+knows about extents that are unknown under tracing and about integers JAX cannot hold, and ``keras.ops.take_along_axis`` alone takes
+fifteen of TensorFlow's operations.
+"""
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import keras
-from keras import ops as K
 
 from unifiedloss import registry
 
 Array = Any
 
 BACKEND = registry.adapter(keras.backend.backend())
-"""The adapter of the backend Keras runs on, asked for what Keras has no operation for."""
+"""The adapter of the backend Keras runs on."""
 
-cast = K.cast
-where = K.where
-equal = operator.eq
-log = K.log
-log1p = K.log1p
-stop_gradient = K.stop_gradient
-sum = K.sum  # noqa: A001 - the name the contract gives
-expand = K.expand_dims
+cast = keras.ops.cast
+where = keras.ops.where
+log = keras.ops.log
+log1p = keras.ops.log1p
+stop_gradient = keras.ops.stop_gradient
+sum = keras.ops.sum  # noqa: A001 - the name the contract gives
+sum_axis = keras.ops.sum
+any_axis = keras.ops.any
+expand = keras.ops.expand_dims
 
-# Keras has no operations for these.
 cast_labels = BACKEND.ops.cast_labels
+equal = BACKEND.ops.equal
 finite = BACKEND.ops.finite
+count = BACKEND.ops.count
+size = BACKEND.ops.size
+align = BACKEND.ops.align
+broadcast_like = BACKEND.ops.broadcast_like
+take_class = BACKEND.ops.take_class
+take = BACKEND.ops.take
+along = BACKEND.ops.along
+constant = BACKEND.ops.constant
 shapes_agree = BACKEND.ops.shapes_agree
-
-
-def sum_axis(x: Array, axis: int) -> Array:
-    return K.sum(x, axis)
-
-
-def any_axis(x: Array, axis: int) -> Array:
-    return K.any(x, axis)
-
-
-def count(condition: Array, dtype: str) -> Array:
-    return K.cast(K.sum(K.cast(condition, "int32")), dtype)
-
-
-def size(x: Array, dtype: str) -> Array:
-    return K.cast(K.size(x), dtype)
-
-
-def align(x: Array, reference: Array) -> Array:
-    for _ in range(len(reference.shape) - len(x.shape)):
-        x = K.expand_dims(x, -1)
-    return x
-
-
-def broadcast_like(x: Array, reference: Array) -> Array:
-    return K.broadcast_to(x, K.shape(reference))
-
-
-def take_class(x: Array, index: Array, axis: int) -> Array:
-    return K.squeeze(K.take_along_axis(x, K.expand_dims(index, axis), axis), axis)
-
-
-def constant(values: tuple[float, ...] | float, dtype: str, reference: Array) -> Array:
-    return K.convert_to_tensor(values, dtype)
-
-
-def take(vector: Array, index: Array) -> Array:
-    return K.take(vector, index, 0)
-
-
-def along(vector: Array, reference: Array, axis: int) -> Array:
-    shape = [1] * len(reference.shape)
-    shape[axis] = -1
-    return K.reshape(vector, shape)
