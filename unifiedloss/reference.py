@@ -506,15 +506,16 @@ def _scaled(factor: Extended, x: Value) -> Value:
 
 def _combined(parts: Iterable[tuple[Extended, Value]]) -> Value:
     """The sum of factor times number over all parts."""
-    rational, terms, special = ZERO, list[tuple[Fraction, _Atom | Real]](), 0.0
+    rational, special = ZERO, 0.0
+    factors: dict[Real, Fraction] = {}  # the total of a batch may stand in every part, and is long
     for factor, x in parts:
         if not isinstance(factor, Fraction) or not isinstance(x, Real):
             special += float(_scaled(factor, x))  # type: ignore[arg-type] # one of the two is a float, so the product is
         elif not x.terms:
             rational += factor * x.rational
         elif factor:
-            terms.append((factor, x))
-    return Real(rational, tuple(terms)) if special == 0.0 else special
+            factors[x] = factors[x] + factor if x in factors else factor
+    return Real(rational, tuple((b, x) for x, b in factors.items() if b)) if special == 0.0 else special
 
 
 def _rounded(x: Value, form: Format) -> float:
