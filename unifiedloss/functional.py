@@ -20,8 +20,8 @@ from unifiedloss.spec import (
     Reduction,
     Rounding,
     TensorT,
+    as_written,
 )
-
 
 _specs: dict[tuple[Any, ...], AnyLoss] = {}
 _MAX_SPECS = 1024
@@ -82,6 +82,7 @@ def cross_entropy_loss(
     sample_weight: object = None,
     mask: object = None,
 ) -> Any: ...
+@as_written
 def cross_entropy_loss(
     predictions: Any,
     targets: object,
@@ -165,6 +166,7 @@ def binary_cross_entropy_loss(
     sample_weight: object = None,
     mask: object = None,
 ) -> Any: ...
+@as_written
 def binary_cross_entropy_loss(
     predictions: Any,
     targets: object,
@@ -236,6 +238,7 @@ def mean_squared_error(
     sample_weight: object = None,
     mask: object = None,
 ) -> Any: ...
+@as_written
 def mean_squared_error(
     predictions: Any,
     targets: object,
@@ -279,6 +282,7 @@ def mean_squared_error(
 def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT: ...
 @overload
 def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
+@as_written
 def softmax(logits: Any, *, axis: int | None = None) -> Any:
     r"""The probabilities of logits, $p_c = e^{z_c} / \sum_j e^{z_j}$.
 
@@ -297,6 +301,7 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
     return registry.adapter_for(logits).softmax(logits, axis)
 
 
+@as_written
 def check(spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> None:
     """Read the values, on whichever device they are, and raise for the first bad one.
 

@@ -84,8 +84,17 @@ class Ops(Protocol):
     def along(self, vector: Array, reference: Array, axis: int) -> Array:
         """A vector shaped so that it broadcasts against `reference` along `axis`."""
 
-    def shapes_agree(self, plan: Plan, *tensors: Array) -> Array | None:
-        """Compare extents the plan could not know. Raises where the framework can; else a bool scalar, or None if all was known."""
+    def extent(self, x: Array, axis: int, dtype: str) -> Array:
+        """The length of an axis, as a scalar tensor, where it is unknown under tracing."""
+
+    def shapes_agree(
+        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> tuple[Array, tuple[Array, Array, Array | None, Array | None]]:
+        """Compare extents the plan could not know, by the rules and with the messages of `unifiedloss.spec.resolve`.
+
+        Only called where the plan says `unchecked`. Returns whether all fit, a bool scalar, and the four tensors, which wait for an error
+        to be raised, where the framework can raise one.
+        """
 
 
 class Native(Protocol):
@@ -176,7 +185,10 @@ def terms(
     checked: bool,
 ) -> Terms:
     """The losses and weights of all positions. Arguments as for `evaluate`."""
-    agree = ops.shapes_agree(plan, predictions, targets, sample_weight, mask) if plan.unchecked else None
+    agree = None
+    if plan.unchecked:
+        agree, awaited = ops.shapes_agree(plan, predictions, targets, sample_weight, mask)
+        predictions, targets, sample_weight, mask = awaited
     predictions = ops.cast(predictions, plan.compute_dtype)
     if plan.kind == "index":
         targets = ops.cast_labels(targets)
@@ -274,7 +286,8 @@ def _cross_entropy_index(
     axis = _axis(plan)
     bad = None
     if not checked:
-        bad = (labels < 0) | (labels >= plan.shared_by)
+        classes = plan.classes if plan.classes is not None else ops.extent(predictions, axis, "int64")
+        bad = (labels < 0) | (labels >= classes)
         labels = ops.where(~bad, labels, 0)
     labels = _replace(ops, kept, labels, 0)
     predictions = _replace(ops, kept, predictions, 0.0 if plan.from_logits else 1.0, axis)
@@ -288,19 +301,22 @@ def _cross_entropy_index(
             losses = native.cross_entropy(predictions, labels, axis)
         else:
             true_class = ops.take_class(predictions, labels, axis)
-            losses = _negative_log(ops, plan, true_class)
             bad = _either(bad, _no_probability(plan, true_class, checked))
+            losses = _negative_log(ops, plan, _spared(ops, plan, weights, true_class))
         return (losses if weights is None else _times(ops, weights, losses)), weights, bad
 
-    costs = _costs(ops, native, plan, predictions, axis)
-    if not plan.from_logits:
+    each_weight = None if class_weight is None else ops.along(class_weight, predictions, axis)
+    if plan.from_logits:
+        costs = -native.log_softmax(predictions, axis)
+    else:
         outside = _no_probability(plan, predictions, checked)
         bad = bad if outside is None else _either(bad, ops.any_axis(outside, axis))
+        costs = _negative_log(ops, plan, _spared(ops, plan, each_weight, predictions))
     target_cost = ops.take_class(costs, labels, axis)
-    if class_weight is not None:
-        costs = _times(ops, ops.along(class_weight, costs, axis), costs)
+    if each_weight is not None:
+        costs = _times(ops, each_weight, costs)
         target_cost = _times(ops, weights, target_cost)
-    losses = ops.sum_axis(costs, axis) * (plan.smoothing / plan.shared_by)
+    losses = ops.sum_axis(costs, axis) * _share(ops, plan, predictions)
     if plan.smoothing < 1.0:
         losses = losses + target_cost * (1.0 - plan.smoothing)
     return losses, weights, bad
@@ -314,7 +330,13 @@ def _cross_entropy_dense(
     bad = None if checked else ops.any_axis((targets <= -plan.tiny) | ops.equal(targets, INFINITY), axis)
     smoothed = targets
     if plan.smoothing:
-        smoothed = targets * (1.0 - plan.smoothing) + plan.smoothing / plan.shared_by
+        smoothed = targets * (1.0 - plan.smoothing) + _share(ops, plan, predictions)
+    weights = None
+    weighted = smoothed
+    if plan.class_weights is not None:
+        class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
+        weighted = smoothed * class_weight
+        weights = ops.sum_axis(targets * class_weight, axis)
     if plan.from_logits:
         costs = -native.log_softmax(_replace(ops, kept, predictions, 0.0, axis), axis)
     else:
@@ -323,13 +345,7 @@ def _cross_entropy_dense(
         predictions = ops.where(harmless | ~ops.equal(smoothed, 0), predictions, 1.0)
         outside = _no_probability(plan, predictions, checked)
         bad = bad if outside is None else _either(bad, ops.any_axis(outside, axis))
-        costs = _negative_log(ops, plan, predictions)
-    weights = None
-    weighted = smoothed
-    if plan.class_weights is not None:
-        class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), costs, axis)
-        weighted = smoothed * class_weight
-        weights = ops.sum_axis(targets * class_weight, axis)
+        costs = _negative_log(ops, plan, _spared(ops, plan, weighted, predictions))
     return ops.sum_axis(_times(ops, weighted, costs), axis), weights, bad
 
 
@@ -356,10 +372,9 @@ def _binary_cross_entropy(
         )
         return losses + ops.where(denied, _scalar(ops, plan, INFINITY, losses), 0.0), None, bad
     bad = _either(bad, _no_probability(plan, predictions, checked))
-    losses = _times(ops, positive, _negative_log(ops, plan, predictions)) + _times(
-        ops, complement, _negative_log_complement(ops, plan, predictions)
-    )
-    return losses, None, bad
+    yes = _negative_log(ops, plan, _spared(ops, plan, positive, predictions))
+    no = _negative_log_complement(ops, plan, _spared(ops, plan, complement, predictions, complement=True))
+    return _times(ops, positive, yes) + _times(ops, complement, no), None, bad
 
 
 def _squared_error(
@@ -367,7 +382,10 @@ def _squared_error(
 ) -> _Positions:
     bad = None
     if plan.targets_dtype in BEYOND_FLOAT64 and not checked:
-        bad = (targets > MAX_INTEGER_TARGET) | (targets < -MAX_INTEGER_TARGET)
+        # As int64 the largest of uint64 are negative; in its own dtype a comparison with a negative number has no meaning.
+        integers = ops.cast_labels(targets)
+        lowest = 0 if plan.targets_dtype == "uint64" else -MAX_INTEGER_TARGET
+        bad = (integers > MAX_INTEGER_TARGET) | (integers < lowest)
     targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0)
     return native.squared_error(_replace(ops, kept, predictions, 0.0), targets), None, bad
 
@@ -394,11 +412,22 @@ def _times(ops: Ops, weight: Array, cost: Array) -> Array:
     return weight * ops.where(~(ops.equal(weight, 0) & ops.equal(cost, INFINITY)), cost, 0.0)
 
 
-def _costs(ops: Ops, native: Native, plan: Plan, predictions: Array, axis: int) -> Array:
-    """-log p_c for every class."""
-    if plan.from_logits:
-        return -native.log_softmax(predictions, axis)
-    return _negative_log(ops, plan, predictions)
+def _share(ops: Ops, plan: Plan, predictions: Array) -> Array | float:
+    """What smoothing gives each class: eps / K."""
+    if plan.classes is not None:
+        return plan.smoothing / plan.classes
+    return plan.smoothing / ops.extent(predictions, _axis(plan), plan.compute_dtype)
+
+
+def _spared(ops: Ops, plan: Plan, weight: Array | None, p: Array, *, complement: bool = False) -> Array:
+    """Probabilities with 1 in the place of a 0 that has no weight (for the complement, 0 in the place of a 1).
+
+    0 log 0 = 0 in the gradient too: behind a logarithm of 0 even a gradient of 0 comes out as NaN.
+    """
+    if weight is None or plan.clip is not None:
+        return p
+    zero = p >= 1.0 if complement else p < plan.tiny
+    return ops.where(~(ops.equal(weight, 0) & zero), p, 0.0 if complement else 1.0)
 
 
 def _no_probability(plan: Plan, p: Array, checked: bool) -> Array | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, dataclass_transform, overload
@@ -56,6 +56,18 @@ class Tensor(Protocol):
 TensorT = TypeVar("TensorT", bound=Tensor)
 Numbers = float | Sequence[Any]
 """Python numbers and (nested) sequences of them, which are read as NumPy arrays."""
+
+EntryT = TypeVar("EntryT", bound=Callable[..., Any])
+
+
+def as_written(entry: EntryT) -> EntryT:
+    """Mark a function, or a class whose objects are called, so that tf.function runs it, and all it calls, as they are written.
+
+    Otherwise its autograph rewrites the source of every function it meets, which takes 0.3 s at the first call and warns of what it cannot
+    rewrite. TensorFlow's own decorator cannot stand here, and costs 2 microseconds at each call. It leaves the same mark.
+    """
+    vars(entry)["autograph_info__"] = None
+    return entry
 
 
 # ---------------------------------------------------------------------------------------------------------------- validation
@@ -195,6 +207,9 @@ class Loss:
     name: ClassVar[str]
     """How the loss is called in dictionaries and on the command line."""
 
+    # Calling a spec: see `as_written`.
+    autograph_info__: ClassVar[None] = None
+
     # unifiedloss.registry puts itself here when the package imports it: this module must not know it, and an import statement in
     # __call__ would cost a microsecond at every call.
     _registry: ClassVar[Any]
@@ -273,6 +288,7 @@ class Loss:
         adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         return adapter.loss(self, predictions, targets, sample_weight, mask)
 
+    @as_written
     def value_and_grad(
         self,
         predictions: TensorT,
@@ -300,6 +316,7 @@ class Loss:
         )
         return result
 
+    @as_written
     def to(self, backend: str) -> Any:
         """The loss as an object of one framework's own kind, with no lookup left in it.
 
@@ -731,6 +748,42 @@ def describe(shape: Shape | None) -> str:
     return "of unknown rank" if shape is None else str(tuple(shape))
 
 
+class Message:
+    """What can be wrong with the shapes of a call. `resolve` says it of shapes it knows, a traced graph of those it learns when it runs."""
+
+    NO_AXIS = "predictions need a class axis, got a scalar of shape ()."
+    AXIS = "axis={axis} is out of range for predictions of shape {predictions}."
+    NO_CLASSES = "predictions of shape {predictions} have no classes on axis {axis}."
+    CLASS_WEIGHTS = (
+        "class_weights has {count} entries, and predictions of shape {predictions} have {classes} classes on axis {axis}."
+    )
+    INDEX_TARGETS = (
+        "class indices must have the predictions' shape without the class axis: predictions {predictions} with class axis {axis} "
+        "need targets {positions}, got {targets}; {fix}"
+    )
+    DENSE_TARGETS = (
+        "dense (floating) targets must have the shape of the predictions {predictions}, got {targets}; "
+        "for class indices use an integer dtype and the shape {positions}."
+    )
+    DENSE_IGNORED = (
+        "ignore_index={label} names a class, and dense targets have no label to compare it with; "
+        "use a mask to drop positions, or index targets."
+    )
+    ELEMENTS = (
+        "targets must have the shape of the predictions, nothing is broadcast or squeezed: predictions {predictions}, "
+        "targets {targets}; {fix}"
+    )
+    POS_WEIGHT_SCALAR = "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
+    POS_WEIGHT = "pos_weight has {count} entries, and the last axis of the predictions {predictions} has {last}."
+    LEADING = (
+        "{name} must have the shape of the per-position loss {positions} or a leading part of it, "
+        "got {got}; nothing is broadcast over leading axes."
+    )
+
+    FIX_INDEX_TARGETS = "one label per position."
+    FIX_ELEMENTS = "make the shapes equal before the call."
+
+
 def _same(a: Shape, b: Shape) -> bool:
     """Whether two shapes can be the same, unknown extents taken as fitting."""
     return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
@@ -857,8 +910,7 @@ def _target_kind(dtype: str) -> str:
 
 def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
     if rank == 0:
-        msg = "predictions need a class axis, got a scalar of shape ()."
-        raise ShapeError(msg)
+        raise ShapeError(Message.NO_AXIS)
     if axis is None:
         if rank > 2:
             msg = (
@@ -868,8 +920,7 @@ def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
             raise SpecValueError(msg)
         return rank - 1
     if not -rank <= axis < rank:
-        msg = f"axis={axis} is out of range for predictions of shape {describe(shape)}."
-        raise SpecValueError(msg)
+        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
     return axis % rank
 
 
@@ -890,21 +941,18 @@ def _classes(
     else:
         classes, positions = shape[axis], shape[:axis] + shape[axis + 1 :]
     if classes == 0:
-        msg = f"predictions of shape {describe(shape)} have no classes on axis {axis}."
-        raise ShapeError(msg)
-    if classes is not None and spec.class_weights is not None and len(tuple(spec.class_weights)) != classes:
-        msg = (
-            f"class_weights has {len(tuple(spec.class_weights))} entries, and predictions of shape {describe(shape)} "
-            f"have {classes} classes on axis {axis}."
+        raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
+    if classes is not None and spec.class_weights is not None and len(spec.class_weights) != classes:
+        msg = Message.CLASS_WEIGHTS.format(
+            count=len(spec.class_weights), predictions=describe(shape), classes=classes, axis=axis
         )
         raise SpecValueError(msg)
     if kind == "index":
         _check_index_shape(shape, axis, positions, targets.shape)
     else:
         if shape is not None and targets.shape is not None and not _same(shape, targets.shape):
-            msg = (
-                f"dense (floating) targets must have the shape of the predictions {describe(shape)}, got {describe(targets.shape)}; "
-                f"for class indices use an integer dtype and the shape {describe(positions)}."
+            msg = Message.DENSE_TARGETS.format(
+                predictions=describe(shape), targets=describe(targets.shape), positions=describe(positions)
             )
             raise ShapeError(msg)
         _check_dense_ignore(spec, classes)
@@ -919,22 +967,17 @@ def _check_index_shape(shape: Shape | None, axis: int, positions: Shape | None, 
     elif _same((*positions[:axis], 1, *positions[axis:]), targets):
         fix = f"remove the axis of length 1 with targets.reshape({describe(positions)})."
     else:
-        fix = "one label per position."
-    msg = (
-        f"class indices must have the predictions' shape without the class axis: predictions {describe(shape)} with class axis {axis} "
-        f"need targets {describe(positions)}, got {describe(targets)}; {fix}"
+        fix = Message.FIX_INDEX_TARGETS
+    msg = Message.INDEX_TARGETS.format(
+        predictions=describe(shape), axis=axis, positions=describe(positions), targets=describe(targets), fix=fix
     )
     raise ShapeError(msg)
 
 
 def _check_dense_ignore(spec: CrossEntropyLoss, classes: int | None) -> None:
     for label in spec.ignore_index or ():  # type: ignore[union-attr]
-        if label >= 0 and (classes is None or label < classes):
-            msg = (
-                f"ignore_index={label} names a class, and dense targets have no label to compare it with; "
-                "use a mask to drop positions, or index targets."
-            )
-            raise SpecValueError(msg)
+        if classes is not None and 0 <= label < classes:
+            raise SpecValueError(Message.DENSE_IGNORED.format(label=label))
 
 
 def _elements(
@@ -947,21 +990,15 @@ def _elements(
     if shape is None:
         return None
     if targets.shape is not None and not _same(shape, targets.shape):
-        msg = (
-            f"targets must have the shape of the predictions, nothing is broadcast or squeezed: predictions {describe(shape)}, "
-            f"targets {describe(targets.shape)}; {_elementwise_fix(shape, targets.shape)}"
-        )
+        fix = _elementwise_fix(shape, targets.shape)
+        msg = Message.ELEMENTS.format(predictions=describe(shape), targets=describe(targets.shape), fix=fix)
         raise ShapeError(msg)
     weights = getattr(spec, "pos_weight", None)
     if isinstance(weights, tuple):
         if not shape:
-            msg = f"pos_weight has {len(weights)} entries, one per entry of the last axis, and the predictions are a scalar."
-            raise SpecValueError(msg)
+            raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
         if shape[-1] is not None and shape[-1] != len(weights):
-            msg = (
-                f"pos_weight has {len(weights)} entries, and the last axis of the predictions {describe(shape)} "
-                f"has {shape[-1]}."
-            )
+            msg = Message.POS_WEIGHT.format(count=len(weights), predictions=describe(shape), last=shape[-1])
             raise SpecValueError(msg)
     return shape
 
@@ -969,7 +1006,7 @@ def _elements(
 def _elementwise_fix(predictions: Shape, targets: Shape) -> str:
     if [n for n in predictions if n != 1] == [n for n in targets if n != 1]:
         return f"reshape one of them, as in targets.reshape({describe(predictions)})."
-    return "make the shapes equal before the call."
+    return Message.FIX_ELEMENTS
 
 
 def _check_companions(positions: Shape | None, sample_weight: Signature | None, mask: Signature | None) -> None:
@@ -985,8 +1022,5 @@ def _check_companions(positions: Shape | None, sample_weight: Signature | None, 
             continue
         leading = positions[: len(signature.shape)]
         if not _same(leading, signature.shape):
-            msg = (
-                f"{name} must have the shape of the per-position loss {describe(positions)} or a leading part of it, "
-                f"got {describe(signature.shape)}; nothing is broadcast over leading axes."
-            )
+            msg = Message.LEADING.format(name=name, positions=describe(positions), got=describe(signature.shape))
             raise ShapeError(msg)

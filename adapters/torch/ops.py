@@ -83,5 +83,9 @@ def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:
     return vector.view(shape)
 
 
-def shapes_agree(plan: Plan, *tensors: Tensor | None) -> None:
-    """Torch knows every shape, also while it compiles."""
+def extent(x: Tensor, axis: int, dtype: str) -> Tensor:
+    return torch.full((), x.shape[axis], dtype=DTYPES[dtype], device=x.device)
+
+
+def shapes_agree(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    return torch.tensor(data=True), tensors  # torch knows every shape, also while it compiles
