@@ -309,7 +309,8 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules.keys() -
 def test_import_is_quick(tmp_path: Path) -> None:
     """After NumPy, ``import unifiedloss`` stays within its budget: the best of several processes, compiled files in place.
 
-    Processor time, because the wall clock also measures what else the machine does, in a test run a great deal.
+    Processor time, because the wall clock also measures what else the machine does; and many tries, because a shared machine
+    has slow seconds in that too. An import that is over the budget is over it in every one of them.
     """
     code = """
 import time, numpy
@@ -319,6 +320,6 @@ print(1000 * (time.process_time() - start))
 """
     _in_a_new_process(code, tmp_path)
     times: list[float] = []
-    while len(times) < 15 and min(times, default=math.inf) > IMPORT_BUDGET_MS:
+    while len(times) < 40 and min(times, default=math.inf) > IMPORT_BUDGET_MS:
         times.append(float(_in_a_new_process(code, tmp_path)))
     assert min(times) <= IMPORT_BUDGET_MS, f"took {', '.join(f'{time:.1f}' for time in times)} ms"
