@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.tensorflow import native, objects, ops
-from unifiedloss.spec import AnyLoss
+from unifiedloss.errors import DTypeError, UnknownTensorError
+from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
 
 Tensor = Any
+
+_COMPOSITES = (tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
 
 
 class TensorFlowAdapter(Adapter):
@@ -30,46 +36,104 @@ class TensorFlowAdapter(Adapter):
         return str(dtype.name)
 
     def shape(self, x: Tensor) -> tuple[int | None, ...] | None:
-        return None if x.shape.rank is None else tuple(x.shape.as_list())
+        return None if x.shape.rank is None else tuple(x.shape)
 
     def convert(self, x: np.ndarray[Any, Any], reference: Tensor | None) -> Tensor:
-        return tf.convert_to_tensor(x.astype(x.dtype.newbyteorder("="), copy=False))
+        try:
+            return tf.convert_to_tensor(x.astype(x.dtype.newbyteorder("="), copy=False))
+        except (TypeError, ValueError) as error:
+            msg = f"TensorFlow has no tensors for a NumPy array of dtype {x.dtype}; cast it."
+            raise DTypeError(msg) from error
+
+    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().own(predictions, *companions)
+        return tuple(tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in tensors)
+
+    def _as_tensor(self, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
+        if isinstance(x, _COMPOSITES):
+            msg = (
+                f"a {type(x).__name__} is no dense tensor, and the loss of one is not defined here; "
+                "make it dense, and drop the positions it does not have with a mask."
+            )
+            raise UnknownTensorError(msg)
+        return super()._as_tensor(x, reference, list_dtype)
 
     def readable(self, *tensors: Tensor | None) -> bool:
-        return tf.executing_eagerly() and all(x is None or "CPU" in x.device for x in tensors)
+        if not tf.executing_eagerly():
+            return False
+        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
+            if x is not None and "CPU" not in x.device:
+                return False
+        return True
 
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
-        if x.dtype == tf.bfloat16:
-            x = tf.cast(x, tf.float32)
+        if x.dtype == tf.bfloat16:  # which Python's buffers do not know
+            return self.to_numpy(tf.bitcast(x, tf.uint16)).view(tf.bfloat16.as_numpy_dtype)
+        # A view: x.numpy() copies.
         return np.asarray(memoryview(tf.convert_to_tensor(x)))
+
+    def loss(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Tensor:
+        if (
+            sample_weight is None
+            and mask is None
+            and isinstance(predictions, tf.Tensor)
+            and isinstance(targets, tf.Tensor)
+            and self.readable(predictions, targets)
+        ):
+            plan = self.plan(spec, predictions, targets, None, None)
+            if plan.whole and values.surely_good(plan, None, np.asarray(memoryview(targets))):
+                loss = native.whole_loss(plan, predictions, targets)
+                # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
+                if isfinite(loss):
+                    return loss
+        return super().loss(spec, predictions, targets, sample_weight, mask)
+
+    def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
+        plan = super()._resolve(spec, *tensors)
+        if plan.smoothing:  # no kernel of TensorFlow's smooths
+            return replace(plan, whole=False)
+        if plan.kind == "index" and plan.targets_dtype == "int32" and plan.plain:  # which its kernel reads as it does int64
+            signature = self.signature(tensors[0])
+            return replace(plan, whole=resolve(spec, signature, Signature(plan.positions, "int64")).whole)
+        return plan
 
     def differentiate(
         self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], upstream: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        leaves = [tf.convert_to_tensor(x) for x in tensors]
         with tf.GradientTape() as tape:
-            for x in tensors:
+            for x in leaves:
                 tape.watch(x)
-            value = function(*tensors)
-        gradients = tape.gradient(
-            value, list(tensors), upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+            value = function(*leaves)
+        if upstream is not None:
+            upstream = tf.cast(upstream, value.dtype)
+        # Not None but 0 where nothing depends on a leaf: an empty mean is a constant.
+        gradients = tape.gradient(value, leaves, upstream, tf.UnconnectedGradients.ZERO)
         return value, tuple(tf.convert_to_tensor(x) for x in gradients)
 
-    loss = tf.autograph.experimental.do_not_convert(Adapter.loss)
-    value_and_grad = tf.autograph.experimental.do_not_convert(Adapter.value_and_grad)
-    softmax = tf.autograph.experimental.do_not_convert(Adapter.softmax)
-
     def bind(self, spec: AnyLoss) -> objects.LossFunction:
-        return objects.LossFunction(spec)
+        return objects.LossFunction(spec, self)
 
     def modes(self) -> dict[str, Mode]:
         return {
             "eager": Mode(lambda function, *tensors: function(*tensors), raises=True),
-            "function": Mode(lambda function, *tensors: tf.function(function)(*tensors), raises=False),
-            "xla": Mode(
-                lambda function, *tensors: tf.function(function, jit_compile=True)(*tensors), raises=False, costly=True
-            ),
+            "function": Mode(_traced(jit_compile=False), raises=False),
+            "xla": Mode(_traced(jit_compile=True), raises=False, costly=True),
         }
+
+
+def _traced(*, jit_compile: bool) -> Callable[..., Any]:
+    def run(function: Callable[..., Any], *tensors: Tensor) -> Any:
+        return tf.function(function, jit_compile=jit_compile or None)(*tensors)
+
+    return run
 
 
 ADAPTER = TensorFlowAdapter()

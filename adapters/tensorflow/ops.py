@@ -1,12 +1,16 @@
-"""TensorFlow's array operations under the names of `unifiedloss.pipeline.Ops`."""
+"""TensorFlow's array operations under the names of `unifiedloss.pipeline.Ops`.
+
+Each works on eager tensors, in a ``tf.function`` whose shapes are not known yet, and under XLA.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from unifiedloss.spec import Plan
+from unifiedloss.adapters.tensorflow import shapes
 
 Tensor = Any
 
@@ -18,6 +22,7 @@ sum_axis = tf.reduce_sum
 any_axis = tf.reduce_any
 expand = tf.expand_dims
 take = tf.gather
+shapes_agree = shapes.shapes_agree
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
@@ -29,15 +34,19 @@ def cast_labels(x: Tensor) -> Tensor:
 
 
 def where(condition: Tensor, x: Tensor, y: Tensor | float) -> Tensor:
-    return tf.where(condition, x, tf.cast(y, x.dtype))
+    # The operation reads a Python number in the dtype of x; tf.where would too, after reading it once on its own.
+    return tf.raw_ops.SelectV2(condition=condition, t=x, e=y)
 
 
 def equal(x: Tensor, value: float) -> Tensor:
-    return tf.equal(x, tf.cast(value, x.dtype))
+    if x.dtype.is_integer and not x.dtype.min <= value <= x.dtype.max:
+        return tf.zeros_like(x, tf.bool)
+    return tf.equal(x, value)
 
 
-@tf.custom_gradient
-def finite(x: Tensor) -> tuple[Tensor, Any]:
+@tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
+def finite(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """tf.clip_by_value would set the gradient to 0 where it clips."""
     return tf.where(tf.math.is_inf(x), tf.sign(x) * 2.0**100, x), lambda gradient: gradient
 
 
@@ -49,9 +58,16 @@ def size(x: Tensor, dtype: str) -> Tensor:
     return tf.cast(tf.size(x, tf.int64), dtype)
 
 
+def extent(x: Tensor, axis: int, dtype: str) -> Tensor:
+    return tf.cast(tf.shape(x, tf.int64)[axis], dtype)
+
+
 def align(x: Tensor, reference: Tensor) -> Tensor:
-    missing = reference.shape.rank - x.shape.rank
-    return tf.reshape(x, tf.concat([tf.shape(x), [1] * missing], 0)) if missing else x
+    if x.shape.rank is None or reference.shape.rank is None:
+        return tf.reshape(x, tf.concat([tf.shape(x), tf.ones([tf.rank(reference) - tf.rank(x)], tf.int32)], 0))
+    for _ in range(reference.shape.rank - x.shape.rank):
+        x = tf.expand_dims(x, -1)
+    return x
 
 
 def broadcast_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -59,15 +75,8 @@ def broadcast_like(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def take_class(x: Tensor, index: Tensor, axis: int) -> Tensor:
-    rows = flatten(x, axis)
-    return tf.reshape(tf.gather(rows, tf.reshape(index, [-1]), batch_dims=1), tf.shape(index))
-
-
-def flatten(x: Tensor, axis: int) -> Tensor:
-    if axis != -1 and axis != x.shape.rank - 1:
-        rank = x.shape.rank
-        x = tf.transpose(x, [*range(axis), *range(axis + 1, rank), axis])
-    return tf.reshape(x, tf.stack([-1, tf.shape(x)[-1]]))
+    taken = tf.gather(shapes.rows(x, axis), tf.reshape(index, [-1]), batch_dims=1)
+    return tf.reshape(taken, tf.shape(index))
 
 
 def constant(values: tuple[float, ...] | float, dtype: str, reference: Tensor) -> Tensor:
@@ -75,9 +84,7 @@ def constant(values: tuple[float, ...] | float, dtype: str, reference: Tensor) -
 
 
 def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:
-    trailing = -axis - 1 if axis < 0 else reference.shape.rank - axis - 1
-    return tf.reshape(vector, [-1] + [1] * trailing)
-
-
-def shapes_agree(plan: Plan, *tensors: Tensor | None) -> None:
-    """To come."""
+    if axis >= 0 and reference.shape.rank is None:
+        return tf.reshape(vector, tf.concat([[-1], tf.ones([tf.rank(reference) - axis - 1], tf.int32)], 0))
+    after = -axis - 1 if axis < 0 else reference.shape.rank - axis - 1
+    return tf.reshape(vector, [-1] + [1] * after)

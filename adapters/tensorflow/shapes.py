@@ -1,0 +1,153 @@
+"""Shapes that are not known while a graph is traced: the checks on them, and layouts that need none known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from string import Formatter
+from typing import Any
+
+import tensorflow as tf
+
+from unifiedloss.spec import Message, Plan
+
+Tensor = Any
+
+_Check = tuple[Tensor, list[Any]]
+"""A condition, and what to say where it does not hold: text and shapes in turn."""
+
+
+# ------------------------------------------------------------------------------------------------------------------- layouts
+
+
+def classes_last(x: Tensor, axis: int) -> Tensor:
+    """`x` with the class axis last."""
+    rank = x.shape.rank
+    if axis in (-1, None if rank is None else rank - 1):
+        return x
+    return tf.transpose(x, _order(x, axis))
+
+
+def classes_back(x: Tensor, axis: int) -> Tensor:
+    """The inverse of `classes_last`."""
+    rank = x.shape.rank
+    if axis in (-1, None if rank is None else rank - 1):
+        return x
+    return tf.transpose(x, tf.math.invert_permutation(_order(x, axis)))
+
+
+def _order(x: Tensor, axis: int) -> Tensor:
+    axes = tf.range(tf.rank(x))
+    return tf.concat([*_without(axes, axis), _entry(axes, axis)], 0)
+
+
+def rows(x: Tensor, axis: int) -> Tensor:
+    """`x` as a matrix, one row per position and one column per class."""
+    x = classes_last(x, axis)
+    if x.shape.rank == 2:
+        return x
+    classes = x.shape[-1] if x.shape.rank is not None else None
+    return tf.reshape(x, [-1, tf.shape(x)[-1] if classes is None else classes])
+
+
+def _without(vector: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """A vector before and after one of its entries; nothing fails where it has no such entry."""
+    return vector[:axis], vector[axis + 1 :] if axis != -1 else vector[:0]
+
+
+def _entry(vector: Tensor, axis: int) -> Tensor:
+    """One entry of a vector, as a vector of length 1, or 0 where it has no such entry."""
+    return vector[axis : axis + 1] if axis != -1 else vector[-1:]
+
+
+# -------------------------------------------------------------------------------------------------------------------- checks
+
+
+def shapes_agree(
+    plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+    """Whether extents that were unknown fit, and the tensors, which are there only once this has been looked at.
+
+    Under XLA nothing raises: it drops assertions. There the answer turns the loss into NaN.
+    """
+    tensors = (predictions, targets, sample_weight, mask)
+    fits = tf.constant(value=True)
+    previous = []
+    for holds, message in _checks(plan, *tensors):
+        fits &= holds
+        with tf.control_dependencies(previous):  # one after the other, so that the same call gives the same error
+            previous = [tf.debugging.Assert(holds, message)]
+    with tf.control_dependencies(previous):
+        return fits, tuple(None if x is None else tf.identity(x) for x in tensors)  # type: ignore[return-value]
+
+
+def _checks(
+    plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+) -> Iterator[_Check]:
+    """The checks of `unifiedloss.spec.resolve` that shapes known at tracing did not decide."""
+    shape, positions = tf.shape(predictions), tf.shape(predictions)
+    if plan.axis is not None:
+        yield from _check_classes(plan, plan.axis, shape)
+        positions = tf.concat(_without(shape, plan.axis), 0)
+    say = {"predictions": shape, "positions": positions, "axis": plan.axis, "targets": tf.shape(targets)}
+    if not _known(predictions, targets):
+        if plan.kind == "index":
+            message = _message(Message.INDEX_TARGETS, **say, fix=Message.FIX_INDEX_TARGETS)
+            yield _equal(positions, tf.shape(targets)), message
+        elif plan.kind == "dense":
+            yield _equal(shape, tf.shape(targets)), _message(Message.DENSE_TARGETS, **say)
+        else:
+            message = _message(Message.ELEMENTS, **say, fix=Message.FIX_ELEMENTS)
+            yield _equal(shape, tf.shape(targets)), message
+    pos_weight = getattr(plan.spec, "pos_weight", None)
+    if isinstance(pos_weight, tuple) and (plan.shape is None or plan.shape[-1] is None):
+        count = len(pos_weight)
+        if plan.shape is None:
+            yield tf.size(shape) > 0, _message(Message.POS_WEIGHT_SCALAR, count=count)
+        last = shape[-1:]
+        yield _equal(last, tf.constant([count])), _message(Message.POS_WEIGHT, count=count, last=last, **say)
+    for name, x in (("sample_weight", sample_weight), ("mask", mask)):
+        if x is not None and not _known(predictions, x):
+            leading = positions[: tf.rank(x)]
+            yield _equal(leading, tf.shape(x)), _message(Message.LEADING, name=name, got=tf.shape(x), **say)
+
+
+def _check_classes(plan: Plan, axis: int, shape: Tensor) -> Iterator[_Check]:
+    if plan.shape is None:
+        rank = tf.size(shape)
+        yield rank > 0, [Message.NO_AXIS]
+        yield (-rank <= axis) & (axis < rank), _message(Message.AXIS, axis=axis, predictions=shape)
+    if plan.classes is not None:
+        return
+    classes = _entry(shape, axis)
+    yield tf.reduce_all(classes > 0), _message(Message.NO_CLASSES, axis=axis, predictions=shape)
+    if plan.class_weights is not None:
+        count = len(plan.class_weights)
+        message = _message(Message.CLASS_WEIGHTS, count=count, axis=axis, predictions=shape, classes=classes)
+        yield _equal(classes, tf.constant([count])), message
+    if plan.kind == "dense":
+        for label in getattr(plan.spec, "ignore_index", None) or ():
+            if label >= 0:
+                yield tf.reduce_all(tf.cast(classes, tf.int64) <= label), _message(Message.DENSE_IGNORED, label=label)
+
+
+def _known(*tensors: Tensor) -> bool:
+    return all(x.shape.is_fully_defined() for x in tensors)
+
+
+def _equal(a: Tensor, b: Tensor) -> Tensor:
+    """Whether two shapes are the same, also of different lengths."""
+    common = tf.minimum(tf.size(a), tf.size(b))
+    return tf.equal(tf.size(a), tf.size(b)) & tf.reduce_all(tf.equal(a[:common], b[:common]))
+
+
+def _message(template: str, **fields: Any) -> list[Any]:
+    """A message as tf.debugging.Assert takes it: text, and shapes that are known when it is printed."""
+    parts: list[Any] = [""]
+    for text, name, _, _ in Formatter().parse(template):
+        parts[-1] += text
+        value = None if name is None else fields[name]
+        if tf.is_tensor(value):
+            parts += [value, ""]
+        elif value is not None:
+            parts[-1] += str(value)
+    return [part for part in parts if tf.is_tensor(part) or part]
