@@ -17,23 +17,25 @@ Array = Any
 
 def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     """log sum exp z - z_y per position."""
-    if BACKEND.name not in ("tensorflow", "torch"):
-        # There keras.ops.sparse_categorical_crossentropy multiplies with a one-hot matrix: slower, and NaN where a logit is -inf.
-        return -take_class(keras.ops.log_softmax(logits, axis), labels, axis)
-    rows = _rows(logits, axis)
-    losses = keras.ops.sparse_categorical_crossentropy(keras.ops.reshape(labels, (-1,)), rows, from_logits=True)
-    return keras.ops.reshape(losses, keras.ops.shape(labels))
+    if BACKEND.name == "torch":
+        return keras.ops.sparse_categorical_crossentropy(labels, logits, from_logits=True, axis=axis)
+    if BACKEND.name == "tensorflow":
+        if axis not in (-1, len(logits.shape) - 1):
+            logits = keras.ops.moveaxis(logits, axis, -1)
+        return keras.ops.sparse_categorical_crossentropy(labels, _of_no_origin(logits), from_logits=True)
+    # The same function multiplies with a one-hot matrix here: slower, and NaN where a logit is -inf.
+    return -take_class(keras.ops.log_softmax(logits, axis), labels, axis)
 
 
-def _rows(x: Array, axis: int) -> Array:
-    """`x` as a matrix with the class axis last.
+def _of_no_origin(x: Array) -> Array:
+    """`x`, without anything that tells which operation it came from.
 
-    Never `x` itself: TensorFlow's crossentropies look where a tensor came from, and compute from the logits of the softmax or sigmoid
-    they find there in place of the numbers they are given.
+    On TensorFlow, Keras' crossentropies look for that: what they find to be a softmax or a sigmoid they put aside and compute from its
+    argument, also where they are told that it is the logits. Eager tensors know only what Keras itself wrote down.
     """
-    if axis not in (-1, len(x.shape) - 1):
-        x = keras.ops.moveaxis(x, axis, -1)
-    return keras.ops.reshape(x, (-1, x.shape[-1]))
+    if hasattr(x, "_keras_logits") or hasattr(x, "op"):
+        return keras.ops.reshape(x, keras.ops.shape(x))
+    return x
 
 
 def log_softmax(logits: Array, axis: int) -> Array:
@@ -53,11 +55,9 @@ def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None
         positive = targets if pos_weight is None else targets * pos_weight
         return positive * (keras.ops.relu(-logits) + tail) + (1 - targets) * (keras.ops.relu(logits) + tail)
     if pos_weight is None:
-        # Flat, for the reason _rows gives, and because on Apple's GPUs torch's version drops a last axis of length 1.
-        flat = keras.ops.binary_crossentropy(
-            keras.ops.reshape(targets, (-1,)), keras.ops.reshape(logits, (-1,)), from_logits=True
-        )
-        return keras.ops.reshape(flat, keras.ops.shape(logits))
+        losses = keras.ops.binary_crossentropy(targets, _of_no_origin(logits), from_logits=True)
+        # On Macs, Keras drops a last axis of length 1 for torch.
+        return losses if losses.shape == logits.shape else keras.ops.reshape(losses, logits.shape)
     # Not softplus: torch's is linear from 20 on, which in float64 is 1e-10 off.
     return -(targets * pos_weight * keras.ops.log_sigmoid(logits) + (1 - targets) * keras.ops.log_sigmoid(-logits))
 

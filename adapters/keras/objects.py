@@ -5,44 +5,87 @@ from __future__ import annotations
 from typing import Any, Self
 
 import keras
-from keras import ops as K
 from keras.src.backend import get_keras_mask
 from keras.src.losses.loss import scale_loss_for_distribution
 
-from unifiedloss.spec import AnyLoss, CrossEntropyLoss, from_dict
+from unifiedloss import registry
+from unifiedloss.spec import AnyLoss, CrossEntropyLoss, class_axis, from_dict
 
 Array = Any
 
 
 @keras.saving.register_keras_serializable(package="unifiedloss")
 class KerasLoss(keras.losses.Loss):
-    """A spec as a ``keras.losses.Loss``, called with (y_true, y_pred), compiled into a model and saved with it."""
+    """A spec as a ``keras.losses.Loss``: called with (y_true, y_pred), compiled into a model, saved with it.
+
+    ```python
+    model.compile("adam", loss=spec.to("keras"))
+    ```
+
+    What Keras hands to a loss is understood as Keras means it:
+
+    - ``sample_weight`` of ``fit`` and ``evaluate``, and what ``class_weight`` becomes, is the spec's `sample_weight`; a mask that a layer has
+      computed for `y_pred` is the spec's `mask`. A last axis of length 1 of either is dropped, which changes nothing: the number is
+      repeated over the trailing axes in both cases.
+    - `y_true` keeps its dtype, so integer labels stay integers. Its shape is the one the spec asks for, with these exceptions and no other:
+      class indices (N, 1) are read as (N,) beside predictions (N, K); targets of the elementwise losses are read as (N, 1) where they
+      are (N,) and the predictions (N, 1), and as (N,) where it is the other way around. In front of N and in its place more axes may
+      stand.
+
+    Keras shows for an epoch the average of the batches' losses, each counted by its number of examples. Where weights, masks or ignored labels
+    make a batch's divisor another number, that is not the loss of the whole epoch.
+
+    Before a model that was saved with such a loss is loaded, ``unifiedloss.adapters.keras`` must have been imported.
+
+    Args:
+        spec: the loss.
+        name: what Keras calls it. Default: the name of the kind of loss.
+    """
 
     def __init__(self, spec: AnyLoss, name: str | None = None) -> None:
         super().__init__(name=name or spec.name, reduction=spec.reduction)
         self.spec = spec
+        self._adapter = registry.adapter("keras")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Array:
-        """The loss."""
-        # Keras' own __call__ casts the labels to the loss's dtype (keras-team/keras#15012), so it takes no part.
+        """The loss; errors as for calling the spec."""
+        # Not Keras' own __call__, which casts labels to the loss's dtype: in bfloat16 the label 257 is 256 (keras#15012).
         loss = self._evaluate(self.spec, y_true, y_pred, sample_weight)
+        # The replicas' gradients are summed under tf.distribute, so Keras wants each to bring its share of a mean.
         return scale_loss_for_distribution(loss) if self.spec.reduction == "mean" else loss
 
     def call(self, y_true: Any, y_pred: Any) -> Array:
-        """The loss per position."""
+        """The loss per position, which Keras asks of every loss and calls nowhere itself."""
         return self._evaluate(self.spec.replace(reduction="none"), y_true, y_pred, None)
 
     def _evaluate(self, spec: AnyLoss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
-        from unifiedloss.adapters.keras import ADAPTER
-
         mask = get_keras_mask(y_pred)
-        y_pred, y_true, sample_weight, mask = ADAPTER.own(y_pred, y_true, sample_weight, mask)
-        y_true = _as_keras_hands_it(spec, y_true, y_pred)
+        y_pred, y_true, sample_weight, mask = self._adapter.own(y_pred, y_true, sample_weight, mask)
+        y_true = self._as_keras_means_it(y_true, y_pred)
         if sample_weight is not None:
-            sample_weight = _without_last_one(sample_weight)
+            sample_weight = self._without_last_one(sample_weight)
         if mask is not None:
-            mask = _without_last_one(K.cast(mask, "bool"))
-        return ADAPTER.loss(spec, y_pred, y_true, sample_weight, mask)
+            mask = self._without_last_one(keras.ops.cast(mask, "bool"))
+        return self._adapter.loss(spec, y_pred, y_true, sample_weight, mask)
+
+    def _as_keras_means_it(self, y_true: Array, y_pred: Array) -> Array:
+        """`y_true` with a last axis of length 1 dropped or added, where the class docstring says so."""
+        true, pred = self._adapter.shape(y_true), self._adapter.shape(y_pred)
+        if true is None or pred is None:
+            return y_true
+        if isinstance(self.spec, CrossEntropyLoss):
+            drop = len(true) == len(pred) and true[-1:] == (1,)
+            # Floating targets with one class are dense.
+            drop = drop and "int" in self._adapter.dtype_name(y_true.dtype)
+        else:
+            drop = len(true) == len(pred) + 1 and true[-1] == 1
+            if len(true) + 1 == len(pred) and pred[-1] == 1:
+                return keras.ops.expand_dims(y_true, -1)
+        return keras.ops.squeeze(y_true, -1) if drop else y_true
+
+    def _without_last_one(self, x: Array) -> Array:
+        shape = self._adapter.shape(x)
+        return keras.ops.squeeze(x, -1) if shape is not None and len(shape) > 1 and shape[-1] == 1 else x
 
     def get_config(self) -> dict[str, Any]:
         """The spec as a dictionary, and the name."""
@@ -53,28 +96,16 @@ class KerasLoss(keras.losses.Loss):
         """The loss that `get_config` described."""
         return cls(from_dict(config["spec"]), name=config.get("name"))
 
-
-def _as_keras_hands_it(spec: AnyLoss, y_true: Array, y_pred: Array) -> Array:
-    """`y_true` without, or with, a last axis of length 1, where the predictions tell that this is what is meant."""
-    true, pred = y_true.shape, y_pred.shape
-    if isinstance(spec, CrossEntropyLoss):
-        integer = "int" in keras.backend.standardize_dtype(y_true.dtype)
-        return K.squeeze(y_true, -1) if integer and len(true) == len(pred) and true[-1] == 1 else y_true
-    if len(true) + 1 == len(pred) and pred[-1] == 1:
-        return K.expand_dims(y_true, -1)
-    if len(true) == len(pred) + 1 and true[-1] == 1:
-        return K.squeeze(y_true, -1)
-    return y_true
-
-
-def _without_last_one(x: Array) -> Array:
-    """(N, 1) as (N,): repeated over the trailing axes both are the same."""
-    return K.squeeze(x, -1) if len(x.shape) > 1 and x.shape[-1] == 1 else x
+    def __repr__(self) -> str:
+        return f"KerasLoss({self.spec!r})"
 
 
 @keras.saving.register_keras_serializable(package="unifiedloss")
 class LossOperation(keras.Operation):
-    """A loss as a node of a functional model: what a spec called with symbolic tensors becomes."""
+    """A loss as a node of a functional model: what calling a spec with symbolic tensors makes.
+
+    Shapes and dtypes are checked when the model is built, and again, with what is known then, when it runs.
+    """
 
     def __init__(self, spec: AnyLoss, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -82,17 +113,13 @@ class LossOperation(keras.Operation):
 
     def call(self, predictions: Array, targets: Array, sample_weight: Any = None, mask: Any = None) -> Array:
         """The loss; arguments and errors as for calling the spec."""
-        from unifiedloss.adapters.keras import ADAPTER
-
-        return ADAPTER.loss(self.spec, predictions, targets, sample_weight, mask)
+        return registry.adapter("keras").loss(self.spec, predictions, targets, sample_weight, mask)
 
     def compute_output_spec(
         self, predictions: Array, targets: Array, sample_weight: Any = None, mask: Any = None
     ) -> keras.KerasTensor:
-        """Shape and dtype of the loss, with all checks that need no values."""
-        from unifiedloss.adapters.keras import ADAPTER
-
-        plan = ADAPTER.plan(self.spec, predictions, targets, sample_weight, mask)
+        """Shape and dtype of the loss."""
+        plan = registry.adapter("keras").plan(self.spec, predictions, targets, sample_weight, mask)
         shape = plan.positions if self.spec.reduction == "none" else ()
         return keras.KerasTensor(shape, dtype=plan.result_dtype)
 
@@ -116,12 +143,11 @@ class SoftmaxOperation(keras.Operation):
 
     def call(self, logits: Array) -> Array:
         """The probabilities."""
-        from unifiedloss.adapters.keras import ADAPTER
-
-        return ADAPTER.softmax(logits, self.axis)
+        return registry.adapter("keras").softmax(logits, self.axis)
 
     def compute_output_spec(self, logits: Array) -> keras.KerasTensor:
         """Shape and dtype of the logits."""
+        class_axis(self.axis, logits.shape)
         return keras.KerasTensor(logits.shape, dtype=logits.dtype)
 
     def get_config(self) -> dict[str, Any]:
