@@ -189,7 +189,8 @@ class _NegativeLog(_Atom):
         if depth > digits + 2:  # x < -log(1 - x) < x + x^2 for small x = 1 - r
             log = rest
         else:
-            log = context.ln(_context(digits + depth + 3).divide(Decimal(numerator), Decimal(denominator))).copy_negate()
+            ratio = _context(digits + depth + 3).divide(Decimal(numerator), Decimal(denominator))
+            log = context.ln(ratio).copy_negate()
         return _Ball(log, _RADIUS.multiply(log, _ulps(2, digits)))
 
 
@@ -352,20 +353,20 @@ class Real:
                 flat = flat.simplified()
             if not flat.terms:
                 return nearest(flat.rational, form)
-            low, high = flat._ends(digits, form)
+            low, high = flat.ends(digits, form)
             if low == high:
                 return low
         msg = f"{_MORE_DIGITS[-1]} digits do not decide how to round {flat.rational} plus {len(flat.terms)} irrational terms"
         raise AssertionError(msg)
 
-    def _ends(self, digits: int, form: Format) -> tuple[float, float]:
+    def ends(self, digits: int, form: Format) -> tuple[float, float]:
         """What the lower and the upper end of the interval round to, the rational part taken exactly."""
         ball = self._evaluate(digits, rational=False)
         largest = _RADIUS.add(ball.middle.copy_abs(), ball.radius)
         # Numbers and midpoints of all formats are multiples of 2^-1075, so `rational`, if it is none, is at least
         # 2^-1075 / denominator away from each. What is smaller is felt at a tie alone, and there by its sign.
         if largest.adjusted() < -(1080 + self.rational.denominator.bit_length()) * 0.30103 - 2:
-            sign = self._known_sign(ball)
+            sign = self.known_sign(ball)
             if sign:
                 low = nearest(self.rational, form, sign)
                 return low, low
@@ -374,7 +375,7 @@ class Real:
         low_end, high_end = Fraction(down.subtract(*ball)), Fraction(up.add(*ball))
         return nearest(self.rational + low_end, form), nearest(self.rational + high_end, form)
 
-    def _known_sign(self, ball: _Ball) -> int:
+    def known_sign(self, ball: _Ball) -> int:
         """The sign of the irrational part, 0 if unknown: that of all coefficients if they agree, else what the ball shows."""
         if all(coefficient > 0 for coefficient, _ in self.terms):
             return 1
@@ -394,7 +395,7 @@ class Real:
                 flat = flat.simplified()
             if not flat.terms:
                 return flat.sign()
-            if not flat.rational and (sign := flat._known_sign(_Ball(_ZERO, _ONE))):
+            if not flat.rational and (sign := flat.known_sign(_Ball(_ZERO, _ONE))):
                 return sign
             ball = flat.ball(digits)
             if ball.middle.copy_abs() > ball.radius:
@@ -405,13 +406,14 @@ class Real:
     def flattened(self) -> Real:
         """The same number with no sums inside, each irrational number standing once."""
         coefficients: dict[_Atom, Fraction] = {}
-        return Real(self._collect(ONE, coefficients), tuple((b, x) for x, b in coefficients.items() if b))
+        return Real(self.collect(ONE, coefficients), tuple((b, x) for x, b in coefficients.items() if b))
 
-    def _collect(self, factor: Fraction, coefficients: dict[_Atom, Fraction]) -> Fraction:
+    def collect(self, factor: Fraction, coefficients: dict[_Atom, Fraction]) -> Fraction:
+        """Add `factor` times the irrational terms to the coefficients, and return `factor` times the rational part."""
         rational = self.rational * factor
         for coefficient, node in self.terms:
             if isinstance(node, Real):
-                rational += node._collect(coefficient * factor, coefficients)
+                rational += node.collect(coefficient * factor, coefficients)
             else:
                 coefficients[node] = coefficients.get(node, ZERO) + coefficient * factor
         return rational
@@ -425,7 +427,9 @@ class Real:
         bases = _coprime_bases({n for _, x in logs for n in x.ratio.as_integer_ratio()} - {1})
         rest = [(b, x) for b, x in self.terms if not isinstance(x, _NegativeLog)]
         for base in bases:
-            power = sum((b * (_power(x.ratio.denominator, base) - _power(x.ratio.numerator, base)) for b, x in logs), ZERO)
+            power = sum(
+                (b * (_power(x.ratio.denominator, base) - _power(x.ratio.numerator, base)) for b, x in logs), ZERO
+            )
             if power:
                 rest.append((power, _NegativeLog(Fraction(1, base))))
         return Real(self.rational, tuple(rest))
@@ -474,7 +478,9 @@ def _sign(x: Extended | Value) -> float:
     """The sign as a float: NaN for NaN."""
     if isinstance(x, Real):
         return float(x.sign())
-    return x if x != x else float((x > 0) - (x < 0))
+    if isinstance(x, float) and math.isnan(x):
+        return x
+    return float((x > 0) - (x < 0))
 
 
 def _times(x: Extended, y: Extended) -> Extended:
@@ -570,7 +576,7 @@ class _Softmax:
             largest = Decimal(self._largest)
             gaps = tuple(_EXACT.subtract(largest, Decimal(z)) for z in distinct)
             key = gaps, tuple(counts[z] // common for z in distinct)
-            partition = partitions.setdefault(key, _Partition(*key))
+            partition = partitions.get(key) or partitions.setdefault(key, _Partition(*key))
             factor = Fraction(1, common)
             # log(common * sum) is split, so that rows which differ by a factor share one logarithm.
             self.log_sum = Real(ZERO, ((ONE, partition.log_sum), *_negative_log(factor).terms))
@@ -686,7 +692,9 @@ class _Call:
                 targets.append(self._by_target(c, cost))
         return _Position(loss, gradient, targets, weight)
 
-    def _from_probabilities(self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended) -> _Position:
+    def _from_probabilities(
+        self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended
+    ) -> _Position:
         size = len(predictions)
         if any(self._is_bad_probability(predictions[c]) for c in tau):
             return _spoiled(size)
@@ -722,7 +730,7 @@ class _Call:
     # Binary cross-entropy
 
     def binary_cross_entropy(self, prediction: float, target: float, pos_weight: Fraction) -> _Position:
-        r"""One element, with a = -log p and b = -log(1 - p):
+        r"""One element, with a = -log p and b = -log(1 - p).
 
         $$\ell = q t' a + (1 - t') b, \qquad
         \frac{\partial \ell}{\partial z} = (1 - t') \sigma(z) - q t' \sigma(-z), \qquad
@@ -863,8 +871,8 @@ def evaluate(
     \frac{\partial}{\partial s_i} = u \Bigl(\frac{\ell_i}{D} - \frac{N \omega_i}{D^2}\Bigr), \qquad
     \frac{\partial}{\partial t_{ic}} = u s_i \Bigl(\frac{1}{D} \frac{\partial \ell_i}{\partial t_{ic}} - \frac{N w_c}{D^2}\Bigr)$$
 
-    where the parts with N are there under the divisor "weights" alone, $\omega_i = \sum_c w_c t_{ic}$ (1 without class weights). Under "sum" D
-    is 1 and constant, under "none" u is one number per position. Bad values are not raised: they give NaN.
+    where the parts with N are there under the divisor "weights" alone, and $\omega_i = \sum_c w_c t_{ic}$ (1 without class weights).
+    Under "sum" D is 1 and constant, under "none" u is one number per position. Bad values are not raised: they give NaN.
 
     Args:
         spec: the loss.
