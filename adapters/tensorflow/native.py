@@ -30,10 +30,18 @@ def softmax(logits: Tensor, axis: int) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, pos_weight: Tensor | None) -> Tensor:
+    """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element.
+
+    Without a weight, bit for bit what tf.nn.sigmoid_cross_entropy_with_logits gives, at a third of its price on a small batch: -|z| is
+    z - 2 max(z, 0), whose slope at 0 is also the one that makes the gradient there right. tf.nn.weighted_cross_entropy_with_logits has
+    the gradient 1 - t at 0, and at -20 no digit of the loss.
+    """
+    raw = tf.raw_ops
+    positive = raw.Relu(features=logits)
+    tail = raw.Log1p(x=raw.Exp(x=raw.Sub(x=logits, y=raw.AddV2(x=positive, y=positive))))
     if pos_weight is None:
-        return tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
-    # tf.nn.weighted_cross_entropy_with_logits has the gradient 1 - t at logit 0, and no digits left at -20.
-    return targets * pos_weight * tf.nn.softplus(-logits) + (1.0 - targets) * tf.nn.softplus(logits)
+        return raw.AddV2(x=raw.Sub(x=positive, y=raw.Mul(x=logits, y=targets)), y=tail)
+    return targets * pos_weight * (positive - logits + tail) + (1.0 - targets) * (positive + tail)
 
 
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -44,18 +52,19 @@ def whole_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
     """The sum or the mean over all positions, for an eager call in which every position counts once.
 
     There the four divisors are one number and tf.reduce_mean divides by it too; a native mean is taken nowhere else. ``tf.raw_ops`` are
-    the kernels without the wrappers' own checks, which cost several times what the kernels do on a small batch.
+    the kernels without the wrappers around them, which on a small batch cost several times what the kernels do.
     """
     if plan.kind == "index":
         assert plan.axis is not None
-        losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
-            features=shapes.rows(predictions, plan.axis), labels=targets if len(targets.shape) == 1 else tf.reshape(targets, [-1])
-        )
+        labels = targets if len(targets.shape) == 1 else tf.reshape(targets, [-1])
+        rows = shapes.rows(predictions, plan.axis)
+        losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=rows, labels=labels)
     elif plan.kind == "dense":
-        # tf.nn.softmax_cross_entropy_with_logits takes the targets to sum to 1 in its gradient (tensorflow#60314).
+        assert plan.axis is not None
+        # tf.nn.softmax_cross_entropy_with_logits would take it, in its gradient, that the targets sum to 1 (tensorflow#60314).
         losses = tf.raw_ops.Mul(x=targets, y=-log_softmax(predictions, plan.axis))
     elif plan.kind == "binary":
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=predictions)
+        losses = binary_cross_entropy(predictions, targets, None)
     else:
         losses = tf.raw_ops.SquaredDifference(x=predictions, y=targets)
     axes = _axes(len(losses.shape))
@@ -67,5 +76,5 @@ def whole_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
 
 @cache
 def _axes(rank: int) -> Tensor:
-    """All axes. Made once: turning numbers into a tensor costs as much as the reduction."""
+    """All axes of a tensor. Made once: to make a tensor of Python numbers costs as much as to reduce."""
     return tf.range(rank)
