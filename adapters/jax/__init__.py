@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
-from math import isnan
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
+from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.jax import native, objects, ops
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import AnyLoss
-
-_CONCRETE = type(jnp.zeros(()))
-"""The class of arrays with values. Everything else that is a jax.Array is traced."""
+from unifiedloss.spec import AnyLoss, Plan
 
 _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
 """The dtypes JAX has only where x64 is enabled."""
+
+_AS_IT_IS = nullcontext()
+
+_WITH_VALUES: set[type] = set()
+"""The classes of arrays with values, learned from the first: no public name of JAX leads to them, and isinstance takes four times as long."""
 
 # jax.enable_x64 is new in JAX 0.8; before it lived among the experimental things.
 _enable_x64: Callable[[bool], AbstractContextManager[None]] = (
@@ -31,13 +34,13 @@ _enable_x64: Callable[[bool], AbstractContextManager[None]] = (
 
 
 class JaxAdapter(Adapter):
-    """Carries plans out with ``jax.nn`` and ``jax.numpy``, each spec compiled once per shapes and dtypes.
+    """Carries plans out with ``jax.nn`` and ``jax.numpy``, compiled once per spec, shapes and dtypes.
 
-    Bad values are told from the result: what the compiled loss makes of them is NaN, and only a NaN is looked into. So an eager call
-    is one compiled call and reading one number, and the same program serves under tracing.
+    The same program serves eager calls and tracing: in both a bad value turns its position into NaN. Where the values can be read, they
+    are looked at while the program runs.
 
-    Where x64 is off, 64-bit companions (labels, float64 targets, Python lists) are still read as they are: NumPy arrays are handed to the
-    compiled function within ``jax.enable_x64``.
+    Where x64 is off, companions of 64 bits (labels, float64 targets, Python lists) are read as they are all the same: they stay NumPy
+    arrays until they meet the compiled function, which is called within ``jax.enable_x64``.
     """
 
     name = "jax"
@@ -54,18 +57,36 @@ class JaxAdapter(Adapter):
 
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         with _enable_x64(True):
-            return jax.device_put(_native_order(x), reference.sharding if type(reference) is _CONCRETE else None)
+            return jax.device_put(_native_order(x), reference.sharding if _has_values(reference) else None)
 
     def admit(self, x: np.ndarray[Any, Any], reference: Array | None) -> Any:
         return _native_order(x)
 
     def readable(self, *tensors: Any) -> bool:
-        return all(
-            x is None or isinstance(x, np.ndarray) or (type(x) is _CONCRETE and _on_cpu(x.sharding)) for x in tensors
-        )
+        for x in tensors:
+            if not (
+                x is None or (_has_values(x) and (_only_cpu() or _on_cpu(x.sharding))) or isinstance(x, np.ndarray)
+            ):
+                return False
+        return True
 
     def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
         return np.asarray(x)
+
+    def compute(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        *,
+        checked: bool,
+    ) -> Array:
+        found = pipeline.terms(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
+        if plan.kind == "binary" or not plan.plain:
+            found = found._replace(losses=ops.settle(found.losses))
+        return pipeline.reduce(ops, plan, found)
 
     def loss(
         self,
@@ -75,14 +96,17 @@ class JaxAdapter(Adapter):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> Array:
-        if type(predictions) is not _CONCRETE or type(targets) is not _CONCRETE or not sample_weight is mask is None:
+        if not (
+            sample_weight is None
+            and mask is None
+            and type(predictions) in _WITH_VALUES
+            and type(targets) in _WITH_VALUES
+        ):
             predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
-            with self._wide_enough(spec, predictions, targets, sample_weight, mask):
-                value: Array = _loss(spec, predictions, targets, sample_weight, mask)
-        else:
-            value = _loss(spec, predictions, targets, None, None)
-        if _shows_nan(value):
-            self._find_reason(spec, predictions, targets, sample_weight, mask)
+        plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        with _wide_enough(predictions, targets, sample_weight, mask):
+            value: Array = _loss(plan, predictions, targets, sample_weight, mask)
+        self._look(plan, predictions, targets, sample_weight, mask)
         return value
 
     def value_and_grad(
@@ -97,10 +121,10 @@ class JaxAdapter(Adapter):
         predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
         if upstream is not None and not isinstance(upstream, Array):
             upstream = _native_order(np.asarray(upstream))
-        with self._wide_enough(spec, predictions, targets, sample_weight, mask, upstream):
-            value, gradient = _value_and_grad(spec, predictions, targets, sample_weight, mask, upstream)
-        if _shows_nan(value):
-            self._find_reason(spec, predictions, targets, sample_weight, mask)
+        plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        with _wide_enough(predictions, targets, sample_weight, mask, upstream):
+            value, gradient = _value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+        self._look(plan, predictions, targets, sample_weight, mask)
         return value, gradient
 
     def softmax(self, logits: Any, axis: int | None) -> Array:
@@ -109,16 +133,19 @@ class JaxAdapter(Adapter):
             probabilities: Array = _softmax(axis, logits)
         return probabilities
 
-    def _wide_enough(self, spec: AnyLoss, *tensors: Any) -> AbstractContextManager[None]:
-        if not _needs_x64(*tensors):
-            return nullcontext()
-        self.plan(spec, *tensors[:4])  # says what is wrong with the call before it is refused for being too wide
-        return _wide_enough(*tensors)
-
-    def _find_reason(self, spec: AnyLoss, *tensors: Any) -> None:
-        """Raise where a bad value is why the loss is NaN."""
-        if self.readable(*tensors):
-            self._check(self.plan(spec, *tensors), *tensors)
+    def _look(self, plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> None:
+        """Raise for the first bad value, if the values can be read here and now. The program is running meanwhile."""
+        if not self.readable(predictions, targets, sample_weight, mask):
+            return
+        # Of logits the shape is enough, so nothing waits for the model that computes them.
+        reads = plan.kind != "regression" and not plan.from_logits
+        values.check(
+            plan,
+            np.asarray(predictions) if reads else predictions,
+            np.asarray(targets),
+            None if sample_weight is None else np.asarray(sample_weight),
+            None if mask is None else np.asarray(mask),
+        )
 
     def differentiate(
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
@@ -138,47 +165,54 @@ class JaxAdapter(Adapter):
         }
 
 
-# One program per spec, shapes and dtypes. Within another trace it is inlined: the outer program then holds our operations, not a call.
+# One program per plan, which hashes by its identity. Within another trace it is inlined: the outer program then holds our
+# operations, not a call.
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
-def _loss(spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None) -> Array:
-    with _wide_enough(predictions, targets, sample_weight, mask):
-        plan = ADAPTER.plan(spec, predictions, targets, sample_weight, mask)
-        return ADAPTER.compute(plan, predictions, targets, sample_weight, mask, checked=False)
+def _loss(plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None) -> Array:
+    return ADAPTER.compute(plan, predictions, targets, sample_weight, mask, checked=False)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _value_and_grad(
-    spec: AnyLoss,
+    plan: Plan,
     predictions: Array,
     targets: Array,
     sample_weight: Array | None,
     mask: Array | None,
     upstream: Array | None,
 ) -> tuple[Array, Array]:
-    value, pull_back = jax.vjp(lambda p: _loss(spec, p, targets, sample_weight, mask), predictions)
+    value, pull_back = jax.vjp(lambda p: _loss(plan, p, targets, sample_weight, mask), predictions)
     (gradient,) = pull_back(jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype))
     return value, gradient
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _softmax(axis: int | None, logits: Array) -> Array:
-    with _wide_enough(logits):
-        return Adapter.softmax(ADAPTER, logits, axis)
+    return Adapter.softmax(ADAPTER, logits, axis)
 
 
-def _needs_x64(*tensors: Any) -> bool:
-    return any(x is not None and x.dtype in _WIDE for x in tensors) and not jax.config.jax_enable_x64
+def _has_values(x: Any) -> bool:
+    """Whether it is an array of JAX's that is not traced."""
+    if type(x) in _WITH_VALUES:
+        return True
+    found = isinstance(x, Array) and not isinstance(x, Tracer)
+    if found:
+        _WITH_VALUES.add(type(x))
+    return found
 
 
-def _wide_enough(predictions: Array, *companions: Any) -> AbstractContextManager[None]:
+def _wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[None]:
     """Where x64 is off and a tensor has 64 bits, the context in which JAX computes with them; so the inputs are read exactly."""
-    if not _needs_x64(predictions, *companions):
-        return nullcontext()
+    wide = predictions.dtype in _WIDE
+    for x in companions:
+        wide = wide or (x is not None and x.dtype in _WIDE)
+    if not wide or jax.config.jax_enable_x64:
+        return _AS_IT_IS
     if predictions.dtype == np.float64:
         msg = (
-            "predictions are float64, which JAX computes with only where x64 is enabled; "
+            "predictions are float64 (as Python numbers and lists are), and JAX computes in float64 only where x64 is enabled; "
             "cast them to float32, or set jax.config.update('jax_enable_x64', True)."
         )
         raise UnsupportedError(msg)
@@ -189,13 +223,10 @@ def _native_order(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def _shows_nan(value: Array) -> bool:
-    """Whether a loss that can be read now holds NaN."""
-    if type(value) is not _CONCRETE or not _on_cpu(value.sharding):
-        return False
-    if value.shape:
-        return bool(np.isnan(np.asarray(value)).any())
-    return isnan(value)
+@lru_cache(maxsize=1)
+def _only_cpu() -> bool:
+    """Whether every array there can be lies in this process's memory, which saves asking each for its place."""
+    return jax.process_count() == 1 and all(device.platform == "cpu" for device in jax.devices())
 
 
 @lru_cache(maxsize=256)
@@ -214,7 +245,7 @@ def _in_x64(run: Callable[..., Any]) -> Callable[..., Any]:
     """For float64 predictions x64 is enabled, as their user has it; for others it stays as it is."""
 
     def enabled(function: Callable[..., Any], *tensors: Any) -> Any:
-        with _enable_x64(True) if tensors and tensors[0].dtype == np.float64 else nullcontext():
+        with _enable_x64(True) if tensors and tensors[0].dtype == np.float64 else _AS_IT_IS:
             return run(function, *tensors)
 
     return enabled
