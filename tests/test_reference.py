@@ -32,6 +32,7 @@ LABELS = [0, 1, 1, 2]
 
 
 def labels(*values: int, dtype: str = "int64") -> Tensor:
+    """Class indices, one per position."""
     return tensor(list(values), dtype=dtype)
 
 
@@ -45,6 +46,7 @@ def same(found: Any, expected: Any) -> bool:
 
 
 def assert_same(found: Any, expected: Any) -> None:
+    """Assert `same`, and show both sides."""
     assert same(found, expected), f"{found} is not {expected}"
 
 
@@ -75,13 +77,14 @@ def awkward_numbers(form: Format, rng: random.Random) -> list[Fraction]:
         stop = max(start, Fraction(2) ** (exponent + 1) // unit)
         for steps in (start, start + 1, stop - 1, rng.randint(int(start), int(stop))):
             for half in (Fraction(0), Fraction(1, 2), Fraction(rng.getrandbits(80), 2**80)):
-                for off in (Fraction(0), Fraction(1, 2**90), -Fraction(1, 2**90), Fraction(1, 3)):
-                    numbers.append((steps + half + off) * unit)
+                offsets = (Fraction(0), Fraction(1, 2**90), -Fraction(1, 2**90), Fraction(1, 3))
+                numbers.extend((steps + half + off) * unit for off in offsets)
     return numbers + [-x for x in numbers]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_nearest_agrees_with_rounding_on_the_grid(name: str) -> None:
+    """Two implementations of rounding agree at, above and below every kind of midpoint."""
     form, rng = FORMATS[name], random.Random(1)
     numbers = awkward_numbers(form, rng)
     assert len(numbers) > 800
@@ -94,6 +97,7 @@ def test_nearest_agrees_with_rounding_on_the_grid(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_sticky_bit_is_a_number_below_all_resolution(name: str) -> None:
+    """A sticky bit rounds as 2^-2000 added to the number would."""
     form = FORMATS[name]
     tiny = Fraction(1, 2**2000)
     for number in awkward_numbers(form, random.Random(2)):
@@ -103,6 +107,7 @@ def test_a_sticky_bit_is_a_number_below_all_resolution(name: str) -> None:
 
 
 def test_rounding_knows_the_places_where_frameworks_go_wrong() -> None:
+    """Rounding once, where casts through float32 round twice, and the overflow threshold."""
     half, brain = FORMATS["float16"], FORMATS["bfloat16"]
     assert nearest(1 + Fraction(1, 2**11) + Fraction(1, 2**30), half) == 1.0009765625
     assert nearest(1 + Fraction(1, 2**8) + Fraction(1, 2**40), brain) == 1.0078125
@@ -116,23 +121,41 @@ def test_rounding_knows_the_places_where_frameworks_go_wrong() -> None:
 
 
 def atoms() -> dict[str, reference._Atom]:
+    """One irrational number of every kind, ordinary and extreme."""
+
     def partition(*logits: float) -> reference._Partition:
         distinct = sorted(set(logits), reverse=True)
         exact = [reference._EXACT.subtract(Decimal(distinct[0]), Decimal(z)) for z in distinct]
         return reference._Partition(tuple(exact), tuple(logits.count(z) for z in distinct))
 
     found: dict[str, reference._Atom] = {}
-    for logits in ((0.0, -0.5), (0.0, 0.0, -3.25), (0.0, -1e-5, -40.0), (0.0, -200.0), (0.0, -5e-324), (7.0, 6.9, -1e5), (0.0, -1e17)):
+    for logits in (
+        (0.0, -0.5),
+        (0.0, 0.0, -3.25),
+        (0.0, -1e-5, -40.0),
+        (0.0, -200.0),
+        (0.0, -5e-324),
+        (7.0, 6.9, -1e5),
+        (0.0, -1e17),
+    ):
         row = partition(*logits)
         found[f"log sum of {logits}"] = row.log_sum
         found |= {f"share {g} of {logits}": share for g, share in enumerate(row.shares)}
-    for ratio in (Fraction(1, 2), Fraction(9, 10), 1 - Fraction(1, 2**53), 1 - Fraction(1, 10**40), Fraction(1, 10**300), Fraction(1e-5)):
+    for ratio in (
+        Fraction(1, 2),
+        Fraction(9, 10),
+        1 - Fraction(1, 2**53),
+        1 - Fraction(1, 10**40),
+        Fraction(1, 10**300),
+        Fraction(1e-5),
+    ):
         found[f"-log {float(ratio)!r}"] = reference._NegativeLog(ratio)
     return found
 
 
 @pytest.mark.parametrize("name", atoms())
 def test_every_ball_holds_the_number_and_is_small(name: str) -> None:
+    """The error bound is true, against 1000 digits, and loses at most two digits."""
     atom = atoms()[name]
     exact = atom._evaluate(1000)
     with localcontext(Context(prec=2000, Emin=-(10**18) + 1, Emax=10**18 - 1)):
@@ -143,6 +166,7 @@ def test_every_ball_holds_the_number_and_is_small(name: str) -> None:
 
 
 def test_a_gap_beyond_decimals_is_a_positive_number_below_all_others() -> None:
+    """What is too small even for a Decimal is enclosed all the same."""
     row = reference._Partition((Decimal(0), Decimal(2) * 10**308), (1, 1))
     for atom in (row.log_sum, *row.shares):
         middle, radius = atom.ball(28)
@@ -151,6 +175,8 @@ def test_a_gap_beyond_decimals_is_a_positive_number_below_all_others() -> None:
 
 
 def test_logarithms_cancel_over_coprime_bases() -> None:
+    """2 log 2 - log 4 leaves nothing, log 6 - log 2 leaves log 3."""
+
     def log(n: int, d: int) -> tuple[Fraction, reference._Atom]:
         return Fraction(1), reference._NegativeLog(Fraction(n, d))
 
@@ -158,7 +184,11 @@ def test_logarithms_cancel_over_coprime_bases() -> None:
         return n, term[1]
 
     assert not reference.Real(Fraction(0), (log(1, 4), power(Fraction(-2), log(1, 2)))).simplified().terms
-    assert not reference.Real(Fraction(0), (log(1, 6), power(Fraction(-1), log(1, 2)), power(Fraction(-1), log(1, 3)))).simplified().terms
+    assert (
+        not reference.Real(Fraction(0), (log(1, 6), power(Fraction(-1), log(1, 2)), power(Fraction(-1), log(1, 3))))
+        .simplified()
+        .terms
+    )
     assert reference.Real(Fraction(0), (log(1, 6), power(Fraction(-1), log(1, 2)))).simplified().terms
     rng = random.Random(3)
     numbers = {rng.choice([2, 3, 5, 7, 11]) ** rng.randint(1, 9) * rng.choice([1, 6, 35, 77]) for _ in range(30)}
@@ -169,6 +199,7 @@ def test_logarithms_cancel_over_coprime_bases() -> None:
 
 
 def test_an_undecided_rounding_is_an_error_and_never_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the digits run out at a tie, the oracle says so."""
     # (1 + e^-1)^2 = 1 + 2 e^-1 + e^-2: the logarithms cancel, and the oracle does not know it. What stays is a tie.
     once = CrossEntropyLoss(from_logits=True, reduction="sum")
     rows = tensor([[0.0, -1.0, -INF, -INF], [0.0, -1.0, -1.0, -2.0]])
@@ -198,7 +229,13 @@ class Case:
     def evaluate(self, terms: Any = "real") -> Reference:
         """The oracle's answer."""
         return evaluate(
-            self.spec, self.predictions, self.targets, self.sample_weight, self.mask, terms=terms, upstream=self.upstream
+            self.spec,
+            self.predictions,
+            self.targets,
+            self.sample_weight,
+            self.mask,
+            terms=terms,
+            upstream=self.upstream,
         )
 
 
@@ -218,8 +255,10 @@ def plain_losses(case: Case, predictions: Numbers, targets: Numbers) -> tuple[li
     if isinstance(spec, BinaryCrossEntropyLoss):
         losses = []
         for i, (x, t) in enumerate(zip(predictions, targets, strict=True)):
-            weight = spec.pos_weight[i % len(spec.pos_weight)] if isinstance(spec.pos_weight, tuple) else spec.pos_weight
-            q = Decimal(1 if weight is None else weight)  # type: ignore[arg-type]
+            weight = (
+                spec.pos_weight[i % len(spec.pos_weight)] if isinstance(spec.pos_weight, tuple) else spec.pos_weight
+            )
+            q = Decimal(1 if weight is None else weight)
             p = 1 / (1 + (-x).exp()) if spec.from_logits else x
             smooth = (1 - smoothing) * t + smoothing / 2
             losses.append(-(q * smooth * log(p) + (1 - smooth) * log(1 - p)))
@@ -245,6 +284,7 @@ def plain_losses(case: Case, predictions: Numbers, targets: Numbers) -> tuple[li
 
 
 def repeated(x: Tensor | None, values: Sequence[Any], count: int) -> list[Any]:
+    """Numbers repeated over the trailing axes they lack."""
     return list(values) if x is None else [v for v in values for _ in range(count // len(values))]
 
 
@@ -257,9 +297,13 @@ def plain(case: Case, predictions: Numbers, targets: Numbers, sample_weight: Num
     ignored = getattr(case.spec, "ignore_index", None) or ()
     present = [m and case.targets.values[i] not in ignored for i, m in enumerate(mask)]
     # A weight of 0 switches its position off for good: a step away from 0 does not switch it on.
-    switches = [1.0] * count if case.sample_weight is None else repeated(case.sample_weight, case.sample_weight.values, count)
+    switches = (
+        [1.0] * count if case.sample_weight is None else repeated(case.sample_weight, case.sample_weight.values, count)
+    )
     kept = [i for i in range(count) if present[i] and switches[i]]
-    several = case.upstream if isinstance(case.upstream, list) else [1.0 if case.upstream is None else case.upstream] * count
+    several = (
+        case.upstream if isinstance(case.upstream, list) else [1.0 if case.upstream is None else case.upstream] * count
+    )
     total = sum((Decimal(several[i]) * factors[i] * losses[i] for i in kept), Decimal(0))
     if case.spec.reduction != "mean":
         return total
@@ -300,7 +344,10 @@ def check(case: Case, formula: Callable[[Case, Numbers, Numbers, Numbers], Decim
     """Compare the oracle with the plain formula, bit for bit, and with its central differences, to half a unit in the last place."""
     found = case.evaluate()
     with localcontext(Context(prec=100)):
-        values = [[] if x is None else [Decimal(v) for v in x.values] for x in (case.predictions, case.targets, case.sample_weight)]
+        values = [
+            [] if x is None else [Decimal(v) for v in x.values]
+            for x in (case.predictions, case.targets, case.sample_weight)
+        ]
         if case.spec.reduction != "none":
             expected = formula(replace(case, upstream=None), values[0], values[1], values[2])
             half = case.predictions.dtype in ("float16", "bfloat16")
@@ -324,9 +371,9 @@ def check(case: Case, formula: Callable[[Case, Numbers, Numbers, Numbers], Decim
             form = FORMATS[x.dtype]
             for i, (number, exact) in enumerate(zip(gradient, slope, strict=True)):
                 # The difference quotient errs by about 1e-50, so a number this near to it is a nearest one.
-                assert abs(Fraction(number) - Fraction(exact)) <= Fraction(form.ulp(number)) / 2 + Fraction(1, 10**40), (
-                    f"gradient of {name}[{i}] is {number}, not {exact}, in {case}"
-                )
+                assert abs(Fraction(number) - Fraction(exact)) <= Fraction(form.ulp(number)) / 2 + Fraction(
+                    1, 10**40
+                ), f"gradient of {name}[{i}] is {number}, not {exact}, in {case}"
 
 
 def number(rng: random.Random, dtype: str, low: float, high: float) -> float:
@@ -337,6 +384,7 @@ def number(rng: random.Random, dtype: str, low: float, high: float) -> float:
 
 
 def numbers(rng: random.Random, dtype: str, low: float, high: float, *shape: int) -> Tensor:
+    """A tensor of random numbers."""
     return Tensor([number(rng, dtype, low, high) for _ in range(math.prod(shape))], shape, dtype)
 
 
@@ -368,6 +416,7 @@ def with_companions(case: Case, rng: random.Random, count: int) -> Case:
 @pytest.mark.parametrize("kind", ["index", "dense"])
 @pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probabilities"])
 def test_cross_entropy_is_its_plain_formula(rule: dict[str, Any], kind: str, from_logits: bool) -> None:
+    """Value and all gradients, over the product of all fields."""
     rng = random.Random(f"{rule}{kind}{from_logits}")
     n, k = 3, 3
     for smoothing, weighted, epsilon in itertools.product((0.0, 0.1), (False, True), (0.0, 0.0625)):
@@ -394,6 +443,7 @@ def test_cross_entropy_is_its_plain_formula(rule: dict[str, Any], kind: str, fro
 @pytest.mark.parametrize("kind", ["bool", "int32", "float"])
 @pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probabilities"])
 def test_binary_cross_entropy_is_its_plain_formula(rule: dict[str, Any], kind: str, from_logits: bool) -> None:
+    """Value and all gradients, over the product of all fields."""
     rng = random.Random(f"{rule}{kind}{from_logits}")
     for smoothing, weighted, epsilon in itertools.product((0.0, 0.1), (0, 1, 2), (0.0, 0.0625)):
         if epsilon and from_logits:
@@ -406,14 +456,18 @@ def test_binary_cross_entropy_is_its_plain_formula(rule: dict[str, Any], kind: s
             **rule,
         )
         dtype, shape = rng.choice(DTYPES), (2, 2)
-        predictions = numbers(rng, dtype, -4.0, 4.0, *shape) if from_logits else numbers(rng, dtype, 0.002, 0.99, *shape)
+        predictions = (
+            numbers(rng, dtype, -4.0, 4.0, *shape) if from_logits else numbers(rng, dtype, 0.002, 0.99, *shape)
+        )
         if kind == "float":
             targets = numbers(rng, rng.choice(DTYPES), 0.0625, 0.9375, *shape)
         else:
             targets = Tensor([rng.choice([False, True] if kind == "bool" else [0, 1]) for _ in range(4)], shape, kind)
         case = with_companions(Case(spec, predictions, targets), rng, 4)
         aligned = {
-            name: x._replace(shape=shape) for name in ("sample_weight", "mask") if (x := getattr(case, name)) is not None
+            name: x._replace(shape=shape)
+            for name in ("sample_weight", "mask")
+            if (x := getattr(case, name)) is not None
         }
         check(replace(case, **aligned))
 
@@ -421,17 +475,21 @@ def test_binary_cross_entropy_is_its_plain_formula(rule: dict[str, Any], kind: s
 @pytest.mark.parametrize("rule", REDUCTIONS, ids=lambda rule: "-".join(rule.values()))
 @pytest.mark.parametrize("kind", ["bool", "int32", "float"])
 def test_squared_error_is_its_plain_formula(rule: dict[str, Any], kind: str) -> None:
+    """Value and all gradients, over the product of all fields."""
     rng = random.Random(f"{rule}{kind}")
     for dtype in DTYPES:
         predictions = numbers(rng, dtype, -8.0, 8.0, 5)
         if kind == "float":
             targets = numbers(rng, rng.choice(DTYPES), -4.0, 4.0, 5)
         else:
-            targets = Tensor([rng.choice([False, True] if kind == "bool" else [-3, 0, 7]) for _ in range(5)], (5,), kind)
+            targets = Tensor(
+                [rng.choice([False, True] if kind == "bool" else [-3, 0, 7]) for _ in range(5)], (5,), kind
+            )
         check(with_companions(Case(MeanSquaredError(**rule), predictions, targets), rng, 5))
 
 
 def test_per_position_losses_are_the_plain_formula_bit_for_bit() -> None:
+    """Unreduced losses in all four dtypes."""
     rng = random.Random(5)
     compared = 0
     for dtype, from_logits in itertools.product(DTYPES, (True, False)):
@@ -444,7 +502,9 @@ def test_per_position_losses_are_the_plain_formula_bit_for_bit() -> None:
         )
         found = case.evaluate()
         with localcontext(Context(prec=100)):
-            losses, _ = plain_losses(case, [Decimal(x) for x in predictions.values], [Decimal(t) for t in case.targets.values])
+            losses, _ = plain_losses(
+                case, [Decimal(x) for x in predictions.values], [Decimal(t) for t in case.targets.values]
+            )
         assert isinstance(found.loss, list)
         for loss, wide, exact in zip(found.loss, found.position_losses, losses, strict=True):
             assert_same(loss, round_on_grid(Fraction(exact), FORMATS[dtype]))
@@ -481,7 +541,9 @@ def _rows_sum_to_one(patch: pytest.MonkeyPatch) -> None:
     """softmax - tau, though T is not 1."""
     right = reference._Call._from_logits
 
-    def wrong(self: reference._Call, logits: Sequence[float], tau: dict[int, Fraction], weight: Any) -> reference._Position:
+    def wrong(
+        self: reference._Call, logits: Sequence[float], tau: dict[int, Fraction], weight: Any
+    ) -> reference._Position:
         position = right(self, logits, tau, weight)
         row = reference._Softmax(logits, {})
         gradient = [
@@ -499,6 +561,7 @@ def _no_chain_rule(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_pos_weight(patch: pytest.MonkeyPatch) -> None:
+    """The factor of the positive term is forgotten."""
     patch.setattr(reference._Reduction, "_pos_weight", lambda *_: Fraction(1))
 
 
@@ -521,15 +584,17 @@ def _sigma_minus_target(patch: pytest.MonkeyPatch) -> None:
 def test_the_check_catches_a_wrong_formula(
     case: Case, spoil: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each of five wrong gradients is found, so the check above can fail."""
     check(case)
     spoil(monkeypatch)
     if spoil is _sigma_minus_target:  # its case is one where the two differ: pos_weight 3 and smoothing
         case = replace(case, spec=case.spec.replace(pos_weight=2.0))
-    with pytest.raises(AssertionError, match="is not|gradient of"):
+    with pytest.raises(AssertionError, match=r"is not|gradient of"):
         check(case)
 
 
 def test_the_check_catches_one_unit_in_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result next to the right one is found."""
     right = reference._rounded
 
     def off(x: Any, form: Format) -> float:
@@ -538,3 +603,645 @@ def test_the_check_catches_one_unit_in_the_last_place(monkeypatch: pytest.Monkey
     monkeypatch.setattr(reference, "_rounded", off)
     with pytest.raises(AssertionError, match="is not"):
         check(DENSE)
+
+
+# --------------------------------------------------------------------------------------------------------- published numbers
+
+
+def test_cross_entropy_of_the_common_probe() -> None:
+    """Numbers that torch, Keras, TensorFlow and scikit-learn give, each under the divisor it uses."""
+    rows = evaluate(CrossEntropyLoss(from_logits=True, reduction="none"), tensor(LOGITS), labels(*LABELS))
+    assert rows.loss == pytest.approx([0.407606, 1.407606, 0.142932, 1.098612], abs=5e-7)
+    known: list[tuple[dict[str, Any], tuple[int, ...], list[float] | None, float]] = [
+        ({}, (0, 1, 1, 2), None, 0.764189),
+        ({"class_weights": [1, 2, 4]}, (0, 1, 1, 2), None, 0.878126),
+        ({"class_weights": [1, 2, 4], "divisor": "all"}, (0, 1, 1, 2), None, 1.975783),
+        ({}, (0, 1, 1, 2), [1, 0, 3, 1], 0.387003),
+        ({"divisor": "all"}, (0, 1, 1, 2), [1, 0, 3, 1], 0.483753),
+        ({"divisor": "present"}, (0, 1, 1, 2), [1, 0, 3, 1], 0.483753),
+        ({"divisor": "nonzero"}, (0, 1, 1, 2), [1, 0, 3, 1], 0.645004),
+        ({"ignore_index": -100}, (0, 1, -100, 2), None, 0.971275),
+        ({"ignore_index": -100, "divisor": "all"}, (0, 1, -100, 2), None, 0.728456),
+        ({"ignore_index": -100}, (0, -100, 1, 2), None, 0.549717),
+        ({"ignore_index": -100, "divisor": "all"}, (0, -100, 1, 2), None, 0.412287),
+    ]
+    for fields, targets, weight, expected in known:
+        found = evaluate(
+            CrossEntropyLoss(from_logits=True, **fields),
+            tensor(LOGITS),
+            labels(*targets),
+            None if weight is None else tensor(weight),
+        )
+        assert found.loss == pytest.approx(expected, abs=1e-6), fields
+
+
+def test_smoothing_class_weights_and_unnormalised_targets() -> None:
+    """torch's rule for smoothing with class weights; T is not 1 for targets that sum to 2."""
+    smoothed = CrossEntropyLoss(from_logits=True, label_smoothing=0.1, class_weights=[1, 2, 4], reduction="none")
+    for targets in (labels(0), tensor([[1.0, 0.0, 0.0]])):
+        assert evaluate(smoothed, tensor(LOGITS[:1]), targets).loss == pytest.approx([0.795287], abs=5e-7)
+    plain_rows = CrossEntropyLoss(from_logits=True, reduction="none")
+    doubled = evaluate(plain_rows, tensor(LOGITS[:1]), tensor([[2.0, 0.0, 0.0]]))
+    assert doubled.loss == pytest.approx([0.815212], abs=5e-7)
+    assert doubled.grad_predictions is not None
+    assert doubled.grad_predictions[0] == pytest.approx(-0.669518, abs=5e-7)
+    assert evaluate(plain_rows, tensor([[2.0, -INF, 0.0]]), tensor([[1.0, 0.0, 0.0]])).loss == pytest.approx(
+        [0.126928], abs=5e-7
+    )
+
+
+def test_confident_and_shifted_rows() -> None:
+    """Where native kernels round to 0, lose the difference of large logits, or lose digits in half types."""
+    rows = CrossEntropyLoss(from_logits=True, reduction="none")
+    assert evaluate(rows, tensor([[18.0, 0.0, 0.0]]), labels(0)).loss == pytest.approx([2 * math.exp(-18.0)], rel=1e-7)
+    for offset in (0.0, 1e5, 1e7):
+        assert evaluate(rows, tensor([[1.0 + offset, offset]]), labels(0)).loss == [0.3132616877555847]
+    assert evaluate(rows, tensor([[130.0, 129.0]], dtype="bfloat16"), labels(0)).loss == [0.3125]
+    assert evaluate(rows, tensor([[1.0, 3.0, -1.0]], dtype="bfloat16"), labels(1)).loss == [0.142578125]
+    assert evaluate(rows, tensor([[100.0, 0.0]]), labels(0)).loss == [3.783505853677006e-44]
+
+
+def test_squared_error_of_the_weighted_probe() -> None:
+    """Weights act before any reduction, and are broadcast before they are summed."""
+    predictions, targets, weight = tensor([1.0, 2.0]), tensor([0.0, 0.0]), tensor([1.0, 3.0])
+    assert evaluate(MeanSquaredError(), predictions, targets, weight).loss == 3.25
+    assert evaluate(MeanSquaredError(divisor="all"), predictions, targets, weight).loss == 6.5
+    assert evaluate(MeanSquaredError(reduction="sum"), predictions, targets, weight).loss == 13.0
+    assert evaluate(MeanSquaredError(), tensor([1.0, 2.0]), tensor([0, 4], dtype="uint8")).loss == 2.5
+    per_row = evaluate(MeanSquaredError(), tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]), tensor([[0.0] * 3] * 2), weight)
+    assert per_row.loss == 3.25
+    assert per_row.grad_sample_weight == [-0.5625, 0.1875]
+
+
+def test_a_keras_epsilon_and_a_negative_logarithm_of_zero() -> None:
+    """The clip gives Keras's number and a gradient of 0; no clip gives infinities."""
+    row, target = tensor([[0.0, 0.5, 0.5]]), labels(0)
+    clipped = evaluate(CrossEntropyLoss(epsilon=1e-7), row, target)
+    assert clipped.loss == pytest.approx(16.118095, abs=1e-6)
+    assert_same(clipped.grad_predictions, [0.0, 0.0, 0.0])
+    infinite = evaluate(CrossEntropyLoss(), row, target)
+    assert_same(infinite.loss, INF)
+    assert_same(infinite.grad_predictions, [-INF, 0.0, 0.0])
+
+
+# -------------------------------------------------------------------------------------------------------- ties, sticky parts
+
+
+ROWS = CrossEntropyLoss(from_logits=True, reduction="none")
+
+
+def test_a_tie_beside_a_part_below_all_resolution() -> None:
+    """Losses that 43,435 digits would be needed for."""
+    # 100000.00390625 lies half way between two float32, and log1p(e^-100000) > 0 breaks the tie upwards.
+    assert evaluate(ROWS, tensor([[100000.0, -0.00390625]]), labels(1)).loss == [100000.0078125]
+    assert evaluate(ROWS, tensor([[100000.0078125, -0.00390625]]), labels(1)).loss == [100000.015625]
+    # Two equal largest logits: log 2 decides, there is no tie.
+    assert evaluate(ROWS, tensor([[100000.0, 100000.0, -0.00390625]]), labels(2)).loss == [100000.6953125]
+    # q |z| = 25165821 needs 25 bits; the next even one is below it.
+    binary = BinaryCrossEntropyLoss(from_logits=True, reduction="none", pos_weight=1.5)
+    assert evaluate(binary, tensor([-16777214.0]), tensor([1.0])).loss == [25165822.0]
+    assert evaluate(binary, tensor([-16777214.0]), tensor([1.0]), tensor([-1.0])).loss == [-25165822.0]
+
+
+def test_a_gradient_tie_beside_a_part_below_all_resolution() -> None:
+    """The same for 1 - p, for p -> 0 beside a rational, and for 1/2 - p."""
+    # u (1 - p) lies half way between 1 + 2^-23 and 1 + 2^-22, less something; to even would be upwards.
+    upstream = [1 + 3 * 2.0**-24]
+    below, above = 1 + 2.0**-23, 1 + 2.0**-22
+    for gap in (200.0, 1000.0, 1e5, 2.0**100):
+        found = evaluate(ROWS, tensor([[gap, 0.0]]), labels(1), upstream=upstream)
+        assert found.grad_predictions == [below, -below]
+        binary = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
+        assert evaluate(binary, tensor([gap]), tensor([0.0]), upstream=upstream).grad_predictions == [below]
+        assert evaluate(binary, tensor([-gap]), tensor([1.0]), upstream=upstream).grad_predictions == [-below]
+    # T p - tau for p -> 0 is -tau and a little more.
+    dense = evaluate(ROWS, tensor([[0.0, -1e4]]), tensor([[0.0, 1 + 3 * 2.0**-24]], dtype="float64"))
+    assert dense.grad_predictions == [below, -below]
+    # Shared by two: u / 2 each, less something.
+    halves = evaluate(ROWS, tensor([[1000.0, 1000.0, 0.0]]), labels(2), upstream=upstream)
+    assert halves.grad_predictions == [below / 2, below / 2, -below]
+    # Nothing below it: the tie goes to even.
+    assert evaluate(ROWS, tensor([[1.0, -INF]]), tensor([[0.0, 1.0]]), upstream=upstream).grad_predictions == [
+        above,
+        -above,
+    ]
+
+
+def test_float64_logits_at_the_ends_of_their_range() -> None:
+    """Differences that overflow float64, and the smallest there are."""
+    wide = tensor([[1e308, -1e308]], dtype="float64")
+    assert_same(evaluate(ROWS, wide, labels(1)).loss, [INF])
+    assert_same(evaluate(ROWS, wide, labels(0)).loss, [0.0])
+    assert_same(evaluate(ROWS, wide, labels(0)).grad_predictions, [0.0, 0.0])
+    largest = FORMATS["float64"].largest
+    assert evaluate(ROWS, tensor([[largest, 0.0]], dtype="float64"), labels(1)).loss == [largest]
+    # l = log 2 +- d/2 and p = 1/2 -+ d/4 at a distance d of one subnormal number.
+    nearly = evaluate(ROWS, tensor([[0.0, 5e-324]], dtype="float64"), labels(0), upstream=[1 + 2.0**-52])
+    assert nearly.loss == [math.log(2)]
+    assert nearly.grad_predictions == [-(0.5 + 2.0**-53), 0.5 + 2.0**-53]
+    # u sigma(d) lies beside the float32 tie u / 2, and d tips it.
+    for d, u, p in (
+        (5e-324, 1 + 2.0**-24, 0.5 + 2.0**-24),
+        (0.0, 1 + 2.0**-24, 0.5),
+        (-5e-324, 1 + 3 * 2.0**-24, 0.5 + 2.0**-24),
+        (0.0, 1 + 3 * 2.0**-24, 0.5 + 2.0**-23),
+    ):
+        sigma = reference._Softmax((d, 0.0), {}).probabilities[0]
+        assert reference.Real(Fraction(0), ((Fraction(u), sigma),)).round(F32) == p
+
+
+def test_rational_ties_go_to_even() -> None:
+    """Ties no precision decides: squared errors, equal logits, p = t, logit 0."""
+    # 2 (p - t) u / D with D = 1: 25 bits.
+    mse = MeanSquaredError(reduction="none")
+    for odd, even in ((2.0**24 + 1, 2.0**24), (2.0**24 + 3, 2.0**24 + 4)):
+        found = evaluate(mse, tensor([odd / 2], dtype="float64"), tensor([0.0]))
+        assert found.grad_targets == [-even]
+        assert found.grad_predictions == [odd]
+    # p = t gives exactly 0.
+    binary = evaluate(BinaryCrossEntropyLoss(), tensor([0.25, 0.75]), tensor([0.25, 0.75]))
+    assert_same(binary.grad_predictions, [0.0, 0.0])
+    # (K - 1) / K in a row of equal logits.
+    for dtype, k, gradient in (("bfloat16", 512, 1.0), ("float16", 4096, 1.0)):
+        row = evaluate(ROWS, tensor([0.0] * k, (1, k), dtype), labels(k - 1))
+        assert row.grad_predictions is not None
+        assert row.grad_predictions[-1] == -gradient
+        assert row.grad_predictions[0] == 1 / k
+    uniform = evaluate(ROWS, tensor([[3.0] * 4]), tensor([[0.25] * 4]))
+    assert_same(uniform.grad_predictions, [0.0] * 4)
+    at_zero = evaluate(BinaryCrossEntropyLoss(from_logits=True, pos_weight=3.0), tensor([0.0]), tensor([0.5]))
+    assert at_zero.grad_predictions == [(1 - 0.5 - 1.5) / 2]
+
+
+def test_means_that_are_ties() -> None:
+    """Means and sums that a rounded float64 sum gets wrong."""
+    mean = evaluate(MeanSquaredError(), tensor([1.0, 2.0**-12]), tensor([0.0, 0.0]))
+    assert mean.loss == 0.5  # 1/2 + 2^-25 is a tie, and 1/2 is even
+    above = evaluate(MeanSquaredError(reduction="sum"), tensor([1.0, 2.0**-12, 2.0**-40]), tensor([0.0] * 3))
+    assert above.loss == 1.0000001192092896  # 1 + 2^-24 + 2^-80
+    huge = evaluate(MeanSquaredError(), tensor([1.25e154] * 2, dtype="float64"), tensor([0.0] * 2, dtype="float64"))
+    assert huge.loss == pytest.approx(1.5625e308)  # the sum is past the largest float64
+    assert_same(
+        evaluate(MeanSquaredError(reduction="sum"), tensor([1.25e154] * 2, dtype="float64"), tensor([0.0] * 2)).loss,
+        INF,
+    )
+
+
+def test_what_cancels_gives_zero() -> None:
+    """Weights of both signs: exactly 0, not something small."""
+    weight = tensor([1.0, -1.0])
+    total = CrossEntropyLoss(from_logits=True, reduction="sum")
+    for a, b in (
+        ([0.5, -1.0, 2.0], [0.5, -1.0, 2.0]),
+        ([0.5, -1.0, 2.0], [3.5, 2.0, 5.0]),
+        ([0.5, -1.0, 2.0], [5.0, 2.0, 3.5]),
+    ):
+        target = labels(a.index(2.0), b.index(max(b)))
+        assert_same(evaluate(total, tensor([a, b]), target, weight).loss, 0.0)
+    # log(2 e^0 + 2 e^-1) - log(e^0 + e^-1) = log 2
+    doubled = tensor([[0.0, 0.0, -1.0, -1.0], [0.0, -1.0, -INF, -INF]])
+    assert evaluate(total, doubled, labels(0, 0), weight).loss == 0.6931471824645996
+    # 2 log 2 - log 4
+    logs = evaluate(CrossEntropyLoss(reduction="sum"), tensor([[0.5], [0.25]]), labels(0, 0), tensor([2.0, -1.0]))
+    assert_same(logs.loss, 0.0)
+    # The weighted mean of one row, or of equal rows, does not change with the weights.
+    for rows in (1, 3):
+        found = evaluate(
+            CrossEntropyLoss(from_logits=True), tensor([[0.5, -1.0]] * rows), labels(*[0] * rows), tensor([1.5] * rows)
+        )
+        assert_same(found.grad_sample_weight, [0.0] * rows)
+
+
+def test_terms_are_real_or_rounded() -> None:
+    """What a reduction adds up, worked out by hand."""
+    predictions, targets = tensor([1 + 2.0**-12] * 3), tensor([0.0] * 3)  # l = 1 + 2^-11 + 2^-24 is a float32 tie
+    total = MeanSquaredError(reduction="sum")
+    assert evaluate(total, predictions, targets).loss == 3 + 3 * 2.0**-11 + 2.0**-22
+    assert evaluate(total, predictions, targets, terms="rounded").loss == 3 + 3 * 2.0**-11
+    mean = MeanSquaredError()
+    assert evaluate(mean, predictions, targets).loss == 1 + 2.0**-11
+    real, rounded = (evaluate(total, predictions, targets, terms=terms) for terms in ("real", "rounded"))  # type: ignore[arg-type]
+    assert real.grad_predictions == rounded.grad_predictions
+    # Half predictions: terms and result are float32. float64 predictions: both are float64.
+    half = evaluate(total, tensor([1 + 2.0**-10] * 3, dtype="float16"), tensor([0.0] * 3), terms="rounded")
+    assert half.loss == 3 + 3 * 2.0**-9 + 3 * 2.0**-20
+    wide = evaluate(total, tensor([1 + 2.0**-12] * 3, dtype="float64"), tensor([0.0] * 3), terms="rounded")
+    assert wide.loss == 3 + 3 * 2.0**-11 + 3 * 2.0**-24
+    # A term past float32 is infinite, though the mean is not.
+    large = tensor([2.0**64, 0.0])
+    assert evaluate(mean, large, tensor([0.0, 0.0])).loss == 2.0**127
+    assert_same(evaluate(mean, large, tensor([0.0, 0.0]), terms="rounded").loss, INF)
+
+
+def test_terms_differ_in_the_last_place_only() -> None:
+    """Rounded terms are the rounded losses, summed exactly."""
+    rng = random.Random(11)
+    different = 0
+    for _ in range(40):
+        case = Case(
+            CrossEntropyLoss(from_logits=True),
+            numbers(rng, "float32", -3.0, 3.0, 5, 3),
+            labels(*rng.choices(range(3), k=5)),
+        )
+        rounded, real = case.evaluate("rounded").loss, case.evaluate("real").loss
+        rows = evaluate(ROWS, case.predictions, case.targets).loss
+        assert isinstance(real, float)
+        assert isinstance(rounded, float)
+        assert isinstance(rows, list)
+        assert rounded == round_on_grid(sum(map(Fraction, rows), Fraction(0)) / 5, F32)
+        assert abs(rounded - real) <= 2 * F32.ulp(real)
+        different += rounded != real
+    assert different > 0
+
+
+# -------------------------------------------------------------------------------------------------------------- special values
+
+
+def test_special_logits_in_a_row() -> None:
+    """Infinite and NaN logits: value, gradient, and the rows beside them."""
+    for row, label, loss, gradient in [
+        ([2.0, -INF, 0.0], 0, 0.12692801654338837, None),
+        ([-INF, 0.0, 0.0], 0, INF, [-1.0, 0.5, 0.5]),
+        ([-INF, 0.0, -INF], 1, 0.0, [0.0, 0.0, 0.0]),
+        ([-INF, -INF, -INF], 1, NAN, [NAN] * 3),
+        ([INF, 0.0, 0.0], 0, NAN, [NAN] * 3),
+        ([INF, 0.0, 0.0], 1, NAN, [NAN] * 3),
+        ([0.0, NAN, 0.0], 0, NAN, [NAN] * 3),
+    ]:
+        one_hot = tensor([[float(c == label) for c in range(3)]])
+        for targets in (labels(label), one_hot):
+            found = evaluate(ROWS, tensor([row]), targets)
+            assert_same(found.loss, [loss])
+            assert found.bad_positions == ()
+            if gradient is not None:
+                assert_same(found.grad_predictions, gradient)
+        # The others go on as if nothing had happened.
+        both = evaluate(CrossEntropyLoss(from_logits=True), tensor([row, [0.0, 0.0, 0.0]]), labels(label, 0))
+        assert both.grad_predictions is not None
+        assert_same(
+            both.grad_predictions[3:], evaluate(ROWS, tensor([[0.0] * 3]), labels(0), upstream=[0.5]).grad_predictions
+        )
+
+
+def test_dense_targets_by_special_logits() -> None:
+    """0 log 0 = 0, in the derivative by the target too."""
+    found = evaluate(ROWS, tensor([[0.0, -INF]]), tensor([[1.0, 0.0]]))
+    assert_same(found.grad_targets, [0.0, 0.0])
+    found = evaluate(ROWS, tensor([[0.0, -INF]]), tensor([[0.5, 0.5]]))
+    assert_same(found.loss, [INF])
+    assert_same(found.grad_predictions, [0.5, -0.5])
+    assert_same(found.grad_targets, [0.0, INF])
+    weighted = CrossEntropyLoss(from_logits=True, reduction="none", class_weights=[1.0, 0.0])
+    assert_same(evaluate(weighted, tensor([[0.0, -INF]]), tensor([[0.5, 0.5]])).loss, [0.0])
+    nothing = evaluate(ROWS, tensor([[1.0, 2.0]]), tensor([[0.0, 0.0]]))
+    assert_same(nothing.loss, [0.0])
+    assert_same(nothing.grad_predictions, [0.0, 0.0])
+
+
+def test_special_binary_logits() -> None:
+    """0 where the label agrees, infinite otherwise, gradient sigma - t."""
+    spec = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
+    for z, t, loss, gradient, by_target in [
+        (INF, 1.0, 0.0, 0.0, 0.0),
+        (INF, 0.0, INF, 1.0, -INF),
+        (INF, 0.25, INF, 0.75, -INF),
+        (-INF, 0.0, 0.0, 0.0, 0.0),
+        (-INF, 1.0, INF, -1.0, INF),
+        (-INF, 0.25, INF, -0.25, INF),
+        (NAN, 1.0, NAN, NAN, NAN),
+        (0.0, NAN, NAN, NAN, NAN),
+        (100.0, 0.0, 100.0, 1.0, -100.0),
+    ]:
+        found = evaluate(spec, tensor([z]), tensor([t]))
+        assert_same([found.loss, found.grad_predictions, found.grad_targets], [[loss], [gradient], [by_target]])
+        assert found.bad_positions == ()
+    assert_same(evaluate(spec.replace(pos_weight=0.0), tensor([-INF]), tensor([1.0])).loss, [0.0])
+    smoothed = evaluate(spec.replace(label_smoothing=0.5), tensor([INF]), tensor([1.0]))
+    assert_same([smoothed.loss, smoothed.grad_predictions], [[INF], [0.25]])
+
+
+def test_special_probabilities() -> None:
+    """0, 1, a little more than 1, subnormal, NaN; and what is not read."""
+    binary = BinaryCrossEntropyLoss(reduction="none")
+    limit = 1 + 2.0**-21
+    for p, t, loss, gradient in [
+        (0.0, 1.0, INF, -INF),
+        (0.0, 0.0, 0.0, 1.0),
+        (1.0, 0.0, INF, INF),
+        (1.0, 1.0, 0.0, -1.0),
+        (limit, 1.0, 0.0, -1.0),
+        (limit, 0.0, INF, INF),
+        (1e-40, 1.0, INF, -INF),
+        (-1e-40, 0.0, 0.0, 1.0),
+        (NAN, 0.0, NAN, NAN),
+    ]:
+        found = evaluate(binary, Tensor([p], (1,), "float32"), tensor([t]))
+        assert_same([found.loss, found.grad_predictions], [[loss], [gradient]])
+        assert found.bad_positions == ()
+    categorical = CrossEntropyLoss(reduction="none")
+    for row, loss, gradient in [
+        ([0.5, NAN], 0.6931471824645996, [-2.0, 0.0]),
+        ([0.5, 7.0], 0.6931471824645996, [-2.0, 0.0]),
+        ([0.5, -7.0], 0.6931471824645996, [-2.0, 0.0]),
+        ([0.5, 0.0], 0.6931471824645996, [-2.0, 0.0]),
+        ([NAN, 0.5], NAN, [NAN, 0.0]),
+        ([0.0, 0.5], INF, [-INF, 0.0]),
+        ([2.0**-149, 0.5], INF, [-INF, 0.0]),
+        ([limit, 0.5], 0.0, [-1.0, 0.0]),
+    ]:
+        for targets in (labels(0), tensor([[1.0, 0.0]])):
+            found = evaluate(categorical, tensor([row]), targets)
+            assert_same([found.loss, found.grad_predictions], [[loss], gradient])
+            assert found.bad_positions == ()
+    # In float64 a probability of 1e-40 is a number like any other.
+    assert evaluate(binary, tensor([1e-40], dtype="float64"), tensor([1.0])).loss == [pytest.approx(92.10340371976183)]
+    # A class weight of 0 hides nothing, but 0 log 0 is 0.
+    weighted = categorical.replace(class_weights=[0.0, 1.0])
+    assert_same(evaluate(weighted, tensor([[NAN, 0.5]]), labels(0)).loss, [NAN])
+    assert_same(evaluate(weighted, tensor([[-1.0, 0.5]]), labels(0)).bad_positions, [0])
+    zero = evaluate(weighted, tensor([[0.0, 0.5]]), labels(0))
+    assert_same([zero.loss, zero.grad_predictions], [[0.0], [0.0, 0.0]])
+    # Targets: what is not read is 0, unless it is a probability.
+    by_target = evaluate(
+        categorical, tensor([[0.5, 0.25, 0.0, NAN, 7.0]]), tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    ).grad_targets
+    assert_same(by_target, [0.6931471824645996, 1.3862943649291992, 0.0, 0.0, 0.0])
+
+
+def test_the_clip_is_where_epsilon_says() -> None:
+    """Clipped strictly outside [epsilon, 1 - epsilon], as real numbers."""
+    spec = BinaryCrossEntropyLoss(epsilon=0.25, reduction="none")
+    for p, gradient in [
+        (0.25, -4.0),
+        (0.125, 0.0),
+        (0.0, 0.0),
+        (0.75, -4 / 3),
+        (0.875, 0.0),
+        (1.0, 0.0),
+        (1 + 2.0**-21, 0.0),
+    ]:
+        found = evaluate(spec, tensor([p]), tensor([1.0]))
+        assert_same(found.grad_predictions, [round_on_grid(Fraction(gradient), F32)])
+        assert found.loss == [pytest.approx(-math.log(min(max(p, 0.25), 0.75)), rel=1e-7)]
+    # 1 - epsilon is no float32, and is not rounded to one: the loss at p = 1 is -log(1 - 1e-7), not 1.19e-7.
+    keras = BinaryCrossEntropyLoss(epsilon=1e-7, reduction="none")
+    assert evaluate(keras, tensor([1.0]), tensor([1.0])).loss == [pytest.approx(1.00000005e-7, rel=1e-7)]
+
+
+def test_squared_error_follows_ieee() -> None:
+    """Infinities, NaN, overflow, underflow, and the largest integer targets."""
+    spec = MeanSquaredError(reduction="none")
+    for p, t, loss, gradient in [
+        (INF, 0.0, INF, INF),
+        (-INF, 0.0, INF, -INF),
+        (0.0, INF, INF, -INF),
+        (INF, INF, NAN, NAN),
+        (INF, -INF, INF, INF),
+        (NAN, 0.0, NAN, NAN),
+        (3e38, -3e38, INF, INF),
+        (1e-30, 0.0, 0.0, 2e-30),
+    ]:
+        case = Tensor([round_on_grid(Fraction(x), F32) if math.isfinite(x) else x for x in (p, t)], (2,), "float32")
+        found = evaluate(spec, Tensor(case.values[:1], (1,), "float32"), Tensor(case.values[1:], (1,), "float32"))
+        expected = round_on_grid(Fraction(case.values[0]) * 2, F32) if gradient == 2e-30 else gradient
+        assert_same([found.loss, found.grad_predictions, found.grad_targets], [[loss], [expected], [-expected]])
+        assert found.bad_positions == ()
+    for dtype, t in (("int64", 2**53), ("uint64", 2**53), ("int64", -(2**53))):
+        assert evaluate(spec, tensor([0.0], dtype="float64"), tensor([t], dtype=dtype)).loss == [2.0**106]
+
+
+BAD: list[tuple[AnyLoss, Tensor, Tensor]] = [
+    (CrossEntropyLoss(from_logits=True), tensor(LOGITS[:2]), labels(3, 0)),
+    (CrossEntropyLoss(from_logits=True), tensor(LOGITS[:2]), labels(-1, 0)),
+    (CrossEntropyLoss(from_logits=True, ignore_index=-1), tensor(LOGITS[:2]), labels(2**64 - 1, 0, dtype="uint64")),
+    (CrossEntropyLoss(from_logits=True), tensor(LOGITS[:2]), tensor([[1.0, -0.5, 0.5], [1.0, 0.0, 0.0]])),
+    (CrossEntropyLoss(from_logits=True), tensor(LOGITS[:2]), tensor([[1.0, INF, 0.5], [1.0, 0.0, 0.0]])),
+    (CrossEntropyLoss(from_logits=True), tensor(LOGITS[:2]), tensor([[1.0, -INF, NAN], [1.0, 0.0, 0.0]])),
+    (CrossEntropyLoss(), tensor([[2.0, 0.5], [0.5, 0.5]]), labels(0, 0)),
+    (CrossEntropyLoss(), tensor([[-0.5, 0.5], [0.5, 0.5]]), labels(0, 0)),
+    (CrossEntropyLoss(), tensor([[INF, 0.5], [0.5, 0.5]]), labels(0, 0)),
+    (CrossEntropyLoss(), tensor([[-(2.0**-126), 0.5], [0.5, 0.5]]), labels(0, 0)),
+    (CrossEntropyLoss(label_smoothing=0.1), tensor([[0.5, 2.0], [0.5, 0.5]]), labels(0, 0)),
+    (CrossEntropyLoss(epsilon=1e-7), tensor([[2.0, 0.5], [0.5, 0.5]]), labels(0, 0)),
+    (BinaryCrossEntropyLoss(), tensor([1 + 5 * 2.0**-23, 0.5]), tensor([1.0, 1.0])),
+    (BinaryCrossEntropyLoss(), tensor([1 + 2 * 2.0**-10, 0.5], dtype="float16"), tensor([1.0, 1.0])),
+    (BinaryCrossEntropyLoss(), tensor([0.5, 0.5]), tensor([1.0 + 2.0**-23, 1.0])),
+    (BinaryCrossEntropyLoss(from_logits=True), tensor([0.5, 0.5]), tensor([2, 1], dtype="int8")),
+    (BinaryCrossEntropyLoss(from_logits=True), tensor([0.5, 0.5]), tensor([-1, 1], dtype="int8")),
+    (BinaryCrossEntropyLoss(from_logits=True), tensor([0.5, 0.5]), tensor([-0.5, 1.0])),
+    (MeanSquaredError(), tensor([0.5, 0.5]), tensor([2**53 + 1, 1], dtype="int64")),
+    (MeanSquaredError(), tensor([0.5, 0.5]), tensor([2**64 - 1, 1], dtype="uint64")),
+]
+
+
+@pytest.mark.parametrize(("spec", "predictions", "targets"), BAD)
+def test_a_bad_value_spoils_its_position(spec: AnyLoss, predictions: Tensor, targets: Tensor) -> None:
+    """NaN there and nowhere else, unless the divisor depends on it; and never where the position is off."""
+    size = len(predictions.values) // 2
+    rows = evaluate(spec.replace(reduction="none"), predictions, targets)
+    assert rows.bad_positions == (0,)
+    assert isinstance(rows.loss, list)
+    assert rows.grad_predictions is not None
+    assert_same([rows.loss[0], rows.grad_predictions[:size]], [NAN, [NAN] * size])
+    assert all(map(math.isfinite, [rows.loss[1], *rows.grad_predictions[size:]]))
+    for divisor in ("weights", "all"):
+        mean = evaluate(spec.replace(divisor=divisor), predictions, targets)
+        assert_same(mean.loss, NAN)
+        assert mean.grad_predictions is not None
+        # Without weights the divisor is a count, and the other position's gradient is that of a batch of two.
+        halved = evaluate(spec.replace(reduction="none"), predictions, targets, upstream=[0.5, 0.5]).grad_predictions
+        assert_same(mean.grad_predictions, halved)
+        # With weights the divisor is NaN.
+        weighted = evaluate(spec.replace(divisor=divisor), predictions, targets, tensor([1.0, 1.0]))
+        assert weighted.divisor is not None
+        assert math.isnan(weighted.divisor) == (divisor == "weights")
+    # What is dropped or switched off is not looked at.
+    good = evaluate(spec, predictions, targets, mask=tensor([False, True], dtype="bool"))
+    assert good.bad_positions == ()
+    assert good.loss == pytest.approx(rows.loss[1], rel=1e-3)  # of half predictions one is a half, the other is not
+    assert_same(good.grad_predictions, [0.0] * size + rows.grad_predictions[size:])
+    off = evaluate(spec, predictions, targets, tensor([0.0, 1.0]))
+    assert_same([off.loss, off.grad_predictions], [good.loss, good.grad_predictions])
+    assert_same(off.grad_sample_weight, [0.0, 0.0])
+
+
+def test_a_negative_weight_is_bad_where_it_would_divide() -> None:
+    """Under divisor 'weights' of a mean, and nowhere else."""
+    predictions, targets, weight = tensor([1.0, 2.0]), tensor([0.0, 0.0]), tensor([-1.0, 3.0])
+    found = evaluate(MeanSquaredError(), predictions, targets, weight)
+    assert found.bad_positions == (0,)
+    assert_same(found.loss, NAN)
+    for fields, loss in (
+        ({"divisor": "all"}, 5.5),
+        ({"reduction": "sum"}, 11.0),
+        ({"reduction": "none"}, [-1.0, 12.0]),
+    ):
+        found = evaluate(MeanSquaredError(**fields), predictions, targets, weight)  # type: ignore[arg-type]
+        assert found.bad_positions == ()
+        assert found.loss == loss
+
+
+def test_weights_that_are_not_finite() -> None:
+    """IEEE rules."""
+    predictions, targets = tensor([1.0, 2.0, 0.0]), tensor([0.0, 0.0, 0.0])
+    rows = evaluate(MeanSquaredError(reduction="none"), predictions, targets, tensor([INF, NAN, INF]))
+    assert_same(rows.loss, [INF, NAN, NAN])
+    assert_same(rows.grad_predictions, [INF, NAN, NAN])
+    mean = evaluate(MeanSquaredError(), predictions, targets, tensor([INF, 1.0, 1.0]))
+    assert_same(mean.loss, NAN)
+    assert_same(mean.grad_predictions, [NAN, 0.0, 0.0])
+
+
+# ------------------------------------------------------------------------------------------------------------ shapes and rules
+
+
+def test_the_empty_mean() -> None:
+    """Every way for a divisor to be 0, and each answer to it."""
+    off = tensor([False, False], dtype="bool")
+    for fields, companions in [
+        ({}, {"mask": off}),
+        ({}, {"sample_weight": tensor([0.0, 0.0])}),
+        ({"divisor": "present"}, {"mask": off}),
+        ({"divisor": "nonzero"}, {"sample_weight": tensor([0.0, 0.0])}),
+        ({"class_weights": [0.0, 1.0]}, {}),
+        ({"class_weights": [0.0, 1.0], "divisor": "nonzero"}, {}),
+        ({"ignore_index": 0}, {}),
+    ]:
+        spec = CrossEntropyLoss(from_logits=True, **fields)  # type: ignore[arg-type]
+        arguments = tensor([[1.0, 2.0]] * 2), labels(0, 0)
+        found = evaluate(spec, *arguments, **companions)
+        assert_same([found.loss, found.grad_predictions], [NAN, [0.0] * 4])
+        assert found.divisor == 0.0
+        assert_same(evaluate(spec.replace(on_empty="zero"), *arguments, **companions).loss, 0.0)
+        with pytest.raises(EmptyMeanError, match="nothing to divide by"):
+            evaluate(spec.replace(on_empty="error"), *arguments, **companions)
+    assert evaluate(CrossEntropyLoss(from_logits=True, divisor="all", ignore_index=0), *arguments).loss == 0.0
+    # A bad value keeps a mean from being empty: 0 + NaN is not 0.
+    spoiled = CrossEntropyLoss(from_logits=True, class_weights=[0.0, 1.0], on_empty="zero")
+    assert_same(evaluate(spoiled, tensor([[1.0, 2.0]] * 2), labels(0, 2)).loss, NAN)
+
+
+def test_an_empty_batch() -> None:
+    """No positions at all."""
+    for spec, predictions, targets in [
+        (CrossEntropyLoss(from_logits=True), Tensor([], (0, 3), "float32"), Tensor([], (0,), "int64")),
+        (CrossEntropyLoss(from_logits=True), Tensor([], (0, 3), "float32"), Tensor([], (0, 3), "float32")),
+        (BinaryCrossEntropyLoss(from_logits=True), Tensor([], (0,), "float32"), Tensor([], (0,), "float32")),
+        (MeanSquaredError(), Tensor([], (2, 0), "float32"), Tensor([], (2, 0), "float32")),
+    ]:
+        weight = Tensor([1.0] * predictions.shape[0], predictions.shape[:1], "float32")
+        found = evaluate(spec.replace(reduction="none"), predictions, targets, weight)
+        assert (found.loss, found.grad_predictions) == ([], [])
+        assert_same(found.grad_sample_weight, [0.0] * predictions.shape[0])
+        assert_same(evaluate(spec.replace(reduction="sum"), predictions, targets, weight).loss, 0.0)
+        assert_same(evaluate(spec, predictions, targets, weight).loss, NAN)
+        assert_same(evaluate(spec.replace(on_empty="zero", divisor="all"), predictions, targets).loss, 0.0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_class_axis(axis: int, dense: bool) -> None:
+    """The same numbers wherever the class axis is."""
+    rng = random.Random(7)
+    k, rest = 3, (2, 4)
+    rows = [[number(rng, "float32", -3.0, 3.0) for _ in range(k)] for _ in range(8)]
+    soft = [[number(rng, "float32", 0.0, 1.0) for _ in range(k)] for _ in range(8)]
+    index = [rng.randrange(k) for _ in rows]
+    front = axis % 3
+    shape = (*rest[:front], k, *rest[front:])
+
+    def moved(last: list[list[float]]) -> list[float]:
+        places = itertools.product(*map(range, shape))
+        return [
+            last[a * 4 + b][c]
+            for place in places
+            for c in [place[front]]
+            for a, b in [place[:front] + place[front + 1 :]]
+        ]
+
+    targets = Tensor(moved(soft), shape, "float32") if dense else Tensor(index, rest, "int64")
+    spec = CrossEntropyLoss(from_logits=True, axis=axis, label_smoothing=0.1, class_weights=[1.0, 2.0, 3.0])
+    weight = tensor([1.0, 2.0])
+    found = evaluate(spec, Tensor(moved(rows), shape, "float32"), targets, weight)
+    flat_weight = tensor([1.0] * 4 + [2.0] * 4)
+    flat = evaluate(
+        spec.replace(axis=-1), tensor(rows), tensor(soft) if dense else tensor(index, dtype="int64"), flat_weight
+    )
+    assert_same(found.loss, flat.loss)
+    assert flat.grad_predictions is not None
+    by_rows = [flat.grad_predictions[i * k : i * k + k] for i in range(8)]
+    assert_same(found.grad_predictions, moved(by_rows))
+
+
+def test_weights_and_masks_are_aligned_to_the_leading_axes() -> None:
+    """One number per row, or one for all; gradients are summed over the repeats."""
+    predictions, targets = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), tensor([[0.0] * 3] * 2)
+    per_row = evaluate(MeanSquaredError(reduction="none"), predictions, targets, tensor([1.0, 10.0]))
+    assert per_row.loss == [1.0, 4.0, 9.0, 160.0, 250.0, 360.0]
+    assert per_row.grad_sample_weight == [14.0, 77.0]
+    scalar = evaluate(MeanSquaredError(), predictions, targets, tensor(3.0))
+    assert scalar.loss == pytest.approx(91 / 6)
+    assert_same(scalar.grad_sample_weight, [0.0])
+    masked = evaluate(MeanSquaredError(), predictions, targets, mask=tensor([True, False], dtype="bool"))
+    assert masked.loss == pytest.approx(14 / 3)
+    assert_same(masked.grad_predictions, [round_on_grid(Fraction(x, 3), F32) for x in (2, 4, 6)] + [0.0] * 3)
+    integers = evaluate(MeanSquaredError(reduction="sum"), predictions, targets, tensor([1, 2], dtype="int32"))
+    assert integers.grad_sample_weight == [14.0, 77.0]
+
+
+def test_labels_are_compared_as_numbers() -> None:
+    """A uint8 label of 156 is not -100."""
+    ignoring = CrossEntropyLoss(from_logits=True, ignore_index=[-100, 1], reduction="none")
+    predictions = tensor([[0.0, 0.0, 0.0]] * 3)
+    found = evaluate(ignoring, predictions, labels(156, 1, 0, dtype="uint8"))
+    assert found.bad_positions == (0,)
+    assert_same(found.loss, [NAN, 0.0, 1.0986123085021973])
+    assert (
+        evaluate(ignoring.replace(ignore_index=156), predictions, labels(156, 1, 0, dtype="uint8")).bad_positions == ()
+    )
+
+
+def test_results_have_the_dtypes_of_the_spec() -> None:
+    """Each result is rounded once, to its own dtype."""
+    half = evaluate(CrossEntropyLoss(from_logits=True), tensor(LOGITS, dtype="bfloat16"), labels(*LABELS))
+    full = evaluate(CrossEntropyLoss(from_logits=True), tensor(LOGITS), labels(*LABELS))
+    assert half.loss == full.loss
+    assert half.grad_predictions != full.grad_predictions
+    rows = evaluate(ROWS, tensor(LOGITS, dtype="bfloat16"), labels(*LABELS)).loss
+    assert rows == [0.408203125, 1.40625, 0.142578125, 1.1015625]
+    mixed = evaluate(
+        MeanSquaredError(reduction="sum"),
+        tensor([1.5]),
+        tensor([1 / 3], dtype="float64"),
+        tensor([2.0], dtype="float16"),
+    )
+    assert mixed.loss == round_on_grid(2 * (Fraction(3, 2) - Fraction(1 / 3)) ** 2, F32)
+    assert mixed.grad_targets == [-float(4 * (Fraction(3, 2) - Fraction(1 / 3)))]
+    assert mixed.grad_sample_weight == [round_on_grid((Fraction(3, 2) - Fraction(1 / 3)) ** 2, FORMATS["float16"])]
+    assert evaluate(MeanSquaredError(), tensor([1.5]), tensor([1.0]), gradients=False).grad_predictions is None
+
+
+def test_what_a_call_refuses() -> None:
+    """Shapes, dtypes and numbers that do not fit."""
+    with pytest.raises(ShapeError):
+        evaluate(MeanSquaredError(), tensor([[1.0], [2.0]]), tensor([1.0, 2.0]))
+    with pytest.raises(DTypeError):
+        evaluate(MeanSquaredError(), tensor([1], dtype="int32"), tensor([1.0]))
+    with pytest.raises(SpecValueError):
+        evaluate(CrossEntropyLoss(class_weights=[1.0]), tensor([[0.5, 0.5]]), labels(0))
+    with pytest.raises(ValueError, match="is not a number of the dtype float16"):
+        tensor([0.1], dtype="float16")
+    with pytest.raises(ValueError, match="do not fill the shape"):
+        tensor([1.0, 2.0], (3,))
+    with pytest.raises(ValueError, match="flat sequence of 1 numbers"):
+        evaluate(MeanSquaredError(reduction="none"), tensor([1.0]), tensor([1.0]), upstream=1.0)
+    with pytest.raises(ValueError, match="one number"):
+        evaluate(MeanSquaredError(), tensor([1.0]), tensor([1.0]), upstream=[1.0])
+
+
+def test_the_decimal_context_of_the_caller_does_not_matter() -> None:
+    """A caller's three digits are the caller's."""
+    with localcontext(Context(prec=3, Emin=-5, Emax=5)):
+        check_row = evaluate(ROWS, tensor([[100.0, 0.0, 3.0]]), labels(1))
+    assert check_row == evaluate(ROWS, tensor([[100.0, 0.0, 3.0]]), labels(1))
+    assert check_row.loss == [100.0]
