@@ -1,0 +1,31 @@
+"""The conformance suite: every backend, mode and option against an oracle that no framework had a hand in.
+
+`run` checks the installed backends, each in a process of its own, and is what ``unifiedloss conform`` calls. `check_adapter` and
+`assert_conforms` check one adapter in this process, for the tests of other adapters:
+
+```python
+from unifiedloss import registry
+from unifiedloss.conformance import assert_conforms
+
+assert_conforms(registry.adapter("numpy"), losses=["mean_squared_error"])
+```
+"""
+
+from unifiedloss.conformance.cases import BadCall, Case, all_cases, bad_calls
+from unifiedloss.conformance.report import Failure, Report, Row, Tally
+from unifiedloss.conformance.runner import Progress, assert_conforms, check_adapter, run
+
+__all__ = [
+    "BadCall",
+    "Case",
+    "Failure",
+    "Progress",
+    "Report",
+    "Row",
+    "Tally",
+    "all_cases",
+    "assert_conforms",
+    "bad_calls",
+    "check_adapter",
+    "run",
+]

@@ -1,0 +1,18 @@
+"""A worker: see `unifiedloss.conformance.workers`. What people start is ``unifiedloss conform``."""
+
+from __future__ import annotations
+
+import sys
+
+from unifiedloss.conformance import runner, workers
+
+
+def main() -> None:
+    """Do the task whose files are named on the command line."""
+    if len(sys.argv) != 3:
+        sys.exit("This module is run by the conformance suite itself. To check the backends: unifiedloss conform")
+    workers.serve(sys.argv[1], sys.argv[2], {"conform": runner.conform})
+
+
+if __name__ == "__main__":
+    main()

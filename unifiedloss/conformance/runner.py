@@ -1,0 +1,277 @@
+"""Runs the cases: every backend in a process of its own, or one adapter in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import unifiedloss
+from unifiedloss import registry
+from unifiedloss.adapter import Adapter, Mode
+from unifiedloss.conformance import checks, snippets, workers
+from unifiedloss.conformance.cases import BadCall, Case, all_cases, bad_calls
+from unifiedloss.conformance.report import Failure, Report, Row, Tally
+from unifiedloss.conformance.workers import Target
+from unifiedloss.errors import SpecValueError, UnsupportedError
+from unifiedloss.reference import Reference
+
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error")
+
+
+class Progress(NamedTuple):
+    """How far a backend has come.
+
+    Attributes:
+        backend: the label of its rows.
+        mode: the mode it is at.
+        done: how many cases it has behind it, in all modes.
+        total: how many there are.
+    """
+
+    backend: str
+    mode: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be checked: cases with what the oracle says of them, calls that must fail, modes."""
+
+    cases: Sequence[tuple[Case, Reference]]
+    bad_calls: Sequence[BadCall]
+    modes: Sequence[str] | None = None
+
+
+def run(
+    backends: Sequence[str] | None = None,
+    losses: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    *,
+    rounding: str = "native",
+    progress: Callable[[Progress], None] | None = None,
+    max_workers: int | None = None,
+) -> Report:
+    """Check installed backends against the oracle, each in a process of its own, on the CPU.
+
+    Args:
+        backends: names ("torch"; "keras" for every backend Keras runs on) or labels of the report ("keras (jax)", "jax (x64)"). Default: all that
+            are installed.
+        losses: names of losses ("cross_entropy", ...). Default: all.
+        modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
+        rounding: "native".
+        progress: called with how far each backend has come.
+        max_workers: how many backends are checked at a time. Default: as many as there are cores.
+
+    Raises:
+        SpecValueError: a name is unknown.
+        MissingBackendError: a backend that is asked for by name is not installed.
+    """
+    started = time.monotonic()
+    _check_rounding(rounding)
+    targets, absent = workers.choose(backends)
+    work = Work(expected(losses), _bad_calls(losses), modes)
+    report = Report(absent=absent, rounding=rounding, unifiedloss=unifiedloss.__version__)
+    at = {target.label: "it had not begun" for target in targets}
+    tasks: list[tuple[Target, dict[str, Any]]] = [(target, {"job": "conform"}) for target in targets]
+    for message in workers.work(tasks, work, max_workers):
+        label, content = message.target.label, message.content
+        if content is None:
+            if message.death:
+                report.errors[label] = f"{at[label]}; {message.death}"
+        elif content["event"] == "row":
+            report.rows.append(Row.from_dict(content["row"]))
+        else:
+            at[label] = f"it was at {content['case']!r} in mode {content['mode']!r}"
+            if progress is not None:
+                progress(Progress(label, content["mode"], content["done"], content["total"]))
+    order = {target.label: i for i, target in enumerate(sorted(targets, key=_by_name))}
+    report.rows.sort(key=lambda row: order[row.backend])
+    if modes is not None:
+        _check_modes(modes, report)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _by_name(target: Target) -> tuple[int, str]:
+    known = registry.BUILT_IN
+    return (known.index(target.backend) if target.backend in known else len(known)), target.label
+
+
+def _check_rounding(rounding: str) -> None:
+    if rounding == "exact":
+        msg = 'rounding="exact" is not available yet in this version; check rounding="native".'
+        raise UnsupportedError(msg)
+    if rounding != "native":
+        msg = f"rounding must be 'native', got {rounding!r}."
+        raise SpecValueError(msg)
+
+
+def _check_modes(modes: Sequence[str], report: Report) -> None:
+    """A mode that no backend has would otherwise be checked by nobody, and the run pass."""
+    found = {row.mode for row in report.rows}
+    missing = [mode for mode in modes if mode not in found]
+    if missing and not report.errors:
+        msg = f"no backend that was run has the mode {missing[0]!r}."
+        raise SpecValueError(msg)
+
+
+def _of(losses: Sequence[str] | None) -> set[str]:
+    for name in losses or ():
+        if name not in LOSSES:
+            msg = f"there is no loss {name!r}; known are {', '.join(LOSSES)}."
+            raise SpecValueError(msg)
+    return set(LOSSES if losses is None else losses)
+
+
+def expected(losses: Sequence[str] | None = None, cases: Sequence[Case] | None = None) -> list[tuple[Case, Reference]]:
+    """The cases with what the oracle says of them.
+
+    Args:
+        losses: names of losses. Default: all.
+        cases: Default: all there are.
+    """
+    wanted = _of(losses)
+    return [(case, case.expected()) for case in (all_cases() if cases is None else cases) if case.spec.name in wanted]
+
+
+def _bad_calls(losses: Sequence[str] | None) -> list[BadCall]:
+    wanted = _of(losses)
+    return [call for call in bad_calls() if call.spec.name in wanted]
+
+
+def check_adapter(
+    adapter: Adapter,
+    *,
+    losses: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    cases: Sequence[Case] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Check one adapter in this process: what an author of another adapter calls in their tests.
+
+    Args:
+        adapter: the adapter.
+        losses: names of losses. Default: all.
+        modes: names of the adapter's modes. Default: all.
+        cases: only these, without the calls that must fail. Default: all there are.
+        progress: called with how far it has come.
+
+    Raises:
+        SpecValueError: a name is unknown.
+    """
+    started = time.monotonic()
+    calls = _bad_calls(losses) if cases is None else []
+    report = Report(unifiedloss=unifiedloss.__version__)
+    known = adapter.modes()
+    for mode in modes or ():
+        if mode not in known:
+            msg = f"the adapter {adapter.name!r} has no mode {mode!r}; it has {', '.join(known)}."
+            raise SpecValueError(msg)
+
+    def note(mode: str, _: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(adapter.name, mode, done, total))
+
+    work = Work(expected(losses, cases), calls, modes)
+    report.rows.extend(check(adapter, Target(adapter.name, adapter.name), work, note))
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def assert_conforms(adapter: Adapter, *, losses: Sequence[str] | None = None, modes: Sequence[str] | None = None) -> None:
+    """Check one adapter in this process, and raise with every failure and how to reproduce it.
+
+    Args:
+        adapter: the adapter.
+        losses: names of losses. Default: all.
+        modes: names of the adapter's modes. Default: all.
+
+    Raises:
+        AssertionError: a case failed, or nothing was compared.
+    """
+    report = check_adapter(adapter, losses=losses, modes=modes)
+    if not report.ok:
+        raise AssertionError(report.summary())
+
+
+# ------------------------------------------------------------------------------------------------------------ one adapter's run
+
+
+def check(
+    adapter: Adapter, target: Target, work: Work, note: Callable[[str, str, int, int], None] = lambda *_: None
+) -> Iterator[Row]:
+    """Check an adapter, mode by mode.
+
+    Args:
+        adapter: the adapter.
+        target: what the report calls it.
+        work: what is to be checked.
+        note: called with the mode, the case that comes next, how many are done and how many there are.
+    """
+    modes = {name: mode for name, mode in adapter.modes().items() if work.modes is None or name in work.modes}
+    first = next(iter(adapter.modes()))
+    held = set(adapter.dtypes())
+    total = len(modes) * (len(work.cases) + len(work.bad_calls))
+    done = 0
+    for name, mode in modes.items():
+        started = time.monotonic()
+        row = Row(target.label, _version(adapter, target), name)
+        for case, reference in work.cases:
+            note(name, case.name, done, total)
+            done += 1
+            if case.dtype not in held:
+                reason = f"no {case.dtype}"
+                row.not_held[reason] = row.not_held.get(reason, 0) + 1
+            elif name != first and not _is_run(case, mode):
+                row.left_out += 1
+            else:
+                outcome = checks.check_case(adapter, mode, case, reference)
+                _count(row, case, outcome, lambda c=case, r=reference, n=name: snippets.of_case(adapter, target, n, c, r))
+        for call in work.bad_calls:
+            note(name, call.name, done, total)
+            done += 1
+            if mode.costly and call.reads:
+                row.left_out += 1
+            else:
+                outcome = checks.check_bad_call(adapter, mode, call)
+                _count(row, call, outcome, lambda c=call, n=name: snippets.of_bad_call(adapter, target, n, c))
+        row.seconds = time.monotonic() - started
+        yield row
+
+
+def _is_run(case: Case, mode: Mode) -> bool:
+    """Whether a compiled mode runs a case."""
+    return case.compiled and not mode.costly
+
+
+def _count(row: Row, case: Case | BadCall, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:
+    loss = case.spec.name
+    for tally in (row.total, row.losses.setdefault(loss, Tally())):
+        tally.add(
+            outcome.comparisons,
+            failed=bool(outcome.failures),
+            value_ulps=outcome.value_distance,
+            gradient_ulps=outcome.gradient_distance,
+        )
+    if outcome.failures:
+        row.failures.append(Failure(case.name, loss, tuple(outcome.failures), snippet()))
+
+
+def _version(adapter: Adapter, target: Target) -> str:
+    if target.on is None:
+        return adapter.version()
+    return f"{adapter.version()}, {target.on} {registry.adapter(target.on).version()}"
+
+
+def conform(work: Work, task: dict[str, Any], send: Callable[..., None]) -> None:
+    """A worker's job: check one backend, and send its progress and its rows."""
+    target: Target = task["target"]
+
+    def note(mode: str, case: str, done: int, total: int) -> None:
+        send(event="at", mode=mode, case=case, done=done, total=total)
+
+    for row in check(registry.adapter(target.backend), target, work, note):
+        send(event="row", row=row.to_dict())
