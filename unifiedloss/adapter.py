@@ -33,11 +33,14 @@ class Mode(NamedTuple):
     Attributes:
         run: ``run(function, *tensors)`` calls the function, compiled or not, and returns what it returns.
         raises: whether bad values raise in this mode; otherwise they give NaN.
-        costly: whether compiling takes so long that only a part of the cases is run.
+        whole_step: whether a function that differentiates can be compiled as well. If not, the loss alone is, and its gradient is
+            taken through the compiled function.
+        costly: whether compiling takes so long that only a small part of the cases is run.
     """
 
     run: Callable[..., Any]
     raises: bool
+    whole_step: bool = True
     costly: bool = False
 
 
@@ -76,8 +79,8 @@ class Adapter(ABC):
         """The name of a dtype of this framework's tensors: "float32", "bfloat16", "int64", "bool", ..."""
 
     @abstractmethod
-    def convert(self, x: np.ndarray[Any, Any], reference: Array) -> Array:
-        """A NumPy array as a tensor of this framework, on the device of `reference`."""
+    def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
+        """A NumPy array as a tensor of this framework, on the device of `reference` where there is one."""
 
     @abstractmethod
     def readable(self, *tensors: Array) -> bool:
@@ -102,6 +105,18 @@ class Adapter(ABC):
         """The ways to run this framework that conformance is claimed for, by name; "eager" first."""
 
     # -------------------------------------------------------------------------------------------------- what may be refined
+
+    differentiates: bool = True
+    """Whether `differentiate` works here. If not, `value_and_grad` is overridden with a closed form."""
+
+    def dtypes(self) -> tuple[str, ...]:
+        """The floating dtypes this framework can hold here and now."""
+        return tuple(FORMATS)
+
+    def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
+        """A NumPy array as a tensor of this framework, in the dtype named: also bfloat16, which NumPy has not."""
+        made = self.convert(np.asarray(x), None)
+        return made if dtype is None else self.ops.cast(made, dtype)
 
     def shape(self, x: Array) -> tuple[int | None, ...] | None:
         """A tensor's shape: None for an unknown rank, None entries for unknown extents."""

@@ -285,11 +285,11 @@ def _cross_entropy_index(
 ) -> _Positions:
     axis = _axis(plan)
     bad = None
+    labels = _replace(ops, kept, labels, 0)
     if not checked:
         classes = plan.classes if plan.classes is not None else ops.extent(predictions, axis, "int64")
         bad = (labels < 0) | (labels >= classes)
         labels = ops.where(~bad, labels, 0)
-    labels = _replace(ops, kept, labels, 0)
     predictions = _replace(ops, kept, predictions, 0.0 if plan.from_logits else 1.0, axis)
     weights = class_weight = None
     if plan.class_weights is not None:
@@ -301,7 +301,9 @@ def _cross_entropy_index(
             losses = native.cross_entropy(predictions, labels, axis)
         else:
             true_class = ops.take_class(predictions, labels, axis)
-            bad = _either(bad, _no_probability(plan, true_class, checked))
+            if bad is not None:
+                bad = bad | _no_probability(plan, true_class)
+                true_class = ops.take_class(_poisoned(ops, plan, predictions, bad, axis), labels, axis)
             losses = _negative_log(ops, plan, _spared(ops, plan, weights, true_class))
         return (losses if weights is None else _times(ops, weights, losses)), weights, bad
 
@@ -309,8 +311,9 @@ def _cross_entropy_index(
     if plan.from_logits:
         costs = -native.log_softmax(predictions, axis)
     else:
-        outside = _no_probability(plan, predictions, checked)
-        bad = bad if outside is None else _either(bad, ops.any_axis(outside, axis))
+        if bad is not None:
+            bad = bad | ops.any_axis(_no_probability(plan, predictions), axis)
+            predictions = _poisoned(ops, plan, predictions, bad, axis)
         costs = _negative_log(ops, plan, _spared(ops, plan, each_weight, predictions))
     target_cost = ops.take_class(costs, labels, axis)
     if each_weight is not None:
@@ -328,9 +331,7 @@ def _cross_entropy_dense(
     axis = _axis(plan)
     targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
     bad = None if checked else ops.any_axis((targets <= -plan.tiny) | ops.equal(targets, INFINITY), axis)
-    smoothed = targets
-    if plan.smoothing:
-        smoothed = targets * (1.0 - plan.smoothing) + _share(ops, plan, predictions)
+    smoothed = _smoothed(ops, plan, targets, _share(ops, plan, predictions)) if plan.smoothing else targets
     weights = None
     weighted = smoothed
     if plan.class_weights is not None:
@@ -340,11 +341,15 @@ def _cross_entropy_dense(
     if plan.from_logits:
         costs = -native.log_softmax(_replace(ops, kept, predictions, 0.0, axis), axis)
     else:
+        read = ~ops.equal(smoothed, 0)
+        predictions = _replace(ops, kept, predictions, 1.0, axis)
+        if bad is not None:
+            bad = bad | ops.any_axis(read & _no_probability(plan, predictions), axis)
+            predictions = _poisoned(ops, plan, predictions, bad, axis)
         # An entry the target gives no weight is not read. Where it could be read without harm it is, for the targets' gradient.
-        harmless = (predictions > 0.0) & (predictions <= plan.probability_limit)
-        predictions = ops.where(harmless | ~ops.equal(smoothed, 0), predictions, 1.0)
-        outside = _no_probability(plan, predictions, checked)
-        bad = bad if outside is None else _either(bad, ops.any_axis(outside, axis))
+        positive = predictions > (0.0 if plan.clip is None else -plan.tiny)
+        harmless = positive & (predictions <= plan.probability_limit)
+        predictions = ops.where(harmless | read, predictions, 1.0)
         costs = _negative_log(ops, plan, _spared(ops, plan, weighted, predictions))
     return ops.sum_axis(_times(ops, weighted, costs), axis), weights, bad
 
@@ -354,24 +359,32 @@ def _binary_cross_entropy(
 ) -> _Positions:
     targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0)
     bad = None if checked else (targets <= -plan.tiny) | (targets > 1.0)
-    predictions = _replace(ops, kept, predictions, 0.0)
+    predictions = _replace(ops, kept, predictions, 0.0 if plan.from_logits else 0.5)
     # 1 - t' is formed from 1 - t: subtracting the rounded t' from 1 would lose all digits at small eps.
     complement = 1.0 - targets
     if plan.smoothing:
-        complement = complement * (1.0 - plan.smoothing) + plan.smoothing / 2
-        targets = targets * (1.0 - plan.smoothing) + plan.smoothing / 2
+        complement = _smoothed(ops, plan, complement, plan.smoothing / 2)
+        targets = _smoothed(ops, plan, targets, plan.smoothing / 2)
     given = getattr(plan.spec, "pos_weight", None)
     pos_weight = None if given is None else ops.constant(given, plan.compute_dtype, predictions)
     positive = targets if pos_weight is None else targets * pos_weight
     if plan.from_logits:
-        losses = native.binary_cross_entropy(ops.finite(predictions), targets, pos_weight)
-        # At an infinite logit the loss is infinite unless the side it denies has no weight. Adding infinity, where a select would
-        # set the gradient to 0, keeps it sigma(z) - t.
-        denied = (ops.equal(predictions, INFINITY) & ~ops.equal(complement, 0)) | (
-            ops.equal(predictions, -INFINITY) & ~ops.equal(positive, 0)
+        # At an infinite logit the kernel sees a large finite one, which gives the right gradient sigma(z) - t, and what the infinity
+        # costs the side it denies is added here, for the loss's value and for the targets' gradient.
+        affirmed, denied = ops.equal(predictions, INFINITY), ops.equal(predictions, -INFINITY)
+        finite_targets = ops.where(~(affirmed | denied), targets, ops.stop_gradient(targets))
+        losses = native.binary_cross_entropy(ops.finite(predictions), finite_targets, pos_weight)
+        endless = _scalar(ops, plan, INFINITY, losses)
+        return (
+            losses
+            + _times(ops, complement, ops.where(affirmed, endless, 0.0))
+            + _times(ops, positive, ops.where(denied, endless, 0.0)),
+            None,
+            bad,
         )
-        return losses + ops.where(denied, _scalar(ops, plan, INFINITY, losses), 0.0), None, bad
-    bad = _either(bad, _no_probability(plan, predictions, checked))
+    if bad is not None:
+        bad = bad | _no_probability(plan, predictions)
+        predictions = _poisoned(ops, plan, predictions, bad)
     yes = _negative_log(ops, plan, _spared(ops, plan, positive, predictions))
     no = _negative_log_complement(ops, plan, _spared(ops, plan, complement, predictions, complement=True))
     return _times(ops, positive, yes) + _times(ops, complement, no), None, bad
@@ -401,10 +414,12 @@ _LOSSES = {
 # ------------------------------------------------------------------------------------------------------------------- pieces
 
 
-def _either(a: Array | None, b: Array | None) -> Array | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a | b
+def _smoothed(ops: Ops, plan: Plan, targets: Array, share: Array | float) -> Array:
+    """(1 - eps) t + share."""
+    if plan.smoothing == 1.0:
+        # No gradient reaches the targets: an infinite cost times 1 - eps = 0 would be NaN.
+        targets = ops.stop_gradient(targets)
+    return targets * (1.0 - plan.smoothing) + share
 
 
 def _times(ops: Ops, weight: Array, cost: Array) -> Array:
@@ -430,11 +445,15 @@ def _spared(ops: Ops, plan: Plan, weight: Array | None, p: Array, *, complement:
     return ops.where(~(ops.equal(weight, 0) & zero), p, 0.0 if complement else 1.0)
 
 
-def _no_probability(plan: Plan, p: Array, checked: bool) -> Array | None:
-    """Which numbers are no probabilities. NaN is none either; that position's loss is NaN in both cases."""
-    if checked:
-        return None
-    return ~((p > -plan.tiny) & (p <= plan.probability_limit))
+def _no_probability(plan: Plan, p: Array) -> Array:
+    """Which numbers are no probabilities. NaN is not among them: it is no bad value, and gives NaN by itself."""
+    return (p <= -plan.tiny) | (p > plan.probability_limit)
+
+
+def _poisoned(ops: Ops, plan: Plan, p: Array, bad: Array, axis: int | None = None) -> Array:
+    """Probabilities with NaN all over a bad position. A product, so that all of its gradient is NaN, not only that of what is read."""
+    bad = bad if axis is None else ops.expand(bad, axis)
+    return p * ops.where(bad, _scalar(ops, plan, NAN, p), 1.0)
 
 
 def _read(ops: Ops, plan: Plan, p: Array) -> Array:

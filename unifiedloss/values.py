@@ -110,6 +110,9 @@ def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
     raise BadValueError(msg)
 
 
+# The limits are np.float64, which NumPy does not round to the array's dtype: in float32 the smallest normal float64 is 0.
+
+
 def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
     if plan.kind == "index":
         _raise_at(
@@ -121,7 +124,7 @@ def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
         )
     elif plan.kind == "dense":
         _raise_at(
-            _along(plan, kept) & ((targets <= -plan.tiny) | np.isinf(targets)),
+            _along(plan, kept) & ((targets <= -np.float64(plan.tiny)) | np.isinf(targets)),
             targets,
             "targets",
             "dense targets must be finite and not negative.",
@@ -129,7 +132,7 @@ def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
     elif plan.kind == "binary":
         if targets.dtype != bool:
             _raise_at(
-                kept & ((targets <= -plan.tiny) | (targets > 1)),
+                kept & ((targets <= -np.float64(plan.tiny)) | (targets > 1)),
                 targets,
                 "targets",
                 "binary targets must lie in [0, 1].",
@@ -149,7 +152,7 @@ def _along(plan: Plan, x: Array) -> Array:
 
 
 def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: Array) -> None:
-    outside = (predictions <= -plan.tiny) | (predictions > plan.probability_limit)
+    outside = (predictions <= -np.float64(plan.tiny)) | (predictions > np.float64(plan.probability_limit))
     if not outside.any():
         return
     read = np.broadcast_to(_along(plan, kept) if plan.axis is not None else kept, predictions.shape)

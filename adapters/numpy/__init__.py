@@ -12,6 +12,7 @@ from unifiedloss import pipeline
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.numpy import gradient, native, objects, ops
 from unifiedloss.errors import UnsupportedError
+from unifiedloss.floats import FORMATS
 from unifiedloss.spec import AnyLoss, Plan
 
 Array = NDArray[Any]
@@ -24,6 +25,14 @@ class NumPyAdapter(Adapter):
     tensor_type = np.ndarray
     ops = ops
     native = native
+    differentiates = False
+
+    def dtypes(self) -> tuple[str, ...]:
+        try:
+            ops.dtype("bfloat16")
+        except ModuleNotFoundError:
+            return tuple(name for name in FORMATS if name != "bfloat16")
+        return tuple(FORMATS)
 
     def version(self) -> str:
         return np.__version__

@@ -133,8 +133,8 @@ class TorchAdapter(Adapter):
     def modes(self) -> dict[str, Mode]:
         return {
             "eager": Mode(lambda function, *tensors: function(*tensors), raises=True),
-            "aot_eager": Mode(_compiled("aot_eager"), raises=False),
-            "inductor": Mode(_compiled("inductor"), raises=False, costly=True),
+            "aot_eager": Mode(_compiled("aot_eager"), raises=False, whole_step=False),
+            "inductor": Mode(_compiled("inductor"), raises=False, whole_step=False, costly=True),
         }
 
 

@@ -74,7 +74,7 @@ def constant(values: tuple[float, ...] | float, dtype: str, reference: Tensor) -
 
 
 def take(vector: Tensor, index: Tensor) -> Tensor:
-    return vector[index]
+    return vector.take(index)  # vector[index] reads a scalar index, which compiled code cannot
 
 
 def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:

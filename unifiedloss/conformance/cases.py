@@ -1,0 +1,531 @@
+"""The cases every backend is held to: edge cases picked by hand, a product of all fields trimmed by pairs, and seeded random ones.
+
+A case is data: a spec and NumPy arrays. What it should give is the oracle's business (`unifiedloss.reference`), what it may deviate by that of
+`tolerances`, and how a backend is asked that of `checks`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss import reference
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
+
+Array = NDArray[Any]
+NAN, INF = math.nan, math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call, and which of its gradients are asked for.
+
+    Attributes:
+        name: unique; "edge/...", "product/..." or "random/...".
+        spec: the loss.
+        predictions: values, already rounded to `dtype`.
+        targets: values, in their own dtype.
+        sample_weight: values or None.
+        mask: values or None.
+        dtype: the predictions' dtype; bfloat16 is held in a float32 array, as NumPy has none of its own.
+        upstream: the gradient that arrives from above; None for ones.
+        compiled: whether it is also run in compiled modes, of which each needs a compilation.
+    """
+
+    name: str
+    spec: AnyLoss
+    predictions: Array
+    targets: Array
+    sample_weight: Array | None = None
+    mask: Array | None = None
+    dtype: str = "float32"
+    upstream: float | Array | None = None
+    compiled: bool = True
+
+    def expected(self) -> reference.Reference:
+        """What the oracle says."""
+        upstream: Any = self.upstream
+        if isinstance(upstream, np.ndarray):
+            upstream = upstream.ravel().tolist()
+        return reference.evaluate(
+            self.spec,
+            _tensor(self.predictions, self.dtype),
+            _tensor(self.targets, self.targets.dtype.name),
+            None if self.sample_weight is None else _tensor(self.sample_weight, self.sample_weight.dtype.name),
+            None if self.mask is None else _tensor(self.mask, "bool"),
+            upstream=upstream,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BadCall:
+    """A call that must fail, with the same error class and message in every backend.
+
+    Attributes:
+        name: unique.
+        spec: the loss.
+        predictions: values.
+        targets: values.
+        sample_weight: values or None.
+        mask: values or None.
+        reads: whether it takes reading a value to see the mistake, so that nothing can be raised under tracing.
+    """
+
+    name: str
+    spec: AnyLoss
+    predictions: Array
+    targets: Array
+    sample_weight: Array | None = None
+    mask: Array | None = None
+    reads: bool = False
+
+
+def _tensor(x: Array, dtype: str) -> reference.Tensor:
+    return reference.tensor(x.ravel().tolist(), x.shape, dtype)
+
+
+# ------------------------------------------------------------------------------------------------------------------ by hand
+
+X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
+Y = np.array([0, 1, 1, 2])
+W = (1.0, 2.0, 4.0)
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.5, 0.25], [0.2, 0.3, 0.5]], np.float32)
+ONE_HOT = np.eye(3, dtype=np.float32)[Y]
+F32_TINY = np.float32(2.0**-126)
+
+
+def _ce(**fields: Any) -> CrossEntropyLoss:
+    return CrossEntropyLoss(**{"from_logits": True, "reduction": "none"} | fields)
+
+
+def _bce(**fields: Any) -> BinaryCrossEntropyLoss:
+    return BinaryCrossEntropyLoss(**{"from_logits": True, "reduction": "none"} | fields)
+
+
+def _f32(*values: Any) -> Array:
+    return np.array(values, np.float32)
+
+
+def _i(*values: int, dtype: Any = np.int64) -> Array:
+    return np.array(values, dtype)
+
+
+def edge_cases() -> Iterator[Case]:
+    """The rows of today's disagreements, and the places where a rule begins or ends."""
+
+    def case(name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any) -> Case:
+        return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
+
+    mean = {"reduction": "mean"}
+    # Divisors: rows 1 to 6, 22 to 24, 35, 41.
+    yield case("01 class weights, index", _ce(class_weights=W, **mean), X, Y)
+    yield case("02 class weights, one-hot", _ce(class_weights=W, **mean), X, ONE_HOT)
+    for divisor in ("weights", "present", "nonzero", "all"):
+        spec = _ce(divisor=divisor, ignore_index=-100, **mean)
+        yield case(f"03 sample weights, {divisor}", spec, X, Y, _f32(1, 0, 3, 1))
+        yield case(f"04 ignored label, {divisor}", spec, X, _i(0, 1, -100, 2))
+        yield case(f"06 all ignored, {divisor}", spec, X, _i(-100, -100, -100, -100))
+        yield case(f"06 all ignored, zero, {divisor}", spec.replace(on_empty="zero"), X, _i(-100, -100, -100, -100))
+    yield case("05 ignored label per row", _ce(ignore_index=-100), X, _i(0, -100, 1, 2))
+    for on_empty in ("nan", "zero"):
+        yield case(f"06 all weights zero, {on_empty}", _ce(on_empty=on_empty, **mean), X, Y, _f32(0, 0, 0, 0))
+        yield case(f"06 class weights zero, {on_empty}", _ce(on_empty=on_empty, class_weights=(0, 0, 0), **mean), X, Y)
+        spec_e = _ce(on_empty=on_empty, **mean)
+        yield case(f"06 empty batch, {on_empty}", spec_e, np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+    yield case("06 empty batch, none", _ce(), np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+    yield case("06 empty batch, sum", _ce(reduction="sum"), np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+    error, errors = _f32(1, 2), np.zeros(2, np.float32)
+    yield case("22 one axis, weighted", MeanSquaredError(), error, errors, _f32(1, 3))
+    grid = np.arange(6, dtype=np.float32).reshape(2, 3)
+    yield case("23 leading weights, weighted mean", MeanSquaredError(), grid, 0 * grid, _f32(1, 3))
+    yield case("23 leading weights of full rank", MeanSquaredError(), grid, 0 * grid, np.repeat(_f32([1], [3]), 3, 1))
+    yield case("24 weights scale examples", MeanSquaredError(reduction="none"), grid[:, :2], 0 * grid[:, :2], _f32(1, 3))
+    yield case("35 weighted binary", _bce(**mean), _f32(0, 0), _f32(1, 0), _f32(1, 3))
+    yield case("41 scalar weight", _ce(**mean), X, Y, np.array(2.5, np.float32))
+    yield case("scalar mask, true", _ce(**mean), X, Y, None, np.array(True))
+    yield case("scalar mask, false", _ce(**mean), X, Y, None, np.array(False))
+
+    # Labels: rows 7, 8, 25, 38, 40.
+    for name, labels in (("07 negative", _i(0, -1, 1, 2)), ("08 too large", _i(0, 3, 1, 2)), ("far", _i(0, 2**31, 1, 2))):
+        for reduction in ("none", "mean"):
+            yield case(f"{name} label, {reduction}", _ce(reduction=reduction), X, labels)
+            yield case(f"{name} label, probabilities, {reduction}", _ce(from_logits=False, reduction=reduction), P, labels)
+            yield case(f"{name} label, smoothed, {reduction}", _ce(label_smoothing=0.1, reduction=reduction), X, labels)
+    yield case("08 too large label, class weights", _ce(class_weights=W, **mean), X, _i(0, 3, 1, 2))
+    yield case("08 masked bad label", _ce(**mean), X, _i(0, 3, -7, 2), None, np.array([True, False, False, True]))
+    yield case("08 zero-weighted bad label", _ce(**mean), X, _i(0, 3, -7, 2), _f32(1, 0, 0, 2))
+    wide = np.zeros((2, 300), np.float32)
+    wide[:, 257] = 10
+    yield case("25 label 257 in bfloat16", _ce(**mean), wide, _i(257, 256), dtype="bfloat16")
+    for dtype in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.uint64):
+        yield case(f"38 labels of {np.dtype(dtype).name}", _ce(**mean), X, Y.astype(dtype))
+    yield case("uint8 156 is not -100", _ce(ignore_index=-100, **mean), np.zeros((2, 200), np.float32), _i(156, 3, dtype=np.uint8))
+    yield case("int8 label, 200 classes", _ce(**mean), np.zeros((2, 200), np.float32), _i(100, 3, dtype=np.int8))
+    yield case("uint64 -100 is no label", _ce(ignore_index=-100), X, np.array([0, 2**64 - 100, 1, 2], np.uint64))
+    yield case("several ignored labels", _ce(ignore_index=(-100, 1), class_weights=W, label_smoothing=0.2, **mean), X, _i(0, 1, -100, 2))
+
+    # Probabilities: rows 9 to 12, 36.
+    p = _f32([0, 0.5, 0.5], [1, 0, 0], [1e-7, 0.5, 0.5], [0.2, 0.3, 0.5])
+    for epsilon in (0.0, 1e-7, 0.25):
+        for target in (0, 1):
+            spec = _ce(from_logits=False, epsilon=epsilon)
+            yield case(f"09 p=0, epsilon {epsilon}, class {target}", spec, p, _i(*[target] * 4))
+            yield case(f"09 p=0, epsilon {epsilon}, dense {target}", spec, p, np.eye(3, dtype=np.float32)[[target] * 4])
+        binary = _f32(0, 1, 0.25, 0.75, 1e-7, np.nextafter(np.float32(1), np.float32(0)), F32_TINY, F32_TINY / 2)
+        for t in (0.0, 1.0, 0.3):
+            spec_b = _bce(from_logits=False, epsilon=epsilon)
+            yield case(f"10 binary p, epsilon {epsilon}, target {t}", spec_b, binary, np.full(8, t, np.float32))
+    yield case("11 p equals epsilon", _ce(from_logits=False, epsilon=2.0**-20), _f32([2.0**-20, 1 - 2.0**-20]), _i(0))
+    yield case("12 unnormalised", _ce(from_logits=False), _f32([0.5, 0.25, 0.125]), _i(0))
+    over = _f32([1 + 2.0**-22, 0, 0], [1 + 2.0**-21, 0, 0], [1 + 2.0**-20, 0, 0], [-0.0, 1, 0])
+    for target in (0, 1):
+        yield case(f"36 p above 1, class {target}", _ce(from_logits=False), over, _i(*[target] * 4))
+    yield case("36 logits as probabilities", _ce(from_logits=False), X, Y)
+    yield case("36 logits as binary probabilities", _bce(from_logits=False), _f32(-0.5, 0.5, 2), _f32(1, 1, 1))
+    half = _f32(1 + 2.0**-10, 1 + 2.0**-9)
+    yield case("36 p above 1 in float16", _bce(from_logits=False), half, _f32(1, 1), dtype="float16")
+    yield case("subnormal p", _ce(from_logits=False), _f32([F32_TINY, F32_TINY / 2, 0.5]), _i(0))
+    yield case("subnormal p, class 1", _ce(from_logits=False), _f32([F32_TINY, F32_TINY / 2, 0.5]), _i(1))
+    nan_p = _f32([NAN, 0.5, 0.5], [0.5, NAN, 0.5])
+    yield case("NaN p is read, or not", _ce(from_logits=False), nan_p, _i(0, 0))
+    yield case("NaN p is read, or not, dense", _ce(from_logits=False), nan_p, _f32([1, 0, 0], [1, 0, 0]))
+    yield case("bad p is read, or not", _ce(from_logits=False), _f32([7, 0.5, 0.5], [0.5, 7, 0.5]), _i(0, 0))
+    yield case("class weight 0 hides no NaN p", _ce(from_logits=False, class_weights=(0, 1, 1)), nan_p, _i(0, 0))
+    yield case("class weight 0 times log 0", _ce(from_logits=False, class_weights=(0, 1, 1)), p, _i(0, 0, 0, 0))
+    yield case("class weight 0 times log 0, smoothed", _ce(class_weights=(0, 1, 1), label_smoothing=0.1), _f32([-INF, 0, 1]), _i(1))
+
+    # Infinite, large and NaN logits: rows 15, 28 to 30, 32 to 34.
+    for name, row in (
+        ("-inf", [0, -INF, 2]), ("two -inf", [-INF, -INF, 2]), ("all -inf", [-INF, -INF, -INF]),
+        ("+inf", [0, INF, 2]), ("NaN", [0, NAN, 2]), ("offset 1e5", [1e5, 1e5 + 1, 1e5]), ("offset -1e7", [-1e7, -1e7 + 1, -1e7]),
+        ("confident", [18, 0, 0]), ("gap 88", [88, 0, 0]), ("gap 1000", [1000, 0, 0]), ("gap 2e38", [1e38, -1e38, 0]), ("equal", [7, 7, 7]),
+    ):  # fmt: skip
+        z = _f32(row, row, row)
+        for smoothing in (0.0, 0.1, 1.0):
+            spec = _ce(label_smoothing=smoothing)
+            yield case(f"28 {name}, index, smoothing {smoothing}", spec, z, _i(0, 1, 2))
+            yield case(f"30 {name}, dense, smoothing {smoothing}", spec, z, np.eye(3, dtype=np.float32))
+    z = _f32(*[[0, NAN, INF], [1, 2, 3]])
+    yield case("32 NaN logits under weight 0", _ce(**mean), z, _i(0, 1), _f32(0, 2))
+    yield case("32 NaN logits masked", _ce(**mean), z, _i(0, 1), None, np.array([False, True]))
+    yield case("32 NaN logits ignored", _ce(ignore_index=5, **mean), z, _i(5, 1))
+    yield case("32 NaN targets under weight 0", _ce(**mean), X[:2], _f32([NAN, 0, 1], [1, 0, 0]), _f32(0, 2))
+    yield case("32 NaN squared error masked", MeanSquaredError(), _f32(NAN, 1), _f32(0, 3), None, np.array([False, True]))
+    yield case("32 NaN binary under weight 0", _bce(**mean), _f32(NAN, INF, 1), _f32(0, NAN, 1), _f32(0, 0, 2))
+    yield case("class weight 0 hides no NaN logit", _ce(class_weights=(0, 1, 1)), _f32([0, NAN, 1]), _i(0))
+    logits = _f32(0, -0.0, 100, -100, INF, -INF, NAN, 1e-30, -1e-30, 20, -20, 1e30)
+    for t in (0.0, 1.0, 0.5):
+        for extra in ({}, {"pos_weight": 3.0}, {"pos_weight": 0.0}, {"label_smoothing": 0.2}):
+            label = ", ".join(f"{k} {v}" for k, v in extra.items())
+            yield case(f"33 binary logits, target {t} {label}", _bce(**extra), logits, np.full(12, t, np.float32))
+    yield case("NaN binary target", _bce(), _f32(0, 1), _f32(NAN, 1))
+    yield case("NaN dense target", _ce(), X[:2], _f32([NAN, 0, 1], [1, 0, 0]))
+    yield case("NaN sample weight", _ce(), X, Y, _f32(1, NAN, 1, 1))
+
+    # Shapes: rows 16, 17, 31. Bad dense and binary targets.
+    cube = np.arange(18, dtype=np.float32).reshape(2, 3, 3) % 5
+    labels = _i([0, 1, 2], [2, 0, 1])
+    for axis in (1, 2, -1, -2):
+        yield case(f"16 square, axis {axis}", _ce(axis=axis), cube, labels)
+        yield case(f"17 smoothed, axis {axis}", _ce(axis=axis, label_smoothing=0.3), cube, labels)
+        one_hot = np.moveaxis(np.eye(3, dtype=np.float32)[labels], -1, axis)
+        yield case(f"17 dense, axis {axis}", _ce(axis=axis, label_smoothing=0.3, class_weights=W), cube, one_hot)
+    yield case("class axis first", _ce(axis=0, class_weights=W, **mean), np.ascontiguousarray(X.T), Y)
+    yield case("one row, scalar label", _ce(), X[0], np.array(2))
+    yield case("one class", _ce(**mean), X[:, :1], _i(0, 0, 0, 0))
+    yield case("one class, probabilities", _ce(from_logits=False), np.ones((2, 1), np.float32), _i(0, 0))
+    yield case("31 dense rows do not sum to 1", _ce(), X[:1], _f32([2, 0, 0]))
+    yield case("31 dense rows of zeros", _ce(**mean), X[:1], _f32([0, 0, 0]))
+    yield case("negative dense target", _ce(), X[:2], _f32([1, 0, 0], [-0.5, 1, 0.5]))
+    yield case("infinite dense target", _ce(), X[:2], _f32([1, 0, 0], [INF, 1, 0.5]))
+    yield case("binary target out of range", _bce(), _f32(0, 1, 2), _f32(-0.25, 1.5, 1))
+    yield case("binary scalar", _bce(), np.array(0.5, np.float32), np.array(1.0, np.float32))
+    for dtype in (np.bool_, np.int8, np.int64, np.uint8, np.float64, np.float16):
+        t = _i(0, 1, 1).astype(dtype)
+        name = np.dtype(dtype).name
+        yield case(f"binary targets of {name}", _bce(**mean), _f32(0, 1, 2), t)
+        yield case(f"squared error, targets of {name}", MeanSquaredError(), _f32(0, 1, 2.5), t)
+    yield case("negative weights, sum", _ce(reduction="sum"), X, Y, _f32(1, -2, 3, 1))
+    yield case("negative weights, mean over all", _ce(divisor="all", **mean), X, Y, _f32(1, -2, 3, 1))
+    yield case("negative weights, weighted mean", _ce(**mean), X, Y, _f32(1, -2, 3, 1))
+    yield case("integer weights", _ce(**mean), X, Y, _i(1, 2, 3, 0))
+    yield case("float64 weights", _ce(**mean), X, Y, np.array([0.1, 0.2, 0.3, 0]))
+    yield case("dense targets in float64", _ce(**mean), X, np.full((4, 3), 1 / 3))
+    yield case("squared error, targets in float64", MeanSquaredError(reduction="none"), _f32(1, 2), np.array([1 + 1e-9, 2.5]))
+
+    # Precision: rows 20, 21, 26, 27, 42, 43.
+    yield case("20 column", _bce(**mean), _f32([0.5], [1]), _f32([1], [0]))
+    yield case("21 sum of squares", MeanSquaredError(reduction="sum"), _f32([1, 2], [3, 4]), np.zeros((2, 2), np.float32))
+    many = np.full(3000, 0.5, np.float32)
+    yield case("26 float16 mean of many", MeanSquaredError(), many, 0 * many, dtype="float16", compiled=False)
+    yield case("27 float16 sum past its largest", MeanSquaredError(reduction="sum"), _f32(200, 200), _f32(0, 0), dtype="float16")
+    yield case("26 float16 error 300", MeanSquaredError(reduction="none"), _f32(300), _f32(0), dtype="float16")
+    for dtype in ("bfloat16", "float16"):
+        for reduction in ("none", "mean"):
+            yield case(f"42 {dtype}, {reduction}", _ce(reduction=reduction), _f32([1, 3, -1]), _i(1), dtype=dtype)
+    yield case("43 a loss of zero", _ce(), _f32([200, 0, 0]), _i(0))
+    yield case("squared error, IEEE", MeanSquaredError(reduction="none"), _f32(INF, INF, NAN, 1e30, 0), _f32(0, INF, 0, -1e30, -0.0))
+    big = np.array([2**53, -(2**53), 2**53 + 1, 3])
+    yield case("integer targets at 2^53", MeanSquaredError(reduction="none"), _f32(0, 0, 0, 0), big)
+
+
+# -------------------------------------------------------------------------------------------------------------- the product
+
+
+def _pairs(axes: dict[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]:
+    """Choices of one value per axis in which every pair of values of two axes occurs: greedy, seeded."""
+    names = list(axes)
+    sizes = [len(axes[name]) for name in names]
+    rng = np.random.default_rng(seed)
+    missing = {
+        (a, i, b, j)
+        for a, b in itertools.combinations(range(len(names)), 2)
+        for i in range(sizes[a])
+        for j in range(sizes[b])
+    }
+    rows = []
+    while missing:
+        a, i, b, j = min(missing)
+        best, covered = None, -1
+        for _ in range(30):
+            row = [int(rng.integers(n)) for n in sizes]
+            row[a], row[b] = i, j
+            new = sum((c, row[c], d, row[d]) in missing for c, d in itertools.combinations(range(len(names)), 2))
+            if new > covered:
+                best, covered = row, new
+        assert best is not None
+        missing -= {(c, best[c], d, best[d]) for c, d in itertools.combinations(range(len(names)), 2)}
+        rows.append({name: axes[name][k] for name, k in zip(names, best, strict=True)})
+    return rows
+
+
+_REDUCED: dict[str, Sequence[Any]] = {
+    "reduction": ("mean", "sum", "none"),
+    "divisor": ("weights", "present", "nonzero", "all"),
+    "on_empty": ("nan", "zero"),
+    "weight": (None, "full", "leading", "scalar", "zeros"),
+    "mask": (None, "full", "leading", "nothing"),
+    "dtype": ("float32", "float64", "float16", "bfloat16"),
+    "upstream": (None, "given"),
+}
+
+
+def product_cases() -> Iterator[Case]:
+    """Every loss, input kind and target kind with every field, dtype and shape, such that every pair of choices occurs."""
+    for from_logits in (True, False):
+        for kind in ("index", "dense"):
+            axes = _REDUCED | {
+                "shape": (((4, 3), None), ((2, 5, 3), -1), ((2, 3, 2, 2), 1), ((5,), None), ((3, 7), 0), ((1, 1), None)),
+                "class_weights": (None, "given", "with zero"),
+                "label_smoothing": (0.0, 0.1, 1.0),
+                "epsilon": (0.0,) if from_logits else (0.0, 1e-7, 0.2),
+                "ignore_index": (None, -100, (-1, 1)) if kind == "index" else (None, -100),
+                "target_dtype": ("int64", "int32", "uint8") if kind == "index" else ("float32", "float64"),
+            }
+            for number, row in enumerate(_pairs(axes, seed=11)):
+                yield _categorical(f"product/categorical {kind} {number:03}", from_logits, kind, row)
+        axes = _REDUCED | {
+            "shape": ((6,), (3, 4), (2, 3, 4), ()),
+            "pos_weight": (None, 3.0, "given"),
+            "label_smoothing": (0.0, 0.1, 1.0),
+            "epsilon": (0.0,) if from_logits else (0.0, 1e-7, 0.2),
+            "target_dtype": ("float32", "float64", "int64", "bool"),
+        }
+        for number, row in enumerate(_pairs(axes, seed=12)):
+            yield _binary(f"product/binary {number:03}", from_logits, row)
+    axes = _REDUCED | {"shape": ((6,), (3, 4), (2, 3, 4), ()), "target_dtype": ("float32", "float64", "int32", "bool")}
+    for number, row in enumerate(_pairs(axes, seed=13)):
+        yield _regression(f"product/regression {number:03}", row)
+
+
+def _rng(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def round_to(x: Array, dtype: str) -> Array:
+    """Values rounded to a dtype; bfloat16 in a float32 array."""
+    if dtype != "bfloat16":
+        return x.astype(dtype)
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def _common(rng: np.random.Generator, row: dict[str, Any], positions: tuple[int, ...]) -> dict[str, Any]:
+    """Weights, mask and upstream gradient for a per-position loss of this shape."""
+    leading = positions[:1]
+    weight = {
+        None: None,
+        "full": rng.uniform(0.5, 2, positions),
+        "leading": rng.uniform(0.5, 2, leading),
+        "scalar": np.array(0.75),
+        "zeros": rng.uniform(0.5, 2, positions) * (rng.random(positions) < 0.5),
+    }[row["weight"]]
+    mask = {
+        None: None,
+        "full": rng.random(positions) < 0.6,
+        "leading": rng.random(leading) < 0.7,
+        "nothing": np.zeros(positions, bool),
+    }[row["mask"]]
+    upstream: Any = None
+    if row["upstream"]:
+        normal = np.asarray(rng.normal(size=positions))
+        upstream = -1.5 if row["reduction"] != "none" else np.asarray(round_to(normal, row["dtype"]), np.float32)
+    return {
+        "sample_weight": None if weight is None else weight.astype(np.float32),
+        "mask": None if mask is None else np.asarray(mask),
+        "upstream": upstream,
+        "dtype": row["dtype"],
+    }
+
+
+def _fields(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: row[name] for name in ("reduction", "divisor", "on_empty", *names)}
+
+
+def _softmax(z: Array, axis: int) -> Array:
+    e: Array = np.exp(z - z.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def _categorical(name: str, from_logits: bool, kind: str, row: dict[str, Any]) -> Case:
+    name = f"{name} {'logits' if from_logits else 'probabilities'}"
+    rng = _rng(name)
+    shape, axis = row["shape"]
+    at = len(shape) - 1 if axis is None else axis % len(shape)
+    classes = shape[at]
+    positions = shape[:at] + shape[at + 1 :]
+    predictions = rng.normal(scale=3, size=shape)
+    if not from_logits:
+        predictions = _softmax(predictions, at)
+    if kind == "index":
+        targets = rng.integers(classes, size=positions)
+        if row["ignore_index"] is not None and row["target_dtype"] != "uint8":
+            ignored = row["ignore_index"] if isinstance(row["ignore_index"], int) else -1
+            targets = np.where(rng.random(positions) < 0.3, ignored, targets)
+        targets = np.asarray(targets)
+    else:
+        targets = _softmax(rng.normal(size=shape), at) * (rng.random(shape) < 0.8)
+    weights = None
+    if row["class_weights"]:
+        weights = rng.uniform(0.5, 2, classes)
+        if row["class_weights"] == "with zero":
+            weights[0] = 0.0
+    spec = CrossEntropyLoss(
+        from_logits=from_logits,
+        axis=axis,
+        class_weights=weights,
+        **_fields(row, "label_smoothing", "epsilon", "ignore_index"),
+    )
+    common = _common(rng, row, positions)
+    return Case(name, spec, round_to(predictions, row["dtype"]), targets.astype(row["target_dtype"]), **common)
+
+
+def _binary(name: str, from_logits: bool, row: dict[str, Any]) -> Case:
+    name = f"{name} {'logits' if from_logits else 'probabilities'}"
+    rng = _rng(name)
+    shape = row["shape"]
+    predictions = np.asarray(rng.normal(scale=3, size=shape))
+    if not from_logits:
+        predictions = 1 / (1 + np.exp(-predictions))
+    targets = np.asarray(rng.random(shape)) if row["target_dtype"].startswith("float") else np.asarray(rng.random(shape) < 0.5)
+    pos_weight: Any = row["pos_weight"]
+    if pos_weight == "given":
+        pos_weight = rng.uniform(0.5, 3, shape[-1]) if shape else 0.5
+    spec = BinaryCrossEntropyLoss(
+        from_logits=from_logits, pos_weight=pos_weight, **_fields(row, "label_smoothing", "epsilon")
+    )
+    common = _common(rng, row, shape)
+    return Case(name, spec, round_to(predictions, row["dtype"]), targets.astype(row["target_dtype"]), **common)
+
+
+def _regression(name: str, row: dict[str, Any]) -> Case:
+    rng = _rng(name)
+    shape = row["shape"]
+    predictions = np.asarray(rng.normal(scale=3, size=shape))
+    targets = np.asarray(rng.normal(scale=3, size=shape))
+    if not row["target_dtype"].startswith("float"):
+        targets = np.rint(targets) if row["target_dtype"] != "bool" else targets > 0
+    spec = MeanSquaredError(**_fields(row))
+    common = _common(rng, row, shape)
+    return Case(name, spec, round_to(predictions, row["dtype"]), targets.astype(row["target_dtype"]), **common)
+
+
+# ----------------------------------------------------------------------------------------------------------------- at random
+
+
+def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
+    """Plain calls on wider data: more rows and classes, larger spreads."""
+    for number in range(count):
+        name = f"random/{seed}.{number:03}"
+        rng = _rng(name)
+        spread = float(rng.choice([0.1, 1, 10, 60]))
+        rows, classes = int(rng.integers(1, 9)), int(rng.integers(2, 40))
+        reduction = str(rng.choice(["mean", "sum", "none"]))
+        dtype = str(rng.choice(["float32", "float32", "float64", "bfloat16", "float16"]))
+        z = round_to(rng.normal(scale=spread, size=(rows, classes)), dtype)
+        spec: AnyLoss
+        if number % 4 == 0:
+            spec, targets = BinaryCrossEntropyLoss(from_logits=True, reduction=reduction), rng.random((rows, classes))
+        elif number % 4 == 1:
+            spec, targets = MeanSquaredError(reduction=reduction), rng.normal(scale=spread, size=(rows, classes))
+        elif number % 4 == 2:
+            spec, targets = CrossEntropyLoss(from_logits=True, reduction=reduction), _softmax(z.astype(np.float64), 1)
+        else:
+            spec = CrossEntropyLoss(from_logits=True, reduction=reduction)
+            yield Case(name, spec, z, rng.integers(classes, size=rows), dtype=dtype, compiled=False)
+            continue
+        yield Case(name, spec, z, targets.astype(np.float32), dtype=dtype, compiled=False)
+
+
+# ------------------------------------------------------------------------------------------------------------------ bad calls
+
+
+def bad_calls() -> Iterator[BadCall]:
+    """Calls that must fail alike everywhere."""
+    z, y, t = X, Y, ONE_HOT
+    ce, bce, mse = CrossEntropyLoss(from_logits=True), BinaryCrossEntropyLoss(from_logits=True), MeanSquaredError()
+    cube = np.zeros((2, 3, 3), np.float32)
+    yield BadCall("19 column against vector", mse, _f32([1], [2], [3]), _f32(1, 2, 3))
+    yield BadCall("20 binary column against vector", bce, _f32([1], [2]), _f32(1, 0))
+    yield BadCall("labels as a column", ce, z, y[:, None])
+    yield BadCall("labels one-hot in integers", ce, z, t.astype(np.int64))
+    yield BadCall("too few labels", ce, z, y[:3])
+    yield BadCall("labels broadcast", ce, z, y[:1])
+    yield BadCall("dense targets of another shape", ce, z, t[:, :2])
+    yield BadCall("bool labels", ce, z, y > 0)
+    yield BadCall("integer predictions", ce, z.astype(np.int32), y)
+    yield BadCall("axis not named", ce, cube, np.zeros((2, 3), np.int64))
+    yield BadCall("axis out of range", CrossEntropyLoss(axis=2), z, y)
+    yield BadCall("scalar predictions", ce, np.array(1.0, np.float32), np.array(0))
+    yield BadCall("no classes", ce, np.zeros((4, 0), np.float32), y)
+    yield BadCall("too many class weights", ce.replace(class_weights=(1, 2, 3, 4)), z, y)
+    yield BadCall("dense with an ignored class", ce.replace(ignore_index=1), z, t)
+    yield BadCall("wrong number of pos_weight", bce.replace(pos_weight=(1, 2)), z, t)
+    yield BadCall("mask of numbers", ce, z, y, None, np.ones(4, np.float32))
+    yield BadCall("bool sample weights", ce, z, y, np.ones(4, bool))
+    yield BadCall("weights on a trailing axis", mse, z, t, np.ones(3, np.float32))
+    yield BadCall("mask of too many axes", mse, z, t, None, np.ones((4, 3, 1), bool))
+    for name, labels in (("-1", _i(0, -1, 1, 2)), ("3", _i(0, 1, 3, 2)), ("-100", _i(-100, 1, 0, 2))):
+        yield BadCall(f"label {name}", ce, z, labels, reads=True)
+    yield BadCall("logits as probabilities", CrossEntropyLoss(), z, y, reads=True)
+    yield BadCall("binary logits as probabilities", BinaryCrossEntropyLoss(), z, t, reads=True)
+    yield BadCall("negative dense target", ce, z, t - np.float32(0.5), reads=True)
+    yield BadCall("binary target 2", bce, z, t * 2, reads=True)
+    yield BadCall("negative weight", ce, z, y, _f32(1, -1, 1, 1), reads=True)
+    yield BadCall("nothing to divide by", ce.replace(on_empty="error"), z, y, _f32(0, 0, 0, 0), reads=True)
+    yield BadCall("an empty batch", mse.replace(on_empty="error"), z[:0], t[:0], reads=True)
+
+
+def all_cases() -> list[Case]:
+    """Every case, in a fixed order."""
+    cases = [*edge_cases(), *product_cases(), *random_cases()]
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names), "two cases share a name"
+    return cases

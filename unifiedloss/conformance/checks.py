@@ -1,0 +1,270 @@
+"""Asks one backend in one mode for one case, and compares with the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.adapter import Adapter, Mode
+from unifiedloss.conformance import tolerances
+from unifiedloss.conformance.cases import BadCall, Case
+from unifiedloss.errors import BadValueError, EmptyMeanError, UnifiedLossError
+from unifiedloss.floats import FORMATS
+from unifiedloss.reference import Reference
+from unifiedloss.spec import Plan
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Outcome:
+    """What came of one case.
+
+    Attributes:
+        comparisons: how many results were compared with what they should be.
+        failures: what differed, in words.
+        value_distance: the largest distance of a loss, in ulps of its magnitude.
+        gradient_distance: the same for gradients.
+    """
+
+    comparisons: int = 0
+    failures: list[str] = field(default_factory=list)
+    value_distance: float = 0.0
+    gradient_distance: float = 0.0
+
+    def fail(self, what: str) -> None:
+        """Note a failure."""
+        self.failures.append(what)
+
+
+def check_case(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -> Outcome:
+    """Run a case and compare the loss, its dtype and shape, and every gradient.
+
+    Args:
+        adapter: the backend's adapter.
+        mode: one of its modes.
+        case: the case.
+        expected: what the oracle says of it.
+    """
+    outcome = Outcome()
+    plan = tolerances.plan_of(case)
+    if mode.raises and expected.bad_positions:
+        _expect_error(outcome, adapter, mode, case, BadValueError)
+        return outcome
+    try:
+        value, gradients = _evaluate(adapter, mode, case)
+    except Exception as error:  # noqa: BLE001 - whatever a backend throws is a failure of this case, not of the run
+        outcome.fail(f"raised {type(error).__name__}: {_first_line(error)}")
+        return outcome
+    magnitudes = tolerances.magnitudes(case, plan)
+    reduced = plan.spec.reduction != "none"
+    shape = () if reduced else plan.positions
+    kept = tolerances.kept(case, plan)
+    _compare(
+        outcome, "loss", plan, adapter, value, plan.result_dtype, shape, expected.loss, magnitudes.loss,
+        None if reduced else kept,
+    )  # fmt: skip
+    kept_elements = np.broadcast_to(_expand(kept, plan), case.predictions.shape)
+    _compare(
+        outcome, "gradient to the predictions", plan, adapter, gradients["predictions"], case.dtype,
+        case.predictions.shape, expected.grad_predictions, magnitudes.grad_predictions, kept_elements,
+    )  # fmt: skip
+    if "targets" in gradients:
+        _compare(
+            outcome, "gradient to the targets", plan, adapter, gradients["targets"], case.targets.dtype.name,
+            case.targets.shape, expected.grad_targets, magnitudes.grad_targets, kept_elements,
+            defined=~_expand(np.isnan(np.reshape(expected.position_losses, kept.shape)), plan),
+        )  # fmt: skip
+    if "sample_weight" in gradients and case.sample_weight is not None:
+        _compare(
+            outcome, "gradient to the sample weights", plan, adapter, gradients["sample_weight"],
+            case.sample_weight.dtype.name, case.sample_weight.shape, expected.grad_sample_weight,
+            magnitudes.grad_sample_weight, None,
+        )  # fmt: skip
+    return outcome
+
+
+def _expand(x: Array, plan: Plan) -> Array:
+    return x if plan.axis is None else np.expand_dims(x, plan.axis)
+
+
+def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, Any]]:
+    """The loss, and its gradients by the name of the argument."""
+    predictions = adapter.tensor(case.predictions, case.dtype)
+    targets = adapter.tensor(case.targets)
+    weight = None if case.sample_weight is None else adapter.tensor(case.sample_weight)
+    mask = None if case.mask is None else adapter.tensor(case.mask)
+    upstream = None
+    if case.upstream is not None:
+        result = tolerances.plan_of(case).result_dtype
+        upstream = adapter.tensor(np.asarray(case.upstream, np.float32), result)
+    if not adapter.differentiates:
+        value, gradient = adapter.value_and_grad(case.spec, predictions, targets, weight, mask, upstream)
+        again = mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
+        if not np.array_equal(adapter.to_numpy(value), adapter.to_numpy(again), equal_nan=True):
+            msg = f"value_and_grad gives the loss {value}, calling gives {again}"
+            raise AssertionError(msg)
+        return value, {"predictions": gradient}
+
+    inputs = {"predictions": predictions}
+    if case.targets.dtype.name in FORMATS:
+        inputs["targets"] = targets
+    if weight is not None and case.sample_weight is not None and case.sample_weight.dtype.name in FORMATS:
+        inputs["sample_weight"] = weight
+    names = list(inputs)
+
+    def loss(*tensors: Any) -> Any:
+        given = dict(zip(names, tensors, strict=True))
+        return adapter.loss(
+            case.spec, given["predictions"], given.get("targets", targets), given.get("sample_weight", weight), mask
+        )
+
+    if mode.whole_step:
+        value, gradients = mode.run(lambda *xs: adapter.differentiate(loss, xs, upstream), *inputs.values())
+    else:
+        value, gradients = adapter.differentiate(lambda *xs: mode.run(loss, *xs), tuple(inputs.values()), upstream)
+    return value, dict(zip(names, gradients, strict=True))
+
+
+def _compare(
+    outcome: Outcome,
+    what: str,
+    plan: Plan,
+    adapter: Adapter,
+    result: Any,
+    dtype: str,
+    shape: Any,
+    expected: Any,
+    magnitude: Any,
+    kept: Array | None,
+    defined: Array | None = None,
+) -> None:
+    """Compare one result.
+
+    Args:
+        outcome: where to note what is found.
+        what: the result's name in messages.
+        plan: of the case.
+        adapter: of the backend.
+        result: the tensor.
+        dtype: the dtype it should have.
+        shape: the shape it should have.
+        expected: what the oracle says, flat.
+        magnitude: see `tolerances`.
+        kept: where it belongs to a position that is neither dropped nor switched off; elsewhere it must be +0.
+        defined: where the result is defined: the gradient to the targets is not, where the loss is NaN.
+    """
+    outcome.comparisons += 1
+    found = adapter.dtype_name(result.dtype)
+    if found != dtype:
+        outcome.fail(f"{what} has dtype {found}, should be {dtype}")
+    got = np.asarray(adapter.to_numpy(result)).astype(np.float64)
+    if got.shape != tuple(shape):
+        outcome.fail(f"{what} has shape {got.shape}, should be {tuple(shape)}")
+        return
+    exact = np.asarray(expected, np.float64).reshape(got.shape)
+    magnitude = np.broadcast_to(magnitude, got.shape)
+    special = ~np.isfinite(exact)
+    if defined is None:
+        defined = np.ones(got.shape, bool)
+    defined = np.broadcast_to(defined, got.shape)
+    same = ~defined | np.where(special, (got == exact) | (np.isnan(got) & np.isnan(exact)), np.isfinite(got))
+    if not same.all():
+        _fail_at(outcome, what, ~same, got, exact, "")
+    if kept is not None:
+        # Dropped and switched-off positions are +0, to the sign.
+        zero = kept | ((got == 0) & ~np.signbit(got))
+        if not zero.all():
+            _fail_at(outcome, what, ~zero, got, np.zeros_like(got), " (the position is not kept)")
+    measured = defined & same & ~special
+    if not measured.any():
+        return
+    distances = tolerances.distance(got, exact, magnitude, plan, dtype)[measured]
+    largest = float(distances.max())
+    if what == "loss":
+        outcome.value_distance = max(outcome.value_distance, largest)
+    else:
+        outcome.gradient_distance = max(outcome.gradient_distance, largest)
+    allowed = tolerances.limit(plan)
+    if not largest <= allowed:  # also where it is NaN
+        over = np.zeros(got.shape, bool)
+        over[measured] = ~(distances <= allowed)
+        _fail_at(outcome, what, over, got, exact, f" ({largest:.3g} ulps of its magnitude, at most {allowed:.3g} are allowed)")
+
+
+def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:
+    position = tuple(int(i) for i in np.argwhere(wrong)[0])
+    outcome.fail(f"{what}{list(position) if position else ''} is {got[position]!r}, should be {exact[position]!r}{why}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall) -> Outcome:
+    """Make a call that must fail, and compare the error's class and message with those NumPy gives.
+
+    Where the mistake can only be seen by reading values and this mode cannot read them, the loss must be NaN.
+    """
+    outcome = Outcome()
+    case = Case(call.name, call.spec, call.predictions, call.targets, call.sample_weight, call.mask)
+    if call.reads and not mode.raises:
+        outcome.comparisons += 1
+        value = adapter.to_numpy(_call(adapter, mode, case))
+        if not np.isnan(value).any():
+            outcome.fail(f"a bad value gave {value!r}, which holds no NaN")
+        return outcome
+    _expect_error(outcome, adapter, mode, case, UnifiedLossError)
+    return outcome
+
+
+def _call(adapter: Adapter, mode: Mode, case: Case) -> Any:
+    predictions, targets = adapter.tensor(case.predictions), adapter.tensor(case.targets)
+    if case.dtype == "bfloat16":
+        predictions = adapter.tensor(case.predictions, case.dtype)
+    weight = None if case.sample_weight is None else adapter.tensor(case.sample_weight)
+    mask = None if case.mask is None else adapter.tensor(case.mask)
+    return mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
+
+
+def _expect_error(
+    outcome: Outcome, adapter: Adapter, mode: Mode, case: Case, least: type[UnifiedLossError]
+) -> None:
+    from unifiedloss import registry
+
+    outcome.comparisons += 1
+    numpy = registry.adapter("numpy")
+    try:
+        numpy.loss(case.spec, case.predictions, case.targets, case.sample_weight, case.mask)
+    except UnifiedLossError as error:
+        wanted = error
+    else:
+        outcome.fail(f"NumPy accepts this call, and {least.__name__} was expected")
+        return
+    if not isinstance(wanted, least) and not isinstance(wanted, EmptyMeanError):
+        outcome.fail(f"NumPy raises {type(wanted).__name__}, and {least.__name__} was expected")
+    try:
+        value = _call(adapter, mode, case)
+    except Exception as error:  # noqa: BLE001 - the class is what is compared
+        if mode.raises and type(error) is not type(wanted):
+            outcome.fail(f"raised {type(error).__name__} ({_first_line(error)}), should raise {type(wanted).__name__}")
+        elif mode.raises and str(error) != str(wanted):
+            outcome.fail(f"the message is {str(error)!r}, should be {str(wanted)!r}")
+        elif str(wanted) not in _unwrapped(error):
+            # A compiler may wrap the error it meets while tracing in one of its own, but must not lose the message.
+            outcome.fail(f"the message is {_unwrapped(error)!r}, should hold {str(wanted)!r}")
+    else:
+        outcome.fail(f"gave {adapter.to_numpy(value)!r}, should raise {type(wanted).__name__}: {wanted}")
+
+
+def _unwrapped(error: BaseException) -> str:
+    """The messages of an error and of those that caused it, with the quotes a compiler may have escaped."""
+    messages = []
+    seen: BaseException | None = error
+    while seen is not None:
+        messages.append(str(seen))
+        seen = seen.__cause__ or seen.__context__
+    return "\n".join(messages).replace("\\'", "'")

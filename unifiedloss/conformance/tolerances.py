@@ -1,0 +1,256 @@
+r"""How far native mode may deviate from the oracle: one bound, derived here and used everywhere.
+
+A native kernel rounds at every step, so its error scales with the size of what it adds up and not with the result: where a loss of
+3e-8 is the difference of two numbers near 1, its absolute error is that of 1. So each result has a *magnitude*, the sum of the
+absolute values of the terms it is made of, and the distance is counted in ulps of that magnitude:
+
+$$\text{distance} = \frac{|\text{got} - \text{exact}|}{\epsilon_c M + \tfrac12 \epsilon_r |\text{exact}| + \eta}$$
+
+with $\epsilon_c$ the epsilon of the compute dtype, $\epsilon_r$ that of the result's dtype (its own rounding, half an ulp), and $\eta$ what underflow
+may lose. The bound on the distance is
+
+$$\text{LIMIT} = 12 + n/2 + K/2$$
+
+for n positions and K classes: a sum of n terms in any order errs by at most (n - 1)/2 epsilons of the sum of their absolute values, and so
+does the softmax's sum over K; exp, log and log1p err by at most 2 epsilons each in these frameworks, and every loss or gradient calls at most
+three of them, with six roundings (shift, products with weight, smoothing and upstream, division by the divisor, a sum of two terms) of half an
+epsilon each around them: 3 * 2 + 6 / 2 = 9, and the divisor's own rounding and a spare one, 12. What is usual is 1 to 3.
+
+Magnitudes of a position's loss, with m the row's largest logit:
+
+| loss | magnitude |
+|---|---|
+| categorical, logits | $\sum_c \tau_c (m - z_c + \log K + 1)$ |
+| categorical, probabilities | $\sum_c \tau_c (\lvert\log p_c\rvert + 1)$ |
+| binary, logits | $(q t' + 1 - t')(\lvert z\rvert + 1)$ |
+| binary, probabilities | $q t' (\lvert\log p\rvert + 1) + (1 - t')(\lvert\log(1-p)\rvert + 1)$ |
+| squared error | $(p - t)^2$, plus $2 \lvert p - t\rvert \lvert t\rvert$ where integer targets are rounded to the compute dtype |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.conformance.cases import Case
+from unifiedloss.floats import FORMATS
+from unifiedloss.spec import Plan, Signature, resolve
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """The sums of absolute values behind each result of a case, in float64; shaped like the results."""
+
+    loss: Array
+    grad_predictions: Array
+    grad_targets: Array
+    grad_sample_weight: Array | None
+
+
+def plan_of(case: Case) -> Plan:
+    """The plan of a case's call."""
+    return resolve(
+        case.spec,
+        Signature(case.predictions.shape, case.dtype),
+        Signature(case.targets.shape, case.targets.dtype.name),
+        None if case.sample_weight is None else Signature(case.sample_weight.shape, case.sample_weight.dtype.name),
+        None if case.mask is None else Signature(case.mask.shape, "bool"),
+    )
+
+
+def limit(plan: Plan) -> float:
+    """The largest distance allowed, in ulps of the magnitude."""
+    return 12 + (plan.count or 0) / 2 + (plan.classes or 0) / 2
+
+
+def distance(got: Array, exact: Array, magnitude: Array, plan: Plan, dtype: str) -> Array:
+    """The distance of finite results from the exact ones, in ulps of the magnitude. Infinities and NaN are compared elsewhere."""
+    compute, result = FORMATS[plan.compute_dtype], FORMATS[dtype]
+    # What each of the terms may lose to underflow, in a framework that flushes subnormal numbers to 0.
+    lost = compute.tiny * (1 + (plan.count or 0) + (plan.classes or 0)) + result.tiny * result.epsilon
+    if plan.compute_dtype != "float16" and result.min_exponent == compute.min_exponent:
+        lost += result.tiny
+    allowed = compute.epsilon * magnitude + 0.5 * result.epsilon * np.abs(exact) + lost
+    with np.errstate(invalid="ignore"):
+        error = np.abs(got - exact)
+    return np.where(got == exact, 0.0, error / allowed)
+
+
+def magnitudes(case: Case, plan: Plan) -> Magnitudes:
+    """The magnitudes of a case's results. Positions that hold a special value get whatever comes out: they are not measured."""
+    with np.errstate(all="ignore"):
+        parts = _parts(case, plan)
+        shape = parts.loss.shape
+        on, weight = _kept(case, plan, shape)
+        upstream = np.ones(()) if case.upstream is None else np.abs(np.asarray(case.upstream, np.float64))
+        losses = np.where(on, np.abs(weight) * parts.loss, 0.0)
+        omega = _unit_weights(case, plan, shape)
+        divisor, condition = _divisor(case, plan, on, weight, omega)
+        factor = np.broadcast_to(np.where(on, upstream * np.abs(weight) / divisor, 0.0), shape)
+        loss = losses if plan.spec.reduction == "none" else losses.sum() * condition / divisor
+        # The divisor's gradient: the mean itself, over the divisor, for every unit of weight.
+        through = 0.0
+        if plan.spec.reduction == "mean" and plan.spec.divisor == "weights":
+            through = losses.sum() / divisor**2 * condition
+        by_predictions = _expand(factor, plan) * parts.by_predictions * condition
+        by_targets = _expand(factor, plan) * parts.by_targets * condition
+        if plan.kind == "dense" and plan.class_weights is not None:
+            by_targets = by_targets + _expand(np.where(on, upstream * np.abs(weight), 0.0) * through, plan) * _class_weights(plan)
+        by_weight = None
+        if case.sample_weight is not None:
+            each = np.where(on, upstream * (parts.loss / divisor + omega * through) * condition, 0.0)
+            rank = case.sample_weight.ndim
+            by_weight = each.sum(axis=tuple(range(rank, each.ndim)))
+    return Magnitudes(loss, by_predictions, by_targets, by_weight)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    loss: Array
+    by_predictions: Array
+    by_targets: Array
+
+
+def _expand(x: Array, plan: Plan) -> Array:
+    return x if plan.axis is None else np.expand_dims(x, plan.axis)
+
+
+def _class_weights(plan: Plan) -> Any:
+    if plan.class_weights is None:
+        return 1.0
+    shape = [1] * len(plan.shape or ())
+    assert plan.axis is not None
+    shape[plan.axis] = -1
+    return np.reshape(plan.class_weights, shape)
+
+
+def kept(case: Case, plan: Plan) -> NDArray[np.bool_]:
+    """Which positions are neither dropped nor switched off by a weight of 0."""
+    assert plan.positions is not None
+    return _kept(case, plan, tuple(n or 0 for n in plan.positions))[0]
+
+
+def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], Array]:
+    kept = np.ones(shape, bool)
+
+    def spread(x: Any) -> Any:
+        return np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
+
+    weight = np.ones(shape)
+    if case.mask is not None:
+        kept &= spread(case.mask)
+    for label in plan.ignored_labels:
+        kept &= case.targets != label
+    if case.sample_weight is not None:
+        weight = spread(case.sample_weight).astype(np.float64)
+        kept &= weight != 0
+    return kept, weight
+
+
+def _labels(case: Case, plan: Plan) -> Any:
+    inside = (case.targets >= 0) & (case.targets < plan.shared_by)
+    return np.where(inside, case.targets, 0).astype(np.int64)
+
+
+def _unit_weights(case: Case, plan: Plan, shape: tuple[int, ...]) -> Array:
+    """sum_c w_c t_c, which the sample weight multiplies."""
+    if plan.class_weights is None:
+        return np.ones(shape)
+    if plan.kind == "index":
+        return np.asarray(plan.class_weights)[_labels(case, plan)]
+    total: Array = (case.targets.astype(np.float64) * _class_weights(plan)).sum(plan.axis)
+    return total
+
+
+def _divisor(case: Case, plan: Plan, kept: Any, weight: Array, omega: Array) -> tuple[float, float]:
+    """The divisor's size, and by how much cancellation in it enlarges a relative error."""
+    if plan.spec.reduction != "mean":
+        return 1.0, 1.0
+    each = np.where(kept, weight * omega, 0.0)
+    rule = plan.spec.divisor
+    if rule == "weights":
+        total = float(np.abs(each.sum()))
+        return total, float(np.abs(each).sum()) / total if total else 1.0
+    if rule == "all":
+        return float(each.size), 1.0
+    present = kept if case.sample_weight is None else _kept_without_weights(case, plan, weight.shape)
+    counted = present if rule == "present" else kept & (each != 0)
+    return float(np.count_nonzero(counted)), 1.0
+
+
+def _kept_without_weights(case: Case, plan: Plan, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    return _kept(dataclasses.replace(case, sample_weight=None), plan, shape)[0]
+
+
+def _parts(case: Case, plan: Plan) -> _Parts:
+    x, t = case.predictions.astype(np.float64), case.targets.astype(np.float64)
+    if plan.kind == "regression":
+        difference = np.abs(x - t)
+        rounded = np.abs(t) if case.targets.dtype.kind in "iu" else 0.0
+        return _Parts(difference**2 + 2 * difference * rounded, 2 * (difference + rounded), 2 * difference)
+    if plan.kind == "binary":
+        return _binary(plan, x, t)
+    return _categorical(case, plan, x, t)
+
+
+def _read(plan: Plan, p: Array) -> tuple[Array, Any]:
+    """Probabilities as they are read and clipped, and where the gradient passes."""
+    p = np.where(p < plan.tiny, 0.0, np.minimum(p, 1.0))
+    epsilon = getattr(plan.spec, "epsilon", 0.0)
+    if not epsilon:
+        return p, True
+    return np.clip(p, epsilon, 1 - epsilon), (p >= epsilon) & (p <= 1 - epsilon)
+
+
+def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
+    q: Any = getattr(plan.spec, "pos_weight", None)
+    q = 1.0 if q is None else np.asarray(q)
+    keep = 1 - plan.smoothing
+    positive = q * (keep * t + plan.smoothing / 2)
+    negative = keep * (1 - t) + plan.smoothing / 2
+    if plan.from_logits:
+        size = np.abs(x) + 1
+        return _Parts((positive + negative) * size, positive + negative, keep * (q + 1) * size)
+    p, passes = _read(plan, x)
+    cost, complement = np.abs(np.log(p)) + 1, np.abs(np.log1p(-p)) + 1
+    slope = np.where(passes, _safe(positive, p) + _safe(negative, 1 - p), 0.0)
+    loss = _weighted(positive, cost) + _weighted(negative, complement)
+    return _Parts(loss, slope, keep * (np.where(np.isinf(cost), 0, q * cost) + np.where(np.isinf(complement), 0, complement)))
+
+
+def _weighted(weight: Array, cost: Array) -> Array:
+    return np.where(weight == 0, 0.0, weight * cost)
+
+
+def _safe(weight: Array, p: Array) -> Array:
+    return np.where(weight == 0, 0.0, weight / p)
+
+
+def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
+    assert plan.axis is not None
+    axis = plan.axis
+    if plan.kind == "index":
+        t = np.zeros(x.shape)
+        np.put_along_axis(t, np.expand_dims(_labels(case, plan), axis), 1.0, axis)
+    w = _class_weights(plan)
+    keep = 1 - plan.smoothing
+    tau = w * (keep * t + plan.smoothing / plan.shared_by)
+    if plan.from_logits:
+        gap = x.max(axis, keepdims=True) - x
+        cost = gap + np.log(plan.shared_by) + 1
+        p = np.exp(-gap)
+        p = p / p.sum(axis, keepdims=True)
+        # The exponential turns an absolute error of its argument into a relative one.
+        slope = p * np.where(p > 0, cost, 0) * tau.sum(axis, keepdims=True) + tau
+    else:
+        p, passes = _read(plan, x)
+        cost = np.abs(np.log(p)) + 1
+        slope = np.where(passes, _safe(tau, p), 0.0)
+    finite_cost = np.where(np.isfinite(cost), cost, 0.0)
+    return _Parts(_weighted(tau, cost).sum(axis), slope, w * keep * finite_cost)
