@@ -23,8 +23,9 @@ SOURCES = {"unifiedloss": ROOT / "unifiedloss", "unifiedloss/adapters": ROOT / "
 ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
 # The same file name is the same job in every adapter, so whoever has read one knows his way about the others.
-ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "exact.py", "objects.py"}
-MORE_FILES = {"numpy": {"gradient.py"}}  # NumPy differentiates nothing itself
+ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
+# NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know.
+MORE_FILES = {"numpy": {"gradient.py"}, "tensorflow": {"shapes.py"}}
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
