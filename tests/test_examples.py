@@ -1,0 +1,99 @@
+"""What the examples print is true: five frameworks, one loss, the same curves. That they run at all, tests/test_docs.py checks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "switch_frameworks.py"
+FRAMEWORKS = ["NumPy", "PyTorch", "TensorFlow", "Keras", "JAX"]
+
+all_frameworks = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", "jax")
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder without a source tree, as a reader would who has copied the example."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=kept, timeout=280
+    )
+
+
+def tables(text: str) -> list[dict[str, list[float]]]:
+    """The tables of the example's output: for each, its rows by their first column."""
+    found = []
+    for head in re.finditer(r"^ +epoch (?P<names>.*)\n(?P<rows>(?:.+\n)+)", text, re.MULTILINE):
+        assert head["names"].split() == FRAMEWORKS
+        rows = {}
+        for row in head["rows"].splitlines():
+            label, *numbers = re.split(r"\s{2,}", row.strip())
+            rows[label] = [float(number) for number in numbers]
+        found.append(rows)
+    return found
+
+
+@all_frameworks
+def test_curves_agree(tmp_path: Path) -> None:
+    """The five columns are there, they go down, and they are one curve up to the rounding of float32."""
+    done = run(str(EXAMPLE), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    digits, diabetes = tables(done.stdout)
+    for table, quality in ((digits, "accuracy"), (diabetes, "R squared")):
+        curves = [numbers for label, numbers in table.items() if label.isdigit()]
+        assert len(curves) == 10
+        for numbers in (*curves, table["test loss"], table[quality]):
+            assert len(numbers) == len(FRAMEWORKS)
+            # Ten times what was measured, and a tenth of what the script allows; both curves start between 1 and 2.
+            assert max(numbers) - min(numbers) < 2e-6
+        assert all(later < earlier for earlier, later in zip(curves[0], curves[-1], strict=True))
+    assert min(digits["accuracy"]) > 0.9
+    assert min(diabetes["R squared"]) > 0.3
+    assert done.stdout.count("the curves agree") == 2
+
+
+@all_frameworks
+def test_disagreement_fails(tmp_path: Path) -> None:
+    """The script's own check can fail: with a loss that is one part in ten thousand another one in NumPy and Keras."""
+    code = """
+import dataclasses, runpy, sys
+example = runpy.run_path(sys.argv[1])
+small = dataclasses.replace(example["digits"](), epochs=10)
+small = dataclasses.replace(small, x=small.x[:50], y=small.y[:50])
+assert example["compare"]("right", small, example["digits_quality"])
+other = dataclasses.replace(small, loss_object=small.loss_object.replace(label_smoothing=1e-4))
+assert not example["compare"]("wrong", other, example["digits_quality"])
+"""
+    done = run("-c", code, str(EXAMPLE), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("THE CURVES DISAGREE") == 1
+
+
+@all_frameworks
+@pytest.mark.parametrize(
+    ("module", "install"),
+    [
+        ("torch", "pip install 'unifiedloss[torch]'"),
+        ("jax", "pip install 'unifiedloss[jax]'"),
+        ("sklearn", "pip install scikit-learn"),
+    ],
+)
+def test_missing_framework_is_named(module: str, install: str, tmp_path: Path) -> None:
+    """Without one of the frameworks the script says which, and what to install, and fails."""
+    code = """
+import runpy, sys
+class Hidden:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[2]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden)
+runpy.run_path(sys.argv[1])
+"""
+    done = run("-c", code, str(EXAMPLE), module, folder=tmp_path)
+    assert done.returncode == 1
+    assert install in done.stderr
