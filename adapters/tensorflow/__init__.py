@@ -52,8 +52,8 @@ class TensorFlowAdapter(Adapter):
     def _as_tensor(self, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
         if isinstance(x, _COMPOSITES):
             msg = (
-                f"a {type(x).__name__} is no dense tensor, and the loss of one is not defined here; "
-                "make it dense, and drop the positions it does not have with a mask."
+                f"a dense tensor is needed, got {type(x).__name__}; convert it, "
+                "and pass a mask for the positions it does not have."
             )
             raise UnknownTensorError(msg)
         return super()._as_tensor(x, reference, list_dtype)

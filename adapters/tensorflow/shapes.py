@@ -150,4 +150,4 @@ def _message(template: str, **fields: Any) -> list[Any]:
             parts += [value, ""]
         elif value is not None:
             parts[-1] += str(value)
-    return [part for part in parts if tf.is_tensor(part) or part]
+    return [part if tf.is_tensor(part) else part.strip() for part in parts if tf.is_tensor(part) or part.strip()]
