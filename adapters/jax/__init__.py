@@ -59,6 +59,10 @@ class JaxAdapter(Adapter):
         with _enable_x64(True):
             return jax.device_put(_native_order(x), reference.sharding if _has_values(reference) else None)
 
+    def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
+        with _enable_x64(True):
+            return super().tensor(x, dtype)
+
     def admit(self, x: np.ndarray[Any, Any], reference: Array | None) -> Any:
         return _native_order(x)
 
