@@ -19,7 +19,7 @@ import numpy as np
 from unifiedloss import pipeline, values
 from unifiedloss.errors import DTypeError, MixedBackendsError, ShapeError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
-from unifiedloss.spec import AnyLoss, Plan, Signature, class_axis, resolve
+from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, class_axis, resolve
 
 Array = Any
 
@@ -147,6 +147,7 @@ class Adapter(ABC):
 
     # ---------------------------------------------------------------------------------------------------- what is shared
 
+    @as_written
     def loss(
         self,
         spec: AnyLoss,
@@ -161,6 +162,7 @@ class Adapter(ABC):
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
         return self.compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
+    @as_written
     def value_and_grad(
         self,
         spec: AnyLoss,
@@ -181,6 +183,7 @@ class Adapter(ABC):
         value, (gradient,) = self.differentiate(function, (predictions,), upstream)
         return value, gradient
 
+    @as_written
     def check(
         self, spec: AnyLoss, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
     ) -> None:
@@ -189,6 +192,7 @@ class Adapter(ABC):
         plan = self.plan(spec, *tensors)
         self._check(plan, *tensors)
 
+    @as_written
     def softmax(self, logits: Any, axis: int | None) -> Array:
         """Softmax, with 0 for results below the smallest normal number of the compute dtype."""
         (logits,) = self.own(logits)

@@ -14,7 +14,7 @@ from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.tensorflow import native, objects, ops
 from unifiedloss.errors import DTypeError, UnknownTensorError
-from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
+from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, resolve
 
 Tensor = Any
 
@@ -72,6 +72,7 @@ class TensorFlowAdapter(Adapter):
         # A view: x.numpy() copies.
         return np.asarray(memoryview(tf.convert_to_tensor(x)))
 
+    @as_written
     def loss(
         self,
         spec: AnyLoss,
@@ -131,7 +132,9 @@ class TensorFlowAdapter(Adapter):
 
 def _traced(*, jit_compile: bool) -> Callable[..., Any]:
     def run(function: Callable[..., Any], *tensors: Tensor) -> Any:
-        return tf.function(function, jit_compile=jit_compile or None)(*tensors)
+        # Through its concrete function, as a new tf.function at every run looks like retracing, of which TensorFlow warns.
+        traced = tf.function(function, autograph=False, jit_compile=jit_compile or None)
+        return traced.get_concrete_function(*tensors)(*tensors)
 
     return run
 
