@@ -126,7 +126,7 @@ class TensorFlowAdapter(Adapter):
         return {
             "eager": Mode(lambda function, *tensors: function(*tensors), raises=True),
             "function": Mode(_traced(jit_compile=False), raises=False),
-            "xla": Mode(_traced(jit_compile=True), raises=False, costly=True),
+            "xla": Mode(_traced(jit_compile=True), raises=False),
         }
 
 

@@ -244,7 +244,7 @@ def check(
 
 def _is_run(case: Case, mode: Mode) -> bool:
     """Whether a compiled mode runs a case."""
-    return case.compiled and not mode.costly
+    return case.representative if mode.costly else case.compiled
 
 
 def _count(row: Row, case: Case | BadCall, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:
