@@ -184,9 +184,7 @@ class Adapter(ABC):
         return value, gradient
 
     @as_written
-    def check(
-        self, spec: AnyLoss, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
-    ) -> None:
+    def check(self, spec: AnyLoss, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None) -> None:
         """Read the values, on whichever device they are, and raise for the first bad one."""
         tensors = self.own(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, *tensors)
@@ -202,9 +200,7 @@ class Adapter(ABC):
             raise DTypeError(msg)
         axis = class_axis(axis, self.shape(logits))
         compute_dtype = "float32" if name in HALF_TYPES else name
-        return pipeline.softmax(
-            self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny
-        )
+        return pipeline.softmax(self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny)
 
     def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         """Predictions and companions as tensors of this framework, lists and NumPy arrays converted, strangers refused."""

@@ -105,7 +105,8 @@ def cross_entropy_loss(
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
         targets: tensor of the same framework, NumPy array or list.
-        from_logits, epsilon, axis, class_weights, ignore_index, label_smoothing, reduction, divisor, on_empty, rounding: see `CrossEntropyLoss`.
+        from_logits, epsilon, axis, class_weights, ignore_index, label_smoothing: see `CrossEntropyLoss`.
+        reduction, divisor, on_empty, rounding: see `CrossEntropyLoss`.
         sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
         mask: bool per position, aligned the same way; False drops the position.
 
@@ -305,8 +306,8 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
 def check(spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> None:
     """Read the values, on whichever device they are, and raise for the first bad one.
 
-    A call of the loss does this by itself in eager mode on the CPU. Under tracing and on accelerators, where reading would mean waiting, a bad
-    value gives NaN instead; this function finds the place.
+    A call of the loss does this by itself in eager mode on the CPU. Under tracing and on accelerators, where reading would mean
+    waiting, a bad value gives NaN instead; this function finds the place.
 
     Args:
         spec: the loss the tensors are meant for.

@@ -44,9 +44,14 @@ class Ops(Protocol):
     def equal(self, x: Array, value: float) -> Array:
         """Whether each element equals the Python number."""
 
-    def log(self, x: Array) -> Array: ...
-    def log1p(self, x: Array) -> Array: ...
-    def stop_gradient(self, x: Array) -> Array: ...
+    def log(self, x: Array) -> Array:
+        """The natural logarithm."""
+
+    def log1p(self, x: Array) -> Array:
+        """log(1 + x), to full relative precision near 0."""
+
+    def stop_gradient(self, x: Array) -> Array:
+        """`x`, constant to differentiation."""
 
     def finite(self, x: Array) -> Array:
         """`x` with infinities replaced by the largest finite numbers, or by 2^100 of their sign; its derivative is 1 everywhere."""
@@ -54,8 +59,11 @@ class Ops(Protocol):
     def sum(self, x: Array) -> Array:
         """The sum of all elements."""
 
-    def sum_axis(self, x: Array, axis: int) -> Array: ...
-    def any_axis(self, x: Array, axis: int) -> Array: ...
+    def sum_axis(self, x: Array, axis: int) -> Array:
+        """The sums along an axis, which disappears."""
+
+    def any_axis(self, x: Array, axis: int) -> Array:
+        """Whether any element along an axis is True; the axis disappears."""
 
     def count(self, condition: Array, dtype: str) -> Array:
         """How many elements are True: counted in integers, then cast."""
@@ -103,13 +111,17 @@ class Native(Protocol):
     def cross_entropy(self, logits: Array, labels: Array, axis: int) -> Array:
         """log sum exp z - z_y per position."""
 
-    def log_softmax(self, logits: Array, axis: int) -> Array: ...
-    def softmax(self, logits: Array, axis: int) -> Array: ...
+    def log_softmax(self, logits: Array, axis: int) -> Array:
+        """z_c - log sum exp z."""
+
+    def softmax(self, logits: Array, axis: int) -> Array:
+        """e^{z_c} / sum_j e^{z_j}."""
 
     def binary_cross_entropy(self, logits: Array, targets: Array, pos_weight: Array | None) -> Array:
         """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element, for finite logits."""
 
-    def squared_error(self, predictions: Array, targets: Array) -> Array: ...
+    def squared_error(self, predictions: Array, targets: Array) -> Array:
+        """(p - t)^2 per element."""
 
 
 class Terms(NamedTuple):

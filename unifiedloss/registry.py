@@ -20,7 +20,14 @@ ENTRY_POINTS = "unifiedloss.adapters"
 BUILT_IN = ("numpy", "torch", "tensorflow", "keras", "jax")
 """The adapters of this library, each in ``unifiedloss.adapters.<name>``, whose extra has the same name."""
 
-_OWNERS = {"numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow", "keras": "keras", "jax": "jax", "jaxlib": "jax"}
+_OWNERS = {
+    "numpy": "numpy",
+    "torch": "torch",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "jax": "jax",
+    "jaxlib": "jax",
+}
 """Top-level module of a tensor's type -> backend."""
 
 _adapters: dict[str, Adapter] = {}

@@ -163,7 +163,9 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
         read = read & here
     elif not plan.smoothing and plan.kind == "dense":
         read = read & (targets != 0)
-    _raise_at(outside & read, predictions, "predictions", "not a probability. If these are logits, set from_logits=True.")
+    _raise_at(
+        outside & read, predictions, "predictions", "not a probability. If these are logits, set from_logits=True."
+    )
 
 
 def _check_empty(

@@ -78,9 +78,7 @@ class NumPyAdapter(Adapter):
         with np.errstate(all="ignore"):
             if _is_rowwise(plan):
                 return self._rowwise(plan, predictions, targets, upstream)
-            found = pipeline.terms(
-                ops, native, plan, predictions, targets, sample_weight, mask, checked=checked
-            )
+            found = pipeline.terms(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
             value = pipeline.reduce(ops, plan, found)
             factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
             if plan.spec.reduction == "mean":
@@ -116,9 +114,7 @@ class NumPyAdapter(Adapter):
         if plan.spec.reduction == "mean" and labels.size:
             scale = scale / labels.size
         scale = np.broadcast_to(scale, labels.shape).reshape(-1)
-        losses, slopes = native.cross_entropy_rows(
-            rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale
-        )
+        losses, slopes = native.cross_entropy_rows(rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale)
         assert slopes is not None
         value = pipeline.reduce(ops, plan, pipeline.Terms(losses.reshape(labels.shape), None, None, None))
         return value[()], ops.cast(np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), plan.predictions_dtype)

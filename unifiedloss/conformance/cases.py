@@ -1,7 +1,7 @@
 """The cases every backend is held to: edge cases picked by hand, a product of all fields trimmed by pairs, and seeded random ones.
 
-A case is data: a spec and NumPy arrays. What it should give is the oracle's business (`unifiedloss.reference`), what it may deviate by that of
-`tolerances`, and how a backend is asked that of `checks`.
+A case is data: a spec and NumPy arrays. What it should give is the oracle's business (`unifiedloss.reference`), what it may deviate
+by that of `tolerances`, and how a backend is asked that of `checks`.
 """
 
 from __future__ import annotations
@@ -149,17 +149,25 @@ def edge_cases() -> Iterator[Case]:
     grid = np.arange(6, dtype=np.float32).reshape(2, 3)
     yield case("23 leading weights, weighted mean", MeanSquaredError(), grid, 0 * grid, _f32(1, 3))
     yield case("23 leading weights of full rank", MeanSquaredError(), grid, 0 * grid, np.repeat(_f32([1], [3]), 3, 1))
-    yield case("24 weights scale examples", MeanSquaredError(reduction="none"), grid[:, :2], 0 * grid[:, :2], _f32(1, 3))
+    yield case(
+        "24 weights scale examples", MeanSquaredError(reduction="none"), grid[:, :2], 0 * grid[:, :2], _f32(1, 3)
+    )
     yield case("35 weighted binary", _bce(**mean), _f32(0, 0), _f32(1, 0), _f32(1, 3))
     yield case("41 scalar weight", _ce(**mean), X, Y, np.array(2.5, np.float32))
-    yield case("scalar mask, true", _ce(**mean), X, Y, None, np.array(True))
-    yield case("scalar mask, false", _ce(**mean), X, Y, None, np.array(False))
+    yield case("scalar mask, true", _ce(**mean), X, Y, None, np.array(1, bool))
+    yield case("scalar mask, false", _ce(**mean), X, Y, None, np.array(0, bool))
 
     # Labels: rows 7, 8, 25, 38, 40.
-    for name, labels in (("07 negative", _i(0, -1, 1, 2)), ("08 too large", _i(0, 3, 1, 2)), ("far", _i(0, 2**31, 1, 2))):
+    for name, labels in (
+        ("07 negative", _i(0, -1, 1, 2)),
+        ("08 too large", _i(0, 3, 1, 2)),
+        ("far", _i(0, 2**31, 1, 2)),
+    ):
         for reduction in ("none", "mean"):
             yield case(f"{name} label, {reduction}", _ce(reduction=reduction), X, labels)
-            yield case(f"{name} label, probabilities, {reduction}", _ce(from_logits=False, reduction=reduction), P, labels)
+            yield case(
+                f"{name} label, probabilities, {reduction}", _ce(from_logits=False, reduction=reduction), P, labels
+            )
             yield case(f"{name} label, smoothed, {reduction}", _ce(label_smoothing=0.1, reduction=reduction), X, labels)
     yield case("08 too large label, class weights", _ce(class_weights=W, **mean), X, _i(0, 3, 1, 2))
     yield case("08 masked bad label", _ce(**mean), X, _i(0, 3, -7, 2), None, np.array([True, False, False, True]))
@@ -169,10 +177,20 @@ def edge_cases() -> Iterator[Case]:
     yield case("25 label 257 in bfloat16", _ce(**mean), wide, _i(257, 256), dtype="bfloat16")
     for dtype in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.uint64):
         yield case(f"38 labels of {np.dtype(dtype).name}", _ce(**mean), X, Y.astype(dtype))
-    yield case("uint8 156 is not -100", _ce(ignore_index=-100, **mean), np.zeros((2, 200), np.float32), _i(156, 3, dtype=np.uint8))
+    yield case(
+        "uint8 156 is not -100",
+        _ce(ignore_index=-100, **mean),
+        np.zeros((2, 200), np.float32),
+        _i(156, 3, dtype=np.uint8),
+    )
     yield case("int8 label, 200 classes", _ce(**mean), np.zeros((2, 200), np.float32), _i(100, 3, dtype=np.int8))
     yield case("uint64 -100 is no label", _ce(ignore_index=-100), X, np.array([0, 2**64 - 100, 1, 2], np.uint64))
-    yield case("several ignored labels", _ce(ignore_index=(-100, 1), class_weights=W, label_smoothing=0.2, **mean), X, _i(0, 1, -100, 2))
+    yield case(
+        "several ignored labels",
+        _ce(ignore_index=(-100, 1), class_weights=W, label_smoothing=0.2, **mean),
+        X,
+        _i(0, 1, -100, 2),
+    )
 
     # Probabilities: rows 9 to 12, 36.
     p = _f32([0, 0.5, 0.5], [1, 0, 0], [1e-7, 0.5, 0.5], [0.2, 0.3, 0.5])
@@ -202,7 +220,12 @@ def edge_cases() -> Iterator[Case]:
     yield case("bad p is read, or not", _ce(from_logits=False), _f32([7, 0.5, 0.5], [0.5, 7, 0.5]), _i(0, 0))
     yield case("class weight 0 hides no NaN p", _ce(from_logits=False, class_weights=(0, 1, 1)), nan_p, _i(0, 0))
     yield case("class weight 0 times log 0", _ce(from_logits=False, class_weights=(0, 1, 1)), p, _i(0, 0, 0, 0))
-    yield case("class weight 0 times log 0, smoothed", _ce(class_weights=(0, 1, 1), label_smoothing=0.1), _f32([-INF, 0, 1]), _i(1))
+    yield case(
+        "class weight 0 times log 0, smoothed",
+        _ce(class_weights=(0, 1, 1), label_smoothing=0.1),
+        _f32([-INF, 0, 1]),
+        _i(1),
+    )
 
     # Infinite, large and NaN logits: rows 15, 28 to 30, 32 to 34.
     for name, row in (
@@ -220,7 +243,9 @@ def edge_cases() -> Iterator[Case]:
     yield case("32 NaN logits masked", _ce(**mean), z, _i(0, 1), None, np.array([False, True]))
     yield case("32 NaN logits ignored", _ce(ignore_index=5, **mean), z, _i(5, 1))
     yield case("32 NaN targets under weight 0", _ce(**mean), X[:2], _f32([NAN, 0, 1], [1, 0, 0]), _f32(0, 2))
-    yield case("32 NaN squared error masked", MeanSquaredError(), _f32(NAN, 1), _f32(0, 3), None, np.array([False, True]))
+    yield case(
+        "32 NaN squared error masked", MeanSquaredError(), _f32(NAN, 1), _f32(0, 3), None, np.array([False, True])
+    )
     yield case("32 NaN binary under weight 0", _bce(**mean), _f32(NAN, INF, 1), _f32(0, NAN, 1), _f32(0, 0, 2))
     yield case("class weight 0 hides no NaN logit", _ce(class_weights=(0, 1, 1)), _f32([0, NAN, 1]), _i(0))
     logits = _f32(0, -0.0, 100, -100, INF, -INF, NAN, 1e-30, -1e-30, 20, -20, 1e30)
@@ -261,20 +286,35 @@ def edge_cases() -> Iterator[Case]:
     yield case("integer weights", _ce(**mean), X, Y, _i(1, 2, 3, 0))
     yield case("float64 weights", _ce(**mean), X, Y, np.array([0.1, 0.2, 0.3, 0]))
     yield case("dense targets in float64", _ce(**mean), X, np.full((4, 3), 1 / 3))
-    yield case("squared error, targets in float64", MeanSquaredError(reduction="none"), _f32(1, 2), np.array([1 + 1e-9, 2.5]))
+    yield case(
+        "squared error, targets in float64", MeanSquaredError(reduction="none"), _f32(1, 2), np.array([1 + 1e-9, 2.5])
+    )
 
     # Precision: rows 20, 21, 26, 27, 42, 43.
     yield case("20 column", _bce(**mean), _f32([0.5], [1]), _f32([1], [0]))
-    yield case("21 sum of squares", MeanSquaredError(reduction="sum"), _f32([1, 2], [3, 4]), np.zeros((2, 2), np.float32))
+    yield case(
+        "21 sum of squares", MeanSquaredError(reduction="sum"), _f32([1, 2], [3, 4]), np.zeros((2, 2), np.float32)
+    )
     many = np.full(3000, 0.5, np.float32)
     yield case("26 float16 mean of many", MeanSquaredError(), many, 0 * many, dtype="float16")
-    yield case("27 float16 sum past its largest", MeanSquaredError(reduction="sum"), _f32(200, 200), _f32(0, 0), dtype="float16")
+    yield case(
+        "27 float16 sum past its largest",
+        MeanSquaredError(reduction="sum"),
+        _f32(200, 200),
+        _f32(0, 0),
+        dtype="float16",
+    )
     yield case("26 float16 error 300", MeanSquaredError(reduction="none"), _f32(300), _f32(0), dtype="float16")
     for dtype in ("bfloat16", "float16"):
         for reduction in ("none", "mean"):
             yield case(f"42 {dtype}, {reduction}", _ce(reduction=reduction), _f32([1, 3, -1]), _i(1), dtype=dtype)
     yield case("43 a loss of zero", _ce(), _f32([200, 0, 0]), _i(0))
-    yield case("squared error, IEEE", MeanSquaredError(reduction="none"), _f32(INF, INF, NAN, 1e30, 0), _f32(0, INF, 0, -1e30, -0.0))
+    yield case(
+        "squared error, IEEE",
+        MeanSquaredError(reduction="none"),
+        _f32(INF, INF, NAN, 1e30, 0),
+        _f32(0, INF, 0, -1e30, -0.0),
+    )
     big = np.array([2**53, -(2**53), 2**53 + 1, 3])
     yield case("integer targets at 2^53", MeanSquaredError(reduction="none"), _f32(0, 0, 0, 0), big)
 
@@ -325,7 +365,14 @@ def product_cases() -> Iterator[Case]:
     for from_logits in (True, False):
         for kind in ("index", "dense"):
             axes = _REDUCED | {
-                "shape": (((4, 3), None), ((2, 5, 3), -1), ((2, 3, 2, 2), 1), ((5,), None), ((3, 7), 0), ((1, 1), None)),
+                "shape": (
+                    ((4, 3), None),
+                    ((2, 5, 3), -1),
+                    ((2, 3, 2, 2), 1),
+                    ((5,), None),
+                    ((3, 7), 0),
+                    ((1, 1), None),
+                ),
                 "class_weights": (None, "given", "with zero"),
                 "label_smoothing": (0.0, 0.1, 1.0),
                 "epsilon": (0.0,) if from_logits else (0.0, 1e-7, 0.2),
@@ -439,7 +486,11 @@ def _binary(name: str, from_logits: bool, row: dict[str, Any]) -> Case:
     predictions = np.asarray(rng.normal(scale=3, size=shape))
     if not from_logits:
         predictions = 1 / (1 + np.exp(-predictions))
-    targets = np.asarray(rng.random(shape)) if row["target_dtype"].startswith("float") else np.asarray(rng.random(shape) < 0.5)
+    targets = (
+        np.asarray(rng.random(shape))
+        if row["target_dtype"].startswith("float")
+        else np.asarray(rng.random(shape) < 0.5)
+    )
     pos_weight: Any = row["pos_weight"]
     if pos_weight == "given":
         pos_weight = rng.uniform(0.5, 3, shape[-1]) if shape else 0.5
@@ -528,8 +579,8 @@ def bad_calls() -> Iterator[BadCall]:
     yield BadCall("an empty batch", mse.replace(on_empty="error"), z[:0], t[:0], reads=True)
 
 
-# Compiling a case takes up to a thousand times as long as running it. Variants of one rule stand one after the other among the edge cases, so
-# every third holds each rule; the first choices of a product cover most of its pairs.
+# Compiling a case takes up to a thousand times as long as running it. Variants of one rule stand one after the other among the
+# edge cases, so every third holds each rule; the first choices of a product cover most of its pairs.
 _EVERY_EDGE = 3
 _FIRST_OF_PRODUCT = 9
 _EVERY_REPRESENTATIVE = 12

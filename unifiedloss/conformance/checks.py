@@ -192,7 +192,14 @@ def _compare(
     if not largest <= allowed:  # also where it is NaN
         over = np.zeros(got.shape, bool)
         over[measured] = ~(distances <= allowed)
-        _fail_at(outcome, what, over, got, exact, f" ({largest:.3g} ulps of its magnitude, at most {allowed:.3g} are allowed)")
+        _fail_at(
+            outcome,
+            what,
+            over,
+            got,
+            exact,
+            f" ({largest:.3g} ulps of its magnitude, at most {allowed:.3g} are allowed)",
+        )
 
 
 def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:
@@ -230,9 +237,7 @@ def _call(adapter: Adapter, mode: Mode, case: Case) -> Any:
     return mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
 
 
-def _expect_error(
-    outcome: Outcome, adapter: Adapter, mode: Mode, case: Case, least: type[UnifiedLossError]
-) -> None:
+def _expect_error(outcome: Outcome, adapter: Adapter, mode: Mode, case: Case, least: type[UnifiedLossError]) -> None:
     from unifiedloss import registry
 
     outcome.comparisons += 1

@@ -6,15 +6,16 @@ absolute values of the terms it is made of, and the distance is counted in ulps 
 
 $$\text{distance} = \frac{|\text{got} - \text{exact}|}{\epsilon_c M + \tfrac12 \epsilon_r |\text{exact}| + \eta}$$
 
-with $\epsilon_c$ the epsilon of the compute dtype, $\epsilon_r$ that of the result's dtype (its own rounding, half an ulp), and $\eta$ what underflow
-may lose. The bound on the distance is
+with $\epsilon_c$ the epsilon of the compute dtype, $\epsilon_r$ that of the result's dtype (its own rounding, half an ulp), and
+$\eta$ what underflow may lose. The bound on the distance is
 
 $$\text{LIMIT} = 12 + n/2 + K/2$$
 
-for n positions and K classes: a sum of n terms in any order errs by at most (n - 1)/2 epsilons of the sum of their absolute values, and so
-does the softmax's sum over K; exp, log and log1p err by at most 2 epsilons each in these frameworks, and every loss or gradient calls at most
-three of them, with six roundings (shift, products with weight, smoothing and upstream, division by the divisor, a sum of two terms) of half an
-epsilon each around them: 3 * 2 + 6 / 2 = 9, and the divisor's own rounding and a spare one, 12. What is usual is 1 to 3.
+for n positions and K classes. A sum of n terms in any order errs by at most (n - 1)/2 epsilons of the sum of their absolute values,
+and so does the softmax's sum over K. Each of exp, log and log1p errs by at most 2 epsilons in these frameworks, and every loss or
+gradient calls at most three of them, with six roundings of half an epsilon around them: the shift, the products with weight, smoothing
+and upstream, the division by the divisor, a sum of two terms. That is 3 * 2 + 6 / 2 = 9; with the divisor's own rounding and what the
+second order adds, 12. What is usual is 1 to 3.
 
 Magnitudes of a position's loss, with m the row's largest logit:
 
@@ -101,7 +102,9 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         by_predictions = _expand(factor, plan) * parts.by_predictions * condition
         by_targets = _expand(factor, plan) * parts.by_targets * condition
         if plan.kind == "dense" and plan.class_weights is not None:
-            by_targets = by_targets + _expand(np.where(on, upstream * np.abs(weight), 0.0) * through, plan) * _class_weights(plan)
+            by_targets = by_targets + _expand(
+                np.where(on, upstream * np.abs(weight), 0.0) * through, plan
+            ) * _class_weights(plan)
         by_weight = None
         if case.sample_weight is not None:
             each = np.where(on, upstream * (parts.loss / divisor + omega * through) * condition, 0.0)
@@ -221,7 +224,9 @@ def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
     cost, complement = np.abs(np.log(p)) + 1, np.abs(np.log1p(-p)) + 1
     slope = np.where(passes, _safe(positive, p) + _safe(negative, 1 - p), 0.0)
     loss = _weighted(positive, cost) + _weighted(negative, complement)
-    return _Parts(loss, slope, keep * (np.where(np.isinf(cost), 0, q * cost) + np.where(np.isinf(complement), 0, complement)))
+    return _Parts(
+        loss, slope, keep * (np.where(np.isinf(cost), 0, q * cost) + np.where(np.isinf(complement), 0, complement))
+    )
 
 
 def _weighted(weight: Array, cost: Array) -> Array:

@@ -1,7 +1,7 @@
 """Which backends there are to check, and one process for each of them.
 
-A framework is loaded in a process of its own: Keras reads ``KERAS_BACKEND`` once per process, JAX likes to be told of 64 bits before it starts,
-two frameworks in one process share thread pools and memory, and a crash takes nobody along. A worker is this package run as a module
+A framework is loaded in a process of its own: Keras reads ``KERAS_BACKEND`` once per process, JAX likes to be told of 64 bits before
+it starts, two frameworks in one process share thread pools and memory, and a crash takes nobody along. A worker is this package run as a module
 (``python -m unifiedloss.conformance``); it is handed a pickled task and answers with lines of JSON.
 """
 
