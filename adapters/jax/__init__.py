@@ -77,6 +77,12 @@ class JaxAdapter(Adapter):
     def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
         return np.asarray(x)
 
+    def shape(self, x: Any) -> tuple[int | None, ...]:
+        shape: tuple[int, ...] = x.shape
+        if all(type(extent) is int for extent in shape):
+            return shape
+        return tuple(extent if type(extent) is int else None for extent in shape)  # a symbol of jax.export
+
     def compute(
         self,
         plan: Plan,

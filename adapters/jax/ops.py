@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from unifiedloss.spec import Plan
+from unifiedloss.spec import Plan, Signature, resolve
 
 where = jnp.where
 log = jnp.log
@@ -31,11 +31,12 @@ def cast_labels(x: Array) -> Array:
 
 
 def equal(x: Array, value: float) -> Array:
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        limits = jnp.iinfo(x.dtype)
-        if not limits.min <= value <= limits.max:  # would wrap around, and then equal another label
-            return jnp.zeros(x.shape, bool)
-    return jnp.equal(x, value)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return jnp.equal(x, value)
+    limits = jnp.iinfo(x.dtype)
+    if not limits.min <= value <= limits.max:  # would wrap around, and then equal another label
+        return jnp.zeros(x.shape, bool)
+    return jnp.equal(x, np.asarray(value, x.dtype))  # a bare number past int32 is an error where x64 is off
 
 
 @jax.custom_jvp
@@ -62,7 +63,7 @@ def count(condition: Array, dtype: str) -> Array:
 
 
 def size(x: Array, dtype: str) -> Array:
-    return jnp.full((), x.size, jnp.dtype(dtype))
+    return jnp.asarray(x.size, jnp.dtype(dtype))
 
 
 def expand(x: Array, axis: int) -> Array:
@@ -79,6 +80,8 @@ def broadcast_like(x: Array, reference: Array) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def take_class(x: Array, index: Array, axis: int) -> Array:
+    if _is_split(x, axis):
+        return _select_class(x, index, axis)
     taken = jnp.take_along_axis(x, jnp.expand_dims(index, axis), axis, mode="promise_in_bounds")
     return jnp.squeeze(taken, axis)
 
@@ -86,9 +89,12 @@ def take_class(x: Array, index: Array, axis: int) -> Array:
 @take_class.defjvp
 def _take_class_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     """A select in place of the scatter that take_along_axis has for a derivative: XLA fuses it into what comes before and after."""
-    x, index = primals
+    return take_class(*primals, axis), _select_class(tangents[0], primals[1], axis)
+
+
+def _select_class(x: Array, index: Array, axis: int) -> Array:
     named = lax.broadcasted_iota(index.dtype, x.shape, axis) == jnp.expand_dims(index, axis)
-    return take_class(x, index, axis), jnp.sum(jnp.where(named, tangents[0], 0), axis)
+    return jnp.sum(jnp.where(named, x, 0), axis)
 
 
 def constant(values: tuple[float, ...] | float, dtype: str, reference: Array) -> Array:
@@ -96,7 +102,17 @@ def constant(values: tuple[float, ...] | float, dtype: str, reference: Array) ->
 
 
 def take(vector: Array, index: Array) -> Array:
-    return jnp.take(vector, index, mode="clip")
+    return vector.at[index].get(mode="promise_in_bounds", out_sharding=_sharding(index))
+
+
+def _sharding(x: Array) -> Any:
+    """How a tensor is split over devices, as far as its type says so: under jax.make_mesh it does, and gathering has to be told."""
+    return jax.typeof(x).sharding if hasattr(jax, "typeof") else None  # since JAX 0.6
+
+
+def _is_split(x: Array, axis: int) -> bool:
+    sharding = _sharding(x)
+    return sharding is not None and sharding.spec[axis] is not None
 
 
 def along(vector: Array, reference: Array, axis: int) -> Array:
@@ -106,11 +122,13 @@ def along(vector: Array, reference: Array, axis: int) -> Array:
 
 
 def extent(x: Array, axis: int, dtype: str) -> Array:
-    return jnp.full((), x.shape[axis], jnp.dtype(dtype))
+    return jnp.asarray(x.shape[axis], jax.dtypes.canonicalize_dtype(dtype))
 
 
 def shapes_agree(plan: Plan, *tensors: Any) -> tuple[Array, tuple[Any, ...]]:
-    return jnp.asarray(True), tensors  # noqa: FBT003 - a value; JAX knows every shape, also while it traces
+    """An extent is unknown only where it is a symbol (jax.export), and symbols can be compared while tracing."""
+    resolve(plan.spec, *(None if x is None else Signature(x.shape, x.dtype.name) for x in tensors))
+    return jnp.asarray(True), tensors  # noqa: FBT003 - a value
 
 
 def settle(x: Array) -> Array:
