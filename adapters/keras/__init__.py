@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from typing import Any
 
@@ -19,6 +20,8 @@ from unifiedloss.spec import AnyLoss, Plan
 
 Array = Any
 
+_AS_IT_IS = nullcontext()
+
 _BACKEND_TYPES = BACKEND.tensor_type if isinstance(BACKEND.tensor_type, tuple) else (BACKEND.tensor_type,)
 
 
@@ -34,17 +37,28 @@ class KerasAdapter(Adapter):
     ops = ops
     native = native
 
+    differentiates = BACKEND.differentiates
+
     def version(self) -> str:
         return keras.__version__
 
     def dtype_name(self, dtype: Any) -> str:
         return dtype if isinstance(dtype, str) else BACKEND.dtype_name(dtype)
 
+    def shape(self, x: Array) -> tuple[int | None, ...] | None:
+        return x.shape if isinstance(x, keras.KerasTensor) else BACKEND.shape(x)
+
     def accepts(self, other: str) -> bool:
         return other in ("numpy", BACKEND.name)
 
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         return BACKEND.convert(x, None if isinstance(reference, keras.KerasTensor) else reference)
+
+    def dtypes(self) -> tuple[str, ...]:
+        return BACKEND.dtypes()
+
+    def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
+        return BACKEND.tensor(x, dtype)
 
     def readable(self, *tensors: Array | None) -> bool:
         # Where Keras infers shapes, what looks like a tensor holds made-up or uninitialized numbers.
@@ -56,6 +70,10 @@ class KerasAdapter(Adapter):
     def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         tensors = super().own(_value(predictions), *companions)
         return tuple(map(_value, tensors))
+
+    def around(self, *tensors: Array | None) -> AbstractContextManager[None]:
+        """What must be entered to compute with these tensors, predictions first."""
+        return _AS_IT_IS
 
     def loss(
         self,
@@ -70,7 +88,9 @@ class KerasAdapter(Adapter):
             if isinstance(x, keras.KerasTensor):
                 return objects.LossOperation(spec)(*tensors)
         plan = self.plan(spec, *tensors)
-        return self.compute(plan, *tensors, checked=self.checked(plan, *tensors))
+        checked = self.checked(plan, *tensors)
+        with self.around(*tensors):
+            return self.compute(plan, *tensors, checked=checked)
 
     def softmax(self, logits: Any, axis: int | None) -> Array:
         if isinstance(logits, keras.KerasTensor):
@@ -86,14 +106,16 @@ class KerasAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        tensors = self.own(predictions, targets, sample_weight, mask)
+        tensors = self._with_values(predictions, targets, sample_weight, mask)
+        with self.around(*tensors):
+            return super().value_and_grad(spec, *tensors, upstream)
+
+    def _with_values(self, *tensors: Any) -> tuple[Any, ...]:
+        tensors = self.own(*tensors)
         if any(isinstance(x, keras.KerasTensor) for x in tensors):
             msg = "a symbolic Keras tensor has no values to differentiate at; call value_and_grad with tensors that have some."
             raise UnsupportedError(msg)
-        if BACKEND.name == "numpy":  # which cannot differentiate Keras' operations, but knows the gradient
-            _, gradient = BACKEND.value_and_grad(spec, *tensors, upstream)
-            return self.loss(spec, *tensors), gradient
-        return super().value_and_grad(spec, *tensors, upstream)
+        return tensors
 
     def differentiate(
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
@@ -130,7 +152,7 @@ class KerasAdapter(Adapter):
 
 
 class _KerasOnNumPy(KerasAdapter):
-    """The same where Keras runs on NumPy, whose warnings would follow every infinity."""
+    """The same where Keras runs on NumPy."""
 
     def compute(
         self,
@@ -142,24 +164,11 @@ class _KerasOnNumPy(KerasAdapter):
         *,
         checked: bool,
     ) -> Array:
+        if plan.compute_dtype == "float64":
+            # Keras takes NumPy's float64 for Python's float, as the two compare equal, and would compute in float32.
+            return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=checked)
         with np.errstate(all="ignore"):
             return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
-
-
-class _KerasOnJAX(KerasAdapter):
-    """The same where Keras runs on JAX, which must be told before it computes with 64 bits."""
-
-    def loss(
-        self,
-        spec: AnyLoss,
-        predictions: Any,
-        targets: Any,
-        sample_weight: Any = None,
-        mask: Any = None,
-    ) -> Array:
-        tensors = self.own(predictions, targets, sample_weight, mask)
-        with BACKEND._wide_enough(spec, *tensors):  # noqa: SLF001 - what it does for its own calls
-            return super().loss(spec, *tensors)
 
     def value_and_grad(
         self,
@@ -170,14 +179,24 @@ class _KerasOnJAX(KerasAdapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        tensors = self.own(predictions, targets, sample_weight, mask)
-        with BACKEND._wide_enough(spec, *tensors):  # noqa: SLF001
-            return super().value_and_grad(spec, *tensors, upstream)
+        tensors = self._with_values(predictions, targets, sample_weight, mask)
+        # NumPy cannot differentiate Keras' operations, but knows the gradient.
+        _, gradient = BACKEND.value_and_grad(spec, *tensors, upstream)
+        return self.loss(spec, *tensors), gradient
+
+
+class _KerasOnJAX(KerasAdapter):
+    """The same where Keras runs on JAX, which narrows 64 bits unless it is told not to."""
+
+    def around(self, *tensors: Array | None) -> AbstractContextManager[None]:
+        from unifiedloss.adapters.jax import _wide_enough
+
+        return _wide_enough(*tensors)
 
 
 def _value(x: Any) -> Any:
     """What a variable holds; anything else as it is."""
-    return keras.ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x
+    return keras.ops.convert_to_tensor(x.value) if isinstance(x, keras.Variable) else x
 
 
 ADAPTER = {"numpy": _KerasOnNumPy, "jax": _KerasOnJAX}.get(BACKEND.name, KerasAdapter)()

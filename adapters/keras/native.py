@@ -20,6 +20,9 @@ def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     if BACKEND.name == "torch":
         return keras.ops.sparse_categorical_crossentropy(labels, logits, from_logits=True, axis=axis)
     if BACKEND.name == "tensorflow":
+        if BACKEND.shape(logits) is None or BACKEND.shape(labels) is None:
+            # Keras wants to know the ranks. It does not where its own model has met (N,) and (N, 1) labels in turn.
+            return BACKEND.native.cross_entropy(logits, labels, axis)
         if axis not in (-1, len(logits.shape) - 1):
             logits = keras.ops.moveaxis(logits, axis, -1)
         return keras.ops.sparse_categorical_crossentropy(labels, _of_no_origin(logits), from_logits=True)
@@ -43,23 +46,20 @@ def log_softmax(logits: Array, axis: int) -> Array:
 
 
 def softmax(logits: Array, axis: int) -> Array:
+    if logits.shape[axis] == 1:  # which Keras warns of, though a loss over one class is one over K classes like any other
+        return keras.ops.exp(keras.ops.log_softmax(logits, axis))
     return keras.ops.softmax(logits, axis)
 
 
 def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None) -> Array:
     """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element."""
-    if BACKEND.name == "numpy":
-        # Keras' function clips here what it does not clip elsewhere, and its softplus takes six times as long as this one, whose
-        # derivative at 0 would be wrong if NumPy had any.
-        tail = keras.ops.log1p(keras.ops.exp(-keras.ops.abs(logits)))
-        positive = targets if pos_weight is None else targets * pos_weight
-        return positive * (keras.ops.relu(-logits) + tail) + (1 - targets) * (keras.ops.relu(logits) + tail)
+    if BACKEND.name in ("numpy", "torch"):
+        # Of keras.ops.binary_crossentropy torch.compile cannot make a graph, and on NumPy it clips what it clips nowhere else.
+        losses: Array = BACKEND.native.binary_cross_entropy(logits, targets, pos_weight)
+        return losses
     if pos_weight is None:
-        losses = keras.ops.binary_crossentropy(targets, _of_no_origin(logits), from_logits=True)
-        # On Macs, Keras drops a last axis of length 1 for torch.
-        return losses if losses.shape == logits.shape else keras.ops.reshape(losses, logits.shape)
-    # Not softplus: torch's is linear from 20 on, which in float64 is 1e-10 off.
-    return -(targets * pos_weight * keras.ops.log_sigmoid(logits) + (1 - targets) * keras.ops.log_sigmoid(-logits))
+        return keras.ops.binary_crossentropy(targets, _of_no_origin(logits), from_logits=True)
+    return targets * pos_weight * keras.ops.softplus(-logits) + (1 - targets) * keras.ops.softplus(logits)
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:

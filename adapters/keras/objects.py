@@ -61,12 +61,13 @@ class KerasLoss(keras.losses.Loss):
     def _evaluate(self, spec: AnyLoss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
         mask = get_keras_mask(y_pred)
         y_pred, y_true, sample_weight, mask = self._adapter.own(y_pred, y_true, sample_weight, mask)
-        y_true = self._as_keras_means_it(y_true, y_pred)
-        if sample_weight is not None:
-            sample_weight = self._without_last_one(sample_weight)
-        if mask is not None:
-            mask = self._without_last_one(keras.ops.cast(mask, "bool"))
-        return self._adapter.loss(spec, y_pred, y_true, sample_weight, mask)
+        with self._adapter.around(y_pred, y_true, sample_weight, mask):
+            y_true = self._as_keras_means_it(y_true, y_pred)
+            if sample_weight is not None:
+                sample_weight = self._without_last_one(sample_weight)
+            if mask is not None:
+                mask = self._without_last_one(keras.ops.cast(mask, "bool"))
+            return self._adapter.loss(spec, y_pred, y_true, sample_weight, mask)
 
     def _as_keras_means_it(self, y_true: Array, y_pred: Array) -> Array:
         """`y_true` with a last axis of length 1 dropped or added, where the class docstring says so."""

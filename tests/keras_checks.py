@@ -1,0 +1,757 @@
+"""What must hold of the Keras adapter on whichever backend Keras runs: tests/test_keras.py runs this file once per backend.
+
+Not named test_*, as one process has one backend of Keras. Numbers are compared with the NumPy adapter in float64, which has no line in
+common with Keras.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.datasets import load_iris
+
+import unifiedloss as ul
+from unifiedloss import registry
+from unifiedloss.adapters.keras.objects import KerasLoss
+from unifiedloss.errors import BadValueError, DTypeError, MixedBackendsError, ShapeError, SpecValueError, UnsupportedError
+
+Array = NDArray[Any]
+
+ADAPTER = registry.adapter("keras")
+BACKEND = registry.adapter(keras.backend.backend())
+COMPILES = BACKEND.name != "numpy"
+"""Whether this backend trains: Keras on NumPy only predicts and evaluates."""
+
+# The probe of the frameworks' differences: logits, labels, class weights.
+X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
+Y = np.array([0, 1, 1, 2])
+W = [1.0, 2.0, 4.0]
+
+RNG = np.random.default_rng(0)
+LOGITS = (RNG.normal(size=(5, 4)) * 4).astype(np.float32)
+LABELS = np.array([0, 3, 1, 1, 2])
+PROBABILITIES = ul.softmax(LOGITS)
+DENSE = RNG.random((5, 4)).astype(np.float32)
+WEIGHTS = np.array([1.0, 0.0, 2.5, 3.0, 0.5], np.float32)
+MASK = np.array([True, True, False, True, True])
+
+CE, BCE, MSE = ul.CrossEntropyLoss, ul.BinaryCrossEntropyLoss, ul.MeanSquaredError
+
+CASES: list[tuple[Any, Array, Array]] = [
+    *(
+        (CE(from_logits=True, reduction=reduction, **fields), LOGITS, LABELS)
+        for reduction in ("mean", "sum", "none")
+        for fields in (
+            {},
+            {"label_smoothing": 0.1},
+            {"class_weights": [1, 2, 4, 0]},
+            {"ignore_index": 1},
+            {"class_weights": [1, 2, 4, 3], "label_smoothing": 0.2, "ignore_index": [-100, 3], "divisor": "present"},
+        )
+    ),
+    (CE(), PROBABILITIES, LABELS),
+    (CE(epsilon=1e-3, label_smoothing=0.1), PROBABILITIES, LABELS),
+    (CE(class_weights=[1, 2, 3, 4], label_smoothing=0.1), PROBABILITIES, LABELS),
+    (CE(from_logits=True), LOGITS, DENSE),
+    (CE(from_logits=True, class_weights=[1, 2, 3, 4], label_smoothing=0.1), LOGITS, DENSE),
+    (CE(), PROBABILITIES, DENSE),
+    (BCE(from_logits=True), LOGITS, DENSE),
+    (BCE(from_logits=True, pos_weight=3.0, label_smoothing=0.1), LOGITS, DENSE),
+    (BCE(from_logits=True, pos_weight=[1, 2, 3, 4], divisor="nonzero"), LOGITS, DENSE > 0.5),
+    (BCE(), PROBABILITIES, DENSE),
+    (BCE(epsilon=1e-3, label_smoothing=0.1, reduction="sum"), PROBABILITIES, DENSE),
+    (MSE(), LOGITS, DENSE),
+    (MSE(reduction="none"), LOGITS, DENSE),
+    (MSE(divisor="all"), LOGITS, LABELS[:, None] * np.array([1, -1, 2, 0])),
+]
+
+
+def tensor(x: Any) -> Any:
+    """A tensor of Keras' backend, of the array's own dtype, also where JAX narrows 64 bits."""
+    return BACKEND.convert(np.asarray(x), None)
+
+
+def numpy(x: Any) -> Array:
+    """The values of a tensor of Keras' backend."""
+    return np.asarray(BACKEND.to_numpy(x))
+
+
+def wide(x: Array) -> Array:
+    """An array as NumPy reads it exactly."""
+    return x.astype(np.float64) if x.dtype.kind == "f" else x
+
+
+def expected(spec: Any, predictions: Array, targets: Array, **companions: Any) -> tuple[Array, Array]:
+    """Loss and gradient by NumPy in float64."""
+    value, gradient = spec.value_and_grad(wide(predictions), wide(targets), **companions)
+    return value, gradient
+
+
+def graph(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function compiled, as the backend compiles: tf.function, jax.jit, torch.compile; on NumPy plainly."""
+    name = {"tensorflow": "function", "jax": "jit", "torch": "aot_eager", "numpy": "eager"}[BACKEND.name]
+    return ADAPTER.modes()[name].run(function, *arguments)
+
+
+def loss(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Array:
+    """The loss that Keras' adapter finds."""
+    return numpy(ADAPTER.loss(spec, tensor(predictions), tensor(targets), **companions))
+
+
+def differentiated(spec: Any, predictions: Any, targets: Any, **companions: Any) -> tuple[Any, Any]:
+    """The loss and the gradient that Keras' adapter finds."""
+
+    def step(p: Any) -> Any:
+        return ADAPTER.value_and_grad(spec, p, targets, **companions)
+
+    # JAX takes three times as long to compile every operation of a derivative apart.
+    value, slope = graph(step, tensor(predictions)) if BACKEND.name == "jax" else step(tensor(predictions))
+    return value, slope
+
+
+def gradient(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Array:
+    """The gradient that Keras' adapter finds."""
+    return numpy(differentiated(spec, predictions, targets, **companions)[1])
+
+
+# ------------------------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("accompanied", [False, True])
+def test_numbers_are_numpys(case: int, accompanied: bool) -> None:
+    """Value and gradient of every field agree with NumPy's, plain and with weights, masks and both in turn."""
+    spec, predictions, targets = CASES[case]
+    both = {"sample_weight": WEIGHTS, "mask": MASK}
+    companions = [both, {"sample_weight": WEIGHTS}, {"mask": MASK}][case % 3] if accompanied else {}
+    value, slope = differentiated(spec, predictions, targets, **companions)
+    wanted, wanted_slope = expected(spec, predictions, targets, **companions)
+    np.testing.assert_allclose(numpy(value), wanted, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(numpy(slope), wanted_slope, rtol=2e-5, atol=1e-6)
+    assert numpy(slope).dtype == np.float32
+
+
+@pytest.mark.parametrize(("spec", "predictions", "targets"), [CASES[4], CASES[17], CASES[20], CASES[22], CASES[26]])
+def test_compiled_numbers_are_numpys(spec: Any, predictions: Array, targets: Array) -> None:
+    """The same in a graph, where no value can be read and every check is made by selects."""
+    compiled = graph(lambda p, t: ADAPTER.loss(spec, p, t), tensor(predictions), tensor(targets))
+    np.testing.assert_allclose(numpy(compiled), expected(spec, predictions, targets)[0], rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("spec", "predictions", "targets"), [CASES[4], CASES[16], CASES[20], CASES[22], CASES[25]])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_dtypes(spec: Any, predictions: Array, targets: Array, dtype: str) -> None:
+    """float64 is computed as such; half types are computed in float32 and rounded once."""
+    narrow = numpy(keras.ops.cast(tensor(predictions), dtype)) if dtype != "float64" else predictions.astype(dtype)
+    given = tensor(predictions.astype("float64")) if dtype == "float64" else keras.ops.cast(tensor(predictions), dtype)
+    targets = wide(targets) if dtype == "float64" else targets
+    run = ADAPTER.modes()["jit" if BACKEND.name == "jax" else "eager"].run  # which enable x64 in JAX
+    value, slope = run(lambda p: ADAPTER.value_and_grad(spec, p, targets), given)
+    wanted, wanted_slope = expected(spec, narrow, targets)
+    assert ADAPTER.dtype_name(value.dtype) == ("float64" if dtype == "float64" else "float32")
+    assert ADAPTER.dtype_name(slope.dtype) == dtype
+    np.testing.assert_allclose(numpy(value), wanted, rtol=1e-13 if dtype == "float64" else 2e-6)
+    close = {"float64": 1e-12, "bfloat16": 2e-2}[dtype]
+    np.testing.assert_allclose(numpy(slope).astype(np.float64), wanted_slope, rtol=close, atol=close / 10)
+
+
+def test_float64_targets_widen() -> None:
+    """float64 targets beside float32 predictions are read exactly, also where Keras runs on JAX without x64."""
+    targets = np.array([0.1, 0.7])
+    value = numpy(ADAPTER.loss(MSE(), tensor(np.float32([0.1, 0.7])), targets))
+    wanted = np.mean((np.float64(np.float32([0.1, 0.7])) - targets) ** 2)
+    np.testing.assert_allclose(value, np.float32(wanted), rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64"])
+def test_labels_of_every_integer_dtype(label: str) -> None:
+    """Labels keep their meaning in every dtype; on torch Keras knows no uint16 and no uint32."""
+    value = loss(CE(from_logits=True, ignore_index=-100), X, Y.astype(label))
+    np.testing.assert_allclose(value, 0.764189, rtol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------- what frameworks disagree on
+
+
+def test_divisors_of_sample_weights() -> None:
+    """Weights divide by their sum unless another divisor is named: Keras divides by N, sklearn by the sum, TensorFlow 1 by a count."""
+    weights = np.float32([1, 0, 3, 1])
+    for divisor, wanted in (("weights", 0.387003), ("present", 0.483753), ("all", 0.483753), ("nonzero", 0.645004)):
+        value = loss(CE(from_logits=True, divisor=divisor), X, Y, sample_weight=weights)
+        np.testing.assert_allclose(value, wanted, rtol=2e-6)
+
+
+def test_class_weights_divide_alike_for_both_kinds_of_target() -> None:
+    """One-hot targets have the same mean as indices, where torch divides by N; Keras' own number needs its own divisor."""
+    spec = CE(from_logits=True, class_weights=W)
+    for targets in (Y, np.eye(3, dtype=np.float32)[Y]):
+        np.testing.assert_allclose(loss(spec, X, targets), 0.878126, rtol=2e-6)
+        np.testing.assert_allclose(loss(spec.replace(divisor="all"), X, targets), 1.975783, rtol=2e-6)
+
+
+def test_ignored_labels() -> None:
+    """Nothing is ignored unless asked for, and what is ignored leaves the divisor."""
+    spec = CE(from_logits=True, ignore_index=-100)
+    np.testing.assert_allclose(loss(spec, X, [0, 1, -100, 2]), 0.971275, rtol=2e-6)
+    np.testing.assert_allclose(loss(spec, X, [0, -100, 1, 2]), 0.549717, rtol=2e-6)
+    np.testing.assert_allclose(loss(spec.replace(divisor="all"), X, [0, -100, 1, 2]), 0.412287, rtol=2e-6)
+    with pytest.raises(BadValueError, match=r"targets\[2\] is -100: not a class index in 0..2"):
+        loss(CE(from_logits=True), X, [0, 1, -100, 2])
+
+
+def test_everything_ignored() -> None:
+    """A mean of nothing is NaN or 0, as asked; its gradient is 0."""
+    spec = CE(from_logits=True, ignore_index=1)
+    nothing = np.ones(4, int)
+    assert np.isnan(loss(spec, X, nothing))
+    assert loss(spec.replace(on_empty="zero"), X, nothing) == 0
+    assert not gradient(spec, X, nothing).any()
+
+
+def test_bad_labels() -> None:
+    """No label wraps or counts as 0: eager calls raise, compiled ones give NaN there and nowhere else, in the gradient too."""
+    spec = CE(from_logits=True)
+    for label in (-1, -3, 3, 2**32 + 1):
+        with pytest.raises(BadValueError, match=rf"targets\[2\] is {label}: not a class index"):
+            loss(spec, X, np.array([0, 1, label, 2]))
+    if not COMPILES:
+        return
+    labels = tensor(np.array([0, -1, 3, -100], np.int32))
+    value, (slope,) = ADAPTER.differentiate(
+        lambda p: graph(lambda x, t: ADAPTER.loss(spec.replace(reduction="none"), x, t), p, labels), (tensor(X),), None
+    )
+    np.testing.assert_array_equal(np.isnan(numpy(value)), [False, True, True, True])
+    np.testing.assert_array_equal(np.isnan(numpy(slope)).all(1), [False, True, True, True])
+    assert np.isfinite(numpy(slope)[0]).all()
+
+
+def test_clipping() -> None:
+    """epsilon clips to [epsilon, 1 - epsilon] with gradient 0 outside and 1/p on the bound; without it a probability of 0 costs infinity."""
+    probabilities = np.float32([[0, 0.5, 0.5]])
+    clipped = CE(epsilon=1e-7)
+    np.testing.assert_allclose(loss(clipped, probabilities, [0]), 16.118095, rtol=1e-6)
+    assert not gradient(clipped, probabilities, [0]).any()
+    assert np.isposinf(loss(CE(), probabilities, [0]))
+    assert np.isneginf(gradient(CE(), probabilities, [0])[0, 0])
+    bound = np.float32(2.0**-20)  # a bound that float32 holds
+    slope = gradient(CE(epsilon=float(bound)), np.float32([[bound, 1 - bound]]), [0])
+    np.testing.assert_allclose(slope, [[-1 / bound, 0]], rtol=1e-6)
+    assert not gradient(BCE(epsilon=1e-7), np.float32([0, 1]), np.float32([1, 0])).any()
+
+
+def test_nothing_is_renormalized() -> None:
+    """A row of probabilities is read as it stands, and what is no probability is an error."""
+    np.testing.assert_allclose(loss(CE(), np.float32([[0.4, 0.2, 0.2]]), [0]), -np.log(0.4), rtol=1e-6)
+    with pytest.raises(BadValueError, match="from_logits=True"):
+        loss(CE(), np.float32([[2, 1, 1]]), [0])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_numbers_given_are_used(compiled: bool) -> None:
+    """On TensorFlow, Keras' losses put a softmax or sigmoid aside and compute from its argument; ours read the numbers (rows 13, 14)."""
+    run = graph if compiled else lambda function, *arguments: function(*arguments)
+    softmax, sigmoid = keras.ops.softmax, keras.ops.sigmoid
+    hot = tensor(np.float32([[100, 0]]))
+    second, no = tensor(np.array([1])), tensor(np.float32([[0, 1]]))
+    assert np.isposinf(numpy(run(lambda z, t: ADAPTER.loss(CE(), softmax(z), t), hot, second)))
+    assert np.isposinf(numpy(run(lambda z, t: ADAPTER.loss(BCE(), sigmoid(z), t), hot, no)))
+    logits = np.array([[3.0, 1.0]])
+    for spec, activation, targets, by_hand in (
+        (CE(from_logits=True), softmax, second, ul.softmax(logits)),
+        (BCE(from_logits=True), sigmoid, no, 1 / (1 + np.exp(-logits))),
+    ):
+        value = run(lambda z, t, spec=spec, f=activation: ADAPTER.loss(spec, f(z), t), tensor(np.float32(logits)), targets)
+        np.testing.assert_allclose(numpy(value), spec(by_hand, wide(numpy(targets))), rtol=1e-6)
+
+
+def test_binary_logits_of_any_size() -> None:
+    """Logits are never clipped: 100 costs 100 (15.942385 by Keras' own loss on NumPy)."""
+    spec = BCE(from_logits=True, reduction="none")
+    np.testing.assert_allclose(loss(spec, np.float32([100, -100]), [0.0, 1.0]), [100, 100])
+    assert (loss(spec, np.float32([100, -100]), [1.0, 0.0]) < 1e-40).all()
+    np.testing.assert_allclose(loss(spec, np.float32([20, -20]), [1.0, 0.0]), np.exp(-20.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("pos_weight", "smoothing", "compiled"), [(None, 0.0, False), (3.0, 0.2, False), (None, 0.2, True), (3.0, 0.0, True)])
+def test_binary_gradient(pos_weight: float | None, smoothing: float, compiled: bool) -> None:
+    """(1 - t' - q t')/2 at logit 0, where hand-written formulas have 0, 1 or a mean of the two; sigma - t at infinity, where they have NaN."""
+    spec = BCE(from_logits=True, pos_weight=pos_weight, label_smoothing=smoothing, reduction="sum")
+    logits = np.tile(np.float32([0, 100, -100, np.inf, -np.inf]), (3, 1))
+    targets = np.repeat(np.float32([[0], [0.25], [1]]), 5, axis=1)
+    t, q = (1 - smoothing) * targets + smoothing / 2, 1.0 if pos_weight is None else pos_weight
+    sigma = np.array([0.5, 1, 0, 1, 0])
+    if compiled and COMPILES:
+
+        def value(p: Any) -> Any:
+            return graph(lambda x, t: ADAPTER.loss(spec, x, t), p, tensor(targets))
+
+        _, (slope,) = ADAPTER.differentiate(value, (tensor(logits),), None)
+        found = numpy(slope)
+    else:
+        found = gradient(spec, logits, targets)
+    np.testing.assert_allclose(found, (1 - t) * sigma - q * t * (1 - sigma), rtol=1e-6, atol=1e-7)
+
+
+def test_binary_loss_at_infinity() -> None:
+    """An infinite logit costs 0 where the label agrees and infinity where it does not."""
+    spec = BCE(from_logits=True, reduction="none")
+    logits, targets = np.float32([np.inf, -np.inf, np.inf, -np.inf, np.inf]), np.float32([1, 0, 0, 1, 0.5])
+    np.testing.assert_array_equal(loss(spec, logits, targets), [0, 0, np.inf, np.inf, np.inf])
+
+
+def test_class_axis_must_be_named() -> None:
+    """From three axes up the class axis has to be named: torch has 1 and Keras -1, and a square shape hides which."""
+    logits = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    labels = np.array([[0, 1, 2], [2, 1, 0]])
+    with pytest.raises(SpecValueError, match="torch uses axis=1"):
+        loss(CE(from_logits=True), logits, labels)
+    for axis, wanted in ((1, 3.050946), (-1, 1.407606)):
+        np.testing.assert_allclose(loss(CE(from_logits=True, axis=axis), logits, labels), wanted, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_class_axis_in_the_middle(dense: bool, smoothing: float) -> None:
+    """K comes from the class axis; Keras takes it from the last one, and knows no other for indices on three of its backends."""
+    logits = RNG.normal(size=(4, 3, 2)).astype(np.float32)
+    targets = RNG.random((4, 3, 2)).astype(np.float32) if dense else RNG.integers(0, 3, (4, 2))
+    spec = CE(from_logits=True, axis=1, label_smoothing=smoothing, class_weights=W)
+    wanted, slope = expected(spec, logits, targets)
+    np.testing.assert_allclose(loss(spec, logits, targets), wanted, rtol=2e-6)
+    np.testing.assert_allclose(gradient(spec, logits, targets), slope, rtol=2e-5, atol=1e-7)
+
+
+def test_smoothing_before_class_weights() -> None:
+    """Targets are smoothed first, then weighted, as torch does."""
+    spec = CE(from_logits=True, class_weights=W, label_smoothing=0.1, reduction="none")
+    np.testing.assert_allclose(loss(spec, X, Y)[0], 0.795287, rtol=2e-6)
+
+
+def test_squared_error_counts_elements() -> None:
+    """Elements are summed and averaged, not rows' means; weights act on positions first (rows 21 to 24)."""
+    square = np.float32([[1, 2], [3, 4]])
+    assert loss(MSE(reduction="sum"), square, np.zeros((2, 2), np.float32)) == 30
+    weights = np.float32([1, 3])
+    assert loss(MSE(), np.float32([1, 2]), np.zeros(2, np.float32), sample_weight=weights) == 3.25
+    rows = np.float32([[1, 1], [2, 2]])
+    zeros = np.zeros_like(rows)
+    np.testing.assert_array_equal(loss(MSE(reduction="none"), rows, zeros, sample_weight=weights), [[1, 1], [12, 12]])
+    assert loss(MSE(), rows, zeros, sample_weight=weights) == 3.25
+
+
+def test_labels_are_never_rounded() -> None:
+    """Label 257 stays itself beside bfloat16 predictions; cast to their dtype it is 256 (keras#15012)."""
+    logits = np.zeros((1, 300), np.float32)
+    logits[0, 257] = 10
+    predictions = keras.ops.cast(tensor(logits), "bfloat16")
+    np.testing.assert_allclose(numpy(CE(from_logits=True).to("keras")(np.array([257]), predictions)), 0.013483, rtol=1e-4)
+
+
+def test_large_offsets() -> None:
+    """Logits are shifted by their maximum before anything is rounded (row 28)."""
+    np.testing.assert_allclose(loss(CE(from_logits=True), np.float32([[1e5 + 1, 1e5]]), [0]), 0.3132617, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_minus_infinity_is_probability_zero(dense: bool) -> None:
+    """A logit of -inf on a class without weight changes nothing, in value and gradient (row 30)."""
+    logits = np.float32([[2, -np.inf, 0]])
+    targets = np.float32([[1, 0, 0]]) if dense else np.array([0])
+    np.testing.assert_allclose(loss(CE(from_logits=True), logits, targets), 0.126928, rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient(CE(from_logits=True), logits, targets), [[-0.119203, 0, 0.119203]], rtol=1e-5
+    )
+
+
+def test_dense_gradient_of_any_row_sum() -> None:
+    """The gradient of a row that sums to 2 is 2 p - t; TensorFlow's own takes it to sum to 1 (tensorflow#60314)."""
+    np.testing.assert_allclose(gradient(CE(from_logits=True), X[:1], np.float32([[2, 0, 0]]))[0, 0], -0.669518, rtol=1e-5)
+
+
+def test_dropped_positions_hide_everything() -> None:
+    """No NaN, infinity or bad label at a dropped or zero-weighted position reaches value or gradient (row 32)."""
+    logits = np.concatenate([X, np.full((2, 3), np.nan, np.float32)])
+    labels = np.concatenate([Y, [77, -5]])
+    keep = np.arange(6) < 4
+    spec = CE(from_logits=True)
+    for companions in ({"mask": keep}, {"sample_weight": keep.astype(np.float32)}):
+        np.testing.assert_allclose(loss(spec, logits, labels, **companions), 0.764189, rtol=1e-6)
+        slope = gradient(spec, logits, labels, **companions)
+        assert not slope[4:].any()
+        np.testing.assert_allclose(slope[:4], expected(spec, X, Y)[1], rtol=1e-5)
+
+
+def test_empty_batch() -> None:
+    """Nothing in, nothing out; Keras' own losses return an array in place of a mean."""
+    none, empty = np.zeros((0, 3), np.float32), np.zeros(0, int)
+    assert loss(CE(from_logits=True, reduction="none"), none, empty).shape == (0,)
+    assert loss(CE(from_logits=True, reduction="sum"), none, empty) == 0
+    assert np.isnan(loss(CE(from_logits=True), none, empty))
+
+
+def test_softmax() -> None:
+    """unifiedloss.softmax of Keras' tensors, with 0 below the smallest normal number; a single class is nothing to warn about."""
+    np.testing.assert_allclose(numpy(ADAPTER.softmax(tensor(LOGITS), None)), PROBABILITIES, rtol=1e-6)
+    assert numpy(ADAPTER.softmax(tensor(np.float32([[100, 0]])), None))[0, 1] == 0
+    np.testing.assert_array_equal(numpy(ADAPTER.softmax(tensor(np.float32([[7], [1]])), None)), [[1], [1]])
+
+
+# ------------------------------------------------------------------------------------------------------- whose tensors are whose
+
+
+def test_owners() -> None:
+    """Variables and symbolic tensors are Keras'; a plain tensor of the backend is the backend's, and may accompany Keras'."""
+    variable, symbolic, plain = keras.Variable(X), keras.KerasTensor((None, 3)), tensor(X)
+    assert registry.adapter_for(variable) is ADAPTER
+    assert registry.adapter_for(symbolic) is ADAPTER
+    assert registry.adapter_for(plain) is BACKEND
+    assert registry.adapter_for(variable, tensor(Y)) is ADAPTER
+    assert registry.adapter_for(plain, keras.Variable(Y, dtype="int32", trainable=False)) is ADAPTER
+    np.testing.assert_allclose(numpy(CE(from_logits=True)(variable, Y)), 0.764189, rtol=1e-6)
+    np.testing.assert_allclose(numpy(CE(from_logits=True)(plain, keras.Variable(Y, dtype="int32", trainable=False))), 0.764189, rtol=1e-6)
+
+
+def test_other_frameworks_are_refused() -> None:
+    """A tensor of a framework Keras does not run on here is an error, not a copy."""
+    other = "jax" if BACKEND.name != "jax" else "torch"
+    labels = registry.adapter(other).convert(Y.astype(np.int32), None)
+    with pytest.raises(MixedBackendsError):
+        CE(from_logits=True)(keras.Variable(X), labels)
+
+
+def test_value_and_grad_of_variables() -> None:
+    """A variable is differentiated at its value, which stays as it is."""
+    variable = keras.Variable(X)
+    value, slope = CE(from_logits=True).value_and_grad(variable, Y, upstream=2.0)
+    np.testing.assert_allclose(numpy(value), 0.764189, rtol=1e-6)
+    np.testing.assert_allclose(numpy(slope), 2 * expected(CE(from_logits=True), X, Y)[1], rtol=1e-5)
+    np.testing.assert_array_equal(numpy(variable.value), X)
+    with pytest.raises(UnsupportedError, match="symbolic"):
+        CE(from_logits=True).value_and_grad(keras.KerasTensor((None, 3)), keras.KerasTensor((None,), "int32"))
+
+
+# ------------------------------------------------------------------------------------------------------------- symbolic tensors
+
+
+def test_symbolic_loss_is_a_node_of_a_model(tmp_path: Path) -> None:
+    """A spec called with inputs of a functional model becomes a part of it, for any batch size, and is saved with it."""
+    logits, labels, weights = keras.Input((3,)), keras.Input((), dtype="int32"), keras.Input(())
+    spec = CE(from_logits=True, class_weights=W)
+    mean = spec(logits, labels, sample_weight=weights)
+    rows = spec.replace(reduction="none")(logits, labels)
+    probabilities = ul.softmax(logits)
+    assert isinstance(mean, keras.KerasTensor)
+    assert (mean.shape, rows.shape, probabilities.shape) == ((), (None,), (None, 3))
+    model = keras.Model([logits, labels, weights], [mean, rows, probabilities])
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    for candidate in (model, keras.saving.load_model(path)):
+        for n in (4, 3):
+            w = np.float32([1, 0, 3, 1])[:n]
+            found = candidate([X[:n], Y[:n].astype(np.int32), w])
+            np.testing.assert_allclose(numpy(found[0]), expected(spec, X[:n], Y[:n], sample_weight=w)[0], rtol=1e-6)
+            np.testing.assert_allclose(numpy(found[1]), numpy(spec.replace(reduction="none")(tensor(X[:n]), tensor(Y[:n]))), rtol=1e-6)
+            np.testing.assert_allclose(numpy(found[2]), ul.softmax(X[:n]), rtol=1e-6)
+
+
+def test_symbolic_shapes_are_checked_when_the_model_is_built() -> None:
+    """The same rules and messages as for tensors with values, as far as shapes are known."""
+    logits = keras.Input((3,))
+    with pytest.raises(ShapeError, match=r"\(None, 3\)"):
+        CE(from_logits=True)(logits, keras.Input((2,), dtype="int32"))
+    with pytest.raises(DTypeError, match="bool"):
+        CE(from_logits=True)(logits, keras.Input((), dtype="bool"))
+    with pytest.raises(SpecValueError, match="name the class axis"):
+        ul.softmax(keras.Input((3, 4)))
+
+
+def test_unknown_shapes() -> None:
+    """Classes, smoothing and means follow extents that are unknown when the function is compiled."""
+    if BACKEND.name != "tensorflow":
+        return  # the others know every shape while they compile
+    from unifiedloss.adapters.tensorflow import tf
+
+    spec = CE(from_logits=True, label_smoothing=0.1)
+    unknown = [tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int64), tf.TensorSpec([None])]
+    compiled = tf.function(lambda p, t, w: spec.to("keras")(t, p, w), input_signature=unknown)
+    for n in (4, 2):
+        w = np.float32([1, 2, 0, 4])[:n]
+        np.testing.assert_allclose(compiled(X[:n], Y[:n], w), expected(spec, X[:n], Y[:n], sample_weight=w)[0], rtol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="class indices must have"):
+        compiled(X, Y[:2], np.float32([1, 2]))
+
+
+# ------------------------------------------------------------------------------------------------------------- the Keras object
+
+
+def test_object_takes_true_before_predicted() -> None:
+    """The order is Keras'; arrays, lists and tensors are taken."""
+    compiled = CE(from_logits=True).to("keras")
+    for y_true in (Y, Y.tolist(), tensor(Y)):
+        np.testing.assert_allclose(numpy(compiled(y_true, tensor(X))), 0.764189, rtol=1e-6)
+    weights = np.float32([1, 0, 3, 1])
+    np.testing.assert_allclose(numpy(compiled(Y, tensor(X), sample_weight=weights)), 0.387003, rtol=2e-6)
+    np.testing.assert_allclose(numpy(compiled(Y, tensor(X), weights[:, None])), 0.387003, rtol=2e-6)
+    np.testing.assert_allclose(numpy(compiled.call(Y, tensor(X))), [0.407606, 1.407606, 0.142932, 1.098612], rtol=1e-5)
+
+
+def test_object_squeezes_as_documented() -> None:
+    """Each exception that KerasLoss names, and that there is no other."""
+    index, binary, error = (spec.to("keras") for spec in (CE(from_logits=True), BCE(from_logits=True), MSE()))
+    column = tensor(X[:, :1])
+    flat = tensor(X[:, 0])
+    ones = np.float32([1, 0, 1, 0])
+    np.testing.assert_allclose(numpy(index(Y[:, None], tensor(X))), 0.764189, rtol=1e-6)
+    for compiled in (binary, error):
+        wanted = numpy(compiled(ones[:, None], column))
+        for y_true, y_pred in ((ones, column), (ones.astype(int), column), (ones[:, None], flat), (ones, flat)):
+            np.testing.assert_allclose(numpy(compiled(y_true, y_pred)), wanted, rtol=1e-6)
+    sequence = tensor(RNG.normal(size=(2, 3, 4)).astype(np.float32))
+    steps = np.array([[0, 1, 2], [3, 2, 1]])
+    last = CE(from_logits=True, axis=-1).to("keras")
+    np.testing.assert_array_equal(numpy(last(steps[..., None], sequence)), numpy(last(steps, sequence)))
+    for compiled, y_true, y_pred in (
+        (index, Y.astype(np.float32), tensor(X)),
+        (index, Y[None], tensor(X)),
+        (error, ones, tensor(X)),
+        (error, ones[:1], flat),
+        (error, X[:1], tensor(X)),
+        (binary, ones[:, None, None], flat),
+    ):
+        with pytest.raises(ShapeError):
+            compiled(y_true, y_pred)
+
+
+def test_floating_labels_are_an_error_that_helps() -> None:
+    """Labels that arrive as floats are taken for dense targets, and the message says what to cast them to."""
+    with pytest.raises(ShapeError, match=r"for class indices use an integer dtype and the shape \(4,\)"):
+        CE(from_logits=True).to("keras")(Y.astype(np.float32), tensor(X))
+
+
+def test_object_is_saved_by_its_spec() -> None:
+    """Its configuration is the spec's dictionary; what Keras' files call it must never change."""
+    spec = CE(from_logits=True, class_weights=W, ignore_index=[-100, 5], divisor="present")
+    compiled = spec.to("keras")
+    assert keras.saving.get_registered_name(KerasLoss) == "unifiedloss>KerasLoss"
+    assert compiled.get_config() == {"name": "cross_entropy", "spec": spec.to_dict()}
+    copies = [
+        keras.losses.deserialize(keras.losses.serialize(compiled)),
+        pickle.loads(pickle.dumps(compiled)),
+        copy.deepcopy(compiled),
+    ]
+    for other in copies:
+        assert isinstance(other, KerasLoss)
+        assert other.spec == spec
+        assert other.name == compiled.name
+        np.testing.assert_allclose(numpy(other(Y, tensor(X))), numpy(compiled(Y, tensor(X))))
+    assert (compiled.reduction, compiled.dtype) == ("mean", "float32")
+    assert repr(compiled) == f"KerasLoss({spec!r})"
+
+
+# --------------------------------------------------------------------------------------------------------------------- training
+
+FEATURES, SPECIES = load_iris(return_X_y=True)
+FEATURES, SPECIES = FEATURES[::2].astype(np.float32), SPECIES[::2]
+ONE_HOT = np.eye(3, dtype=np.float32)[SPECIES]
+IS_FIRST = SPECIES == 0
+EXAMPLE_WEIGHTS = np.linspace(0, 2, len(SPECIES), dtype=np.float32)
+BATCH = 32  # three batches, the last of 11
+
+
+class Linear:
+    """A linear model trained by gradient descent in NumPy, to compare what Keras makes of the same."""
+
+    def __init__(self, spec: Any, kernel: Array, bias: Array) -> None:
+        self.spec, self.kernel, self.bias = spec, kernel.astype(np.float64), bias.astype(np.float64)
+
+    def epoch(self, targets: Array, weights: Array | None, rate: float = 0.1) -> float:
+        """One pass over the data; returns the loss as Keras averages it."""
+        total = 0.0
+        for start in range(0, len(FEATURES), BATCH):
+            part = slice(start, start + BATCH)
+            x = wide(FEATURES[part])
+            w = None if weights is None else weights[part]
+            z = x @ self.kernel + self.bias
+            value, slope = expected(self.spec, z, targets[part], sample_weight=w)
+            total += float(value) * len(x)
+            self.kernel -= rate * x.T @ slope
+            self.bias -= rate * slope.sum(0)
+        return total / len(FEATURES)
+
+
+def linear(spec: Any, units: int, **settings: Any) -> keras.Model:
+    """The same in Keras."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
+    model.compile(keras.optimizers.SGD(0.1), loss=spec.to("keras"), **settings)
+    return model
+
+
+TRAININGS: dict[str, tuple[Any, Array, int, dict[str, Any], dict[str, Any]]] = {
+    "indices": (CE(from_logits=True), SPECIES, 3, {}, {}),
+    "column": (CE(from_logits=True, label_smoothing=0.1), SPECIES[:, None], 3, {}, {}),
+    "one-hot": (CE(from_logits=True), ONE_HOT, 3, {}, {"sample_weight": EXAMPLE_WEIGHTS}),
+    "class_weight": (CE(from_logits=True), SPECIES, 3, {}, {"class_weight": {0: 1.0, 1: 2.0, 2: 4.0}}),
+    "ignored": (CE(from_logits=True, ignore_index=1), SPECIES, 3, {"jit_compile": BACKEND.name == "jax"}, {}),
+    "binary": (BCE(from_logits=True, pos_weight=2.0), IS_FIRST.astype(np.float32)[:, None], 1, {}, {}),
+    "squared": (MSE(), SPECIES.astype(np.float64)[:, None], 1, {}, {"sample_weight": EXAMPLE_WEIGHTS}),
+}
+if BACKEND.name == "tensorflow":
+    TRAININGS["eager"] = (CE(from_logits=True), SPECIES, 3, {"run_eagerly": True}, {"sample_weight": EXAMPLE_WEIGHTS})
+    TRAININGS["xla"] = (CE(from_logits=True), SPECIES, 3, {"jit_compile": True}, {})
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_training(name: str) -> None:
+    """Losses shown and weights learnt in an epoch of three batches, the last a part of one, are those of NumPy in float64."""
+    spec, targets, units, settings, fitting = TRAININGS[name]
+    model = linear(spec, units, **settings)
+    reference = Linear(spec, *map(np.asarray, model.get_weights()))
+    plain = targets[:, 0] if name == "column" else targets
+    weights = fitting.get("sample_weight")
+    if "class_weight" in fitting:
+        weights = np.array([fitting["class_weight"][label] for label in targets])
+    if COMPILES:
+        history = model.fit(FEATURES, targets, batch_size=BATCH, shuffle=False, verbose=0, **fitting).history
+        np.testing.assert_allclose(history["loss"], [reference.epoch(plain, weights)], rtol=1e-5)
+        np.testing.assert_allclose(model.get_weights()[0], reference.kernel, rtol=1e-3, atol=1e-4)
+    if not COMPILES or name == "indices":
+        evaluated = model.evaluate(FEATURES, targets, batch_size=BATCH, verbose=0, sample_weight=weights)
+        np.testing.assert_allclose(evaluated, reference.epoch(plain, weights, rate=0.0), rtol=1e-4)
+
+
+def test_targets_of_other_shapes_train() -> None:
+    """(N,) beside an output of (N, 1), which Keras squeezes too; a metric sees the targets as ever."""
+    model = linear(BCE(from_logits=True), 1, metrics=["accuracy"])
+    value, _ = model.evaluate(FEATURES, IS_FIRST.astype(np.int32), batch_size=75, verbose=0)
+    np.testing.assert_allclose(value, expected(BCE(from_logits=True), numpy(model(FEATURES))[:, 0], IS_FIRST)[0], rtol=1e-5)
+
+
+def test_probabilities_train() -> None:
+    """The beginner's model, a softmax at its end, learns."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.Adam(0.05), loss=CE().to("keras"), metrics=["accuracy"])
+    before = float(CE()(numpy(model(FEATURES)), SPECIES))
+    if COMPILES:
+        model.fit(FEATURES, SPECIES, epochs=30, batch_size=75, verbose=0)
+    after, accuracy = model.evaluate(FEATURES, SPECIES, batch_size=75, verbose=0)
+    np.testing.assert_allclose(after, float(CE()(numpy(model(FEATURES)), SPECIES)), rtol=1e-4)
+    if COMPILES:
+        assert after < 0.5 * before
+        assert accuracy > 0.8
+
+
+def test_bad_label_in_training() -> None:
+    """A label out of range stops an eager step with its position and value, and shows as NaN in a compiled one."""
+    with pytest.raises(BadValueError, match=r"is 3: not a class index in 0..2"):
+        linear(CE(from_logits=True), 3, run_eagerly=True).evaluate(FEATURES, SPECIES + 1, verbose=0)
+    if BACKEND.name in ("tensorflow", "jax"):  # the others' steps are always eager
+        history = linear(CE(from_logits=True), 3).fit(FEATURES, SPECIES + 1, verbose=0).history
+        assert np.isnan(history["loss"]).all()
+
+
+def test_model_is_saved_with_its_loss(tmp_path: Path) -> None:
+    """A model comes back compiled with the same spec, and evaluates to the same number."""
+    spec = CE(from_logits=True, label_smoothing=0.1, class_weights=W)
+    model = linear(spec, 3)
+    path = str(tmp_path / "model.keras")
+    before = model.evaluate(FEATURES, SPECIES, verbose=0)
+    model.save(path)
+    loaded = keras.saving.load_model(path)
+    assert loaded.loss.spec == spec
+    assert loaded.evaluate(FEATURES, SPECIES, verbose=0) == before
+
+
+def test_losses_of_several_outputs() -> None:
+    """A loss per output, weighted, each with its own targets and weights."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    outputs = {"species": keras.layers.Dense(3, name="species")(inputs), "width": keras.layers.Dense(1, name="width")(inputs)}
+    model = keras.Model(inputs, outputs)
+    specs = {"species": CE(from_logits=True), "width": MSE()}
+    model.compile("sgd", loss={name: spec.to("keras") for name, spec in specs.items()}, loss_weights={"species": 1.0, "width": 0.5})
+    targets = {"species": SPECIES, "width": FEATURES[:, 3]}
+    weights = {"species": EXAMPLE_WEIGHTS, "width": np.ones_like(EXAMPLE_WEIGHTS)}
+    values = model.evaluate(FEATURES, targets, sample_weight=weights, batch_size=75, verbose=0, return_dict=True)
+    predicted = {name: numpy(output) for name, output in model(FEATURES).items()}
+    species = expected(specs["species"], predicted["species"], SPECIES, sample_weight=EXAMPLE_WEIGHTS)[0]
+    width = expected(specs["width"], predicted["width"][:, 0], FEATURES[:, 3])[0]
+    np.testing.assert_allclose(values["species_loss"], species, rtol=1e-4)
+    np.testing.assert_allclose(values["loss"], species + 0.5 * width, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy: str) -> None:
+    """Half predictions come with a float32 loss."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=policy)])
+    spec = CE(from_logits=True)
+    model.compile("sgd", loss=spec.to("keras"))
+    output = model(FEATURES)
+    assert ADAPTER.dtype_name(output.dtype) == policy.removeprefix("mixed_")
+    value = spec.to("keras")(SPECIES, output)
+    assert ADAPTER.dtype_name(value.dtype) == "float32"
+    np.testing.assert_allclose(numpy(value), expected(spec, numpy(output), SPECIES)[0], rtol=1e-6)
+    if COMPILES and policy == "mixed_float16":  # with which Keras scales the loss up, and the gradients down
+        assert np.isfinite(model.fit(FEATURES, SPECIES, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_masks_of_layers(weighted: bool) -> None:
+    """The mask a layer hands on drops its steps, whatever their labels, and leaves the divisor to the spec."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3, 4))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Masking()(inputs)))
+    spec = CE(from_logits=True, axis=-1)
+    model.compile("sgd", loss=spec.to("keras"))
+    steps = FEATURES.reshape(25, 3, 4).copy()
+    labels = SPECIES.reshape(25, 3).copy()
+    kept = np.arange(75).reshape(25, 3) % 4 != 1
+    steps[~kept] = 0
+    labels[~kept] = 99
+    weights = EXAMPLE_WEIGHTS[:25] if weighted else None
+    wanted = expected(spec, numpy(model(steps)), labels, sample_weight=weights, mask=kept)[0]
+    step = model.train_on_batch if COMPILES else model.test_on_batch
+    np.testing.assert_allclose(step(steps, labels, sample_weight=weights), wanted, rtol=1e-5)
+
+
+def test_loss_inside_a_layer() -> None:
+    """add_loss takes a spec's value as any other."""
+
+    class Penalty(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            self.add_loss(MSE()(x, keras.ops.zeros_like(x)))
+            return x
+
+    layer = Penalty()
+    layer(tensor(X))
+    np.testing.assert_allclose(numpy(layer.losses[0]), np.mean(X**2), rtol=1e-6)
+
+
+def test_columns() -> None:
+    """Keras makes a column of a pandas Series of labels or weights; it is read as one number per example."""
+    values = [
+        linear(CE(from_logits=True), 3).evaluate(FEATURES, y_true, sample_weight=w, verbose=0)
+        for y_true, w in ((SPECIES, EXAMPLE_WEIGHTS), (SPECIES[:, None], EXAMPLE_WEIGHTS[:, None]))
+    ]
+    assert values[0] == values[1]
+
+
+def test_targets_may_change_their_rank() -> None:
+    """(N,) and (N, 1) in turn leave TensorFlow without a rank to know, at which Keras' own losses fail."""
+    model = linear(MSE(), 1)
+    values = [
+        model.evaluate(FEATURES, SPECIES.reshape(shape), sample_weight=w, verbose=0)
+        for shape, w in (((75,), None), ((75, 1), None), ((75,), None), ((75,), EXAMPLE_WEIGHTS), ((75, 1), EXAMPLE_WEIGHTS))
+    ]
+    np.testing.assert_allclose(values[:3], values[0])
+    np.testing.assert_allclose(values[3], values[4])
