@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import native, objects, ops
 from unifiedloss.spec import AnyLoss, Plan
@@ -19,6 +18,10 @@ _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 
 # The plain classes. A subclass may be a fake, a traced or a distributed tensor, whose values cannot be read.
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
+_FEW = 64
+"""So few labels are read faster one by one than in a call."""
 
 
 class TorchAdapter(Adapter):
@@ -73,14 +76,15 @@ class TorchAdapter(Adapter):
             and type(targets) is Tensor
             and predictions.is_cpu
             and targets.is_cpu
-            and not torch.is_autocast_enabled("cpu")
+            and not torch._C._is_any_autocast_enabled()  # the public question, device by device, takes three times as long
             and torch._C._functorch.peek_interpreter_stack() is None
         ):
-            plan = self.plan(spec, predictions, targets, None, None)
-            if plan.whole and values.surely_good(plan, None, self.to_numpy(targets)):
+            plan = super().plan(spec, predictions, targets, None, None)
+            if plan.whole and _surely_good(plan, targets):
                 loss = native.whole_loss(plan, predictions, targets)
-                # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
-                if isfinite(loss.item()):
+                # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases. The squared error
+                # is what it is.
+                if plan.kind == "regression" or isfinite(loss.item()):
                     return loss
         return super().loss(spec, predictions, targets, sample_weight, mask)
 
@@ -136,6 +140,23 @@ class TorchAdapter(Adapter):
             "aot_eager": Mode(_compiled("aot_eager"), raises=False, whole_step=False),
             "inductor": Mode(_compiled("inductor"), raises=False, whole_step=False, costly=True),
         }
+
+
+def _surely_good(plan: Plan, targets: Tensor) -> bool:
+    """What `unifiedloss.values.surely_good` tells, of targets that a native kernel takes as they are.
+
+    In torch, not on a NumPy view: on a small batch NumPy's code pushes torch's out of the processor's caches, and the gradient that comes
+    next takes half as long again.
+    """
+    if plan.largest_target is None:  # the squared error, whose targets are all good
+        return True
+    if plan.kind == "index" and targets.ndim == 1 and targets.numel() <= _FEW:
+        numbers = targets.tolist()
+        least, largest = min(numbers), max(numbers)
+    else:
+        ends = torch.aminmax(targets.detach() if targets.requires_grad else targets)
+        least, largest = ends.min.item(), ends.max.item()
+    return bool(least >= 0 and largest <= plan.largest_target)
 
 
 def _compiled(backend: str) -> Callable[..., Any]:

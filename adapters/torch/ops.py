@@ -9,8 +9,10 @@ from unifiedloss.spec import Plan
 
 DTYPES = {
     name: getattr(torch, name)
-    for name in ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "bool")
-    + ("uint8", "uint16", "uint32", "uint64")
+    for name in (
+        *("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "bool"),
+        *("uint8", "uint16", "uint32", "uint64"),
+    )
 }
 
 where = torch.where
@@ -32,7 +34,8 @@ def cast_labels(x: Tensor) -> Tensor:
 def finite(x: Tensor) -> Tensor:
     largest = torch.finfo(x.dtype).max
     y = x.clone()
-    with torch.no_grad():  # autograd sees the copy alone, so the derivative is 1, where that of torch.clamp is 0 at infinity
+    # Autograd sees the copy alone, so the derivative is 1, where that of torch.clamp is 0 at infinity.
+    with torch.no_grad():
         y.copy_(x.clamp(-largest, largest))
     return y
 
