@@ -299,7 +299,7 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
         DTypeError: the logits are not floating.
         SpecValueError: the axis is missing or out of range.
     """
-    return registry.adapter_for(logits).softmax(logits, axis)
+    return registry.adapter(registry.backend_of(logits, "logits")).softmax(logits, axis)
 
 
 @as_written

@@ -34,7 +34,7 @@ _adapters: dict[str, Adapter] = {}
 _by_type: dict[type, str] = dict.fromkeys((list, tuple, int, float, bool), "numpy")
 
 
-def adapter_for(predictions: Any, targets: Any = None, sample_weight: Any = None, mask: Any = None) -> Adapter:
+def adapter_for(predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None) -> Adapter:
     """The adapter for the tensors of one call.
 
     NumPy arrays, Python numbers and lists may accompany any framework's tensors; the framework with a tensor in the call carries it
@@ -50,11 +50,14 @@ def adapter_for(predictions: Any, targets: Any = None, sample_weight: Any = None
             return _adapters[first]
     except KeyError:
         pass
-    return _choose({"predictions": predictions, "targets": targets, "sample_weight": sample_weight, "mask": mask})
+    optional = {"sample_weight": sample_weight, "mask": mask}
+    arguments = {"predictions": predictions, "targets": targets}
+    arguments |= {name: x for name, x in optional.items() if x is not None}
+    return _choose(arguments)
 
 
 def _choose(arguments: dict[str, Any]) -> Adapter:
-    names = {argument: backend_of(x, argument) for argument, x in arguments.items() if x is not None}
+    names = {argument: backend_of(x, argument) for argument, x in arguments.items()}
     chosen = names["predictions"]
     for name in names.values():
         if name not in (chosen, "numpy") and (chosen == "numpy" or adapter(name).accepts(chosen)):

@@ -1,0 +1,202 @@
+"""The specs: validation, canonical forms, comparison, serialization, and what `resolve` refuses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from unifiedloss.spec import Signature, resolve
+
+SPECS = [
+    ul.CrossEntropyLoss(),
+    ul.CrossEntropyLoss(from_logits=True, axis=-1, class_weights=[1, 2.5], ignore_index=[3, -100], label_smoothing=0.1),
+    ul.CrossEntropyLoss(epsilon=1e-7, reduction="sum", divisor="all", on_empty="zero", rounding="exact"),
+    ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=3),
+    ul.BinaryCrossEntropyLoss(pos_weight=(1, 2), label_smoothing=0.5, epsilon=0.25),
+    ul.MeanSquaredError(reduction="none", divisor="present", on_empty="error"),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_round_trips(spec: Any) -> None:
+    """Dictionary, JSON, repr, pickle, copy and replace give an equal spec with an equal hash."""
+    others = [
+        ul.from_dict(spec.to_dict()),
+        ul.from_json(spec.to_json()),
+        eval(repr(spec), vars(ul)),  # noqa: S307 - the repr is a constructor call
+        pickle.loads(pickle.dumps(spec)),  # noqa: S301
+        copy.deepcopy(spec),
+        spec.replace(),
+    ]
+    for other in others:
+        assert other == spec
+        assert hash(other) == hash(spec)
+        assert repr(other) == repr(spec)
+    assert len({*SPECS, *others}) == len(SPECS)
+
+
+def test_hash_survives_another_process() -> None:
+    """A spec pickled in a process with another string hash is found in a set here: the cached hash does not travel."""
+    code = (
+        "import pickle, sys, unifiedloss as ul;"
+        "sys.stdout.buffer.write(pickle.dumps(ul.CrossEntropyLoss(from_logits=True, reduction='sum')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, env={"PYTHONHASHSEED": "7"}, timeout=60
+    )
+    found = {ul.MeanSquaredError(), ul.CrossEntropyLoss(from_logits=True, reduction="sum")}
+    assert pickle.loads(done.stdout) in found  # noqa: S301
+
+
+def test_canonical_forms() -> None:
+    """Numbers are floats, labels a sorted tuple without duplicates; NumPy's scalars and arrays are read as numbers."""
+    a = ul.CrossEntropyLoss(
+        ignore_index=[3, -1, 3], class_weights=np.array([1, 2], np.float32), label_smoothing=np.float64(0)
+    )
+    assert (a.ignore_index, a.class_weights, a.label_smoothing) == ((-1, 3), (1.0, 2.0), 0.0)
+    assert a == ul.CrossEntropyLoss(ignore_index={3, -1}, class_weights=(1, 2))
+    assert ul.CrossEntropyLoss(ignore_index=np.int64(3)) == ul.CrossEntropyLoss(ignore_index=3)
+    assert ul.CrossEntropyLoss(ignore_index=[]) == ul.CrossEntropyLoss()
+    assert str(ul.CrossEntropyLoss(epsilon=-0.0).epsilon) == "0.0"
+    assert ul.BinaryCrossEntropyLoss(pos_weight=[2]) != ul.BinaryCrossEntropyLoss(pos_weight=2)
+    assert ul.CrossEntropyLoss() != ul.BinaryCrossEntropyLoss()
+
+
+def test_frozen() -> None:
+    """A spec does not change."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ul.MeanSquaredError().reduction = "sum"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"from_logits": 1}, ul.SpecTypeError, "from_logits must be True or False"),
+        ({"label_smoothing": 1.5}, ul.SpecValueError, r"label_smoothing must lie in \[0, 1\], got 1.5"),
+        ({"label_smoothing": True}, ul.SpecTypeError, "label_smoothing must be a number, got True"),
+        ({"label_smoothing": "0.1"}, ul.SpecTypeError, "label_smoothing must be a number"),
+        ({"label_smoothing": float("nan")}, ul.SpecValueError, "label_smoothing must be finite"),
+        ({"epsilon": 0.5}, ul.SpecValueError, r"epsilon must lie in \[0, 0.5\)"),
+        ({"epsilon": 1e-7, "from_logits": True}, ul.SpecValueError, "epsilon=1e-07 clips probabilities"),
+        ({"axis": 1.0}, ul.SpecTypeError, "axis must be an int"),
+        ({"axis": True}, ul.SpecTypeError, "axis must be an int"),
+        ({"class_weights": 2.0}, ul.SpecTypeError, "class_weights must be a sequence"),
+        ({"class_weights": []}, ul.SpecValueError, "class_weights must not be empty"),
+        ({"class_weights": [1, -1]}, ul.SpecValueError, r"class_weights\[1\] must not be negative, got -1"),
+        ({"class_weights": [1, True]}, ul.SpecTypeError, r"class_weights\[1\] must be a number"),
+        ({"class_weights": [[1], [2]]}, ul.SpecValueError, "class_weights must have one axis"),
+        ({"class_weights": "12"}, ul.SpecTypeError, "class_weights must be a sequence"),
+        ({"class_weights": {0: 1.0}}, ul.SpecTypeError, "class_weights must be a sequence"),
+        ({"class_weights": [10**400]}, ul.SpecValueError, r"class_weights\[0\] must be finite"),
+        ({"ignore_index": 1.0}, ul.SpecTypeError, "ignore_index must be an int"),
+        ({"ignore_index": [1, True]}, ul.SpecTypeError, "ignore_index must be an int"),
+        ({"ignore_index": 2**63}, ul.SpecValueError, "ignore_index must fit in int64"),
+        ({"reduction": "avg"}, ul.SpecValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
+        ({"reduction": None}, ul.SpecTypeError, "reduction must be one of"),
+        ({"divisor": "count"}, ul.SpecValueError, "divisor must be one of"),
+        ({"on_empty": "raise"}, ul.SpecValueError, "on_empty must be one of"),
+        ({"rounding": "correct"}, ul.SpecValueError, "rounding must be one of"),
+    ],
+)
+def test_bad_fields(fields: dict[str, Any], error: type[Exception], words: str) -> None:
+    """A bad field is refused by the class and by the function alike, with the same words."""
+    with pytest.raises(error, match=words) as of_class:
+        ul.CrossEntropyLoss(**fields)
+    with pytest.raises(error, match=words) as of_function:
+        ul.cross_entropy_loss(np.ones((1, 2)), np.array([0]), **fields)
+    assert str(of_class.value) == str(of_function.value)
+
+
+def test_functions_remember_no_look_alikes() -> None:
+    """1, 1.0 and True are equal, and only one of them is a label_smoothing that is a bool."""
+    z, y = np.zeros((1, 2)), np.array([0])
+    ul.cross_entropy_loss(z, y, from_logits=True, label_smoothing=1.0)
+    with pytest.raises(ul.SpecTypeError):
+        ul.cross_entropy_loss(z, y, from_logits=True, label_smoothing=True)
+    ul.cross_entropy_loss(z, y, from_logits=True, ignore_index=(1,))
+    with pytest.raises(ul.SpecTypeError):
+        ul.cross_entropy_loss(z, y, from_logits=True, ignore_index=(True,))
+
+
+def test_dictionary() -> None:
+    """What differs from the defaults, after the name and the version, in declared order."""
+    spec = ul.CrossEntropyLoss(label_smoothing=0.1, from_logits=True, ignore_index=-100)
+    expected = {
+        "loss": "cross_entropy", "version": 1, "from_logits": True, "ignore_index": [-100], "label_smoothing": 0.1,
+    }  # fmt: skip
+    assert spec.to_dict() == expected
+    assert list(spec.to_dict()) == list(expected)
+    assert json.loads(spec.to_json()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a mapping with the keys"),
+        ('{"loss": "mean_squared_error"}', "'version' is missing"),
+        ('{"version": 1}', "'loss' is missing"),
+        ('{"loss": "hinge", "version": 1}', "'loss' must be one of"),
+        ('{"loss": ["mean_squared_error"], "version": 1}', "'loss' must be one of"),
+        ('{"loss": "mean_squared_error", "version": true}', "'version' must be a positive int"),
+        ('{"loss": "mean_squared_error", "version": 99}', "'version' is 99"),
+        ('{"loss": "mean_squared_error", "version": 1, "axis": 1}', "'axis' is not a field"),
+        ('{"loss": "mean_squared_error", "version": 1, "version": 1}', "'version' stands twice"),
+    ],
+)
+def test_damaged_json(text: str, words: str) -> None:
+    """A text that is no spec is refused, and the key is named."""
+    with pytest.raises(ul.SerializationError, match=words):
+        ul.from_json(text)
+
+
+def test_ill_typed_json_key() -> None:
+    """A key of the wrong type is refused as the class would, by name."""
+    with pytest.raises(ul.SpecTypeError, match="label_smoothing must be a number, got 'a'"):
+        ul.from_json('{"loss": "cross_entropy", "version": 1, "label_smoothing": "a"}')
+
+
+def test_errors_are_what_callers_expect() -> None:
+    """Each error is ours and a built-in one, and takes one message, so tf.function can rebuild it."""
+    from unifiedloss import errors
+
+    leaves = [e for e in vars(errors).values() if isinstance(e, type) and e is not ul.UnifiedLossError]
+    assert len(leaves) >= 11
+    for leaf in leaves:
+        assert issubclass(leaf, ul.UnifiedLossError)
+        assert issubclass(leaf, ValueError | TypeError | ImportError)
+        assert str(leaf("words")) == "words"
+
+
+def test_plan_of_unknown_shapes() -> None:
+    """Unknown extents and ranks are taken as fitting, and the plan says that they have to be looked at."""
+    spec = ul.CrossEntropyLoss(from_logits=True)
+    plan = resolve(spec, Signature((None, 3), "float32"), Signature((None,), "int64"))
+    assert (plan.unchecked, plan.count, plan.classes, plan.axis) == (True, None, 3, 1)
+    plan = resolve(spec, Signature(None, "float32"), Signature(None, "int64"))
+    assert (plan.unchecked, plan.classes, plan.axis) == (True, None, -1)
+    with pytest.raises(ul.ShapeError):
+        resolve(spec, Signature((None, 3), "float32"), Signature((None, 1), "int64"))
+
+
+def test_clip_is_rounded_inwards() -> None:
+    """Comparing with the clip's bounds in float32 decides as comparing the real numbers would."""
+    for epsilon in (1e-7, 1e-3, 0.1, 0.25, 2.0**-24, 3e-8, 0.4999999999):
+        clip = resolve(
+            ul.CrossEntropyLoss(epsilon=epsilon), Signature((1, 2), "float32"), Signature((1,), "int64")
+        ).clip
+        assert clip is not None
+        low, high = np.float32(clip.low), np.float32(clip.high)
+        assert (float(low), float(high)) == (clip.low, clip.high)
+        assert float(np.nextafter(low, np.float32(0))) < epsilon <= clip.low
+        # 1 - x is exact in float64 for a float32 x near 1.
+        assert 1 - clip.high >= epsilon > 1 - float(np.nextafter(high, np.float32(1)))

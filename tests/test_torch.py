@@ -1,0 +1,211 @@
+"""What is PyTorch's own: modules, training, compilation, torch.func, autocast."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+
+torch = pytest.importorskip("torch")
+CompileCounterWithBackend = importlib.import_module("torch._dynamo.testing").CompileCounterWithBackend
+pytestmark = pytest.mark.framework("torch")
+
+SPEC = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1, ignore_index=-100)
+X = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 3.0, -1.0], [0.5, 0.5, 0.5]])
+Y = torch.tensor([0, 1, -100, 2])
+
+
+def numpy_loss(spec: Any, *tensors: Any, **more: Any) -> float:
+    """The same call in NumPy, in float64."""
+    arrays = [x.detach().double().numpy() if x.is_floating_point() else x.numpy() for x in tensors]
+    return float(spec(*arrays, **more))
+
+
+def test_module_survives() -> None:
+    """state_dict, deepcopy, pickle and torch.save keep the module; its state is empty."""
+    module = SPEC.to("torch")
+    assert isinstance(module, torch.nn.Module)
+    assert module.state_dict() == {}
+    model = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 3), "loss": module})
+    assert set(model.state_dict()) == {"body.weight", "body.bias"}
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    copies = [
+        copy.deepcopy(module),
+        pickle.loads(pickle.dumps(module)),  # noqa: S301
+        torch.load(buffer, weights_only=False),
+    ]
+    for other in copies:
+        assert other.spec == SPEC
+        assert torch.equal(other(X, Y), module(X, Y))
+    assert "label_smoothing=0.1" in repr(module)
+
+
+def test_training_step() -> None:
+    """A linear model learns its training data, and the loss is the one NumPy computes."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 5)
+    y = (x[:, :3] * 3).argmax(1)
+    model, loss_of = torch.nn.Linear(5, 3), ul.CrossEntropyLoss(from_logits=True).to("torch")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = loss_of(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.25 * losses[0]
+    assert abs(losses[0] - numpy_loss(loss_of.spec, torch.nn.functional.linear(x, *_first_parameters()), y)) < 1e-6
+
+
+def _first_parameters() -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    torch.randn(64, 5)
+    model = torch.nn.Linear(5, 3)
+    return model.weight, model.bias
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_compiles_with_other_batch_sizes(reduction: str) -> None:
+    """One compiled module serves every batch size: it does not compile again for each."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    loss_of = SPEC.replace(reduction=reduction).to("torch")
+    compiled = torch.compile(loss_of, backend=counter, fullgraph=True)
+    for rows in (4, 5, 6, 7, 8, 9, 10, 11, 12, 13):
+        z, y = torch.randn(rows, 3), torch.randint(0, 3, (rows,))
+        torch.testing.assert_close(compiled(z, y), loss_of(z, y))
+    assert counter.frame_count <= 2
+    torch._dynamo.reset()
+
+
+def test_compiled_bad_label_is_nan() -> None:
+    """Compiled code cannot raise for a value: the loss and the whole gradient of that position are NaN, and no other's."""
+    torch._dynamo.reset()
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction="sum")
+    z = X.clone().requires_grad_()
+    y = torch.tensor([0, 7, 1, 2])
+    loss = torch.compile(spec.to("torch"), backend="aot_eager", fullgraph=True)(z, y)
+    loss.backward()
+    assert loss.isnan()
+    assert z.grad[1].isnan().all()
+    assert not z.grad[[0, 2, 3]].isnan().any()
+    with pytest.raises(ul.BadValueError, match=r"targets\[1\] is 7"):
+        spec(X, y)
+    torch._dynamo.reset()
+
+
+def test_label_that_torch_would_ignore() -> None:
+    """The one label torch's kernel is told to ignore is an error like any other out of range."""
+    with pytest.raises(ul.BadValueError, match="targets"):
+        ul.CrossEntropyLoss(from_logits=True)(X[:2], torch.tensor([0, -(2**63)]))
+
+
+# Forward mode through log_softmax, which torch.func.hessian uses, is written with torch.jit inside torch.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_torch_func() -> None:
+    """torch.func.grad, vmap, jvp and a Hessian see the loss as any other function."""
+    spec = ul.CrossEntropyLoss(from_logits=True)
+    y = torch.tensor([0, 1, 1, 2])
+    value, gradient = spec.value_and_grad(X, y)
+    torch.testing.assert_close(torch.func.grad(lambda z: spec(z, y))(X), gradient)
+    rows = torch.func.vmap(spec)(X, y)
+    torch.testing.assert_close(rows.mean(), value)
+    _, along = torch.func.jvp(lambda z: spec(z, y), (X,), (torch.ones_like(X),))
+    assert abs(along.item()) < 1e-6
+    p = torch.softmax(X[0], 0)
+    hessian = torch.func.hessian(lambda z: spec(z, y[0]))(X[0])
+    torch.testing.assert_close(hessian, torch.diag(p) - torch.outer(p, p))
+
+
+def test_infinite_binary_logits_in_every_transform() -> None:
+    """At an infinite logit the gradient is sigma(z) - t, in backward and in torch.func."""
+    spec = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="sum")
+    z, t = torch.tensor([1.0, torch.inf, -torch.inf, torch.inf, 0.0]), torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])
+    expected = torch.sigmoid(z) - t
+    torch.testing.assert_close(spec.value_and_grad(z, t)[1], expected)
+    torch.testing.assert_close(torch.func.grad(lambda x: spec(x, t))(z), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_autocast_changes_nothing(dtype: str) -> None:
+    """Under autocast the loss is computed in the same dtype as without it."""
+    z = X.to(getattr(torch, dtype))
+    without = SPEC(z, Y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = SPEC(z, Y)
+        loss = ul.MeanSquaredError()(z, torch.zeros_like(z))
+    assert within.dtype == without.dtype
+    assert torch.equal(within, without)
+    assert torch.equal(loss, ul.MeanSquaredError()(z, torch.zeros_like(z)))
+
+
+def test_half_predictions() -> None:
+    """A half type is computed in float32 and rounded once, and a reduction stays float32."""
+    z = torch.tensor([[1.0, 3.0, -1.0]], dtype=torch.bfloat16)
+    y = torch.tensor([1])
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
+    exact = numpy_loss(spec.replace(reduction="sum"), z.float(), y)
+    assert spec(z, y).dtype is torch.bfloat16
+    assert spec(z, y).item() == torch.tensor(exact, dtype=torch.float64).to(torch.bfloat16).item()
+    assert spec.replace(reduction="mean")(z, y).dtype is torch.float32
+
+
+def test_memory_layout_and_subclasses() -> None:
+    """Slices, transposes, parameters and tensors that need no gradient give the same numbers."""
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
+    y = torch.tensor([0, 1, 1, 2])
+    wide = torch.stack([X, X + 9], 2)[:, :, 0]
+    assert torch.equal(spec(wide, y), spec(X, y))
+    assert torch.equal(spec(X.T.contiguous().T, y), spec(X, y))
+    assert torch.equal(spec(torch.nn.Parameter(X), y), spec(X, y))
+    with torch.inference_mode():
+        assert torch.equal(spec(X, y), spec(X.clone(), y))
+
+
+def test_companions() -> None:
+    """NumPy arrays and lists may accompany a tensor; read-only and reversed arrays too."""
+    expected = ul.CrossEntropyLoss(from_logits=True)(X, torch.tensor([0, 1, 1, 2]))
+    frozen = np.array([0, 1, 1, 2])
+    frozen.flags.writeable = False
+    for labels in ([0, 1, 1, 2], frozen, np.array([2, 1, 1, 0])[::-1], np.array([0, 1, 1, 2], ">i4")):
+        assert torch.equal(ul.cross_entropy_loss(X, labels, from_logits=True), expected)
+
+
+def test_gradient_reaches_targets_and_weights() -> None:
+    """Floating targets and sample weights get gradients, through the divisor as well."""
+    z, t = X[:2].clone().requires_grad_(), torch.eye(3)[:2].requires_grad_()
+    w = torch.tensor([1.0, 3.0], requires_grad=True)
+    loss = ul.CrossEntropyLoss(from_logits=True)(z, t, sample_weight=w)
+    loss.backward()
+    each = torch.nn.functional.cross_entropy(z, t, reduction="none").detach()
+    torch.testing.assert_close(w.grad, (each - loss.detach()) / 4)
+    torch.testing.assert_close(t.grad, -torch.log_softmax(z.detach(), 1) * torch.tensor([[0.25], [0.75]]))
+
+
+def test_second_derivative() -> None:
+    """create_graph works through the loss."""
+    z = X[0].clone().requires_grad_()
+    loss = ul.CrossEntropyLoss(from_logits=True)(z, torch.tensor(0))
+    (first,) = torch.autograd.grad(loss, z, create_graph=True)
+    (second,) = torch.autograd.grad(first[0], z)
+    p = torch.softmax(X[0], 0)
+    torch.testing.assert_close(second, p[0] * (torch.eye(3)[0] - p))
+
+
+def test_meta_and_fake_tensors() -> None:
+    """Tensors without values pass through: shapes and dtypes are checked, values are not looked at."""
+    loss = ul.CrossEntropyLoss(from_logits=True)(X.to("meta"), torch.tensor([0, 1, 1, 2], device="meta"))
+    assert loss.is_meta
+    assert loss.shape == ()
+    with pytest.raises(ul.ShapeError):
+        ul.CrossEntropyLoss(from_logits=True)(X.to("meta"), torch.zeros(3, dtype=torch.int64, device="meta"))
