@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,7 @@ _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
 _AS_IT_IS = nullcontext()
 
 _WITH_VALUES: set[type] = set()
-"""The classes of arrays with values, learned from the first: no public name of JAX leads to them, and isinstance takes four times as long."""
-
-# jax.enable_x64 is new in JAX 0.8; before it lived among the experimental things.
-_enable_x64: Callable[[bool], AbstractContextManager[None]] = (
-    jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-)
+"""The classes of arrays with values, learned from the first: no public name leads to them, and isinstance takes four times as long."""
 
 
 class JaxAdapter(Adapter):
@@ -45,8 +40,8 @@ class JaxAdapter(Adapter):
 
     name = "jax"
     tensor_type = Array
-    ops = ops
-    native = native
+    ops: ClassVar[Any] = ops
+    native: ClassVar[Any] = native
 
     def version(self) -> str:
         return jax.__version__
@@ -56,18 +51,19 @@ class JaxAdapter(Adapter):
         return name
 
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
-        with _enable_x64(True):
-            return jax.device_put(_native_order(x), reference.sharding if _has_values(reference) else None)
+        place = reference.sharding if reference is not None and _has_values(reference) else None
+        with _x64():
+            return jax.device_put(_native_order(x), place)
 
     def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
-        with _enable_x64(True):
+        with _x64():
             return super().tensor(x, dtype)
 
     def admit(self, x: np.ndarray[Any, Any], reference: Array | None) -> Any:
         return _native_order(x)
 
     def readable(self, *tensors: Any) -> bool:
-        for x in tensors:
+        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
             if not (
                 x is None or (_has_values(x) and (_only_cpu() or _on_cpu(x.sharding))) or isinstance(x, np.ndarray)
             ):
@@ -93,10 +89,10 @@ class JaxAdapter(Adapter):
         *,
         checked: bool,
     ) -> Array:
-        found = pipeline.terms(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
+        found = pipeline.terms(self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked)
         if plan.kind == "binary" or not plan.plain:
             found = found._replace(losses=ops.settle(found.losses))
-        return pipeline.reduce(ops, plan, found)
+        return pipeline.reduce(self.ops, plan, found)
 
     def loss(
         self,
@@ -213,12 +209,17 @@ def _has_values(x: Any) -> bool:
     return found
 
 
+def _x64() -> AbstractContextManager[None]:
+    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - JAX takes it so
+    return context
+
+
 def _wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[None]:
     """Where x64 is off and a tensor has 64 bits, the context in which JAX computes with them; so the inputs are read exactly."""
     wide = predictions.dtype in _WIDE
     for x in companions:
         wide = wide or (x is not None and x.dtype in _WIDE)
-    if not wide or jax.config.jax_enable_x64:
+    if not wide or jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         return _AS_IT_IS
     if predictions.dtype == np.float64:
         msg = (
@@ -226,7 +227,7 @@ def _wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[N
             "cast them to float32, or set jax.config.update('jax_enable_x64', True)."
         )
         raise UnsupportedError(msg)
-    return _enable_x64(True)
+    return _x64()
 
 
 def _native_order(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -235,18 +236,19 @@ def _native_order(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @lru_cache(maxsize=1)
 def _only_cpu() -> bool:
-    """Whether every array there can be lies in this process's memory, which saves asking each for its place."""
-    return jax.process_count() == 1 and all(device.platform == "cpu" for device in jax.devices())
+    """Whether this is one process on CPUs, which saves asking each array for its place."""
+    return jax.process_count() == 1 and jax.default_backend() == "cpu"
 
 
 @lru_cache(maxsize=256)
 def _on_cpu(sharding: jax.sharding.Sharding) -> bool:
-    return sharding.is_fully_addressable and all(device.platform == "cpu" for device in sharding.device_set)
+    devices: set[Any] = sharding.device_set
+    return sharding.is_fully_addressable and all(device.platform == "cpu" for device in devices)
 
 
 def _mapped(function: Callable[..., Any], *tensors: Any) -> Any:
     """Two copies at once, of which the first is looked at."""
-    with _enable_x64(True):  # stacking must not narrow what is stacked
+    with _x64():  # stacking must not narrow what is stacked
         stacked = jax.tree.map(lambda x: jnp.stack([x, x]), tensors)
     return jax.tree.map(lambda x: x[0], jax.jit(jax.vmap(function))(*stacked))
 
@@ -255,7 +257,7 @@ def _in_x64(run: Callable[..., Any]) -> Callable[..., Any]:
     """For float64 predictions x64 is enabled, as their user has it; for others it stays as it is."""
 
     def enabled(function: Callable[..., Any], *tensors: Any) -> Any:
-        with _enable_x64(True) if tensors and tensors[0].dtype == np.float64 else _AS_IT_IS:
+        with _x64() if tensors and tensors[0].dtype == np.float64 else _AS_IT_IS:
             return run(function, *tensors)
 
     return enabled

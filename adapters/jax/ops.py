@@ -47,7 +47,7 @@ def finite(x: Array) -> Array:
 @finite.defjvp
 def _finite_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """Lets the derivative pass where it clamps, which jnp.clip would set to 0."""
-    return finite(*primals), *tangents  # type: ignore[return-value]
+    return finite(*primals), *tangents
 
 
 def sum_axis(x: Array, axis: int) -> Array:
@@ -107,12 +107,11 @@ def take(vector: Array, index: Array) -> Array:
 
 def _sharding(x: Array) -> Any:
     """How a tensor is split over devices, as far as its type says so: under jax.make_mesh it does, and gathering has to be told."""
-    return jax.typeof(x).sharding if hasattr(jax, "typeof") else None  # since JAX 0.6
+    return jax.typeof(x).sharding
 
 
 def _is_split(x: Array, axis: int) -> bool:
-    sharding = _sharding(x)
-    return sharding is not None and sharding.spec[axis] is not None
+    return _sharding(x).spec[axis] is not None
 
 
 def along(vector: Array, reference: Array, axis: int) -> Array:
@@ -127,7 +126,8 @@ def extent(x: Array, axis: int, dtype: str) -> Array:
 
 def shapes_agree(plan: Plan, *tensors: Any) -> tuple[Array, tuple[Any, ...]]:
     """An extent is unknown only where it is a symbol (jax.export), and symbols can be compared while tracing."""
-    resolve(plan.spec, *(None if x is None else Signature(x.shape, x.dtype.name) for x in tensors))
+    signatures: Any = (None if x is None else Signature(x.shape, x.dtype.name) for x in tensors)
+    resolve(plan.spec, *signatures)
     return jnp.asarray(True), tensors  # noqa: FBT003 - a value
 
 
