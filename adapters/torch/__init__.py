@@ -112,8 +112,9 @@ class TorchAdapter(Adapter):
         checked: bool,
     ) -> Tensor:
         # Autocast would compute in the half type what the plan says to compute in float32.
-        if torch.is_autocast_enabled(predictions.device.type):
-            with torch.autocast(predictions.device.type, enabled=False):
+        device = predictions.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
                 return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
