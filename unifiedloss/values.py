@@ -7,6 +7,7 @@ rules. Order: dropped positions and those of weight 0 are not looked at; then we
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,14 @@ def _within(x: Array, limit: float) -> bool:
     if not dtype.isnative:
         return False
     if dtype.kind not in "iu":
-        limit = np.asarray(limit).astype(dtype).view(_UNSIGNED[dtype.itemsize])
+        limit = _bits(limit, dtype)
     return bool(np.maximum.reduce(x.view(_UNSIGNED[dtype.itemsize]), axis=None, initial=0) <= limit)
+
+
+@cache
+def _bits(limit: float, dtype: np.dtype[Any]) -> int:
+    """A number's bits in a dtype, read as an unsigned integer."""
+    return int(np.asarray(limit).astype(dtype).view(_UNSIGNED[dtype.itemsize]))
 
 
 def surely_good(plan: Plan, predictions: Array | None, targets: Array) -> bool:

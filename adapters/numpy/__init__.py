@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss import pipeline
+from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.numpy import gradient, native, objects, ops
 from unifiedloss.errors import UnsupportedError
@@ -63,6 +64,20 @@ class NumPyAdapter(Adapter):
             result = super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
         return result[()]  # a reduction gives a NumPy scalar, as np.mean does
 
+    def loss(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Array:
+        if sample_weight is None and mask is None:
+            found = self._whole(spec, predictions, targets, None)
+            if found is not None:
+                return found[0]
+        return super().loss(spec, predictions, targets, sample_weight, mask)
+
     def value_and_grad(
         self,
         spec: AnyLoss,
@@ -72,6 +87,10 @@ class NumPyAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
+        if sample_weight is None and mask is None:
+            found = self._whole(spec, predictions, targets, 1.0 if upstream is None else upstream)
+            if found is not None:
+                return found
         predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
@@ -95,6 +114,18 @@ class NumPyAdapter(Adapter):
                 kept = found.kept if plan.axis is None else np.expand_dims(found.kept, plan.axis)
                 result = np.where(kept, result, 0)
             return value[()], ops.cast(result, plan.predictions_dtype)
+
+    def _whole(self, spec: AnyLoss, predictions: Any, targets: Any, upstream: Any) -> Any:
+        """The loss, and its gradient unless `upstream` is None, in one go over the memory; None for a call that needs the long way."""
+        if type(predictions) is not np.ndarray or type(targets) is not np.ndarray or not predictions.dtype.isnative:
+            return None
+        plan = self.plan(spec, predictions, targets, None, None)
+        if not plan.whole or plan.kind == "dense" or plan.smoothing or not values.surely_good(plan, None, targets):
+            return None
+        with np.errstate(all="ignore"):
+            value, gradient = native.whole_loss(plan, predictions, targets, upstream)
+        # Of an infinite logit the elementwise kernel makes NaN where the loss is 0. The long way knows the cases.
+        return (value, gradient) if plan.kind != "binary" or isfinite(value) else None
 
     @staticmethod
     def _slope(plan: Plan, predictions: Array, targets: Array, kept: Array | None) -> Array:

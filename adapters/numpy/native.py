@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss.spec import Plan
+
 Array = NDArray[Any]
 
 _BLOCK = 1 << 17
 """Elements per block: small enough to stay in the second-level cache, large enough to hide the cost of a call."""
+
+_FLAT_BLOCK = 1 << 16
+"""The same for elementwise losses, which have more arrays at hand at once."""
 
 # While e^{z_y} and the sum of all e^{z_c} lie within these bounds, what underflows is below every digit of the loss and nothing overflows,
 # so the pass that finds each row's maximum can be saved.
@@ -25,9 +30,7 @@ def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     return losses.reshape(labels.shape)
 
 
-def cross_entropy_rows(
-    logits: Array, labels: Array, scale: Array | None = None
-) -> tuple[Array, Array | None]:
+def cross_entropy_rows(logits: Array, labels: Array, scale: Array | None = None) -> tuple[Array, Array | None]:
     """The losses of the rows of an (N, K) array and, with a scale per row, the gradient of sum scale_i l_i.
 
     l = log1p(sum_{c != y} e^{z_c} / e^{z_y}), which keeps all digits of a confident row, where log sum exp z - z_y cancels.
@@ -45,9 +48,9 @@ def cross_entropy_rows(
             np.exp(z, out=e)
             target = e[row, y]
             e[row, y] = 0.0
-            others = e.sum(axis=1)
+            others = np.add.reduce(e, axis=1)
             total = others + target
-            if target.min() >= low and total.max() <= high:
+            if np.minimum.reduce(target) >= low and np.maximum.reduce(total) <= high:
                 losses[block] = np.log1p(others / target)
             else:  # also where a comparison meets NaN
                 target, others, total = _shifted(z, y, row, e, losses[block])
@@ -82,27 +85,97 @@ def _blocks(count: int, classes: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
+def _flat_blocks(*arrays: Array) -> Iterator[list[Array]]:
+    """Arrays of one shape in blocks of one axis. What is to be written into must be contiguous, so that its blocks are views."""
+    flat = [x.reshape(-1) for x in arrays]
+    return ([x[start : start + _FLAT_BLOCK] for x in flat] for start in range(0, flat[0].size, _FLAT_BLOCK))
+
+
 def log_softmax(logits: Array, axis: int) -> Array:
     shifted = logits - logits.max(axis, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
 
 
 def softmax(logits: Array, axis: int) -> Array:
-    e = np.exp(logits - logits.max(axis, keepdims=True))
-    e /= e.sum(axis, keepdims=True)
-    return e
+    rows = np.moveaxis(logits, axis, -1)
+    shape, rows = rows.shape, rows.reshape(-1, rows.shape[-1])
+    probabilities = np.empty(rows.shape, rows.dtype)
+    for block in _blocks(*rows.shape):
+        z, e = rows[block], probabilities[block]
+        np.subtract(z, z.max(axis=1, keepdims=True), out=e)
+        np.exp(e, out=e)
+        e /= np.add.reduce(e, axis=1, keepdims=True)
+    return np.moveaxis(probabilities.reshape(shape), -1, axis)
 
 
 def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None) -> Array:
     """q t softplus(-z) + (1 - t) softplus(z), with one exponential for both."""
-    tail = np.log1p(np.exp(-np.abs(logits)))
-    positive = targets if pos_weight is None else targets * pos_weight
-    return positive * (np.maximum(-logits, 0) + tail) + (1 - targets) * (np.maximum(logits, 0) + tail)
+    if pos_weight is not None:
+        tail = np.log1p(np.exp(-np.abs(logits)))
+        return targets * pos_weight * (np.maximum(-logits, 0) + tail) + (1 - targets) * (np.maximum(logits, 0) + tail)
+    losses = np.empty(logits.shape, logits.dtype)
+    for z, t, into in _flat_blocks(logits, targets, losses):
+        _binary_block(z, t, into, None)
+    return losses
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
-    difference = predictions - targets
-    return difference * difference
+    losses = np.subtract(predictions, targets, out=np.empty(predictions.shape, predictions.dtype))
+    return np.multiply(losses, losses, out=losses)
+
+
+def _binary_block(z: Array, t: Array, losses: Array, gradient: Array | None) -> None:
+    """log(1 + e^-|z|) + |z| |[z > 0] - t|, in which no term is negative and nothing cancels, and its derivative."""
+    size = np.abs(z)
+    e = np.exp(np.negative(size, out=losses), out=losses)
+    distance = np.subtract(z > 0, t, dtype=z.dtype)
+    if gradient is not None:
+        # (1 - t) sigma(z) - t sigma(-z), where sigma(|z|) is 1 / (1 + e) and sigma(-|z|) is e / (1 + e).
+        np.subtract(z <= 0, t, out=gradient)
+        gradient *= e
+        gradient += distance
+        gradient /= 1 + e
+    np.log1p(e, out=losses)
+    size *= np.abs(distance, out=distance)
+    losses += size
+
+
+def _squared_block(p: Array, t: Array, losses: Array, gradient: Array | None) -> None:
+    """(p - t)^2 and its derivative."""
+    difference = np.subtract(p, t, out=losses)
+    if gradient is not None:
+        np.add(difference, difference, out=gradient)
+    np.multiply(difference, difference, out=losses)
+
+
+def whole_loss(
+    plan: Plan, predictions: Array, targets: Array, upstream: Array | float | None = None
+) -> tuple[Array, Array | None]:
+    """The sum or the mean over all positions, where every position counts once, and with an upstream gradient that of the predictions.
+
+    There is no array of the losses, whose memory would have to be got and written; each block of them is summed while it is at hand.
+    """
+    share = 1.0 / plan.count if plan.spec.reduction == "mean" and plan.count else 1.0
+    factor = None if upstream is None else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * share)
+    if plan.kind == "index":
+        assert plan.axis is not None
+        rows = np.moveaxis(predictions, plan.axis, -1)
+        scale = None if factor is None else np.full(targets.size, factor)
+        losses, slopes = cross_entropy_rows(rows.reshape(-1, rows.shape[-1]), targets.reshape(-1), scale)
+        total = float(np.add.reduce(losses))
+        gradient = None if slopes is None else np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis)
+    else:
+        block = _binary_block if plan.kind == "binary" else _squared_block
+        gradient = None if factor is None else np.empty(predictions.shape, predictions.dtype)
+        spare = np.empty(min(predictions.size, _FLAT_BLOCK), predictions.dtype)
+        total = 0.0
+        for p, t, *slope in _flat_blocks(predictions, targets, *(() if gradient is None else (gradient,))):
+            losses = spare[: len(p)]
+            block(p, t, losses, *(slope or (None,)))
+            total += float(np.add.reduce(losses))
+            if slope:
+                slope[0] *= factor
+    return predictions.dtype.type(total * share), gradient
 
 
 def sigmoid(logits: Array) -> Array:
