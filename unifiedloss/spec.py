@@ -197,14 +197,16 @@ def _spec(cls: type[Loss]) -> Any:
 class Loss:
     """What the three specs share: immutability, comparison, calling, conversion and serialization.
 
-    Calling a spec evaluates the loss with the framework the tensors belong to:
+    Calling a spec evaluates the loss with the framework the tensors belong to. Two specs are equal when they are of one class and all their
+    fields are equal after validation:
 
     ```python
-    spec(predictions, targets, sample_weight=None, mask=None)
-    ```
+    from unifiedloss import CrossEntropyLoss
 
-    Two specs are equal when they are of one class and all their fields are equal after validation, so
-    ``CrossEntropyLoss(ignore_index=3) == CrossEntropyLoss(ignore_index=[3, 3])``.
+    spec = CrossEntropyLoss(from_logits=True, ignore_index=3)
+    loss = spec([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], [0, 3], sample_weight=[1, 2], mask=[True, True])
+    assert spec == CrossEntropyLoss(from_logits=True, ignore_index=[3, 3])
+    ```
     """
 
     name: ClassVar[str]
@@ -549,6 +551,12 @@ def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> N
 def from_dict(data: Mapping[str, Any]) -> AnyLoss:
     """The spec that `Loss.to_dict` described.
 
+    Args:
+        data: the mapping: "loss", "version", and the fields that differ from their defaults.
+
+    Returns:
+        The spec, validated as if its class had been called.
+
     Raises:
         SerializationError: the dictionary is no spec, is of a later version, or has a key this loss does not know. The message
             names the key.
@@ -586,6 +594,12 @@ def from_dict(data: Mapping[str, Any]) -> AnyLoss:
 
 def from_json(text: str) -> AnyLoss:
     """The spec that `Loss.to_json` wrote.
+
+    Args:
+        text: the JSON text.
+
+    Returns:
+        The spec, validated as if its class had been called.
 
     Raises:
         SerializationError: the text is not JSON, repeats a key, or is no spec.
