@@ -19,7 +19,11 @@ class KerasLoss(keras.losses.Loss):
     """A spec as a ``keras.losses.Loss``: called with (y_true, y_pred), compiled into a model, saved with it.
 
     ```python
-    model.compile("adam", loss=spec.to("keras"))
+    import keras
+    from unifiedloss import CrossEntropyLoss
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.compile("adam", loss=CrossEntropyLoss(from_logits=True).to("keras"))
     ```
 
     What Keras hands to a loss is understood as Keras means it:
