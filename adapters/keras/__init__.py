@@ -28,8 +28,8 @@ _BACKEND_TYPES = BACKEND.tensor_type if isinstance(BACKEND.tensor_type, tuple) e
 class KerasAdapter(Adapter):
     """Carries plans out with ``keras.ops``, on whichever backend Keras runs in this process.
 
-    Variables and symbolic tensors of Keras are its own; a plain tensor of the backend goes to the backend's adapter, unless it stands beside
-    one of Keras', or the loss was made by ``spec.to("keras")``.
+    Variables and symbolic tensors of Keras are its own; a plain tensor of the backend goes to the backend's adapter, unless it stands
+    beside one of Keras', or the loss was made by ``spec.to("keras")``.
     """
 
     name = "keras"
@@ -127,7 +127,6 @@ class KerasAdapter(Adapter):
 
     def modes(self) -> Mapping[str, Mode]:
         return BACKEND.modes()
-
 
     def compute(
         self,

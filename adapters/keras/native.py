@@ -46,7 +46,7 @@ def log_softmax(logits: Array, axis: int) -> Array:
 
 
 def softmax(logits: Array, axis: int) -> Array:
-    if logits.shape[axis] == 1:  # which Keras warns of, though a loss over one class is one over K classes like any other
+    if logits.shape[axis] == 1:  # of which Keras warns
         return keras.ops.exp(keras.ops.log_softmax(logits, axis))
     return keras.ops.softmax(logits, axis)
 

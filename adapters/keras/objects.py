@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import keras
 from keras.src.backend import get_keras_mask
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import scale_loss_for_distribution
 
 from unifiedloss import registry
@@ -28,16 +29,16 @@ class KerasLoss(keras.losses.Loss):
 
     What Keras hands to a loss is understood as Keras means it:
 
-    - ``sample_weight`` of ``fit`` and ``evaluate``, and what ``class_weight`` becomes, is the spec's `sample_weight`; a mask that a layer has
-      computed for `y_pred` is the spec's `mask`. A last axis of length 1 of either is dropped, which changes nothing: the number is
-      repeated over the trailing axes in both cases.
+    - ``sample_weight`` of ``fit`` and ``evaluate``, and what ``class_weight`` becomes, is the spec's `sample_weight`; a mask that a
+      layer has computed for `y_pred` is the spec's `mask`. A last axis of length 1 of either is dropped, which changes nothing: with or
+      without it the number is repeated over the trailing axes.
     - `y_true` keeps its dtype, so integer labels stay integers. Its shape is the one the spec asks for, with these exceptions and no other:
       class indices (N, 1) are read as (N,) beside predictions (N, K); targets of the elementwise losses are read as (N, 1) where they
       are (N,) and the predictions (N, 1), and as (N,) where it is the other way around. In front of N and in its place more axes may
       stand.
 
-    Keras shows for an epoch the average of the batches' losses, each counted by its number of examples. Where weights, masks or ignored labels
-    make a batch's divisor another number, that is not the loss of the whole epoch.
+    Keras shows for an epoch the average of the batches' losses, each counted by its number of examples. Where weights, masks or
+    ignored labels make a batch's divisor another number, that is not the loss of the whole epoch.
 
     Before a model that was saved with such a loss is loaded, ``unifiedloss.adapters.keras`` must have been imported.
 
@@ -79,13 +80,16 @@ class KerasLoss(keras.losses.Loss):
         if true is None or pred is None:
             return y_true
         if isinstance(self.spec, CrossEntropyLoss):
-            drop = len(true) == len(pred) and true[-1:] == (1,)
-            # Floating targets with one class are dense.
-            drop = drop and "int" in self._adapter.dtype_name(y_true.dtype)
+            index = "int" in self._adapter.dtype_name(y_true.dtype)
+            if not index and in_symbolic_scope() and len(true) < len(pred):
+                # Where Keras only looks for shapes under tf.distribute, it hands over the mean of the replicas' labels.
+                return keras.ops.cast(y_true, "int32")
+            # Floating targets are dense, also those of one class.
+            drop = index and len(true) == len(pred) and true[-1:] == (1,)
+        elif len(true) + 1 == len(pred) and pred[-1] == 1:
+            return keras.ops.expand_dims(y_true, -1)
         else:
             drop = len(true) == len(pred) + 1 and true[-1] == 1
-            if len(true) + 1 == len(pred) and pred[-1] == 1:
-                return keras.ops.expand_dims(y_true, -1)
         return keras.ops.squeeze(y_true, -1) if drop else y_true
 
     def _without_last_one(self, x: Array) -> Array:
