@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from unifiedloss.conformance import runner, workers
+from unifiedloss.conformance import compare, runner, workers
 
 
 def main() -> None:
     """Do the task whose files are named on the command line."""
     if len(sys.argv) != 3:
         sys.exit("This module is run by the conformance suite itself. To check the backends: unifiedloss conform")
-    workers.serve(sys.argv[1], sys.argv[2], {"conform": runner.conform})
+    workers.serve(sys.argv[1], sys.argv[2], {"conform": runner.conform, "compare": compare.measure})
 
 
 if __name__ == "__main__":

@@ -79,8 +79,7 @@ def distance(got: Array, exact: Array, magnitude: Array, plan: Plan, dtype: str)
         lost += result.tiny
     allowed = compute.epsilon * magnitude + 0.5 * result.epsilon * np.abs(exact) + lost
     with np.errstate(invalid="ignore"):
-        error = np.abs(got - exact)
-    return np.where(got == exact, 0.0, error / allowed)
+        return np.where(got == exact, 0.0, np.abs(got - exact) / allowed)
 
 
 def magnitudes(case: Case, plan: Plan) -> Magnitudes:

@@ -1,0 +1,264 @@
+"""The suite can fail: adapters that are wrong in one thing, each caught by the cases that should catch it."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unifiedloss import conformance, pipeline, registry
+from unifiedloss.adapter import Adapter
+from unifiedloss.conformance import checks
+from unifiedloss.conformance.cases import all_cases, bad_calls
+from unifiedloss.errors import ShapeError
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.framework("torch")
+
+TORCH = registry.adapter("torch")
+_EXPECTED: dict[str, Any] = {}
+
+
+def failures(adapter: Adapter, *words: str) -> set[str]:
+    """The names of the cases, of those whose name holds one of the words, that an adapter fails eagerly."""
+    mode = adapter.modes()["eager"]
+    found = set()
+    for case in all_cases():
+        if any(word in case.name for word in words):
+            if case.name not in _EXPECTED:
+                _EXPECTED[case.name] = case.expected()
+            if checks.check_case(adapter, mode, case, _EXPECTED[case.name]).failures:
+                found.add(case.name)
+    for call in bad_calls():
+        if any(word in call.name for word in words) and checks.check_bad_call(adapter, mode, call).failures:
+            found.add(call.name)
+    return found
+
+
+def variant(module: Any, **changes: Any) -> Any:
+    """A module with some functions changed."""
+    copy = types.SimpleNamespace(**{name: value for name, value in vars(module).items() if not name.startswith("__")})
+    vars(copy).update(changes)
+    return copy
+
+
+class Long(type(TORCH)):  # type: ignore[misc]
+    """The torch adapter by its long way alone, which the wrong ones below change."""
+
+    def loss(self, spec: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None) -> Any:
+        """As every adapter does it."""
+        return Adapter.loss(self, spec, predictions, targets, sample_weight, mask)
+
+
+class CountsAll(Long):
+    """Divides by all positions, whatever the spec says."""
+
+    def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
+        """The sum over the wrong count."""
+        found = pipeline.terms(self.ops, self.native, plan, *tensors, checked=checked)
+        if plan.spec.reduction != "mean":
+            return pipeline.reduce(self.ops, plan, found)
+        return (found.losses.sum() / max(plan.count, 1)).to(self.ops.DTYPES[plan.result_dtype])
+
+
+class NoShift(Long):
+    """Takes the exponentials of the logits as they are."""
+
+    native = variant(
+        TORCH.native, cross_entropy=lambda z, y, axis: z.exp().sum(axis).log() - TORCH.ops.take_class(z, y, axis)
+    )
+
+
+class HalfSums(Long):
+    """Adds up in half precision."""
+
+    ops = variant(TORCH.ops, sum=lambda x: x.half().sum().to(x.dtype))
+
+
+class Detached(Long):
+    """Its loss has no gradient where the predictions are probabilities."""
+
+    ops = variant(TORCH.ops, log=lambda x: x.detach().log() + 0 * x)
+
+
+class Wraps(Long):
+    """A negative label counts from the end."""
+
+    def own(self, predictions: Any, *companions: Any) -> Any:
+        """Labels wrapped."""
+        p, t, *rest = super().own(predictions, *companions)
+        if not t.dtype.is_floating_point and t.ndim < p.ndim:
+            t = torch.where((t < 0) & (t >= -p.shape[-1]), t + p.shape[-1], t)
+        return p, t, *rest
+
+
+class Clamps(Long):
+    """Clamps the logarithm at -100, as torch.nn.BCELoss does."""
+
+    ops = variant(TORCH.ops, log=lambda x: x.log().clamp(min=-100), log1p=lambda x: x.log1p().clamp(min=-100))
+
+
+class LateMask(Long):
+    """Masks the loss and not what goes into it."""
+
+    ops = variant(TORCH.ops, where=lambda c, x, y: torch.where(c, x, y) if x.ndim < 2 else x)
+
+
+class AssumesOne(Long):
+    """Its gradient takes it that dense targets sum to 1, as TensorFlow's does (tensorflow#60314)."""
+
+    class _LogSoftmax(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, z: Any, axis: int) -> Any:
+            result = z.log_softmax(axis)
+            ctx.save_for_backward(result)
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            (result,) = ctx.saved_tensors
+            return g + result.exp(), None
+
+    native = variant(TORCH.native, log_softmax=_LogSoftmax.apply)
+
+
+class Squeezes(Long):
+    """Drops axes of length 1 of the targets."""
+
+    def own(self, predictions: Any, *companions: Any) -> Any:
+        """Targets squeezed."""
+        p, t, *rest = super().own(predictions, *companions)
+        return p, (t.squeeze(-1) if t.ndim == p.ndim and t.shape[-1:] == (1,) and p.shape[-1] != 1 else t), *rest
+
+
+class TrailingWeights(Long):
+    """Aligns weights to the trailing axes, as broadcasting does."""
+
+    ops = variant(TORCH.ops, align=lambda x, _: x)
+
+
+class NarrowLabels(Long):
+    """Compares labels in their own dtype."""
+
+    def own(self, predictions: Any, *companions: Any) -> Any:
+        """Labels that have been squeezed into eight bits."""
+        p, t, *rest = super().own(predictions, *companions)
+        return p, (t.to(torch.int8).to(t.dtype) if t.dtype is torch.int64 and t.ndim < p.ndim else t), *rest
+
+
+class NoMask(Long):
+    """Forgets the mask."""
+
+    def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
+        """Without it, which comes last."""
+        return super().compute(plan, *tensors[:-1], None, checked=checked)
+
+
+class PassesClip(Long):
+    """Lets the gradient pass where it clips."""
+
+    def loss(self, spec: Any, predictions: Any, *companions: Any) -> Any:
+        """The clip behind the back of autograd."""
+        epsilon = getattr(spec, "epsilon", 0.0)
+        if epsilon:
+            predictions = predictions + (predictions.clamp(epsilon, 1 - epsilon) - predictions).detach()
+            spec = spec.replace(epsilon=0.0)
+        return super().loss(spec, predictions, *companions)
+
+
+class WrongDtype(Long):
+    """Returns float64, whatever came in."""
+
+    def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
+        """The right number in the wrong type."""
+        return super().compute(plan, *tensors, checked=checked).double()
+
+
+class WrongError(Long):
+    """Raises an error of its own."""
+
+    def _check(self, plan: Any, *tensors: Any) -> None:
+        try:
+            super()._check(plan, *tensors)
+        except ValueError as error:
+            raise ShapeError(str(error)) from error
+
+
+class NegativeZero(Long):
+    """Gives -0 where a position is dropped."""
+
+    ops = variant(TORCH.ops, where=lambda c, x, y: torch.where(c, x, -0.0 if isinstance(y, float) and y == 0 else y))
+
+
+class ForgetsSmoothing(Long):
+    """Leaves label smoothing out."""
+
+    def plan(self, spec: Any, *tensors: Any) -> Any:
+        """The plan of another spec."""
+        return super().plan(spec.replace(label_smoothing=0.0) if hasattr(spec, "label_smoothing") else spec, *tensors)
+
+
+class SmallNumbers(Long):
+    """Reads probabilities below the smallest normal number as they are."""
+
+    def compute(self, plan: Any, p: Any, t: Any, sample_weight: Any, mask: Any, *, checked: bool) -> Any:
+        """With a plan that has no such limit."""
+
+        class Limitless:
+            tiny = 0.0
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(plan, name)
+
+        return super().compute(Limitless(), p, t, sample_weight, mask, checked=checked)
+
+
+CAUGHT = [
+    (CountsAll, ("01 class weights", "04 ignored label", "03 sample weights"), "edge/01 class weights, index"),
+    (NoShift, ("28 ",), "edge/28 offset 1e5, index, smoothing 0.0"),
+    (HalfSums, ("26 float16 mean", "21 sum", "random/"), "random/2026.003"),
+    (Detached, ("09 p=0", "12 unnormalised"), "edge/12 unnormalised"),
+    (Wraps, ("07 negative", "label -1"), "label -1"),
+    (Clamps, ("10 binary p", "09 p=0, epsilon 0.0"), "edge/10 binary p, epsilon 0.0, target 1.0"),
+    (LateMask, ("32 NaN",), "edge/32 NaN logits masked"),
+    (AssumesOne, ("31 dense",), "edge/31 dense rows do not sum to 1"),
+    (Squeezes, ("labels as a column",), "labels as a column"),
+    (TrailingWeights, ("23 ", "24 "), "edge/24 weights scale examples"),
+    (NarrowLabels, ("25 label", "int8", "far label", "uint8"), "edge/25 label 257 in bfloat16"),
+    (NoMask, ("32 NaN logits masked", "scalar mask"), "edge/scalar mask, false"),
+    (PassesClip, ("09 p=0, epsilon 0.25",), "edge/09 p=0, epsilon 0.25, class 0"),
+    (WrongDtype, ("01 class", "42 "), "edge/01 class weights, index"),
+    (WrongError, ("label 3", "logits as probabilities"), "label 3"),
+    (NegativeZero, ("05 ignored",), "edge/05 ignored label per row"),
+    (ForgetsSmoothing, ("17 smoothed",), "edge/17 smoothed, axis 1"),
+    (SmallNumbers, ("subnormal p",), "edge/subnormal p, class 1"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words", "catcher"), CAUGHT, ids=[wrong.__name__ for wrong, _, _ in CAUGHT])
+def test_wrong_adapter_is_caught(wrong: type[Adapter], words: tuple[str, ...], catcher: str) -> None:
+    """The case that should catch it does, and the right adapter passes the same cases."""
+    assert catcher in failures(wrong(), *words)
+    assert not failures(Long(), *words)
+    assert not failures(TORCH, *words)
+
+
+def test_comparing_nothing_fails() -> None:
+    """A run without a comparison is no success."""
+    assert not conformance.Report(unifiedloss="0").ok
+    assert not conformance.Row("torch", "0", "eager").ok
+
+
+def test_oracle_is_not_a_backend() -> None:
+    """A result that is off by one part in ten thousand is caught in every loss."""
+
+    class Off(Long):
+        def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
+            return super().compute(plan, *tensors, checked=checked) * (1 + 1e-4)
+
+    names = [case.name for case in all_cases() if case.name.startswith("random/") and case.dtype == "float32"]
+    assert len(names) > 10
+    assert failures(Off(), *names) == set(names)
+    assert np.isfinite(_EXPECTED[names[0]].position_losses).all()

@@ -1,0 +1,201 @@
+"""One loss over saved predictions and targets, in every installed backend, each in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss import registry, values
+from unifiedloss.conformance import tolerances, workers
+from unifiedloss.conformance.cases import Case
+from unifiedloss.errors import BadValueError
+from unifiedloss.floats import FORMATS
+from unifiedloss.spec import AnyLoss, Plan
+
+Array = NDArray[Any]
+
+_ORACLE_ELEMENTS = 20_000
+"""Predictions up to which the decimal oracle is asked, for a minute at the most; past that float64 NumPy stands in for it."""
+
+_ARRAYS = ("predictions", "targets", "sample_weight", "mask")
+_TIMED = 5
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the results are measured against.
+
+    Attributes:
+        source: "oracle", or "float64 NumPy" for inputs too large for it.
+        loss: the loss, rounded to the result's dtype by the oracle.
+        gradient: the gradient to the predictions.
+    """
+
+    source: str
+    loss: Array
+    gradient: Array
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one backend made of the data.
+
+    Attributes:
+        backend: "torch", "keras (jax)".
+        value: the loss; under "none" the mean of the per-position losses.
+        value_ulps: the distance of the loss from the truth, in ulps of the result (its largest, under "none").
+        gradient_equal: the share of gradient elements with the bits of the truth.
+        gradient_ulps: the largest distance of a gradient element, in ulps of its magnitude (see `tolerances`).
+        within: whether loss and gradient lie within the bound of the conformance suite.
+        milliseconds: the median time of a call for loss and gradient.
+        error: why there is no result, or None.
+    """
+
+    backend: str
+    value: float = float("nan")
+    value_ulps: float = float("nan")
+    gradient_equal: float = float("nan")
+    gradient_ulps: float = float("nan")
+    within: bool = False
+    milliseconds: float = float("nan")
+    error: str | None = None
+
+
+def load(path: Path) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file.
+
+    Raises:
+        BadValueError: the file is missing, is no npz file, or holds other arrays than ``predictions``, ``targets`` and, where wanted,
+            ``sample_weight`` and ``mask``.
+    """
+    try:
+        file = np.load(path, allow_pickle=False)
+        found = {} if isinstance(file, np.ndarray) else {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        msg = f"there is no file {path}."
+        raise BadValueError(msg) from None
+    except (OSError, ValueError, EOFError) as error:
+        msg = f"{path} is no npz file of numbers: {error}."
+        raise BadValueError(msg) from error
+    for name in ("predictions", "targets"):
+        if name not in found:
+            names = ", ".join(map(repr, found)) or "no named arrays"
+            msg = f"{path} has no array {name!r}, but {names}; save it with numpy.savez(file, predictions=..., targets=...)."
+            raise BadValueError(msg)
+    for name in found:
+        if name not in _ARRAYS:
+            msg = f"{path} has an array {name!r}, and only {', '.join(map(repr, _ARRAYS))} are read; leave it out."
+            raise BadValueError(msg)
+    return found
+
+
+def compare(
+    spec: AnyLoss,
+    arrays: dict[str, Array],
+    backends: Sequence[str] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[Truth, list[Line]]:
+    """Run a loss over the same data in several backends.
+
+    Args:
+        spec: the loss.
+        arrays: ``predictions``, ``targets`` and, where wanted, ``sample_weight`` and ``mask``.
+        backends: as for `unifiedloss.conformance.run`.
+        note: called with a backend's name when it has finished.
+
+    Raises:
+        UnifiedLossError: the arrays do not fit the loss, or hold a bad value.
+    """
+    predictions = arrays["predictions"]
+    case = Case(
+        "compare", spec, predictions, arrays["targets"], arrays.get("sample_weight"), arrays.get("mask"),
+        dtype=predictions.dtype.name,
+    )  # fmt: skip
+    plan = tolerances.plan_of(case)
+    values.check(plan, case.predictions, case.targets, case.sample_weight, case.mask)
+    truth = _truth(case, plan)
+    targets, absent = workers.choose(backends)
+    lines = [Line(label, error=why) for label, why in absent.items()]
+    for message in workers.work([(target, {"job": "compare"}) for target in targets], (case, truth)):
+        label = message.target.label
+        if message.content is not None:
+            lines.append(Line(label, **message.content["line"]))
+            note(label)
+        elif message.death:
+            lines.append(Line(label, error=message.death))
+    order = [target.label for target in sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))]
+    return truth, sorted(lines, key=lambda line: order.index(line.backend))
+
+
+def _truth(case: Case, plan: Plan) -> Truth:
+    if case.predictions.size <= _ORACLE_ELEMENTS:
+        expected = case.expected()
+        shape = () if plan.spec.reduction != "none" else plan.positions
+        loss = np.reshape(np.asarray(expected.loss, np.float64), shape)  # type: ignore[arg-type]
+        return Truth("oracle", loss, np.reshape(np.asarray(expected.grad_predictions), case.predictions.shape))
+    numpy = registry.adapter("numpy")
+    wide = case.predictions.astype(np.float64)
+    loss, gradient = numpy.value_and_grad(case.spec, wide, case.targets, case.sample_weight, case.mask)
+    return Truth("float64 NumPy", np.asarray(loss), gradient)
+
+
+def measure(shared: tuple[Case, Truth], task: dict[str, Any], send: Callable[..., None]) -> None:
+    """A worker's job: run the loss in one backend, and send what came out."""
+    case, truth = shared
+    adapter = registry.adapter(task["target"].backend)
+    try:
+        if case.dtype not in adapter.dtypes():
+            line: dict[str, Any] = {"error": f"cannot hold {case.dtype}."}
+        else:
+            line = _line(adapter, case, truth)
+    except Exception as error:  # noqa: BLE001 - one backend's failure is a line of the table
+        line = {"error": f"{type(error).__name__}: {error}"}
+    send(event="line", line=line)
+
+
+def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
+    plan = tolerances.plan_of(case)
+    tensors = [adapter.tensor(case.predictions, case.dtype), adapter.tensor(case.targets)]
+    tensors += [None if x is None else adapter.tensor(x) for x in (case.sample_weight, case.mask)]
+    run = next(iter(adapter.modes().values())).run
+
+    def call() -> tuple[Array, Array]:
+        result = run(lambda p, t: adapter.value_and_grad(case.spec, p, t, *tensors[2:]), *tensors[:2])
+        value, gradient = (np.asarray(adapter.to_numpy(x)).astype(np.float64) for x in result)
+        return value, gradient
+
+    value, gradient = call()
+    times = []
+    for _ in range(_TIMED):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    sizes = tolerances.magnitudes(case, plan)
+    far = tolerances.distance(value, truth.loss, sizes.loss, plan, plan.result_dtype)
+    steep = tolerances.distance(gradient, truth.gradient, sizes.grad_predictions, plan, case.dtype)
+    bound = tolerances.limit(plan)
+    ulp = np.vectorize(FORMATS[plan.result_dtype].ulp, otypes=[np.float64])(truth.loss)
+    with np.errstate(invalid="ignore"):
+        ulps = np.where(value == truth.loss, 0.0, np.abs(value - truth.loss) / ulp)
+    rounded = truth.gradient.astype(case.predictions.dtype).astype(np.float64)
+    equal = (gradient == rounded) | (np.isnan(gradient) & np.isnan(rounded))
+    return {
+        "value": float(value.mean()) if value.size else float("nan"),
+        "value_ulps": _largest(ulps),
+        "gradient_equal": float(equal.mean()) if equal.size else 1.0,
+        "gradient_ulps": _largest(steep),
+        "within": _largest(far) <= bound and _largest(steep) <= bound,
+        "milliseconds": float(np.median(times)) * 1e3,
+    }
+
+
+def _largest(distances: Array) -> float:
+    """The largest distance; where both numbers are NaN or the same infinity there is none."""
+    measured = distances[~np.isnan(distances)] if distances.ndim else np.nan_to_num(distances)
+    return float(np.max(measured, initial=0.0))
