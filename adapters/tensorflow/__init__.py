@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -26,8 +26,8 @@ class TensorFlowAdapter(Adapter):
 
     name = "tensorflow"
     tensor_type = (tf.Tensor, tf.Variable)
-    ops = ops
-    native = native
+    ops: ClassVar[Any] = ops
+    native: ClassVar[Any] = native
 
     def version(self) -> str:
         return str(tf.__version__)
@@ -69,8 +69,7 @@ class TensorFlowAdapter(Adapter):
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
         if x.dtype == tf.bfloat16:  # which Python's buffers do not know
             return self.to_numpy(tf.bitcast(x, tf.uint16)).view(tf.bfloat16.as_numpy_dtype)
-        # A view: x.numpy() copies.
-        return np.asarray(memoryview(tf.convert_to_tensor(x)))
+        return _view(tf.convert_to_tensor(x))
 
     @as_written
     def loss(
@@ -89,18 +88,33 @@ class TensorFlowAdapter(Adapter):
             and self.readable(predictions, targets)
         ):
             plan = self.plan(spec, predictions, targets, None, None)
-            if plan.whole and values.surely_good(plan, None, np.asarray(memoryview(targets))):
-                loss = native.whole_loss(plan, predictions, targets)
+            if plan.whole and values.surely_good(plan, None, _view(targets)):
+                loss = native.checked_loss(plan, predictions, targets)
                 # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
                 if isfinite(loss):
                     return loss
         return super().loss(spec, predictions, targets, sample_weight, mask)
 
+    def compute(
+        self,
+        plan: Plan,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        *,
+        checked: bool,
+    ) -> Tensor:
+        if plan.whole and not checked:
+            return native.unchecked_loss(plan, predictions, targets)
+        return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+
     def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
         plan = super()._resolve(spec, *tensors)
         if plan.smoothing:  # no kernel of TensorFlow's smooths
             return replace(plan, whole=False)
-        if plan.kind == "index" and plan.targets_dtype == "int32" and plan.plain:  # which its kernel reads as it does int64
+        # TensorFlow's kernel reads these labels as it does int64.
+        if plan.kind == "index" and plan.targets_dtype == "int32" and plan.plain:
             signature = self.signature(tensors[0])
             return replace(plan, whole=resolve(spec, signature, Signature(plan.positions, "int64")).whole)
         return plan
@@ -128,6 +142,11 @@ class TensorFlowAdapter(Adapter):
             "function": Mode(_traced(jit_compile=False), raises=False),
             "xla": Mode(_traced(jit_compile=True), raises=False),
         }
+
+
+def _view(x: Any) -> np.ndarray[Any, Any]:
+    """The values of a tensor in this machine's memory, which x.numpy() would copy."""
+    return np.asarray(memoryview(x))
 
 
 def _traced(*, jit_compile: bool) -> Callable[..., Any]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import tensorflow as tf
 
 from unifiedloss.adapters.tensorflow import shapes
+from unifiedloss.floats import FORMATS
 from unifiedloss.spec import Plan
 
 Tensor = Any
+
+raw = tf.raw_ops
+"""The kernels without the functions around them, which on a small batch cost several times what the kernels do."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, axis: int) -> Tensor:
@@ -36,7 +42,6 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, pos_weight: Tensor | N
     z - 2 max(z, 0), whose slope at 0 is also the one that makes the gradient there right. tf.nn.weighted_cross_entropy_with_logits has
     the gradient 1 - t at 0, and at -20 no digit of the loss.
     """
-    raw = tf.raw_ops
     positive = raw.Relu(features=logits)
     tail = raw.Log1p(x=raw.Exp(x=raw.Sub(x=logits, y=raw.AddV2(x=positive, y=positive))))
     if pos_weight is None:
@@ -48,33 +53,106 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return tf.math.squared_difference(predictions, targets)
 
 
-def whole_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
-    """The sum or the mean over all positions, for an eager call in which every position counts once.
+# ------------------------------------------------------------------------------------------- the whole loss, weights all equal
+# Where every position counts once, the four divisors are one number, and tf.reduce_mean divides by it too; a native mean is taken
+# nowhere else.
 
-    There the four divisors are one number and tf.reduce_mean divides by it too; a native mean is taken nowhere else. ``tf.raw_ops`` are
-    the kernels without the wrappers around them, which on a small batch cost several times what the kernels do.
-    """
+
+def checked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
+    """The reduced loss of an eager call whose targets are known to be good; not finite where a logit is infinite."""
     if plan.kind == "index":
         assert plan.axis is not None
         labels = targets if len(targets.shape) == 1 else tf.reshape(targets, [-1])
         rows = shapes.rows(predictions, plan.axis)
-        losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=rows, labels=labels)
+        losses, _ = raw.SparseSoftmaxCrossEntropyWithLogits(features=rows, labels=labels)
     elif plan.kind == "dense":
         assert plan.axis is not None
         # tf.nn.softmax_cross_entropy_with_logits would take it, in its gradient, that the targets sum to 1 (tensorflow#60314).
-        losses = tf.raw_ops.Mul(x=targets, y=-log_softmax(predictions, plan.axis))
+        losses = raw.Mul(x=targets, y=-log_softmax(predictions, plan.axis))
     elif plan.kind == "binary":
         losses = binary_cross_entropy(predictions, targets, None)
     else:
-        losses = tf.raw_ops.SquaredDifference(x=predictions, y=targets)
+        losses = raw.SquaredDifference(x=predictions, y=targets)
     axes = _axes(len(losses.shape))
     if plan.spec.reduction == "mean" and plan.kind != "dense":
-        return tf.raw_ops.Mean(input=losses, axis=axes)
-    total = tf.raw_ops.Sum(input=losses, axis=axes)
-    return total if plan.spec.reduction == "sum" else total / plan.count
+        return raw.Mean(input=losses, axis=axes)
+    return _over_count(plan, raw.Sum(input=losses, axis=axes))
 
 
 @cache
 def _axes(rank: int) -> Tensor:
     """All axes of a tensor. Made once: to make a tensor of Python numbers costs as much as to reduce."""
     return tf.range(rank)
+
+
+def unchecked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
+    """The reduced loss where no value can be looked at: NaN at bad ones, and right at every other, infinite logits included.
+
+    The same as `unifiedloss.pipeline` gives, in a third of the passes over memory, of which in a tf.function each operation is one.
+    """
+    if plan.kind == "index":
+        assert plan.axis is not None
+        rows, labels = shapes.rows(predictions, plan.axis), tf.reshape(targets, [-1])
+        inside = tf.clip_by_value(labels, 0, plan.shared_by - 1)
+        losses, _ = raw.SparseSoftmaxCrossEntropyWithLogits(features=rows, labels=inside)
+        losses *= _nan_where(labels != inside, losses)
+    elif plan.kind == "dense":
+        assert plan.axis is not None
+        logits, targets = shapes.classes_last(predictions, plan.axis), shapes.classes_last(targets, plan.axis)
+        bad = (tf.reduce_min(targets, -1) <= -plan.tiny) | tf.equal(tf.reduce_max(targets, -1), math.inf)
+        losses = _kernel(_dense_cross_entropy, logits.dtype)(logits, targets)
+        losses *= _nan_where(bad, losses)
+    elif plan.kind == "binary":
+        losses = _kernel(_binary_cross_entropy, predictions.dtype)(predictions, targets)
+    else:
+        losses = squared_error(predictions, targets)
+    return _over_count(plan, tf.reduce_sum(losses))
+
+
+def _over_count(plan: Plan, total: Tensor) -> Tensor:
+    assert plan.count
+    return total if plan.spec.reduction == "sum" else total / plan.count
+
+
+def _nan_where(bad: Tensor, losses: Tensor) -> Tensor:
+    """The factor 1, or NaN, which makes loss and gradient of a bad position NaN."""
+    return tf.where(bad, tf.constant(math.nan, losses.dtype), tf.constant(1.0, losses.dtype))
+
+
+@cache
+def _kernel(function: Callable[..., Any], dtype: Any) -> Callable[..., Tensor]:
+    return shapes.traced_once(tf.custom_gradient(function), dtype, dtype)
+
+
+def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """(1 - t) softplus(z) + t softplus(-z), 0 times infinity being 0; NaN at targets outside [0, 1]."""
+    bad = (targets <= -FORMATS[targets.dtype.name].tiny) | (targets > 1.0)
+    nan = tf.constant(math.nan, targets.dtype)
+    targets = tf.where(bad, nan, targets)
+    against = tf.math.multiply_no_nan(tf.nn.relu(logits), 1.0 - targets)
+    towards = tf.math.multiply_no_nan(tf.nn.relu(-logits), targets)
+    losses = against + towards + tf.math.log1p(tf.exp(-tf.abs(logits)))
+
+    def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+        agreed = tf.math.is_inf(logits) & tf.equal(targets, tf.cast(logits > 0.0, targets.dtype))
+        by_targets = tf.where(bad, nan, tf.where(agreed, tf.zeros_like(logits), -logits))
+        return upstream * (tf.sigmoid(logits) - targets), upstream * by_targets
+
+    return losses, gradient
+
+
+def _dense_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """sum_c -t_c log p_c over the last axis, 0 times infinity being 0."""
+    log_p = tf.nn.log_softmax(logits)
+    losses = -tf.reduce_sum(tf.math.multiply_no_nan(log_p, targets), -1)
+    # A row that is NaN is NaN in every entry; multiply_no_nan loses it where all targets are 0.
+    losses = tf.where(tf.math.is_nan(log_p[..., 0]), log_p[..., 0], losses)
+
+    def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+        upstream = tf.expand_dims(upstream, -1)
+        total = tf.reduce_sum(targets, -1, keepdims=True)
+        unread = tf.equal(targets, 0.0) & tf.math.is_inf(log_p)
+        by_targets = tf.where(unread, tf.zeros_like(log_p), -log_p)
+        return upstream * (tf.exp(log_p) * total - targets), upstream * by_targets
+
+    return losses, gradient

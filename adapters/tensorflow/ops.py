@@ -6,6 +6,7 @@ Each works on eager tensors, in a ``tf.function`` whose shapes are not known yet
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -44,10 +45,21 @@ def equal(x: Tensor, value: float) -> Tensor:
     return tf.equal(x, value)
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
-def finite(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """tf.clip_by_value would set the gradient to 0 where it clips."""
-    return tf.where(tf.math.is_inf(x), tf.sign(x) * 2.0**100, x), lambda gradient: gradient
+def finite(x: Tensor) -> Tensor:
+    result = _finite(x.dtype)(x)
+    result.set_shape(x.shape)
+    return result
+
+
+@cache
+def _finite(dtype: Any) -> Callable[[Tensor], Tensor]:
+    """tf.clip_by_value, but for the gradient, which that sets to 0 where it clips."""
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
+    def clip(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return tf.where(tf.math.is_inf(x), tf.sign(x) * 2.0**100, x), lambda upstream: upstream
+
+    return shapes.traced_once(clip, dtype)
 
 
 def count(condition: Tensor, dtype: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from string import Formatter
 from typing import Any
 
@@ -40,6 +40,19 @@ def _order(x: Tensor, axis: int) -> Tensor:
     return tf.concat([*_without(axes, axis), _entry(axes, axis)], 0)
 
 
+def traced_once(function: Callable[..., Tensor], *dtypes: Any) -> Callable[..., Tensor]:
+    """A function with a gradient of its own as a graph of its own, for tensors of any shapes.
+
+    A graph in which tf.custom_gradient is called is kept for good, as the gradient is registered under a new name each time. So users'
+    graphs call this one, which is made at its first call and never again.
+    """
+    unknown: Any = None
+    traced: Callable[..., Tensor] = tf.function(
+        function, input_signature=[tf.TensorSpec(unknown, dtype) for dtype in dtypes], autograph=False
+    )
+    return traced
+
+
 def rows(x: Tensor, axis: int) -> Tensor:
     """`x` as a matrix, one row per position and one column per class."""
     x = classes_last(x, axis)
@@ -71,7 +84,7 @@ def shapes_agree(
     """
     tensors = (predictions, targets, sample_weight, mask)
     fits = tf.constant(value=True)
-    previous = []
+    previous: list[Any] = []
     for holds, message in _checks(plan, *tensors):
         fits &= holds
         with tf.control_dependencies(previous):  # one after the other, so that the same call gives the same error
