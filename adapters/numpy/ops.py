@@ -48,7 +48,7 @@ def sum_axis(x: Array, axis: int) -> Array:
 
 
 def any_axis(x: Array, axis: int) -> Array:
-    return x.any(axis)
+    return np.asarray(x.any(axis))
 
 
 def count(condition: Array, name: str) -> Array:
@@ -93,5 +93,5 @@ def extent(x: Array, axis: int, name: str) -> Array:
     return np.asarray(x.shape[axis], dtype(name))
 
 
-def shapes_agree(plan: Plan, *tensors: Array | None) -> tuple[Any, tuple[Array | None, ...]]:
+def shapes_agree(plan: Plan, *tensors: Array | None) -> tuple[Any, Any]:
     return np.True_, tensors  # NumPy knows every shape

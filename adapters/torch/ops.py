@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -90,5 +92,5 @@ def extent(x: Tensor, axis: int, dtype: str) -> Tensor:
     return torch.full((), x.shape[axis], dtype=DTYPES[dtype], device=x.device)
 
 
-def shapes_agree(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def shapes_agree(plan: Plan, *tensors: Tensor | None) -> tuple[Any, Any]:
     return torch.tensor(data=True), tensors  # torch knows every shape, also while it compiles
