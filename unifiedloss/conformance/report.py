@@ -70,7 +70,8 @@ class Row:
         total: all that was done.
         losses: the same by the loss's name.
         not_held: how many cases the backend has no dtype for, by the reason.
-        left_out: how many cases this mode is spared, because compiling each takes too long. They are run eagerly.
+        left_out: how many cases are left to another row: compiled modes run a part of what eager mode runs, as each case takes a
+            compilation, and "jax (x64)" only what has float64 numbers in it.
         failures: the cases that failed.
         seconds: how long it took.
     """
@@ -206,14 +207,17 @@ class Report:
         Raises:
             SerializationError: it is no report, or one of a later version.
         """
-        version = data.get("version") if isinstance(data, Mapping) else None
+        version = data.get("version")
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             msg = f"The key 'version' must be an int from 1 to {VERSION}, got {version!r}: no report, or one of a later unifiedloss."
             raise SerializationError(msg)
         try:
             return cls(
                 rows=[Row.from_dict(row) for row in data["rows"]],
-                **{name: data[name] for name in ("errors", "absent", "rounding", "seconds", "unifiedloss", "python", "machine")},
+                **{
+                    name: data[name]
+                    for name in ("errors", "absent", "rounding", "seconds", "unifiedloss", "python", "machine")
+                },
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"The dictionary is no report: {type(error).__name__}: {error}."

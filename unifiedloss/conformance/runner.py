@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import unifiedloss
@@ -57,7 +58,7 @@ def run(
     """Check installed backends against the oracle, each in a process of its own, on the CPU.
 
     Args:
-        backends: names ("torch"; "keras" for every backend Keras runs on) or labels of the report ("keras (jax)", "jax (x64)"). Default: all that
+        backends: names ("torch"; "keras" for every backend Keras runs on) or labels of the report ("keras (jax)"). Default: all that
             are installed.
         losses: names of losses ("cross_entropy", ...). Default: all.
         modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
@@ -181,7 +182,9 @@ def check_adapter(
     return report
 
 
-def assert_conforms(adapter: Adapter, *, losses: Sequence[str] | None = None, modes: Sequence[str] | None = None) -> None:
+def assert_conforms(
+    adapter: Adapter, *, losses: Sequence[str] | None = None, modes: Sequence[str] | None = None
+) -> None:
     """Check one adapter in this process, and raise with every failure and how to reproduce it.
 
     Args:
@@ -225,11 +228,11 @@ def check(
             if case.dtype not in held:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
-            elif name != first and not _is_run(case, mode):
+            elif (target.wide and not _is_wide(case)) or (name != first and not _is_compiled(case, mode)):
                 row.left_out += 1
             else:
                 outcome = checks.check_case(adapter, mode, case, reference)
-                _count(row, case, outcome, lambda c=case, r=reference, n=name: snippets.of_case(adapter, target, n, c, r))
+                _count(row, case, outcome, partial(snippets.of_case, adapter, target, name, case, reference))
         for call in work.bad_calls:
             note(name, call.name, done, total)
             done += 1
@@ -237,12 +240,18 @@ def check(
                 row.left_out += 1
             else:
                 outcome = checks.check_bad_call(adapter, mode, call)
-                _count(row, call, outcome, lambda c=call, n=name: snippets.of_bad_call(adapter, target, n, c))
+                _count(row, call, outcome, partial(snippets.of_bad_call, adapter, target, name, call))
         row.seconds = time.monotonic() - started
         yield row
 
 
-def _is_run(case: Case, mode: Mode) -> bool:
+def _is_wide(case: Case) -> bool:
+    """Whether a case has float64 numbers in it."""
+    given = (case.targets, case.sample_weight)
+    return case.dtype == "float64" or any(x is not None and x.dtype.name == "float64" for x in given)
+
+
+def _is_compiled(case: Case, mode: Mode) -> bool:
     """Whether a compiled mode runs a case."""
     return case.representative if mode.costly else case.compiled
 

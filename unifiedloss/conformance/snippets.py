@@ -55,7 +55,9 @@ def of_case(adapter: Adapter, target: Target, mode: str, case: Case, expected: R
     results |= {"targets": expected.grad_targets, "sample_weight": expected.grad_sample_weight}
     lines += ["", f'print("loss:", adapter.to_numpy(value))  # should be {_shown(expected.loss)}']
     for i, name in enumerate(inputs):
-        lines.append(f'print("gradient to {name}:", adapter.to_numpy(gradients[{i}]))  # should be {_shown(results[name])}')
+        lines.append(
+            f'print("gradient to {name}:", adapter.to_numpy(gradients[{i}]))  # should be {_shown(results[name])}'
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -72,7 +74,7 @@ def of_bad_call(adapter: Adapter, target: Target, mode: str, call: BadCall) -> s
     return "\n".join(lines) + "\n"
 
 
-def _error(case: Case) -> UnifiedLossError | None:
+def _error(case: Case | BadCall) -> UnifiedLossError | None:
     """What NumPy raises, and so every backend should."""
     try:
         registry.adapter("numpy").loss(case.spec, case.predictions, case.targets, case.sample_weight, case.mask)

@@ -1,8 +1,8 @@
 """Which backends there are to check, and one process for each of them.
 
-A framework is loaded in a process of its own: Keras reads ``KERAS_BACKEND`` once per process, JAX likes to be told of 64 bits before
-it starts, two frameworks in one process share thread pools and memory, and a crash takes nobody along. A worker is this package run as a module
-(``python -m unifiedloss.conformance``); it is handed a pickled task and answers with lines of JSON.
+A framework is loaded in a process of its own: Keras reads ``KERAS_BACKEND`` once per process, JAX likes to be told of 64 bits before it
+starts, two frameworks in one process share thread pools and memory, and a crash takes nobody along. A worker is this package run as a
+module (``python -m unifiedloss.conformance``); it is handed a pickled task and answers with lines of JSON.
 """
 
 from __future__ import annotations
@@ -56,12 +56,14 @@ class Target:
         backend: the adapter's name.
         on: what Keras runs on; None for others.
         environment: the variables its process gets.
+        wide: whether only cases with float64 numbers in them are run, because only they differ from another target's.
     """
 
     label: str
     backend: str
     on: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    wide: bool = False
 
     def absent(self) -> str | None:
         """What has to be installed first, or None where all of it is."""
@@ -82,7 +84,7 @@ def all_targets() -> list[Target]:
         *(Target(f"keras ({on})", "keras", on, {"KERAS_BACKEND": on}) for on in KERAS_BACKENDS),
         Target("tensorflow", "tensorflow"),
         Target("torch", "torch"),
-        Target("jax (x64)", "jax", None, {"JAX_ENABLE_X64": "1"}),
+        Target("jax (x64)", "jax", None, {"JAX_ENABLE_X64": "1"}, wide=True),
         Target("numpy", "numpy"),
         *(Target(entry.name, entry.name) for entry in entry_points(group=ENTRY_POINTS)),
     ]
@@ -144,7 +146,7 @@ def work(tasks: Sequence[tuple[Target, dict[str, Any]]], shared: Any, workers: i
     with tempfile.TemporaryDirectory(prefix="unifiedloss-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         (folder / "shared.pickle").write_bytes(pickle.dumps(shared))
-        stack.callback(lambda: [worker.kill() for worker in running.values()])
+        stack.callback(_kill_all, running)
         while waiting or running:
             while waiting and len(running) < limit:
                 target, task = waiting.pop(0)
@@ -158,9 +160,16 @@ def work(tasks: Sequence[tuple[Target, dict[str, Any]]], shared: Any, workers: i
             yield message
 
 
+def _kill_all(running: Mapping[str, _Worker]) -> None:
+    for worker in running.values():
+        worker.kill()
+
+
 def _silent(running: dict[str, _Worker]) -> Message:
     worker = next(iter(running.values()))
-    return Message(worker.target, None, f"its process said nothing for {SILENCE:.0f} s and was ended. {worker.last_words()}")
+    return Message(
+        worker.target, None, f"its process said nothing for {SILENCE:.0f} s and was ended. {worker.last_words()}"
+    )
 
 
 class _Worker:
@@ -177,7 +186,7 @@ class _Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "unifiedloss.conformance", str(folder / "shared.pickle"), str(path)],
                 env=_environment(target),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: see `_end_with_parent`
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
@@ -185,14 +194,15 @@ class _Worker:
 
     def _read(self, lines: IO[bytes]) -> None:
         finished = False
-        for line in lines:
-            try:
-                content = json.loads(line)
-            except ValueError:  # cut off in the middle
-                continue
-            finished = content.get("event") == "end"
-            if not finished:
-                self._messages.put(Message(self.target, content))
+        with lines:
+            for line in lines:
+                try:
+                    content = json.loads(line)
+                except ValueError:  # cut off in the middle
+                    continue
+                finished = content.get("event") == "end"
+                if not finished:
+                    self._messages.put(Message(self.target, content))
         code = self._process.wait()
         death = None if finished else f"its process ended with status {code}. {self.last_words()}"
         self._messages.put(Message(self.target, None, death))
@@ -206,6 +216,8 @@ class _Worker:
         """End it, if it has not ended."""
         self._process.kill()
         self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
 
 def _environment(target: Target) -> dict[str, str]:
@@ -230,6 +242,7 @@ def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> No
         task: path of this worker's pickle.
         jobs: what can be asked for.
     """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # A framework may print to stdout, from C++ too. So the pipe moves to a descriptor of its own, and 1 becomes stderr.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -242,3 +255,9 @@ def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> No
     given = pickle.loads(Path(task).read_bytes())  # noqa: S301
     jobs[given["job"]](pickle.loads(Path(shared).read_bytes()), given, send)  # noqa: S301
     send(event="end")
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it could not say so, and a compiler would go on for minutes."""
+    os.read(0, 1)
+    os._exit(1)
