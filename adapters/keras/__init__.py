@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -34,8 +34,8 @@ class KerasAdapter(Adapter):
 
     name = "keras"
     tensor_type = (keras.Variable, keras.KerasTensor, *_BACKEND_TYPES)
-    ops = ops
-    native = native
+    ops: ClassVar[Any] = ops
+    native: ClassVar[Any] = native
 
     differentiates = BACKEND.differentiates
 
@@ -106,9 +106,9 @@ class KerasAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        tensors = self._with_values(predictions, targets, sample_weight, mask)
-        with self.around(*tensors):
-            return super().value_and_grad(spec, *tensors, upstream)
+        p, t, w, m = self._with_values(predictions, targets, sample_weight, mask)
+        with self.around(p, t, w, m):
+            return super().value_and_grad(spec, p, t, w, m, upstream)
 
     def _with_values(self, *tensors: Any) -> tuple[Any, ...]:
         tensors = self.own(*tensors)
@@ -138,16 +138,24 @@ class KerasAdapter(Adapter):
         *,
         checked: bool,
     ) -> Array:
-        if checked and plan.whole and plan.kind in ("dense", "binary"):
-            if plan.smoothing:
-                smoothed = targets * (1.0 - plan.smoothing) + plan.smoothing / plan.shared_by
-            else:
-                smoothed = targets
-            losses = native.finite_losses(plan.kind, predictions, smoothed, plan.axis)
-            loss = pipeline.reduce(ops, plan, pipeline.Terms(losses, None, None, None))
+        losses = _plain_losses(plan, predictions, targets) if checked and plan.whole else None
+        if losses is not None:
+            loss = pipeline.reduce(self.ops, plan, pipeline.Terms(losses, None, None, None))
+            # At an infinite logit it is NaN, where the loss is defined. The long way knows the cases.
             if isfinite(BACKEND.to_numpy(loss)):
                 return loss
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+
+
+def _plain_losses(plan: Plan, predictions: Array, targets: Array) -> Array | None:
+    """The losses of finite logits in a call without weights and bad values, for the kinds in which the long way takes many selects."""
+    if plan.kind == "binary":
+        return native.binary_cross_entropy(predictions, targets, None)
+    if plan.kind != "dense" or plan.axis is None:
+        return None
+    if plan.smoothing:
+        targets = targets * (1.0 - plan.smoothing) + plan.smoothing / plan.shared_by
+    return native.dense_cross_entropy(predictions, targets, plan.axis)
 
 
 class _KerasOnNumPy(KerasAdapter):
@@ -178,10 +186,10 @@ class _KerasOnNumPy(KerasAdapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        tensors = self._with_values(predictions, targets, sample_weight, mask)
+        p, t, w, m = self._with_values(predictions, targets, sample_weight, mask)
         # NumPy cannot differentiate Keras' operations, but knows the gradient.
-        _, gradient = BACKEND.value_and_grad(spec, *tensors, upstream)
-        return self.loss(spec, *tensors), gradient
+        _, gradient = BACKEND.value_and_grad(spec, p, t, w, m, upstream)
+        return self.loss(spec, p, t, w, m), gradient
 
 
 class _KerasOnJAX(KerasAdapter):

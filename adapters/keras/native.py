@@ -66,10 +66,8 @@ def squared_error(predictions: Array, targets: Array) -> Array:
     return keras.ops.square(predictions - targets)
 
 
-def finite_losses(kind: str, predictions: Array, targets: Array, axis: int | None) -> Array:
-    """The losses per position from logits where nothing is infinite, without the selects that infinities need."""
-    if kind == "binary":
-        return binary_cross_entropy(predictions, targets, None)
-    assert axis is not None
+def dense_cross_entropy(logits: Array, targets: Array, axis: int) -> Array:
+    """-sum t log p per position, without the selects that infinite logits need."""
     # Not keras.ops.categorical_crossentropy, whose gradient on TensorFlow is that of targets that sum to 1 (tensorflow#60314).
-    return -keras.ops.sum(targets * keras.ops.log_softmax(predictions, axis), axis)
+    likelihoods: Array = keras.ops.sum(targets * keras.ops.log_softmax(logits, axis), axis)
+    return -likelihoods

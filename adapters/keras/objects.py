@@ -50,7 +50,7 @@ class KerasLoss(keras.losses.Loss):
     def __init__(self, spec: AnyLoss, name: str | None = None) -> None:
         super().__init__(name=name or spec.name, reduction=spec.reduction)
         self.spec = spec
-        self._adapter = registry.adapter("keras")
+        self._adapter: Any = registry.adapter("keras")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Array:
         """The loss; errors as for calling the spec."""
