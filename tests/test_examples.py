@@ -60,7 +60,8 @@ def test_curves_agree(tmp_path: Path) -> None:
 def test_disagreement_fails(tmp_path: Path) -> None:
     """The script's own check can fail: with a loss that is one part in ten thousand another one in NumPy and Keras."""
     code = """
-import dataclasses, runpy, sys
+import dataclasses, runpy, sys, torch
+torch.set_num_threads(1)
 example = runpy.run_path(sys.argv[1])
 small = dataclasses.replace(example["digits"](), epochs=10)
 small = dataclasses.replace(small, x=small.x[:50], y=small.y[:50])

@@ -103,6 +103,7 @@ class Ops(Protocol):
         Only called where the plan says `unchecked`. Returns whether all fit, a bool scalar, and the four tensors, which wait for an error
         to be raised, where the framework can raise one.
         """
+        raise NotImplementedError
 
 
 class Native(Protocol):

@@ -132,7 +132,7 @@ def _entry_point(name: str) -> Any:
 
 
 def _third_party(name: str) -> Adapter:
-    entry = _entry_point(name) if isinstance(name, str) else None
+    entry = _entry_point(name)
     if entry is None:
         msg = (
             f"There is no backend {name!r}; known are {', '.join(BUILT_IN)}, and what other packages register "

@@ -117,10 +117,11 @@ def _integer(name: str, value: object) -> int:
 def _sequence(name: str, value: object) -> list[object] | None:
     """The elements of a list, tuple, set or one-dimensional array; None for anything that is no sequence."""
     to_list = getattr(value, "tolist", None)
+    to_numpy: Any = getattr(value, "numpy", None)
     if callable(to_list):  # NumPy arrays and scalars, torch and JAX tensors
         value = to_list()
-    elif hasattr(value, "numpy"):  # TensorFlow's eager tensors
-        value = value.numpy().tolist()
+    elif callable(to_numpy):  # TensorFlow's eager tensors
+        value = to_numpy().tolist()
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return None
     elements = list(value)
@@ -273,9 +274,7 @@ class Loss:
     def __call__(
         self, predictions: Numbers, targets: object, *, sample_weight: object = None, mask: object = None
     ) -> Any: ...
-    def __call__(
-        self, predictions: Any, targets: object, *, sample_weight: object = None, mask: object = None
-    ) -> Any:
+    def __call__(self, predictions: Any, targets: object, *, sample_weight: object = None, mask: object = None) -> Any:
         """Evaluate the loss with the framework the tensors belong to.
 
         Args:
@@ -548,7 +547,7 @@ def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> N
 # ------------------------------------------------------------------------------------------------------------- serialization
 
 
-def from_dict(data: Mapping[str, Any]) -> AnyLoss:
+def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
     """The spec that `Loss.to_dict` described.
 
     Args:
@@ -563,6 +562,7 @@ def from_dict(data: Mapping[str, Any]) -> AnyLoss:
         SpecValueError, SpecTypeError: a field's value is refused, as if given to the class.
     """
     if not isinstance(data, Mapping):
+        # JSON holds other things too, and not every caller has a type checker.
         msg = f"A spec is a mapping with the keys 'loss' and 'version', got {type(data).__name__}."
         raise SerializationError(msg)
     rest = dict(data)
@@ -592,7 +592,7 @@ def from_dict(data: Mapping[str, Any]) -> AnyLoss:
     return cls(**rest)  # type: ignore[return-value]
 
 
-def from_json(text: str) -> AnyLoss:
+def from_json(text: str | bytes | Any) -> AnyLoss:
     """The spec that `Loss.to_json` wrote.
 
     Args:
@@ -772,9 +772,7 @@ class Message:
     NO_AXIS = "predictions need a class axis, got a scalar of shape ()."
     AXIS = "axis={axis} is out of range for predictions of shape {predictions}."
     NO_CLASSES = "predictions of shape {predictions} have no classes on axis {axis}."
-    CLASS_WEIGHTS = (
-        "class_weights has {count} entries, and predictions of shape {predictions} have {classes} classes on axis {axis}."
-    )
+    CLASS_WEIGHTS = "class_weights has {count} entries, and predictions of shape {predictions} have {classes} classes on axis {axis}."
     INDEX_TARGETS = (
         "class indices must have the predictions' shape without the class axis: predictions {predictions} with class axis {axis} "
         "need targets {positions}, got {targets}; {fix}"
@@ -791,7 +789,9 @@ class Message:
         "targets must have the shape of the predictions, nothing is broadcast or squeezed: predictions {predictions}, "
         "targets {targets}; {fix}"
     )
-    POS_WEIGHT_SCALAR = "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
+    POS_WEIGHT_SCALAR = (
+        "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
+    )
     POS_WEIGHT = "pos_weight has {count} entries, and the last axis of the predictions {predictions} has {last}."
     LEADING = (
         "{name} must have the shape of the per-position loss {positions} or a leading part of it, "
@@ -883,7 +883,7 @@ def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
         return None
     # A dtype too narrow for K - 1 holds no label past it.
     bits = int(dtype.lstrip("uint")) - (not dtype.startswith("u"))
-    return min(classes, 2**bits) - 1
+    return min(classes, 1 << bits) - 1
 
 
 def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:

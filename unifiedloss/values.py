@@ -184,7 +184,7 @@ def _check_empty(
         if plan.kind == "index":
             weights = w[np.where(kept, targets, 0).astype(np.int64)]
         else:
-            weights = np.tensordot(targets.astype(np.float64), w, axes=(plan.axis, 0))
+            weights = np.moveaxis(targets.astype(np.float64), plan.axis or 0, -1) @ w
     if sample_weight is not None:
         weights = weights * _align(sample_weight, shape).astype(np.float64)
     rule = plan.spec.divisor

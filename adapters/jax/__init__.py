@@ -17,6 +17,7 @@ from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.jax import native, objects, ops
 from unifiedloss.errors import UnsupportedError
+from unifiedloss.floats import FORMATS
 from unifiedloss.spec import AnyLoss, Plan
 
 _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
@@ -102,12 +103,7 @@ class JaxAdapter(Adapter):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> Array:
-        if not (
-            sample_weight is None
-            and mask is None
-            and type(predictions) in _WITH_VALUES
-            and type(targets) in _WITH_VALUES
-        ):
+        if not _is_own(predictions, targets, sample_weight, mask):
             predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         with _wide_enough(predictions, targets, sample_weight, mask):
@@ -124,7 +120,8 @@ class JaxAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        if not _is_own(predictions, targets, sample_weight, mask):
+            predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
         if upstream is not None and not isinstance(upstream, Array):
             upstream = _native_order(np.asarray(upstream))
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
@@ -141,6 +138,13 @@ class JaxAdapter(Adapter):
 
     def _look(self, plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> None:
         """Raise for the first bad value, if the values can be read here and now. The program is running meanwhile."""
+        if (
+            plan.kind == "regression"
+            and sample_weight is None
+            and plan.spec.on_empty != "error"
+            and plan.targets_dtype in FORMATS
+        ):
+            return  # there is no bad value
         if not self.readable(predictions, targets, sample_weight, mask):
             return
         # Of logits the shape is enough, so nothing waits for the model that computes them.
@@ -207,6 +211,13 @@ def _has_values(x: Any) -> bool:
     if found:
         _WITH_VALUES.add(type(x))
     return found
+
+
+def _is_own(predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> bool:
+    """Whether these are arrays of JAX's with values and nothing else, told in the shortest way, for the smallest calls."""
+    return (
+        sample_weight is None and mask is None and type(predictions) in _WITH_VALUES and type(targets) in _WITH_VALUES
+    )
 
 
 def _x64() -> AbstractContextManager[None]:

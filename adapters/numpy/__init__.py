@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ class NumPyAdapter(Adapter):
 
     name = "numpy"
     tensor_type = np.ndarray
-    ops = ops
-    native = native
+    ops: ClassVar[Any] = ops
+    native: ClassVar[Any] = native
     differentiates = False
 
     def dtypes(self) -> tuple[str, ...]:
@@ -97,11 +97,13 @@ class NumPyAdapter(Adapter):
         with np.errstate(all="ignore"):
             if _is_rowwise(plan):
                 return self._rowwise(plan, predictions, targets, upstream)
-            found = pipeline.terms(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
-            value = pipeline.reduce(ops, plan, found)
+            found = pipeline.terms(
+                self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked
+            )
+            value = pipeline.reduce(self.ops, plan, found)
             factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
             if plan.spec.reduction == "mean":
-                divisor = pipeline.divisor(ops, plan, found)
+                divisor = pipeline.divisor(self.ops, plan, found)
                 factor = factor / divisor if divisor else np.zeros_like(factor)
             if sample_weight is not None:
                 factor = factor * ops.align(ops.cast(sample_weight, plan.compute_dtype), found.losses)
@@ -136,8 +138,7 @@ class NumPyAdapter(Adapter):
             targets = np.where(kept if plan.kind == "index" else expanded, targets, 0)
         return gradient.unscaled(plan, predictions, targets)
 
-    @staticmethod
-    def _rowwise(plan: Plan, predictions: Array, labels: Array, upstream: Any) -> tuple[Array, Array]:
+    def _rowwise(self, plan: Plan, predictions: Array, labels: Array, upstream: Any) -> tuple[Array, Array]:
         """Loss and gradient from one exponential per logit."""
         assert plan.axis is not None
         rows = np.moveaxis(ops.cast(predictions, plan.compute_dtype), plan.axis, -1)
@@ -147,7 +148,7 @@ class NumPyAdapter(Adapter):
         scale = np.broadcast_to(scale, labels.shape).reshape(-1)
         losses, slopes = native.cross_entropy_rows(rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale)
         assert slopes is not None
-        value = pipeline.reduce(ops, plan, pipeline.Terms(losses.reshape(labels.shape), None, None, None))
+        value = pipeline.reduce(self.ops, plan, pipeline.Terms(losses.reshape(labels.shape), None, None, None))
         return value[()], ops.cast(np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), plan.predictions_dtype)
 
     def differentiate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from unifiedloss.adapters.torch import native, objects, ops
 from unifiedloss.spec import AnyLoss, Plan
 
 _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
+
+# What torch.func does right now, or None. No public function tells.
+_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 
 # The plain classes. A subclass may be a fake, a traced or a distributed tensor, whose values cannot be read.
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -29,8 +32,8 @@ class TorchAdapter(Adapter):
 
     name = "torch"
     tensor_type = Tensor
-    ops = ops
-    native = native
+    ops: ClassVar[Any] = ops
+    native: ClassVar[Any] = native
 
     def version(self) -> str:
         return torch.__version__
@@ -46,7 +49,7 @@ class TorchAdapter(Adapter):
         return torch.from_numpy(x if x.flags.writeable else x.copy()).to(device)
 
     def readable(self, *tensors: Tensor | None) -> bool:
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch.compiler.is_compiling() or _transform() is not None:
             return False
         for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
             if x is not None and not (type(x) in _PLAIN and x.is_cpu):
@@ -77,7 +80,7 @@ class TorchAdapter(Adapter):
             and predictions.is_cpu
             and targets.is_cpu
             and not torch._C._is_any_autocast_enabled()  # the public question, device by device, takes three times as long
-            and torch._C._functorch.peek_interpreter_stack() is None
+            and _transform() is None
         ):
             plan = super().plan(spec, predictions, targets, None, None)
             if plan.whole and _surely_good(plan, targets):

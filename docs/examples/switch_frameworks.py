@@ -275,6 +275,8 @@ def main() -> None:
     # Accelerators multiply float32 with 10 bits of it unless they are told not to. The losses do not depend on it, the models would.
     tf.config.experimental.enable_tensor_float_32_execution(enabled=False)
     jax.config.update("jax_default_matmul_precision", "highest")
+    # A step on 50 images is no work to share out: waiting for a second thread takes longer, much longer on a busy machine.
+    torch.set_num_threads(1)
 
     agreements = [
         compare("Softmax regression on handwritten digits, cross-entropy from logits", digits(), digits_quality),

@@ -105,18 +105,20 @@ F32_TINY = np.float32(2.0**-126)
 
 
 def _ce(**fields: Any) -> CrossEntropyLoss:
-    return CrossEntropyLoss(**{"from_logits": True, "reduction": "none"} | fields)
+    defaults: dict[str, Any] = {"from_logits": True, "reduction": "none"}
+    return CrossEntropyLoss(**defaults | fields)
 
 
 def _bce(**fields: Any) -> BinaryCrossEntropyLoss:
-    return BinaryCrossEntropyLoss(**{"from_logits": True, "reduction": "none"} | fields)
+    defaults: dict[str, Any] = {"from_logits": True, "reduction": "none"}
+    return BinaryCrossEntropyLoss(**defaults | fields)
 
 
 def _f32(*values: Any) -> Array:
     return np.array(values, np.float32)
 
 
-def _i(*values: int, dtype: Any = np.int64) -> Array:
+def _i(*values: Any, dtype: Any = np.int64) -> Array:
     return np.array(values, dtype)
 
 
@@ -175,8 +177,8 @@ def edge_cases() -> Iterator[Case]:
     wide = np.zeros((2, 300), np.float32)
     wide[:, 257] = 10
     yield case("25 label 257 in bfloat16", _ce(**mean), wide, _i(257, 256), dtype="bfloat16")
-    for dtype in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.uint64):
-        yield case(f"38 labels of {np.dtype(dtype).name}", _ce(**mean), X, Y.astype(dtype))
+    for dtype in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "uint64"):
+        yield case(f"38 labels of {dtype}", _ce(**mean), X, Y.astype(dtype))
     yield case(
         "uint8 156 is not -100",
         _ce(ignore_index=-100, **mean),
@@ -275,11 +277,11 @@ def edge_cases() -> Iterator[Case]:
     yield case("infinite dense target", _ce(), X[:2], _f32([1, 0, 0], [INF, 1, 0.5]))
     yield case("binary target out of range", _bce(), _f32(0, 1, 2), _f32(-0.25, 1.5, 1))
     yield case("binary scalar", _bce(), np.array(0.5, np.float32), np.array(1.0, np.float32))
-    for dtype in (np.bool_, np.int8, np.int64, np.uint8, np.float64, np.float16):
-        t = _i(0, 1, 1).astype(dtype)
-        name = np.dtype(dtype).name
-        yield case(f"binary targets of {name}", _bce(**mean), _f32(0, 1, 2), t)
-        yield case(f"squared error, targets of {name}", MeanSquaredError(), _f32(0, 1, 2.5), t)
+    for dtype in ("bool", "int8", "int64", "uint8", "float64", "float16"):
+        answers = _i(0, 1, 1, dtype=dtype)
+        name = answers.dtype.name
+        yield case(f"binary targets of {name}", _bce(**mean), _f32(0, 1, 2), answers)
+        yield case(f"squared error, targets of {name}", MeanSquaredError(), _f32(0, 1, 2.5), answers)
     yield case("negative weights, sum", _ce(reduction="sum"), X, Y, _f32(1, -2, 3, 1))
     yield case("negative weights, mean over all", _ce(divisor="all", **mean), X, Y, _f32(1, -2, 3, 1))
     yield case("negative weights, weighted mean", _ce(**mean), X, Y, _f32(1, -2, 3, 1))
@@ -444,8 +446,9 @@ def _fields(row: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _softmax(z: Array, axis: int) -> Array:
-    e: Array = np.exp(z - z.max(axis, keepdims=True))
-    return e / e.sum(axis, keepdims=True)
+    e = np.exp(z - z.max(axis, keepdims=True))
+    p: Array = e / e.sum(axis, keepdims=True)
+    return p
 
 
 def _categorical(name: str, from_logits: bool, kind: str, row: dict[str, Any]) -> Case:
@@ -523,7 +526,7 @@ def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
         rng = _rng(name)
         spread = float(rng.choice([0.1, 1, 10, 60]))
         rows, classes = int(rng.integers(1, 9)), int(rng.integers(2, 40))
-        reduction = str(rng.choice(["mean", "sum", "none"]))
+        reduction: Any = str(rng.choice(["mean", "sum", "none"]))
         dtype = str(rng.choice(["float32", "float32", "float64", "bfloat16", "float16"]))
         z = round_to(rng.normal(scale=spread, size=(rows, classes)), dtype)
         spec: AnyLoss

@@ -136,9 +136,10 @@ def compare(
 def _truth(case: Case, plan: Plan) -> Truth:
     if case.predictions.size <= _ORACLE_ELEMENTS:
         expected = case.expected()
-        shape = () if plan.spec.reduction != "none" else plan.positions
-        loss = np.reshape(np.asarray(expected.loss, np.float64), shape)  # type: ignore[arg-type]
-        return Truth("oracle", loss, np.reshape(np.asarray(expected.grad_predictions), case.predictions.shape))
+        loss = np.asarray(expected.loss, np.float64)
+        if plan.spec.reduction == "none":
+            loss = loss.reshape(tuple(n or 0 for n in plan.positions or ()))
+        return Truth("oracle", loss, np.asarray(expected.grad_predictions).reshape(case.predictions.shape))
     numpy = registry.adapter("numpy")
     wide = case.predictions.astype(np.float64)
     loss, gradient = numpy.value_and_grad(case.spec, wide, case.targets, case.sample_weight, case.mask)

@@ -79,7 +79,8 @@ def _error(case: Case | BadCall) -> UnifiedLossError | None:
     try:
         registry.adapter("numpy").loss(case.spec, case.predictions, case.targets, case.sample_weight, case.mask)
     except UnifiedLossError as error:
-        return error
+        raised: UnifiedLossError = error
+        return raised
     return None
 
 

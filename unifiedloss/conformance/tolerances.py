@@ -165,7 +165,8 @@ def _unit_weights(case: Case, plan: Plan, shape: tuple[int, ...]) -> Array:
     if plan.class_weights is None:
         return np.ones(shape)
     if plan.kind == "index":
-        return np.asarray(plan.class_weights)[_labels(case, plan)]
+        each: Array = np.asarray(plan.class_weights, np.float64).take(_labels(case, plan))
+        return each
     total: Array = (case.targets.astype(np.float64) * _class_weights(plan)).sum(plan.axis)
     return total
 

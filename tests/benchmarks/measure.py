@@ -1,0 +1,99 @@
+"""How long two calls take, side by side."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter, process_time
+from typing import Any
+
+Call = Callable[[], Any]
+
+ROUND_SECONDS = 3e-4
+"""Calls are repeated until a round takes about this long: reading the clock is then no part of the result."""
+
+WARM_UP_SECONDS = 0.1
+LEAST_ROUNDS = 9
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call of two calls measured together.
+
+    Attributes:
+        ours: the median over the rounds; so is `native`.
+        native: see `ours`.
+        ours_least: the fastest round; so is `native_least`.
+        native_least: see `ours_least`.
+        ratio: the median over the rounds of ours / native. The two of a round ran one right after the other, so what slows the machine for
+            a while slows both, and the median of the ratios is steadier than the ratio of the medians.
+        extra: the median over the rounds of ours - native.
+        rounds: how many there were.
+    """
+
+    ours: float
+    native: float
+    ours_least: float
+    native_least: float
+    ratio: float
+    extra: float
+    rounds: int
+
+    @property
+    def ratio_least(self) -> float:
+        """The ratio of the fastest rounds."""
+        return self.ours_least / self.native_least
+
+    @property
+    def extra_least(self) -> float:
+        """The difference of the fastest rounds."""
+        return self.ours_least - self.native_least
+
+
+def side_by_side(ours: Call, native: Call, seconds: float) -> Timing:
+    """Measure two calls in turns for about so many seconds, after a warm-up, with the garbage collector off."""
+    repeats = [max(1, math.ceil(ROUND_SECONDS / _warm_up(call))) for call in (ours, native)]
+    times: tuple[list[float], list[float]] = ([], [])
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        end = perf_counter() + seconds
+        while perf_counter() < end or len(times[0]) < LEAST_ROUNDS:
+            # Who goes second finds the caches as the other left them, so the order alternates.
+            for which in (0, 1) if len(times[0]) % 2 else (1, 0):
+                times[which].append(_round((ours, native)[which], repeats[which]))
+    finally:
+        if collecting:
+            gc.enable()
+    return Timing(
+        ours=statistics.median(times[0]),
+        native=statistics.median(times[1]),
+        ours_least=min(times[0]),
+        native_least=min(times[1]),
+        ratio=statistics.median(a / b for a, b in zip(*times, strict=True)),
+        extra=statistics.median(a - b for a, b in zip(*times, strict=True)),
+        rounds=len(times[0]),
+    )
+
+
+def _warm_up(call: Call) -> float:
+    """Call until compilers, caches and allocators have settled; the seconds of the fastest call."""
+    least = math.inf
+    end = perf_counter() + WARM_UP_SECONDS
+    calls = 0
+    while calls < 3 or perf_counter() < end:
+        least = min(least, _round(call, 1))
+        calls += 1
+    return least
+
+
+def _round(call: Call, repeats: int) -> float:
+    # The processor time of all threads. One after the other on one processor, that is what the clock shows on a quiet machine; on a
+    # busy one it leaves out what others had of it.
+    start = process_time()
+    for _ in range(repeats):
+        call()
+    return (process_time() - start) / repeats

@@ -1,0 +1,298 @@
+"""What is measured against what: our call beside the best public call of each framework, for the same tensors and the same number.
+
+Each ``..._pairs`` function yields the pairs of one framework for one case. Nothing is shared between our side and the native one but the
+tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import unifiedloss as ul
+
+Call = Callable[[], Any]
+
+SPECS = {
+    "cross_entropy": ul.CrossEntropyLoss(from_logits=True),
+    "binary_cross_entropy": ul.BinaryCrossEntropyLoss(from_logits=True),
+    "mean_squared_error": ul.MeanSquaredError(),
+}
+"""The losses with everything left at its default, which is what each framework has one call for."""
+
+SMALL = (32, 10)
+SHAPES = {
+    "cross_entropy": (SMALL, (4096, 1000), (512, 32000)),
+    "binary_cross_entropy": (SMALL, (4096, 1000)),
+    "mean_squared_error": (SMALL, (4096, 1000)),
+}
+
+FORWARD = "forward"
+BOTH = "with gradient"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss and a shape of the predictions."""
+
+    loss: str
+    shape: tuple[int, int]
+
+    @property
+    def spec(self) -> Any:
+        """The loss."""
+        return SPECS[self.loss]
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions and targets: float32, class indices for the cross-entropy. The same ones at every call."""
+        random = np.random.default_rng(0)
+        predictions = random.normal(0, 2, self.shape).astype(np.float32)
+        if self.loss == "cross_entropy":
+            return predictions, random.integers(0, self.shape[1], self.shape[0])
+        if self.loss == "binary_cross_entropy":
+            return predictions, random.integers(0, 2, self.shape).astype(np.float32)
+        return predictions, random.normal(0, 2, self.shape).astype(np.float32)
+
+
+CASES = [Case(loss, shape) for loss, shapes in SHAPES.items() for shape in shapes]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two calls that compute the same.
+
+    Attributes:
+        case: what they compute.
+        work: `FORWARD`, or `BOTH` for the loss and its gradient.
+        mode: how the framework runs them.
+        against: the native call, as the tables name it.
+        ours: our call; so is `native` the framework's.
+        native: the framework's call.
+    """
+
+    case: Case
+    work: str
+    mode: str
+    against: str
+    ours: Call
+    native: Call
+
+
+# ------------------------------------------------------------------------------------------------------------------- NumPy
+
+
+def numpy_pairs(case: Case) -> Iterator[Pair]:
+    """NumPy has no losses, so: scipy and scikit-learn, the formula one would write, and PyTorch on as many threads, which is one."""
+    import torch
+
+    predictions, targets = case.data()
+    spec = case.spec
+    for against, ours, native in _numpy_forward(case.loss, predictions, targets):
+        yield Pair(case, FORWARD, "eager", against, ours or partial(spec, predictions, targets), native)
+    x, y = torch.from_numpy(predictions), torch.from_numpy(targets)
+    loss = _torch_loss(case.loss)
+    yield Pair(case, FORWARD, "eager", "torch", partial(spec, predictions, targets), lambda: loss(x, y))
+    leaf = x.clone().requires_grad_()
+    yield Pair(
+        *(case, BOTH, "eager", "torch"),
+        lambda: spec.value_and_grad(predictions, targets),
+        lambda: torch.autograd.grad(loss(leaf, y), leaf),
+    )
+
+
+def _numpy_forward(loss: str, predictions: np.ndarray, targets: np.ndarray) -> Iterator[tuple[str, Call | None, Call]]:
+    """What stands against our forward call; scikit-learn's cross-entropy takes probabilities, so ours does too there."""
+    import scipy.special
+    import sklearn.metrics
+
+    if loss == "cross_entropy":
+        rows, classes = np.arange(len(predictions)), np.arange(predictions.shape[1])
+        yield "scipy", None, lambda: -np.mean(scipy.special.log_softmax(predictions, axis=1)[rows, targets])
+        probabilities = scipy.special.softmax(predictions, axis=1)
+        yield (
+            "scikit-learn",
+            lambda: ul.cross_entropy_loss(probabilities, targets),
+            lambda: sklearn.metrics.log_loss(targets, probabilities, labels=classes),
+        )
+    elif loss == "binary_cross_entropy":
+        yield "formula", None, lambda: np.mean(np.logaddexp(0, predictions) - predictions * targets)
+    else:
+        yield "formula", None, lambda: np.mean(np.square(predictions - targets))
+        yield "scikit-learn", None, lambda: sklearn.metrics.mean_squared_error(targets, predictions)
+
+
+# ----------------------------------------------------------------------------------------------------------------- PyTorch
+
+
+def _torch_loss(loss: str) -> Callable[..., Any]:
+    import torch.nn.functional as F
+
+    return {
+        "cross_entropy": F.cross_entropy,
+        "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+        "mean_squared_error": F.mse_loss,
+    }[loss]
+
+
+def torch_pairs(case: Case) -> Iterator[Pair]:
+    """PyTorch: torch.nn.functional."""
+    import torch
+
+    x, y = map(torch.from_numpy, case.data())
+    spec, loss = case.spec, _torch_loss(case.loss)
+    yield Pair(case, FORWARD, "eager", "torch.nn.functional", lambda: spec(x, y), lambda: loss(x, y))
+    leaf = x.clone().requires_grad_()
+    yield Pair(
+        *(case, BOTH, "eager", "torch.nn.functional"),
+        lambda: torch.autograd.grad(spec(leaf, y), leaf),
+        lambda: torch.autograd.grad(loss(leaf, y), leaf),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- TensorFlow
+
+
+def _tensorflow_loss(loss: str) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    return {
+        "cross_entropy": lambda x, y: tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, x)),
+        "binary_cross_entropy": lambda x, y: tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(y, x)),
+        "mean_squared_error": lambda x, y: tf.reduce_mean(tf.math.squared_difference(x, y)),
+    }[loss]
+
+
+def _taped(loss: Callable[..., Any]) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    def value_and_grad(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x, y)
+        return value, tape.gradient(value, x)
+
+    return value_and_grad
+
+
+def tensorflow_pairs(case: Case) -> Iterator[Pair]:
+    """TensorFlow: tf.nn and a mean, eagerly, in tf.function and compiled by XLA."""
+    import tensorflow as tf
+
+    x, y = map(tf.constant, case.data())
+    spec = case.spec
+    # In a function of x and y, as in a training step: where a function has optional arguments, tf.function takes 0.1 ms to bind them,
+    # which is no part of a loss.
+    both = (lambda x, y: spec(x, y), _tensorflow_loss(case.loss))  # noqa: PLW0108
+    modes = {
+        "eager": lambda function: function,
+        "function": tf.function,
+        "XLA": partial(tf.function, jit_compile=True),
+    }
+    for mode, compiled in modes.items():
+        for work in (FORWARD, BOTH):
+            ours, native = (compiled(f if work == FORWARD else _taped(f)) for f in both)
+            yield Pair(case, work, mode, "tf.nn", partial(ours, x, y), partial(native, x, y))
+
+
+# --------------------------------------------------------------------------------------------------------------------- JAX
+
+
+def _jax_loss(loss: str) -> Callable[..., Any]:
+    import jax.numpy as jnp
+    import optax
+
+    return {
+        "cross_entropy": lambda x, y: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x, y)),
+        "binary_cross_entropy": lambda x, y: jnp.mean(optax.sigmoid_binary_cross_entropy(x, y)),
+        "mean_squared_error": lambda x, y: jnp.mean(optax.squared_error(x, y)),
+    }[loss]
+
+
+def jax_pairs(case: Case) -> Iterator[Pair]:
+    """JAX: optax and a mean, compiled; also beside our call outside of a compiled function, which looks at the labels."""
+    import jax
+
+    predictions, targets = case.data()
+    x, y = jax.numpy.asarray(predictions), jax.numpy.asarray(targets)
+    spec, loss = case.spec, _jax_loss(case.loss)
+    wait = jax.block_until_ready
+    value, ours = jax.jit(loss), jax.jit(spec.to("jax"))
+    yield Pair(case, FORWARD, "jit", "optax", lambda: wait(ours(x, y)), lambda: wait(value(x, y)))
+    yield Pair(case, FORWARD, "eager", "optax in jit", lambda: wait(spec(x, y)), lambda: wait(value(x, y)))
+    step, our_step = jax.jit(jax.value_and_grad(loss)), jax.jit(jax.value_and_grad(spec))
+    yield Pair(case, BOTH, "jit", "optax", lambda: wait(our_step(x, y)), lambda: wait(step(x, y)))
+    yield Pair(
+        *(case, BOTH, "eager", "optax in jit"),
+        lambda: wait(spec.value_and_grad(x, y)),
+        lambda: wait(step(x, y)),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------- Keras
+
+
+def keras_pairs(case: Case) -> Iterator[Pair]:
+    """Keras, on the backend it is configured for: keras.losses, eagerly and as ``fit`` compiles it."""
+    import keras
+
+    native = {
+        "cross_entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "binary_cross_entropy": keras.losses.BinaryCrossentropy(from_logits=True),
+        "mean_squared_error": keras.losses.MeanSquaredError(),
+    }[case.loss]
+    # Keras' order is (y_true, y_pred); here it is turned once for both, so that they can be differentiated like the others.
+    both = [lambda x, y, f=f: f(y, x) for f in (case.spec.to("keras"), native)]
+    x, y = map(keras.ops.convert_to_tensor, case.data())
+    for mode, work, run in _keras_modes():
+        ours, theirs = (run(f) for f in both)
+        yield Pair(case, work, mode, "keras.losses", partial(ours, x, y), partial(theirs, x, y))
+
+
+def _keras_modes() -> Iterator[tuple[str, str, Callable[..., Any]]]:
+    """How the backend of Keras runs a loss: mode, work, and what turns the loss into the function to call."""
+    import keras
+
+    backend = keras.config.backend()
+    if backend == "numpy":
+        yield "eager", FORWARD, lambda f: f
+    elif backend == "torch":
+        import torch
+
+        def differentiated(f: Callable[..., Any]) -> Callable[..., Any]:
+            def both(x: Any, y: Any) -> Any:
+                leaf = x.detach().requires_grad_()
+                return torch.autograd.grad(f(leaf, y), leaf)
+
+            return both
+
+        yield "eager", FORWARD, lambda f: f
+        yield "eager", BOTH, differentiated
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        yield "eager", FORWARD, lambda f: f
+        yield "eager", BOTH, _taped
+        yield "function", FORWARD, tf.function
+        yield "function", BOTH, lambda f: tf.function(_taped(f))
+    else:
+        import jax
+
+        def waited(f: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda x, y: jax.block_until_ready(f(x, y))
+
+        yield "eager", FORWARD, waited
+        yield "jit", FORWARD, lambda f: waited(jax.jit(f))
+        yield "jit", BOTH, lambda f: waited(jax.jit(jax.value_and_grad(f)))
+
+
+FRAMEWORKS: dict[str, Callable[[Case], Iterator[Pair]]] = {
+    "numpy": numpy_pairs,
+    "torch": torch_pairs,
+    "tensorflow": tensorflow_pairs,
+    "jax": jax_pairs,
+    "keras": keras_pairs,
+}

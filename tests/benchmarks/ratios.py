@@ -1,0 +1,335 @@
+"""What the losses cost beside each framework's own, as ratios: ``make bench``.
+
+    python -m tests.benchmarks.ratios [--quick] [--only FRAMEWORK]... [--json FILE] [--markdown FILE]
+
+Each framework is measured in a process of its own, on one processor and one thread, both sides in turns; see `worker` and `measure`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tests.benchmarks.pairs import BOTH, CASES, FORWARD, SMALL
+from tests.benchmarks.worker import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WORKERS = ("numpy", "torch", "tensorflow", "jax", "keras-tensorflow", "keras-torch", "keras-jax", "keras-numpy")
+
+TITLES = {
+    "numpy": "NumPy",
+    "torch": "PyTorch",
+    "tensorflow": "TensorFlow",
+    "jax": "JAX",
+    "keras-tensorflow": "Keras on TensorFlow",
+    "keras-torch": "Keras on PyTorch",
+    "keras-jax": "Keras on JAX",
+    "keras-numpy": "Keras on NumPy",
+}
+LOSSES = {
+    "cross_entropy": "cross-entropy",
+    "binary_cross_entropy": "binary cross-entropy",
+    "mean_squared_error": "squared error",
+}
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+Row = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------------------------- goals
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a row has to reach: a limit that must hold, and the one aimed at; None where there is none.
+
+    Attributes:
+        quantity: "ratio" of our time to the other, or "extra" seconds that a call of ours costs more.
+        must: the limit.
+        aim: the better limit.
+    """
+
+    quantity: str
+    must: float | None
+    aim: float | None
+
+    def verdict(self, row: Row) -> str:
+        """How the row stands to its goal."""
+        value = row[self.quantity]
+        if self.aim is not None and value <= self.aim:
+            return "aim"
+        if self.must is not None and value > self.must:
+            return "short"
+        return "" if self.must is None else "must"
+
+
+def goal(row: Row) -> Goal | None:
+    """The goal of a row, None for those that are only told."""
+    if row["framework"] == "numpy":
+        return _numpy_goal(row)
+    if tuple(row["shape"]) == SMALL:
+        return Goal("extra", 5e-6, 2e-6)
+    return Goal("ratio", 1.05, 1.0)
+
+
+def _numpy_goal(row: Row) -> Goal | None:
+    """NumPy has no losses of its own: what it stands beside is a library's, a formula's, or PyTorch's."""
+    large = tuple(row["shape"]) != SMALL
+    if row["against"] == "torch":
+        if not large or row["loss"] != "cross_entropy":
+            return None
+        if row["work"] == FORWARD:
+            return Goal("ratio", None, 1.0)
+        return Goal("ratio", 1.0, 1 / 1.7 if row["shape"][1] == 1000 else 1 / 5)
+    if row["loss"] == "cross_entropy":
+        return Goal("ratio", 1 / 1.5, None) if large else Goal("extra", 5e-6, 2e-6)
+    return Goal("ratio", 1.05, 1.0) if large else Goal("extra", 5e-6, 2e-6)
+
+
+IMPORT_MUST, IMPORT_AIM = 15e-3, 5e-3
+
+
+# --------------------------------------------------------------------------------------------------------------- measuring
+
+
+def measure(worker: str, seconds: float, shapes: list[tuple[int, int]]) -> dict[str, Any]:
+    """Run one worker and read what it found.
+
+    Raises:
+        SystemExit: the worker failed; its words are passed on.
+    """
+    environment = os.environ | ENVIRONMENT
+    if worker.startswith("keras-"):
+        environment["KERAS_BACKEND"] = worker.removeprefix("keras-")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.json")
+        command = [sys.executable, "-m", "tests.benchmarks.worker", worker, str(seconds), str(file), json.dumps(shapes)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"measuring {TITLES[worker]} failed:\n{done.stdout}{done.stderr}")
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+
+def import_seconds(times: int) -> float:
+    """How long ``import unifiedloss`` takes where NumPy is loaded already: the least processor time of so many processes."""
+    code = """
+import time, numpy
+start = time.process_time()
+import unifiedloss
+print(time.process_time() - start)
+"""
+    command = [sys.executable, "-c", code]
+    # Not from the root, where the folder of the sources would be found before the installed package.
+    with tempfile.TemporaryDirectory() as folder:
+        return min(float(subprocess.check_output(command, cwd=folder, text=True)) for _ in range(times + 1))
+
+
+def machine() -> dict[str, str]:
+    """The machine in words that say how fast it is, and nothing about whose it is."""
+    model = platform.processor() or platform.machine()
+    memory = ""
+    if sys.platform == "linux":
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        model = found[1].strip() if found else model
+        memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "memory": memory,
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------- printing
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it, three digits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{_three(seconds / size)} {unit}"
+    return f"{_three(seconds / 1e-9)} ns"
+
+
+def _three(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def quantity(row: Row, which: str, suffix: str = "") -> str:
+    """The ratio, or the difference in microseconds."""
+    return f"{row['ratio' + suffix]:.2f}" if which == "ratio" else f"{row['extra' + suffix] * 1e6:+.1f} µs"
+
+
+_STYLES = {"short": "bold red", "aim": "green", "must": "", "": "dim"}
+
+
+def show(console: Console, worker: str, rows: list[Row]) -> None:
+    """Print the rows of one framework."""
+    table = Table(title=TITLES[worker], title_justify="left")
+    for name, justify in (
+        *(("loss", "left"), ("shape", "left"), ("work", "left"), ("mode", "left"), ("against", "left")),
+        *(("ours", "right"), ("theirs", "right"), ("median", "right"), ("least", "right")),
+        *(("must", "right"), ("aim", "right"), ("reached", "left")),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in rows:
+        rule = goal(row)
+        which = rule.quantity if rule else "ratio"
+        verdict = rule.verdict(row) if rule else ""
+        table.add_row(
+            *(LOSSES[row["loss"]], str(tuple(row["shape"])), row["work"], row["mode"], row["against"]),
+            *(duration(row["ours"]), duration(row["native"]), quantity(row, which), quantity(row, which, "_least")),
+            *(_limit(rule, "must"), _limit(rule, "aim"), verdict),
+            style=_STYLES[verdict],
+        )
+    console.print(table)
+
+
+def _limit(rule: Goal | None, name: str) -> str:
+    value = getattr(rule, name) if rule else None
+    if value is None:
+        return ""
+    return f"{value:.2f}" if rule and rule.quantity == "ratio" else f"{value * 1e6:.0f} µs"
+
+
+def summary(results: dict[str, Any]) -> Iterator[str]:
+    """What falls short, one line each, or that nothing does."""
+    rows = [row for found in results["frameworks"].values() for row in found["rows"]]
+    judged = [(row, rule) for row in rows if (rule := goal(row)) is not None]
+    short = [(row, rule) for row, rule in judged if rule.verdict(row) == "short"]
+    aim = sum(rule.verdict(row) == "aim" for row, rule in judged)
+    yield f"{len(judged)} rows have a goal: {aim} reach what is aimed at, {len(short)} fall short of what must hold"
+    for row, rule in short:
+        yield (
+            f"  {TITLES[row['framework']]}, {row['mode']}, {LOSSES[row['loss']]}, {tuple(row['shape'])}, {row['work']}, "
+            f"against {row['against']}: {quantity(row, rule.quantity)} (at most {_limit(rule, 'must')})"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------- the page
+
+
+def page(results: dict[str, Any]) -> str:
+    """The measured part of docs/performance.md."""
+    rows = [row for found in results["frameworks"].values() for row in found["rows"]]
+    about = results["machine"]
+    versions = {name: v for found in results["frameworks"].values() for name, v in found["versions"].items()}
+    lines = [
+        f"Measured on {results['date']}: {about['processor']}, {about['cores']} cores of which one is used"
+        + (f", {about['memory']} of memory" if about["memory"] else "")
+        + f"; {about['system']}, Python {about['python']}, "
+        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+        + ".",
+    ]
+    for shape in dict.fromkeys(tuple(case.shape) for case in CASES):
+        chosen = [row for row in rows if tuple(row["shape"]) == shape]
+        if chosen:
+            lines += ["", f"### Predictions of shape {shape}", "", *_grid(chosen)]
+    verdict = "aim" if results["import"] <= IMPORT_AIM else "must" if results["import"] <= IMPORT_MUST else "short"
+    took = f"`import unifiedloss` after NumPy: {duration(results['import'])}"
+    goals = f"must be at most {duration(IMPORT_MUST)}, aimed at {duration(IMPORT_AIM)}"
+    lines += ["", "### Import", "", f"{took}; {goals}: {_WORDS[verdict]}.", "", "### In short", ""]
+    first, *short = summary(results)
+    lines += [f"{first}{':' if short else '.'}", "", *(f"- {line.strip()}" for line in short)]
+    return "\n".join(lines).rstrip()
+
+
+_WORDS = {"aim": "reached", "must": "holds", "short": "falls short"}
+
+
+def _grid(rows: list[Row]) -> Iterator[str]:
+    """One line per framework, mode and native call; one column per loss and work."""
+    columns = [(loss, work) for loss in LOSSES for work in (FORWARD, BOTH) if any(row["loss"] == loss for row in rows)]
+    yield "| | against | " + " | ".join(f"{LOSSES[loss]}, {work}" for loss, work in columns) + " |"
+    yield "|---|---|" + "--:|" * len(columns)
+    for key in dict.fromkeys((row["framework"], row["mode"], row["against"]) for row in rows):
+        cells = {
+            (row["loss"], row["work"]): _cell(row)
+            for row in rows
+            if (row["framework"], row["mode"], row["against"]) == key
+        }
+        framework, mode, against = key
+        name = TITLES[framework] + ("" if mode == "eager" else f", {mode}")
+        yield f"| {name} | {against} | " + " | ".join(cells.get(column, "") for column in columns) + " |"
+
+
+def _cell(row: Row) -> str:
+    """Both times and what is judged; bold where it falls short."""
+    rule = goal(row)
+    value = quantity(row, rule.quantity if rule else "ratio")
+    if rule is not None and rule.verdict(row) == "short":
+        value = f"**{value}**"
+    return f"{duration(row['ours'])} / {duration(row['native'])}: {value}"
+
+
+def write_page(file: Path, results: dict[str, Any]) -> None:
+    """Replace what stands between the two markers of a page.
+
+    Raises:
+        SystemExit: the page does not have both markers, once each.
+    """
+    text = file.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        sys.exit(f"{file.name} needs the lines {BEGIN} and {END}, once each, around what is to be replaced.")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    file.write_text(f"{head}{BEGIN}\n\n{page(results)}\n\n{END}{tail}", encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ratios", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the time for each pair: about how it stands")
+    parser.add_argument("--only", action="append", choices=WORKERS, help="measure this framework; may be repeated")
+    parser.add_argument("--shape", action="append", metavar="N,K", help="measure this shape; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the tables between the markers of this page"
+    )
+    arguments = parser.parse_args()
+
+    known = list(dict.fromkeys(case.shape for case in CASES))
+    shapes = [tuple(map(int, shape.split(","))) for shape in arguments.shape or ()] or known
+    if not set(shapes) <= set(known):
+        parser.error(f"--shape: known are {', '.join(f'{n},{k}' for n, k in known)}")
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    seconds = 0.1 if arguments.quick else 1.0
+    results: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "frameworks": {}}
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        for worker in arguments.only or WORKERS:
+            task = progress.add_task(f"measuring {TITLES[worker]}", total=None)
+            results["frameworks"][worker] = measure(worker, seconds, shapes)  # type: ignore[arg-type]
+            progress.remove_task(task)
+            show(console, worker, results["frameworks"][worker]["rows"])
+    results["import"] = import_seconds(5 if arguments.quick else 20)
+    console.print(f"import unifiedloss after NumPy: {duration(results['import'])} (must 15 ms, aim 5 ms)")
+    for line in summary(results):
+        console.print(line, highlight=False, soft_wrap=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    if arguments.markdown:
+        write_page(arguments.markdown, results)
+
+
+if __name__ == "__main__":
+    main()
