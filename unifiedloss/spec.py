@@ -121,7 +121,7 @@ def _sequence(name: str, value: object) -> list[object] | None:
     if callable(to_list):  # NumPy arrays and scalars, torch and JAX tensors
         value = to_list()
     elif callable(to_numpy):  # TensorFlow's eager tensors
-        value = to_numpy().tolist()
+        value = to_numpy().tolist()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return None
     elements = list(value)
