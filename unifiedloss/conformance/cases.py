@@ -583,10 +583,36 @@ def bad_calls() -> Iterator[BadCall]:
 
 
 # Compiling a case takes up to a thousand times as long as running it. Variants of one rule stand one after the other among the
-# edge cases, so every third holds each rule; the first choices of a product cover most of its pairs.
+# edge cases, so every third holds each rule; of a product as few are compiled as hold every value of every field.
 _EVERY_EDGE = 3
-_FIRST_OF_PRODUCT = 9
 _EVERY_REPRESENTATIVE = 12
+
+
+def _traits(case: Case) -> set[tuple[str, Any]]:
+    """What a case is one of: each field's value, the shapes and dtypes, what accompanies the predictions."""
+    found: dict[str, Any] = {field.name: getattr(case.spec, field.name) for field in dataclasses.fields(case.spec)}
+    # Numbers drawn for the case: not which they are counts, but their kind.
+    for name in ("class_weights", "pos_weight"):
+        if isinstance(values := found.get(name), tuple):
+            found[name] = "with zero" if 0 in values else "given"
+    found |= {"shape": case.predictions.shape, "dtype": case.dtype, "target_dtype": case.targets.dtype.name}
+    if case.sample_weight is not None:
+        found |= {"weight": case.sample_weight.ndim, "zero weight": bool((case.sample_weight == 0).any())}
+    if case.mask is not None:
+        found |= {"mask": case.mask.ndim, "some kept": bool(case.mask.any())}
+    found |= {"weighted": case.sample_weight is not None, "masked": case.mask is not None}
+    return set((found | {"upstream": case.upstream is not None}).items())
+
+
+def _cover(cases: Sequence[Case]) -> list[Case]:
+    """A few of the cases that have every trait that one of them has: greedy, in their order."""
+    missing = set[tuple[str, Any]]().union(*map(_traits, cases))
+    chosen = []
+    while missing:
+        best = max(cases, key=lambda case: len(_traits(case) & missing))
+        missing -= _traits(best)
+        chosen.append(best)
+    return chosen
 
 
 def all_cases() -> list[Case]:
@@ -594,7 +620,7 @@ def all_cases() -> list[Case]:
     edges, products = list(edge_cases()), list(product_cases())
     chosen = edges[::_EVERY_EDGE]
     for _, group in itertools.groupby(products, key=lambda case: case.name.rpartition(" ")[0]):
-        chosen += list(group)[:_FIRST_OF_PRODUCT]
+        chosen += _cover(list(group))
     compiled = {case.name for case in chosen}
     representative = {case.name for case in chosen[::_EVERY_REPRESENTATIVE]}
     cases = [
