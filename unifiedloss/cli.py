@@ -11,6 +11,8 @@ from unifiedloss.errors import UnifiedLossError
 
 if TYPE_CHECKING:
     from unifiedloss.conformance import Report
+    from unifiedloss.conformance.compare import Line, Truth
+    from unifiedloss.spec import AnyLoss
 
 try:
     import typer
@@ -173,61 +175,116 @@ def _print_report(report: Report) -> None:
     )
 
 
+def _numbers(text: str) -> list[float]:
+    """The numbers of an option like ``1,2.5,4``."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        _fail(f"{text!r} is no list of numbers separated by commas.")
+
+
 @app.command()
 def compare(
     file: Annotated[
-        Path, typer.Argument(help="An .npz file with predictions and targets (sample_weight and mask if wanted).")
+        Path,
+        typer.Argument(help="An .npz file with predictions and targets, and sample_weight and mask where wanted."),
     ],
     *,
     loss: Annotated[
-        str, typer.Option(help="cross_entropy, binary_cross_entropy or mean_squared_error.")
-    ] = "cross_entropy",
-    spec: Annotated[Path | None, typer.Option(help="A JSON file with the whole spec, in place of the options.")] = None,
+        str | None,
+        typer.Option(help="cross_entropy, binary_cross_entropy or mean_squared_error. Default: cross_entropy."),
+    ] = None,
     from_logits: Annotated[bool, typer.Option("--from-logits", help="The predictions are logits.")] = False,
+    epsilon: Annotated[float | None, typer.Option(help="Where probabilities are clipped.")] = None,
     axis: Annotated[int | None, typer.Option(help="The class axis.")] = None,
-    label_smoothing: Annotated[float, typer.Option(help="The amount of label smoothing.")] = 0.0,
-    epsilon: Annotated[float, typer.Option(help="Where probabilities are clipped.")] = 0.0,
+    class_weights: Annotated[
+        str | None, typer.Option(help="One number per class, separated by commas.", metavar="W,W,...")
+    ] = None,
     ignore_index: Annotated[list[int] | None, typer.Option(help="A label to ignore; may be repeated.")] = None,
-    reduction: Annotated[str, typer.Option(help="mean, sum or none.")] = "mean",
-    divisor: Annotated[str, typer.Option(help="weights, present, nonzero or all.")] = "weights",
-    backend: Annotated[list[str] | None, typer.Option(help="A backend; may be repeated. Default: all.")] = None,
+    pos_weight: Annotated[
+        str | None, typer.Option(help="A number, or one per entry of the last axis.", metavar="Q[,Q...]")
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="The amount of label smoothing.")] = None,
+    reduction: Annotated[str | None, typer.Option(help="mean, sum or none.")] = None,
+    divisor: Annotated[str | None, typer.Option(help="weights, present, nonzero or all.")] = None,
+    on_empty: Annotated[str | None, typer.Option(help="nan, zero or error.")] = None,
+    rounding: Annotated[str | None, typer.Option(help="native.")] = None,
+    spec: Annotated[
+        str | None,
+        typer.Option(help="The whole spec as JSON, or a file that holds it, in place of the options.", metavar="JSON"),
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="A backend; may be repeated. Default: all that are installed.")
+    ] = None,
 ) -> None:
-    """Run one loss over saved predictions and targets in every installed backend, and compare what comes out."""
-    from rich.table import Table
+    """Run one loss over saved predictions and targets in every installed backend, and compare what comes out.
 
+    The exit status is 1 if a backend lies outside the bound of the conformance suite.
+    """
     from unifiedloss.conformance import compare as comparing
 
-    fields = {
-        "from_logits": from_logits, "axis": axis, "label_smoothing": label_smoothing, "epsilon": epsilon,
-        "ignore_index": ignore_index or None, "reduction": reduction, "divisor": divisor,
-    }  # fmt: skip
+    weights = None if pos_weight is None else _numbers(pos_weight)
     # Options left alone stay out, as not every loss has every field.
-    unset = {"from_logits": False, "axis": None, "label_smoothing": 0.0, "epsilon": 0.0, "ignore_index": None}
-    given = {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
+    fields: dict[str, Any] = {
+        "loss": loss, "from_logits": from_logits or None, "epsilon": epsilon, "axis": axis,
+        "class_weights": None if class_weights is None else _numbers(class_weights),
+        "ignore_index": ignore_index or None,
+        "pos_weight": weights[0] if weights is not None and len(weights) == 1 else weights,
+        "label_smoothing": label_smoothing, "reduction": reduction, "divisor": divisor, "on_empty": on_empty,
+        "rounding": rounding,
+    }  # fmt: skip
+    given = {name: value for name, value in fields.items() if value is not None}
     try:
         if spec is None:
-            chosen = unifiedloss.from_dict({"loss": loss, "version": 1, **given})
+            chosen = unifiedloss.from_dict({"loss": "cross_entropy", "version": 1, **given})
         else:
-            chosen = unifiedloss.from_json(spec.read_text(encoding="utf-8"))
+            chosen = _read_spec(spec, list(given))
         with _err.status("running"):
             truth, lines = comparing.compare(chosen, comparing.load(file), backend or None)
-    except (UnifiedLossError, OSError) as error:
+    except UnifiedLossError as error:
         _fail(error)
-    _out.print(f"{chosen!r}, measured against: {truth.source}", markup=False, highlight=False)
+    _print_comparison(chosen, truth, lines)
+    measured = [line for line in lines if not line.absent]
+    raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
+
+
+def _read_spec(text: str, options: list[str]) -> AnyLoss:
+    """A spec from JSON text, or from the file of that name; options beside it would be ignored, so they are refused."""
+    if options:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        _fail(f"--spec says all of the loss; leave out {names}.")
+    if not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            _fail(f"cannot read the spec in {text}: {why}.")
+    return unifiedloss.from_json(text)
+
+
+def _print_comparison(spec: AnyLoss, truth: Truth, lines: list[Line]) -> None:
+    from rich.table import Table
+
+    _out.print(
+        f"{spec!r}, measured against: {truth.source} ({truth.seconds:.2g} s)",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if truth.source != "oracle":
+        _out.print("The oracle would take minutes for so many numbers.", highlight=False)
     table = Table()
     for column in ("backend", "value", "ulps", "gradient equal", "gradient ulps", "within the bound", "ms"):
         table.add_column(column, justify="left" if column == "backend" else "right")
     for line in lines:
-        if line.error is not None:
-            table.add_row(line.backend, line.error)
-            continue
-        table.add_row(
-            line.backend, f"{line.value:.9g}", f"{line.value_ulps:.3g}", f"{100 * line.gradient_equal:.2f} %",
-            f"{line.gradient_ulps:.3g}", "yes" if line.within else "NO", f"{line.milliseconds:.3g}",
-        )  # fmt: skip
+        if line.error is None:
+            table.add_row(
+                line.backend, f"{line.value:.9g}", f"{line.value_ulps:.3g}", f"{100 * line.gradient_equal:.2f} %",
+                f"{line.gradient_ulps:.3g}", "yes" if line.within else "NO", f"{line.milliseconds:.3g}",
+            )  # fmt: skip
     _out.print(table)
-    good = bool(lines) and all(line.within for line in lines)
-    raise typer.Exit(0 if good else 1)
+    for line in lines:
+        if line.error is not None:
+            style = None if line.absent else "red"
+            _out.print(f"{line.backend}: {line.error}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

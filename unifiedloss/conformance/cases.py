@@ -52,6 +52,11 @@ class Case:
     compiled: bool = False
     representative: bool = False
 
+    def is_wide(self) -> bool:
+        """Whether there are float64 numbers in it."""
+        given = (self.targets, self.sample_weight)
+        return self.dtype == "float64" or any(x is not None and x.dtype.name == "float64" for x in given)
+
     def expected(self) -> reference.Reference:
         """What the oracle says."""
         upstream: Any = self.upstream

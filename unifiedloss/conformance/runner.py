@@ -228,7 +228,7 @@ def check(
             if case.dtype not in held:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
-            elif (target.wide and not _is_wide(case)) or (name != first and not _is_compiled(case, mode)):
+            elif (target.wide and not case.is_wide()) or (name != first and not _is_compiled(case, mode)):
                 row.left_out += 1
             else:
                 outcome = checks.check_case(adapter, mode, case, reference)
@@ -243,12 +243,6 @@ def check(
                 _count(row, call, outcome, partial(snippets.of_bad_call, adapter, target, name, call))
         row.seconds = time.monotonic() - started
         yield row
-
-
-def _is_wide(case: Case) -> bool:
-    """Whether a case has float64 numbers in it."""
-    given = (case.targets, case.sample_weight)
-    return case.dtype == "float64" or any(x is not None and x.dtype.name == "float64" for x in given)
 
 
 def _is_compiled(case: Case, mode: Mode) -> bool:
