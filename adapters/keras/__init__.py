@@ -138,6 +138,9 @@ class KerasAdapter(Adapter):
         *,
         checked: bool,
     ) -> Array:
+        if plan.kind == "binary" and not checked:
+            # Traced, the selects for infinite logits cost twice what the loss does, unless they are written as the backend compiles them best.
+            return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         losses = _plain_losses(plan, predictions, targets) if checked and plan.whole else None
         if losses is not None:
             loss = pipeline.reduce(self.ops, plan, pipeline.Terms(losses, None, None, None))
@@ -192,6 +195,14 @@ class _KerasOnNumPy(KerasAdapter):
         return self.loss(spec, p, t, w, m), gradient
 
 
+class _KerasOnTorch(KerasAdapter):
+    """The same where Keras runs on PyTorch, whose tensors Keras moves to the device it is set to, whichever they lie on."""
+
+    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().own(predictions, *companions)
+        return tuple(keras.ops.convert_to_tensor(x) if isinstance(x, BACKEND.tensor_type) else x for x in tensors)
+
+
 class _KerasOnJAX(KerasAdapter):
     """The same where Keras runs on JAX, which narrows 64 bits unless it is told not to."""
 
@@ -206,4 +217,4 @@ def _value(x: Any) -> Any:
     return keras.ops.convert_to_tensor(x.value) if isinstance(x, keras.Variable) else x
 
 
-ADAPTER = {"numpy": _KerasOnNumPy, "jax": _KerasOnJAX}.get(BACKEND.name, KerasAdapter)()
+ADAPTER = {"numpy": _KerasOnNumPy, "torch": _KerasOnTorch, "jax": _KerasOnJAX}.get(BACKEND.name, KerasAdapter)()

@@ -17,12 +17,12 @@ Array = Any
 
 def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     """log sum exp z - z_y per position."""
-    if BACKEND.name == "torch":
-        return keras.ops.sparse_categorical_crossentropy(labels, logits, from_logits=True, axis=axis)
+    if BACKEND.name == "torch" or BACKEND.shape(logits) is None or BACKEND.shape(labels) is None:
+        # On torch, Keras' function multiplied with a one-hot matrix for years; on TensorFlow it wants to know the ranks, which are
+        # unknown where a model has met (N,) and (N, 1) labels in turn.
+        losses: Array = BACKEND.native.cross_entropy(logits, labels, axis)
+        return losses
     if BACKEND.name == "tensorflow":
-        if BACKEND.shape(logits) is None or BACKEND.shape(labels) is None:
-            # Keras wants to know the ranks. It does not where its own model has met (N,) and (N, 1) labels in turn.
-            return BACKEND.native.cross_entropy(logits, labels, axis)
         if axis not in (-1, len(logits.shape) - 1):
             logits = keras.ops.moveaxis(logits, axis, -1)
         return keras.ops.sparse_categorical_crossentropy(labels, _of_no_origin(logits), from_logits=True)
