@@ -204,7 +204,8 @@ def _compare(
 
 def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:
     position = tuple(int(i) for i in np.argwhere(wrong)[0])
-    outcome.fail(f"{what}{list(position) if position else ''} is {got[position]!r}, should be {exact[position]!r}{why}")
+    found, wanted = float(got[position]), float(exact[position])
+    outcome.fail(f"{what}{list(position) if position else ''} is {found!r}, should be {wanted!r}{why}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss import registry, values
+from unifiedloss import registry
 from unifiedloss.conformance import tolerances, workers
 from unifiedloss.conformance.cases import Case
 from unifiedloss.errors import BadValueError
@@ -115,7 +115,7 @@ def compare(
         note: called with a backend's name when it has finished.
 
     Raises:
-        UnifiedLossError: the arrays do not fit the loss, or hold a bad value.
+        UnifiedLossError: the arrays do not fit the loss or hold a bad value, or a backend that is asked for is unknown or missing.
     """
     predictions = arrays["predictions"]
     case = Case(
@@ -123,7 +123,7 @@ def compare(
         dtype=predictions.dtype.name,
     )  # fmt: skip
     plan = tolerances.plan_of(case)
-    values.check(plan, case.predictions, case.targets, case.sample_weight, case.mask)
+    registry.adapter("numpy").check(spec, case.predictions, case.targets, case.sample_weight, case.mask)
     truth = _truth(case, plan)
     targets, absent = workers.choose(backends)
     targets = [target for target in targets if not target.wide or case.is_wide()]

@@ -1,0 +1,91 @@
+"""Adapters that another package could bring, installed for one test: they do something wrong, and the suite has to notice."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SOURCE = """
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from unifiedloss import registry
+
+NumPyAdapter = type(registry.adapter("numpy"))
+
+
+class Base(NumPyAdapter):
+    name = {name!r}
+
+    def change(self, value):
+        return value
+
+    def loss(self, spec, *tensors):
+        return self.change(super().loss(spec, *tensors))
+
+    def value_and_grad(self, spec, *tensors):
+        value, gradient = super().value_and_grad(spec, *tensors)
+        return self.change(value), gradient
+
+
+class Doubling(Base):
+    def change(self, value):
+        return value * 2
+
+
+class NotANumber(Base):
+    def change(self, value):
+        return value * np.float32("nan")
+
+
+class Dying(Base):
+    def change(self, value):
+        if value.ndim:
+            os.write(2, b"the stack smashed itself")
+            os._exit(7)
+        return value
+
+
+class Noisy(Base):
+    def change(self, value):
+        print("a framework that prints")
+        os.write(1, b"from C as well")
+        return value
+
+
+class Hanging(Base):
+    def change(self, value):
+        while True:  # a sign of life, so that a test sees when it ends
+            Path(os.environ["HANGING"]).touch()
+            time.sleep(0.05)
+"""
+
+Install = Callable[[str], str]
+
+
+def install(folder: Path, kind: str) -> str:
+    """Lay an installed package with one adapter into a folder, and return the backend's name."""
+    name = f"{kind.lower()}_adapter"
+    (folder / f"{name}.py").write_text(SOURCE.format(name=name), encoding="utf-8")
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(f"[unifiedloss.adapters]\n{name} = {name}:{kind}\n", encoding="utf-8")
+    return name
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install an adapter for one test, here and in child processes."""
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, sys.path)]))
+    return lambda kind: install(folder, kind)

@@ -1,0 +1,317 @@
+"""How the suite is run: processes that die, hang or print, backends that are missing, reports, and the snippets of failures."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
+from unifiedloss import MissingBackendError, SerializationError, SpecValueError, UnsupportedError, conformance, registry
+from unifiedloss.conformance import Failure, Progress, Report, Row, Tally, workers
+from unifiedloss.conformance.cases import all_cases
+
+LOSS = ["mean_squared_error"]
+
+
+# ------------------------------------------------------------------------------------------------------------------- processes
+
+
+def test_wrong_backend_fails_with_a_snippet_that_shows_it(fake: Install) -> None:  # noqa: F811
+    """Another package's adapter is found, run, caught; and each snippet, pasted, prints the wrong number beside the right one."""
+    name = fake("Doubling")
+    report = conformance.run([name], LOSS)
+    assert not report.ok
+    assert not report.errors
+    (row,) = report.rows
+    assert (row.backend, row.mode) == (name, "eager")
+    # Twice the loss differs wherever the loss is a number and not 0; a bad value raises all the same.
+    expected = {case.name: case.expected() for case in all_cases() if case.spec.name in LOSS}
+    sizes = {name: np.abs(np.asarray(x.loss)) for name, x in expected.items() if not x.bad_positions}
+    wrong = {name for name, size in sizes.items() if (np.isfinite(size) & (size > 1e-3)).any()}
+    assert len(wrong) > 30
+    assert {failure.case for failure in row.failures} == wrong
+    assert row.total.failed == len(row.failures) == row.losses["mean_squared_error"].failed
+    scalars = [failure for failure in row.failures if not sizes[failure.case].ndim]
+    for failure in scalars[:3]:
+        loss = expected[failure.case].loss
+        assert failure.what[0].startswith("loss is")
+        assert f"# should be {loss!r}" in failure.snippet
+        done = subprocess.run([sys.executable, "-c", failure.snippet], capture_output=True, text=True, check=True)
+        assert float(done.stdout.splitlines()[0].removeprefix("loss: ")) == pytest.approx(2 * loss, rel=1e-2)
+        assert failure.snippet in report.summary()
+
+
+def test_worker_that_dies_is_a_failure(fake: Install) -> None:  # noqa: F811
+    """A process that ends in the middle fails its backend and no other; the report says where it was and what it said last."""
+    name = fake("Dying")
+    report = conformance.run([name, "numpy"], LOSS)
+    assert not report.ok
+    assert [row.backend for row in report.rows] == ["numpy"]
+    assert report.rows[0].ok
+    assert set(report.errors) == {name}
+    for words in ("it was at 'edge/", "in mode 'eager'", "ended with status 7", "the stack smashed itself"):
+        assert words in report.errors[name]
+    assert "the stack smashed itself" in report.summary()
+
+
+def test_worker_may_print(fake: Install) -> None:  # noqa: F811
+    """What a framework prints does not get between the lines of the report."""
+    report = conformance.run([fake("Noisy")], LOSS)
+    assert report.ok
+    assert report.comparisons == conformance.run(["numpy"], LOSS).comparisons
+
+
+def test_worker_that_hangs_is_a_failure(
+    fake: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    """A process that says nothing for too long is ended."""
+    monkeypatch.setenv("HANGING", str(tmp_path / "alive"))
+    monkeypatch.setattr(workers, "SILENCE", 8.0)
+    name = fake("Hanging")
+    report = conformance.run([name], LOSS)
+    assert not report.ok
+    assert "said nothing for 8 s" in report.errors[name]
+    _stops(tmp_path / "alive")
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_workers_end_with_the_run(
+    how: str, fake: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    """Interrupted or killed, a run leaves no process behind."""
+    alive = tmp_path / "alive"
+    monkeypatch.setenv("HANGING", str(alive))
+    code = f"from unifiedloss import conformance; conformance.run([{fake('Hanging')!r}], {LOSS!r})"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        while not alive.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, how))
+    assert process.returncode != 0
+    _stops(alive)
+
+
+def _stops(alive: Path) -> None:
+    """Whether a process that touches this file all the time has ended."""
+    for _ in range(40):
+        with contextlib.suppress(FileNotFoundError):
+            alive.unlink()
+        time.sleep(0.5)
+        if not alive.exists():
+            return
+    pytest.fail("the worker is still running")
+
+
+def test_worker_is_no_command() -> None:
+    """Whoever starts the worker's module by hand is told what to start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "unifiedloss.conformance"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "unifiedloss conform" in done.stderr
+
+
+def test_progress_comes_to_the_end() -> None:
+    """The callback hears of every case, in order."""
+    heard: list[Progress] = []
+    report = conformance.run(["numpy"], LOSS, progress=heard.append)
+    assert all(b.done == a.done + 1 for a, b in pairwise(heard))
+    assert heard[-1].done == heard[-1].total - 1 == report.rows[0].total.cases - 1
+    assert {(at.backend, at.mode) for at in heard} == {("numpy", "eager")}
+
+
+# ---------------------------------------------------------------------------------------------------------------- what is asked
+
+
+def test_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing framework is listed where everything is run, and an error where it was asked for by name."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else real(name, *rest))
+    targets, absent = workers.choose(None)
+    assert "torch" in absent
+    assert "keras (torch)" in absent
+    assert not {"torch", "keras (torch)"} & {target.label for target in targets}
+    for name in ("torch", "keras (torch)"):
+        with pytest.raises(MissingBackendError, match=r"asked for, and torch is not installed.*unifiedloss\[torch\]"):
+            workers.choose([name])
+    with pytest.raises(MissingBackendError):
+        workers.choose(["numpy", "torch"])
+
+
+@pytest.mark.framework("keras", "jax", "torch")
+def test_one_process_per_backend_of_keras() -> None:
+    """Keras' name stands for all it runs on, a row's label for one of them."""
+    labels = [target.label for target in workers.choose(["keras"])[0]]
+    assert set(labels) >= {"keras (jax)", "keras (torch)", "keras (numpy)"}
+    (target,), _ = workers.choose(["keras (torch)"])
+    assert target.environment["KERAS_BACKEND"] == "torch"
+    (jax, wide), _ = workers.choose(["jax"])
+    assert (jax.wide, wide.wide, wide.environment["JAX_ENABLE_X64"]) == (False, True, "1")
+
+
+def test_refusals() -> None:
+    """What is not known is an error that names what is, and nothing is run."""
+    for arguments, message in (
+        ({"backends": ["mxnet"]}, "there is no backend 'mxnet'; known are jax, "),
+        ({"backends": []}, "no backend is asked for"),
+        ({"losses": ["hinge"]}, "there is no loss 'hinge'; known are cross_entropy, "),
+        ({"rounding": "up"}, "rounding must be 'native'"),
+        ({"backends": ["numpy"], "losses": LOSS, "modes": ["jit"]}, "has the mode 'jit'"),
+    ):
+        with pytest.raises(SpecValueError, match=re.escape(message)):
+            conformance.run(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError):
+        conformance.run(rounding="exact")
+    with pytest.raises(SpecValueError, match="has no mode 'jit'; it has eager"):
+        conformance.check_adapter(registry.adapter("numpy"), modes=["jit"])
+
+
+def test_assert_conforms() -> None:
+    """An author's test passes with a right adapter, and fails with the snippet of each failure for a wrong one."""
+    adapter = registry.adapter("numpy")
+    conformance.assert_conforms(adapter, losses=LOSS)
+
+    class Wrong(type(adapter)):  # type: ignore[misc]
+        def value_and_grad(self, *arguments: object) -> object:
+            value, gradient = super().value_and_grad(*arguments)
+            return value, -gradient
+
+    with pytest.raises(AssertionError, match=r"(?s)gradient to the predictions.*adapter = Wrong\(\)") as caught:
+        conformance.assert_conforms(Wrong(), losses=LOSS)
+    assert "edge/22 one axis, weighted" in str(caught.value)
+
+
+def test_comparing_nothing_fails() -> None:
+    """A run without a comparison is no success, and says so."""
+    report = conformance.check_adapter(registry.adapter("numpy"), cases=[])
+    assert not report.ok
+    assert "nothing was compared" in report.summary()
+    assert not Report().ok
+    assert "no backend was checked" in Report().summary()
+
+
+# ------------------------------------------------------------------------------------------------------------------- reports
+
+
+def test_report_is_read_back() -> None:
+    """Every field survives JSON, infinite and undefined distances too."""
+    row = Row(
+        "torch", "2", "eager", Tally(3, 5, 1, float("inf"), 0.5), {"x": Tally(3, 5, 1, float("inf"), 0.5)},
+        {"no float64": 2}, 7, [Failure("edge/a", "x", ("loss is 1",), "import x\n")], 1.25,
+    )  # fmt: skip
+    report = Report([row], {"jax": "died"}, {"keras (jax)": "missing"}, "native", 2.5, "0.1.0")
+    again = Report.from_dict(json.loads(report.to_json()))
+    assert again == report
+    assert not again.ok
+    assert json.loads(report.to_json())["ok"] is False
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 2}, {"version": 0}, {"version": None}, {"rows": [{}]}, {"rows": None}, {"machine": ...}],
+    ids=str,
+)
+def test_no_report_is_refused(change: dict[str, object]) -> None:
+    """A later version, or something else, is an error of ours."""
+    data = Report().to_dict() | change
+    with pytest.raises(SerializationError):
+        Report.from_dict({name: value for name, value in data.items() if value is not ...})
+
+
+# ------------------------------------------------------------------------------------------------------------------ snippets
+
+# Each snippet of a few cases, made in a process with the right backend and printed as JSON.
+MAKE = """
+import json, sys
+from unifiedloss import registry
+from unifiedloss.conformance import cases, snippets, workers
+label, mode, *names = sys.argv[1:]
+target = next(target for target in workers.all_targets() if target.label == label)
+adapter = registry.adapter(target.backend)
+made = [snippets.of_case(adapter, target, mode, c, c.expected()) for c in cases.all_cases() if c.name in names]
+made += [snippets.of_bad_call(adapter, target, mode, c) for c in cases.bad_calls() if c.name in names]
+print(json.dumps(made))
+"""
+# Pasted one after the other into an empty module.
+PASTE = """
+import contextlib, io, json, sys
+said = []
+for snippet in json.load(sys.stdin):
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(snippet, {"__name__": "__main__"})
+    except Exception as error:
+        printed.write(f"{type(error).__name__}: {error}")
+    said.append(printed.getvalue())
+print(json.dumps(said), file=sys.__stdout__)
+"""
+NAMES = (
+    "edge/03 sample weights, weights",
+    "edge/42 bfloat16, none",
+    "edge/30 NaN, dense, smoothing 0.1",
+    "edge/06 empty batch, sum",
+    "random/2026.000",
+    "label 3",
+    "labels as a column",
+)
+SNIPPETS = [
+    pytest.param("numpy", "eager", marks=pytest.mark.framework("numpy")),
+    pytest.param("torch", "aot_eager", marks=pytest.mark.framework("torch")),
+    pytest.param("tensorflow", "function", marks=pytest.mark.framework("tensorflow")),
+    pytest.param("jax (x64)", "jit", marks=pytest.mark.framework("jax")),
+    pytest.param("keras (torch)", "eager", marks=pytest.mark.framework("keras", "torch")),
+]
+
+
+@pytest.mark.parametrize(("label", "mode"), SNIPPETS)
+def test_snippets_run_as_pasted(label: str, mode: str) -> None:
+    """They choose the backend themselves, make the call the suite makes, and print what the comment beside says."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "JAX_ENABLE_X64")}
+    (target,), _ = workers.choose([label])
+    made = _answer([MAKE, label, mode, *NAMES], "", kept | dict(target.environment))
+    assert len(made) == len(NAMES)
+    said = _answer([PASTE], json.dumps(made), kept)
+    compared = 0
+    for snippet, text in zip(made, said, strict=True):
+        if "# should raise" in snippet:
+            ((error, message),) = re.findall(r"# should raise (\w+): (.*)", snippet)
+            assert message in text
+            assert error in text  # within the compiler's own, where there is one
+            continue
+        if "# should hold NaN" in snippet:
+            assert "nan" in text
+            continue
+        wanted = re.findall(r"# should be (.*)", snippet)
+        # One printed value per line of the snippet that prints, each after its name.
+        got = re.split(r"(?:loss|gradient to \w+): ", text)[1:]
+        assert len(got) == len(wanted) >= 2
+        for a, b in zip(got, wanted, strict=True):
+            found = np.array(a.replace("[", " ").replace("]", " ").split(), np.float64)
+            exact = np.atleast_1d(np.array(eval(b, {"nan": np.nan, "inf": np.inf}), np.float64))  # noqa: S307 - a list of numbers
+            assert found.size == exact.size
+            assert np.allclose(found, exact, rtol=1e-2, atol=1e-5, equal_nan=True)
+            compared += found.size
+    assert compared > 20
+
+
+def _answer(arguments: list[str], given: str, environment: dict[str, str]) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", *arguments], input=given, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return answer
