@@ -131,12 +131,17 @@ def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Call
     targets = tf.where(bad, nan, targets)
     against = tf.math.multiply_no_nan(tf.nn.relu(logits), 1.0 - targets)
     towards = tf.math.multiply_no_nan(tf.nn.relu(-logits), targets)
-    losses = against + towards + tf.math.log1p(tf.exp(-tf.abs(logits)))
+    tail = tf.exp(
+        tf.minimum(logits, -logits)
+    )  # not -|z|, whose slope of 0 at 0 would make the second derivative there 0
+    losses = against + towards + tf.math.log1p(tail)
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
         agreed = tf.math.is_inf(logits) & tf.equal(targets, tf.cast(logits > 0.0, targets.dtype))
         by_targets = tf.where(bad, nan, tf.where(agreed, tf.zeros_like(logits), -logits))
-        return upstream * (tf.sigmoid(logits) - targets), upstream * by_targets
+        # tf.sigmoid, with the exponential that is there: XLA's own costs more than all the rest.
+        sigmoid = tf.where(logits <= 0.0, tail, tf.ones_like(tail)) / (1.0 + tail)
+        return upstream * (sigmoid - targets), upstream * by_targets
 
     return losses, gradient
 
