@@ -139,7 +139,7 @@ class KerasAdapter(Adapter):
         checked: bool,
     ) -> Array:
         if plan.kind == "binary" and not checked:
-            # Traced, the selects for infinite logits cost twice what the loss does, unless they are written as the backend compiles them best.
+            # Traced, the selects for infinite logits cost twice what the loss does, unless written as the backend compiles them best.
             return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         losses = _plain_losses(plan, predictions, targets) if checked and plan.whole else None
         if losses is not None:
