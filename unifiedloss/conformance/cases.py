@@ -602,7 +602,8 @@ def _traits(case: Case) -> set[tuple[str, Any]]:
             found[name] = "with zero" if 0 in values else "given"
     found |= {"shape": case.predictions.shape, "dtype": case.dtype, "target_dtype": case.targets.dtype.name}
     if case.sample_weight is not None:
-        found |= {"weight": case.sample_weight.ndim, "zero weight": bool((case.sample_weight == 0).any())}
+        found |= {"weight": case.sample_weight.ndim, "some weigh": bool(case.sample_weight.any())}
+        found["zero weight"] = bool((case.sample_weight == 0).any())
     if case.mask is not None:
         found |= {"mask": case.mask.ndim, "some kept": bool(case.mask.any())}
     found |= {"weighted": case.sample_weight is not None, "masked": case.mask is not None}
