@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import unifiedloss as ul
+from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
+from unifiedloss.cli import app
+from unifiedloss.conformance import Report, compare
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -32,11 +36,44 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_help_is_quick() -> None:
-    """Help and version import no framework."""
-    started = time.monotonic()
-    assert "conform" in run("--help").stdout
-    assert time.monotonic() - started < 5
-    assert run("--version").stdout.strip().endswith(ul.__version__)
+    """Help costs a fraction of a second of computing, and loads no framework."""
+    spent = []
+    for _ in range(3):
+        before = os.times().children_user
+        assert "conform" in run("--help").stdout
+        spent.append(os.times().children_user - before)
+    assert min(spent) < 1
+    code = "from unifiedloss import cli, conformance; print([m for m in {names!r} if m in sys.modules])"
+    names = ["torch", "tensorflow", "keras", "jax", "unifiedloss.adapters.numpy"]
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; " + code.format(names=names)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_version() -> None:
+    """The library's own."""
+    assert run("--version").stdout.strip() == f"unifiedloss {ul.__version__}"
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_missing_extra_is_named(missing: str) -> None:
+    """Without the packages of the command line, the command says what to install."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from unifiedloss.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'unifiedloss[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.framework("numpy", "torch")
+def test_backends_are_listed() -> None:
+    """Names and versions."""
+    done = run("backends")
+    assert done.returncode == 0
+    found = dict(line.split() for line in done.stdout.splitlines() if line.strip())
+    assert found["numpy"] == np.__version__
+    assert "torch" in found
 
 
 @pytest.mark.framework("numpy")
@@ -50,6 +87,37 @@ def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     report = json.loads(path.read_text(encoding="utf-8"))
     assert [row["backend"] for row in report["rows"]] == ["numpy"]
     assert report["rows"][0]["comparisons"] > 50
+
+
+def test_conform_fails_with_a_wrong_backend(fake: Install, tmp_path: Path) -> None:  # noqa: F811
+    """The status is 1; the failures are printed with their snippets, counted in the table, and written to the file."""
+    name, path = fake("Doubling"), tmp_path / "report.json"
+    done = run("conform", "--backend", name, "--loss", "mean_squared_error", "--json", str(path))
+    assert done.returncode == 1
+    report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    assert report.failures
+    for _, failure in report.failures:
+        assert failure.case in done.stdout
+        assert failure.snippet.strip() in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"│ {name}"))
+    assert [cell.strip() for cell in line.split("│")][8] == str(len(report.failures))
+    assert f"{len(report.failures)} cases failed" in done.stdout
+
+
+def test_conform_fails_with_a_backend_that_dies(fake: Install) -> None:  # noqa: F811
+    """The status is 1, and what the process said last is printed."""
+    done = run("conform", "--backend", fake("Dying"), "--loss", "mean_squared_error")
+    assert done.returncode == 1
+    assert "the stack smashed itself" in done.stdout
+    assert "the run failed" in done.stdout
+
+
+def test_report_that_cannot_be_written(tmp_path: Path) -> None:
+    """Said in a line, with the status 1."""
+    path = tmp_path / "missing" / "report.json"
+    done = run("conform", "--backend", "numpy", "--loss", "mean_squared_error", "--json", str(path))
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -66,18 +134,59 @@ def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
         (("compare", "{saved}", "--loss", "mean_squared_error", "--axis", "1"), "'axis' is not a field"),
         (("compare", "{array}", "--from-logits"), "has no array 'predictions'"),
         (("compare", "{text}", "--from-logits"), "is no npz file"),
+        (("compare", "{cut}", "--from-logits"), "is no npz file"),
+        (("compare", "{pickled}", "--from-logits"), "is no npz file of numbers"),
+        (("compare", "{more}", "--from-logits"), "has an array 'logits', and only 'predictions', 'targets'"),
+        (("compare", "{whole}", "--from-logits"), "predictions must be floating (float16"),
+        (("compare", "{words}", "--from-logits"), "predictions must be floating (float16"),
+        (("compare", "{far}", "--from-logits"), "targets[1] is 7: not a class index in 0..4"),
+        (("compare", "{saved}", "--from-logits", "--rounding", "exact"), "not available yet"),
+        (("compare", "{saved}", "--from-logits", "--class-weights", "1,x"), "'1,x' is no list of numbers"),
+        (("compare", "{saved}", "--from-logits", "--class-weights", "1,2"), "class_weights has 2 entries"),
+        (("compare", "{saved}", "--from-logits", "--backend", "mxnet"), "there is no backend 'mxnet'"),
+        (("compare", "{saved}", "--spec", "nothing.json"), "cannot read the spec in nothing.json: No such file"),
+        (("compare", "{saved}", "--spec", "{saved}"), "cannot read the spec"),
+        (("compare", "{saved}", "--spec", "{text}"), "The text is not JSON"),
+        (("compare", "{saved}", "--spec", "{{}}"), "The key 'loss' is missing"),
+        (
+            ("compare", "{saved}", "--spec", "{{}}", "--loss", "cross_entropy", "--axis", "0"),
+            "leave out --loss, --axis",
+        ),
     ],
 )
-def test_refusals(arguments: tuple[str, ...], words: str, saved: Path, tmp_path: Path) -> None:
+def test_refusals(arguments: tuple[str, ...], words: str, files: dict[str, Path]) -> None:
     """What is wrong is said in a line, without a traceback, and the status is 1."""
+    done = CliRunner().invoke(app, [argument.format(**files) for argument in arguments])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert words in " ".join(done.output.split())
+    assert len(done.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("conform", "--rounding", "exact"), ("compare", "nothing.npz")])
+def test_no_traceback_reaches_the_user(arguments: tuple[str, ...]) -> None:
+    """The same from the shell."""
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout
+
+
+@pytest.fixture
+def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
+    """What can be wrong with a file."""
+    with np.load(saved) as file:
+        z, y = file["predictions"], file["targets"]
     np.save(tmp_path / "array.npy", np.ones(3))
     (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
-    names = {"saved": saved, "array": tmp_path / "array.npy", "text": tmp_path / "text.npz"}
-    done = run(*(argument.format(**names) for argument in arguments))
-    assert done.returncode == 1
-    said = " ".join((done.stdout + done.stderr).split())
-    assert words in said
-    assert "Traceback" not in said
+    (tmp_path / "cut.npz").write_bytes(saved.read_bytes()[:200])
+    np.savez(tmp_path / "pickled.npz", predictions=np.array([{}]), targets=y)
+    np.savez(tmp_path / "more.npz", predictions=z, targets=y, logits=z)
+    np.savez(tmp_path / "whole.npz", predictions=z.astype(np.int32), targets=y)
+    np.savez(tmp_path / "words.npz", predictions=np.array(["a", "b"]), targets=y)
+    np.savez(tmp_path / "far.npz", predictions=z, targets=np.where(np.arange(16) == 1, 7, y))
+    return {path.stem: path for path in tmp_path.iterdir()}
 
 
 @pytest.mark.framework("numpy", "torch")
@@ -96,3 +205,101 @@ def test_compare(saved: Path, tmp_path: Path) -> None:
             (line,) = (line for line in done.stdout.splitlines() if f" {name} " in line)
             assert f"{value:.9f}"[:7] in line
             assert "yes" in line
+
+
+OPTIONS = [
+    (
+        ul.CrossEntropyLoss(
+            from_logits=True, class_weights=(1, 2, 1, 1, 0.5), ignore_index=(-100, 3), divisor="present", axis=1
+        ),
+        "--from-logits --class-weights 1,2,1,1,0.5 --ignore-index -100 --ignore-index 3 --divisor present --axis 1",
+    ),
+    (
+        ul.BinaryCrossEntropyLoss(epsilon=1e-3, pos_weight=2.5, label_smoothing=0.2, reduction="sum"),
+        "--loss binary_cross_entropy --epsilon 1e-3 --pos-weight 2.5 --label-smoothing 0.2 --reduction sum",
+    ),
+    (
+        ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=(1, 2, 3, 4, 5)),
+        "--loss binary_cross_entropy --from-logits --pos-weight 1,2,3,4,5",
+    ),
+    (
+        ul.MeanSquaredError(on_empty="zero", rounding="native"),
+        "--loss mean_squared_error --on-empty zero --rounding native",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "options"), OPTIONS, ids=[options for _, options in OPTIONS])
+def test_options_make_the_spec(spec: ul.CrossEntropyLoss, options: str, tmp_path: Path) -> None:
+    """Every field has its option; weights and masks in the file take part."""
+    rng = np.random.default_rng(1)
+    p = rng.uniform(size=(6, 5)).astype(np.float32)
+    t = rng.integers(5, size=6) if spec.name == "cross_entropy" else rng.uniform(size=(6, 5)).astype(np.float32)
+    weight, mask = rng.uniform(size=6).astype(np.float32), np.array([True, False] * 3)
+    path = tmp_path / "saved.npz"
+    np.savez(path, predictions=p, targets=t, sample_weight=weight, mask=mask)
+    done = CliRunner().invoke(app, ["compare", str(path), *options.split(), "--backend", "numpy"])
+    assert done.exit_code == 0, done.output
+    assert repr(spec) in done.output
+    (line,) = (line for line in done.output.splitlines() if " numpy " in line)
+    value = float(line.split("│")[2])
+    assert value == pytest.approx(float(spec(p, t, sample_weight=weight, mask=mask)), rel=1e-8)
+
+
+@pytest.mark.framework("numpy", "keras", "jax")
+def test_compare_in_every_backend(saved: Path) -> None:
+    """Keras on each of its backends; float64 JAX only where there is something for it."""
+    with np.load(saved) as file:
+        arrays = dict(file)
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
+    only = ["numpy", "jax", "keras (numpy)"]
+    truth, lines = compare.compare(spec, arrays, only)
+    assert [line.backend for line in lines] == only
+    assert truth.loss.shape == (16,)
+    for line in lines:
+        assert line.within
+        assert 0 <= line.value_ulps < 8
+        assert 0 < line.gradient_equal <= 1
+        assert line.milliseconds > 0
+        assert line.value == pytest.approx(truth.loss.mean(), rel=1e-6)
+    _, lines = compare.compare(spec, arrays | {"predictions": arrays["predictions"].astype(np.float64)}, ["jax"])
+    assert [line.backend for line in lines] == ["jax", "jax (x64)"]
+    assert all(line.within for line in lines)
+
+
+def test_compare_large_inputs_with_float64(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past what the oracle can do in seconds, float64 NumPy stands in, and the output says so."""
+    command = ["compare", str(saved), "--from-logits", "--backend", "numpy"]
+    with np.load(saved) as file:
+        exact, _ = compare.compare(ul.CrossEntropyLoss(from_logits=True), dict(file), ["numpy"])
+        monkeypatch.setattr(compare, "_ORACLE_ELEMENTS", 10)
+        wide, _ = compare.compare(ul.CrossEntropyLoss(from_logits=True), dict(file), ["numpy"])
+    assert (exact.source, wide.source) == ("oracle", "float64 NumPy")
+    assert np.allclose(exact.gradient, wide.gradient, rtol=1e-6, atol=0)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "measured against: float64 NumPy" in done.output
+    assert "The oracle would take minutes" in done.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("Doubling", " NO "), ("NotANumber", " NO "), ("Dying", "ended with status 7")]
+)
+def test_compare_fails_with_a_wrong_backend(kind: str, words: str, fake: Install, saved: Path) -> None:  # noqa: F811
+    """Another value, NaN where there is a number, or no value at all: the status is 1."""
+    name = fake(kind)
+    arguments = ("--from-logits", "--reduction", "none") if kind == "Dying" else ("--from-logits",)
+    done = run("compare", str(saved), *arguments, "--backend", name, "--backend", "numpy")
+    assert done.returncode == 1
+    assert words in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if " numpy " in line)
+    assert " yes " in line
+
+
+def test_compare_does_not_fail_for_what_is_not_installed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that is missing is listed, and fails nothing."""
+    targets = [target for target in compare.workers.all_targets() if target.label == "numpy"]
+    monkeypatch.setattr(compare.workers, "choose", lambda _: (targets, {"torch": "torch is not installed"}))
+    done = CliRunner().invoke(app, ["compare", str(saved), "--from-logits"])
+    assert done.exit_code == 0, done.output
+    assert "torch: torch is not installed" in done.output

@@ -111,7 +111,7 @@ def _progress() -> Any:
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=_err, transient=True) as bars:
+        with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bars:
             tasks: dict[str, TaskID] = {}
 
             def note(at: conformance.Progress) -> None:

@@ -80,8 +80,9 @@ def load(path: Path) -> dict[str, Array]:
             ``sample_weight`` and ``mask``.
     """
     try:
-        file = np.load(path, allow_pickle=False)
-        found = {} if isinstance(file, np.ndarray) else {name: file[name] for name in file.files}
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            found = {} if isinstance(file, np.ndarray) else {name: file[name] for name in file.files}
     except FileNotFoundError:
         msg = f"there is no file {path}."
         raise BadValueError(msg) from None
