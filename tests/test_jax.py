@@ -523,3 +523,18 @@ def test_values_are_read_only_where_they_are() -> None:
     made = ADAPTER.convert(np.array([2**40, 1]), x)
     assert (made.dtype, int(np.asarray(made)[0]), made.sharding) == (np.int64, 2**40, x.sharding)
     assert ADAPTER.convert(np.array([1.5], ">f4"), None).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("rows", [4, 5000], ids=["few", "many"])
+def test_bad_values_raise_from_few_and_from_many(rows: int) -> None:
+    """Of few predictions the loss tells whether to look further, of many the labels do; NaN and infinite logits are no bad values."""
+    z, y = jnp.zeros((rows, 3)), np.zeros(rows, np.int32)
+    for first, wanted in ((0.0, np.log(3)), (np.nan, np.nan), (-np.inf, np.inf)):
+        logits = z.at[0, 0].set(first)
+        found = CE(logits, jnp.asarray(y)), CE.value_and_grad(logits, jnp.asarray(y))[0]
+        np.testing.assert_allclose(found, [wanted] * 2, 1e-5)
+    y[-1] = 3
+    for spec, predictions in ((CE, z), (CE.replace(reduction="none"), z), (BCE, z[:, 0])):
+        for call in (spec, spec.value_and_grad):
+            with pytest.raises(ul.BadValueError, match=rf"targets\[{rows - 1}\] is 3"):
+                call(predictions, jnp.asarray(y))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
+from math import isnan
 from typing import Any, ClassVar
 
 import jax
@@ -23,6 +24,9 @@ from unifiedloss.spec import AnyLoss, Plan
 _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
 """The dtypes JAX has only where x64 is enabled."""
 
+_FEW = 4096
+"""With so few predictions, waiting for the loss costs less than looking at the targets meanwhile."""
+
 _AS_IT_IS = nullcontext()
 
 _WITH_VALUES: set[type] = set()
@@ -33,7 +37,7 @@ class JaxAdapter(Adapter):
     """Carries plans out with ``jax.nn`` and ``jax.numpy``, compiled once per spec, shapes and dtypes.
 
     The same program serves eager calls and tracing: in both a bad value turns its position into NaN. Where the values can be read, they
-    are looked at while the program runs.
+    are looked at while the program runs; of a small call the loss, which tells by NaN whether there is anything to look for.
 
     Where x64 is off, companions of 64 bits (labels, float64 targets, Python lists) are read as they are all the same: they stay NumPy
     arrays until they meet the compiled function, which is called within ``jax.enable_x64``.
@@ -105,6 +109,10 @@ class JaxAdapter(Adapter):
     ) -> Array:
         if not _is_own(predictions, targets, sample_weight, mask):
             predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        elif _is_small(plan := self.plan(spec, predictions, targets, None, None)):
+            small: Array = _loss(plan, predictions, targets, None, None)
+            if not isnan(np.asarray(small.block_until_ready())):
+                return small
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         with _wide_enough(predictions, targets, sample_weight, mask):
             value: Array = _loss(plan, predictions, targets, sample_weight, mask)
@@ -122,6 +130,10 @@ class JaxAdapter(Adapter):
     ) -> tuple[Array, Array]:
         if not _is_own(predictions, targets, sample_weight, mask):
             predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        elif upstream is None and _is_small(plan := self.plan(spec, predictions, targets, None, None)):
+            value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
+            if not isnan(np.asarray(value.block_until_ready())):
+                return value, gradient
         if upstream is not None and not isinstance(upstream, Array):
             upstream = _native_order(np.asarray(upstream))
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
@@ -218,6 +230,14 @@ def _is_own(predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> bo
     return (
         sample_weight is None and mask is None and type(predictions) in _WITH_VALUES and type(targets) in _WITH_VALUES
     )
+
+
+@lru_cache(maxsize=4096)
+def _is_small(plan: Plan) -> bool:
+    """Whether bad values are best told from the loss, which they make NaN, and nothing else is to be thought of."""
+    wide = {plan.predictions_dtype, plan.targets_dtype} & {dtype.name for dtype in _WIDE}
+    few = plan.count is not None and plan.count * (plan.classes or 1) <= _FEW
+    return plan.kind != "regression" and plan.spec.reduction != "none" and few and not wide and _only_cpu()
 
 
 def _x64() -> AbstractContextManager[None]:

@@ -13,7 +13,8 @@ from unifiedloss.adapters.jax import ops
 
 def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     """log sum exp z - z_y per position."""
-    # Both terms are shifted: log_sum_exp(z) - z_y alone loses all digits to a large common offset (google-deepmind/optax PR 1792).
+    # Both terms are shifted: log_sum_exp(z) - z_y alone loses all digits to a large common offset (google-deepmind/optax PR 1792;
+    # test_large_common_offset).
     # Not take(jax.nn.log_softmax(z), y) either, for which XLA writes all of the log-probabilities down to read one per row.
     largest = lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     total = jnp.sum(jnp.exp(logits - largest), axis)
@@ -40,7 +41,7 @@ def softmax(logits: Array, axis: int) -> Array:
 @jax.custom_jvp
 def _softplus(x: Array) -> Array:
     # A third of the cost of jax.nn.softplus, which is written for two arguments. Its derivative is given below, as that of this
-    # formula would be 0 at 0, where JAX splits the maximum and the absolute value at the tie.
+    # formula would be 0 at 0: there JAX halves the slope of the maximum, and that of the absolute value is 1 (test_binary_gradient_at_zero).
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
