@@ -41,7 +41,8 @@ def softmax(logits: Array, axis: int) -> Array:
 @jax.custom_jvp
 def _softplus(x: Array) -> Array:
     # A third of the cost of jax.nn.softplus, which is written for two arguments. Its derivative is given below, as that of this
-    # formula would be 0 at 0: there JAX halves the slope of the maximum, and that of the absolute value is 1 (test_binary_gradient_at_zero).
+    # formula would be 0 at 0: there JAX halves the slope of the maximum, and that of the absolute value is 1
+    # (test_binary_gradient_at_zero).
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
