@@ -24,6 +24,13 @@ SPECS = {
 }
 """The losses with everything left at its default, which is what each framework has one call for."""
 
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "cross_entropy": partial(ul.cross_entropy_loss, from_logits=True),
+    "binary_cross_entropy": partial(ul.binary_cross_entropy_loss, from_logits=True),
+    "mean_squared_error": ul.mean_squared_error,
+}
+"""The same as functions, which look their spec up at every call."""
+
 SMALL = (32, 10)
 SHAPES = {
     "cross_entropy": (SMALL, (4096, 1000), (512, 32000)),
@@ -151,6 +158,9 @@ def torch_pairs(case: Case) -> Iterator[Pair]:
         lambda: torch.autograd.grad(spec(leaf, y), leaf),
         lambda: torch.autograd.grad(loss(leaf, y), leaf),
     )
+    if case.shape == SMALL:  # what the look-up adds is the same in every framework
+        function = FUNCTIONS[case.loss]
+        yield Pair(*(case, FORWARD, "as a function", "torch.nn.functional"), lambda: function(x, y), lambda: loss(x, y))
 
 
 # -------------------------------------------------------------------------------------------------------------- TensorFlow

@@ -174,9 +174,20 @@ def _three(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
-def quantity(row: Row, which: str, suffix: str = "") -> str:
-    """The ratio, or the difference in microseconds."""
-    return f"{row['ratio' + suffix]:.2f}" if which == "ratio" else f"{row['extra' + suffix] * 1e6:+.1f} µs"
+def judged_by(row: Row) -> str:
+    """What a row is told by: the difference on a small batch, where it does not grow with the work, else the ratio."""
+    rule = goal(row)
+    if rule is not None:
+        return rule.quantity
+    return "extra" if tuple(row["shape"]) == SMALL else "ratio"
+
+
+def quantity(row: Row, suffix: str = "") -> str:
+    """The ratio, or the difference in microseconds, whichever the row is told by."""
+    if judged_by(row) == "ratio":
+        return f"{row['ratio' + suffix]:.2f}"
+    extra = row["extra" + suffix] * 1e6
+    return f"{extra:+.1f} µs" if abs(extra) < 99.95 else f"{extra:+.0f} µs"
 
 
 _STYLES = {"short": "bold red", "aim": "green", "must": "", "": "dim"}
@@ -193,11 +204,10 @@ def show(console: Console, worker: str, rows: list[Row]) -> None:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
         rule = goal(row)
-        which = rule.quantity if rule else "ratio"
         verdict = rule.verdict(row) if rule else ""
         table.add_row(
             *(LOSSES[row["loss"]], str(tuple(row["shape"])), row["work"], row["mode"], row["against"]),
-            *(duration(row["ours"]), duration(row["native"]), quantity(row, which), quantity(row, which, "_least")),
+            *(duration(row["ours"]), duration(row["native"]), quantity(row), quantity(row, "_least")),
             *(_limit(rule, "must"), _limit(rule, "aim"), verdict),
             style=_STYLES[verdict],
         )
@@ -221,7 +231,7 @@ def summary(results: dict[str, Any]) -> Iterator[str]:
     for row, rule in short:
         yield (
             f"  {TITLES[row['framework']]}, {row['mode']}, {LOSSES[row['loss']]}, {tuple(row['shape'])}, {row['work']}, "
-            f"against {row['against']}: {quantity(row, rule.quantity)} (at most {_limit(rule, 'must')})"
+            f"against {row['against']}: {quantity(row)} (at most {_limit(rule, 'must')})"
         )
 
 
@@ -275,7 +285,7 @@ def _grid(rows: list[Row]) -> Iterator[str]:
 def _cell(row: Row) -> str:
     """Both times and what is judged; bold where it falls short."""
     rule = goal(row)
-    value = quantity(row, rule.quantity if rule else "ratio")
+    value = quantity(row)
     if rule is not None and rule.verdict(row) == "short":
         value = f"**{value}**"
     return f"{duration(row['ours'])} / {duration(row['native'])}: {value}"
