@@ -7,11 +7,10 @@ any framework. Rounding real numbers to these formats is the oracle's business: 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """A binary floating-point format of IEEE 754 shape.
 
     Attributes:

@@ -9,7 +9,6 @@ This module knows no framework and imports the standard library only.
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -342,6 +341,8 @@ class Loss:
 
     def to_json(self) -> str:
         """`to_dict` as JSON text, keys in declared order."""
+        import json
+
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def replace(self, **changes: Any) -> Self:
@@ -604,6 +605,8 @@ def from_json(text: str | bytes | Any) -> AnyLoss:
     Raises:
         SerializationError: the text is not JSON, repeats a key, or is no spec.
     """
+    import json  # here and not above: it would take a fifth of this package's import
+
     if not isinstance(text, str | bytes):
         msg = f"from_json reads a str, got {type(text).__name__}; for a dictionary use from_dict."
         raise SerializationError(msg)
@@ -634,8 +637,7 @@ class Signature(NamedTuple):
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
+class Clip(NamedTuple):
     """Where probabilities are clipped in the compute dtype, and what -log gives there.
 
     A probability p counts as clipped from below where ``p < low`` and from above where ``p > high``. Both bounds are rounded

@@ -202,6 +202,12 @@ class _KerasOnTorch(KerasAdapter):
         tensors = super().own(predictions, *companions)
         return tuple(keras.ops.convert_to_tensor(x) if isinstance(x, BACKEND.tensor_type) else x for x in tensors)
 
+    def plan(self, spec: AnyLoss, *tensors: Any) -> Plan:
+        if in_symbolic_scope() or any(isinstance(x, keras.KerasTensor) for x in tensors):
+            return super().plan(spec, *tensors)
+        # torch.compile would trace through this adapter's cache, entry by entry; torch's adapter knows when to leave its own alone.
+        return BACKEND.plan(spec, *tensors)
+
 
 class _KerasOnJAX(KerasAdapter):
     """The same where Keras runs on JAX, which narrows 64 bits unless it is told not to."""

@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple
 from unifiedloss.errors import MissingBackendError, SpecValueError
 from unifiedloss.registry import BUILT_IN, ENTRY_POINTS
 
-KERAS_BACKENDS = ("jax", "tensorflow", "torch", "numpy")
+KERAS_BACKENDS = ("torch", "jax", "tensorflow", "numpy")
 
 SILENCE = 600.0
 """Seconds without a word after which a worker counts as hung. The slowest honest step, a cold compiler, takes a tenth of it."""
@@ -80,10 +80,10 @@ def all_targets() -> list[Target]:
     from importlib.metadata import entry_points
 
     return [
-        Target("jax", "jax"),
         *(Target(f"keras ({on})", "keras", on, {"KERAS_BACKEND": on}) for on in KERAS_BACKENDS),
-        Target("tensorflow", "tensorflow"),
+        Target("jax", "jax"),
         Target("torch", "torch"),
+        Target("tensorflow", "tensorflow"),
         Target("jax (x64)", "jax", None, {"JAX_ENABLE_X64": "1"}, wide=True),
         Target("numpy", "numpy"),
         *(Target(entry.name, entry.name) for entry in entry_points(group=ENTRY_POINTS)),
