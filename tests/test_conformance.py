@@ -40,6 +40,10 @@ ROWS = {
     ("keras (torch)", "inductor"): 50,
 }
 
+# The longest sum has 217 terms, and JAX adds them one after the other (3.06 ulps). Partial sums grow evenly, and each rounding errs by
+# 0.29 of an ulp of its partial sum in the root mean square: 0.29 sqrt(217 / 3) = 2.5 for all of them, of which this is twice.
+USUAL = 5
+
 
 def _marks(backend: str) -> list[pytest.MarkDecorator]:
     names = backend.replace("(", "").replace(")", "").split()
@@ -68,8 +72,8 @@ def test_backend_conforms(report: Report, backend: str, mode: str, least: int) -
     assert row.total.cases + row.left_out + sum(row.not_held.values()) == len(all_cases()) + len(list(bad_calls()))
     assert not row.not_held
     # What is usual, far inside the bound that is derived: a sum that loses digits shows here first.
-    assert row.total.value_ulps <= 3
-    assert row.total.gradient_ulps <= 3
+    assert row.total.value_ulps <= USUAL
+    assert row.total.gradient_ulps <= USUAL
 
 
 def test_no_row_is_unknown(report: Report) -> None:

@@ -310,16 +310,20 @@ def test_import_is_quick(tmp_path: Path) -> None:
     """After NumPy, ``import unifiedloss`` stays within its budget: the best of several processes, compiled files in place.
 
     Processor time, because the wall clock also measures what else the machine does; and many tries, because a shared machine
-    has slow seconds in that too. An import that is over the budget is over it in every one of them.
+    has slow seconds in that too. The budget is for a machine that imports NumPy in `NUMPY_IMPORT_MS`; a slower one, told by NumPy's
+    import in the same process, has as much more.
     """
     code = """
-import time, numpy
+import time
 start = time.process_time()
+import numpy
+between = time.process_time()
 import unifiedloss
-print(1000 * (time.process_time() - start))
+print(1000 * (time.process_time() - between), 1000 * (between - start))
 """
     _in_a_new_process(code, tmp_path)
-    times: list[float] = []
-    while len(times) < 40 and min(times, default=math.inf) > IMPORT_BUDGET_MS:
-        times.append(float(_in_a_new_process(code, tmp_path)))
-    assert min(times) <= IMPORT_BUDGET_MS, f"took {', '.join(f'{time:.1f}' for time in times)} ms"
+    shares: list[float] = []
+    while len(shares) < 40 and min(shares, default=math.inf) > 1:
+        ours, numpys = map(float, _in_a_new_process(code, tmp_path).split())
+        shares.append(ours / (IMPORT_BUDGET_MS * max(1.0, numpys / NUMPY_IMPORT_MS)))
+    assert min(shares) <= 1, f"took {', '.join(f'{share:.2f}' for share in shares)} of what it may"
