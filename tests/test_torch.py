@@ -104,6 +104,21 @@ def test_compiled_bad_label_is_nan() -> None:
     torch._dynamo.reset()
 
 
+def test_compiles_with_companions_of_numpy() -> None:
+    """An array or a list beside the tensors is part of one graph with them."""
+    torch._dynamo.reset()
+    labels, weight = np.array([0, 2, 1, 2]), np.float32([1, 2, 0, 4])
+    for y, w in ((labels, weight), (labels.tolist(), weight.tolist())):
+
+        def loss(z: Any, y: Any = y, w: Any = w) -> Any:
+            return ul.cross_entropy_loss(z, y, from_logits=True, sample_weight=w)
+
+        eager = loss(X)
+        compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(X), eager)
+    torch._dynamo.reset()
+
+
 def test_label_that_torch_would_ignore() -> None:
     """The one label torch's kernel is told to ignore is an error like any other out of range."""
     with pytest.raises(ul.BadValueError, match="targets"):

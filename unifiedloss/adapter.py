@@ -23,6 +23,10 @@ from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, class_axis, r
 
 Array = Any
 
+# Tuples and not unions, which torch.compile does not understand.
+_ARRAYS = (np.ndarray, np.generic)
+_PLAIN_PYTHON = (list, tuple, int, float)
+
 _MAX_PLANS = 4096
 """Plans kept per adapter. A loop over ever new shapes must not grow memory without bound."""
 
@@ -213,7 +217,7 @@ class Adapter(ABC):
     def _as_tensor(self, x: Any, reference: Array | None, list_dtype: Any) -> Array:
         if isinstance(x, self.tensor_type):
             return x
-        if not isinstance(x, np.ndarray | np.generic):
+        if not isinstance(x, _ARRAYS):
             x = _read_list(x, list_dtype)
         return self.admit(np.asarray(x), reference)
 
@@ -262,7 +266,7 @@ class Adapter(ABC):
 
 def _read_list(x: Any, dtype: Any) -> np.ndarray[Any, Any]:
     """A Python number or (nested) list as a NumPy array."""
-    if not isinstance(x, list | tuple | int | float):
+    if not isinstance(x, _PLAIN_PYTHON):
         msg = f"a tensor of another framework or an unknown type stands in this call: {type(x).__module__}.{type(x).__qualname__}."
         raise MixedBackendsError(msg)
     try:

@@ -47,6 +47,8 @@ class TorchAdapter(Adapter):
 
     def convert(self, x: np.ndarray[Any, Any], reference: Tensor | None) -> Tensor:
         device = None if reference is None else reference.device
+        if torch.compiler.is_compiling():  # where an array is traced as a tensor, and knows no dtype of NumPy's
+            return torch.as_tensor(x, device=device)
         if x.dtype.name == "bfloat16":  # NumPy has none of its own; ml_dtypes' is known to torch by its bits alone
             return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16).to(device)
         x = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")).reshape(x.shape)
