@@ -34,6 +34,8 @@ ADAPTERS = {
 FRAMEWORKS = set.union(*ADAPTERS.values()) - ADAPTERS["numpy"]
 
 IMPORT_BUDGET_MS = 15.0
+# What NumPy itself takes there: processor time on the machine of docs/performance.md, nothing else running.
+NUMPY_IMPORT_MS = 75.0
 
 
 @dataclass(frozen=True)
