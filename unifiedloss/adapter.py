@@ -40,12 +40,14 @@ class Mode(NamedTuple):
         whole_step: whether a function that differentiates can be compiled as well. If not, the loss alone is, and its gradient is
             taken through the compiled function.
         costly: whether compiling takes so long that only a small part of the cases is run.
+        exact: whether ``rounding="exact"`` is held in this mode; otherwise it is refused there.
     """
 
     run: Callable[..., Any]
     raises: bool
     whole_step: bool = True
     costly: bool = False
+    exact: bool = True
 
 
 class Adapter(ABC):
@@ -149,6 +151,16 @@ class Adapter(ABC):
             self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked
         )
 
+    def exact(
+        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> Array:
+        """Carry out a plan with ``rounding="exact"``: the numbers of `unifiedloss.exact.evaluate`, differentiable once, by the predictions.
+
+        Bad values give NaN; where they can be read, they were looked for before.
+        """
+        msg = f"the backend {self.name!r} has no exact mode; use rounding=\"native\"."
+        raise UnsupportedError(msg)
+
     # ---------------------------------------------------------------------------------------------------- what is shared
 
     @as_written
@@ -164,6 +176,8 @@ class Adapter(ABC):
         predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
+        if plan.exact:
+            return self.exact(plan, predictions, targets, sample_weight, mask)
         return self.compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
     @as_written
@@ -242,9 +256,6 @@ class Adapter(ABC):
         return plan
 
     def _resolve(self, spec: AnyLoss, *tensors: Array | None) -> Plan:
-        if spec.rounding == "exact":
-            msg = 'rounding="exact" is not available yet in this version; use rounding="native".'
-            raise UnsupportedError(msg)
         return resolve(spec, *(None if x is None else self.signature(x) for x in tensors))  # type: ignore[arg-type]
 
     def signature(self, x: Array) -> Signature:

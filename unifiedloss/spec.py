@@ -704,6 +704,11 @@ class Plan:
         return getattr(self.spec, "from_logits", False)
 
     @property
+    def exact(self) -> bool:
+        """Whether every number is to be the correctly rounded real one."""
+        return self.spec.rounding == "exact"
+
+    @property
     def class_weights(self) -> tuple[float, ...] | None:
         """w_c, one per class."""
         return getattr(self.spec, "class_weights", None)
@@ -890,7 +895,7 @@ def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
 
 def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
     """Whether a framework's own kernels compute the reduced loss in the dtypes given, if every position counts once."""
-    if spec.reduction == "none" or predictions in HALF_TYPES:
+    if spec.rounding == "exact" or spec.reduction == "none" or predictions in HALF_TYPES:
         return False
     if isinstance(spec, MeanSquaredError):
         return targets == predictions

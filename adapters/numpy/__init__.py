@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.numpy import gradient, native, objects, ops
+from unifiedloss.adapters.numpy import exact, gradient, native, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import AnyLoss, Plan
@@ -49,6 +49,11 @@ class NumPyAdapter(Adapter):
 
     def to_numpy(self, x: Array) -> Array:
         return x
+
+    def exact(
+        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> Array:
+        return exact.loss(plan, predictions, targets, sample_weight, mask)
 
     def compute(
         self,
@@ -94,6 +99,8 @@ class NumPyAdapter(Adapter):
         predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
+        if plan.exact:
+            return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
         with np.errstate(all="ignore"):
             if _is_rowwise(plan):
                 return self._rowwise(plan, predictions, targets, upstream)

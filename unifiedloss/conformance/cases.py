@@ -57,6 +57,10 @@ class Case:
         given = (self.targets, self.sample_weight)
         return self.dtype == "float64" or any(x is not None and x.dtype.name == "float64" for x in given)
 
+    def rounded(self, rounding: str) -> Case:
+        """The same call, with results rounded "native" or "exact"."""
+        return dataclasses.replace(self, spec=self.spec.replace(rounding=rounding))
+
     def expected(self) -> reference.Reference:
         """What the oracle says."""
         upstream: Any = self.upstream
@@ -68,6 +72,7 @@ class Case:
             _tensor(self.targets, self.targets.dtype.name),
             None if self.sample_weight is None else _tensor(self.sample_weight, self.sample_weight.dtype.name),
             None if self.mask is None else _tensor(self.mask, "bool"),
+            terms="rounded" if self.spec.rounding == "exact" else "real",
             upstream=upstream,
         )
 

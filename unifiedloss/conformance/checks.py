@@ -12,7 +12,7 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import tolerances
 from unifiedloss.conformance.cases import BadCall, Case
 from unifiedloss.errors import BadValueError, EmptyMeanError, UnifiedLossError
-from unifiedloss.floats import FORMATS
+from unifiedloss.floats import FORMATS, Format
 from unifiedloss.reference import Reference
 from unifiedloss.spec import Plan
 
@@ -110,9 +110,10 @@ def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, 
         return value, {"predictions": gradient}
 
     inputs = {"predictions": predictions}
-    if case.targets.dtype.name in FORMATS:
+    exact = case.spec.rounding == "exact"  # which has no gradient but this
+    if case.targets.dtype.name in FORMATS and not exact:
         inputs["targets"] = targets
-    if weight is not None and case.sample_weight is not None and case.sample_weight.dtype.name in FORMATS:
+    if not exact and weight is not None and case.sample_weight is not None and case.sample_weight.dtype.name in FORMATS:
         inputs["sample_weight"] = weight
     names = list(inputs)
 
@@ -179,6 +180,9 @@ def _compare(
         zero = kept | ((got == 0) & ~np.signbit(got))
         if not zero.all():
             _fail_at(outcome, what, ~zero, got, np.zeros_like(got), " (the position is not kept)")
+    if plan.exact:
+        _compare_bits(outcome, what, got, exact, FORMATS[dtype])
+        return
     measured = defined & same & ~special
     if not measured.any():
         return
@@ -202,6 +206,20 @@ def _compare(
         )
 
 
+def _compare_bits(outcome: Outcome, what: str, got: Array, exact: Array, form: Format) -> None:
+    """Exact mode has one right answer, to the sign of zero."""
+    wrong = (got != exact) & ~np.isnan(exact) | (np.signbit(got) != np.signbit(exact)) & (exact == 0)
+    if wrong.any():
+        finite = np.isfinite(exact) & np.isfinite(got)
+        distances = [abs(g - e) / form.ulp(float(e)) for g, e in zip(got[finite], exact[finite], strict=True)]
+        largest = max(distances, default=0.0)
+        if what == "loss":
+            outcome.value_distance = max(outcome.value_distance, largest)
+        else:
+            outcome.gradient_distance = max(outcome.gradient_distance, largest)
+        _fail_at(outcome, what, wrong, got, exact, f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)")
+
+
 def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:
     position = tuple(int(i) for i in np.argwhere(wrong)[0])
     found, wanted = float(got[position]), float(exact[position])
@@ -210,6 +228,19 @@ def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def check_refused(adapter: Adapter, mode: Mode, case: Case) -> Outcome:
+    """A mode that cannot hold exact mode's promise says so, and gives no number."""
+    outcome = Outcome(comparisons=1)
+    try:
+        value = adapter.to_numpy(_call(adapter, mode, case))
+    except Exception as error:  # noqa: BLE001 - a compiler may wrap the refusal in an error of its own
+        if "exact" not in _unwrapped(error):
+            outcome.fail(f"raised {type(error).__name__} without a word of exact mode: {_first_line(error)}")
+    else:
+        outcome.fail(f"gave {value!r}, should refuse rounding='exact'")
+    return outcome
 
 
 def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall) -> Outcome:
