@@ -1,18 +1,37 @@
-"""The host kernel of exact mode: one call on NumPy arrays, from the plan to correctly rounded numbers."""
+"""The host kernel of exact mode: one call on NumPy arrays, from the plan to correctly rounded numbers.
+
+Ziv's strategy, in three tiers. `fast` computes in float64 with a bound derived by hand, for the kinds of loss that are used most. What that
+leaves undecided, and every other kind, is computed in double-double `balls`, which carry their bound along. What they leave undecided
+(exact ties of irrational appearance, mostly) goes to the oracle, which raises its precision until the rounding is known. Each
+tier rounds only what it can prove.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import reference
-from unifiedloss.exact.rounding import stored
+from unifiedloss.exact import fast, formulas
+from unifiedloss.exact.balls import Ball
+from unifiedloss.exact.rounding import decide, stored
+from unifiedloss.exact.sums import Sum, products, quotient
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import Plan
+from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_BLOCK = 1 << 13
+"""Elements that go through the balls at a time: their temporaries stay in the processor's cache."""
+
+skipped_tiers: set[str] = set()
+"""For tests: "fast" and "balls" leave everything undecided, so that every element takes the path of the rare ones."""
 
 
 def evaluate(
@@ -41,31 +60,343 @@ def evaluate(
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
     """
-    spec = plan.spec.replace(on_empty="nan") if plan.spec.on_empty == "error" else plan.spec
-    found = reference.evaluate(
-        spec,
-        _tensor(predictions, plan.predictions_dtype),
-        _tensor(targets, plan.targets_dtype),
-        None if sample_weight is None else _tensor(sample_weight, sample_weight.dtype.name),
-        None if mask is None else _tensor(mask, "bool"),
-        terms="rounded",
-        upstream=None if upstream is None else np.asarray(upstream, np.float64).reshape(-1).tolist()
-        if plan.spec.reduction == "none"
-        else float(np.asarray(upstream, np.float64)),
-        gradients=gradient,
-    )
-    shape = () if plan.spec.reduction != "none" else _positions(plan, predictions.shape)
-    loss = stored(np.asarray(found.loss, np.float64).reshape(shape), plan.result_dtype)
-    if not gradient:
-        return loss, None
-    slope = np.asarray(found.grad_predictions, np.float64).reshape(predictions.shape)
-    return loss, stored(slope, plan.predictions_dtype)
+    with np.errstate(all="ignore"):
+        return _Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, gradient=gradient)
 
 
-def _positions(plan: Plan, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape if plan.axis is None else shape[: plan.axis] + shape[plan.axis + 1 :]
+class _Call:
+    """The positions of a call in a row, their class axis last.
+
+    Attributes:
+        rows: predictions, shape (n, K); K = 1 for elementwise losses.
+        targets: labels (n,), or numbers (n, K).
+        weight: sample weights, float64 (n,), or None.
+        present: which positions are not dropped.
+        kept: which are neither dropped nor of weight 0.
+        nan: which are NaN because of a bad value or of a NaN that is read.
+        special: which hold infinities or other things that the formulas do not take.
+    """
+
+    def __init__(
+        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> None:
+        self.plan = plan
+        self.shape = predictions.shape
+        self.positions = predictions.shape if plan.axis is None else _without(predictions.shape, plan.axis)
+        self.rows = self._in_rows(_plain(predictions))
+        n = len(self.rows)
+        targets = _plain(targets)
+        self.targets: Array = targets.reshape(n) if plan.kind == "index" else self._in_rows(targets)
+        self.present = np.ones(n, bool) if mask is None else self._per_position(mask)
+        for label in plan.ignored_labels:
+            self.present = self.present & (self.targets != label)
+        self.weight = None if sample_weight is None else self._per_position(_plain(sample_weight).astype(np.float64))
+        self.kept = self.present if self.weight is None else self.present & (self.weight != 0)
+        self._integer_weight = sample_weight if sample_weight is not None and sample_weight.dtype.kind in "iu" else None
+        self.pos_weight = self._pos_weight()
+        self.bad, self.nan, self.special = self._classified()
+        self._oracle: reference._Call | None = None
+        self._known: dict[int, Any] = {}
+
+    def _in_rows(self, x: Array) -> Array:
+        if self.plan.axis is None:
+            return x.reshape(-1, 1)
+        moved = np.moveaxis(x, self.plan.axis, -1)
+        return moved.reshape(-1, moved.shape[-1])
+
+    def _per_position(self, x: Array) -> Array:
+        wide = np.broadcast_to(x.reshape(x.shape + (1,) * (len(self.positions) - x.ndim)), self.positions)
+        return wide.reshape(-1)
+
+    def _pos_weight(self) -> Floats | None:
+        given = getattr(self.plan.spec, "pos_weight", None)
+        if given is None:
+            return None
+        return np.broadcast_to(np.asarray(given, np.float64), self.positions).reshape(-1, 1)
+
+    # ---------------------------------------------------------------------------------------------------- what is special
+
+    def _classified(self) -> tuple[Bools, Bools, Bools]:
+        """Which kept positions hold a bad value, which are NaN through and through, and which are for the oracle."""
+        plan, rows = self.plan, self.rows
+        n = len(rows)
+        bad, nan, special = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
+        if self.weight is not None:
+            special |= ~np.isfinite(self.weight)
+            if plan.spec.reduction == "mean" and plan.spec.divisor == "weights":
+                bad |= self.weight < 0
+        if plan.kind == "index":
+            bad |= (self.targets < 0) | (self.targets >= self.rows.shape[1])
+        elif plan.kind == "dense":
+            t = self.targets
+            bad |= ((t <= -np.float64(plan.tiny)) | np.isinf(t)).any(1)
+            nan |= np.isnan(t).any(1)
+        elif plan.kind == "binary":
+            t = self.targets[:, 0]
+            if t.dtype != bool:
+                bad |= (t <= -np.float64(plan.tiny)) | (t > 1)
+                nan |= np.isnan(t)
+        elif plan.targets_dtype in BEYOND_FLOAT64:
+            t = self.targets[:, 0]
+            bad |= (t > MAX_INTEGER_TARGET) | (t < -MAX_INTEGER_TARGET)
+        if plan.kind == "regression":
+            special |= ~np.isfinite(rows[:, 0])
+            if self.targets.dtype.kind not in "iub":
+                special |= ~np.isfinite(self.targets[:, 0])
+        elif plan.from_logits:
+            largest = rows.max(1)  # NaN where there is one
+            nan |= ~(np.abs(largest) < np.inf) if plan.axis is not None else np.isnan(largest)
+            # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
+            special |= np.isinf(rows).any(1) if plan.axis is not None else np.isinf(largest)
+        else:
+            # Which probabilities are read depends on the target; where any is out of the ordinary, the oracle finds out.
+            smallest, largest = rows.min(1), rows.max(1)
+            epsilon = getattr(plan.spec, "epsilon", 0.0)
+            special |= ~((smallest >= plan.tiny) | ((smallest >= 0) & (epsilon > 0))) | ~(largest <= 1)
+            if plan.kind == "binary" and not epsilon:
+                special |= largest == 1
+        bad &= self.kept
+        return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
+
+    # ----------------------------------------------------------------------------------------------------------- divisor
+
+    def _divisor(self) -> tuple[Ball, Callable[[], Fraction]] | float:
+        """A ball around the divisor of the mean and the divisor itself; a float where it is 0, infinite or NaN."""
+        plan = self.plan
+        rule = plan.spec.divisor
+        counted = self.weight is None and plan.class_weights is None
+        if rule == "all":
+            return _count(len(self.rows))
+        if rule == "present" or counted:
+            return _count(np.count_nonzero(self.present))
+        own = self._own_weights()
+        weight = np.ones(len(self.rows)) if self.weight is None else self.weight
+        if rule == "nonzero":
+            nonzero = self.bad | np.isnan(own[0]).any(1) | np.logical_and.reduce([f != 0 for f in own]).any(1)
+            return _count(np.count_nonzero(nonzero & self.kept & (weight != 0)))
+        if self.bad.any():
+            return np.nan
+        factors = [f[self.kept] for f in (*own, weight[:, None])]
+        if not all(np.isfinite(f).all() for f in factors):
+            return float(np.sum(np.prod(np.stack(np.broadcast_arrays(*factors)), axis=0)))
+        terms = products(*np.broadcast_arrays(*factors))
+
+        def exactly() -> Fraction:
+            wide = np.broadcast_arrays(*factors)
+            return sum(
+                (Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in zip(*(f.ravel().tolist() for f in wide), strict=True)),
+                Fraction(0),
+            )
+
+        if terms is None:
+            total = exactly()
+            return 0.0 if not total else (_ball(total), lambda: total)
+        found = Sum(terms)
+        ball = found.ball()
+        if not ball.high:
+            return 0.0
+        return ball, (found.fraction if self._integer_weight is None else exactly)
+
+    def _own_weights(self) -> tuple[Floats, Floats]:
+        """Two factors whose product, summed over the last axis, is W_i without the sample weight."""
+        w = self.plan.class_weights
+        n = len(self.rows)
+        if w is None:
+            one = np.ones((n, 1))
+            return one, one
+        each = np.asarray(w)
+        if self.plan.kind == "index":
+            labels = np.where(self.kept & ~self.bad, self.targets, 0).astype(np.int64)
+            return each[labels][:, None], np.ones((n, 1))
+        return np.broadcast_to(each, self.rows.shape), np.maximum(self.targets.astype(np.float64), 0.0)
+
+    # ------------------------------------------------------------------------------------------------------------ the tiers
+
+    def carried_out(self, upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+        plan = self.plan
+        n, size = self.rows.shape
+        mean, none = plan.spec.reduction == "mean", plan.spec.reduction == "none"
+        term_dtype = plan.result_dtype if none else ("float64" if plan.predictions_dtype == "float64" else "float32")
+        divisor = self._divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
+        losses = np.zeros(n)
+        slopes = stored(np.zeros((n, size)), plan.predictions_dtype) if gradient else None
+        u = np.broadcast_to(np.asarray(1.0 if upstream is None else upstream, np.float64), self.positions).reshape(-1)
+        scale = _Scale(self, u, divisor) if gradient else None
+        self._positions_into(losses, slopes, scale, term_dtype)
+        if none:
+            return stored(losses.reshape(self.positions), plan.result_dtype), self._back(slopes)
+        return stored(np.asarray(self._reduced(losses, divisor)), plan.result_dtype), self._back(slopes)
+
+    def _back(self, slopes: Array | None) -> Array | None:
+        if slopes is None or self.plan.axis is None:
+            return None if slopes is None else slopes.reshape(self.shape)
+        moved = slopes.reshape(*self.positions, self.rows.shape[1])
+        return np.ascontiguousarray(np.moveaxis(moved, -1, self.plan.axis))
+
+    def _reduced(self, losses: Floats, divisor: Any) -> float:
+        mean = self.plan.spec.reduction == "mean"
+        if mean and isinstance(divisor, float) and divisor == 0.0:
+            return 0.0 if self.plan.spec.on_empty == "zero" else np.nan
+        if not np.isfinite(losses).all():
+            total = float(np.sum(losses[~np.isfinite(losses)]))
+            if not isinstance(divisor, float):
+                return total * float(np.sign(divisor[0].high))
+            return total / divisor
+        if isinstance(divisor, float):
+            return 0.0 if np.isinf(divisor) else np.nan
+        return quotient(Sum(losses), *divisor, self.plan.result_dtype)
+
+    def _positions_into(self, losses: Floats, slopes: Array | None, scale: _Scale | None, dtype: str) -> None:
+        plan = self.plan
+        form = plan.predictions_dtype
+        nothing = scale is not None and scale.nothing
+        losses[self.nan] = np.nan
+        if slopes is not None and not nothing:
+            slopes[self.nan] = stored(np.full(1, np.nan), form)
+        todo = self.kept & ~self.nan & ~self.special
+        for i in np.flatnonzero(self.special):
+            losses[i] = self.oracle_loss(i, dtype)
+            if slopes is not None and scale is not None and not nothing:
+                slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
+        if nothing:
+            scale = slopes = None
+        if scale is not None and scale.special:
+            for i in np.flatnonzero(todo):
+                assert slopes is not None
+                slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
+            scale = slopes = None
+        if "fast" not in skipped_tiers:
+            todo = fast.carry_out(self, todo, losses, slopes, scale, dtype)
+        step = max(1, _BLOCK // max(1, self.rows.shape[1]))
+        chosen = np.flatnonzero(todo)
+        for start in range(0, len(chosen), step):
+            self.block(chosen[start : start + step], losses, slopes, scale, dtype)
+
+    def block(self, chosen: Any, losses: Floats, slopes: Array | None, scale: _Scale | None, dtype: str) -> None:
+        """Some positions, by balls, and what they leave undecided by the oracle."""
+        form = self.plan.predictions_dtype
+        loss, slope = self._balls(chosen)
+        if self.weight is not None:
+            loss = loss * Ball(self.weight[chosen][:, None])
+        rounded, undecided = _decided(loss, (len(chosen), 1), dtype)
+        losses[chosen] = rounded[:, 0]
+        for i in chosen[undecided[:, 0]]:
+            losses[i] = self.oracle_loss(i, dtype)
+        if slopes is None or scale is None:
+            return
+        rounded, undecided = _decided(scale.times(slope, chosen), (len(chosen), slopes.shape[1]), form)
+        for row, c in np.argwhere(undecided):
+            rounded[row, c] = self.oracle_slope(chosen[row], c, scale)
+        slopes[chosen] = stored(rounded, form)
+
+    def _balls(self, chosen: Any) -> tuple[Ball, Ball]:
+        plan = self.plan
+        rows = self.rows[chosen].astype(np.float64)
+        if plan.kind == "regression":
+            return formulas.squared_error(rows, self.targets[chosen].astype(np.float64))
+        if plan.kind == "index":
+            targets = (self.targets[chosen][:, None] == np.arange(rows.shape[1])).astype(np.float64)
+        else:
+            targets = np.maximum(self.targets[chosen].astype(np.float64), 0.0)
+        if plan.kind == "binary":
+            yes, no = formulas.binary_targets(plan, targets, None if self.pos_weight is None else self.pos_weight[chosen])
+            if plan.from_logits:
+                return formulas.binary_cross_entropy(rows, yes, no)
+            return formulas.binary_cross_entropy_of_probabilities(plan, rows, yes, no)
+        tau = formulas.weighted_targets(plan, targets)
+        if plan.from_logits:
+            return formulas.cross_entropy(rows, tau)
+        return formulas.cross_entropy_of_probabilities(plan, rows, tau)
+
+    # --------------------------------------------------------------------------------------------------------- the oracle
+
+    def _position(self, i: int) -> Any:
+        if i not in self._known:
+            if len(self._known) > 64:
+                self._known.clear()
+            oracle = self._oracle = self._oracle or reference._Call(self.plan)
+            row = self.rows[i].astype(np.float64).tolist()
+            if self.plan.kind == "index":
+                found = oracle.cross_entropy(row, [int(self.targets[i])])
+            elif self.plan.kind == "dense":
+                found = oracle.cross_entropy(row, self.targets[i].astype(np.float64).tolist())
+            elif self.plan.kind == "binary":
+                q = Fraction(1) if self.pos_weight is None else Fraction(float(self.pos_weight[i, 0]))
+                found = oracle.binary_cross_entropy(row[0], float(self.targets[i, 0]), q)
+            else:
+                target = self.targets[i, 0]
+                found = oracle.squared_error(row[0], target.item())
+            self._known[i] = found
+        return self._known[i]
+
+    def weight_of(self, i: int) -> Any:
+        """The sample weight, exactly, or as a float where it is not finite."""
+        return Fraction(1) if self.weight is None else reference._extended(float(self.weight[i]))
+
+    def oracle_loss(self, i: int, dtype: str) -> float:
+        return reference._rounded(reference._scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
+
+    def oracle_slope(self, i: int, c: int, scale: _Scale) -> float:
+        slope = self._position(i).predictions[c]
+        return reference._rounded(reference._scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
 
 
-def _tensor(x: Array, dtype: str) -> reference.Tensor:
-    values = x.astype(np.float64) if dtype in FORMATS else x
-    return reference.tensor(values.reshape(-1).tolist(), x.shape, dtype)
+class _Scale:
+    """u s_i / D: what every slope is multiplied with.
+
+    Attributes:
+        nothing: whether all gradients are 0: an empty mean.
+        special: whether one of the factors is not finite.
+    """
+
+    def __init__(self, call: _Call, upstream: Floats, divisor: Any) -> None:
+        self._call, self.upstream = call, upstream
+        self.nothing = isinstance(divisor, float) and divisor == 0.0
+        self.special = isinstance(divisor, float) or not np.isfinite(upstream).all()
+        self._odd = divisor if isinstance(divisor, float) else None
+        self.divisor: Ball = Ball(np.float64(1.0)) if isinstance(divisor, float) else divisor[0]
+        self._exactly = None if isinstance(divisor, float) else divisor[1]
+        self._fraction: Fraction | None = None
+
+    def times(self, slope: Ball, chosen: Any) -> Ball:
+        result = slope * Ball(self.upstream[chosen][:, None])
+        if self._call.weight is not None:
+            result = result * Ball(self._call.weight[chosen][:, None])
+        return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
+
+    def exactly(self, i: int) -> Any:
+        factor = reference._times(reference._extended(float(self.upstream[i])), self._call.weight_of(i))
+        if self._odd is not None:
+            return reference._over(factor, self._odd)
+        if self._fraction is None:
+            assert self._exactly is not None
+            self._fraction = self._exactly()
+        return reference._over(factor, self._fraction)
+
+
+def _decided(ball: Ball, shape: tuple[int, ...], dtype: str) -> tuple[Floats, Bools]:
+    if "balls" in skipped_tiers:
+        return np.zeros(shape), np.ones(shape, bool)
+    high, low, radius = (np.array(np.broadcast_to(x, shape), np.float64) for x in ball)
+    return decide(high, low, radius, dtype)
+
+
+def _plain(x: Array) -> Array:
+    """An array in a dtype of NumPy's own, in this machine's byte order."""
+    if x.dtype.name == "bfloat16":
+        return x.astype(np.float32)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _count(n: int) -> Any:
+    return (Ball(np.float64(n)), lambda: Fraction(int(n))) if n else 0.0
+
+
+def _ball(x: Fraction) -> Ball:
+    high = float(x)
+    low = float(x - Fraction(high))
+    return Ball(np.float64(high), np.float64(low), np.float64(abs(low) * 2.0**-50 + 2.0**-1060))

@@ -1,4 +1,8 @@
-"""Rounding float64 numbers to the dtypes of results, once and to nearest."""
+"""Rounding to the dtypes of results: once, to nearest, ties to even, right for subnormals and at overflow.
+
+A cast from float64 to a half type goes through float32 in most places, and rounds twice. Here numbers are rounded in float64 itself, or by
+NumPy's own casts to float32 and float16, which are right.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,71 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss.floats import FORMATS
+
 Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+_SLACK = 1.0 + 2.0**-40
+"""Bounds are added up in float64 themselves, and may have lost this much of themselves to rounding."""
+
+_NUMPY_HAS = {"float16": np.float16, "float32": np.float32}
 
 
-def stored(x: NDArray[np.float64], dtype: str) -> Array:
+def to_format(x: Floats, dtype: str) -> Floats:
+    """float64 numbers rounded to a dtype, still held as float64; every zero is +0."""
+    if dtype == "float64":
+        return x + 0.0
+    if dtype in _NUMPY_HAS:
+        with np.errstate(over="ignore", under="ignore"):
+            narrow: Floats = x.astype(_NUMPY_HAS[dtype]).astype(np.float64)
+        return narrow + 0.0
+    form = FORMATS[dtype]
+    _, exponents = np.frexp(x)
+    shift = form.precision - np.maximum(exponents, form.min_exponent + 1)
+    with np.errstate(all="ignore"):
+        rounded: Floats = np.ldexp(np.rint(np.ldexp(x, shift)), -shift)
+    rounded = np.where(np.isfinite(x), rounded, x)
+    return np.where(np.abs(rounded) > form.largest, np.copysign(np.inf, rounded), rounded) + 0.0
+
+
+def _to_odd(high: Floats, low: Floats) -> Floats:
+    """high + low, which float64 does not hold, as the neighbour of it whose last bit is set: what is rounded once more is then right."""
+    total = high + low
+    back = total - high
+    error = (high - (total - back)) + (low - back)
+    bits = np.ascontiguousarray(total).view(np.int64)
+    even = (bits & 1) == 0
+    # The neighbour on the side of the error: away from zero where it has the sign of the total.
+    step = np.where((error > 0) == (total > 0), 1, -1)
+    return np.where((error != 0) & even & np.isfinite(total), (bits + step).view(np.float64), total)
+
+
+def decide(high: Floats, low: Floats, radius: Floats, dtype: str) -> tuple[Floats, NDArray[np.bool_]]:
+    """Round numbers known to lie within `radius` of high + low, where that tells what they round to.
+
+    Returns:
+        The rounded numbers, held as float64, and which of them are undecided: the two ends of the interval do not round to the same
+        number, or one of them is not finite.
+    """
+    with np.errstate(all="ignore"):
+        wide = radius * _SLACK
+        below, above = low - wide, low + wide
+        inexact = wide != 0  # where low -+ wide was rounded, one step outwards makes up for it
+        below = np.where(inexact, np.nextafter(below, -np.inf), low)
+        above = np.where(inexact, np.nextafter(above, np.inf), low)
+        if dtype == "float64":
+            first, last = high + below, high + above
+        else:
+            first, last = to_format(_to_odd(high, below), dtype), to_format(_to_odd(high, above), dtype)
+        known = (first == last) & np.isfinite(high) & np.isfinite(radius)
+    return first + 0.0, ~known
+
+
+def stored(x: Floats, dtype: str) -> Array:
     """Numbers that the dtype holds exactly, as an array of it; bfloat16, which NumPy has not, as its bits."""
     if dtype == "bfloat16":
-        bits: Array = (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        bits: Array = (np.asarray(x.astype(np.float32)).view(np.uint32) >> 16).astype(np.uint16)
         return bits
-    return x.astype(dtype)
+    with np.errstate(over="ignore"):
+        return x.astype(dtype)

@@ -1,0 +1,244 @@
+r"""Numbers with a proven error: double-double arithmetic in NumPy in which every result carries a bound of what it may be off by.
+
+A `Ball` is the set of all real numbers within `radius` of high + low, with \(|low| \le u\,|high|\) and \(u = 2^{-53}\). Each operation gives a
+ball that holds its result for all numbers of its operands' balls: the radii of the operands are carried through, and what the
+operation itself rounds away is added. The bounds of the operations, relative to their results (for sums: to the sum of the sizes):
+
+| operation | rounds away at most | why |
+|---|---|---|
+| a + b | 4 u^2, or nothing where both have no low part | the high parts by TwoSum; two float64 additions of what is below them |
+| a b | 9 u^2, or nothing where both have no low part | TwoProd; the product of the low parts, and three roundings of size 3 u and less |
+| a / b | 16 u^2, or nothing where the remainder is 0 | a quotient, and one correction of it |
+| exp | 2^-90 | argument reduced to 2^-7.5 with an error of 2^-107; series in double-double up to r^4, in float64 from r^5 / 120 on |
+| log1p | 2^-80 | one step of Newton on exp, or the series of the inverse hyperbolic tangent below 2^-6 |
+
+The last two are tested against the oracle with room to spare. Operations that are exact give the radius 0, so that ties can be told.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+U = 2.0**-53
+_EXP_ERROR = 2.0**-90
+_LOG_ERROR = 2.0**-80
+
+_UNDERFLOW = 2.0**-900
+"""Below this size a product's rounding error may itself not be a float64: then the ball is made this much wider."""
+_LOST = 2.0**-1000
+
+_LOWEST = -690.0
+"""exp of less than this is not evaluated: it is below _TAIL, and above 0."""
+_TAIL = 2.0**-995
+
+
+def two_sum(a: Any, b: Any) -> tuple[Any, Any]:
+    """a + b as a float64 and the error of that, exactly (Knuth)."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def _split(a: Any) -> tuple[Any, Any]:
+    scaled = 134217729.0 * a  # 2^27 + 1
+    high = scaled - (scaled - a)
+    return high, a - high
+
+
+def two_prod(a: Any, b: Any) -> tuple[Any, Any]:
+    """a b as a float64 and the error of that, exactly (Dekker, Veltkamp), where neither is beyond 2^990 nor the product below 2^-900."""
+    product = a * b
+    a_high, a_low = _split(a)
+    b_high, b_low = _split(b)
+    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+
+
+class Ball(NamedTuple):
+    """All real numbers within `radius` of high + low; arrays that broadcast against each other."""
+
+    high: Any
+    low: Any = 0.0
+    radius: Any = 0.0
+
+    def __add__(self, other: Ball) -> Ball:  # type: ignore[override]
+        total, error = two_sum(self.high, other.high)
+        lows = self.low + other.low
+        rest = error + lows
+        # Each of the two float64 additions errs by at most u of its result, and not at all where one of its operands is 0.
+        lost = np.where((self.low != 0) & (other.low != 0), U * np.abs(lows), 0.0)
+        lost = lost + np.where((error != 0) & (lows != 0), U * np.abs(rest), 0.0)
+        return Ball(*two_sum(total, rest), self.radius + other.radius + lost)
+
+    def __neg__(self) -> Ball:
+        return Ball(-self.high, -self.low, self.radius)
+
+    def __sub__(self, other: Ball) -> Ball:
+        return self + -other
+
+    def __mul__(self, other: Ball) -> Ball:  # type: ignore[override]
+        high, error = two_prod(self.high, other.high)
+        cross = self.high * other.low + self.low * other.high
+        exact = (self.low == 0) & (other.low == 0)
+        high, low = two_sum(high, error + cross)
+        size = np.abs(high)
+        lost = np.where(exact, 0.0, 9 * U * U * size)
+        lost = lost + np.where((size < _UNDERFLOW) & (self.high != 0) & (other.high != 0), _LOST, 0.0)
+        carried = self.radius * (np.abs(other.high) * (1 + 4 * U) + other.radius) + other.radius * np.abs(self.high) * (
+            1 + 4 * U
+        )
+        return Ball(high, low, carried + lost)
+
+    def __truediv__(self, other: Ball) -> Ball:
+        first = self.high / other.high
+        product, error = two_prod(first, other.high)
+        rest, more = two_sum(self.high, -product)
+        remainder = rest + ((more - error) + self.low - first * other.low)
+        exact = (remainder == 0) & (self.low == 0) & (other.low == 0)
+        high, low = two_sum(first, remainder / other.high)
+        size = np.abs(high)
+        lost = np.where(exact, 0.0, 16 * U * U * size)
+        lost = lost + np.where((size < _UNDERFLOW) & (self.high != 0) | (np.abs(self.high) < _UNDERFLOW) & (self.high != 0), _LOST / np.abs(other.high), 0.0)
+        least = np.abs(other.high) * (1 - 4 * U) - other.radius
+        carried = (self.radius + other.radius * size * (1 + 4 * U)) / least
+        return Ball(high, low, np.where(least > 0, carried, np.inf) + lost)
+
+    def scaled(self, power: float) -> Ball:
+        """Times a power of two, exactly."""
+        return Ball(self.high * power, self.low * power, self.radius * power)
+
+    def where(self, condition: Any, other: Ball) -> Ball:
+        """This ball where the condition holds, else the other."""
+        return Ball(*(np.where(condition, x, y) for x, y in zip(self, other, strict=True)))
+
+    def at(self, index: Any) -> Ball:
+        """The balls that an index picks."""
+        shape = np.broadcast_shapes(*(np.shape(x) for x in self))
+        return Ball(*(np.broadcast_to(x, shape)[index] for x in self))
+
+    def sum(self) -> Ball:
+        """The sum along the last axis, which stays with length 1."""
+        shape = np.broadcast_shapes(*(np.shape(x) for x in self))
+        part = Ball(*(np.broadcast_to(x, shape) for x in self))
+        if shape[-1] == 0:
+            return Ball(*(np.zeros((*shape[:-1], 1)) for _ in self))
+        while (n := part.high.shape[-1]) > 1:
+            half = n // 2
+            folded = part.at((..., slice(half))) + part.at((..., slice(half, 2 * half)))
+            part = (
+                Ball(*(np.concatenate([x, y[..., -1:]], -1) for x, y in zip(folded, part, strict=True))) if n % 2 else folded
+            )
+        return part
+
+    def exp(self) -> Ball:
+        """e^x, for x <= 700."""
+        x, more, radius = self
+        deep = x < _LOWEST
+        x = np.where(deep, 0.0, x)
+        steps = np.rint(x * (_STEPS / _LN2))
+        first, second, third = _step_parts()
+        rest, error = two_sum(x, -steps * first)  # both products are exact, and so is this difference
+        r = Ball(rest, error) + Ball(-steps * second) + Ball(-steps * third) + Ball(np.where(deep, 0.0, more))
+        y = r.high
+        tail = y * (1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880 + y * (1 / 3628800 + y / 39916800))))))
+        series = _ratio(1, 24) + Ball(tail)
+        for divisor in (6, 2, 1):
+            series = series * r + _ratio(1, divisor)
+        index = steps.astype(np.int64)
+        table_high, table_low = _table()
+        base = Ball(table_high[index & (_STEPS - 1)], table_low[index & (_STEPS - 1)])
+        result = base + base * (series * r)
+        power = (index >> 6).astype(np.int32)
+        high = np.where(deep, 0.0, np.ldexp(result.high, power))
+        low = np.where(deep, 0.0, np.ldexp(result.low, power))
+        wide = np.where(radius < 2.0**-10, 1.01 * radius, np.inf)
+        return Ball(high, low, np.where(deep, _TAIL, np.abs(high) * (_EXP_ERROR + wide)))
+
+    def log1p(self) -> Ball:
+        """log(1 + x), for x >= 0."""
+        small = self.high < 2.0**-6
+        # Where it is not small: one step of Newton, y + log(1 + (x' - 1)) with x' = (1 + x) e^-y next to 1.
+        whole = Ball(1.0) + self.where(~small, Ball(1.0))
+        guess = np.log(whole.high)
+        off = whole * Ball(-guess).exp() - Ball(1.0)
+        large = Ball(guess) + off - (off * off).scaled(0.5)
+        # Where it is: 2 artanh(w) with w = x / (2 + x), by its series in v = w^2 <= 2^-14.
+        x = self.where(small, Ball(2.0**-10))
+        w = x / (Ball(2.0) + x)
+        v = w * w
+        y = v.high
+        tail = y * (1 / 7 + y * (1 / 9 + y * (1 / 11 + y * (1 / 13 + y * (1 / 15 + y / 17)))))
+        series = _ratio(1, 5) + Ball(tail)
+        series = series * v + _ratio(1, 3)
+        series = series * v + Ball(1.0)
+        result = (w * series).scaled(2.0).where(small, large)
+        # What the operands' own radius does: the slope is 1 / (1 + x). Operations above carry it too, more pessimistically.
+        carried = self.radius / (1.0 + self.high - self.radius)
+        bound = np.abs(result.high) * _LOG_ERROR + np.where(carried >= 0, carried, np.inf)
+        return Ball(result.high, result.low, np.where(self.high == 0, carried, bound))
+
+    def negative_log(self, complement: Ball) -> Ball:
+        """-log x for 0 < x <= 1, with 1 - x given, which near 1 has the digits."""
+        near = self.high > 0.98
+        x = self.where(near, Ball(1.0))
+        close = (complement.where(near, Ball(0.0)) / x).log1p()
+        # -log x = log(1 / x) = log1p((1 - x) / x), a large number's logarithm: split off the power of two, which is exact.
+        _, exponents = np.frexp(self.high)
+        mantissa = Ball(*(np.ldexp(part, -exponents) for part in self))  # in [1/2, 1)
+        far = Ball(-exponents.astype(np.float64)) * _log_2() + ((Ball(1.0) - mantissa) / mantissa).log1p()
+        return close.where(near, far)
+
+
+_STEPS = 64
+_LN2 = 0.6931471805599453
+
+
+@cache
+def _digits() -> Context:
+    return Context(prec=60)
+
+
+def _ball_of(x: Decimal) -> Ball:
+    high = float(x)
+    return Ball(high, float(_digits().subtract(x, Decimal(high))), abs(high) * 2.0**-106)
+
+
+@cache
+def _ratio(numerator: int, denominator: int) -> Ball:
+    high = numerator / denominator
+    return _ball_of(_digits().divide(Decimal(numerator), Decimal(denominator))) if high * denominator != numerator or denominator & (denominator - 1) else Ball(high)
+
+
+@cache
+def _log_2() -> Ball:
+    return _ball_of(_digits().ln(Decimal(2)))
+
+
+@cache
+def _step_parts() -> tuple[float, float, float]:
+    """ln 2 / 64 in three parts, the first two short enough that their products with whole numbers below 2^20 are exact."""
+    context = _digits()
+    whole = context.divide(context.ln(Decimal(2)), Decimal(_STEPS))
+    parts = []
+    for _ in range(2):
+        _, exponent = np.frexp(float(whole))
+        unit = 2.0 ** (int(exponent) - 32)
+        part = float(np.floor(float(whole) / unit)) * unit
+        parts.append(part)
+        whole = context.subtract(whole, Decimal(part))
+    return parts[0], parts[1], float(whole)
+
+
+@cache
+def _table() -> tuple[Floats, Floats]:
+    """2^(j / 64)."""
+    context = _digits()
+    step = context.divide(context.ln(Decimal(2)), Decimal(_STEPS))
+    balls = [_ball_of(context.exp(context.multiply(step, Decimal(j)))) for j in range(_STEPS)]
+    return np.array([b.high for b in balls]), np.array([b.low for b in balls])

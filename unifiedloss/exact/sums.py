@@ -1,0 +1,75 @@
+"""Exact sums of float64 numbers, and the mean of them, rounded once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.exact.balls import Ball
+from unifiedloss.exact.rounding import decide
+from unifiedloss.floats import FORMATS
+from unifiedloss.reference import nearest
+
+Floats = NDArray[np.float64]
+
+
+class Sum:
+    """The exact sum of finite numbers: a ball around it at once, the rational itself when it is asked for."""
+
+    def __init__(self, numbers: Floats) -> None:
+        self._numbers = numbers
+
+    def ball(self) -> Ball:
+        numbers = self._numbers.tolist()
+        try:
+            # math.fsum is one rounding of the exact sum. What that lost is summed again, and so is what that lost.
+            high = math.fsum(numbers)
+            low = math.fsum([*numbers, -high])
+            lost = math.fsum([*numbers, -high, -low])
+        except OverflowError:  # in between; the sum itself may be finite
+            return Ball(np.float64(np.nan), np.float64(0.0), np.float64(np.inf))
+        return Ball(np.float64(high), np.float64(low), np.float64(2 * abs(lost)))
+
+    def fraction(self) -> Fraction:
+        # Equal exponents first: integers add faster than fractions.
+        total: dict[int, int] = {}
+        mantissas, exponents = np.frexp(self._numbers)
+        whole = np.ldexp(mantissas, 53).astype(np.int64)
+        for exponent in np.unique(exponents):
+            total[int(exponent)] = sum(whole[exponents == exponent].tolist())
+        return sum((Fraction(n) * Fraction(2) ** (e - 53) for e, n in total.items()), Fraction(0))
+
+
+def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: str) -> float:
+    """The exact total over the divisor, rounded once to a dtype.
+
+    Args:
+        total: the sum of the terms.
+        divisor: a ball around the divisor.
+        exactly: gives the divisor itself, where the ball does not decide.
+        dtype: the dtype's name.
+    """
+    with np.errstate(all="ignore"):
+        mean = total.ball() / divisor
+        rounded, undecided = decide(np.atleast_1d(mean.high), np.atleast_1d(mean.low), np.atleast_1d(mean.radius), dtype)
+    if not undecided[0]:
+        return float(rounded[0])
+    return nearest(total.fraction() / exactly(), FORMATS[dtype])
+
+
+def products(*factors: Any) -> Floats | None:
+    """Float64 numbers whose exact sum is that of the products of the factors, element by element; None where one may not be representable."""
+    from unifiedloss.exact.balls import two_prod
+
+    parts = [np.asarray(factors[0], np.float64)]
+    for factor in factors[1:]:
+        parts = [half for part in parts for half in two_prod(part, np.asarray(factor, np.float64))]
+    size = np.abs(parts[0])
+    if np.any((size > 2.0**900) | (size < 2.0**-800) & (size != 0)) or not all(np.isfinite(part).all() for part in parts):
+        return None
+    return np.concatenate([np.ravel(part) for part in parts])
