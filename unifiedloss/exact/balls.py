@@ -195,6 +195,28 @@ class Ball(NamedTuple):
         return close.where(near, far)
 
 
+def exp_in_two(x: Floats, more: Floats) -> tuple[Floats, Floats]:
+    """e^(x + more) for x <= 0 as two float64 to a relative error of 2^-64, 0 below `_LOWEST`; for long rows, where a ball costs too much.
+
+    The argument is reduced to r of at most 2^-7.5. r^2 / 2 and what follows it come from float64, which errs by 3 u of 2^-16 there.
+    """
+    deep = x < _LOWEST
+    x = np.where(deep, 0.0, x)
+    steps = np.rint(x * (_STEPS / _LN2))
+    first, second, third = _step_parts()
+    r, lost = two_sum(x - steps * first, -steps * second)  # the first difference is exact
+    lost = lost - steps * third + more
+    square = r * r * (0.5 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r / 40320))))))
+    index = steps.astype(np.int64)
+    table_high, table_low = _table()
+    base, base_low = table_high[index & (_STEPS - 1)], table_low[index & (_STEPS - 1)]
+    product, error = two_prod(base, r)
+    high, rest = two_sum(base, product)
+    high, low = two_sum(high, rest + error + base * (square + lost) + base_low * (1.0 + r))
+    power = (index >> 6).astype(np.int32)
+    return np.where(deep, 0.0, np.ldexp(high, power)), np.where(deep, 0.0, np.ldexp(low, power))
+
+
 _STEPS = 64
 _LN2 = 0.6931471805599453
 

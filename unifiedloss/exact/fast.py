@@ -1,10 +1,278 @@
-"""The first tier: float64, with a bound derived by hand."""
+r"""The first tier of exact mode: float64, with bounds derived by hand, for losses from logits and the squared error.
+
+With \(u = 2^{-53}\), and assumed of NumPy, as tests check: exp errs by at most 2 u, log1p by at most 4 u, and the sum over a
+contiguous row of K float64 by at most `_height(K)` u of the sum of the sizes (it adds in pairs above blocks of 128, and eight at a
+time within them). A result v known to a relative error E is decided where v (1 - E) and v (1 + E) round to the same number.
+
+Cross-entropy with class indices takes the softmax without a shift: float64 holds \(e^z\) for \(|z| \le 300\), and then the argument of exp
+is exact. With S the sum of all \(e^{z_j}\) but that of the label, nothing cancels:
+
+$$\ell = \log(1 + S / e^{z_y}), \qquad p_y - 1 = -\frac{S}{S + e^{z_y}}.$$
+
+Elsewhere, and in rows that this cannot hold, logits are shifted by the largest, m. A float32 (or narrower) z loses digits in z - m only where
+\(|z| < 2^{-28} |m|\), so the argument of exp errs by at most u |m|.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.exact.balls import Ball, U, two_sum
+from unifiedloss.exact.rounding import decide, stored, to_format
+
+if TYPE_CHECKING:
+    from unifiedloss.exact.kernel import Call, Scale
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_BLOCK = 1 << 17
+"""Elements at a time: more leaves the processor's caches, fewer pay for the calls."""
+
+_EXP = 2 * U
+_LOG1P = 4 * U
+_SMALL = 2.0**-990
+"""Below this a product of float64 numbers may err by more than u: what is left undecided there is no float32 but 0 anyway."""
 
 
-def carry_out(call: Any, todo: Any, losses: Any, slopes: Any, scale: Any, dtype: str) -> Any:
-    """Round what float64 decides, and say which positions are left."""
-    return todo
+def _height(k: int) -> int:
+    """How many additions a term of NumPy's sum of k terms passes through, at most."""
+    return min(k, 26 + max(0, math.ceil(math.log2(max(k, 1) / 128))))
+
+
+def carry_out(
+    call: Call, todo: Bools, losses: NDArray[Any], slopes: NDArray[Any] | None, scale: Scale | None, dtype: str
+) -> Bools:
+    """Round what float64 decides, and say which positions are left.
+
+    Args:
+        call: the call.
+        todo: which positions are to be computed.
+        losses: where their losses go.
+        slopes: where their gradients go, or None.
+        scale: what the slopes are multiplied with, or None.
+        dtype: what losses are rounded to.
+    """
+    plan = call.plan
+    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
+        return todo
+    if plan.kind == "index" and not plan.smoothing:
+        carry: Any = _index
+    elif plan.kind in ("index", "dense"):
+        carry = _dense
+    else:
+        carry = _binary if plan.kind == "binary" else _regression
+    left = np.zeros(len(todo), bool)
+    step = max(1, _BLOCK // max(1, call.rows.shape[1]))
+    chosen = np.flatnonzero(todo)
+    whole = len(chosen) == len(todo)
+    for start in range(0, len(chosen), step):
+        # A slice where that is all there is: an index copies.
+        some: Any = slice(start, min(start + step, len(chosen))) if whole else chosen[start : start + step]
+        left[some] = carry(call, some, losses, slopes, scale, dtype)
+    return left
+
+
+def _indices(some: Any) -> Any:
+    return np.arange(some.start, some.stop) if isinstance(some, slice) else some
+
+
+def _between(low: Floats, high: Floats, dtype: str) -> tuple[Floats, Bools]:
+    """The numbers that both ends round to, and where they differ."""
+    first, last = to_format(low, dtype), to_format(high, dtype)
+    return first, ~(first == last)
+
+
+# ------------------------------------------------------------------------------------------------------------- cross-entropy
+
+
+def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+    rows = call.rows[some]
+    n, size = rows.shape
+    labels = call.targets[some].astype(np.intp)
+    each = np.arange(n)
+    exp = rows.astype(np.float64)
+    np.exp(exp, out=exp)
+    at_label = exp[each, labels]
+    exp[each, labels] = 0.0
+    others = exp.sum(1)
+    total = others + at_label
+    fits = (total > 1e-130) & (total < 1e130) & (at_label > 1e-130)
+    weight = call.class_weight_of(some, labels)
+    sum_error = (_height(size) + 3) * U
+    loss = np.log1p(others / at_label) * weight
+    error = sum_error + _EXP + _LOG1P + 8 * U
+    rounded, undecided = _between(loss * (1 - error), loss * (1 + error), dtype)
+    losses[some] = rounded
+    undecided |= ~fits
+    if undecided.any():
+        where = np.flatnonzero(undecided)
+        losses[_indices(some)[where]], undecided[where] = _saturated(call, _indices(some)[where], dtype)
+    if slopes is None or scale is None:
+        return undecided
+    ratio = scale.float64(some) * call.own_class_weight(labels) / total
+    error = sum_error + _EXP + 12 * U
+    low, high = ratio * (1 - error), ratio * (1 + error)
+    form = call.plan.predictions_dtype
+    at_label_rounded, label_undecided = _between(-others * low, -others * high, form)
+    differ = _scaled_into(exp, low, high, slopes, some, form)
+    slopes[_indices(some), labels] = stored(at_label_rounded, form)
+    doubtful = np.flatnonzero(differ.any(1) | label_undecided)
+    if len(doubtful) > 32:  # many short rows: all of each at once
+        undecided[doubtful] = True
+    else:
+        for row in doubtful:
+            columns = np.flatnonzero(differ[row])
+            if label_undecided[row]:
+                columns = np.append(columns, labels[row])
+            if fits[row]:
+                call.resolve(_indices(some)[row], columns, slopes, scale)
+    return undecided | ~fits
+
+
+def _scaled_into(exp: Floats, low: Floats, high: Floats, slopes: Any, some: Any, form: str) -> Bools:
+    """Write e_c r, rounded, and say which elements are undecided."""
+    if form != "float32":
+        rounded, undecided = _between(exp * low[:, None], exp * high[:, None], form)
+        slopes[some] = stored(rounded, form)
+        return undecided
+    upper = np.empty(exp.shape, np.float32)
+    np.multiply(exp, high[:, None], out=upper, casting="same_kind")
+    lower = upper if not isinstance(some, slice) else slopes[some]
+    if not isinstance(some, slice):
+        lower = np.empty(exp.shape, np.float32)
+    np.multiply(exp, low[:, None], out=lower, casting="same_kind")
+    if (low < 0).any():
+        lower += np.float32(0.0)  # no -0
+    if not isinstance(some, slice):
+        slopes[some] = lower
+    return lower != upper
+
+
+def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
+    r"""Losses of rows with the exact part \(A = m - z_y\) kept apart from \(\log(1 + s)\): A alone is often a tie, which a tiny s decides."""
+    rows = call.rows[chosen].astype(np.float64)
+    labels = call.targets[chosen].astype(np.intp)
+    each = np.arange(len(rows))
+    top = rows.argmax(1)
+    largest = rows[each, top]
+    own = rows[each, labels]
+    np.subtract(rows, largest[:, None], out=rows)
+    np.exp(rows, out=rows)
+    rows[each, top] = 0.0
+    others = rows.sum(1)
+    rest = np.log1p(others)
+    error = (_height(rows.shape[1]) + 3 + np.minimum(np.abs(largest), 800.0)) * U + _EXP + _LOG1P
+    gap, lost = two_sum(largest, -own)
+    weights = [] if call.plan.class_weights is None else [call.own_class_weight(labels)]
+    if call.weight is not None:
+        weights.append(call.weight[chosen])
+    loss = Ball(gap, lost) + Ball(rest, 0.0, rest * error + rows.shape[1] * 1e-300)
+    for weight in weights:
+        loss = loss * Ball(weight)
+    return decide(*(np.array(np.broadcast_to(x, gap.shape)) for x in loss), dtype)
+
+
+def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+    plan = call.plan
+    shifted = call.rows[some].astype(np.float64)
+    n, size = shifted.shape
+    tau, tau_error = call.tau(some)
+    each = np.arange(n)
+    top = shifted.argmax(1)
+    largest = shifted[each, top]
+    np.subtract(shifted, largest[:, None], out=shifted)
+    shift_error = float(np.minimum(np.abs(largest).max(), 800.0)) * U
+    sum_error = (_height(size) + 3) * U
+    apart = -np.where(tau != 0, tau * shifted, 0.0).sum(1)
+    np.exp(shifted, out=shifted)
+    shifted[each, top] = 0.0
+    others = shifted.sum(1)
+    weight = tau.sum(1)
+    sample = 1.0 if call.weight is None else call.weight[some]
+    loss = (apart + weight * np.log1p(others)) * sample
+    error = 2 * sum_error + tau_error + _EXP + shift_error + _LOG1P + 8 * U
+    rounded, undecided = _between(loss * (1 - error), loss * (1 + error), dtype)
+    losses[some] = rounded
+    if slopes is None or scale is None:
+        return undecided
+    factor = scale.float64(some)
+    total = 1.0 + others
+    error = 3 * sum_error + 2 * tau_error + _EXP + shift_error + 16 * U
+    negative = tau * factor[:, None]
+    positive = shifted
+    positive *= (weight * factor / total)[:, None]
+    # At the largest logit p is next to 1: (T - tau) - T s / (1 + s).
+    tau = tau.copy()
+    tau[each, top] = 0.0
+    positive[each, top] = tau.sum(1) * factor
+    negative[each, top] = weight * factor * (others / total)
+    middle = positive - negative
+    width = error * (np.abs(positive) + np.abs(negative))
+    form = plan.predictions_dtype
+    rounded, differ = _between(middle - width, middle + width, form)
+    slopes[some] = stored(rounded, form)
+    doubtful = np.flatnonzero(differ.any(1))
+    undecided[doubtful] = True
+    return undecided
+
+
+# ------------------------------------------------------------------------------------------------------------- elementwise
+
+
+def _binary(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+    z = call.rows[some][:, 0].astype(np.float64)
+    yes, no, target_error = call.sides(some)
+    exp = np.exp(-np.abs(z))
+    rest = (yes + no) * np.log1p(exp)
+    apart = np.where(z >= 0, no, yes) * np.abs(z)
+    sample = 1.0 if call.weight is None else call.weight[some]
+    error = target_error + _EXP + _LOG1P + 10 * U
+    loss = (apart + rest) * sample
+    rounded, undecided = _between(loss * (1 - error), loss * (1 + error), dtype)
+    if undecided.any() and call.hard and call.weight is None:
+        # `apart` is exact, and often a tie that the tiny rest decides.
+        where = np.flatnonzero(undecided)
+        high, low = two_sum(apart[where], rest[where])
+        rounded[where], undecided[where] = decide(high, low, rest[where] * error + _SMALL, dtype)
+    losses[some] = rounded
+    if slopes is None or scale is None:
+        return undecided
+    factor = scale.float64(some)
+    total = 1.0 + exp
+    larger, smaller = 1.0 / total, exp / total
+    positive = np.where(z >= 0, larger, smaller) * no * factor
+    negative = np.where(z >= 0, smaller, larger) * yes * factor
+    error = target_error + _EXP + 14 * U
+    middle = positive - negative
+    width = error * (np.abs(positive) + np.abs(negative))
+    form = call.plan.predictions_dtype
+    rounded, differ = _between(middle - width, middle + width, form)
+    slopes[_indices(some), 0] = stored(rounded, form)
+    return undecided | differ
+
+
+def _regression(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+    p = call.rows[some][:, 0].astype(np.float64)
+    difference, lost = two_sum(p, -call.targets[some][:, 0].astype(np.float64))
+    sample = 1.0 if call.weight is None else call.weight[some]
+    loss = difference * difference * sample
+    error = 6 * U
+    rounded, undecided = _between(loss * (1 - error), loss * (1 + error), dtype)
+    undecided |= lost != 0
+    losses[some] = rounded
+    if slopes is None or scale is None:
+        return undecided
+    slope = 2.0 * difference * scale.float64(some)
+    form = call.plan.predictions_dtype
+    if scale.power_of_two:  # so the product is exact, and half of these are ties that no interval decides
+        rounded, differ = to_format(slope, form), np.zeros(len(p), bool)
+    else:
+        error = 8 * U
+        rounded, differ = _between(slope * (1 - error), slope * (1 + error), form)
+    slopes[_indices(some), 0] = stored(rounded, form)
+    return undecided | differ

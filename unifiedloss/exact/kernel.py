@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import reference
 from unifiedloss.exact import fast, formulas
-from unifiedloss.exact.balls import Ball
+from unifiedloss.exact.balls import Ball, U, two_sum
 from unifiedloss.exact.rounding import decide, stored
 from unifiedloss.exact.sums import Sum, products, quotient
 from unifiedloss.floats import FORMATS
@@ -61,10 +62,10 @@ def evaluate(
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
     """
     with np.errstate(all="ignore"):
-        return _Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, gradient=gradient)
+        return Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, gradient=gradient)
 
 
-class _Call:
+class Call:
     """The positions of a call in a row, their class axis last.
 
     Attributes:
@@ -145,9 +146,18 @@ class _Call:
                 special |= ~np.isfinite(self.targets[:, 0])
         elif plan.from_logits:
             largest = rows.max(1)  # NaN where there is one
-            nan |= ~(np.abs(largest) < np.inf) if plan.axis is not None else np.isnan(largest)
-            # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
-            special |= np.isinf(rows).any(1) if plan.axis is not None else np.isinf(largest)
+            if plan.axis is None:
+                nan |= np.isnan(largest)
+                special |= np.isinf(largest)
+            else:
+                nan |= ~(np.abs(largest) < np.inf)
+                # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
+                endless = rows.min(1) == -np.inf
+                if endless.any() and (plan.kind == "dense" or plan.smoothing):
+                    special |= endless
+                elif endless.any():
+                    labels = np.where(bad | ~self.kept, 0, self.targets).astype(np.intp)
+                    special |= rows[np.arange(n), labels] == -np.inf
         else:
             # Which probabilities are read depends on the target; where any is out of the ordinary, the oracle finds out.
             smallest, largest = rows.min(1), rows.max(1)
@@ -210,6 +220,51 @@ class _Call:
             return each[labels][:, None], np.ones((n, 1))
         return np.broadcast_to(each, self.rows.shape), np.maximum(self.targets.astype(np.float64), 0.0)
 
+    # ------------------------------------------------------------------------------------------------ targets, for the first tier
+
+    def own_class_weight(self, labels: Any) -> Floats | float:
+        """The class weights of labels."""
+        w = self.plan.class_weights
+        return 1.0 if w is None else np.asarray(w)[labels]
+
+    def class_weight_of(self, some: Any, labels: Any) -> Floats | float:
+        """The class weights of labels times the sample weights of their positions, to u."""
+        own = self.own_class_weight(labels)
+        return own if self.weight is None else own * self.weight[some]
+
+    def tau(self, some: Any) -> tuple[Floats, float]:
+        """The weighted, smoothed targets (n, K), and their relative error."""
+        plan = self.plan
+        if plan.kind == "index":
+            t = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(np.float64)
+        else:
+            t = np.maximum(self.targets[some].astype(np.float64), 0.0)
+        error = 0.0
+        if plan.smoothing:
+            t = (1.0 - plan.smoothing) * t + plan.smoothing / plan.shared_by
+            error += 4 * U
+        if plan.class_weights is not None:
+            t = t * np.asarray(plan.class_weights)
+            error += U
+        return t, error
+
+    def sides(self, some: Any) -> tuple[Floats, Floats, float]:
+        """q t' and 1 - t' of binary targets, and their relative error."""
+        t = np.maximum(self.targets[some][:, 0].astype(np.float64), 0.0)
+        yes, no, error = t, 1.0 - t, U
+        if self.plan.smoothing:
+            keep, share = 1.0 - self.plan.smoothing, self.plan.smoothing / 2
+            yes, no, error = keep * yes + share, keep * no + share, 5 * U
+        if self.pos_weight is not None:
+            yes, error = yes * self.pos_weight[some][:, 0], error + U
+        return yes, no, error
+
+    @cached_property
+    def hard(self) -> bool:
+        """Whether binary targets are 0 and 1 alone, and so are their weights."""
+        plain = not self.plan.smoothing and self.pos_weight is None
+        return plain and bool(((self.targets == 0) | (self.targets == 1)).all())
+
     # ------------------------------------------------------------------------------------------------------------ the tiers
 
     def carried_out(self, upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
@@ -221,7 +276,7 @@ class _Call:
         losses = np.zeros(n)
         slopes = stored(np.zeros((n, size)), plan.predictions_dtype) if gradient else None
         u = np.broadcast_to(np.asarray(1.0 if upstream is None else upstream, np.float64), self.positions).reshape(-1)
-        scale = _Scale(self, u, divisor) if gradient else None
+        scale = Scale(self, u, divisor) if gradient else None
         self._positions_into(losses, slopes, scale, term_dtype)
         if none:
             return stored(losses.reshape(self.positions), plan.result_dtype), self._back(slopes)
@@ -246,7 +301,7 @@ class _Call:
             return 0.0 if np.isinf(divisor) else np.nan
         return quotient(Sum(losses), *divisor, self.plan.result_dtype)
 
-    def _positions_into(self, losses: Floats, slopes: Array | None, scale: _Scale | None, dtype: str) -> None:
+    def _positions_into(self, losses: Floats, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         plan = self.plan
         form = plan.predictions_dtype
         nothing = scale is not None and scale.nothing
@@ -272,7 +327,7 @@ class _Call:
         for start in range(0, len(chosen), step):
             self.block(chosen[start : start + step], losses, slopes, scale, dtype)
 
-    def block(self, chosen: Any, losses: Floats, slopes: Array | None, scale: _Scale | None, dtype: str) -> None:
+    def block(self, chosen: Any, losses: Floats, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         """Some positions, by balls, and what they leave undecided by the oracle."""
         form = self.plan.predictions_dtype
         loss, slope = self._balls(chosen)
@@ -288,6 +343,24 @@ class _Call:
         for row, c in np.argwhere(undecided):
             rounded[row, c] = self.oracle_slope(chosen[row], c, scale)
         slopes[chosen] = stored(rounded, form)
+
+    def resolve(self, i: int, columns: Any, slopes: Array, scale: Scale) -> None:
+        """Some elements of the gradient of one row of logits with a class index."""
+        logits = self.rows[i].astype(np.float64)
+        label, top = int(self.targets[i]), int(logits.argmax())
+        others = formulas.partition(logits, top)
+        total = Ball(np.float64(1.0)) + others
+        own = Ball(np.float64(self.own_class_weight(label)))
+        form = self.plan.predictions_dtype
+        for c in columns:
+            gap = Ball(*two_sum(logits[c], -logits[top]))
+            at_top = c == top
+            share = ((others if c == label else Ball(np.float64(1.0))) if at_top else gap.exp()) / total
+            # At the label p - 1; where it is the largest logit, from what the others have.
+            slope = -share if at_top and c == label else share - Ball(np.float64(1.0)) if c == label else share
+            found, undecided = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
+            value = self.oracle_slope(i, int(c), scale) if undecided[0, 0] else found[0, 0]
+            slopes[i, c] = stored(np.array([value]), form)[0]
 
     def _balls(self, chosen: Any) -> tuple[Ball, Ball]:
         plan = self.plan
@@ -336,12 +409,12 @@ class _Call:
     def oracle_loss(self, i: int, dtype: str) -> float:
         return reference._rounded(reference._scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
 
-    def oracle_slope(self, i: int, c: int, scale: _Scale) -> float:
+    def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
         slope = self._position(i).predictions[c]
         return reference._rounded(reference._scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
 
 
-class _Scale:
+class Scale:
     """u s_i / D: what every slope is multiplied with.
 
     Attributes:
@@ -349,7 +422,7 @@ class _Scale:
         special: whether one of the factors is not finite.
     """
 
-    def __init__(self, call: _Call, upstream: Floats, divisor: Any) -> None:
+    def __init__(self, call: Call, upstream: Floats, divisor: Any) -> None:
         self._call, self.upstream = call, upstream
         self.nothing = isinstance(divisor, float) and divisor == 0.0
         self.special = isinstance(divisor, float) or not np.isfinite(upstream).all()
@@ -357,6 +430,23 @@ class _Scale:
         self.divisor: Ball = Ball(np.float64(1.0)) if isinstance(divisor, float) else divisor[0]
         self._exactly = None if isinstance(divisor, float) else divisor[1]
         self._fraction: Fraction | None = None
+
+    @cached_property
+    def power_of_two(self) -> bool:
+        """Whether every scale is a power of two, so that a product with it is exact."""
+        mean = self._call.plan.spec.reduction == "mean"
+        parts = [self.upstream] + ([] if self._call.weight is None else [self._call.weight])
+        if mean:
+            parts.append(np.atleast_1d(self.divisor.high))
+        exact = not mean or (self.divisor.low == 0 and self.divisor.radius == 0)
+        return bool(exact and all((np.abs(np.frexp(x)[0]) == 0.5).all() for x in parts))
+
+    def float64(self, some: Any) -> Floats:
+        """The scale of some positions, to a relative error of 4 u."""
+        result = self.upstream[some]
+        if self._call.weight is not None:
+            result = result * self._call.weight[some]
+        return result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
 
     def times(self, slope: Ball, chosen: Any) -> Ball:
         result = slope * Ball(self.upstream[chosen][:, None])
