@@ -33,6 +33,9 @@ Bools = NDArray[np.bool_]
 _BLOCK = 1 << 17
 """Elements at a time: more leaves the processor's caches, fewer pay for the calls."""
 
+_ELEMENTS = 1 << 14
+"""The same for elementwise losses, whose many temporaries are to stay in the cache together."""
+
 _EXP = 2 * U
 _LOG1P = 4 * U
 _SMALL = 2.0**-990
@@ -67,35 +70,52 @@ def carry_out(
     else:
         carry = _binary if plan.kind == "binary" else _regression
     left = np.zeros(len(todo), bool)
-    step = max(1, _BLOCK // max(1, call.rows.shape[1]))
+    step = _ELEMENTS if plan.axis is None else max(1, _BLOCK // call.rows.shape[1])
+    space = _Space(min(step, len(todo)), call.rows.shape[1]) if carry is _index else None
     chosen = np.flatnonzero(todo)
     whole = len(chosen) == len(todo)
     for start in range(0, len(chosen), step):
         # A slice where that is all there is: an index copies.
         some: Any = slice(start, min(start + step, len(chosen))) if whole else chosen[start : start + step]
-        left[some] = carry(call, some, losses, slopes, scale, dtype)
+        left[some] = carry(call, some, losses, slopes, scale, dtype, *([] if space is None else [space]))
     return left
+
+
+class _Space:
+    """Memory for a block of rows, used again for the next: fresh pages cost as much as an exponential."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        self.exp = np.empty((rows, size))
+        self.upper = np.empty((rows, size), np.float32)
+        self.differ = np.empty((rows, size), bool)
 
 
 def _indices(some: Any) -> Any:
     return np.arange(some.start, some.stop) if isinstance(some, slice) else some
 
 
-def _between(low: Floats, high: Floats, dtype: str) -> tuple[Floats, Bools]:
-    """The numbers that both ends round to, and where they differ."""
-    first, last = to_format(low, dtype), to_format(high, dtype)
+def _between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools]:
+    """The numbers that both ends round to, in the dtype or in float64, and where they differ."""
+    if dtype == "float32":
+        first, last = low.astype(np.float32), high.astype(np.float32)
+        np.add(first, np.float32(0.0), out=first)  # no -0
+    else:
+        first, last = to_format(low, dtype), to_format(high, dtype)
     return first, ~(first == last)
 
 
 # ------------------------------------------------------------------------------------------------------------- cross-entropy
 
 
-def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+def _index(
+    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str, space: _Space
+) -> Bools:
     rows = call.rows[some]
     n, size = rows.shape
     labels = call.targets[some].astype(np.intp)
     each = np.arange(n)
-    exp = rows.astype(np.float64)
+    exp = space.exp[:n]
+    np.copyto(exp, rows)
     np.exp(exp, out=exp)
     at_label = exp[each, labels]
     exp[each, labels] = 0.0
@@ -116,11 +136,12 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
         return undecided
     ratio = scale.float64(some) * call.own_class_weight(labels) / total
     error = sum_error + _EXP + 12 * U
-    low, high = ratio * (1 - error), ratio * (1 + error)
     form = call.plan.predictions_dtype
-    at_label_rounded, label_undecided = _between(-others * low, -others * high, form)
-    differ = _scaled_into(exp, low, high, slopes, some, form)
+    at_label_rounded, label_undecided = _between(-others * ratio * (1 - error), -others * ratio * (1 + error), form)
+    differ = _scaled_into(space, n, ratio, error, slopes, some, form)
     slopes[_indices(some), labels] = stored(at_label_rounded, form)
+    if not differ.any() and not label_undecided.any():
+        return undecided
     doubtful = np.flatnonzero(differ.any(1) | label_undecided)
     if len(doubtful) > 32:  # many short rows: all of each at once
         undecided[doubtful] = True
@@ -134,23 +155,27 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     return undecided | ~fits
 
 
-def _scaled_into(exp: Floats, low: Floats, high: Floats, slopes: Any, some: Any, form: str) -> Bools:
-    """Write e_c r, rounded, and say which elements are undecided."""
+def _scaled_into(space: _Space, n: int, ratio: Floats, error: float, slopes: Any, some: Any, form: str) -> Bools:
+    """Write e_c r, rounded, and say which elements are undecided. Writes over the exponentials."""
+    exp, upper = space.exp[:n], space.upper[:n]
     if form != "float32":
-        rounded, undecided = _between(exp * low[:, None], exp * high[:, None], form)
+        rounded, undecided = _between(exp * (ratio * (1 - error))[:, None], exp * (ratio * (1 + error))[:, None], form)
         slopes[some] = stored(rounded, form)
         return undecided
-    upper = np.empty(exp.shape, np.float32)
-    np.multiply(exp, high[:, None], out=upper, casting="same_kind")
-    lower = upper if not isinstance(some, slice) else slopes[some]
-    if not isinstance(some, slice):
-        lower = np.empty(exp.shape, np.float32)
-    np.multiply(exp, low[:, None], out=lower, casting="same_kind")
-    if (low < 0).any():
+    lower = slopes[some] if isinstance(some, slice) else np.empty(exp.shape, np.float32)
+    # A row's factor is repeated through NumPy's buffer, which is filled anew for each row only if it is no longer than that.
+    before = np.setbufsize(min(8192, max(512, exp.shape[1] // 16 * 16)))
+    np.multiply(exp, (ratio * (1 - error))[:, None], out=exp)
+    np.setbufsize(before)
+    np.copyto(lower, exp, casting="same_kind")
+    np.multiply(exp, (1 + error) / (1 - error) * (1 + 4 * U), out=exp)
+    np.copyto(upper, exp, casting="same_kind")
+    differ = np.not_equal(lower, upper, out=space.differ[:n])
+    if (ratio < 0).any():
         lower += np.float32(0.0)  # no -0
     if not isinstance(some, slice):
         slopes[some] = lower
-    return lower != upper
+    return differ
 
 
 def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
@@ -198,9 +223,10 @@ def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     error = 2 * sum_error + tau_error + _EXP + shift_error + _LOG1P + 8 * U
     rounded, undecided = _between(loss * (1 - error), loss * (1 + error), dtype)
     losses[some] = rounded
+    undecided |= ~np.isfinite(largest)
     if slopes is None or scale is None:
         return undecided
-    factor = scale.float64(some)
+    factor = np.broadcast_to(scale.float64(some), (n,))
     total = 1.0 + others
     error = 3 * sum_error + 2 * tau_error + _EXP + shift_error + 16 * U
     negative = tau * factor[:, None]
@@ -252,7 +278,7 @@ def _binary(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None
     width = error * (np.abs(positive) + np.abs(negative))
     form = call.plan.predictions_dtype
     rounded, differ = _between(middle - width, middle + width, form)
-    slopes[_indices(some), 0] = stored(rounded, form)
+    slopes[some, 0] = stored(rounded, form)
     return undecided | differ
 
 
@@ -274,5 +300,5 @@ def _regression(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | 
     else:
         error = 8 * U
         rounded, differ = _between(slope * (1 - error), slope * (1 + error), form)
-    slopes[_indices(some), 0] = stored(rounded, form)
+    slopes[some, 0] = stored(rounded, form)
     return undecided | differ

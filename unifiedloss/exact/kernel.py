@@ -145,19 +145,7 @@ class Call:
             if self.targets.dtype.kind not in "iub":
                 special |= ~np.isfinite(self.targets[:, 0])
         elif plan.from_logits:
-            largest = rows.max(1)  # NaN where there is one
-            if plan.axis is None:
-                nan |= np.isnan(largest)
-                special |= np.isinf(largest)
-            else:
-                nan |= ~(np.abs(largest) < np.inf)
-                # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
-                endless = rows.min(1) == -np.inf
-                if endless.any() and (plan.kind == "dense" or plan.smoothing):
-                    special |= endless
-                elif endless.any():
-                    labels = np.where(bad | ~self.kept, 0, self.targets).astype(np.intp)
-                    special |= rows[np.arange(n), labels] == -np.inf
+            pass  # see `_odd_logits`
         else:
             # Which probabilities are read depends on the target; where any is out of the ordinary, the oracle finds out.
             smallest, largest = rows.min(1), rows.max(1)
@@ -167,6 +155,25 @@ class Call:
                 special |= largest == 1
         bad &= self.kept
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
+
+    def _odd_logits(self, chosen: Any) -> tuple[Bools, Bools]:
+        """Of some positions, which are NaN because of their logits, and which are for the oracle.
+
+        Asked of those that `fast` leaves: what it decides is in order, so that most calls need not look at all.
+        """
+        plan, rows = self.plan, self.rows[chosen]
+        if not plan.from_logits:
+            return np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+        largest = rows.max(1)  # NaN where there is one
+        if plan.axis is None:
+            return np.isnan(largest), np.isinf(largest)
+        nan = ~(np.abs(largest) < np.inf)
+        # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
+        endless = (rows == -np.inf).any(1) & ~nan
+        if plan.kind == "index" and not plan.smoothing:
+            labels = self.targets[chosen].astype(np.intp)
+            endless &= rows[np.arange(len(rows)), labels] == -np.inf
+        return nan, endless
 
     # ----------------------------------------------------------------------------------------------------------- divisor
 
@@ -273,13 +280,16 @@ class Call:
         mean, none = plan.spec.reduction == "mean", plan.spec.reduction == "none"
         term_dtype = plan.result_dtype if none else ("float64" if plan.predictions_dtype == "float64" else "float32")
         divisor = self._divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
-        losses = np.zeros(n)
-        slopes = stored(np.zeros((n, size)), plan.predictions_dtype) if gradient else None
-        u = np.broadcast_to(np.asarray(1.0 if upstream is None else upstream, np.float64), self.positions).reshape(-1)
+        # float32 holds what is rounded to it, and to narrower types.
+        losses: Array = np.zeros(n, np.float64 if term_dtype == "float64" else np.float32)
+        form = "uint16" if plan.predictions_dtype == "bfloat16" else plan.predictions_dtype
+        slopes = np.zeros((n, size), form) if gradient else None
+        u = np.asarray(1.0 if upstream is None else upstream, np.float64)
+        u = u.reshape(-1) if u.ndim else u
         scale = Scale(self, u, divisor) if gradient else None
         self._positions_into(losses, slopes, scale, term_dtype)
         if none:
-            return stored(losses.reshape(self.positions), plan.result_dtype), self._back(slopes)
+            return stored(losses.reshape(self.positions).astype(np.float64, copy=False), plan.result_dtype), self._back(slopes)
         return stored(np.asarray(self._reduced(losses, divisor)), plan.result_dtype), self._back(slopes)
 
     def _back(self, slopes: Array | None) -> Array | None:
@@ -288,7 +298,7 @@ class Call:
         moved = slopes.reshape(*self.positions, self.rows.shape[1])
         return np.ascontiguousarray(np.moveaxis(moved, -1, self.plan.axis))
 
-    def _reduced(self, losses: Floats, divisor: Any) -> float:
+    def _reduced(self, losses: Array, divisor: Any) -> float:
         mean = self.plan.spec.reduction == "mean"
         if mean and isinstance(divisor, float) and divisor == 0.0:
             return 0.0 if self.plan.spec.on_empty == "zero" else np.nan
@@ -301,33 +311,40 @@ class Call:
             return 0.0 if np.isinf(divisor) else np.nan
         return quotient(Sum(losses), *divisor, self.plan.result_dtype)
 
-    def _positions_into(self, losses: Floats, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
+    def _positions_into(self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         plan = self.plan
         form = plan.predictions_dtype
         nothing = scale is not None and scale.nothing
-        losses[self.nan] = np.nan
-        if slopes is not None and not nothing:
-            slopes[self.nan] = stored(np.full(1, np.nan), form)
-        todo = self.kept & ~self.nan & ~self.special
-        for i in np.flatnonzero(self.special):
-            losses[i] = self.oracle_loss(i, dtype)
-            if slopes is not None and scale is not None and not nothing:
-                slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
         if nothing:
             scale = slopes = None
-        if scale is not None and scale.special:
-            for i in np.flatnonzero(todo):
-                assert slopes is not None
+        self._spoil(self.nan, losses, slopes)
+        todo = self.kept & ~self.nan & ~self.special
+        special = self.special
+        if scale is None or not scale.special:
+            left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
+            chosen = np.flatnonzero(left)
+            if len(chosen):
+                nan, odd = self._odd_logits(chosen)
+                self._spoil(chosen[nan], losses, slopes)
+                special = special.copy()
+                special[chosen[odd]] = True
+                chosen = chosen[~(nan | odd)]
+            step = max(1, _BLOCK // max(1, self.rows.shape[1]))
+            for start in range(0, len(chosen), step):
+                self.block(chosen[start : start + step], losses, slopes, scale, dtype)
+        else:
+            special = special | todo
+        for i in np.flatnonzero(special):
+            losses[i] = self.oracle_loss(i, dtype)
+            if slopes is not None and scale is not None:
                 slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
-            scale = slopes = None
-        if "fast" not in skipped_tiers:
-            todo = fast.carry_out(self, todo, losses, slopes, scale, dtype)
-        step = max(1, _BLOCK // max(1, self.rows.shape[1]))
-        chosen = np.flatnonzero(todo)
-        for start in range(0, len(chosen), step):
-            self.block(chosen[start : start + step], losses, slopes, scale, dtype)
 
-    def block(self, chosen: Any, losses: Floats, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
+    def _spoil(self, which: Any, losses: Array, slopes: Array | None) -> None:
+        losses[which] = np.nan
+        if slopes is not None:
+            slopes[which] = stored(np.full(1, np.nan), self.plan.predictions_dtype)
+
+    def block(self, chosen: Any, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         """Some positions, by balls, and what they leave undecided by the oracle."""
         form = self.plan.predictions_dtype
         loss, slope = self._balls(chosen)
@@ -443,19 +460,19 @@ class Scale:
 
     def float64(self, some: Any) -> Floats:
         """The scale of some positions, to a relative error of 4 u."""
-        result = self.upstream[some]
+        result: Any = self.upstream[some] if self.upstream.ndim else self.upstream
         if self._call.weight is not None:
             result = result * self._call.weight[some]
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
 
     def times(self, slope: Ball, chosen: Any) -> Ball:
-        result = slope * Ball(self.upstream[chosen][:, None])
+        result = slope * Ball(self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream)
         if self._call.weight is not None:
             result = result * Ball(self._call.weight[chosen][:, None])
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
 
     def exactly(self, i: int) -> Any:
-        factor = reference._times(reference._extended(float(self.upstream[i])), self._call.weight_of(i))
+        factor = reference._times(reference._extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)), self._call.weight_of(i))
         if self._odd is not None:
             return reference._over(factor, self._odd)
         if self._fraction is None:

@@ -72,10 +72,10 @@ def decide(high: Floats, low: Floats, radius: Floats, dtype: str) -> tuple[Float
     return first + 0.0, ~known
 
 
-def stored(x: Floats, dtype: str) -> Array:
+def stored(x: Array, dtype: str) -> Array:
     """Numbers that the dtype holds exactly, as an array of it; bfloat16, which NumPy has not, as its bits."""
     if dtype == "bfloat16":
         bits: Array = (np.asarray(x.astype(np.float32)).view(np.uint32) >> 16).astype(np.uint16)
         return bits
     with np.errstate(over="ignore"):
-        return x.astype(dtype)
+        return x.astype(dtype, copy=False)
