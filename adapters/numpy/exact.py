@@ -33,7 +33,13 @@ def value_and_grad(
     from unifiedloss import exact
 
     value, gradient = exact.evaluate(
-        plan, predictions, targets, sample_weight, mask, None if upstream is None else np.asarray(upstream), gradient=True
+        plan,
+        predictions,
+        targets,
+        sample_weight,
+        mask,
+        None if upstream is None else np.asarray(upstream),
+        gradient=True,
     )
     assert gradient is not None
     return _array(value, plan.result_dtype)[()], _array(gradient, plan.predictions_dtype)

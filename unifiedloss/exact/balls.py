@@ -104,7 +104,11 @@ class Ball(NamedTuple):
         high, low = two_sum(first, remainder / other.high)
         size = np.abs(high)
         lost = np.where(exact, 0.0, 16 * U * U * size)
-        lost = lost + np.where((size < _UNDERFLOW) & (self.high != 0) | (np.abs(self.high) < _UNDERFLOW) & (self.high != 0), _LOST / np.abs(other.high), 0.0)
+        lost = lost + np.where(
+            (size < _UNDERFLOW) & (self.high != 0) | (np.abs(self.high) < _UNDERFLOW) & (self.high != 0),
+            _LOST / np.abs(other.high),
+            0.0,
+        )
         least = np.abs(other.high) * (1 - 4 * U) - other.radius
         carried = (self.radius + other.radius * size * (1 + 4 * U)) / least
         return Ball(high, low, np.where(least > 0, carried, np.inf) + lost)
@@ -132,7 +136,9 @@ class Ball(NamedTuple):
             half = n // 2
             folded = part.at((..., slice(half))) + part.at((..., slice(half, 2 * half)))
             part = (
-                Ball(*(np.concatenate([x, y[..., -1:]], -1) for x, y in zip(folded, part, strict=True))) if n % 2 else folded
+                Ball(*(np.concatenate([x, y[..., -1:]], -1) for x, y in zip(folded, part, strict=True)))
+                if n % 2
+                else folded
             )
         return part
 
@@ -146,7 +152,10 @@ class Ball(NamedTuple):
         rest, error = two_sum(x, -steps * first)  # both products are exact, and so is this difference
         r = Ball(rest, error) + Ball(-steps * second) + Ball(-steps * third) + Ball(np.where(deep, 0.0, more))
         y = r.high
-        tail = y * (1 / 120 + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880 + y * (1 / 3628800 + y / 39916800))))))
+        tail = y * (
+            1 / 120
+            + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880 + y * (1 / 3628800 + y / 39916800)))))
+        )
         series = _ratio(1, 24) + Ball(tail)
         for divisor in (6, 2, 1):
             series = series * r + _ratio(1, divisor)
@@ -212,7 +221,7 @@ def exp_in_two(x: Floats, more: Floats) -> tuple[Floats, Floats]:
     base, base_low = table_high[index & (_STEPS - 1)], table_low[index & (_STEPS - 1)]
     product, error = two_prod(base, r)
     high, rest = two_sum(base, product)
-    high, low = two_sum(high, rest + error + base * (square + lost) + base_low * (1.0 + r))
+    high, low = two_sum(high, rest + error + base * (square + lost * (1.0 + r)) + base_low * (1.0 + r))
     power = (index >> 6).astype(np.int32)
     return np.where(deep, 0.0, np.ldexp(high, power)), np.where(deep, 0.0, np.ldexp(low, power))
 
@@ -234,7 +243,11 @@ def _ball_of(x: Decimal) -> Ball:
 @cache
 def _ratio(numerator: int, denominator: int) -> Ball:
     high = numerator / denominator
-    return _ball_of(_digits().divide(Decimal(numerator), Decimal(denominator))) if high * denominator != numerator or denominator & (denominator - 1) else Ball(high)
+    return (
+        _ball_of(_digits().divide(Decimal(numerator), Decimal(denominator)))
+        if high * denominator != numerator or denominator & (denominator - 1)
+        else Ball(high)
+    )
 
 
 @cache

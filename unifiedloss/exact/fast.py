@@ -107,9 +107,7 @@ def _between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools
 # ------------------------------------------------------------------------------------------------------------- cross-entropy
 
 
-def _index(
-    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str, space: _Space
-) -> Bools:
+def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str, space: _Space) -> Bools:
     rows = call.rows[some]
     n, size = rows.shape
     labels = call.targets[some].astype(np.intp)
@@ -171,7 +169,7 @@ def _scaled_into(space: _Space, n: int, ratio: Floats, error: float, slopes: Any
     np.multiply(exp, (1 + error) / (1 - error) * (1 + 4 * U), out=exp)
     np.copyto(upper, exp, casting="same_kind")
     differ = np.not_equal(lower, upper, out=space.differ[:n])
-    if (ratio < 0).any():
+    if np.signbit(ratio).any():
         lower += np.float32(0.0)  # no -0
     if not isinstance(some, slice):
         slopes[some] = lower

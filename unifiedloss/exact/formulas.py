@@ -29,7 +29,9 @@ def weighted_targets(plan: Plan, targets: Floats) -> Ball:
     tau = Ball(targets)
     if plan.smoothing:
         assert plan.classes is not None
-        tau = _one_minus(np.float64(plan.smoothing)) * tau + Ball(np.float64(plan.smoothing)) / Ball(np.float64(plan.classes))
+        tau = _one_minus(np.float64(plan.smoothing)) * tau + Ball(np.float64(plan.smoothing)) / Ball(
+            np.float64(plan.classes)
+        )
     return tau if plan.class_weights is None else Ball(np.asarray(plan.class_weights)) * tau
 
 

@@ -201,7 +201,10 @@ class Call:
         def exactly() -> Fraction:
             wide = np.broadcast_arrays(*factors)
             return sum(
-                (Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in zip(*(f.ravel().tolist() for f in wide), strict=True)),
+                (
+                    Fraction(a) * Fraction(b) * Fraction(c)
+                    for a, b, c in zip(*(f.ravel().tolist() for f in wide), strict=True)
+                ),
                 Fraction(0),
             )
 
@@ -289,7 +292,9 @@ class Call:
         scale = Scale(self, u, divisor) if gradient else None
         self._positions_into(losses, slopes, scale, term_dtype)
         if none:
-            return stored(losses.reshape(self.positions).astype(np.float64, copy=False), plan.result_dtype), self._back(slopes)
+            return stored(losses.reshape(self.positions).astype(np.float64, copy=False), plan.result_dtype), self._back(
+                slopes
+            )
         return stored(np.asarray(self._reduced(losses, divisor)), plan.result_dtype), self._back(slopes)
 
     def _back(self, slopes: Array | None) -> Array | None:
@@ -389,7 +394,9 @@ class Call:
         else:
             targets = np.maximum(self.targets[chosen].astype(np.float64), 0.0)
         if plan.kind == "binary":
-            yes, no = formulas.binary_targets(plan, targets, None if self.pos_weight is None else self.pos_weight[chosen])
+            yes, no = formulas.binary_targets(
+                plan, targets, None if self.pos_weight is None else self.pos_weight[chosen]
+            )
             if plan.from_logits:
                 return formulas.binary_cross_entropy(rows, yes, no)
             return formulas.binary_cross_entropy_of_probabilities(plan, rows, yes, no)
@@ -472,7 +479,10 @@ class Scale:
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
 
     def exactly(self, i: int) -> Any:
-        factor = reference._times(reference._extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)), self._call.weight_of(i))
+        factor = reference._times(
+            reference._extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
+            self._call.weight_of(i),
+        )
         if self._odd is not None:
             return reference._over(factor, self._odd)
         if self._fraction is None:

@@ -23,6 +23,10 @@ _HEIGHT = 26 + 10
 """NumPy adds a contiguous block in pairs down to 128 terms, and those eight at a time."""
 
 
+_LARGEST = 2.0**1000
+_UNKNOWN = Ball(np.float64(0.0), np.float64(0.0), np.float64(np.inf))
+
+
 class Sum:
     """The exact sum of finite numbers: a ball around it at once, the rational itself when it is asked for."""
 
@@ -37,6 +41,8 @@ class Sum:
             sums.append(float(part.sum()))
             np.abs(part, out=part)
             sizes.append(float(part.sum()))
+        if not sum(sizes) < _LARGEST:
+            return _UNKNOWN
         # A term passes through _HEIGHT additions of NumPy's, and one rounding here.
         return Ball(np.float64(math.fsum(sums)), np.float64(0.0), np.float64(math.fsum(sizes) * (_HEIGHT + 4) * U))
 
@@ -48,7 +54,7 @@ class Sum:
             low = math.fsum([*numbers, -high])
             lost = math.fsum([*numbers, -high, -low])
         except OverflowError:  # in between; the sum itself may be finite
-            return Ball(np.float64(np.nan), np.float64(0.0), np.float64(np.inf))
+            return _UNKNOWN
         return Ball(np.float64(high), np.float64(low), np.float64(2 * abs(lost)))
 
     def fraction(self) -> Fraction:
@@ -71,10 +77,8 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         dtype: the dtype's name.
     """
     for around in (total.rough, total.ball):
-        try:
+        with np.errstate(all="ignore"):
             mean = around() / divisor
-        except OverflowError:
-            continue
         rounded, undecided = decide(*(np.atleast_1d(np.asarray(x, np.float64)) for x in mean), dtype)
         if not undecided[0]:
             return float(rounded[0])
@@ -87,6 +91,8 @@ def products(*factors: Any) -> Floats | None:
     for factor in factors[1:]:
         parts = [half for part in parts for half in two_prod(part, np.asarray(factor, np.float64))]
     size = np.abs(parts[0])
-    if np.any((size > 2.0**900) | (size < 2.0**-800) & (size != 0)) or not all(np.isfinite(part).all() for part in parts):
+    if np.any((size > 2.0**900) | (size < 2.0**-800) & (size != 0)) or not all(
+        np.isfinite(part).all() for part in parts
+    ):
         return None
     return np.concatenate([np.ravel(part) for part in parts])

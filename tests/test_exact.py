@@ -1,0 +1,364 @@
+"""Exact mode's kernel: its tiers, its arithmetic, what it assumes of NumPy, and the promises that follow."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Iterator
+from decimal import Context, Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import unifiedloss as ul
+from unifiedloss import registry
+from unifiedloss.conformance import checks
+from unifiedloss.conformance.cases import all_cases
+from unifiedloss.exact import balls, fast, kernel, rounding, sums
+from unifiedloss.exact.balls import Ball
+from unifiedloss.floats import FORMATS
+from unifiedloss.reference import nearest
+
+pytestmark = pytest.mark.framework("numpy")
+
+CE = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
+BCE = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
+MSE = ul.MeanSquaredError(rounding="exact")
+DIGITS = Context(prec=80)
+U = 2.0**-53
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
+moderate = st.floats(-1e100, 1e100).filter(lambda x: x == 0 or abs(x) > 1e-100)
+
+
+@pytest.fixture
+def without() -> Iterator[set[str]]:
+    """Tiers to skip, for one test."""
+    yield kernel.skipped_tiers
+    kernel.skipped_tiers.clear()
+
+
+# ---------------------------------------------------------------------------------------------------------------------- tiers
+
+
+@pytest.mark.parametrize("skipped", [(), ("fast",), ("fast", "balls")])
+def test_every_case_through_every_tier(skipped: tuple[str, ...], without: set[str]) -> None:
+    """The bits are the oracle's whichever tier decides them; the last run sends every element down the path of the rare ones."""
+    without.update(skipped)
+    numpy = registry.adapter("numpy")
+    mode = numpy.modes()["eager"]
+    compared = 0
+    for case in all_cases():
+        exact = case.rounded("exact")
+        outcome = checks.check_case(numpy, mode, exact, exact.expected())
+        assert not outcome.failures, (case.name, outcome.failures)
+        compared += outcome.comparisons
+    assert compared > 1000
+
+
+def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The float64 tier leaves nearly nothing, and what is forced past it comes out the same."""
+    rng = np.random.default_rng(7)
+    z = rng.normal(scale=4, size=(64, 3000)).astype(np.float32)
+    y = rng.integers(0, 3000, 64)
+    loss, gradient = CE.value_and_grad(z, y)
+    # As if exp were worth half its digits: hundreds of elements are in doubt, and go to the row's sum in two parts.
+    monkeypatch.setattr(fast, "_EXP", 2.0**-34)
+    seen = []
+    resolve = kernel.Call.resolve
+    monkeypatch.setattr(kernel.Call, "resolve", lambda self, i, *rest: seen.append(i) or resolve(self, i, *rest))
+    again, doubtful = CE.value_and_grad(z[:16], y[:16], upstream=16 / 64)
+    assert len(seen) > 8
+    np.testing.assert_array_equal(gradient[:16], doubtful)
+    monkeypatch.undo()
+    without.add("fast")
+    slow, gradient_of_balls = CE.value_and_grad(z[:4], y[:4], upstream=4 / 64)
+    np.testing.assert_array_equal(gradient[:4], gradient_of_balls)
+    without.clear()
+    assert slow == CE(z[:4], y[:4])
+    assert again == CE(z[:16], y[:16])
+    assert loss == CE(z, y)
+
+
+# ----------------------------------------------------------------------------------------------------------------- arithmetic
+
+
+@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
+def test_two_sum(a: float, b: float) -> None:
+    """a + b is the two parts, exactly."""
+    high, low = balls.two_sum(np.float64(a), np.float64(b))
+    assert Fraction(a) + Fraction(b) == Fraction(float(high)) + Fraction(float(low))
+
+
+@given(moderate, moderate)
+def test_two_prod(a: float, b: float) -> None:
+    """a b is the two parts, exactly."""
+    high, low = balls.two_prod(np.float64(a), np.float64(b))
+    assert Fraction(a) * Fraction(b) == Fraction(float(high)) + Fraction(float(low))
+
+
+@settings(max_examples=300)
+@given(
+    st.one_of(finite, st.floats(width=32, allow_nan=False, allow_infinity=False), st.floats(-70000, 70000)),
+    st.sampled_from(list(FORMATS)),
+)
+def test_rounding_once(x: float, dtype: str) -> None:
+    """Every format, subnormals and overflow included, as the oracle rounds the rational."""
+    assert float(rounding.to_format(np.array([x]), dtype)[0]) == nearest(Fraction(x), FORMATS[dtype])
+
+
+@pytest.mark.parametrize(
+    ("x", "dtype", "right"),
+    [
+        (1 + 2.0**-11 + 2.0**-30, "float16", 1.0009765625),
+        (1 + 2.0**-8 + 2.0**-40, "bfloat16", 1.0078125),
+        (65519.999999, "float16", 65504.0),
+        (65520.0, "float16", math.inf),
+        (2.0**-150, "float32", 0.0),
+        (2.0**-150 * (1 + 2.0**-30), "float32", 2.0**-149),
+        (3.0**-1 * 2.0**-133, "bfloat16", 0.0),
+    ],
+)
+def test_where_casts_round_twice(x: float, dtype: str, right: float) -> None:
+    """Numbers that a cast by way of float32 gets wrong."""
+    assert rounding.to_format(np.array([x]), dtype)[0] == right
+
+
+@settings(max_examples=300)
+@given(moderate, st.floats(-1, 1), st.floats(0, 2.0**-40), st.sampled_from(list(FORMATS)))
+def test_decided_is_right(high: float, share: float, width: float, dtype: str) -> None:
+    """What is decided is the rounding of every number of the interval, of its ends above all."""
+    total, low = balls.two_sum(np.float64(high), np.float64(share * abs(high) * U))
+    radius = abs(high) * width
+    found, undecided = rounding.decide(np.array([total]), np.array([low]), np.array([radius]), dtype)
+    middle = Fraction(float(total)) + Fraction(float(low))
+    if not undecided[0]:
+        for end in (-1, 0, 1):
+            assert nearest(middle + end * Fraction(radius), FORMATS[dtype]) == found[0]
+
+
+def test_exact_ties_go_to_even() -> None:
+    """A radius of 0 decides a tie; the smallest one does not."""
+    tie = np.array([1 + 2.0**-24])
+    assert rounding.decide(tie, np.zeros(1), np.zeros(1), "float32") == (1.0, False)
+    assert rounding.decide(tie, np.array([2.0**-80]), np.zeros(1), "float32")[0] == 1 + 2.0**-23
+    assert rounding.decide(tie, np.zeros(1), np.array([2.0**-200]), "float32")[1]
+
+
+def _holds(ball: Ball, truths: list[Decimal]) -> float:
+    """Whether each ball holds its number; the largest share of a radius that is used."""
+    high, low, radius = (np.broadcast_to(x, len(truths)) for x in ball)
+    largest = 0.0
+    for h, w, r, truth in zip(high, low, radius, truths, strict=True):
+        off = abs(DIGITS.subtract(DIGITS.add(Decimal(float(h)), Decimal(float(w))), truth))
+        assert off <= Decimal(float(r))
+        largest = max(largest, float(off / Decimal(float(r))) if r else 0.0)
+    return largest
+
+
+def test_functions_of_balls() -> None:
+    """exp, log1p and -log lie within their bounds, with room to spare."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [-rng.random(400) * 100, -(10.0 ** rng.uniform(-30, 2.8, 400)), np.arange(-60, 0) * math.log(2) / 128]
+    )
+    assert _holds(Ball(x).exp(), [DIGITS.exp(Decimal(float(v))) for v in x]) < 0.1
+    high, low = balls.exp_in_two(x, np.zeros(len(x)))
+    assert _holds(Ball(high, low, high * 2.0**-64), [DIGITS.exp(Decimal(float(v))) for v in x]) < 1
+    x = np.concatenate([rng.random(300) * 50, 10.0 ** rng.uniform(-25, 4, 600), rng.random(200) * 2.0**-5])
+    assert _holds(Ball(x).log1p(), [DIGITS.ln(DIGITS.add(Decimal(1), Decimal(float(v)))) for v in x]) < 0.1
+    x = np.concatenate([rng.random(300), 10.0 ** rng.uniform(-300, 0, 600), 1 - 10.0 ** rng.uniform(-15, 0, 300)])
+    truths = [-DIGITS.ln(Decimal(float(v))) for v in x]
+    assert _holds(Ball(x).negative_log(Ball(*balls.two_sum(1.0, -x))), truths) < 0.1
+
+
+@given(st.lists(st.tuples(moderate, st.floats(-1, 1)), min_size=2, max_size=2))
+def test_operations_of_balls(pairs: list[tuple[float, float]]) -> None:
+    """Sum, product and quotient lie within their bounds, and a radius of 0 is never wrong."""
+    a, b = (Ball(*balls.two_sum(np.float64(x), np.float64(x * share * U / 2))) for x, share in pairs)
+    x, y = (Fraction(float(ball.high)) + Fraction(float(ball.low)) for ball in (a, b))
+    results = [(a + b, x + y), (a - b, x - y), (a * b, x * y)]
+    if y:
+        results.append((a / b, x / y))
+    for ball, truth in results:
+        if np.isfinite(ball.radius):
+            assert abs(Fraction(float(ball.high)) + Fraction(float(ball.low)) - truth) <= Fraction(float(ball.radius))
+
+
+# ------------------------------------------------------------------------------------------------------- what is assumed of NumPy
+
+
+def test_numpy_exp_and_log1p_err_as_little_as_assumed() -> None:
+    """exp by at most 2 u and log1p by at most 4 u: sampled, the ends of the range included."""
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.uniform(-700, 300, 3000), rng.normal(size=1000), 10.0 ** rng.uniform(-20, 0, 500)])
+    for value, got in zip(x.tolist(), np.exp(x).tolist(), strict=True):
+        right = DIGITS.exp(Decimal(value))
+        assert abs(DIGITS.subtract(Decimal(got), right)) <= right * Decimal(2 * U)
+    x = np.concatenate([10.0 ** rng.uniform(-30, 130, 3000), rng.random(1000)])
+    for value, got in zip(x.tolist(), np.log1p(x).tolist(), strict=True):
+        right = Context(prec=200).ln(Context(prec=200).add(Decimal(1), Decimal(value)))
+        assert abs(DIGITS.subtract(Decimal(got), right)) <= right * Decimal(4 * U)
+
+
+@pytest.mark.parametrize("size", [7, 8, 127, 128, 129, 1000, 4097, 32000])
+def test_numpy_adds_in_a_low_tree(size: int) -> None:
+    """Probed: with 2^60 at i and -2^60 at j and ones elsewhere, what is lost tells how high the two meet. The bound must hold it."""
+    rng = np.random.default_rng(size)
+    results = set()
+    for _ in range(400):
+        x = np.ones((2, size))
+        i, j = rng.choice(size, 2, replace=False)
+        x[0, i], x[0, j] = 2.0**60, -(2.0**60)
+        results.add(float(x.sum(1)[0]))
+    assert len(results) <= fast._height(size)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- sums
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[1.0, 2.0**-24, 2.0**-80], [1.7e308, 1.7e308], [1.7e308, 1.7e308, -1.7e308], [2.0**-1074, 1.0, -1.0], [0.1] * 10],
+)
+def test_sums(numbers: list[float]) -> None:
+    """math.fsum alone rounds, and overflows half way."""
+    exact = sum(map(Fraction, numbers), Fraction(0))
+    total = sums.Sum(np.array(numbers))
+    assert total.fraction() == exact
+    for n in (1, 2, 3):
+        for dtype in ("float32", "float64"):
+            found = sums.quotient(total, Ball(np.float64(n)), lambda n=n: Fraction(n), dtype)
+            assert found == nearest(exact / n, FORMATS[dtype])
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=30))
+def test_means(terms: list[float]) -> None:
+    """The mean of float32 terms is the rounding of the rational mean, ties included."""
+    p = np.array(terms, np.float32)
+    with np.errstate(over="ignore"):
+        exact = sum((Fraction(float(np.float32(float(x) ** 2))) for x in p), Fraction(0)) / len(p)
+    assert MSE(p, np.zeros_like(p)) == np.float32(nearest(exact, FORMATS["float32"]))
+
+
+# -------------------------------------------------------------------------------------------------------------- special answers
+
+
+def _row(loss: Any, z: Any, t: Any, dtype: Any = np.float32) -> tuple[float, list[float]]:
+    value, gradient = loss.replace(reduction="sum").value_and_grad(np.array(z, dtype), np.array(t))
+    return float(value), gradient.astype(np.float64).ravel().tolist()
+
+
+def test_results_that_are_subnormal_or_tied() -> None:
+    """What only the tiny part of a result decides, down to the smallest float32."""
+    assert _row(CE, [[100, 0]], [0])[0] == float(np.float32(3.783505853677006e-44))
+    # A alone is 100000.00390625, a tie between two float32; a loss of e^-100000 more breaks it.
+    assert _row(CE, [[100000, -0.00390625]], [1])[0] == float(np.nextafter(np.float32(100000), np.float32(np.inf)))
+    assert _row(BCE, [60000.00390625 - 0.00390625], [1.0])[0] == 0.0
+    assert _row(CE, [[5]], [0]) == (0.0, [0.0])
+
+
+def test_equal_logits_are_rational() -> None:
+    """(K - 1) / K is an exact tie in a half type, in every row of a model that was initialized to zero."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    z = np.zeros((3, 512), ml_dtypes.bfloat16)
+    _, gradient = CE.replace(reduction="sum").value_and_grad(z, np.array([0, 1, 2]))
+    assert float(gradient[0, 0]) == -1.0  # 511/512 lies half way between 255/256 and 1, whose last bit is even
+    assert float(gradient[0, 1]) == 2.0**-9
+    _, gradient = CE.value_and_grad(np.zeros((2, 4), np.float32), np.full((2, 4), 0.25, np.float32))
+    assert not gradient.any()
+    assert not np.signbit(gradient).any()
+
+
+def test_squared_error_at_ties() -> None:
+    """2 (p - t) has one bit too many for float32 in half of all cases; the tie goes to even."""
+    p, t = np.float32([1 + 2.0**-23, 1 + 3 * 2.0**-23]), np.float32([-1, -1])
+    _, gradient = MSE.replace(reduction="sum").value_and_grad(p, t)
+    np.testing.assert_array_equal(gradient, np.float32([4, 4 * (1 + 2.0**-22)]))
+
+
+def test_probabilities_that_are_their_targets() -> None:
+    """(p - t) / (p (1 - p)) is 0 there, and nothing near it."""
+    p = np.float32([0.3, 0.7, 0.1, 0.999])
+    _, gradient = ul.BinaryCrossEntropyLoss(rounding="exact").value_and_grad(p, p.copy())
+    np.testing.assert_array_equal(gradient, np.zeros(4))
+
+
+def test_overflow_of_a_half_type() -> None:
+    """65519.99 rounds to the largest float16, 65520 to infinity."""
+    p = np.float16([255.875, 256])
+    loss = MSE.replace(reduction="none")(p, np.zeros(2, np.float16))
+    np.testing.assert_array_equal(loss, np.float16([65472, np.inf]))
+
+
+# ------------------------------------------------------------------------------------------------------------------ invariance
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["index", "dense", "binary", "regression"]),
+    st.sampled_from([0.1, 4.0, 100.0]),
+)
+def test_order_batch_and_memory_do_not_matter(seed: int, kind: str, spread: float) -> None:
+    """The same rows in another order, in pieces, sliced, transposed or reversed: the same bits."""
+    rng = np.random.default_rng(seed)
+    n, k = int(rng.integers(2, 40)), int(rng.integers(1, 30))
+    z = rng.normal(scale=spread, size=(n, k)).astype(np.float32)
+    t: Any = rng.random((n, k)).astype(np.float32)
+    loss: Any = {"index": CE, "dense": CE, "binary": BCE, "regression": MSE}[kind]
+    if kind == "index":
+        t = rng.integers(0, k, n)
+    order = rng.permutation(n)
+    value, gradient = loss.value_and_grad(z, t)
+    moved, gradient_moved = loss.value_and_grad(z[order], t[order])
+    assert value.tobytes() == moved.tobytes()
+    assert gradient[order].tobytes() == gradient_moved.tobytes()
+    each = loss.replace(reduction="none")
+    whole = each(z, t)
+    cut = int(rng.integers(1, n))
+    assert np.concatenate([each(z[:cut], t[:cut]), each(z[cut:], t[cut:])]).tobytes() == whole.tobytes()
+    wide = np.zeros((2 * n, 2 * k), np.float32)
+    wide[::2, ::2] = z
+    for view in (wide[::2, ::2], np.asfortranarray(z), z[::-1].copy()[::-1]):
+        again, gradient_again = loss.value_and_grad(view, t)
+        assert again.tobytes() == value.tobytes()
+        assert gradient_again.tobytes() == gradient.tobytes()
+
+
+def test_axis_does_not_matter() -> None:
+    """A class axis in front gives the bits of one at the end, and the gradient its shape."""
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    y = rng.integers(0, 5, (2, 7))
+    front, gradient = CE.replace(axis=1).value_and_grad(z, y)
+    last, other = CE.replace(axis=-1).value_and_grad(np.moveaxis(z, 1, -1), y)
+    assert front == last
+    assert gradient.flags.c_contiguous
+    np.testing.assert_array_equal(np.moveaxis(gradient, 1, -1), other)
+
+
+def test_memory() -> None:
+    """Beside the gradient a few blocks, and never a float64 copy of the input."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(256, 16384)).astype(np.float32)
+    y = rng.integers(0, 16384, 256)
+    CE.value_and_grad(z[:8], y[:8])
+    tracemalloc.start()
+    CE.value_and_grad(z, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < z.nbytes + 6 * 8 * fast._BLOCK
+
+
+def test_bad_values() -> None:
+    """As in native mode: they raise, with the same words."""
+    with pytest.raises(ul.BadValueError, match=r"targets\[0\] is 3"):
+        CE(np.zeros((1, 3), np.float32), np.array([3]))
+    with pytest.raises(ul.EmptyMeanError):
+        CE.replace(on_empty="error")(np.zeros((0, 3), np.float32), np.zeros(0, int))
