@@ -98,7 +98,7 @@ class KerasAdapter(Adapter):
         self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
     ) -> Array:
         if in_symbolic_scope():  # only shapes and dtypes are asked for, which are those of native mode
-            return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=False)
+            return self.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         return BACKEND.exact(plan, predictions, targets, sample_weight, mask)
 
     def softmax(self, logits: Any, axis: int | None) -> Array:

@@ -54,6 +54,8 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     if tf.executing_eagerly() and not record.could_possibly_record():
         (result,) = _on_host(partial(_evaluate, call, False), given, [call.result])
         return result
+    if not tf.executing_eagerly():
+        given[0] = tf.reshape(given[0], tf.shape(given[0]))  # which gives the gradient a shape that a graph can know
     # Where the gradient will surely be asked for, it comes with the loss: both are made of the same exponentials.
     result = _loss(call, bool(record.should_record_backprop(given[:1])))(*given)
     result.set_shape(plan.positions if spec.reduction == "none" else ())
@@ -70,7 +72,6 @@ def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             slope = _slope(call, keeps)(upstream, *kept, *tensors)
-            slope.set_shape(tensors[0].shape)
             return slope, *map(_unknown, tensors[1:])
 
         return value, gradient
@@ -157,7 +158,8 @@ def _evaluate(call: _Call, gradient: bool, *arrays: Array, upstream: Array | Non
     given = iter(arrays)
     tensors = [None if dtype is None else next(given) for dtype in call.dtypes]
     plan = _plan(call, *(None if x is None else x.shape for x in tensors))
-    return [x for x in exact.evaluate(plan, *tensors, upstream, gradient=gradient) if x is not None]  # type: ignore[arg-type]
+    value, slope = exact.evaluate(plan, *tensors, upstream, gradient=gradient)  # type: ignore[arg-type]
+    return [np.asarray(x) for x in (value, slope) if x is not None]
 
 
 def _differentiate(call: _Call, keeps: bool, upstream: Array, *arrays: Array) -> list[Array]:
