@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.torch import native, objects, ops
+from unifiedloss.adapters.torch import exact, native, objects, ops
 from unifiedloss.spec import AnyLoss, Plan
 
 _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
@@ -126,6 +126,11 @@ class TorchAdapter(Adapter):
             with torch.autocast(device, enabled=False):
                 return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+
+    def exact(
+        self, plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        return exact.loss(plan, predictions, targets, sample_weight, mask)
 
     def differentiate(
         self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], upstream: Tensor | None

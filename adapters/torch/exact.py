@@ -1,0 +1,261 @@
+"""Exact mode on tensors: the kernel of `unifiedloss.exact`, on the host, behind two operators that torch's compilers do not look into.
+
+``unifiedloss::exact`` gives the loss and, if asked, the gradient for an upstream gradient of 1; ``unifiedloss::exact_gradient`` the gradient for
+any. A spec travels to them as text, since an operator takes only tensors, numbers and strings.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd import Function
+
+from unifiedloss import host, registry
+from unifiedloss.adapters.torch import ops
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.spec import AnyLoss, Plan, from_dict
+
+_Companion = Tensor | None
+
+_MAX_SPECS = 1024
+
+# What torch.func does right now, or None. No public function tells.
+_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def loss(plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion) -> Tensor:
+    """The loss, correctly rounded, and once differentiable by the predictions."""
+    wanted = torch.is_grad_enabled()
+    for name, x in (("targets", targets), ("sample_weight", sample_weight)):
+        if wanted and x is not None and x.requires_grad:
+            msg = (
+                f"rounding='exact' gives a gradient to the predictions alone, and {name} requires one; "
+                f"detach {name}, or use rounding='native', which differentiates by both."
+            )
+            raise UnsupportedError(msg)
+    # Under "none" the upstream gradient is seldom made of ones.
+    ahead = wanted and predictions.requires_grad and plan.spec.reduction != "none"
+    # torch.compile differentiates the operator, and torch.func the Function. torch.func.grad inside torch.compile has neither: torch raises.
+    if torch.compiler.is_compiling():
+        return _loss(predictions, targets, sample_weight, mask, _text(plan.spec), ahead)[0]
+    return _Loss.apply(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
+
+
+# ------------------------------------------------------------------------------------------------------------------- the spec
+
+
+def _text(spec: AnyLoss) -> str:
+    """The spec in writing, so that torch.compile can trace how it is written: it cannot trace the module json."""
+    return repr({name: _constant(value) for name, value in spec.to_dict().items()})
+
+
+def _constant(x: Any) -> Any:
+    """`x`, with the numbers in it pinned: under ``dynamic=True`` torch.compile traces a spec's numbers as unknowns."""
+    if isinstance(x, list):
+        return [_constant(each) for each in x]
+    if isinstance(x, float):
+        numerator, denominator = x.as_integer_ratio()
+        return numerator / denominator  # the very number, and known
+    if isinstance(x, int) and not isinstance(x, bool):
+        return next(iter({x: None}))  # a key must be known
+    return x
+
+
+_known_text = lru_cache(_MAX_SPECS)(_text)
+
+
+@lru_cache(_MAX_SPECS)
+def _spec(text: str) -> AnyLoss:
+    return from_dict(ast.literal_eval(text))
+
+
+def _plan(text: str, *tensors: Any) -> Plan:
+    return registry.adapter("torch").plan(_spec(text), *tensors)
+
+
+# ------------------------------------------------------------------------------------------------------------------- the host
+
+
+def _evaluate(
+    text: str, upstream: _Companion, tensors: tuple[_Companion, ...], *, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`unifiedloss.exact.evaluate` on tensors of any device."""
+    from unifiedloss import exact  # here and not above: native mode does without it
+
+    plan = _plan(text, *tensors)
+    arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
+    value, slope = host.run(partial(exact.evaluate, gradient=gradient), plan, *arrays)
+    device = tensors[0].device if tensors[0] is not None else None
+    return (
+        _tensor(value, plan.result_dtype, device),
+        None if slope is None else _tensor(slope, plan.predictions_dtype, device),
+    )
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    """The values on the host, by their bits: torch may be told to flush subnormal numbers in its own casts."""
+    if x.dtype is torch.bfloat16:
+        bits: NDArray[Any] = x.view(torch.int16).numpy(force=True)
+        return np.asarray(bits.astype(np.int32) << 16, np.int32).view(np.float32)
+    return x.numpy(force=True)
+
+
+def _tensor(x: NDArray[Any], dtype: str, device: torch.device | None) -> Tensor:
+    if dtype == "bfloat16":
+        x = x.view(np.int16)
+    return torch.from_numpy(np.asarray(x)).view(ops.DTYPES[dtype]).to(device)
+
+
+# -------------------------------------------------------------------------------------------------------------- the operators
+# Written-out schemas, because annotations are text in this module.
+
+_TENSORS = "Tensor predictions, Tensor targets, Tensor? sample_weight, Tensor? mask"
+
+
+@torch.library.custom_op(
+    "unifiedloss::exact", mutates_args=(), schema=f"({_TENSORS}, str spec, bool ahead) -> (Tensor, Tensor)"
+)
+def _loss(
+    predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
+) -> tuple[Tensor, Tensor]:
+    """The loss, and the gradient for upstream 1 if asked for `ahead` of time, else an empty tensor."""
+    value, gradient = _evaluate(spec, None, (predictions, targets, sample_weight, mask), gradient=ahead)
+    return value, predictions.new_empty(0) if gradient is None else gradient
+
+
+@_loss.register_fake
+def _(
+    predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
+) -> tuple[Tensor, Tensor]:
+    plan = _plan(spec, predictions, targets, sample_weight, mask)
+    shape = plan.positions if plan.spec.reduction == "none" else ()
+    value = predictions.new_empty(shape, dtype=ops.DTYPES[plan.result_dtype])  # type: ignore[arg-type]
+    return value, predictions.new_empty(predictions.shape if ahead else 0)
+
+
+@torch.library.custom_op(
+    "unifiedloss::exact_gradient",
+    mutates_args=(),
+    schema=f"(Tensor upstream, Tensor ahead, {_TENSORS}, str spec) -> Tensor",
+)
+def _gradient(
+    upstream: Tensor,
+    ahead: Tensor,
+    predictions: Tensor,
+    targets: Tensor,
+    sample_weight: _Companion,
+    mask: _Companion,
+    spec: str,
+) -> Tensor:
+    """The gradient to the predictions. A rounded gradient times the upstream one would not be exact, so it is computed anew unless that is 1."""
+    if ahead.shape == predictions.shape and upstream.ndim == 0 and upstream.item() == 1:
+        return ahead.clone()
+    _, gradient = _evaluate(spec, upstream, (predictions, targets, sample_weight, mask), gradient=True)
+    assert gradient is not None
+    return gradient
+
+
+@_gradient.register_fake
+def _(upstream: Tensor, ahead: Tensor, predictions: Tensor, *rest: Any) -> Tensor:
+    return predictions.new_empty(predictions.shape)
+
+
+# -------------------------------------------------------------------------------------------------------------------- autograd
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.spec, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1], *tensors)
+
+
+def _backward(ctx: Any, upstream: _Companion, _: _Companion) -> tuple[Any, ...]:
+    if upstream is None:
+        return (None,) * 6
+    ahead = ctx.saved_tensors[0]
+    if not _may_give_away(ahead, upstream) or upstream.item() != 1:
+        ahead = _Gradient.apply(upstream, *ctx.saved_tensors, ctx.spec)
+    return ahead, None, None, None, None, None
+
+
+def _may_give_away(ahead: Tensor, upstream: Tensor) -> bool:
+    """Whether the gradient made ahead may be handed out itself, without a copy, if the upstream one is 1.
+
+    Not where another backward pass will want it again, where its own derivative may be asked for, or where nothing can be read.
+    """
+    return (
+        ahead.numel() > 0
+        and not torch.is_grad_enabled()
+        and not torch._C._autograd._get_current_graph_task_keep_graph()  # no public function tells
+        and type(upstream) is Tensor
+        and not upstream.is_meta
+        and not torch._C._functorch.is_legacy_batchedtensor(upstream)  # as in autograd.grad(is_grads_batched=True)
+        and _transform() is None
+    )
+
+
+_loss.register_autograd(_backward, setup_context=_setup)
+
+
+def _each(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule for torch.func.vmap: one call per entry of the mapped axis."""
+
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        found = [
+            call(*(x if axis is None else x.select(axis, i) for x, axis in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(found[0], tuple):
+            return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
+        return torch.stack(found), 0
+
+    return vmap
+
+
+def _no_forward_mode(ctx: Any, *tangents: Any) -> NoReturn:
+    msg = (
+        "rounding='exact' has no forward-mode derivative (torch.func.jvp, jacfwd, hessian), for its gradient is rounded from the real "
+        "one in the backward pass; use reverse mode, or rounding='native', which has both."
+    )
+    raise UnsupportedError(msg)
+
+
+_loss.register_vmap(_each(_loss))  # which torch.compile uses
+
+
+class _Loss(Function):
+    """The loss for eager mode and torch.func."""
+
+    forward = staticmethod(_loss)
+    setup_context = staticmethod(_setup)
+    backward = staticmethod(_backward)
+    jvp = staticmethod(_no_forward_mode)
+    vmap = staticmethod(_each(lambda *args: _Loss.apply(*args)))
+
+
+class _Gradient(Function):
+    """The gradient, which has none itself."""
+
+    forward = staticmethod(_gradient)
+    jvp = staticmethod(_no_forward_mode)
+    vmap = staticmethod(_each(lambda *args: _Gradient.apply(*args)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> NoReturn:
+        msg = (
+            "rounding='exact' has no second derivative, for its gradient is a rounded number; "
+            "use rounding='native', which can be differentiated again."
+        )
+        raise UnsupportedError(msg)
