@@ -69,9 +69,9 @@ def gradients(function: Callable[..., Any], *tensors: Any, watched: int = 1, per
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_bits_are_numpys(mode: str, dtype: str, reduction: str) -> None:
     """Loss and gradient of every dtype and kind, with weights and masks."""
-    for spec, targets in ((CE, LABELS), (CE.replace(label_smoothing=0.1), DENSE), (BCE, DENSE), (MSE, DENSE)):
+    for loss, targets in ((CE, LABELS), (CE.replace(label_smoothing=0.1), DENSE), (BCE, DENSE), (MSE, DENSE)):
         predictions = tf.cast(LOGITS, dtype)
-        spec = spec.replace(reduction=reduction)
+        spec = loss.replace(reduction=reduction)
         for companions in ({}, {"sample_weight": WEIGHT, "mask": MASK}):
             here, there = both(mode, spec, predictions, targets, **companions)
             assert here == there
@@ -157,9 +157,9 @@ class Model(tf.Module):  # type: ignore[misc, unused-ignore]
 def test_training(spec: Any, targets: Any) -> None:
     """The loss falls, and a compiled step learns what an eager one does, bit for bit."""
     history = {}
-    for mode in MODES:
+    for mode, run in MODES.items():
         model = Model(spec.to("tensorflow"))
-        step = MODES[mode](model.step)
+        step = run(model.step)
         history[mode] = [bits(step(tf.constant(LOGITS), tf.constant(targets)), model.kernel.value()) for _ in range(3)]
         assert spec(LOGITS @ model.kernel.numpy(), targets) < spec(LOGITS @ Model(None).kernel.numpy(), targets)
     assert history["eager"] == history["function"]
@@ -261,7 +261,7 @@ def test_other_gradients_are_refused(mode: str, name: str) -> None:
     """A tape that watches what has no gradient is told, and how to go on; with tf.stop_gradient it goes on."""
     z, t, w = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
 
-    def function(x: Any, stop: bool) -> Any:
+    def function(x: Any, *, stop: bool) -> Any:
         with tf.GradientTape() as tape:
             tape.watch([x, z])
             given = tf.stop_gradient(2 * x) if stop else 2 * x
@@ -269,9 +269,9 @@ def test_other_gradients_are_refused(mode: str, name: str) -> None:
         return tape.gradient(loss, z)
 
     x = t if name == "targets" else w
-    with pytest.raises(UnsupportedError, match=rf"a tape watches the {name}: pass tf.stop_gradient\({name}\)"):
-        MODES[mode](lambda x: function(x, False))(x)
-    assert MODES[mode](lambda x: function(x, True))(x).shape == (4, 3)
+    with pytest.raises(UnsupportedError, match=rf"a tape watches {name}; pass tf.stop_gradient\({name}\)"):
+        MODES[mode](lambda x: function(x, stop=False))(x)
+    assert MODES[mode](lambda x: function(x, stop=True))(x).shape == (4, 3)
 
 
 def test_other_gradients_around_a_function() -> None:
@@ -293,7 +293,7 @@ def test_second_derivatives_are_refused(mode: str) -> None:
     z, y = tf.constant(LOGITS), tf.constant(LABELS)
     loss = tf.function(lambda z: CE(z, y)) if mode == "function inside" else lambda z: CE(z, y)
 
-    def twice(second: bool) -> Any:
+    def twice(*, second: bool) -> Any:
         with tf.GradientTape() as outer:
             outer.watch(z)
             with tf.GradientTape() as inner:
@@ -304,8 +304,8 @@ def test_second_derivatives_are_refused(mode: str) -> None:
 
     run = MODES["function"] if mode == "function" else MODES["eager"]
     with pytest.raises((UnsupportedError, tf.errors.InvalidArgumentError), match="has no second derivative"):
-        run(lambda: twice(True))()
-    assert bits(run(lambda: twice(False))()) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
+        run(lambda: twice(second=True))()
+    assert bits(run(lambda: twice(second=False))()) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
 
 
 def test_value_of_a_function_that_differentiates() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import tensorflow as tf
 
 from unifiedloss import values
@@ -15,6 +14,9 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.tensorflow import exact, native, objects, ops
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Tensor = Any
 

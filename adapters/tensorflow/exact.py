@@ -41,23 +41,25 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     for name, x in (("targets", tensors[1]), ("sample_weight", tensors[2])):
         if x is not None and record.should_record_backprop([x]):
             msg = (
-                f"rounding='exact' is differentiated by the predictions alone, and a tape watches the {name}: "
-                f"pass tf.stop_gradient({name}), or use rounding='native', which is differentiated by them too."
+                f"rounding='exact' gives a gradient to the predictions alone, and a tape watches {name}; "
+                f"pass tf.stop_gradient({name}), or use rounding='native', which differentiates by both."
             )
             raise UnsupportedError(msg)
     if plan.unchecked:
-        _, tensors = shapes.shapes_agree(plan, *tensors)  # type: ignore[arg-type]
+        _, tensors = shapes.shapes_agree(plan, *tensors)
     # On the host the rank is known, and must not raise a question there that is none here.
     spec = plan.spec.replace(axis=plan.axis) if plan.shape is None and plan.axis is not None else plan.spec
     call = _Call(spec, tuple(None if x is None else x.dtype.name for x in tensors), plan.result_dtype)
     given = [x for x in tensors if x is not None]
     if tf.executing_eagerly() and not record.could_possibly_record():
-        (result,) = _on_host(partial(_evaluate, call, False), given, [call.result])
+        (result,) = _on_host(partial(_evaluate, call, gradient=False), given, [call.result])
         return result
     if not tf.executing_eagerly():
         given[0] = tf.reshape(given[0], tf.shape(given[0]))  # which gives the gradient a shape that a graph can know
-    # Where the gradient will surely be asked for, it comes with the loss: both are made of the same exponentials.
-    result = _loss(call, bool(record.should_record_backprop(given[:1])))(*given)
+    # Where the gradient will surely be asked for, it comes with the loss: both are made of the same exponentials. Under "none" the
+    # upstream gradient is seldom the 1 it is made for.
+    keeps = spec.reduction != "none" and record.should_record_backprop(given[:1])
+    result = _loss(call, bool(keeps))(*given)
     result.set_shape(plan.positions if spec.reduction == "none" else ())
     return result
 
@@ -68,7 +70,7 @@ def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
 
     def loss(*tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
         made = [call.result, dtypes[0]] if keeps else [call.result]
-        value, *kept = _on_host(partial(_evaluate, call, keeps), tensors, made)
+        value, *kept = _on_host(partial(_evaluate, call, gradient=keeps), tensors, made)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             slope = _slope(call, keeps)(upstream, *kept, *tensors)
@@ -106,7 +108,11 @@ def _differentiable(function: Callable[..., Any], dtypes: Sequence[str]) -> Call
     """A function with a gradient of its own, which in graphs of any shapes is one and the same graph."""
     eager = tf.custom_gradient(function)
     traced = shapes.traced_once(eager, *dtypes)
-    return lambda *tensors: (eager if tf.executing_eagerly() else traced)(*tensors)
+
+    def call(*tensors: Tensor) -> Tensor:
+        return (eager if tf.executing_eagerly() else traced)(*tensors)
+
+    return call
 
 
 def _unknown(x: Tensor) -> Tensor | None:
@@ -123,7 +129,9 @@ def _unknown(x: Tensor) -> Tensor | None:
 # ---------------------------------------------------------------------------------------------------------------- on the host
 
 
-def _on_host(function: Callable[..., Sequence[Array]], tensors: Sequence[Tensor], dtypes: Sequence[str]) -> list[Tensor]:
+def _on_host(
+    function: Callable[..., Sequence[Array]], tensors: Sequence[Tensor], dtypes: Sequence[str]
+) -> list[Tensor]:
     """Call a function of arrays on tensors. bfloat16 results come as their bits."""
     from unifiedloss import host  # here and not above: it starts a thread, without which native mode does
 
@@ -151,14 +159,16 @@ def _tensor(x: Array, device: str) -> Tensor:
         return tf.identity(made)
 
 
-def _evaluate(call: _Call, gradient: bool, *arrays: Array, upstream: Array | None = None) -> list[Array]:
+def _evaluate(call: _Call, *arrays: Array, upstream: Array | None = None, gradient: bool) -> list[Array]:
     """The loss and, where asked for, the gradient."""
     from unifiedloss import exact
 
     given = iter(arrays)
-    tensors = [None if dtype is None else next(given) for dtype in call.dtypes]
+    predictions, targets, weight, mask = tensors = [None if dtype is None else next(given) for dtype in call.dtypes]
+    assert predictions is not None
+    assert targets is not None
     plan = _plan(call, *(None if x is None else x.shape for x in tensors))
-    value, slope = exact.evaluate(plan, *tensors, upstream, gradient=gradient)  # type: ignore[arg-type]
+    value, slope = exact.evaluate(plan, predictions, targets, weight, mask, upstream, gradient=gradient)
     return [np.asarray(x) for x in (value, slope) if x is not None]
 
 
@@ -166,7 +176,7 @@ def _differentiate(call: _Call, keeps: bool, upstream: Array, *arrays: Array) ->
     """The gradient alone."""
     if keeps and _is_one(upstream):
         return [arrays[0].view(np.uint16) if call.dtypes[0] == "bfloat16" else arrays[0]]
-    return _evaluate(call, True, *arrays[keeps:], upstream=upstream)[1:]
+    return _evaluate(call, *arrays[keeps:], upstream=upstream, gradient=True)[1:]
 
 
 @lru_cache(4096)
