@@ -1,7 +1,7 @@
 """Exact mode on tensors: the kernel of `unifiedloss.exact`, on the host, behind two operators that torch's compilers do not look into.
 
-``unifiedloss::exact`` gives the loss and, if asked, the gradient for an upstream gradient of 1; ``unifiedloss::exact_gradient`` the gradient for
-any. A spec travels to them as text, since an operator takes only tensors, numbers and strings.
+``unifiedloss::exact`` gives the loss and, if asked, the gradient for an upstream gradient of 1; ``unifiedloss::exact_gradient`` gives the
+gradient for any. A spec travels to them as text, since an operator takes only tensors, numbers and strings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 
@@ -22,6 +21,7 @@ from unifiedloss.adapters.torch import ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import AnyLoss, Plan, from_dict
 
+_Array = np.ndarray[Any, Any]
 _Companion = Tensor | None
 
 _MAX_SPECS = 1024
@@ -42,10 +42,11 @@ def loss(plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: _Compa
             raise UnsupportedError(msg)
     # Under "none" the upstream gradient is seldom made of ones.
     ahead = wanted and predictions.requires_grad and plan.spec.reduction != "none"
-    # torch.compile differentiates the operator, and torch.func the Function. torch.func.grad inside torch.compile has neither: torch raises.
+    # torch.compile differentiates the operator, torch.func the Function. Neither helps torch.func.grad in torch.compile, and torch raises.
     if torch.compiler.is_compiling():
         return _loss(predictions, targets, sample_weight, mask, _text(plan.spec), ahead)[0]
-    return _Loss.apply(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
+    call = _Loss.apply if (wanted and predictions.requires_grad) or _transform() is not None else _loss
+    return call(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------------- the spec
@@ -99,15 +100,15 @@ def _evaluate(
     )
 
 
-def _array(x: Tensor) -> NDArray[Any]:
+def _array(x: Tensor) -> _Array:
     """The values on the host, by their bits: torch may be told to flush subnormal numbers in its own casts."""
     if x.dtype is torch.bfloat16:
-        bits: NDArray[Any] = x.view(torch.int16).numpy(force=True)
+        bits: _Array = x.view(torch.int16).numpy(force=True)
         return np.asarray(bits.astype(np.int32) << 16, np.int32).view(np.float32)
     return x.numpy(force=True)
 
 
-def _tensor(x: NDArray[Any], dtype: str, device: torch.device | None) -> Tensor:
+def _tensor(x: _Array, dtype: str, device: torch.device | None) -> Tensor:
     if dtype == "bfloat16":
         x = x.view(np.int16)
     return torch.from_numpy(np.asarray(x)).view(ops.DTYPES[dtype]).to(device)
@@ -154,9 +155,9 @@ def _gradient(
     mask: _Companion,
     spec: str,
 ) -> Tensor:
-    """The gradient to the predictions. A rounded gradient times the upstream one would not be exact, so it is computed anew unless that is 1."""
+    """The gradient to the predictions. That made ahead serves where the upstream gradient is 1: scaled by another it would not be exact."""
     if ahead.shape == predictions.shape and upstream.ndim == 0 and upstream.item() == 1:
-        return ahead.clone()
+        return ahead.clone(memory_format=torch.contiguous_format)
     _, gradient = _evaluate(spec, upstream, (predictions, targets, sample_weight, mask), gradient=True)
     assert gradient is not None
     return gradient
@@ -234,11 +235,16 @@ _loss.register_vmap(_each(_loss))  # which torch.compile uses
 class _Loss(Function):
     """The loss for eager mode and torch.func."""
 
-    forward = staticmethod(_loss)
+    @staticmethod
+    def forward(
+        predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
+    ) -> tuple[Tensor, Tensor]:
+        return _loss(predictions, targets, sample_weight, mask, spec, ahead)
+
     setup_context = staticmethod(_setup)
     backward = staticmethod(_backward)
     jvp = staticmethod(_no_forward_mode)
-    vmap = staticmethod(_each(lambda *args: _Loss.apply(*args)))
+    vmap = staticmethod(_each(lambda *args: _Loss.apply(*args)))  # noqa: PLW0108 - there is no _Loss yet
 
 
 class _Gradient(Function):
@@ -246,7 +252,7 @@ class _Gradient(Function):
 
     forward = staticmethod(_gradient)
     jvp = staticmethod(_no_forward_mode)
-    vmap = staticmethod(_each(lambda *args: _Gradient.apply(*args)))
+    vmap = staticmethod(_each(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108 - nor a _Gradient
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
