@@ -48,14 +48,17 @@ def _run_checked(function: Callable[..., R], *args: Any) -> R:
     return function(*args)
 
 
-def _start() -> None:
-    """Start the thread now, in the setting of the thread that is running now."""
-    global _worker
-    _worker = ThreadPoolExecutor(1, "unifiedloss")
-    _worker.submit(int)
+class _Worker:
+    """One thread, started now, in the setting of the thread that is running now."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.submit = ThreadPoolExecutor(1, "unifiedloss").submit
+        self.submit(int)  # without work a pool starts no thread
 
 
-_worker: ThreadPoolExecutor
-_start()
+_worker = _Worker()
 if hasattr(os, "register_at_fork"):  # a fork's child has none of its parent's threads
-    os.register_at_fork(after_in_child=_start)
+    os.register_at_fork(after_in_child=_worker.start)

@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.jax import native, objects, ops
+from unifiedloss.adapters.jax import exact, native, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import AnyLoss, Plan
@@ -99,6 +99,12 @@ class JaxAdapter(Adapter):
             found = found._replace(losses=ops.settle(found.losses))
         return pipeline.reduce(self.ops, plan, found)
 
+    def exact(
+        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> Array:
+        with _wide_enough(predictions, targets, sample_weight, mask):
+            return exact.loss(plan, predictions, targets, sample_weight, mask)
+
     def loss(
         self,
         spec: AnyLoss,
@@ -114,6 +120,9 @@ class JaxAdapter(Adapter):
             if not isnan(np.asarray(small.block_until_ready())):
                 return small
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        if plan.exact:
+            self._look(plan, predictions, targets, sample_weight, mask)
+            return self.exact(plan, predictions, targets, sample_weight, mask)
         with _wide_enough(predictions, targets, sample_weight, mask):
             value: Array = _loss(plan, predictions, targets, sample_weight, mask)
         self._look(plan, predictions, targets, sample_weight, mask)
@@ -137,6 +146,10 @@ class JaxAdapter(Adapter):
         if upstream is not None and not isinstance(upstream, Array):
             upstream = _native_order(np.asarray(upstream))
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        if plan.exact:
+            self._look(plan, predictions, targets, sample_weight, mask)
+            with _wide_enough(predictions, targets, sample_weight, mask, upstream):
+                return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
         with _wide_enough(predictions, targets, sample_weight, mask, upstream):
             value, gradient = _value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
         self._look(plan, predictions, targets, sample_weight, mask)
@@ -237,7 +250,8 @@ def _is_small(plan: Plan) -> bool:
     """Whether bad values are best told from the loss, which they make NaN, and nothing else is to be thought of."""
     wide = {plan.predictions_dtype, plan.targets_dtype} & {dtype.name for dtype in _WIDE}
     few = plan.count is not None and plan.count * (plan.classes or 1) <= _FEW
-    return plan.kind != "regression" and plan.spec.reduction != "none" and few and not wide and _only_cpu()
+    fit = plan.kind != "regression" and plan.spec.reduction != "none" and not plan.exact
+    return fit and few and not wide and _only_cpu()
 
 
 def _x64() -> AbstractContextManager[None]:
