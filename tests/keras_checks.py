@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -821,3 +822,126 @@ def test_targets_may_change_their_rank() -> None:
     ]
     np.testing.assert_allclose(values[:3], values[0])
     np.testing.assert_allclose(values[3], values[4])
+
+
+# ------------------------------------------------------------------------------------------------------------------- exact mode
+
+EXACT = CE(from_logits=True, rounding="exact")
+
+
+def bits(x: Any) -> bytes:
+    """The bytes of a tensor or array, in which zeros' signs and subnormal numbers are seen."""
+    array = x if isinstance(x, np.ndarray | np.generic) else numpy(x)
+    return bytes(str((array.shape, array.dtype)), "ascii") + array.tobytes()
+
+
+def _exact_loss(spec: Any, targets: Array, companions: dict[str, Array], predictions: Any) -> Any:
+    return ADAPTER.loss(spec, predictions, targets, **companions)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("case", [2, 12, 18, 20, 22, 26])
+def test_exact_bits_are_numpys(case: int, compiled: bool) -> None:
+    """Loss and gradient of every kind of loss, plain and with weights and a mask."""
+    spec, predictions, targets = CASES[case]
+    spec = spec.replace(rounding="exact")
+    run = graph if compiled else lambda function, *arguments: function(*arguments)
+    for companions in ({}, {"sample_weight": WEIGHTS, "mask": MASK}):
+        value = run(partial(_exact_loss, spec, targets, companions), tensor(predictions))
+        wanted, wanted_slope = spec.value_and_grad(predictions, targets, **companions)
+        assert bits(value) == bits(wanted)
+        if not compiled:
+            value, slope = ADAPTER.value_and_grad(spec, tensor(predictions), targets, **companions)
+            assert (bits(value), bits(slope)) == (bits(wanted), bits(wanted_slope))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_exact_half_predictions(dtype: str) -> None:
+    """Half predictions have a float32 mean, and a gradient that was rounded once."""
+    given = keras.ops.cast(tensor(LOGITS), dtype)
+    value, slope = ADAPTER.value_and_grad(EXACT, given, LABELS)
+    wanted, wanted_slope = EXACT.value_and_grad(registry.adapter("numpy").tensor(numpy(given), dtype), LABELS)
+    assert bits(value) == bits(wanted)
+    assert ADAPTER.dtype_name(slope.dtype) == dtype
+    assert bits(numpy(slope).astype(np.float64)) == bits(wanted_slope.astype(np.float64))
+
+
+def test_exact_subnormal_numbers() -> None:
+    """No backend loses them, compiled or not: the loss of (100, 0) is 3.8e-44."""
+    for run in (graph, lambda function, *arguments: function(*arguments)):
+        loss = run(lambda z: ADAPTER.loss(EXACT, z, np.array([0])), tensor(np.float32([[100, 0]])))
+        assert numpy(loss).view(np.uint32) == 27
+
+
+@pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}])
+@pytest.mark.parametrize("name", ["indices", "column", "one-hot", "binary"])
+def test_exact_training(name: str, settings: dict[str, Any]) -> None:
+    """Keras trains with an exact loss as with any other, left to itself and eagerly."""
+    spec, targets, units, _, fitting = TRAININGS[name]
+    exact = spec.replace(rounding="exact")
+    model = linear(exact, units, **settings)
+    reference = Linear(spec, *map(np.asarray, model.get_weights()))
+    plain = targets[:, 0] if name == "column" else targets
+    if COMPILES:
+        history = model.fit(FEATURES, targets, batch_size=BATCH, shuffle=False, verbose=0, **fitting).history
+        np.testing.assert_allclose(history["loss"], [reference.epoch(plain, fitting.get("sample_weight"))], rtol=1e-5)
+        np.testing.assert_allclose(model.get_weights()[0], reference.kernel, rtol=1e-3, atol=1e-4)
+    evaluated = model.evaluate(FEATURES, targets, batch_size=len(FEATURES), verbose=0)
+    outputs = numpy(keras.ops.convert_to_tensor(model.predict(FEATURES, batch_size=len(FEATURES), verbose=0)))
+    # Keras multiplies what it shows by the number of examples, and divides it by them.
+    np.testing.assert_allclose(evaluated, exact(outputs, plain), rtol=3e-7)
+
+
+def test_exact_model_is_saved(tmp_path: Path) -> None:
+    """A model comes back with its exact loss, as the loss it was compiled with and as a node of it."""
+    model = linear(EXACT, 3)
+    before = model.evaluate(FEATURES, SPECIES, batch_size=75, verbose=0)
+    model.save(tmp_path / "compiled.keras")
+    loaded = keras.saving.load_model(tmp_path / "compiled.keras")
+    assert loaded.loss.spec == EXACT
+    assert loaded.evaluate(FEATURES, SPECIES, batch_size=75, verbose=0) == before
+    logits, labels = keras.Input((3,)), keras.Input((), dtype="int32")
+    rows = EXACT.replace(reduction="none")(logits, labels)
+    assert (rows.shape, EXACT(logits, labels).shape) == ((None,), ())
+    keras.Model([logits, labels], [rows, EXACT(logits, labels)]).save(tmp_path / "node.keras")
+    node = keras.saving.load_model(tmp_path / "node.keras")
+    found = node([tensor(X), tensor(Y.astype(np.int32))])
+    assert [bits(x) for x in found] == [bits(EXACT.replace(reduction="none")(X, Y)), bits(EXACT(X, Y))]
+
+
+def test_exact_bad_label() -> None:
+    """It raises where it can be read, and is NaN in a compiled step."""
+    with pytest.raises(BadValueError, match=r"is 3: not a class index in 0..2"):
+        linear(EXACT, 3, run_eagerly=True).evaluate(FEATURES, SPECIES + 1, verbose=0)
+    if BACKEND.name in ("tensorflow", "jax"):
+        assert np.isnan(linear(EXACT, 3).fit(FEATURES, SPECIES + 1, verbose=0).history["loss"]).all()
+
+
+def test_exact_under_xla() -> None:
+    """TensorFlow's XLA cannot call the host: a model that is told to use it is told why it cannot."""
+    if BACKEND.name != "tensorflow":
+        return
+    with pytest.raises(tf.errors.InvalidArgumentError, match="exact_mode_needs_the_host_so_set_jit_compile_False"):
+        linear(EXACT, 3, jit_compile=True).fit(FEATURES, SPECIES, verbose=0)
+
+
+def test_exact_mixed_precision() -> None:
+    """Keras scales the loss up for float16: the gradient is that of the scaled loss, rounded once."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype="mixed_float16")])
+    model.compile("sgd", loss=EXACT.to("keras"))
+    if COMPILES:
+        assert np.isfinite(model.fit(FEATURES, SPECIES, verbose=0).history["loss"]).all()
+
+
+def test_exact_replicas() -> None:
+    """Under tf.distribute each replica calls the host for its own part."""
+    if BACKEND.name != "tensorflow":
+        return
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = linear(EXACT, 3)
+    reference = Linear(EXACT.replace(rounding="native"), *map(np.asarray, model.get_weights()))
+    part = slice(0, BATCH)
+    history = model.fit(FEATURES[part], SPECIES[part], batch_size=BATCH, shuffle=False, verbose=0).history
+    value, _ = expected(reference.spec, wide(FEATURES[part]) @ reference.kernel + reference.bias, SPECIES[part])
+    np.testing.assert_allclose(history["loss"], [value], rtol=1e-5)

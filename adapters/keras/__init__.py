@@ -90,7 +90,16 @@ class KerasAdapter(Adapter):
         plan = self.plan(spec, *tensors)
         checked = self.checked(plan, *tensors)
         with self.around(*tensors):
+            if plan.exact:
+                return self.exact(plan, *tensors)
             return self.compute(plan, *tensors, checked=checked)
+
+    def exact(
+        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> Array:
+        if in_symbolic_scope():  # only shapes and dtypes are asked for, which are those of native mode
+            return self.compute(plan, predictions, targets, sample_weight, mask, checked=False)
+        return BACKEND.exact(plan, predictions, targets, sample_weight, mask)
 
     def softmax(self, logits: Any, axis: int | None) -> Array:
         if isinstance(logits, keras.KerasTensor):

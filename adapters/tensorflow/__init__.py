@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import tensorflow as tf
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import native, objects, ops
+from unifiedloss.adapters.tensorflow import exact, native, objects, ops
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Tensor = Any
 
@@ -67,9 +69,7 @@ class TensorFlowAdapter(Adapter):
         return True
 
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
-        if x.dtype == tf.bfloat16:  # which Python's buffers do not know
-            return self.to_numpy(tf.bitcast(x, tf.uint16)).view(tf.bfloat16.as_numpy_dtype)
-        return _view(tf.convert_to_tensor(x))
+        return ops.to_numpy(tf.convert_to_tensor(x))
 
     @as_written
     def loss(
@@ -88,7 +88,7 @@ class TensorFlowAdapter(Adapter):
             and self.readable(predictions, targets)
         ):
             plan = self.plan(spec, predictions, targets, None, None)
-            if plan.whole and values.surely_good(plan, None, _view(targets)):
+            if plan.whole and values.surely_good(plan, None, ops.view(targets)):
                 loss = native.checked_loss(plan, predictions, targets)
                 # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
                 if isfinite(loss):
@@ -108,6 +108,16 @@ class TensorFlowAdapter(Adapter):
         if plan.whole and not checked:
             return native.unchecked_loss(plan, predictions, targets)
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+
+    def exact(
+        self,
+        plan: Plan,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return exact.loss(plan, predictions, targets, sample_weight, mask)
 
     def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
         plan = super()._resolve(spec, *tensors)
@@ -140,13 +150,8 @@ class TensorFlowAdapter(Adapter):
         return {
             "eager": Mode(lambda function, *tensors: function(*tensors), raises=True),
             "function": Mode(_traced(jit_compile=False), raises=False),
-            "xla": Mode(_traced(jit_compile=True), raises=False),
+            "xla": Mode(_traced(jit_compile=True), raises=False, exact=False),
         }
-
-
-def _view(x: Any) -> np.ndarray[Any, Any]:
-    """The values of a tensor in this machine's memory, which x.numpy() would copy."""
-    return np.asarray(memoryview(x))
 
 
 def _traced(*, jit_compile: bool) -> Callable[..., Any]:

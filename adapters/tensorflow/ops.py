@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from unifiedloss.adapters.tensorflow import shapes
@@ -100,3 +101,15 @@ def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:
         return tf.reshape(vector, tf.concat([[-1], tf.ones([tf.rank(reference) - axis - 1], tf.int32)], 0))
     after = -axis - 1 if axis < 0 else reference.shape.rank - axis - 1
     return tf.reshape(vector, [-1] + [1] * after)
+
+
+def view(x: Any) -> np.ndarray[Any, Any]:
+    """The values of a tensor in this machine's memory, which x.numpy() would copy."""
+    return np.asarray(memoryview(x))
+
+
+def to_numpy(x: Tensor) -> np.ndarray[Any, Any]:
+    """The same of any dtype: Python's buffers do not know bfloat16."""
+    if x.dtype == tf.bfloat16:
+        return view(tf.bitcast(x, tf.uint16)).view(tf.bfloat16.as_numpy_dtype)
+    return view(x)

@@ -1,0 +1,191 @@
+"""Exact mode in TensorFlow: the kernel of `unifiedloss.exact` on the host, called at once or from within a graph.
+
+TensorFlow calculates nothing here: it would read subnormal numbers as 0. Eagerly the kernel reads the tensors' memory, and TensorFlow takes
+over the memory of the results. In a graph it is called through tf.numpy_function, which XLA cannot compile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import record  # nothing public tells whether a tape is watching
+
+from unifiedloss.adapters.tensorflow import ops, shapes
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
+
+Tensor = Any
+Array = np.ndarray[Any, Any]
+
+_NODE = "unifiedloss_exact_mode_needs_the_host_so_set_jit_compile_False"
+"""What nodes of a graph are called: XLA's error names the node it cannot compile, and nothing else can speak there."""
+
+_SECOND = "rounding='exact' has no second derivative, as its gradient is rounded; rounding='native' has one."
+
+
+class _Call(NamedTuple):
+    """What is known of a call before its shapes are: the spec, the tensors' dtypes (None: not given) and the loss's."""
+
+    spec: AnyLoss
+    dtypes: tuple[str | None, ...]
+    result: str
+
+
+def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
+    """The loss of (predictions, targets, sample_weight, mask), correctly rounded, with a gradient that is."""
+    for name, x in (("targets", tensors[1]), ("sample_weight", tensors[2])):
+        if x is not None and record.should_record_backprop([x]):
+            msg = (
+                f"rounding='exact' gives a gradient to the predictions alone, and a tape watches {name}; "
+                f"pass tf.stop_gradient({name}), or use rounding='native', which differentiates by both."
+            )
+            raise UnsupportedError(msg)
+    if plan.unchecked:
+        _, tensors = shapes.shapes_agree(plan, *tensors)
+    # On the host the rank is known, and must not raise a question there that is none here.
+    spec = plan.spec.replace(axis=plan.axis) if plan.shape is None and plan.axis is not None else plan.spec
+    call = _Call(spec, tuple(None if x is None else x.dtype.name for x in tensors), plan.result_dtype)
+    given = [x for x in tensors if x is not None]
+    if tf.executing_eagerly() and not record.could_possibly_record():
+        (result,) = _on_host(partial(_evaluate, call, gradient=False), given, [call.result])
+        return result
+    if not tf.executing_eagerly():
+        given[0] = tf.reshape(given[0], tf.shape(given[0]))  # which gives the gradient a shape that a graph can know
+    # Where the gradient will surely be asked for, it comes with the loss: both are made of the same exponentials. Under "none" the
+    # upstream gradient is seldom the 1 it is made for.
+    keeps = spec.reduction != "none" and record.should_record_backprop(given[:1])
+    result = _loss(call, bool(keeps))(*given)
+    result.set_shape(plan.positions if spec.reduction == "none" else ())
+    return result
+
+
+@cache
+def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
+    dtypes = [dtype for dtype in call.dtypes if dtype is not None]
+
+    def loss(*tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        made = [call.result, dtypes[0]] if keeps else [call.result]
+        value, *kept = _on_host(partial(_evaluate, call, gradient=keeps), tensors, made)
+
+        def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
+            slope = _slope(call, keeps)(upstream, *kept, *tensors)
+            return slope, *map(_unknown, tensors[1:])
+
+        return value, gradient
+
+    return _differentiable(loss, dtypes)
+
+
+@cache
+def _slope(call: _Call, keeps: bool) -> Callable[..., Tensor]:
+    """The gradient to the predictions: of the upstream gradient, the gradient for an upstream of 1 if it was kept, and the tensors."""
+    dtypes = [dtype for dtype in call.dtypes if dtype is not None]
+
+    def slope(upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        if keeps and tf.executing_eagerly() and _is_one(ops.to_numpy(upstream)):
+            result = tf.identity(tensors[0])
+        else:
+            (result,) = _on_host(partial(_differentiate, call, keeps), (upstream, *tensors), [dtypes[0]])
+
+        def gradient(second: Tensor) -> list[Tensor | None]:
+            if tf.executing_eagerly():
+                raise UnsupportedError(_SECOND)
+            # A graph of gradients is also made where nobody will ask for it, and then runs with zeros if at all.
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.equal(second, 0)), [_SECOND])]):
+                return [tf.zeros_like(x) if x.dtype.is_floating else None for x in (upstream, *tensors)]
+
+        return result, gradient
+
+    return _differentiable(slope, [call.result, *dtypes[:1] * keeps, *dtypes])
+
+
+def _differentiable(function: Callable[..., Any], dtypes: Sequence[str]) -> Callable[..., Tensor]:
+    """A function with a gradient of its own, which in graphs of any shapes is one and the same graph."""
+    eager = tf.custom_gradient(function)
+    traced = shapes.traced_once(eager, *dtypes)
+
+    def call(*tensors: Tensor) -> Tensor:
+        return (eager if tf.executing_eagerly() else traced)(*tensors)
+
+    return call
+
+
+def _unknown(x: Tensor) -> Tensor | None:
+    """The gradient to what is not differentiated by.
+
+    Around a tf.function TensorFlow asks for the gradient to every argument, also to those that no tape is watching, so this cannot
+    raise. Nor can it be 0, as some tape may be watching.
+    """
+    if tf.executing_eagerly() or not x.dtype.is_floating:
+        return None
+    return tf.fill(tf.shape(x), tf.constant(math.nan, x.dtype))
+
+
+# ---------------------------------------------------------------------------------------------------------------- on the host
+
+
+def _on_host(
+    function: Callable[..., Sequence[Array]], tensors: Sequence[Tensor], dtypes: Sequence[str]
+) -> list[Tensor]:
+    """Call a function of arrays on tensors. bfloat16 results come as their bits."""
+    from unifiedloss import host  # here and not above: it starts a thread, without which native mode does
+
+    function = partial(host.run, function)
+    if tf.executing_eagerly():
+        made = [_tensor(x, tensors[0].device) for x in function(*map(ops.to_numpy, tensors))]
+    else:
+        stored = [tf.uint16 if dtype == "bfloat16" else dtype for dtype in dtypes]
+        made = tf.numpy_function(function, tensors, stored, stateful=False, name=_NODE)
+    return [tf.bitcast(x, dtype) if dtype == "bfloat16" else x for x, dtype in zip(made, dtypes, strict=True)]
+
+
+def _tensor(x: Array, device: str) -> Tensor:
+    """An array as a tensor in the same memory, where TensorFlow can work there: it dies of one that is not aligned."""
+    if x.ctypes.data % 64 or not x.flags.c_contiguous or not x.flags.writeable:
+        room = np.empty(x.nbytes + 64, np.uint8)
+        start = -room.ctypes.data % 64
+        aligned = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+        aligned[...] = x
+        x = aligned
+    made = tf.experimental.dlpack.from_dlpack(x.__dlpack__())
+    if "CPU" in device:
+        return made
+    with tf.device(device):
+        return tf.identity(made)
+
+
+def _evaluate(call: _Call, *arrays: Array, upstream: Array | None = None, gradient: bool) -> list[Array]:
+    """The loss and, where asked for, the gradient."""
+    from unifiedloss import exact
+
+    given = iter(arrays)
+    predictions, targets, weight, mask = tensors = [None if dtype is None else next(given) for dtype in call.dtypes]
+    assert predictions is not None
+    assert targets is not None
+    plan = _plan(call, *(None if x is None else x.shape for x in tensors))
+    value, slope = exact.evaluate(plan, predictions, targets, weight, mask, upstream, gradient=gradient)
+    return [np.asarray(x) for x in (value, slope) if x is not None]
+
+
+def _differentiate(call: _Call, keeps: bool, upstream: Array, *arrays: Array) -> list[Array]:
+    """The gradient alone."""
+    if keeps and _is_one(upstream):
+        return [arrays[0].view(np.uint16) if call.dtypes[0] == "bfloat16" else arrays[0]]
+    return _evaluate(call, *arrays[keeps:], upstream=upstream, gradient=True)[1:]
+
+
+@lru_cache(4096)
+def _plan(call: _Call, *sizes: tuple[int, ...] | None) -> Plan:
+    signatures = [
+        None if dtype is None else Signature(size, dtype) for size, dtype in zip(sizes, call.dtypes, strict=True)
+    ]
+    return resolve(call.spec, *signatures)  # type: ignore[arg-type]
+
+
+def _is_one(upstream: Array) -> bool:
+    return bool((upstream == 1).all())

@@ -1,0 +1,335 @@
+"""Exact mode on TensorFlow: the bits are NumPy's, eagerly and in graphs, and what has no exact answer is refused.
+
+That NumPy's bits are the right ones is what the conformance suite checks, which also puts every rule of the specs to this adapter.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from unifiedloss.errors import BadValueError, UnsupportedError
+
+tf = pytest.importorskip("tensorflow")
+
+from unifiedloss import registry  # noqa: E402 - after the question whether TensorFlow is here
+from unifiedloss.adapters.tensorflow import exact  # noqa: E402
+
+pytestmark = pytest.mark.framework("tensorflow")
+
+ADAPTER = registry.adapter("tensorflow")
+NUMPY = registry.adapter("numpy")
+RNG = np.random.default_rng(3)
+LOGITS = RNG.normal(size=(4, 3)).astype(np.float32) * 4
+LABELS = np.array([0, 2, 1, 1])
+DENSE = RNG.random((4, 3)).astype(np.float32)
+WEIGHT = np.float32([1, 0, 2.5, 0.3])
+MASK = np.array([True, True, False, True])
+
+CE = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
+BCE = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
+MSE = ul.MeanSquaredError(rounding="exact")
+
+MODES = {"eager": lambda f: f, "function": lambda f: tf.function(f, autograph=False)}
+every_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def bits(*tensors: Any) -> list[bytes]:
+    """The bytes of tensors and arrays, in which -0, NaN and subnormal numbers are seen, with their shapes."""
+    arrays = [np.asarray(ADAPTER.to_numpy(x) if tf.is_tensor(x) else x) for x in tensors]
+    return [bytes(str((x.shape, x.dtype)), "ascii") + x.tobytes() for x in arrays]
+
+
+def both(mode: str, spec: Any, *tensors: Any, **further: Any) -> tuple[list[bytes], list[bytes]]:
+    """The bits of value and gradient here and on NumPy; tensors are handed over, the rest is closed over."""
+    here = MODES[mode](lambda *xs: spec.value_and_grad(*xs, **further))(*map(tf.convert_to_tensor, tensors))
+    arrays = [ADAPTER.to_numpy(x) if tf.is_tensor(x) else x for x in tensors]
+    return bits(*here), bits(*spec.value_and_grad(*arrays, **further))
+
+
+def gradients(function: Callable[..., Any], *tensors: Any, watched: int = 1, persistent: bool = False) -> Any:
+    """The gradients of a function to all its arguments, of which a tape watches the first few."""
+    with tf.GradientTape(persistent=persistent) as tape:
+        for x in tensors[:watched]:
+            tape.watch(x)
+        value = function(*tensors)
+    return tape.gradient(value, tensors)
+
+
+# ------------------------------------------------------------------------------------------------------------------- numbers
+
+
+@every_mode
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_bits_are_numpys(mode: str, dtype: str, reduction: str) -> None:
+    """Loss and gradient of every dtype and kind, with weights and masks."""
+    for loss, targets in ((CE, LABELS), (CE.replace(label_smoothing=0.1), DENSE), (BCE, DENSE), (MSE, DENSE)):
+        predictions = tf.cast(LOGITS, dtype)
+        spec = loss.replace(reduction=reduction)
+        for companions in ({}, {"sample_weight": WEIGHT, "mask": MASK}):
+            here, there = both(mode, spec, predictions, targets, **companions)
+            assert here == there
+
+
+@every_mode
+def test_upstream_gradients(mode: str) -> None:
+    """The gradient is rounded once, with what comes from above in it: 0.3 times the rounded gradient has other bits."""
+    for upstream in (1.0, 0.3, -0.0, 2.0**-120):
+        here, there = both(mode, CE, LOGITS, LABELS, upstream=np.float32(upstream))
+        assert here == there
+    for upstream in (np.float32([1, 0.3, -2, 1e30]), np.ones(4, np.float32)):
+        here, there = both(mode, CE.replace(reduction="none"), LOGITS, LABELS, upstream=upstream)
+        assert here == there
+    _, once = CE.value_and_grad(LOGITS, LABELS)
+    _, scaled = CE.value_and_grad(LOGITS, LABELS, upstream=np.float32(0.3))
+    assert bits(once * np.float32(0.3)) != bits(scaled)
+
+
+@every_mode
+def test_subnormal_numbers(mode: str) -> None:
+    """They come through, though the thread from which TensorFlow calls back would have them 0, and so would any cast or sum."""
+    spec = CE.replace(reduction="none")
+    value, slope = MODES[mode](spec.value_and_grad)(tf.constant([[100.0, 0.0]]), tf.constant([0]))
+    assert bits(value) == bits(np.array([27], np.uint32).view(np.float32))  # 3.8e-44
+    assert bits(slope) == bits(np.array([[27 + 2**31, 27]], np.uint32).view(np.float32))
+    here, there = both(mode, MSE.replace(reduction="sum"), np.float32([3e-42, 1e-20]), np.float32([1e-42, 0]))
+    assert here == there
+    assert here[1] == bits((np.float32([3e-42, 1e-20]) - np.float32([1e-42, 0])) * 2)[0]
+
+
+@every_mode
+def test_arrays_in_any_order_of_memory(mode: str) -> None:
+    """NumPy arrays beside the tensors may be strided, transposed or of the other byte order."""
+    strided = np.asfortranarray(np.repeat(DENSE, 2, 0))[::2]
+    loss = MODES[mode](lambda z: BCE(z, strided, sample_weight=WEIGHT.astype(">f4")[::-1]))(tf.constant(LOGITS))
+    assert bits(loss) == bits(BCE(LOGITS, DENSE, sample_weight=WEIGHT[::-1].copy()))
+
+
+@every_mode
+def test_results_are_tensors_like_others(mode: str) -> None:
+    """Whatever their size: TensorFlow kills the process at memory that is not aligned as it likes."""
+    for n in (0, 1, 5, 1000):
+        z = tf.zeros((n, 1))
+        loss, slope = MODES[mode](lambda z: MSE.replace(reduction="none").value_and_grad(z, tf.ones_like(z)))(z)
+        np.testing.assert_array_equal(tf.concat([loss[1:], slope[:1]], 0)[:, 0], [1] * max(n - 1, 0) + [-2] * min(n, 1))
+
+
+def test_memory_that_tensorflow_cannot_use_is_copied() -> None:
+    """Unaligned, strided and read-only results become tensors as well; aligned ones without a copy."""
+    block = np.zeros(400, np.uint8)
+    start = -block.ctypes.data % 64
+    aligned = block[start : start + 64].view(np.float32)
+    shared = exact._tensor(aligned, "CPU:0")
+    aligned[3] = 7
+    assert shared[3] == 7
+    read_only = aligned.copy()
+    read_only.flags.writeable = False
+    for x in (block[start + 4 : start + 68].view(np.float32), aligned[::2], read_only, np.float32(2)[None][0:0]):
+        np.testing.assert_array_equal(exact._tensor(x, "CPU:0")[1:], x[1:])
+
+
+# -------------------------------------------------------------------------------------------------------------------- graphs
+
+
+class Model(tf.Module):  # type: ignore[misc, unused-ignore]
+    """A linear layer and its training step."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.kernel = tf.Variable(tf.reshape(tf.range(9.0), (3, 3)) / 8)
+        self.loss = loss
+
+    def step(self, x: Any, y: Any) -> Any:
+        """One step of gradient descent; the loss before it."""
+        with tf.GradientTape() as tape:
+            loss = self.loss(x @ self.kernel, y)
+        self.kernel.assign_sub(0.25 * tape.gradient(loss, self.kernel))
+        return loss
+
+
+@pytest.mark.parametrize(("spec", "targets"), [(CE, LABELS), (BCE, DENSE)])
+def test_training(spec: Any, targets: Any) -> None:
+    """The loss falls, and a compiled step learns what an eager one does, bit for bit."""
+    history = {}
+    for mode, run in MODES.items():
+        model = Model(spec.to("tensorflow"))
+        step = run(model.step)
+        history[mode] = [bits(step(tf.constant(LOGITS), tf.constant(targets)), model.kernel.value()) for _ in range(3)]
+        assert spec(LOGITS @ model.kernel.numpy(), targets) < spec(LOGITS @ Model(None).kernel.numpy(), targets)
+    assert history["eager"] == history["function"]
+
+
+@pytest.mark.parametrize("shape", [None, [None, None]])
+def test_shapes_that_are_known_when_it_runs(shape: Any) -> None:
+    """One graph for every batch, also of unknown rank, with the errors that native mode raises."""
+    specs = [tf.TensorSpec(shape), tf.TensorSpec(shape and shape[:1], tf.int64), tf.TensorSpec(shape and shape[:1])]
+    compiled = tf.function(lambda z, y, w: CE.value_and_grad(z, y, sample_weight=w), input_signature=specs)
+    for n in (4, 2, 0):
+        arguments = LOGITS[:n], LABELS[:n], WEIGHT[:n]
+        assert bits(*compiled(*arguments)) == bits(*CE.value_and_grad(*arguments[:2], sample_weight=arguments[2]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="class indices must have the predictions"):
+        compiled(LOGITS, LABELS[:2], WEIGHT)
+    if shape is None:  # whose class axis is the last where none is named
+        assert bits(compiled(LOGITS[None], LABELS[None], WEIGHT[:1])[0]) == bits(CE(LOGITS, LABELS))
+
+
+def test_shapes_of_results() -> None:
+    """A graph knows of the results what can be known."""
+    seen = []
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int64)])
+    def function(z: Any, y: Any) -> Any:
+        loss, slope = CE.replace(reduction="none").value_and_grad(z, y)
+        seen.extend([loss.shape.as_list(), slope.shape.as_list(), CE(z, y).shape.as_list()])
+        return loss
+
+    function(LOGITS, LABELS)
+    assert seen == [[None], [None, 3], []]
+
+
+def test_xla_is_refused() -> None:
+    """XLA has no host; its error carries the only words it lets through."""
+    z, y = tf.constant(LOGITS), tf.constant(LABELS)
+    for function in (CE, CE.value_and_grad):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="exact_mode_needs_the_host_so_set_jit_compile_False"):
+            tf.function(lambda z, y, f=function: f(z, y), jit_compile=True, autograph=False)(z, y)
+    assert not ADAPTER.modes()["xla"].exact
+
+
+def test_graphs_do_not_pile_up() -> None:
+    """Users' graphs are let go of: what tf.custom_gradient and tf.numpy_function keep is made once."""
+    graphs = type(tf.function(lambda: tf.constant(0)).get_concrete_function().graph)
+
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(x), graphs) for x in gc.get_objects())
+
+    def run() -> None:
+        both("function", CE, LOGITS, LABELS)
+        gradients(tf.function(lambda z: BCE(z, tf.constant(DENSE))), tf.constant(LOGITS))
+
+    run()
+    before = alive()
+    run()
+    run()
+    assert alive() == before
+
+
+@every_mode
+def test_jacobians_and_maps(mode: str) -> None:
+    """TensorFlow loops over what it cannot vectorize."""
+    z, y = tf.constant(LOGITS), tf.constant(LABELS)
+
+    def jacobian() -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            losses = CE.replace(reduction="none")(z, y)
+        return tape.jacobian(losses, z)
+
+    found = MODES[mode](jacobian)().numpy()
+    _, slope = CE.replace(reduction="none").value_and_grad(LOGITS, LABELS)
+    assert bits(found[range(4), range(4)]) == bits(slope)
+    mapped = MODES[mode](lambda: tf.vectorized_map(lambda row: CE(row[0], row[1]), (z[:, None], y[:, None])))()
+    assert bits(mapped) == bits(CE.replace(reduction="none")(LOGITS, LABELS))
+
+
+def test_gradient_taken_elsewhere() -> None:
+    """An eager loss may be differentiated in a graph, and the loss of a graph eagerly, with another upstream gradient."""
+    z, y = tf.constant(LOGITS), tf.constant(LABELS)
+    _, wanted = CE.value_and_grad(LOGITS, LABELS, upstream=np.float32(0.3))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(z)
+        losses = [CE(z, y), tf.function(lambda z: CE(z, y))(z)]
+    upstream = tf.constant(0.3)
+    assert bits(tf.function(lambda: tape.gradient(losses[0], z, upstream))()) == bits(wanted)
+    for loss in losses:
+        assert bits(tape.gradient(loss, z, upstream)) == bits(wanted)
+
+
+# ------------------------------------------------------------------------------------------------------------------ refusals
+
+
+@every_mode
+@pytest.mark.parametrize("name", ["targets", "sample_weight"])
+def test_other_gradients_are_refused(mode: str, name: str) -> None:
+    """A tape that watches what has no gradient is told, and how to go on; with tf.stop_gradient it goes on."""
+    z, t, w = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
+
+    def function(x: Any, *, stop: bool) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([x, z])
+            given = tf.stop_gradient(2 * x) if stop else 2 * x
+            loss = MSE(z, given) if name == "targets" else MSE(z, t, sample_weight=given)
+        return tape.gradient(loss, z)
+
+    x = t if name == "targets" else w
+    with pytest.raises(UnsupportedError, match=rf"a tape watches {name}; pass tf.stop_gradient\({name}\)"):
+        MODES[mode](lambda x: function(x, stop=False))(x)
+    assert MODES[mode](lambda x: function(x, stop=True))(x).shape == (4, 3)
+
+
+def test_other_gradients_around_a_function() -> None:
+    """There TensorFlow asks for all gradients, wanted or not, so those that are refused elsewhere are NaN, and no zero."""
+    loss = tf.function(lambda z, t, w: MSE(z, t, sample_weight=w))
+    tensors = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
+    _, wanted = MSE.value_and_grad(LOGITS, DENSE, sample_weight=WEIGHT)
+    for persistent in (False, True):
+        slope, *others = gradients(loss, *tensors, persistent=persistent)
+        assert bits(slope) == bits(wanted)
+        assert others == [None, None]
+    _, *others = gradients(loss, *tensors, watched=3)
+    assert all(np.isnan(x).all() for x in others)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function", "function inside"])
+def test_second_derivatives_are_refused(mode: str) -> None:
+    """Where they are asked for, and not where a tape merely could ask."""
+    z, y = tf.constant(LOGITS), tf.constant(LABELS)
+    loss = tf.function(lambda z: CE(z, y)) if mode == "function inside" else lambda z: CE(z, y)
+
+    def twice(*, second: bool) -> Any:
+        with tf.GradientTape() as outer:
+            outer.watch(z)
+            with tf.GradientTape() as inner:
+                inner.watch(z)
+                value = loss(z)
+            slope = inner.gradient(value, z)
+        return outer.gradient(slope if second else value, z)
+
+    run = MODES["function"] if mode == "function" else MODES["eager"]
+    with pytest.raises((UnsupportedError, tf.errors.InvalidArgumentError), match="has no second derivative"):
+        run(lambda: twice(second=True))()
+    assert bits(run(lambda: twice(second=False))()) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
+
+
+def test_value_of_a_function_that_differentiates() -> None:
+    """The loss of a compiled step has a gradient, though that of the step's own gradient is refused."""
+    both_of = tf.function(lambda z: CE.value_and_grad(z, tf.constant(LABELS)))
+    slope, *_ = gradients(lambda z: both_of(z)[0], tf.constant(LOGITS))
+    assert bits(slope) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="has no second derivative"):
+        gradients(lambda z: both_of(z)[1], tf.constant(LOGITS))
+
+
+def test_forward_mode_is_refused() -> None:
+    """It would be made of the second derivative."""
+    z = tf.constant(LOGITS)
+    with pytest.raises(UnsupportedError), tf.autodiff.ForwardAccumulator(z, z) as accumulator:
+        accumulator.jvp(CE(z, LABELS))
+
+
+def test_bad_values() -> None:
+    """They raise where they can be read, and are NaN, with their row of the gradient, in a graph."""
+    spec, labels = CE.replace(reduction="none"), tf.constant([0, 7, 1, -1])
+    with pytest.raises(BadValueError, match=r"targets\[1\] is 7"):
+        spec(tf.constant(LOGITS), labels)
+    value, slope = tf.function(spec.value_and_grad, autograph=False)(tf.constant(LOGITS), labels)
+    bad = np.array([False, True, False, True])
+    np.testing.assert_array_equal(np.isnan(value), bad)
+    np.testing.assert_array_equal(np.isnan(slope), np.tile(bad[:, None], 3))
