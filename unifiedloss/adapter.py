@@ -158,7 +158,7 @@ class Adapter(ABC):
 
         Bad values give NaN; where they can be read, they were looked for before.
         """
-        msg = f"the backend {self.name!r} has no exact mode; use rounding=\"native\"."
+        msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'
         raise UnsupportedError(msg)
 
     # ---------------------------------------------------------------------------------------------------- what is shared

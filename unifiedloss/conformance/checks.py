@@ -217,7 +217,9 @@ def _compare_bits(outcome: Outcome, what: str, got: Array, exact: Array, form: F
             outcome.value_distance = max(outcome.value_distance, largest)
         else:
             outcome.gradient_distance = max(outcome.gradient_distance, largest)
-        _fail_at(outcome, what, wrong, got, exact, f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)")
+        _fail_at(
+            outcome, what, wrong, got, exact, f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)"
+        )
 
 
 def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:

@@ -102,7 +102,7 @@ class Call:
     def _in_rows(self, x: Array) -> Array:
         if self.plan.axis is None:
             return x.reshape(-1, 1)
-        moved = np.moveaxis(x, self.plan.axis, -1)
+        moved = x if self.plan.axis == x.ndim - 1 else np.moveaxis(x, self.plan.axis, -1)
         return moved.reshape(-1, moved.shape[-1])
 
     def _per_position(self, x: Array) -> Array:
@@ -298,7 +298,7 @@ class Call:
         return stored(np.asarray(self._reduced(losses, divisor)), plan.result_dtype), self._back(slopes)
 
     def _back(self, slopes: Array | None) -> Array | None:
-        if slopes is None or self.plan.axis is None:
+        if slopes is None or self.plan.axis in (None, len(self.shape) - 1):
             return None if slopes is None else slopes.reshape(self.shape)
         moved = slopes.reshape(*self.positions, self.rows.shape[1])
         return np.ascontiguousarray(np.moveaxis(moved, -1, self.plan.axis))
@@ -500,7 +500,7 @@ def _decided(ball: Ball, shape: tuple[int, ...], dtype: str) -> tuple[Floats, Bo
 
 def _plain(x: Array) -> Array:
     """An array in a dtype of NumPy's own, in this machine's byte order."""
-    if x.dtype.name == "bfloat16":
+    if x.dtype.kind not in "fiub":  # ml_dtypes' bfloat16
         return x.astype(np.float32)
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
