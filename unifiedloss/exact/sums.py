@@ -76,7 +76,8 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         exactly: gives the divisor itself, where the ball does not decide.
         dtype: the dtype's name.
     """
-    about, off = total.rough()
+    with np.errstate(over="ignore"):
+        about, off = total.rough()
     mean = about / float(divisor.high)
     of_divisor = float((divisor.radius + abs(divisor.low)) / abs(divisor.high))
     # Twice what the bound, the divisor and the quotient's own rounding may do.
