@@ -200,8 +200,8 @@ class _KerasOnNumPy(KerasAdapter):
     ) -> tuple[Array, Array]:
         p, t, w, m = self._with_values(predictions, targets, sample_weight, mask)
         # NumPy cannot differentiate Keras' operations, but knows the gradient.
-        _, gradient = BACKEND.value_and_grad(spec, p, t, w, m, upstream)
-        return self.loss(spec, p, t, w, m), gradient
+        value, gradient = BACKEND.value_and_grad(spec, p, t, w, m, upstream)
+        return (value if spec.rounding == "exact" else self.loss(spec, p, t, w, m)), gradient
 
 
 class _KerasOnTorch(KerasAdapter):
