@@ -19,7 +19,7 @@ import numpy as np
 from unifiedloss import pipeline, values
 from unifiedloss.errors import DTypeError, MixedBackendsError, ShapeError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
-from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, class_axis, resolve
+from unifiedloss.spec import AnyLoss, Message, Plan, Signature, as_written, class_axis, describe, resolve
 
 Array = Any
 
@@ -202,7 +202,10 @@ class Adapter(ABC):
         if name not in FORMATS:
             msg = f"softmax needs floating logits ({', '.join(FORMATS)}), got {name}; cast them."
             raise DTypeError(msg)
-        axis = class_axis(axis, self.shape(logits))
+        shape = self.shape(logits)
+        axis = class_axis(axis, shape)
+        if shape is not None and shape[axis] == 0:
+            raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
         compute_dtype = "float32" if name in HALF_TYPES else name
         return pipeline.softmax(self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny)
 
