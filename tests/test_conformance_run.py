@@ -241,8 +241,9 @@ from unifiedloss.conformance import cases, snippets, workers
 label, mode, *names = sys.argv[1:]
 target = next(target for target in workers.all_targets() if target.label == label)
 adapter = registry.adapter(target.backend)
-made = [snippets.of_case(adapter, target, mode, c, c.expected()) for c in cases.all_cases() if c.name in names]
-made += [snippets.of_bad_call(adapter, target, mode, c) for c in cases.bad_calls() if c.name in names]
+every, bad = (*cases.all_cases(), *cases.softmax_cases()), (*cases.bad_calls(), *cases.bad_softmax_calls())
+made = [snippets.of_case(adapter, target, mode, c, c.expected()) for c in every if c.name in names]
+made += [snippets.of_bad_call(adapter, target, mode, c) for c in bad if c.name in names]
 print(json.dumps(made))
 """
 # Pasted one after the other into an empty module.
@@ -267,6 +268,8 @@ NAMES = (
     "random/2026.000",
     "label 3",
     "labels as a column",
+    "softmax/gaps, bfloat16",
+    "softmax/no classes",
 )
 SNIPPETS = [
     pytest.param("numpy", "eager", marks=pytest.mark.framework("numpy")),
@@ -297,8 +300,8 @@ def test_snippets_run_as_pasted(label: str, mode: str) -> None:
             continue
         wanted = re.findall(r"# should be (.*)", snippet)
         # One printed value per line of the snippet that prints, each after its name.
-        got = re.split(r"(?:loss|gradient to \w+): ", text)[1:]
-        assert len(got) == len(wanted) >= 2
+        got = re.split(r"(?:loss|softmax|gradient to [\w ]+): ", text)[1:]
+        assert len(got) == len(wanted) >= 1 + ("gradient to" in snippet)
         for a, b in zip(got, wanted, strict=True):
             found = np.array(a.replace("[", " ").replace("]", " ").split(), np.float64)
             exact = np.atleast_1d(np.array(eval(b, {"nan": np.nan, "inf": np.inf}), np.float64))  # noqa: S307 - a list of numbers

@@ -70,7 +70,8 @@ def conform(
         ),
     ] = None,
     loss: Annotated[
-        list[str] | None, typer.Option(help="A loss ('cross_entropy', ...); may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all."),
     ] = None,
     mode: Annotated[
         list[str] | None, typer.Option(help="A mode ('eager', 'jit', ...); may be repeated. Default: all.")

@@ -12,13 +12,22 @@ import unifiedloss
 from unifiedloss import registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks, snippets, workers
-from unifiedloss.conformance.cases import BadCall, Case, all_cases, bad_calls
+from unifiedloss.conformance.cases import (
+    BadCall,
+    Case,
+    SoftmaxCase,
+    all_cases,
+    bad_calls,
+    bad_softmax_calls,
+    softmax_cases,
+)
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError, UnsupportedError
-from unifiedloss.reference import Reference
 
-LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error")
+SOFTMAX = "softmax"
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", SOFTMAX)
+"""What is checked and counted by its name: the losses, and the softmax beside them."""
 
 
 class Progress(NamedTuple):
@@ -41,8 +50,8 @@ class Progress(NamedTuple):
 class Work:
     """What is to be checked: cases with what the oracle says of them, calls that must fail, modes."""
 
-    cases: Sequence[tuple[Case, Reference]]
-    bad_calls: Sequence[BadCall]
+    cases: Sequence[tuple[Case | SoftmaxCase, Any]]
+    bad_calls: Sequence[BadCall | SoftmaxCase]
     modes: Sequence[str] | None = None
 
 
@@ -60,7 +69,7 @@ def run(
     Args:
         backends: names ("torch"; "keras" for every backend Keras runs on) or labels of the report ("keras (jax)"). Default: all that
             are installed.
-        losses: names of losses ("cross_entropy", ...). Default: all.
+        losses: names of losses ("cross_entropy", ..., and "softmax"). Default: all.
         modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
         rounding: "native".
         progress: called with how far each backend has come.
@@ -127,7 +136,9 @@ def _of(losses: Sequence[str] | None) -> set[str]:
     return set(LOSSES if losses is None else losses)
 
 
-def expected(losses: Sequence[str] | None = None, cases: Sequence[Case] | None = None) -> list[tuple[Case, Reference]]:
+def expected(
+    losses: Sequence[str] | None = None, cases: Sequence[Case | SoftmaxCase] | None = None
+) -> list[tuple[Case | SoftmaxCase, Any]]:
     """The cases with what the oracle says of them.
 
     Args:
@@ -135,12 +146,19 @@ def expected(losses: Sequence[str] | None = None, cases: Sequence[Case] | None =
         cases: Default: all there are.
     """
     wanted = _of(losses)
-    return [(case, case.expected()) for case in (all_cases() if cases is None else cases) if case.spec.name in wanted]
+    every: Sequence[Case | SoftmaxCase] = (*all_cases(), *softmax_cases()) if cases is None else cases
+    return [(case, case.expected()) for case in every if _loss(case) in wanted]
 
 
-def _bad_calls(losses: Sequence[str] | None) -> list[BadCall]:
+def _bad_calls(losses: Sequence[str] | None) -> list[BadCall | SoftmaxCase]:
     wanted = _of(losses)
-    return [call for call in bad_calls() if call.spec.name in wanted]
+    every: Sequence[BadCall | SoftmaxCase] = (*bad_calls(), *bad_softmax_calls())
+    return [call for call in every if _loss(call) in wanted]
+
+
+def _loss(case: Case | BadCall | SoftmaxCase) -> str:
+    """The name a case is counted by."""
+    return SOFTMAX if isinstance(case, SoftmaxCase) else case.spec.name
 
 
 def check_adapter(
@@ -148,7 +166,7 @@ def check_adapter(
     *,
     losses: Sequence[str] | None = None,
     modes: Sequence[str] | None = None,
-    cases: Sequence[Case] | None = None,
+    cases: Sequence[Case | SoftmaxCase] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Check one adapter in this process: what an author of another adapter calls in their tests.
@@ -236,7 +254,7 @@ def check(
         for call in work.bad_calls:
             note(name, call.name, done, total)
             done += 1
-            if mode.costly and call.reads:
+            if mode.costly and isinstance(call, BadCall) and call.reads:
                 row.left_out += 1
             else:
                 outcome = checks.check_bad_call(adapter, mode, call)
@@ -245,13 +263,13 @@ def check(
         yield row
 
 
-def _is_compiled(case: Case, mode: Mode) -> bool:
+def _is_compiled(case: Case | SoftmaxCase, mode: Mode) -> bool:
     """Whether a compiled mode runs a case."""
     return case.representative if mode.costly else case.compiled
 
 
-def _count(row: Row, case: Case | BadCall, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:
-    loss = case.spec.name
+def _count(row: Row, case: Case | BadCall | SoftmaxCase, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:
+    loss = _loss(case)
     for tally in (row.total, row.losses.setdefault(loss, Tally())):
         tally.add(
             outcome.comparisons,
