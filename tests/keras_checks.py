@@ -120,6 +120,29 @@ def eagerly(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Any
     return ADAPTER.loss(spec, tensor(predictions), tensor(targets), **companions)
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 1)])
+@pytest.mark.parametrize(
+    "array", [np.array(["a"] * 5), np.array([{}] * 5), np.array([1j] * 5), np.array([1] * 5, "M8[D]")]
+)
+def test_arrays_of_no_admitted_dtype(array: Array, shape: tuple[int, ...]) -> None:
+    """What the backend has no tensor for is refused by the loss and by Keras' object alike, in the words NumPy has for it."""
+    array = array.reshape(shape)
+    for spec, predictions in ((CE(from_logits=True), LOGITS), (MSE(), LOGITS[:, :1]), (MSE(), LOGITS[:, 0])):
+        with pytest.raises(DTypeError) as plain:
+            spec(predictions, array)
+        z = tensor(predictions)
+        for call, arguments in (
+            (ADAPTER.loss, (spec, z, array)),
+            (ADAPTER.value_and_grad, (spec, z, array)),
+            (spec.to("keras"), (array, z)),
+        ):
+            with pytest.raises(DTypeError) as error:
+                call(*arguments)
+            assert str(error.value) == str(plain.value)
+    with pytest.raises(DTypeError, match="sample_weight must be floating or integer"):
+        CE(from_logits=True).to("keras")(tensor(LABELS), tensor(LOGITS), array)
+
+
 def loss(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Array:
     """The loss that Keras' adapter finds."""
 

@@ -830,7 +830,7 @@ def resolve(
         DTypeError: a dtype is not admitted.
         SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong number of class weights, ...).
     """
-    _check_predictions_dtype(predictions.dtype)
+    check_predictions_dtype(predictions.dtype)
     if isinstance(spec, CrossEntropyLoss):
         kind = _target_kind(targets.dtype)
         axis, classes, positions = _classes(spec, predictions, targets, kind)
@@ -907,7 +907,8 @@ def _rank(signature: Signature | None) -> int | None:
     return None if signature is None or signature.shape is None else len(signature.shape)
 
 
-def _check_predictions_dtype(dtype: str) -> None:
+def check_predictions_dtype(dtype: str) -> None:
+    """Refuse predictions of a dtype that is not floating."""
     if dtype not in FORMATS:
         msg = (
             f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "

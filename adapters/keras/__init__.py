@@ -54,6 +54,9 @@ class KerasAdapter(Adapter):
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         return BACKEND.convert(x, None if isinstance(reference, keras.KerasTensor) else reference)
 
+    def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
+        return BACKEND._is_numeric(x)
+
     def dtypes(self) -> tuple[str, ...]:
         return BACKEND.dtypes()
 

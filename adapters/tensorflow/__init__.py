@@ -49,14 +49,14 @@ class TensorFlowAdapter(Adapter):
         tensors = super().own(predictions, *companions)
         return tuple(tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in tensors)
 
-    def _as_tensor(self, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
+    def _as_tensor(self, name: str, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
         if isinstance(x, _COMPOSITES):
             msg = (
-                f"a dense tensor is needed, got {type(x).__name__}; convert it, "
+                f"{name} must be a dense tensor, got {type(x).__name__}; convert it, "
                 "and pass a mask for the positions it does not have."
             )
             raise UnknownTensorError(msg)
-        return super()._as_tensor(x, reference, list_dtype)
+        return super()._as_tensor(name, x, reference, list_dtype)
 
     def readable(self, *tensors: Tensor | None) -> bool:
         if not tf.executing_eagerly():

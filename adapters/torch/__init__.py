@@ -54,6 +54,9 @@ class TorchAdapter(Adapter):
         x = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")).reshape(x.shape)
         return torch.from_numpy(x if x.flags.writeable else x.copy()).to(device)
 
+    def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
+        return torch.compiler.is_compiling() or super()._is_numeric(x)  # see `convert`
+
     def readable(self, *tensors: Tensor | None) -> bool:
         if torch.compiler.is_compiling() or _transform() is not None:
             return False
