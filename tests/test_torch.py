@@ -224,3 +224,30 @@ def test_meta_and_fake_tensors() -> None:
     assert loss.shape == ()
     with pytest.raises(ul.ShapeError):
         ul.CrossEntropyLoss(from_logits=True)(X.to("meta"), torch.zeros(3, dtype=torch.int64, device="meta"))
+
+
+def _exported(spec: Any, z: Any, t: Any) -> Any:
+    rows = torch.export.Dim("rows")
+    return torch.export.export(spec.to("torch"), (z, t), dynamic_shapes=({0: rows}, {0: rows}), strict=False).module()
+
+
+@pytest.mark.parametrize("on_empty", ["nan", "zero"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ul.CrossEntropyLoss(from_logits=True),
+        ul.CrossEntropyLoss(from_logits=True, ignore_index=1),
+        ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=2.0),
+        ul.MeanSquaredError(),
+    ],
+    ids=repr,
+)
+def test_exports_with_any_batch_size(spec: Any, on_empty: Any) -> None:
+    """What torch.export and make_fx write down divides by the number of positions of each call, not of the first."""
+    spec = spec.replace(on_empty=on_empty)
+    t = torch.tensor([0, 1, 1, 2]) if isinstance(spec, ul.CrossEntropyLoss) else torch.softmax(X, 1)
+    traced = importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(spec, tracing_mode="symbolic")(X, t)
+    for function in (_exported(spec, X, t), traced):
+        for rows in (2, 3, 4):
+            torch.testing.assert_close(function(X[:rows], t[:rows]), spec(X[:rows], t[:rows]))
+    torch.testing.assert_close(traced(X[:0], t[:0]), spec(X[:0], t[:0]), equal_nan=True)

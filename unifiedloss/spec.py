@@ -842,7 +842,9 @@ def resolve(
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
     known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
-    count = math.prod(positions) if positions is not None and known else None  # type: ignore[arg-type]
+    count: Any = math.prod(positions) if positions is not None and known else None  # type: ignore[arg-type]
+    if not isinstance(count, int):  # a symbol, as torch.export has, which no question may be asked of: the answer would be frozen
+        count = None
     ignored_labels = _ignored_labels(spec, kind, targets.dtype)
     unweighted = sample_weight is None and getattr(spec, "class_weights", None) is None
     plain = unweighted and mask is None and not ignored_labels
