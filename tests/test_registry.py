@@ -173,6 +173,11 @@ def test_unknown_backend() -> None:
     """A name nobody registered says which are known."""
     with pytest.raises(ul.MissingBackendError, match="There is no backend 'mxnet'; known are numpy, torch"):
         ul.MeanSquaredError().to("mxnet")
+    for name in ("pytorch", "Torch", "torhc"):
+        with pytest.raises(ul.MissingBackendError, match=f"There is no backend '{name}'; .* Did you mean 'torch'[?]$"):
+            ul.MeanSquaredError().to(name)
+    with pytest.raises(ul.MissingBackendError, match="Did you mean 'tensorflow'"):
+        ul.MeanSquaredError().to("tf")
 
 
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "keras", "jax"])

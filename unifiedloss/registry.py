@@ -13,7 +13,7 @@ from typing import Any
 
 from unifiedloss.adapter import Adapter, foreign
 from unifiedloss.errors import AdapterError, MissingBackendError, MixedBackendsError, UnknownTensorError
-from unifiedloss.spec import Loss
+from unifiedloss.spec import Loss, suggestion
 
 ENTRY_POINTS = "unifiedloss.adapters"
 
@@ -132,7 +132,7 @@ def _third_party(name: str) -> Adapter:
     if entry is None:
         msg = (
             f"There is no backend {name!r}; known are {', '.join(BUILT_IN)}, and what other packages register "
-            f"under the entry-point group {ENTRY_POINTS!r}."
+            f"under the entry-point group {ENTRY_POINTS!r}.{suggestion(name, BUILT_IN)}"
         )
         raise MissingBackendError(msg)
     cls = entry.load()

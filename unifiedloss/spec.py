@@ -75,6 +75,37 @@ def as_written(entry: EntryT) -> EntryT:
 # ---------------------------------------------------------------------------------------------------------------- validation
 
 
+_ELSEWHERE = {
+    "weight": "class_weights",
+    "weights": "class_weights",
+    "dim": "axis",
+    "class_axis": "axis",
+    "size_average": "reduction",
+    "reduce": "reduction",
+    "smoothing": "label_smoothing",
+    "eps": "epsilon",
+    "ce": "cross_entropy",
+    "bce": "binary_cross_entropy",
+    "mse": "mean_squared_error",
+    "l2": "mean_squared_error",
+    "tf": "tensorflow",
+    "np": "numpy",
+}
+"""What is called otherwise in other libraries, and too unlike for `suggestion` to find."""
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """What may have been meant with an unknown name, as the end of a message: " Did you mean 'torch'?", or nothing."""
+    from difflib import get_close_matches  # here and not above: only a mistake needs it
+
+    known = list(known)
+    lower = str(name).lower()
+    found = [_ELSEWHERE.get(lower, lower)]
+    if found[0] not in known:
+        found = get_close_matches(lower, known, n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
 def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         msg = f"{name} must be True or False, got {value!r} of type {type(value).__name__}."
@@ -92,7 +123,19 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def _scalar(value: Any) -> object:
+    """The Python number in a tensor without axes, whichever framework's; anything else as it is."""
+    # TensorFlow's tensors have no item, but NumPy's arrays that they give do. What is traced has no value to give.
+    try:
+        if value.shape == ():
+            return (value if hasattr(value, "item") else value.numpy()).item()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        pass
+    return value
+
+
 def _number(name: str, value: object) -> float:
+    value = value if isinstance(value, Real) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         msg = f"{name} must be a number, got {value!r} of type {type(value).__name__}."
         raise SpecTypeError(msg)
@@ -107,6 +150,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _integer(name: str, value: object) -> int:
+    value = value if isinstance(value, Integral) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         msg = f"{name} must be an int, got {value!r} of type {type(value).__name__}."
         raise SpecTypeError(msg)
@@ -346,7 +390,19 @@ class Loss:
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated anew."""
+        """A copy with some fields changed, validated anew.
+
+        Args:
+            changes: the fields, by name.
+
+        Raises:
+            SpecTypeError: there is no field of that name. The message names those there are.
+            SpecValueError: a field is out of range.
+        """
+        for name in changes:
+            if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
+                msg = f"{name!r} is not a field of {type(self).__name__}; {_fields_of(type(self), name)}"
+                raise SpecTypeError(msg)
         return type(self)(**(self._changed() | changes))
 
 
@@ -355,6 +411,16 @@ _LOSSES: dict[str, type[Loss]] = {}
 
 def _rebuild(cls: type[Loss], changed: dict[str, Any]) -> Loss:
     return cls(**changed)
+
+
+def _fields_of(cls: type[Loss], unknown: str) -> str:
+    """The fields of a loss, for a message about a name that is none of them."""
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if unknown in ("sample_weight", "mask"):
+        hint = f" {unknown} is given to the call, beside the targets."
+    else:
+        hint = suggestion(unknown, known)
+    return f"its fields are {', '.join(known)}.{hint}"
 
 
 @_spec
@@ -573,7 +639,10 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
             raise SerializationError(msg)
     name, version = rest.pop("loss"), rest.pop("version")
     if not isinstance(name, str) or name not in _LOSSES:
-        msg = f"The key 'loss' must be one of {', '.join(map(repr, sorted(_LOSSES)))}, got {name!r}."
+        msg = (
+            f"The key 'loss' must be one of {', '.join(map(repr, sorted(_LOSSES)))}, got {name!r}."
+            f"{suggestion(name, _LOSSES)}"
+        )
         raise SerializationError(msg)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         msg = f"The key 'version' must be a positive int, got {version!r}."
@@ -588,7 +657,7 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in rest:
         if key not in known:
-            msg = f"The key {key!r} is not a field of {name!r}; its fields are {', '.join(known)}."
+            msg = f"The key {key!r} is not a field of {name!r}; {_fields_of(cls, key)}"
             raise SerializationError(msg)
     return cls(**rest)  # type: ignore[return-value]
 
