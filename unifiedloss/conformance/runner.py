@@ -24,6 +24,7 @@ from unifiedloss.conformance.cases import (
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError, UnsupportedError
+from unifiedloss.spec import suggestion
 
 SOFTMAX = "softmax"
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", SOFTMAX)
@@ -37,7 +38,7 @@ class Progress(NamedTuple):
         backend: the label of its rows.
         mode: the mode it is at.
         done: how many cases it has behind it, in all modes.
-        total: how many there are.
+        total: how many it runs, in all modes. Cases that a mode leaves out do not count.
     """
 
     backend: str
@@ -62,6 +63,7 @@ def run(
     *,
     rounding: str = "native",
     progress: Callable[[Progress], None] | None = None,
+    finished: Callable[[Row], None] | None = None,
     max_workers: int | None = None,
 ) -> Report:
     """Check installed backends against the oracle, each in a process of its own, on the CPU.
@@ -73,6 +75,7 @@ def run(
         modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
         rounding: "native".
         progress: called with how far each backend has come.
+        finished: called with each row of the report when it is complete.
         max_workers: how many backends are checked at a time. Default: as many as there are cores.
 
     Raises:
@@ -84,6 +87,7 @@ def run(
     targets, absent = workers.choose(backends)
     work = Work(expected(losses), _bad_calls(losses), modes)
     report = Report(absent=absent, rounding=rounding, unifiedloss=unifiedloss.__version__)
+    has: dict[str, list[str]] = {}
     at = {target.label: "it had not begun" for target in targets}
     tasks: list[tuple[Target, dict[str, Any]]] = [(target, {"job": "conform"}) for target in targets]
     for message in workers.work(tasks, work, max_workers):
@@ -91,23 +95,22 @@ def run(
         if content is None:
             if message.death:
                 report.errors[label] = f"{at[label]}; {message.death}"
+        elif content["event"] == "modes":
+            has[label] = content["modes"]
         elif content["event"] == "row":
             report.rows.append(Row.from_dict(content["row"]))
+            if finished is not None:
+                finished(report.rows[-1])
         else:
             at[label] = f"it was at {content['case']!r} in mode {content['mode']!r}"
             if progress is not None:
                 progress(Progress(label, content["mode"], content["done"], content["total"]))
-    order = {target.label: i for i, target in enumerate(sorted(targets, key=_by_name))}
+    order = {target.label: i for i, target in enumerate(sorted(targets, key=workers.by_name))}
     report.rows.sort(key=lambda row: order[row.backend])
-    if modes is not None:
-        _check_modes(modes, report)
+    if modes is not None and not report.errors:
+        _check_modes(modes, {label: has[label] for label in sorted(has, key=order.__getitem__)})
     report.seconds = time.monotonic() - started
     return report
-
-
-def _by_name(target: Target) -> tuple[int, str]:
-    known = registry.BUILT_IN
-    return (known.index(target.backend) if target.backend in known else len(known)), target.label
 
 
 def _check_rounding(rounding: str) -> None:
@@ -119,19 +122,20 @@ def _check_rounding(rounding: str) -> None:
         raise SpecValueError(msg)
 
 
-def _check_modes(modes: Sequence[str], report: Report) -> None:
+def _check_modes(modes: Sequence[str], has: dict[str, list[str]]) -> None:
     """A mode that no backend has would otherwise be checked by nobody, and the run pass."""
-    found = {row.mode for row in report.rows}
-    missing = [mode for mode in modes if mode not in found]
-    if missing and not report.errors:
-        msg = f"no backend that was run has the mode {missing[0]!r}."
-        raise SpecValueError(msg)
+    known = dict.fromkeys(mode for found in has.values() for mode in found)
+    for mode in modes:
+        if mode not in known:
+            each = "; ".join(f"{label} has {', '.join(found)}" for label, found in has.items())
+            msg = f"no backend that was run has the mode {mode!r}: {each}.{suggestion(mode, known)}"
+            raise SpecValueError(msg)
 
 
 def _of(losses: Sequence[str] | None) -> set[str]:
     for name in losses or ():
         if name not in LOSSES:
-            msg = f"there is no loss {name!r}; known are {', '.join(LOSSES)}."
+            msg = f"there is no loss {name!r}; known are {', '.join(LOSSES)}.{suggestion(name, LOSSES)}"
             raise SpecValueError(msg)
     return set(LOSSES if losses is None else losses)
 
@@ -187,7 +191,7 @@ def check_adapter(
     known = adapter.modes()
     for mode in modes or ():
         if mode not in known:
-            msg = f"the adapter {adapter.name!r} has no mode {mode!r}; it has {', '.join(known)}."
+            msg = f"the adapter {adapter.name!r} has no mode {mode!r}; it has {', '.join(known)}.{suggestion(mode, known)}"
             raise SpecValueError(msg)
 
     def note(mode: str, _: str, done: int, total: int) -> None:
@@ -235,30 +239,35 @@ def check(
     modes = {name: mode for name, mode in adapter.modes().items() if work.modes is None or name in work.modes}
     first = next(iter(adapter.modes()))
     held = set(adapter.dtypes())
-    total = len(modes) * (len(work.cases) + len(work.bad_calls))
-    done = 0
+    planned = []
     for name, mode in modes.items():
-        started = time.monotonic()
         row = Row(target.label, _version(adapter, target), name)
+        cases = []
         for case, reference in work.cases:
-            note(name, case.name, done, total)
-            done += 1
             if case.dtype not in held:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
             elif (target.wide and not case.is_wide()) or (name != first and not _is_compiled(case, mode)):
                 row.left_out += 1
             else:
-                outcome = checks.check_case(adapter, mode, case, reference)
-                _count(row, case, outcome, partial(snippets.of_case, adapter, target, name, case, reference))
-        for call in work.bad_calls:
-            note(name, call.name, done, total)
+                cases.append((case, reference))
+        calls = [call for call in work.bad_calls if not (mode.costly and isinstance(call, BadCall) and call.reads)]
+        row.left_out += len(work.bad_calls) - len(calls)
+        planned.append((row, mode, cases, calls))
+    total = sum(len(cases) + len(calls) for _, _, cases, calls in planned)
+    done = 0
+    for row, mode, cases, calls in planned:
+        started = time.monotonic()
+        for case, reference in cases:
+            note(row.mode, case.name, done, total)
             done += 1
-            if mode.costly and isinstance(call, BadCall) and call.reads:
-                row.left_out += 1
-            else:
-                outcome = checks.check_bad_call(adapter, mode, call)
-                _count(row, call, outcome, partial(snippets.of_bad_call, adapter, target, name, call))
+            outcome = checks.check_case(adapter, mode, case, reference)
+            _count(row, case, outcome, partial(snippets.of_case, adapter, target, row.mode, case, reference))
+        for call in calls:
+            note(row.mode, call.name, done, total)
+            done += 1
+            outcome = checks.check_bad_call(adapter, mode, call)
+            _count(row, call, outcome, partial(snippets.of_bad_call, adapter, target, row.mode, call))
         row.seconds = time.monotonic() - started
         yield row
 
@@ -294,5 +303,7 @@ def conform(work: Work, task: dict[str, Any], send: Callable[..., None]) -> None
     def note(mode: str, case: str, done: int, total: int) -> None:
         send(event="at", mode=mode, case=case, done=done, total=total)
 
-    for row in check(registry.adapter(target.backend), target, work, note):
+    adapter = registry.adapter(target.backend)
+    send(event="modes", modes=list(adapter.modes()))
+    for row in check(adapter, target, work, note):
         send(event="row", row=row.to_dict())
