@@ -27,6 +27,7 @@ from unifiedloss.spec import (
     Signature,
     as_written,
     check_predictions_dtype,
+    check_upstream,
     class_axis,
     describe,
     resolve,
@@ -36,6 +37,7 @@ Array = Any
 
 # Tuples and not unions, which torch.compile does not understand.
 _ARRAYS = (np.ndarray, np.generic)
+_MASKED = np.ma.MaskedArray
 _PLAIN_PYTHON = (list, tuple, int, float)
 _IN_LISTS = (int, float, complex, str, bytes, *_ARRAYS)
 """What a list may hold besides lists: what numpy.asarray reads as it is. The dtype that comes out may still be refused."""
@@ -44,7 +46,7 @@ _NUMBERS = frozenset({int, float, bool})
 _LISTS = frozenset({list, tuple})
 _DTYPES = frozenset({*FORMATS, *INTEGER_TYPES, "bool"})
 
-_ARGUMENTS = ("predictions", "targets", "sample_weight", "mask")
+_ARGUMENTS = ("predictions", "targets", "sample_weight", "mask", "upstream")
 _LOGITS = ("logits",)
 
 _MAX_PLANS = 4096
@@ -197,9 +199,10 @@ class Adapter(ABC):
         upstream: Any = None,
     ) -> tuple[Array, Array]:
         """The loss and its gradient with respect to the predictions."""
-        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
-        if upstream is not None and not isinstance(upstream, self.tensor_type):
-            upstream = self.convert(np.asarray(upstream), predictions)
+        tensors = self.own(predictions, targets, sample_weight, mask, upstream)
+        predictions, targets, sample_weight, mask, upstream = tensors
+        if upstream is not None:
+            check_upstream(self.plan(spec, predictions, targets, sample_weight, mask), self.signature(upstream))
 
         def function(p: Array) -> Array:
             return self.loss(spec, p, targets, sample_weight, mask)
@@ -232,6 +235,13 @@ class Adapter(ABC):
     def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         """Predictions and companions as tensors of this framework, lists and NumPy arrays converted, strangers refused."""
         names = _ARGUMENTS if companions else _LOGITS  # softmax has no companions
+        for name, x in zip(names, (predictions, *companions), strict=False):
+            if isinstance(x, _MASKED):
+                msg = (
+                    f"{name} is a {_class_of(x)}, whose mask no loss would see; pass its data, and as mask= the positions that count, "
+                    "which are those its mask does not hide."
+                )
+                raise UnknownTensorError(msg)
         reference = self._as_tensor(names[0], predictions, None, np.float64)
         return reference, *(
             x

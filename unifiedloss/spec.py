@@ -353,10 +353,14 @@ class Loss:
             targets: see the class.
             sample_weight: number per position.
             mask: bool per position.
-            upstream: the gradient that arrives from above, shaped like the loss. Default: ones.
+            upstream: the gradient that arrives from above, floating or integer, of exactly the loss's shape: a number where the loss is
+                reduced, one per position under "none". Default: ones.
 
         Returns:
             ``(loss, gradient)``; the gradient has the shape and dtype of the predictions.
+
+        Raises:
+            ShapeError, DTypeError: `upstream` is not shaped like the loss, or holds no real numbers; else as for calling the spec.
         """
         adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         result: tuple[TensorT, TensorT] = adapter.value_and_grad(
@@ -864,6 +868,7 @@ class Message:
         "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
     )
     POS_WEIGHT = "pos_weight has {count} entries, and the last axis of the predictions {predictions} has {last}."
+    UPSTREAM = "upstream must have the shape of the loss {loss}, got {got}; nothing is broadcast."
     LEADING = (
         "{name} must have the shape of the per-position loss {positions} or a leading part of it, "
         "got {got}; nothing is broadcast over leading axes."
@@ -911,8 +916,9 @@ def resolve(
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
     known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
-    count: Any = math.prod(positions) if positions is not None and known else None  # type: ignore[arg-type]
-    if not isinstance(count, int):  # a symbol, as torch.export has, which no question may be asked of: the answer would be frozen
+    count: Any = math.prod(positions) if positions is not None and known else None
+    if not isinstance(count, int):
+        # A symbol, as torch.export has, which no question may be asked of: the answer would be frozen.
         count = None
     ignored_labels = _ignored_labels(spec, kind, targets.dtype)
     unweighted = sample_weight is None and getattr(spec, "class_weights", None) is None
@@ -937,6 +943,16 @@ def resolve(
         plain=plain,
         whole=plain and bool(count) and _is_native(spec, kind, predictions.dtype, targets.dtype),
     )
+
+
+def check_upstream(plan: Plan, upstream: Signature) -> None:
+    """Raise where the gradient from above has not the loss's shape, or holds no real numbers."""
+    if upstream.dtype not in FORMATS and upstream.dtype not in INTEGER_TYPES:
+        msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
+        raise DTypeError(msg)
+    loss = plan.positions if plan.spec.reduction == "none" else ()
+    if loss is not None and upstream.shape is not None and not _same(loss, upstream.shape):
+        raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
 
 
 def _ignored_labels(spec: AnyLoss, kind: str, dtype: str) -> tuple[int, ...]:

@@ -109,9 +109,9 @@ class KerasAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        p, t, w, m = self._with_values(predictions, targets, sample_weight, mask)
+        p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
         with self.around(p, t, w, m):
-            return super().value_and_grad(spec, p, t, w, m, upstream)
+            return super().value_and_grad(spec, p, t, w, m, u)
 
     def _with_values(self, *tensors: Any) -> tuple[Any, ...]:
         tensors = self.own(*tensors)
@@ -192,9 +192,9 @@ class _KerasOnNumPy(KerasAdapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        p, t, w, m = self._with_values(predictions, targets, sample_weight, mask)
+        p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
         # NumPy cannot differentiate Keras' operations, but knows the gradient.
-        _, gradient = BACKEND.value_and_grad(spec, p, t, w, m, upstream)
+        _, gradient = BACKEND.value_and_grad(spec, p, t, w, m, u)
         return self.loss(spec, p, t, w, m), gradient
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import native, objects, ops
+from unifiedloss.adapters.tensorflow import native, objects, ops, shapes
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, resolve
 
@@ -128,7 +128,7 @@ class TensorFlowAdapter(Adapter):
                 tape.watch(x)
             value = function(*leaves)
         if upstream is not None:
-            upstream = tf.cast(upstream, value.dtype)
+            upstream = shapes.shaped_like(value, tf.cast(upstream, value.dtype))
         # Not None but 0 where nothing depends on a leaf: an empty mean is a constant.
         gradients = tape.gradient(value, leaves, upstream, tf.UnconnectedGradients.ZERO)
         return value, tuple(tf.convert_to_tensor(x) for x in gradients)

@@ -173,7 +173,7 @@ class TorchAdapter(Adapter):
         self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], upstream: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if _transform() is not None:  # under torch.func nothing else differentiates
-            value, pull_back = torch.func.vjp(function, *tensors)
+            value, pull_back, *_ = torch.func.vjp(function, *tensors)
             return value, pull_back(torch.ones_like(value) if upstream is None else upstream.to(value.dtype))
         if torch.is_inference_mode_enabled():  # nothing is recorded in it, and every gradient would be 0
             with torch.inference_mode(mode=False):
