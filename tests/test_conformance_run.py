@@ -165,18 +165,20 @@ def test_one_process_per_backend_of_keras() -> None:
 def test_refusals() -> None:
     """What is not known is an error that names what is, and nothing is run."""
     for arguments, message in (
-        ({"backends": ["mxnet"]}, "there is no backend 'mxnet'; known are jax, "),
+        ({"backends": ["mxnet"]}, "there is no backend 'mxnet'; known are numpy, torch, "),
         ({"backends": []}, "no backend is asked for"),
         ({"losses": ["hinge"]}, "there is no loss 'hinge'; known are cross_entropy, "),
         ({"rounding": "up"}, "rounding must be 'native'"),
-        ({"backends": ["numpy"], "losses": LOSS, "modes": ["jit"]}, "has the mode 'jit'"),
+        ({"backends": ["numpy"], "losses": LOSS, "modes": ["jit"]}, "has the mode 'jit': numpy has eager."),
     ):
         with pytest.raises(SpecValueError, match=re.escape(message)):
             conformance.run(**arguments)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError):
         conformance.run(rounding="exact")
-    with pytest.raises(SpecValueError, match="has no mode 'jit'; it has eager"):
+    with pytest.raises(SpecValueError, match="has no mode 'jit'; it has eager[.]$"):
         conformance.check_adapter(registry.adapter("numpy"), modes=["jit"])
+    with pytest.raises(SpecValueError, match="it has eager[.] Did you mean 'eager'[?]"):
+        conformance.check_adapter(registry.adapter("numpy"), modes=["Eager"])
 
 
 def test_assert_conforms() -> None:
