@@ -180,6 +180,7 @@ class Adapter(ABC):
 
         Bad values give NaN; where they can be read, they were looked for before.
         """
+        del plan, predictions, targets, sample_weight, mask
         msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'
         raise UnsupportedError(msg)
 

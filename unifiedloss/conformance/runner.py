@@ -26,7 +26,7 @@ from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
 from unifiedloss.spec import suggestion
 
-_Checked = TypeVar("_Checked", Case, BadCall, SoftmaxCase)
+_Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
 
 SOFTMAX = "softmax"
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", SOFTMAX)
@@ -264,7 +264,11 @@ def check(
                 row.left_out += 1  # a refusal is the same for all
             else:
                 cases.append((case, reference))
-        calls = [call for call in work.bad_calls if not (_reads(call) and (mode.costly or (_is_exact(call) and not mode.exact)))]
+        calls = [
+            call
+            for call in work.bad_calls
+            if not (_reads(call) and (mode.costly or (_is_exact(call) and not mode.exact)))
+        ]
         row.left_out += len(work.bad_calls) - len(calls)
         planned.append((row, mode, cases, calls))
     total = sum(len(cases) + len(calls) for _, _, cases, calls in planned)
@@ -274,7 +278,7 @@ def check(
         for case, reference in cases:
             note(row.mode, case.name, done, total)
             done += 1
-            if _is_exact(case) and not mode.exact:
+            if isinstance(case, Case) and _is_exact(case) and not mode.exact:
                 _count(row, case, checks.check_refused(adapter, mode, case), str)
                 continue
             outcome = checks.check_case(adapter, mode, case, reference)

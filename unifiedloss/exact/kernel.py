@@ -28,6 +28,8 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+_Divisor = tuple[Ball, Callable[[], Fraction]] | float
+
 _BLOCK = 1 << 13
 """Elements that go through the balls at a time: their temporaries stay in the processor's cache."""
 
@@ -177,7 +179,7 @@ class Call:
 
     # ----------------------------------------------------------------------------------------------------------- divisor
 
-    def _divisor(self) -> tuple[Ball, Callable[[], Fraction]] | float:
+    def _divisor(self) -> _Divisor:
         """A ball around the divisor of the mean and the divisor itself; a float where it is 0, infinite or NaN."""
         plan = self.plan
         rule = plan.spec.divisor
@@ -185,12 +187,12 @@ class Call:
         if rule == "all":
             return _count(len(self.rows))
         if rule == "present" or counted:
-            return _count(np.count_nonzero(self.present))
+            return _count(int(np.count_nonzero(self.present)))
         own = self._own_weights()
         weight = np.ones(len(self.rows)) if self.weight is None else self.weight
         if rule == "nonzero":
             nonzero = self.bad | np.isnan(own[0]).any(1) | np.logical_and.reduce([f != 0 for f in own]).any(1)
-            return _count(np.count_nonzero(nonzero & self.kept & (weight != 0)))
+            return _count(int(np.count_nonzero(nonzero & self.kept & (weight != 0))))
         if self.bad.any():
             return np.nan
         factors = [f[self.kept] for f in (*own, weight[:, None])]
@@ -278,6 +280,7 @@ class Call:
     # ------------------------------------------------------------------------------------------------------------ the tiers
 
     def carried_out(self, upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+        """What `evaluate` returns."""
         plan = self.plan
         n, size = self.rows.shape
         mean, none = plan.spec.reduction == "mean", plan.spec.reduction == "none"
@@ -314,7 +317,8 @@ class Call:
             return total / divisor
         if isinstance(divisor, float):
             return 0.0 if np.isinf(divisor) else np.nan
-        return quotient(Sum(losses), *divisor, self.plan.result_dtype)
+        ball, exactly = divisor
+        return quotient(Sum(losses), ball, exactly, self.plan.result_dtype)
 
     def _positions_into(self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         plan = self.plan
@@ -339,7 +343,7 @@ class Call:
                 self.block(chosen[start : start + step], losses, slopes, scale, dtype)
         else:
             special = special | todo
-        for i in np.flatnonzero(special):
+        for i in np.flatnonzero(special).tolist():
             losses[i] = self.oracle_loss(i, dtype)
             if slopes is not None and scale is not None:
                 slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
@@ -431,9 +435,11 @@ class Call:
         return Fraction(1) if self.weight is None else reference._extended(float(self.weight[i]))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
+        """A position's loss times its sample weight, by the oracle."""
         return reference._rounded(reference._scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
+        """An element of the gradient, by the oracle."""
         slope = self._position(i).predictions[c]
         return reference._rounded(reference._scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
 
@@ -470,15 +476,18 @@ class Scale:
         result: Any = self.upstream[some] if self.upstream.ndim else self.upstream
         if self._call.weight is not None:
             result = result * self._call.weight[some]
-        return result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
+        scaled: Floats = result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
+        return scaled
 
     def times(self, slope: Ball, chosen: Any) -> Ball:
+        """Slopes times the scales of their positions."""
         result = slope * Ball(self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream)
         if self._call.weight is not None:
             result = result * Ball(self._call.weight[chosen][:, None])
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
 
     def exactly(self, i: int) -> Any:
+        """The scale of a position, as a fraction, or as a float where it is not finite."""
         factor = reference._times(
             reference._extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
@@ -509,8 +518,8 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _count(n: int) -> Any:
-    return (Ball(np.float64(n)), lambda: Fraction(int(n))) if n else 0.0
+def _count(n: int) -> _Divisor:
+    return (Ball(np.float64(n)), lambda: Fraction(n)) if n else 0.0
 
 
 def _ball(x: Fraction) -> Ball:

@@ -47,6 +47,7 @@ class Sum:
         return math.fsum(sums), math.fsum(sizes) * (_HEIGHT + 4) * U
 
     def ball(self) -> Ball:
+        """A ball around the sum, of a relative 2^-106 or so, and of none at all where two float64 hold it."""
         numbers = self._numbers.tolist()
         try:
             # math.fsum is one rounding of the exact sum. What that lost is summed again, and so is what that lost.
@@ -58,6 +59,7 @@ class Sum:
         return Ball(np.float64(high), np.float64(low), np.float64(2 * abs(lost)))
 
     def fraction(self) -> Fraction:
+        """The sum."""
         # Equal exponents first: integers add faster than fractions.
         total: dict[int, int] = {}
         mantissas, exponents = np.frexp(self._numbers.astype(np.float64))
@@ -87,14 +89,15 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         return float(first)
     with np.errstate(all="ignore"):
         slow = total.ball() / divisor
-    rounded, undecided = decide(*(np.atleast_1d(np.asarray(x, np.float64)) for x in slow), dtype)
+    high, low, radius = (np.atleast_1d(np.asarray(x, np.float64)) for x in slow)
+    rounded, undecided = decide(high, low, radius, dtype)
     if not undecided[0]:
         return float(rounded[0])
     return nearest(total.fraction() / exactly(), FORMATS[dtype])
 
 
 def products(*factors: Any) -> Floats | None:
-    """Float64 numbers whose exact sum is that of the products of the factors, element by element; None where one may not be representable."""
+    """Float64 numbers whose exact sum is that of the factors' products, element by element; None where one may not be representable."""
     parts = [np.asarray(factors[0], np.float64)]
     for factor in factors[1:]:
         parts = [half for part in parts for half in two_prod(part, np.asarray(factor, np.float64))]
