@@ -8,6 +8,7 @@ tier rounds only what it can prove.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cached_property
@@ -32,6 +33,9 @@ _Divisor = tuple[Ball, Callable[[], Fraction]] | float
 
 _BLOCK = 1 << 13
 """Elements that go through the balls at a time: their temporaries stay in the processor's cache."""
+
+undecided: Counter[str] = Counter()
+"""What the first tier has left undecided since this was cleared: "elements" of gradients, whole "rows", and what the "oracle" got."""
 
 skipped_tiers: set[str] = set()
 """For tests: "fast" and "balls" leave everything undecided, so that every element takes the path of the rare ones."""
@@ -355,23 +359,25 @@ class Call:
 
     def block(self, chosen: Any, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         """Some positions, by balls, and what they leave undecided by the oracle."""
+        undecided["rows"] += len(chosen)
         form = self.plan.predictions_dtype
         loss, slope = self._balls(chosen)
         if self.weight is not None:
             loss = loss * Ball(self.weight[chosen][:, None])
-        rounded, undecided = _decided(loss, (len(chosen), 1), dtype)
+        rounded, doubtful = _decided(loss, (len(chosen), 1), dtype)
         losses[chosen] = rounded[:, 0]
-        for i in chosen[undecided[:, 0]]:
+        for i in chosen[doubtful[:, 0]]:
             losses[i] = self.oracle_loss(i, dtype)
         if slopes is None or scale is None:
             return
-        rounded, undecided = _decided(scale.times(slope, chosen), (len(chosen), slopes.shape[1]), form)
-        for row, c in np.argwhere(undecided):
+        rounded, doubtful = _decided(scale.times(slope, chosen), (len(chosen), slopes.shape[1]), form)
+        for row, c in np.argwhere(doubtful):
             rounded[row, c] = self.oracle_slope(chosen[row], c, scale)
         slopes[chosen] = stored(rounded, form)
 
     def resolve(self, i: int, columns: Any, slopes: Array, scale: Scale) -> None:
         """Some elements of the gradient of one row of logits with a class index."""
+        undecided["elements"] += len(columns)
         logits = self.rows[i].astype(np.float64)
         label, top = int(self.targets[i]), int(logits.argmax())
         others = formulas.partition(logits, top)
@@ -384,8 +390,8 @@ class Call:
             share = ((others if c == label else Ball(np.float64(1.0))) if at_top else gap.exp()) / total
             # At the label p - 1; where it is the largest logit, from what the others have.
             slope = -share if at_top and c == label else share - Ball(np.float64(1.0)) if c == label else share
-            found, undecided = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
-            value = self.oracle_slope(i, int(c), scale) if undecided[0, 0] else found[0, 0]
+            found, doubtful = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
+            value = self.oracle_slope(i, int(c), scale) if doubtful[0, 0] else found[0, 0]
             slopes[i, c] = stored(np.array([value]), form)[0]
 
     def _balls(self, chosen: Any) -> tuple[Ball, Ball]:
@@ -436,10 +442,12 @@ class Call:
 
     def oracle_loss(self, i: int, dtype: str) -> float:
         """A position's loss times its sample weight, by the oracle."""
+        undecided["oracle"] += 1
         return reference._rounded(reference._scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
         """An element of the gradient, by the oracle."""
+        undecided["oracle"] += 1
         slope = self._position(i).predictions[c]
         return reference._rounded(reference._scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
 
