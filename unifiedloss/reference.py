@@ -623,6 +623,7 @@ class _Call:
         self.class_weights = None if plan.class_weights is None else [Fraction(w) for w in plan.class_weights]
         self.epsilon = Fraction(getattr(plan.spec, "epsilon", 0.0))
         self.tiny = plan.tiny
+        self.tiny_target = plan.tiny_target
         self._partitions: dict[Any, _Partition] = {}
         self._logs: dict[Fraction, Real] = {}
 
@@ -638,8 +639,8 @@ class _Call:
         return clipped, clipped != read
 
     def _target(self, t: float) -> Fraction:
-        """A dense or binary target that is neither bad nor NaN; what is negative by less than `tiny` reads as 0."""
-        return max(Fraction(t), ZERO)
+        """A dense or binary target that is neither bad nor NaN; what is below the smallest normal number reads as 0."""
+        return ZERO if t < self.tiny_target else Fraction(t)
 
     def _log(self, p: Fraction) -> Value:
         """-log p for 0 <= p <= 1."""
@@ -667,7 +668,7 @@ class _Call:
                 return _spoiled(size)
             sparse = {int(label): ONE}
         else:
-            if any(t <= -self.tiny or math.isinf(t) for t in target):
+            if any(t <= -self.tiny_target or math.isinf(t) for t in target):
                 return _spoiled(size)
             if any(math.isnan(t) for t in target):
                 return _spoiled(size, ONE if w is None else NAN, bad=False)
@@ -754,7 +755,7 @@ class _Call:
         \frac{\partial \ell}{\partial p} = \frac{1 - t'}{1 - p} - \frac{q t'}{p}, \qquad
         \frac{\partial \ell}{\partial t} = (1 - \epsilon_s)(q a - b)$$
         """
-        if target <= -self.tiny or target > 1:
+        if target <= -self.tiny_target or target > 1:
             return _spoiled(1)
         if math.isnan(target):
             return _spoiled(1, ONE, bad=False)
@@ -1066,7 +1067,7 @@ class _Reduction:
         return range(start, start + size * inner, inner)
 
     def _position(self, i: int) -> _Position | None:
-        if not self._present[i] or self._weights[i] == 0:
+        if not self._present[i] or self._is_switched_off(self._weights[i]):
             return None
         predictions = [self._predictions.values[j] for j in self.entries(i)]
         spec = self.plan.spec
@@ -1080,8 +1081,14 @@ class _Reduction:
             return self._call.binary_cross_entropy(predictions[0], self._targets.values[i], self._pos_weight(i))
         return self._call.squared_error(predictions[0], self._targets.values[i])
 
+    def _is_switched_off(self, weight: Extended) -> bool:
+        """Whether a sample weight, rounded to the compute dtype, is below the smallest normal number in size."""
+        if weight == ONE or not math.isfinite(weight):
+            return False
+        return abs(nearest(Fraction(weight), FORMATS[self.plan.compute_dtype])) < self.plan.tiny_weight
+
     def _pos_weight(self, i: int) -> Fraction:
-        weight = getattr(self.plan.spec, "pos_weight", None)
+        weight = self.plan.pos_weight
         if isinstance(weight, tuple):
             weight = weight[i % len(weight)]
         return ONE if weight is None else Fraction(weight)
