@@ -172,7 +172,7 @@ def _called_back(plan: Plan, gradient: bool, dtypes: list[Any], *packed: Any) ->
 
 def _mapped(plan: Plan, gradient: bool, dtypes: list[Any], packed: list[Any]) -> list[NumPyArray]:
     """The kernel over the mapped axes, which stand in front; of an array that is not mapped they have the extent 1."""
-    arrays = [
+    arrays: list[Any] = [
         x if x is None else x.view(dtype)[..., 0] if dtype.itemsize == 8 else x.astype(dtype, copy=False)
         for x, dtype in zip(packed, dtypes, strict=True)
     ]
