@@ -105,7 +105,7 @@ class Call:
         self._integer_weight = sample_weight if sample_weight is not None and sample_weight.dtype.kind in "iu" else None
         self.pos_weight = self._pos_weight()
         self.bad, self.nan, self.special = self._classified()
-        self._oracle: reference._Call | None = None
+        self._oracle: reference.PositionRules | None = None
         self._known: dict[int, Any] = {}
 
     def _in_rows(self, x: Array) -> Array:
@@ -429,7 +429,7 @@ class Call:
         if i not in self._known:
             if len(self._known) > 64:
                 self._known.clear()
-            oracle = self._oracle = self._oracle or reference._Call(self.plan)
+            oracle = self._oracle = self._oracle or reference.PositionRules(self.plan)
             row = self.rows[i].astype(np.float64).tolist()
             if self.plan.kind == "index":
                 found = oracle.cross_entropy(row, [int(self.targets[i])])
@@ -446,18 +446,18 @@ class Call:
 
     def weight_of(self, i: int) -> Any:
         """The sample weight, exactly, or as a float where it is not finite."""
-        return Fraction(1) if self.weight is None else reference._extended(float(self.weight[i]))
+        return Fraction(1) if self.weight is None else reference.extended(float(self.weight[i]))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
         """A position's loss times its sample weight, by the oracle."""
         undecided["oracle"] += 1
-        return reference._rounded(reference._scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
+        return reference.round_value(reference.scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
         """An element of the gradient, by the oracle."""
         undecided["oracle"] += 1
         slope = self._position(i).predictions[c]
-        return reference._rounded(reference._scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
+        return reference.round_value(reference.scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
 
 
 class Scale:
@@ -504,16 +504,16 @@ class Scale:
 
     def exactly(self, i: int) -> Any:
         """The scale of a position, as a fraction, or as a float where it is not finite."""
-        factor = reference._times(
-            reference._extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
+        factor = reference.times(
+            reference.extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
         )
         if self._odd is not None:
-            return reference._over(factor, self._odd)
+            return reference.over(factor, self._odd)
         if self._fraction is None:
             assert self._exactly is not None
             self._fraction = self._exactly()
-        return reference._over(factor, self._fraction)
+        return reference.over(factor, self._fraction)
 
 
 def _decided(ball: Ball, shape: tuple[int, ...], dtype: str) -> tuple[Floats, Bools]:
