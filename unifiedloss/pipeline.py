@@ -386,8 +386,14 @@ def _cross_entropy_dense(
     weighted = smoothed
     if plan.class_weights is not None:
         class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
-        weighted = product(ops, plan, smoothed, class_weight)
-        weights = ops.sum_axis(product(ops, plan, targets, class_weight) if plan.smoothing else weighted, axis)
+        # From logits a product that underflows is as good as 0, except where it is counted.
+        weighted = smoothed * class_weight if plan.from_logits else product(ops, plan, smoothed, class_weight)
+        each = weighted
+        if plan.spec.divisor == "nonzero":
+            each = product(ops, plan, targets, class_weight)
+        elif plan.smoothing:
+            each = targets * class_weight
+        weights = ops.sum_axis(each, axis)
     harmless = 0.0 if plan.from_logits else 1.0
     predictions = _replace(ops, fate.kept, predictions, harmless, axis)
     read = None if plan.from_logits else ~ops.equal(smoothed, 0)
@@ -430,7 +436,7 @@ def _binary_cross_entropy(
         pos_weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
         if isinstance(plan.pos_weight, tuple):
             pos_weight = ops.along(pos_weight, predictions, -1)
-        positive = product(ops, plan, targets, pos_weight)
+        positive = targets * pos_weight if plan.from_logits else product(ops, plan, targets, pos_weight)
     if plan.from_logits:
         # At an infinite logit the kernel sees a large finite one, which gives the right gradient sigma(z) - t, and what the infinity
         # costs the side it denies is added here, for the loss's value and for the targets' gradient.
