@@ -922,7 +922,8 @@ def resolve(
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
     known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
-    count: Any = math.prod(positions) if positions is not None and known else None
+    extents: Any = positions
+    count = math.prod(extents) if extents is not None and known else None
     if not isinstance(count, int):
         # A symbol, as torch.export has, which no question may be asked of: the answer would be frozen.
         count = None

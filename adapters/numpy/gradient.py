@@ -17,6 +17,9 @@ from unifiedloss.spec import Plan
 
 Array = NDArray[Any]
 
+_OPS: Any = ops
+"""The module as what `unifiedloss.pipeline` takes for operations, which a checker of types does not see it to be."""
+
 
 def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
     """d l_i / d prediction, for predictions of the compute dtype in which every unread position holds something harmless."""
@@ -40,7 +43,7 @@ def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
     tau = dense
     if plan.class_weights is not None:
         weights = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
-        tau = pipeline.product(ops, plan, dense, ops.along(weights, predictions, plan.axis))
+        tau = pipeline.product(_OPS, plan, dense, ops.along(weights, predictions, plan.axis))
     if plan.from_logits:
         return native.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
     p, inside = _read(plan, predictions)
@@ -57,7 +60,7 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
     positive = targets
     if plan.pos_weight is not None:
         weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
-        positive = pipeline.product(ops, plan, targets, weight)
+        positive = pipeline.product(_OPS, plan, targets, weight)
     if plan.from_logits:
         return complement * native.sigmoid(predictions) - positive * native.sigmoid(-predictions)
     p, inside = _read(plan, predictions)

@@ -242,7 +242,7 @@ class Call:
 
     def numbers(self, some: Any) -> Floats:
         """Targets of a cross-entropy that are numbers, float64 (n, K); what is too small counts as 0."""
-        t = self.targets[some].astype(np.float64)
+        t: Floats = self.targets[some].astype(np.float64)
         t[t < self.plan.tiny_target] = 0.0
         return t
 
