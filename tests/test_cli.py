@@ -139,7 +139,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("conform", "--backend", "Keras (Jax)"), "jax (x64). Did you mean 'keras (jax)'?"),
         (("conform", "--loss", "hinge"), "there is no loss 'hinge'"),
         (("conform", "--loss", "mse"), "softmax. Did you mean 'mean_squared_error'?"),
-        (("conform", "--rounding", "exact"), "not available yet"),
+        (("conform", "--rounding", "up"), "rounding must be 'native' or 'exact', got 'up'"),
         (("compare", "nothing.npz"), "there is no file nothing.npz"),
         (("compare", "{saved}", "--loss", "hinge", "--from-logits"), "'loss' must be one of"),
         (("compare", "{saved}"), "not a probability. If these are logits, set from_logits=True"),
@@ -169,7 +169,6 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("compare", "{whole}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{words}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{far}", "--from-logits"), "targets[1] is 7: not a class index in 0..4"),
-        (("compare", "{saved}", "--from-logits", "--rounding", "exact"), "not available yet"),
         (("compare", "{saved}", "--from-logits", "--class-weights", "1,x"), "'1,x' is no list of numbers"),
         (("compare", "{saved}", "--from-logits", "--class-weights", "1,2"), "class_weights has 2 entries"),
         (("compare", "{saved}", "--from-logits", "--backend", "mxnet"), "there is no backend 'mxnet'"),
@@ -206,7 +205,7 @@ def test_unknown_mode() -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", [("conform", "--rounding", "exact"), ("compare", "nothing.npz")])
+@pytest.mark.parametrize("arguments", [("conform", "--rounding", "up"), ("compare", "nothing.npz")])
 def test_no_traceback_reaches_the_user(arguments: tuple[str, ...]) -> None:
     """The same from the shell."""
     done = run(*arguments)

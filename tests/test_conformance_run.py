@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
-from unifiedloss import MissingBackendError, SerializationError, SpecValueError, UnsupportedError, conformance, registry
+from unifiedloss import MissingBackendError, SerializationError, SpecValueError, conformance, registry
 from unifiedloss.conformance import Failure, Progress, Report, Row, Tally, workers
 from unifiedloss.conformance.cases import all_cases
 
@@ -173,8 +173,6 @@ def test_refusals() -> None:
     ):
         with pytest.raises(SpecValueError, match=re.escape(message)):
             conformance.run(**arguments)  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedError):
-        conformance.run(rounding="exact")
     with pytest.raises(SpecValueError, match=r"has no mode 'jit'; it has eager[.]$"):
         conformance.check_adapter(registry.adapter("numpy"), modes=["jit"])
     with pytest.raises(SpecValueError, match=r"it has eager[.] Did you mean 'eager'[?]"):

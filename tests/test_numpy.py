@@ -117,9 +117,3 @@ def test_function_object() -> None:
     function = ul.MeanSquaredError().to("numpy")
     assert pickle.loads(pickle.dumps(function))(np.ones(2), np.zeros(2)) == 1.0  # noqa: S301
     assert repr(function) == "LossFunction(MeanSquaredError())"
-
-
-def test_exact_is_refused() -> None:
-    """rounding="exact" has its place in the spec and is refused by every call, never approximated."""
-    with pytest.raises(ul.UnsupportedError, match="exact"):
-        ul.mean_squared_error(np.ones(2), np.zeros(2), rounding="exact")
