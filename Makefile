@@ -17,6 +17,8 @@ RUN := $(VENV)/bin/python
 
 # The frameworks' start-up chatter would bury our own lines. Nothing that changes a number is set here.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# The same goes for the site's theme, which warns at length of a version of MkDocs that is not installed.
+export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint typing-tree bench docs clean force

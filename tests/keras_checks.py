@@ -28,6 +28,7 @@ from unifiedloss.errors import (
     MixedBackendsError,
     ShapeError,
     SpecValueError,
+    UnknownTensorError,
     UnsupportedError,
 )
 
@@ -119,6 +120,29 @@ def graph(function: Callable[..., Any], *arguments: Any) -> Any:
 def eagerly(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Any:
     """The loss that Keras' adapter finds where values can be read."""
     return ADAPTER.loss(spec, tensor(predictions), tensor(targets), **companions)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1)])
+@pytest.mark.parametrize(
+    "array", [np.array(["a"] * 5), np.array([{}] * 5), np.array([1j] * 5), np.array([1] * 5, "M8[D]")]
+)
+def test_arrays_of_no_admitted_dtype(array: Array, shape: tuple[int, ...]) -> None:
+    """What the backend has no tensor for is refused by the loss and by Keras' object alike, in the words NumPy has for it."""
+    array = array.reshape(shape)
+    for spec, predictions in ((CE(from_logits=True), LOGITS), (MSE(), LOGITS[:, :1]), (MSE(), LOGITS[:, 0])):
+        with pytest.raises(DTypeError) as plain:
+            spec(predictions, array)
+        z = tensor(predictions)
+        for call, arguments in (
+            (ADAPTER.loss, (spec, z, array)),
+            (ADAPTER.value_and_grad, (spec, z, array)),
+            (spec.to("keras"), (array, z)),
+        ):
+            with pytest.raises(DTypeError) as error:
+                call(*arguments)
+            assert str(error.value) == str(plain.value)
+    with pytest.raises(DTypeError, match="sample_weight must be floating or integer"):
+        CE(from_logits=True).to("keras")(tensor(LABELS), tensor(LOGITS), array)
 
 
 def loss(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Array:
@@ -437,6 +461,34 @@ def test_softmax() -> None:
     np.testing.assert_allclose(numpy(ADAPTER.softmax(tensor(LOGITS), None)), PROBABILITIES, rtol=1e-6)
     assert numpy(ADAPTER.softmax(tensor(np.float32([[100, 0]])), None))[0, 1] == 0
     np.testing.assert_array_equal(numpy(ADAPTER.softmax(tensor(np.float32([[7], [1]])), None)), [[1], [1]])
+
+
+def test_upstream_is_shaped_like_the_loss() -> None:
+    """A gradient from above that does not fit is refused, in the words of every framework; one of Keras' variables may be it."""
+    z, y = keras.Variable(X), tensor(Y.astype(np.int32))
+    _, gradient = CE(from_logits=True).value_and_grad(z, y)
+    for two in (2, np.array(2), tensor(np.float32(2)), keras.Variable(2.0)):
+        _, doubled = CE(from_logits=True).value_and_grad(z, y, upstream=two)
+        np.testing.assert_allclose(numpy(doubled), 2 * numpy(gradient), rtol=1e-6)
+    with pytest.raises(
+        ShapeError, match=r"upstream must have the shape of the loss \(\), got \(4,\); nothing is broadcast"
+    ):
+        CE(from_logits=True).value_and_grad(z, y, upstream=np.ones(4))
+    with pytest.raises(ShapeError, match=r"upstream must have the shape of the loss \(4,\), got \(\)"):
+        CE(from_logits=True, reduction="none").value_and_grad(z, y, upstream=2.0)
+    with pytest.raises(DTypeError, match="upstream must be floating or integer, got bool; cast it"):
+        CE(from_logits=True).value_and_grad(z, y, upstream=True)
+    with pytest.raises(UnsupportedError, match="symbolic"):
+        CE(from_logits=True).value_and_grad(z, y, upstream=keras.KerasTensor(()))
+
+
+def test_masked_arrays_are_refused() -> None:
+    """numpy.ma's arrays carry a mask that no loss would see."""
+    labels = np.ma.masked_array(Y, [True, False, False, False])
+    with pytest.raises(UnknownTensorError, match=r"targets is a numpy\.ma.*mask="):
+        CE(from_logits=True)(keras.Variable(X), labels)
+    with pytest.raises(UnknownTensorError, match=r"targets is a numpy\.ma.*mask="):
+        CE(from_logits=True).to("keras")(labels, tensor(X))
 
 
 # ------------------------------------------------------------------------------------------------------- whose tensors are whose

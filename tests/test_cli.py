@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,9 @@ def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for word in ("backend", "comparisons", "failures", "numpy", "eager", "nothing differs"):
         assert word in done.stdout
+    # No terminal, no bars: a log says which rows are done.
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(r"numpy, eager: \d+ cases, 0 failures, \d+ s", line)
     report = json.loads(path.read_text(encoding="utf-8"))
     assert [row["backend"] for row in report["rows"]] == ["numpy"]
     assert report["rows"][0]["comparisons"] > 50
@@ -123,19 +128,43 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("conform", "--backend", "mxnet"), "there is no backend 'mxnet'"),
+        (
+            ("conform", "--backend", "mxnet"),
+            (
+                "there is no backend 'mxnet'; known are numpy, torch, tensorflow, keras, keras (jax), keras (numpy), "
+                "keras (tensorflow), keras (torch), jax, jax (x64)."
+            ),
+        ),
+        (("conform", "--backend", "pytorch"), "jax (x64). Did you mean 'torch'?"),
+        (("conform", "--backend", "Keras (Jax)"), "jax (x64). Did you mean 'keras (jax)'?"),
         (("conform", "--loss", "hinge"), "there is no loss 'hinge'"),
+        (("conform", "--loss", "mse"), "softmax. Did you mean 'mean_squared_error'?"),
         (("conform", "--rounding", "upwards"), "rounding must be 'native' or 'exact'"),
         (("compare", "nothing.npz"), "there is no file nothing.npz"),
         (("compare", "{saved}", "--loss", "hinge", "--from-logits"), "'loss' must be one of"),
         (("compare", "{saved}"), "not a probability. If these are logits, set from_logits=True"),
         (("compare", "{saved}", "--from-logits", "--label-smoothing", "2"), "label_smoothing must lie in"),
         (("compare", "{saved}", "--loss", "mean_squared_error"), "targets must have the shape"),
-        (("compare", "{saved}", "--loss", "mean_squared_error", "--axis", "1"), "'axis' is not a field"),
-        (("compare", "{array}", "--from-logits"), "has no array 'predictions'"),
-        (("compare", "{text}", "--from-logits"), "is no npz file"),
-        (("compare", "{cut}", "--from-logits"), "is no npz file"),
-        (("compare", "{pickled}", "--from-logits"), "is no npz file of numbers"),
+        (("compare", "{saved}", "--loss", "mse"), "got 'mse'. Did you mean 'mean_squared_error'?"),
+        (
+            ("compare", "{saved}", "--loss", "mean_squared_error", "--from-logits"),
+            (
+                "--from-logits does not apply to the loss mean_squared_error; its options are --reduction, --divisor, "
+                "--on-empty, --rounding."
+            ),
+        ),
+        (("compare", "{saved}", "--pos-weight", "1"), "--pos-weight does not apply to the loss cross_entropy; its"),
+        (("compare", "{array}", "--from-logits"), "array.npy is no .npz file; save it with numpy.savez(file, "),
+        (("compare", "{text}", "--from-logits"), "text.npz is no .npz file; save it with numpy.savez(file, "),
+        (("compare", "{cut}", "--from-logits"), "cut.npz is no .npz file; save it with numpy.savez(file, "),
+        (("compare", "{folder}", "--from-logits"), "folder is no .npz file; save it with numpy.savez(file, "),
+        (("compare", "{pickled}", "--from-logits"), "the array 'predictions' in "),
+        (
+            ("compare", "{pickled}", "--from-logits"),
+            "is damaged, or holds Python objects and not numbers; save it with",
+        ),
+        (("compare", "{flipped}", "--from-logits"), "the array 'predictions' in "),
+        (("compare", "{zipped}", "--from-logits"), "has no array 'predictions', but no named arrays; save it with"),
         (("compare", "{more}", "--from-logits"), "has an array 'logits', and only 'predictions', 'targets'"),
         (("compare", "{whole}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{words}", "--from-logits"), "predictions must be floating (float16"),
@@ -146,7 +175,9 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("compare", "{saved}", "--from-logits", "--backend", "mxnet"), "there is no backend 'mxnet'"),
         (("compare", "{saved}", "--spec", "nothing.json"), "cannot read the spec in nothing.json: No such file"),
         (("compare", "{saved}", "--spec", "{saved}"), "cannot read the spec"),
-        (("compare", "{saved}", "--spec", "{text}"), "The text is not JSON"),
+        (("compare", "{saved}", "--spec", "{text}"), "text.npz: The text is not JSON"),
+        (("compare", "{saved}", "--spec", "{later}"), "cannot read the spec in "),
+        (("compare", "{saved}", "--spec", "{later}"), "later.json: The key 'version' is 99"),
         (("compare", "{saved}", "--spec", "{{}}"), "The key 'loss' is missing"),
         (
             ("compare", "{saved}", "--spec", "{{}}", "--loss", "cross_entropy", "--axis", "0"),
@@ -161,6 +192,18 @@ def test_refusals(arguments: tuple[str, ...], words: str, files: dict[str, Path]
     assert isinstance(done.exception, SystemExit)
     assert words in " ".join(done.output.split())
     assert len(done.output.strip().splitlines()) == 1
+    assert "allow_pickle" not in done.output
+
+
+@pytest.mark.framework("numpy", "torch")
+def test_unknown_mode() -> None:
+    """The message has the modes of each backend that was asked, and of no other."""
+    done = run("conform", "--backend", "torch", "--backend", "numpy", "--mode", "Inductor")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "Error: no backend that was run has the mode 'Inductor': numpy has eager; torch has eager, aot_eager, inductor. "
+        "Did you mean 'inductor'?"
+    )
 
 
 @pytest.mark.parametrize("arguments", [("conform", "--rounding", "upwards"), ("compare", "nothing.npz")])
@@ -192,6 +235,13 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
     np.savez(tmp_path / "whole.npz", predictions=z.astype(np.int32), targets=y)
     np.savez(tmp_path / "words.npz", predictions=np.array(["a", "b"]), targets=y)
     np.savez(tmp_path / "far.npz", predictions=z, targets=np.where(np.arange(16) == 1, 7, y))
+    whole = bytearray(saved.read_bytes())
+    whole[200] ^= 0xFF
+    (tmp_path / "flipped.npz").write_bytes(whole)
+    with zipfile.ZipFile(tmp_path / "zipped.npz", "w") as archive:
+        archive.writestr("predictions", "no array")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "later.json").write_text('{"loss": "cross_entropy", "version": 99}', encoding="utf-8")
     return {path.stem: path for path in tmp_path.iterdir()}
 
 

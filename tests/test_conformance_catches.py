@@ -11,7 +11,7 @@ import pytest
 from unifiedloss import conformance, pipeline, registry
 from unifiedloss.adapter import Adapter
 from unifiedloss.conformance import checks
-from unifiedloss.conformance.cases import all_cases, bad_calls
+from unifiedloss.conformance.cases import all_cases, bad_calls, bad_softmax_calls, softmax_cases
 from unifiedloss.errors import ShapeError
 
 torch = pytest.importorskip("torch")
@@ -25,12 +25,12 @@ def failures(adapter: Adapter, *words: str) -> dict[str, str]:
     """The names of the cases, of those whose name holds one of the words, that an adapter fails eagerly, and what was wrong."""
     mode = adapter.modes()["eager"]
     found = {}
-    for case in all_cases():
+    for case in (*all_cases(), *softmax_cases()):
         if any(word in case.name for word in words):
             if case.name not in _EXPECTED:
                 _EXPECTED[case.name] = case.expected()
             found[case.name] = "; ".join(checks.check_case(adapter, mode, case, _EXPECTED[case.name]).failures)
-    for call in bad_calls():
+    for call in (*bad_calls(), *bad_softmax_calls()):
         if any(word in call.name for word in words):
             found[call.name] = "; ".join(checks.check_bad_call(adapter, mode, call).failures)
     assert found, "no case has such a name"
@@ -215,6 +215,39 @@ class SmallNumbers(Long):
         return super().compute(Limitless(), p, t, sample_weight, mask, checked=checked)
 
 
+class Flushes(Long):
+    """A softmax that gives 0 below twice the smallest normal number, as TensorFlow's does outside XLA."""
+
+    native = variant(TORCH.native, softmax=lambda z, axis: torch.where((p := z.softmax(axis)) < 2.0**-125, 0.0 * p, p))
+
+
+class NoShiftSoftmax(Long):
+    """A softmax of the exponentials of the logits as they are."""
+
+    native = variant(TORCH.native, softmax=lambda z, axis: z.exp() / z.exp().sum(axis, keepdim=True))
+
+
+class LastAxis(Long):
+    """A softmax over the last axis, whichever is named."""
+
+    native = variant(TORCH.native, softmax=lambda z, _: z.softmax(-1))
+
+
+class TinySoftmax(Long):
+    """A softmax whose smallest numbers are what torch gives, 0 or not."""
+
+    def softmax(self, logits: Any, axis: int | None) -> Any:
+        """Without the rule."""
+        super().softmax(logits, axis)
+        return logits.softmax(-1 if axis is None else axis)
+
+
+class FlatSoftmax(Long):
+    """A softmax whose gradient takes the sum for a constant."""
+
+    native = variant(TORCH.native, softmax=lambda z, axis: (z - z.logsumexp(axis, keepdim=True).detach()).exp())
+
+
 CAUGHT = [
     (
         CountsAll,
@@ -239,6 +272,11 @@ CAUGHT = [
     (NegativeZero, ("05 ignored",), "edge/05 ignored label per row", "is -0.0, should be 0.0"),
     (ForgetsSmoothing, ("17 smoothed",), "edge/17 smoothed, axis 1", "loss["),
     (SmallNumbers, ("subnormal p",), "edge/subnormal p, class 1", "should be inf"),
+    (Flushes, ("softmax/gaps",), "softmax/gaps, float32", "softmax[0, 1] is 0.0, should be 1.18"),
+    (NoShiftSoftmax, ("softmax/offset",), "softmax/offset, float32", "softmax[0, 0] is nan"),
+    (LastAxis, ("softmax/axis", "softmax/class axis"), "softmax/axis 0 of 3", "softmax[0, 0, 0] is"),
+    (TinySoftmax, ("softmax/gaps",), "softmax/gaps, float32", "should be 0.0"),
+    (FlatSoftmax, ("softmax/rows",), "softmax/rows, float32", "gradient to the logits[0, 0] is"),
 ]
 
 

@@ -358,3 +358,15 @@ def test_derivatives_that_are_refused() -> None:
     for transform in (torch.func.jacfwd, torch.func.hessian):
         with pytest.raises(ul.UnsupportedError, match="no forward-mode derivative"):
             transform(lambda z: SPEC(z, Y))(X)
+    squared = ul.MeanSquaredError(rounding="exact")
+    for loss_of in (squared, compiled(squared.to("torch"))):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+            for given in ((dual, X), (X, dual)):
+                with pytest.raises(ul.UnsupportedError, match="no forward-mode derivative"):
+                    loss_of(*given)
+    # torch cannot follow these through an operator. It must raise, and not take the derivative for 0.
+    for transform in (torch.func.grad, torch.func.jacfwd):
+        for function in (lambda z: SPEC(z, Y), lambda t: squared(X, t)):
+            with pytest.raises(Exception, match="exact"):
+                compiled(transform(function))(X)

@@ -1221,6 +1221,42 @@ def test_results_have_the_dtypes_of_the_spec() -> None:
     assert evaluate(MeanSquaredError(), tensor([1.5]), tensor([1.0]), gradients=False).grad_predictions is None
 
 
+def plain_softmax(row: Sequence[float], above: Sequence[float]) -> tuple[list[Decimal], list[Decimal]]:
+    """p_c = e^z_c / sum e^z_j and p_c (u_c - sum_j u_j p_j), as written."""
+    powers = [Decimal(z).exp() for z in row]
+    p = [power / sum(powers) for power in powers]
+    mean = sum(Decimal(u) * q for u, q in zip(above, p, strict=True))
+    return p, [q * (Decimal(u) - mean) for u, q in zip(above, p, strict=True)]
+
+
+def test_softmax_by_the_plain_formula() -> None:
+    """Value and gradient are the formula's, rounded once; below the smallest normal number of float32 the value is 0."""
+    rng = random.Random(5)
+    for dtype, form in FORMATS.items():
+        tiny = FORMATS["float64" if dtype == "float64" else "float32"].tiny
+        for size in (1, 2, 5):
+            rows = [[float(rng.choice((-87, -86, -9, -1, 0, 1, 2, 2.5))) for _ in range(size)] for _ in range(8)]
+            above = [[float(rng.choice((-2, -0.5, 0.25, 1))) for _ in range(size)] for _ in range(8)]
+            found = reference.softmax(tensor(rows, dtype=dtype), upstream=[u for row in above for u in row])
+            with localcontext(Context(prec=100)):
+                plain = [plain_softmax(z, u) for z, u in zip(rows, above, strict=True)]
+                values = [Fraction(p) for row, _ in plain for p in row]
+                slopes = [Fraction(g) if abs(g) > Decimal("1e-90") else Fraction(0) for _, row in plain for g in row]
+            assert_same(found.values, [nearest(p, form) if p >= tiny else 0.0 for p in values])
+            assert_same(found.probabilities, [nearest(p, FORMATS["float64"]) for p in values])
+            assert_same(found.gradient, [nearest(g, form) for g in slopes])
+
+
+def test_softmax_by_special_logits() -> None:
+    """-inf has no share; a row of nothing else, or with +inf or NaN, is NaN; the axis is the one that is named."""
+    rows = [[0.0, -INF, 0.0], [-INF, -INF, -INF], [INF, 0.0, 1.0], [0.0, NAN, 1.0], [0.0, 88.0, 1e5]]
+    found = reference.softmax(tensor(rows), upstream=[1.0, 5.0, 2.0] * 5)
+    assert_same(found.values, [0.5, 0.0, 0.5, *[NAN] * 9, 0.0, 0.0, 1.0])
+    assert_same(found.gradient, [-0.25, 0.0, 0.25, *[NAN] * 9, 0.0, 0.0, 0.0])
+    first = reference.softmax(tensor([list(column) for column in zip(*rows, strict=True)]), 0)
+    assert_same(first.values[::5], found.values[:3])
+
+
 def test_what_a_call_refuses() -> None:
     """Shapes, dtypes and numbers that do not fit."""
     with pytest.raises(ShapeError):

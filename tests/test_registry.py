@@ -44,10 +44,140 @@ def test_two_frameworks_in_one_call() -> None:
     assert isinstance(ul.mean_squared_error(np.ones(2, np.float32), torch.zeros(2)), torch.Tensor)
 
 
+TENSORS = {
+    "numpy": "numpy.asarray",
+    "torch": "torch.tensor",
+    "tensorflow": "tensorflow.constant",
+    "jax": "jax.numpy.asarray",
+}
+IN_EACH = [pytest.param(name, marks=pytest.mark.framework(name)) for name in TENSORS]
+
+
+def _tensor(backend: str, x: Any) -> Any:
+    module, _, function = TENSORS[backend].rpartition(".")
+    return getattr(importlib.import_module(module), function)(x)
+
+
+def _refusal(call: Any) -> tuple[type[Exception], str]:
+    with pytest.raises(ul.UnifiedLossError) as error:
+        call()
+    return error.type, str(error.value)
+
+
+@pytest.mark.parametrize("backend", IN_EACH)
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(["a", "b"]),
+        np.array([b"a", b"b"]),
+        np.array([{}, 1], object),
+        np.array([1j, 2j]),
+        np.array(["2020-01-01", "2021-01-01"], "M8[D]"),
+        np.array([1, 2], "m8[s]"),
+        np.zeros(2, [("a", "i4")]),
+        np.zeros(2, np.longdouble),
+    ],
+    ids=lambda array: array.dtype.name,
+)
+def test_arrays_of_no_admitted_dtype(backend: str, array: Any) -> None:
+    """What no framework has a tensor for is refused beside its tensors as NumPy refuses it, in class and words."""
+    z, y = np.zeros((2, 3), np.float32), np.array([0, 1])
+    spec = ul.CrossEntropyLoss(from_logits=True)
+
+    def refusals(tensor: Any) -> list[tuple[type[Exception], str]]:
+        return [
+            _refusal(lambda: spec(tensor(z), array)),
+            _refusal(lambda: spec.value_and_grad(tensor(z), array)),
+            _refusal(lambda: spec(tensor(z), tensor(y), sample_weight=array)),
+            _refusal(lambda: spec(tensor(z), tensor(y), mask=array)),
+            _refusal(lambda: ul.mean_squared_error(tensor(z[:, 0]), array)),
+            _refusal(lambda: ul.check(spec, tensor(z), array)),
+        ]
+
+    found = refusals(lambda x: _tensor(backend, x))
+    assert found == refusals(np.asarray)
+    assert {error for error, _ in found} == {ul.DTypeError}
+    if array.dtype != np.longdouble:
+        floats = np.zeros(2, np.float32)
+        for call in (ul.MeanSquaredError(), ul.MeanSquaredError().value_and_grad):
+            error, words = _refusal(lambda call=call: call(array, _tensor(backend, floats)))
+            assert (error, words) == _refusal(lambda call=call: call(array, floats))
+            assert f"got {array.dtype.name}" in words
+
+
+@pytest.mark.parametrize("backend", IN_EACH)
+def test_lists_of_tensors(backend: str) -> None:
+    """A list that holds tensors would be copied in silence; it is refused, with the argument and the way out."""
+    row = _tensor(backend, np.ones(3, np.float32))
+    for z in (np.ones((2, 3), np.float32), _tensor(backend, np.ones((2, 3), np.float32))):
+        if backend == "numpy":
+            assert ul.mean_squared_error(z, [row, row]) == 0  # numpy.asarray stacks what is its own
+            continue
+        for rows in ([row, row], (row, row), [[row], [row]], [[1.0, 1.0, 1.0], row]):
+            with pytest.raises(ul.UnknownTensorError, match=rf"targets is a list of tensors .*of {backend}\); stack"):
+                ul.mean_squared_error(z, rows)
+        with pytest.raises(ul.UnknownTensorError, match="sample_weight is a list of tensors"):
+            ul.mean_squared_error(z, z, sample_weight=[row[0], row[1]])
+    if backend != "numpy":
+        for call in (ul.mean_squared_error, ul.MeanSquaredError().value_and_grad):
+            with pytest.raises(ul.UnknownTensorError, match="predictions is a list of tensors"):
+                call([row, row], [[1, 1, 1]] * 2)
+        with pytest.raises(ul.UnknownTensorError, match="logits is a list of tensors"):
+            ul.softmax([row, row])
+
+
+@pytest.mark.parametrize("element", [object(), None, {1: 2}, {1}])
+def test_lists_of_unknown_things(element: object) -> None:
+    """The message names the argument and the class."""
+    words = rf"targets is a list that holds a builtins.{type(element).__name__}, which is no number"
+    for x in ([element], [1.0, element], [[1.0], [element]]):
+        with pytest.raises(ul.UnknownTensorError, match=words):
+            ul.mean_squared_error([1.0], x)
+
+
+def test_lists_of_numbers() -> None:
+    """Numbers of Python and NumPy in lists and tuples, also nested and mixed, are what numpy.asarray makes of them."""
+    for x in ([1, 2], (1.0, 2), [True, np.float32(2)], [np.array(1.0), np.int8(2)]):
+        assert ul.mean_squared_error([0.0, 0.0], x) == 2.5
+    assert ul.mean_squared_error([[0.0], [0.0]], ([1], (2,))) == 2.5
+    with pytest.raises(ul.ShapeError, match=r"targets cannot be read as an array of numbers: "):
+        ul.mean_squared_error([1.0, 2.0], [[1, 2], [3]])
+    with pytest.raises(ul.ShapeError, match="predictions cannot be read as an array of numbers: "):
+        ul.mean_squared_error(10**400, 1.0)
+
+
+@pytest.mark.framework("torch", "jax")
+def test_strangers_beside_a_bound_loss() -> None:
+    """An object made by spec.to looks for no backend; what does not belong to it is named all the same."""
+    import jax.numpy as jnp
+    import torch
+
+    loss, z = ul.MeanSquaredError().to("torch"), torch.ones(2)
+    with pytest.raises(
+        ul.MixedBackendsError, match="targets is a jax tensor and the call is carried out by torch; one call"
+    ):
+        loss(z, jnp.ones(2))
+    with pytest.raises(ul.MixedBackendsError, match="mask is a jax tensor"):
+        loss(z, z, mask=jnp.ones(2, bool))
+    with pytest.raises(ul.UnknownTensorError, match=r"targets is a builtins.set, which no backend owns"):
+        loss(z, {1})
+    with pytest.raises(ul.UnknownTensorError, match=r"targets is a builtins.NoneType, which no backend owns"):
+        loss(z, None)
+    with pytest.raises(ul.UnknownTensorError, match=r"targets is a torch\.nn\.\S*Linear, which is no tensor; pass"):
+        loss(z, torch.nn.Linear(1, 1))
+    with pytest.raises(ul.UnknownTensorError, match=r"predictions is a .*Generator, which is no tensor; pass"):
+        ul.mean_squared_error(np.random.default_rng(), [1.0])  # type: ignore[type-var]
+
+
 def test_unknown_backend() -> None:
     """A name nobody registered says which are known."""
     with pytest.raises(ul.MissingBackendError, match="There is no backend 'mxnet'; known are numpy, torch"):
         ul.MeanSquaredError().to("mxnet")
+    for name in ("pytorch", "Torch", "torhc"):
+        with pytest.raises(ul.MissingBackendError, match=f"There is no backend '{name}'; .* Did you mean 'torch'[?]$"):
+            ul.MeanSquaredError().to(name)
+    with pytest.raises(ul.MissingBackendError, match="Did you mean 'tensorflow'"):
+        ul.MeanSquaredError().to("tf")
 
 
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "keras", "jax"])

@@ -116,6 +116,69 @@ def test_bad_fields(fields: dict[str, Any], error: type[Exception], words: str) 
     assert str(of_class.value) == str(of_function.value)
 
 
+MAKERS = [
+    pytest.param("numpy", "array"),
+    pytest.param("torch", "tensor", marks=pytest.mark.framework("torch")),
+    pytest.param("tensorflow", "constant", marks=pytest.mark.framework("tensorflow")),
+    pytest.param("tensorflow", "Variable", marks=pytest.mark.framework("tensorflow")),
+    pytest.param("jax.numpy", "array", marks=pytest.mark.framework("jax")),
+]
+
+
+@pytest.mark.parametrize(("module", "function"), MAKERS)
+def test_tensors_without_axes_are_numbers(module: str, function: str) -> None:
+    """In every numeric field, alone and in a list; validated like the numbers they hold, and a bool stays a bool."""
+    make = getattr(pytest.importorskip(module), function)
+    assert ul.BinaryCrossEntropyLoss(
+        epsilon=make(0.25), pos_weight=make(2.0), label_smoothing=make(0.5)
+    ) == ul.BinaryCrossEntropyLoss(epsilon=0.25, pos_weight=2.0, label_smoothing=0.5)
+    assert ul.CrossEntropyLoss(
+        axis=make(-1), ignore_index=make(3), class_weights=[make(1.0), make(2)]
+    ) == ul.CrossEntropyLoss(axis=-1, ignore_index=3, class_weights=[1, 2])
+    assert type(ul.BinaryCrossEntropyLoss(pos_weight=make(2)).pos_weight) is float
+    for value, error, words in (
+        (-1.0, ul.SpecValueError, "label_smoothing must lie in"),
+        (True, ul.SpecTypeError, "label_smoothing must be a number, got True of type bool"),
+        ([0.5], ul.SpecTypeError, "label_smoothing must be a number, got"),
+        (1j, ul.SpecTypeError, "label_smoothing must be a number, got 1j of type complex"),
+    ):
+        with pytest.raises(error, match=words):
+            ul.CrossEntropyLoss(label_smoothing=make(value))
+    for value in (1.0, True):
+        with pytest.raises(ul.SpecTypeError, match="axis must be an int, got"):
+            ul.CrossEntropyLoss(axis=make(value))
+
+
+@pytest.mark.framework("jax")
+def test_traced_numbers_are_no_fields() -> None:
+    """A number that is traced has no value yet, and is refused in our words."""
+    import jax
+
+    with pytest.raises(ul.SpecTypeError, match="label_smoothing must be a number, got"):
+        jax.jit(lambda x: ul.cross_entropy_loss([[0.5, 0.5]], [0], label_smoothing=x))(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("weight", "Did you mean 'class_weights'?"),
+        ("dim", "Did you mean 'axis'?"),
+        ("from_logit", "Did you mean 'from_logits'?"),
+        ("size_average", "Did you mean 'reduction'?"),
+        ("sample_weight", "sample_weight is given to the call, beside the targets."),
+        ("temperature", "on_empty, rounding."),
+    ],
+)
+def test_unknown_fields(name: str, hint: str) -> None:
+    """Changing a field that there is not names those there are, and the one that may have been meant; so does reading one."""
+    spec = ul.CrossEntropyLoss()
+    words = rf"'{name}' is not a field of .*; its fields are from_logits, epsilon, .*{hint.replace('?', '[?]')}$"
+    with pytest.raises(ul.SpecTypeError, match=words):
+        spec.replace(**{name: 1})
+    with pytest.raises(ul.SerializationError, match=words):
+        ul.from_dict(spec.to_dict() | {name: 1})
+
+
 def test_functions_remember_no_look_alikes() -> None:
     """1, 1.0 and True are equal, and only one of them is a label_smoothing that is a bool."""
     z, y = np.zeros((1, 2)), np.array([0])
@@ -145,7 +208,8 @@ def test_dictionary() -> None:
         ("[1]", "a mapping with the keys"),
         ('{"loss": "mean_squared_error"}', "'version' is missing"),
         ('{"version": 1}', "'loss' is missing"),
-        ('{"loss": "hinge", "version": 1}', "'loss' must be one of"),
+        ('{"loss": "hinge", "version": 1}', "'loss' must be one of .* got 'hinge'[.]$"),
+        ('{"loss": "mse", "version": 1}', "'loss' must be one of .* got 'mse'. Did you mean 'mean_squared_error'[?]$"),
         ('{"loss": ["mean_squared_error"], "version": 1}', "'loss' must be one of"),
         ('{"loss": "mean_squared_error", "version": true}', "'version' must be a positive int"),
         ('{"loss": "mean_squared_error", "version": 99}', "'version' is 99"),

@@ -224,3 +224,136 @@ def test_meta_and_fake_tensors() -> None:
     assert loss.shape == ()
     with pytest.raises(ul.ShapeError):
         ul.CrossEntropyLoss(from_logits=True)(X.to("meta"), torch.zeros(3, dtype=torch.int64, device="meta"))
+
+
+def test_gradient_in_inference_mode() -> None:
+    """value_and_grad works where torch records nothing, and with tensors made there."""
+    spec = ul.CrossEntropyLoss(from_logits=True)
+    y = torch.tensor([0, 1, 1, 2])
+    value, gradient = spec.value_and_grad(X, y)
+    with torch.inference_mode():
+        made = X.clone(), y.clone()
+        for z, labels in ((X, y), made):
+            torch.testing.assert_close(spec.value_and_grad(z, labels), (value, gradient))
+    torch.testing.assert_close(spec.value_and_grad(*made), (value, gradient))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ul.CrossEntropyLoss(from_logits=True),
+        ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1),
+        ul.BinaryCrossEntropyLoss(from_logits=True),
+        ul.MeanSquaredError(),
+    ],
+    ids=repr,
+)
+def test_companions_made_in_inference_mode(spec: Any) -> None:
+    """Targets and weights that were made in inference mode do not hinder a training step."""
+    with torch.inference_mode():
+        t, w = torch.softmax(X, 1).flip(0), torch.tensor([1.0, 0.0, 2.0, 3.0])
+    for weight in (None, w):
+        z, other = X.clone().requires_grad_(), X.clone().requires_grad_()
+        spec(z, t, sample_weight=weight).backward()
+        spec(other, t.clone(), sample_weight=None if weight is None else weight.clone()).backward()
+        assert z.grad.abs().sum() > 0
+        torch.testing.assert_close(z.grad, other.grad)
+
+
+def _exported(spec: Any, z: Any, t: Any) -> Any:
+    rows = torch.export.Dim("rows")
+    return torch.export.export(spec.to("torch"), (z, t), dynamic_shapes=({0: rows}, {0: rows}), strict=False).module()
+
+
+@pytest.mark.parametrize("on_empty", ["nan", "zero"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ul.CrossEntropyLoss(from_logits=True),
+        ul.CrossEntropyLoss(from_logits=True, ignore_index=1),
+        ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=2.0),
+        ul.MeanSquaredError(),
+    ],
+    ids=repr,
+)
+def test_exports_with_any_batch_size(spec: Any, on_empty: Any) -> None:
+    """What torch.export and make_fx write down divides by the number of positions of each call, not of the first."""
+    spec = spec.replace(on_empty=on_empty)
+    t = torch.tensor([0, 1, 1, 2]) if isinstance(spec, ul.CrossEntropyLoss) else torch.softmax(X, 1)
+    traced = importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(spec, tracing_mode="symbolic")(X, t)
+    for function in (_exported(spec, X, t), traced):
+        for rows in (2, 3, 4):
+            torch.testing.assert_close(function(X[:rows], t[:rows]), spec(X[:rows], t[:rows]))
+    torch.testing.assert_close(traced(X[:0], t[:0]), spec(X[:0], t[:0]), equal_nan=True)
+
+
+def test_other_tracers() -> None:
+    """make_fx with the shapes as they are works; torch.jit.trace, which would freeze the divisor, is refused."""
+    spec, y = ul.CrossEntropyLoss(from_logits=True), torch.tensor([0, 1, 1, 2])
+    traced = importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(spec)(X, y)
+    torch.testing.assert_close(traced(X + X, y), spec(X + X, y))
+    with (
+        pytest.warns(DeprecationWarning, match="jit"),
+        pytest.raises(ul.UnsupportedError, match="use torch"),
+    ):
+        torch.jit.trace(spec.to("torch"), (X, y))
+    assert spec(X, y).isfinite()
+
+
+def test_companions_of_odd_strides() -> None:
+    """An axis of length 1 may have any stride in NumPy, a negative one or one of a record, and is read all the same."""
+    spec = ul.CrossEntropyLoss(from_logits=True)
+    record = np.zeros(1, dtype=[("a", "i1"), ("b", "f4")])
+    record["b"] = 1.0
+    for weight in (np.ones(1, np.float32)[::-1], np.ones((3, 1), np.float32)[::-1][:, 0][:1], record["b"]):
+        assert torch.equal(spec(X[:1], np.array([[1]])[::-1][:, 0], sample_weight=weight), spec(X[:1], Y[1:2]))
+
+
+def test_negated_views() -> None:
+    """A view that is negated or conjugated when it is read has the values it shows."""
+    z, t = torch.tensor([1 + 2j, 1 - 3j, 1j]).conj().imag, torch.ones(3)
+    assert z.is_neg()
+    assert torch.equal(ul.MeanSquaredError()(z, t), ul.MeanSquaredError()(z.resolve_neg(), t))
+    many = torch._neg_view(-torch.ones(1 << 15))
+    weight = torch._neg_view(-torch.rand(1 << 15))
+    spec = ul.BinaryCrossEntropyLoss(from_logits=True)
+    for w, resolved in ((None, None), (weight, weight.resolve_neg())):
+        assert torch.equal(
+            spec(many, many, sample_weight=w),
+            spec(many.resolve_neg(), many.resolve_neg(), sample_weight=resolved),
+        )
+
+
+def test_value_and_grad_in_torch_func() -> None:
+    """Under torch.func the gradient is taken torch.func's way, and can be mapped and differentiated again."""
+    spec, y = ul.CrossEntropyLoss(from_logits=True), torch.tensor([0, 1, 1, 2])
+    _, gradient = spec.value_and_grad(X, y)
+    torch.testing.assert_close(torch.func.grad(lambda z: spec.value_and_grad(z, y)[0])(X), gradient)
+    mapped = torch.func.vmap(lambda z, label: spec.value_and_grad(z, label, upstream=0.25)[1])(X, y)
+    torch.testing.assert_close(mapped, gradient)
+    along = torch.func.grad(lambda z: spec.value_and_grad(z, y)[1].square().sum())(X)
+    z = X.clone().requires_grad_()
+    (first,) = torch.autograd.grad(spec(z, y), z, create_graph=True)
+    torch.testing.assert_close(along, torch.autograd.grad(first.square().sum(), z)[0])
+
+
+# torch says of its compressed layouts that they are young.
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_dense_tensors_are_needed() -> None:
+    """Sparse and nested tensors are refused in every place, and the message says what to do."""
+    dense = torch.softmax(X, 1)
+    nested = torch.nested.nested_tensor([X, X[:2]])
+    specs = ul.CrossEntropyLoss(from_logits=True), ul.BinaryCrossEntropyLoss(from_logits=True), ul.MeanSquaredError()
+    for spec in specs:
+        for z, t, w in (
+            (X.to_sparse(), dense, None),
+            (X, dense.to_sparse_csr(), None),
+            (X, dense, torch.ones(4).to_sparse()),
+            (nested, nested, None),
+            (X.to_mkldnn(), dense, None),
+        ):
+            with pytest.raises(ul.UnknownTensorError, match="a dense tensor is needed"):
+                spec(z, t, sample_weight=w)
+    with pytest.raises(ul.UnknownTensorError, match="a dense tensor is needed"):
+        ul.CrossEntropyLoss(from_logits=True)(X, Y.to_sparse())

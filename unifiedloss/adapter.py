@@ -12,20 +12,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
 from unifiedloss import pipeline, values
-from unifiedloss.errors import DTypeError, MixedBackendsError, ShapeError, UnsupportedError
-from unifiedloss.floats import FORMATS, HALF_TYPES
-from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, class_axis, resolve
+from unifiedloss.errors import DTypeError, MixedBackendsError, ShapeError, UnknownTensorError, UnsupportedError
+from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
+from unifiedloss.spec import (
+    AnyLoss,
+    Message,
+    Plan,
+    Signature,
+    as_written,
+    check_predictions_dtype,
+    check_upstream,
+    class_axis,
+    describe,
+    resolve,
+)
 
 Array = Any
 
 # Tuples and not unions, which torch.compile does not understand.
 _ARRAYS = (np.ndarray, np.generic)
+_MASKED = np.ma.MaskedArray
 _PLAIN_PYTHON = (list, tuple, int, float)
+_IN_LISTS = (int, float, complex, str, bytes, *_ARRAYS)
+"""What a list may hold besides lists: what numpy.asarray reads as it is. The dtype that comes out may still be refused."""
+
+_NUMBERS = frozenset({int, float, bool})
+_LISTS = frozenset({list, tuple})
+_DTYPES = frozenset({*FORMATS, *INTEGER_TYPES, "bool"})
+
+_ARGUMENTS = ("predictions", "targets", "sample_weight", "mask", "upstream")
+_LOGITS = ("logits",)
 
 _MAX_PLANS = 4096
 """Plans kept per adapter. A loop over ever new shapes must not grow memory without bound."""
@@ -158,7 +180,8 @@ class Adapter(ABC):
 
         Bad values give NaN; where they can be read, they were looked for before.
         """
-        msg = f"the backend {self.name!r} has no exact mode; use rounding=\"native\"."
+        del plan, predictions, targets, sample_weight, mask
+        msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'
         raise UnsupportedError(msg)
 
     # ---------------------------------------------------------------------------------------------------- what is shared
@@ -191,9 +214,10 @@ class Adapter(ABC):
         upstream: Any = None,
     ) -> tuple[Array, Array]:
         """The loss and its gradient with respect to the predictions."""
-        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
-        if upstream is not None and not isinstance(upstream, self.tensor_type):
-            upstream = self.convert(np.asarray(upstream), predictions)
+        tensors = self.own(predictions, targets, sample_weight, mask, upstream)
+        predictions, targets, sample_weight, mask, upstream = tensors
+        if upstream is not None:
+            check_upstream(self.plan(spec, predictions, targets, sample_weight, mask), self.signature(upstream))
 
         def function(p: Array) -> Array:
             return self.loss(spec, p, targets, sample_weight, mask)
@@ -216,24 +240,71 @@ class Adapter(ABC):
         if name not in FORMATS:
             msg = f"softmax needs floating logits ({', '.join(FORMATS)}), got {name}; cast them."
             raise DTypeError(msg)
-        axis = class_axis(axis, self.shape(logits))
+        shape = self.shape(logits)
+        axis = class_axis(axis, shape)
+        if shape is not None and shape[axis] == 0:
+            raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
         compute_dtype = "float32" if name in HALF_TYPES else name
         return pipeline.softmax(self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny)
 
     def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         """Predictions and companions as tensors of this framework, lists and NumPy arrays converted, strangers refused."""
-        reference = self._as_tensor(predictions, None, np.float64)
+        names = _ARGUMENTS if companions else _LOGITS  # softmax has no companions
+        for name, x in zip(names, (predictions, *companions), strict=False):
+            if isinstance(x, _MASKED):
+                msg = (
+                    f"{name} is a {_class_of(x)}, whose mask no loss would see; pass its data, and as mask= the positions that count, "
+                    "which are those its mask does not hide."
+                )
+                raise UnknownTensorError(msg)
+        reference = self._as_tensor(names[0], predictions, None, np.float64)
         return reference, *(
-            x if x is None or isinstance(x, self.tensor_type) else self._as_tensor(x, reference, None)
-            for x in companions
+            x
+            if isinstance(x, self.tensor_type) or (x is None and name != "targets")
+            else self._as_tensor(name, x, reference, None)
+            for name, x in zip(names[1:], companions, strict=False)
         )
 
-    def _as_tensor(self, x: Any, reference: Array | None, list_dtype: Any) -> Array:
+    def _as_tensor(self, name: str, x: Any, reference: Array | None, list_dtype: Any) -> Array:
         if isinstance(x, self.tensor_type):
             return x
         if not isinstance(x, _ARRAYS):
-            x = _read_list(x, list_dtype)
-        return self.admit(np.asarray(x), reference)
+            x = self._read_list(name, x, list_dtype)
+        x = np.asarray(x)
+        if self._is_numeric(x):
+            return self.admit(x, reference)
+        if reference is None:
+            check_predictions_dtype(x.dtype.name)
+        # No framework but NumPy has such tensors. The array stays as it is, so that `resolve` refuses it in the words it has for all.
+        return x
+
+    def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
+        """Whether an array's dtype is one that some rule admits."""
+        return x.dtype.name in _DTYPES
+
+    def _read_list(self, name: str, x: Any, dtype: Any) -> np.ndarray[Any, Any]:
+        """A Python number or (nested) list as a NumPy array."""
+        if not isinstance(x, _PLAIN_PYTHON):
+            self._refuse(name, x)
+        if isinstance(x, list | tuple):
+            stranger = _stranger(x)
+            if stranger:
+                _refuse_in_list(name, *stranger)
+        try:
+            return np.asarray(x, dtype=dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            msg = f"{name} cannot be read as an array of numbers: {error}."
+            raise ShapeError(msg) from error
+
+    def _refuse(self, name: str, x: Any) -> NoReturn:
+        """Say of an argument that is neither this framework's tensor nor an array, a number or a list, what it is."""
+        from unifiedloss.registry import backend_of
+
+        owner = backend_of(x, name)  # raises where nobody owns the type
+        if owner in (self.name, "numpy"):
+            msg = f"{name} is a {_class_of(x)}, which is no tensor; pass a tensor, a NumPy array, a number or a list."
+            raise UnknownTensorError(msg)
+        raise MixedBackendsError(foreign(name, owner, self.name))
 
     def plan(
         self, spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
@@ -260,6 +331,8 @@ class Adapter(ABC):
 
     def signature(self, x: Array) -> Signature:
         """What can be known of a tensor without reading it."""
+        if isinstance(x, np.ndarray):  # an array that is no tensor here, see `_as_tensor`
+            return Signature(x.shape, x.dtype.name)
         return Signature(self.shape(x), self.dtype_name(x.dtype))
 
     def checked(
@@ -275,13 +348,49 @@ class Adapter(ABC):
         values.check(plan, *(None if x is None else self.to_numpy(x) for x in tensors))  # type: ignore[arg-type]
 
 
-def _read_list(x: Any, dtype: Any) -> np.ndarray[Any, Any]:
-    """A Python number or (nested) list as a NumPy array."""
-    if not isinstance(x, _PLAIN_PYTHON):
-        msg = f"a tensor of another framework or an unknown type stands in this call: {type(x).__module__}.{type(x).__qualname__}."
-        raise MixedBackendsError(msg)
+def foreign(argument: str, owner: str, backend: str) -> str:
+    """What is said of an argument that belongs to another framework than the call."""
+    return (
+        f"{argument} is a {owner} tensor and the call is carried out by {backend}; one call has one framework. "
+        f"Convert {argument} first, or pass it as a NumPy array."
+    )
+
+
+def _stranger(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
+    """The first element of a nested list that is no number, in a tuple.
+
+    numpy.asarray would copy tensors from wherever they are and cut them off from their gradients, without a word.
+    """
+    # Level by level: several times as fast as looking at one element after the other, and most lists hold nothing but numbers.
+    level: Any = x
+    kinds = set(map(type, level))
+    while kinds and kinds <= _LISTS:
+        level = list(chain.from_iterable(level))
+        kinds = set(map(type, level))
+    if kinds <= _NUMBERS:
+        return ()
+    for element in x:
+        if isinstance(element, list | tuple):
+            found = _stranger(element)
+            if found:
+                return found
+        elif not isinstance(element, _IN_LISTS):
+            return (element,)
+    return ()
+
+
+def _refuse_in_list(name: str, element: Any) -> NoReturn:
+    from unifiedloss.registry import backend_of
+
+    what = _class_of(element)
     try:
-        return np.asarray(x, dtype=dtype)
-    except (ValueError, TypeError) as error:
-        msg = f"a list in this call is no array of numbers: {error}."
-        raise ShapeError(msg) from error
+        owner = backend_of(element, name)
+    except UnknownTensorError:
+        msg = f"{name} is a list that holds a {what}, which is no number; pass numbers, or one array of them."
+        raise UnknownTensorError(msg) from None
+    msg = f"{name} is a list of tensors (a {what}, of {owner}); stack them into one tensor first."
+    raise UnknownTensorError(msg)
+
+
+def _class_of(x: Any) -> str:
+    return f"{type(x).__module__}.{type(x).__qualname__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -10,7 +11,7 @@ import unifiedloss
 from unifiedloss.errors import UnifiedLossError
 
 if TYPE_CHECKING:
-    from unifiedloss.conformance import Report
+    from unifiedloss.conformance import Report, Row
     from unifiedloss.conformance.compare import Line, Truth
     from unifiedloss.spec import AnyLoss
 
@@ -70,7 +71,8 @@ def conform(
         ),
     ] = None,
     loss: Annotated[
-        list[str] | None, typer.Option(help="A loss ('cross_entropy', ...); may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all."),
     ] = None,
     mode: Annotated[
         list[str] | None, typer.Option(help="A mode ('eager', 'jit', ...); may be repeated. Default: all.")
@@ -83,7 +85,14 @@ def conform(
 
     try:
         with _progress() as note:
-            report = conformance.run(backend or None, loss or None, mode or None, rounding=rounding, progress=note)
+            report = conformance.run(
+                backend or None,
+                loss or None,
+                mode or None,
+                rounding=rounding,
+                progress=note,
+                finished=None if _err.is_terminal else _say_finished,
+            )
     except UnifiedLossError as error:
         _fail(error)
     if json is not None:
@@ -124,6 +133,15 @@ def _progress() -> Any:
             yield note
 
     return drawn()
+
+
+def _say_finished(row: Row) -> None:
+    """What stands for the bars where nobody looks at a terminal, and a log should tell that something goes on."""
+    total = row.total
+    _err.print(
+        f"{row.backend}, {row.mode}: {total.cases} cases, {total.failed} failures, {row.seconds:.0f} s",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _print_report(report: Report) -> None:
@@ -230,16 +248,17 @@ def compare(
 
     weights = None if pos_weight is None else _numbers(pos_weight)
     # Options left alone stay out, as not every loss has every field.
-    fields: dict[str, Any] = {
+    options: dict[str, Any] = {
         "loss": loss, "from_logits": from_logits or None, "epsilon": epsilon, "axis": axis,
         "class_weights": None if class_weights is None else _numbers(class_weights),
         "ignore_index": ignore_index or None,
         "pos_weight": weights[0] if weights is not None and len(weights) == 1 else weights,
         "label_smoothing": label_smoothing, "reduction": reduction, "divisor": divisor, "on_empty": on_empty,
     }  # fmt: skip
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     try:
         if spec is None:
+            _check_options(given)
             chosen = unifiedloss.from_dict({"loss": "cross_entropy", "version": 1, **given})
         else:
             chosen = _read_spec(spec, list(given))
@@ -254,18 +273,38 @@ def compare(
     raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
 
 
+def _check_options(given: dict[str, Any]) -> None:
+    """Say of an option that the loss does not have what was typed, not the name of a field."""
+    name = given.get("loss", "cross_entropy")
+    losses = {"binary_cross_entropy": unifiedloss.BinaryCrossEntropyLoss, "cross_entropy": unifiedloss.CrossEntropyLoss,
+              "mean_squared_error": unifiedloss.MeanSquaredError}  # fmt: skip
+    if name not in losses:
+        return  # which from_dict says
+    known = [field.name for field in fields(losses[name])]
+    for option in given:
+        if option not in ("loss", *known):
+            has = ", ".join(_option(field) for field in known)
+            _fail(f"{_option(option)} does not apply to the loss {name}; its options are {has}.")
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
 def _read_spec(text: str, options: list[str]) -> AnyLoss:
     """A spec from JSON text, or from the file of that name; options beside it would be ignored, so they are refused."""
     if options:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        names = ", ".join(map(_option, options))
         _fail(f"--spec says all of the loss; leave out {names}.")
-    if not text.lstrip().startswith("{"):
-        try:
-            text = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
-            _fail(f"cannot read the spec in {text}: {why}.")
-    return unifiedloss.from_json(text)
+    if text.lstrip().startswith("{"):
+        return unifiedloss.from_json(text)
+    try:
+        return unifiedloss.from_json(Path(text).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        _fail(f"cannot read the spec in {text}: {why}.")
+    except UnifiedLossError as error:
+        _fail(f"cannot read the spec in {text}: {error}")
 
 
 def _print_comparison(spec: AnyLoss, truths: dict[str, Truth], lines: list[Line]) -> None:

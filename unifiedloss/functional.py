@@ -298,6 +298,7 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
     Raises:
         DTypeError: the logits are not floating.
         SpecValueError: the axis is missing or out of range.
+        ShapeError: there is no class axis, or no class on it.
     """
     return registry.adapter(registry.backend_of(logits, "logits")).softmax(logits, axis)
 

@@ -503,4 +503,6 @@ def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
 def softmax(ops: Ops, native: Native, logits: Array, axis: int, dtype: str, compute_dtype: str, tiny: float) -> Array:
     """Softmax in the compute dtype, with 0 for results below its smallest normal number, rounded once to `dtype`."""
     probabilities = native.softmax(ops.cast(logits, compute_dtype), axis)
-    return ops.cast(ops.where(~(probabilities < tiny), probabilities, 0.0), dtype)
+    # Not ~(p < tiny), of which TensorFlow's graphs make p >= tiny: NaN would become 0.
+    zero = 0.0 * ops.stop_gradient(probabilities)
+    return ops.cast(ops.where(probabilities < tiny, zero, probabilities), dtype)

@@ -45,8 +45,8 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from unifiedloss.errors import EmptyMeanError
-from unifiedloss.floats import FORMATS, INTEGER_TYPES, Format
-from unifiedloss.spec import MAX_INTEGER_TARGET, AnyLoss, Plan, Signature, resolve
+from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, Format
+from unifiedloss.spec import MAX_INTEGER_TARGET, AnyLoss, Plan, Signature, class_axis, resolve
 
 NAN = math.nan
 INFINITY = math.inf
@@ -292,6 +292,23 @@ class _Shortfall(_Atom):
         # The derivative by S is 1 / (n + S)^2 <= 1 / n^2.
         spread = _RADIUS.divide(others.radius, Decimal(n * n))
         return _Ball(lack, _RADIUS.fma(lack, _ulps(4, digits), spread))
+
+
+class _Product(_Atom):
+    """The product of two positive irrational numbers."""
+
+    __slots__ = ("factors",)
+
+    def __init__(self, x: Real, y: Real) -> None:
+        super().__init__()
+        self.factors = x, y
+
+    def _evaluate(self, digits: int) -> _Ball:
+        x, y = (factor.ball(digits) for factor in self.factors)
+        product = _context(digits).multiply(x.middle, y.middle)
+        # |x y - x' y'| <= |x - x'| y + x |y - y'| + |x - x'| |y - y'|
+        spread = _RADIUS.fma(x.radius, _RADIUS.add(y.middle, y.radius), _RADIUS.multiply(x.middle, y.radius))
+        return _Ball(product, _RADIUS.fma(product, _ulps(1, digits), spread))
 
 
 # --------------------------------------------------------------------------------------------------------------- real numbers
@@ -911,6 +928,81 @@ def evaluate(
         divisor=_rounded(_value(call.divisor), wide) if call.plan.spec.reduction == "mean" else None,
         bad_positions=tuple(i for i, position in enumerate(call.positions) if position is not None and position.bad),
     )
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """What a softmax should give, each flat in C order.
+
+    Attributes:
+        values: in the logits' dtype.
+        probabilities: in float64, also where the rule makes them 0.
+        gradient: with respect to the logits, in their dtype.
+    """
+
+    values: list[float]
+    probabilities: list[float]
+    gradient: list[float]
+
+
+def softmax(logits: Tensor, axis: int | None = None, *, upstream: Sequence[float] | None = None) -> Softmax:
+    r"""The softmax and its gradient, each number correctly rounded to the logits' dtype.
+
+    $$p_c = \frac{e^{z_c}}{\sum_j e^{z_j}}, \qquad
+    \frac{\partial}{\partial z_c} \sum_j u_j p_j = p_c \Bigl(u_c - \sum_j u_j p_j\Bigr) = \sum_j (u_c - u_j)\, p_c\, p_j$$
+
+    A value that rounds to less than the smallest normal number of the compute dtype is 0. The gradient is that of the real softmax: what
+    the zeros take from it is below that number too. A row with NaN or +inf, or of nothing but -inf, is NaN.
+
+    Args:
+        logits: the logits.
+        axis: the class axis, as for `unifiedloss.softmax`.
+        upstream: the gradient that arrives from above, flat. Default: ones.
+    """
+    form, wide = FORMATS[logits.dtype], FORMATS["float64"]
+    compute = FORMATS["float32" if logits.dtype in HALF_TYPES else logits.dtype]
+    axis = class_axis(axis, logits.shape)
+    size, inner = logits.shape[axis], math.prod(logits.shape[axis + 1 :])
+    count = len(logits.values)
+    found = Softmax([NAN] * count, [NAN] * count, [NAN] * count)
+    partitions: dict[Any, _Partition] = {}
+    for i in range(count // size):
+        start = i // inner * size * inner + i % inner
+        places = range(start, start + size * inner, inner)
+        row = [logits.values[j] for j in places]
+        if any(math.isnan(z) or z == INFINITY for z in row) or max(row) == -INFINITY:
+            continue
+        above = [ONE if upstream is None else Fraction(upstream[j]) for j in places]
+        probabilities = _Softmax(row, partitions).probabilities
+        for j, p, slope in zip(places, probabilities, _softmax_gradient(row, probabilities, above), strict=True):
+            found.values[j] = p.round(form) if p.round(compute) >= compute.tiny else 0.0
+            found.probabilities[j] = p.round(wide)
+            found.gradient[j] = slope.round(form)
+    return found
+
+
+def _softmax_gradient(row: Sequence[float], probabilities: Sequence[Real], above: Sequence[Fraction]) -> list[Real]:
+    """sum_j (u_c - u_j) p_c p_j for each class c, equal products standing once."""
+    share = {z: p for z, p in zip(row, probabilities, strict=True) if z != -INFINITY}
+    products: dict[tuple[float, float], _Product] = {}
+    gradient = []
+    for z, u in zip(row, above, strict=True):
+        slopes: dict[float, Fraction] = {}
+        for other, v in zip(row, above, strict=True):
+            if z != -INFINITY and other != -INFINITY:
+                slopes[other] = slopes.get(other, ZERO) + u - v
+        if len(share) == 1:  # all probabilities are rational
+            gradient.append(Real(sum((slope * share[z].rational ** 2 for slope in slopes.values()), ZERO)))
+            continue
+        terms = []
+        for other, slope in slopes.items():
+            key = min(z, other), max(z, other)
+            if key not in products:
+                products[key] = _Product(share[key[0]], share[key[1]])
+            if slope:
+                terms.append((slope, products[key]))
+        gradient.append(Real(ZERO, tuple(terms)))
+    return gradient
 
 
 def _value(x: Extended) -> Value:

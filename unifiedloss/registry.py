@@ -11,9 +11,9 @@ import importlib
 import sys
 from typing import Any
 
-from unifiedloss.adapter import Adapter
+from unifiedloss.adapter import Adapter, foreign
 from unifiedloss.errors import AdapterError, MissingBackendError, MixedBackendsError, UnknownTensorError
-from unifiedloss.spec import Loss
+from unifiedloss.spec import Loss, suggestion
 
 ENTRY_POINTS = "unifiedloss.adapters"
 
@@ -65,11 +65,7 @@ def _choose(arguments: dict[str, Any]) -> Adapter:
     owner = adapter(chosen)
     for argument, name in names.items():
         if name != chosen and not owner.accepts(name):
-            msg = (
-                f"{argument} is a {name} tensor and the call is carried out by {chosen}; one call has one framework. "
-                f"Convert {argument} first, or pass it as a NumPy array."
-            )
-            raise MixedBackendsError(msg)
+            raise MixedBackendsError(foreign(argument, name, chosen))
     return owner
 
 
@@ -136,7 +132,7 @@ def _third_party(name: str) -> Adapter:
     if entry is None:
         msg = (
             f"There is no backend {name!r}; known are {', '.join(BUILT_IN)}, and what other packages register "
-            f"under the entry-point group {ENTRY_POINTS!r}."
+            f"under the entry-point group {ENTRY_POINTS!r}.{suggestion(name, BUILT_IN)}"
         )
         raise MissingBackendError(msg)
     cls = entry.load()

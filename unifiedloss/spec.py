@@ -75,6 +75,37 @@ def as_written(entry: EntryT) -> EntryT:
 # ---------------------------------------------------------------------------------------------------------------- validation
 
 
+_ELSEWHERE = {
+    "weight": "class_weights",
+    "weights": "class_weights",
+    "dim": "axis",
+    "class_axis": "axis",
+    "size_average": "reduction",
+    "reduce": "reduction",
+    "smoothing": "label_smoothing",
+    "eps": "epsilon",
+    "ce": "cross_entropy",
+    "bce": "binary_cross_entropy",
+    "mse": "mean_squared_error",
+    "l2": "mean_squared_error",
+    "tf": "tensorflow",
+    "np": "numpy",
+}
+"""What is called otherwise in other libraries, and too unlike for `suggestion` to find."""
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """What may have been meant with an unknown name, as the end of a message: " Did you mean 'torch'?", or nothing."""
+    from difflib import get_close_matches  # here and not above: only a mistake needs it
+
+    known = list(known)
+    lower = str(name).lower()
+    found = [_ELSEWHERE.get(lower, lower)]
+    if found[0] not in known:
+        found = get_close_matches(lower, known, n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
 def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         msg = f"{name} must be True or False, got {value!r} of type {type(value).__name__}."
@@ -92,7 +123,19 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def _scalar(value: Any) -> object:
+    """The Python number in a tensor without axes, whichever framework's; anything else as it is."""
+    # TensorFlow's tensors have no item, but NumPy's arrays that they give do. What is traced has no value to give.
+    try:
+        if value.shape == ():
+            return (value if hasattr(value, "item") else value.numpy()).item()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        pass
+    return value
+
+
 def _number(name: str, value: object) -> float:
+    value = value if isinstance(value, Real) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         msg = f"{name} must be a number, got {value!r} of type {type(value).__name__}."
         raise SpecTypeError(msg)
@@ -107,6 +150,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _integer(name: str, value: object) -> int:
+    value = value if isinstance(value, Integral) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         msg = f"{name} must be an int, got {value!r} of type {type(value).__name__}."
         raise SpecTypeError(msg)
@@ -309,10 +353,14 @@ class Loss:
             targets: see the class.
             sample_weight: number per position.
             mask: bool per position.
-            upstream: the gradient that arrives from above, shaped like the loss. Default: ones.
+            upstream: the gradient that arrives from above, floating or integer, of exactly the loss's shape: a number where the loss is
+                reduced, one per position under "none". Default: ones.
 
         Returns:
             ``(loss, gradient)``; the gradient has the shape and dtype of the predictions.
+
+        Raises:
+            ShapeError, DTypeError: `upstream` is not shaped like the loss, or holds no real numbers; else as for calling the spec.
         """
         adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         result: tuple[TensorT, TensorT] = adapter.value_and_grad(
@@ -346,7 +394,19 @@ class Loss:
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated anew."""
+        """A copy with some fields changed, validated anew.
+
+        Args:
+            changes: the fields, by name.
+
+        Raises:
+            SpecTypeError: there is no field of that name. The message names those there are.
+            SpecValueError: a field is out of range.
+        """
+        for name in changes:
+            if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
+                msg = f"{name!r} is not a field of {type(self).__name__}; {_fields_of(type(self), name)}"
+                raise SpecTypeError(msg)
         return type(self)(**(self._changed() | changes))
 
 
@@ -355,6 +415,16 @@ _LOSSES: dict[str, type[Loss]] = {}
 
 def _rebuild(cls: type[Loss], changed: dict[str, Any]) -> Loss:
     return cls(**changed)
+
+
+def _fields_of(cls: type[Loss], unknown: str) -> str:
+    """The fields of a loss, for a message about a name that is none of them."""
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if unknown in ("sample_weight", "mask"):
+        hint = f" {unknown} is given to the call, beside the targets."
+    else:
+        hint = suggestion(unknown, known)
+    return f"its fields are {', '.join(known)}.{hint}"
 
 
 @_spec
@@ -573,7 +643,10 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
             raise SerializationError(msg)
     name, version = rest.pop("loss"), rest.pop("version")
     if not isinstance(name, str) or name not in _LOSSES:
-        msg = f"The key 'loss' must be one of {', '.join(map(repr, sorted(_LOSSES)))}, got {name!r}."
+        msg = (
+            f"The key 'loss' must be one of {', '.join(map(repr, sorted(_LOSSES)))}, got {name!r}."
+            f"{suggestion(name, _LOSSES)}"
+        )
         raise SerializationError(msg)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         msg = f"The key 'version' must be a positive int, got {version!r}."
@@ -588,7 +661,7 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in rest:
         if key not in known:
-            msg = f"The key {key!r} is not a field of {name!r}; its fields are {', '.join(known)}."
+            msg = f"The key {key!r} is not a field of {name!r}; {_fields_of(cls, key)}"
             raise SerializationError(msg)
     return cls(**rest)  # type: ignore[return-value]
 
@@ -800,6 +873,7 @@ class Message:
         "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
     )
     POS_WEIGHT = "pos_weight has {count} entries, and the last axis of the predictions {predictions} has {last}."
+    UPSTREAM = "upstream must have the shape of the loss {loss}, got {got}; nothing is broadcast."
     LEADING = (
         "{name} must have the shape of the per-position loss {positions} or a leading part of it, "
         "got {got}; nothing is broadcast over leading axes."
@@ -835,7 +909,7 @@ def resolve(
         DTypeError: a dtype is not admitted.
         SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong number of class weights, ...).
     """
-    _check_predictions_dtype(predictions.dtype)
+    check_predictions_dtype(predictions.dtype)
     if isinstance(spec, CrossEntropyLoss):
         kind = _target_kind(targets.dtype)
         axis, classes, positions = _classes(spec, predictions, targets, kind)
@@ -847,7 +921,10 @@ def resolve(
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
     known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
-    count = math.prod(positions) if positions is not None and known else None  # type: ignore[arg-type]
+    count: Any = math.prod(positions) if positions is not None and known else None
+    if not isinstance(count, int):
+        # A symbol, as torch.export has, which no question may be asked of: the answer would be frozen.
+        count = None
     ignored_labels = _ignored_labels(spec, kind, targets.dtype)
     unweighted = sample_weight is None and getattr(spec, "class_weights", None) is None
     plain = unweighted and mask is None and not ignored_labels
@@ -871,6 +948,16 @@ def resolve(
         plain=plain,
         whole=plain and bool(count) and _is_native(spec, kind, predictions.dtype, targets.dtype),
     )
+
+
+def check_upstream(plan: Plan, upstream: Signature) -> None:
+    """Raise where the gradient from above has not the loss's shape, or holds no real numbers."""
+    if upstream.dtype not in FORMATS and upstream.dtype not in INTEGER_TYPES:
+        msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
+        raise DTypeError(msg)
+    loss = plan.positions if plan.spec.reduction == "none" else ()
+    if loss is not None and upstream.shape is not None and not _same(loss, upstream.shape):
+        raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
 
 
 def _ignored_labels(spec: AnyLoss, kind: str, dtype: str) -> tuple[int, ...]:
@@ -912,7 +999,8 @@ def _rank(signature: Signature | None) -> int | None:
     return None if signature is None or signature.shape is None else len(signature.shape)
 
 
-def _check_predictions_dtype(dtype: str) -> None:
+def check_predictions_dtype(dtype: str) -> None:
+    """Refuse predictions of a dtype that is not floating."""
     if dtype not in FORMATS:
         msg = (
             f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "

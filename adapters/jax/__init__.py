@@ -19,7 +19,7 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.jax import exact, native, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss, Plan
+from unifiedloss.spec import AnyLoss, Plan, check_upstream
 
 _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
 """The dtypes JAX has only where x64 is enabled."""
@@ -137,15 +137,16 @@ class JaxAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        if not _is_own(predictions, targets, sample_weight, mask):
-            predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
-        elif upstream is None and _is_small(plan := self.plan(spec, predictions, targets, None, None)):
+        if upstream is not None or not _is_own(predictions, targets, sample_weight, mask):
+            tensors = self.own(predictions, targets, sample_weight, mask, upstream)
+            predictions, targets, sample_weight, mask, upstream = tensors
+        elif _is_small(plan := self.plan(spec, predictions, targets, None, None)):
             value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
             if not isnan(np.asarray(value.block_until_ready())):
                 return value, gradient
-        if upstream is not None and not isinstance(upstream, Array):
-            upstream = _native_order(np.asarray(upstream))
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        if upstream is not None:
+            check_upstream(plan, self.signature(upstream))
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
             with _wide_enough(predictions, targets, sample_weight, mask, upstream):

@@ -10,7 +10,7 @@ Arrays that have values are handed to the kernel as they are. Under tracing the 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -122,7 +122,8 @@ def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
     if plan.unchecked:
         msg = "rounding='exact' calls back to Python, which jax.export cannot keep in a program; use rounding='native'."
         raise UnsupportedError(msg)
-    found: tuple[Array, ...] = _once(plan, gradient, *arrays)
+    with _x64() if any(x is not None and x.dtype.itemsize == 8 for x in arrays) else nullcontext():
+        found: tuple[Array, ...] = _compiled(plan, gradient, *arrays)
     return found
 
 
@@ -131,14 +132,13 @@ def _once(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     """The callback; its only derivative is the one `_backward` gives."""
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
-    with _x64():
-        bits = jax.pure_callback(
-            partial(_called_back, plan, gradient, [None if x is None else x.dtype for x in arrays]),
-            [_packed_form(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)],
-            *(None if x is None else _packed(x) for x in arrays),
-            vmap_method="expand_dims",
-        )
-        return tuple(lax.bitcast_convert_type(x, dtype) for x, dtype in zip(bits, dtypes, strict=True))
+    bits = jax.pure_callback(
+        partial(_called_back, plan, gradient, [None if x is None else x.dtype for x in arrays]),
+        [_packed_form(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)],
+        *(None if x is None else _packed(x) for x in arrays),
+        vmap_method="expand_dims",
+    )
+    return tuple(lax.bitcast_convert_type(x, dtype) for x, dtype in zip(bits, dtypes, strict=True))
 
 
 @_once.defjvp
@@ -148,6 +148,10 @@ def _refuse(*_: Any) -> Any:
         "rounding='native', or take the inner gradient at jax.lax.stop_gradient(...) if it is meant to be a constant."
     )
     raise UnsupportedError(msg)
+
+
+# Arrays on several devices meet the callback only in a compiled program. Within another trace it is inlined.
+_compiled = jax.jit(_once, static_argnums=(0, 1), inline=True)
 
 
 def _packed(x: Any) -> Array:
@@ -167,8 +171,8 @@ def _called_back(plan: Plan, gradient: bool, dtypes: list[Any], *packed: Any) ->
 
 def _mapped(plan: Plan, gradient: bool, dtypes: list[Any], packed: list[Any]) -> list[NumPyArray]:
     """The kernel over the mapped axes, which stand in front; of an array that is not mapped they have the extent 1."""
-    arrays = [
-        x if x is None or x.dtype.itemsize == dtype.itemsize else x.view(dtype)[..., 0]
+    arrays: list[Any] = [
+        x if x is None else x.view(dtype)[..., 0] if dtype.itemsize == 8 else x.astype(dtype, copy=False)
         for x, dtype in zip(packed, dtypes, strict=True)
     ]
     assert plan.shape is not None

@@ -54,6 +54,9 @@ class KerasAdapter(Adapter):
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         return BACKEND.convert(x, None if isinstance(reference, keras.KerasTensor) else reference)
 
+    def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
+        return BACKEND._is_numeric(x)
+
     def dtypes(self) -> tuple[str, ...]:
         return BACKEND.dtypes()
 
@@ -115,9 +118,9 @@ class KerasAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        p, t, w, m = self._with_values(predictions, targets, sample_weight, mask)
+        p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
         with self.around(p, t, w, m):
-            return super().value_and_grad(spec, p, t, w, m, upstream)
+            return super().value_and_grad(spec, p, t, w, m, u)
 
     def _with_values(self, *tensors: Any) -> tuple[Any, ...]:
         tensors = self.own(*tensors)
@@ -198,10 +201,10 @@ class _KerasOnNumPy(KerasAdapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        p, t, w, m = self._with_values(predictions, targets, sample_weight, mask)
+        p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
         # NumPy cannot differentiate Keras' operations, but knows the gradient.
-        _, gradient = BACKEND.value_and_grad(spec, p, t, w, m, upstream)
-        return self.loss(spec, p, t, w, m), gradient
+        value, gradient = BACKEND.value_and_grad(spec, p, t, w, m, u)
+        return (value if spec.rounding == "exact" else self.loss(spec, p, t, w, m)), gradient
 
 
 class _KerasOnTorch(KerasAdapter):

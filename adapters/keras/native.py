@@ -46,6 +46,10 @@ def log_softmax(logits: Array, axis: int) -> Array:
 
 
 def softmax(logits: Array, axis: int) -> Array:
+    if BACKEND.name == "tensorflow":
+        # Its kernel, which Keras' function calls, gives 0 where the smallest numbers are not yet reached.
+        probabilities: Array = BACKEND.native.softmax(logits, axis)
+        return probabilities
     if logits.shape[axis] == 1:  # of which Keras warns
         return keras.ops.exp(keras.ops.log_softmax(logits, axis))
     return keras.ops.softmax(logits, axis)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import keras
+import numpy as np
 from keras.src.backend import get_keras_mask
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import scale_loss_for_distribution
@@ -40,6 +41,9 @@ class KerasLoss(keras.losses.Loss):
     Keras shows for an epoch the average of the batches' losses, each counted by its number of examples. Where weights, masks or
     ignored labels make a batch's divisor another number, that is not the loss of the whole epoch.
 
+    XLA on TensorFlow cannot compute what ``rounding="exact"`` promises, and Keras turns it on by itself where there is a GPU: there compile
+    the model with ``jit_compile=False``. Otherwise the first step fails with an error that says so.
+
     Before a model that was saved with such a loss is loaded, ``unifiedloss.adapters.keras`` must have been imported.
 
     Args:
@@ -65,7 +69,10 @@ class KerasLoss(keras.losses.Loss):
 
     def _evaluate(self, spec: AnyLoss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
         mask = get_keras_mask(y_pred)
-        y_pred, y_true, sample_weight, mask = self._adapter.own(y_pred, y_true, sample_weight, mask)
+        tensors = self._adapter.own(y_pred, y_true, sample_weight, mask)
+        if any(isinstance(x, np.ndarray) and not self._adapter._is_numeric(x) for x in tensors):
+            self._adapter.plan(spec, *tensors)  # refuses them, where Keras could not even reshape them
+        y_pred, y_true, sample_weight, mask = tensors
         with self._adapter.around(y_pred, y_true, sample_weight, mask):
             y_true = self._as_keras_means_it(y_true, y_pred)
             if sample_weight is not None:

@@ -14,7 +14,7 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.numpy import exact, gradient, native, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss, Plan
+from unifiedloss.spec import AnyLoss, Plan, check_upstream
 
 Array = NDArray[Any]
 
@@ -96,8 +96,11 @@ class NumPyAdapter(Adapter):
             found = self._whole(spec, predictions, targets, 1.0 if upstream is None else upstream)
             if found is not None:
                 return found
-        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        tensors = self.own(predictions, targets, sample_weight, mask, upstream)
+        predictions, targets, sample_weight, mask, upstream = tensors
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        if upstream is not None:
+            check_upstream(plan, self.signature(upstream))
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
         if plan.exact:
             return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
@@ -129,7 +132,12 @@ class NumPyAdapter(Adapter):
         if type(predictions) is not np.ndarray or type(targets) is not np.ndarray or not predictions.dtype.isnative:
             return None
         plan = self.plan(spec, predictions, targets, None, None)
-        if not plan.whole or plan.kind == "dense" or plan.smoothing or not values.surely_good(plan, None, targets):
+        if not plan.whole or plan.kind == "dense" or plan.smoothing:
+            return None
+        if upstream is not None and type(upstream) is not float:
+            upstream = self.own(predictions, targets, None, None, upstream)[-1]
+            check_upstream(plan, self.signature(upstream))
+        if not values.surely_good(plan, None, targets):
             return None
         with np.errstate(all="ignore"):
             value, gradient = native.whole_loss(plan, predictions, targets, upstream)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import exact, native, objects, ops
+from unifiedloss.adapters.tensorflow import exact, native, objects, ops, shapes
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, resolve
 
@@ -51,14 +51,14 @@ class TensorFlowAdapter(Adapter):
         tensors = super().own(predictions, *companions)
         return tuple(tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in tensors)
 
-    def _as_tensor(self, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
+    def _as_tensor(self, name: str, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
         if isinstance(x, _COMPOSITES):
             msg = (
-                f"a dense tensor is needed, got {type(x).__name__}; convert it, "
+                f"{name} must be a dense tensor, got {type(x).__name__}; convert it, "
                 "and pass a mask for the positions it does not have."
             )
             raise UnknownTensorError(msg)
-        return super()._as_tensor(x, reference, list_dtype)
+        return super()._as_tensor(name, x, reference, list_dtype)
 
     def readable(self, *tensors: Tensor | None) -> bool:
         if not tf.executing_eagerly():
@@ -138,7 +138,7 @@ class TensorFlowAdapter(Adapter):
                 tape.watch(x)
             value = function(*leaves)
         if upstream is not None:
-            upstream = tf.cast(upstream, value.dtype)
+            upstream = shapes.shaped_like(value, tf.cast(upstream, value.dtype))
         # Not None but 0 where nothing depends on a leaf: an empty mean is a constant.
         gradients = tape.gradient(value, leaves, upstream, tf.UnconnectedGradients.ZERO)
         return value, tuple(tf.convert_to_tensor(x) for x in gradients)

@@ -32,7 +32,9 @@ def log_softmax(logits: Tensor, axis: int) -> Tensor:
 
 
 def softmax(logits: Tensor, axis: int) -> Tensor:
-    return shapes.classes_back(tf.nn.softmax(shapes.classes_last(logits, axis)), axis)
+    # Not tf.nn.softmax, which outside XLA gives 0 for float32 results below 2^-125, twice the smallest normal number.
+    e = tf.exp(logits - tf.stop_gradient(tf.reduce_max(logits, axis, keepdims=True)))
+    return e / tf.reduce_sum(e, axis, keepdims=True)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, pos_weight: Tensor | None) -> Tensor:

@@ -93,6 +93,16 @@ def shapes_agree(
         return fits, tuple(None if x is None else tf.identity(x) for x in tensors)  # type: ignore[return-value]
 
 
+def shaped_like(loss: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient from above, once it is seen to have the loss's shape. NaN where it has not and XLA has dropped the assertion."""
+    if _known(loss, upstream):
+        return upstream  # seen by `unifiedloss.spec.check_upstream`
+    fits = _equal(tf.shape(loss), tf.shape(upstream))
+    message = _message(Message.UPSTREAM, loss=tf.shape(loss), got=tf.shape(upstream))
+    with tf.control_dependencies([tf.debugging.Assert(fits, message)]):
+        return tf.where(fits, upstream, tf.cast(float("nan"), upstream.dtype))
+
+
 def _checks(
     plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
 ) -> Iterator[_Check]:

@@ -13,12 +13,16 @@ from torch import Tensor
 
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, native, objects, ops
+from unifiedloss.errors import UnknownTensorError, UnsupportedError
 from unifiedloss.spec import AnyLoss, Plan
 
 _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 
 # What torch.func does right now, or None. No public function tells.
 _transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+
+# How many modes see every operation now, make_fx's among them. No public function tells.
+_modes = torch._C._len_torch_dispatch_stack
 
 # The plain classes. A subclass may be a fake, a traced or a distributed tensor, whose values cannot be read.
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -52,21 +56,44 @@ class TorchAdapter(Adapter):
         if x.dtype.name == "bfloat16":  # NumPy has none of its own; ml_dtypes' is known to torch by its bits alone
             return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16).to(device)
         x = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")).reshape(x.shape)
-        return torch.from_numpy(x if x.flags.writeable else x.copy()).to(device)
+        # An axis of length 1 may keep any stride in an array that counts as contiguous, and torch takes only those it could make.
+        if not x.flags.writeable or any(stride < 0 or stride % x.itemsize for stride in x.strides):
+            x = x.copy()
+        return torch.from_numpy(x).to(device)
+
+    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().own(predictions, *companions)
+        for x in tensors:
+            if isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested):
+                kind, fix = ("a nested one", "to_padded_tensor") if x.is_nested else (str(x.layout), "to_dense")
+                msg = (
+                    f"a dense tensor is needed, got {kind}; convert it with {fix}, "
+                    "and pass a mask for the positions it does not have."
+                )
+                raise UnknownTensorError(msg)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            return tensors
+        # A tensor made in inference mode cannot be kept for a gradient, its copy can.
+        return tuple(x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in tensors)
+
+    def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
+        return torch.compiler.is_compiling() or super()._is_numeric(x)  # see `convert`
 
     def readable(self, *tensors: Tensor | None) -> bool:
         if torch.compiler.is_compiling() or _transform() is not None:
             return False
-        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
+        for x in tensors:
             if x is not None and not (type(x) in _PLAIN and x.is_cpu):
                 return False
-        return True
+        return not (_modes() and _is_proxied())
 
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
         if x.requires_grad:
             x = x.detach()
         if x.dtype is torch.bfloat16:
             x = x.float()
+        if x.is_neg():  # a view that is negated when it is read, which NumPy could not know
+            x = x.resolve_neg()
         return x.numpy() if x.is_cpu else x.cpu().numpy()
 
     def loss(
@@ -88,13 +115,18 @@ class TorchAdapter(Adapter):
             and not torch._C._is_any_autocast_enabled()  # the public question, device by device, takes three times as long
             and _transform() is None
         ):
-            plan = super().plan(spec, predictions, targets, None, None)
-            if plan.whole and _surely_good(plan, targets):
-                loss = native.whole_loss(plan, predictions, targets)
-                # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases. The squared error
-                # is what it is.
-                if plan.kind == "regression" or isfinite(loss.item()):
-                    return loss
+            try:
+                plan = super().plan(spec, predictions, targets, None, None)
+                if plan.whole and _surely_good(plan, targets):
+                    loss = native.whole_loss(plan, predictions, targets)
+                    # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases. The squared
+                    # error is what it is.
+                    if plan.kind == "regression" or isfinite(loss.item()):
+                        return loss
+            except RuntimeError:
+                # torch refuses what is sparse, nested, negated when read, made in inference mode or traced by make_fx. To ask for each
+                # beforehand would cost every call; the long way does.
+                pass
         return super().loss(spec, predictions, targets, sample_weight, mask)
 
     def plan(
@@ -109,6 +141,16 @@ class TorchAdapter(Adapter):
         if torch.compiler.is_compiling():
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         return super().plan(spec, predictions, targets, sample_weight, mask)
+
+    def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
+        # Here and not in `loss`, as no plan is found in the cache while torch.jit traces: its extents are tensors, and each is another.
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
+            msg = (
+                "torch.jit.trace would freeze the number of positions that a mean divides by; use torch.export.export, "
+                "or trace the model without its loss."
+            )
+            raise UnsupportedError(msg)
+        return super()._resolve(spec, *tensors)
 
     def compute(
         self,
@@ -135,11 +177,16 @@ class TorchAdapter(Adapter):
     def differentiate(
         self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], upstream: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if _transform() is not None:  # under torch.func nothing else differentiates
+            value, pull_back, *_ = torch.func.vjp(function, *tensors)
+            return value, pull_back(torch.ones_like(value) if upstream is None else upstream.to(value.dtype))
+        if torch.is_inference_mode_enabled():  # nothing is recorded in it, and every gradient would be 0
+            with torch.inference_mode(mode=False):
+                return self.differentiate(function, tensors, upstream)
         with torch.enable_grad():
-            leaves = tuple(x.detach().requires_grad_() for x in tensors)
+            leaves = tuple((x.clone() if x.is_inference() else x.detach()).requires_grad_() for x in tensors)
             value = function(*leaves)
-            if upstream is None:
-                upstream = torch.ones_like(value)
+            upstream = torch.ones_like(value) if upstream is None else upstream.to(value.dtype)
             if value.requires_grad:
                 gradients = torch.autograd.grad(value, leaves, upstream, allow_unused=True, materialize_grads=True)
             else:  # an empty mean is a constant
@@ -177,6 +224,13 @@ def _surely_good(plan: Plan, targets: Tensor) -> bool:
         targets = targets.view(_INTEGERS[targets.dtype])
     ends = torch.aminmax(targets)
     return bool(ends.min.item() >= 0 and ends.max.item() <= limit)
+
+
+def _is_proxied() -> bool:
+    """Whether make_fx writes down what happens now, of which no value can be read."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
 
 
 @cache

@@ -42,11 +42,11 @@ def loss(plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: _Compa
             raise UnsupportedError(msg)
     # Under "none" the upstream gradient is seldom made of ones.
     ahead = wanted and predictions.requires_grad and plan.spec.reduction != "none"
-    # torch.compile differentiates the operator, torch.func the Function. Neither helps torch.func.grad in torch.compile, and torch raises.
+    # torch.func looks into a Function only from outside, torch.compile into no Function with a rule for vmap. So torch.func.grad inside
+    # torch.compile finds neither and raises.
     if torch.compiler.is_compiling():
-        return _loss(predictions, targets, sample_weight, mask, _text(plan.spec), ahead)[0]
-    call = _Loss.apply if (wanted and predictions.requires_grad) or _transform() is not None else _loss
-    return call(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
+        return _LOSS(predictions, targets, sample_weight, mask, _text(plan.spec), ahead)[0]
+    return _Loss.apply(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------------- the spec
@@ -115,14 +115,18 @@ def _tensor(x: _Array, dtype: str, device: torch.device | None) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------------- the operators
-# Written-out schemas, because annotations are text in this module.
+# Not torch.library.custom_op: the derivative registered there gives 0, and no error, in forward mode.
 
 _TENSORS = "Tensor predictions, Tensor targets, Tensor? sample_weight, Tensor? mask"
-
-
-@torch.library.custom_op(
-    "unifiedloss::exact", mutates_args=(), schema=f"({_TENSORS}, str spec, bool ahead) -> (Tensor, Tensor)"
+_LIBRARY = torch.library.Library("unifiedloss", "FRAGMENT")
+_LIBRARY.define(f"exact({_TENSORS}, str spec, bool ahead) -> (Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag)
+_LIBRARY.define(
+    f"exact_gradient(Tensor upstream, Tensor ahead, {_TENSORS}, str spec) -> Tensor", tags=torch.Tag.pt2_compliant_tag
 )
+_LOSS = torch.ops.unifiedloss.exact.default
+_GRADIENT = torch.ops.unifiedloss.exact_gradient.default
+
+
 def _loss(
     predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
 ) -> tuple[Tensor, Tensor]:
@@ -131,8 +135,7 @@ def _loss(
     return value, predictions.new_empty(0) if gradient is None else gradient
 
 
-@_loss.register_fake
-def _(
+def _fake_loss(
     predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(spec, predictions, targets, sample_weight, mask)
@@ -141,11 +144,6 @@ def _(
     return value, predictions.new_empty(predictions.shape if ahead else 0)
 
 
-@torch.library.custom_op(
-    "unifiedloss::exact_gradient",
-    mutates_args=(),
-    schema=f"(Tensor upstream, Tensor ahead, {_TENSORS}, str spec) -> Tensor",
-)
 def _gradient(
     upstream: Tensor,
     ahead: Tensor,
@@ -163,8 +161,7 @@ def _gradient(
     return gradient
 
 
-@_gradient.register_fake
-def _(upstream: Tensor, ahead: Tensor, predictions: Tensor, *rest: Any) -> Tensor:
+def _fake_gradient(upstream: Tensor, ahead: Tensor, predictions: Tensor, *rest: Any) -> Tensor:
     return predictions.new_empty(predictions.shape)
 
 
@@ -203,9 +200,6 @@ def _may_give_away(ahead: Tensor, upstream: Tensor) -> bool:
     )
 
 
-_loss.register_autograd(_backward, setup_context=_setup)
-
-
 def _each(call: Callable[..., Any]) -> Callable[..., Any]:
     """The rule for torch.func.vmap: one call per entry of the mapped axis."""
 
@@ -229,17 +223,13 @@ def _no_forward_mode(ctx: Any, *tangents: Any) -> NoReturn:
     raise UnsupportedError(msg)
 
 
-_loss.register_vmap(_each(_loss))  # which torch.compile uses
-
-
 class _Loss(Function):
-    """The loss for eager mode and torch.func."""
+    """The loss with its derivative."""
 
     @staticmethod
-    def forward(
-        predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
-    ) -> tuple[Tensor, Tensor]:
-        return _loss(predictions, targets, sample_weight, mask, spec, ahead)
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            return _LOSS(*args)
 
     setup_context = staticmethod(_setup)
     backward = staticmethod(_backward)
@@ -248,11 +238,12 @@ class _Loss(Function):
 
 
 class _Gradient(Function):
-    """The gradient, which has none itself."""
+    """The gradient, which has no derivative."""
 
-    forward = staticmethod(_gradient)
-    jvp = staticmethod(_no_forward_mode)
-    vmap = staticmethod(_each(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108 - nor a _Gradient
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return _GRADIENT(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -265,3 +256,16 @@ class _Gradient(Function):
             "use rounding='native', which can be differentiated again."
         )
         raise UnsupportedError(msg)
+
+    jvp = staticmethod(_no_forward_mode)
+    vmap = staticmethod(_each(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108 - nor a _Gradient
+
+
+for _operator, _kernel, _fake, _function in (
+    (_LOSS, _loss, _fake_loss, _Loss),
+    (_GRADIENT, _gradient, _fake_gradient, _Gradient),
+):
+    _LIBRARY.impl(_operator, _kernel, "CompositeExplicitAutograd")
+    _LIBRARY.impl(_operator, _function.apply, "Autograd")
+    torch.library.register_fake(_operator, _fake, lib=_LIBRARY)
+    torch.library.register_vmap(_operator, _each(_operator), lib=_LIBRARY)

@@ -44,15 +44,21 @@ BOTH = "with gradient"
 
 @dataclass(frozen=True)
 class Case:
-    """A loss and a shape of the predictions."""
+    """A loss, a shape of the predictions, and how the results are rounded."""
 
     loss: str
     shape: tuple[int, int]
+    rounding: str = "native"
+
+    @property
+    def name(self) -> str:
+        """The loss as results name it."""
+        return self.loss if self.rounding == "native" else f"{self.rounding} {self.loss}"
 
     @property
     def spec(self) -> Any:
         """The loss."""
-        return SPECS[self.loss]
+        return SPECS[self.loss].replace(rounding=self.rounding)
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """Predictions and targets: float32, class indices for the cross-entropy. The same ones at every call."""
@@ -66,6 +72,7 @@ class Case:
 
 
 CASES = [Case(loss, shape) for loss, shapes in SHAPES.items() for shape in shapes]
+CASES += [Case("cross_entropy", shape, "exact") for shape in SHAPES["cross_entropy"]]
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,14 @@ def numpy_pairs(case: Case) -> Iterator[Pair]:
 
     predictions, targets = case.data()
     spec = case.spec
-    for against, ours, native in _numpy_forward(case.loss, predictions, targets):
-        yield Pair(case, FORWARD, "eager", against, ours or partial(spec, predictions, targets), native)
+    if case.rounding == "exact":
+        other = SPECS[case.loss]
+        works = ((FORWARD, spec, other), (BOTH, spec.value_and_grad, other.value_and_grad))
+        for work, ours, native in works:
+            yield Pair(case, work, "eager", "native", *(partial(f, predictions, targets) for f in (ours, native)))
+    else:
+        for against, ours, native in _numpy_forward(case.loss, predictions, targets):
+            yield Pair(case, FORWARD, "eager", against, ours or partial(spec, predictions, targets), native)
     x, y = torch.from_numpy(predictions), torch.from_numpy(targets)
     loss = _torch_loss(case.loss)
     yield Pair(case, FORWARD, "eager", "torch", partial(spec, predictions, targets), lambda: loss(x, y))
@@ -158,7 +171,7 @@ def torch_pairs(case: Case) -> Iterator[Pair]:
         lambda: torch.autograd.grad(spec(leaf, y), leaf),
         lambda: torch.autograd.grad(loss(leaf, y), leaf),
     )
-    if case.shape == SMALL:  # what the look-up adds is the same in every framework
+    if case.shape == SMALL and case.rounding == "native":  # what the look-up adds is the same in every framework
         function = FUNCTIONS[case.loss]
         yield Pair(*(case, FORWARD, "as a function", "torch.nn.functional"), lambda: function(x, y), lambda: loss(x, y))
 
@@ -202,6 +215,8 @@ def tensorflow_pairs(case: Case) -> Iterator[Pair]:
         "function": tf.function,
         "XLA": partial(tf.function, jit_compile=True),
     }
+    if case.rounding == "exact":
+        del modes["XLA"]  # which has no way to the host
     for mode, compiled in modes.items():
         for work in (FORWARD, BOTH):
             ours, native = (compiled(f if work == FORWARD else _taped(f)) for f in both)

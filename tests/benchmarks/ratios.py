@@ -44,6 +44,7 @@ TITLES = {
 }
 LOSSES = {
     "cross_entropy": "cross-entropy",
+    "exact cross_entropy": "cross-entropy, exact",
     "binary_cross_entropy": "binary cross-entropy",
     "mean_squared_error": "squared error",
 }
@@ -82,11 +83,32 @@ class Goal:
 
 def goal(row: Row) -> Goal | None:
     """The goal of a row, None for those that are only told."""
+    if row["loss"].startswith("exact"):
+        return _exact_goal(row)
     if row["framework"] == "numpy":
         return _numpy_goal(row)
     if tuple(row["shape"]) == SMALL:
         return Goal("extra", 5e-6, 2e-6)
     return Goal("ratio", 1.05, 1.0)
+
+
+_EXACT = {
+    (512, 32000): {"numpy": (2.8, 2.0), "torch": (0.8, 0.4), "tensorflow": (0.8, 0.6), "jax": (1.5, 1.2)},
+    (4096, 1000): {"numpy": (2.8, 2.0), "torch": (2.0, 1.5), "tensorflow": (0.8, 0.5), "jax": (2.5, 1.8)},
+}
+"""What exact mode may cost with its gradient, as a ratio to the native loss: must and aim."""
+
+
+def _exact_goal(row: Row) -> Goal | None:
+    """Exact mode is held to a multiple of the native loss, on a small batch to a time."""
+    shape, framework = tuple(row["shape"]), row["framework"]
+    if framework not in _EXACT[(4096, 1000)] or (framework == "numpy" and row["against"] == "torch"):
+        return None
+    if shape == SMALL:
+        return Goal("extra", 150e-6, 60e-6)
+    if row["work"] == FORWARD:
+        return Goal("ratio", 2.0, 1.0 if shape[1] == 32000 else 1.5)
+    return Goal("ratio", *_EXACT[shape][framework])
 
 
 def _numpy_goal(row: Row) -> Goal | None:
@@ -257,10 +279,22 @@ def page(results: dict[str, Any]) -> str:
     verdict = "aim" if results["import"] <= IMPORT_AIM else "must" if results["import"] <= IMPORT_MUST else "short"
     took = f"`import unifiedloss` after NumPy: {duration(results['import'])}"
     goals = f"must be at most {duration(IMPORT_MUST)}, aimed at {duration(IMPORT_AIM)}"
+    lines += ["", "### What exact mode leaves undecided", "", *rates(results)]
     lines += ["", "### Import", "", f"{took}; {goals}: {_WORDS[verdict]}.", "", "### In short", ""]
     first, *short = summary(results)
     lines += [f"{first}{':' if short else '.'}", "", *(f"- {line.strip()}" for line in short)]
     return "\n".join(lines).rstrip()
+
+
+def rates(results: dict[str, Any]) -> Iterator[str]:
+    """How much of exact mode's results the first tier left undecided, one line for each shape."""
+    for found in results["frameworks"].get("numpy", {}).get("undecided", ()):
+        left = found["left"]
+        elements, rows, oracle = (left.get(name, 0) for name in ("elements", "rows", "oracle"))
+        yield (
+            f"- Predictions of shape {tuple(found['shape'])}: {elements} of {found['elements']} elements and {rows} of {found['rows']} "
+            f"rows; {oracle} of them went on to the oracle."
+        )
 
 
 _WORDS = {"aim": "reached", "must": "holds", "short": "falls short"}
@@ -333,7 +367,7 @@ def main() -> None:
             show(console, worker, results["frameworks"][worker]["rows"])
     results["import"] = import_seconds(5 if arguments.quick else 20)
     console.print(f"import unifiedloss after NumPy: {duration(results['import'])} (must 15 ms, aim 5 ms)")
-    for line in summary(results):
+    for line in (*rates(results), *summary(results)):
         console.print(line, highlight=False, soft_wrap=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")

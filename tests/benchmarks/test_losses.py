@@ -45,7 +45,7 @@ def one_torch_thread() -> Iterator[None]:
 
 # Small for every framework; large where the kernels are ours and work in blocks.
 SAME = [
-    pytest.param(name, case, id=f"{name} {case.loss} {case.shape}", marks=pytest.mark.framework(*needed))
+    pytest.param(name, case, id=f"{name} {case.name} {case.shape}", marks=pytest.mark.framework(*needed))
     for name, needed in NEEDED.items()
     for case in CASES
     if case.shape == SMALL or (name == "numpy" and case.shape == (4096, 1000))

@@ -11,7 +11,15 @@ assert_conforms(registry.adapter("numpy"), losses=["mean_squared_error"])
 ```
 """
 
-from unifiedloss.conformance.cases import BadCall, Case, all_cases, bad_calls
+from unifiedloss.conformance.cases import (
+    BadCall,
+    Case,
+    SoftmaxCase,
+    all_cases,
+    bad_calls,
+    bad_softmax_calls,
+    softmax_cases,
+)
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.runner import Progress, assert_conforms, check_adapter, run
 
@@ -22,10 +30,13 @@ __all__ = [
     "Progress",
     "Report",
     "Row",
+    "SoftmaxCase",
     "Tally",
     "all_cases",
     "assert_conforms",
     "bad_calls",
+    "bad_softmax_calls",
     "check_adapter",
     "run",
+    "softmax_cases",
 ]

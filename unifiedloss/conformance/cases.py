@@ -100,6 +100,40 @@ class BadCall:
     reads: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class SoftmaxCase:
+    """One call of `unifiedloss.softmax`.
+
+    Attributes:
+        name: unique; begins with "softmax/".
+        logits: values, already rounded to `dtype`.
+        axis: the class axis as it is passed.
+        dtype: the logits' dtype.
+        compiled: as in `Case`.
+        representative: as in `Case`.
+    """
+
+    name: str
+    logits: Array
+    axis: int | None = None
+    dtype: str = "float32"
+    compiled: bool = False
+    representative: bool = False
+
+    def is_wide(self) -> bool:
+        """Whether there are float64 numbers in it."""
+        return self.dtype == "float64"
+
+    @property
+    def upstream(self) -> Array:
+        """The gradient that arrives from above: under ones a softmax has none."""
+        return round_to(_rng(self.name).normal(size=self.logits.shape), self.dtype)
+
+    def expected(self) -> reference.Softmax:
+        """What the oracle says."""
+        return reference.softmax(_tensor(self.logits, self.dtype), self.axis, upstream=self.upstream.ravel().tolist())
+
+
 def _tensor(x: Array, dtype: str) -> reference.Tensor:
     return reference.tensor(x.ravel().tolist(), x.shape, dtype)
 
@@ -553,11 +587,75 @@ def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
         yield Case(name, spec, z, targets.astype(np.float32), dtype=dtype)
 
 
+# -------------------------------------------------------------------------------------------------------------- the softmax
+
+_SPECIAL_LOGITS = (
+    [0, -INF, 2], [-INF, -INF, 2], [-INF, -INF, -INF], [0, INF, 2], [INF, -INF, INF], [0, NAN, 2], [-INF, NAN, INF],
+    [7, 7, 7], [-0.0, 0, 0], [1000, 0, -1000],
+)  # fmt: skip
+# Gaps on both sides of the largest that leaves a normal number of the compute dtype, and of the one that leaves twice this number. At
+# the second of float32 and float64 the result is within its own error of the smallest normal number.
+_GAPS: dict[str, tuple[float, ...]] = {
+    "float32": (87.33, 87.33654, 87.34, 86.64, 86.65, 87, 87.4, 88, 103, 110, 1e5, 3e38),
+    "bfloat16": (87, 87.5, 86, 86.5, 88, 103, 1e5),
+    "float16": (
+        9.7,
+        9.71,
+        16.5,
+        17.5,
+        87,
+        88,
+        6e4,
+    ),  # of the result's dtype: a subnormal number from 9.71, 0 from 17.33
+    "float64": (708.39, 708.3964185322641, 708.4, 707.7, 707.71, 87.34, 745, 746, 1e300),
+}
+
+
+def softmax_cases() -> Iterator[SoftmaxCase]:
+    """Every dtype at the rule's threshold, with special and large logits, and every place for the class axis."""
+
+    def case(name: str, dtype: str, logits: Any, axis: int | None = None, **options: Any) -> SoftmaxCase:
+        return SoftmaxCase(f"softmax/{name}", round_to(np.array(logits, np.float64), dtype), axis, dtype, **options)
+
+    for dtype, gaps in _GAPS.items():
+        single = dtype == "float32"
+        rng = _rng(f"softmax/{dtype}")
+        yield case(f"gaps, {dtype}", dtype, [[0, -gap] for gap in gaps], compiled=True, representative=single)
+        yield case(f"gap and ties, {dtype}", dtype, [[1, gaps[0] + 1, gaps[0] + 1, 2]])
+        yield case(f"special, {dtype}", dtype, _SPECIAL_LOGITS, compiled=single)
+        offset = 6e4 if dtype == "float16" else 1e5
+        yield case(f"offset, {dtype}", dtype, offset + rng.normal(scale=3, size=(3, 4)), compiled=single)
+        yield case(f"offset below, {dtype}", dtype, rng.normal(scale=3, size=(3, 4)) - offset)
+        yield case(f"rows, {dtype}", dtype, rng.normal(scale=3, size=(4, 5)), compiled=True)
+        yield case(f"axis 1 of 3, {dtype}", dtype, rng.normal(scale=10, size=(2, 3, 4)), 1, compiled=single)
+    rng = _rng("softmax")
+    for axis in (0, -1, -2):
+        cube = rng.normal(scale=3, size=(3, 3, 3))
+        yield case(f"axis {axis} of 3", "float32", cube, axis, compiled=True, representative=axis == 0)
+    yield case("class axis first", "float32", rng.normal(size=(3, 4)), 0)
+    yield case("one row", "float32", rng.normal(size=5), compiled=True)
+    yield case("one class", "float32", [[7], [-1e5], [NAN], [INF], [-INF]], compiled=True)
+    yield case("empty batch", "float32", np.zeros((0, 3)), compiled=True)
+    yield case("many classes", "float32", rng.normal(scale=5, size=(2, 150)))
+
+
+def bad_softmax_calls() -> Iterator[SoftmaxCase]:
+    """Calls of the softmax that must fail alike everywhere."""
+    cube = np.zeros((2, 3, 3), np.float32)
+    yield SoftmaxCase("softmax/axis not named", cube)
+    yield SoftmaxCase("softmax/axis out of range", cube, 3)
+    yield SoftmaxCase("softmax/axis out of range below", X, -3)
+    yield SoftmaxCase("softmax/scalar logits", np.array(1.0, np.float32))
+    yield SoftmaxCase("softmax/integer logits", X.astype(np.int32), dtype="int32")
+    yield SoftmaxCase("softmax/bool logits", X > 0, dtype="bool")
+    yield SoftmaxCase("softmax/no classes", np.zeros((4, 0), np.float32))
+
+
 # ------------------------------------------------------------------------------------------------------------------ bad calls
 
 
 def bad_calls() -> Iterator[BadCall]:
-    """Calls that must fail alike everywhere."""
+    """Calls of a loss that must fail alike everywhere."""
     z, y, t = X, Y, ONE_HOT
     ce, bce, mse = CrossEntropyLoss(from_logits=True), BinaryCrossEntropyLoss(from_logits=True), MeanSquaredError()
     cube = np.zeros((2, 3, 3), np.float32)
@@ -627,7 +725,7 @@ def _cover(cases: Sequence[Case]) -> list[Case]:
 
 
 def all_cases() -> list[Case]:
-    """Every case, in a fixed order, with those marked that are also compiled."""
+    """Every case of a loss, in a fixed order, with those marked that are also compiled."""
     edges, products = list(edge_cases()), list(product_cases())
     chosen = edges[::_EVERY_EDGE]
     for _, group in itertools.groupby(products, key=lambda case: case.name.rpartition(" ")[0]):

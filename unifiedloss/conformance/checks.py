@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import tolerances
-from unifiedloss.conformance.cases import BadCall, Case
+from unifiedloss.conformance.cases import BadCall, Case, SoftmaxCase
 from unifiedloss.errors import BadValueError, EmptyMeanError, UnifiedLossError
 from unifiedloss.floats import FORMATS, Format
-from unifiedloss.reference import Reference
+from unifiedloss.reference import Reference, Softmax
 from unifiedloss.spec import Plan
 
 Array = NDArray[Any]
@@ -40,8 +40,8 @@ class Outcome:
         self.failures.append(what)
 
 
-def check_case(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -> Outcome:
-    """Run a case and compare the loss, its dtype and shape, and every gradient.
+def check_case(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase, expected: Any) -> Outcome:
+    """Run a case and compare the loss or the softmax, its dtype and shape, and every gradient.
 
     Args:
         adapter: the backend's adapter.
@@ -49,6 +49,12 @@ def check_case(adapter: Adapter, mode: Mode, case: Case, expected: Reference) ->
         case: the case.
         expected: what the oracle says of it.
     """
+    if isinstance(case, SoftmaxCase):
+        return _check_softmax(adapter, mode, case, expected)
+    return _check_loss(adapter, mode, case, expected)
+
+
+def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -> Outcome:
     outcome = Outcome()
     plan = tolerances.plan_of(case)
     if mode.raises and expected.bad_positions:
@@ -85,6 +91,46 @@ def check_case(adapter: Adapter, mode: Mode, case: Case, expected: Reference) ->
             magnitudes.grad_sample_weight, None,
         )  # fmt: skip
     return outcome
+
+
+def _check_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase, expected: Softmax) -> Outcome:
+    outcome = Outcome()
+    try:
+        value, gradient = _evaluate_softmax(adapter, mode, case)
+    except Exception as error:  # noqa: BLE001 - as above
+        outcome.fail(f"raised {type(error).__name__}: {_first_line(error)}")
+        return outcome
+    plan, shape = tolerances.plan_of_row(case), case.logits.shape
+    magnitude, steepness = tolerances.softmax_magnitudes(case)
+    exact = np.reshape(expected.values, shape)
+    got = np.asarray(adapter.to_numpy(value)).astype(np.float64)
+    if got.shape == shape:
+        exact = tolerances.or_zero(got, exact, np.reshape(expected.probabilities, shape), magnitude, plan)
+    _compare(
+        outcome, "softmax", plan, adapter, value, case.dtype, shape, exact, magnitude, exact != 0, underflows=False
+    )  # fmt: skip
+    if gradient is not None:
+        _compare(
+            outcome, "gradient to the logits", plan, adapter, gradient, case.dtype, shape, expected.gradient, steepness,
+            None,
+        )  # fmt: skip
+    return outcome
+
+
+def _evaluate_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase) -> tuple[Any, Any]:
+    """The softmax and its gradient; None for the gradient in a backend that does not differentiate."""
+    logits, upstream = adapter.tensor(case.logits, case.dtype), adapter.tensor(case.upstream, case.dtype)
+
+    def softmax(z: Any) -> Any:
+        return adapter.softmax(z, case.axis)
+
+    if not adapter.differentiates:
+        return mode.run(softmax, logits), None
+    if mode.whole_step:
+        value, (gradient,) = mode.run(lambda z: adapter.differentiate(softmax, (z,), upstream), logits)
+    else:
+        value, (gradient,) = adapter.differentiate(lambda z: mode.run(softmax, z), (logits,), upstream)
+    return value, gradient
 
 
 def _expand(x: Array, plan: Plan) -> Array:
@@ -142,6 +188,8 @@ def _compare(
     magnitude: Any,
     kept: Array | None,
     defined: Array | None = None,
+    *,
+    underflows: bool = True,
 ) -> None:
     """Compare one result.
 
@@ -155,8 +203,10 @@ def _compare(
         shape: the shape it should have.
         expected: what the oracle says, flat.
         magnitude: see `tolerances`.
-        kept: where it belongs to a position that is neither dropped nor switched off; elsewhere it must be +0.
+        kept: where it belongs to a position that is neither dropped nor switched off, or to a softmax that is not 0 by its rule;
+            elsewhere it must be +0.
         defined: where the result is defined: the gradient to the targets is not, where the loss is NaN.
+        underflows: see `tolerances.distance`.
     """
     outcome.comparisons += 1
     found = adapter.dtype_name(result.dtype)
@@ -176,19 +226,19 @@ def _compare(
     if not same.all():
         _fail_at(outcome, what, ~same, got, exact, "")
     if kept is not None:
-        # Dropped and switched-off positions are +0, to the sign.
+        # Those are +0, to the sign.
         zero = kept | ((got == 0) & ~np.signbit(got))
         if not zero.all():
-            _fail_at(outcome, what, ~zero, got, np.zeros_like(got), " (the position is not kept)")
-    if plan.exact:
+            _fail_at(outcome, what, ~zero, got, np.zeros_like(got), " (the position is not kept)" if underflows else "")
+    if what != "softmax" and plan.exact:
         _compare_bits(outcome, what, got, exact, FORMATS[dtype])
         return
     measured = defined & same & ~special
     if not measured.any():
         return
-    distances = tolerances.distance(got, exact, magnitude, plan, dtype)[measured]
+    distances = tolerances.distance(got, exact, magnitude, plan, dtype, underflows=underflows)[measured]
     largest = float(distances.max())
-    if what == "loss":
+    if what in ("loss", "softmax"):
         outcome.value_distance = max(outcome.value_distance, largest)
     else:
         outcome.gradient_distance = max(outcome.gradient_distance, largest)
@@ -217,7 +267,9 @@ def _compare_bits(outcome: Outcome, what: str, got: Array, exact: Array, form: F
             outcome.value_distance = max(outcome.value_distance, largest)
         else:
             outcome.gradient_distance = max(outcome.gradient_distance, largest)
-        _fail_at(outcome, what, wrong, got, exact, f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)")
+        _fail_at(
+            outcome, what, wrong, got, exact, f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)"
+        )
 
 
 def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:
@@ -243,12 +295,15 @@ def check_refused(adapter: Adapter, mode: Mode, case: Case) -> Outcome:
     return outcome
 
 
-def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall) -> Outcome:
+def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall | SoftmaxCase) -> Outcome:
     """Make a call that must fail, and compare the error's class and message with those NumPy gives.
 
     Where the mistake can only be seen by reading values and this mode cannot read them, the loss must be NaN.
     """
     outcome = Outcome()
+    if isinstance(call, SoftmaxCase):
+        _expect_error(outcome, adapter, mode, call, UnifiedLossError)
+        return outcome
     case = Case(call.name, call.spec, call.predictions, call.targets, call.sample_weight, call.mask)
     if call.reads and not mode.raises:
         outcome.comparisons += 1
@@ -260,7 +315,9 @@ def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall) -> Outcome:
     return outcome
 
 
-def _call(adapter: Adapter, mode: Mode, case: Case) -> Any:
+def _call(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase) -> Any:
+    if isinstance(case, SoftmaxCase):
+        return mode.run(lambda z: adapter.softmax(z, case.axis), adapter.tensor(case.logits))
     predictions, targets = adapter.tensor(case.predictions), adapter.tensor(case.targets)
     if case.dtype == "bfloat16":
         predictions = adapter.tensor(case.predictions, case.dtype)
@@ -269,13 +326,18 @@ def _call(adapter: Adapter, mode: Mode, case: Case) -> Any:
     return mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
 
 
-def _expect_error(outcome: Outcome, adapter: Adapter, mode: Mode, case: Case, least: type[UnifiedLossError]) -> None:
+def _expect_error(
+    outcome: Outcome, adapter: Adapter, mode: Mode, case: Case | SoftmaxCase, least: type[UnifiedLossError]
+) -> None:
     from unifiedloss import registry
 
     outcome.comparisons += 1
     numpy = registry.adapter("numpy")
     try:
-        numpy.loss(case.spec, case.predictions, case.targets, case.sample_weight, case.mask)
+        if isinstance(case, SoftmaxCase):
+            numpy.softmax(case.logits, case.axis)
+        else:
+            numpy.loss(case.spec, case.predictions, case.targets, case.sample_weight, case.mask)
     except UnifiedLossError as error:
         wanted = error
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,26 +84,47 @@ def load(path: Path) -> dict[str, Array]:
         BadValueError: the file is missing, is no npz file, or holds other arrays than ``predictions``, ``targets`` and, where wanted,
             ``sample_weight`` and ``mask``.
     """
-    try:
-        with path.open("rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            found = {} if isinstance(file, np.ndarray) else {name: file[name] for name in file.files}
-    except FileNotFoundError:
+    save = "save it with numpy.savez(file, predictions=..., targets=...)"
+    if not path.exists():
         msg = f"there is no file {path}."
-        raise BadValueError(msg) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        msg = f"{path} is no npz file of numbers: {error}."
+        raise BadValueError(msg)
+    found: dict[str, Array] = {}
+    name = ""
+    try:
+        # Asked first: of a file that is no archive NumPy says to allow pickles, which run whatever code is in them.
+        archive = _is_archive(path)
+        if archive:
+            with np.load(path, allow_pickle=False) as file:
+                for name in file.files:
+                    array = file[name]
+                    if isinstance(array, np.ndarray):  # a member that was not saved by NumPy comes as bytes
+                        found[name] = array
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror or error}."
         raise BadValueError(msg) from error
+    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        msg = f"the array {name!r} in {path} is damaged, or holds Python objects and not numbers; {save}."
+        raise BadValueError(msg) from error
+    if not archive:
+        msg = f"{path} is no .npz file; {save}."
+        raise BadValueError(msg)
     for name in ("predictions", "targets"):
         if name not in found:
             names = ", ".join(map(repr, found)) or "no named arrays"
-            msg = f"{path} has no array {name!r}, but {names}; save it with numpy.savez(file, predictions=..., targets=...)."
+            msg = f"{path} has no array {name!r}, but {names}; {save}."
             raise BadValueError(msg)
     for name in found:
         if name not in _ARRAYS:
             msg = f"{path} has an array {name!r}, and only {', '.join(map(repr, _ARRAYS))} are read; leave it out."
             raise BadValueError(msg)
     return found
+
+
+def _is_archive(path: Path) -> bool:
+    if path.is_dir():
+        return False
+    with path.open("rb") as opened:  # given the path, zipfile would keep to itself why a file cannot be read
+        return zipfile.is_zipfile(opened)
 
 
 def compare(

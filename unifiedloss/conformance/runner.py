@@ -6,19 +6,31 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import unifiedloss
 from unifiedloss import registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks, snippets, workers
-from unifiedloss.conformance.cases import BadCall, Case, all_cases, bad_calls
+from unifiedloss.conformance.cases import (
+    BadCall,
+    Case,
+    SoftmaxCase,
+    all_cases,
+    bad_calls,
+    bad_softmax_calls,
+    softmax_cases,
+)
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
-from unifiedloss.reference import Reference
+from unifiedloss.spec import suggestion
 
-LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error")
+_Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
+
+SOFTMAX = "softmax"
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", SOFTMAX)
+"""What is checked and counted by its name: the losses, and the softmax beside them."""
 
 
 class Progress(NamedTuple):
@@ -28,7 +40,7 @@ class Progress(NamedTuple):
         backend: the label of its rows.
         mode: the mode it is at.
         done: how many cases it has behind it, in all modes.
-        total: how many there are.
+        total: how many it runs, in all modes. Cases that a mode leaves out do not count.
     """
 
     backend: str
@@ -41,8 +53,8 @@ class Progress(NamedTuple):
 class Work:
     """What is to be checked: cases with what the oracle says of them, calls that must fail, modes."""
 
-    cases: Sequence[tuple[Case, Reference]]
-    bad_calls: Sequence[BadCall]
+    cases: Sequence[tuple[Case | SoftmaxCase, Any]]
+    bad_calls: Sequence[BadCall | SoftmaxCase]
     modes: Sequence[str] | None = None
 
 
@@ -53,6 +65,7 @@ def run(
     *,
     rounding: str = "native",
     progress: Callable[[Progress], None] | None = None,
+    finished: Callable[[Row], None] | None = None,
     max_workers: int | None = None,
 ) -> Report:
     """Check installed backends against the oracle, each in a process of its own, on the CPU.
@@ -60,10 +73,11 @@ def run(
     Args:
         backends: names ("torch"; "keras" for every backend Keras runs on) or labels of the report ("keras (jax)"). Default: all that
             are installed.
-        losses: names of losses ("cross_entropy", ...). Default: all.
+        losses: names of losses ("cross_entropy", ..., and "softmax"). Default: all.
         modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
         rounding: "native" or "exact".
         progress: called with how far each backend has come.
+        finished: called with each row of the report when it is complete.
         max_workers: how many backends are checked at a time. Default: as many as there are cores.
 
     Raises:
@@ -75,6 +89,7 @@ def run(
     targets, absent = workers.choose(backends)
     work = Work(expected(losses, rounding=rounding), _bad_calls(losses, rounding), modes)
     report = Report(absent=absent, rounding=rounding, unifiedloss=unifiedloss.__version__)
+    has: dict[str, list[str]] = {}
     at = {target.label: "it had not begun" for target in targets}
     tasks: list[tuple[Target, dict[str, Any]]] = [(target, {"job": "conform"}) for target in targets]
     for message in workers.work(tasks, work, max_workers):
@@ -82,23 +97,22 @@ def run(
         if content is None:
             if message.death:
                 report.errors[label] = f"{at[label]}; {message.death}"
+        elif content["event"] == "modes":
+            has[label] = content["modes"]
         elif content["event"] == "row":
             report.rows.append(Row.from_dict(content["row"]))
+            if finished is not None:
+                finished(report.rows[-1])
         else:
             at[label] = f"it was at {content['case']!r} in mode {content['mode']!r}"
             if progress is not None:
                 progress(Progress(label, content["mode"], content["done"], content["total"]))
-    order = {target.label: i for i, target in enumerate(sorted(targets, key=_by_name))}
+    order = {target.label: i for i, target in enumerate(sorted(targets, key=workers.by_name))}
     report.rows.sort(key=lambda row: order[row.backend])
-    if modes is not None:
-        _check_modes(modes, report)
+    if modes is not None and not report.errors:
+        _check_modes(modes, {label: has[label] for label in sorted(has, key=order.__getitem__)})
     report.seconds = time.monotonic() - started
     return report
-
-
-def _by_name(target: Target) -> tuple[int, str]:
-    known = registry.BUILT_IN
-    return (known.index(target.backend) if target.backend in known else len(known)), target.label
 
 
 def _check_rounding(rounding: str) -> None:
@@ -107,26 +121,30 @@ def _check_rounding(rounding: str) -> None:
         raise SpecValueError(msg)
 
 
-def _check_modes(modes: Sequence[str], report: Report) -> None:
+def _check_modes(modes: Sequence[str], has: dict[str, list[str]]) -> None:
     """A mode that no backend has would otherwise be checked by nobody, and the run pass."""
-    found = {row.mode for row in report.rows}
-    missing = [mode for mode in modes if mode not in found]
-    if missing and not report.errors:
-        msg = f"no backend that was run has the mode {missing[0]!r}."
-        raise SpecValueError(msg)
+    known = dict.fromkeys(mode for found in has.values() for mode in found)
+    for mode in modes:
+        if mode not in known:
+            each = "; ".join(f"{label} has {', '.join(found)}" for label, found in has.items())
+            msg = f"no backend that was run has the mode {mode!r}: {each}.{suggestion(mode, known)}"
+            raise SpecValueError(msg)
 
 
 def _of(losses: Sequence[str] | None) -> set[str]:
     for name in losses or ():
         if name not in LOSSES:
-            msg = f"there is no loss {name!r}; known are {', '.join(LOSSES)}."
+            msg = f"there is no loss {name!r}; known are {', '.join(LOSSES)}.{suggestion(name, LOSSES)}"
             raise SpecValueError(msg)
     return set(LOSSES if losses is None else losses)
 
 
 def expected(
-    losses: Sequence[str] | None = None, cases: Sequence[Case] | None = None, *, rounding: str = "native"
-) -> list[tuple[Case, Reference]]:
+    losses: Sequence[str] | None = None,
+    cases: Sequence[Case | SoftmaxCase] | None = None,
+    *,
+    rounding: str = "native",
+) -> list[tuple[Case | SoftmaxCase, Any]]:
     """The cases with what the oracle says of them.
 
     Args:
@@ -135,14 +153,27 @@ def expected(
         rounding: "native" or "exact".
     """
     wanted = _of(losses)
-    chosen = [case for case in (all_cases() if cases is None else cases) if case.spec.name in wanted]
-    return [(case, case.expected()) for case in (case.rounded(rounding) for case in chosen)]
+    every: Sequence[Case | SoftmaxCase] = (*all_cases(), *softmax_cases()) if cases is None else cases
+    chosen = [_rounded(case, rounding) for case in every if _loss(case) in wanted]
+    return [(case, case.expected()) for case in chosen if case is not None]
 
 
-def _bad_calls(losses: Sequence[str] | None, rounding: str = "native") -> list[BadCall]:
+def _bad_calls(losses: Sequence[str] | None, rounding: str = "native") -> list[BadCall | SoftmaxCase]:
     wanted = _of(losses)
-    chosen = [call for call in bad_calls() if call.spec.name in wanted]
-    return [replace(call, spec=call.spec.replace(rounding=rounding)) for call in chosen]
+    every: Sequence[BadCall | SoftmaxCase] = (*bad_calls(), *bad_softmax_calls())
+    return [call for call in (_rounded(call, rounding) for call in every if _loss(call) in wanted) if call is not None]
+
+
+def _rounded(case: _Checked, rounding: str) -> _Checked | None:
+    """The same call rounded "native" or "exact"; None for a softmax, which is no loss and has no exact mode."""
+    if isinstance(case, SoftmaxCase):
+        return case if rounding == "native" else None
+    return replace(case, spec=case.spec.replace(rounding=rounding))
+
+
+def _loss(case: Case | BadCall | SoftmaxCase) -> str:
+    """The name a case is counted by."""
+    return SOFTMAX if isinstance(case, SoftmaxCase) else case.spec.name
 
 
 def check_adapter(
@@ -150,7 +181,7 @@ def check_adapter(
     *,
     losses: Sequence[str] | None = None,
     modes: Sequence[str] | None = None,
-    cases: Sequence[Case] | None = None,
+    cases: Sequence[Case | SoftmaxCase] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Check one adapter in this process: what an author of another adapter calls in their tests.
@@ -171,7 +202,7 @@ def check_adapter(
     known = adapter.modes()
     for mode in modes or ():
         if mode not in known:
-            msg = f"the adapter {adapter.name!r} has no mode {mode!r}; it has {', '.join(known)}."
+            msg = f"the adapter {adapter.name!r} has no mode {mode!r}; it has {', '.join(known)}.{suggestion(mode, known)}"
             raise SpecValueError(msg)
 
     def note(mode: str, _: str, done: int, total: int) -> None:
@@ -219,46 +250,63 @@ def check(
     modes = {name: mode for name, mode in adapter.modes().items() if work.modes is None or name in work.modes}
     first = next(iter(adapter.modes()))
     held = set(adapter.dtypes())
-    total = len(modes) * (len(work.cases) + len(work.bad_calls))
-    done = 0
+    planned = []
     for name, mode in modes.items():
-        started = time.monotonic()
         row = Row(target.label, _version(adapter, target), name)
+        cases = []
         for case, reference in work.cases:
-            note(name, case.name, done, total)
-            done += 1
             if case.dtype not in held:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
             elif (target.wide and not case.is_wide()) or (name != first and not _is_compiled(case, mode)):
                 row.left_out += 1
-            elif case.spec.rounding == "exact" and not mode.exact:
-                if case.representative:
-                    _count(row, case, checks.check_refused(adapter, mode, case), str)
-                else:
-                    row.left_out += 1
+            elif _is_exact(case) and not mode.exact and not case.representative:
+                row.left_out += 1  # a refusal is the same for all
             else:
-                outcome = checks.check_case(adapter, mode, case, reference)
-                _count(row, case, outcome, partial(snippets.of_case, adapter, target, name, case, reference))
-        for call in work.bad_calls:
-            note(name, call.name, done, total)
+                cases.append((case, reference))
+        calls = [
+            call
+            for call in work.bad_calls
+            if not (_reads(call) and (mode.costly or (_is_exact(call) and not mode.exact)))
+        ]
+        row.left_out += len(work.bad_calls) - len(calls)
+        planned.append((row, mode, cases, calls))
+    total = sum(len(cases) + len(calls) for _, _, cases, calls in planned)
+    done = 0
+    for row, mode, cases, calls in planned:
+        started = time.monotonic()
+        for case, reference in cases:
+            note(row.mode, case.name, done, total)
             done += 1
-            if call.reads and (mode.costly or (call.spec.rounding == "exact" and not mode.exact)):
-                row.left_out += 1
-            else:
-                outcome = checks.check_bad_call(adapter, mode, call)
-                _count(row, call, outcome, partial(snippets.of_bad_call, adapter, target, name, call))
+            if isinstance(case, Case) and _is_exact(case) and not mode.exact:
+                _count(row, case, checks.check_refused(adapter, mode, case), str)
+                continue
+            outcome = checks.check_case(adapter, mode, case, reference)
+            _count(row, case, outcome, partial(snippets.of_case, adapter, target, row.mode, case, reference))
+        for call in calls:
+            note(row.mode, call.name, done, total)
+            done += 1
+            outcome = checks.check_bad_call(adapter, mode, call)
+            _count(row, call, outcome, partial(snippets.of_bad_call, adapter, target, row.mode, call))
         row.seconds = time.monotonic() - started
         yield row
 
 
-def _is_compiled(case: Case, mode: Mode) -> bool:
+def _is_exact(case: Case | BadCall | SoftmaxCase) -> bool:
+    return not isinstance(case, SoftmaxCase) and case.spec.rounding == "exact"
+
+
+def _reads(call: BadCall | SoftmaxCase) -> bool:
+    return isinstance(call, BadCall) and call.reads
+
+
+def _is_compiled(case: Case | SoftmaxCase, mode: Mode) -> bool:
     """Whether a compiled mode runs a case."""
     return case.representative if mode.costly else case.compiled
 
 
-def _count(row: Row, case: Case | BadCall, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:
-    loss = case.spec.name
+def _count(row: Row, case: Case | BadCall | SoftmaxCase, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:
+    loss = _loss(case)
     for tally in (row.total, row.losses.setdefault(loss, Tally())):
         tally.add(
             outcome.comparisons,
@@ -283,5 +331,7 @@ def conform(work: Work, task: dict[str, Any], send: Callable[..., None]) -> None
     def note(mode: str, case: str, done: int, total: int) -> None:
         send(event="at", mode=mode, case=case, done=done, total=total)
 
-    for row in check(registry.adapter(target.backend), target, work, note):
+    adapter = registry.adapter(target.backend)
+    send(event="modes", modes=list(adapter.modes()))
+    for row in check(adapter, target, work, note):
         send(event="row", row=row.to_dict())

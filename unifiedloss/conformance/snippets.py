@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from unifiedloss import registry
 from unifiedloss.adapter import Adapter
 from unifiedloss.conformance import tolerances
-from unifiedloss.conformance.cases import BadCall, Case
+from unifiedloss.conformance.cases import BadCall, Case, SoftmaxCase
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.floats import FORMATS
-from unifiedloss.reference import Reference
+from unifiedloss.reference import Reference, Softmax
 
 Array = NDArray[Any]
 
@@ -24,8 +24,14 @@ _SHOWN = 60
 """Expected numbers that stand in a comment. An array of thousands is a constant in the cases, and the rest of it is like its beginning."""
 
 
-def of_case(adapter: Adapter, target: Target, mode: str, case: Case, expected: Reference) -> str:
+def of_case(adapter: Adapter, target: Target, mode: str, case: Case | SoftmaxCase, expected: Any) -> str:
     """The snippet of a case."""
+    if isinstance(case, SoftmaxCase):
+        return _of_softmax(adapter, target, mode, case, expected)
+    return _of_loss(adapter, target, mode, case, expected)
+
+
+def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: Reference) -> str:
     error = _error(case) if adapter.modes()[mode].raises and expected.bad_positions else None
     lines = _head(adapter, target, mode, case)
     inputs = ["predictions"]
@@ -61,8 +67,31 @@ def of_case(adapter: Adapter, target: Target, mode: str, case: Case, expected: R
     return "\n".join(lines) + "\n"
 
 
-def of_bad_call(adapter: Adapter, target: Target, mode: str, call: BadCall) -> str:
+def _of_softmax(adapter: Adapter, target: Target, mode: str, case: SoftmaxCase, expected: Softmax) -> str:
+    lines = _softmax_head(
+        adapter, target, mode, case, f"upstream = adapter.tensor({_typed(case.upstream, case.dtype)})"
+    )
+    if not adapter.differentiates:
+        lines.append("value = mode.run(softmax, logits)")
+    elif adapter.modes()[mode].whole_step:
+        lines.append("value, (gradient,) = mode.run(lambda z: adapter.differentiate(softmax, (z,), upstream), logits)")
+    else:
+        lines.append("value, (gradient,) = adapter.differentiate(lambda z: mode.run(softmax, z), (logits,), upstream)")
+    lines += ["", f'print("softmax:", adapter.to_numpy(value))  # should be {_shown(expected.values)}']
+    if adapter.differentiates:
+        shown = _shown(expected.gradient)
+        lines.append(f'print("gradient to the logits:", adapter.to_numpy(gradient))  # should be {shown}')
+    return "\n".join(lines) + "\n"
+
+
+def of_bad_call(adapter: Adapter, target: Target, mode: str, call: BadCall | SoftmaxCase) -> str:
     """The snippet of a call that must fail."""
+    if isinstance(call, SoftmaxCase):
+        error = _error(call)
+        lines = _softmax_head(adapter, target, mode, call)
+        lines.append(f"# should raise {type(error).__name__}: {error}")
+        lines.append("print(adapter.to_numpy(mode.run(softmax, logits)))")
+        return "\n".join(lines) + "\n"
     case = Case(call.name, call.spec, call.predictions, call.targets, call.sample_weight, call.mask)
     error = _error(case)
     lines = [*_head(adapter, target, mode, case), "", *_loss(["predictions", "targets"])]
@@ -74,10 +103,14 @@ def of_bad_call(adapter: Adapter, target: Target, mode: str, call: BadCall) -> s
     return "\n".join(lines) + "\n"
 
 
-def _error(case: Case | BadCall) -> UnifiedLossError | None:
+def _error(case: Case | BadCall | SoftmaxCase) -> UnifiedLossError | None:
     """What NumPy raises, and so every backend should."""
+    numpy = registry.adapter("numpy")
     try:
-        registry.adapter("numpy").loss(case.spec, case.predictions, case.targets, case.sample_weight, case.mask)
+        if isinstance(case, SoftmaxCase):
+            numpy.softmax(case.logits, case.axis)
+        else:
+            numpy.loss(case.spec, case.predictions, case.targets, case.sample_weight, case.mask)
     except UnifiedLossError as error:
         raised: UnifiedLossError = error
         return raised
@@ -85,26 +118,43 @@ def _error(case: Case | BadCall) -> UnifiedLossError | None:
 
 
 def _head(adapter: Adapter, target: Target, mode: str, case: Case) -> list[str]:
-    import unifiedloss
-
-    lines = [f"# unifiedloss {unifiedloss.__version__}, {target.label} {adapter.version()}, mode {mode}: {case.name}"]
-    if target.environment:
-        lines.append("import os")
-        lines.append("")
-        lines += [f"os.environ[{name!r}] = {value!r}" for name, value in target.environment.items()]
-        lines.append("")
-    spec = type(case.spec).__name__
-    lines += ["import numpy as np", "", f"from unifiedloss import {spec}, registry", "", _adapter(adapter)]
-    dtype = "" if case.predictions.dtype.name == case.dtype else f", {case.dtype!r}"
-    lines += [
-        f"mode = adapter.modes()[{mode!r}]",
+    lines = [
+        *_setting(adapter, target, mode, case.name, type(case.spec).__name__),
         f"spec = {case.spec!r}",
-        f"predictions = adapter.tensor({_literal(case.predictions)}{dtype})",
+        f"predictions = adapter.tensor({_typed(case.predictions, case.dtype)})",
         f"targets = adapter.tensor({_literal(case.targets)})",
     ]
     for name, x in (("sample_weight", case.sample_weight), ("mask", case.mask)):
         lines.append(f"{name} = {'None' if x is None else f'adapter.tensor({_literal(x)})'}")
     return lines
+
+
+def _softmax_head(adapter: Adapter, target: Target, mode: str, case: SoftmaxCase, *more: str) -> list[str]:
+    return [
+        *_setting(adapter, target, mode, case.name),
+        f"logits = adapter.tensor({_typed(case.logits, case.dtype)})",
+        *more,
+        *("", "def softmax(z):", f"    return adapter.softmax(z, {case.axis!r})", "", ""),
+    ]
+
+
+def _setting(adapter: Adapter, target: Target, mode: str, name: str, *imported: str) -> list[str]:
+    import unifiedloss
+
+    lines = [f"# unifiedloss {unifiedloss.__version__}, {target.label} {adapter.version()}, mode {mode}: {name}"]
+    if target.environment:
+        lines.append("import os")
+        lines.append("")
+        lines += [f"os.environ[{key!r}] = {value!r}" for key, value in target.environment.items()]
+        lines.append("")
+    names = ", ".join((*imported, "registry"))
+    lines += ["import numpy as np", "", f"from unifiedloss import {names}", "", _adapter(adapter)]
+    return [*lines, f"mode = adapter.modes()[{mode!r}]"]
+
+
+def _typed(x: Array, dtype: str) -> str:
+    """An array as code, and its dtype where NumPy does not have it."""
+    return _literal(x) if x.dtype.name == dtype else f"{_literal(x)}, {dtype!r}"
 
 
 def _adapter(adapter: Adapter) -> str:

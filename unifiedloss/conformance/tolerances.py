@@ -26,6 +26,14 @@ Magnitudes of a position's loss, with m the row's largest logit:
 | binary, logits | $(q t' + 1 - t')(\lvert z\rvert + 1)$ |
 | binary, probabilities | $q t' (\lvert\log p\rvert + 1) + (1 - t')(\lvert\log(1-p)\rvert + 1)$ |
 | squared error | $(p - t)^2$, plus $2 \lvert p - t\rvert \lvert t\rvert$ where integer targets are rounded to the compute dtype |
+
+The softmax itself has the magnitude $p_c C_c$ with $C_c = m - z_c + \log K + 1$, and its gradient
+$p_c \bigl(C_c (|u_c| + \sum_j |u_j| p_j) + \sum_j |u_j| p_j C_j\bigr)$ for the upstream gradient u, with n = 1. The exponential turns the
+rounding of its argument, half an epsilon of $m - z_c$, into a relative error; the average of these over the row, which the sum has, is at
+most half an epsilon of $\log K$. The exponentials of the term and of the sum err by 2 epsilons each, the sum by K/2, the division by half
+of one. The gradient adds up K terms once more, and that K/2 is covered by C, which is over 2 from 3 classes up. There is no $\eta$ for what
+underflows in the value, as the rule says from where on it is 0; where p is nearer to the smallest normal number than its bound, both 0
+and p are right.
 """
 
 from __future__ import annotations
@@ -37,9 +45,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.conformance.cases import Case
+from unifiedloss.conformance.cases import Case, SoftmaxCase
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import Plan, Signature, resolve
+from unifiedloss.spec import CrossEntropyLoss, Plan, Signature, class_axis, resolve
 
 Array = NDArray[np.float64]
 
@@ -70,13 +78,18 @@ def limit(plan: Plan) -> float:
     return 12 + (plan.count or 0) / 2 + (plan.classes or 0) / 2
 
 
-def distance(got: Array, exact: Array, magnitude: Array, plan: Plan, dtype: str) -> Array:
-    """The distance of finite results from the exact ones, in ulps of the magnitude. Infinities and NaN are compared elsewhere."""
+def distance(got: Array, exact: Array, magnitude: Array, plan: Plan, dtype: str, *, underflows: bool = True) -> Array:
+    """The distance of finite results from the exact ones, in ulps of the magnitude. Infinities and NaN are compared elsewhere.
+
+    Without `underflows` nothing may be lost to it but what the result's dtype cannot hold.
+    """
     compute, result = FORMATS[plan.compute_dtype], FORMATS[dtype]
-    # What each of the terms may lose to underflow, in a framework that flushes subnormal numbers to 0.
-    lost = compute.tiny * (1 + (plan.count or 0) + (plan.classes or 0)) + result.tiny * result.epsilon
-    if plan.compute_dtype != "float16" and result.min_exponent == compute.min_exponent:
-        lost += result.tiny
+    lost = result.tiny * result.epsilon
+    if underflows:
+        # What each of the terms may lose to underflow, in a framework that flushes subnormal numbers to 0.
+        lost += compute.tiny * (1 + (plan.count or 0) + (plan.classes or 0))
+        if plan.compute_dtype != "float16" and result.min_exponent == compute.min_exponent:
+            lost += result.tiny
     allowed = compute.epsilon * magnitude + 0.5 * result.epsilon * np.abs(exact) + lost
     with np.errstate(invalid="ignore"):
         return np.where(got == exact, 0.0, np.abs(got - exact) / allowed)
@@ -110,6 +123,30 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
             rank = case.sample_weight.ndim
             by_weight = each.sum(axis=tuple(range(rank, each.ndim)))
     return Magnitudes(loss, by_predictions, by_targets, by_weight)
+
+
+def plan_of_row(case: SoftmaxCase) -> Plan:
+    """The plan of the cross-entropy of one of a softmax's rows, which has the same compute dtype and as many classes."""
+    row = (case.logits.shape[class_axis(case.axis, case.logits.shape)],)
+    return resolve(CrossEntropyLoss(from_logits=True), Signature(row, case.dtype), Signature((), "int64"))
+
+
+def softmax_magnitudes(case: SoftmaxCase) -> tuple[Array, Array]:
+    """The magnitudes of a softmax and of its gradient; whatever comes out in rows that hold a special value."""
+    axis = class_axis(case.axis, case.logits.shape)
+    with np.errstate(all="ignore"):
+        p, cost = _shares(case.logits.astype(np.float64), axis, case.logits.shape[axis])
+        cost = np.where(p > 0, cost, 0)
+        upstream = np.abs(case.upstream.astype(np.float64))
+        mean, far = ((upstream * x).sum(axis, keepdims=True) for x in (p, p * cost))
+        return p * cost, p * (cost * (upstream + mean) + far)
+
+
+def or_zero(got: Array, exact: Array, probabilities: Array, magnitude: Array, plan: Plan) -> Array:
+    """What a softmax should be: `exact`; and where the rule's threshold is within the bound, 0 or p, whichever was given."""
+    form = FORMATS[plan.compute_dtype]
+    near = np.abs(probabilities - form.tiny) <= limit(plan) * form.epsilon * magnitude
+    return np.where(near, np.where(got == 0, 0.0, probabilities), exact)
 
 
 @dataclass(frozen=True)
@@ -237,6 +274,13 @@ def _safe(weight: Array, p: Array) -> Array:
     return np.where(weight == 0, 0.0, weight / p)
 
 
+def _shares(x: Array, axis: int, classes: int) -> tuple[Array, Array]:
+    """p of logits, and m - z + log K + 1: the exponential turns an absolute error of its argument into a relative one."""
+    gap = x.max(axis, keepdims=True) - x
+    p = np.exp(-gap)
+    return p / p.sum(axis, keepdims=True), gap + np.log(classes) + 1
+
+
 def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
     assert plan.axis is not None
     axis = plan.axis
@@ -247,11 +291,7 @@ def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
     keep = 1 - plan.smoothing
     tau = w * (keep * t + plan.smoothing / plan.shared_by)
     if plan.from_logits:
-        gap = x.max(axis, keepdims=True) - x
-        cost = gap + np.log(plan.shared_by) + 1
-        p = np.exp(-gap)
-        p = p / p.sum(axis, keepdims=True)
-        # The exponential turns an absolute error of its argument into a relative one.
+        p, cost = _shares(x, axis, plan.shared_by)
         slope = p * np.where(p > 0, cost, 0) * tau.sum(axis, keepdims=True) + tau
     else:
         p, passes = _read(plan, x)

@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple
 
 from unifiedloss.errors import MissingBackendError, SpecValueError
 from unifiedloss.registry import BUILT_IN, ENTRY_POINTS
+from unifiedloss.spec import suggestion
 
 KERAS_BACKENDS = ("torch", "jax", "tensorflow", "numpy")
 
@@ -90,6 +91,11 @@ def all_targets() -> list[Target]:
     ]
 
 
+def by_name(target: Target) -> tuple[int, str]:
+    """The order in which people are shown the targets: that of the registry."""
+    return (BUILT_IN.index(target.backend) if target.backend in BUILT_IN else len(BUILT_IN)), target.label
+
+
 def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
     """The targets that are asked for and can be run, and why others cannot.
 
@@ -111,8 +117,9 @@ def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
     for name in names:
         asked = [target for target in known if name in (target.label, target.backend)]
         if not asked:
-            labels = dict.fromkeys(name for target in known for name in (target.backend, target.label))
-            msg = f"there is no backend {name!r}; known are {', '.join(labels)}."
+            ordered = sorted(known, key=by_name)
+            labels = dict.fromkeys(name for target in ordered for name in (target.backend, target.label))
+            msg = f"there is no backend {name!r}; known are {', '.join(labels)}.{suggestion(name, labels)}"
             raise SpecValueError(msg)
         if not any(target in here for target in asked):
             msg = f"the backend {name!r} was asked for, and {absent[asked[0].label]}."

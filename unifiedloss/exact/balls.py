@@ -1,8 +1,8 @@
 r"""Numbers with a proven error: double-double arithmetic in NumPy in which every result carries a bound of what it may be off by.
 
-A `Ball` is the set of all real numbers within `radius` of high + low, with \(|low| \le u\,|high|\) and \(u = 2^{-53}\). Each operation gives a
-ball that holds its result for all numbers of its operands' balls: the radii of the operands are carried through, and what the
-operation itself rounds away is added. The bounds of the operations, relative to their results (for sums: to the sum of the sizes):
+A `Ball` is the set of all real numbers within `radius` of high + low, with \(|low| \le u\,|high|\) and \(u = 2^{-53}\). Each operation
+gives a ball that holds its result for all numbers of its operands' balls: the radii of the operands are carried through, and what
+the operation itself rounds away is added. The bounds of the operations, relative to their results (for sums: to the sum of the sizes):
 
 | operation | rounds away at most | why |
 |---|---|---|

@@ -9,8 +9,8 @@ is exact. With S the sum of all \(e^{z_j}\) but that of the label, nothing cance
 
 $$\ell = \log(1 + S / e^{z_y}), \qquad p_y - 1 = -\frac{S}{S + e^{z_y}}.$$
 
-Elsewhere, and in rows that this cannot hold, logits are shifted by the largest, m. A float32 (or narrower) z loses digits in z - m only where
-\(|z| < 2^{-28} |m|\), so the argument of exp errs by at most u |m|.
+Elsewhere, and in rows that this cannot hold, logits are shifted by the largest, m. A float32 (or narrower) z loses digits in z - m
+only where \(|z| < 2^{-28} |m|\), so the argument of exp errs by at most u |m|.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ def _indices(some: Any) -> Any:
 
 def _between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools]:
     """The numbers that both ends round to, in the dtype or in float64, and where they differ."""
+    first: NDArray[Any]
+    last: NDArray[Any]
     if dtype == "float32":
         first, last = low.astype(np.float32), high.astype(np.float32)
         np.add(first, np.float32(0.0), out=first)  # no -0
@@ -150,7 +152,8 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
                 columns = np.append(columns, labels[row])
             if fits[row]:
                 call.resolve(_indices(some)[row], columns, slopes, scale)
-    return undecided | ~fits
+    left: Bools = undecided | ~fits
+    return left
 
 
 def _scaled_into(space: _Space, n: int, ratio: Floats, error: float, slopes: Any, some: Any, form: str) -> Bools:
@@ -168,7 +171,7 @@ def _scaled_into(space: _Space, n: int, ratio: Floats, error: float, slopes: Any
     np.copyto(lower, exp, casting="same_kind")
     np.multiply(exp, (1 + error) / (1 - error) * (1 + 4 * U), out=exp)
     np.copyto(upper, exp, casting="same_kind")
-    differ = np.not_equal(lower, upper, out=space.differ[:n])
+    differ: Bools = np.not_equal(lower, upper, out=space.differ[:n])
     if np.signbit(ratio).any():
         lower += np.float32(0.0)  # no -0
     if not isinstance(some, slice):
@@ -177,7 +180,7 @@ def _scaled_into(space: _Space, n: int, ratio: Floats, error: float, slopes: Any
 
 
 def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
-    r"""Losses of rows with the exact part \(A = m - z_y\) kept apart from \(\log(1 + s)\): A alone is often a tie, which a tiny s decides."""
+    r"""Losses of rows, the exact part \(A = m - z_y\) kept apart from \(\log(1 + s)\): A is often a tie, which a tiny s decides."""
     rows = call.rows[chosen].astype(np.float64)
     labels = call.targets[chosen].astype(np.intp)
     each = np.arange(len(rows))
@@ -197,7 +200,8 @@ def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
     loss = Ball(gap, lost) + Ball(rest, 0.0, rest * error + rows.shape[1] * 1e-300)
     for weight in weights:
         loss = loss * Ball(weight)
-    return decide(*(np.array(np.broadcast_to(x, gap.shape)) for x in loss), dtype)
+    high, low, radius = (np.array(np.broadcast_to(x, gap.shape)) for x in loss)
+    return decide(high, low, radius, dtype)
 
 
 def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:

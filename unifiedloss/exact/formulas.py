@@ -36,7 +36,7 @@ def weighted_targets(plan: Plan, targets: Floats) -> Ball:
 
 
 def cross_entropy(logits: Floats, tau: Ball) -> tuple[Ball, Ball]:
-    r"""\(\ell = \sum_c \tau_c (m - z_c) + T \log(1 + s)\) and \(T p_c - \tau_c\), with m the largest logit and s the sum of the other \(e^{z_j - m}\).
+    r"""\(\ell = \sum_c \tau_c (m - z_c) + T \log(1 + s)\) and \(T p_c - \tau_c\), m the largest logit, s the sum of other \(e^{z_j - m}\).
 
     Every part of the loss is positive. At the largest logit the slope is \((T - \tau_c) - T s / (1 + s)\), as p is next to 1 there.
     """
@@ -86,7 +86,10 @@ def binary_targets(plan: Plan, targets: Floats, pos_weight: Floats | None) -> tu
 
 
 def binary_cross_entropy(logits: Floats, yes: Ball, no: Ball) -> tuple[Ball, Ball]:
-    r"""\(\ell = q t' \max(-z, 0) + (1 - t') \max(z, 0) + (q t' + 1 - t') \log(1 + e^{-|z|})\) and \((1 - t') \sigma(z) - q t' \sigma(-z)\)."""
+    r"""\(\ell = q t' \max(-z, 0) + (1 - t') \max(z, 0) + (q t' + 1 - t') \log(1 + e^{-|z|})\) and its slope.
+
+    The slope is \((1 - t') \sigma(z) - q t' \sigma(-z)\).
+    """
     exp = Ball(-np.abs(logits)).exp()
     loss = yes * Ball(np.maximum(-logits, 0.0)) + no * Ball(np.maximum(logits, 0.0)) + (yes + no) * exp.log1p()
     total = _ONE + exp

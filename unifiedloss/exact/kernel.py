@@ -8,6 +8,7 @@ tier rounds only what it can prove.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cached_property
@@ -28,8 +29,13 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+_Divisor = tuple[Ball, Callable[[], Fraction]] | float
+
 _BLOCK = 1 << 13
 """Elements that go through the balls at a time: their temporaries stay in the processor's cache."""
+
+undecided: Counter[str] = Counter()
+"""What the first tier has left undecided since this was cleared: "elements" of gradients, whole "rows", and what the "oracle" got."""
 
 skipped_tiers: set[str] = set()
 """For tests: "fast" and "balls" leave everything undecided, so that every element takes the path of the rare ones."""
@@ -102,7 +108,7 @@ class Call:
     def _in_rows(self, x: Array) -> Array:
         if self.plan.axis is None:
             return x.reshape(-1, 1)
-        moved = np.moveaxis(x, self.plan.axis, -1)
+        moved = x if self.plan.axis == x.ndim - 1 else np.moveaxis(x, self.plan.axis, -1)
         return moved.reshape(-1, moved.shape[-1])
 
     def _per_position(self, x: Array) -> Array:
@@ -177,7 +183,7 @@ class Call:
 
     # ----------------------------------------------------------------------------------------------------------- divisor
 
-    def _divisor(self) -> tuple[Ball, Callable[[], Fraction]] | float:
+    def _divisor(self) -> _Divisor:
         """A ball around the divisor of the mean and the divisor itself; a float where it is 0, infinite or NaN."""
         plan = self.plan
         rule = plan.spec.divisor
@@ -185,12 +191,12 @@ class Call:
         if rule == "all":
             return _count(len(self.rows))
         if rule == "present" or counted:
-            return _count(np.count_nonzero(self.present))
+            return _count(int(np.count_nonzero(self.present)))
         own = self._own_weights()
         weight = np.ones(len(self.rows)) if self.weight is None else self.weight
         if rule == "nonzero":
             nonzero = self.bad | np.isnan(own[0]).any(1) | np.logical_and.reduce([f != 0 for f in own]).any(1)
-            return _count(np.count_nonzero(nonzero & self.kept & (weight != 0)))
+            return _count(int(np.count_nonzero(nonzero & self.kept & (weight != 0))))
         if self.bad.any():
             return np.nan
         factors = [f[self.kept] for f in (*own, weight[:, None])]
@@ -278,6 +284,7 @@ class Call:
     # ------------------------------------------------------------------------------------------------------------ the tiers
 
     def carried_out(self, upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+        """What `evaluate` returns."""
         plan = self.plan
         n, size = self.rows.shape
         mean, none = plan.spec.reduction == "mean", plan.spec.reduction == "none"
@@ -298,7 +305,7 @@ class Call:
         return stored(np.asarray(self._reduced(losses, divisor)), plan.result_dtype), self._back(slopes)
 
     def _back(self, slopes: Array | None) -> Array | None:
-        if slopes is None or self.plan.axis is None:
+        if slopes is None or self.plan.axis in (None, len(self.shape) - 1):
             return None if slopes is None else slopes.reshape(self.shape)
         moved = slopes.reshape(*self.positions, self.rows.shape[1])
         return np.ascontiguousarray(np.moveaxis(moved, -1, self.plan.axis))
@@ -314,7 +321,8 @@ class Call:
             return total / divisor
         if isinstance(divisor, float):
             return 0.0 if np.isinf(divisor) else np.nan
-        return quotient(Sum(losses), *divisor, self.plan.result_dtype)
+        ball, exactly = divisor
+        return quotient(Sum(losses), ball, exactly, self.plan.result_dtype)
 
     def _positions_into(self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         plan = self.plan
@@ -339,7 +347,7 @@ class Call:
                 self.block(chosen[start : start + step], losses, slopes, scale, dtype)
         else:
             special = special | todo
-        for i in np.flatnonzero(special):
+        for i in np.flatnonzero(special).tolist():
             losses[i] = self.oracle_loss(i, dtype)
             if slopes is not None and scale is not None:
                 slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
@@ -351,23 +359,25 @@ class Call:
 
     def block(self, chosen: Any, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
         """Some positions, by balls, and what they leave undecided by the oracle."""
+        undecided["rows"] += len(chosen)
         form = self.plan.predictions_dtype
         loss, slope = self._balls(chosen)
         if self.weight is not None:
             loss = loss * Ball(self.weight[chosen][:, None])
-        rounded, undecided = _decided(loss, (len(chosen), 1), dtype)
+        rounded, doubtful = _decided(loss, (len(chosen), 1), dtype)
         losses[chosen] = rounded[:, 0]
-        for i in chosen[undecided[:, 0]]:
+        for i in chosen[doubtful[:, 0]]:
             losses[i] = self.oracle_loss(i, dtype)
         if slopes is None or scale is None:
             return
-        rounded, undecided = _decided(scale.times(slope, chosen), (len(chosen), slopes.shape[1]), form)
-        for row, c in np.argwhere(undecided):
+        rounded, doubtful = _decided(scale.times(slope, chosen), (len(chosen), slopes.shape[1]), form)
+        for row, c in np.argwhere(doubtful):
             rounded[row, c] = self.oracle_slope(chosen[row], c, scale)
         slopes[chosen] = stored(rounded, form)
 
     def resolve(self, i: int, columns: Any, slopes: Array, scale: Scale) -> None:
         """Some elements of the gradient of one row of logits with a class index."""
+        undecided["elements"] += len(columns)
         logits = self.rows[i].astype(np.float64)
         label, top = int(self.targets[i]), int(logits.argmax())
         others = formulas.partition(logits, top)
@@ -380,8 +390,8 @@ class Call:
             share = ((others if c == label else Ball(np.float64(1.0))) if at_top else gap.exp()) / total
             # At the label p - 1; where it is the largest logit, from what the others have.
             slope = -share if at_top and c == label else share - Ball(np.float64(1.0)) if c == label else share
-            found, undecided = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
-            value = self.oracle_slope(i, int(c), scale) if undecided[0, 0] else found[0, 0]
+            found, doubtful = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
+            value = self.oracle_slope(i, int(c), scale) if doubtful[0, 0] else found[0, 0]
             slopes[i, c] = stored(np.array([value]), form)[0]
 
     def _balls(self, chosen: Any) -> tuple[Ball, Ball]:
@@ -431,9 +441,13 @@ class Call:
         return Fraction(1) if self.weight is None else reference._extended(float(self.weight[i]))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
+        """A position's loss times its sample weight, by the oracle."""
+        undecided["oracle"] += 1
         return reference._rounded(reference._scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
+        """An element of the gradient, by the oracle."""
+        undecided["oracle"] += 1
         slope = self._position(i).predictions[c]
         return reference._rounded(reference._scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
 
@@ -470,15 +484,18 @@ class Scale:
         result: Any = self.upstream[some] if self.upstream.ndim else self.upstream
         if self._call.weight is not None:
             result = result * self._call.weight[some]
-        return result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
+        scaled: Floats = result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
+        return scaled
 
     def times(self, slope: Ball, chosen: Any) -> Ball:
+        """Slopes times the scales of their positions."""
         result = slope * Ball(self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream)
         if self._call.weight is not None:
             result = result * Ball(self._call.weight[chosen][:, None])
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
 
     def exactly(self, i: int) -> Any:
+        """The scale of a position, as a fraction, or as a float where it is not finite."""
         factor = reference._times(
             reference._extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
@@ -500,7 +517,7 @@ def _decided(ball: Ball, shape: tuple[int, ...], dtype: str) -> tuple[Floats, Bo
 
 def _plain(x: Array) -> Array:
     """An array in a dtype of NumPy's own, in this machine's byte order."""
-    if x.dtype.name == "bfloat16":
+    if x.dtype.kind not in "fiub":  # ml_dtypes' bfloat16
         return x.astype(np.float32)
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
@@ -509,8 +526,8 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _count(n: int) -> Any:
-    return (Ball(np.float64(n)), lambda: Fraction(int(n))) if n else 0.0
+def _count(n: int) -> _Divisor:
+    return (Ball(np.float64(n)), lambda: Fraction(n)) if n else 0.0
 
 
 def _ball(x: Fraction) -> Ball:

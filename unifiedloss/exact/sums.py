@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.exact.balls import Ball, U, two_prod
-from unifiedloss.exact.rounding import decide
+from unifiedloss.exact.rounding import decide, to_format
 from unifiedloss.floats import FORMATS
 from unifiedloss.reference import nearest
 
@@ -33,8 +33,8 @@ class Sum:
     def __init__(self, numbers: Floats) -> None:
         self._numbers = numbers
 
-    def rough(self) -> Ball:
-        """A ball around the sum that costs as little as adding: wide, and mostly narrow enough."""
+    def rough(self) -> tuple[float, float]:
+        """The sum, and a bound of what it is off by, for no more than adding costs."""
         sums, sizes = [], []
         for start in range(0, len(self._numbers), _BLOCK):
             part = self._numbers[start : start + _BLOCK].astype(np.float64)
@@ -42,11 +42,12 @@ class Sum:
             np.abs(part, out=part)
             sizes.append(float(part.sum()))
         if not sum(sizes) < _LARGEST:
-            return _UNKNOWN
+            return 0.0, math.inf
         # A term passes through _HEIGHT additions of NumPy's, and one rounding here.
-        return Ball(np.float64(math.fsum(sums)), np.float64(0.0), np.float64(math.fsum(sizes) * (_HEIGHT + 4) * U))
+        return math.fsum(sums), math.fsum(sizes) * (_HEIGHT + 4) * U
 
     def ball(self) -> Ball:
+        """A ball around the sum, of a relative 2^-106 or so, and of none at all where two float64 hold it."""
         numbers = self._numbers.tolist()
         try:
             # math.fsum is one rounding of the exact sum. What that lost is summed again, and so is what that lost.
@@ -58,6 +59,7 @@ class Sum:
         return Ball(np.float64(high), np.float64(low), np.float64(2 * abs(lost)))
 
     def fraction(self) -> Fraction:
+        """The sum."""
         # Equal exponents first: integers add faster than fractions.
         total: dict[int, int] = {}
         mantissas, exponents = np.frexp(self._numbers.astype(np.float64))
@@ -76,17 +78,26 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         exactly: gives the divisor itself, where the ball does not decide.
         dtype: the dtype's name.
     """
-    for around in (total.rough, total.ball):
-        with np.errstate(all="ignore"):
-            mean = around() / divisor
-        rounded, undecided = decide(*(np.atleast_1d(np.asarray(x, np.float64)) for x in mean), dtype)
-        if not undecided[0]:
-            return float(rounded[0])
+    with np.errstate(over="ignore"):
+        about, off = total.rough()
+    mean = about / float(divisor.high)
+    of_divisor = float((divisor.radius + abs(divisor.low)) / abs(divisor.high))
+    # Twice what the bound, the divisor and the quotient's own rounding may do.
+    width = 2 * (off / abs(float(divisor.high)) + abs(mean) * (of_divisor + 2 * U))
+    first, last = to_format(np.array([mean - width, mean + width]), dtype).tolist()
+    if first == last:
+        return float(first)
+    with np.errstate(all="ignore"):
+        slow = total.ball() / divisor
+    high, low, radius = (np.atleast_1d(np.asarray(x, np.float64)) for x in slow)
+    rounded, undecided = decide(high, low, radius, dtype)
+    if not undecided[0]:
+        return float(rounded[0])
     return nearest(total.fraction() / exactly(), FORMATS[dtype])
 
 
 def products(*factors: Any) -> Floats | None:
-    """Float64 numbers whose exact sum is that of the products of the factors, element by element; None where one may not be representable."""
+    """Float64 numbers whose exact sum is that of the factors' products, element by element; None where one may not be representable."""
     parts = [np.asarray(factors[0], np.float64)]
     for factor in factors[1:]:
         parts = [half for part in parts for half in two_prod(part, np.asarray(factor, np.float64))]

@@ -1,0 +1,123 @@
+"""What is refused of the arguments of a call, in the same words by every framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from unifiedloss import registry
+
+BACKENDS = [pytest.param(name, marks=pytest.mark.framework(name)) for name in ("numpy", "torch", "tensorflow", "jax")]
+
+X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
+Y = np.array([0, 1, 1, 2], np.int32)
+DENSE = ul.softmax(X)
+CE = ul.CrossEntropyLoss(from_logits=True)
+
+# A fast path of every framework, and a call that takes the long way.
+CALLS: list[tuple[Any, Any]] = [
+    (CE, Y),
+    (CE, Y.astype(np.int64)),
+    (CE.replace(label_smoothing=0.1), Y),
+    (ul.BinaryCrossEntropyLoss(from_logits=True), DENSE),
+    (ul.MeanSquaredError(), DENSE),
+]
+
+UPSTREAMS: list[tuple[str, Any, type[Exception], str]] = [
+    ("mean", np.ones(4), ul.ShapeError, r"upstream must have the shape of the loss \(\), got \(4,\); nothing is broadcast\."),
+    ("sum", [2.0], ul.ShapeError, r"upstream must have the shape of the loss \(\), got \(1,\); nothing is broadcast\."),
+    ("none", 2.0, ul.ShapeError, r"upstream must have the shape of the loss \(4,.*\), got \(\); nothing is broadcast\."),
+    ("none", np.ones((4, 1)), ul.ShapeError, r"upstream must have the shape of the loss \(4,.*\), got \(4, 1\)"),
+    ("mean", True, ul.DTypeError, r"upstream must be floating or integer, got bool; cast it\."),
+    ("mean", 1j, ul.UnifiedLossError, "upstream"),
+    ("sum", np.array(1j), ul.DTypeError, r"upstream must be floating or integer, got complex128; cast it\."),
+    ("none", np.array([True, False, True, True]), ul.DTypeError, "upstream must be floating or integer, got bool"),
+    ("sum", np.array("1"), ul.DTypeError, "upstream must be floating or integer, got str"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("spec", "targets"), CALLS, ids=repr)
+def test_upstream_is_shaped_like_the_loss(backend: str, spec: Any, targets: Any) -> None:
+    """A gradient from above that does not fit is refused, also on the fast paths, and whether or not it is a tensor."""
+    adapter = registry.adapter(backend)
+    z, t = adapter.tensor(X), adapter.tensor(targets)
+    for reduction, upstream, error, message in UPSTREAMS:
+        with pytest.raises(error, match=message):
+            spec.replace(reduction=reduction).value_and_grad(z, t, upstream=upstream)
+    with pytest.raises(ul.ShapeError, match="upstream must have the shape of the loss"):
+        spec.value_and_grad(z, t, upstream=adapter.tensor(np.ones(4, np.float32)))
+    with pytest.raises(ul.DTypeError, match="upstream must be floating or integer, got bool"):
+        spec.value_and_grad(z, t, upstream=adapter.tensor(np.array([True])[0]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("spec", "targets"), CALLS, ids=repr)
+def test_upstream_in_every_form(backend: str, spec: Any, targets: Any) -> None:
+    """Numbers, arrays without axes, lists and tensors of any real dtype scale the gradient alike."""
+    adapter = registry.adapter(backend)
+    z, t = adapter.tensor(X), adapter.tensor(targets)
+
+    def gradient(reduction: Any, upstream: Any) -> Any:
+        return adapter.to_numpy(spec.replace(reduction=reduction).value_and_grad(z, t, upstream=upstream)[1])
+
+    for reduction in ("mean", "sum"):
+        expected = 2 * gradient(reduction, None)
+        for two in (2, 2.0, np.float64(2), np.array(2), adapter.tensor(np.array(2, np.float32))):
+            np.testing.assert_allclose(gradient(reduction, two), expected, rtol=1e-6, atol=1e-7)
+    shape = spec.replace(reduction="none")(X, targets).shape
+    above = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
+    factor = above[:, None] if above.ndim == 1 else above
+    expected = gradient("none", None) * factor
+    for several in (above, above.tolist(), above.astype(np.float64), adapter.tensor(above.astype(np.float32))):
+        np.testing.assert_allclose(gradient("none", several), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.framework("tensorflow")
+def test_upstream_of_unknown_shape() -> None:
+    """In a graph of TensorFlow's the shape is looked at when it is known."""
+    tf: Any = pytest.importorskip("tensorflow")
+    spec = CE.replace(reduction="none")
+    several, labels = tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int32)
+
+    @tf.function(autograph=False, input_signature=[several, labels, tf.TensorSpec(None)])  # type: ignore[untyped-decorator]
+    def gradient(z: Any, y: Any, upstream: Any) -> Any:
+        return spec.value_and_grad(z, y, upstream=upstream)[1]
+
+    above = np.float32([1, 2, 3, 4])
+    _, expected = spec.value_and_grad(X, Y, upstream=above)
+    np.testing.assert_allclose(gradient(X, Y, above), expected, atol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="upstream must have the shape of the loss"):
+        gradient(X, Y, above[:1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masked_arrays_are_refused(backend: str) -> None:
+    """numpy.ma's arrays carry a mask that no loss would see: the message names the argument and the way to pass the mask."""
+    adapter = registry.adapter(backend)
+    hidden = np.array([True, False, False, False])
+    masked = {
+        "predictions": np.ma.masked_array(X, np.broadcast_to(hidden[:, None], X.shape)),
+        "targets": np.ma.masked_array(Y, hidden),
+        "sample_weight": np.ma.masked_array(np.ones(4), hidden),
+        "mask": np.ma.masked_array(~hidden, hidden),
+        "upstream": np.ma.masked_array(1.0, mask=True),
+    }
+    whole: dict[str, Any] = {"predictions": adapter.tensor(X), "targets": adapter.tensor(Y)}
+    for name, x in masked.items():
+        message = f"{name} is a numpy.ma.*MaskedArray, .*mask="
+        with pytest.raises(ul.UnknownTensorError, match=message):
+            adapter.value_and_grad(CE, **(whole | {name: x}))
+        if name == "upstream":
+            continue
+        with pytest.raises(ul.UnknownTensorError, match=message):
+            adapter.loss(CE, **(whole | {name: x}))
+        with pytest.raises(ul.UnknownTensorError, match=message):
+            CE(**(whole | {name: x}))
+        with pytest.raises(ul.UnknownTensorError, match=message):
+            ul.check(CE, **(whole | {name: x}))
+    with pytest.raises(ul.UnknownTensorError, match=r"logits is a numpy\.ma"):
+        adapter.softmax(masked["predictions"], None)

@@ -1,0 +1,284 @@
+"""Exact mode on JAX: the same bits under every transformation, by a callback to the host, and what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from tests.test_jax import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+jax = pytest.importorskip("jax")
+jnp = pytest.importorskip("jax.numpy")
+pytestmark = pytest.mark.framework("jax")
+
+CE = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
+BCE = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
+MSE = ul.MeanSquaredError(rounding="exact")
+
+X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.25, 0.5]], np.float32)
+Y = np.array([0, 1, 1, 2])
+# As float32 these would be other numbers, and give other results.
+T = np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 1 / 3, 2 / 3], [0.1, 0.1, 0.8]])
+FAR = np.array([[2**40 + 1.0, 0, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]])
+IGNORED = np.array([0, 2**32 + 1, 1, 2])
+W = np.array([1 / 3, 2, 0.7, 1])
+
+CALLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "index": (CE, Y, {}),
+    "int64 labels": (CE.replace(ignore_index=2**32 + 1), IGNORED, {}),
+    "dense": (CE, T, {"sample_weight": W}),
+    "binary": (
+        BCE.replace(pos_weight=[1, 2, 3], label_smoothing=0.1),
+        T,
+        {"mask": np.array([True, False, True, True])},
+    ),
+    "squared": (MSE, FAR, {}),
+}
+
+
+def same(got: Any, wanted: Any) -> None:
+    """The same bits."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+    np.testing.assert_array_equal(got.view(np.uint8), wanted.view(np.uint8)) if got.ndim else same(
+        got[None], wanted[None]
+    )
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_transformations(name: str) -> None:
+    """The bits are NumPy's under each of them, and companions of 64 bits are read as they are, though x64 is off."""
+    spec, t, more = CALLS[name]
+    loss_of, z = spec.to("jax"), jnp.asarray(X)
+    value, gradient = spec.value_and_grad(X, t, **more)
+
+    def of(z: Any) -> Any:
+        return loss_of(z, t, **more)
+
+    def looped(z: Any) -> Any:
+        return jax.lax.scan(lambda total, row: (total + of(row), None), jnp.float32(0), z)[0]
+
+    twice = jnp.stack([z, z])
+    same(of(z), value)
+    same(jax.jit(of)(z), value)
+    same(jax.vmap(of)(twice), np.stack([value, value]))
+    for found in (spec.value_and_grad(z, t, **more), jax.jit(lambda z: spec.value_and_grad(z, t, **more))(z)):
+        same(found[0], value)
+        same(found[1], gradient)
+    same(jax.grad(of)(z), gradient)
+    same(jax.jit(jax.grad(of))(z), gradient)
+    same(jax.grad(jax.jit(of))(z), gradient)
+    same(jax.jit(jax.vmap(jax.grad(of)))(twice)[1], gradient)
+    same(jax.grad(lambda z: jax.vmap(of)(z).sum())(twice)[0], gradient)
+    same(jax.jit(jax.grad(jax.checkpoint(of)))(z), gradient)
+    same(jax.jit(jax.grad(looped))(twice)[1], gradient)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_upstream(transform: Callable[..., Any], reduction: str) -> None:
+    """The gradient is rounded once, whatever comes from above; a float32 gradient times 0.3 would be another number."""
+    spec = CE.replace(reduction=reduction)
+    upstream = np.float32(0.3) if reduction == "mean" else np.array([0.3, -1.7, 0, 1e-3], np.float32)
+    _, wanted = spec.value_and_grad(X, Y, upstream=upstream)
+    same(transform(jax.grad(lambda z: (spec(z, Y) * upstream).sum()))(X), wanted)
+    same(transform(lambda z: spec.value_and_grad(z, Y, upstream=upstream)[1])(X), wanted)
+    assert (wanted != np.expand_dims(upstream, -1) * spec.value_and_grad(X, Y)[1]).any()
+
+
+def test_mapped_one_sided_and_twice() -> None:
+    """Each array may be mapped or not, along any axis, and maps may lie in each other."""
+    spec = CE.replace(reduction="none")
+    zs = jnp.asarray(np.stack([X, X[::-1], 2 * X]))
+    wanted = np.stack([spec(z, Y) for z in np.asarray(zs)])
+    same(jax.vmap(spec.to("jax"), (0, None))(zs, jnp.asarray(Y)), wanted)
+    same(jax.vmap(spec.to("jax"), (2, None))(jnp.moveaxis(zs, 0, 2), Y), wanted)
+    labels = np.stack([Y, Y[::-1]])
+    same(jax.vmap(spec.to("jax"), (None, 0))(zs[0], labels), np.stack([spec(X, y) for y in labels]))
+    both = jax.jit(jax.vmap(jax.vmap(spec.to("jax"), (0, None)), (None, 0)))(zs, labels)
+    same(both, np.stack([[spec(z, y) for z in np.asarray(zs)] for y in labels]))
+    assert jax.vmap(spec.to("jax"), (0, None))(zs[:0], Y).shape == (0, 4)
+    slopes = jax.vmap(jax.grad(lambda z, u: spec(z, Y) @ u), (None, 0))(zs[0], jnp.asarray(np.eye(4, dtype=np.float32)))
+    same(slopes.sum(0), spec.value_and_grad(X, Y)[1])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_half_types(dtype: str, reduction: str) -> None:
+    """Dtypes are native mode's, and the bits NumPy's."""
+    spec = CE.replace(reduction=reduction)
+    z = jnp.asarray(X, dtype)
+    value, gradient = spec.value_and_grad(np.asarray(z), Y)
+    for of in (spec.value_and_grad, jax.jit(spec.value_and_grad)):
+        found = of(z, jnp.asarray(Y))
+        assert found[0].dtype == (z.dtype if reduction == "none" else jnp.float32)
+        same(found[0], value)
+        same(found[1], gradient)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap], ids=["eager", "jit", "vmap"])
+def test_subnormal_results(transform: Callable[..., Any]) -> None:
+    """XLA computes without subnormal numbers, and its callbacks run where NumPy does too; results have them all the same."""
+    z, y = jnp.array([[[100.0, 0.0]]]), jnp.array([[0]])
+    found = transform(CE.replace(axis=-1))(z, y)
+    same(np.reshape(found, ()), np.float32(3.783506e-44))
+    slope = transform(jax.grad(lambda z: CE.replace(axis=-1, reduction="sum")(z, y[0] if z.ndim == 2 else y).sum()))(z)
+    same(slope[0, 0], np.float32([-3.783506e-44, 3.783506e-44]))
+
+
+def test_memory_layout_and_numpy_predictions() -> None:
+    """Views, transposed arrays and another byte order are the same numbers."""
+    value, gradient = CE.value_and_grad(X, Y)
+    for x in (X[:, ::-1][:, ::-1], np.asfortranarray(X), X.astype(">f4"), jnp.asarray(X.T).T):
+        found = CE.to("jax")(x, Y), *jax.value_and_grad(CE.to("jax"))(jnp.asarray(np.asarray(x, np.float32)), Y)
+        same(found[0], value)
+        same(found[1], value)
+        same(found[2], gradient)
+
+
+def test_training() -> None:
+    """A compiled step learns, and its parameters are those of eager steps to the last bit, up to the model's own arithmetic."""
+    points = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    labels = (points[:, 0] > 0).astype(np.int32)
+
+    def loss_of(parameters: Any) -> Any:
+        return CE(points @ parameters, labels)
+
+    compiled = jax.jit(jax.value_and_grad(loss_of))
+    parameters = jnp.zeros((2, 2))
+    losses = []
+    for _ in range(5):
+        value, slope = compiled(parameters)
+        losses.append(float(value))
+        parameters = parameters - slope
+    assert losses[0] == np.float32(np.log(2))
+    assert losses == sorted(losses, reverse=True)
+
+
+def refused(function: Callable[[], Any], message: str) -> None:
+    """The call raises, in words that say what to do."""
+    with pytest.raises(ul.UnsupportedError, match=message) as caught:
+        function()
+    assert "native" in str(caught.value)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_other_derivatives_are_refused(transform: Callable[..., Any]) -> None:
+    """By targets or weights, a second one, forward mode: never a silent zero."""
+    z, t, w = jnp.asarray(X), jnp.asarray(T, jnp.float32), jnp.asarray(W, jnp.float32)
+
+    def of(z: Any) -> Any:
+        return CE(z, Y)
+
+    refused(lambda: transform(jax.grad(CE.to("jax"), argnums=1))(z, t), "predictions only")
+    refused(lambda: transform(jax.grad(lambda w: CE(z, Y, sample_weight=w)))(w), "predictions only")
+    refused(lambda: transform(jax.grad(lambda z: CE(z, jax.nn.softmax(z))))(z), "stop_gradient")
+    refused(lambda: jax.grad(transform(lambda z: CE(z, jax.nn.softmax(z))))(z), "stop_gradient")
+    for second in (jax.hessian(of), jax.jacrev(jax.grad(of)), jax.grad(lambda z: jax.grad(of)(z).sum())):
+        refused(lambda second=second: transform(second)(z), "differentiated once")
+    refused(lambda: transform(jax.grad(lambda z: CE.value_and_grad(z, Y)[0]))(z), "differentiated once")
+    with pytest.raises(TypeError, match="forward-mode"):
+        transform(lambda z: jax.jvp(of, (z,), (z,)))(z)
+
+
+def test_constants_are_no_derivatives() -> None:
+    """What the message proposes works."""
+    z = jnp.asarray(X)
+    jax.grad(lambda z: CE(z, jax.lax.stop_gradient(jax.nn.softmax(z))))(z)
+    step = jax.grad(lambda z: CE(z - jax.grad(CE.to("jax"))(jax.lax.stop_gradient(z), Y), Y))(z)
+    same(step, CE.value_and_grad(np.asarray(z - jax.grad(CE.to("jax"))(z, Y)), Y)[1])
+
+
+def test_bad_values() -> None:
+    """They raise where they can be read, and are NaN elsewhere."""
+    with pytest.raises(ul.BadValueError):
+        CE(jnp.asarray(X), Y + 1)
+    with pytest.raises(ul.BadValueError):
+        CE.value_and_grad(jnp.asarray(X), Y + 1)
+    each = CE.replace(reduction="none")
+    found = jax.jit(each.to("jax"))(X, Y + 1)
+    assert np.isnan(found).tolist() == [False, False, False, True]
+    slope = jax.jit(jax.grad(lambda z: each(z, Y + 1).sum()))(X)
+    assert np.isnan(slope).any(1).tolist() == [False, False, False, True]
+
+
+def test_float64_predictions_need_x64() -> None:
+    """And with it are float64 throughout."""
+    refused_message = "x64 is enabled"
+    with pytest.raises(ul.UnsupportedError, match=refused_message):
+        CE.to("jax")(X.astype(np.float64), Y)
+    value, gradient = CE.value_and_grad(X.astype(np.float64), T, sample_weight=W)
+    with jax.enable_x64(True):  # noqa: FBT003 - JAX takes it so
+        for of in (CE.value_and_grad, jax.jit(CE.value_and_grad)):
+            found = of(jnp.asarray(X, jnp.float64), T, sample_weight=W)
+            same(found[0], value)
+            same(found[1], gradient)
+        same(jax.jit(jax.grad(lambda z: CE(z, T, sample_weight=W)))(X.astype(np.float64)), gradient)
+
+
+def test_export_is_refused() -> None:
+    """A program on its own has nobody to call back."""
+    rows = jax.export.symbolic_shape("n")[0]
+    float32, int32 = np.dtype(np.float32), np.dtype(np.int32)
+    arguments = jax.ShapeDtypeStruct((rows, 3), float32), jax.ShapeDtypeStruct((rows,), int32)
+    with pytest.raises(ul.UnsupportedError, match=r"jax\.export"):
+        jax.export.export(jax.jit(CE.to("jax")))(*arguments)
+
+
+def test_split_over_devices() -> None:
+    """Arrays in two parts and on the second device; eager and compiled."""
+    run(
+        """
+        import jax, jax.numpy as jnp, numpy as np, unifiedloss as ul
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        z = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+        y, w = np.array([0, 1, 5, 2], np.int32), np.array([1.0, 2.0, 3.0, 4.0])
+        spec = ul.CrossEntropyLoss(from_logits=True, class_weights=[1, 2, 3, 4, 5, 6], ignore_index=1, rounding="exact")
+        value, gradient = spec.value_and_grad(z, y, sample_weight=w)
+        mesh, explicit = Mesh(np.array(jax.devices()), ("d",)), jax.make_mesh((2,), ("d",))
+        def put(x, *axes, mesh=mesh):
+            return jax.device_put(x, NamedSharding(mesh, P(*axes)))
+        second = jax.devices()[1]
+        for x, t in (
+            (put(z, "d"), put(y, "d")), (put(z, None, "d"), put(y)),
+            (put(z, "d", mesh=explicit), put(y, "d", mesh=explicit)),
+            (jax.device_put(z, second), jax.device_put(y, second)),
+        ):
+            for of in (spec.value_and_grad, jax.jit(spec.value_and_grad), jax.value_and_grad(lambda x, t, **k: spec(x, t, **k))):
+                got = of(x, t, sample_weight=w)
+                assert got[0] == value, (got, value)
+                assert (np.asarray(got[1]) == gradient).all()
+                if len(x.devices()) == 1:
+                    assert got[0].devices() == got[1].devices() == {second}
+        part = ul.CrossEntropyLoss(from_logits=True, reduction="none", rounding="exact")
+        local = jax.shard_map(part.to("jax"), mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P("d"))
+        assert (np.asarray(jax.jit(local)(z, y)) == part(z, y)).all()
+        """,
+        "--xla_force_host_platform_device_count=2",
+    )
+
+
+def test_large_arrays_do_not_deadlock() -> None:
+    """A callback that waits for JAX's own threads would hang on one core and on several programs at once."""
+    run(
+        """
+        import os
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import jax, numpy as np, unifiedloss as ul, unifiedloss.exact
+        def kernel(plan, predictions, *rest, gradient):
+            return np.float32(predictions[0, 0]), 2 * predictions if gradient else None
+        unifiedloss.exact.evaluate = kernel
+        spec = ul.MeanSquaredError(rounding="exact")
+        x = np.ones((512, 4096), np.float32)
+        step = jax.jit(jax.grad(lambda z: 3 * spec(z + 1, x)))
+        found = [step(x) for _ in range(4)]
+        assert all(f[0, 0] == 4 for f in found)
+        """
+    )
