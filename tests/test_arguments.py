@@ -121,3 +121,13 @@ def test_masked_arrays_are_refused(backend: str) -> None:
             ul.check(CE, **(whole | {name: x}))
     with pytest.raises(ul.UnknownTensorError, match=r"logits is a numpy\.ma"):
         adapter.softmax(masked["predictions"], None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("axis", "shown"), [(1.0, "1.0 of type float"), (True, "True of type bool")])
+def test_softmax_axis_is_an_int(backend: str, axis: Any, shown: str) -> None:
+    """A number that only equals an axis is refused as in a spec, also after a call with that axis."""
+    logits = registry.adapter(backend).tensor(X)
+    assert tuple(ul.softmax(logits, axis=np.int64(1)).shape) == X.shape
+    with pytest.raises(ul.SpecTypeError, match=f"axis must be an int, got {shown}"):
+        ul.softmax(logits, axis=axis)

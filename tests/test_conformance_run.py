@@ -175,9 +175,9 @@ def test_refusals() -> None:
             conformance.run(**arguments)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError):
         conformance.run(rounding="exact")
-    with pytest.raises(SpecValueError, match="has no mode 'jit'; it has eager[.]$"):
+    with pytest.raises(SpecValueError, match=r"has no mode 'jit'; it has eager[.]$"):
         conformance.check_adapter(registry.adapter("numpy"), modes=["jit"])
-    with pytest.raises(SpecValueError, match="it has eager[.] Did you mean 'eager'[?]"):
+    with pytest.raises(SpecValueError, match=r"it has eager[.] Did you mean 'eager'[?]"):
         conformance.check_adapter(registry.adapter("numpy"), modes=["Eager"])
 
 

@@ -315,6 +315,34 @@ def test_lists_and_dtypes() -> None:
         close(spec(x, t), in_numpy(spec, X, t)[0])
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [CE, CE.replace(label_smoothing=0.1), BCE, ul.CrossEntropyLoss(), ul.BinaryCrossEntropyLoss()],
+    ids=["logits", "smoothed", "binary", "probabilities", "binary probabilities"],
+)
+def test_rules_traced_after_the_loss_has_returned(spec: Any) -> None:
+    """jax.checkpoint and lax.scan ask for a rule of differentiation when the context that enabled x64 has been left."""
+    code = f"""
+        import jax, jax.numpy as jnp, numpy as np
+        from unifiedloss import BinaryCrossEntropyLoss, CrossEntropyLoss
+        x, t = jnp.array([[0.25, 0.75], [0.5, 0.5]]), np.array([[0.3, 0.7], [1.0, 0.0]])
+        def f(x):
+            return {spec!r}(x, t)
+        first = jax.grad(jax.checkpoint(f))(x)
+        scanned = jax.grad(lambda x: jax.lax.scan(lambda c, _: (c, f(c)), x, None, length=2)[1].sum())(x)
+        np.testing.assert_allclose(first, jax.grad(f)(x), 1e-6)
+        np.testing.assert_allclose(scanned, 2 * first, 1e-6)
+        """
+    run(code)
+
+
+def test_rank_promotion_may_be_forbidden() -> None:
+    """Nothing is broadcast over leading axes without saying so."""
+    with jax.numpy_rank_promotion("raise"):
+        for spec, x, t in CALLS.values():
+            assert np.isfinite(spec.value_and_grad(x, t)[0])
+
+
 def test_float64_predictions_need_x64() -> None:
     """JAX would narrow the result at its next operation, so a float64 loss is refused where x64 is off, saying what to do."""
     for predictions in (X.astype(np.float64), X.tolist()):

@@ -539,10 +539,10 @@ def _detached(patch: pytest.MonkeyPatch) -> None:
 
 def _rows_sum_to_one(patch: pytest.MonkeyPatch) -> None:
     """softmax - tau, though T is not 1."""
-    right = reference._Call._from_logits
+    right = reference.PositionRules._from_logits
 
     def wrong(
-        self: reference._Call, logits: Sequence[float], tau: dict[int, Fraction], weight: Any
+        self: reference.PositionRules, logits: Sequence[float], tau: dict[int, Fraction], weight: Any
     ) -> reference._Position:
         position = right(self, logits, tau, weight)
         row = reference._Softmax(logits, {})
@@ -552,12 +552,14 @@ def _rows_sum_to_one(patch: pytest.MonkeyPatch) -> None:
         ]
         return position._replace(predictions=gradient)
 
-    patch.setattr(reference._Call, "_from_logits", wrong)
+    patch.setattr(reference.PositionRules, "_from_logits", wrong)
 
 
 def _no_chain_rule(patch: pytest.MonkeyPatch) -> None:
     """The derivative by the smoothed target is taken for the one by the target."""
-    patch.setattr(reference._Call, "_by_target", lambda self, c, cost: reference._scaled(self.class_weights[c], cost))
+    patch.setattr(
+        reference.PositionRules, "_by_target", lambda self, c, cost: reference.scaled(self.class_weights[c], cost)
+    )
 
 
 def _no_pos_weight(patch: pytest.MonkeyPatch) -> None:
@@ -567,8 +569,8 @@ def _no_pos_weight(patch: pytest.MonkeyPatch) -> None:
 
 def _sigma_minus_target(patch: pytest.MonkeyPatch) -> None:
     """The gradient of the binary cross-entropy without the smoothing."""
-    right = reference._Call._binary_logit
-    patch.setattr(reference._Call, "_binary_logit", lambda self, z, yes, _: right(self, z, yes, 1 - yes / 3))
+    right = reference.PositionRules._binary_logit
+    patch.setattr(reference.PositionRules, "_binary_logit", lambda self, z, yes, _: right(self, z, yes, 1 - yes / 3))
 
 
 @pytest.mark.parametrize(
@@ -595,7 +597,7 @@ def test_the_check_catches_a_wrong_formula(
 
 def test_the_check_catches_one_unit_in_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result next to the right one is found."""
-    right = reference._rounded
+    right = reference.round_value
 
     def off(x: Any, form: Format) -> float:
         return right(x, form) + form.ulp(right(x, form))

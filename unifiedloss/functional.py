@@ -21,6 +21,7 @@ from unifiedloss.spec import (
     Rounding,
     TensorT,
     as_written,
+    checked_axis,
 )
 
 _specs: dict[tuple[Any, ...], AnyLoss] = {}
@@ -297,10 +298,10 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
 
     Raises:
         DTypeError: the logits are not floating.
-        SpecValueError: the axis is missing or out of range.
+        SpecValueError, SpecTypeError: the axis is missing, out of range or no int.
         ShapeError: there is no class axis, or no class on it.
     """
-    return registry.adapter(registry.backend_of(logits, "logits")).softmax(logits, axis)
+    return registry.adapter(registry.backend_of(logits, "logits")).softmax(logits, checked_axis(axis))
 
 
 @as_written

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Protocol
 
+from unifiedloss.floats import FORMATS
 from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = Any
@@ -142,11 +143,19 @@ class Terms(NamedTuple):
 
 
 class _Fate(NamedTuple):
-    """What becomes of each position, before any prediction is read. Not broadcast to full shape; None means all or none."""
+    """What becomes of each position, before any prediction is read. Not broadcast to full shape; None means all or none.
+
+    Attributes:
+        present: which positions are not dropped.
+        kept: which are neither dropped nor switched off.
+        weight: the sample weights.
+        spoiled: whose weight is NaN or a bad value; None where nothing needs to know.
+    """
 
     present: Array | None
     kept: Array | None
     weight: Array | None
+    spoiled: Array | None
 
 
 def evaluate(
@@ -205,15 +214,18 @@ def terms(
     predictions = ops.cast(predictions, plan.compute_dtype)
     if plan.kind == "index":
         targets = ops.cast_labels(targets)
-    fate = _fate(ops, plan, predictions, targets, sample_weight, mask)
-    losses, unit_weights, bad = _LOSSES[plan.kind](ops, native, plan, predictions, targets, fate.kept, checked)
+    fate = _fate(ops, plan, predictions, targets, sample_weight, mask, checked)
+    losses, unit_weights, bad = _LOSSES[plan.kind](ops, native, plan, predictions, targets, fate, checked)
     weights = unit_weights
     if fate.weight is not None:
         losses = losses * fate.weight
-        weights = ops.broadcast_like(fate.weight, losses) if weights is None else weights * fate.weight
-        if not checked and plan.spec.divisor == "weights" and plan.spec.reduction == "mean":
-            negative = ops.broadcast_like(fate.weight < 0, losses)
-            bad = negative if bad is None else bad | negative
+        if weights is None:
+            weights = ops.broadcast_like(fate.weight, losses)
+        else:
+            weights = product(ops, plan, weights, fate.weight)
+    if fate.spoiled is not None:
+        spoiled = ops.broadcast_like(fate.spoiled, losses)
+        bad = spoiled if bad is None else bad | spoiled
     if bad is not None:
         # A product, not a select: the gradient of that position must be NaN too, never a plausible number.
         losses = losses * ops.where(bad, _scalar(ops, plan, NAN, losses), 1.0)
@@ -257,10 +269,16 @@ def divisor(ops: Ops, plan: Plan, found: Terms) -> Array | int:
 
 
 def _fate(
-    ops: Ops, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ops: Ops,
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+    checked: bool,
 ) -> _Fate:
     if mask is None and sample_weight is None and not plan.ignored_labels:
-        return _Fate(None, None, None)
+        return _Fate(None, None, None, None)
     # Any tensor with one axis per position axis tells the rank to align to.
     reference = targets if plan.kind != "dense" else ops.sum_axis(predictions, _axis(plan))
     present = None if mask is None else ops.align(mask, reference)
@@ -268,10 +286,24 @@ def _fate(
         other = ~ops.equal(targets, label)
         present = other if present is None else present & other
     if sample_weight is None:
-        return _Fate(present, present, None)
+        return _Fate(present, present, None, None)
     weight = ops.align(ops.cast(sample_weight, plan.compute_dtype), reference)
-    switched_on = ~ops.equal(weight, 0)
-    return _Fate(present, switched_on if present is None else present & switched_on, weight)
+    # Below the smallest normal number it is 0, also where the framework knows smaller ones. NaN is not.
+    switched_on = ~((weight < plan.tiny_weight) & (weight > -plan.tiny_weight))
+    kept = switched_on if present is None else present & switched_on
+    spoiled = None
+    if not checked and _divides_by_weights(plan):
+        spoiled = weight <= -plan.tiny_weight
+    if plan.kind != "regression" and not plan.from_logits:
+        # From logits and for the squared error the product with NaN is enough: no entry of the position is left unread there.
+        unknown = ~((weight < 0) | (weight >= 0))
+        spoiled = unknown if spoiled is None else spoiled | unknown
+    return _Fate(present, kept, weight, None if spoiled is None else spoiled & kept)
+
+
+def _divides_by_weights(plan: Plan) -> bool:
+    """Whether the mean divides by the sum of the weights, wherever there are any."""
+    return plan.spec.reduction == "mean" and plan.spec.divisor == "weights"
 
 
 def _axis(plan: Plan) -> int:
@@ -287,36 +319,43 @@ def _replace(ops: Ops, kept: Array | None, x: Array, value: float, axis: int | N
 
 
 # --------------------------------------------------------------------------------------------------- the losses, per position
-# Each takes (ops, native, plan, predictions, targets, kept, checked) and returns the losses without the sample weight, the weights
+# Each takes (ops, native, plan, predictions, targets, fate, checked) and returns the losses without the sample weight, the weights
 # W_i without the sample weight (None for 1), and which positions hold a bad value (None for not looked).
 
 _Positions = tuple[Array, Array | None, Array | None]
 
 
 def _cross_entropy_index(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, labels: Array, kept: Array | None, checked: bool
+    ops: Ops, native: Native, plan: Plan, predictions: Array, labels: Array, fate: _Fate, checked: bool
 ) -> _Positions:
     axis = _axis(plan)
     bad = None
-    labels = _replace(ops, kept, labels, 0)
+    labels = _replace(ops, fate.kept, labels, 0)
     if not checked:
         classes = plan.classes if plan.classes is not None else ops.extent(predictions, axis, "int64")
         bad = (labels < 0) | (labels >= classes)
         labels = ops.where(~bad, labels, 0)
-    predictions = _replace(ops, kept, predictions, 0.0 if plan.from_logits else 1.0, axis)
+    harmless = 0.0 if plan.from_logits else 1.0
+    predictions = _replace(ops, fate.kept, predictions, harmless, axis)
     weights = class_weight = None
     if plan.class_weights is not None:
         class_weight = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
         weights = ops.take(class_weight, labels)
+
+    if bad is not None and not plan.from_logits:
+        if plan.smoothing:
+            bad = bad | ops.any_axis(_no_probability(plan, predictions), axis)
+        else:
+            bad = bad | _no_probability(plan, ops.take_class(predictions, labels, axis))
+    predictions = _unless_empty(ops, plan, fate, weights, bad, predictions, harmless)
+    if not plan.from_logits:
+        predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad), axis)
 
     if plan.smoothing == 0.0:
         if plan.from_logits:
             losses = native.cross_entropy(predictions, labels, axis)
         else:
             true_class = ops.take_class(predictions, labels, axis)
-            if bad is not None:
-                bad = bad | _no_probability(plan, true_class)
-                true_class = ops.take_class(_poisoned(ops, plan, predictions, bad, axis), labels, axis)
             losses = _negative_log(ops, plan, _spared(ops, plan, weights, true_class))
         return (losses if weights is None else _times(ops, weights, losses)), weights, bad
 
@@ -324,9 +363,6 @@ def _cross_entropy_index(
     if plan.from_logits:
         costs = -native.log_softmax(predictions, axis)
     else:
-        if bad is not None:
-            bad = bad | ops.any_axis(_no_probability(plan, predictions), axis)
-            predictions = _poisoned(ops, plan, predictions, bad, axis)
         costs = _negative_log(ops, plan, _spared(ops, plan, each_weight, predictions))
     target_cost = ops.take_class(costs, labels, axis)
     if each_weight is not None:
@@ -339,48 +375,68 @@ def _cross_entropy_index(
 
 
 def _cross_entropy_dense(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, kept: Array | None, checked: bool
+    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, fate: _Fate, checked: bool
 ) -> _Positions:
     axis = _axis(plan)
-    targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
-    bad = None if checked else ops.any_axis((targets <= -plan.tiny) | ops.equal(targets, INFINITY), axis)
+    targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
+    bad = None if checked else ops.any_axis((targets <= -plan.tiny_target) | ops.equal(targets, INFINITY), axis)
+    targets = _normal(ops, plan, targets)
     smoothed = _smoothed(ops, plan, targets, _share(ops, plan, predictions)) if plan.smoothing else targets
     weights = None
     weighted = smoothed
     if plan.class_weights is not None:
         class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
-        weighted = smoothed * class_weight
-        weights = ops.sum_axis(targets * class_weight, axis)
-    if plan.from_logits:
-        costs = -native.log_softmax(_replace(ops, kept, predictions, 0.0, axis), axis)
+        # From logits a product that underflows is as good as 0, except where it is counted.
+        weighted = smoothed * class_weight if plan.from_logits else product(ops, plan, smoothed, class_weight)
+        each = weighted
+        if plan.spec.divisor == "nonzero":
+            each = product(ops, plan, targets, class_weight)
+        elif plan.smoothing:
+            each = targets * class_weight
+        weights = ops.sum_axis(each, axis)
+    harmless = 0.0 if plan.from_logits else 1.0
+    predictions = _replace(ops, fate.kept, predictions, harmless, axis)
+    read = None if plan.from_logits else ~ops.equal(smoothed, 0)
+    if bad is not None and read is not None:
+        bad = bad | ops.any_axis(read & _no_probability(plan, predictions), axis)
+    predictions = _unless_empty(ops, plan, fate, weights, bad, predictions, harmless)
+    if read is None:
+        costs = -native.log_softmax(predictions, axis)
     else:
-        read = ~ops.equal(smoothed, 0)
-        predictions = _replace(ops, kept, predictions, 1.0, axis)
-        if bad is not None:
-            bad = bad | ops.any_axis(read & _no_probability(plan, predictions), axis)
-            predictions = _poisoned(ops, plan, predictions, bad, axis)
+        total = ops.sum_axis(targets, axis) if weights is None else weights  # NaN where a target is, read or not
+        unknown = ~((total < 0) | (total >= 0))
+        bad_or_unknown = unknown if bad is None else bad | unknown
+        predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad_or_unknown), axis)
         # An entry the target gives no weight is not read. Where it could be read without harm it is, for the targets' gradient.
         positive = predictions > (0.0 if plan.clip is None else -plan.tiny)
-        harmless = positive & (predictions <= plan.probability_limit)
-        predictions = ops.where(harmless | read, predictions, 1.0)
+        good = positive & (predictions <= plan.probability_limit)
+        predictions = ops.where(good | read, predictions, 1.0)
         costs = _negative_log(ops, plan, _spared(ops, plan, weighted, predictions))
     return ops.sum_axis(_times(ops, weighted, costs), axis), weights, bad
 
 
 def _binary_cross_entropy(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, kept: Array | None, checked: bool
+    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, fate: _Fate, checked: bool
 ) -> _Positions:
-    targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0)
-    bad = None if checked else (targets <= -plan.tiny) | (targets > 1.0)
-    predictions = _replace(ops, kept, predictions, 0.0 if plan.from_logits else 0.5)
+    targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0)
+    bad = None if checked else (targets <= -plan.tiny_target) | (targets > 1.0)
+    if plan.targets_dtype in FORMATS:
+        targets = _normal(ops, plan, targets)
+    predictions = _replace(ops, fate.kept, predictions, 0.0 if plan.from_logits else 0.5)
     # 1 - t' is formed from 1 - t: subtracting the rounded t' from 1 would lose all digits at small eps.
     complement = 1.0 - targets
     if plan.smoothing:
-        complement = _smoothed(ops, plan, complement, plan.smoothing / 2)
-        targets = _smoothed(ops, plan, targets, plan.smoothing / 2)
-    given = getattr(plan.spec, "pos_weight", None)
-    pos_weight = None if given is None else ops.constant(given, plan.compute_dtype, predictions)
-    positive = targets if pos_weight is None else targets * pos_weight
+        share = plan.smoothing / 2
+        # XLA and TensorFlow's graphs make (1 + share) - t of (1 - t) + share, if that is a constant, and so lose a small share.
+        complement = _smoothed(ops, plan, complement, 0.0 * ops.stop_gradient(targets) + share)
+        targets = _smoothed(ops, plan, targets, share)
+    pos_weight = None
+    positive = targets
+    if plan.pos_weight is not None:
+        pos_weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
+        if isinstance(plan.pos_weight, tuple):
+            pos_weight = ops.along(pos_weight, predictions, -1)
+        positive = targets * pos_weight if plan.from_logits else product(ops, plan, targets, pos_weight)
     if plan.from_logits:
         # At an infinite logit the kernel sees a large finite one, which gives the right gradient sigma(z) - t, and what the infinity
         # costs the side it denies is added here, for the loss's value and for the targets' gradient.
@@ -397,14 +453,14 @@ def _binary_cross_entropy(
         )
     if bad is not None:
         bad = bad | _no_probability(plan, predictions)
-        predictions = _poisoned(ops, plan, predictions, bad)
+    predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, None, bad))
     yes = _negative_log(ops, plan, _spared(ops, plan, positive, predictions))
     no = _negative_log_complement(ops, plan, _spared(ops, plan, complement, predictions, complement=True))
     return _times(ops, positive, yes) + _times(ops, complement, no), None, bad
 
 
 def _squared_error(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, kept: Array | None, checked: bool
+    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, fate: _Fate, checked: bool
 ) -> _Positions:
     bad = None
     if plan.targets_dtype in BEYOND_FLOAT64 and not checked:
@@ -412,8 +468,8 @@ def _squared_error(
         integers = ops.cast_labels(targets)
         lowest = 0 if plan.targets_dtype == "uint64" else -MAX_INTEGER_TARGET
         bad = (integers > MAX_INTEGER_TARGET) | (integers < lowest)
-    targets = _replace(ops, kept, ops.cast(targets, plan.compute_dtype), 0.0)
-    return native.squared_error(_replace(ops, kept, predictions, 0.0), targets), None, bad
+    targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0)
+    return native.squared_error(_replace(ops, fate.kept, predictions, 0.0), targets), None, bad
 
 
 _LOSSES = {
@@ -425,6 +481,19 @@ _LOSSES = {
 
 
 # ------------------------------------------------------------------------------------------------------------------- pieces
+
+
+def _normal(ops: Ops, plan: Plan, targets: Array) -> Array:
+    """Targets with 0 for what is below the smallest normal number, whether or not the framework knows such numbers; the derivative is 1."""
+    return targets - ops.stop_gradient(ops.where(targets < plan.tiny_target, targets, 0.0))
+
+
+def product(ops: Ops, plan: Plan, x: Array, y: Array) -> Array:
+    """x y, but the smallest normal number where it underflows: it is 0 where a factor is 0, and nowhere else."""
+    tiny = FORMATS[plan.compute_dtype].tiny
+    small = x * y
+    lost = (small < tiny) & (small > -tiny) & ~ops.equal(x, 0) & ~ops.equal(y, 0)
+    return small + ops.where(lost, _scalar(ops, plan, tiny, small), 0.0)
 
 
 def _smoothed(ops: Ops, plan: Plan, targets: Array, share: Array | float) -> Array:
@@ -463,8 +532,44 @@ def _no_probability(plan: Plan, p: Array) -> Array:
     return (p <= -plan.tiny) | (p > plan.probability_limit)
 
 
-def _poisoned(ops: Ops, plan: Plan, p: Array, bad: Array, axis: int | None = None) -> Array:
+def _unless_empty(
+    ops: Ops, plan: Plan, fate: _Fate, weights: Array | None, bad: Array | None, predictions: Array, harmless: float
+) -> Array:
+    """Predictions, or harmless ones where class weights of 0 leave the mean nothing to divide by, whose gradient is then 0.
+
+    The select at the division alone would let a NaN or an infinite slope through. Where nothing is kept, nothing is read anyway.
+    """
+    if not plan.may_cancel or weights is None:
+        return predictions
+    if fate.weight is not None:
+        weights = product(ops, plan, weights, fate.weight)
+    counts = ~ops.equal(weights, 0)
+    if bad is not None:
+        counts = counts | bad
+    if fate.kept is not None:
+        counts = counts & fate.kept
+    return ops.where(ops.count(counts, plan.compute_dtype) > 0, predictions, harmless)
+
+
+def _spoiled(ops: Ops, plan: Plan, fate: _Fate, weights: Array | None, bad: Array | None) -> Array | None:
+    """Which positions' gradients must be NaN all over: bad ones and those with a NaN weight, and all where the divisor is NaN."""
+    found = [x for x in (bad, fate.spoiled) if x is not None]
+    if not _divides_by_weights(plan) or (weights is None and fate.weight is None):
+        return found[0] | found[1] if len(found) == 2 else found[0] if found else None
+    if not found:
+        return None
+    spoiled = found[0]
+    for more in found[1:]:
+        spoiled = spoiled | more
+    # What is not kept must stay finite, for the gradient of its weight.
+    every = ops.broadcast_like(ops.count(spoiled, plan.compute_dtype) > 0, spoiled)
+    return every if fate.kept is None else every & fate.kept
+
+
+def _poisoned(ops: Ops, plan: Plan, p: Array, bad: Array | None, axis: int | None = None) -> Array:
     """Probabilities with NaN all over a bad position. A product, so that all of its gradient is NaN, not only that of what is read."""
+    if bad is None:
+        return p
     bad = bad if axis is None else ops.expand(bad, axis)
     return p * ops.where(bad, _scalar(ops, plan, NAN, p), 1.0)
 

@@ -487,7 +487,8 @@ Value = Real | float
 _NOTHING = Real(ZERO)
 
 
-def _extended(value: float) -> Extended:
+def extended(value: float) -> Extended:
+    """A float as a rational, unless it is not finite."""
     return Fraction(value) if math.isfinite(value) else float(value)
 
 
@@ -500,22 +501,24 @@ def _sign(x: Extended | Value) -> float:
     return float((x > 0) - (x < 0))
 
 
-def _times(x: Extended, y: Extended) -> Extended:
+def times(x: Extended, y: Extended) -> Extended:
+    """The product."""
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x * y
     return _sign(x) * _sign(y) * INFINITY
 
 
-def _over(x: Extended, y: Extended) -> Extended:
+def over(x: Extended, y: Extended) -> Extended:
     """The quotient by a divisor that is not 0."""
     if isinstance(y, Fraction):
-        return _times(x, 1 / y)
+        return times(x, 1 / y)
     if isinstance(x, Fraction):
         return ZERO if math.isinf(y) else NAN
     return NAN
 
 
-def _scaled(factor: Extended, x: Value) -> Value:
+def scaled(factor: Extended, x: Value) -> Value:
+    """The product with a number that need not be rational."""
     if isinstance(factor, Fraction) and isinstance(x, Real):
         if factor == 1:
             return x
@@ -533,7 +536,7 @@ def _combined(parts: Iterable[tuple[Extended, Value]]) -> Value:
     factors: dict[Real, Fraction] = {}  # the total of a batch may stand in every part, and is long
     for factor, x in parts:
         if not isinstance(factor, Fraction) or not isinstance(x, Real):
-            special += float(_scaled(factor, x))  # type: ignore[arg-type] # one of the two is a float, so the product is
+            special += float(scaled(factor, x))  # type: ignore[arg-type] # one of the two is a float, so the product is
         elif not x.terms:
             rational += factor * x.rational
         elif factor:
@@ -541,7 +544,8 @@ def _combined(parts: Iterable[tuple[Extended, Value]]) -> Value:
     return Real(rational, tuple((b, x) for x, b in factors.items() if b)) if special == 0.0 else special
 
 
-def _rounded(x: Value, form: Format) -> float:
+def round_value(x: Value, form: Format) -> float:
+    """The number of a format that is nearest."""
     return x.round(form) if isinstance(x, Real) else x
 
 
@@ -612,8 +616,8 @@ def _negative_log(ratio: Fraction) -> Real:
     return Real(ZERO, ((ONE, _NegativeLog(ratio)),)) if ratio != 1 else _NOTHING
 
 
-class _Call:
-    """One plan, with what its positions share."""
+class PositionRules:
+    """What a plan says of one position at a time, and what the positions share. Exact mode asks it for those it cannot decide."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -623,6 +627,7 @@ class _Call:
         self.class_weights = None if plan.class_weights is None else [Fraction(w) for w in plan.class_weights]
         self.epsilon = Fraction(getattr(plan.spec, "epsilon", 0.0))
         self.tiny = plan.tiny
+        self.tiny_target = plan.tiny_target
         self._partitions: dict[Any, _Partition] = {}
         self._logs: dict[Fraction, Real] = {}
 
@@ -638,8 +643,8 @@ class _Call:
         return clipped, clipped != read
 
     def _target(self, t: float) -> Fraction:
-        """A dense or binary target that is neither bad nor NaN; what is negative by less than `tiny` reads as 0."""
-        return max(Fraction(t), ZERO)
+        """A dense or binary target that is neither bad nor NaN; what is below the smallest normal number reads as 0."""
+        return ZERO if t < self.tiny_target else Fraction(t)
 
     def _log(self, p: Fraction) -> Value:
         """-log p for 0 <= p <= 1."""
@@ -667,7 +672,7 @@ class _Call:
                 return _spoiled(size)
             sparse = {int(label): ONE}
         else:
-            if any(t <= -self.tiny or math.isinf(t) for t in target):
+            if any(t <= -self.tiny_target or math.isinf(t) for t in target):
                 return _spoiled(size)
             if any(math.isnan(t) for t in target):
                 return _spoiled(size, ONE if w is None else NAN, bad=False)
@@ -742,7 +747,7 @@ class _Call:
     def _by_target(self, c: int, cost: Value) -> Value:
         """w_c (1 - eps_s) (-log p_c), where a factor of 0 makes the product 0 even for a probability of 0."""
         factor = self.kept_target if self.class_weights is None else self.kept_target * self.class_weights[c]
-        return _NOTHING if not factor and cost == INFINITY else _scaled(factor, cost)
+        return _NOTHING if not factor and cost == INFINITY else scaled(factor, cost)
 
     # Binary cross-entropy
 
@@ -754,7 +759,7 @@ class _Call:
         \frac{\partial \ell}{\partial p} = \frac{1 - t'}{1 - p} - \frac{q t'}{p}, \qquad
         \frac{\partial \ell}{\partial t} = (1 - \epsilon_s)(q a - b)$$
         """
-        if target <= -self.tiny or target > 1:
+        if target <= -self.tiny_target or target > 1:
             return _spoiled(1)
         if math.isnan(target):
             return _spoiled(1, ONE, bad=False)
@@ -782,7 +787,7 @@ class _Call:
         b = _NOTHING if b == INFINITY and not no else b
         loss = _combined([(yes, a), (no, b)])
         by_target = _combined([(pos_weight, a), (-ONE, b)]) if self.kept_target else _NOTHING
-        return _Position(loss, [gradient], [_scaled(self.kept_target, by_target)], ONE)
+        return _Position(loss, [gradient], [scaled(self.kept_target, by_target)], ONE)
 
     def _binary_logit(self, z: float, yes: Fraction, no: Fraction) -> tuple[Value, Value, Value]:
         """softplus(-z), softplus(z) and the derivative of the loss by the logit z."""
@@ -924,8 +929,8 @@ def evaluate(
         grad_predictions=by_predictions,
         grad_targets=by_targets,
         grad_sample_weight=by_weight,
-        position_losses=[_rounded(loss, wide) for loss in call.losses],
-        divisor=_rounded(_value(call.divisor), wide) if call.plan.spec.reduction == "mean" else None,
+        position_losses=[round_value(loss, wide) for loss in call.losses],
+        divisor=round_value(_value(call.divisor), wide) if call.plan.spec.reduction == "mean" else None,
         bad_positions=tuple(i for i, position in enumerate(call.positions) if position is not None and position.bad),
     )
 
@@ -1035,15 +1040,15 @@ class _Reduction:
         self._predictions = predictions
         self._targets = targets
         self._weight = sample_weight
-        self._call = _Call(self.plan)
+        self._call = PositionRules(self.plan)
         weights = [ONE] * self.count if sample_weight is None else _repeated(sample_weight, self.count)
-        self._weights: list[Extended] = [w if isinstance(w, Fraction) else _extended(w) for w in weights]
+        self._weights: list[Extended] = [w if isinstance(w, Fraction) else extended(w) for w in weights]
         masked = [True] * self.count if mask is None else _repeated(mask, self.count)
         ignored = frozenset(self.plan.ignored_labels)
         self._present = [bool(m) and not (ignored and targets.values[i] in ignored) for i, m in enumerate(masked)]
         self.positions = [self._position(i) for i in range(self.count)]
         self.losses: list[Value] = [
-            _NOTHING if x is None else _scaled(self._weights[i], x.loss) for i, x in enumerate(self.positions)
+            _NOTHING if x is None else scaled(self._weights[i], x.loss) for i, x in enumerate(self.positions)
         ]
         self._mean = spec.reduction == "mean"
         self._weighted = self._mean and spec.divisor == "weights" and not self._counts_only
@@ -1066,7 +1071,7 @@ class _Reduction:
         return range(start, start + size * inner, inner)
 
     def _position(self, i: int) -> _Position | None:
-        if not self._present[i] or self._weights[i] == 0:
+        if not self._present[i] or self._is_switched_off(self._weights[i]):
             return None
         predictions = [self._predictions.values[j] for j in self.entries(i)]
         spec = self.plan.spec
@@ -1080,8 +1085,14 @@ class _Reduction:
             return self._call.binary_cross_entropy(predictions[0], self._targets.values[i], self._pos_weight(i))
         return self._call.squared_error(predictions[0], self._targets.values[i])
 
+    def _is_switched_off(self, weight: Extended) -> bool:
+        """Whether a sample weight, rounded to the compute dtype, is below the smallest normal number in size."""
+        if weight == ONE or not math.isfinite(weight):
+            return False
+        return abs(nearest(Fraction(weight), FORMATS[self.plan.compute_dtype])) < self.plan.tiny_weight
+
     def _pos_weight(self, i: int) -> Fraction:
-        weight = getattr(self.plan.spec, "pos_weight", None)
+        weight = self.plan.pos_weight
         if isinstance(weight, tuple):
             weight = weight[i % len(weight)]
         return ONE if weight is None else Fraction(weight)
@@ -1092,7 +1103,7 @@ class _Reduction:
             return Fraction(self.count)
         if rule == "present" or self._counts_only:
             return Fraction(sum(self._present))
-        weights = [_times(self._weights[i], x.weight) for i, x in enumerate(self.positions) if x is not None]
+        weights = [times(self._weights[i], x.weight) for i, x in enumerate(self.positions) if x is not None]
         if rule == "nonzero":
             return Fraction(sum(w != 0 for w in weights))
         total = _combined((w, Real(ONE)) for w in weights)
@@ -1103,7 +1114,7 @@ class _Reduction:
     def reduced(self, form: Format, *, rounded: bool) -> float | list[float]:
         """The loss."""
         if self.plan.spec.reduction == "none":
-            return [_rounded(loss, form) for loss in self.losses]
+            return [round_value(loss, form) for loss in self.losses]
         if self.empty:
             if self.plan.spec.on_empty == "error":
                 msg = f"the mean has nothing to divide by: divisor {self.plan.spec.divisor!r} is 0."
@@ -1112,9 +1123,9 @@ class _Reduction:
         total = self.total
         if rounded:
             term_form = FORMATS["float64" if self.plan.predictions_dtype == "float64" else "float32"]
-            terms = [_rounded(loss, term_form) for loss in self.losses]
-            total = _combined((ONE, _value(_extended(term))) for term in terms)
-        return _rounded(_scaled(_over(ONE, self.divisor), total), form)
+            terms = [round_value(loss, term_form) for loss in self.losses]
+            total = _combined((ONE, _value(extended(term))) for term in terms)
+        return round_value(scaled(over(ONE, self.divisor), total), form)
 
     # Gradients
 
@@ -1127,11 +1138,11 @@ class _Reduction:
             if not isinstance(several, Sequence) or len(several) != self.count:
                 msg = f"upstream must be a flat sequence of {self.count} numbers under reduction='none', got {upstream!r}."
                 raise ValueError(msg)
-            return [_extended(u) for u in several]
+            return [extended(u) for u in several]
         if isinstance(upstream, Sequence):
             msg = "upstream must be one number where the loss is reduced."
             raise ValueError(msg)  # noqa: TRY004
-        factor = _over(_extended(1.0 if upstream is None else upstream), self.divisor)
+        factor = over(extended(1.0 if upstream is None else upstream), self.divisor)
         return [factor] * self.count
 
     def by_predictions(self, factors: list[Extended]) -> list[float]:
@@ -1147,7 +1158,7 @@ class _Reduction:
         def parts(position: _Position, _: int, c: int) -> list[tuple[Extended, Value]]:
             own: list[tuple[Extended, Value]] = [(ONE, position.targets[c])]
             if self._weighted and class_weights is not None and class_weights[c]:
-                own.append((_times(-class_weights[c], _over(ONE, self.divisor)), self.total))
+                own.append((times(-class_weights[c], over(ONE, self.divisor)), self.total))
             return own
 
         return self._spread(form, factors, parts)
@@ -1163,14 +1174,14 @@ class _Reduction:
         for i, position in enumerate(self.positions):
             if position is None or self.empty:
                 continue
-            factor = _times(factors[i], self._weights[i])
+            factor = times(factors[i], self._weights[i])
             for c, j in enumerate(self.entries(i)):
                 own = parts(position, i, c)
                 (scale, x), more = own[0], own[1:]
-                value = _scaled(_times(factor, scale), x)
+                value = scaled(times(factor, scale), x)
                 if more:
-                    value = _combined([(ONE, value), *((_times(factor, k), y) for k, y in more)])
-                gradient[j] = _rounded(value, form)
+                    value = _combined([(ONE, value), *((times(factor, k), y) for k, y in more)])
+                gradient[j] = round_value(value, form)
         return gradient
 
     def by_sample_weight(self, factors: list[Extended]) -> list[float]:
@@ -1185,8 +1196,8 @@ class _Reduction:
             own = parts[i // (self.count // size)]
             own.append((factors[i], position.loss))
             if self._weighted:
-                own.append((_times(factors[i], _over(_times(Fraction(-1), position.weight), self.divisor)), self.total))
-        return [_rounded(_combined(own), form) for own in parts]
+                own.append((times(factors[i], over(times(Fraction(-1), position.weight), self.divisor)), self.total))
+        return [round_value(_combined(own), form) for own in parts]
 
 
 def _repeated(x: Tensor, count: int) -> list[Any]:

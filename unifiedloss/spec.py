@@ -413,10 +413,6 @@ class Loss:
 _LOSSES: dict[str, type[Loss]] = {}
 
 
-def _rebuild(cls: type[Loss], changed: dict[str, Any]) -> Loss:
-    return cls(**changed)
-
-
 def _fields_of(cls: type[Loss], unknown: str) -> str:
     """The fields of a loss, for a message about a name that is none of them."""
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
@@ -425,6 +421,10 @@ def _fields_of(cls: type[Loss], unknown: str) -> str:
     else:
         hint = suggestion(unknown, known)
     return f"its fields are {', '.join(known)}.{hint}"
+
+
+def _rebuild(cls: type[Loss], changed: dict[str, Any]) -> Loss:
+    return cls(**changed)
 
 
 @_spec
@@ -446,7 +446,8 @@ class CrossEntropyLoss(Loss):
             with ``from_logits=False``.
         axis: the class axis. None: the last one where predictions have at most 2 axes; from 3 axes up it must be named, since
             torch uses 1 and the others -1, and a square shape would hide the mistake.
-        class_weights: one non-negative number w_c per class.
+        class_weights: one non-negative number w_c per class. Numbers below the smallest normal one of the compute dtype count as 0, here
+            and in `pos_weight`, shares of smoothing, target entries of the cross-entropies and sample weights.
         ignore_index: an int or several; positions with that label are dropped. Index targets only: with dense targets a negative
             one has no effect, and one in 0..K-1 is an error.
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.
@@ -746,6 +747,14 @@ class Plan:
         largest_target: the largest target that is surely no bad value, where the smallest is 0; None for the squared error, and
             for an unknown K.
         plain: whether no position can be dropped, switched off or weighted: then all four divisors are the number of positions.
+        class_weights: w_c, one per class, numbers that are too small to be told from 0 as 0; so are the next two.
+        pos_weight: q.
+        smoothing: the amount of label smoothing; 0 where the share of each class is too small.
+        may_cancel: whether class weights can leave a mean of kept positions nothing to divide by.
+        tiny: probabilities below it count as 0. Here and below it is the smallest normal number of the compute dtype, or the tensor's own
+            where that is larger: JAX and TensorFlow read smaller numbers as 0, NumPy and torch do not.
+        tiny_target: target entries of the cross-entropies below it count as 0.
+        tiny_weight: sample weights below it in size, once they are rounded to the compute dtype, count as 0.
         whole: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
             reduced, with nothing to cast. A native mean then divides by the number of positions as well.
     """
@@ -769,6 +778,13 @@ class Plan:
     ignored_labels: tuple[int, ...]
     largest_target: float | None
     plain: bool
+    class_weights: tuple[float, ...] | None
+    pos_weight: float | tuple[float, ...] | None
+    smoothing: float
+    may_cancel: bool
+    tiny: float
+    tiny_target: float
+    tiny_weight: float
     whole: bool
 
     @property
@@ -780,21 +796,6 @@ class Plan:
     def exact(self) -> bool:
         """Whether every number is to be the correctly rounded real one."""
         return self.spec.rounding == "exact"
-
-    @property
-    def class_weights(self) -> tuple[float, ...] | None:
-        """w_c, one per class."""
-        return getattr(self.spec, "class_weights", None)
-
-    @property
-    def smoothing(self) -> float:
-        """The amount of label smoothing."""
-        return getattr(self.spec, "label_smoothing", 0.0)
-
-    @property
-    def tiny(self) -> float:
-        """The smallest normal number of the compute dtype. Probabilities below it count as 0."""
-        return FORMATS[self.compute_dtype].tiny
 
     @property
     def probability_limit(self) -> float:
@@ -815,7 +816,7 @@ class Plan:
             return None
         form = FORMATS[self.compute_dtype]
         return Clip(
-            low=max(form.ceil(epsilon), form.tiny),
+            low=max(form.ceil(epsilon), self.tiny),
             high=_floor_of_one_minus(epsilon, self.compute_dtype),
             negative_log_low=-math.log(epsilon),
             negative_log_high=-math.log1p(-epsilon),
@@ -921,12 +922,16 @@ def resolve(
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
     known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
-    count: Any = math.prod(positions) if positions is not None and known else None
+    extents: Any = positions
+    count = math.prod(extents) if extents is not None and known else None
     if not isinstance(count, int):
         # A symbol, as torch.export has, which no question may be asked of: the answer would be frozen.
         count = None
     ignored_labels = _ignored_labels(spec, kind, targets.dtype)
-    unweighted = sample_weight is None and getattr(spec, "class_weights", None) is None
+    class_weights = getattr(spec, "class_weights", None)
+    pos_weight = getattr(spec, "pos_weight", None)
+    unweighted = sample_weight is None and class_weights is None
+    tiny = FORMATS[compute_dtype].tiny
     plain = unweighted and mask is None and not ignored_labels
     return Plan(
         spec=spec,
@@ -946,8 +951,45 @@ def resolve(
         ignored_labels=ignored_labels,
         largest_target=_largest_target(kind, classes, targets.dtype),
         plain=plain,
+        class_weights=class_weights if class_weights is None else _read_weights(class_weights, tiny),
+        pos_weight=_read_weights(pos_weight, tiny) if isinstance(pos_weight, tuple) else _read_weight(pos_weight, tiny),
+        smoothing=_read_smoothing(spec, kind, classes, tiny),
+        may_cancel=_may_cancel(spec, kind, class_weights, tiny),
+        tiny=_tiny(compute_dtype, predictions.dtype),
+        tiny_target=_tiny(compute_dtype, targets.dtype),
+        tiny_weight=_tiny(compute_dtype, None if sample_weight is None else sample_weight.dtype),
         whole=plain and bool(count) and _is_native(spec, kind, predictions.dtype, targets.dtype),
     )
+
+
+def _tiny(compute: str, own: str | None) -> float:
+    """Below which a tensor's numbers count as 0 where they are cast to the compute dtype.
+
+    Casting float32 to float64, JAX and TensorFlow read what is subnormal as 0. Subnormal float16 numbers are ordinary in float32.
+    """
+    tiny = FORMATS[compute].tiny
+    return tiny if own not in FORMATS or own == "float16" else max(tiny, FORMATS[own].tiny)
+
+
+def _read_weight(weight: float | None, tiny: float) -> float | None:
+    return 0.0 if weight is not None and weight < tiny else weight
+
+
+def _read_weights(weights: tuple[float, ...], tiny: float) -> tuple[float, ...]:
+    # min() runs through 32,000 weights in a tenth of the time a comprehension takes.
+    return weights if min(weights) >= tiny else tuple(0.0 if weight < tiny else weight for weight in weights)
+
+
+def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
+    """The amount of smoothing; 0 where what it gives each class, eps / K or eps / 2, counts as 0. An unknown K is taken for 1."""
+    smoothing: float = getattr(spec, "label_smoothing", 0.0)
+    return smoothing if smoothing / (2 if kind == "binary" else classes or 1) >= tiny else 0.0
+
+
+def _may_cancel(spec: AnyLoss, kind: str, class_weights: tuple[float, ...] | None, tiny: float) -> bool:
+    if class_weights is None or spec.reduction != "mean" or spec.divisor not in ("weights", "nonzero"):
+        return False
+    return kind == "dense" or min(class_weights) < tiny
 
 
 def check_upstream(plan: Plan, upstream: Signature) -> None:
@@ -1035,6 +1077,11 @@ def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
     if not -rank <= axis < rank:
         raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
     return axis % rank
+
+
+def checked_axis(axis: object) -> int | None:
+    """An axis that came without a spec, which would have validated it."""
+    return None if axis is None else _integer("axis", axis)
 
 
 def class_axis(axis: int | None, shape: Shape | None) -> int:

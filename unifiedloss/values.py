@@ -42,8 +42,10 @@ def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array |
         present = present & (targets != label)
     kept = present
     if sample_weight is not None:
-        weight = _align(sample_weight, shape)
-        kept = present & (weight != 0)
+        # What is too small for the compute dtype is 0, and rounding to it may overflow.
+        with np.errstate(over="ignore"):
+            weight = _align(sample_weight.astype(plan.compute_dtype), shape)
+        kept = present & ~(np.abs(weight) < plan.tiny_weight)
         if plan.spec.divisor == "weights" and plan.spec.reduction == "mean":
             _raise_at(
                 kept & (weight < 0),
@@ -131,7 +133,7 @@ def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
         )
     elif plan.kind == "dense":
         _raise_at(
-            _along(plan, kept) & ((targets <= -np.float64(plan.tiny)) | np.isinf(targets)),
+            _along(plan, kept) & ((targets <= -np.float64(plan.tiny_target)) | np.isinf(targets)),
             targets,
             "targets",
             "dense targets must be finite and not negative.",
@@ -139,7 +141,7 @@ def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
     elif plan.kind == "binary":
         if targets.dtype != bool:
             _raise_at(
-                kept & ((targets <= -np.float64(plan.tiny)) | (targets > 1)),
+                kept & ((targets <= -np.float64(plan.tiny_target)) | (targets > 1)),
                 targets,
                 "targets",
                 "binary targets must lie in [0, 1].",
@@ -169,7 +171,7 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
         np.put_along_axis(here, _along(plan, index), values=True, axis=plan.axis)
         read = read & here
     elif not plan.smoothing and plan.kind == "dense":
-        read = read & (targets != 0)
+        read = read & ~(targets < np.float64(plan.tiny_target))
     _raise_at(
         outside & read, predictions, "predictions", "not a probability. If these are logits, set from_logits=True."
     )
@@ -178,24 +180,26 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
 def _check_empty(
     plan: Plan, targets: Array, sample_weight: Array | None, present: Array, kept: Array, shape: tuple[int, ...]
 ) -> None:
-    weights = np.ones(shape)
+    # No weight is negative where their sum counts, so the sum is 0 only where all of them are. Whether one is, its factors tell: their
+    # product may underflow. NaN is not 0.
+    weighty = kept
     if plan.class_weights is not None:
-        w = np.asarray(plan.class_weights)
+        w = np.asarray(plan.class_weights) != 0
         if plan.kind == "index":
-            weights = w[np.where(kept, targets, 0).astype(np.int64)]
+            weighty = w[np.where(kept, targets, 0).astype(np.int64)]
         else:
-            weights = np.moveaxis(targets.astype(np.float64), plan.axis or 0, -1) @ w
-    if sample_weight is not None:
-        weights = weights * _align(sample_weight, shape).astype(np.float64)
+            entries = np.moveaxis(~(targets < np.float64(plan.tiny_target)), plan.axis or 0, -1)
+            weighty = (entries & w).any(-1)
+        if sample_weight is not None:
+            weighty = weighty | np.isnan(_align(sample_weight, shape).astype(np.float64))
+        weighty = weighty & kept
     rule = plan.spec.divisor
     if rule == "all":
         empty = not kept.size
     elif rule == "present":
         empty = not present.any()
-    elif rule == "nonzero":
-        empty = not (kept & (weights != 0)).any()
-    else:  # no weight is negative, so the sum is 0 only where all of them are; NaN is not 0
-        empty = not (kept & (weights != 0)).any()
+    else:
+        empty = not weighty.any()
     if empty:
         msg = (
             f"the mean has nothing to divide by: divisor {rule!r} is 0 for a per-position loss of shape {shape}. "

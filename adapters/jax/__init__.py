@@ -137,9 +137,11 @@ class JaxAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        if upstream is not None or not _is_own(predictions, targets, sample_weight, mask):
+        if not (_is_own(predictions, targets, sample_weight, mask) and (upstream is None or type(upstream) is float)):
             tensors = self.own(predictions, targets, sample_weight, mask, upstream)
             predictions, targets, sample_weight, mask, upstream = tensors
+        elif upstream is not None:
+            upstream = np.asarray(upstream)
         elif _is_small(plan := self.plan(spec, predictions, targets, None, None)):
             value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
             if not isnan(np.asarray(value.block_until_ready())):

@@ -4,7 +4,8 @@ Arrays that have values are handed to the kernel as they are. Under tracing the 
 
 - Numbers travel as bits. Results are bitcast, because a cast would flush subnormal numbers. What has 64 bits is two uint32, because
   where x64 is off the thread that calls back would narrow it.
-- The callback is NumPy and nothing else: JAX called from within a callback can wait for itself.
+- The callback is NumPy and nothing else: JAX called from within a callback can wait for itself. The part of `jax.pure_callback` that is
+  JAX's own does (0.10), with large arrays where the process may use a single core: any such callback hangs there, this one too.
 - Mapped axes come in front, and the callback goes over them one by one.
 """
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -11,6 +12,26 @@ import numpy as np
 from jax import Array, lax
 
 from unifiedloss.spec import Plan, Signature, resolve
+
+Rule = Callable[..., tuple[Array, Array]]
+
+
+def in_own_width(rule: Rule) -> Rule:
+    """A rule of differentiation that knows 64 bits where what it differentiates has them.
+
+    Under jax.checkpoint and lax.scan JAX asks for it when the loss has returned, and left the context that enabled x64.
+    """
+
+    @wraps(rule)
+    def run(*arguments: Any) -> tuple[Array, Array]:
+        primals = arguments[-2]
+        if any(x.dtype.itemsize == 8 for x in primals) and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+            with jax.enable_x64(True):  # noqa: FBT003 - JAX takes it so
+                return rule(*arguments)
+        return rule(*arguments)
+
+    return run
+
 
 where = jnp.where
 log = jnp.log
@@ -45,6 +66,7 @@ def finite(x: Array) -> Array:
 
 
 @finite.defjvp
+@in_own_width
 def _finite_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """Lets the derivative pass where it clamps, which jnp.clip would set to 0."""
     return finite(*primals), *tangents
@@ -87,6 +109,7 @@ def take_class(x: Array, index: Array, axis: int) -> Array:
 
 
 @take_class.defjvp
+@in_own_width
 def _take_class_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     """A select in place of the scatter that take_along_axis has for a derivative: XLA fuses it into what comes before and after."""
     return take_class(*primals, axis), _select_class(tangents[0], primals[1], axis)

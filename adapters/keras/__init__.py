@@ -214,7 +214,10 @@ class _KerasOnTorch(KerasAdapter):
         tensors = super().own(predictions, *companions)
         return tuple(keras.ops.convert_to_tensor(x) if isinstance(x, BACKEND.tensor_type) else x for x in tensors)
 
-    def plan(self, spec: AnyLoss, *tensors: Any) -> Plan:
+    def plan(
+        self, spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    ) -> Plan:
+        tensors = predictions, targets, sample_weight, mask
         if in_symbolic_scope() or any(isinstance(x, keras.KerasTensor) for x in tensors):
             return super().plan(spec, *tensors)
         # torch.compile would trace through this adapter's cache, entry by entry; torch's adapter knows when to leave its own alone.

@@ -112,16 +112,19 @@ class NumPyAdapter(Adapter):
             )
             value = pipeline.reduce(self.ops, plan, found)
             factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
+            empty = False
             if plan.spec.reduction == "mean":
                 divisor = pipeline.divisor(self.ops, plan, found)
-                factor = factor / divisor if divisor else np.zeros_like(factor)
+                empty = bool(divisor == 0)
+                factor = factor / divisor
             if sample_weight is not None:
                 factor = factor * ops.align(ops.cast(sample_weight, plan.compute_dtype), found.losses)
             factor = np.broadcast_to(factor, found.losses.shape)
             slope = self._slope(plan, predictions, targets, found.kept)
             if plan.axis is not None:
                 factor = np.expand_dims(factor, plan.axis)
-            result = slope * factor
+            # A slope may be NaN or infinite, so that no factor of 0 makes the gradient of an empty mean 0.
+            result = np.zeros_like(slope) if empty else slope * factor
             if found.kept is not None:
                 kept = found.kept if plan.axis is None else np.expand_dims(found.kept, plan.axis)
                 result = np.where(kept, result, 0)

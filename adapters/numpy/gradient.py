@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss import pipeline
 from unifiedloss.adapters.numpy import native, ops
 from unifiedloss.spec import Plan
 
 Array = NDArray[Any]
+
+_OPS: Any = ops
+"""The module as what `unifiedloss.pipeline` takes for operations, which a checker of types does not see it to be."""
 
 
 def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
@@ -22,7 +26,7 @@ def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
     if plan.kind == "regression":
         return 2 * (predictions - ops.cast(targets, plan.compute_dtype))
     if plan.kind == "binary":
-        return _binary_cross_entropy(plan, predictions, ops.cast(targets, plan.compute_dtype))
+        return _binary_cross_entropy(plan, predictions, _normal(plan, targets))
     return _cross_entropy(plan, predictions, targets)
 
 
@@ -33,17 +37,18 @@ def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
         dense = np.zeros(predictions.shape, predictions.dtype)
         np.put_along_axis(dense, np.expand_dims(targets, plan.axis), 1, plan.axis)
     else:
-        dense = ops.cast(targets, plan.compute_dtype)
+        dense = _normal(plan, targets)
     if plan.smoothing:
         dense = dense * (1 - plan.smoothing) + plan.smoothing / plan.shared_by
     tau = dense
     if plan.class_weights is not None:
         weights = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
-        tau = dense * ops.along(weights, predictions, plan.axis)
+        tau = pipeline.product(_OPS, plan, dense, ops.along(weights, predictions, plan.axis))
     if plan.from_logits:
         return native.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
     p, inside = _read(plan, predictions)
-    return np.where(inside & (tau != 0) | (dense != 0) & np.isnan(p), -tau / p, 0)
+    unknown = np.isnan(dense).any(plan.axis, keepdims=True)
+    return np.where(unknown, np.nan, np.where(inside & (tau != 0) | (dense != 0) & np.isnan(p), -tau / p, 0))
 
 
 def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
@@ -52,13 +57,21 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
     if plan.smoothing:
         complement = complement * (1 - plan.smoothing) + plan.smoothing / 2
         targets = targets * (1 - plan.smoothing) + plan.smoothing / 2
-    given = getattr(plan.spec, "pos_weight", None)
-    positive = targets if given is None else targets * ops.constant(given, plan.compute_dtype, predictions)
+    positive = targets
+    if plan.pos_weight is not None:
+        weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
+        positive = pipeline.product(_OPS, plan, targets, weight)
     if plan.from_logits:
         return complement * native.sigmoid(predictions) - positive * native.sigmoid(-predictions)
     p, inside = _read(plan, predictions)
     slope = np.where(complement == 0, 0, complement / (1 - p)) - np.where(positive == 0, 0, positive / p)
-    return np.where(inside | np.isnan(p), slope, 0)
+    return np.where(np.isnan(p), p, np.where(inside, slope, 0))
+
+
+def _normal(plan: Plan, targets: Array) -> Array:
+    """Targets with 0 for what is below the smallest normal number."""
+    targets = ops.cast(targets, plan.compute_dtype)
+    return np.where(targets < plan.tiny_target, 0, targets)
 
 
 def _read(plan: Plan, p: Array) -> tuple[Array, Array]:

@@ -54,7 +54,7 @@ class TensorFlowAdapter(Adapter):
     def _as_tensor(self, name: str, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
         if isinstance(x, _COMPOSITES):
             msg = (
-                f"{name} must be a dense tensor, got {type(x).__name__}; convert it, "
+                f"a dense tensor is needed, got {type(x).__name__}; convert it, "
                 "and pass a mask for the positions it does not have."
             )
             raise UnknownTensorError(msg)

@@ -26,8 +26,9 @@ _Companion = Tensor | None
 
 _MAX_SPECS = 1024
 
+_C: Any = torch._C  # whose parts a checker of types does not know
 # What torch.func does right now, or None. No public function tells.
-_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+_transform = _C._functorch.peek_interpreter_stack
 
 
 def loss(plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion) -> Tensor:
@@ -192,10 +193,10 @@ def _may_give_away(ahead: Tensor, upstream: Tensor) -> bool:
     return (
         ahead.numel() > 0
         and not torch.is_grad_enabled()
-        and not torch._C._autograd._get_current_graph_task_keep_graph()  # no public function tells
+        and not _C._autograd._get_current_graph_task_keep_graph()  # no public function tells
         and type(upstream) is Tensor
         and not upstream.is_meta
-        and not torch._C._functorch.is_legacy_batchedtensor(upstream)  # as in autograd.grad(is_grads_batched=True)
+        and not _C._functorch.is_legacy_batchedtensor(upstream)  # as in autograd.grad(is_grads_batched=True)
         and _transform() is None
     )
 
@@ -232,7 +233,7 @@ class _Loss(Function):
             return _LOSS(*args)
 
     setup_context = staticmethod(_setup)
-    backward = staticmethod(_backward)
+    backward = staticmethod(_backward)  # pyright: ignore[reportAssignmentType]
     jvp = staticmethod(_no_forward_mode)
     vmap = staticmethod(_each(lambda *args: _Loss.apply(*args)))  # noqa: PLW0108 - there is no _Loss yet
 

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,6 +273,8 @@ def edge_cases() -> Iterator[Case]:
         _i(1),
     )
 
+    yield from _tiny_cases(case)
+
     # Infinite, large and NaN logits: rows 15, 28 to 30, 32 to 34.
     for name, row in (
         ("-inf", [0, -INF, 2]), ("two -inf", [-INF, -INF, 2]), ("all -inf", [-INF, -INF, -INF]),
@@ -363,6 +365,110 @@ def edge_cases() -> Iterator[Case]:
     )
     big = np.array([2**53, -(2**53), 2**53 + 1, 3])
     yield case("integer targets at 2^53", MeanSquaredError(reduction="none"), _f32(0, 0, 0, 0), big)
+
+
+def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """Numbers some frameworks read as 0, the empty mean, and NaN weights."""
+    mean = {"reduction": "mean"}
+    half, tiny = F32_TINY / 2, F32_TINY
+    nan_row = np.vstack([_f32([NAN, 0, INF]), X[1:]])
+    bad_p = np.vstack([_f32([7, NAN, 0]), P[1:]])
+    for dtype, small in (("float32", half), ("float64", 1e-50), ("float64", 1e-40)):
+        weight = np.array([small, 1, -small, 2], dtype)
+        for divisor in ("weights", "nonzero", "present"):
+            spec = _ce(divisor=divisor, **mean)
+            yield case(f"weight {small:.3g} of {dtype} is 0, {divisor}", spec, nan_row, _i(7, 1, 9, 2), weight)
+        spec = _ce(from_logits=False, reduction="sum")
+        yield case(f"weight {small:.3g} of {dtype} is 0, probabilities", spec, bad_p, _i(7, 1, 9, 2), weight)
+        spec_b = _bce(on_empty="zero", **mean)
+        yield case(
+            f"weights {small:.3g} of {dtype} are an empty mean", spec_b, _f32(NAN, 1), _f32(2, 1), weight[[0, 2]]
+        )
+    yield case("weight at the smallest normal number", _ce(), nan_row, Y, _f32(half, tiny, -tiny, 0))
+    wide = np.array([1, 2, 3, 4.0])[:, None] * X
+    yield case("float32 weight beside float64", _ce(**mean), wide, Y, _f32(half, 1, 2, 3), dtype="float64")
+    yield case("smallest float64 weight", _ce(**mean), wide, Y, np.array([1e-310, 1, 2e-308, 3]), dtype="float64")
+    for from_logits in (True, False):
+        z = (
+            _f32([-INF, 0, 1], [1, -INF, 0], [0, 1, -INF])
+            if from_logits
+            else _f32([0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0])
+        )
+        kind = _source(from_logits)
+        for small in (half, 1e-50, 1e-30):
+            spec = _ce(from_logits=from_logits, class_weights=(small, 1, 2))
+            name = f"class weight {small:.3g}, {kind}"
+            yield case(f"{name}, index", spec, z, _i(0, 1, 2))
+            yield case(f"{name}, nonzero", spec.replace(divisor="nonzero", **mean), z, _i(0, 2, 1))
+            yield case(f"{name}, smoothed", spec.replace(label_smoothing=0.1), z[:1], _i(1))
+            yield case(f"{name}, dense", spec, z, np.eye(3, dtype=np.float32))
+        for small in (half, -half, tiny):
+            dense = _f32([small, 1, 0], [1, small, 0], [0.5, 0.5, small])
+            yield case(f"dense target {small:.3g}, {kind}", _ce(from_logits=from_logits), z, dense)
+            if not from_logits:  # from logits the gradient is a subnormal float32
+                yield case(f"dense target {small:.3g} in float64", _ce(from_logits=False), z, dense.astype("d"))
+            binary = _f32(-INF, INF, NAN, 0) if from_logits else _f32(0, 1, NAN, 0.5)
+            spec_b = _bce(from_logits=from_logits)
+            yield case(f"binary target {small:.3g}, {kind}", spec_b, binary, np.full(4, small, np.float32))
+            spec_b = spec_b.replace(pos_weight=(abs(float(small)), 1, 2, 3))
+            yield case(f"pos_weight {small:.3g}, {kind}", spec_b, binary, np.ones(4, np.float32))
+        deep = np.array([[1e-310, 1, 0]])
+        wide = z[:1].astype(np.float64)
+        yield case(f"dense target 1e-310, {kind}", _ce(from_logits=from_logits), wide, deep, dtype="float64")
+        for smoothing in (1e-38, 1e-9, 1e-6, 1e-50):
+            spec = _ce(from_logits=from_logits, label_smoothing=smoothing)
+            yield case(f"smoothing {smoothing}, {kind}, index", spec, z, _i(1, 1, 0))
+            yield case(f"smoothing {smoothing}, {kind}, dense", spec, z, np.eye(3, dtype=np.float32)[[1, 1, 0]])
+            binary = _f32(-INF, INF, -INF, INF, 3) if from_logits else _f32(0, 1, 0, 1, 0.5)
+            spec_b = _bce(from_logits=from_logits, label_smoothing=smoothing)
+            yield case(f"smoothing {smoothing}, {kind}, binary", spec_b, binary, _f32(0, 0, 1, 1, 1))
+    p = _f32([half, 0.5], [0.25, 0.75])
+    yield case("float32 p beside float64 targets", _ce(from_logits=False), p, np.array([[1.0, 0], [0.5, 0.5]]))
+    weight = _f32(1e-15, 1, 1e-15, 1)
+    for targets in (Y, ONE_HOT):
+        spec = _ce(class_weights=(1e-30, 1, 0), divisor="nonzero", **mean)
+        yield case(f"underflowing product counts, {targets.dtype}", spec, X, targets, weight)
+    yield case(
+        "underflowing product, p 0", _ce(from_logits=False, class_weights=(1e-30, 1)), _f32([0, 1]), _f32([1e-15, 1])
+    )
+
+    # An empty mean has the gradient 0.
+    for divisor in ("weights", "nonzero"):
+        for on_empty in ("nan", "zero"):
+            for smoothing in (0.0, 0.1):
+                name = f"{divisor}, {on_empty}, smoothing {smoothing}"
+                spec = _ce(
+                    class_weights=(0, 1, 1), label_smoothing=smoothing, divisor=divisor, on_empty=on_empty, **mean
+                )
+                zeros = np.zeros(4, np.int64)
+                yield case(f"empty by class weights, {name}", spec, X, zeros)
+                yield case(f"empty by class weights, NaN logits, {name}", spec, nan_row, zeros, _f32(1, 0, 2, 3))
+                yield case(
+                    f"empty by class weights, one-hot, {name}", spec, nan_row, np.eye(3, dtype=np.float32)[zeros]
+                )
+                p = np.vstack([_f32([NAN, 0, 0.5]), P[1:]])
+                yield case(f"empty by class weights, p, {name}", spec.replace(from_logits=False), p, zeros)
+                yield case(f"empty by class weights, bad p, {name}", spec.replace(from_logits=False), bad_p, zeros)
+    spec = _ce(class_weights=W, **mean)
+    yield case("empty by targets", spec, nan_row, np.zeros((4, 3), np.float32))
+    yield case("bad label where all weights are 0", _ce(class_weights=(0, 0, 0), **mean), X, _i(0, 3, 1, 2))
+
+    # A NaN weight, and a divisor it makes NaN, reach every entry, read or not.
+    for divisor in ("weights", "all", "nonzero"):
+        fields = {"from_logits": False, "divisor": divisor} | mean
+        weight = _f32(1, NAN, 0, 2)
+        yield case(f"NaN sample weight, p, {divisor}", _ce(**fields), P, Y, weight)
+        yield case(f"NaN sample weight, p, dense, {divisor}", _ce(**fields), P, ONE_HOT, weight)
+        yield case(f"NaN sample weight, binary p, {divisor}", _bce(**fields), P[:, 0], ONE_HOT[:, 0], weight)
+        yield case(f"NaN sample weight, class weights, {divisor}", _ce(class_weights=(0, 1, 1), **fields), P, Y, weight)
+        yield case(f"NaN sample weight, logits, {divisor}", _ce(divisor=divisor, **mean), X, Y, weight)
+        yield case(
+            f"bad label, p, weights, {divisor}", _ce(class_weights=W, **fields), P, _i(0, 3, 1, 2), _f32(1, 1, 0, 2)
+        )
+        nan_targets = np.vstack([_f32([NAN, 0, 1]), ONE_HOT[1:]])
+        yield case(f"NaN dense target, p, {divisor}", _ce(class_weights=W, **fields), P, nan_targets)
+    yield case("NaN sample weight, p, clipped", _ce(from_logits=False, epsilon=0.25), P, Y, _f32(1, NAN, 1, 1))
+    yield case("pos_weight 0 hides no NaN p", _bce(from_logits=False, pos_weight=0), _f32(NAN, NAN), _f32(1, 0))
 
 
 # -------------------------------------------------------------------------------------------------------------- the product

@@ -188,7 +188,7 @@ def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bo
         kept &= case.targets != label
     if case.sample_weight is not None:
         weight = spread(case.sample_weight).astype(np.float64)
-        kept &= weight != 0
+        kept &= ~(np.abs(weight.astype(plan.compute_dtype)) < plan.tiny_weight)
     return kept, weight
 
 
@@ -234,6 +234,7 @@ def _parts(case: Case, plan: Plan) -> _Parts:
         difference = np.abs(x - t)
         rounded = np.abs(t) if case.targets.dtype.kind in "iu" else 0.0
         return _Parts(difference**2 + 2 * difference * rounded, 2 * (difference + rounded), 2 * difference)
+    t = np.where(t < plan.tiny_target, 0.0, t)
     if plan.kind == "binary":
         return _binary(plan, x, t)
     return _categorical(case, plan, x, t)
@@ -249,7 +250,7 @@ def _read(plan: Plan, p: Array) -> tuple[Array, Any]:
 
 
 def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
-    q: Any = getattr(plan.spec, "pos_weight", None)
+    q: Any = plan.pos_weight
     q = 1.0 if q is None else np.asarray(q)
     keep = 1 - plan.smoothing
     positive = q * (keep * t + plan.smoothing / 2)

@@ -98,11 +98,14 @@ class Call:
         for label in plan.ignored_labels:
             self.present = self.present & (self.targets != label)
         self.weight = None if sample_weight is None else self._per_position(_plain(sample_weight).astype(np.float64))
-        self.kept = self.present if self.weight is None else self.present & (self.weight != 0)
+        self.kept = self.present
+        if self.weight is not None:
+            # Told in the compute dtype, where a number that is too small counts as 0.
+            self.kept = self.present & ~(np.abs(self.weight.astype(plan.compute_dtype)) < plan.tiny_weight)
         self._integer_weight = sample_weight if sample_weight is not None and sample_weight.dtype.kind in "iu" else None
         self.pos_weight = self._pos_weight()
         self.bad, self.nan, self.special = self._classified()
-        self._oracle: reference._Call | None = None
+        self._oracle: reference.PositionRules | None = None
         self._known: dict[int, Any] = {}
 
     def _in_rows(self, x: Array) -> Array:
@@ -116,10 +119,9 @@ class Call:
         return wide.reshape(-1)
 
     def _pos_weight(self) -> Floats | None:
-        given = getattr(self.plan.spec, "pos_weight", None)
-        if given is None:
+        if self.plan.pos_weight is None:
             return None
-        return np.broadcast_to(np.asarray(given, np.float64), self.positions).reshape(-1, 1)
+        return np.broadcast_to(np.asarray(self.plan.pos_weight, np.float64), self.positions).reshape(-1, 1)
 
     # ---------------------------------------------------------------------------------------------------- what is special
 
@@ -136,12 +138,12 @@ class Call:
             bad |= (self.targets < 0) | (self.targets >= self.rows.shape[1])
         elif plan.kind == "dense":
             t = self.targets
-            bad |= ((t <= -np.float64(plan.tiny)) | np.isinf(t)).any(1)
+            bad |= ((t <= -np.float64(plan.tiny_target)) | np.isinf(t)).any(1)
             nan |= np.isnan(t).any(1)
         elif plan.kind == "binary":
             t = self.targets[:, 0]
             if t.dtype != bool:
-                bad |= (t <= -np.float64(plan.tiny)) | (t > 1)
+                bad |= (t <= -np.float64(plan.tiny_target)) | (t > 1)
                 nan |= np.isnan(t)
         elif plan.targets_dtype in BEYOND_FLOAT64:
             t = self.targets[:, 0]
@@ -196,7 +198,7 @@ class Call:
         weight = np.ones(len(self.rows)) if self.weight is None else self.weight
         if rule == "nonzero":
             nonzero = self.bad | np.isnan(own[0]).any(1) | np.logical_and.reduce([f != 0 for f in own]).any(1)
-            return _count(int(np.count_nonzero(nonzero & self.kept & (weight != 0))))
+            return _count(int(np.count_nonzero(nonzero & self.kept)))
         if self.bad.any():
             return np.nan
         factors = [f[self.kept] for f in (*own, weight[:, None])]
@@ -234,9 +236,15 @@ class Call:
         if self.plan.kind == "index":
             labels = np.where(self.kept & ~self.bad, self.targets, 0).astype(np.int64)
             return each[labels][:, None], np.ones((n, 1))
-        return np.broadcast_to(each, self.rows.shape), np.maximum(self.targets.astype(np.float64), 0.0)
+        return np.broadcast_to(each, self.rows.shape), self.numbers(slice(None))
 
-    # ------------------------------------------------------------------------------------------------ targets, for the first tier
+    # -------------------------------------------------------------------------------------------------------------- targets
+
+    def numbers(self, some: Any) -> Floats:
+        """Targets of a cross-entropy that are numbers, float64 (n, K); what is too small counts as 0."""
+        t: Floats = self.targets[some].astype(np.float64)
+        t[t < self.plan.tiny_target] = 0.0
+        return t
 
     def own_class_weight(self, labels: Any) -> Floats | float:
         """The class weights of labels."""
@@ -254,7 +262,7 @@ class Call:
         if plan.kind == "index":
             t = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(np.float64)
         else:
-            t = np.maximum(self.targets[some].astype(np.float64), 0.0)
+            t = self.numbers(some)
         error = 0.0
         if plan.smoothing:
             t = (1.0 - plan.smoothing) * t + plan.smoothing / plan.shared_by
@@ -266,7 +274,7 @@ class Call:
 
     def sides(self, some: Any) -> tuple[Floats, Floats, float]:
         """q t' and 1 - t' of binary targets, and their relative error."""
-        t = np.maximum(self.targets[some][:, 0].astype(np.float64), 0.0)
+        t = self.numbers(some)[:, 0]
         yes, no, error = t, 1.0 - t, U
         if self.plan.smoothing:
             keep, share = 1.0 - self.plan.smoothing, self.plan.smoothing / 2
@@ -402,7 +410,7 @@ class Call:
         if plan.kind == "index":
             targets = (self.targets[chosen][:, None] == np.arange(rows.shape[1])).astype(np.float64)
         else:
-            targets = np.maximum(self.targets[chosen].astype(np.float64), 0.0)
+            targets = self.numbers(chosen)
         if plan.kind == "binary":
             yes, no = formulas.binary_targets(
                 plan, targets, None if self.pos_weight is None else self.pos_weight[chosen]
@@ -421,7 +429,7 @@ class Call:
         if i not in self._known:
             if len(self._known) > 64:
                 self._known.clear()
-            oracle = self._oracle = self._oracle or reference._Call(self.plan)
+            oracle = self._oracle = self._oracle or reference.PositionRules(self.plan)
             row = self.rows[i].astype(np.float64).tolist()
             if self.plan.kind == "index":
                 found = oracle.cross_entropy(row, [int(self.targets[i])])
@@ -438,18 +446,18 @@ class Call:
 
     def weight_of(self, i: int) -> Any:
         """The sample weight, exactly, or as a float where it is not finite."""
-        return Fraction(1) if self.weight is None else reference._extended(float(self.weight[i]))
+        return Fraction(1) if self.weight is None else reference.extended(float(self.weight[i]))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
         """A position's loss times its sample weight, by the oracle."""
         undecided["oracle"] += 1
-        return reference._rounded(reference._scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
+        return reference.round_value(reference.scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
         """An element of the gradient, by the oracle."""
         undecided["oracle"] += 1
         slope = self._position(i).predictions[c]
-        return reference._rounded(reference._scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
+        return reference.round_value(reference.scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
 
 
 class Scale:
@@ -496,16 +504,16 @@ class Scale:
 
     def exactly(self, i: int) -> Any:
         """The scale of a position, as a fraction, or as a float where it is not finite."""
-        factor = reference._times(
-            reference._extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
+        factor = reference.times(
+            reference.extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
         )
         if self._odd is not None:
-            return reference._over(factor, self._odd)
+            return reference.over(factor, self._odd)
         if self._fraction is None:
             assert self._exactly is not None
             self._fraction = self._exactly()
-        return reference._over(factor, self._fraction)
+        return reference.over(factor, self._fraction)
 
 
 def _decided(ball: Ball, shape: tuple[int, ...], dtype: str) -> tuple[Floats, Bools]:
