@@ -1,6 +1,6 @@
 # Every target makes its own environment where there is none; python3 (3.11 or newer), make and a network are enough.
 #
-#   make run      check every installed framework against the oracle, then one loss in all of them side by side
+#   make run      check every installed framework against the oracle, then train in all of them with one loss
 #   make test     lint, then every test
 #   make lint     formatting, lint rules and types
 #   make bench    what the losses cost, as ratios against the frameworks' own
@@ -39,6 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)
 	$(VENV)/bin/unifiedloss conform
 	$(RUN) docs/examples/switch_frameworks.py
+	$(RUN) docs/examples/same_bits.py
 
 test: lint
 	$(RUN) -m pytest $(PYTEST_ARGS)

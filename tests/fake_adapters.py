@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from unifiedloss import registry
+from unifiedloss.adapter import Adapter
 
 NumPyAdapter = type(registry.adapter("numpy"))
 
@@ -43,6 +44,21 @@ class Doubling(Base):
 class NotANumber(Base):
     def change(self, value):
         return value * np.float32("nan")
+
+
+class Nudging(Base):
+    def change(self, value):
+        return np.nextafter(value, np.float32("inf"))
+
+
+class Inexact(Base):
+    def value_and_grad(self, spec, *tensors):
+        if spec.rounding == "exact":
+            self.exact(None, *tensors)
+        return super().value_and_grad(spec, *tensors)
+
+    def exact(self, plan, *tensors):
+        return Adapter.exact(self, plan, *tensors, *[None] * (4 - len(tensors)))
 
 
 class Dying(Base):

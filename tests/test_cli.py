@@ -169,6 +169,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("compare", "{whole}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{words}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{far}", "--from-logits"), "targets[1] is 7: not a class index in 0..4"),
+        (("compare", "{saved}", "--from-logits", "--rounding", "upwards"), "rounding must be one of 'native', 'exact'"),
         (("compare", "{saved}", "--from-logits", "--class-weights", "1,x"), "'1,x' is no list of numbers"),
         (("compare", "{saved}", "--from-logits", "--class-weights", "1,2"), "class_weights has 2 entries"),
         (("compare", "{saved}", "--from-logits", "--backend", "mxnet"), "there is no backend 'mxnet'"),
@@ -215,6 +216,12 @@ def test_no_traceback_reaches_the_user(arguments: tuple[str, ...]) -> None:
     assert not done.stdout
 
 
+def rows(output: str) -> dict[tuple[str, str], list[str]]:
+    """The cells of a comparison's table after the first two, by those: backend and rounding."""
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    return {(backend, rounding): rest for backend, rounding, *rest in cells}
+
+
 @pytest.fixture
 def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
     """What can be wrong with a file."""
@@ -240,7 +247,7 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.framework("numpy", "torch")
 def test_compare(saved: Path, tmp_path: Path) -> None:
-    """A loss over saved data, by options and by a spec in a file: the same value, within the bound, in each backend."""
+    """A loss over saved data, by options and by a spec in a file: in each backend the same value, within the bound and exactly."""
     spec = tmp_path / "spec.json"
     spec.write_text(ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1).to_json(), encoding="utf-8")
     with np.load(saved) as file:
@@ -249,11 +256,30 @@ def test_compare(saved: Path, tmp_path: Path) -> None:
     for options in (("--from-logits", "--label-smoothing", "0.1"), ("--spec", str(spec))):
         done = run("compare", str(saved), *options, *only)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "oracle" in done.stdout
-        for name in ("numpy", "torch"):
-            (line,) = (line for line in done.stdout.splitlines() if f" {name} " in line)
-            assert f"{value:.9f}"[:7] in line
-            assert "yes" in line
+        assert "measured against: oracle" in done.stdout
+        found = rows(done.stdout)
+        assert list(found) == [(name, rounding) for name in ("numpy", "torch") for rounding in ("native", "exact")]
+        for cells in found.values():
+            assert cells[0].startswith(f"{value:.9f}"[:7])
+            assert cells[4] == "yes"
+        exact = [found[name, "exact"] for name in ("numpy", "torch")]
+        assert exact[0][:5] == exact[1][:5]
+        assert exact[0][1:4] == ["0", "100.00 %", "0"]
+        # The frameworks' own gradients are not even NumPy's, or there would be nothing to show side by side.
+        assert "100.00 %" not in (found["numpy", "native"][2], found["torch", "native"][2])
+
+
+@pytest.mark.parametrize("rounding", ["native", "exact"])
+def test_compare_one_rounding(rounding: str, saved: Path, tmp_path: Path) -> None:
+    """Only the rows that are asked for, and the spec as it was run, whatever a file says of rounding."""
+    spec = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1)
+    path = tmp_path / "spec.json"
+    for options in (("--from-logits", "--label-smoothing", "0.1"), ("--spec", str(path))):
+        path.write_text(spec.replace(rounding="exact").to_json(), encoding="utf-8")
+        done = CliRunner().invoke(app, ["compare", str(saved), *options, "--rounding", rounding, "--backend", "numpy"])
+        assert done.exit_code == 0, done.output
+        assert list(rows(done.output)) == [("numpy", rounding)]
+        assert f"{spec.replace(rounding=rounding)!r}, measured against: oracle" in done.output
 
 
 OPTIONS = [
@@ -272,8 +298,8 @@ OPTIONS = [
         "--loss binary_cross_entropy --from-logits --pos-weight 1,2,3,4,5",
     ),
     (
-        ul.MeanSquaredError(on_empty="zero", rounding="native"),
-        "--loss mean_squared_error --on-empty zero --rounding native",
+        ul.MeanSquaredError(on_empty="zero", rounding="exact"),
+        "--loss mean_squared_error --on-empty zero --rounding exact",
     ),
 ]
 
@@ -290,9 +316,11 @@ def test_options_make_the_spec(spec: ul.CrossEntropyLoss, options: str, tmp_path
     done = CliRunner().invoke(app, ["compare", str(path), *options.split(), "--backend", "numpy"])
     assert done.exit_code == 0, done.output
     assert repr(spec) in done.output
-    (line,) = (line for line in done.output.splitlines() if " numpy " in line)
-    value = float(line.split("│")[2])
-    assert value == pytest.approx(float(spec(p, t, sample_weight=weight, mask=mask)), rel=1e-8)
+    found = rows(done.output)
+    assert len(found) == (2 if "--rounding" not in options else 1)
+    for (_, rounding), (value, *_) in found.items():
+        expected = spec.replace(rounding=rounding)(p, t, sample_weight=weight, mask=mask)
+        assert float(value) == pytest.approx(float(expected), rel=1e-8)
 
 
 @pytest.mark.framework("numpy", "keras", "jax")
@@ -302,32 +330,77 @@ def test_compare_in_every_backend(saved: Path) -> None:
         arrays = dict(file)
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
     only = ["numpy", "jax", "keras (numpy)"]
-    truth, lines = compare.compare(spec, arrays, only)
-    assert [line.backend for line in lines] == only
-    assert truth.loss.shape == (16,)
+    truths, lines = compare.compare(spec, arrays, only)
+    assert [(line.backend, line.rounding) for line in lines] == [
+        (name, r) for name in only for r in ("native", "exact")
+    ]
+    assert list(truths) == ["native", "exact"]
     for line in lines:
+        assert line.rounding is not None
+        truth = truths[line.rounding]
+        assert truth.loss.shape == (16,)
         assert line.within
-        assert 0 <= line.value_ulps < 8
-        assert 0 < line.gradient_equal <= 1
         assert line.milliseconds > 0
         assert line.value == pytest.approx(truth.loss.mean(), rel=1e-6)
+        if line.rounding == "exact":
+            assert (line.value_ulps, line.gradient_equal, line.gradient_ulps) == (0, 1, 0)
+        else:
+            assert 0 <= line.value_ulps < 8
+            assert 0 < line.gradient_equal <= 1
     _, lines = compare.compare(spec, arrays | {"predictions": arrays["predictions"].astype(np.float64)}, ["jax"])
-    assert [line.backend for line in lines] == ["jax", "jax (x64)"]
+    assert [line.backend for line in lines] == ["jax"] * 2 + ["jax (x64)"] * 2
     assert all(line.within for line in lines)
 
 
-def test_compare_large_inputs_with_float64(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past what the oracle can do in seconds, float64 NumPy stands in, and the output says so."""
+def test_compare_keeps_the_two_answers_apart() -> None:
+    """Native results are held against the real sum, exact ones against that of rounded terms: here these are two numbers."""
+    arrays = {"predictions": np.array([[2, 0], [2, 0], [0, 0]], np.float32), "targets": np.zeros(3, np.int64)}
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction="sum")
+    truths, (native, exact) = compare.compare(spec, arrays, ["numpy"])
+    assert truths["native"].loss != truths["exact"].loss
+    assert native.within
+    assert exact.within
+    assert exact.value == truths["exact"].loss
+
+
+@pytest.mark.framework("numpy")
+def test_compare_fails_for_one_bit(fake: Install, saved: Path) -> None:  # noqa: F811
+    """One ulp is within the bound of native mode, and is too much in exact mode."""
+    name = fake("Nudging")
+    done = run("compare", str(saved), "--from-logits", "--backend", name)
+    assert done.returncode == 1
+    found = rows(done.stdout)
+    assert found[name, "native"][4] == "yes"
+    assert found[name, "exact"][1:5] == ["1", "100.00 %", "0", "NO"]
+
+
+def test_compare_without_an_exact_mode(fake: Install, saved: Path) -> None:  # noqa: F811
+    """A backend need not have one: that is said, and is a failure where it was asked for."""
+    name = fake("Inexact")
+    done = run("compare", str(saved), "--from-logits", "--backend", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(rows(done.stdout)) == [(name, "native")]
+    assert f"{name}, exact: the backend '{name}' has no exact mode" in done.stdout
+    done = run("compare", str(saved), "--from-logits", "--backend", name, "--rounding", "exact")
+    assert done.returncode == 1
+    assert "has no exact mode" in done.stdout
+
+
+def test_compare_large_inputs_with_numpy(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past what the oracle can do in seconds, NumPy stands in, wider or exact, and the output says so."""
     command = ["compare", str(saved), "--from-logits", "--backend", "numpy"]
     with np.load(saved) as file:
-        exact, _ = compare.compare(ul.CrossEntropyLoss(from_logits=True), dict(file), ["numpy"])
+        oracle, _ = compare.compare(ul.CrossEntropyLoss(from_logits=True), dict(file), ["numpy"])
         monkeypatch.setattr(compare, "_ORACLE_ELEMENTS", 10)
-        wide, _ = compare.compare(ul.CrossEntropyLoss(from_logits=True), dict(file), ["numpy"])
-    assert (exact.source, wide.source) == ("oracle", "float64 NumPy")
-    assert np.allclose(exact.gradient, wide.gradient, rtol=1e-6, atol=0)
+        numpy, _ = compare.compare(ul.CrossEntropyLoss(from_logits=True), dict(file), ["numpy"])
+    assert [truth.source for truth in oracle.values()] == ["oracle", "oracle"]
+    assert [truth.source for truth in numpy.values()] == ["float64 NumPy", "exact NumPy"]
+    assert np.allclose(oracle["native"].gradient, numpy["native"].gradient, rtol=1e-6, atol=0)
+    assert oracle["exact"].loss == numpy["exact"].loss
+    assert np.array_equal(oracle["exact"].gradient, numpy["exact"].gradient)
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert "measured against: float64 NumPy" in done.output
+    assert "measured against: float64 NumPy, exact NumPy" in done.output
     assert "The oracle would take minutes" in done.output
 
 
@@ -341,8 +414,8 @@ def test_compare_fails_with_a_wrong_backend(kind: str, words: str, fake: Install
     done = run("compare", str(saved), *arguments, "--backend", name, "--backend", "numpy")
     assert done.returncode == 1
     assert words in done.stdout
-    (line,) = (line for line in done.stdout.splitlines() if " numpy " in line)
-    assert " yes " in line
+    found = rows(done.stdout)
+    assert [found["numpy", rounding][4] for rounding in ("native", "exact")] == ["yes", "yes"]
 
 
 def test_compare_does_not_fail_for_what_is_not_installed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the examples print is true: five frameworks, one loss, the same curves. That they run at all, tests/test_docs.py checks."""
+"""What the examples print is true: one loss in all frameworks, the same curves, the same bits. That they run, tests/test_docs.py checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "switch_frameworks.py"
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+EXAMPLE = EXAMPLES / "switch_frameworks.py"
+SAME_BITS = EXAMPLES / "same_bits.py"
 FRAMEWORKS = ["NumPy", "PyTorch", "TensorFlow", "Keras", "JAX"]
 
 all_frameworks = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", "jax")
@@ -74,16 +76,80 @@ assert not example["compare"]("wrong", other, example["digits_quality"])
     assert done.stdout.count("THE CURVES DISAGREE") == 1
 
 
+four_frameworks = pytest.mark.framework("numpy", "torch", "tensorflow", "jax")
+IN_FOUR = ["NumPy", "PyTorch", "TensorFlow", "JAX"]
+
+
+def same_bits_rows(text: str) -> list[dict[str, list[str]]]:
+    """What was printed for each framework, first with exact mode and then without it."""
+    found = []
+    for part in text.split('rounding="')[1:]:
+        cells = [line.split() for line in part.splitlines()]
+        found.append({name: rest for name, *rest in filter(None, cells) if name in IN_FOUR})
+    return found
+
+
+@four_frameworks
+def test_same_bits(tmp_path: Path) -> None:
+    """Exact mode trains one model four times; it is this one on every machine. Native mode trains four."""
+    done = run(str(SAME_BITS), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    exact, native = same_bits_rows(done.stdout)
+    assert list(exact) == list(native) == IN_FOUR
+    for cells in exact.values():
+        # There is one right answer, and nothing of it depends on a machine: these hashes never change.
+        assert cells == ["0.315796435", "0.9529", "d4e57db57cfe4f87", "6c1d99955c5b3935"]
+    assert len({cells[2] for cells in native.values()}) > 1
+    assert len({cells[3] for cells in native.values()}) > 1
+    agreeing = re.findall(r"losses with the same bits in all: (\d+) of 300 steps", done.stdout)
+    assert agreeing[0] == "300"
+    assert 0 < int(agreeing[1]) < 300
+    assert done.stdout.count("the weights are the same") == done.stdout.count("the weights differ") == 1
+
+
+@four_frameworks
+def test_other_bits_fail(tmp_path: Path) -> None:
+    """The script's own check can fail: where what one framework calls exact is rounded natively, or is off by one bit at one step."""
+    code = """
+import runpy, sys
+import numpy as np
+example = runpy.run_path(sys.argv[1])
+frameworks, in_numpy = example["FRAMEWORKS"], example["in_numpy"]
+frameworks.clear()
+frameworks.update({"right": in_numpy, "as right": in_numpy})
+assert example["compare"]("exact", example["digits"]())
+frameworks["wrong"] = lambda _: in_numpy("native")
+assert not example["compare"]("exact", example["digits"]())
+
+def flipped(rounding):
+    step, steps = in_numpy(rounding), []
+    def nearly(logits, y):
+        loss, gradient = step(logits, y)
+        steps.append(loss)
+        return (np.nextafter(loss, np.float32(0)) if len(steps) == 7 else loss), gradient
+    return nearly
+
+frameworks["wrong"] = flipped
+example["main"]()
+"""
+    done = run("-c", code, str(SAME_BITS), folder=tmp_path)
+    assert done.returncode == 1
+    assert "Exact mode gave different bits." in done.stderr
+    assert "losses with the same bits in all: 299 of 300 steps" in done.stdout
+
+
 @all_frameworks
 @pytest.mark.parametrize(
-    ("module", "install"),
+    ("example", "module", "install"),
     [
-        ("torch", "pip install 'unifiedloss[torch]'"),
-        ("jax", "pip install 'unifiedloss[jax]'"),
-        ("sklearn", "pip install scikit-learn"),
+        (EXAMPLE, "torch", "pip install 'unifiedloss[torch]'"),
+        (EXAMPLE, "jax", "pip install 'unifiedloss[jax]'"),
+        (EXAMPLE, "sklearn", "pip install scikit-learn"),
+        (SAME_BITS, "jax", "pip install 'unifiedloss[jax]'"),
     ],
+    ids=lambda value: value.stem if isinstance(value, Path) else None,
 )
-def test_missing_framework_is_named(module: str, install: str, tmp_path: Path) -> None:
+def test_missing_framework_is_named(example: Path, module: str, install: str, tmp_path: Path) -> None:
     """Without one of the frameworks the script says which, and what to install, and fails."""
     code = """
 import runpy, sys
@@ -95,6 +161,6 @@ class Hidden:
 sys.meta_path.insert(0, Hidden)
 runpy.run_path(sys.argv[1])
 """
-    done = run("-c", code, str(EXAMPLE), module, folder=tmp_path)
+    done = run("-c", code, str(example), module, folder=tmp_path)
     assert done.returncode == 1
     assert install in done.stderr

@@ -23,7 +23,7 @@ SOURCES = {"unifiedloss": ROOT / "unifiedloss", "unifiedloss/adapters": ROOT / "
 ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
 # The same file name is the same job in every adapter, so whoever has read one knows his way about the others.
-ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
+ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py", "exact.py"}
 # NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know.
 MORE_FILES = {"numpy": {"gradient.py"}, "tensorflow": {"shapes.py"}}
 

@@ -226,10 +226,15 @@ def compare(
     reduction: Annotated[str | None, typer.Option(help="mean, sum or none.")] = None,
     divisor: Annotated[str | None, typer.Option(help="weights, present, nonzero or all.")] = None,
     on_empty: Annotated[str | None, typer.Option(help="nan, zero or error.")] = None,
-    rounding: Annotated[str | None, typer.Option(help="native.")] = None,
+    rounding: Annotated[
+        str | None, typer.Option(help="native or exact. Default: both, whatever the spec says.")
+    ] = None,
     spec: Annotated[
         str | None,
-        typer.Option(help="The whole spec as JSON, or a file that holds it, in place of the options.", metavar="JSON"),
+        typer.Option(
+            help="The whole spec as JSON, or a file that holds it, in place of the loss and its options.",
+            metavar="JSON",
+        ),
     ] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="A backend; may be repeated. Default: all that are installed.")
@@ -237,7 +242,7 @@ def compare(
 ) -> None:
     """Run one loss over saved predictions and targets in every installed backend, and compare what comes out.
 
-    The exit status is 1 if a backend lies outside the bound of the conformance suite.
+    The exit status is 1 if a backend lies outside the bound of the conformance suite, or is not exact where it should be.
     """
     from unifiedloss.conformance import compare as comparing
 
@@ -249,7 +254,6 @@ def compare(
         "ignore_index": ignore_index or None,
         "pos_weight": weights[0] if weights is not None and len(weights) == 1 else weights,
         "label_smoothing": label_smoothing, "reduction": reduction, "divisor": divisor, "on_empty": on_empty,
-        "rounding": rounding,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     try:
@@ -258,11 +262,13 @@ def compare(
             chosen = unifiedloss.from_dict({"loss": "cross_entropy", "version": 1, **given})
         else:
             chosen = _read_spec(spec, list(given))
+        roundings = comparing.ROUNDINGS if rounding is None else (rounding,)
+        chosen = chosen.replace(rounding=roundings[0])
         with _err.status("running"):
-            truth, lines = comparing.compare(chosen, comparing.load(file), backend or None)
+            truths, lines = comparing.compare(chosen, comparing.load(file), backend or None, roundings)
     except UnifiedLossError as error:
         _fail(error)
-    _print_comparison(chosen, truth, lines)
+    _print_comparison(chosen, truths, lines)
     measured = [line for line in lines if not line.absent]
     raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
 
@@ -301,29 +307,32 @@ def _read_spec(text: str, options: list[str]) -> AnyLoss:
         _fail(f"cannot read the spec in {text}: {error}")
 
 
-def _print_comparison(spec: AnyLoss, truth: Truth, lines: list[Line]) -> None:
+def _print_comparison(spec: AnyLoss, truths: dict[str, Truth], lines: list[Line]) -> None:
     from rich.table import Table
 
+    sources = ", ".join(dict.fromkeys(truth.source for truth in truths.values()))
+    seconds = sum(truth.seconds for truth in truths.values())
     _out.print(
-        f"{spec!r}, measured against: {truth.source} ({truth.seconds:.2g} s)",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if truth.source != "oracle":
+        f"{spec!r}, measured against: {sources} ({seconds:.2g} s)", markup=False, highlight=False, soft_wrap=True
+    )
+    if sources != "oracle":
         _out.print("The oracle would take minutes for so many numbers.", highlight=False)
     table = Table()
-    for column in ("backend", "value", "ulps", "gradient equal", "gradient ulps", "within the bound", "ms"):
-        table.add_column(column, justify="left" if column == "backend" else "right")
+    names = ("backend", "rounding")
+    for column in (*names, "value", "ulps", "gradient equal", "gradient ulps", "within the bound", "ms"):
+        table.add_column(column, justify="left" if column in names else "right")
     for line in lines:
         if line.error is None:
             table.add_row(
-                line.backend, f"{line.value:.9g}", f"{line.value_ulps:.3g}", f"{100 * line.gradient_equal:.2f} %",
+                line.backend, line.rounding, f"{line.value:.9g}", f"{line.value_ulps:.3g}", f"{100 * line.gradient_equal:.2f} %",
                 f"{line.gradient_ulps:.3g}", "yes" if line.within else "NO", f"{line.milliseconds:.3g}",
             )  # fmt: skip
     _out.print(table)
     for line in lines:
         if line.error is not None:
             style = None if line.absent else "red"
-            _out.print(f"{line.backend}: {line.error}", style=style, markup=False, highlight=False, soft_wrap=True)
+            name = line.backend if line.rounding is None else f"{line.backend}, {line.rounding}"
+            _out.print(f"{name}: {line.error}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

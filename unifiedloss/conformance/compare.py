@@ -1,4 +1,4 @@
-"""One loss over saved predictions and targets, in every installed backend, each in a process of its own."""
+"""One loss over saved predictions and targets, rounded natively and exactly, in every installed backend, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from unifiedloss import registry
 from unifiedloss.conformance import tolerances, workers
 from unifiedloss.conformance.cases import Case
-from unifiedloss.errors import BadValueError
+from unifiedloss.errors import BadValueError, UnsupportedError
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss, Plan
+from unifiedloss.spec import AnyLoss
 
 Array = NDArray[Any]
 
+ROUNDINGS = ("native", "exact")
+
 _ORACLE_ELEMENTS = 200_000
-"""Predictions up to which the oracle is asked, which takes 40 microseconds for each; past that float64 NumPy stands in for it."""
+"""Predictions up to which the oracle is asked, which takes 40 microseconds for each and rounding; past that NumPy stands in for it."""
 
 _ARRAYS = ("predictions", "targets", "sample_weight", "mask")
 _TIMED = 5
@@ -31,10 +33,10 @@ _TIMED = 5
 
 @dataclass(frozen=True)
 class Truth:
-    """What the results are measured against.
+    """What the results with one rounding are measured against.
 
     Attributes:
-        source: "oracle", or "float64 NumPy" for inputs too large for it.
+        source: "oracle"; for inputs too large for it "float64 NumPy", or "exact NumPy" where results are rounded exactly.
         loss: the loss, rounded to the result's dtype by the oracle.
         gradient: the gradient to the predictions.
         seconds: how long it took.
@@ -48,21 +50,23 @@ class Truth:
 
 @dataclass(frozen=True)
 class Line:
-    """What one backend made of the data.
+    """What one backend made of the data, with one rounding.
 
     Attributes:
         backend: "torch", "keras (jax)".
+        rounding: "native" or "exact"; None where the line is about the backend as such, with an error.
         value: the loss; under "none" the mean of the per-position losses.
         value_ulps: the distance of the loss from the truth, in ulps of the result (its largest, under "none").
         gradient_equal: the share of gradient elements with the bits of the truth.
         gradient_ulps: the largest distance of a gradient element, in ulps of its magnitude (see `tolerances`).
-        within: whether loss and gradient lie within the bound of the conformance suite.
+        within: whether loss and gradient lie within the bound of the conformance suite, which allows exact results no difference.
         milliseconds: the median time of a call for loss and gradient.
         error: why there is no result, or None.
-        absent: whether that is because the backend is not installed and was not asked for by name, which is no failure.
+        absent: whether that is no failure, because the backend is not installed, or has no exact mode, and neither was asked for by name.
     """
 
     backend: str
+    rounding: str | None = None
     value: float = float("nan")
     value_ulps: float = float("nan")
     gradient_equal: float = float("nan")
@@ -127,15 +131,18 @@ def compare(
     spec: AnyLoss,
     arrays: dict[str, Array],
     backends: Sequence[str] | None = None,
-    note: Callable[[str], None] = lambda _: None,
-) -> tuple[Truth, list[Line]]:
+    roundings: Sequence[str] = ROUNDINGS,
+) -> tuple[dict[str, Truth], list[Line]]:
     """Run a loss over the same data in several backends.
 
     Args:
-        spec: the loss.
+        spec: the loss. Its own rounding is not looked at.
         arrays: ``predictions``, ``targets`` and, where wanted, ``sample_weight`` and ``mask``.
         backends: as for `unifiedloss.conformance.run`.
-        note: called with a backend's name when it has finished.
+        roundings: "native", "exact" or both.
+
+    Returns:
+        What the results with each rounding are measured against, and a line for each backend and rounding.
 
     Raises:
         UnifiedLossError: the arrays do not fit the loss or hold a bad value, or a backend that is asked for is unknown or missing.
@@ -145,24 +152,26 @@ def compare(
         "compare", spec, predictions, arrays["targets"], arrays.get("sample_weight"), arrays.get("mask"),
         dtype=predictions.dtype.name,
     )  # fmt: skip
-    plan = tolerances.plan_of(case)
+    cases = {rounding: case.rounded(rounding) for rounding in roundings}
     registry.adapter("numpy").check(spec, case.predictions, case.targets, case.sample_weight, case.mask)
-    truth = _truth(case, plan)
+    truths = {rounding: _truth(rounded) for rounding, rounded in cases.items()}
     targets, absent = workers.choose(backends)
     targets = [target for target in targets if not target.wide or case.is_wide()]
     lines = [Line(label, error=why, absent=True) for label, why in absent.items()]
-    for message in workers.work([(target, {"job": "compare"}) for target in targets], (case, truth)):
+    shared = [(cases[rounding], truths[rounding]) for rounding in roundings]
+    for message in workers.work([(target, {"job": "compare"}) for target in targets], shared):
         label = message.target.label
         if message.content is not None:
             lines.append(Line(label, **message.content["line"]))
-            note(label)
         elif message.death:
             lines.append(Line(label, error=message.death))
     order = [target.label for target in sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))]
-    return truth, sorted(lines, key=lambda line: order.index(line.backend))
+    # A backend's own lines stay in the order in which they came.
+    return truths, sorted(lines, key=lambda line: order.index(line.backend))
 
 
-def _truth(case: Case, plan: Plan) -> Truth:
+def _truth(case: Case) -> Truth:
+    plan = tolerances.plan_of(case)
     started = time.perf_counter()
     if case.predictions.size <= _ORACLE_ELEMENTS:
         expected = case.expected()
@@ -172,23 +181,29 @@ def _truth(case: Case, plan: Plan) -> Truth:
         gradient = np.asarray(expected.grad_predictions).reshape(case.predictions.shape)
         return Truth("oracle", loss, gradient, time.perf_counter() - started)
     numpy = registry.adapter("numpy")
-    wide = case.predictions.astype(np.float64)
-    loss, gradient = numpy.value_and_grad(case.spec, wide, case.targets, case.sample_weight, case.mask)
-    return Truth("float64 NumPy", np.asarray(loss), gradient, time.perf_counter() - started)
+    # Nothing approximate can stand in where every bit counts. That NumPy's own bits are right is what the conformance suite checks.
+    predictions = case.predictions if plan.exact else case.predictions.astype(np.float64)
+    loss, gradient = numpy.value_and_grad(case.spec, predictions, case.targets, case.sample_weight, case.mask)
+    source = "exact NumPy" if plan.exact else "float64 NumPy"
+    loss, gradient = (np.asarray(x).astype(np.float64) for x in (loss, gradient))
+    return Truth(source, loss, gradient, time.perf_counter() - started)
 
 
-def measure(shared: tuple[Case, Truth], task: dict[str, Any], send: Callable[..., None]) -> None:
-    """A worker's job: run the loss in one backend, and send what came out."""
-    case, truth = shared
+def measure(shared: list[tuple[Case, Truth]], task: dict[str, Any], send: Callable[..., None]) -> None:
+    """A worker's job: run the loss in one backend, with each rounding, and send what came out."""
     adapter = registry.adapter(task["target"].backend)
-    try:
-        if case.dtype not in adapter.dtypes():
-            line: dict[str, Any] = {"error": f"cannot hold {case.dtype}."}
-        else:
-            line = _line(adapter, case, truth)
-    except Exception as error:  # noqa: BLE001 - one backend's failure is a line of the table
-        line = {"error": f"{type(error).__name__}: {error}"}
-    send(event="line", line=line)
+    for case, truth in shared:
+        line: dict[str, Any] = {"rounding": case.spec.rounding}
+        try:
+            if case.dtype not in adapter.dtypes():
+                send(event="line", line={"error": f"cannot hold {case.dtype}."})
+                return
+            line |= _line(adapter, case, truth)
+        except UnsupportedError as error:
+            line |= {"error": str(error), "absent": case.spec.rounding == "exact" and len(shared) > 1}
+        except Exception as error:  # noqa: BLE001 - one backend's failure is a line of the table
+            line |= {"error": f"{type(error).__name__}: {error}"}
+        send(event="line", line=line)
 
 
 def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
@@ -220,15 +235,25 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
     with np.errstate(invalid="ignore"):
         ulps = _largest(value, truth.loss, np.abs(value - truth.loss) / ulp)
     rounded = truth.gradient.astype(case.predictions.dtype).astype(np.float64)
-    equal = (gradient == rounded) | (np.isnan(gradient) & np.isnan(rounded))
+    equal = _same(gradient, rounded)
+    # What is exact is right or it is not, to the sign of a zero.
+    within = bool(_same(value, truth.loss).all() and equal.all()) if plan.exact else far <= bound and steep <= bound
     return {
         "value": float(value.mean()) if value.size else float("nan"),
         "value_ulps": ulps,
         "gradient_equal": float(equal.mean()) if equal.size else 1.0,
         "gradient_ulps": steep,
-        "within": far <= bound and steep <= bound,
+        "within": within,
         "milliseconds": float(np.median(times)) * 1e3,
     }
+
+
+def _same(got: Array, exact: Array) -> NDArray[np.bool_]:
+    """Which numbers have the same bits; every NaN is one."""
+    same: NDArray[np.bool_] = (got == exact) & (np.signbit(got) == np.signbit(exact)) | (
+        np.isnan(got) & np.isnan(exact)
+    )
+    return same
 
 
 def _largest(got: Array, exact: Array, distances: Array) -> float:
