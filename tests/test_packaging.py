@@ -23,9 +23,15 @@ SOURCES = {"unifiedloss": ROOT / "unifiedloss", "unifiedloss/adapters": ROOT / "
 ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
 # The same file name is the same job in every adapter, so whoever has read one knows his way about the others.
-ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py", "exact.py"}
-# NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know.
-MORE_FILES = {"numpy": {"gradient.py"}, "tensorflow": {"shapes.py"}}
+ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
+# NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; Keras hands exact
+# mode to the adapter of the backend it runs on.
+MORE_FILES = {
+    "numpy": {"exact.py", "gradient.py"},
+    "torch": {"exact.py"},
+    "tensorflow": {"exact.py", "shapes.py"},
+    "jax": {"exact.py"},
+}
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
