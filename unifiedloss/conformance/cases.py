@@ -830,21 +830,20 @@ def _cover(cases: Sequence[Case]) -> list[Case]:
     return chosen
 
 
-def _of(loss: type[AnyLoss], edges: Sequence[Case]) -> list[Case]:
-    """Every fourth of the cases of a loss."""
-    return [case for case in edges if isinstance(case.spec, loss)][::_EVERY_EDGE]
+def _every(nth: int, cases: Sequence[Case]) -> list[Case]:
+    """Every so many-th of the cases of each loss."""
+    losses = (CrossEntropyLoss, BinaryCrossEntropyLoss, MeanSquaredError)
+    return [case for loss in losses for case in [c for c in cases if isinstance(c.spec, loss)][::nth]]
 
 
 def all_cases() -> list[Case]:
     """Every case of a loss, in a fixed order, with those marked that are also compiled."""
     edges, products = list(edge_cases()), list(product_cases())
-    chosen = [
-        case for loss in (CrossEntropyLoss, BinaryCrossEntropyLoss, MeanSquaredError) for case in _of(loss, edges)
-    ]
+    chosen = _every(_EVERY_EDGE, edges)
     for _, group in itertools.groupby(products, key=lambda case: case.name.rpartition(" ")[0]):
         chosen += _cover(list(group))
     compiled = {case.name for case in chosen}
-    representative = {case.name for case in chosen[::_EVERY_REPRESENTATIVE]}
+    representative = {case.name for case in _every(_EVERY_REPRESENTATIVE, chosen)}
     cases = [
         dataclasses.replace(case, compiled=case.name in compiled, representative=case.name in representative)
         for case in (*edges, *products, *random_cases())
