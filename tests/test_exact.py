@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import unifiedloss as ul
 from unifiedloss import registry
+from unifiedloss.adapter import Mode
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.cases import all_cases
 from unifiedloss.exact import balls, fast, kernel, rounding, sums
@@ -58,6 +59,24 @@ def test_every_case_through_every_tier(skipped: tuple[str, ...], without: set[st
         assert not outcome.failures, (case.name, outcome.failures)
         compared += outcome.comparisons
     assert compared > 1000
+
+
+def test_bad_values_that_cannot_be_raised() -> None:
+    """What compiled modes see: bad values give the oracle's NaN, no more and no less."""
+
+    class Unread(type(registry.adapter("numpy"))):  # type: ignore[misc]
+        def checked(self, *_: Any) -> bool:
+            return False
+
+    mode = Mode(lambda function, *tensors: function(*tensors), raises=False)
+    bad = 0
+    for case in all_cases():
+        exact = case.rounded("exact")
+        expected = exact.expected()
+        outcome = checks.check_case(Unread(), mode, exact, expected)
+        assert not outcome.failures, (case.name, outcome.failures)
+        bad += bool(expected.bad_positions)
+    assert bad > 30
 
 
 def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.MonkeyPatch) -> None:

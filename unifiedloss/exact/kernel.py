@@ -155,7 +155,8 @@ class Call:
         elif plan.from_logits:
             pass  # see `_odd_logits`
         else:
-            # Which probabilities are read depends on the target; where any is out of the ordinary, the oracle finds out.
+            bad |= self._reads_no_probability(bad)
+            # What else is out of the ordinary is for the oracle, which finds out whether it is read.
             smallest, largest = rows.min(1), rows.max(1)
             epsilon = getattr(plan.spec, "epsilon", 0.0)
             special |= ~((smallest >= plan.tiny) | ((smallest >= 0) & (epsilon > 0))) | ~(largest <= 1)
@@ -163,6 +164,17 @@ class Call:
                 special |= largest == 1
         bad &= self.kept
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
+
+    def _reads_no_probability(self, bad: Bools) -> Bools:
+        """Which positions read a number that is no probability; `bad` are those whose targets tell nothing."""
+        plan, rows = self.plan, self.rows
+        outside = (rows <= -np.float64(plan.tiny)) | (rows > np.float64(plan.probability_limit))
+        if outside.any() and plan.kind != "binary" and not plan.smoothing:
+            if plan.kind == "index":
+                labels = np.where(bad | ~self.kept, 0, self.targets).astype(np.intp)
+                return outside[np.arange(len(rows)), labels]
+            outside &= ~(self.targets < np.float64(plan.tiny_target))
+        return outside.any(1)
 
     def _odd_logits(self, chosen: Any) -> tuple[Bools, Bools]:
         """Of some positions, which are NaN because of their logits, and which are for the oracle.
