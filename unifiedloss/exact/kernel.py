@@ -168,13 +168,14 @@ class Call:
     def _reads_no_probability(self, bad: Bools) -> Bools:
         """Which positions read a number that is no probability; `bad` are those whose targets tell nothing."""
         plan, rows = self.plan, self.rows
-        outside = (rows <= -np.float64(plan.tiny)) | (rows > np.float64(plan.probability_limit))
+        outside: Bools = (rows <= -np.float64(plan.tiny)) | (rows > np.float64(plan.probability_limit))
         if outside.any() and plan.kind != "binary" and not plan.smoothing:
             if plan.kind == "index":
                 labels = np.where(bad | ~self.kept, 0, self.targets).astype(np.intp)
-                return outside[np.arange(len(rows)), labels]
+                read: Bools = outside[np.arange(len(rows)), labels]
+                return read
             outside &= ~(self.targets < np.float64(plan.tiny_target))
-        return outside.any(1)
+        return np.asarray(outside.any(1))
 
     def _odd_logits(self, chosen: Any) -> tuple[Bools, Bools]:
         """Of some positions, which are NaN because of their logits, and which are for the oracle.
