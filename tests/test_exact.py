@@ -308,6 +308,20 @@ def test_probabilities_that_are_their_targets() -> None:
     np.testing.assert_array_equal(gradient, np.zeros(4))
 
 
+def test_integer_weights_that_float64_does_not_hold() -> None:
+    """2^53 + 1 is read as what it is, by the losses and by what the mean divides by."""
+    p, t, w = [1.0, 2.0, 5.0], [0.0, 0.0, 0.0], [2**53 + 1, 2**53 - 1, 3]
+    exact = sum(Fraction(n) * Fraction(x) ** 2 for n, x in zip(w, p, strict=True))
+    spec = ul.MeanSquaredError(rounding="exact", divisor="weights")
+    mean, gradient = spec.value_and_grad(np.array(p), np.array(t), sample_weight=np.array(w))
+    terms = sum(
+        Fraction(nearest(Fraction(n) * Fraction(x) ** 2, FORMATS["float64"])) for n, x in zip(w, p, strict=True)
+    )
+    assert mean == nearest(terms / sum(w), FORMATS["float64"])
+    assert gradient[0] == nearest(Fraction(w[0]) * 2 / sum(w), FORMATS["float64"])
+    assert exact != terms
+
+
 def test_overflow_of_a_half_type() -> None:
     """65519.99 rounds to the largest float16, 65520 to infinity."""
     p = np.float16([255.875, 256])

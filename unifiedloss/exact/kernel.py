@@ -102,7 +102,12 @@ class Call:
         if self.weight is not None:
             # Told in the compute dtype, where a number that is too small counts as 0.
             self.kept = self.present & ~(np.abs(self.weight.astype(plan.compute_dtype)) < plan.tiny_weight)
-        self._integer_weight = sample_weight if sample_weight is not None and sample_weight.dtype.kind in "iu" else None
+        # Integer weights that float64 does not hold; what they touch is for the oracle.
+        self._long_weight = None
+        if sample_weight is not None and sample_weight.dtype in (np.int64, np.uint64):
+            whole = self._per_position(_plain(sample_weight))
+            if ((whole > MAX_INTEGER_TARGET) | (whole < -MAX_INTEGER_TARGET)).any():
+                self._long_weight = whole
         self.pos_weight = self._pos_weight()
         self.bad, self.nan, self.special = self._classified()
         self._oracle: reference.PositionRules | None = None
@@ -131,7 +136,9 @@ class Call:
         n = len(rows)
         bad, nan, special = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
         if self.weight is not None:
-            special |= ~np.isfinite(self.weight)
+            special |= ~np.isfinite(self.weight) | (
+                np.abs(self.weight) > MAX_INTEGER_TARGET if self._long_weight is not None else False
+            )
             if plan.spec.reduction == "mean" and plan.spec.divisor == "weights":
                 bad |= self.weight < 0
         if plan.kind == "index":
@@ -217,26 +224,17 @@ class Call:
         factors = [f[self.kept] for f in (*own, weight[:, None])]
         if not all(np.isfinite(f).all() for f in factors):
             return float(np.sum(np.prod(np.stack(np.broadcast_arrays(*factors)), axis=0)))
-        terms = products(*np.broadcast_arrays(*factors))
-
-        def exactly() -> Fraction:
-            wide = np.broadcast_arrays(*factors)
-            return sum(
-                (
-                    Fraction(a) * Fraction(b) * Fraction(c)
-                    for a, b, c in zip(*(f.ravel().tolist() for f in wide), strict=True)
-                ),
-                Fraction(0),
-            )
-
+        if self._long_weight is not None:
+            factors[-1] = self._long_weight[self.kept][:, None].astype(object)
+        wide = np.broadcast_arrays(*factors)
+        terms = None if self._long_weight is not None else products(*wide)
         if terms is None:
-            total = exactly()
-            return 0.0 if not total else (_ball(total), lambda: total)
+            each = zip(*(f.ravel().tolist() for f in wide), strict=True)
+            total = sum((Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in each), Fraction(0))
+            return (_ball(total), lambda: total) if total else 0.0
         found = Sum(terms)
         ball = found.ball()
-        if not ball.high:
-            return 0.0
-        return ball, (found.fraction if self._integer_weight is None else exactly)
+        return (ball, found.fraction) if ball.high else 0.0
 
     def _own_weights(self) -> tuple[Floats, Floats]:
         """Two factors whose product, summed over the last axis, is W_i without the sample weight."""
@@ -459,6 +457,8 @@ class Call:
 
     def weight_of(self, i: int) -> Any:
         """The sample weight, exactly, or as a float where it is not finite."""
+        if self._long_weight is not None:
+            return Fraction(int(self._long_weight[i]))
         return Fraction(1) if self.weight is None else reference.extended(float(self.weight[i]))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
