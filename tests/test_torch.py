@@ -104,6 +104,16 @@ def test_compiled_bad_label_is_nan() -> None:
     torch._dynamo.reset()
 
 
+def test_compiles_with_a_spec_as_argument() -> None:
+    """Under ``dynamic=True`` the numbers of a spec that is passed in are unknowns, ignored labels too."""
+    torch._dynamo.reset()
+    spec = ul.CrossEntropyLoss(from_logits=True, ignore_index=(-100, 1), label_smoothing=0.1)
+    y = torch.tensor([0, 1, -100, 2])
+    compiled = torch.compile(lambda spec, z, y: spec(z, y), backend="aot_eager", dynamic=True, fullgraph=True)
+    torch.testing.assert_close(compiled(spec, X, y), spec(X, y))
+    torch._dynamo.reset()
+
+
 def test_compiles_with_companions_of_numpy() -> None:
     """An array or a list beside the tensors is part of one graph with them."""
     torch._dynamo.reset()

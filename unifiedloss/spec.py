@@ -932,7 +932,7 @@ def resolve(
     pos_weight = getattr(spec, "pos_weight", None)
     unweighted = sample_weight is None and class_weights is None
     tiny = FORMATS[compute_dtype].tiny
-    plain = unweighted and mask is None and not ignored_labels
+    plain = unweighted and mask is None and len(ignored_labels) == 0  # torch.compile cannot say "not" of a tuple
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import reference
+from unifiedloss.floats import FORMATS
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
 
 Array = NDArray[Any]
@@ -60,6 +61,13 @@ class Case:
     def rounded(self, rounding: str) -> Case:
         """The same call, with results rounded "native" or "exact"."""
         return dataclasses.replace(self, spec=self.spec.replace(rounding=rounding))
+
+    def differentiated(self) -> list[str]:
+        """The arguments that gradients are asked to: the floating ones, and in exact mode the predictions alone."""
+        others = {"targets": self.targets, "sample_weight": self.sample_weight}
+        if self.spec.rounding == "exact":
+            return ["predictions"]
+        return ["predictions", *(name for name, x in others.items() if x is not None and x.dtype.name in FORMATS)]
 
     def expected(self) -> reference.Reference:
         """What the oracle says."""

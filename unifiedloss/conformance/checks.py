@@ -155,12 +155,8 @@ def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, 
             raise AssertionError(msg)
         return value, {"predictions": gradient}
 
-    inputs = {"predictions": predictions}
-    exact = case.spec.rounding == "exact"  # which has no gradient but this
-    if case.targets.dtype.name in FORMATS and not exact:
-        inputs["targets"] = targets
-    if not exact and weight is not None and case.sample_weight is not None and case.sample_weight.dtype.name in FORMATS:
-        inputs["sample_weight"] = weight
+    tensors = {"predictions": predictions, "targets": targets, "sample_weight": weight}
+    inputs = {name: tensors[name] for name in case.differentiated()}
     names = list(inputs)
 
     def loss(*tensors: Any) -> Any:

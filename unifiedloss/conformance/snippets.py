@@ -15,7 +15,6 @@ from unifiedloss.conformance import tolerances
 from unifiedloss.conformance.cases import BadCall, Case, SoftmaxCase
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import UnifiedLossError
-from unifiedloss.floats import FORMATS
 from unifiedloss.reference import Reference, Softmax
 
 Array = NDArray[Any]
@@ -34,11 +33,7 @@ def of_case(adapter: Adapter, target: Target, mode: str, case: Case | SoftmaxCas
 def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: Reference) -> str:
     error = _error(case) if adapter.modes()[mode].raises and expected.bad_positions else None
     lines = _head(adapter, target, mode, case)
-    inputs = ["predictions"]
-    if adapter.differentiates and case.targets.dtype.name in FORMATS:
-        inputs.append("targets")
-    if adapter.differentiates and case.sample_weight is not None and case.sample_weight.dtype.name in FORMATS:
-        inputs.append("sample_weight")
+    inputs = case.differentiated() if adapter.differentiates else ["predictions"]
     if case.upstream is None:
         lines.append("upstream = None")
     else:
