@@ -312,7 +312,7 @@ class Call:
         # float32 holds what is rounded to it, and to narrower types.
         losses: Array = np.zeros(n, np.float64 if term_dtype == "float64" else np.float32)
         form = "uint16" if plan.predictions_dtype == "bfloat16" else plan.predictions_dtype
-        slopes = np.zeros((n, size), form) if gradient else None
+        slopes = _aligned_zeros((n, size), np.dtype(form)) if gradient else None
         u = np.asarray(1.0 if upstream is None else upstream, np.float64)
         u = u.reshape(-1) if u.ndim else u
         scale = Scale(self, u, divisor) if gradient else None
@@ -534,6 +534,15 @@ def _decided(ball: Ball, shape: tuple[int, ...], dtype: str) -> tuple[Floats, Bo
         return np.zeros(shape), np.ones(shape, bool)
     high, low, radius = (np.array(np.broadcast_to(x, shape), np.float64) for x in ball)
     return decide(high, low, radius, dtype)
+
+
+def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    """Zeros that begin at a multiple of 64 bytes: such memory TensorFlow and JAX take over as it is, and other memory they copy."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    room = np.zeros(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    zeros: Array = room[start : start + size].view(dtype).reshape(shape)
+    return zeros
 
 
 def _plain(x: Array) -> Array:
