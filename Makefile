@@ -9,7 +9,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?=
+# Two processes, a file of tests each at a time: the longest, which compiles for every backend, leaves room for the others beside it.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 STAMP := $(VENV)/.installed
 # Commands run as modules: the interpreter's own path is right even where the scripts beside it point elsewhere.
