@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+import unifiedloss as ul
 from unifiedloss import host
 from unifiedloss.errors import UnsupportedError
 
@@ -87,3 +88,14 @@ def test_after_a_fork() -> None:
         with flushing():
             os._exit(0 if host.run(product)[0] == 8 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@settable
+def test_exact_numpy_where_it_flushes() -> None:
+    """A subnormal loss of NumPy arrays is right in such a thread too."""
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction="none", rounding="exact")
+    logits, labels = np.array([[100, 0]], np.float32), np.array([0])
+    spec(logits, labels)
+    with flushing():
+        loss = spec(logits, labels)
+    assert int(loss.view(np.uint32)[0]) == 27  # 3.8e-44

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,36 +14,26 @@ from unifiedloss.spec import Plan
 Array = NDArray[Any]
 
 
-def loss(plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None) -> Array:
-    """The loss, correctly rounded."""
-    from unifiedloss import exact  # here and not above: native mode does without it
-
-    value, _ = exact.evaluate(plan, predictions, targets, sample_weight, mask, gradient=False)
-    return _array(value, plan.result_dtype)[()]
+def loss(plan: Plan, *arrays: Array | None) -> Array:
+    """The loss of (predictions, targets, sample_weight, mask), correctly rounded."""
+    value, _ = _evaluate(plan, *arrays, gradient=False)
+    return value
 
 
-def value_and_grad(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    sample_weight: Array | None,
-    mask: Array | None,
-    upstream: Any,
-) -> tuple[Array, Array]:
-    """The loss and its gradient with respect to the predictions, correctly rounded."""
-    from unifiedloss import exact
-
-    value, gradient = exact.evaluate(
-        plan,
-        predictions,
-        targets,
-        sample_weight,
-        mask,
-        None if upstream is None else np.asarray(upstream),
-        gradient=True,
-    )
+def value_and_grad(plan: Plan, *arrays: Any) -> tuple[Array, Array]:
+    """The loss of (predictions, targets, sample_weight, mask, upstream) and its gradient to the predictions, correctly rounded."""
+    *tensors, upstream = arrays
+    value, gradient = _evaluate(plan, *tensors, None if upstream is None else np.asarray(upstream), gradient=True)
     assert gradient is not None
-    return _array(value, plan.result_dtype)[()], _array(gradient, plan.predictions_dtype)
+    return value, gradient
+
+
+def _evaluate(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, Array | None]:
+    from unifiedloss import exact, host  # here and not above: native mode does without them
+
+    value, slope = host.run(partial(exact.evaluate, gradient=gradient), plan, *arrays)
+    # A reduction gives a NumPy scalar, as np.mean does.
+    return _array(value, plan.result_dtype)[()], None if slope is None else _array(slope, plan.predictions_dtype)
 
 
 def _array(x: Array, dtype: str) -> Array:
