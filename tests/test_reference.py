@@ -602,7 +602,7 @@ def test_the_check_catches_one_unit_in_the_last_place(monkeypatch: pytest.Monkey
     def off(x: Any, form: Format) -> float:
         return right(x, form) + form.ulp(right(x, form))
 
-    monkeypatch.setattr(reference, "_rounded", off)
+    monkeypatch.setattr(reference, "round_value", off)
     with pytest.raises(AssertionError, match="is not"):
         check(DENSE)
 

@@ -216,7 +216,10 @@ class _Worker:
 
     def last_words(self) -> str:
         """The end of what it wrote to stderr."""
-        lines = self._stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            lines = self._stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except FileNotFoundError:  # it was killed, and the run has cleaned up already
+            return ""
         return "Its last words:\n" + "\n".join(lines[-15:]) if lines else "It wrote nothing to stderr."
 
     def kill(self) -> None:
