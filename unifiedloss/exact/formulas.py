@@ -70,8 +70,8 @@ def partition(logits: Floats, top: int) -> Ball:
 def cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, tau: Ball) -> tuple[Ball, Ball]:
     r"""\(\ell = \sum_c \tau_c (-\log p_c)\) and \(-\tau_c / p_c\); where \(\tau_c = 0\) nothing is read."""
     weighs = tau.high != 0
-    p, slope_kept = _read(plan, probabilities, weighs)
-    cost = p.negative_log(_complement(plan, probabilities, weighs))
+    p, q, slope_kept = _read(plan, probabilities, weighs)
+    cost = p.negative_log(q)
     loss = (tau * cost.where(weighs, _ZERO)).sum()
     return loss, (-(tau / p)).where(weighs & slope_kept, _ZERO)
 
@@ -101,8 +101,7 @@ def binary_cross_entropy(logits: Floats, yes: Ball, no: Ball) -> tuple[Ball, Bal
 def binary_cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, yes: Ball, no: Ball) -> tuple[Ball, Ball]:
     r"""\(\ell = -q t' \log p - (1 - t') \log(1 - p)\) and \((1 - t') / (1 - p) - q t' / p\)."""
     everywhere = np.ones(probabilities.shape, bool)
-    p, slope_kept = _read(plan, probabilities, everywhere)
-    q = _complement(plan, probabilities, everywhere)
+    p, q, slope_kept = _read(plan, probabilities, everywhere)
     # A side without weight may be 0, and is not read.
     has_yes, has_no = yes.high != 0, no.high != 0
     p, q = p.where(has_yes, _ONE), q.where(has_no, _ONE)
@@ -122,23 +121,13 @@ def squared_error(predictions: Floats, targets: Floats) -> tuple[Ball, Ball]:
     return difference * difference, difference.scaled(2.0)
 
 
-def _read(plan: Plan, p: Floats, wanted: Any) -> tuple[Ball, Any]:
-    """Probabilities as they are read and clipped, 1 where none is wanted, and where the slope is not cut off by the clip."""
+def _read(plan: Plan, p: Floats, wanted: Any) -> tuple[Ball, Ball, Any]:
+    """Probabilities as they are read and clipped, 1 where none is wanted; 1 minus them; and where the clip does not cut the slope off."""
     read = np.where(wanted, np.where(np.abs(p) < plan.tiny, 0.0, np.minimum(p, 1.0)), 1.0)
     epsilon = getattr(plan.spec, "epsilon", 0.0)
     if not epsilon:
-        return Ball(read), np.ones(p.shape, bool)
+        return Ball(read), _one_minus(read), np.ones(p.shape, bool)
     low, high = Ball(np.float64(epsilon)), _one_minus(np.float64(epsilon))
     below, above = read < epsilon, (read > high.high) | ((read == high.high) & (high.low < 0))
-    return low.where(below, high.where(above, Ball(read))), ~(below | above)
-
-
-def _complement(plan: Plan, p: Floats, wanted: Any) -> Ball:
-    """One minus the probabilities as they are read and clipped."""
-    read = np.where(wanted, np.where(np.abs(p) < plan.tiny, 0.0, np.minimum(p, 1.0)), 1.0)
-    epsilon = getattr(plan.spec, "epsilon", 0.0)
-    if not epsilon:
-        return _one_minus(read)
-    low, high = Ball(np.float64(epsilon)), _one_minus(np.float64(epsilon))
-    below, above = read < epsilon, (read > high.high) | ((read == high.high) & (high.low < 0))
-    return high.where(below, low.where(above, _one_minus(read)))
+    clipped = low.where(below, high.where(above, Ball(read)))
+    return clipped, high.where(below, low.where(above, _one_minus(read))), ~(below | above)
