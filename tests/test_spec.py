@@ -166,7 +166,7 @@ def test_traced_numbers_are_no_fields() -> None:
         ("from_logit", "Did you mean 'from_logits'?"),
         ("size_average", "Did you mean 'reduction'?"),
         ("sample_weight", "sample_weight is given to the call, beside the targets."),
-        ("temperature", "on_empty, rounding."),
+        ("temperature", "rounding, scale, dtype."),
     ],
 )
 def test_unknown_fields(name: str, hint: str) -> None:

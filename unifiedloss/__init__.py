@@ -20,6 +20,7 @@ from unifiedloss.functional import (
     check,
     cross_entropy_loss,
     mean_squared_error,
+    negative_log_likelihood_loss,
     softmax,
 )
 from unifiedloss.registry import backends
@@ -27,6 +28,7 @@ from unifiedloss.spec import (
     BinaryCrossEntropyLoss,
     CrossEntropyLoss,
     MeanSquaredError,
+    NegativeLogLikelihoodLoss,
     from_dict,
     from_json,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "MeanSquaredError",
     "MissingBackendError",
     "MixedBackendsError",
+    "NegativeLogLikelihoodLoss",
     "SerializationError",
     "ShapeError",
     "SpecTypeError",
@@ -58,5 +61,6 @@ __all__ = [
     "from_dict",
     "from_json",
     "mean_squared_error",
+    "negative_log_likelihood_loss",
     "softmax",
 ]

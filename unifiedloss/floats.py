@@ -56,6 +56,11 @@ class Format(NamedTuple):
         """The smallest number of this format that is at least the finite `value`."""
         return -self.floor(-value)
 
+    def nearest(self, value: float) -> float:
+        """The number of this format nearest to a finite `value` that is no tie, as its numbers go."""
+        low, high = self.floor(value), self.ceil(value)
+        return low if value - low < high - value else high
+
 
 FORMATS: dict[str, Format] = {
     "float16": Format("float16", 11, -14, 15),

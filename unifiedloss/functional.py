@@ -12,12 +12,17 @@ from unifiedloss import registry
 from unifiedloss.spec import (
     AnyLoss,
     BinaryCrossEntropyLoss,
+    ClassWeighting,
+    ComputedIn,
     CrossEntropyLoss,
     Divisor,
+    Epsilon,
     MeanSquaredError,
+    NegativeLogLikelihoodLoss,
     Numbers,
     OnEmpty,
     Reduction,
+    Renormalize,
     Rounding,
     TensorT,
     as_written,
@@ -53,15 +58,19 @@ def cross_entropy_loss(
     targets: object,
     *,
     from_logits: bool = False,
-    epsilon: float = 0.0,
+    epsilon: Epsilon = 0.0,
+    renormalize: Renormalize | None = None,
     axis: int | None = None,
     class_weights: Sequence[float] | None = None,
+    class_weighting: ClassWeighting = "entries",
     ignore_index: int | Iterable[int] | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> TensorT: ...
@@ -71,15 +80,19 @@ def cross_entropy_loss(
     targets: object,
     *,
     from_logits: bool = False,
-    epsilon: float = 0.0,
+    epsilon: Epsilon = 0.0,
+    renormalize: Renormalize | None = None,
     axis: int | None = None,
     class_weights: Sequence[float] | None = None,
+    class_weighting: ClassWeighting = "entries",
     ignore_index: int | Iterable[int] | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> Any: ...
@@ -89,15 +102,19 @@ def cross_entropy_loss(
     targets: object,
     *,
     from_logits: bool = False,
-    epsilon: float = 0.0,
+    epsilon: Epsilon = 0.0,
+    renormalize: Renormalize | None = None,
     axis: int | None = None,
     class_weights: Sequence[float] | None = None,
+    class_weighting: ClassWeighting = "entries",
     ignore_index: int | Iterable[int] | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> Any:
@@ -106,8 +123,8 @@ def cross_entropy_loss(
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
         targets: tensor of the same framework, NumPy array or list.
-        from_logits, epsilon, axis, class_weights, ignore_index, label_smoothing: see `CrossEntropyLoss`.
-        reduction, divisor, on_empty, rounding: see `CrossEntropyLoss`.
+        from_logits, epsilon, renormalize, axis, class_weights, class_weighting, ignore_index: see `CrossEntropyLoss`.
+        label_smoothing, reduction, divisor, on_empty, rounding, scale, dtype: see `CrossEntropyLoss`.
         sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
         mask: bool per position, aligned the same way; False drops the position.
 
@@ -122,14 +139,18 @@ def cross_entropy_loss(
         CrossEntropyLoss,
         from_logits=from_logits,
         epsilon=epsilon,
+        renormalize=renormalize,
         axis=axis,
         class_weights=class_weights,
+        class_weighting=class_weighting,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction=reduction,
         divisor=divisor,
         on_empty=on_empty,
         rounding=rounding,
+        scale=scale,
+        dtype=dtype,
     )
     return registry.adapter_for(predictions, targets, sample_weight, mask).loss(
         spec, predictions, targets, sample_weight, mask
@@ -142,13 +163,19 @@ def binary_cross_entropy_loss(
     targets: object,
     *,
     from_logits: bool = False,
-    epsilon: float = 0.0,
+    epsilon: Epsilon = 0.0,
+    epsilon_added: bool = False,
     pos_weight: float | Sequence[float] | None = None,
+    axis: int | None = None,
+    element_weights: float | Sequence[Any] | None = None,
     label_smoothing: float = 0.0,
+    average_last_axis: bool = False,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> TensorT: ...
@@ -158,13 +185,19 @@ def binary_cross_entropy_loss(
     targets: object,
     *,
     from_logits: bool = False,
-    epsilon: float = 0.0,
+    epsilon: Epsilon = 0.0,
+    epsilon_added: bool = False,
     pos_weight: float | Sequence[float] | None = None,
+    axis: int | None = None,
+    element_weights: float | Sequence[Any] | None = None,
     label_smoothing: float = 0.0,
+    average_last_axis: bool = False,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> Any: ...
@@ -174,13 +207,19 @@ def binary_cross_entropy_loss(
     targets: object,
     *,
     from_logits: bool = False,
-    epsilon: float = 0.0,
+    epsilon: Epsilon = 0.0,
+    epsilon_added: bool = False,
     pos_weight: float | Sequence[float] | None = None,
+    axis: int | None = None,
+    element_weights: float | Sequence[Any] | None = None,
     label_smoothing: float = 0.0,
+    average_last_axis: bool = False,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> Any:
@@ -189,7 +228,8 @@ def binary_cross_entropy_loss(
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
         targets: tensor of the same framework, NumPy array or list.
-        from_logits, epsilon, pos_weight, label_smoothing, reduction, divisor, on_empty, rounding: see `BinaryCrossEntropyLoss`.
+        from_logits, epsilon, epsilon_added, pos_weight, axis, element_weights, label_smoothing: see `BinaryCrossEntropyLoss`.
+        average_last_axis, reduction, divisor, on_empty, rounding, scale, dtype: see `BinaryCrossEntropyLoss`.
         sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
         mask: bool per position, aligned the same way; False drops the position.
 
@@ -204,12 +244,18 @@ def binary_cross_entropy_loss(
         BinaryCrossEntropyLoss,
         from_logits=from_logits,
         epsilon=epsilon,
+        epsilon_added=epsilon_added,
         pos_weight=pos_weight,
+        axis=axis,
+        element_weights=element_weights,
         label_smoothing=label_smoothing,
+        average_last_axis=average_last_axis,
         reduction=reduction,
         divisor=divisor,
         on_empty=on_empty,
         rounding=rounding,
+        scale=scale,
+        dtype=dtype,
     )
     return registry.adapter_for(predictions, targets, sample_weight, mask).loss(
         spec, predictions, targets, sample_weight, mask
@@ -221,10 +267,14 @@ def mean_squared_error(
     predictions: TensorT,
     targets: object,
     *,
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> TensorT: ...
@@ -233,10 +283,14 @@ def mean_squared_error(
     predictions: Numbers,
     targets: object,
     *,
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> Any: ...
@@ -245,10 +299,14 @@ def mean_squared_error(
     predictions: Any,
     targets: object,
     *,
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
     reduction: Reduction = "mean",
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
     sample_weight: object = None,
     mask: object = None,
 ) -> Any:
@@ -257,7 +315,7 @@ def mean_squared_error(
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
         targets: tensor of the same framework, NumPy array or list.
-        reduction, divisor, on_empty, rounding: see `MeanSquaredError`.
+        element_weights, average_last_axis, reduction, divisor, on_empty, rounding, scale, dtype: see `MeanSquaredError`.
         sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
         mask: bool per position, aligned the same way; False drops the position.
 
@@ -270,6 +328,86 @@ def mean_squared_error(
     """
     spec = _spec(
         MeanSquaredError,
+        element_weights=element_weights,
+        average_last_axis=average_last_axis,
+        reduction=reduction,
+        divisor=divisor,
+        on_empty=on_empty,
+        rounding=rounding,
+        scale=scale,
+        dtype=dtype,
+    )
+    return registry.adapter_for(predictions, targets, sample_weight, mask).loss(
+        spec, predictions, targets, sample_weight, mask
+    )
+
+
+@overload
+def negative_log_likelihood_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> TensorT: ...
+@overload
+def negative_log_likelihood_loss(
+    predictions: Numbers,
+    targets: object,
+    *,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any: ...
+@as_written
+def negative_log_likelihood_loss(
+    predictions: Any,
+    targets: object,
+    *,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    sample_weight: object = None,
+    mask: object = None,
+) -> Any:
+    """Negative log-likelihood of log-probabilities; the formula and the rules stand at `NegativeLogLikelihoodLoss`.
+
+    Args:
+        predictions: floating tensor of any known framework; a Python number or list is read as a float64 NumPy array.
+        targets: tensor of the same framework, NumPy array or list.
+        axis, class_weights, ignore_index, reduction, divisor, on_empty, rounding: see `NegativeLogLikelihoodLoss`.
+        sample_weight: number per position, shaped like the per-position loss or a leading part of that shape.
+        mask: bool per position, aligned the same way; False drops the position.
+
+    Returns:
+        The loss in nats: a scalar under "mean" and "sum", per position under "none"; a tensor of the predictions' framework.
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+        ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a bad value.
+    """
+    spec = _spec(
+        NegativeLogLikelihoodLoss,
+        axis=axis,
+        class_weights=class_weights,
+        ignore_index=ignore_index,
         reduction=reduction,
         divisor=divisor,
         on_empty=on_empty,

@@ -257,7 +257,7 @@ def _mean(ops: Ops, plan: Plan, found: Terms, total: Array) -> Array:
 
 def divisor(ops: Ops, plan: Plan, found: Terms) -> Array | int:
     """What the mean divides by; a Python int where it is known without reading a value."""
-    rule, dtype = plan.spec.divisor, plan.compute_dtype
+    rule, dtype = plan.divisor, plan.compute_dtype
     if rule == "weights" and found.weights is not None:
         return ops.sum(found.weights)
     if rule == "nonzero" and found.weights is not None:
@@ -303,7 +303,7 @@ def _fate(
 
 def _divides_by_weights(plan: Plan) -> bool:
     """Whether the mean divides by the sum of the weights, wherever there are any."""
-    return plan.spec.reduction == "mean" and plan.spec.divisor == "weights"
+    return plan.spec.reduction == "mean" and plan.divisor == "weights"
 
 
 def _axis(plan: Plan) -> int:
@@ -389,7 +389,7 @@ def _cross_entropy_dense(
         # From logits a product that underflows is as good as 0, except where it is counted.
         weighted = smoothed * class_weight if plan.from_logits else product(ops, plan, smoothed, class_weight)
         each = weighted
-        if plan.spec.divisor == "nonzero":
+        if plan.divisor == "nonzero":
             each = product(ops, plan, targets, class_weight)
         elif plan.smoothing:
             each = targets * class_weight
@@ -591,7 +591,8 @@ def _negative_log(ops: Ops, plan: Plan, p: Array) -> Array:
         return -ops.log(_read(ops, plan, p))
     clip = plan.clip
     inside = ~((p < clip.low) | (p > clip.high))
-    clipped = ops.where(p < clip.low, 0.0 * ops.stop_gradient(p) + clip.negative_log_low, clip.negative_log_high)
+    low, high = clip.costs
+    clipped = ops.where(p < clip.low, 0.0 * ops.stop_gradient(p) + low, high)
     return ops.where(inside, -ops.log(ops.where(inside, p, 0.5)), clipped)
 
 
@@ -601,7 +602,8 @@ def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
         return -ops.log1p(-_read(ops, plan, p))
     clip = plan.clip
     inside = ~((p < clip.low) | (p > clip.high))
-    clipped = ops.where(p < clip.low, 0.0 * ops.stop_gradient(p) + clip.negative_log_high, clip.negative_log_low)
+    low, high = clip.complement_costs
+    clipped = ops.where(p < clip.low, 0.0 * ops.stop_gradient(p) + low, high)
     return ops.where(inside, -ops.log1p(-ops.where(inside, p, 0.5)), clipped)
 
 

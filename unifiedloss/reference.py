@@ -1051,7 +1051,7 @@ class _Reduction:
             _NOTHING if x is None else scaled(self._weights[i], x.loss) for i, x in enumerate(self.positions)
         ]
         self._mean = spec.reduction == "mean"
-        self._weighted = self._mean and spec.divisor == "weights" and not self._counts_only
+        self._weighted = self._mean and self.plan.divisor == "weights" and not self._counts_only
         self.divisor = self._divide_by() if self._mean else ONE
         self.empty = self.divisor == 0
         self.total = _combined((ONE, loss) for loss in self.losses)
@@ -1075,7 +1075,7 @@ class _Reduction:
             return None
         predictions = [self._predictions.values[j] for j in self.entries(i)]
         spec = self.plan.spec
-        if self._weights[i] < 0 and spec.reduction == "mean" and spec.divisor == "weights":
+        if self._weights[i] < 0 and spec.reduction == "mean" and self.plan.divisor == "weights":
             return _spoiled(len(predictions))
         if self.plan.kind == "index":
             return self._call.cross_entropy(predictions, [self._targets.values[i]])
@@ -1098,7 +1098,7 @@ class _Reduction:
         return ONE if weight is None else Fraction(weight)
 
     def _divide_by(self) -> Extended:
-        rule = self.plan.spec.divisor
+        rule = self.plan.divisor
         if rule == "all":
             return Fraction(self.count)
         if rule == "present" or self._counts_only:
@@ -1117,7 +1117,7 @@ class _Reduction:
             return [round_value(loss, form) for loss in self.losses]
         if self.empty:
             if self.plan.spec.on_empty == "error":
-                msg = f"the mean has nothing to divide by: divisor {self.plan.spec.divisor!r} is 0."
+                msg = f"the mean has nothing to divide by: divisor {self.plan.divisor!r} is 0."
                 raise EmptyMeanError(msg)
             return 0.0 if self.plan.spec.on_empty == "zero" else NAN
         total = self.total

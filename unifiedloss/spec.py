@@ -26,13 +26,22 @@ from unifiedloss.errors import (
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
 
 Reduction = Literal["mean", "sum", "none"]
-Divisor = Literal["weights", "present", "nonzero", "all"]
+Divisor = Literal["weights", "label_weights", "present", "nonzero", "all"]
 OnEmpty = Literal["nan", "zero", "error"]
 Rounding = Literal["native", "exact"]
+Epsilon = float | Literal["keras", "sklearn", "torch"]
+Renormalize = Literal["before_clip", "after_clip"]
+ClassWeighting = Literal["entries", "position"]
+ComputedIn = Literal["float32", "float64"]
 Shape = tuple[int | None, ...]
 
-SERIALIZATION_VERSION = 1
-"""The version `to_dict` writes: the lowest that knows every field written."""
+SERIALIZATION_VERSION = 2
+"""The latest version `from_dict` reads. `to_dict` writes the lowest that knows every loss, field and value written."""
+
+_SINCE_2 = frozenset(
+    {"renormalize", "class_weighting", "epsilon_added", "element_weights", "average_last_axis", "scale", "dtype"}
+)
+"""Fields that version 1 does not know."""
 
 
 MAX_INTEGER_TARGET = 2**53
@@ -88,6 +97,7 @@ _ELSEWHERE = {
     "bce": "binary_cross_entropy",
     "mse": "mean_squared_error",
     "l2": "mean_squared_error",
+    "nll": "negative_log_likelihood",
     "tf": "tensorflow",
     "np": "numpy",
 }
@@ -215,7 +225,12 @@ def _unit_interval(name: str, value: object) -> float:
     return number
 
 
-def _epsilon(name: str, value: object) -> float:
+def _epsilon(name: str, value: object, presets: tuple[str, ...]) -> float | str:
+    if isinstance(value, str):
+        if value not in presets:
+            msg = f"{name} must be a number in [0, 0.5) or one of {', '.join(map(repr, presets))}, got {value!r}."
+            raise SpecValueError(msg)
+        return str(value)
     number = _number(name, value)
     if not 0.0 <= number < 0.5:
         msg = f"{name} must lie in [0, 0.5), as probabilities are clipped to [{name}, 1 - {name}], got {value!r}."
@@ -223,8 +238,36 @@ def _epsilon(name: str, value: object) -> float:
     return number
 
 
+def _nested(name: str, value: Any) -> float | tuple[Any, ...]:
+    """Non-negative numbers in an array of any rank, as nested tuples of one shape."""
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list):  # NumPy arrays, torch and JAX tensors
+        value = to_list()
+    elif callable(getattr(value, "numpy", None)):  # TensorFlow's eager tensors
+        value = value.numpy().tolist()
+    if not isinstance(value, list | tuple):
+        return _non_negative(name, value)
+    if not value:
+        msg = f"{name} must not be empty; leave it out for no weights."
+        raise SpecValueError(msg)
+    nested = tuple(_nested(f"{name}[{i}]", element) for i, element in enumerate(value))
+    if len({extents(element) for element in nested}) > 1:
+        msg = f"{name} must be an array, got nested sequences of different lengths."
+        raise SpecValueError(msg)
+    return nested
+
+
+def extents(nested: Any) -> tuple[int, ...]:
+    """The shape of an array that is written as nested tuples."""
+    return (len(nested), *extents(nested[0])) if isinstance(nested, tuple) else ()
+
+
 _REDUCTIONS = ("mean", "sum", "none")
 _DIVISORS = ("weights", "present", "nonzero", "all")
+_LABEL_DIVISORS = ("weights", "label_weights", "present", "nonzero", "all")
+_RENORMALIZE = ("before_clip", "after_clip")
+_CLASS_WEIGHTINGS = ("entries", "position")
+_DTYPES = ("float32", "float64")
 _ON_EMPTY = ("nan", "zero", "error")
 _ROUNDINGS = ("native", "exact")
 
@@ -256,6 +299,8 @@ class Loss:
     name: ClassVar[str]
     """How the loss is called in dictionaries and on the command line."""
 
+    _divisors: ClassVar[tuple[str, ...]] = _DIVISORS
+
     # Calling a spec: see `as_written`.
     autograph_info__: ClassVar[None] = None
 
@@ -275,7 +320,7 @@ class Loss:
         """Store the validated fields and the hash of all of them."""
         canonical |= {
             "reduction": _choice("reduction", self.reduction, _REDUCTIONS),
-            "divisor": _choice("divisor", self.divisor, _DIVISORS),
+            "divisor": _choice("divisor", self.divisor, self._divisors),
             "on_empty": _choice("on_empty", self.on_empty, _ON_EMPTY),
             "rounding": _choice("rounding", self.rounding, _ROUNDINGS),
         }
@@ -384,8 +429,19 @@ class Loss:
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values: the loss's name, the version, and the fields that differ from their defaults."""
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in self._changed().items()}
-        return {"loss": self.name, "version": SERIALIZATION_VERSION, **plain}
+        changed = self._changed()
+        return {"loss": self.name, "version": self._version(changed), **{k: _plain(v) for k, v in changed.items()}}
+
+    def _version(self, changed: dict[str, Any]) -> int:
+        """The lowest version of the serialization that knows these fields and values."""
+        late = (
+            self.name == "negative_log_likelihood"
+            or not _SINCE_2.isdisjoint(changed)
+            or ("axis" in changed and self.name == "binary_cross_entropy")
+            or isinstance(changed.get("epsilon"), str)
+            or changed.get("divisor") == "label_weights"
+        )
+        return 2 if late else 1
 
     def to_json(self) -> str:
         """`to_dict` as JSON text, keys in declared order."""
@@ -411,6 +467,11 @@ class Loss:
 
 
 _LOSSES: dict[str, type[Loss]] = {}
+
+
+def _plain(value: Any) -> Any:
+    """A canonical value as JSON has it: lists for tuples."""
+    return [_plain(element) for element in value] if isinstance(value, tuple) else value
 
 
 def _fields_of(cls: type[Loss], unknown: str) -> str:
@@ -443,20 +504,30 @@ class CrossEntropyLoss(Loss):
     Args:
         from_logits: False: predictions are probabilities. True: softmax is part of the loss.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the gradient is 0 where it clips. Only
-            with ``from_logits=False``.
+            with ``from_logits=False``. "keras": 1e-7, both bounds rounded to the predictions' dtype, as Keras has them. "sklearn": the
+            distance from 1 to the next larger number of the predictions' dtype.
+        renormalize: None, or predictions are non-negative numbers that are divided by their sum over the classes: "before_clip" or
+            "after_clip" (of the numbers as they are). Only with an `epsilon`.
         axis: the class axis. None: the last one where predictions have at most 2 axes; from 3 axes up it must be named, since
             torch uses 1 and the others -1, and a square shape would hide the mistake.
         class_weights: one non-negative number w_c per class. Numbers below the smallest normal one of the compute dtype count as 0, here
             and in `pos_weight`, shares of smoothing, target entries of the cross-entropies and sample weights.
+        class_weighting: what class weights multiply. "entries": the entries of the smoothed target, as above. "position": the whole loss
+            of a position, by $\sum_c w_c t_c$, so that $\tau_{ic} = t'_{ic} \sum_k w_k t_{ik}$; the class weights that ``fit`` of Keras
+            takes. The weight W_i is the same in both.
         ignore_index: an int or several; positions with that label are dropped. Index targets only: with dense targets a negative
             one has no effect, and one in 0..K-1 is an error.
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.
         reduction: "mean", "sum", or "none" for the per-position losses.
         divisor: what the mean divides by. "weights": the sum of the weights W_i, which are sample_weight_i, times
             $\sum_c w_c t_{ic}$ where class weights are given. "present": the number of positions not dropped. "nonzero": the number of
-            those with W_i != 0. "all": the number of all positions.
+            those with W_i != 0. "all": the number of all positions. "label_weights": "weights" for class indices and "all" for dense
+            targets, as torch divides.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under tracing). Its gradient is 0.
         rounding: "native" or "exact".
+        scale: a positive number that multiplies every loss, and no weight.
+        dtype: None, or "float32" or "float64": predictions, floating targets and sample weights are read in this dtype, and so is the
+            loss returned. Not with ``rounding="exact"``.
 
     Raises:
         SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
@@ -476,27 +547,43 @@ class CrossEntropyLoss(Loss):
 
     name = "cross_entropy"
 
+    _divisors = _LABEL_DIVISORS
+
     from_logits: bool = False
-    epsilon: float = 0.0
+    epsilon: Epsilon = 0.0
+    renormalize: Renormalize | None = None
     axis: int | None = None
     class_weights: Sequence[float] | None = None
+    class_weighting: ClassWeighting = "entries"
     ignore_index: int | Iterable[int] | None = None
     label_smoothing: float = 0.0
     reduction: Reduction = "mean"
     divisor: Divisor = "weights"
     on_empty: OnEmpty = "nan"
     rounding: Rounding = "native"
+    scale: float = 1.0
+    dtype: ComputedIn | None = None
 
     def __post_init__(self) -> None:
         self._canonical(
             from_logits=_boolean("from_logits", self.from_logits),
-            epsilon=_epsilon("epsilon", self.epsilon),
+            epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn")),
+            renormalize=None if self.renormalize is None else _choice("renormalize", self.renormalize, _RENORMALIZE),
             axis=None if self.axis is None else _integer("axis", self.axis),
             class_weights=None if self.class_weights is None else _weights("class_weights", self.class_weights),
+            class_weighting=_choice("class_weighting", self.class_weighting, _CLASS_WEIGHTINGS),
             ignore_index=None if self.ignore_index is None else _labels("ignore_index", self.ignore_index) or None,
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
+            scale=_scale("scale", self.scale),
+            dtype=_dtype(self),
         )
         _refuse_clipped_logits(self)
+        if self.renormalize is not None and not self.epsilon:
+            msg = (
+                f"renormalize={self.renormalize!r} needs an epsilon to clip to: a probability of 0 would make the gradient of "
+                "all others undefined; set one, as in epsilon='keras'."
+            )
+            raise SpecValueError(msg)
 
 
 @_spec
@@ -513,14 +600,28 @@ class BinaryCrossEntropyLoss(Loss):
     Args:
         from_logits: False: predictions are probabilities. True: the sigmoid is part of the loss.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the gradient is 0 where it clips. Only
-            with ``from_logits=False``.
-        pos_weight: the factor q of the positive term: a number, or one per entry of the last axis. It never counts in the divisor.
+            with ``from_logits=False``. "keras" and "sklearn": as for `CrossEntropyLoss`. "torch": no probability is clipped, but no
+            logarithm is below -100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, which is not the derivative of that; it is
+            what ``torch.nn.BCELoss`` has.
+        epsilon_added: whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and $-\log(1 - p + \epsilon)$, instead of
+            clipping to it. Needs a number as `epsilon`.
+        pos_weight: the factor q of the positive term: a number, or one per entry of `axis`. It never counts in the divisor. Not with
+            ``epsilon="torch"``.
+        axis: the axis that several pos_weight run along. None: the last one.
+        element_weights: None, or non-negative numbers that multiply the losses of elements, an array of at most the predictions' rank,
+            aligned to their *last* axes; an extent of 1 is repeated. They count in W_i, as sample weights do.
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the 2 answers.
+        average_last_axis: whether the losses along the last axis are averaged, weighted by `element_weights` and divided by their
+            number, to one loss per position; positions are then the predictions' shape without it, of at least one axis.
         reduction: "mean", "sum", or "none" for the per-position losses.
-        divisor: what the mean divides by. "weights": the sum of the sample weights. "present": the number of positions not
-            dropped. "nonzero": the number of those whose weight is not 0. "all": the number of all positions.
+        divisor: what the mean divides by. "weights": the sum of the weights W_i, products of sample and element
+            weights. "present": the number of positions not dropped. "nonzero": the number of those
+            whose weight is not 0. "all": the number of all positions.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under tracing). Its gradient is 0.
         rounding: "native" or "exact".
+        scale: a positive number that multiplies every loss, and no weight.
+        dtype: None, or "float32" or "float64": predictions, floating targets and sample weights are read in this dtype, and so is the
+            loss returned. Not with ``rounding="exact"``.
 
     Raises:
         SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
@@ -541,13 +642,19 @@ class BinaryCrossEntropyLoss(Loss):
     name = "binary_cross_entropy"
 
     from_logits: bool = False
-    epsilon: float = 0.0
+    epsilon: Epsilon = 0.0
+    epsilon_added: bool = False
     pos_weight: float | Sequence[float] | None = None
+    axis: int | None = None
+    element_weights: float | Sequence[Any] | None = None
     label_smoothing: float = 0.0
+    average_last_axis: bool = False
     reduction: Reduction = "mean"
     divisor: Divisor = "weights"
     on_empty: OnEmpty = "nan"
     rounding: Rounding = "native"
+    scale: float = 1.0
+    dtype: ComputedIn | None = None
 
     def __post_init__(self) -> None:
         weight: object = self.pos_weight
@@ -556,11 +663,25 @@ class BinaryCrossEntropyLoss(Loss):
             weight = _non_negative("pos_weight", weight) if several is None else _weights("pos_weight", several)
         self._canonical(
             from_logits=_boolean("from_logits", self.from_logits),
-            epsilon=_epsilon("epsilon", self.epsilon),
+            epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn", "torch")),
+            epsilon_added=_boolean("epsilon_added", self.epsilon_added),
             pos_weight=weight,
+            axis=None if self.axis is None else _integer("axis", self.axis),
+            element_weights=_element_weights(self),
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
+            average_last_axis=_boolean("average_last_axis", self.average_last_axis),
+            scale=_scale("scale", self.scale),
+            dtype=_dtype(self),
         )
         _refuse_clipped_logits(self)
+        if self.epsilon_added and (isinstance(self.epsilon, str) or not self.epsilon):
+            msg = f"epsilon_added adds a number, and epsilon is {self.epsilon!r}; give it one, as in epsilon=1e-7."
+            raise SpecValueError(msg)
+        if self.epsilon == "torch" and self.pos_weight is not None:
+            msg = (
+                "epsilon='torch' is what torch.nn.BCELoss does, which has no pos_weight; use from_logits=True for one."
+            )
+            raise SpecValueError(msg)
 
 
 @_spec
@@ -573,11 +694,19 @@ class MeanSquaredError(Loss):
     floating, integer (at most 2^53 in size) or bool. The per-position loss has the predictions' shape.
 
     Args:
+        element_weights: None, or non-negative numbers that multiply the losses of elements, an array of at most the predictions' rank,
+            aligned to their *last* axes; an extent of 1 is repeated. They count in W_i, as sample weights do.
+        average_last_axis: whether the losses along the last axis are averaged to one loss per position; positions are then the
+            predictions' shape without it, of at least one axis.
         reduction: "mean", "sum", or "none" for the per-position losses.
-        divisor: what the mean divides by. "weights": the sum of the sample weights. "present": the number of positions not
-            dropped. "nonzero": the number of those whose weight is not 0. "all": the number of all positions.
+        divisor: what the mean divides by. "weights": the sum of the weights W_i, products of sample and element
+            weights. "present": the number of positions not dropped. "nonzero": the number of those
+            whose weight is not 0. "all": the number of all positions.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under tracing). Its gradient is 0.
         rounding: "native" or "exact".
+        scale: a positive number that multiplies every loss, and no weight.
+        dtype: None, or "float32" or "float64": predictions, floating targets and sample weights are read in this dtype, and so is the
+            loss returned. Not with ``rounding="exact"``.
 
     Raises:
         SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
@@ -595,16 +724,106 @@ class MeanSquaredError(Loss):
 
     name = "mean_squared_error"
 
+    element_weights: float | Sequence[Any] | None = None
+    average_last_axis: bool = False
+    reduction: Reduction = "mean"
+    divisor: Divisor = "weights"
+    on_empty: OnEmpty = "nan"
+    rounding: Rounding = "native"
+    scale: float = 1.0
+    dtype: ComputedIn | None = None
+
+    def __post_init__(self) -> None:
+        self._canonical(
+            element_weights=_element_weights(self),
+            average_last_axis=_boolean("average_last_axis", self.average_last_axis),
+            scale=_scale("scale", self.scale),
+            dtype=_dtype(self),
+        )
+
+
+@_spec
+class NegativeLogLikelihoodLoss(Loss):
+    r"""Negative log-likelihood: the cross-entropy of predictions that are log-probabilities already.
+
+    $$\ell_i = \sum_c \tau_{ic}\,(-x_{ic}), \qquad \tau_{ic} = w_c\,t_{ic}$$
+
+    A class index $y$ is the one-hot target $t_c = [c = y]$. Entries with $\tau_{ic} = 0$ are not read. Predictions are any numbers: whether
+    they are logarithms of probabilities is not checked, as those of densities may be positive. Shapes, dtypes and kinds of targets are
+    those of `CrossEntropyLoss`, which takes logits and is the safer choice where there are any.
+
+    Args:
+        axis: the class axis. None: the last one where predictions have at most 2 axes; from 3 axes up it must be named.
+        class_weights: one non-negative number w_c per class.
+        ignore_index: an int or several; positions with that label are dropped. Index targets only, as for `CrossEntropyLoss`.
+        reduction: "mean", "sum", or "none" for the per-position losses.
+        divisor: what the mean divides by, as for `CrossEntropyLoss`.
+        on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under tracing). Its gradient is 0.
+        rounding: "native" or "exact".
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
+
+    Example:
+        ```python
+        import numpy as np
+        import unifiedloss as ul
+
+        assert ul.NegativeLogLikelihoodLoss()(np.array([[-0.5, -1.0], [-2.0, -0.25]]), np.array([0, 1])) == 0.375
+        ```
+
+    Source: ``torch.nn.NLLLoss``, except that nothing is ignored unless asked for.
+    """
+
+    name = "negative_log_likelihood"
+
+    _divisors = _LABEL_DIVISORS
+
+    axis: int | None = None
+    class_weights: Sequence[float] | None = None
+    ignore_index: int | Iterable[int] | None = None
     reduction: Reduction = "mean"
     divisor: Divisor = "weights"
     on_empty: OnEmpty = "nan"
     rounding: Rounding = "native"
 
     def __post_init__(self) -> None:
-        self._canonical()
+        self._canonical(
+            axis=None if self.axis is None else _integer("axis", self.axis),
+            class_weights=None if self.class_weights is None else _weights("class_weights", self.class_weights),
+            ignore_index=None if self.ignore_index is None else _labels("ignore_index", self.ignore_index) or None,
+        )
 
 
-AnyLoss = CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError
+AnyLoss = CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError | NegativeLogLikelihoodLoss
+
+_OF_CLASSES = (CrossEntropyLoss, NegativeLogLikelihoodLoss)
+"""The losses with a class axis."""
+
+
+def _scale(name: str, value: object) -> float:
+    number = _number(name, value)
+    if number <= 0.0:
+        msg = f"{name} must be positive, got {value!r}."
+        raise SpecValueError(msg)
+    return number
+
+
+def _dtype(spec: CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError) -> str | None:
+    if spec.dtype is None:
+        return None
+    name = _choice("dtype", spec.dtype, _DTYPES)
+    if spec.rounding == "exact":
+        msg = (
+            f"dtype={name!r} rounds what it reads, and rounding='exact' rounds results alone; leave dtype out, and cast the "
+            "predictions before the call if they have another one."
+        )
+        raise SpecValueError(msg)
+    return name
+
+
+def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> float | tuple[Any, ...] | None:
+    return None if spec.element_weights is None else _nested("element_weights", spec.element_weights)
 
 
 def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> None:
@@ -716,12 +935,18 @@ class Clip(NamedTuple):
 
     A probability p counts as clipped from below where ``p < low`` and from above where ``p > high``. Both bounds are rounded
     inwards (low up, high down), so that comparing in the compute dtype decides as comparing real numbers would.
+
+    Attributes:
+        low: the lower bound.
+        high: the upper bound.
+        costs: -log p at the real bounds.
+        complement_costs: -log(1 - p) there.
     """
 
     low: float
     high: float
-    negative_log_low: float
-    negative_log_high: float
+    costs: tuple[float, float]
+    complement_costs: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -755,6 +980,15 @@ class Plan:
             where that is larger: JAX and TensorFlow read smaller numbers as 0, NumPy and torch do not.
         tiny_target: target entries of the cross-entropies below it count as 0.
         tiny_weight: sample weights below it in size, once they are rounded to the compute dtype, count as 0.
+        divisor: the rule of the mean, told for this kind of target.
+        scale: the factor of every loss.
+        element_weights: the static weights of elements, numbers that are too small to be told from 0 as 0.
+        averaged: whether the losses along the last axis are averaged; `positions` has no such axis then, `count` counts elements.
+        log_probabilities: whether predictions are logarithms of probabilities.
+        by_position: whether class weights multiply the loss of a position, not the entries of its target.
+        bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap], or None; so where logarithms are clamped.
+        added: what is added to probabilities inside the logarithms.
+        extended: whether a rule is used that exact mode's kernel leaves to the oracle as a whole.
         whole: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
             reduced, with nothing to cast. A native mean then divides by the number of positions as well.
     """
@@ -785,7 +1019,37 @@ class Plan:
     tiny: float
     tiny_target: float
     tiny_weight: float
+    divisor: Literal["weights", "present", "nonzero", "all"]
+    scale: float
+    element_weights: float | tuple[Any, ...] | None
+    averaged: bool
+    log_probabilities: bool
+    by_position: bool
+    bounds: tuple[float, float] | None
+    added: float
+    extended: bool
     whole: bool
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether predictions are probabilities, or what is to be made into some."""
+        return self.kind != "regression" and not self.from_logits and not self.log_probabilities
+
+    @property
+    def renormalize(self) -> Renormalize | None:
+        """When probabilities are divided by their sum."""
+        return getattr(self.spec, "renormalize", None)
+
+    @property
+    def clamped(self) -> bool:
+        """Whether logarithms are clamped at -100 and have torch's gradient."""
+        return getattr(self.spec, "epsilon", 0.0) == "torch"
+
+    @property
+    def pos_weight_axis(self) -> int:
+        """The axis that several pos_weight run along."""
+        axis: int | None = getattr(self.spec, "axis", None)
+        return -1 if axis is None else axis
 
     @property
     def from_logits(self) -> bool:
@@ -811,15 +1075,14 @@ class Plan:
     @property
     def clip(self) -> Clip | None:
         """The clip of `epsilon`, or None where nothing is clipped."""
-        epsilon: float = getattr(self.spec, "epsilon", 0.0)
-        if not epsilon:
+        if self.bounds is None:
             return None
-        form = FORMATS[self.compute_dtype]
+        low, gap = self.bounds
         return Clip(
-            low=max(form.ceil(epsilon), self.tiny),
-            high=_floor_of_one_minus(epsilon, self.compute_dtype),
-            negative_log_low=-math.log(epsilon),
-            negative_log_high=-math.log1p(-epsilon),
+            low=max(FORMATS[self.compute_dtype].ceil(low), self.tiny),
+            high=_floor_of_one_minus(gap, self.compute_dtype),
+            costs=(-math.log(low), 0.0 - math.log1p(-gap)),
+            complement_costs=(-math.log1p(-low), -math.log(gap) if gap else math.inf),
         )
 
     @property
@@ -831,13 +1094,24 @@ class Plan:
         return self.classes
 
 
-def _floor_of_one_minus(epsilon: float, dtype: str) -> float:
-    """The largest number of the format that is at most the real number 1 - epsilon."""
+def _bounds(epsilon: float | str, dtype: str) -> tuple[float, float] | None:
+    """(low, gap) of the clip [low, 1 - gap] of probabilities of a dtype."""
+    if epsilon == "sklearn":
+        epsilon = FORMATS[dtype].epsilon
+    elif epsilon == "keras":
+        return FORMATS[dtype].nearest(1e-7), 1.0 - FORMATS[dtype].nearest(1.0 - 1e-7)
+    if isinstance(epsilon, str) or not epsilon:
+        return None
+    return epsilon, epsilon
+
+
+def _floor_of_one_minus(gap: float, dtype: str) -> float:
+    """The largest number of the format that is at most the real number 1 - gap."""
     form = FORMATS[dtype]
-    nearest = form.floor(1.0 - epsilon)
-    # 1.0 - epsilon is rounded to float64, perhaps upwards past the real number. 1.0 - nearest is exact, by Sterbenz' lemma for
+    nearest = form.floor(1.0 - gap)
+    # 1.0 - gap is rounded to float64, perhaps upwards past the real number. 1.0 - nearest is exact, by Sterbenz' lemma for
     # nearest >= 0.5, so the comparison is one of real numbers.
-    if 1.0 - nearest < epsilon:
+    if 1.0 - nearest < gap:
         nearest -= form.ulp(math.nextafter(nearest, 0.0))
     return nearest
 
@@ -873,7 +1147,15 @@ class Message:
     POS_WEIGHT_SCALAR = (
         "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
     )
-    POS_WEIGHT = "pos_weight has {count} entries, and the last axis of the predictions {predictions} has {last}."
+    POS_WEIGHT = "pos_weight has {count} entries, and axis {axis} of the predictions {predictions} has {extent}."
+    ELEMENT_WEIGHTS = (
+        "element_weights of shape {weights} do not fit the last axes of predictions {predictions}: "
+        "each extent must be 1 or the same."
+    )
+    AVERAGED = (
+        "average_last_axis leaves no position of predictions {predictions}: they need another axis, and at least one entry on the last; "
+        "add an axis, or leave average_last_axis out."
+    )
     UPSTREAM = "upstream must have the shape of the loss {loss}, got {got}; nothing is broadcast."
     LEADING = (
         "{name} must have the shape of the per-position loss {positions} or a leading part of it, "
@@ -911,28 +1193,42 @@ def resolve(
         SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong number of class weights, ...).
     """
     check_predictions_dtype(predictions.dtype)
-    if isinstance(spec, CrossEntropyLoss):
+    read_in: str | None = getattr(spec, "dtype", None)
+    if read_in is not None:
+        predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
+        sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
+    if isinstance(spec, _OF_CLASSES):
         kind = _target_kind(targets.dtype)
         axis, classes, positions = _classes(spec, predictions, targets, kind)
     else:
         kind = "binary" if isinstance(spec, BinaryCrossEntropyLoss) else "regression"
         axis, classes, positions = None, None, _elements(spec, predictions, targets)
     _check_companions(positions, sample_weight, mask)
+    elements = positions
+    if getattr(spec, "average_last_axis", False):
+        elements = predictions.shape
     floating_targets = targets.dtype if targets.dtype in FORMATS else "float32"
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
     known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
-    extents: Any = positions
-    count = math.prod(extents) if extents is not None and known else None
+    known_elements: Any = elements
+    count = math.prod(known_elements) if known_elements is not None and known else None
     if not isinstance(count, int):
         # A symbol, as torch.export has, which no question may be asked of: the answer would be frozen.
         count = None
     ignored_labels = _ignored_labels(spec, kind, targets.dtype)
     class_weights = getattr(spec, "class_weights", None)
     pos_weight = getattr(spec, "pos_weight", None)
-    unweighted = sample_weight is None and class_weights is None
+    element_weights = getattr(spec, "element_weights", None)
+    unweighted = sample_weight is None and class_weights is None and element_weights is None
     tiny = FORMATS[compute_dtype].tiny
     plain = unweighted and mask is None and len(ignored_labels) == 0  # torch.compile cannot say "not" of a tuple
+    divisor: Any = spec.divisor
+    if divisor == "label_weights":
+        divisor = "all" if kind == "dense" else "weights"
+    epsilon: Any = getattr(spec, "epsilon", 0.0)
+    added = epsilon if getattr(spec, "epsilon_added", False) else 0.0
+    extended = _is_extended(spec)
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]
@@ -954,12 +1250,49 @@ def resolve(
         class_weights=class_weights if class_weights is None else _read_weights(class_weights, tiny),
         pos_weight=_read_weights(pos_weight, tiny) if isinstance(pos_weight, tuple) else _read_weight(pos_weight, tiny),
         smoothing=_read_smoothing(spec, kind, classes, tiny),
-        may_cancel=_may_cancel(spec, kind, class_weights, tiny),
+        may_cancel=_may_cancel(spec, divisor, kind, class_weights, tiny),
         tiny=_tiny(compute_dtype, predictions.dtype),
         tiny_target=_tiny(compute_dtype, targets.dtype),
         tiny_weight=_tiny(compute_dtype, None if sample_weight is None else sample_weight.dtype),
-        whole=plain and bool(count) and _is_native(spec, kind, predictions.dtype, targets.dtype),
+        divisor=divisor,
+        scale=getattr(spec, "scale", 1.0),
+        element_weights=_read_nested(element_weights, tiny),
+        averaged=getattr(spec, "average_last_axis", False),
+        log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
+        by_position=class_weights is not None and getattr(spec, "class_weighting", "entries") == "position",
+        bounds=None if added else _bounds(epsilon, predictions.dtype),
+        added=added,
+        extended=extended,
+        whole=plain
+        and not extended
+        and read_in is None
+        and bool(count)
+        and _is_native(spec, kind, predictions.dtype, targets.dtype),
     )
+
+
+def _read_in(dtype: str, x: Signature) -> Signature:
+    return x._replace(dtype=dtype) if x.dtype in FORMATS else x
+
+
+def _is_extended(spec: AnyLoss) -> bool:
+    if isinstance(spec, NegativeLogLikelihoodLoss) or spec.scale != 1.0:
+        return True
+    if isinstance(spec, CrossEntropyLoss):
+        by_position = spec.class_weights is not None and spec.class_weighting == "position"
+        return isinstance(spec.epsilon, str) or spec.renormalize is not None or by_position
+    if spec.element_weights is not None or spec.average_last_axis:
+        return True
+    if isinstance(spec, MeanSquaredError):
+        return False
+    along = isinstance(spec.pos_weight, tuple) and spec.axis not in (None, -1)
+    return isinstance(spec.epsilon, str) or spec.epsilon_added or along
+
+
+def _read_nested(weights: Any, tiny: float) -> Any:
+    if isinstance(weights, tuple):
+        return tuple(_read_nested(weight, tiny) for weight in weights)
+    return _read_weight(weights, tiny)
 
 
 def _tiny(compute: str, own: str | None) -> float:
@@ -986,8 +1319,8 @@ def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) 
     return smoothing if smoothing / (2 if kind == "binary" else classes or 1) >= tiny else 0.0
 
 
-def _may_cancel(spec: AnyLoss, kind: str, class_weights: tuple[float, ...] | None, tiny: float) -> bool:
-    if class_weights is None or spec.reduction != "mean" or spec.divisor not in ("weights", "nonzero"):
+def _may_cancel(spec: AnyLoss, divisor: str, kind: str, class_weights: tuple[float, ...] | None, tiny: float) -> bool:
+    if class_weights is None or spec.reduction != "mean" or divisor not in ("weights", "nonzero"):
         return False
     return kind == "dense" or min(class_weights) < tiny
 
@@ -1025,6 +1358,8 @@ def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
 def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
     """Whether a framework's own kernels compute the reduced loss in the dtypes given, if every position counts once."""
     if spec.rounding == "exact" or spec.reduction == "none" or predictions in HALF_TYPES:
+        return False
+    if isinstance(spec, NegativeLogLikelihoodLoss):
         return False
     if isinstance(spec, MeanSquaredError):
         return targets == predictions
@@ -1092,7 +1427,7 @@ def class_axis(axis: int | None, shape: Shape | None) -> int:
 
 
 def _classes(
-    spec: CrossEntropyLoss, predictions: Signature, targets: Signature, kind: str
+    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, predictions: Signature, targets: Signature, kind: str
 ) -> tuple[int, int | None, Shape | None]:
     shape = predictions.shape
     axis = class_axis(spec.axis, shape)
@@ -1134,7 +1469,7 @@ def _check_index_shape(shape: Shape | None, axis: int, positions: Shape | None, 
     raise ShapeError(msg)
 
 
-def _check_dense_ignore(spec: CrossEntropyLoss, classes: int | None) -> None:
+def _check_dense_ignore(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, classes: int | None) -> None:
     for label in spec.ignore_index or ():  # type: ignore[union-attr]
         if classes is not None and 0 <= label < classes:
             raise SpecValueError(Message.DENSE_IGNORED.format(label=label))
@@ -1153,14 +1488,37 @@ def _elements(
         fix = _elementwise_fix(shape, targets.shape)
         msg = Message.ELEMENTS.format(predictions=describe(shape), targets=describe(targets.shape), fix=fix)
         raise ShapeError(msg)
-    weights = getattr(spec, "pos_weight", None)
-    if isinstance(weights, tuple):
-        if not shape:
-            raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
-        if shape[-1] is not None and shape[-1] != len(weights):
-            msg = Message.POS_WEIGHT.format(count=len(weights), predictions=describe(shape), last=shape[-1])
-            raise SpecValueError(msg)
-    return shape
+    if isinstance(spec, BinaryCrossEntropyLoss):
+        _check_pos_weight(spec, shape)
+    if spec.element_weights is not None:
+        _check_element_weights(extents(spec.element_weights), shape)
+    if not spec.average_last_axis:
+        return shape
+    if len(shape) < 2 or shape[-1] == 0:
+        raise ShapeError(Message.AVERAGED.format(predictions=describe(shape)))
+    return shape[:-1]
+
+
+def _check_pos_weight(spec: BinaryCrossEntropyLoss, shape: Shape) -> None:
+    weights = spec.pos_weight
+    if not isinstance(weights, tuple):
+        return
+    if not shape:
+        raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
+    axis = -1 if spec.axis is None else spec.axis
+    if not -len(shape) <= axis < len(shape):
+        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
+    extent = shape[axis]
+    if extent is not None and extent != len(weights):
+        msg = Message.POS_WEIGHT.format(count=len(weights), axis=axis, predictions=describe(shape), extent=extent)
+        raise SpecValueError(msg)
+
+
+def _check_element_weights(weights: Shape, shape: Shape) -> None:
+    last = shape[len(shape) - len(weights) :] if len(weights) <= len(shape) else None
+    if last is None or any(n not in (1, m) and m is not None for n, m in zip(weights, last, strict=True)):
+        msg = Message.ELEMENT_WEIGHTS.format(weights=describe(weights), predictions=describe(shape))
+        raise SpecValueError(msg)
 
 
 def _elementwise_fix(predictions: Shape, targets: Shape) -> str:

@@ -46,7 +46,7 @@ def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array |
         with np.errstate(over="ignore"):
             weight = _align(sample_weight.astype(plan.compute_dtype), shape)
         kept = present & ~(np.abs(weight) < plan.tiny_weight)
-        if plan.spec.divisor == "weights" and plan.spec.reduction == "mean":
+        if plan.divisor == "weights" and plan.spec.reduction == "mean":
             _raise_at(
                 kept & (weight < 0),
                 sample_weight,
@@ -193,7 +193,7 @@ def _check_empty(
         if sample_weight is not None:
             weighty = weighty | np.isnan(_align(sample_weight, shape).astype(np.float64))
         weighty = weighty & kept
-    rule = plan.spec.divisor
+    rule = plan.divisor
     if rule == "all":
         empty = not kept.size
     elif rule == "present":

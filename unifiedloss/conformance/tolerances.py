@@ -109,7 +109,7 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         loss = losses if plan.spec.reduction == "none" else losses.sum() * condition / divisor
         # The divisor's gradient: the mean itself, over the divisor, for every unit of weight.
         through = 0.0
-        if plan.spec.reduction == "mean" and plan.spec.divisor == "weights":
+        if plan.spec.reduction == "mean" and plan.divisor == "weights":
             through = losses.sum() / divisor**2 * condition
         by_predictions = _expand(factor, plan) * parts.by_predictions * condition
         by_targets = _expand(factor, plan) * parts.by_targets * condition
@@ -213,7 +213,7 @@ def _divisor(case: Case, plan: Plan, kept: Any, weight: Array, omega: Array) -> 
     if plan.spec.reduction != "mean":
         return 1.0, 1.0
     each = np.where(kept, weight * omega, 0.0)
-    rule = plan.spec.divisor
+    rule = plan.divisor
     if rule == "weights":
         total = float(np.abs(each.sum()))
         return total, float(np.abs(each).sum()) / total if total else 1.0

@@ -139,7 +139,7 @@ class Call:
             special |= ~np.isfinite(self.weight) | (
                 np.abs(self.weight) > MAX_INTEGER_TARGET if self._long_weight is not None else False
             )
-            if plan.spec.reduction == "mean" and plan.spec.divisor == "weights":
+            if plan.spec.reduction == "mean" and plan.divisor == "weights":
                 bad |= self.weight < 0
         if plan.kind == "index":
             bad |= (self.targets < 0) | (self.targets >= self.rows.shape[1])
@@ -208,7 +208,7 @@ class Call:
     def _divisor(self) -> _Divisor:
         """A ball around the divisor of the mean and the divisor itself; a float where it is 0, infinite or NaN."""
         plan = self.plan
-        rule = plan.spec.divisor
+        rule = plan.divisor
         counted = self.weight is None and plan.class_weights is None
         if rule == "all":
             return _count(len(self.rows))
