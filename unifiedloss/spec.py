@@ -427,6 +427,28 @@ class Loss:
         """
         return self._registry.adapter(backend).bind(self)
 
+    def to_native(self, library: str, *, code: bool = False) -> Any:
+        """The loss as a library's own plain object or function, with nothing of unifiedloss in it, or as the line that makes it.
+
+        Reading it back with `from_native` gives an equal spec.
+
+        Args:
+            library: "torch", "keras", "tensorflow", "optax", "sklearn" or "onnx".
+            code: whether to give the source line a person would write instead. It needs no framework.
+
+        Returns:
+            torch and Keras: the loss object, or, where there is only a function, a ``functools.partial`` of it, as for the other
+            libraries; onnx: an ``onnx.ModelProto``.
+
+        Raises:
+            UnsupportedError: the library cannot say one of the rules. The message names it, and what to use instead.
+            SpecValueError: the library is unknown.
+            MissingBackendError: the library is not installed.
+        """
+        from unifiedloss.switching import to_native
+
+        return to_native(self, library, code=code)  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values: the loss's name, the version, and the fields that differ from their defaults."""
         changed = self._changed()
