@@ -176,7 +176,7 @@ class JaxAdapter(Adapter):
         if not self.readable(predictions, targets, sample_weight, mask):
             return
         # Of logits the shape is enough, so nothing waits for the model that computes them.
-        reads = plan.kind != "regression" and not plan.from_logits
+        reads = plan.probabilities
         values.check(
             plan,
             np.asarray(predictions) if reads else predictions,
