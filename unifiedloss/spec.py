@@ -688,7 +688,7 @@ class BinaryCrossEntropyLoss(Loss):
             epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn", "torch")),
             epsilon_added=_boolean("epsilon_added", self.epsilon_added),
             pos_weight=weight,
-            axis=None if self.axis is None else _integer("axis", self.axis),
+            axis=None if self.axis is None or _integer("axis", self.axis) == -1 else _integer("axis", self.axis),
             element_weights=_element_weights(self),
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
             average_last_axis=_boolean("average_last_axis", self.average_last_axis),
