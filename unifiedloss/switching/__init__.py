@@ -13,6 +13,10 @@ from typing import Any
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError
 from unifiedloss.spec import _LOSSES, AnyLoss, Loss, from_json, suggestion
+from unifiedloss.switching import keras as _keras
+from unifiedloss.switching import optax as _optax
+from unifiedloss.switching import sklearn as _sklearn
+from unifiedloss.switching import tensorflow as _tensorflow
 from unifiedloss.switching import torch as _torch
 from unifiedloss.switching.calls import Call, parse
 from unifiedloss.switching.tables import LIBRARIES, NATIVES, Closest, Native, call_of, closest, find, spec_of
@@ -35,7 +39,7 @@ __all__ = [
     "to_native",
 ]
 
-_TABLES = (_torch,)
+_TABLES = (_torch, _keras, _tensorflow, _optax, _sklearn)
 """Importing a table enters it."""
 
 _OWNERS = {
