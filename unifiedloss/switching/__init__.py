@@ -13,7 +13,11 @@ from typing import Any
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError
 from unifiedloss.spec import _LOSSES, AnyLoss, Loss, from_json, suggestion
+from unifiedloss.switching import keras as _keras
 from unifiedloss.switching import onnx as _onnx
+from unifiedloss.switching import optax as _optax
+from unifiedloss.switching import sklearn as _sklearn
+from unifiedloss.switching import tensorflow as _tensorflow
 from unifiedloss.switching import torch as _torch
 from unifiedloss.switching.calls import Call, parse
 from unifiedloss.switching.tables import LIBRARIES, NATIVES, Closest, Native, call_of, closest, find, spec_of
@@ -36,7 +40,7 @@ __all__ = [
     "to_native",
 ]
 
-_TABLES = (_torch, _onnx)
+_TABLES = (_torch, _keras, _tensorflow, _optax, _sklearn, _onnx)
 """Importing a table enters it."""
 
 _OWNERS = {
