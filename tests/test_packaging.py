@@ -31,7 +31,8 @@ ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
     "torch": {"exact.py", "switching.py"},
-    "tensorflow": {"exact.py", "shapes.py"},
+    "tensorflow": {"exact.py", "shapes.py", "switching.py"},
+    "keras": {"switching.py"},
     "jax": {"exact.py"},
 }
 

@@ -427,7 +427,7 @@ class Loss:
         """
         return self._registry.adapter(backend).bind(self)
 
-    def to_native(self, library: str, *, code: bool = False) -> Any:
+    def to_native(self, library: str, *, code: bool = False, rank: int | None = None) -> Any:
         """The loss as a library's own plain object or function, with nothing of unifiedloss in it, or as the line that makes it.
 
         Reading it back with `from_native` gives an equal spec.
@@ -435,6 +435,7 @@ class Loss:
         Args:
             library: "torch", "keras", "tensorflow", "optax", "sklearn" or "onnx".
             code: whether to give the source line a person would write instead. It needs no framework.
+            rank: the rank of the predictions, which an ONNX model has to name; 2 where nothing is said. For no other library.
 
         Returns:
             torch and Keras: the loss object, or, where there is only a function, a ``functools.partial`` of it, as for the other
@@ -447,7 +448,7 @@ class Loss:
         """
         from unifiedloss.switching import to_native
 
-        return to_native(self, library, code=code)  # type: ignore[arg-type]
+        return to_native(self, library, code=code, rank=rank)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values: the loss's name, the version, and the fields that differ from their defaults."""
@@ -688,7 +689,7 @@ class BinaryCrossEntropyLoss(Loss):
             epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn", "torch")),
             epsilon_added=_boolean("epsilon_added", self.epsilon_added),
             pos_weight=weight,
-            axis=None if self.axis is None else _integer("axis", self.axis),
+            axis=None if self.axis is None or _integer("axis", self.axis) == -1 else _integer("axis", self.axis),
             element_weights=_element_weights(self),
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
             average_last_axis=_boolean("average_last_axis", self.average_last_axis),

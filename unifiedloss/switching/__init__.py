@@ -13,6 +13,11 @@ from typing import Any
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError
 from unifiedloss.spec import _LOSSES, AnyLoss, Loss, from_json, suggestion
+from unifiedloss.switching import keras as _keras
+from unifiedloss.switching import onnx as _onnx
+from unifiedloss.switching import optax as _optax
+from unifiedloss.switching import sklearn as _sklearn
+from unifiedloss.switching import tensorflow as _tensorflow
 from unifiedloss.switching import torch as _torch
 from unifiedloss.switching.calls import Call, parse
 from unifiedloss.switching.tables import LIBRARIES, NATIVES, Closest, Native, call_of, closest, find, spec_of
@@ -35,7 +40,7 @@ __all__ = [
     "to_native",
 ]
 
-_TABLES = (_torch,)
+_TABLES = (_torch, _keras, _tensorflow, _optax, _sklearn, _onnx)
 """Importing a table enters it."""
 
 _OWNERS = {
@@ -151,10 +156,15 @@ def _described(obj: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def to_native(spec: AnyLoss, library: str, *, code: bool = False) -> Any:
+def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | None = None) -> Any:
     """A spec as a library's own loss, or as the line that makes it; see `Loss.to_native`."""
     call = call_of(spec, library, _keras_backend(code=code) if library == "keras" else None)
-    return str(call) if code else build(call)
+    if rank is not None and (code or library != "onnx"):
+        msg = f"rank={rank!r} is that of the predictions in an ONNX model; leave it out here."
+        raise SpecTypeError(msg)
+    if code:
+        return str(call)
+    return build(call) if rank is None else _adapter(library).build(call, rank)
 
 
 def _keras_backend(*, code: bool) -> str | None:

@@ -19,6 +19,7 @@ _PREFIXES = {
     ("tf", "keras"): ("keras",),
     ("tensorflow", "keras"): ("keras",),
     ("ul",): ("unifiedloss",),
+    ("helper",): ("onnx", "helper"),
 }
 """How modules are commonly called, and how this library calls them."""
 
@@ -33,6 +34,8 @@ _ARRAYS = frozenset(
     for function in functions
 )
 """What may stand around a literal and only makes a tensor of it."""
+
+_NODE = "onnx.helper.make_node"
 
 _PARTIAL = ("functools.partial", "partial")
 
@@ -92,24 +95,45 @@ def parse(text: str | Any) -> Call:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         msg = f"{_shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
         raise SpecValueError(msg) from error
+    if isinstance(tree, ast.List):
+        return _nodes(tree.elts)
     if not isinstance(tree, ast.Call):
         name, backend = _dotted(tree)
         return _bound(name, [], {}, backend, called=False)
     positional = list(tree.args)
     name, backend = _dotted(tree.func)
+    if name == _NODE:
+        return _nodes([tree])
     called = name not in _PARTIAL
     if not called:
         if not positional:
             msg = "functools.partial needs the function first, as in functools.partial(optax.l2_loss)."
             raise SpecValueError(msg)
         name, backend = _dotted(positional.pop(0))
+    return _bound(name, [_literal(value) for value in positional], _keywords(tree), backend, called=called)
+
+
+def _keywords(call: ast.Call) -> dict[str, Any]:
     keywords = {}
-    for keyword in tree.keywords:
+    for keyword in call.keywords:
         if keyword.arg is None:
             msg = f"**{_source(keyword.value)} is not read; write every argument with its name."
             raise SpecValueError(msg)
         keywords[keyword.arg] = _literal(keyword.value)
-    return _bound(name, [_literal(value) for value in positional], keywords, backend, called=called)
+    return keywords
+
+
+def _nodes(elements: list[ast.expr]) -> Call:
+    """The call of a loss that is written as a node of ONNX, or as a list of nodes with its constants."""
+    from unifiedloss.switching.onnx import call_of_nodes, node_of_arguments
+
+    nodes = []
+    for element in elements:
+        if not isinstance(element, ast.Call) or _dotted(element.func)[0] != _NODE:
+            msg = f"{_source(element)} is no node; a list of {_NODE}(...) is read as the nodes of a graph."
+            raise SpecValueError(msg)
+        nodes.append(node_of_arguments([_literal(value) for value in element.args], _keywords(element)))
+    return call_of_nodes(nodes, {})
 
 
 def _bound(name: str, positional: list[Any], keywords: dict[str, Any], backend: str | None, *, called: bool) -> Call:
