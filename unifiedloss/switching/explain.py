@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from unifiedloss.spec import (
     AnyLoss,
@@ -25,12 +26,14 @@ class Explanation:
         formulas: what is computed, from the predictions to the number returned.
         rules: a sentence for each field of the spec, by its name.
         special: what comes of infinities, NaN, bad labels and empty batches.
+        deviations: what a loss of another library does that its spec does not, by the names of the rules.
     """
 
     title: Phrase
     formulas: tuple[Phrase, ...]
     rules: Mapping[str, Phrase]
     special: tuple[Phrase, ...]
+    deviations: tuple[tuple[str, Phrase], ...] = ()
 
     def __str__(self) -> str:
         width = max(map(len, self.rules))
@@ -46,6 +49,8 @@ class Explanation:
                 "",
                 "Special values",
                 *(f"  {phrase.text}" for phrase in self.special),
+                *(["", "What no spec can say, and this loss does"] if self.deviations else []),
+                *(f"  {name}: {phrase.text}" for name, phrase in self.deviations),
             )
         )
 
@@ -66,8 +71,19 @@ class Explanation:
                 r"\begin{itemize}",
                 *(rf"\item {phrase.latex}" for phrase in self.special),
                 r"\end{itemize}",
+                *self._latex_of_deviations(),
             )
         )
+
+    def _latex_of_deviations(self) -> list[str]:
+        if not self.deviations:
+            return []
+        return [
+            r"\paragraph{What no spec can say, and this loss does}",
+            r"\begin{description}",
+            *(rf"\item[\texttt{{{escape(name)}}}] {phrase.latex}" for name, phrase in self.deviations),
+            r"\end{description}",
+        ]
 
 
 def explain_spec(spec: AnyLoss) -> Explanation:
@@ -343,3 +359,39 @@ def _position_weight(spec: AnyLoss) -> tuple[str, str]:
     if getattr(spec, "element_weights", None) is not None and not spec.average_last_axis:  # type: ignore[union-attr]
         return "s_i v_i", "s_i v_i"
     return "s_i", "s_i"
+
+
+def explain(loss: Any) -> Explanation:
+    """What a loss computes: its formula, what its mean divides by, each of its rules and its special values.
+
+    Args:
+        loss: a spec, a loss of another library, or the text of either, as `from_native` reads them.
+
+    Returns:
+        An object that prints as plain text and has `latex`, a fragment of LaTeX for the package amsmath. More than 20 class weights are
+        told by their number, their ends and their range.
+
+    Raises:
+        UnsupportedError: no spec computes what this loss does. The message names the rule.
+        SpecTypeError, SpecValueError: this is no loss that is known.
+
+    Example:
+        ```python
+        import unifiedloss as ul
+
+        explanation = ul.explain("torch.nn.CrossEntropyLoss(label_smoothing=0.1)")
+        assert "(1 - 0.1) t_ic + 0.1 / K" in str(explanation)
+        ```
+    """
+    from unifiedloss.errors import UnsupportedError
+    from unifiedloss.switching.deviations import rules_of
+    from unifiedloss.switching.sides import side_of
+
+    side = side_of(loss)
+    if side.spec is None:
+        raise UnsupportedError(side.refusal)
+    found = explain_spec(side.spec)
+    if side.call is None:
+        return found
+    title = say(code(side.name), ", as a spec ", code(repr(side.spec)))
+    return replace(found, title=title, deviations=tuple(rules_of(side.spec, side.call)))
