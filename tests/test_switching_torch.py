@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
 import itertools
-
 from typing import Any
 
 import numpy as np

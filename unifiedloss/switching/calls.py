@@ -193,8 +193,12 @@ def _literal(node: ast.expr) -> Any:
     """The value of a literal. Arrays become nested tuples."""
     if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool | int | float | str)):
         return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        number = _literal(node.operand)
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub | ast.UAdd)
+        and isinstance(node.operand, ast.Constant)
+    ):
+        number = node.operand.value
         if isinstance(number, int | float) and not isinstance(number, bool):
             return -number if isinstance(node.op, ast.USub) else number
     if isinstance(node, ast.List | ast.Tuple):
@@ -219,7 +223,10 @@ def _is_array(node: ast.expr) -> bool:
 
 
 def _source(node: ast.AST) -> str:
-    return _shortened(ast.unparse(node))
+    try:
+        return _shortened(ast.unparse(node))
+    except RecursionError:
+        return "this expression"
 
 
 def _shortened(text: str) -> str:

@@ -39,7 +39,6 @@ class Native:
         data: parameters that hold the tensors of a call.
         tensors: parameters that are tensors there; the rest are Python values.
         reasons: why the library cannot say a field as the spec has it, by the field's name; put after what differs.
-        deviations: the names of the rules of this loss that no spec can say (`unifiedloss.switching.deviations`).
         exported: whether specs are written as it. A function beside a class that says the same is not.
         write: how the call is written, where that is not ``name(argument=value)``.
     """
@@ -53,7 +52,6 @@ class Native:
     data: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    deviations: tuple[str, ...] = ()
     exported: bool = True
     write: Callable[[Mapping[str, Any]], str] | None = None
 
