@@ -93,7 +93,7 @@ def parse(text: str | Any) -> Call:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        msg = f"{_shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
+        msg = f"{shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
         raise SpecValueError(msg) from error
     if isinstance(tree, ast.List):
         return _nodes(tree.elts)
@@ -224,11 +224,12 @@ def _is_array(node: ast.expr) -> bool:
 
 def _source(node: ast.AST) -> str:
     try:
-        return _shortened(ast.unparse(node))
+        return shortened(ast.unparse(node))
     except RecursionError:
         return "this expression"
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text on one line, cut where it is long, for a message."""
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:76]} ..."

@@ -13,7 +13,7 @@ from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss, Loss, suggestion
-from unifiedloss.switching.calls import Call
+from unifiedloss.switching.calls import Call, shortened
 
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 """The libraries losses are read from and written for."""
@@ -149,7 +149,7 @@ def find(name: str) -> Native:
     native = NATIVES.get(_ALIASES.get(name, name))
     if native is None:
         msg = (
-            f"{name} is no loss that is known here; known are the losses of {', '.join(LIBRARIES)}, by their full "
+            f"{shortened(name)} is no loss that is known here; known are the losses of {', '.join(LIBRARIES)}, by their full "
             f"names.{_suggested(name)}"
         )
         raise SpecValueError(msg)
