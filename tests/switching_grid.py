@@ -23,7 +23,9 @@ BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 
 def plan_of(spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None) -> Plan:
     """The plan of a call with NumPy arrays."""
-    signatures = (None if x is None else Signature(x.shape, x.dtype.name) for x in (predictions, targets, sample_weight))
+    signatures = (
+        None if x is None else Signature(x.shape, x.dtype.name) for x in (predictions, targets, sample_weight)
+    )
     return resolve(spec, *signatures)  # type: ignore[arg-type]
 
 
@@ -91,5 +93,9 @@ def close(what: str, got: Array, native: Array, allowed: Any) -> None:
     assert got.shape == native.shape, f"{what}: shape {got.shape}, and the native call has {native.shape}"
     got, native = np.asarray(got, np.float64), np.asarray(native, np.float64)
     finite = np.isfinite(got) & np.isfinite(native)
-    same = np.where(finite, np.abs(np.where(finite, got - native, 0.0)) <= allowed, (got == native) | (np.isnan(got) & np.isnan(native)))
+    same = np.where(
+        finite,
+        np.abs(np.where(finite, got - native, 0.0)) <= allowed,
+        (got == native) | (np.isnan(got) & np.isnan(native)),
+    )
     assert same.all(), f"{what}:\n{got}\nand the native call gives\n{native}"

@@ -42,6 +42,7 @@ class Native:
         deviations: the names of the rules of this loss that no spec can say (`unifiedloss.switching.deviations`).
         exported: whether specs are written as it. A function beside a class that says the same is not.
         write: how the call is written, where that is not ``name(argument=value)``.
+        adapt: how the arguments of `from_spec` are changed for the framework that Keras runs on, where that has a say.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Native:
     deviations: tuple[str, ...] = ()
     exported: bool = True
     write: Callable[[Mapping[str, Any]], str] | None = None
+    adapt: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
 
     @property
     def library(self) -> str:
@@ -213,8 +215,11 @@ def closest(spec: AnyLoss, library: str, backend: str | None = None) -> Closest:
     refusals: list[str] = []
     for native in _candidates(spec, library):
         try:
-            arguments = native.bind([], native.from_spec(spec))
-            call = Call(native.name, arguments, (backend or "tensorflow") if library == "keras" else None)
+            runs_on = (backend or "tensorflow") if library == "keras" else None
+            arguments = native.from_spec(spec)
+            if native.adapt is not None and runs_on is not None:
+                arguments = native.adapt(arguments, runs_on)
+            call = Call(native.name, native.bind([], arguments), runs_on)
             said = spec_of(call)
         except UnsupportedError as error:
             refusals.append(str(error))
