@@ -67,14 +67,15 @@ def check(
     positions = plan.count or 1
     for backend in backends:
         value, gradient = computed(backend, spec, predictions, targets, sample_weight)
+        weight = heaviest(sample_weight) * heaviest_of(spec)
         term = 1.0 + largest(predictions) + largest(native)
         term *= plan.scale * (positions if spec.reduction == "sum" else 1)
-        close(f"{call} in {backend}", value, native, epsilon * term * heaviest(sample_weight))
+        close(f"{call} in {backend}", value, native, epsilon * term * weight)
         if native_gradient is None or wrong_gradient:
             continue
         row = np.abs(np.where(np.isfinite(native_gradient), native_gradient, 0.0))
         row = row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True) if row.ndim else row
-        unit = plan.scale * heaviest(sample_weight) / (positions if spec.reduction == "mean" else 1)
+        unit = plan.scale * weight / (positions if spec.reduction == "mean" else 1)
         close(f"the gradient of {call} in {backend}", gradient, native_gradient, epsilon * (unit + row))
 
 
@@ -86,6 +87,12 @@ def largest(x: Array) -> float:
 def heaviest(sample_weight: Array | None) -> float:
     """The largest factor that sample weights put on a loss."""
     return 1.0 if sample_weight is None else max(1.0, largest(sample_weight))
+
+
+def heaviest_of(spec: AnyLoss) -> float:
+    """The largest factor that the spec's own weights put on a loss."""
+    weights = (getattr(spec, name, None) for name in ("class_weights", "element_weights", "pos_weight"))
+    return float(np.prod([max(1.0, float(np.max(each))) for each in weights if each is not None]))
 
 
 def close(what: str, got: Array, native: Array, allowed: Any) -> None:

@@ -624,8 +624,8 @@ class BinaryCrossEntropyLoss(Loss):
         from_logits: False: predictions are probabilities. True: the sigmoid is part of the loss.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the gradient is 0 where it clips. Only
             with ``from_logits=False``. "keras" and "sklearn": as for `CrossEntropyLoss`. "torch": no probability is clipped, but no
-            logarithm is below -100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, which is not the derivative of that; it is
-            what ``torch.nn.BCELoss`` has.
+            logarithm is below -100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, with $10^{-12}$ as float32
+            has it, which is not the derivative of that; it is what ``torch.nn.BCELoss`` has.
         epsilon_added: whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and $-\log(1 - p + \epsilon)$, instead of
             clipping to it. Needs a number as `epsilon`.
         pos_weight: the factor q of the positive term: a number, or one per entry of `axis`. It never counts in the divisor. Not with

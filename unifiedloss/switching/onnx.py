@@ -195,7 +195,7 @@ def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) ->
             'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss"]).'
         )
         raise SpecValueError(msg)
-    return Node(operator, inputs, outputs, attributes)
+    return Node(operator, inputs, outputs, attributes)  # type: ignore[arg-type]
 
 
 def _names(value: Any) -> bool:
