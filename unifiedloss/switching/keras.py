@@ -52,7 +52,7 @@ def _checked_dtype(name: str, arguments: Arguments, backend: str | None) -> str:
     if dtype == "float64" and backend != "tensorflow":
         # Of Keras 3.15: keras.ops takes float64 for Python's float, and casts to float32. Guarded by "float64" of the tests.
         _refuse(
-            f"{name}(dtype='float64') computes a part in float32 where Keras runs on {backend}, though not on tensorflow; use dtype='float32' "
+            f"{name}(dtype='float64') computes a part in float32 where Keras runs on {backend}, not on tensorflow; use dtype='float32' "
             "or write the spec with dtype='float64'."
         )
     if dtype not in ("float32", "float64"):

@@ -230,6 +230,8 @@ def _from_sigmoid(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
 
 
 def _from_log(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
+    if spec.from_logits:
+        _refuse("tf.compat.v1.losses.log_loss takes probabilities.")
     # What is not added is not what this function does, and reading the call back says so.
     return _from_weighting(spec) | {"epsilon": spec.epsilon if isinstance(spec.epsilon, float) else 0.0}
 
