@@ -9,7 +9,7 @@ the first loss is compared with itself, that field changed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 from typing import Any
 
@@ -204,8 +204,10 @@ def _of_fields(
     a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, native: bool
 ) -> Iterator[Difference]:
     example = None
-    if type(near_a) is type(near_b):
-        example = _example(a, b, near_a, near_b, names, native=native)
+    if type(near_a) is type(near_b) and names != ("rounding",):
+        example = _example(
+            a, b, near_a.replace(rounding="native"), near_b.replace(rounding="native"), names, native=native
+        )
     for name in names:
         shown_with = None if name == names[0] else f"This goes with {names[0]}, which shows it."
         if name == names[0] and example is None:
@@ -367,12 +369,8 @@ def _refused(
             yield Difference("not_imported", texts[0], texts[1]), ()
         elif refusal.name not in seen:
             seen.add(refusal.name)
-            texts = [_does(refusal, one) for one in (a, b)]
+            texts = [refusal.sentence(one.call) for one in (a, b)]
             yield Difference(refusal.name, texts[0], texts[1], _first(a, b, near_a, near_b, refusal)), refusal.fields
-
-
-def _does(refusal: deviations.Refusal, side: Side) -> str:
-    return refusal.native if side.call is not None and refusal.applies(side.call) else refusal.spec
 
 
 def _first(
@@ -398,8 +396,8 @@ def _layout(a: AnyLoss | None, b: AnyLoss | None) -> Layout:
     if a is not None and b is not None and type(a) is type(b):
         layout = layouts(a, b)[0]
         labels: Any = getattr(a, "ignore_index", None) or getattr(b, "ignore_index", None) or (None,)
-        return Layout(layout.classes, layout.axis, layout.tail, layout.averaged, labels[0])
-    return Layout()
+        return replace(layout, ignored=labels[0])
+    return Layout(elementwise=a is not None and not isinstance(a, OF_CLASSES))
 
 
 def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterator[Difference]:

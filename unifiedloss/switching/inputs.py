@@ -29,6 +29,7 @@ class Layout:
         tail: the last extents of elementwise predictions.
         averaged: whether the last axis is averaged away, so that there must be one more.
         ignored: a label that is ignored, where one is.
+        elementwise: whether the loss has no classes.
     """
 
     classes: int = 3
@@ -36,6 +37,7 @@ class Layout:
     tail: tuple[int, ...] = ()
     averaged: bool = False
     ignored: int | None = None
+    elementwise: bool = False
 
     def rows(
         self, rows: Sequence[Sequence[float]], targets: Any, weight: Any = None, dtype: str = "float32", **how: Any
@@ -126,7 +128,7 @@ def _elementwise(a: Any, b: Any) -> Layout:
             shape = [1] * (-axis if axis < 0 else 1)
             shape[0] = len(several)
             tail = _broadcast(tail, tuple(shape))
-    return Layout(tail=tail, averaged=averaged)
+    return Layout(tail=tail, averaged=averaged, elementwise=True)
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
@@ -218,8 +220,9 @@ def _cubes(layout: Layout) -> Iterator[Input]:
 
 
 def _of_elements(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
-    if isinstance(a, BinaryCrossEntropyLoss):
-        from_probabilities = [not spec.from_logits for spec in (a, b)]
+    binary = isinstance(a, BinaryCrossEntropyLoss) or isinstance(b, BinaryCrossEntropyLoss)
+    if binary:
+        from_probabilities = [not getattr(spec, "from_logits", True) for spec in (a, b)]
         if any(from_probabilities):
             yield from _pairs(layout, (0.25, 0.75), (1.0, 1.0))
             for p, t in ((0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)):
@@ -229,7 +232,7 @@ def _of_elements(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
             yield from _pairs(layout, (1.0, -2.0), (1.0, 1.0))
     else:
         yield from _pairs(layout, (1.0, 2.0), (0.0, 0.0))
-    yield from _squares(layout, isinstance(a, BinaryCrossEntropyLoss))
+    yield from _squares(layout, binary)
 
 
 def _pairs(layout: Layout, predictions: Sequence[float], targets: Sequence[float]) -> Iterator[Input]:
