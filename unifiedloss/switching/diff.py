@@ -22,7 +22,7 @@ from unifiedloss.switching.inputs import Layout, inputs, layouts
 from unifiedloss.switching.sentences import TITLES, sentence
 from unifiedloss.switching.sides import OF_CLASSES, Input, Outcome, Side, evaluate, same, shown, side_of
 
-_INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
+INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
 """What makes probabilities of predictions. Where one loss takes logits and the other does not, these can only be changed together."""
 
 
@@ -195,7 +195,7 @@ def _used(spec: AnyLoss, known: list[str]) -> list[str]:
 def _groups(a: AnyLoss, b: AnyLoss, names: list[str]) -> list[tuple[str, ...]]:
     """The fields one by one, but those together that can only be changed together."""
     if type(a) is type(b) and "from_logits" in names:
-        together = tuple(name for name in _INPUT_FIELDS if name in names)
+        together = tuple(name for name in INPUT_FIELDS if name in names)
         return [together, *((name,) for name in names if name not in together)]
     return [(name,) for name in names]
 

@@ -6,18 +6,20 @@ What no spec can say is tried too: where a loss differs from its own spec on the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from unifiedloss import registry
-from unifiedloss.errors import MissingBackendError, ShapeError, SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.floats import FORMATS
+from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.spec import AnyLoss
-from unifiedloss.switching import deviations
+from unifiedloss.switching import deviations, find
+from unifiedloss.switching.calls import Call
 from unifiedloss.switching.diff import INPUT_FIELDS, differing, nearest
-from unifiedloss.switching.sides import Array, Input, Outcome, Side, evaluate, number, side_of
+from unifiedloss.switching.sides import OF_CLASSES, Array, Input, Outcome, Side, evaluate, number, side_of
 
 _FEW_ULPS = 64
 """What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
@@ -79,6 +81,7 @@ class PortReport:
             the losses cannot be told position by position.
         losses_of_row: the losses of that position.
         attempts: what was tried to close the gap, in the order of the fields.
+        together: the rules that close it only together, where none does alone; empty where one does, or where all of them do not.
         rules: the rules of those attempts that closed it, each by itself.
     """
 
@@ -94,6 +97,7 @@ class PortReport:
     row: tuple[int, ...] | None
     losses_of_row: tuple[float, float] | None
     attempts: tuple[Attempt, ...]
+    together: tuple[str, ...]
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -125,8 +129,10 @@ class PortReport:
             lines.append(f"{attempt.rule}: {attempt.change} {verdict} ({attempt.gap}).")
         if not self.attempts:
             lines.append("The rules of both are the same; this comes from what one of them does with these values.")
+        elif self.together:
+            lines.append(f"No single rule closes the gap; together these do: {', '.join(self.together)}.")
         elif not self.rules:
-            lines.append("No single rule closes the gap; several act together.")
+            lines.append("No rule closes the gap, and all of them together do not.")
         return "\n".join(lines)
 
 
@@ -135,7 +141,11 @@ def _said(value: Array | None, error: str | None) -> str:
         return str(error)
     if value.size == 1:
         return f"{number(value.item())} in {value.dtype}"
-    return f"{value.dtype} of shape {value.shape}, from {number(value.min())} to {number(value.max())}" if value.size else "nothing"
+    return (
+        f"{value.dtype} of shape {value.shape}, from {number(value.min())} to {number(value.max())}"
+        if value.size
+        else "nothing"
+    )
 
 
 def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: Any = None) -> PortReport:
@@ -163,26 +173,34 @@ def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: A
         import unifiedloss as ul
 
         logits = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
-        report = ul.port_report(ul.CrossEntropyLoss(from_logits=True), ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1), logits, [0, 1])
+        spec = ul.CrossEntropyLoss(from_logits=True)
+        report = ul.port_report(spec, spec.replace(label_smoothing=0.1), logits, [0, 1])
         assert report.rules == ("label_smoothing",)
         ```
     """
     one, other = side_of(a), side_of(b)
-    x = Input(_array(predictions), _array(targets), None if sample_weight is None else _array(sample_weight))
+    x = Input(
+        *(
+            _array(*each)
+            for each in (("predictions", predictions), ("targets", targets), ("sample_weight", sample_weight))
+        )
+    )
     first, second = one.outcome(x), other.outcome(x)
     gap = gap_of(first, second)
     row, losses = (None, None) if gap.closed else _first_row(one, other, x)
+    attempts = () if gap.closed else tuple(_attempts(one, other, x))
+    alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
-        gap, row, losses, () if gap.closed else tuple(_attempts(one, other, x)),
+        gap, row, losses, attempts, () if alone else _together(one, other, x),
     )  # fmt: skip
 
 
-def _array(tensor: Any) -> Array:
+def _array(name: str, tensor: Any) -> Any:
     """Any framework's tensor as a NumPy array."""
-    if isinstance(tensor, np.ndarray | list | tuple | int | float):
-        return np.asarray(tensor)
-    adapter: Any = registry.adapter_for(tensor, None, None, None)
+    if tensor is None or isinstance(tensor, np.ndarray | list | tuple | int | float):
+        return None if tensor is None else np.asarray(tensor)
+    adapter: Any = registry.adapter(registry.backend_of(tensor, name))
     return np.asarray(adapter.to_numpy(tensor))
 
 
@@ -240,7 +258,9 @@ def _first_row(a: Side, b: Side, x: Input) -> tuple[tuple[int, ...] | None, tupl
     if first.shape != second.shape:
         return None, None
     p, q = first.astype(np.float64), second.astype(np.float64)
-    tolerance = _FEW_ULPS * max(FORMATS[array.dtype.name].epsilon for array in (first, second) if array.dtype.name in FORMATS)
+    tolerance = _FEW_ULPS * max(
+        FORMATS[array.dtype.name].epsilon for array in (first, second) if array.dtype.name in FORMATS
+    )
     bad = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
     if not bad.any():
         return None, None
@@ -275,17 +295,13 @@ def _per_position(side: Side, x: Input) -> Outcome | None:
     return evaluate(unreduced, x)
 
 
-def _unreduced(side: Side) -> Any:
-    from unifiedloss.switching.calls import Call
-
+def _unreduced(side: Side) -> Call:
+    """The call that gives the losses of all positions."""
     assert side.call is not None
-    names = {"reduction": "none"}
-    from unifiedloss.switching import find
-
     native = find(side.call.name)
     if "reduction" not in native.parameters:
         return side.call
-    return Call(side.call.name, native.bind([], {**side.call.arguments, **names}), side.call.backend)
+    return Call(side.call.name, native.bind([], {**side.call.arguments, "reduction": "none"}), side.call.backend)
 
 
 # ---------------------------------------------------------------------------------------------------------------- attempts
@@ -305,19 +321,51 @@ def _attempts(a: Side, b: Side, x: Input) -> list[Attempt]:
 
 def _by_fields(a: AnyLoss, b: AnyLoss, x: Input) -> list[Attempt]:
     first = evaluate(a, x)
-    names = differing(a, b)
-    together = tuple(name for name in INPUT_FIELDS if name in names) if "from_logits" in names else ()
-    groups = [*([together] if together else []), *((name,) for name in names if name not in together)]
+    if gap_of(first, evaluate(b, x)).closed:
+        return []  # the rules of specs are not what sets the two apart here
     found = []
-    for group in groups:
-        values = {name: getattr(a, name) for name in group}
-        change = "b with " + ", ".join(f"{name}={value!r}" for name, value in values.items())
-        try:
-            changed = b.replace(**values)
-        except (SpecValueError, SpecTypeError):
-            continue
-        found.append(Attempt(", ".join(group), change, gap_of(first, evaluate(changed, x))))
+    for group in _groups(a, b):
+        changed = _changed(b, a, group)
+        if changed is not None:
+            change = "b with " + ", ".join(f"{name}={getattr(a, name)!r}" for name in group)
+            found.append(Attempt(", ".join(group), change, gap_of(first, evaluate(changed, x))))
     return found
+
+
+def _groups(a: AnyLoss, b: AnyLoss) -> list[tuple[str, ...]]:
+    """The fields that differ, one by one, but those together that can only be changed together."""
+    names = [name for name in differing(a, b) if name != "rounding"]
+    together = tuple(name for name in INPUT_FIELDS if name in names) if "from_logits" in names else ()
+    return [*([together] if together else []), *((name,) for name in names if name not in together)]
+
+
+def _changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | None:
+    """A spec with some fields of another, or None where they contradict the rest."""
+    try:
+        return spec.replace(**{name: getattr(other, name) for name in names})
+    except (SpecValueError, SpecTypeError):
+        return None
+
+
+def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
+    """The rules that close the gap together, none of which can be left out; nothing where all of them do not."""
+    near_a, near_b = nearest(a), nearest(b)
+    if near_a is None or near_b is None or type(near_a) is not type(near_b):
+        return ()
+    first = a.outcome(x)
+    needed = _groups(near_a, near_b)
+
+    def closes(groups: list[tuple[str, ...]]) -> bool:
+        changed = _changed(near_b, near_a, [name for group in groups for name in group])
+        return changed is not None and gap_of(first, evaluate(changed, x)).closed
+
+    if not closes(needed):
+        return ()
+    for group in list(needed):
+        rest = [other for other in needed if other != group]
+        if closes(rest):
+            needed = rest
+    return tuple(name for group in needed for name in group)
 
 
 def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
@@ -339,10 +387,50 @@ def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input)
 def _told_by(side: Side, spec: AnyLoss, x: Input) -> str | None:
     """The rule that is at work on these tensors, told by what they hold."""
     assert side.call is not None
+    signs = _signs(spec, x)
     for deviation in deviations.of_tensors:
-        if deviation.concerns(spec, side.call) and deviation.has(side.call) and deviation.met_by(spec, x):
+        if deviation.name in signs and deviation.concerns(spec, side.call) and deviation.has(side.call):
             return deviation.name
     return None
+
+
+def _signs(spec: AnyLoss, x: Input) -> set[str]:
+    """The rules whose signs are in these tensors: what each of them is about is there."""
+    p, t = x.predictions, x.targets
+    dense = t.shape == p.shape
+    held = {
+        "half_rounding": p.dtype.name in HALF_TYPES,
+        "float64": p.dtype == np.float64,
+        "float64_elements": p.dtype == np.float64,
+        "infinite_logit": bool(np.isinf(p).any()),
+        "plus_infinity": bool(np.isposinf(p).any()),
+        "zero_times_infinity": bool(np.isneginf(p).any()) and dense,
+        "offset": bool(np.nanmax(np.abs(p), initial=0.0) > _LARGE),
+        "target_kind": dense and t.dtype.kind in "iub",
+        "label_dtype": not dense and t.dtype.kind == "f",
+        "target_range": bool(dense and ((t < 0) | (t > 1)).any()),
+        "probability_range": bool(((p < 0) | (p > 1)).any()),
+        "shapes": not dense,
+        "one_axis": p.ndim == 1,
+        "weight_alignment": x.sample_weight is not None and x.sample_weight.ndim < p.ndim - 1,
+        "empty_batch": not p.size,
+        "no_elements": not p.size,
+        "nan_in_weightless": bool(np.isnan(p).any()),
+        "nan_in_ignored": bool(np.isnan(p).any()),
+    }
+    if isinstance(spec, OF_CLASSES):
+        axis = -1 if spec.axis is None else spec.axis
+        k = p.shape[axis] if -p.ndim <= axis < p.ndim else 0
+        held["target_sum"] = bool(dense and np.any(np.abs(t.sum(axis=axis) - 1.0) > _UNNORMALIZED)) if k else False
+        labels = not dense and t.dtype.kind in "iu"
+        ignored = np.isin(t, spec.ignore_index or ()) if labels else False
+        held["bad_index"] = bool(labels and (((t < 0) | (t >= k)) & ~ignored).any())
+        held["label_shape"] = labels and t.size < p.size // max(k, 1)
+        held["label_column"] = labels and t.ndim == p.ndim
+    return {name for name, is_held in held.items() if is_held}
+
+
+_LARGE, _UNNORMALIZED = 1e3, 1e-3
 
 
 def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
@@ -355,6 +443,3 @@ def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) 
                 Attempt(refusal.name, f"{letter} without it, as {spec!r}", gap_of(evaluate(spec, x), other.outcome(x)))
             )
     return found
-
-
-__all__ = ["Attempt", "Gap", "MissingBackendError", "PortReport", "ShapeError", "port_report"]
