@@ -361,7 +361,7 @@ def translate(
     The line is the nearest that the other library has. Where it says something else in a rule, that is told beside it, and the exit
     status is 1.
     """
-    from unifiedloss.switching import closest, parse, to_native
+    from unifiedloss.switching import closest, parse
     from unifiedloss.switching.sentences import sentence
 
     try:
@@ -374,10 +374,9 @@ def translate(
             return
         backend = None if text.lstrip().startswith("{") else parse(text).backend
         nearest = closest(spec, to, backend)
-        written = to_native(nearest.spec, to, code=True) if not nearest.changes else str(nearest.call)
     except UnifiedLossError as error:
         _fail(error)
-    _out.print(written, markup=False, highlight=False, soft_wrap=True)
+    _out.print(str(nearest.call), markup=False, highlight=False, soft_wrap=True)
     for name in nearest.changes:
         _err.print(f"{name} is not the same:", style="bold", markup=False, highlight=False)
         _err.print(f"  in {loss}: {sentence(spec, name)}", markup=False, highlight=False, soft_wrap=True)

@@ -423,7 +423,7 @@ def _signs(spec: AnyLoss, x: Input) -> set[str]:
         k = p.shape[axis] if -p.ndim <= axis < p.ndim else 0
         held["target_sum"] = bool(dense and np.any(np.abs(t.sum(axis=axis) - 1.0) > _UNNORMALIZED)) if k else False
         labels = not dense and t.dtype.kind in "iu"
-        ignored = np.isin(t, spec.ignore_index or ()) if labels else False
+        ignored = np.isin(t, np.asarray(spec.ignore_index or (), np.int64)) if labels else False
         held["bad_index"] = bool(labels and (((t < 0) | (t >= k)) & ~ignored).any())
         held["label_shape"] = labels and t.size < p.size // max(k, 1)
         held["label_column"] = labels and t.ndim == p.ndim
