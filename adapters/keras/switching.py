@@ -83,6 +83,7 @@ def backend() -> str:
 def build(call: Call) -> Any:
     """A loss object, or a function with the arguments of the call filled in where there are any."""
     own = _OBJECTS[call.name]
+    _check_epsilon(call)
     if isinstance(own, type):
         # Without a dtype it would be keras.config.floatx(), which may have been changed.
         return own(**{"dtype": "float32"} | call.arguments)
@@ -99,7 +100,8 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
         if not isinstance(loss, keras.losses.Loss):
             msg = f"{call.name} takes no sample weights; multiply the losses it returns."
             raise UnsupportedError(msg)
-        loss = partial(loss, sample_weight=BACKEND.convert(np.asarray(sample_weight), None))
+        # A copy: where a class is ignored, Keras on torch multiplies the mask into the very weights it was given (keras 3.15).
+        loss = partial(loss, sample_weight=BACKEND.convert(np.array(sample_weight), None))
     y_pred, y_true = (BACKEND.convert(np.asarray(x), None) for x in (predictions, targets))
     if not BACKEND.differentiates:
         return np.asarray(loss(y_true, y_pred)), None

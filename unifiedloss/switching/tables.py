@@ -41,6 +41,7 @@ class Native:
         reasons: why the library cannot say a field as the spec has it, by the field's name; put after what differs.
         exported: whether specs are written as it. A function beside a class that says the same is not.
         write: how the call is written, where that is not ``name(argument=value)``.
+        adapt: how the arguments of `from_spec` are changed for the framework that Keras runs on, where that has a say.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Native:
     reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     exported: bool = True
     write: Callable[[Mapping[str, Any]], str] | None = None
+    adapt: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
 
     @property
     def library(self) -> str:
@@ -211,8 +213,11 @@ def closest(spec: AnyLoss, library: str, backend: str | None = None) -> Closest:
     refusals: list[str] = []
     for native in _candidates(spec, library):
         try:
-            arguments = native.bind([], native.from_spec(spec))
-            call = Call(native.name, arguments, (backend or "tensorflow") if library == "keras" else None)
+            runs_on = (backend or "tensorflow") if library == "keras" else None
+            arguments = native.from_spec(spec)
+            if native.adapt is not None and runs_on is not None:
+                arguments = native.adapt(arguments, runs_on)
+            call = Call(native.name, native.bind([], arguments), runs_on)
             said = spec_of(call)
         except UnsupportedError as error:
             refusals.append(str(error))

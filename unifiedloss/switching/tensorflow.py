@@ -97,20 +97,28 @@ def _flat(value: Any) -> tuple[float, ...]:
     return tuple(number for part in value for number in _flat(part)) if isinstance(value, tuple) else (value,)
 
 
+def _check_unreduced(spec: Any) -> None:
+    if spec.reduction != "none":
+        _refuse(_REASONS["reduction"])
+
+
 def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:
+    _check_unreduced(spec)
     return {"axis": -1 if spec.axis is None else spec.axis}
 
 
 def _from_weighted(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is None:
         _refuse("tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none.")
+    _check_unreduced(spec)
     weight: Any = spec.pos_weight
     for _ in range(0 if spec.axis is None or not isinstance(weight, tuple) else -1 - spec.axis):
         weight = tuple((number,) for number in weight)
     return {"pos_weight": weight}
 
 
-def _no_arguments(_: Any) -> dict[str, Any]:
+def _no_arguments(spec: Any) -> dict[str, Any]:
+    _check_unreduced(spec)
     return {}
 
 
@@ -215,7 +223,15 @@ def _from_smoothed(spec: Any) -> dict[str, Any]:
     return _from_weighting(spec) | {"label_smoothing": spec.label_smoothing or 0}
 
 
+def _from_sigmoid(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
+    if spec.pos_weight is not None:
+        _refuse("Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term.")
+    return _from_smoothed(spec)
+
+
 def _from_log(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
+    if spec.from_logits:
+        _refuse("tf.compat.v1.losses.log_loss takes probabilities.")
     # What is not added is not what this function does, and reading the call back says so.
     return _from_weighting(spec) | {"epsilon": spec.epsilon if isinstance(spec.epsilon, float) else 0.0}
 
@@ -229,7 +245,7 @@ def _v1(name: str, loss: Any, own: dict[str, Any], to_spec: Any, from_spec: Any)
 register(
     _v1("sparse_softmax_cross_entropy", CrossEntropyLoss, {}, _v1_sparse, _from_weighting),
     _v1("softmax_cross_entropy", CrossEntropyLoss, {"label_smoothing": 0}, _v1_softmax, _from_smoothed),
-    _v1("sigmoid_cross_entropy", BinaryCrossEntropyLoss, {"label_smoothing": 0}, _v1_sigmoid, _from_smoothed),
+    _v1("sigmoid_cross_entropy", BinaryCrossEntropyLoss, {"label_smoothing": 0}, _v1_sigmoid, _from_sigmoid),
     _v1("log_loss", BinaryCrossEntropyLoss, {"epsilon": 1e-7}, _v1_log, _from_log),
     _v1("mean_squared_error", MeanSquaredError, {}, _v1_squared, _from_weighting),
 )
