@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -101,10 +102,11 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
             msg = f"{call.name} takes no sample weights; multiply the losses it returns."
             raise UnsupportedError(msg)
         # A copy: where a class is ignored, Keras on torch multiplies the mask into the very weights it was given (keras 3.15).
-        loss = partial(loss, sample_weight=BACKEND.convert(np.array(sample_weight), None))
-    y_pred, y_true = (BACKEND.convert(np.asarray(x), None) for x in (predictions, targets))
+        loss = partial(loss, sample_weight=_tensor(np.array(sample_weight)))
+    y_pred, y_true = _tensor(predictions), _tensor(targets)
     if not BACKEND.differentiates:
-        return np.asarray(loss(y_true, y_pred)), None
+        with np.errstate(all="ignore"):
+            return np.asarray(loss(y_true, y_pred)), None
     value, (gradient,) = BACKEND.differentiate(lambda p: loss(y_true, p), (y_pred,), None)
     return BACKEND.to_numpy(value), BACKEND.to_numpy(gradient)
 
@@ -132,3 +134,10 @@ def run_aligned(call: Call, predictions: Any, targets: Any, sample_weight: Any =
         targets,
         None if weight is None else weight.reshape(weight.shape + (1,) * (positions - weight.ndim)),
     )
+
+
+def _tensor(x: Any) -> Any:
+    """A tensor as Keras makes one: where x64 is off JAX narrows 64 bits, and says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return keras.ops.convert_to_tensor(np.asarray(x))
