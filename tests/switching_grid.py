@@ -67,12 +67,12 @@ def check(
         value, gradient = computed(backend, spec, predictions, targets, sample_weight)
         term = 1.0 + largest(predictions) + largest(native)
         term *= plan.scale * (positions if spec.reduction == "sum" else 1)
-        close(f"{call} in {backend}", value, native, epsilon * term * heaviest(sample_weight))
+        close(f"{call} in {backend}", value, native, epsilon * term * heaviest(spec, sample_weight))
         if native_gradient is None:
             continue
         row = np.abs(np.where(np.isfinite(native_gradient), native_gradient, 0.0))
-        row = row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True) if row.ndim else row
-        unit = plan.scale * heaviest(sample_weight) / (positions if spec.reduction == "mean" else 1)
+        row = row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True, initial=0.0) if row.ndim else row
+        unit = plan.scale * heaviest(spec, sample_weight) / (positions if spec.reduction == "mean" else 1)
         close(f"the gradient of {call} in {backend}", gradient, native_gradient, epsilon * (unit + row))
 
 
@@ -96,9 +96,12 @@ def largest(x: Array) -> float:
     return float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0))
 
 
-def heaviest(sample_weight: Array | None) -> float:
-    """The largest factor that sample weights put on a loss."""
-    return 1.0 if sample_weight is None else max(1.0, largest(sample_weight))
+def heaviest(spec: AnyLoss, sample_weight: Array | None) -> float:
+    """The largest factor that weights put on a loss: those of the call, and those of the spec."""
+    weights = [getattr(spec, name, None) for name in ("class_weights", "element_weights", "pos_weight")]
+    return float(
+        np.prod([max(1.0, largest(np.asarray(each))) for each in (sample_weight, *weights) if each is not None])
+    )
 
 
 def close(what: str, got: Array, native: Array, allowed: Any) -> None:
