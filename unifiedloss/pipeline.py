@@ -148,7 +148,7 @@ class _Fate(NamedTuple):
     Attributes:
         present: which positions are not dropped.
         kept: which are neither dropped nor switched off.
-        weight: the sample weights.
+        weight: the sample weights, times the static weights of elements.
         spoiled: whose weight is NaN or a bad value; None where nothing needs to know.
     """
 
@@ -188,11 +188,21 @@ def evaluate(
 def reduce(ops: Ops, plan: Plan, found: Terms) -> Array:
     """The terms, reduced as the spec says, in the result dtype."""
     if plan.spec.reduction == "none":
-        return ops.cast(found.losses, plan.result_dtype)
+        losses = ops.sum_axis(found.losses, -1) / averaged_over(ops, plan, found) if plan.averaged else found.losses
+        return ops.cast(losses, plan.result_dtype)
     total = ops.sum(found.losses)
     if plan.spec.reduction == "mean":
+        # An average over the last axis divides this sum and its divisor, which counts elements, by the same number.
         total = _mean(ops, plan, found, total)
+    elif plan.averaged:
+        total = total / averaged_over(ops, plan, found)
     return ops.cast(total, plan.result_dtype)
+
+
+def averaged_over(ops: Ops, plan: Plan, found: Terms) -> Array | int:
+    """How many elements are averaged to one loss."""
+    extent = None if plan.shape is None else plan.shape[-1]
+    return ops.extent(found.losses, -1, plan.compute_dtype) if extent is None else extent
 
 
 def terms(
@@ -206,7 +216,7 @@ def terms(
     *,
     checked: bool,
 ) -> Terms:
-    """The losses and weights of all positions. Arguments as for `evaluate`."""
+    """The losses and weights of all positions; of all elements, where they are averaged. Arguments as for `evaluate`."""
     agree = None
     if plan.unchecked:
         agree, awaited = ops.shapes_agree(plan, predictions, targets, sample_weight, mask)
@@ -216,6 +226,8 @@ def terms(
         targets = ops.cast_labels(targets)
     fate = _fate(ops, plan, predictions, targets, sample_weight, mask, checked)
     losses, unit_weights, bad = _LOSSES[plan.kind](ops, native, plan, predictions, targets, fate, checked)
+    if plan.scale != 1.0:
+        losses = losses * plan.scale
     weights = unit_weights
     if fate.weight is not None:
         losses = losses * fate.weight
@@ -277,7 +289,7 @@ def _fate(
     mask: Array | None,
     checked: bool,
 ) -> _Fate:
-    if mask is None and sample_weight is None and not plan.ignored_labels:
+    if mask is None and sample_weight is None and not plan.ignored_labels and plan.element_weights is None:
         return _Fate(None, None, None, None)
     # Any tensor with one axis per position axis tells the rank to align to.
     reference = targets if plan.kind != "dense" else ops.sum_axis(predictions, _axis(plan))
@@ -285,9 +297,14 @@ def _fate(
     for label in plan.ignored_labels:
         other = ~ops.equal(targets, label)
         present = other if present is None else present & other
-    if sample_weight is None:
+    weight = None
+    if sample_weight is not None:
+        weight = ops.align(ops.cast(sample_weight, plan.compute_dtype), reference)
+    if plan.element_weights is not None:
+        own = ops.constant(plan.element_weights, plan.compute_dtype, predictions)
+        weight = own if weight is None else weight * own
+    if weight is None:
         return _Fate(present, present, None, None)
-    weight = ops.align(ops.cast(sample_weight, plan.compute_dtype), reference)
     # Below the smallest normal number it is 0, also where the framework knows smaller ones. NaN is not.
     switched_on = ~((weight < plan.tiny_weight) & (weight > -plan.tiny_weight))
     kept = switched_on if present is None else present & switched_on
@@ -335,15 +352,15 @@ def _cross_entropy_index(
         classes = plan.classes if plan.classes is not None else ops.extent(predictions, axis, "int64")
         bad = (labels < 0) | (labels >= classes)
         labels = ops.where(~bad, labels, 0)
-    harmless = 0.0 if plan.from_logits else 1.0
+    harmless = 1.0 if plan.probabilities else 0.0
     predictions = _replace(ops, fate.kept, predictions, harmless, axis)
     weights = class_weight = None
     if plan.class_weights is not None:
         class_weight = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
         weights = ops.take(class_weight, labels)
 
-    if bad is not None and not plan.from_logits:
-        if plan.smoothing:
+    if bad is not None and plan.probabilities:
+        if plan.reads_all:
             bad = bad | ops.any_axis(_no_probability(plan, predictions), axis)
         else:
             bad = bad | _no_probability(plan, ops.take_class(predictions, labels, axis))
@@ -351,26 +368,29 @@ def _cross_entropy_index(
     if not plan.from_logits:
         predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad), axis)
 
-    if plan.smoothing == 0.0:
+    if not plan.reads_all:
         if plan.from_logits:
             losses = native.cross_entropy(predictions, labels, axis)
         else:
             true_class = ops.take_class(predictions, labels, axis)
-            losses = _negative_log(ops, plan, _spared(ops, plan, weights, true_class))
+            losses = _cost(ops, plan, _spared(ops, plan, weights, true_class), axis)
         return (losses if weights is None else _times(ops, weights, losses)), weights, bad
 
-    each_weight = None if class_weight is None else ops.along(class_weight, predictions, axis)
+    each_weight = None
+    if class_weight is not None and weights is not None:
+        each_weight = ops.expand(weights, axis) if plan.by_position else ops.along(class_weight, predictions, axis)
     if plan.from_logits:
         costs = -native.log_softmax(predictions, axis)
     else:
-        costs = _negative_log(ops, plan, _spared(ops, plan, each_weight, predictions))
-    target_cost = ops.take_class(costs, labels, axis)
-    if each_weight is not None:
-        costs = _times(ops, each_weight, costs)
-        target_cost = _times(ops, weights, target_cost)
-    losses = ops.sum_axis(costs, axis) * _share(ops, plan, predictions)
-    if plan.smoothing < 1.0:
-        losses = losses + target_cost * (1.0 - plan.smoothing)
+        costs = _cost(ops, plan, _spared(ops, plan, each_weight, predictions), axis)
+    losses = ops.take_class(costs, labels, axis)
+    if weights is not None:
+        losses = _times(ops, weights, losses)
+    if plan.smoothing:
+        if each_weight is not None:
+            costs = _times(ops, each_weight, costs)
+        shared = ops.sum_axis(costs, axis) * _share(ops, plan, predictions)
+        losses = shared + losses * (1.0 - plan.smoothing) if plan.smoothing < 1.0 else shared
     return losses, weights, bad
 
 
@@ -384,7 +404,11 @@ def _cross_entropy_dense(
     smoothed = _smoothed(ops, plan, targets, _share(ops, plan, predictions)) if plan.smoothing else targets
     weights = None
     weighted = smoothed
-    if plan.class_weights is not None:
+    if plan.class_weights is not None and plan.by_position:
+        class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
+        weights = ops.sum_axis(product(ops, plan, targets, class_weight), axis)
+        weighted = product(ops, plan, smoothed, ops.expand(weights, axis))
+    elif plan.class_weights is not None:
         class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
         # From logits a product that underflows is as good as 0, except where it is counted.
         weighted = smoothed * class_weight if plan.from_logits else product(ops, plan, smoothed, class_weight)
@@ -394,11 +418,12 @@ def _cross_entropy_dense(
         elif plan.smoothing:
             each = targets * class_weight
         weights = ops.sum_axis(each, axis)
-    harmless = 0.0 if plan.from_logits else 1.0
+    harmless = 1.0 if plan.probabilities else 0.0
     predictions = _replace(ops, fate.kept, predictions, harmless, axis)
     read = None if plan.from_logits else ~ops.equal(smoothed, 0)
-    if bad is not None and read is not None:
-        bad = bad | ops.any_axis(read & _no_probability(plan, predictions), axis)
+    if bad is not None and plan.probabilities:
+        outside = _no_probability(plan, predictions)
+        bad = bad | ops.any_axis(outside if plan.reads_all else read & outside, axis)
     predictions = _unless_empty(ops, plan, fate, weights, bad, predictions, harmless)
     if read is None:
         costs = -native.log_softmax(predictions, axis)
@@ -407,11 +432,10 @@ def _cross_entropy_dense(
         unknown = ~((total < 0) | (total >= 0))
         bad_or_unknown = unknown if bad is None else bad | unknown
         predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad_or_unknown), axis)
-        # An entry the target gives no weight is not read. Where it could be read without harm it is, for the targets' gradient.
-        positive = predictions > (0.0 if plan.clip is None else -plan.tiny)
-        good = positive & (predictions <= plan.probability_limit)
-        predictions = ops.where(good | read, predictions, 1.0)
-        costs = _negative_log(ops, plan, _spared(ops, plan, weighted, predictions))
+        if plan.renormalize is None:
+            # An entry the target gives no weight is not read. Where it could be read without harm it is, for the targets' gradient.
+            predictions = ops.where(_harmless(plan, predictions) | read, predictions, harmless)
+        costs = _cost(ops, plan, _spared(ops, plan, weighted, predictions), axis)
     return ops.sum_axis(_times(ops, weighted, costs), axis), weights, bad
 
 
@@ -435,7 +459,7 @@ def _binary_cross_entropy(
     if plan.pos_weight is not None:
         pos_weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
         if isinstance(plan.pos_weight, tuple):
-            pos_weight = ops.along(pos_weight, predictions, -1)
+            pos_weight = ops.along(pos_weight, predictions, plan.pos_weight_axis)
         positive = targets * pos_weight if plan.from_logits else product(ops, plan, targets, pos_weight)
     if plan.from_logits:
         # At an infinite logit the kernel sees a large finite one, which gives the right gradient sigma(z) - t, and what the infinity
@@ -454,6 +478,8 @@ def _binary_cross_entropy(
     if bad is not None:
         bad = bad | _no_probability(plan, predictions)
     predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, None, bad))
+    if plan.clamped:
+        return _clamped(ops, plan, predictions, targets, complement), None, bad
     yes = _negative_log(ops, plan, _spared(ops, plan, positive, predictions))
     no = _negative_log_complement(ops, plan, _spared(ops, plan, complement, predictions, complement=True))
     return _times(ops, positive, yes) + _times(ops, complement, no), None, bad
@@ -521,7 +547,7 @@ def _spared(ops: Ops, plan: Plan, weight: Array | None, p: Array, *, complement:
 
     0 log 0 = 0 in the gradient too: behind a logarithm of 0 even a gradient of 0 comes out as NaN.
     """
-    if weight is None or plan.clip is not None:
+    if weight is None or plan.clip is not None or plan.added or plan.log_probabilities:
         return p
     zero = p >= 1.0 if complement else p < plan.tiny
     return ops.where(~(ops.equal(weight, 0) & zero), p, 0.0 if complement else 1.0)
@@ -585,10 +611,59 @@ def _read(ops: Ops, plan: Plan, p: Array) -> Array:
     return p - ops.stop_gradient(p - read)
 
 
+def _harmless(plan: Plan, p: Array) -> Array:
+    """Which predictions can be read, without a NaN or an infinity, where the target gives them no weight."""
+    if plan.log_probabilities:
+        return (p > -INFINITY) & (p < INFINITY)
+    return (p > (0.0 if plan.clip is None else -plan.tiny)) & (p <= plan.probability_limit)
+
+
+def _cost(ops: Ops, plan: Plan, x: Array, axis: int) -> Array:
+    """What the target spends on a class that it puts all its weight on: -log p, or -x where x is a logarithm already."""
+    if plan.log_probabilities:
+        return -x
+    if plan.renormalize is None:
+        return _negative_log(ops, plan, x)
+    x = x - ops.stop_gradient(ops.where(x < plan.tiny, x, 0.0))
+    if plan.renormalize == "before_clip":
+        return _negative_log(ops, plan, x / ops.expand(ops.sum_axis(x, axis), axis))
+    total = ops.sum_axis(_clipped(ops, plan, x), axis)
+    return _negative_log(ops, plan, x) + ops.expand(ops.log(total), axis)
+
+
+def _clipped(ops: Ops, plan: Plan, p: Array) -> Array:
+    """Probabilities as `epsilon` clips them."""
+    assert plan.clip is not None
+    constant = 0.0 * ops.stop_gradient(p)
+    p = ops.where(p < plan.clip.low, constant + plan.clip.low, p)
+    return ops.where(p > plan.clip.high, constant + plan.clip.high, p)
+
+
+def _clamped(ops: Ops, plan: Plan, p: Array, targets: Array, complement: Array) -> Array:
+    """-t' log p - (1 - t') log(1 - p) with logarithms of at least -100 and the slope (p - t') / max(p (1 - p), 1e-12).
+
+    That is torch.nn.BCELoss. Where the maximum is p (1 - p) no logarithm is near -100, and its slope is the derivative. Elsewhere the
+    clamped value is held constant, and a parabola that is 0 here brings the slope.
+    """
+    p = _read(ops, plan, p)
+    inside = p * (1.0 - p) >= 1e-12
+    middle = ops.where(inside, p, 0.5)
+    still, fixed = ops.stop_gradient(p), ops.stop_gradient(targets)
+    # Not a minimum, nor ~(cost < 100), of which TensorFlow's graphs make cost >= 100: NaN must stay.
+    yes, no = (ops.where(x > 100.0, 0.0 * still + 100.0, x) for x in (-ops.log(still), -ops.log1p(-still)))
+    parabola = (p - fixed) * (p - fixed)
+    slope = (parabola - ops.stop_gradient(parabola)) * 0.5e12
+    return ops.where(
+        inside,
+        targets * -ops.log(middle) + complement * -ops.log1p(-middle),
+        targets * yes + complement * no + slope,
+    )
+
+
 def _negative_log(ops: Ops, plan: Plan, p: Array) -> Array:
     """-log p, p read and clipped as the plan says."""
     if plan.clip is None:
-        return -ops.log(_read(ops, plan, p))
+        return -ops.log(_read(ops, plan, p) + plan.added if plan.added else _read(ops, plan, p))
     clip = plan.clip
     inside = ~((p < clip.low) | (p > clip.high))
     low, high = clip.costs
@@ -598,6 +673,12 @@ def _negative_log(ops: Ops, plan: Plan, p: Array) -> Array:
 
 def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
     """-log(1 - p), p read and clipped as the plan says."""
+    if plan.added:
+        p = _read(ops, plan, p)
+        # Next to p = 1 the difference is exact and eps what is left; next to 0 the logarithm is that of a number next to 1.
+        large = p > 0.5
+        near_one = ops.log((1.0 - ops.where(large, p, 1.0)) + plan.added)
+        return -ops.where(large, near_one, ops.log1p(plan.added - ops.where(large, 0.0 * ops.stop_gradient(p), p)))
     if plan.clip is None:
         return -ops.log1p(-_read(ops, plan, p))
     clip = plan.clip

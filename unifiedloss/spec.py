@@ -797,7 +797,7 @@ class NegativeLogLikelihoodLoss(Loss):
 
 AnyLoss = CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError | NegativeLogLikelihoodLoss
 
-_OF_CLASSES = (CrossEntropyLoss, NegativeLogLikelihoodLoss)
+WITH_CLASSES = (CrossEntropyLoss, NegativeLogLikelihoodLoss)
 """The losses with a class axis."""
 
 
@@ -1036,6 +1036,11 @@ class Plan:
         return self.kind != "regression" and not self.from_logits and not self.log_probabilities
 
     @property
+    def reads_all(self) -> bool:
+        """Whether a class index alone does not tell which predictions of its position are read."""
+        return bool(self.smoothing) or self.renormalize is not None
+
+    @property
     def renormalize(self) -> Renormalize | None:
         """When probabilities are divided by their sum."""
         return getattr(self.spec, "renormalize", None)
@@ -1063,11 +1068,13 @@ class Plan:
 
     @property
     def probability_limit(self) -> float:
-        """The largest number that reads as the probability 1: 1 + 4 eps of float32, or 1 + eps of a half type.
+        """The largest number that is no bad value: 1 + 4 eps of float32, or 1 + eps of a half type, if nothing renormalizes.
 
-        Four eps is what a softmax or a sigmoid in float32 exceeds 1 by at most; a float64 probability was often computed in
-        float32, so it has the same limit.
+        So large a number reads as the probability 1. Four eps is what a softmax or a sigmoid in float32 exceeds 1 by at most; a float64
+        probability was often computed in float32, so it has the same limit.
         """
+        if self.renormalize is not None:
+            return FORMATS[self.predictions_dtype].largest
         if self.predictions_dtype in HALF_TYPES:
             return 1.0 + FORMATS[self.predictions_dtype].epsilon
         return 1.0 + 4.0 * FORMATS["float32"].epsilon
@@ -1197,7 +1204,7 @@ def resolve(
     if read_in is not None:
         predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
         sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
-    if isinstance(spec, _OF_CLASSES):
+    if isinstance(spec, WITH_CLASSES):
         kind = _target_kind(targets.dtype)
         axis, classes, positions = _classes(spec, predictions, targets, kind)
     else:

@@ -41,12 +41,15 @@ def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array |
     for label in plan.ignored_labels:
         present = present & (targets != label)
     kept = present
-    if sample_weight is not None:
+    if sample_weight is not None or plan.element_weights is not None:
         # What is too small for the compute dtype is 0, and rounding to it may overflow.
         with np.errstate(over="ignore"):
-            weight = _align(sample_weight.astype(plan.compute_dtype), shape)
+            given = np.ones((), bool) if sample_weight is None else sample_weight
+            weight = _align(given.astype(plan.compute_dtype), shape)
+            if plan.element_weights is not None:
+                weight = weight * np.asarray(plan.element_weights, plan.compute_dtype)
         kept = present & ~(np.abs(weight) < plan.tiny_weight)
-        if plan.divisor == "weights" and plan.spec.reduction == "mean":
+        if sample_weight is not None and plan.divisor == "weights" and plan.spec.reduction == "mean":
             _raise_at(
                 kept & (weight < 0),
                 sample_weight,
@@ -54,7 +57,7 @@ def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array |
                 "a negative weight makes no weighted mean; use another divisor, or reduction 'sum'.",
             )
     _check_targets(plan, targets, kept)
-    if plan.kind != "regression" and not plan.from_logits:
+    if plan.probabilities:
         _check_probabilities(plan, predictions, targets, kept)
     if on_empty:
         _check_empty(plan, targets, sample_weight, present, kept, shape)
@@ -94,7 +97,7 @@ def surely_good(plan: Plan, predictions: Array | None, targets: Array) -> bool:
         return plan.targets_dtype not in BEYOND_FLOAT64
     if plan.largest_target is None or not _within(targets, plan.largest_target):
         return False
-    return plan.from_logits or (predictions is not None and _within(predictions, 1))
+    return not plan.probabilities or (predictions is not None and _within(predictions, 1))
 
 
 def _position_shape(plan: Plan, predictions: Array) -> tuple[int, ...]:
@@ -165,16 +168,17 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
     if not outside.any():
         return
     read = np.broadcast_to(_along(plan, kept) if plan.axis is not None else kept, predictions.shape)
-    if not plan.smoothing and plan.kind == "index":
+    if not plan.reads_all and plan.kind == "index":
         index = np.where(kept, targets, 0).astype(np.int64)
         here = np.zeros(predictions.shape, bool)
         np.put_along_axis(here, _along(plan, index), values=True, axis=plan.axis)
         read = read & here
-    elif not plan.smoothing and plan.kind == "dense":
+    elif not plan.reads_all and plan.kind == "dense":
         read = read & ~(targets < np.float64(plan.tiny_target))
-    _raise_at(
-        outside & read, predictions, "predictions", "not a probability. If these are logits, set from_logits=True."
-    )
+    why = "not a probability. If these are logits, set from_logits=True."
+    if plan.renormalize is not None:
+        why = "renormalize divides finite numbers that are not negative. If these are logits, set from_logits=True."
+    _raise_at(outside & read, predictions, "predictions", why)
 
 
 def _check_empty(

@@ -119,6 +119,7 @@ class JaxAdapter(Adapter):
             small: Array = _loss(plan, predictions, targets, None, None)
             if not isnan(np.asarray(small.block_until_ready())):
                 return small
+        predictions = _read_in(getattr(spec, "dtype", None), predictions)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
@@ -146,6 +147,7 @@ class JaxAdapter(Adapter):
             value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
             if not isnan(np.asarray(value.block_until_ready())):
                 return value, gradient
+        predictions = _read_in(getattr(spec, "dtype", None), predictions)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if upstream is not None:
             check_upstream(plan, self.signature(upstream))
@@ -176,7 +178,7 @@ class JaxAdapter(Adapter):
         if not self.readable(predictions, targets, sample_weight, mask):
             return
         # Of logits the shape is enough, so nothing waits for the model that computes them.
-        reads = plan.kind != "regression" and not plan.from_logits
+        reads = plan.probabilities
         values.check(
             plan,
             np.asarray(predictions) if reads else predictions,
@@ -255,6 +257,19 @@ def _is_small(plan: Plan) -> bool:
     few = plan.count is not None and plan.count * (plan.classes or 1) <= _FEW
     fit = plan.kind != "regression" and plan.spec.reduction != "none" and not plan.exact
     return fit and few and not wide and _only_cpu()
+
+
+def _read_in(dtype: str | None, predictions: Any) -> Any:
+    """Predictions for a spec that names the dtype it computes in, where x64 is off."""
+    if dtype is None or jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        return predictions
+    if dtype == "float64":
+        msg = (
+            "dtype='float64' asks for numbers that JAX computes with only where x64 is enabled; "
+            "set jax.config.update('jax_enable_x64', True), or leave dtype out."
+        )
+        raise UnsupportedError(msg)
+    return predictions.astype(dtype) if isinstance(predictions, np.ndarray) else predictions
 
 
 def _x64() -> AbstractContextManager[None]:

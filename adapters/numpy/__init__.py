@@ -112,6 +112,9 @@ class NumPyAdapter(Adapter):
             )
             value = pipeline.reduce(self.ops, plan, found)
             factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
+            if plan.averaged and plan.spec.reduction != "mean":
+                factor = factor / pipeline.averaged_over(self.ops, plan, found)
+                factor = np.expand_dims(factor, -1) if factor.ndim else factor
             empty = False
             if plan.spec.reduction == "mean":
                 divisor = pipeline.divisor(self.ops, plan, found)
@@ -119,6 +122,8 @@ class NumPyAdapter(Adapter):
                 factor = factor / divisor
             if sample_weight is not None:
                 factor = factor * ops.align(ops.cast(sample_weight, plan.compute_dtype), found.losses)
+            if plan.element_weights is not None:
+                factor = factor * np.asarray(plan.element_weights, plan.compute_dtype)
             factor = np.broadcast_to(factor, found.losses.shape)
             slope = self._slope(plan, predictions, targets, found.kept)
             if plan.axis is not None:
@@ -128,7 +133,7 @@ class NumPyAdapter(Adapter):
             if found.kept is not None:
                 kept = found.kept if plan.axis is None else np.expand_dims(found.kept, plan.axis)
                 result = np.where(kept, result, 0)
-            return value[()], ops.cast(result, plan.predictions_dtype)
+            return value[()], ops.cast(result, predictions.dtype.name)
 
     def _whole(self, spec: AnyLoss, predictions: Any, targets: Any, upstream: Any) -> Any:
         """The loss, and its gradient unless `upstream` is None, in one go over the memory; None for a call that needs the long way."""

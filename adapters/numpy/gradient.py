@@ -24,31 +24,59 @@ _OPS: Any = ops
 def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
     """d l_i / d prediction, for predictions of the compute dtype in which every unread position holds something harmless."""
     if plan.kind == "regression":
-        return 2 * (predictions - ops.cast(targets, plan.compute_dtype))
-    if plan.kind == "binary":
-        return _binary_cross_entropy(plan, predictions, _normal(plan, targets))
-    return _cross_entropy(plan, predictions, targets)
+        slope = 2 * (predictions - ops.cast(targets, plan.compute_dtype))
+    elif plan.kind == "binary":
+        slope = _binary_cross_entropy(plan, predictions, _normal(plan, targets))
+    else:
+        slope = _cross_entropy(plan, predictions, targets)
+    return slope if plan.scale == 1.0 else slope * plan.scale
 
 
 def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
-    """p T - tau from logits, with T the sum of tau; -tau / p from probabilities."""
+    """p T - tau from logits, with T the sum of tau; -tau / p from probabilities; -tau from logarithms."""
     assert plan.axis is not None
     if plan.kind == "index":
         dense = np.zeros(predictions.shape, predictions.dtype)
         np.put_along_axis(dense, np.expand_dims(targets, plan.axis), 1, plan.axis)
     else:
         dense = _normal(plan, targets)
+    weights = None
+    if plan.class_weights is not None:
+        weights = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), predictions, plan.axis)
+        if plan.by_position:
+            weights = pipeline.product(_OPS, plan, dense, weights).sum(plan.axis, keepdims=True)
     if plan.smoothing:
         dense = dense * (1 - plan.smoothing) + plan.smoothing / plan.shared_by
-    tau = dense
-    if plan.class_weights is not None:
-        weights = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
-        tau = pipeline.product(_OPS, plan, dense, ops.along(weights, predictions, plan.axis))
+    tau = dense if weights is None else pipeline.product(_OPS, plan, dense, weights)
     if plan.from_logits:
         return native.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
-    p, inside = _read(plan, predictions)
     unknown = np.isnan(dense).any(plan.axis, keepdims=True)
+    if plan.log_probabilities:
+        return np.where(unknown, np.nan, np.where(tau != 0, -tau, 0))
+    if plan.renormalize is not None:
+        return np.where(unknown, np.nan, _renormalized(plan, predictions, tau))
+    p, inside = _read(plan, predictions)
     return np.where(unknown, np.nan, np.where(inside & (tau != 0) | (dense != 0) & np.isnan(p), -tau / p, 0))
+
+
+def _renormalized(plan: Plan, predictions: Array, tau: Array) -> Array:
+    r"""With g the slope by what the logarithm is taken of, q = p / s of the sum s: (g_c - \sum_j g_j q_j) / s.
+
+    After the clip, the sum has a part of its own: -tau_c / p_c + T / s, where it does not clip.
+    """
+    assert plan.axis is not None
+    assert plan.clip is not None
+    p = np.where(predictions < plan.tiny, 0, predictions)
+    if plan.renormalize == "after_clip":
+        inside = (p >= plan.clip.low) & (p <= plan.clip.high)
+        total = np.clip(p, plan.clip.low, plan.clip.high).sum(plan.axis, keepdims=True)
+        slope = tau.sum(plan.axis, keepdims=True) / total - tau / np.where(inside, p, 1)
+        return np.where(np.isnan(total), np.nan, np.where(inside, slope, 0))
+    total = p.sum(plan.axis, keepdims=True)
+    q = p / total
+    inside = (q >= plan.clip.low) & (q <= plan.clip.high)
+    slope = np.where(inside, -tau / np.where(inside, q, 1), 0)
+    return np.where(np.isnan(q), np.nan, (slope - (slope * q).sum(plan.axis, keepdims=True)) / total)
 
 
 def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
@@ -60,10 +88,17 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
     positive = targets
     if plan.pos_weight is not None:
         weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
+        if weight.ndim:
+            weight = ops.along(weight, predictions, plan.pos_weight_axis)
         positive = pipeline.product(_OPS, plan, targets, weight)
     if plan.from_logits:
         return complement * native.sigmoid(predictions) - positive * native.sigmoid(-predictions)
     p, inside = _read(plan, predictions)
+    if plan.clamped:
+        return (p - targets) / np.maximum(p * (1 - p), 1e-12).astype(p.dtype)
+    if plan.added:
+        slope = complement / (1 - p + plan.added) - positive / (p + plan.added)
+        return np.where(np.isnan(p), p, slope)
     slope = np.where(complement == 0, 0, complement / (1 - p)) - np.where(positive == 0, 0, positive / p)
     return np.where(np.isnan(p), p, np.where(inside, slope, 0))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from unifiedloss.spec import Message, Plan
+from unifiedloss.spec import Message, Plan, extents
 
 Tensor = Any
 
@@ -121,17 +121,40 @@ def _checks(
         else:
             message = _message(Message.ELEMENTS, **say, fix=Message.FIX_ELEMENTS)
             yield _equal(shape, tf.shape(targets)), message
-    pos_weight = getattr(plan.spec, "pos_weight", None)
-    if isinstance(pos_weight, tuple) and (plan.shape is None or plan.shape[-1] is None):
-        count = len(pos_weight)
-        if plan.shape is None:
-            yield tf.size(shape) > 0, _message(Message.POS_WEIGHT_SCALAR, count=count)
-        last = shape[-1:]
-        yield _equal(last, tf.constant([count])), _message(Message.POS_WEIGHT, count=count, last=last, **say)
+    yield from _check_elements(plan, shape)
+    if plan.averaged:
+        positions = shape[:-1]
+        say["positions"] = positions
     for name, x in (("sample_weight", sample_weight), ("mask", mask)):
         if x is not None and not _known(predictions, x):
             leading = positions[: tf.rank(x)]
             yield _equal(leading, tf.shape(x)), _message(Message.LEADING, name=name, got=tf.shape(x), **say)
+
+
+def _check_elements(plan: Plan, shape: Tensor) -> Iterator[_Check]:
+    """The weights of elements, and the axis they are averaged along."""
+    say = {"predictions": shape}
+    pos_weight, axis = getattr(plan.spec, "pos_weight", None), plan.pos_weight_axis
+    if isinstance(pos_weight, tuple) and (plan.shape is None or plan.shape[axis] is None):
+        count = len(pos_weight)
+        if plan.shape is None:
+            rank = tf.size(shape)
+            yield rank > 0, _message(Message.POS_WEIGHT_SCALAR, count=count)
+            yield (-rank <= axis) & (axis < rank), _message(Message.AXIS, axis=axis, predictions=shape)
+        extent = _entry(shape, axis)
+        message = _message(Message.POS_WEIGHT, count=count, axis=axis, extent=extent, **say)
+        yield _equal(extent, tf.constant([count])), message
+    weights = extents(getattr(plan.spec, "element_weights", None))
+    if weights and (plan.shape is None or None in plan.shape):
+        message = _message(Message.ELEMENT_WEIGHTS, weights=weights, **say)
+        yield tf.size(shape) >= len(weights), message
+        wanted = tf.constant(weights)
+        last = shape[-len(weights) :]
+        yield _fits(wanted, last), message
+    if plan.averaged and (plan.shape is None or plan.shape[-1] is None):
+        message = _message(Message.AVERAGED, **say)
+        yield tf.size(shape) > 1, message
+        yield tf.reduce_all(shape[-1:] > 0), message
 
 
 def _check_classes(plan: Plan, axis: int, shape: Tensor) -> Iterator[_Check]:
@@ -151,6 +174,13 @@ def _check_classes(plan: Plan, axis: int, shape: Tensor) -> Iterator[_Check]:
         for label in getattr(plan.spec, "ignore_index", None) or ():
             if label >= 0:
                 yield tf.reduce_all(tf.cast(classes, tf.int64) <= label), _message(Message.DENSE_IGNORED, label=label)
+
+
+def _fits(weights: Tensor, last: Tensor) -> Tensor:
+    """Whether each weight's extent is 1 or the same as that of the last axes, of which there may be too few."""
+    common = tf.minimum(tf.size(weights), tf.size(last))
+    weights, last = weights[tf.size(weights) - common :], last[tf.size(last) - common :]
+    return tf.reduce_all((weights == 1) | (weights == last))
 
 
 def _known(*tensors: Tensor) -> bool:
