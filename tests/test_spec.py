@@ -23,6 +23,12 @@ SPECS = [
     ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=3),
     ul.BinaryCrossEntropyLoss(pos_weight=(1, 2), label_smoothing=0.5, epsilon=0.25),
     ul.MeanSquaredError(reduction="none", divisor="present", on_empty="error"),
+    ul.CrossEntropyLoss(epsilon="keras", renormalize="after_clip", class_weights=[1, 2], class_weighting="position"),
+    ul.CrossEntropyLoss(divisor="label_weights", scale=0.5, dtype="float32"),
+    ul.BinaryCrossEntropyLoss(epsilon="torch", element_weights=[[1, 2], [3, 0.5]], average_last_axis=True),
+    ul.BinaryCrossEntropyLoss(epsilon=1e-7, epsilon_added=True, pos_weight=(1, 2), axis=0),
+    ul.MeanSquaredError(element_weights=2, average_last_axis=True, dtype="float64"),
+    ul.NegativeLogLikelihoodLoss(axis=1, class_weights=(1, 2), ignore_index=-100, divisor="label_weights"),
 ]
 
 
@@ -116,6 +122,53 @@ def test_bad_fields(fields: dict[str, Any], error: type[Exception], words: str) 
     assert str(of_class.value) == str(of_function.value)
 
 
+@pytest.mark.parametrize(
+    ("cls", "fields", "error", "words"),
+    [
+        (ul.CrossEntropyLoss, {"epsilon": "torch"}, ul.SpecValueError, "one of 'keras', 'sklearn', got 'torch'"),
+        (ul.CrossEntropyLoss, {"epsilon": "keras", "from_logits": True}, ul.SpecValueError, "clips probabilities"),
+        (ul.CrossEntropyLoss, {"renormalize": "before_clip"}, ul.SpecValueError, "needs an epsilon to clip to"),
+        (ul.CrossEntropyLoss, {"renormalize": True}, ul.SpecTypeError, "renormalize must be one of"),
+        (ul.CrossEntropyLoss, {"class_weighting": "row"}, ul.SpecValueError, "class_weighting must be one of"),
+        (ul.CrossEntropyLoss, {"scale": 0}, ul.SpecValueError, "scale must be positive, got 0"),
+        (ul.CrossEntropyLoss, {"dtype": "float16"}, ul.SpecValueError, "dtype must be one of 'float32', 'float64'"),
+        (ul.MeanSquaredError, {"dtype": "float32", "rounding": "exact"}, ul.SpecValueError, "rounds what it reads"),
+        (ul.MeanSquaredError, {"divisor": "label_weights"}, ul.SpecValueError, "divisor must be one of 'weights', 'p"),
+        (ul.MeanSquaredError, {"element_weights": [[1], [2, 3]]}, ul.SpecValueError, "different lengths"),
+        (ul.MeanSquaredError, {"element_weights": [[1], 2]}, ul.SpecValueError, "different lengths"),
+        (ul.MeanSquaredError, {"element_weights": [[1], [-2]]}, ul.SpecValueError, r"\[1\]\[0\] must not be negative"),
+        (ul.MeanSquaredError, {"element_weights": [[]]}, ul.SpecValueError, r"element_weights\[0\] must not be empty"),
+        (ul.BinaryCrossEntropyLoss, {"epsilon_added": True}, ul.SpecValueError, "adds a number, and epsilon is 0.0"),
+        (
+            ul.BinaryCrossEntropyLoss, {"epsilon": "keras", "epsilon_added": True}, ul.SpecValueError, "adds a number",
+        ),
+        (ul.BinaryCrossEntropyLoss, {"epsilon": "torch", "pos_weight": 2}, ul.SpecValueError, "has no pos_weight"),
+        (ul.BinaryCrossEntropyLoss, {"average_last_axis": 1}, ul.SpecTypeError, "must be True or False"),
+    ],
+)  # fmt: skip
+def test_fields_that_do_not_go_together(
+    cls: type[Any], fields: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """The rules that other libraries' losses need are validated like the others."""
+    with pytest.raises(error, match=words):
+        cls(**fields)
+
+
+def test_lowest_version_is_written() -> None:
+    """A spec that version 1 could say is written so, and one that it could not is not."""
+    assert {spec.to_dict()["version"] for spec in SPECS[:6]} == {1}
+    assert {spec.to_dict()["version"] for spec in SPECS[6:]} == {2}
+    assert ul.CrossEntropyLoss(axis=1).to_dict()["version"] == 1
+    assert ul.BinaryCrossEntropyLoss(axis=1, pos_weight=(1, 2)).to_dict()["version"] == 2
+
+
+def test_two_divisors_in_one() -> None:
+    """What "label_weights" divides by is known with the kind of the targets."""
+    spec, z = ul.CrossEntropyLoss(divisor="label_weights"), Signature((2, 3), "float32")
+    assert resolve(spec, z, Signature((2,), "int64")).divisor == "weights"
+    assert resolve(spec, z, Signature((2, 3), "float32")).divisor == "all"
+
+
 MAKERS = [
     pytest.param("numpy", "array"),
     pytest.param("torch", "tensor", marks=pytest.mark.framework("torch")),
@@ -136,6 +189,7 @@ def test_tensors_without_axes_are_numbers(module: str, function: str) -> None:
         axis=make(-1), ignore_index=make(3), class_weights=[make(1.0), make(2)]
     ) == ul.CrossEntropyLoss(axis=-1, ignore_index=3, class_weights=[1, 2])
     assert type(ul.BinaryCrossEntropyLoss(pos_weight=make(2)).pos_weight) is float
+    assert ul.MeanSquaredError(element_weights=make([[1.0, 2.0]])).element_weights == ((1.0, 2.0),)
     for value, error, words in (
         (-1.0, ul.SpecValueError, "label_smoothing must lie in"),
         (True, ul.SpecTypeError, "label_smoothing must be a number, got True of type bool"),
@@ -264,3 +318,19 @@ def test_clip_is_rounded_inwards() -> None:
         assert float(np.nextafter(low, np.float32(0))) < epsilon <= clip.low
         # 1 - x is exact in float64 for a float32 x near 1.
         assert 1 - clip.high >= epsilon > 1 - float(np.nextafter(high, np.float32(1)))
+
+
+def test_clips_of_other_libraries() -> None:
+    """The bounds, and what the logarithm gives there, are those of NumPy's own clip and machine epsilon in each dtype."""
+    for dtype in (np.float32, np.float64, np.float16):
+        signatures = Signature((1, 2), np.dtype(dtype).name), Signature((1,), "int64")
+        keras = resolve(ul.CrossEntropyLoss(epsilon="keras"), *signatures).clip
+        assert keras is not None
+        low, high = np.clip(np.array([0, 1], dtype), dtype(1e-7), dtype(1 - 1e-7)).astype(np.float64)
+        assert (keras.low, keras.high) == (low, high)
+        with np.errstate(divide="ignore"):
+            assert np.allclose(keras.costs, -np.log([low, high]), rtol=1e-12)
+            assert np.allclose(keras.complement_costs, [-np.log1p(-low), -np.log(1 - high)], rtol=1e-8)
+        sklearn = resolve(ul.CrossEntropyLoss(epsilon="sklearn"), *signatures).clip
+        assert sklearn is not None
+        assert (sklearn.low, sklearn.high) == (np.finfo(dtype).eps, 1 - np.finfo(dtype).eps)
