@@ -245,6 +245,9 @@ def test_what_is_divided_by_its_sum() -> None:
             expected = [highest, math.log(3), math.log(3), again, NAN, NAN, NAN, NAN, highest]
         assert found.loss == pytest.approx(expected, rel=1e-7, nan_ok=True)
         gradient = np.reshape(found.grad_predictions, (-1, 3))  # type: ignore[arg-type]
+        # After the clip nothing moves through what is clipped, also beside a NaN.
+        assert_same(gradient[4].tolist(), [NAN, NAN, NAN] if first else [NAN, 0.0, 0.0])
+        gradient[4] = NAN
         assert_same(np.isnan(gradient).all(1).tolist(), np.isnan(expected).tolist())
         assert_same(gradient[0].tolist(), [-0.25, 0.25, 0.25] if first else [0.0, 0.0, 0.0])
         assert_same(gradient[3].tolist(), [0.0, 0.0, 0.0])

@@ -795,15 +795,19 @@ class PositionRules:
         \frac{\partial \ell}{\partial p_k} = \frac{T}{S} - \frac{\tau_k}{p_k}$$
 
         with S the sum of what is divided. "before_clip" T is the sum of $\tau_c$ over what is not clipped, and the second part is there for
-        such k alone; "after_clip" T is the sum of all, and the derivative by what is clipped is 0.
+        such k alone; "after_clip" T is the sum of all, and the derivative by what is clipped is 0, also beside a NaN.
         """
         size = len(predictions)
         if any(map(self._is_bad_probability, predictions)):
             return _spoiled(size), []
-        if any(map(math.isnan, predictions)):
-            return _spoiled(size, weight, bad=False), []
-        shares = [self._share(p) for p in predictions]
         first = self.plan.renormalize == "before_clip"
+        if any(map(math.isnan, predictions)):
+            unknown = _spoiled(size, weight, bad=False)
+            if first:
+                return unknown, []
+            still = [not math.isnan(p) and self._clipped(self._share(p))[1] for p in predictions]
+            return unknown._replace(predictions=[_NOTHING if clipped else NAN for clipped in still]), []
+        shares = [self._share(p) for p in predictions]
         if first:
             total = sum(shares, ZERO)
             if not total:
@@ -989,7 +993,7 @@ def evaluate(
     *,
     terms: Literal["real", "rounded"] = "real",
     upstream: float | Sequence[float] | None = None,
-    gradients: bool = True,
+    gradients: bool | Literal["predictions"] = True,
 ) -> Reference:
     r"""The loss and its gradients, each number correctly rounded to its dtype.
 
@@ -1014,7 +1018,7 @@ def evaluate(
         terms: what a reduction adds up: the "real" per-position losses, or the ones "rounded" to float32 (float64 for float64
             predictions), as exact mode does. Gradients are those of the real loss in both cases.
         upstream: the gradient that arrives from above: a number, or under "none" a flat list. Default: ones.
-        gradients: False leaves all gradients None.
+        gradients: False leaves all gradients None, "predictions" all but that to them.
 
     Raises:
         EmptyMeanError: nothing to divide by, and the spec says so.
@@ -1028,9 +1032,9 @@ def evaluate(
     if gradients:
         factors = call.factors(upstream)
         by_predictions = call.by_predictions(factors)
-        if targets.dtype in FORMATS:
+        if targets.dtype in FORMATS and gradients is True:
             by_targets = call.by_targets(factors)
-        if sample_weight is not None:
+        if sample_weight is not None and gradients is True:
             by_weight = call.by_sample_weight(factors)
     wide = FORMATS["float64"]
     return Reference(
@@ -1261,8 +1265,6 @@ class _Reduction:
 
         Both are rounded to that dtype.
         """
-        if not own:
-            return True
         if (weight == ONE and own == ONE) or not math.isfinite(weight):
             return False
         form = FORMATS[self.plan.compute_dtype]
