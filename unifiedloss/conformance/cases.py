@@ -493,7 +493,10 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 
 def ruled_edge_cases() -> Iterator[Case]:
-    """The places where a rule that another library's loss needs begins or ends. One case of each rule is compiled."""
+    """The places where a rule that another library's loss needs begins or ends.
+
+    One case of each rule is compiled, and of those two where compiling is costly: the loss's own, and one that compilers like to rewrite.
+    """
 
     def case(name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any) -> Case:
         return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
@@ -517,10 +520,10 @@ def _mse(**fields: Any) -> MeanSquaredError:
 
 def _likelihood_cases(case: Callable[..., Case]) -> Iterator[Case]:
     """Any number may be a log-probability, and only what has a weight is read."""
-    mean = {"reduction": "mean"}
+    mean, both = {"reduction": "mean"}, {"compiled": True, "representative": True}
     logs = np.log(P)
     spec = _nll(class_weights=W, divisor="label_weights", ignore_index=-100, **mean)
-    yield case("log-probabilities, index", spec, logs, _i(0, 1, -100, 2), _f32(1, 2, 3, 0), compiled=True)
+    yield case("log-probabilities, index", spec, logs, _i(0, 1, -100, 2), _f32(1, 2, 3, 0), **both)
     yield case("log-probabilities, one-hot", spec, logs, ONE_HOT)
     odd = _f32([-INF, -1, INF], [NAN, -1, -INF], [0.5, 2.0**127, -0.0])
     every, each = np.vstack([odd] * 3), np.repeat(_i(0, 1, 2), 3)
@@ -580,7 +583,7 @@ def _clip_cases(case: Callable[..., Case]) -> Iterator[Case]:
     yield case("10 torch, smoothed", smoothed, _f32(0, 1, 0.5, NAN), _f32(1, 0, 1, 0), _f32(1, 2, 3, 0))
     values = np.tile(_f32(0, 1, 0.25, 1e-7, 1 + 2.0**-22, F32_TINY / 2, NAN), (3, 1))
     added = _bce(from_logits=False, epsilon=1e-7, epsilon_added=True)
-    yield case("09 epsilon added", added, values, answers, compiled=True)
+    yield case("09 epsilon added", added, values, answers, compiled=True, representative=True)
     large = added.replace(epsilon=0.375)
     yield case("09 epsilon added, large", large, round_to(p, "bfloat16"), answers, dtype="bfloat16")
 
@@ -1113,9 +1116,10 @@ def all_cases() -> list[Case]:
     chosen = _every(_EVERY_EDGE, edges)
     for _, group in itertools.groupby(products, key=lambda case: case.name.rpartition(" ")[0]):
         chosen += _cover(list(group))
+    representative = {case.name for case in _every(_EVERY_REPRESENTATIVE, chosen)}
+    representative |= {case.name for case in ruled_edges if case.representative}
     chosen += [case for case in ruled_edges if case.compiled] + _every(_EVERY_EDGE, rules)
     compiled = {case.name for case in chosen}
-    representative = {case.name for case in _every(_EVERY_REPRESENTATIVE, chosen)}
     cases = [
         dataclasses.replace(case, compiled=case.name in compiled, representative=case.name in representative)
         for case in (*edges, *ruled_edges, *rules, *products, *random_cases())
