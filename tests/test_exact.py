@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unifiedloss as ul
-from unifiedloss import registry
+from unifiedloss import reference, registry
 from unifiedloss.adapter import Mode
 from unifiedloss.conformance import checks
-from unifiedloss.conformance.cases import all_cases
+from unifiedloss.conformance.cases import Case, all_cases
 from unifiedloss.exact import balls, fast, kernel, rounding, sums
 from unifiedloss.exact.balls import Ball
 from unifiedloss.floats import FORMATS
@@ -387,6 +387,92 @@ def test_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < z.nbytes + 6 * 8 * fast._BLOCK
+
+
+# -------------------------------------------------------------------------------------------- where float64 overflows or underflows
+
+
+def _is_right(spec: Any, predictions: Any, targets: Any, weight: Any = None, upstream: Any = None) -> None:
+    """Value and gradient have the oracle's bits."""
+    case = Case("", spec, np.array(predictions), np.array(targets), weight)
+    given = None if upstream is None else np.asarray(upstream, np.float64).tolist()
+    expected = reference.evaluate(
+        spec,
+        *(reference.tensor(x.ravel().tolist(), x.shape, x.dtype.name) for x in (case.predictions, case.targets)),
+        None if weight is None else reference.tensor(weight.ravel().tolist(), weight.shape, weight.dtype.name),
+        terms="rounded",
+        upstream=given,
+    )
+    value, gradient = spec.value_and_grad(case.predictions, case.targets, sample_weight=weight, upstream=upstream)
+    np.testing.assert_array_equal(np.asarray(value, np.float64).ravel(), np.ravel(expected.loss))
+    np.testing.assert_array_equal(gradient.astype(np.float64).ravel(), expected.grad_predictions)
+
+
+@pytest.mark.parametrize("weights", [None, (3e-21, 1e-21)])
+@pytest.mark.parametrize("offset", [-2048, -760, -744, -736, -712, -320, 320, 688, 700, 708, 2048])
+def test_offsets_do_not_matter(offset: float, weights: Any) -> None:
+    """Whatever all logits of a row share, its bits are the same, though exp overflows, or is subnormal."""
+    z = np.float32([[10, 0], [0.5, -0.25], [0, 3], [4, 4]])
+    for label in (0, 1):
+        y = np.full(4, label)
+        spec = CE.replace(reduction="none", class_weights=weights)
+        assert [x.tobytes() for x in spec.value_and_grad(z + np.float32(offset), y)] == [
+            x.tobytes() for x in spec.value_and_grad(z, y)
+        ]
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_weights_beyond_float32(reduction: Any) -> None:
+    """Weights of float64 bring back what exp, or a product of two of them, lost to underflow or overflow."""
+    spec = CE.replace(reduction=reduction)
+    gap, rows, labels = np.float32([[0, -740], [0, -720]]), np.float32([[1, 2], [0, -3]]), [0, 1]
+    for weights, sample in (
+        ((1e300, 1), None),
+        ((1e-200, 1e-300), [1e200, 1e100]),
+        ((1e-200, 1e-160), [1e-200, 1e-210]),
+        ((1e200, 1e150), [1e-200, 1e-100]),
+        ((1e-200, 1e-160), [1.5e308, 1.5e308]),
+    ):
+        weighted = spec.replace(class_weights=weights)
+        sample_weight = None if sample is None else np.array(sample)
+        for z in (gap, rows):
+            _is_right(weighted, z[:, ::-1], labels, sample_weight)
+            _is_right(weighted, z, np.array([[1e-200, 1e-110], [0, 1e50]]), sample_weight)
+    small = np.array([1e-305, 3e-306])
+    upstream = np.float32([1e-20, 1]) if reduction == "none" else np.float32(1e-20)
+    for loss, targets in ((spec, labels), (BCE.replace(reduction=reduction), rows > 0)):
+        _is_right(loss, rows if loss is spec else rows[:, 0], targets if loss is spec else targets[:, 0], small, upstream)
+    half = ul.CrossEntropyLoss(class_weights=(1e-200, 1), rounding="exact", reduction=reduction)
+    _is_right(half, [[0.25, 0.75]], [[1e-200, 0]], np.array([1e300]))
+
+
+def test_infinite_loss_of_a_target_that_underflows() -> None:
+    """1e-200 times 1e-200 is not 0, and so wants the class whose logit is -inf."""
+    spec = CE.replace(class_weights=(1e-200, 1), reduction="sum")
+    value, _ = spec.value_and_grad(np.float32([[-np.inf, 0]]), np.array([[1e-200, 1]]))
+    assert value == np.inf
+
+
+def test_subnormal_means() -> None:
+    """3 * 2^-1074 over 2 is a tie, and over 2 + 2^-59 none."""
+    p, w = np.array([math.sqrt(1.5) * 2.0**-537, 0]), np.array([2.0, 2.0**-59])
+    for weight in (w, w[:1].repeat(2)):
+        _is_right(MSE, p, [0.0, 0.0], weight)
+    mean = MSE(p, np.zeros(2), sample_weight=w)
+    assert mean == 2.0**-1074
+
+
+def test_no_radius_underflows() -> None:
+    """What is below all resolution breaks a tie all the same, though its bound times the upstream gradient is no float64."""
+    tiny = Ball(np.float64(1.0), np.float64(0.0), np.float64(2.0**-995))
+    for ball in (tiny * Ball(np.float64(2.0**-145)), tiny / Ball(np.float64(2.0**145)), Ball(np.float64(-689.0)).exp()):
+        assert ball.radius > 0
+    z = np.float32([[700, -98, -190, -95]])
+    spec = CE.replace(reduction="sum", label_smoothing=1.0)
+    upstream = np.float32(34 * 2.0**-149)
+    _, gradient = spec.value_and_grad(z, np.array([0]), upstream=upstream)
+    assert gradient[0, 0] == np.float32(25 * 2.0**-149)  # 34 (3/4 - e^-793): a tie but for that
+    _is_right(spec, z, [0], None, float(upstream))
 
 
 def test_bad_values() -> None:
