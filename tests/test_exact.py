@@ -441,7 +441,9 @@ def test_weights_beyond_float32(reduction: Any) -> None:
     small = np.array([1e-305, 3e-306])
     upstream = np.float32([1e-20, 1]) if reduction == "none" else np.float32(1e-20)
     for loss, targets in ((spec, labels), (BCE.replace(reduction=reduction), rows > 0)):
-        _is_right(loss, rows if loss is spec else rows[:, 0], targets if loss is spec else targets[:, 0], small, upstream)
+        _is_right(
+            loss, rows if loss is spec else rows[:, 0], targets if loss is spec else targets[:, 0], small, upstream
+        )
     half = ul.CrossEntropyLoss(class_weights=(1e-200, 1), rounding="exact", reduction=reduction)
     _is_right(half, [[0.25, 0.75]], [[1e-200, 0]], np.array([1e300]))
 

@@ -177,7 +177,10 @@ class Ball(NamedTuple):
         wide = np.where(radius < 2.0**-10, 1.01 * radius, np.inf)
         # Below 2^-985 the low part is subnormal and lacks digits.
         bound = np.abs(high) * (_EXP_ERROR + wide) + np.where(high < _UNDERFLOW, _FLOOR, 0.0)
-        return Ball(high, low, np.where(deep, _TAIL, bound))
+        one = (
+            (self.high == 0) & (self.low == 0) & (radius == 0)
+        )  # equal logits, whose shares are rational: a tie can be told
+        return Ball(high, low, np.where(one, 0.0, np.where(deep, _TAIL, bound)))
 
     def log1p(self) -> Ball:
         """log(1 + x), for x >= 0."""

@@ -105,7 +105,7 @@ def _in_reach(x: Any) -> bool:
 
 def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
     """Whether what all positions share is: see `_REACH`."""
-    shared = [x for x in (plan.class_weights, plan.pos_weight) if x is not None]
+    shared: list[Any] = [x for x in (plan.class_weights, plan.pos_weight) if x is not None]
     if scale is not None:
         shared.append(scale.divisor.high)
         if not scale.upstream.ndim:
