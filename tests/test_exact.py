@@ -257,7 +257,7 @@ SIZES = [7, 8, 9, 25, 127, 128, 129, 136, 255, 257, 1000, 1025, 4096, 4097, 4103
 
 def _additions(add: Any, size: int, i: int) -> int:
     """How many additions term i passes through at least, told by what is lost of ones between 2^60 there and -2^60 elsewhere."""
-    distances = {*range(1, 18), *(2**k + e for k in range(4, 17) for e in (-8, 0, 8))}
+    distances = {*range(1, 9), *range(8, 136, 8), *(2**k + e for k in range(7, 17) for e in (-8, 0, 8))}
     others = sorted({j for d in distances for j in (i - d, i + d) if 0 <= j < size})
     x = np.ones((len(others), size))
     x[:, i] = 2.0**60
