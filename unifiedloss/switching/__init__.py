@@ -65,8 +65,8 @@ def from_native(obj: Any, /, **arguments: Any) -> AnyLoss:
     Args:
         obj: a loss object of torch or Keras; a loss function of torch, Keras, TensorFlow, optax or scikit-learn; a
             ``functools.partial`` of one; an ``onnx.NodeProto``; or the text of a call with literal arguments, which is parsed and never
-            evaluated, such as ``"torch.nn.CrossEntropyLoss(label_smoothing=0.1)"``. A spec is returned as it is, and so is one
-            written as JSON or as ``"ul.CrossEntropyLoss(...)"``.
+            evaluated, such as ``"torch.nn.CrossEntropyLoss(label_smoothing=0.1)"``. A spec is returned as it is; so is one that was
+            bound with `Loss.to`, or is written as JSON or as ``"ul.CrossEntropyLoss(...)"``.
         arguments: what a function is called with beside the tensors, by name; the class weights of an ONNX node as `weights`.
 
     Returns:
@@ -88,8 +88,12 @@ def from_native(obj: Any, /, **arguments: Any) -> AnyLoss:
     """
     if isinstance(obj, str):
         return _from_text(obj, arguments)
-    if isinstance(obj, Loss) and not arguments:
-        return obj  # type: ignore[return-value]
+    if not arguments:
+        if isinstance(obj, Loss):
+            return obj  # type: ignore[return-value]
+        bound = getattr(obj, "spec", None)  # what `Loss.to` made
+        if isinstance(bound, Loss):
+            return bound  # type: ignore[return-value]
     if isinstance(obj, Call):
         return spec_of(obj)
     return spec_of(read(obj, **arguments))

@@ -93,7 +93,7 @@ def parse(text: str | Any) -> Call:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        msg = f"{_shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
+        msg = f"{shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
         raise SpecValueError(msg) from error
     if isinstance(tree, ast.List):
         return _nodes(tree.elts)
@@ -193,8 +193,12 @@ def _literal(node: ast.expr) -> Any:
     """The value of a literal. Arrays become nested tuples."""
     if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool | int | float | str)):
         return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        number = _literal(node.operand)
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub | ast.UAdd)
+        and isinstance(node.operand, ast.Constant)
+    ):
+        number = node.operand.value
         if isinstance(number, int | float) and not isinstance(number, bool):
             return -number if isinstance(node.op, ast.USub) else number
     if isinstance(node, ast.List | ast.Tuple):
@@ -219,9 +223,13 @@ def _is_array(node: ast.expr) -> bool:
 
 
 def _source(node: ast.AST) -> str:
-    return _shortened(ast.unparse(node))
+    try:
+        return shortened(ast.unparse(node))
+    except RecursionError:
+        return "this expression"
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text on one line, cut where it is long, for a message."""
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:76]} ..."

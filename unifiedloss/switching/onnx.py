@@ -165,14 +165,6 @@ def _native(operator: str, loss: type[Loss]) -> Native:
         _from_spec,
         data=INPUTS[operator][:2],
         reasons=_REASONS,
-        deviations=(
-            "bad_index_wraps",
-            "dense_targets",
-            "unbatched",
-            "sign_of_zero",
-            "empty_batch_raises",
-            "no_gradient",
-        ),
         write=lambda arguments: _source(operator, arguments),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss, Loss, suggestion
-from unifiedloss.switching.calls import Call
+from unifiedloss.switching.calls import Call, shortened
 
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 """The libraries losses are read from and written for."""
@@ -39,7 +39,6 @@ class Native:
         data: parameters that hold the tensors of a call.
         tensors: parameters that are tensors there; the rest are Python values.
         reasons: why the library cannot say a field as the spec has it, by the field's name; put after what differs.
-        deviations: the names of the rules of this loss that no spec can say (`unifiedloss.switching.deviations`).
         exported: whether specs are written as it. A function beside a class that says the same is not.
         write: how the call is written, where that is not ``name(argument=value)``.
         adapt: how the arguments of `from_spec` are changed for the framework that Keras runs on, where that has a say.
@@ -54,7 +53,6 @@ class Native:
     data: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    deviations: tuple[str, ...] = ()
     exported: bool = True
     write: Callable[[Mapping[str, Any]], str] | None = None
     adapt: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
@@ -153,7 +151,7 @@ def find(name: str) -> Native:
     native = NATIVES.get(_ALIASES.get(name, name))
     if native is None:
         msg = (
-            f"{name} is no loss that is known here; known are the losses of {', '.join(LIBRARIES)}, by their full "
+            f"{shortened(name)} is no loss that is known here; known are the losses of {', '.join(LIBRARIES)}, by their full "
             f"names.{_suggested(name)}"
         )
         raise SpecValueError(msg)

@@ -20,8 +20,6 @@ from unifiedloss.switching.tables import Native, register
 
 Arguments = Mapping[str, Any]
 
-_LEGACY = {"size_average": None, "reduce": None}
-
 _REASONS = MappingProxyType(
     {
         "axis": "torch has the classes on axis 1.",
@@ -38,16 +36,6 @@ _REASONS = MappingProxyType(
         "rounding": "torch rounds as its kernels do.",
     }
 )
-
-_OF_CLASSES = (
-    "unbatched",
-    "bad_index_error",
-    "masked_nan_gradient",
-    "infinite_logits",
-    "half_rounding",
-    "sign_of_zero",
-)
-_ELEMENTWISE = ("targets_unchecked", "infinite_logits", "half_rounding", "result_dtype", "sign_of_zero")
 
 
 def _reduction(arguments: Arguments) -> Any:
@@ -196,7 +184,6 @@ def _native(
     parameters: dict[str, Any],
     to_spec: Callable[[Arguments, str | None], AnyLoss],
     from_spec: Callable[[Any], Arguments],
-    deviations: tuple[str, ...],
     *,
     exported: bool = True,
 ) -> Native:
@@ -209,36 +196,25 @@ def _native(
         data=("input", "target"),
         tensors=("weight", "pos_weight"),
         reasons=_REASONS,
-        deviations=deviations,
         exported=exported,
     )
 
 
 _LABELS = {"weight": None, "size_average": None, "ignore_index": -100, "reduce": None, "reduction": "mean"}
 _SMOOTHED = {**_LABELS, "label_smoothing": 0.0}
-_PLAIN = {**_LEGACY, "reduction": "mean"}
+_PLAIN = {"size_average": None, "reduce": None, "reduction": "mean"}
 _WEIGHTED = {"weight": None, **_PLAIN}
-_POSITIVE = {**_WEIGHTED, "pos_weight": None}
 _CLASSES = (
-    (
-        "CrossEntropyLoss",
-        "cross_entropy",
-        CrossEntropyLoss,
-        _SMOOTHED,
-        _cross_entropy,
-        _from_cross_entropy,
-        _OF_CLASSES,
-    ),
-    ("NLLLoss", "nll_loss", NegativeLogLikelihoodLoss, _LABELS, _likelihood, _from_likelihood, _OF_CLASSES),
-    ("BCELoss", "binary_cross_entropy", BinaryCrossEntropyLoss, _WEIGHTED, _binary, _from_binary, _ELEMENTWISE),
+    ("CrossEntropyLoss", "cross_entropy", CrossEntropyLoss, _SMOOTHED, _cross_entropy, _from_cross_entropy),
+    ("NLLLoss", "nll_loss", NegativeLogLikelihoodLoss, _LABELS, _likelihood, _from_likelihood),
+    ("BCELoss", "binary_cross_entropy", BinaryCrossEntropyLoss, _WEIGHTED, _binary, _from_binary),
     (
         "BCEWithLogitsLoss",
         "binary_cross_entropy_with_logits",
         BinaryCrossEntropyLoss,
-        _POSITIVE,
+        {**_WEIGHTED, "pos_weight": None},
         _binary_logits,
         _from_binary_logits,
-        _ELEMENTWISE,
     ),
 )
 for _name, _function, *_rest in _CLASSES:
@@ -246,16 +222,14 @@ for _name, _function, *_rest in _CLASSES:
         _native(f"torch.nn.{_name}", *_rest),  # type: ignore[arg-type]
         _native(f"torch.nn.functional.{_function}", *_rest, exported=False),  # type: ignore[arg-type]
     )
-# Weights are an argument of the function alone, which also differs in where its parameter stands.
-_SQUARED = ("broadcasting", *_ELEMENTWISE)
+# Weights are an argument of the function alone.
 register(
-    _native("torch.nn.MSELoss", MeanSquaredError, _PLAIN, _squared, _from_squared, _SQUARED),
+    _native("torch.nn.MSELoss", MeanSquaredError, _PLAIN, _squared, _from_squared),
     _native(
         "torch.nn.functional.mse_loss",
         MeanSquaredError,
         {**_PLAIN, "weight": None},
         _squared,
         _from_weighted_squared,
-        _SQUARED,
     ),
 )
