@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,16 +23,23 @@ TORCH = registry.adapter("torch")
 _EXPECTED: dict[str, Any] = {}
 
 
+@cache
+def every() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """All cases, and all calls that must fail, made once."""
+    return (*all_cases(), *softmax_cases()), (*bad_calls(), *bad_softmax_calls())
+
+
 def failures(adapter: Adapter, *words: str) -> dict[str, str]:
     """The names of the cases, of those whose name holds one of the words, that an adapter fails eagerly, and what was wrong."""
     mode = adapter.modes()["eager"]
     found = {}
-    for case in (*all_cases(), *softmax_cases()):
+    cases, calls = every()
+    for case in cases:
         if any(word in case.name for word in words):
             if case.name not in _EXPECTED:
                 _EXPECTED[case.name] = case.expected()
             found[case.name] = "; ".join(checks.check_case(adapter, mode, case, _EXPECTED[case.name]).failures)
-    for call in (*bad_calls(), *bad_softmax_calls()):
+    for call in calls:
         if any(word in call.name for word in words):
             found[call.name] = "; ".join(checks.check_bad_call(adapter, mode, call).failures)
     assert found, "no case has such a name"
@@ -215,6 +224,90 @@ class SmallNumbers(Long):
         return super().compute(Limitless(), p, t, sample_weight, mask, checked=checked)
 
 
+class Unrounded(Long):
+    """Clips at 1e-7 and 1 - 1e-7 as they are, where Keras has them in the predictions' dtype."""
+
+    def plan(self, spec: Any, *tensors: Any) -> Any:
+        """The plan with these bounds."""
+        plan = super().plan(spec, *tensors)
+        keras = getattr(spec, "epsilon", None) == "keras"
+        return dataclasses.replace(plan, bounds=(1e-7, 1e-7)) if keras else plan
+
+
+class Divides(Long):
+    """Divides by the sum before it clips, whatever is asked for."""
+
+    def plan(self, spec: Any, *tensors: Any) -> Any:
+        """The plan of another spec."""
+        late = getattr(spec, "renormalize", None) == "after_clip"
+        return super().plan(spec.replace(renormalize="before_clip") if late else spec, *tensors)
+
+
+class ScaledDivisor(Long):
+    """Scales weights and losses, so that a mean does not change."""
+
+    def plan(self, spec: Any, *tensors: Any) -> Any:
+        """The plan of another spec."""
+        mean = spec.reduction == "mean" and hasattr(spec, "scale")
+        return super().plan(spec.replace(scale=1.0) if mean else spec, *tensors)
+
+
+class SumsRows(Long):
+    """Adds up along the last axis, and does not divide by its length."""
+
+    def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
+        """Each of the averages times what it is divided by."""
+        size = plan.shape[-1] if plan.averaged and plan.spec.reduction != "mean" else 1
+        return super().compute(plan, *tensors, checked=checked) * size
+
+
+class ClampDerivative(Long):
+    """Clamps the logarithm at -100, and has the derivative of that."""
+
+    def loss(self, spec: Any, *tensors: Any) -> Any:
+        """The clamp by the operations."""
+        if getattr(spec, "epsilon", 0.0) != "torch":
+            return super().loss(spec, *tensors)
+        return Clamps().loss(spec.replace(epsilon=0.0), *tensors)
+
+
+class OneDivisor(Long):
+    """Divides dense targets by their weights, as it does class indices."""
+
+    def plan(self, spec: Any, *tensors: Any) -> Any:
+        """The plan of another spec."""
+        return super().plan(spec.replace(divisor="weights") if spec.divisor == "label_weights" else spec, *tensors)
+
+
+class WeighsEntries(Long):
+    """Class weights multiply the entries of the smoothed target, wherever they should sit."""
+
+    def plan(self, spec: Any, *tensors: Any) -> Any:
+        """The plan of another spec."""
+        elsewhere = hasattr(spec, "class_weighting")
+        return super().plan(spec.replace(class_weighting="entries") if elsewhere else spec, *tensors)
+
+
+class CountsElements(Long):
+    """Counts each element that weighs as a position."""
+
+    ops = variant(TORCH.ops, any_axis=lambda x, axis: x if axis == -1 else x.any(axis))
+
+
+class KeepsDtype(Long):
+    """Computes in the dtype of what it is given."""
+
+    def plan(self, spec: Any, *tensors: Any) -> Any:
+        """The plan of another spec."""
+        return super().plan(spec.replace(dtype=None) if getattr(spec, "dtype", None) else spec, *tensors)
+
+
+class ReadsEverything(Long):
+    """Multiplies log-probabilities by a weight of 0."""
+
+    ops = variant(TORCH.ops, where=lambda c, x, y: x if x.ndim == 1 and y == 0.0 else torch.where(c, x, y))
+
+
 class Flushes(Long):
     """A softmax that gives 0 below twice the smallest normal number, as TensorFlow's does outside XLA."""
 
@@ -272,6 +365,16 @@ CAUGHT = [
     (NegativeZero, ("05 ignored",), "edge/05 ignored label per row", "is -0.0, should be 0.0"),
     (ForgetsSmoothing, ("17 smoothed",), "edge/17 smoothed, axis 1", "loss["),
     (SmallNumbers, ("subnormal p",), "edge/subnormal p, class 1", "should be inf"),
+    (Unrounded, ("09 keras",), "edge/09 keras, float32", "should be 15.94238"),
+    (Divides, ("12 after_clip", "12 before_clip"), "edge/12 after_clip, index", "loss[0] is 0.693147"),
+    (ScaledDivisor, ("02 label", "35 element", "rules/rows"), "edge/02 label weights, int64", "loss is"),
+    (SumsRows, ("averaged", "rules/elements"), "edge/24 averaged rows", "loss[0, 0] is"),
+    (ClampDerivative, ("10 torch",), "edge/10 torch", "should be 999999995904.0"),
+    (OneDivisor, ("02 label weights",), "edge/02 label weights, float32", "loss is"),
+    (WeighsEntries, ("18 weighted",), "edge/18 weighted positions, logits", "loss is"),
+    (CountsElements, ("22 averaged",), "edge/22 averaged, element weights", "loss is 169.5, should be 339.0"),
+    (KeepsDtype, ("39 float",), "edge/39 float64 in float32", "loss has dtype float64"),
+    (ReadsEverything, ("log-probabilities, class",), "edge/log-probabilities, class weight 0, index", "loss["),
     (Flushes, ("softmax/gaps",), "softmax/gaps, float32", "softmax[0, 1] is 0.0, should be 1.18"),
     (NoShiftSoftmax, ("softmax/offset",), "softmax/offset, float32", "softmax[0, 0] is nan"),
     (LastAxis, ("softmax/axis", "softmax/class axis"), "softmax/axis 0 of 3", "softmax[0, 0, 0] is"),

@@ -15,13 +15,20 @@ from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unifiedloss import reference
 from unifiedloss.errors import DTypeError, EmptyMeanError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS, Format
 from unifiedloss.reference import Reference, Tensor, evaluate, nearest, tensor
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    MeanSquaredError,
+    NegativeLogLikelihoodLoss,
+)
 
 NAN = math.nan
 INF = math.inf
@@ -242,29 +249,66 @@ class Case:
 Numbers = Sequence[Decimal]
 
 
+def plain_bounds(spec: Any, dtype: str) -> tuple[Decimal, Decimal]:
+    """What probabilities are clipped to."""
+    form, one = FORMATS[dtype], Decimal(1)
+    if spec.epsilon == "keras":
+        ends = [round_on_grid(end, form) for end in (Fraction(1e-7), 1 - Fraction(1e-7))]
+        return Decimal(ends[0]), Decimal(ends[1])
+    if spec.epsilon == "torch" or getattr(spec, "epsilon_added", False):
+        return Decimal(0), one
+    epsilon = Decimal(2) ** (1 - form.precision) if spec.epsilon == "sklearn" else Decimal(spec.epsilon)
+    return epsilon, one - epsilon
+
+
 def plain_losses(case: Case, predictions: Numbers, targets: Numbers) -> tuple[list[Decimal], list[Decimal]]:
-    """Per position: the loss and the weight, without sample weights. To be called in a context of many digits."""
+    """Per row or element: the loss and the weight, without sample weights. To be called in a context of many digits."""
     spec = case.spec
     if isinstance(spec, MeanSquaredError):
-        return [(p - t) ** 2 for p, t in zip(predictions, targets, strict=True)], [Decimal(1)] * len(predictions)
-    smoothing, epsilon = Decimal(spec.label_smoothing), Decimal(spec.epsilon)
+        losses, weights = [(p - t) ** 2 for p, t in zip(predictions, targets, strict=True)], [Decimal(1)] * len(targets)
+    elif isinstance(spec, BinaryCrossEntropyLoss):
+        losses, weights = plain_binary(spec, case.predictions, predictions, targets), [Decimal(1)] * len(targets)
+    else:
+        return plain_rows(spec, case, predictions, targets)
+    if spec.element_weights is not None:
+        wide = np.broadcast_to(np.array(spec.element_weights), case.predictions.shape).ravel().tolist()
+        weights = [Decimal(v) for v in wide]
+        losses = [v * loss for v, loss in zip(weights, losses, strict=True)]
+    if spec.average_last_axis:
+        m = case.predictions.shape[-1]
+        losses, weights = ([sum(x[i : i + m], Decimal(0)) / m for i in range(0, len(x), m)] for x in (losses, weights))
+    return losses, weights
 
-    def log(p: Decimal) -> Decimal:
-        return min(max(p, epsilon), 1 - epsilon).ln()
 
-    if isinstance(spec, BinaryCrossEntropyLoss):
-        losses = []
-        for i, (x, t) in enumerate(zip(predictions, targets, strict=True)):
-            weight = (
-                spec.pos_weight[i % len(spec.pos_weight)] if isinstance(spec.pos_weight, tuple) else spec.pos_weight
-            )
-            q = Decimal(1 if weight is None else weight)
-            p = 1 / (1 + (-x).exp()) if spec.from_logits else x
-            smooth = (1 - smoothing) * t + smoothing / 2
-            losses.append(-(q * smooth * log(p) + (1 - smooth) * log(1 - p)))
-        return losses, [Decimal(1)] * len(predictions)
+def plain_binary(spec: BinaryCrossEntropyLoss, x: Tensor, predictions: Numbers, targets: Numbers) -> list[Decimal]:
+    """The binary cross-entropy of every element."""
+    smoothing, (low, high) = Decimal(spec.label_smoothing), plain_bounds(spec, x.dtype)
+    added = Decimal(spec.epsilon) if spec.epsilon_added else Decimal(0)
+    weight: Any = 1 if spec.pos_weight is None else spec.pos_weight
+    if isinstance(weight, tuple):
+        axis = (-1 if spec.axis is None else spec.axis) % len(x.shape)
+        weight = np.reshape(weight, [len(weight) if i == axis else 1 for i in range(len(x.shape))])
+    weight = np.broadcast_to(weight, x.shape).ravel().tolist()
+
+    def cost(p: Decimal) -> Decimal:
+        if spec.epsilon == "torch":
+            return min(-p.ln(), Decimal(100))
+        return -(p + added).ln()
+
+    losses = []
+    for q, z, t in zip(weight, predictions, targets, strict=True):
+        p = 1 / (1 + (-z).exp()) if spec.from_logits else min(max(z, low), high)
+        smooth = (1 - smoothing) * t + smoothing / 2
+        losses.append(Decimal(q) * smooth * cost(p) + (1 - smooth) * cost(1 - p))
+    return losses
+
+
+def plain_rows(spec: Any, case: Case, predictions: Numbers, targets: Numbers) -> tuple[list[Decimal], list[Decimal]]:
+    """The cross-entropy, or the negative log-likelihood, of every row."""
     size = case.predictions.shape[-1]
-    class_weights = [Decimal(w) for w in spec.class_weights or [1.0] * size]  # type: ignore[union-attr]
+    class_weights = [Decimal(w) for w in spec.class_weights or [1.0] * size]
+    likelihood = isinstance(spec, NegativeLogLikelihoodLoss)
+    smoothing = Decimal(0 if likelihood else spec.label_smoothing)
     losses, weights = [], []
     for i in range(len(predictions) // size):
         row = predictions[i * size : (i + 1) * size]
@@ -272,15 +316,29 @@ def plain_losses(case: Case, predictions: Numbers, targets: Numbers) -> tuple[li
             dense = list(targets[i * size : (i + 1) * size])
         else:
             dense = [Decimal(int(c == targets[i])) for c in range(size)]
-        total = sum(x.exp() for x in row)
-        loss = Decimal(0)
-        for c in range(size):
-            p = row[c].exp() / total if spec.from_logits else row[c]
-            loss -= class_weights[c] * ((1 - smoothing) * dense[c] + smoothing / size) * log(p)
-        losses.append(loss)
+        logs = row if likelihood else plain_logs(spec, case.predictions.dtype, row)
         weighted = sum((w * t for w, t in zip(class_weights, dense, strict=True)), Decimal(0))
+        loss = Decimal(0)
+        for w, t, log in zip(class_weights, dense, logs, strict=True):
+            factor = weighted if not likelihood and spec.class_weighting == "position" and spec.class_weights else w
+            loss -= factor * ((1 - smoothing) * t + smoothing / size) * log
+        losses.append(loss)
         weights.append(Decimal(1) if spec.class_weights is None else weighted)
     return losses, weights
+
+
+def plain_logs(spec: CrossEntropyLoss, dtype: str, row: Numbers) -> list[Decimal]:
+    """log p of a row of logits, or of probabilities or what is made into some."""
+    if spec.from_logits:
+        total = sum(x.exp() for x in row)
+        return [(x.exp() / total).ln() for x in row]
+    low, high = plain_bounds(spec, dtype)
+    if spec.renormalize == "before_clip":
+        row = [x / sum(row) for x in row]
+    row = [min(max(x, low), high) for x in row]
+    if spec.renormalize == "after_clip":
+        row = [x / sum(row) for x in row]
+    return [x.ln() for x in row]
 
 
 def repeated(x: Tensor | None, values: Sequence[Any], count: int) -> list[Any]:
@@ -305,6 +363,7 @@ def plain(case: Case, predictions: Numbers, targets: Numbers, sample_weight: Num
         case.upstream if isinstance(case.upstream, list) else [1.0 if case.upstream is None else case.upstream] * count
     )
     total = sum((Decimal(several[i]) * factors[i] * losses[i] for i in kept), Decimal(0))
+    total *= Decimal(getattr(case.spec, "scale", 1.0))
     if case.spec.reduction != "mean":
         return total
     divisors: dict[str, Decimal] = {
@@ -313,6 +372,7 @@ def plain(case: Case, predictions: Numbers, targets: Numbers, sample_weight: Num
         "nonzero": Decimal(sum(weights[i] != 0 for i in kept)),
         "all": Decimal(count),
     }
+    divisors["label_weights"] = divisors["all" if case.targets.dtype in FORMATS else "weights"]
     return total / divisors[case.spec.divisor]
 
 
@@ -543,14 +603,14 @@ def _rows_sum_to_one(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(
         self: reference.PositionRules, logits: Sequence[float], tau: dict[int, Fraction], weight: Any
-    ) -> reference._Position:
-        position = right(self, logits, tau, weight)
+    ) -> tuple[reference._Position, Any]:
+        position, costs = right(self, logits, tau, weight)
         row = reference._Softmax(logits, {})
         gradient = [
             reference._combined([(Fraction(1), p), (Fraction(-1), reference.Real(tau.get(c, Fraction(0))))])
             for c, p in enumerate(row.probabilities)
         ]
-        return position._replace(predictions=gradient)
+        return position._replace(predictions=gradient), costs
 
     patch.setattr(reference.PositionRules, "_from_logits", wrong)
 

@@ -274,7 +274,12 @@ def divisor(ops: Ops, plan: Plan, found: Terms) -> Array | int:
         return ops.sum(found.weights)
     if rule == "nonzero" and found.weights is not None:
         nonzero = ~ops.equal(found.weights, 0)
-        return ops.count(nonzero if found.kept is None else nonzero & found.kept, dtype)
+        if found.kept is not None:
+            nonzero = nonzero & found.kept
+        if plan.averaged:
+            # Positions are counted, each for as many elements as it has: see `reduce`.
+            return ops.count(ops.any_axis(nonzero, -1), dtype) * averaged_over(ops, plan, found)
+        return ops.count(nonzero, dtype)
     if rule != "all" and found.present is not None:
         return ops.count(found.present, dtype)
     return ops.size(found.losses, dtype) if plan.count is None else plan.count
@@ -373,6 +378,8 @@ def _cross_entropy_index(
             losses = native.cross_entropy(predictions, labels, axis)
         else:
             true_class = ops.take_class(predictions, labels, axis)
+            if plan.log_probabilities and weights is not None:
+                true_class = ops.where(~ops.equal(weights, 0), true_class, 0.0)
             losses = _cost(ops, plan, _spared(ops, plan, weights, true_class), axis)
         return (losses if weights is None else _times(ops, weights, losses)), weights, bad
 
@@ -406,7 +413,9 @@ def _cross_entropy_dense(
     weighted = smoothed
     if plan.class_weights is not None and plan.by_position:
         class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
-        weights = ops.sum_axis(product(ops, plan, targets, class_weight), axis)
+        # No gradient reaches a target by a weight of 0: that of an infinite loss would be NaN there.
+        counted = ops.where(~ops.equal(class_weight, 0), targets, ops.stop_gradient(targets))
+        weights = ops.sum_axis(product(ops, plan, counted, class_weight), axis)
         weighted = product(ops, plan, smoothed, ops.expand(weights, axis))
     elif plan.class_weights is not None:
         class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
@@ -420,7 +429,7 @@ def _cross_entropy_dense(
         weights = ops.sum_axis(each, axis)
     harmless = 1.0 if plan.probabilities else 0.0
     predictions = _replace(ops, fate.kept, predictions, harmless, axis)
-    read = None if plan.from_logits else ~ops.equal(smoothed, 0)
+    read = None if plan.from_logits else ~ops.equal(weighted if plan.log_probabilities else smoothed, 0)
     if bad is not None and plan.probabilities:
         outside = _no_probability(plan, predictions)
         bad = bad | ops.any_axis(outside if plan.reads_all else read & outside, axis)
@@ -547,7 +556,9 @@ def _spared(ops: Ops, plan: Plan, weight: Array | None, p: Array, *, complement:
 
     0 log 0 = 0 in the gradient too: behind a logarithm of 0 even a gradient of 0 comes out as NaN.
     """
-    if weight is None or plan.clip is not None or plan.added or plan.log_probabilities:
+    if weight is None or plan.added or plan.log_probabilities:
+        return p
+    if plan.clip is not None and not (complement and plan.clip.high == 1.0):  # in half types Keras' 1 - 1e-7 is 1
         return p
     zero = p >= 1.0 if complement else p < plan.tiny
     return ops.where(~(ops.equal(weight, 0) & zero), p, 0.0 if complement else 1.0)
@@ -677,10 +688,8 @@ def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
         p = _read(ops, plan, p)
         # Next to p = 1 the difference is exact and eps what is left; next to 0 the logarithm is that of a number next to 1.
         large = p > 0.5
-        # The select in between keeps XLA from adding the two constants first, which rounds eps to an ulp of 1: at p = 1 the loss
-        # would be 15.94 instead of 16.12. Guarded by the case "log_loss next to 1" of tests/test_switching_tensorflow.py.
-        rest = ops.where(large, 1.0 - ops.where(large, p, 1.0), 0.0)
-        near_one = ops.log(rest + plan.added)
+        # XLA makes (1 + eps) - p of (1 - p) + eps, if eps is a constant, and so loses most of it.
+        near_one = ops.log((1.0 - ops.where(large, p, 1.0)) + (0.0 * ops.stop_gradient(p) + plan.added))
         return -ops.where(large, near_one, ops.log1p(plan.added - ops.where(large, 0.0 * ops.stop_gradient(p), p)))
     if plan.clip is None:
         return -ops.log1p(-_read(ops, plan, p))

@@ -45,8 +45,8 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from unifiedloss.errors import EmptyMeanError
-from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, Format
-from unifiedloss.spec import MAX_INTEGER_TARGET, AnyLoss, Plan, Signature, class_axis, resolve
+from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, TORCH_LEAST_SPREAD, Format
+from unifiedloss.spec import MAX_INTEGER_TARGET, AnyLoss, Plan, Signature, class_axis, extents, resolve
 
 NAN = math.nan
 INFINITY = math.inf
@@ -486,6 +486,10 @@ Value = Real | float
 
 _NOTHING = Real(ZERO)
 
+# epsilon="torch", as torch.nn.BCELoss has it: ATen/native/Loss.cpp
+_LARGEST_COST = Fraction(100)
+_LEAST_SPREAD = Fraction(TORCH_LEAST_SPREAD)
+
 
 def extended(value: float) -> Extended:
     """A float as a rational, unless it is not finite."""
@@ -625,7 +629,9 @@ class PositionRules:
         self.kept_target = 1 - self.smoothing
         self.spread = self.smoothing / plan.shared_by if plan.kind != "regression" else ZERO
         self.class_weights = None if plan.class_weights is None else [Fraction(w) for w in plan.class_weights]
-        self.epsilon = Fraction(getattr(plan.spec, "epsilon", 0.0))
+        low, gap = plan.bounds or (0.0, 0.0)
+        self.lowest, self.highest = Fraction(low), 1 - Fraction(gap)
+        self.added = Fraction(plan.added)
         self.tiny = plan.tiny
         self.tiny_target = plan.tiny_target
         self._partitions: dict[Any, _Partition] = {}
@@ -634,24 +640,33 @@ class PositionRules:
     # What is read
 
     def _is_bad_probability(self, p: float) -> bool:
-        return p <= -self.tiny or p > self.plan.probability_limit
+        return p <= -self.tiny or p > (
+            FORMATS["float64"].largest if self.plan.renormalize else self.plan.probability_limit
+        )
+
+    def _share(self, p: float) -> Fraction:
+        """A number that is neither bad nor NaN as it is read; what is below the smallest normal number reads as 0."""
+        return ZERO if abs(p) < self.tiny else Fraction(p)
+
+    def _clipped(self, p: Fraction) -> tuple[Fraction, bool]:
+        """A probability between the bounds, and whether it was clipped to them."""
+        clipped = min(max(p, self.lowest), self.highest)
+        return clipped, clipped != p
 
     def _probability(self, p: float) -> tuple[Fraction, bool]:
         """The probability a number reads as, and whether `epsilon` clipped it. For numbers that are neither bad nor NaN."""
-        read = ZERO if abs(p) < self.tiny else min(Fraction(p), ONE)
-        clipped = min(max(read, self.epsilon), 1 - self.epsilon)
-        return clipped, clipped != read
+        return self._clipped(min(self._share(p), ONE))
 
     def _target(self, t: float) -> Fraction:
         """A dense or binary target that is neither bad nor NaN; what is below the smallest normal number reads as 0."""
         return ZERO if t < self.tiny_target else Fraction(t)
 
     def _log(self, p: Fraction) -> Value:
-        """-log p for 0 <= p <= 1."""
+        """-log p for p >= 0."""
         if not p:
             return INFINITY
         if p not in self._logs:
-            self._logs[p] = _negative_log(p)
+            self._logs[p] = _negative_log(p) if p <= 1 else Real(ZERO, ((-ONE, _NegativeLog(1 / p)),))
         return self._logs[p]
 
     # Cross-entropy
@@ -663,6 +678,10 @@ class PositionRules:
         \frac{\partial \ell}{\partial z_c} = T p_c - \tau_c, \quad T = \sum_c \tau_c, \qquad
         \frac{\partial \ell}{\partial p_c} = -\frac{\tau_c}{p_c}, \qquad
         \frac{\partial \ell}{\partial t_c} = w_c (1 - \epsilon_s)(-\log p_c)$$
+
+        Where class weights multiply positions, with $W = \sum_c w_c t_c$ and $\ell = W \sum_c t'_c (-\log p_c)$,
+
+        $$\frac{\partial \ell}{\partial t_c} = w_c \sum_k t'_k (-\log p_k) + W (1 - \epsilon_s)(-\log p_c)$$
         """
         size = len(predictions)
         w = self.class_weights
@@ -682,15 +701,42 @@ class PositionRules:
         if self.spread:
             smoothed = {c: smoothed.get(c, ZERO) + self.spread for c in range(size)}
         # The entries that are read are those with t'_c != 0; a class weight of 0 hides nothing.
-        tau = smoothed if w is None else {c: w[c] * t for c, t in smoothed.items()}
+        tau = smoothed
+        if self.plan.by_position:
+            tau = {c: weight * t for c, t in smoothed.items()}
+        elif w is not None:
+            tau = {c: w[c] * t for c, t in smoothed.items()}
+        if self.plan.log_probabilities:
+            return self._from_log_probabilities(predictions, tau, weight)
         if self.plan.from_logits:
-            return self._from_logits(predictions, tau, weight)
-        return self._from_probabilities(predictions, tau, weight)
+            position, costs = self._from_logits(predictions, tau, weight)
+        elif self.plan.renormalize:
+            position, costs = self._renormalized(predictions, tau, weight)
+        else:
+            position, costs = self._from_probabilities(predictions, tau, weight)
+        if self.plan.kind == "index" or not costs:
+            return position
+        return position._replace(targets=self._by_targets(costs, smoothed, weight))
 
-    def _from_logits(self, logits: Sequence[float], tau: dict[int, Fraction], weight: Extended) -> _Position:
+    def _from_log_probabilities(
+        self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended
+    ) -> _Position:
+        r"""One row of any numbers: $\ell = \sum_c \tau_c (-x_c)$ is linear, and an entry with $\tau_c = 0$ is not read."""
+        costs = [_value(extended(0.0 - x)) for x in predictions]
+        loss = _combined((t, costs[c]) for c, t in tau.items() if t)
+        gradient: list[Value] = [Real(-tau.get(c, ZERO)) for c in range(len(predictions))]
+        # Not read for the loss; yet the loss changes with the target, unless there is no number to speak of.
+        read = [cost if tau.get(c) or isinstance(cost, Real) else _NOTHING for c, cost in enumerate(costs)]
+        targets = [self._by_target(c, cost) for c, cost in enumerate(read)] if self.plan.kind == "dense" else []
+        return _Position(loss, gradient, targets, weight)
+
+    def _from_logits(
+        self, logits: Sequence[float], tau: dict[int, Fraction], weight: Extended
+    ) -> tuple[_Position, list[Value]]:
+        """The position, its derivatives by the targets left out, and -log p_c, as the other two below."""
         size = len(logits)
         if any(z != z or z == INFINITY for z in logits) or max(logits) == -INFINITY:
-            return _spoiled(size, weight, bad=False)
+            return _spoiled(size, weight, bad=False), []
         row = _Softmax(logits, self._partitions)
         total = sum(tau.values(), ZERO)
         gradient: list[Value] = []
@@ -703,23 +749,21 @@ class PositionRules:
         else:
             gaps = sum((t * row.gap(c) for c, t in tau.items() if t), ZERO)
             loss = Real(gaps, tuple((total * b, node) for b, node in row.log_sum.terms) if total else ())
-        targets: list[Value] = []
+        costs: list[Value] = []
         if self.plan.kind == "dense":
             for c, z in enumerate(logits):
-                cost: Value
                 if z == -INFINITY:
-                    cost = INFINITY if tau.get(c) else _NOTHING
+                    costs.append(INFINITY if tau.get(c) else _NOTHING)
                 else:
-                    cost = Real(row.gap(c), row.log_sum.terms)
-                targets.append(self._by_target(c, cost))
-        return _Position(loss, gradient, targets, weight)
+                    costs.append(Real(row.gap(c), row.log_sum.terms))
+        return _Position(loss, gradient, [], weight), costs
 
     def _from_probabilities(
         self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended
-    ) -> _Position:
+    ) -> tuple[_Position, list[Value]]:
         size = len(predictions)
         if any(self._is_bad_probability(predictions[c]) for c in tau):
-            return _spoiled(size)
+            return _spoiled(size), []
         gradient: list[Value] = [_NOTHING] * size
         costs: list[Value] = [_NOTHING] * size
         parts: list[tuple[Extended, Value]] = []
@@ -735,14 +779,67 @@ class PositionRules:
                 parts.append((t, costs[c]))
             elif p:
                 costs[c] = self._log(p)
-        if self.plan.kind == "index":
-            return _Position(_combined(parts), gradient, [], weight)
-        for c, number in enumerate(predictions):
+        for c, number in enumerate(predictions if self.plan.kind == "dense" else ()):
             # Not read for the loss; yet the loss changes with the target, unless there is no probability to speak of.
             if c not in tau and not math.isnan(number) and not self._is_bad_probability(number):
                 p, _ = self._probability(number)
                 costs[c] = self._log(p) if p else _NOTHING
-        return _Position(_combined(parts), gradient, [self._by_target(c, cost) for c, cost in enumerate(costs)], weight)
+        return _Position(_combined(parts), gradient, [], weight), costs
+
+    def _renormalized(
+        self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended
+    ) -> tuple[_Position, list[Value]]:
+        r"""One row of non-negative numbers, all of which are read.
+
+        $$-\log q_c = -\log\mathrm{clip}(p_c / S) \quad\text{or}\quad -\log(\mathrm{clip}(p_c) / S), \qquad
+        \frac{\partial \ell}{\partial p_k} = \frac{T}{S} - \frac{\tau_k}{p_k}$$
+
+        with S the sum of what is divided. "before_clip" T is the sum of $\tau_c$ over what is not clipped, and the second part is there for
+        such k alone; "after_clip" T is the sum of all, and the derivative by what is clipped is 0, also beside a NaN.
+        """
+        size = len(predictions)
+        if any(map(self._is_bad_probability, predictions)):
+            return _spoiled(size), []
+        first = self.plan.renormalize == "before_clip"
+        if any(map(math.isnan, predictions)):
+            unknown = _spoiled(size, weight, bad=False)
+            if first:
+                return unknown, []
+            still = [not math.isnan(p) and self._clipped(self._share(p))[1] for p in predictions]
+            return unknown._replace(predictions=[_NOTHING if clipped else NAN for clipped in still]), []
+        shares = [self._share(p) for p in predictions]
+        if first:
+            total = sum(shares, ZERO)
+            if not total:
+                return _spoiled(size, weight, bad=False), []
+            clips = [self._clipped(p / total) for p in shares]
+            probabilities = [q for q, _ in clips]
+            moving = sum((t for c, t in tau.items() if not clips[c][1]), ZERO)
+        else:
+            clips = [self._clipped(p) for p in shares]
+            total = sum((p for p, _ in clips), ZERO)
+            probabilities = [p / total for p, _ in clips]
+            moving = sum(tau.values(), ZERO)
+        gradient: list[Value] = []
+        for k, (p, (_, clipped)) in enumerate(zip(shares, clips, strict=True)):
+            if clipped:
+                gradient.append(Real(moving / total if first else ZERO))
+            else:
+                gradient.append(Real(moving / total - tau.get(k, ZERO) / p))
+        costs = [self._log(q) for q in probabilities]
+        return _Position(_combined((t, costs[c]) for c, t in tau.items()), gradient, [], weight), costs
+
+    def _by_targets(self, costs: list[Value], smoothed: dict[int, Fraction], weight: Extended) -> list[Value]:
+        """The derivatives by the targets; `costs` holds no infinity that has not a part in the loss."""
+        if not self.plan.by_position:
+            return [self._by_target(c, cost) for c, cost in enumerate(costs)]
+        assert self.class_weights is not None
+        own = _combined((t, costs[c]) for c, t in smoothed.items() if t)
+        through = times(weight, self.kept_target)
+        return [
+            _combined((factor, x) for factor, x in ((w, own), (through, cost)) if factor)
+            for w, cost in zip(self.class_weights, costs, strict=True)
+        ]
 
     def _by_target(self, c: int, cost: Value) -> Value:
         """w_c (1 - eps_s) (-log p_c), where a factor of 0 makes the product 0 even for a probability of 0."""
@@ -774,20 +871,34 @@ class PositionRules:
                 return _spoiled(1)
             if math.isnan(prediction):
                 return _spoiled(1, ONE, bad=False)
-            p, clipped = self._probability(prediction)
-            a, b = self._log(p), self._log(1 - p)
-            if clipped:
-                gradient = _NOTHING
-            elif (not p and yes) or (p == 1 and no):
-                gradient = INFINITY if p else -INFINITY
-            else:
-                gradient = Real((no / (1 - p) if no else ZERO) - (yes / p if yes else ZERO))
+            a, b, gradient = self._binary_probability(prediction, yes, no)
         # An infinite logarithm with the coefficient 0 is 0 log 0.
         a = _NOTHING if a == INFINITY and not yes else a
         b = _NOTHING if b == INFINITY and not no else b
         loss = _combined([(yes, a), (no, b)])
         by_target = _combined([(pos_weight, a), (-ONE, b)]) if self.kept_target else _NOTHING
         return _Position(loss, [gradient], [scaled(self.kept_target, by_target)], ONE)
+
+    def _binary_probability(self, prediction: float, yes: Fraction, no: Fraction) -> tuple[Value, Value, Value]:
+        """-log p, -log(1 - p) and the derivative of the loss by p, each as the rule of `epsilon` has it."""
+        p, clipped = self._probability(prediction)
+        if self.plan.clamped:
+            slope = (p * no - (1 - p) * yes) / max(p * (1 - p), _LEAST_SPREAD)
+            return self._clamped(self._log(p)), self._clamped(self._log(1 - p)), Real(slope)
+        p, rest = p + self.added, 1 - p + self.added
+        a, b = self._log(p), self._log(rest)
+        if clipped:
+            return a, b, _NOTHING
+        if not p and yes:
+            return a, b, -INFINITY
+        if not rest and no:
+            return a, b, INFINITY
+        return a, b, Real((no / rest if no else ZERO) - (yes / p if yes else ZERO))
+
+    def _clamped(self, cost: Value) -> Value:
+        if isinstance(cost, Real) and Real(-_LARGEST_COST, cost.terms).sign() < 0:  # -log p has no rational part
+            return cost
+        return Real(_LARGEST_COST)
 
     def _binary_logit(self, z: float, yes: Fraction, no: Fraction) -> tuple[Value, Value, Value]:
         """softplus(-z), softplus(z) and the derivative of the loss by the logit z."""
@@ -856,8 +967,8 @@ class Reference:
 
     Attributes:
         loss: in the result dtype: one float under "sum" and "mean", a flat list in C order under "none".
-        grad_predictions: flat, in the predictions' dtype.
-        grad_targets: flat, in the targets' dtype; None for targets that are not floating.
+        grad_predictions: flat, in the predictions' dtype; where the spec names a dtype, rounded to that and then to their own.
+        grad_targets: flat, in the targets' dtype, the same way; None for targets that are not floating.
         grad_sample_weight: flat, in the weights' dtype, or float64 for integer weights; None without weights.
         position_losses: sample_weight_i * l_i of every position, in float64: what is summed, before any rounding to the result dtype.
         divisor: what the mean divides by, in float64; None for other reductions.
@@ -882,7 +993,7 @@ def evaluate(
     *,
     terms: Literal["real", "rounded"] = "real",
     upstream: float | Sequence[float] | None = None,
-    gradients: bool = True,
+    gradients: bool | Literal["predictions"] = True,
 ) -> Reference:
     r"""The loss and its gradients, each number correctly rounded to its dtype.
 
@@ -894,7 +1005,9 @@ def evaluate(
     \frac{\partial}{\partial t_{ic}} = u s_i \Bigl(\frac{1}{D} \frac{\partial \ell_i}{\partial t_{ic}} - \frac{N w_c}{D^2}\Bigr)$$
 
     where the parts with N are there under the divisor "weights" alone, and $\omega_i = \sum_c w_c t_{ic}$ (1 without class weights).
-    Under "sum" D is 1 and constant, under "none" u is one number per position. Bad values are not raised: they give NaN.
+    Under "sum" D is 1 and constant, under "none" u is one number per position. Bad values are not raised: they give NaN. Element weights
+    $v_e$ make $\ell_i = v_i \ell'_i$ and $\omega_i = v_i$; where the m losses along the last axis are averaged, $\ell_i = \frac1m
+    \sum_e v_e \ell_e$ and $\omega_i = \frac1m \sum_e v_e$.
 
     Args:
         spec: the loss.
@@ -905,7 +1018,7 @@ def evaluate(
         terms: what a reduction adds up: the "real" per-position losses, or the ones "rounded" to float32 (float64 for float64
             predictions), as exact mode does. Gradients are those of the real loss in both cases.
         upstream: the gradient that arrives from above: a number, or under "none" a flat list. Default: ones.
-        gradients: False leaves all gradients None.
+        gradients: False leaves all gradients None, "predictions" all but that to them.
 
     Raises:
         EmptyMeanError: nothing to divide by, and the spec says so.
@@ -919,9 +1032,9 @@ def evaluate(
     if gradients:
         factors = call.factors(upstream)
         by_predictions = call.by_predictions(factors)
-        if targets.dtype in FORMATS:
+        if targets.dtype in FORMATS and gradients is True:
             by_targets = call.by_targets(factors)
-        if sample_weight is not None:
+        if sample_weight is not None and gradients is True:
             by_weight = call.by_sample_weight(factors)
     wide = FORMATS["float64"]
     return Reference(
@@ -931,7 +1044,7 @@ def evaluate(
         grad_sample_weight=by_weight,
         position_losses=[round_value(loss, wide) for loss in call.losses],
         divisor=round_value(_value(call.divisor), wide) if call.plan.spec.reduction == "mean" else None,
-        bad_positions=tuple(i for i, position in enumerate(call.positions) if position is not None and position.bad),
+        bad_positions=call.bad_positions(),
     )
 
 
@@ -1010,20 +1123,56 @@ def _softmax_gradient(row: Sequence[float], probabilities: Sequence[Real], above
     return gradient
 
 
+def _total(parts: Iterable[tuple[Extended, Extended]]) -> Extended:
+    """The sum of products."""
+    total = _combined((factor, _value(x)) for factor, x in parts)
+    return total.rational if isinstance(total, Real) else total
+
+
+def _read_in(x: Tensor, dtype: str | None) -> Tensor:
+    """A floating tensor as a spec that names a dtype reads it; numbers below the smallest normal one of either dtype are 0."""
+    if dtype is None or x.dtype not in FORMATS or x.dtype == dtype:
+        return x
+    form, tiny = FORMATS[dtype], FORMATS[dtype].tiny
+    if x.dtype != "float16":  # whose subnormal numbers are ordinary in the wider types
+        tiny = max(tiny, FORMATS[x.dtype].tiny)
+    rounded = [_narrow(v, form) if math.isfinite(v) else v for v in x.values]
+    return Tensor([0.0 if abs(v) < tiny else v for v in rounded], x.shape, dtype)
+
+
+def _in_turn(value: Value, dtype: str, own: str) -> float:
+    """A number rounded to the dtype it was computed in, and then to its tensor's own."""
+    rounded = round_value(value, FORMATS[dtype])
+    return rounded if own == dtype or not math.isfinite(rounded) else _narrow(rounded, FORMATS[own])
+
+
+def _flat(nested: Any, shape: tuple[int, ...]) -> list[Fraction]:
+    """Nested tuples of weights, aligned to the last axes of a shape and repeated along those of extent 1, flat in C order."""
+    if not shape:
+        return [Fraction(nested)]
+    if len(extents(nested)) < len(shape):
+        return _flat(nested, shape[1:]) * shape[0]
+    parts = nested if len(nested) == shape[0] else nested * shape[0]
+    return [v for part in parts for v in _flat(part, shape[1:])]
+
+
 def _value(x: Extended) -> Value:
     return Real(x) if isinstance(x, Fraction) else x
 
 
-def _signature(x: Tensor | None) -> Signature | None:
-    return None if x is None else Signature(x.shape, x.dtype)
+def _signature(x: Tensor) -> Signature:
+    return Signature(x.shape, x.dtype)
 
 
 class _Reduction:
     """All positions of a call, and what becomes of them.
 
+    A position is one row of a cross-entropy or one element, or, where the last axis is averaged, the `size` elements along it. Rows and
+    elements are called units here.
+
     Attributes:
-        positions: one per position; None where it is dropped or its sample weight is 0.
-        losses: s_i l_i.
+        units: one per row or element; None where it is dropped or its weight is 0.
+        losses: s_i l_i of each position.
         divisor: D; 1 unless the mean is taken.
         empty: whether the mean has nothing to divide by.
     """
@@ -1031,25 +1180,35 @@ class _Reduction:
     def __init__(
         self, spec: AnyLoss, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
     ) -> None:
-        signature = Signature(predictions.shape, predictions.dtype)
         self.plan = resolve(
-            spec, signature, Signature(targets.shape, targets.dtype), _signature(sample_weight), _signature(mask)
+            spec,
+            _signature(predictions),
+            _signature(targets),
+            None if sample_weight is None else _signature(sample_weight),
+            None if mask is None else _signature(mask),
         )
         assert self.plan.count is not None
-        self.count = self.plan.count
-        self._predictions = predictions
-        self._targets = targets
-        self._weight = sample_weight
+        self.size = predictions.shape[-1] if self.plan.averaged else 1
+        self.count = self.plan.count // self.size
+        self._own_dtypes = predictions.dtype, targets.dtype
+        read_in: str | None = getattr(spec, "dtype", None)
+        self._predictions = _read_in(predictions, read_in)
+        self._targets = _read_in(targets, read_in)
+        self._own_weight = sample_weight
+        self._weight = None if sample_weight is None else _read_in(sample_weight, read_in)
         self._call = PositionRules(self.plan)
-        weights = [ONE] * self.count if sample_weight is None else _repeated(sample_weight, self.count)
+        weights = [ONE] * self.count if self._weight is None else _repeated(self._weight, self.count)
         self._weights: list[Extended] = [w if isinstance(w, Fraction) else extended(w) for w in weights]
+        each = [ONE] * self.plan.count
+        if self.plan.element_weights is not None and self.plan.count:
+            each = _flat(self.plan.element_weights, predictions.shape)
+        self._shares = each if self.size == 1 else [v / self.size for v in each]
+        self._scale = Fraction(self.plan.scale)
         masked = [True] * self.count if mask is None else _repeated(mask, self.count)
         ignored = frozenset(self.plan.ignored_labels)
         self._present = [bool(m) and not (ignored and targets.values[i] in ignored) for i, m in enumerate(masked)]
-        self.positions = [self._position(i) for i in range(self.count)]
-        self.losses: list[Value] = [
-            _NOTHING if x is None else scaled(self._weights[i], x.loss) for i, x in enumerate(self.positions)
-        ]
+        self.units = [self._unit(u, each[u]) for u in range(self.plan.count)]
+        self.losses = [self._loss(i) for i in range(self.count)]
         self._mean = spec.reduction == "mean"
         self._weighted = self._mean and self.plan.divisor == "weights" and not self._counts_only
         self.divisor = self._divide_by() if self._mean else ONE
@@ -1059,10 +1218,25 @@ class _Reduction:
     @property
     def _counts_only(self) -> bool:
         """Whether there are no weights at all, so that every W_i is 1."""
-        return self._weight is None and self.plan.class_weights is None
+        plan = self.plan
+        return self._weight is None and plan.class_weights is None and plan.element_weights is None
+
+    def of(self, i: int) -> list[tuple[int, _Position]]:
+        """The units of a position that are neither dropped nor switched off."""
+        places = range(i * self.size, (i + 1) * self.size)
+        return [(u, unit) for u in places if (unit := self.units[u]) is not None]
+
+    def _loss(self, i: int) -> Value:
+        weight = times(self._weights[i], self._scale)
+        parts = [(times(weight, self._shares[u]), unit.loss) for u, unit in self.of(i)]
+        return scaled(*parts[0]) if len(parts) == 1 else _combined(parts)
+
+    def bad_positions(self) -> tuple[int, ...]:
+        """The positions that hold a bad value."""
+        return tuple(i for i in range(self.count) if any(unit.bad for _, unit in self.of(i)))
 
     def entries(self, i: int) -> range:
-        """Where the predictions of a position lie."""
+        """Where the predictions of a unit lie."""
         if self.plan.axis is None:
             return range(i, i + 1)
         shape, size = self._predictions.shape, self._predictions.shape[self.plan.axis]
@@ -1070,12 +1244,13 @@ class _Reduction:
         start = i // inner * size * inner + i % inner
         return range(start, start + size * inner, inner)
 
-    def _position(self, i: int) -> _Position | None:
-        if not self._present[i] or self._is_switched_off(self._weights[i]):
+    def _unit(self, i: int, own: Fraction) -> _Position | None:
+        weight = self._weights[i // self.size]
+        if not self._present[i // self.size] or self._is_switched_off(weight, own):
             return None
         predictions = [self._predictions.values[j] for j in self.entries(i)]
         spec = self.plan.spec
-        if self._weights[i] < 0 and spec.reduction == "mean" and self.plan.divisor == "weights":
+        if weight < 0 and spec.reduction == "mean" and self.plan.divisor == "weights":
             return _spoiled(len(predictions))
         if self.plan.kind == "index":
             return self._call.cross_entropy(predictions, [self._targets.values[i]])
@@ -1085,16 +1260,25 @@ class _Reduction:
             return self._call.binary_cross_entropy(predictions[0], self._targets.values[i], self._pos_weight(i))
         return self._call.squared_error(predictions[0], self._targets.values[i])
 
-    def _is_switched_off(self, weight: Extended) -> bool:
-        """Whether a sample weight, rounded to the compute dtype, is below the smallest normal number in size."""
-        if weight == ONE or not math.isfinite(weight):
+    def _is_switched_off(self, weight: Extended, own: Fraction) -> bool:
+        """Whether a sample weight, or its product with an element's own, is below the smallest normal number of the compute dtype in size.
+
+        Both are rounded to that dtype.
+        """
+        if (weight == ONE and own == ONE) or not math.isfinite(weight):
             return False
-        return abs(nearest(Fraction(weight), FORMATS[self.plan.compute_dtype])) < self.plan.tiny_weight
+        form = FORMATS[self.plan.compute_dtype]
+        rounded = nearest(Fraction(weight), form)
+        if abs(rounded) < self.plan.tiny_weight:
+            return True
+        return math.isfinite(rounded) and abs(nearest(Fraction(rounded) * own, form)) < self.plan.tiny_weight
 
     def _pos_weight(self, i: int) -> Fraction:
         weight = self.plan.pos_weight
         if isinstance(weight, tuple):
-            weight = weight[i % len(weight)]
+            shape = self._predictions.shape
+            axis = self.plan.pos_weight_axis % len(shape)
+            weight = weight[i // math.prod(shape[axis + 1 :]) % len(weight)]
         return ONE if weight is None else Fraction(weight)
 
     def _divide_by(self) -> Extended:
@@ -1103,11 +1287,14 @@ class _Reduction:
             return Fraction(self.count)
         if rule == "present" or self._counts_only:
             return Fraction(sum(self._present))
-        weights = [times(self._weights[i], x.weight) for i, x in enumerate(self.positions) if x is not None]
+        weights = [times(self._weights[i], self._unit_weight(i)) for i in range(self.count) if self.of(i)]
         if rule == "nonzero":
             return Fraction(sum(w != 0 for w in weights))
-        total = _combined((w, Real(ONE)) for w in weights)
-        return total.rational if isinstance(total, Real) else total
+        return _total((ONE, w) for w in weights)
+
+    def _unit_weight(self, i: int) -> Extended:
+        """omega_i: W_i without the sample weight."""
+        return _total((self._shares[u], unit.weight) for u, unit in self.of(i))
 
     # Values
 
@@ -1147,57 +1334,60 @@ class _Reduction:
 
     def by_predictions(self, factors: list[Extended]) -> list[float]:
         """The gradient with respect to the predictions."""
-        form = FORMATS[self.plan.predictions_dtype]
-        return self._spread(form, factors, lambda position, _, c: [(ONE, position.predictions[c])])
+        dtypes = self.plan.predictions_dtype, self._own_dtypes[0]
+        return self._spread(dtypes, factors, lambda unit, c: [(self._scale, unit.predictions[c])])
 
     def by_targets(self, factors: list[Extended]) -> list[float]:
         """The gradient with respect to floating targets."""
-        form = FORMATS[self.plan.targets_dtype]
         class_weights = self._call.class_weights
 
-        def parts(position: _Position, _: int, c: int) -> list[tuple[Extended, Value]]:
-            own: list[tuple[Extended, Value]] = [(ONE, position.targets[c])]
+        def parts(unit: _Position, c: int) -> list[tuple[Extended, Value]]:
+            own: list[tuple[Extended, Value]] = [(self._scale, unit.targets[c])]
             if self._weighted and class_weights is not None and class_weights[c]:
                 own.append((times(-class_weights[c], over(ONE, self.divisor)), self.total))
             return own
 
-        return self._spread(form, factors, parts)
+        return self._spread((self.plan.targets_dtype, self._own_dtypes[1]), factors, parts)
 
     def _spread(
         self,
-        form: Format,
+        dtypes: tuple[str, str],
         factors: list[Extended],
-        parts: Callable[[_Position, int, int], list[tuple[Extended, Value]]],
+        parts: Callable[[_Position, int], list[tuple[Extended, Value]]],
     ) -> list[float]:
         """Derivatives by tensors shaped like the predictions: factor times weight times the sum of the parts."""
         gradient = [0.0] * len(self._predictions.values)
-        for i, position in enumerate(self.positions):
-            if position is None or self.empty:
+        for u, unit in enumerate(self.units):
+            if unit is None or self.empty:
                 continue
-            factor = times(factors[i], self._weights[i])
-            for c, j in enumerate(self.entries(i)):
-                own = parts(position, i, c)
+            i = u // self.size
+            factor = times(times(factors[i], self._weights[i]), self._shares[u])
+            for c, j in enumerate(self.entries(u)):
+                own = parts(unit, c)
                 (scale, x), more = own[0], own[1:]
                 value = scaled(times(factor, scale), x)
                 if more:
                     value = _combined([(ONE, value), *((times(factor, k), y) for k, y in more)])
-                gradient[j] = round_value(value, form)
+                gradient[j] = _in_turn(value, *dtypes)
         return gradient
 
     def by_sample_weight(self, factors: list[Extended]) -> list[float]:
         """The gradient with respect to the sample weights, summed over the positions that share one."""
         assert self._weight is not None
-        form = FORMATS[self._weight.dtype if self._weight.dtype in FORMATS else "float64"]
+        assert self._own_weight is not None
+        dtype = self._weight.dtype if self._weight.dtype in FORMATS else "float64"
+        own_dtype = self._own_weight.dtype if self._own_weight.dtype in FORMATS else "float64"
         size = len(self._weight.values)
         parts: list[list[tuple[Extended, Value]]] = [[] for _ in range(size)]
-        for i, position in enumerate(self.positions):
-            if position is None or self.empty:
-                continue
+        for i in range(self.count):
+            if self.empty:
+                break
             own = parts[i // (self.count // size)]
-            own.append((factors[i], position.loss))
-            if self._weighted:
-                own.append((times(factors[i], over(times(Fraction(-1), position.weight), self.divisor)), self.total))
-        return [round_value(_combined(own), form) for own in parts]
+            units = self.of(i)
+            own += [(times(times(factors[i], self._scale), self._shares[u]), unit.loss) for u, unit in units]
+            if self._weighted and units:
+                own.append((times(factors[i], over(times(-ONE, self._unit_weight(i)), self.divisor)), self.total))
+        return [_in_turn(_combined(own), dtype, own_dtype) for own in parts]
 
 
 def _repeated(x: Tensor, count: int) -> list[Any]:

@@ -1224,6 +1224,7 @@ def resolve(
     """
     check_predictions_dtype(predictions.dtype)
     read_in: str | None = getattr(spec, "dtype", None)
+    own_dtypes = predictions.dtype, targets.dtype, None if sample_weight is None else sample_weight.dtype
     if read_in is not None:
         predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
         sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
@@ -1281,9 +1282,9 @@ def resolve(
         pos_weight=_read_weights(pos_weight, tiny) if isinstance(pos_weight, tuple) else _read_weight(pos_weight, tiny),
         smoothing=_read_smoothing(spec, kind, classes, tiny),
         may_cancel=_may_cancel(spec, divisor, kind, class_weights, tiny),
-        tiny=_tiny(compute_dtype, predictions.dtype),
-        tiny_target=_tiny(compute_dtype, targets.dtype),
-        tiny_weight=_tiny(compute_dtype, None if sample_weight is None else sample_weight.dtype),
+        tiny=_tiny(compute_dtype, own_dtypes[0]),
+        tiny_target=_tiny(compute_dtype, own_dtypes[1]),
+        tiny_weight=_tiny(compute_dtype, own_dtypes[2]),
         divisor=divisor,
         scale=getattr(spec, "scale", 1.0),
         element_weights=_read_nested(element_weights, tiny),

@@ -72,7 +72,7 @@ def _renormalized(plan: Plan, predictions: Array, tau: Array) -> Array:
         inside = (p >= plan.clip.low) & (p <= plan.clip.high)
         total = np.clip(p, plan.clip.low, plan.clip.high).sum(plan.axis, keepdims=True)
         slope = tau.sum(plan.axis, keepdims=True) / total - tau / np.where(inside, p, 1)
-        return np.where(np.isnan(total), np.nan, np.where(inside, slope, 0))
+        return np.where(inside | np.isnan(p), slope, 0)
     total = p.sum(plan.axis, keepdims=True)
     q = p / total
     inside = (q >= plan.clip.low) & (q <= plan.clip.high)

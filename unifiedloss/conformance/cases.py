@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from unifiedloss import reference
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    MeanSquaredError,
+    NegativeLogLikelihoodLoss,
+)
 
 Array = NDArray[Any]
 NAN, INF = math.nan, math.inf
@@ -30,7 +36,7 @@ class Case:
     """One call, and which of its gradients are asked for.
 
     Attributes:
-        name: unique; "edge/...", "product/..." or "random/...".
+        name: unique; "edge/...", "rules/...", "product/..." or "random/...".
         spec: the loss.
         predictions: values, already rounded to `dtype`.
         targets: values, in their own dtype.
@@ -57,6 +63,10 @@ class Case:
         """Whether there are float64 numbers in it."""
         given = (self.targets, self.sample_weight)
         return self.dtype == "float64" or any(x is not None and x.dtype.name == "float64" for x in given)
+
+    def has_exact_mode(self) -> bool:
+        """Whether the call can be rounded exactly: a spec that names a dtype cannot, as that rounds what it reads."""
+        return getattr(self.spec, "dtype", None) is None
 
     def rounded(self, rounding: str) -> Case:
         """The same call, with results rounded "native" or "exact"."""
@@ -479,7 +489,248 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
     yield case("pos_weight 0 hides no NaN p", _bce(from_logits=False, pos_weight=0), _f32(NAN, NAN), _f32(1, 0))
 
 
+# -------------------------------------------------------------------------------------------- by hand: what other losses need
+
+
+def ruled_edge_cases() -> Iterator[Case]:
+    """The places where a rule that another library's loss needs begins or ends.
+
+    One case of each rule is compiled, and of those two where compiling is costly: the loss's own, and one that compilers like to rewrite.
+    """
+
+    def case(name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any) -> Case:
+        return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
+
+    yield from _likelihood_cases(case)
+    yield from _renormalized_cases(case)
+    yield from _clip_cases(case)
+    yield from _class_weight_cases(case)
+    yield from _element_weight_cases(case)
+    yield from _averaged_cases(case)
+    yield from _dtype_cases(case)
+
+
+def _nll(**fields: Any) -> NegativeLogLikelihoodLoss:
+    return NegativeLogLikelihoodLoss(**{"reduction": "none"} | fields)
+
+
+def _mse(**fields: Any) -> MeanSquaredError:
+    return MeanSquaredError(**{"reduction": "none"} | fields)
+
+
+def _likelihood_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """Any number may be a log-probability, and only what has a weight is read."""
+    mean, both = {"reduction": "mean"}, {"compiled": True, "representative": True}
+    logs = np.log(P)
+    spec = _nll(class_weights=W, divisor="label_weights", ignore_index=-100, **mean)
+    yield case("log-probabilities, index", spec, logs, _i(0, 1, -100, 2), _f32(1, 2, 3, 0), **both)
+    yield case("log-probabilities, one-hot", spec, logs, ONE_HOT)
+    odd = _f32([-INF, -1, INF], [NAN, -1, -INF], [0.5, 2.0**127, -0.0])
+    every, each = np.vstack([odd] * 3), np.repeat(_i(0, 1, 2), 3)
+    yield case("log-probabilities, special", _nll(), every, each)
+    tiny = F32_TINY
+    soft = _f32([0, 1, 0], [0, 0.5, 0.25], [0.25, 0, 2], [tiny / 2, 1, 0], [1, -tiny / 2, 0], [tiny, 0, 1])
+    yield case("log-probabilities, special, dense", _nll(), every[:6], soft, compiled=True)
+    hidden = _nll(class_weights=(0, 2, 0))
+    yield case("log-probabilities, class weight 0, index", hidden, every, each)
+    yield case("log-probabilities, class weight 0, dense", hidden, odd, np.ones((3, 3), np.float32))
+    yield case("log-probabilities, empty mean", hidden.replace(**mean), odd, _i(0, 2, 0))
+    yield case("log-probabilities, NaN under weight 0", _nll(**mean), odd, _i(1, 0, 2), _f32(1, 0, 2))
+    yield case("log-probabilities, bad label", _nll(class_weights=W, **mean), logs, _i(0, 3, 1, 2), compiled=True)
+    cube = -np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    spec = _nll(axis=1, class_weights=W)
+    yield case("log-probabilities, axis 1", spec, cube, _i([0, 1, 2], [2, 0, 1]), dtype="bfloat16")
+
+
+def _renormalized_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """What is divided by its sum, before it is clipped or after: row 12."""
+    half = F32_TINY / 2
+    rows = _f32([2, 1, 1], [0, 0, 0], [half, 0, 0], [-half, 1, 0], [NAN, 1, 1], [0.5, 0.25, 0.125])
+    bad = _f32([-F32_TINY, 1, 1], [INF, 1, 1], [-INF, 1, 1], [8, 1, 1])
+    for order, dtype in (("before_clip", "float16"), ("after_clip", "float64")):
+        spec = _ce(from_logits=False, epsilon="keras", renormalize=order)
+        far = spec.replace(epsilon=0.1875)
+        yield case(f"12 {order}, index", far, np.vstack([rows, rows]), _i(*[0] * 6, *[1] * 6), compiled=True)
+        smoothed = far.replace(class_weights=W, label_smoothing=0.25)
+        yield case(f"12 {order}, dense", smoothed, rows[[0, 3, 5]], _f32([1, 0, 0], [0, 2, 0], [0.5, 0, 0.5]))
+        yield case(f"12 {order}, bad", far, bad, _i(0, 0, 1, 1))
+        weight = _f32(1, 0, 0, 2, 0, 3)
+        yield case(
+            f"12 {order}, keras, dropped rows", spec.replace(reduction="mean"), rows, _i(0, 1, 2, 0, 1, 2), weight
+        )
+        yield case(f"12 {order}, {dtype}", spec, round_to(3 * P, dtype), Y, dtype=dtype)
+
+
+def _clip_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """Where frameworks clip probabilities, clamp their logarithms, or add to them: rows 9, 10."""
+    p = np.array([[0, 1, 0.25, 0.75, 1e-20, 1e-7, 1 - 1e-7]] * 3)
+    answers = np.broadcast_to(_f32([0], [1], [0.25]), p.shape)
+    spec = _bce(from_logits=False, epsilon="keras")
+    for dtype in ("float32", "float16", "bfloat16"):
+        single = dtype == "float32"
+        yield case(f"09 keras, {dtype}", spec, round_to(p, dtype), answers, dtype=dtype, compiled=single)
+    yield case("09 keras, classes", _ce(from_logits=False, epsilon="keras"), _f32([0, 1, 0], [0, 1, 0]), _i(0, 1))
+    # Without what lies next to a bound.
+    values = round_to(p[:, :5], "float16")
+    yield case("09 sklearn", spec.replace(epsilon="sklearn"), values, answers[:, :5], dtype="float16")
+    torch = spec.replace(epsilon="torch")
+    yield case("10 torch", torch, round_to(p, "float32"), answers, compiled=True)
+    # In float64 1e-45 is clamped, 1e-43 is not, and at 1e-12 the slope is no longer that of the logarithm.
+    deep = np.array([[0, 1, 1e-45, 1e-43, 1e-13, 2e-12, 1 - 2.0**-53, 1 - 2.0**-40, 1 - 2.0**-30, 0.5]] * 3)
+    wide = np.broadcast_to(np.array([[0.0], [1], [0.25]]), deep.shape)
+    yield case("10 torch, float64", torch, deep, wide, dtype="float64")
+    smoothed = torch.replace(label_smoothing=0.1, reduction="mean", divisor="all")
+    yield case("10 torch, smoothed", smoothed, _f32(0, 1, 0.5, NAN), _f32(1, 0, 1, 0), _f32(1, 2, 3, 0))
+    values = np.tile(_f32(0, 1, 0.25, 1e-7, 1 + 2.0**-22, F32_TINY / 2, NAN), (3, 1))
+    added = _bce(from_logits=False, epsilon=1e-7, epsilon_added=True)
+    yield case("09 epsilon added", added, values, answers, compiled=True, representative=True)
+    large = added.replace(epsilon=0.375)
+    yield case("09 epsilon added, large", large, round_to(p, "bfloat16"), answers, dtype="bfloat16")
+
+
+def _class_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """Where class weights sit, torch's two divisors, the axis of pos_weight, a scale: rows 2, 18."""
+    mean = {"reduction": "mean"}
+    dense = _f32([1, 0, 0], [0, 0.5, 0.5], [2, 0.25, 0], [0, 0, 1])
+    spec = _ce(class_weights=(0, 2, 4), class_weighting="position", label_smoothing=0.25, **mean)
+    yield case("18 weighted positions, logits", spec, X, Y)
+    yield case("18 weighted positions, logits, dense", spec, X, dense, compiled=True)
+    yield case("18 weighted positions, p, dense", spec.replace(from_logits=False), P, dense)
+    spec = _ce(from_logits=False, class_weights=(0, 2), class_weighting="position")
+    odd = _f32([0, 1], [0, 1], [NAN, 1], [0, 1])
+    yield case("18 weighted positions, special", spec, odd, _i(0, 1, 0, 1))
+    yield case("18 weighted positions, special, dense", spec, odd, _f32([1, 0], [0, 1], [1, 0], [0.5, 0.5]))
+    yield case("18 weighted positions, empty", spec.replace(**mean), odd, _i(0, 0, 0, 0))
+    for targets in (Y, ONE_HOT):
+        spec = _ce(class_weights=W, divisor="label_weights", scale=3.0, **mean)
+        yield case(f"02 label weights, {targets.dtype}", spec, X, targets, compiled=targets is ONE_HOT)
+    cube = (np.arange(12, dtype=np.float32).reshape(2, 3, 2) - 5) / 4
+    weighted = _bce(pos_weight=(1.0, 0.0, 2.5), axis=1)
+    yield case("pos_weight along axis 1", weighted, cube, np.asarray(cube > 0.3), compiled=True)
+
+
+def _element_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """Static weights of elements, which torch's BCELoss and mse_loss have: row 35."""
+    spec = _mse(element_weights=(1, 0, 3), divisor="nonzero", scale=0.5, reduction="mean")
+    yield case("35 element weights", spec, X, ONE_HOT, _f32(1, 0, 2, 3), compiled=True)
+    hidden = _bce(element_weights=(1, 0))
+    odd, answers = _f32([0.5, NAN], [0.25, 7]), _f32([1, -3], [0, NAN])
+    yield case("35 element weight 0 hides everything", hidden.replace(from_logits=False), odd, answers)
+    bad = _bce(element_weights=((1,), (2,)), reduction="mean")
+    yield case("35 element weights, bad element", bad, odd, _f32([1, 0], [0, 2]))
+    tiny = _mse(element_weights=(1e-30, 1, 1e-50))
+    yield case("35 product of weights is 0", tiny, _f32([NAN, 1, NAN], [1, 2, 3]), 0 * X[:2], _f32(1e-15, 1))
+    unknown = hidden.replace(reduction="mean")
+    yield case("35 NaN weight beside others", unknown, X[:2, :2], ONE_HOT[:2, :2], _f32(NAN, 1))
+
+
+def _averaged_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """Means over the last axis, as Keras takes them before anything else: rows 21 to 24."""
+    grid = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    mask = np.array([[True, False], [True, True]])
+    spec = _mse(average_last_axis=True, divisor="present", reduction="mean")
+    yield case("21 averaged", spec, grid, 0 * grid, _f32(1, 0), mask, compiled=True)
+    # Of some positions only some elements weigh.
+    some = spec.replace(element_weights=((0, 0, 0), (0, 1, 3)), scale=2.0, divisor="nonzero")
+    yield case("22 averaged, element weights", some, grid, 0 * grid, _f32(1, 2))
+    rows = _bce(average_last_axis=True, element_weights=(1, 2, 0))
+    one = ONE_HOT[:2].reshape(1, 2, 3)
+    yield case("24 averaged rows", rows, X[:2].reshape(1, 2, 3), one, _f32([3, 0.5]), compiled=True)
+    keras = _bce(from_logits=False, average_last_axis=True, epsilon="keras")
+    yield case("21 averaged, bad element", keras, _f32([0.5, 2], [0.5, 0.25]), _f32([1, 1], [1, 0]))
+    mean = keras.replace(reduction="mean", on_empty="zero")
+    yield case("21 averaged, NaN dropped", mean, _f32([0.5, NAN], [0, 1]), np.eye(2, dtype=bool), _f32(0, 2))
+    yield case("21 averaged, empty mean", mean, P[:2], ONE_HOT[:2], _f32(0, 0))
+    half = _mse(average_last_axis=True)
+    yield case("21 averaged in float16", half, 100 * grid, 0 * grid, dtype="float16")
+
+
+def _dtype_cases(case: Callable[..., Case]) -> Iterator[Case]:
+    """Everything is read in the dtype that is named: row 39."""
+    keras = _ce(from_logits=False, epsilon="keras", renormalize="before_clip", dtype="float32", reduction="mean")
+    wide = np.float64(P) + 1e-9
+    yield case("39 float64 in float32", keras, wide, np.float64(ONE_HOT), np.array([1, 2, 3, 1e-50]), dtype="float64")
+    spec, small = _bce(dtype="float32"), np.array([1, 2, 3, 0], np.float16)
+    yield case("39 float16 in float32", spec, round_to(X, "float16"), ONE_HOT, small, dtype="float16", compiled=True)
+    # JAX has float64 here as the predictions have.
+    beside = spec.replace(dtype="float64")
+    yield case(
+        "39 float32 beside float64", beside, np.float64(X), ONE_HOT, _f32(1, 2, 3, F32_TINY / 2), dtype="float64"
+    )
+    squares = _mse(dtype="float32", average_last_axis=True, reduction="mean")
+    yield case("39 float64 averaged in float32", squares, 1e9 + wide, 1e9 * np.ones((4, 3)), dtype="float64")
+    p, t = np.array([1e-40, 2.0**-126, 0.5]), np.array([1, 1e-40, 1e-50])
+    yield case("39 subnormal in float32", spec.replace(from_logits=False), p, t, dtype="float64")
+
+
 # -------------------------------------------------------------------------------------------------------------- the product
+
+
+def rule_cases() -> Iterator[Case]:
+    """The rules that other libraries' losses need, with each other and what accompanies them: pairs, trimmed further."""
+    companions: dict[str, Sequence[Any]] = {
+        "reduction": ("mean", "sum", "none"),
+        "on_empty": ("nan",),
+        "weight": (None, "zeros"),
+        "mask": (None, "full"),
+        "dtype": ("float32", "bfloat16"),
+        "upstream": (None, "given"),
+        "scale": (1.0, 2.5),
+    }
+    axes = companions | {
+        "divisor": ("weights", "label_weights"),
+        "shape": ((4, 3), (2, 3, 4)),
+        "kind": ("index", "dense"),
+        "loss": ("likelihood", "before_clip", "after_clip", "position"),
+        "label_smoothing": (0.0, 0.1),
+    }
+    for number, row in enumerate(_pairs(axes, seed=21)):
+        yield _ruled_rows(f"rules/rows {number:03}", row)
+    axes = companions | {
+        "divisor": ("weights", "nonzero"),
+        "shape": ((3, 4), (2, 3, 4)),
+        "loss": ("binary", "regression"),
+        "element_weights": (None, "last", "all"),
+        "average_last_axis": (False, True),
+    }
+    for number, row in enumerate(_pairs(axes, seed=22)):
+        yield _ruled_elements(f"rules/elements {number:03}", row)
+
+
+def _ruled_rows(name: str, row: dict[str, Any]) -> Case:
+    rng = _rng(name)
+    shape, kind, loss = row["shape"], row["kind"], row["loss"]
+    positions = shape[:1] + shape[2:]
+    targets: Array = rng.integers(shape[1], size=positions)
+    if kind == "dense":
+        targets = _softmax(rng.normal(size=shape), 1).astype(np.float32)
+    fields: dict[str, Any] = {"axis": 1, "class_weights": rng.uniform(0.5, 2, shape[1])} | _fields(row)
+    predictions = rng.uniform(0.05, 3, size=shape)
+    spec: AnyLoss
+    if loss == "likelihood":
+        spec, predictions = NegativeLogLikelihoodLoss(**fields), -predictions
+    else:
+        fields |= {"label_smoothing": row["label_smoothing"], "scale": row["scale"]}
+        if loss == "position":
+            spec = CrossEntropyLoss(from_logits=True, class_weighting="position", **fields)
+        else:
+            spec = CrossEntropyLoss(epsilon="keras", renormalize=loss, **fields)
+            predictions = np.minimum(predictions, 0.9) if loss == "after_clip" else predictions
+    return Case(name, spec, round_to(predictions, row["dtype"]), targets, **_common(rng, row, positions))
+
+
+def _ruled_elements(name: str, row: dict[str, Any]) -> Case:
+    rng = _rng(name)
+    shape = row["shape"]
+    positions = shape[:-1] if row["average_last_axis"] else shape
+    weights = {None: None, "last": rng.uniform(0.5, 2, shape[-1]), "all": rng.uniform(0.5, 2, shape).round(1)}
+    fields = _fields(row, "scale", "average_last_axis") | {"element_weights": weights[row["element_weights"]]}
+    predictions, targets = rng.normal(size=shape), rng.random(shape).astype(np.float32)
+    spec: AnyLoss = MeanSquaredError(**fields)
+    if row["loss"] == "binary":
+        predictions = rng.uniform(0.05, 0.95, shape)
+        spec = BinaryCrossEntropyLoss(epsilon="keras", pos_weight=rng.uniform(0.5, 2, shape[1]), axis=1, **fields)
+    return Case(name, spec, round_to(predictions, row["dtype"]), targets, **_common(rng, row, positions))
 
 
 def _pairs(axes: dict[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]:
@@ -789,6 +1040,15 @@ def bad_calls() -> Iterator[BadCall]:
     yield BadCall("too many class weights", ce.replace(class_weights=(1, 2, 3, 4)), z, y)
     yield BadCall("dense with an ignored class", ce.replace(ignore_index=1), z, t)
     yield BadCall("wrong number of pos_weight", bce.replace(pos_weight=(1, 2)), z, t)
+    yield BadCall("35 element weights of another shape", mse.replace(element_weights=(1, 2)), z, t)
+    yield BadCall("35 element weights of too many axes", mse.replace(element_weights=[[[1, 2, 3]]]), z, t)
+    yield BadCall("pos_weight along another axis", bce.replace(pos_weight=(1, 2, 3), axis=0), z, t)
+    yield BadCall("pos_weight along no axis", bce.replace(pos_weight=(1, 2, 3), axis=2), z, t)
+    yield BadCall("22 one axis, averaged", mse.replace(average_last_axis=True), z[0], t[0])
+    yield BadCall(
+        "22 weights of elements that are averaged", mse.replace(average_last_axis=True), z, t, np.ones((4, 3))
+    )
+    yield BadCall("labels one too many, log-probabilities", NegativeLogLikelihoodLoss(), z, y[:3])
     yield BadCall("mask of numbers", ce, z, y, None, np.ones(4, np.float32))
     yield BadCall("bool sample weights", ce, z, y, np.ones(4, bool))
     yield BadCall("weights on a trailing axis", mse, z, t, np.ones(3, np.float32))
@@ -797,6 +1057,11 @@ def bad_calls() -> Iterator[BadCall]:
         yield BadCall(f"label {name}", ce, z, labels, reads=True)
     yield BadCall("logits as probabilities", CrossEntropyLoss(), z, y, reads=True)
     yield BadCall("binary logits as probabilities", BinaryCrossEntropyLoss(), z, t, reads=True)
+    renormalized = CrossEntropyLoss(epsilon="keras", renormalize="before_clip")
+    yield BadCall("logits that are divided by their sum", renormalized, z, y, reads=True)
+    yield BadCall("label 3, log-probabilities", NegativeLogLikelihoodLoss(), z, _i(0, 1, 3, 2), reads=True)
+    unweighted = mse.replace(element_weights=(0, 0, 0), on_empty="error")
+    yield BadCall("no element weighs", unweighted, z, t, reads=True)
     yield BadCall("negative dense target", ce, z, t - np.float32(0.5), reads=True)
     yield BadCall("binary target 2", bce, z, t * 2, reads=True)
     yield BadCall("negative weight", ce, z, y, _f32(1, -1, 1, 1), reads=True)
@@ -814,7 +1079,7 @@ def _traits(case: Case) -> set[tuple[str, Any]]:
     """What a case is one of: each field's value, the shapes and dtypes, what accompanies the predictions."""
     found: dict[str, Any] = {field.name: getattr(case.spec, field.name) for field in dataclasses.fields(case.spec)}
     # Numbers drawn for the case: not which they are counts, but their kind.
-    for name in ("class_weights", "pos_weight"):
+    for name in ("class_weights", "pos_weight", "element_weights"):
         if isinstance(values := found.get(name), tuple):
             found[name] = "with zero" if 0 in values else "given"
     found |= {"shape": case.predictions.shape, "dtype": case.dtype, "target_dtype": case.targets.dtype.name}
@@ -840,21 +1105,24 @@ def _cover(cases: Sequence[Case]) -> list[Case]:
 
 def _every(nth: int, cases: Sequence[Case]) -> list[Case]:
     """Every so many-th of the cases of each loss."""
-    losses = (CrossEntropyLoss, BinaryCrossEntropyLoss, MeanSquaredError)
+    losses = (CrossEntropyLoss, BinaryCrossEntropyLoss, MeanSquaredError, NegativeLogLikelihoodLoss)
     return [case for loss in losses for case in [c for c in cases if isinstance(c.spec, loss)][::nth]]
 
 
 def all_cases() -> list[Case]:
     """Every case of a loss, in a fixed order, with those marked that are also compiled."""
     edges, products = list(edge_cases()), list(product_cases())
+    ruled_edges, rules = list(ruled_edge_cases()), list(rule_cases())
     chosen = _every(_EVERY_EDGE, edges)
     for _, group in itertools.groupby(products, key=lambda case: case.name.rpartition(" ")[0]):
         chosen += _cover(list(group))
-    compiled = {case.name for case in chosen}
     representative = {case.name for case in _every(_EVERY_REPRESENTATIVE, chosen)}
+    representative |= {case.name for case in ruled_edges if case.representative}
+    chosen += [case for case in ruled_edges if case.compiled] + _every(_EVERY_EDGE, rules)
+    compiled = {case.name for case in chosen}
     cases = [
         dataclasses.replace(case, compiled=case.name in compiled, representative=case.name in representative)
-        for case in (*edges, *products, *random_cases())
+        for case in (*edges, *ruled_edges, *rules, *products, *random_cases())
     ]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases share a name"

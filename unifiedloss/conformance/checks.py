@@ -69,9 +69,10 @@ def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -
     reduced = plan.spec.reduction != "none"
     shape = () if reduced else plan.positions
     kept = tolerances.kept(case, plan)
+    some_kept = np.asarray(kept.any(-1)) if plan.averaged else kept
     _compare(
         outcome, "loss", plan, adapter, value, plan.result_dtype, shape, expected.loss, magnitudes.loss,
-        None if reduced else kept,
+        None if reduced else some_kept,
     )  # fmt: skip
     kept_elements = np.broadcast_to(_expand(kept, plan), case.predictions.shape)
     _compare(
@@ -82,7 +83,7 @@ def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -
         _compare(
             outcome, "gradient to the targets", plan, adapter, gradients["targets"], case.targets.dtype.name,
             case.targets.shape, expected.grad_targets, magnitudes.grad_targets, kept_elements,
-            defined=~_expand(np.isnan(np.reshape(expected.position_losses, kept.shape)), plan),
+            defined=_defined(expected, some_kept.shape, plan),
         )  # fmt: skip
     if "sample_weight" in gradients and case.sample_weight is not None:
         _compare(
@@ -91,6 +92,12 @@ def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -
             magnitudes.grad_sample_weight, None, defined=~np.isnan(case.sample_weight.astype(np.float64)),
         )  # fmt: skip
     return outcome
+
+
+def _defined(expected: Reference, shape: tuple[int, ...], plan: Plan) -> Array:
+    """Where a gradient to targets is defined: where the loss of their position is a number."""
+    number = ~np.isnan(np.reshape(np.array(expected.position_losses), shape))
+    return number[..., None] if plan.averaged else _expand(number, plan)
 
 
 def _check_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase, expected: Softmax) -> Outcome:

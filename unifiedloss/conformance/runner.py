@@ -21,6 +21,7 @@ from unifiedloss.conformance.cases import (
     bad_softmax_calls,
     softmax_cases,
 )
+from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
@@ -29,7 +30,7 @@ from unifiedloss.spec import suggestion
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
 
 SOFTMAX = "softmax"
-LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", SOFTMAX)
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "negative_log_likelihood", SOFTMAX)
 """What is checked and counted by its name: the losses, and the softmax beside them."""
 
 
@@ -153,7 +154,8 @@ def expected(
         rounding: "native" or "exact".
     """
     wanted = _of(losses)
-    every: Sequence[Case | SoftmaxCase] = (*all_cases(), *softmax_cases()) if cases is None else cases
+    hard = hard_cases() if rounding == "exact" else ()
+    every: Sequence[Case | SoftmaxCase] = (*all_cases(), *hard, *softmax_cases()) if cases is None else cases
     chosen = [_rounded(case, rounding) for case in every if _loss(case) in wanted]
     return [(case, case.expected()) for case in chosen if case is not None]
 
@@ -165,9 +167,11 @@ def _bad_calls(losses: Sequence[str] | None, rounding: str = "native") -> list[B
 
 
 def _rounded(case: _Checked, rounding: str) -> _Checked | None:
-    """The same call rounded "native" or "exact"; None for a softmax, which is no loss and has no exact mode."""
+    """The same call rounded "native" or "exact"; None for what has no exact mode: a softmax is no loss."""
     if isinstance(case, SoftmaxCase):
         return case if rounding == "native" else None
+    if rounding == "exact" and isinstance(case, Case) and not case.has_exact_mode():
+        return None
     return replace(case, spec=case.spec.replace(rounding=rounding))
 
 

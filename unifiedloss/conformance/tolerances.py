@@ -14,8 +14,9 @@ $$\text{LIMIT} = 12 + n/2 + K/2$$
 for n positions and K classes. A sum of n terms in any order errs by at most (n - 1)/2 epsilons of the sum of their absolute values,
 and so does the softmax's sum over K. Each of exp, log and log1p errs by at most 2 epsilons in these frameworks, and every loss or
 gradient calls at most three of them, with six roundings of half an epsilon around them: the shift, the products with weight, smoothing
-and upstream, the division by the divisor, a sum of two terms. That is 3 * 2 + 6 / 2 = 9; with the divisor's own rounding and what the
-second order adds, 12. What is usual is 1 to 3.
+and upstream, the division by the divisor, a sum of two terms. Static weights of elements, a scale and the average over the last axis
+round once more each. That is 3 * 2 + 9 / 2 = 10.5; with the divisor's own rounding and what the second order adds, 12. What is usual is
+1 to 3. Where the last axis is averaged n counts elements, as all of them are added up.
 
 Magnitudes of a position's loss, with m the row's largest logit:
 
@@ -25,7 +26,14 @@ Magnitudes of a position's loss, with m the row's largest logit:
 | categorical, probabilities | $\sum_c \tau_c (\lvert\log p_c\rvert + 1)$ |
 | binary, logits | $(q t' + 1 - t')(\lvert z\rvert + 1)$ |
 | binary, probabilities | $q t' (\lvert\log p\rvert + 1) + (1 - t')(\lvert\log(1-p)\rvert + 1)$ |
+| categorical, log-probabilities | $\sum_c \tau_c \lvert x_c\rvert$ |
+| categorical, divided by S after the clip | $\sum_c \tau_c (\lvert\log p_c\rvert + \lvert\log S\rvert + 1)$, as $\log S$ is subtracted |
 | squared error | $(p - t)^2$, plus $2 \lvert p - t\rvert \lvert t\rvert$ where integer targets are rounded to the compute dtype |
+
+Logarithms are those of what the rule of `epsilon` makes of p: clipped, clamped, added to, divided by S. That division and the sum S err by
+$(K + 1)/2$ epsilons, which the 1 beside the logarithm turns into part of the bound. A slope by what is divided is the difference of
+$T/S$ and $\tau_k/p_k$, and its magnitude their sum. Torch's clamp divides $p - t'$, which is a difference too, by
+$\max(p (1 - p), 10^{-12})$: its magnitude is $(p (1 - t') + (1 - p) t')$ over that.
 
 The softmax itself has the magnitude $p_c C_c$ with $C_c = m - z_c + \log K + 1$, and its gradient
 $p_c \bigl(C_c (|u_c| + \sum_j |u_j| p_j) + \sum_j |u_j| p_j C_j\bigr)$ for the upstream gradient u, with n = 1. The exponential turns the
@@ -101,12 +109,19 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         parts = _parts(case, plan)
         shape = parts.loss.shape
         on, weight = _kept(case, plan, shape)
+        parts = _Parts(*(plan.scale * x for x in (parts.loss, parts.by_predictions, parts.by_targets)))
         upstream = np.ones(()) if case.upstream is None else np.abs(np.asarray(case.upstream, np.float64))
         losses = np.where(on, np.abs(weight) * parts.loss, 0.0)
         omega = _unit_weights(case, plan, shape)
         divisor, condition = _divisor(case, plan, on, weight, omega)
-        factor = np.broadcast_to(np.where(on, upstream * np.abs(weight) / divisor, 0.0), shape)
-        loss = losses if plan.spec.reduction == "none" else losses.sum() * condition / divisor
+        if plan.averaged and upstream.ndim:
+            upstream = upstream[..., None]
+        factor = np.where(on, upstream * np.abs(weight) / divisor, 0.0)
+        # Averages of m elements count m times in a mean's divisor: it then divides elements by elements.
+        averaged_over = shape[-1] if plan.averaged and plan.spec.reduction != "mean" else 1
+        factor = np.broadcast_to(factor, shape) / averaged_over
+        each = losses.sum(-1) if plan.averaged else losses
+        loss = (each if plan.spec.reduction == "none" else losses.sum() * condition / divisor) / averaged_over
         # The divisor's gradient: the mean itself, over the divisor, for every unit of weight.
         through = 0.0
         if plan.spec.reduction == "mean" and plan.divisor == "weights":
@@ -119,7 +134,10 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
             ) * _class_weights(plan)
         by_weight = None
         if case.sample_weight is not None:
-            each = np.where(on, upstream * (parts.loss / divisor + omega * through) * condition, 0.0)
+            own = _element_weights(plan, shape)
+            each = (
+                np.where(on, upstream * own * (parts.loss / divisor + omega * through) * condition, 0.0) / averaged_over
+            )
             rank = case.sample_weight.ndim
             by_weight = each.sum(axis=tuple(range(rank, each.ndim)))
     return Magnitudes(loss, by_predictions, by_targets, by_weight)
@@ -170,9 +188,9 @@ def _class_weights(plan: Plan) -> Any:
 
 
 def kept(case: Case, plan: Plan) -> NDArray[np.bool_]:
-    """Which positions are neither dropped nor switched off by a weight of 0."""
-    assert plan.positions is not None
-    return _kept(case, plan, tuple(n or 0 for n in plan.positions))[0]
+    """Which positions, or elements of averaged ones, are neither dropped nor switched off by a weight of 0."""
+    shape = case.predictions.shape
+    return _kept(case, plan, shape if plan.axis is None else shape[: plan.axis] + shape[plan.axis + 1 :])[0]
 
 
 def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], Array]:
@@ -189,7 +207,14 @@ def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bo
     if case.sample_weight is not None:
         weight = spread(case.sample_weight).astype(np.float64)
         kept &= ~(np.abs(weight.astype(plan.compute_dtype)) < plan.tiny_weight)
+    if plan.element_weights is not None:
+        weight = weight * _element_weights(plan, shape)
+        kept &= ~(np.abs(weight.astype(plan.compute_dtype)) < plan.tiny_weight)
     return kept, weight
+
+
+def _element_weights(plan: Plan, shape: tuple[int, ...]) -> Any:
+    return 1.0 if plan.element_weights is None else np.broadcast_to(np.asarray(plan.element_weights, np.float64), shape)
 
 
 def _labels(case: Case, plan: Plan) -> Any:
@@ -219,13 +244,15 @@ def _divisor(case: Case, plan: Plan, kept: Any, weight: Array, omega: Array) -> 
         return total, float(np.abs(each).sum()) / total if total else 1.0
     if rule == "all":
         return float(each.size), 1.0
-    present = kept if case.sample_weight is None else _kept_without_weights(case, plan, weight.shape)
-    counted = present if rule == "present" else kept & (each != 0)
+    counted = _present(case, plan, weight.shape) if rule == "present" else kept & (each != 0)
+    if plan.averaged:
+        counted = np.broadcast_to(counted.any(-1, keepdims=True), counted.shape)
     return float(np.count_nonzero(counted)), 1.0
 
 
-def _kept_without_weights(case: Case, plan: Plan, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    return _kept(dataclasses.replace(case, sample_weight=None), plan, shape)[0]
+def _present(case: Case, plan: Plan, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    unweighted = dataclasses.replace(plan, element_weights=None)
+    return _kept(dataclasses.replace(case, sample_weight=None), unweighted, shape)[0]
 
 
 def _parts(case: Case, plan: Plan) -> _Parts:
@@ -240,27 +267,43 @@ def _parts(case: Case, plan: Plan) -> _Parts:
     return _categorical(case, plan, x, t)
 
 
-def _read(plan: Plan, p: Array) -> tuple[Array, Any]:
-    """Probabilities as they are read and clipped, and where the gradient passes."""
-    p = np.where(p < plan.tiny, 0.0, np.minimum(p, 1.0))
-    epsilon = getattr(plan.spec, "epsilon", 0.0)
-    if not epsilon:
-        return p, True
-    return np.clip(p, epsilon, 1 - epsilon), (p >= epsilon) & (p <= 1 - epsilon)
+def _clipped(plan: Plan, p: Array) -> tuple[Array, Array, Any]:
+    """Probabilities and what they leave of 1, both clipped, and where the gradient passes."""
+    if plan.bounds is None:
+        return p, 1 - p, np.True_
+    low, gap = plan.bounds
+    below, above = p < low, p > 1 - gap
+    rest = np.where(below, 1 - low, np.where(above, gap, 1 - p))
+    return np.where(below, low, np.where(above, 1 - gap, p)), rest, ~below & ~above
+
+
+def _read(plan: Plan, p: Array) -> Array:
+    return np.where(p < plan.tiny, 0.0, p if plan.renormalize else np.minimum(p, 1.0))
+
+
+def _cost(plan: Plan, p: Array) -> Array:
+    """The size of -log p, and the error that a relative one of p makes."""
+    cost = np.abs(np.log(p + plan.added))
+    return (np.minimum(cost, 100.0) if plan.clamped else cost) + 1
 
 
 def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
     q: Any = plan.pos_weight
     q = 1.0 if q is None else np.asarray(q)
+    if np.ndim(q):
+        q = np.reshape(q, [-1 if i == plan.pos_weight_axis % x.ndim else 1 for i in range(x.ndim)])
     keep = 1 - plan.smoothing
     positive = q * (keep * t + plan.smoothing / 2)
     negative = keep * (1 - t) + plan.smoothing / 2
     if plan.from_logits:
         size = np.abs(x) + 1
         return _Parts((positive + negative) * size, positive + negative, keep * (q + 1) * size)
-    p, passes = _read(plan, x)
-    cost, complement = np.abs(np.log(p)) + 1, np.abs(np.log1p(-p)) + 1
-    slope = np.where(passes, _safe(positive, p) + _safe(negative, 1 - p), 0.0)
+    p, rest, passes = _clipped(plan, _read(plan, x))
+    cost, complement = _cost(plan, p), _cost(plan, rest)
+    if plan.clamped:
+        slope = (p * negative + rest * positive) / np.maximum(p * rest, 1e-12)
+    else:
+        slope = np.where(passes, _safe(positive, p + plan.added) + _safe(negative, rest + plan.added), 0.0)
     loss = _weighted(positive, cost) + _weighted(negative, complement)
     return _Parts(
         loss, slope, keep * (np.where(np.isinf(cost), 0, q * cost) + np.where(np.isinf(complement), 0, complement))
@@ -290,13 +333,36 @@ def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
         np.put_along_axis(t, np.expand_dims(_labels(case, plan), axis), 1.0, axis)
     w = _class_weights(plan)
     keep = 1 - plan.smoothing
-    tau = w * (keep * t + plan.smoothing / plan.shared_by)
-    if plan.from_logits:
+    smoothed = keep * t + plan.smoothing / plan.shared_by
+    position = (w * t).sum(axis, keepdims=True)
+    tau = (position if plan.by_position else w) * smoothed
+    if plan.log_probabilities:
+        cost, slope = np.abs(x), tau
+    elif plan.from_logits:
         p, cost = _shares(x, axis, plan.shared_by)
         slope = p * np.where(p > 0, cost, 0) * tau.sum(axis, keepdims=True) + tau
+    elif plan.renormalize is not None:
+        cost, slope = _renormalized(plan, _read(plan, x), tau)
     else:
-        p, passes = _read(plan, x)
-        cost = np.abs(np.log(p)) + 1
+        p, _, passes = _clipped(plan, _read(plan, x))
+        cost = _cost(plan, p)
         slope = np.where(passes, _safe(tau, p), 0.0)
     finite_cost = np.where(np.isfinite(cost), cost, 0.0)
-    return _Parts(_weighted(tau, cost).sum(axis), slope, w * keep * finite_cost)
+    by_targets = w * keep * finite_cost
+    if plan.by_position:
+        by_targets = w * (smoothed * finite_cost).sum(axis, keepdims=True) + position * keep * finite_cost
+    return _Parts(_weighted(tau, cost).sum(axis), slope, by_targets)
+
+
+def _renormalized(plan: Plan, p: Array, tau: Array) -> tuple[Array, Array]:
+    """The costs of numbers that are divided by their sum, and the slopes."""
+    assert plan.axis is not None
+    clipped, _, passes = _clipped(plan, p)
+    if plan.renormalize == "after_clip":
+        total = clipped.sum(plan.axis, keepdims=True)
+        slope = np.where(passes, tau.sum(plan.axis, keepdims=True) / total + _safe(tau, clipped), 0.0)
+        return _cost(plan, clipped) + np.abs(np.log(total)), slope
+    total = p.sum(plan.axis, keepdims=True)
+    quotient, _, passes = _clipped(plan, p / total)
+    moving = np.where(passes, tau, 0.0)
+    return _cost(plan, quotient), moving.sum(plan.axis, keepdims=True) / total + _safe(moving, p)

@@ -3,7 +3,7 @@
 Ziv's strategy, in three tiers. `fast` computes in float64 with a bound derived by hand, for the kinds of loss that are used most. What that
 leaves undecided, and every other kind, is computed in double-double `balls`, which carry their bound along. What they leave undecided
 (exact ties of irrational appearance, mostly) goes to the oracle, which raises its precision until the rounding is known. Each
-tier rounds only what it can prove.
+tier rounds only what it can prove. Plans with a rule that the tiers do not know are the oracle's as a whole.
 """
 
 from __future__ import annotations
@@ -67,8 +67,49 @@ def evaluate(
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
     """
+    if plan.extended:
+        return _by_oracle(plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient)
     with np.errstate(all="ignore"):
         return Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, gradient=gradient)
+
+
+def _by_oracle(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+    upstream: Array | float | None,
+    *,
+    gradient: bool,
+) -> tuple[Array, Array | None]:
+    """What `evaluate` returns, by the oracle alone."""
+    spec = plan.spec.replace(on_empty="nan") if plan.spec.on_empty == "error" else plan.spec
+    above: Any = None
+    if upstream is not None:
+        each = np.asarray(upstream, np.float64)
+        above = each.ravel().tolist() if plan.spec.reduction == "none" else each.item()
+    found = reference.evaluate(
+        spec,
+        _tensor(predictions, plan.predictions_dtype),
+        _tensor(targets, plan.targets_dtype),
+        None if sample_weight is None else _tensor(sample_weight),
+        None if mask is None else _tensor(mask),
+        terms="rounded",
+        upstream=above,
+        gradients="predictions" if gradient else False,
+    )
+    shape: Any = plan.positions if plan.spec.reduction == "none" else ()
+    loss = stored(np.asarray(found.loss, np.float64).reshape(shape), plan.result_dtype)
+    if found.grad_predictions is None:
+        return loss, None
+    return loss, stored(np.reshape(found.grad_predictions, predictions.shape), plan.predictions_dtype)
+
+
+def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
+    """An array as the oracle takes it; without a dtype named, in that of its numbers as NumPy knows them."""
+    x = _plain(x)
+    return reference.Tensor(x.ravel().tolist(), x.shape, x.dtype.name if dtype is None else dtype)
 
 
 class Call:
@@ -561,6 +602,8 @@ def _count(n: int) -> _Divisor:
 
 
 def _ball(x: Fraction) -> Ball:
+    if not 2.0**-1000 < abs(x) < 2.0**1000:  # float64 may not hold it, and nothing but its sign is said of it
+        return Ball(np.float64(1.0 if x > 0 else -1.0), np.float64(0.0), np.float64(np.inf))
     high = float(x)
     low = float(x - Fraction(high))
     return Ball(np.float64(high), np.float64(low), np.float64(abs(low) * 2.0**-50 + 2.0**-1060))
