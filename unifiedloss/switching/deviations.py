@@ -125,6 +125,10 @@ def _unnormalized(layout: Layout) -> Iterator[Input]:
     yield layout.rows([(2.0, 1.0, 0.0)], [[2.0, 0.0, 0.0]])
 
 
+def _negative_row(layout: Layout) -> Iterator[Input]:
+    yield layout.rows([(2.0, 1.0, 0.0)], [[-1.0, 1.0, 1.0]])
+
+
 def _out_of_range_target(layout: Layout) -> Iterator[Input]:
     yield layout.elements([0.5], [1.5])
 
@@ -168,6 +172,18 @@ def _double(layout: Layout) -> Iterator[Input]:
 
 def _double_elements(layout: Layout) -> Iterator[Input]:
     yield layout.elements([0.3], [1.0], dtype="float64")
+
+
+def _half_overflow(layout: Layout) -> Iterator[Input]:
+    yield layout.elements([300.0], [0.0], dtype="float16")
+
+
+def _no_number(layout: Layout) -> Iterator[Input]:
+    yield layout.elements([np.nan], [1.0])
+
+
+def _subnormal(layout: Layout) -> Iterator[Input]:
+    yield layout.elements([1e-40], [1.0])
 
 
 def _beyond_one(layout: Layout) -> Iterator[Input]:
@@ -256,6 +272,10 @@ def _no_elements(_: Layout) -> Iterator[Input]:
     yield Input(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
 
 
+def _one_example(layout: Layout) -> Iterator[Input]:
+    yield Input(layout.rows([(2.0, 1.0, 0.0)], [0]).predictions.reshape(-1), np.array(0))
+
+
 def _few_labels(layout: Layout) -> Iterator[Input]:
     yield layout.rows([(0.5, 0.25, 0.25)], [0])
 
@@ -275,6 +295,7 @@ def _each(text: str, *names: str) -> dict[str, str]:
 _TORCH_CE = ("torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy")
 _TORCH_NLL = ("torch.nn.NLLLoss", "torch.nn.functional.nll_loss")
 _TORCH_BCE = ("torch.nn.BCEWithLogitsLoss", "torch.nn.functional.binary_cross_entropy_with_logits")
+_TORCH_CLAMPED = ("torch.nn.BCELoss", "torch.nn.functional.binary_cross_entropy")
 _TF_DENSE = ("tf.nn.softmax", "tf.compat.v1.losses.softmax")
 _TF_SPARSE = ("tf.nn.sparse", "tf.compat.v1.losses.sparse")
 _TF_BINARY = ("tf.nn.sigmoid", "tf.nn.weighted", "tf.compat.v1.losses.sigmoid")
@@ -356,6 +377,12 @@ of_tensors: tuple[Deviation, ...] = (
         _out_of_range_target, "probabilities",
     ),
     Deviation(
+        "dense_range", (CrossEntropyLoss,),
+        "A negative entry of a dense target is an error (NaN under tracing).",
+        _each("Negative entries of dense targets are taken as they are.", *_TORCH_CE, *_TF_DENSE, *_OPTAX_DENSE, *_keras(_CATEGORICAL)),
+        _negative_row, kind="dense",
+    ),
+    Deviation(
         "zero_times_infinity", _CLASSES,
         "0 log 0 = 0: a class with the logit -inf and the target 0 adds nothing.",
         _each(
@@ -402,6 +429,16 @@ of_tensors: tuple[Deviation, ...] = (
         _half, "logits", of="digits",
     ),
     Deviation(
+        "half_mean", (MeanSquaredError,),
+        "Half types are computed in float32; means and sums are float32.",
+        _each(
+            "Means and sums have the dtype of the predictions, and overflow in it.",
+            "torch.nn.MSELoss", "torch.nn.functional.mse_loss", "sklearn.",
+        )
+        | {"optax.losses.l2_loss": "The square of a half type overflows before it is halved."},
+        _half_overflow,
+    ),
+    Deviation(
         "float64", _CLASSES,
         "float64 predictions are computed in float64.",
         _each("The losses are rounded to float32, though float64 is returned.", f"{_V1}s")
@@ -432,6 +469,18 @@ of_tensors: tuple[Deviation, ...] = (
         _each("Numbers outside [0, 1] are clipped into it.", *_keras(_BINARY))
         | _each("Numbers outside [0, 1] are taken as they are.", f"{_V1}log_loss"),
         _beyond_one, "probabilities",
+    ),
+    Deviation(
+        "nan_probability", (BinaryCrossEntropyLoss,),
+        "A probability that is NaN makes the loss NaN.",
+        _each("NaN is an error.", *_TORCH_CLAMPED, *_keras(_BINARY, "torch")),
+        _no_number, "probabilities",
+    ),
+    Deviation(
+        "subnormal", (BinaryCrossEntropyLoss,),
+        "Probabilities below the smallest normal number count as 0.",
+        _each("Subnormal numbers have their own logarithms.", *_TORCH_CLAMPED),
+        _subnormal, "probabilities",
     ),
     Deviation(
         "gradient_at_zero", (BinaryCrossEntropyLoss,),
@@ -529,6 +578,12 @@ of_tensors: tuple[Deviation, ...] = (
         "An empty batch has one mean, which on_empty says.",
         _each("An empty batch gives an empty array.", *_keras(_OBJECTS)),
         _no_elements,
+    ),
+    Deviation(
+        "one_example", _CLASSES,
+        "The class axis is where the spec has it, whatever the rank.",
+        _each("Predictions with one axis are one example, and their axis is that of the classes.", *_TORCH_CE, *_TORCH_NLL),
+        _one_example, kind="index",
     ),
     Deviation(
         "missing_labels", (CrossEntropyLoss,),
