@@ -444,7 +444,7 @@ of_tensors: tuple[Deviation, ...] = (
         _each("The losses are rounded to float32, though float64 is returned.", f"{_V1}s")
         | _each("Everything is float32, unless jax_enable_x64 is set.", "optax.")
         | _each("A function of Keras' works in float32.", *_keras((_SPARSE[1], _CATEGORICAL[1]), "jax"),
-                *_keras(_CATEGORICAL[1:], "numpy")),
+                *_keras((_SPARSE[1], _CATEGORICAL[1]), "numpy")),
         _double, of="digits", digits=1e-9,
     ),
     Deviation(

@@ -406,6 +406,8 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
         return
     layout = _layout(near_a, near_b)
     for deviation in deviations.of_tensors:
+        if not all(deviation.concerns(spec, None) for spec in (near_a, near_b)):
+            continue
         concerned = [
             side.call is not None and deviation.concerns(spec, side.call) and deviation.has(side.call)
             for side, spec in ((a, near_a), (b, near_b))
