@@ -23,7 +23,7 @@ from unifiedloss.spec import (
     NegativeLogLikelihoodLoss,
 )
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.inputs import Layout
+from unifiedloss.switching.inputs import Layout, weights_of
 from unifiedloss.switching.phrases import Phrase, say
 from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
 
@@ -47,6 +47,7 @@ class Deviation:
         kind: "index" or "dense", where it is about losses that take such targets.
         of: what is compared: values, values and gradients, the leading digits of values, or the sign of values.
         digits: how many digits count, as a relative difference.
+        weightless: whether it is about losses with a weight of 0 among their own.
     """
 
     name: str
@@ -58,10 +59,13 @@ class Deviation:
     kind: Literal["index", "dense"] | None = None
     of: Of = "value"
     digits: float = 1e-3
+    weightless: bool = False
 
     def concerns(self, spec: AnyLoss, call: Call | None) -> bool:
         """Whether a loss takes what this rule is about."""
         if not isinstance(spec, self.losses):
+            return False
+        if self.weightless and np.all(np.asarray(1.0 if weights_of(spec) is None else weights_of(spec))):
             return False
         if self.predictions is not None and getattr(spec, "from_logits", None) is not (self.predictions == "logits"):
             return False
@@ -228,6 +232,29 @@ def _behind_sigmoid(_: Layout) -> Iterator[Input]:
 def _dropped_nan(layout: Layout) -> Iterator[Input]:
     if layout.ignored is not None:
         yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [0, layout.ignored])
+
+
+def _weightless_class(layout: Layout) -> Iterator[Input]:
+    weights = list(layout.weights)
+    if any(weights):
+        counted = weights.index(max(weights))
+        yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [counted, weights.index(0.0)])
+
+
+def _weightless_elements(layout: Layout) -> Iterator[Input]:
+    weights = np.asarray(layout.weights)
+    if weights.any():
+        yield Input(np.where(weights == 0, np.nan, 0.25).astype(np.float32), np.ones(weights.shape, np.float32))
+
+
+def _no_class_weight(layout: Layout) -> Iterator[Input]:
+    yield layout.rows([(2.0, 1.0, 0.0)], [layout.weights.index(0.0)])
+
+
+def _no_element_weight(layout: Layout) -> Iterator[Input]:
+    weights = np.asarray(layout.weights)
+    if not weights.any():
+        yield Input(np.full(weights.shape, 0.25, np.float32), np.ones(weights.shape, np.float32))
 
 
 def _switched_off_nan(_: Layout) -> Iterator[Input]:
@@ -524,6 +551,33 @@ of_tensors: tuple[Deviation, ...] = (
         _each("0 times NaN is NaN: a position with sample weight 0 that holds NaN makes the loss NaN.", *_keras(_OBJECTS), _V1)
         | _each("NaN is an error wherever it is.", "sklearn."),
         _switched_off_nan,
+    ),
+    Deviation(
+        "nan_in_weightless", (NegativeLogLikelihoodLoss,),
+        "The log-probability of a class with weight 0 is not read.",
+        _each("0 times NaN is NaN: the log-probability of a class with weight 0 is read all the same.", *_TORCH_NLL, "onnx."),
+        _weightless_class, kind="index", weightless=True,
+    ),
+    Deviation(
+        "nan_in_weightless", _ELEMENTS,
+        "Nothing in an element with weight 0 is read.",
+        _each(
+            "0 times NaN is NaN: an element with weight 0 is read all the same.",
+            "torch.nn.functional.mse_loss", *_TORCH_BCE, *_TORCH_CLAMPED,
+        ),
+        _weightless_elements, weightless=True,
+    ),
+    Deviation(
+        "weightless_mean", _CLASSES,
+        "A mean with nothing to divide by has the gradient 0.",
+        _each("A mean of positions whose classes have the weight 0 is 0 / 0, and its gradient NaN.", *_TORCH_CE, *_TORCH_NLL),
+        _no_class_weight, kind="index", of="gradient", weightless=True,
+    ),
+    Deviation(
+        "weightless_mean", _ELEMENTS,
+        "A mean with nothing to divide by has the gradient 0.",
+        {"torch.nn.functional.mse_loss": "A mean whose weights are 0 is 0 / 0, and its gradient NaN."},
+        _no_element_weight, of="gradient", weightless=True,
     ),
     Deviation(
         "shapes", _ELEMENTS,
