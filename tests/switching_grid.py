@@ -18,7 +18,7 @@ from unifiedloss.conformance.tolerances import limit
 from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.deviations import Deviation
-from unifiedloss.switching.inputs import Layout
+from unifiedloss.switching.inputs import Layout, weights_of
 from unifiedloss.switching.sides import evaluate, side_of
 
 Array = NDArray[Any]
@@ -124,12 +124,16 @@ def check_deviations(call: Call, listed: Iterable[Deviation]) -> int:
     side = side_of(call)
     assert side.spec is not None
     labels: Any = getattr(side.spec, "ignore_index", None) or (None,)
-    layout = Layout(averaged=getattr(side.spec, "average_last_axis", False), ignored=labels[0])
+    layout = Layout(
+        averaged=getattr(side.spec, "average_last_axis", False), ignored=labels[0], weights=weights_of(side.spec)
+    )
     tried = 0
     for deviation in listed:
         if not deviation.concerns(side.spec, call):
             continue
         outcomes = [(x, side.outcome(x)) for x in deviation.inputs(layout)]
+        if deviation.weightless and not outcomes:  # it takes some weights of 0, or all of them
+            continue
         differ = [
             deviation.differ(outcome, evaluate(side.spec, x)) for x, outcome in outcomes if outcome.ran == "native"
         ]

@@ -254,6 +254,21 @@ def test_list_of_deviations_is_true(call: Call) -> None:
     assert check_deviations(call, of_tensors) > 2
 
 
+@ALL
+def test_list_of_deviations_is_true_of_weights() -> None:
+    """So it is of the losses that have weights themselves."""
+    weightless = [deviation for deviation in of_tensors if deviation.weightless]
+    seen = set()
+    for name, native in NATIVES.items():
+        classes = native.loss in (ul.CrossEntropyLoss, ul.NegativeLogLikelihoodLoss)
+        for parameter in {"weight", "weights"} & set(native.parameters):
+            if native.library in ("torch", "onnx"):
+                for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0)) if classes else ((1.0, 0.0), (0.0, 0.0)):
+                    seen.add((name, check_deviations(Call(name, {parameter: weights}), weightless)))
+    assert {name for name, tried in seen if tried} == {name for name, _ in seen}
+    assert len(seen) > 8
+
+
 def test_listed_names_are_losses() -> None:
     """No entry of the list is about a loss that does not exist."""
     calls = importable()

@@ -23,7 +23,7 @@ from unifiedloss.spec import (
     NegativeLogLikelihoodLoss,
 )
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.inputs import Layout
+from unifiedloss.switching.inputs import Layout, weights_of
 from unifiedloss.switching.phrases import Phrase, say
 from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
 
@@ -47,6 +47,7 @@ class Deviation:
         kind: "index" or "dense", where it is about losses that take such targets.
         of: what is compared: values, values and gradients, the leading digits of values, or the sign of values.
         digits: how many digits count, as a relative difference.
+        weightless: whether it is about losses with a weight of 0 among their own.
     """
 
     name: str
@@ -58,10 +59,13 @@ class Deviation:
     kind: Literal["index", "dense"] | None = None
     of: Of = "value"
     digits: float = 1e-3
+    weightless: bool = False
 
     def concerns(self, spec: AnyLoss, call: Call | None) -> bool:
         """Whether a loss takes what this rule is about."""
         if not isinstance(spec, self.losses):
+            return False
+        if self.weightless and np.all(np.asarray(1.0 if weights_of(spec) is None else weights_of(spec))):
             return False
         if self.predictions is not None and getattr(spec, "from_logits", None) is not (self.predictions == "logits"):
             return False
@@ -125,6 +129,10 @@ def _unnormalized(layout: Layout) -> Iterator[Input]:
     yield layout.rows([(2.0, 1.0, 0.0)], [[2.0, 0.0, 0.0]])
 
 
+def _negative_row(layout: Layout) -> Iterator[Input]:
+    yield layout.rows([(2.0, 1.0, 0.0)], [[-1.0, 1.0, 1.0]])
+
+
 def _out_of_range_target(layout: Layout) -> Iterator[Input]:
     yield layout.elements([0.5], [1.5])
 
@@ -168,6 +176,18 @@ def _double(layout: Layout) -> Iterator[Input]:
 
 def _double_elements(layout: Layout) -> Iterator[Input]:
     yield layout.elements([0.3], [1.0], dtype="float64")
+
+
+def _half_overflow(layout: Layout) -> Iterator[Input]:
+    yield layout.elements([300.0], [0.0], dtype="float16")
+
+
+def _no_number(layout: Layout) -> Iterator[Input]:
+    yield layout.elements([np.nan], [1.0])
+
+
+def _subnormal(layout: Layout) -> Iterator[Input]:
+    yield layout.elements([1e-40], [1.0])
 
 
 def _beyond_one(layout: Layout) -> Iterator[Input]:
@@ -214,6 +234,29 @@ def _dropped_nan(layout: Layout) -> Iterator[Input]:
         yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [0, layout.ignored])
 
 
+def _weightless_class(layout: Layout) -> Iterator[Input]:
+    weights = list(layout.weights)
+    if any(weights):
+        counted = weights.index(max(weights))
+        yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [counted, weights.index(0.0)])
+
+
+def _weightless_elements(layout: Layout) -> Iterator[Input]:
+    weights = np.asarray(layout.weights)
+    if weights.any():
+        yield Input(np.where(weights == 0, np.nan, 0.25).astype(np.float32), np.ones(weights.shape, np.float32))
+
+
+def _no_class_weight(layout: Layout) -> Iterator[Input]:
+    yield layout.rows([(2.0, 1.0, 0.0)], [layout.weights.index(0.0)])
+
+
+def _no_element_weight(layout: Layout) -> Iterator[Input]:
+    weights = np.asarray(layout.weights)
+    if not weights.any():
+        yield Input(np.full(weights.shape, 0.25, np.float32), np.ones(weights.shape, np.float32))
+
+
 def _switched_off_nan(_: Layout) -> Iterator[Input]:
     yield Input(
         np.array([[0.5], [np.nan]], np.float32), np.zeros((2, 1), np.float32), np.array([1.0, 0.0], np.float32)
@@ -256,6 +299,10 @@ def _no_elements(_: Layout) -> Iterator[Input]:
     yield Input(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
 
 
+def _one_example(layout: Layout) -> Iterator[Input]:
+    yield Input(layout.rows([(2.0, 1.0, 0.0)], [0]).predictions.reshape(-1), np.array(0))
+
+
 def _few_labels(layout: Layout) -> Iterator[Input]:
     yield layout.rows([(0.5, 0.25, 0.25)], [0])
 
@@ -275,6 +322,7 @@ def _each(text: str, *names: str) -> dict[str, str]:
 _TORCH_CE = ("torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy")
 _TORCH_NLL = ("torch.nn.NLLLoss", "torch.nn.functional.nll_loss")
 _TORCH_BCE = ("torch.nn.BCEWithLogitsLoss", "torch.nn.functional.binary_cross_entropy_with_logits")
+_TORCH_CLAMPED = ("torch.nn.BCELoss", "torch.nn.functional.binary_cross_entropy")
 _TF_DENSE = ("tf.nn.softmax", "tf.compat.v1.losses.softmax")
 _TF_SPARSE = ("tf.nn.sparse", "tf.compat.v1.losses.sparse")
 _TF_BINARY = ("tf.nn.sigmoid", "tf.nn.weighted", "tf.compat.v1.losses.sigmoid")
@@ -356,6 +404,12 @@ of_tensors: tuple[Deviation, ...] = (
         _out_of_range_target, "probabilities",
     ),
     Deviation(
+        "dense_range", (CrossEntropyLoss,),
+        "A negative entry of a dense target is an error (NaN under tracing).",
+        _each("Negative entries of dense targets are taken as they are.", *_TORCH_CE, *_TF_DENSE, *_OPTAX_DENSE, *_keras(_CATEGORICAL)),
+        _negative_row, kind="dense",
+    ),
+    Deviation(
         "zero_times_infinity", _CLASSES,
         "0 log 0 = 0: a class with the logit -inf and the target 0 adds nothing.",
         _each(
@@ -402,6 +456,16 @@ of_tensors: tuple[Deviation, ...] = (
         _half, "logits", of="digits",
     ),
     Deviation(
+        "half_mean", (MeanSquaredError,),
+        "Half types are computed in float32; means and sums are float32.",
+        _each(
+            "Means and sums have the dtype of the predictions, and overflow in it.",
+            "torch.nn.MSELoss", "torch.nn.functional.mse_loss", "sklearn.",
+        )
+        | {"optax.losses.l2_loss": "The square of a half type overflows before it is halved."},
+        _half_overflow,
+    ),
+    Deviation(
         "float64", _CLASSES,
         "float64 predictions are computed in float64.",
         _each("The losses are rounded to float32, though float64 is returned.", f"{_V1}s")
@@ -432,6 +496,18 @@ of_tensors: tuple[Deviation, ...] = (
         _each("Numbers outside [0, 1] are clipped into it.", *_keras(_BINARY))
         | _each("Numbers outside [0, 1] are taken as they are.", f"{_V1}log_loss"),
         _beyond_one, "probabilities",
+    ),
+    Deviation(
+        "nan_probability", (BinaryCrossEntropyLoss,),
+        "A probability that is NaN makes the loss NaN.",
+        _each("NaN is an error.", *_TORCH_CLAMPED, *_keras(_BINARY, "torch")),
+        _no_number, "probabilities",
+    ),
+    Deviation(
+        "subnormal", (BinaryCrossEntropyLoss,),
+        "Probabilities below the smallest normal number count as 0.",
+        _each("Subnormal numbers have their own logarithms.", *_TORCH_CLAMPED),
+        _subnormal, "probabilities",
     ),
     Deviation(
         "gradient_at_zero", (BinaryCrossEntropyLoss,),
@@ -475,6 +551,33 @@ of_tensors: tuple[Deviation, ...] = (
         _each("0 times NaN is NaN: a position with sample weight 0 that holds NaN makes the loss NaN.", *_keras(_OBJECTS), _V1)
         | _each("NaN is an error wherever it is.", "sklearn."),
         _switched_off_nan,
+    ),
+    Deviation(
+        "nan_in_weightless", (NegativeLogLikelihoodLoss,),
+        "The log-probability of a class with weight 0 is not read.",
+        _each("0 times NaN is NaN: the log-probability of a class with weight 0 is read all the same.", *_TORCH_NLL, "onnx."),
+        _weightless_class, kind="index", weightless=True,
+    ),
+    Deviation(
+        "nan_in_weightless", _ELEMENTS,
+        "Nothing in an element with weight 0 is read.",
+        _each(
+            "0 times NaN is NaN: an element with weight 0 is read all the same.",
+            "torch.nn.functional.mse_loss", *_TORCH_BCE, *_TORCH_CLAMPED,
+        ),
+        _weightless_elements, weightless=True,
+    ),
+    Deviation(
+        "weightless_mean", _CLASSES,
+        "A mean with nothing to divide by has the gradient 0.",
+        _each("A mean of positions whose classes have the weight 0 is 0 / 0, and its gradient NaN.", *_TORCH_CE, *_TORCH_NLL),
+        _no_class_weight, kind="index", of="gradient", weightless=True,
+    ),
+    Deviation(
+        "weightless_mean", _ELEMENTS,
+        "A mean with nothing to divide by has the gradient 0.",
+        {"torch.nn.functional.mse_loss": "A mean whose weights are 0 is 0 / 0, and its gradient NaN."},
+        _no_element_weight, of="gradient", weightless=True,
     ),
     Deviation(
         "shapes", _ELEMENTS,
@@ -529,6 +632,12 @@ of_tensors: tuple[Deviation, ...] = (
         "An empty batch has one mean, which on_empty says.",
         _each("An empty batch gives an empty array.", *_keras(_OBJECTS)),
         _no_elements,
+    ),
+    Deviation(
+        "one_example", _CLASSES,
+        "The class axis is where the spec has it, whatever the rank.",
+        _each("Predictions with one axis are one example, and their axis is that of the classes.", *_TORCH_CE, *_TORCH_NLL),
+        _one_example, kind="index",
     ),
     Deviation(
         "missing_labels", (CrossEntropyLoss,),

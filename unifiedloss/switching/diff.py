@@ -18,7 +18,7 @@ import numpy as np
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss
 from unifiedloss.switching import deviations, spec_of
-from unifiedloss.switching.inputs import Layout, inputs, layouts
+from unifiedloss.switching.inputs import Layout, inputs, layouts, weights_of
 from unifiedloss.switching.sentences import TITLES, sentence
 from unifiedloss.switching.sides import OF_CLASSES, Input, Outcome, Side, evaluate, same, shown, side_of
 
@@ -397,7 +397,8 @@ def _layout(a: AnyLoss | None, b: AnyLoss | None) -> Layout:
     if a is not None and b is not None and type(a) is type(b):
         layout = layouts(a, b)[0]
         labels: Any = getattr(a, "ignore_index", None) or getattr(b, "ignore_index", None) or (None,)
-        return replace(layout, ignored=labels[0])
+        weights = weights_of(a) if weights_of(a) is not None else weights_of(b)
+        return replace(layout, ignored=labels[0], weights=weights)
     return Layout(elementwise=a is not None and not isinstance(a, OF_CLASSES))
 
 

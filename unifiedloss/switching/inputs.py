@@ -30,6 +30,7 @@ class Layout:
         averaged: whether the last axis is averaged away, so that there must be one more.
         ignored: a label that is ignored, where one is.
         elementwise: whether the loss has no classes.
+        weights: the loss's own weights, of classes or of elements, where it has some.
     """
 
     classes: int = 3
@@ -38,6 +39,7 @@ class Layout:
     averaged: bool = False
     ignored: int | None = None
     elementwise: bool = False
+    weights: Any = None
 
     def rows(
         self, rows: Sequence[Sequence[float]], targets: Any, weight: Any = None, dtype: str = "float32", **how: Any
@@ -95,6 +97,13 @@ def _filled(values: Sequence[float], shape: tuple[int, ...], dtype: str) -> Arra
 
 def _weight(weight: Any, dtype: str) -> Array | None:
     return None if weight is None else np.array(weight, dtype)
+
+
+def weights_of(spec: AnyLoss) -> Any:
+    """The weights that a spec holds itself, of classes or of elements; None where it has none."""
+    return (
+        getattr(spec, "class_weights", None) if isinstance(spec, OF_CLASSES) else getattr(spec, "element_weights", None)
+    )
 
 
 def layouts(a: AnyLoss, b: AnyLoss) -> list[Layout]:
