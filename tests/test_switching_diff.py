@@ -424,3 +424,34 @@ def test_side_is_kept() -> None:
     side = side_of(ul.MeanSquaredError())
     assert side_of(side) is side
     assert isinstance(side, Side)
+
+
+def test_many_classes() -> None:
+    """32,000 class weights are compared in a second or so, without an input of their square."""
+    weights = np.linspace(1, 2, 32000)
+    found_here = ul.diff(
+        ul.CrossEntropyLoss(class_weights=weights), ul.CrossEntropyLoss(class_weights=weights, divisor="all")
+    )
+    example = found_here["divisor"].example
+    assert example is not None
+    assert example.input.predictions.size <= 4 * 32000
+    assert "32000 numbers from 1 to 2" in str(
+        ul.explain(ul.CrossEntropyLoss(class_weights=weights)).rules["class_weights"]
+    )
+
+
+@ALL
+def test_numbers_of_a_spec_in_place_of_a_loss_are_marked() -> None:
+    """Where a loss itself takes no sample weights, its spec is run, and that is said."""
+    text = str(found(CE, SPARSE)["divisor"])
+    assert "a gives 0.407606006 in float32 (its spec does)" in text
+    assert "b gives 0.815211892 in float32\n" in text
+
+
+def test_losses_of_two_kinds() -> None:
+    """The kind is a difference, and each field that one of them uses."""
+    differences = ul.diff("torch.nn.MSELoss()", ul.CrossEntropyLoss(label_smoothing=0.1))
+    assert [difference.rule for difference in differences] == ["loss", "label_smoothing"]
+    assert differences["loss"].a == "Mean squared error."
+    assert differences["label_smoothing"].a == "A MeanSquaredError has no such rule."
+    assert differences["label_smoothing"].note is not None

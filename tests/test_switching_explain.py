@@ -183,3 +183,18 @@ def test_phrases() -> None:
     assert value(((1.0, 2.0), (3.0, 4.5))) == "((1, 2), (3, 4.5))"
     assert value((1.0,)) == "(1,)"
     assert value(tuple(map(float, range(30)))) == "30 numbers from 0 to 29, the first 0, the last 29"
+
+
+def test_losses_of_other_libraries() -> None:
+    """The title has both names, and what the loss does that no spec says stands at the end; a loss without a spec is refused."""
+    explanation = ul.explain("tf.nn.softmax_cross_entropy_with_logits")
+    assert explanation.title.text == (
+        "tf.nn.softmax_cross_entropy_with_logits, as a spec CrossEntropyLoss(from_logits=True, axis=-1, reduction='none')"
+    )
+    rules = dict(explanation.deviations)
+    assert rules["target_sum"].text == "The gradient is p - t, as if every dense row had the sum 1."
+    assert str(explanation).rpartition("What no spec can say, and this loss does\n")[2].count("\n") == len(rules) - 1
+    assert explanation.latex.count(r"\begin{description}") == explanation.latex.count(r"\end{description}") == 2
+    assert ul.explain(ul.MeanSquaredError()).deviations == ()
+    with pytest.raises(ul.UnsupportedError, match="mean_with_sample_weight"):
+        ul.explain("keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')")

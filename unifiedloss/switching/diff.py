@@ -211,7 +211,9 @@ def _of_fields(
         )
     for name in names:
         shown_with = None if name == names[0] else f"This goes with {names[0]}, which shows it."
-        if name == names[0] and example is None:
+        if type(near_a) is not type(near_b):
+            shown_with = "The losses are of two kinds, so that no input shows this rule alone."
+        elif name == names[0] and example is None:
             shown_with = "No small input shows it: it changes rounding alone, or nothing together with the other rules."
         yield Difference(
             name, _sentence(near_a, name), _sentence(near_b, name), example if name == names[0] else None, shown_with
@@ -257,7 +259,7 @@ def _isolated(
         # Strictly: a dtype that differs still is a difference that is left.
         if rank is not None and same(one, evaluate(closed, x)) and _dtype(one) == _dtype(evaluate(closed, x)):
             found.append((rank, x))
-    examples = [Example(x, evaluate(near_a, x), evaluate(near_b, x)) for _, x in sorted(found, key=itemgetter(0))]
+    examples = [Example(x, _by_spec(a, near_a, x), _by_spec(b, near_b, x)) for _, x in sorted(found, key=itemgetter(0))]
     if not native or not examples:
         return examples[0] if examples else None
     second = None
@@ -267,6 +269,12 @@ def _isolated(
             return measured
         second = second or measured
     return second or examples[0]
+
+
+def _by_spec(side: Side, spec: AnyLoss, x: Input) -> Outcome:
+    """What the spec of a side makes of an input, marked where it stands for a loss of another library."""
+    outcome = evaluate(spec, x)
+    return outcome if side.call is None else replace(outcome, ran="instead")
 
 
 _TRIED = 8

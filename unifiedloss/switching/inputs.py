@@ -163,6 +163,10 @@ def inputs(a: AnyLoss, b: AnyLoss) -> list[Input]:
     return sorted(found, key=size)
 
 
+_MANY = 64
+"""As many classes, or elements along an axis, are no small input any more."""
+
+
 def _of_classes(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
     from_probabilities = [not getattr(spec, "from_logits", True) for spec in (a, b)]
     if any(from_probabilities):
@@ -220,6 +224,8 @@ def _probabilities(layout: Layout) -> Iterator[Input]:
 def _cubes(layout: Layout) -> Iterator[Input]:
     """As many positions as classes along every axis, so that no shape tells which holds the classes."""
     k = layout.classes
+    if k > _MANY:
+        return
     for shape in ((k, k), (1, k, k)):
         size = int(np.prod(shape))
         values = np.arange(size, dtype=np.float32).reshape(shape)
@@ -258,8 +264,10 @@ def _pairs(layout: Layout, predictions: Sequence[float], targets: Sequence[float
 def _squares(layout: Layout, binary: bool) -> Iterator[Input]:
     """Two examples of several elements that differ, whichever axis is weighted or averaged."""
     tail = layout.tail or (2,)
-    for shape in {tail, (2, *tail), (2, 2, *tail)}:
+    for shape in (tail, (2, *tail), (2, 2, *tail)):
         size = int(np.prod(shape))
+        if size > _MANY**2:
+            continue
         values = np.arange(1, size + 1, dtype=np.float32).reshape(shape)
         if binary:
             yield Input(values / (size + 1), np.ones(shape, np.float32))
