@@ -5,6 +5,7 @@ Not named test_*, as one process has one backend of Keras.
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -296,6 +297,33 @@ def test_refused(name: str, arguments: dict[str, Any], words: str) -> None:
         ul.from_native(getattr(keras.losses, name)(**arguments))
     with pytest.raises(UnsupportedError, match=words):
         switching.spec_of(call(name, **arguments))
+
+
+def test_refusals_are_real() -> None:
+    """What is refused on one backend alone is so there, and only there."""
+    sparse = keras.losses.SparseCategoricalCrossentropy(axis=1, from_logits=True)
+    if not TORCH:
+        with pytest.raises(Exception, match=r"axis=-1|same shape"):
+            sparse(IMAGE_LABELS[:, :2], IMAGES[:, :, :2])
+    binary = keras.losses.BinaryCrossentropy(from_logits=True, reduction="none")
+    value = keras.ops.convert_to_numpy(binary(repeated(5, 0.0), repeated(5, 100.0)))
+    np.testing.assert_allclose(value, 15.942385 if NUMPY else 100.0, rtol=1e-6)
+    squared = keras.losses.MeanSquaredError(dtype="float64")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX says that it narrows
+        value = squared(np.full((7, 3), 1 / 3), np.zeros((7, 3)))
+    assert (keras.backend.standardize_dtype(value.dtype) == "float64") == TENSORFLOW
+
+
+def test_weights_are_overwritten() -> None:
+    """Keras on torch writes into the sample weights it is given where a class is ignored; our call keeps them."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1)
+    weights = keras.ops.convert_to_tensor(WEIGHTS.copy())
+    loss(keras.ops.convert_to_tensor(LABELS), keras.ops.convert_to_tensor(LOGITS), sample_weight=weights)
+    assert np.array_equal(keras.ops.convert_to_numpy(weights), WEIGHTS) != TORCH
+    before = WEIGHTS.copy()
+    switching.run(call(SPARSE, from_logits=True, ignore_class=1), LOGITS, LABELS, WEIGHTS)
+    np.testing.assert_array_equal(WEIGHTS, before)
 
 
 def test_refused_smoothing_axis_is_real() -> None:
