@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
-from tests.switching_grid import check, check_round_trip, computed
+from tests.switching_grid import check, check_deviations, check_round_trip, computed
 from unifiedloss import registry, switching
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import BadValueError, ShapeError, SpecTypeError, UnsupportedError
 from unifiedloss.switching import Call
+from unifiedloss.switching.deviations import of_tensors
+from unifiedloss.switching.sides import side_of
 
 ON = BACKEND.name
 NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tensorflow", "jax"))
@@ -453,3 +455,41 @@ def test_exports() -> None:
         ul.BinaryCrossEntropyLoss(epsilon="keras", pos_weight=2.0, average_last_axis=True).to_native("keras")
     with pytest.raises(UnsupportedError, match="no loss that a NegativeLogLikelihoodLoss"):
         ul.NegativeLogLikelihoodLoss().to_native("keras")
+
+
+# Rules that depend on the framework Keras runs on; what it does on all of them, tests/test_switching_diff.py sees on TensorFlow.
+BY_BACKEND = [
+    deviation
+    for deviation in of_tensors
+    if 0 < len({prefix.partition("]")[0] for prefix in deviation.native if prefix.startswith("keras[")}) < 4
+]
+
+
+@pytest.mark.skipif(TENSORFLOW, reason="tests/test_switching_diff.py does it")
+@pytest.mark.parametrize("name", [name for name in switching.NATIVES if name.startswith("keras.")])
+def test_list_of_deviations_is_true(name: str) -> None:
+    """What is listed of this backend is what it does."""
+    assert len(BY_BACKEND) > 4
+    for arguments in ({}, {"from_logits": True}):
+        if (
+            arguments.keys() <= switching.NATIVES[name].parameters.keys()
+            and side_of(Call(name, arguments, ON)).spec is not None
+        ):
+            check_deviations(Call(name, arguments, ON), BY_BACKEND)
+
+
+@pytest.mark.skipif(not (JAX or NUMPY), reason="is about Keras on JAX and on NumPy")
+def test_differences_of_this_backend() -> None:
+    """Two of the differences that bite those who switch, which Keras has on JAX and on NumPy alone."""
+    loss = "losses.BinaryCrossentropy"
+    if JAX:
+        example = ul.diff(f"keras[jax].{loss}()", f"keras[torch].{loss}()")["clip_tie"].example
+        assert example is not None
+        gradients = [outcome.gradient for outcome in (example.a, example.b)]
+        np.testing.assert_allclose(np.ravel(gradients), [-5e6, -1e7], rtol=1e-6)
+    else:
+        example = ul.diff(
+            f"keras[numpy].{loss}(from_logits=True)", "keras[torch].losses.BinaryCrossentropy(from_logits=True)"
+        )["clipped_sigmoid"].example
+        assert example is not None
+        np.testing.assert_allclose([example.a.value, example.b.value], [15.942385, 100.0], rtol=1e-6)

@@ -7,6 +7,7 @@ term for n positions and K classes), and twice that from each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from unifiedloss import from_native, registry, switching
 from unifiedloss.conformance.tolerances import limit
 from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
+from unifiedloss.switching.calls import Call
+from unifiedloss.switching.deviations import Deviation
+from unifiedloss.switching.inputs import Layout, weights_of
+from unifiedloss.switching.sides import evaluate, side_of
 
 Array = NDArray[Any]
 
@@ -112,3 +117,26 @@ def close(what: str, got: Array, native: Array, allowed: Any) -> None:
     with np.errstate(invalid="ignore"):
         same = np.where(finite, np.abs(got - native) <= allowed, (got == native) | (np.isnan(got) & np.isnan(native)))
     assert same.all(), f"{what}:\n{got}\nand the native call gives\n{native}"
+
+
+def check_deviations(call: Call, listed: Iterable[Deviation]) -> int:
+    """A loss differs from its spec on what shows a rule where the rule is listed for it, and nowhere else; how many were tried."""
+    side = side_of(call)
+    assert side.spec is not None
+    labels: Any = getattr(side.spec, "ignore_index", None) or (None,)
+    layout = Layout(
+        averaged=getattr(side.spec, "average_last_axis", False), ignored=labels[0], weights=weights_of(side.spec)
+    )
+    tried = 0
+    for deviation in listed:
+        if not deviation.concerns(side.spec, call):
+            continue
+        outcomes = [(x, side.outcome(x)) for x in deviation.inputs(layout)]
+        if deviation.weightless and not outcomes:  # it takes some weights of 0, or all of them
+            continue
+        differ = [
+            deviation.differ(outcome, evaluate(side.spec, x)) for x, outcome in outcomes if outcome.ran == "native"
+        ]
+        tried += bool(differ)
+        assert any(differ) == deviation.has(call), (deviation.name, str(call))
+    return tried

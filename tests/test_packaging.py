@@ -193,6 +193,12 @@ def test_adapters_have_the_same_files(adapter: str) -> None:
     )
 
 
+@pytest.mark.parametrize("library", SWITCHED)
+def test_libraries_that_are_no_backends(library: str) -> None:
+    """Their folders hold what reads and writes their losses."""
+    assert {path.name for path in (ROOT / "adapters" / library).glob("*.py")} == {"__init__.py", "switching.py"}
+
+
 def test_adapters_are_all_known() -> None:
     """No adapter escapes the test above."""
     assert {path.parent.name for path in (ROOT / "adapters").glob("*/__init__.py")} == {*ADAPTERS, *SWITCHED}

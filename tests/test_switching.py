@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import subprocess
 import sys
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -326,3 +328,72 @@ loaded = {"torch", "tensorflow", "keras", "jax", "optax", "sklearn", "onnx"} & s
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# ----------------------------------------------------------------------------------------------------- exports, at random
+
+VALUES: dict[str, list[Any]] = {
+    "from_logits": [False, True, True],
+    "epsilon": [0.0, 1e-7, "keras", "sklearn", "torch"],
+    "renormalize": [None, None, "before_clip", "after_clip"],
+    "axis": [None, 1, -1, -3],
+    "class_weights": [None, None, (1.0, 0.1)],
+    "class_weighting": ["entries", "entries", "position"],
+    "ignore_index": [None, -100, 0, (1, 2)],
+    "label_smoothing": [0.0, 0.0, 0.1],
+    "reduction": ["mean", "sum", "none"],
+    "divisor": ["weights", "label_weights", "present", "nonzero", "all"],
+    "on_empty": ["nan", "nan", "zero", "error"],
+    "rounding": ["native", "native", "native", "exact"],
+    "scale": [1.0, 1.0, 0.5],
+    "dtype": [None, None, "float32", "float64"],
+    "epsilon_added": [False, False, True],
+    "pos_weight": [None, None, 3.0, (1.0, 0.1)],
+    "element_weights": [None, None, 2.0, (1.0, 0.1)],
+    "average_last_axis": [False, True],
+}
+
+
+def specs(count: int) -> list[Any]:
+    """Specs of every class: those that every loss with its defaults is read as, each with some fields changed at random."""
+    random = Random(0)
+    natives = [switching.spec_of(parameter.values[0]) for parameter in defaults()]
+    found = dict.fromkeys(natives)
+    while len(found) < count:
+        spec = random.choice(natives)
+        names = [name for name in VALUES if name in type(spec).__dataclass_fields__]
+        changed = random.sample(names, random.choice((1, 1, 2, 3)))
+        with contextlib.suppress(SpecValueError):  # fields may contradict each other
+            found[spec.replace(**{name: random.choice(VALUES[name]) for name in changed})] = None
+    return list(found)
+
+
+def test_export_is_exact_or_refused() -> None:
+    """Whatever the spec: what is written is read back as the spec, and else the refusal names a field, or the kind of loss."""
+    written = dict.fromkeys(switching.LIBRARIES, 0)
+    refusals = []
+    for spec in specs(1500):
+        for library in switching.LIBRARIES:
+            try:
+                text = spec.to_native(library, code=True)
+            except UnsupportedError as error:
+                refusals.append(str(error))
+                continue
+            written[library] += 1
+            assert ul.from_native(text) == spec
+    assert min(written.values()) > 1
+    assert sum(written.values()) > 100
+    assert len(refusals) > 1000
+    assert all("spec.to('" in refusal for refusal in refusals)
+
+
+def test_refusals_say_how_to_get_there() -> None:
+    """The nearest loss is one that can be written, and its spec is the one that the refusal recommends."""
+    for spec in specs(300):
+        for library in switching.LIBRARIES:
+            try:
+                nearest = switching.closest(spec, library)
+            except UnsupportedError:
+                continue
+            assert nearest.spec == spec.replace(**nearest.changes)
+            assert switching.spec_of(switching.call_of(nearest.spec, library)) == nearest.spec

@@ -112,6 +112,31 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
     return BACKEND.to_numpy(value), BACKEND.to_numpy(gradient)
 
 
+def run_behind_softmax(call: Call, logits: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, None]:
+    """The value for predictions that come from ``keras.ops.softmax``: on TensorFlow, Keras finds the logits on them."""
+    x, y_true = (BACKEND.convert(np.asarray(tensor), None) for tensor in (logits, targets))
+    return keras.ops.convert_to_numpy(build(call)(y_true, keras.ops.softmax(x))), None
+
+
+def run_behind_sigmoid(call: Call, logits: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, None]:
+    """The value for predictions that come from a sigmoid in a compiled graph, in which Keras on TensorFlow looks for the operation."""
+    model = keras.Sequential([keras.layers.Activation("sigmoid")])
+    model.compile(loss=build(call))
+    return np.asarray(model.evaluate(np.asarray(logits), np.asarray(targets), verbose=0), np.float32), None
+
+
+def run_aligned(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """What `run` gives with sample weights that align to the first axes, as those of a spec do: axes of length 1 are appended."""
+    weight = None if sample_weight is None else np.asarray(sample_weight)
+    positions = np.ndim(predictions) - 1
+    return run(
+        call,
+        predictions,
+        targets,
+        None if weight is None else weight.reshape(weight.shape + (1,) * (positions - weight.ndim)),
+    )
+
+
 def _tensor(x: Any) -> Any:
     """A tensor as Keras makes one: where x64 is off JAX narrows 64 bits, and says so."""
     with warnings.catch_warnings():
