@@ -474,6 +474,26 @@ def _is_right(spec: Any, predictions: Any, targets: Any, weight: Any = None, ups
     np.testing.assert_array_equal(gradient.astype(np.float64).ravel(), expected.grad_predictions)
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_upstream_gradients_that_are_not_finite(reduction: Any) -> None:
+    """They make their own position NaN, or infinite, and no other; and NaN, which a diverged training is full of, costs nothing."""
+    z, y = np.float32([[1, 2, 0], [0, -3, 1], [5, 0, np.inf], [0, -np.inf, 3], [9, 9, 9]]), [0, 1, 0, 1, 2]
+    spec = CE.replace(reduction=reduction)
+    for upstream in ([np.nan, 1, 2, 3, 0.5], [np.nan] * 5, [np.inf, -np.inf, np.nan, 1, 1]):
+        _is_right(spec, z, y, None, np.float32(upstream if reduction == "none" else upstream[0]))
+        _is_right(
+            BCE.replace(reduction=reduction),
+            z[:, 0],
+            z[:, 1] > 0,
+            None,
+            np.float32(upstream if reduction == "none" else upstream[0]),
+        )
+    kernel.undecided.clear()
+    _, gradient = CE.value_and_grad(np.zeros((50, 50), np.float32), np.zeros(50, int), upstream=np.float32(np.nan))
+    assert np.isnan(gradient).all()
+    assert not kernel.undecided["oracle"]
+
+
 @pytest.mark.parametrize("weights", [None, (3e-21, 1e-21)])
 @pytest.mark.parametrize("offset", [-2048, -760, -744, -736, -712, -320, 320, 688, 700, 708, 2048])
 def test_offsets_do_not_matter(offset: float, weights: Any) -> None:
