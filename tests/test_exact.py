@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unifiedloss as ul
-from unifiedloss import registry
+from unifiedloss import reference, registry
 from unifiedloss.adapter import Mode
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.cases import Case, all_cases
@@ -211,30 +211,96 @@ def test_operations_of_balls(pairs: list[tuple[float, float]]) -> None:
 # ------------------------------------------------------------------------------------------------------- what is assumed of NumPy
 
 
-def test_numpy_exp_and_log1p_err_as_little_as_assumed() -> None:
-    """exp by at most 2 u and log1p by at most 4 u: sampled, the ends of the range included."""
+def _worst(found: Any, truths: list[Decimal]) -> float:
+    """The largest error in units of u, relative."""
+    off = [abs(DIGITS.subtract(Decimal(x), y) / y) for x, y in zip(found.tolist(), truths, strict=True)]
+    return float(max(off)) / U
+
+
+def test_numpy_exp_errs_as_little_as_assumed() -> None:
+    """By at most 2 u: at random, beside multiples of ln 2 / 64, where arguments are reduced differently, and at the ends of the range."""
     rng = np.random.default_rng(1)
-    x = np.concatenate([rng.uniform(-700, 300, 3000), rng.normal(size=1000), 10.0 ** rng.uniform(-20, 0, 500)])
-    for value, got in zip(x.tolist(), np.exp(x).tolist(), strict=True):
-        right = DIGITS.exp(Decimal(value))
-        assert abs(DIGITS.subtract(Decimal(got), right)) <= right * Decimal(2 * U)
-    x = np.concatenate([10.0 ** rng.uniform(-30, 130, 3000), rng.random(1000)])
-    for value, got in zip(x.tolist(), np.log1p(x).tolist(), strict=True):
-        right = Context(prec=200).ln(Context(prec=200).add(Decimal(1), Decimal(value)))
-        assert abs(DIGITS.subtract(Decimal(got), right)) <= right * Decimal(4 * U)
+    borders = np.outer(np.arange(-1020, 430, 6) * (math.log(2) / 2), [1 - 2.0**-52, 1, 1 + 2.0**-50]).ravel()
+    finer = np.arange(-200, 200) * (math.log(2) / 64)
+    ends = np.concatenate([-708.39 + rng.random(100), 300 + rng.random(100), -(10.0 ** rng.uniform(-300, -15, 100))])
+    x = np.concatenate(
+        [rng.uniform(-708, 300, 1500), rng.normal(size=500), 10.0 ** rng.uniform(-20, 0, 300), borders, finer, ends]
+    )
+    # In rows of many lengths, and in a strided one: vector instructions and what is left over from them are other code.
+    whole = np.exp(x)
+    for n in (1, 2, 3, 5, 7, 13):
+        for start in range(0, 39, n):
+            assert (
+                _worst(np.exp(x[start : start + n]), [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()])
+                <= 2
+            )
+    assert _worst(whole, [DIGITS.exp(Decimal(v)) for v in x.tolist()]) <= 2
+    assert _worst(np.exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()]) <= 2
 
 
-@pytest.mark.parametrize("size", [7, 8, 127, 128, 129, 1000, 4097, 32000])
+def test_numpy_log1p_errs_as_little_as_assumed() -> None:
+    """By at most 4 u: at random, beside 0 and where 1 + x is next to a power of two or of its root, as far as quotients go."""
+    rng = np.random.default_rng(1)
+    powers = 2.0 ** (np.arange(-60, 120) / 2) - 1
+    x = np.concatenate(
+        [10.0 ** rng.uniform(-300, 260, 1000), 10.0 ** rng.uniform(-20, 3, 1500), rng.random(800)]
+        + [np.abs(powers) * (1 + e) for e in (-(2.0**-50), 0, 2.0**-40)]
+    )
+    x = x[x > 0]
+    long = Context(prec=360)
+    truths = [long.ln(long.add(Decimal(1), Decimal(v))) if v > 1e-40 else Decimal(v) for v in x.tolist()]
+    assert _worst(np.log1p(x), truths) <= 4
+
+
+SIZES = [7, 8, 9, 25, 127, 128, 129, 136, 255, 257, 1000, 1025, 4096, 4097, 4103, 32000, 50257]
+
+
+def _additions(add: Any, size: int, i: int) -> int:
+    """How many additions term i passes through at least, told by what is lost of ones between 2^60 there and -2^60 elsewhere."""
+    distances = {*range(1, 9), *range(8, 136, 8), *(2**k + e for k in range(7, 17) for e in (-8, 0, 8))}
+    others = sorted({j for d in distances for j in (i - d, i + d) if 0 <= j < size})
+    x = np.ones((len(others), size))
+    x[:, i] = 2.0**60
+    x[np.arange(len(others)), others] = -(2.0**60)
+    return len(set(add(x).tolist()))
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_numpy_adds_in_a_low_tree(size: int) -> None:
-    """Probed: with 2^60 at i and -2^60 at j and ones elsewhere, what is lost tells how high the two meet. The bound must hold it."""
-    rng = np.random.default_rng(size)
-    results = set()
-    for _ in range(400):
-        x = np.ones((2, size))
-        i, j = rng.choice(size, 2, replace=False)
-        x[0, i], x[0, j] = 2.0**60, -(2.0**60)
-        results.add(float(x.sum(1)[0]))
-    assert len(results) <= fast._height(size)
+    """Probed from both ends and between. One after the other, as NumPy adds along other axes, would not pass."""
+    places = {0, 1, 8, size // 2, 3 * size // 4, size - 1} & set(range(size))
+    for i in places:
+        assert _additions(lambda x: x.sum(1), size, i) <= fast._height(size)
+    if size >= 1000:
+        assert max(_additions(lambda x: np.add.accumulate(x, 1)[:, -1], size, i) for i in places) > fast._height(size)
+    before = np.setbufsize(512)  # a user's setting, which these sums do not know
+    try:
+        assert _additions(lambda x: x.sum(1), size, size - 1) <= fast._height(size)
+    finally:
+        np.setbufsize(before)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_numpy_adds_within_the_bound(size: int) -> None:
+    """Vectors made to lose: one term beside which the others are just too small to be seen, so that each of its additions errs by u."""
+    places = [0, 1, 7, size // 2, size // 2 + 1, size - 1]
+    for small in (U * (1 - 2.0**-10), 3 * U * (1 - 2.0**-10), 2.0**-20 + U):
+        x = np.full((len(places), size), small)
+        x[np.arange(len(places)), np.minimum(places, size - 1)] = 1.0
+        for row, found in zip(x.tolist(), x.sum(1).tolist(), strict=True):
+            exact = math.fsum(row)
+            assert abs(found - exact) <= (fast._height(size) + 1) * U * exact
+
+
+def test_heights_are_those_of_numpys_tree() -> None:
+    """The rule of NumPy's source, for every length: halves down to 128, cut at a multiple of 8, and eight sums at a time within them."""
+    heights = [0]
+    for n in range(1, 1 << 16):
+        half = n // 2 - n // 2 % 8
+        inner = n // 8 + 2 + n % 8  # eight sums, added in three steps, then what is left over
+        heights.append(n if n < 8 else inner if n <= 128 else 1 + max(heights[half], heights[n - half]))
+        assert heights[n] <= fast._height(n)
+        assert heights[n] <= sums._HEIGHT
 
 
 # ----------------------------------------------------------------------------------------------------------------------- sums
@@ -387,6 +453,94 @@ def test_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < z.nbytes + 6 * 8 * fast._BLOCK
+
+
+# -------------------------------------------------------------------------------------------- where float64 overflows or underflows
+
+
+def _is_right(spec: Any, predictions: Any, targets: Any, weight: Any = None, upstream: Any = None) -> None:
+    """Value and gradient have the oracle's bits."""
+    case = Case("", spec, np.array(predictions), np.array(targets), weight)
+    given = None if upstream is None else np.asarray(upstream, np.float64).tolist()
+    expected = reference.evaluate(
+        spec,
+        *(reference.tensor(x.ravel().tolist(), x.shape, x.dtype.name) for x in (case.predictions, case.targets)),
+        None if weight is None else reference.tensor(weight.ravel().tolist(), weight.shape, weight.dtype.name),
+        terms="rounded",
+        upstream=given,
+    )
+    value, gradient = spec.value_and_grad(case.predictions, case.targets, sample_weight=weight, upstream=upstream)
+    np.testing.assert_array_equal(np.asarray(value, np.float64).ravel(), np.ravel(expected.loss))
+    np.testing.assert_array_equal(gradient.astype(np.float64).ravel(), expected.grad_predictions)
+
+
+@pytest.mark.parametrize("weights", [None, (3e-21, 1e-21)])
+@pytest.mark.parametrize("offset", [-2048, -760, -744, -736, -712, -320, 320, 688, 700, 708, 2048])
+def test_offsets_do_not_matter(offset: float, weights: Any) -> None:
+    """Whatever all logits of a row share, its bits are the same, though exp overflows, or is subnormal."""
+    z = np.float32([[10, 0], [0.5, -0.25], [0, 3], [4, 4]])
+    for label in (0, 1):
+        y = np.full(4, label)
+        spec = CE.replace(reduction="none", class_weights=weights)
+        assert [x.tobytes() for x in spec.value_and_grad(z + np.float32(offset), y)] == [
+            x.tobytes() for x in spec.value_and_grad(z, y)
+        ]
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_weights_beyond_float32(reduction: Any) -> None:
+    """Weights of float64 bring back what exp, or a product of two of them, lost to underflow or overflow."""
+    spec = CE.replace(reduction=reduction)
+    gap, rows, labels = np.float32([[0, -740], [0, -720]]), np.float32([[1, 2], [0, -3]]), [0, 1]
+    for weights, sample in (
+        ((1e300, 1), None),
+        ((1e-200, 1e-300), [1e200, 1e100]),
+        ((1e-200, 1e-160), [1e-200, 1e-210]),
+        ((1e200, 1e150), [1e-200, 1e-100]),
+        ((1e-200, 1e-160), [1.5e308, 1.5e308]),
+    ):
+        weighted = spec.replace(class_weights=weights)
+        sample_weight = None if sample is None else np.array(sample)
+        for z in (gap, rows):
+            _is_right(weighted, z[:, ::-1], labels, sample_weight)
+            _is_right(weighted, z, np.array([[1e-200, 1e-110], [0, 1e50]]), sample_weight)
+    small = np.array([1e-305, 3e-306])
+    upstream = np.float32([1e-20, 1]) if reduction == "none" else np.float32(1e-20)
+    for loss, targets in ((spec, labels), (BCE.replace(reduction=reduction), rows > 0)):
+        _is_right(
+            loss, rows if loss is spec else rows[:, 0], targets if loss is spec else targets[:, 0], small, upstream
+        )
+    half = ul.CrossEntropyLoss(class_weights=(1e-200, 1), rounding="exact", reduction=reduction)
+    _is_right(half, [[0.25, 0.75]], [[1e-200, 0]], np.array([1e300]))
+
+
+def test_infinite_loss_of_a_target_that_underflows() -> None:
+    """1e-200 times 1e-200 is not 0, and so wants the class whose logit is -inf."""
+    spec = CE.replace(class_weights=(1e-200, 1), reduction="sum")
+    value, _ = spec.value_and_grad(np.float32([[-np.inf, 0]]), np.array([[1e-200, 1]]))
+    assert value == np.inf
+
+
+def test_subnormal_means() -> None:
+    """3 * 2^-1074 over 2 is a tie, and over 2 + 2^-59 none."""
+    p, w = np.array([math.sqrt(1.5) * 2.0**-537, 0]), np.array([2.0, 2.0**-59])
+    for weight in (w, w[:1].repeat(2)):
+        _is_right(MSE, p, [0.0, 0.0], weight)
+    mean = MSE(p, np.zeros(2), sample_weight=w)
+    assert mean == 2.0**-1074
+
+
+def test_no_radius_underflows() -> None:
+    """What is below all resolution breaks a tie all the same, though its bound times the upstream gradient is no float64."""
+    tiny = Ball(np.float64(1.0), np.float64(0.0), np.float64(2.0**-995))
+    for ball in (tiny * Ball(np.float64(2.0**-145)), tiny / Ball(np.float64(2.0**145)), Ball(np.float64(-689.0)).exp()):
+        assert ball.radius > 0
+    z = np.float32([[700, -98, -190, -95]])
+    spec = CE.replace(reduction="sum", label_smoothing=1.0)
+    upstream = np.float32(34 * 2.0**-149)
+    _, gradient = spec.value_and_grad(z, np.array([0]), upstream=upstream)
+    assert gradient[0, 0] == np.float32(25 * 2.0**-149)  # 34 (3/4 - e^-793): a tie but for that
+    _is_right(spec, z, [0], None, float(upstream))
 
 
 def test_bad_values() -> None:

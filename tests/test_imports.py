@@ -31,7 +31,9 @@ ADAPTERS = {
     "keras": {"keras"},
     "jax": {"jax", "jaxlib"},
 }
-FRAMEWORKS = set.union(*ADAPTERS.values()) - ADAPTERS["numpy"]
+# Libraries whose losses are read and written, and that are no backends.
+SWITCHED = {"optax": {"optax", "jax", "jaxlib"}, "sklearn": {"sklearn"}, "onnx": {"onnx", "onnxruntime"}}
+FRAMEWORKS = set.union(*ADAPTERS.values(), *SWITCHED.values()) - ADAPTERS["numpy"]
 
 IMPORT_BUDGET_MS = 15.0
 # What NumPy itself takes there: processor time on the machine of docs/performance.md, nothing else running.
@@ -100,11 +102,12 @@ def rule_for(module: str) -> Rule:
         return Rule()
     if _under(module, ("unifiedloss.adapters",)):
         name = module.split(".")[2]
-        others = tuple(f"unifiedloss.adapters.{other}" for other in ADAPTERS if other != name)
+        others = tuple(f"unifiedloss.adapters.{other}" for other in ADAPTERS | SWITCHED if other != name)
         # Keras runs on another framework, and in exact mode hands its tensors to that framework's adapter.
         forbidden = ("unifiedloss.conformance", "unifiedloss.cli", *(() if name == "keras" else others))
         # A folder without an entry above gets no framework at all.
-        return Rule(packages=frozenset({"numpy"} | ADAPTERS.get(name, set())), own=("unifiedloss",), not_own=forbidden)
+        packages = frozenset({"numpy"} | (ADAPTERS | SWITCHED).get(name, set()))
+        return Rule(packages=packages, own=("unifiedloss",), not_own=forbidden)
     return CORE
 
 
@@ -234,6 +237,9 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.adapters.torch.native", "from unifiedloss.conformance import cases"),
         ("unifiedloss.adapters.keras.exact", "import torch"),
         ("unifiedloss.adapters.mxnet.native", "import mxnet"),
+        ("unifiedloss.adapters.onnx.switching", "import torch"),
+        ("unifiedloss.switching.torch", "import torch"),
+        ("unifiedloss.switching", "from unifiedloss.adapters.torch import switching"),
     ],
 )
 def test_violation_is_caught(module: str, source: str) -> None:
@@ -260,6 +266,8 @@ def test_violation_is_caught(module: str, source: str) -> None:
             "import jax.numpy\nimport numpy\nfrom . import ops\nfrom unifiedloss.exact import a",
         ),
         ("unifiedloss.adapters.keras.exact", "import keras\nfrom unifiedloss.adapters.torch import exact"),
+        ("unifiedloss.adapters.optax.switching", "import jax\nimport optax\nfrom unifiedloss.switching import calls"),
+        ("unifiedloss.switching", "from unifiedloss.switching import torch"),
     ],
 )
 def test_allowed_import_passes(module: str, source: str) -> None:

@@ -23,13 +23,16 @@ SOURCES = {"unifiedloss": ROOT / "unifiedloss", "unifiedloss/adapters": ROOT / "
 ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
 # The same file name is the same job in every adapter, so whoever has read one knows his way about the others.
+# Those of backends also read and write the losses of their framework, which is all that the other folders do.
+SWITCHED = ("onnx", "optax", "sklearn")
 ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
 # NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; Keras hands exact
 # mode to the adapter of the backend it runs on.
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
-    "torch": {"exact.py"},
-    "tensorflow": {"exact.py", "shapes.py"},
+    "torch": {"exact.py", "switching.py"},
+    "tensorflow": {"exact.py", "shapes.py", "switching.py"},
+    "keras": {"switching.py"},
     "jax": {"exact.py"},
 }
 
@@ -192,7 +195,7 @@ def test_adapters_have_the_same_files(adapter: str) -> None:
 
 def test_adapters_are_all_known() -> None:
     """No adapter escapes the test above."""
-    assert {path.parent.name for path in (ROOT / "adapters").glob("*/__init__.py")} == set(ADAPTERS)
+    assert {path.parent.name for path in (ROOT / "adapters").glob("*/__init__.py")} == {*ADAPTERS, *SWITCHED}
 
 
 def test_pins_cover_what_is_declared() -> None:

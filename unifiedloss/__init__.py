@@ -1,5 +1,7 @@
 """One loss, defined once, the same numbers in NumPy, PyTorch, TensorFlow, Keras and JAX."""
 
+from typing import TYPE_CHECKING
+
 from unifiedloss.errors import (
     AdapterError,
     BadValueError,
@@ -33,7 +35,24 @@ from unifiedloss.spec import (
     from_json,
 )
 
+if TYPE_CHECKING:
+    from unifiedloss.switching import from_native
+
 __version__ = "0.1.0"
+
+_LATE = {"from_native": "unifiedloss.switching"}
+"""What is imported when it is first asked for, and from where: training needs none of it, and ``import unifiedloss`` stays quick."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(_LATE[name]), name)
+    return found
+
 
 __all__ = [
     "AdapterError",
@@ -60,6 +79,7 @@ __all__ = [
     "cross_entropy_loss",
     "from_dict",
     "from_json",
+    "from_native",
     "mean_squared_error",
     "negative_log_likelihood_loss",
     "softmax",

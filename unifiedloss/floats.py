@@ -79,3 +79,7 @@ INTEGER_TYPES = frozenset(
 def widest(*names: str) -> str:
     """The name of the most precise of float32 and the floating formats named."""
     return "float64" if "float64" in names else "float32"
+
+
+TORCH_LEAST_SPREAD = 9.999999960041972e-13
+"""What torch's binary cross-entropy of probabilities divides by at least: 1e-12 as float32 has it, in float64 too."""

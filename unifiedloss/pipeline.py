@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Protocol
 
-from unifiedloss.floats import FORMATS
+from unifiedloss.floats import FORMATS, TORCH_LEAST_SPREAD
 from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = Any
@@ -657,13 +657,13 @@ def _clamped(ops: Ops, plan: Plan, p: Array, targets: Array, complement: Array) 
     clamped value is held constant, and a parabola that is 0 here brings the slope.
     """
     p = _read(ops, plan, p)
-    inside = p * (1.0 - p) >= 1e-12
+    inside = p * (1.0 - p) >= TORCH_LEAST_SPREAD
     middle = ops.where(inside, p, 0.5)
     still, fixed = ops.stop_gradient(p), ops.stop_gradient(targets)
     # Not a minimum, nor ~(cost < 100), of which TensorFlow's graphs make cost >= 100: NaN must stay.
     yes, no = (ops.where(x > 100.0, 0.0 * still + 100.0, x) for x in (-ops.log(still), -ops.log1p(-still)))
     parabola = (p - fixed) * (p - fixed)
-    slope = (parabola - ops.stop_gradient(parabola)) * 0.5e12
+    slope = (parabola - ops.stop_gradient(parabola)) * (0.5 / TORCH_LEAST_SPREAD)
     return ops.where(
         inside,
         targets * -ops.log(middle) + complement * -ops.log1p(-middle),

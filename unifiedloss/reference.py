@@ -45,7 +45,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from unifiedloss.errors import EmptyMeanError
-from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, Format
+from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, TORCH_LEAST_SPREAD, Format
 from unifiedloss.spec import MAX_INTEGER_TARGET, AnyLoss, Plan, Signature, class_axis, extents, resolve
 
 NAN = math.nan
@@ -488,7 +488,7 @@ _NOTHING = Real(ZERO)
 
 # epsilon="torch", as torch.nn.BCELoss has it: ATen/native/Loss.cpp
 _LARGEST_COST = Fraction(100)
-_LEAST_SPREAD = Fraction(1e-12)
+_LEAST_SPREAD = Fraction(TORCH_LEAST_SPREAD)
 
 
 def extended(value: float) -> Extended:

@@ -427,6 +427,29 @@ class Loss:
         """
         return self._registry.adapter(backend).bind(self)
 
+    def to_native(self, library: str, *, code: bool = False, rank: int | None = None) -> Any:
+        """The loss as a library's own plain object or function, with nothing of unifiedloss in it, or as the line that makes it.
+
+        Reading it back with `from_native` gives an equal spec.
+
+        Args:
+            library: "torch", "keras", "tensorflow", "optax", "sklearn" or "onnx".
+            code: whether to give the source line a person would write instead. It needs no framework.
+            rank: the rank of the predictions, which an ONNX model has to name; 2 where nothing is said. For no other library.
+
+        Returns:
+            torch and Keras: the loss object, or, where there is only a function, a ``functools.partial`` of it, as for the other
+            libraries; onnx: an ``onnx.ModelProto``.
+
+        Raises:
+            UnsupportedError: the library cannot say one of the rules. The message names it, and what to use instead.
+            SpecValueError: the library is unknown.
+            MissingBackendError: the library is not installed.
+        """
+        from unifiedloss.switching import to_native
+
+        return to_native(self, library, code=code, rank=rank)  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values: the loss's name, the version, and the fields that differ from their defaults."""
         changed = self._changed()
@@ -601,8 +624,8 @@ class BinaryCrossEntropyLoss(Loss):
         from_logits: False: predictions are probabilities. True: the sigmoid is part of the loss.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the gradient is 0 where it clips. Only
             with ``from_logits=False``. "keras" and "sklearn": as for `CrossEntropyLoss`. "torch": no probability is clipped, but no
-            logarithm is below -100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, which is not the derivative of that; it is
-            what ``torch.nn.BCELoss`` has.
+            logarithm is below -100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, with $10^{-12}$ as float32
+            has it, which is not the derivative of that; it is what ``torch.nn.BCELoss`` has.
         epsilon_added: whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and $-\log(1 - p + \epsilon)$, instead of
             clipping to it. Needs a number as `epsilon`.
         pos_weight: the factor q of the positive term: a number, or one per entry of `axis`. It never counts in the divisor. Not with
@@ -666,7 +689,7 @@ class BinaryCrossEntropyLoss(Loss):
             epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn", "torch")),
             epsilon_added=_boolean("epsilon_added", self.epsilon_added),
             pos_weight=weight,
-            axis=None if self.axis is None else _integer("axis", self.axis),
+            axis=None if self.axis is None or _integer("axis", self.axis) == -1 else _integer("axis", self.axis),
             element_weights=_element_weights(self),
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
             average_last_axis=_boolean("average_last_axis", self.average_last_axis),

@@ -189,7 +189,7 @@ class NumPyAdapter(Adapter):
 
 def _is_rowwise(plan: Plan) -> bool:
     """Whether the loss is the cross-entropy of class indices from logits, every position counting once."""
-    return plan.plain and plan.kind == "index" and plan.from_logits and not plan.smoothing
+    return plan.plain and plan.kind == "index" and plan.from_logits and not plan.smoothing and plan.scale == 1.0
 
 
 ADAPTER = NumPyAdapter()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import pipeline
 from unifiedloss.adapters.numpy import native, ops
+from unifiedloss.floats import TORCH_LEAST_SPREAD
 from unifiedloss.spec import Plan
 
 Array = NDArray[Any]
@@ -95,7 +96,7 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
         return complement * native.sigmoid(predictions) - positive * native.sigmoid(-predictions)
     p, inside = _read(plan, predictions)
     if plan.clamped:
-        return (p - targets) / np.maximum(p * (1 - p), 1e-12).astype(p.dtype)
+        return (p - targets) / np.maximum(p * (1 - p), TORCH_LEAST_SPREAD).astype(p.dtype)
     if plan.added:
         slope = complement / (1 - p + plan.added) - positive / (p + plan.added)
         return np.where(np.isnan(p), p, slope)

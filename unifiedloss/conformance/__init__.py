@@ -20,6 +20,7 @@ from unifiedloss.conformance.cases import (
     bad_softmax_calls,
     softmax_cases,
 )
+from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.runner import Progress, assert_conforms, check_adapter, run
 
@@ -37,6 +38,7 @@ __all__ = [
     "bad_calls",
     "bad_softmax_calls",
     "check_adapter",
+    "hard_cases",
     "run",
     "softmax_cases",
 ]

@@ -21,6 +21,7 @@ from unifiedloss.conformance.cases import (
     bad_softmax_calls,
     softmax_cases,
 )
+from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
@@ -153,7 +154,8 @@ def expected(
         rounding: "native" or "exact".
     """
     wanted = _of(losses)
-    every: Sequence[Case | SoftmaxCase] = (*all_cases(), *softmax_cases()) if cases is None else cases
+    hard = hard_cases() if rounding == "exact" else ()
+    every: Sequence[Case | SoftmaxCase] = (*all_cases(), *hard, *softmax_cases()) if cases is None else cases
     chosen = [_rounded(case, rounding) for case in every if _loss(case) in wanted]
     return [(case, case.expected()) for case in chosen if case is not None]
 

@@ -12,7 +12,8 @@ the operation itself rounds away is added. The bounds of the operations, relativ
 | exp | 2^-90 | argument reduced to 2^-7.5 with an error of 2^-107; series in double-double up to r^4, in float64 from r^5 / 120 on |
 | log1p | 2^-80 | one step of Newton on exp, or the series of the inverse hyperbolic tangent below 2^-6 |
 
-The last two are tested against the oracle with room to spare. Operations that are exact give the radius 0, so that ties can be told.
+The last two are tested against the oracle with room to spare. Operations that are exact give the radius 0, so that ties can be told. So no
+radius may become 0 by underflow: whatever multiplies one adds `_FLOOR`, which is more than a few subnormal roundings lose.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _LOG_ERROR = 2.0**-80
 _UNDERFLOW = 2.0**-900
 """Below this size a product's rounding error may itself not be a float64: then the ball is made this much wider."""
 _LOST = 2.0**-1000
+_FLOOR = 2.0**-1070
 
 _LOWEST = -690.0
 """exp of less than this is not evaluated: it is below _TAIL, and above 0."""
@@ -93,7 +95,8 @@ class Ball(NamedTuple):
         carried = self.radius * (np.abs(other.high) * (1 + 4 * U) + other.radius) + other.radius * np.abs(self.high) * (
             1 + 4 * U
         )
-        return Ball(high, low, carried + lost)
+        exact = (self.radius == 0) & (other.radius == 0) | self.is_0() | other.is_0()
+        return Ball(high, low, np.where(exact, 0.0, carried + _FLOOR) + lost)
 
     def __truediv__(self, other: Ball) -> Ball:
         first = self.high / other.high
@@ -110,11 +113,16 @@ class Ball(NamedTuple):
             0.0,
         )
         least = np.abs(other.high) * (1 - 4 * U) - other.radius
-        carried = (self.radius + other.radius * size * (1 + 4 * U)) / least
+        carried = (self.radius + other.radius * size * (1 + 4 * U) + _FLOOR) / least + _FLOOR
+        carried = np.where((self.radius == 0) & (other.radius == 0) | self.is_0(), 0.0, carried)
         return Ball(high, low, np.where(least > 0, carried, np.inf) + lost)
 
+    def is_0(self) -> Any:
+        """Where this is 0 and nothing else; a product that has underflowed is not."""
+        return (self.high == 0) & (self.radius == 0)
+
     def scaled(self, power: float) -> Ball:
-        """Times a power of two, exactly."""
+        """Times a power of two, exactly if nothing underflows."""
         return Ball(self.high * power, self.low * power, self.radius * power)
 
     def where(self, condition: Any, other: Ball) -> Ball:
@@ -167,7 +175,12 @@ class Ball(NamedTuple):
         high = np.where(deep, 0.0, np.ldexp(result.high, power))
         low = np.where(deep, 0.0, np.ldexp(result.low, power))
         wide = np.where(radius < 2.0**-10, 1.01 * radius, np.inf)
-        return Ball(high, low, np.where(deep, _TAIL, np.abs(high) * (_EXP_ERROR + wide)))
+        # Below 2^-985 the low part is subnormal and lacks digits.
+        bound = np.abs(high) * (_EXP_ERROR + wide) + np.where(high < _UNDERFLOW, _FLOOR, 0.0)
+        one = (
+            (self.high == 0) & (self.low == 0) & (radius == 0)
+        )  # equal logits, whose shares are rational: a tie can be told
+        return Ball(high, low, np.where(one, 0.0, np.where(deep, _TAIL, bound)))
 
     def log1p(self) -> Ball:
         """log(1 + x), for x >= 0."""
@@ -189,7 +202,8 @@ class Ball(NamedTuple):
         result = (w * series).scaled(2.0).where(small, large)
         # What the operands' own radius does: the slope is 1 / (1 + x). Operations above carry it too, more pessimistically.
         carried = self.radius / (1.0 + self.high - self.radius)
-        bound = np.abs(result.high) * _LOG_ERROR + np.where(carried >= 0, carried, np.inf)
+        carried = np.where(carried >= 0, carried, np.inf) + np.where(self.radius != 0, _FLOOR, 0.0)
+        bound = np.abs(result.high) * _LOG_ERROR + carried + np.where(result.high < _UNDERFLOW, _FLOOR, 0.0)
         return Ball(result.high, result.low, np.where(self.high == 0, carried, bound))
 
     def negative_log(self, complement: Ball) -> Ball:

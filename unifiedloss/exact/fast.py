@@ -11,6 +11,10 @@ $$\ell = \log(1 + S / e^{z_y}), \qquad p_y - 1 = -\frac{S}{S + e^{z_y}}.$$
 
 Elsewhere, and in rows that this cannot hold, logits are shifted by the largest, m. A float32 (or narrower) z loses digits in z - m
 only where \(|z| < 2^{-28} |m|\), so the argument of exp errs by at most u |m|.
+
+What float64 loses to underflow is at most \(2^{-1022}\), where exp gives 0, too. `_in_reach` and a bound on the factor of a row's
+exponentials see to it that no weight makes it matter: it stays below \(2^{-200}\), and thus below u times every result that is not
+rounded to 0.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from unifiedloss.exact.rounding import decide, stored, to_format
 
 if TYPE_CHECKING:
     from unifiedloss.exact.kernel import Call, Scale
+    from unifiedloss.spec import Plan
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -39,7 +44,13 @@ _ELEMENTS = 1 << 14
 _EXP = 2 * U
 _LOG1P = 4 * U
 _SMALL = 2.0**-990
-"""Below this a product of float64 numbers may err by more than u: what is left undecided there is no float32 but 0 anyway."""
+"""More than what exp loses to underflow."""
+
+_REACH = 2.0**150
+"""Weights, upstream gradients and divisors from 1 / _REACH to _REACH are for this tier. Those of float32 are, subnormal ones too."""
+
+_LARGEST_RATIO = 2.0**800
+"""The largest factor of exponentials that may have lost 2^-1022."""
 
 
 def _height(k: int) -> int:
@@ -63,6 +74,8 @@ def carry_out(
     plan = call.plan
     if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
         return todo
+    if not _is_in_reach(plan, scale):
+        return todo
     if plan.kind == "index" and not plan.smoothing:
         carry: Any = _index
     elif plan.kind in ("index", "dense"):
@@ -77,8 +90,38 @@ def carry_out(
     for start in range(0, len(chosen), step):
         # A slice where that is all there is: an index copies.
         some: Any = slice(start, min(start + step, len(chosen))) if whole else chosen[start : start + step]
+        if not _are_in_reach(call, some, scale):
+            left[some] = True
+            continue
         left[some] = carry(call, some, losses, slopes, scale, dtype, *([] if space is None else [space]))
     return left
+
+
+def _in_reach(x: Any) -> bool:
+    """Whether every number is 0 or has a size from 1 / _REACH to _REACH."""
+    size = np.abs(np.asarray(x, np.float64))
+    return bool(((size == 0) | (size >= 1 / _REACH) & (size <= _REACH)).all())
+
+
+def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
+    """Whether what all positions share is: see `_REACH`."""
+    shared: list[Any] = [x for x in (plan.class_weights, plan.pos_weight) if x is not None]
+    if scale is not None:
+        shared.append(scale.divisor.high)
+        if not scale.upstream.ndim:
+            shared.append(scale.upstream)
+        if not np.isfinite(scale.divisor.radius):
+            return False
+    return all(map(_in_reach, shared))
+
+
+def _are_in_reach(call: Call, some: Any, scale: Scale | None) -> bool:
+    """Whether what some positions have of their own is."""
+    if call.weight is not None and not _in_reach(call.weight[some]):
+        return False
+    if call.plan.kind == "dense" and call.plan.targets_dtype == "float64" and not _in_reach(call.targets[some]):
+        return False
+    return scale is None or not scale.upstream.ndim or _in_reach(scale.upstream[some])
 
 
 class _Space:
@@ -135,11 +178,14 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     if slopes is None or scale is None:
         return undecided
     ratio = scale.float64(some) * call.own_class_weight(labels) / total
+    fits &= np.abs(ratio) < _LARGEST_RATIO
     error = sum_error + _EXP + 12 * U
     form = call.plan.predictions_dtype
     at_label_rounded, label_undecided = _between(-others * ratio * (1 - error), -others * ratio * (1 + error), form)
     differ = _scaled_into(space, n, ratio, error, slopes, some, form)
     slopes[_indices(some), labels] = stored(at_label_rounded, form)
+    # What does not fit is left whether or not the two ends agree: an infinite total makes them both 0.
+    undecided |= ~fits
     if not differ.any() and not label_undecided.any():
         return undecided
     doubtful = np.flatnonzero(differ.any(1) | label_undecided)
@@ -152,8 +198,7 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
                 columns = np.append(columns, labels[row])
             if fits[row]:
                 call.resolve(_indices(some)[row], columns, slopes, scale)
-    left: Bools = undecided | ~fits
-    return left
+    return undecided
 
 
 def _scaled_into(space: _Space, n: int, ratio: Floats, error: float, slopes: Any, some: Any, form: str) -> Bools:
@@ -213,7 +258,7 @@ def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     top = shifted.argmax(1)
     largest = shifted[each, top]
     np.subtract(shifted, largest[:, None], out=shifted)
-    shift_error = float(np.minimum(np.abs(largest).max(), 800.0)) * U
+    shift_error = np.minimum(np.abs(largest), 800.0) * U
     sum_error = (_height(size) + 3) * U
     apart = -np.where(tau != 0, tau * shifted, 0.0).sum(1)
     np.exp(shifted, out=shifted)
@@ -240,7 +285,7 @@ def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     positive[each, top] = tau.sum(1) * factor
     negative[each, top] = weight * factor * (others / total)
     middle = positive - negative
-    width = error * (np.abs(positive) + np.abs(negative))
+    width = error[:, None] * (np.abs(positive) + np.abs(negative))
     form = plan.predictions_dtype
     rounded, differ = _between(middle - width, middle + width, form)
     slopes[some] = stored(rounded, form)

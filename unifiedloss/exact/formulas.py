@@ -69,7 +69,7 @@ def partition(logits: Floats, top: int) -> Ball:
 
 def cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, tau: Ball) -> tuple[Ball, Ball]:
     r"""\(\ell = \sum_c \tau_c (-\log p_c)\) and \(-\tau_c / p_c\); where \(\tau_c = 0\) nothing is read."""
-    weighs = tau.high != 0
+    weighs = ~tau.is_0()
     p, q, slope_kept = _read(plan, probabilities, weighs)
     cost = p.negative_log(q)
     loss = (tau * cost.where(weighs, _ZERO)).sum()
@@ -103,7 +103,7 @@ def binary_cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, yes
     everywhere = np.ones(probabilities.shape, bool)
     p, q, slope_kept = _read(plan, probabilities, everywhere)
     # A side without weight may be 0, and is not read.
-    has_yes, has_no = yes.high != 0, no.high != 0
+    has_yes, has_no = ~yes.is_0(), ~no.is_0()
     p, q = p.where(has_yes, _ONE), q.where(has_no, _ONE)
     whole_p, whole_q = _complement_of(q, p, has_no), _complement_of(p, q, has_yes)
     loss = (yes * p.negative_log(whole_p)).where(has_yes, _ZERO) + (no * q.negative_log(whole_q)).where(has_no, _ZERO)

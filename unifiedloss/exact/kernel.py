@@ -602,6 +602,8 @@ def _count(n: int) -> _Divisor:
 
 
 def _ball(x: Fraction) -> Ball:
+    if not 2.0**-1000 < abs(x) < 2.0**1000:  # float64 may not hold it, and nothing but its sign is said of it
+        return Ball(np.float64(1.0 if x > 0 else -1.0), np.float64(0.0), np.float64(np.inf))
     high = float(x)
     low = float(x - Fraction(high))
     return Ball(np.float64(high), np.float64(low), np.float64(abs(low) * 2.0**-50 + 2.0**-1060))

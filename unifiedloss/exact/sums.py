@@ -24,6 +24,7 @@ _HEIGHT = 26 + 10
 
 
 _LARGEST = 2.0**1000
+_UNDERFLOW = 2.0**-1060
 _UNKNOWN = Ball(np.float64(0.0), np.float64(0.0), np.float64(np.inf))
 
 
@@ -82,8 +83,10 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         about, off = total.rough()
     mean = about / float(divisor.high)
     of_divisor = float((divisor.radius + abs(divisor.low)) / abs(divisor.high))
-    # Twice what the bound, the divisor and the quotient's own rounding may do.
+    # Twice what the bound, the divisor and the quotient's own rounding may do; more than any of them is where it underflows.
     width = 2 * (off / abs(float(divisor.high)) + abs(mean) * (of_divisor + 2 * U))
+    if about or off:
+        width += _UNDERFLOW
     first, last = to_format(np.array([mean - width, mean + width]), dtype).tolist()
     if first == last:
         return float(first)
@@ -100,10 +103,12 @@ def products(*factors: Any) -> Floats | None:
     """Float64 numbers whose exact sum is that of the factors' products, element by element; None where one may not be representable."""
     parts = [np.asarray(factors[0], np.float64)]
     for factor in factors[1:]:
-        parts = [half for part in parts for half in two_prod(part, np.asarray(factor, np.float64))]
-    size = np.abs(parts[0])
-    if np.any((size > 2.0**900) | (size < 2.0**-800) & (size != 0)) or not all(
-        np.isfinite(part).all() for part in parts
-    ):
+        other = np.asarray(factor, np.float64)
+        nothing = (parts[0] == 0) | (other == 0)
+        parts = [half for part in parts for half in two_prod(part, other)]
+        size = np.abs(parts[0])
+        if not (nothing | (size >= 2.0**-800) & (size <= 2.0**900)).all():
+            return None
+    if not all(np.isfinite(part).all() for part in parts):
         return None
     return np.concatenate([np.ravel(part) for part in parts])

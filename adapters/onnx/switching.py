@@ -1,0 +1,109 @@
+"""The loss operators of ONNX: read from nodes and models, built as models, run by onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from unifiedloss.errors import SpecTypeError, UnsupportedError
+from unifiedloss.switching.calls import Call
+from unifiedloss.switching.onnx import INPUTS, OPERATORS, OUTPUT, Node, call_of_nodes
+
+OPSET = 13
+"""The first version of the operators as they are today; whatever runs ONNX knows it."""
+
+IR_VERSION = 8
+
+
+def read(obj: Any, **arguments: Any) -> Call | None:
+    """The call of a node, or of the one loss in a model or graph; None for anything else."""
+    if isinstance(obj, onnx.ModelProto):
+        obj = obj.graph
+    if isinstance(obj, onnx.GraphProto):
+        nodes, initializers = list(obj.node), {tensor.name: _plain(tensor) for tensor in obj.initializer}
+    elif isinstance(obj, NodeProto):
+        nodes, initializers = [obj], {}
+    else:
+        return None
+    unknown = arguments.keys() - {"weights"}
+    if unknown:
+        msg = f"a node has its attributes already; beside it only weights are given, got {', '.join(sorted(unknown))}."
+        raise SpecTypeError(msg)
+    weights = arguments.get("weights")
+    return call_of_nodes([_node(node) for node in nodes], initializers, None if weights is None else _plain(weights))
+
+
+def _node(node: NodeProto) -> Node:
+    operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    attributes = {}
+    if operator in OPERATORS or operator == "Constant":  # others may hold whole graphs
+        attributes = {attribute.name: _plain(helper.get_attribute_value(attribute)) for attribute in node.attribute}
+    return Node(operator, tuple(node.input), tuple(node.output), attributes)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor or an attribute as Python values; float32 numbers as the shortest decimals that round to them."""
+    if isinstance(value, TensorProto):
+        value = numpy_helper.to_array(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, str | int):
+        return value
+    array: np.ndarray[Any, Any] = np.asarray(value)
+    if array.dtype == np.float64 and isinstance(value, list):  # an attribute of numbers, which are float32 in the file
+        array = array.astype(np.float32)
+    plain = [float(str(number)) for number in array.ravel()]
+    return tuple(plain) if array.ndim == 1 else _nested(np.reshape(plain, array.shape).tolist())
+
+
+def _nested(value: Any) -> Any:
+    return tuple(map(_nested, value)) if isinstance(value, list) else value
+
+
+def build(call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.int64) -> onnx.ModelProto:
+    """A model of this one node, whose inputs are called as the standard calls them; class weights are an initializer.
+
+    Extents are left open. The rank is not: without a shape a model is not valid.
+    """
+    operator = call.name.partition(".")[2]
+    scores, targets, weights = INPUTS[operator]
+    attributes = {name: value for name, value in call.arguments.items() if name != "weights"}
+    initializers = []
+    if "weights" in call.arguments:
+        initializers = [numpy_helper.from_array(np.array(call.arguments["weights"], dtype), weights)]
+    inputs = [scores, targets, *(tensor.name for tensor in initializers)]
+    node = helper.make_node(operator, inputs, [OUTPUT], **attributes)
+    positions = ["N", *(f"D{axis}" for axis in range(1, rank - 1))]
+    shapes = {scores: [positions[0], "C", *positions[1:]], targets: positions}
+    shapes[OUTPUT] = positions if attributes.get("reduction") == "none" else []
+    kinds = {scores: dtype, targets: labels, OUTPUT: dtype}
+    first, second, result = (
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kinds[name])), shape)
+        for name, shape in shapes.items()
+    )
+    graph = helper.make_graph([node], operator, [first, second], [result], initializers)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="unifiedloss"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """The value that onnxruntime gives; there is no gradient."""
+    import onnxruntime  # here, as reading and building needs none
+
+    if sample_weight is not None:
+        msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
+        raise UnsupportedError(msg)
+    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    if targets.dtype not in (np.int32, np.int64):
+        targets = targets.astype(np.int64)
+    model = build(call, predictions.ndim, predictions.dtype, targets.dtype)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    scores, labels, _ = INPUTS[call.name.partition(".")[2]]
+    (value,) = session.run([OUTPUT], {scores: predictions, labels: targets})
+    return np.asarray(value), None

@@ -1,0 +1,55 @@
+"""optax's own losses: read from what a user holds, made from a written call, and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.switching.arrays import plain
+from unifiedloss.switching.calls import Call
+from unifiedloss.switching.tables import find
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    f"optax.losses.{name}": getattr(optax.losses, name)
+    for name in (
+        "softmax_cross_entropy_with_integer_labels",
+        "softmax_cross_entropy",
+        "safe_softmax_cross_entropy",
+        "sigmoid_binary_cross_entropy",
+        "squared_error",
+        "l2_loss",
+    )
+}
+
+
+def read(obj: Any, /, **arguments: Any) -> Call | None:
+    """The call that a function of optax' and the arguments given with it make; None for anything else."""
+    for name, function in _FUNCTIONS.items():
+        if obj is function:
+            return Call(name, find(name).bind([], {key: plain(value) for key, value in arguments.items()}))
+    return None
+
+
+def build(call: Call) -> Callable[..., Any]:
+    """The function itself, with the arguments of the call filled in where there are any."""
+    function = _FUNCTIONS[call.name]
+    return partial(function, **call.arguments) if call.arguments else function
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays."""
+    if sample_weight is not None:
+        msg = f"{call.name} takes no sample weights; multiply the losses it returns."
+        raise UnsupportedError(msg)
+    function = build(call)
+    labels = jnp.asarray(targets)
+    value, pullback = jax.vjp(lambda x: function(x, labels), jnp.asarray(predictions))
+    (gradient,) = pullback(jnp.ones_like(value))
+    return np.asarray(value), np.asarray(gradient)

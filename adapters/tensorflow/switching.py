@@ -1,0 +1,77 @@
+"""TensorFlow's own losses: read from what a user holds, made from a written call, and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.switching.arrays import plain
+from unifiedloss.switching.calls import Call
+from unifiedloss.switching.tables import find
+
+_V1 = tf.compat.v1.losses
+
+_FUNCTIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "tf.nn.softmax_cross_entropy_with_logits": (tf.nn.softmax_cross_entropy_with_logits, "labels", "logits"),
+    "tf.nn.sparse_softmax_cross_entropy_with_logits": (
+        tf.nn.sparse_softmax_cross_entropy_with_logits,
+        "labels",
+        "logits",
+    ),
+    "tf.nn.sigmoid_cross_entropy_with_logits": (tf.nn.sigmoid_cross_entropy_with_logits, "labels", "logits"),
+    "tf.nn.weighted_cross_entropy_with_logits": (tf.nn.weighted_cross_entropy_with_logits, "labels", "logits"),
+    "tf.compat.v1.losses.softmax_cross_entropy": (_V1.softmax_cross_entropy, "onehot_labels", "logits"),
+    "tf.compat.v1.losses.sparse_softmax_cross_entropy": (_V1.sparse_softmax_cross_entropy, "labels", "logits"),
+    "tf.compat.v1.losses.sigmoid_cross_entropy": (_V1.sigmoid_cross_entropy, "multi_class_labels", "logits"),
+    "tf.compat.v1.losses.log_loss": (_V1.log_loss, "labels", "predictions"),
+    "tf.compat.v1.losses.mean_squared_error": (_V1.mean_squared_error, "labels", "predictions"),
+}
+"""The functions, and what each calls its targets and its predictions."""
+
+
+def read(obj: Any, /, **arguments: Any) -> Call | None:
+    """The call that a function of TensorFlow's and the arguments given with it make; None for anything else."""
+    for name, (function, _, _) in _FUNCTIONS.items():
+        if obj is function:
+            return Call(name, find(name).bind([], {key: plain(value) for key, value in arguments.items()}))
+    return None
+
+
+def build(call: Call) -> Callable[..., Any]:
+    """The function itself, with the arguments of the call filled in where there are any."""
+    function, _, _ = _FUNCTIONS[call.name]
+    arguments = {
+        name: tf.constant(value) if isinstance(value, tuple) else value for name, value in call.arguments.items()
+    }
+    return partial(function, **arguments) if arguments else function
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays."""
+    function, labels, logits = _FUNCTIONS[call.name]
+    arguments = dict(call.arguments)
+    if "pos_weight" in arguments:
+        arguments["pos_weight"] = tf.constant(arguments["pos_weight"], np.asarray(predictions).dtype)
+    leaf = tf.convert_to_tensor(predictions)
+    with tf.GradientTape() as tape:
+        tape.watch(leaf)
+        if sample_weight is not None:
+            rank = len(leaf.shape) - ("softmax" in call.name)
+            arguments["weights"] = _weights(call, sample_weight, rank)
+        value = function(**{labels: tf.convert_to_tensor(targets), logits: leaf}, **arguments)
+    gradient = tape.gradient(value, leaf, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return value.numpy(), tf.convert_to_tensor(gradient).numpy()
+
+
+def _weights(call: Call, sample_weight: Any, rank: int) -> Any:
+    """Sample weights as tf.compat.v1.losses take them: with the rank of the losses, and times the scalar of the call."""
+    if not call.name.startswith("tf.compat.v1"):
+        msg = f"{call.name} takes no sample weights; multiply the losses it returns."
+        raise UnsupportedError(msg)
+    weight = np.asarray(sample_weight)
+    return weight.reshape(weight.shape + (1,) * (rank - weight.ndim)) * call.arguments.get("weights", 1.0)

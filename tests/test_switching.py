@@ -1,0 +1,328 @@
+"""Losses of other libraries as calls: what text is read and what is refused, tables, round trips, and the refusals by name."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from unifiedloss import switching
+from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.switching import Call, parse
+
+ERRORS = (SpecTypeError, SpecValueError)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "arguments"),
+    [
+        ("torch.nn.CrossEntropyLoss()", "torch.nn.CrossEntropyLoss", {}),
+        (" nn.CrossEntropyLoss( label_smoothing = .1 ) ", "torch.nn.CrossEntropyLoss", {"label_smoothing": 0.1}),
+        ("torch.nn.modules.loss.NLLLoss(ignore_index=-1)", "torch.nn.NLLLoss", {"ignore_index": -1}),
+        ("nn.CrossEntropyLoss([1, 2.5])", "torch.nn.CrossEntropyLoss", {"weight": (1, 2.5)}),
+        (
+            "nn.CrossEntropyLoss(torch.tensor((1, 2)), None, -1)",
+            "torch.nn.CrossEntropyLoss",
+            {"weight": (1, 2), "ignore_index": -1},
+        ),
+        ("nn.BCELoss(weight=np.array([[1], [2]]))", "torch.nn.BCELoss", {"weight": ((1,), (2,))}),
+        ("nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.))", "torch.nn.BCEWithLogitsLoss", {"pos_weight": 3.0}),
+        ("F.mse_loss", "torch.nn.functional.mse_loss", {}),
+        ("F.mse_loss(reduction='sum')", "torch.nn.functional.mse_loss", {"reduction": "sum"}),
+        ("functools.partial(F.nll_loss, ignore_index=0)", "torch.nn.functional.nll_loss", {"ignore_index": 0}),
+        ("partial(torch.nn.functional.nll_loss)", "torch.nn.functional.nll_loss", {}),
+        # A default that is written is the default.
+        ("nn.MSELoss(reduction='mean', reduce=None)", "torch.nn.MSELoss", {}),
+        ("onnx.SoftmaxCrossEntropyLoss(weights=[1, 2])", "onnx.SoftmaxCrossEntropyLoss", {"weights": (1, 2)}),
+        (
+            'helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], outputs=["z"], name="n", ignore_index=+3)',
+            "onnx.NegativeLogLikelihoodLoss",
+            {"ignore_index": 3},
+        ),
+    ],
+)
+def test_text_is_read(text: str, name: str, arguments: dict[str, Any]) -> None:
+    """A call with literal arguments, by the names people use for modules."""
+    assert parse(text) == Call(name, arguments)
+
+
+class Trap:
+    """What text would touch, were it evaluated."""
+
+    touched = False
+
+    def __getattr__(self, name: str) -> Any:
+        type(self).touched = True
+        raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "is not one Python expression"),
+        ("import os", "is not one Python expression"),
+        ("nn.MSELoss(); nn.MSELoss()", "is not one Python expression"),
+        ("nn.MSELoss(", "is not one Python expression"),
+        ("\0", "is not one Python expression"),
+        ("(" * 5000, "is not one Python expression"),
+        ("1", "1 is no name of a loss"),
+        ("'nn.MSELoss()'", "is no name of a loss"),
+        ("lambda x, y: nn.MSELoss()", "is no name of a loss"),
+        ("[nn.MSELoss()]", "is no node"),
+        ("nn.MSELoss()(x, y)", "is no name of a loss"),
+        ("nn.MSELoss().to('cuda')", "is no name of a loss"),
+        ("(nn.MSELoss if True else nn.MSELoss)()", "is no name of a loss"),
+        ("nn['MSELoss']()", "is no name of a loss"),
+        ("__import__('os').system('true')", "is no name of a loss"),
+        ("__import__('os')", "__import__ is no loss that is known"),
+        ("trap.nn.MSELoss()", "trap.nn.MSELoss is no loss that is known"),
+        ("nn.CrossEntropyLoss(weight=trap)", "trap is no literal"),
+        ("nn.CrossEntropyLoss(weight=trap.w)", "trap.w is no literal"),
+        ("nn.CrossEntropyLoss(weight=torch.ones(3))", "torch.ones(3) is no literal"),
+        ("nn.CrossEntropyLoss(weight=torch.tensor(trap))", "trap is no literal"),
+        ("nn.CrossEntropyLoss(weight=torch.tensor([1.0], device='cuda'))", "write the numbers alone"),
+        ("nn.CrossEntropyLoss(weight=[x for x in trap])", "is no literal"),
+        ("nn.CrossEntropyLoss(weight=[*trap])", "*trap is no literal"),
+        ("nn.CrossEntropyLoss(weight={1: 2})", "is no literal"),
+        ("nn.CrossEntropyLoss(weight=b'12')", "is no literal"),
+        ("nn.CrossEntropyLoss(label_smoothing=1 - 0.9)", "1 - 0.9 is no literal"),
+        ("nn.CrossEntropyLoss(label_smoothing=float('0.1'))", "is no literal"),
+        ("nn.CrossEntropyLoss(label_smoothing=-'a')", "is no literal"),
+        ("nn.CrossEntropyLoss(label_smoothing=-True)", "is no literal"),
+        ("nn.CrossEntropyLoss(label_smoothing=0.1j)", "is no literal"),
+        ("nn.CrossEntropyLoss(reduction=f'{trap}')", "is no literal"),
+        ("nn.CrossEntropyLoss(reduction=(x := 'sum'))", "is no literal"),
+        ("nn.CrossEntropyLoss(*trap)", "*trap is no literal"),
+        ("nn.CrossEntropyLoss(**trap)", "**trap is not read"),
+        ("nn.CrossEntropyLoss(label_smoothing=" + "-" * 3000 + "1)", "is"),
+        ("nn" + ".x" * 300 + "()", "is no loss that is known"),
+        ("nn.MSELoss", "torch.nn.MSELoss is a class; write torch.nn.MSELoss()"),
+        ("functools.partial()", "needs the function first"),
+        ("functools.partial(nn.MSELoss)", "is a class"),
+        ("MSELoss()", "Did you mean torch.nn.MSELoss?"),
+        ("torch.nn.functional.cros_entropy", "Did you mean torch.nn.functional.cross_entropy?"),
+        ("nn.MSELoss(x, y)", "x is no literal"),
+        ("nn.MSELoss(1, 2, 3, 4)", "has 3 parameters"),
+        ("nn.MSELoss(1, size_average=1)", "'size_average' is given twice"),
+        ("nn.MSELoss(weight=[1])", "has no parameter 'weight'"),
+        ("nn.CrossEntropyLoss(smoothing=0.1)", "has no parameter 'smoothing'"),
+        ("F.cross_entropy(1.0, 2.0)", "by name"),
+        ("F.cross_entropy(input=1.0)", "input is given to the call"),
+        ("torch[jax].nn.MSELoss()", "is no name of a loss"),
+        ("ul.CrossEntropyLoss", "takes its fields by name"),
+        ("ul.CrossEntropyLoss(True)", "takes its fields by name"),
+        ("ul.CrossEntropy()", "has no loss 'CrossEntropy'"),
+        ("ul.CrossEntropyLoss(smoothing=0.1)", "smoothing"),
+        ('onnx.helper.make_node("Relu", ["x"], ["y"])', "the nodes are Relu"),
+        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", "scores", ["y"])', "the names of its inputs"),
+        ("onnx.helper.make_node()", "needs an operator"),
+        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["s", "l", "w"], ["y"])', "are its input 'w'"),
+        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["s", "l"], ["y"], alpha=1)', "has no parameter 'alpha'"),
+        ("{", "is not JSON"),
+        ('{"loss": "mean_squared_error"}', "version"),
+    ],
+)
+def test_text_is_refused(text: str, found: str) -> None:
+    """Everything else, with what was found; nothing is evaluated."""
+    with pytest.raises((*ERRORS, ul.SerializationError, TypeError)) as caught:
+        ul.from_native(text)
+    assert found in str(caught.value)
+    assert len(str(caught.value)) < 700 + 10 * len(found)
+
+
+def test_nothing_is_evaluated() -> None:
+    """Names in a text are never looked up, not even where the process has them."""
+    globals()["trap"] = Trap()
+    for text in ("trap.MSELoss()", "nn.CrossEntropyLoss(weight=trap.w)", "trap[0]", "trap()"):
+        with pytest.raises(SpecValueError):
+            ul.from_native(text)
+    assert not Trap.touched
+
+
+def test_specs_are_read_too() -> None:
+    """A spec, its text, its JSON, and what was bound to a framework."""
+    spec = ul.CrossEntropyLoss(from_logits=True, class_weights=[1, 2], ignore_index=-1)
+    assert ul.from_native(spec) is spec
+    assert ul.from_native(f"ul.{spec!r}") == spec
+    assert ul.from_native(f"unifiedloss.{spec!r}") == spec
+    assert ul.from_native(spec.to_json()) == spec
+    with pytest.raises(SpecTypeError, match="write reduction into the text"):
+        ul.from_native("torch.nn.MSELoss()", reduction="sum")
+
+
+@pytest.mark.framework("torch", "jax")
+def test_bound_specs_are_read_too() -> None:
+    """What `Loss.to` made is the spec it was made of."""
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction="sum")
+    assert ul.from_native(spec.to("torch")) is spec
+    assert ul.from_native(spec.to("jax")) is spec
+
+
+@pytest.mark.parametrize("obj", [None, 3, [1.0], json.dumps, functools.partial(json.dumps, indent=1), object(), int])
+def test_other_objects_are_refused(obj: Any) -> None:
+    """What belongs to no library here."""
+    with pytest.raises(SpecTypeError):
+        ul.from_native(obj)
+
+
+def test_every_loss_is_in_one_table() -> None:
+    """Names are full, aliases are no second loss, and every library that is promised has some."""
+    natives = switching.NATIVES
+    assert {native.library for native in natives.values()} == set(switching.LIBRARIES)
+    for name, native in natives.items():
+        assert native.name == name
+        assert all(switching.find(alias) is native and alias not in natives for alias in native.aliases)
+        assert set(native.tensors) & set(native.parameters) <= set(native.parameters)
+        assert not set(native.data) & set(native.parameters)
+
+
+def defaults() -> list[Any]:
+    """The calls with nothing but defaults, and with what has none."""
+    backends = ("numpy", "torch", "tensorflow", "jax")
+    calls = [
+        Call(name, {"pos_weight": 2.0} if name == "tf.nn.weighted_cross_entropy_with_logits" else {}, backend)
+        for name, native in switching.NATIVES.items()
+        for backend in (backends if native.library == "keras" else (None,))
+    ]
+    return [pytest.param(call, id=f"{call}-{call.backend}") for call in calls]
+
+
+@pytest.mark.parametrize("call", defaults())
+def test_defaults_round_trip_as_text(call: Call) -> None:
+    """Reading, writing and reading again gives the same spec, without any framework."""
+    spec = switching.spec_of(call)
+    written = switching.call_of(spec, call.library, call.backend)
+    assert switching.spec_of(written) == spec
+    again = parse(str(written))
+    assert switching.spec_of(Call(again.name, again.arguments, call.backend)) == spec
+
+
+def test_what_cannot_be_said_is_named() -> None:
+    """Export is exact or refused; the refusal names every rule, what the library has, and what to use instead."""
+    spec = ul.CrossEntropyLoss(from_logits=True, class_weights=[1, 2])
+    with pytest.raises(UnsupportedError) as caught:
+        spec.to_native("torch", code=True)
+    message = str(caught.value)
+    assert "torch.nn.CrossEntropyLoss cannot say axis=None, ignore_index=None, divisor='weights'" in message
+    assert "torch always ignores one label" in message
+    assert "spec.to('torch')" in message
+    # The message says how to get there, and that works.
+    nearest = spec.replace(axis=1, ignore_index=(-100,), divisor="label_weights")
+    assert "spec.replace(axis=1, ignore_index=(-100,), divisor='label_weights')" in message
+    assert nearest.to_native("torch", code=True) == "torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))"
+
+
+@pytest.mark.parametrize(
+    ("spec", "library", "rule"),
+    [
+        (ul.CrossEntropyLoss(epsilon=1e-7), "torch", "from_logits=False"),
+        (ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]), "torch", "ignores one label"),
+        (ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]), "onnx", "ignores one label"),
+        (ul.CrossEntropyLoss(from_logits=True, axis=1, label_smoothing=0.1), "onnx", "label_smoothing=0.1"),
+        (ul.CrossEntropyLoss(axis=1), "onnx", "takes logits"),
+        (ul.BinaryCrossEntropyLoss(), "onnx", "onnx has no loss"),
+        (ul.BinaryCrossEntropyLoss(divisor="all"), "torch", "epsilon=0.0"),
+        (ul.BinaryCrossEntropyLoss(from_logits=True, label_smoothing=0.1), "torch", "label_smoothing=0.1"),
+        (
+            ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=1, divisor="all"),
+            "torch",
+            "from the end",
+        ),
+        (ul.MeanSquaredError(scale=0.5), "torch", "scale=0.5"),
+        (ul.MeanSquaredError(rounding="exact"), "torch", "rounding='exact'"),
+        (ul.MeanSquaredError(average_last_axis=True), "torch", "average_last_axis=True"),
+        (ul.MeanSquaredError(on_empty="zero"), "torch", "on_empty='zero'"),
+        (ul.NegativeLogLikelihoodLoss(axis=-1), "torch", "axis=-1"),
+        (ul.NegativeLogLikelihoodLoss(axis=1, divisor="present"), "onnx", "divisor='present'"),
+    ],
+)
+def test_each_rule_that_cannot_be_said(spec: Any, library: str, rule: str) -> None:
+    """One rule, one refusal."""
+    with pytest.raises(UnsupportedError) as caught:
+        spec.to_native(library, code=True)
+    assert rule in str(caught.value)
+    assert "spec.to(" in str(caught.value)
+
+
+def test_unknown_library() -> None:
+    """Names what there is."""
+    with pytest.raises(
+        SpecValueError, match=r"torch, keras, tensorflow, optax, sklearn, onnx, got 'pytorch'\. Did you mean 'torch'"
+    ):
+        ul.MeanSquaredError().to_native("pytorch")
+    with pytest.raises(SpecTypeError, match="rank=3"):
+        ul.MeanSquaredError().to_native("torch", rank=3)
+
+
+# What issue names as impossible: at import where the arguments show it, at the call where the tensors do.
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')", "before they are broadcast"),
+        ("sklearn.metrics.mean_squared_error(multioutput='raw_values')", "multioutput"),
+        ("optax.softmax_cross_entropy(where=[True, False])", "where"),
+        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["x", "y"], ["loss", "log_prob"])', "second output"),
+        ("torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])", "varies along 2 axes"),
+    ],
+)
+def test_arguments_without_a_spec(text: str, reason: str) -> None:
+    """Importing them is an error that names the rule."""
+    with pytest.raises(UnsupportedError, match=reason):
+        ul.from_native(text)
+
+
+X = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "predictions", "targets", "error", "reason"),
+    [
+        # wraps in optax and ONNX, and costs nothing in Keras on some backends
+        ("optax.softmax_cross_entropy_with_integer_labels", X, np.array([0, -1]), ul.BadValueError, "-1"),
+        ("onnx.SoftmaxCrossEntropyLoss()", X, np.array([0, -1]), ul.BadValueError, "-1"),
+        (
+            "keras[jax].losses.SparseCategoricalCrossentropy(from_logits=True)",
+            X,
+            np.array([0, 3]),
+            ul.BadValueError,
+            "3",
+        ),
+        # taken as it is
+        ("torch.nn.BCEWithLogitsLoss()", X, X, ul.BadValueError, r"\[0, 1\]"),
+        ("optax.sigmoid_binary_cross_entropy", X, X, ul.BadValueError, r"\[0, 1\]"),
+        # broadcast
+        ("torch.nn.MSELoss()", X, X[:1], ul.ShapeError, "shape"),
+        ("torch.nn.MSELoss()", X[:, :1], X[:, 0], ul.ShapeError, "reshape"),
+        # collapses to a number before it is weighted
+        ("keras.losses.MeanSquaredError()", X[0], X[1], ul.ShapeError, "axis"),
+    ],
+)
+def test_tensors_without_a_spec(text: str, predictions: Any, targets: Any, error: type[Exception], reason: str) -> None:
+    """The loss is imported, and these tensors are an error that names the rule."""
+    with pytest.raises(error, match=reason):
+        ul.from_native(text)(predictions, targets)
+
+
+def test_text_needs_no_framework() -> None:
+    """Text is read, and written for every library, in a process that loads none of them."""
+    code = """
+import sys
+import unifiedloss as ul
+texts = ["torch.nn.CrossEntropyLoss(label_smoothing=0.1)", "keras.losses.BinaryCrossentropy()", "optax.l2_loss",
+         "sklearn.metrics.log_loss", "tf.nn.softmax_cross_entropy_with_logits", "onnx.SoftmaxCrossEntropyLoss()"]
+for text in texts:
+    spec = ul.from_native(text)
+    library = {"tf": "tensorflow"}.get(text.split(".")[0], text.split(".")[0])
+    assert ul.from_native(spec.to_native(library, code=True)) == spec
+loaded = {"torch", "tensorflow", "keras", "jax", "optax", "sklearn", "onnx"} & sys.modules.keys()
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,155 @@
+"""scikit-learn's losses against the specs they are read as, in every backend. They have no gradient."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.switching_grid import BACKENDS, check, check_round_trip, computed
+from unifiedloss import CrossEntropyLoss, MeanSquaredError, from_native, switching
+from unifiedloss.errors import BadValueError, EmptyMeanError, SpecTypeError, UnsupportedError
+from unifiedloss.switching import Call
+
+pytestmark = [
+    pytest.mark.framework("torch", "tensorflow", "jax", "keras"),
+    # scikit-learn says so and goes on, which is what is compared.
+    pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one:UserWarning"),
+]
+
+RNG = np.random.default_rng(0)
+PREDICTIONS = (RNG.normal(size=(4, 3)) * 4).astype(np.float32)
+PROBABILITIES = RNG.dirichlet(np.ones(3), 4).astype(np.float32)
+LABELS = np.array([0, 1, 1, 2])
+ANSWERS = RNG.random((4, 3)).astype(np.float32)
+WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0], np.float32)
+
+LOG, SUMMED = Call("sklearn.metrics.log_loss"), Call("sklearn.metrics.log_loss", {"normalize": False})
+SQUARED = Call("sklearn.metrics.mean_squared_error")
+
+# Probabilities of 0 are clipped to the spacing of the dtype: 15.94 in float32, 36.04 in float64.
+CORNERS = np.array([[0.0, 0.5, 0.5], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]], np.float32)
+
+GRID: list[tuple[Any, ...]] = [
+    *((native, PROBABILITIES, LABELS, *weights) for native in (LOG, SUMMED) for weights in ((), (WEIGHTS,))),
+    (LOG, ANSWERS, LABELS, WEIGHTS),
+    (LOG, CORNERS, np.array([0, 1, 2])),
+    (SUMMED, CORNERS, np.array([0, 2, 1])),
+    (SQUARED, PREDICTIONS, ANSWERS),
+    (SQUARED, PREDICTIONS, ANSWERS, WEIGHTS),
+    (SQUARED, PREDICTIONS[:, 0], ANSWERS[:, 0], WEIGHTS),
+    (SQUARED, PREDICTIONS, np.arange(12).reshape(4, 3)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+def test_grid(backend: str, dtype: str) -> None:
+    """Every loss over its arguments."""
+    if backend == "jax" and dtype == "float64":
+        import jax
+
+        with jax.enable_x64(True):  # noqa: FBT003 - has no keyword
+            check_grid(backend, dtype)
+    else:
+        check_grid(backend, dtype)
+
+
+def check_grid(backend: str, dtype: str) -> None:
+    """The grid in one backend and dtype."""
+    for native, predictions, targets, *weights in GRID:
+        own = targets.astype(dtype) if targets.dtype.kind == "f" else targets
+        check(native, predictions.astype(dtype), own, *weights, backends=(backend,))
+
+
+def test_clip_of_float16() -> None:
+    """The spacing of float16: 6.93, which scikit-learn rounds to float16."""
+    predictions, targets = np.array([[0.0, 1.0], [1.0, 0.0]], np.float16), np.array([0, 1])
+    assert switching.run(LOG, predictions, targets)[0] == 6.9296875
+    value, _ = computed("numpy", switching.spec_of(LOG), predictions, targets)
+    np.testing.assert_allclose(value, 10 * np.log(2), rtol=1e-6)
+
+
+def test_nothing_to_divide_by() -> None:
+    """All weights 0: scikit-learn raises, and so does the spec."""
+    for native, predictions, targets in ((LOG, PROBABILITIES, LABELS), (SQUARED, PREDICTIONS, ANSWERS)):
+        with pytest.raises(ValueError, match="non-zero"):
+            switching.run(native, predictions, targets, 0 * WEIGHTS)
+        with pytest.raises(EmptyMeanError):
+            computed("numpy", switching.spec_of(native), predictions, targets, 0 * WEIGHTS)
+
+
+def test_what_is_refused_by_both_or_one() -> None:
+    """NaN, probabilities past 1, empty batches, labels that are not all there, negative weights."""
+    with pytest.raises(ValueError, match="NaN"):
+        switching.run(SQUARED, np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
+    assert np.isnan(computed("numpy", switching.spec_of(SQUARED), np.array([np.nan, 1.0]), np.array([0.0, 1.0]))[0])
+    beyond = np.array([[1.5, 0.0], [0.0, 1.0]], np.float32)
+    with pytest.raises(ValueError, match="greater than 1"):
+        switching.run(LOG, beyond, np.array([0, 1]))
+    with pytest.raises(BadValueError):
+        computed("numpy", switching.spec_of(LOG), beyond, np.array([0, 1]))
+    # scikit-learn reads labels by their order, so that every one must be there; a spec takes them as columns.
+    with pytest.raises(ValueError, match="different number of classes"):
+        switching.run(LOG, PROBABILITIES[:2], LABELS[:2])
+    assert np.isfinite(computed("numpy", switching.spec_of(LOG), PROBABILITIES[:2], LABELS[:2])[0])
+    negative = np.array([1.0, -0.5, 1.0, 1.0], np.float32)
+    assert np.isfinite(switching.run(SQUARED, PREDICTIONS, ANSWERS, negative)[0])
+    with pytest.raises(BadValueError):
+        computed("numpy", switching.spec_of(SQUARED), PREDICTIONS, ANSWERS, negative)
+
+
+@pytest.mark.parametrize("native", [LOG, SUMMED, SQUARED], ids=str)
+def test_round_trip(native: Call) -> None:
+    """Every spec here is written as a metric and read back."""
+    check_round_trip(native)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sklearn.metrics.log_loss(labels=['cat', 'dog'])", "leave labels out"),
+        ("sklearn.metrics.log_loss(normalize=1)", "True or False"),
+        ("sklearn.metrics.mean_squared_error(multioutput='raw_values')", "uniform_average"),
+        ("sklearn.metrics.mean_squared_error(multioutput=[0.3, 0.7])", "uniform_average"),
+    ],
+)
+def test_refused(text: str, words: str) -> None:
+    """What no spec says is refused by name."""
+    with pytest.raises(UnsupportedError, match=words):
+        from_native(text)
+
+
+def test_objects() -> None:
+    """Functions and partials; tensors of the call, and what only looks like a loss, are refused."""
+    from sklearn import metrics
+
+    assert from_native(partial(metrics.log_loss, normalize=False)) == from_native(metrics.log_loss, normalize=False)
+    assert from_native(metrics.mean_squared_error) == MeanSquaredError(on_empty="error")
+    with pytest.raises(SpecTypeError, match="given to the call"):
+        from_native(metrics.log_loss, sample_weight=[1.0, 2.0])
+    with pytest.raises(UnsupportedError, match="leave labels out"):
+        from_native(metrics.log_loss, labels=np.array([0, 1]))
+    with pytest.raises(SpecTypeError, match="no loss that is known"):
+        from_native(metrics.hinge_loss)
+
+
+def test_exports() -> None:
+    """What is written is scikit-learn's own function, and what it cannot say is an error that says what it has."""
+    from sklearn import metrics
+
+    spec = CrossEntropyLoss(epsilon="sklearn", on_empty="error")
+    assert spec.to_native("sklearn") is metrics.log_loss
+    assert spec.to_native("sklearn", code=True) == "sklearn.metrics.log_loss"
+    summed = spec.replace(reduction="sum", on_empty="nan").to_native("sklearn", code=True)
+    assert summed == "functools.partial(sklearn.metrics.log_loss, normalize=False)"
+    for changes, words in (
+        ({"epsilon": 0.0}, "clips to the spacing"),
+        ({"on_empty": "nan"}, "raises where the weights sum to 0"),
+        ({"reduction": "none"}, "gives one number"),
+        ({"divisor": "all"}, "sum of the sample weights"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            spec.replace(**changes).to_native("sklearn")

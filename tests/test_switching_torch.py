@@ -1,0 +1,386 @@
+"""PyTorch's losses against the specs they are read as: every argument, value and gradient, in every backend."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import unifiedloss as ul
+from tests.switching_grid import BACKENDS, check, computed
+from unifiedloss import switching
+from unifiedloss.errors import SpecTypeError
+
+pytestmark = [pytest.mark.framework("torch", "tensorflow", "jax", "keras")]
+
+RNG = np.random.default_rng(0)
+LOGITS = (RNG.normal(size=(4, 3, 2)) * 3).astype(np.float32)
+LABELS = np.array([[0, 1], [-100, 2], [2, -100], [1, 0]])
+KEPT_LABELS = np.array([[0, 1], [1, 2], [2, 0], [1, 0]])
+DENSE = RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2, 1).astype(np.float32)
+LOG_PROBABILITIES = np.log(RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2, 1)).astype(np.float32)
+PROBABILITIES = RNG.random((4, 3, 2)).astype(np.float32)
+# Where torch clamps: the corners, and what is next to them.
+PROBABILITIES[0, :, 0] = 0.0, 1.0, 2e-38
+PROBABILITIES[1, :, 0] = 1.0, 0.0, 1 - 2.0**-24
+ANSWERS = np.round(RNG.random((4, 3, 2)), 1).astype(np.float32)
+ANSWERS[:2, :, 0] = [[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+
+REDUCTIONS = ("mean", "sum", "none")
+W = (0.5, 0.0, 2.0)
+ELEMENTS = tuple(
+    tuple(tuple(float(number) for number in row) for row in block) for block in RNG.integers(0, 4, (4, 3, 2))
+)
+
+
+def calls(name: str, **choices: Any) -> list[switching.Call]:
+    """One call for each combination of arguments, in each reduction."""
+    choices["reduction"] = REDUCTIONS
+    native = switching.find(name)
+    combinations = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    return [switching.Call(name, native.bind([], arguments)) for arguments in combinations]
+
+
+ELEMENT_WEIGHTS = (None, 2.0, (1.0, 3.0), ((1.0,), (0.0,), (2.5,)))
+GRID = [
+    *(
+        (call, LOGITS, LABELS if call.arguments.get("ignore_index") is None else KEPT_LABELS)
+        for call in calls(
+            "torch.nn.CrossEntropyLoss", weight=(None, W), ignore_index=(-100, 1), label_smoothing=(0.0, 0.1, 1.0)
+        )
+    ),
+    *(
+        (call, LOGITS, DENSE)
+        for call in calls("torch.nn.CrossEntropyLoss", weight=(None, W), label_smoothing=(0.0, 0.1))
+    ),
+    *(
+        (call, LOG_PROBABILITIES, LABELS if call.arguments.get("ignore_index") is None else KEPT_LABELS)
+        for call in calls("torch.nn.NLLLoss", weight=(None, W), ignore_index=(-100, 1))
+    ),
+    *((call, PROBABILITIES, ANSWERS) for call in calls("torch.nn.BCELoss", weight=ELEMENT_WEIGHTS)),
+    *(
+        (call, LOGITS, ANSWERS)
+        for call in calls(
+            "torch.nn.BCEWithLogitsLoss",
+            weight=ELEMENT_WEIGHTS,
+            pos_weight=(None, 3.0, (0.5, 2.0), ((1.0,), (0.0,), (3.0,))),
+        )
+    ),
+    *((call, LOGITS, ANSWERS) for call in calls("torch.nn.MSELoss")),
+    *((call, LOGITS, ANSWERS) for call in calls("torch.nn.functional.mse_loss", weight=(None, ELEMENTS))),
+]
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+def test_grid(backend: str) -> None:
+    """In float32, every combination of arguments.
+
+    JAX and TensorFlow compile or trace for every spec: there each combination of the other arguments has one reduction, in turn. How a sum
+    is divided is one piece of code for all backends.
+    """
+    grid = GRID
+    if backend not in ("numpy", "torch"):
+        grid = [each for place, each in enumerate(GRID) if place % 3 == place // 3 % 3]
+        assert {each[0].arguments.get("reduction", "mean") for each in grid} == set(REDUCTIONS)
+    for call, predictions, targets in grid:
+        check(call, predictions, targets, backends=(backend,))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_grid_in_float64(backend: str) -> None:
+    """In float64, where a bound of some hundred ulps leaves nothing but the same formula."""
+    for call, predictions, targets in GRID:
+        wide = targets if targets.dtype.kind == "i" else targets.astype(np.float64)
+        check(call, predictions.astype(np.float64), wide, backends=(backend,))
+
+
+# ------------------------------------------------------------------------------------------------------- special values
+
+INF, NAN = np.inf, np.nan
+ZEROS = np.zeros((0, 3), np.float32)
+X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
+Y = np.array([0, 1, 1, 2])
+
+
+def f32(*numbers: Any) -> Any:
+    """An array of float32."""
+    return np.array(numbers, np.float32)
+
+
+# What torch gives and what the spec gives too: the call, its tensors, and the value.
+SAME: list[tuple[str, Any, Any, Any]] = [
+    ("nn.CrossEntropyLoss()", X, Y, 0.764189),
+    ("nn.CrossEntropyLoss(weight=[1, 2, 4])", X, Y, 0.878126),
+    ("nn.CrossEntropyLoss(weight=[1, 2, 4])", X, np.eye(3, dtype=np.float32)[Y], 1.975783),
+    ("nn.CrossEntropyLoss(weight=[1, 2, 4], label_smoothing=0.1, reduction='none')", X[:1], Y[:1], [0.795287]),
+    ("nn.CrossEntropyLoss()", X, np.array([0, 1, -100, 2]), 0.971275),
+    ("nn.CrossEntropyLoss()", X, np.array([0, -100, 1, 2]), 0.549717),
+    ("nn.CrossEntropyLoss()", X, np.full(4, -100), NAN),
+    ("nn.CrossEntropyLoss(reduction='sum')", X, np.full(4, -100), 0),
+    ("nn.CrossEntropyLoss(reduction='none')", X, np.full(4, -100), [0, 0, 0, 0]),
+    ("nn.CrossEntropyLoss()", f32([2, -INF, 0]), np.array([0]), 0.126928),
+    ("nn.CrossEntropyLoss()", f32([2, -INF, 0]), np.array([1]), INF),
+    ("nn.CrossEntropyLoss(label_smoothing=0.1)", f32([2, -INF, 0]), np.array([0]), INF),
+    ("nn.CrossEntropyLoss()", f32([-INF, -INF, -INF]), np.array([1]), NAN),
+    ("nn.CrossEntropyLoss()", f32([INF, 0, 0]), np.array([1]), NAN),
+    ("nn.CrossEntropyLoss()", X[:1], f32([2, 0, 0]), 0.815212),
+    ("nn.CrossEntropyLoss()", X[:1], f32([0, 0, 0]), 0),
+    ("nn.CrossEntropyLoss()", f32([1e5 + 1, 1e5]), np.array([0]), 0.313262),
+    (
+        "nn.CrossEntropyLoss()",
+        np.arange(18, dtype=np.float32).reshape(2, 3, 3),
+        np.arange(6).reshape(2, 3) % 3,
+        3.050946,
+    ),
+    ("nn.CrossEntropyLoss()", ZEROS, Y[:0], NAN),
+    ("nn.CrossEntropyLoss(reduction='sum')", ZEROS, Y[:0], 0),
+    ("nn.CrossEntropyLoss(reduction='none')", ZEROS, Y[:0], []),
+    ("nn.CrossEntropyLoss()", ZEROS, ZEROS, NAN),
+    ("nn.NLLLoss()", X, Y, -1.625),  # logits by mistake: silent and negative
+    ("nn.NLLLoss()", f32([-INF, 0, -INF]), np.array([0]), INF),
+    ("nn.NLLLoss()", f32([-INF, 0, -INF]), np.array([1]), 0),
+    ("nn.NLLLoss(reduction='sum')", f32([NAN, 0, 1]), np.array([-100]), 0),
+    ("nn.BCELoss(reduction='none')", f32(0, 1, 0, 1, 1e-13), f32(1, 0, 0, 1, 1), [100, 100, 0, 0, 29.933607]),
+    ("nn.BCELoss(weight=[1, 3])", f32(0.5, 0.5), f32(0, 1), 1.386294),
+    ("nn.BCELoss(weight=[0, 0])", f32(0.5, 0.5), f32(0, 1), 0),
+    ("nn.BCELoss()", f32(), f32(), NAN),
+    ("nn.BCELoss(reduction='sum')", f32(), f32(), 0),
+    ("nn.BCEWithLogitsLoss(reduction='none')", f32(100, -100, NAN, 0), f32(0, 1, 1, 0), [100, 100, NAN, 0.693147]),
+    ("nn.BCEWithLogitsLoss(weight=[1, 3])", f32(0, 0), f32(0, 1), 1.386294),
+    ("nn.BCEWithLogitsLoss()", f32(), f32(), NAN),
+    ("F.mse_loss(weight=[1, 3])", f32(1, 2), f32(0, 0), 3.25),
+    ("F.mse_loss(weight=[[1, 0], [0, 1]])", f32([1, 2], [3, 4]), f32([0, 0], [0, 0]), 8.5),
+    ("F.mse_loss(weight=[0, 0], reduction='sum')", f32(1, 2), f32(0, 0), 0),
+    ("nn.MSELoss(reduction='sum')", f32([1, 2], [3, 4]), f32([0, 0], [0, 0]), 30),
+    ("nn.MSELoss()", f32(INF), f32(0), INF),
+    ("nn.MSELoss()", f32(INF), f32(INF), NAN),
+    ("nn.MSELoss()", f32(1e20), f32(-1e20), INF),
+    ("nn.MSELoss()", f32(), f32(), NAN),
+    ("nn.MSELoss(reduction='sum')", f32(), f32(), 0),
+]
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+def test_special_values(backend: str) -> None:
+    """Infinities, NaN, nothing at all, the corners of the clamp: value and gradient as torch has them."""
+    for text, predictions, targets, value in SAME:
+        call = switching.parse(text)
+        np.testing.assert_allclose(switching.run(call, predictions, targets)[0], value, rtol=1e-6, err_msg=text)
+        check(call, predictions, targets, backends=(backend,))
+
+
+# What torch gives, and what the spec gives instead: rules that are listed as such.
+OTHER: list[tuple[str, Any, Any, tuple[Any, Any], tuple[Any, Any]]] = [
+    # 0 * -inf: a dense target gives NaN where the same index does not (fact 30)
+    (
+        "nn.CrossEntropyLoss()", f32([2, -INF, 0]), f32([1, 0, 0]),
+        (NAN, [[-0.119203, 0, 0.119203]]), (0.126928, [[-0.119203, 0, 0.119203]]),
+    ),
+    ("nn.NLLLoss(weight=[0, 1, 1], reduction='sum')", f32([-INF, 0, 0]), Y[:1], (NAN, [[0, 0, 0]]), (0, [[0, 0, 0]])),
+    # NaN in a position that is ignored or switched off (fact 32)
+    ("nn.CrossEntropyLoss()", f32([0, 0], [NAN, NAN]), np.array([0, -100]),
+     (0.693147, [[-0.5, 0.5], [NAN, NAN]]), (0.693147, [[-0.5, 0.5], [0, 0]])),
+    ("F.mse_loss(weight=[1, 0])", f32(1, NAN), f32(0, 0), (NAN, [2, NAN]), (1, [2, 0])),
+    ("nn.BCEWithLogitsLoss(weight=[1, 0], reduction='sum')", f32(0, INF), f32(1, 1), (NAN, [-0.5, 0]), (0.693147, [-0.5, 0])),
+    # nothing to divide by
+    ("F.mse_loss(weight=[0, 0])", f32(1, 2), f32(0, 0), (NAN, [NAN, NAN]), (NAN, [0, 0])),
+    ("nn.CrossEntropyLoss(weight=[0, 1, 1])", X[:1], Y[:1], (NAN, [[NAN, NAN, NAN]]), (NAN, [[0, 0, 0]])),
+    # inf - inf: infinite logits of the binary cross-entropy (fact 34)
+    ("nn.BCEWithLogitsLoss(reduction='none')", f32(INF, -INF, INF, -INF), f32(1, 0, 0, 1),
+     ([NAN, NAN, INF, NAN], [0, 0, 1, -1]), ([0, 0, INF, INF], [0, 0, 1, -1])),
+    # subnormal numbers count as 0
+    ("nn.BCELoss()", f32(1e-40), f32(1), (92.103409, [-1e12]), (100, [-1e12])),
+    # a half type returns the mean, too, in the half type
+    ("nn.MSELoss()", np.float16([300]), np.float16([0]), (INF, [600]), (90000, [600])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+def test_other_values(backend: str) -> None:
+    """Both numbers of what no spec can say, so that neither side changes unseen."""
+    for text, predictions, targets, native, own in OTHER:
+        call = switching.parse(text)
+        for got, expected in zip(switching.run(call, predictions, targets), native, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, err_msg=text)
+        for got, expected in zip(computed(backend, switching.spec_of(call), predictions, targets), own, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, err_msg=f"{text} in {backend}")
+
+
+@pytest.mark.parametrize(
+    ("text", "predictions", "targets", "native", "own"),
+    [
+        # torch refuses, and so does the spec
+        ("nn.CrossEntropyLoss()", X, np.array([0, 1, 1, 3]), IndexError, ul.BadValueError),
+        ("nn.CrossEntropyLoss()", X, np.array([0, 1, 1, -1]), IndexError, ul.BadValueError),
+        ("nn.CrossEntropyLoss(ignore_index=1)", X, np.eye(3, dtype=np.float32)[Y], RuntimeError, ul.SpecValueError),
+        ("nn.CrossEntropyLoss(weight=[1, 2])", X, Y, RuntimeError, ul.SpecValueError),
+        ("nn.CrossEntropyLoss()", X, Y[:, None], RuntimeError, ul.ShapeError),
+        ("nn.BCELoss()", f32(1.2), f32(1), RuntimeError, ul.BadValueError),
+        ("nn.BCELoss()", f32(0.5), f32(1.5), RuntimeError, ul.BadValueError),
+        ("nn.BCELoss()", f32([0.5]), f32(0.5), ValueError, ul.ShapeError),
+        ("nn.BCEWithLogitsLoss()", f32([0.5]), f32(0.5), ValueError, ul.ShapeError),
+        ("F.mse_loss(weight=[1])", f32(0, 0), f32(0, 0), ValueError, None),
+        # torch refuses, and the spec does not
+        ("nn.NLLLoss()", X, np.eye(3, dtype=np.float32)[Y], RuntimeError, None),
+        ("nn.BCELoss()", f32(NAN), f32(1), RuntimeError, None),
+        # torch goes on, and the spec refuses
+        ("nn.CrossEntropyLoss()", X[0], np.array(0), None, ul.SpecValueError),
+        ("nn.CrossEntropyLoss()", X, -np.eye(3, dtype=np.float32)[Y], None, ul.BadValueError),
+        ("nn.BCEWithLogitsLoss()", f32(1), f32(1.5), None, ul.BadValueError),
+    ],
+)
+def test_errors(text: str, predictions: Any, targets: Any, native: Any, own: Any) -> None:
+    """Who refuses what."""
+    call = switching.parse(text)
+    with contextlib.nullcontext() if native is None else pytest.raises(native):
+        switching.run(call, predictions, targets)
+    with contextlib.nullcontext() if own is None else pytest.raises(own):
+        switching.spec_of(call)(predictions, targets)
+
+
+def test_broadcasting() -> None:
+    """torch warns and broadcasts (fact 19); a spec refuses."""
+    column, row = f32([1], [2], [3]), f32(1, 2, 3)
+    call = switching.parse("nn.MSELoss()")
+    with pytest.warns(UserWarning, match="broadcasting"):
+        value, _ = switching.run(call, column, row)
+    np.testing.assert_allclose(value, 4 / 3, rtol=1e-6)
+    with pytest.raises(ul.ShapeError, match="nothing is broadcast"):
+        switching.spec_of(call)(column, row)
+
+
+# ------------------------------------------------------------------------------------------------------------- objects
+
+
+def test_objects_round_trip() -> None:
+    """Every call of the grid, as an object, is read as the spec it was built of, and so is the text that writes it."""
+    for call in {call for call, _, _ in GRID}:
+        spec = switching.spec_of(call)
+        assert ul.from_native(switching.build(call)) == spec
+        assert switching.read(switching.build(call)) == call
+        assert ul.from_native(str(call)) == spec
+        assert ul.from_native(spec.to_native("torch")) == spec
+        assert ul.from_native(spec.to_native("torch", code=True)) == spec
+        assert type(spec.to_native("torch")).__module__.partition(".")[0] in ("torch", "functools")
+
+
+def test_text_makes_the_object() -> None:
+    """The line that is written is one that torch runs."""
+    for text in {ul.from_native(str(call)).to_native("torch", code=True) for call, _, _ in GRID}:
+        made = eval(text, {"torch": torch, "functools": functools})  # noqa: S307 - our own text
+        assert ul.from_native(made) == ul.from_native(text)
+
+
+def test_functions_are_read() -> None:
+    """Keyword arguments, partial objects, partial objects of these; tensors of any dtype, on top of plain lists."""
+    weight = torch.tensor([0.1, 2.0])
+    spec = ul.from_native("nn.CrossEntropyLoss(weight=[0.1, 2.0], label_smoothing=0.25)")
+    assert ul.from_native(functional.cross_entropy, weight=weight, label_smoothing=0.25) == spec
+    assert ul.from_native(functional.cross_entropy, weight=[0.1, 2.0], label_smoothing=0.25) == spec
+    assert ul.from_native(functools.partial(functional.cross_entropy, weight=weight), label_smoothing=0.25) == spec
+    inner = functools.partial(functional.cross_entropy, weight=weight, label_smoothing=0.5)
+    assert ul.from_native(functools.partial(inner, label_smoothing=0.25)) == spec
+    assert ul.from_native(nn.CrossEntropyLoss(weight.double(), label_smoothing=0.25)).class_weights[0] == float(
+        weight[0].double()
+    )
+    half = ul.from_native(nn.CrossEntropyLoss(weight.to(torch.bfloat16)))
+    assert half.class_weights == (0.10009765625, 2.0)
+    with pytest.raises(SpecTypeError, match="positional"):
+        ul.from_native(functools.partial(functional.mse_loss, X))
+    with pytest.raises(SpecTypeError, match="target is given to the call"):
+        ul.from_native(functional.mse_loss, target=X)
+
+
+@pytest.mark.parametrize("average", [None, True, False])
+@pytest.mark.parametrize("reduce", [None, True, False])
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "MSELoss"])
+def test_old_arguments(name: str, average: bool | None, reduce: bool | None) -> None:
+    """size_average and reduce come to a reduction as in torch, from text, from objects and from functions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        module = getattr(nn, name)(size_average=average, reduce=reduce, reduction="sum")
+    from_text = ul.from_native(f"nn.{name}(size_average={average}, reduce={reduce}, reduction='sum')")
+    assert ul.from_native(module) == from_text
+    assert from_text.reduction == module.reduction
+    assert from_text == ul.from_native(f"nn.{name}(reduction={module.reduction!r})")
+
+
+class Focal(nn.CrossEntropyLoss):
+    """A subclass that computes something else."""
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        """Squared."""
+        return super().forward(input, target) ** 2
+
+
+@pytest.mark.parametrize(
+    ("obj", "found"),
+    [
+        (Focal(), "subclass"),
+        (nn.HuberLoss(), "HuberLoss is no loss that is known"),
+        (nn.CrossEntropyLoss, "is a class; call it"),
+        (functional.huber_loss, "is no loss that is known"),
+        (torch.zeros(2), "is no loss that is known"),
+        (nn.Linear(1, 1), "is no loss that is known"),
+    ],
+)
+def test_other_objects_of_torch(obj: Any, found: str) -> None:
+    """What may compute anything is not taken for what it resembles."""
+    with pytest.raises(SpecTypeError, match=found):
+        ul.from_native(obj)
+
+
+def test_arguments_that_no_spec_takes() -> None:
+    """Each with the reason."""
+    with pytest.raises(SpecTypeError, match="has its arguments already"):
+        ul.from_native(nn.MSELoss(), reduction="sum")
+    with pytest.raises(ul.SpecValueError, match="must not be negative"):
+        ul.from_native(nn.CrossEntropyLoss(torch.tensor([1.0, -1.0])))
+    with pytest.raises(ul.SpecValueError, match="reduction must be one of"):
+        ul.from_native(nn.MSELoss(reduction="batchmean"))
+    with pytest.raises(ul.UnsupportedError, match="varies along 2 axes"):
+        ul.from_native(nn.BCEWithLogitsLoss(pos_weight=torch.ones(2, 3)))
+    with pytest.raises(ul.SpecValueError, match="label_smoothing"):
+        ul.from_native("nn.CrossEntropyLoss(label_smoothing=1.5)")
+    with pytest.raises(ul.UnsupportedError, match="takes no sample weights"):
+        switching.run(switching.parse("nn.MSELoss()"), X, X, X[:, 0])
+
+
+def test_half_types() -> None:
+    """A half type is read exactly, computed in float32 and rounded once; torch rounds between (fact 42)."""
+    row = np.array([[1.0, 3.0, -1.0]])
+    call = switching.parse("nn.CrossEntropyLoss(reduction='none')")
+    x = torch.tensor(row, dtype=torch.bfloat16)
+    native = switching.build(call)(x, torch.tensor([1]))
+    own = switching.spec_of(call)(x, torch.tensor([1]))
+    assert float(native) == pytest.approx(0.145508, abs=1e-6)
+    assert own.dtype is torch.bfloat16
+    assert float(own) == float(torch.tensor(0.142932).to(torch.bfloat16))
+
+
+def test_export_is_plain_and_computes_the_same() -> None:
+    """What is exported trains without this library: its value and gradient on fresh tensors are the spec's."""
+    spec = ul.CrossEntropyLoss(
+        from_logits=True,
+        axis=1,
+        class_weights=[1, 2, 4],
+        ignore_index=-100,
+        label_smoothing=0.1,
+        divisor="label_weights",
+    )
+    module = spec.to_native("torch")
+    assert type(module) is nn.CrossEntropyLoss
+    x = torch.tensor(X, requires_grad=True)
+    loss = module(x, torch.tensor(Y))
+    loss.backward()
+    value, gradient = spec.value_and_grad(torch.tensor(X), torch.tensor(Y))
+    torch.testing.assert_close(loss.detach(), value)
+    torch.testing.assert_close(x.grad, gradient)

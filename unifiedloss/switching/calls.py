@@ -1,0 +1,235 @@
+"""A loss of another library as it is written: its name and its arguments, as plain Python values.
+
+Text is read by its syntax and never evaluated: a call with literal arguments is understood, everything else is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import Any
+
+from unifiedloss.errors import SpecTypeError, SpecValueError
+
+_PREFIXES = {
+    ("nn",): ("torch", "nn"),
+    ("F",): ("torch", "nn", "functional"),
+    ("torch", "nn", "modules", "loss"): ("torch", "nn"),
+    ("tensorflow",): ("tf",),
+    ("tf", "keras"): ("keras",),
+    ("tensorflow", "keras"): ("keras",),
+    ("ul",): ("unifiedloss",),
+    ("helper",): ("onnx", "helper"),
+}
+"""How modules are commonly called, and how this library calls them."""
+
+_ARRAYS = frozenset(
+    f"{module}.{function}"
+    for modules, functions in (
+        (("torch",), ("tensor", "as_tensor", "Tensor", "FloatTensor")),
+        (("np", "numpy", "jnp", "jax.numpy"), ("array", "asarray")),
+        (("tf",), ("constant", "convert_to_tensor")),
+    )
+    for module in modules
+    for function in functions
+)
+"""What may stand around a literal and only makes a tensor of it."""
+
+_NODE = "onnx.helper.make_node"
+
+_PARTIAL = ("functools.partial", "partial")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A loss of another library, as it is written.
+
+    Attributes:
+        name: the canonical dotted name, such as "torch.nn.CrossEntropyLoss".
+        arguments: those that differ from their defaults, by name, in the order the library has them. Arrays are nested tuples.
+        backend: the framework that Keras runs on, where its numbers depend on it; None for every other library.
+    """
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    backend: str | None = None
+
+    @property
+    def library(self) -> str:
+        """The library, as `to_native` calls it."""
+        root = self.name.partition(".")[0]
+        return {"tf": "tensorflow"}.get(root, root)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.arguments.items()), self.backend))
+
+    def __str__(self) -> str:
+        """The source line a person would write."""
+        from unifiedloss.switching.tables import find
+
+        return find(self.name).source(self.arguments)
+
+
+def parse(text: str | Any) -> Call:
+    """The call that a text writes: a dotted name and literal arguments. Nothing in it is evaluated.
+
+    Args:
+        text: such as ``torch.nn.CrossEntropyLoss(label_smoothing=0.1)``, a function's name alone, or
+            ``functools.partial(optax.softmax_cross_entropy, axis=1)``. The common names of modules are known: ``nn``, ``F``, ``tf``.
+            Literals are numbers, strings, True, False, None, and lists and tuples of numbers, also inside ``torch.tensor`` and
+            its like in the other frameworks. ``keras[torch].losses...`` says which framework Keras runs on.
+
+    Returns:
+        The call, with the arguments as they are written; a class of this library has the name "unifiedloss.CrossEntropyLoss" and so on.
+
+    Raises:
+        SpecValueError: the text is anything else, or names no loss that is known. The message says what was found.
+        SpecTypeError: the loss has no such argument.
+    """
+    if not isinstance(text, str):
+        msg = f"a loss is written as a str, got {type(text).__name__}."
+        raise SpecTypeError(msg)
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        msg = f"{shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
+        raise SpecValueError(msg) from error
+    if isinstance(tree, ast.List):
+        return _nodes(tree.elts)
+    if not isinstance(tree, ast.Call):
+        name, backend = _dotted(tree)
+        return _bound(name, [], {}, backend, called=False)
+    positional = list(tree.args)
+    name, backend = _dotted(tree.func)
+    if name == _NODE:
+        return _nodes([tree])
+    called = name not in _PARTIAL
+    if not called:
+        if not positional:
+            msg = "functools.partial needs the function first, as in functools.partial(optax.l2_loss)."
+            raise SpecValueError(msg)
+        name, backend = _dotted(positional.pop(0))
+    return _bound(name, [_literal(value) for value in positional], _keywords(tree), backend, called=called)
+
+
+def _keywords(call: ast.Call) -> dict[str, Any]:
+    keywords = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            msg = f"**{_source(keyword.value)} is not read; write every argument with its name."
+            raise SpecValueError(msg)
+        keywords[keyword.arg] = _literal(keyword.value)
+    return keywords
+
+
+def _nodes(elements: list[ast.expr]) -> Call:
+    """The call of a loss that is written as a node of ONNX, or as a list of nodes with its constants."""
+    from unifiedloss.switching.onnx import call_of_nodes, node_of_arguments
+
+    nodes = []
+    for element in elements:
+        if not isinstance(element, ast.Call) or _dotted(element.func)[0] != _NODE:
+            msg = f"{_source(element)} is no node; a list of {_NODE}(...) is read as the nodes of a graph."
+            raise SpecValueError(msg)
+        nodes.append(node_of_arguments([_literal(value) for value in element.args], _keywords(element)))
+    return call_of_nodes(nodes, {})
+
+
+def _bound(name: str, positional: list[Any], keywords: dict[str, Any], backend: str | None, *, called: bool) -> Call:
+    """The call with its arguments by name."""
+    from unifiedloss.switching.tables import find
+
+    if name.startswith("unifiedloss."):
+        if positional or not called:
+            msg = f"{name} takes its fields by name, as in {name}(reduction='sum')."
+            raise SpecTypeError(msg)
+        return Call(name, keywords)
+    native = find(name)
+    if native.is_class and not called:
+        msg = f"{native.name} is a class; write {native.name}() for the loss with its defaults."
+        raise SpecValueError(msg)
+    return Call(native.name, native.bind(positional, keywords), backend)
+
+
+def _dotted(node: ast.expr) -> tuple[str, str | None]:
+    """The name a chain of attributes spells, its module by its canonical name, and the backend of ``keras[backend]``."""
+    parts: list[str] = []
+    backend = None
+    inner = node
+    while True:
+        if isinstance(inner, ast.Attribute):
+            parts.insert(0, inner.attr)
+            inner = inner.value
+        elif isinstance(inner, ast.Subscript) and backend is None and _source(inner.value) in ("keras", "tf.keras"):
+            backend = _backend(inner.slice)
+            inner = inner.value
+        elif isinstance(inner, ast.Name):
+            parts.insert(0, inner.id)
+            break
+        else:
+            msg = (
+                f"{_source(node)} is no name of a loss: a call with literal arguments is read, as in "
+                "torch.nn.CrossEntropyLoss(label_smoothing=0.1), and nothing is evaluated."
+            )
+            raise SpecValueError(msg)
+    for length in range(len(parts) - 1, 0, -1):
+        known = _PREFIXES.get(tuple(parts[:length]))
+        if known is not None:
+            parts[:length] = known
+            break
+    return ".".join(parts), backend
+
+
+def _backend(node: ast.expr) -> str:
+    name = node.id if isinstance(node, ast.Name) else getattr(node, "value", None)
+    if not isinstance(name, str):
+        msg = f"keras[{_source(node)}] names no backend; write keras[torch], keras[jax], keras[numpy] or keras[tensorflow]."
+        raise SpecValueError(msg)
+    return name
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal. Arrays become nested tuples."""
+    if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool | int | float | str)):
+        return node.value
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub | ast.UAdd)
+        and isinstance(node.operand, ast.Constant)
+    ):
+        number = node.operand.value
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return -number if isinstance(node.op, ast.USub) else number
+    if isinstance(node, ast.List | ast.Tuple):
+        return tuple(_literal(element) for element in node.elts)
+    if isinstance(node, ast.Call) and _is_array(node.func):
+        if len(node.args) == 1 and not node.keywords:
+            return _literal(node.args[0])
+        msg = f"{_source(node)}: write the numbers alone, as in {_source(node.func)}([1.0, 2.0])."
+        raise SpecValueError(msg)
+    msg = (
+        f"{_source(node)} is no literal: numbers, strings, True, False, None, lists and tuples are read, also inside "
+        "torch.tensor(...), np.array(...), tf.constant(...) and jnp.array(...), and nothing is evaluated."
+    )
+    raise SpecValueError(msg)
+
+
+def _is_array(node: ast.expr) -> bool:
+    try:
+        return _dotted(node)[0] in _ARRAYS
+    except SpecValueError:
+        return False
+
+
+def _source(node: ast.AST) -> str:
+    try:
+        return shortened(ast.unparse(node))
+    except RecursionError:
+        return "this expression"
+
+
+def shortened(text: str) -> str:
+    """A text on one line, cut where it is long, for a message."""
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:76]} ..."

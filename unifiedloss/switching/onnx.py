@@ -1,0 +1,194 @@
+"""The loss operators of ONNX, as nodes of a graph.
+
+A node has attributes, which configure it, and inputs, which are names; class weights are an input. So the call of a node has one
+argument more than the node has attributes, `weights`, and is written as two nodes where it is given: a constant and the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.spec import AnyLoss, CrossEntropyLoss, Loss, NegativeLogLikelihoodLoss
+from unifiedloss.switching.calls import Call
+from unifiedloss.switching.tables import Native, find, literal, register
+
+Arguments = Mapping[str, Any]
+
+OPERATORS = {"SoftmaxCrossEntropyLoss": CrossEntropyLoss, "NegativeLogLikelihoodLoss": NegativeLogLikelihoodLoss}
+"""Operator -> the spec it is."""
+
+INPUTS = {
+    "SoftmaxCrossEntropyLoss": ("scores", "labels", "weights"),
+    "NegativeLogLikelihoodLoss": ("input", "target", "weight"),
+}
+"""The inputs by the names that the standard gives them."""
+
+OUTPUT = "loss"
+
+_REASONS = MappingProxyType(
+    {
+        "axis": "ONNX has the classes on axis 1.",
+        "divisor": "ONNX divides by the sum of the class weights of the labels.",
+        "on_empty": "ONNX gives NaN where nothing is left to average.",
+        "from_logits": "ONNX has a loss of logits and one of log-probabilities.",
+        "label_smoothing": "ONNX smooths no labels.",
+        "epsilon": "ONNX clips nothing.",
+        "scale": "ONNX has no factor of the loss; add a Mul node.",
+        "dtype": "ONNX computes in the dtype of the predictions.",
+        "rounding": "ONNX says nothing of rounding.",
+    }
+)
+
+
+class Node(NamedTuple):
+    """What is known of a node: its operator, the names of its inputs and outputs, and its attributes."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+def call_of_nodes(nodes: Sequence[Node], constants: Mapping[str, Any], weights: Any = None) -> Call:
+    """The call of the one loss among these nodes.
+
+    Args:
+        nodes: the nodes of a graph.
+        constants: the values of its initializers, by name. Those of Constant nodes are found here.
+        weights: the class weights, where nothing among these says what the node's input holds.
+
+    Raises:
+        SpecTypeError: there is no loss among them, more than one, or its class weights are unknown.
+        UnsupportedError: the log-probabilities that a node gives beside its loss are asked for.
+    """
+    losses = [node for node in nodes if node.operator in OPERATORS]
+    if len(losses) != 1:
+        operators = ", ".join(node.operator for node in nodes) or "none"
+        msg = f"one node is needed of {' or '.join(OPERATORS)}; the nodes are {operators}."
+        raise SpecTypeError(msg)
+    (node,) = losses
+    name = f"onnx.{node.operator}"
+    if [output for output in node.outputs[1:] if output]:
+        msg = (
+            f"{name} with a second output also gives log-probabilities, and a spec gives the loss alone; leave the output out, and add "
+            "a LogSoftmax node for them."
+        )
+        raise UnsupportedError(msg)
+    known = {**constants, **{key: value for each in nodes for key, value in _constant(each).items()}}
+    arguments = dict(node.attributes)
+    arguments["weights"] = _class_weights(name, node, known, weights)
+    return Call(name, find(name).bind([], arguments))
+
+
+def _constant(node: Node) -> dict[str, Any]:
+    """What a Constant node holds, under the name of its output."""
+    values = node.attributes.get("value_floats", node.attributes.get("value"))
+    return {node.outputs[0]: values} if node.operator == "Constant" and values is not None else {}
+
+
+def _class_weights(name: str, node: Node, known: Mapping[str, Any], weights: Any) -> Any:
+    given = node.inputs[2] if len(node.inputs) > 2 else ""
+    if not given:
+        if weights is not None:
+            msg = f"this node has no third input, so {name} has no class weights; add the input, or leave weights out."
+            raise SpecTypeError(msg)
+        return None
+    if weights is None and given not in known:
+        msg = (
+            f"the class weights of {name} are its input {given!r}, whose values are not in the node; give them, as in "
+            f"from_native(node, weights=[...]), or in text as {name}(weights=[...])."
+        )
+        raise SpecTypeError(msg)
+    return known[given] if weights is None else weights
+
+
+def _source(operator: str, arguments: Arguments) -> str:
+    """The expression that makes the node; with class weights, the list of the constant and the node."""
+    attributes = {name: value for name, value in arguments.items() if name != "weights"}
+    scores, labels, weights = INPUTS[operator]
+    weighted = "weights" in arguments
+    inputs = literal((scores, labels, weights) if weighted else (scores, labels))
+    written = [literal(operator), inputs, literal((OUTPUT,))]
+    written += [f"{name}={literal(value)}" for name, value in attributes.items()]
+    node = f"onnx.helper.make_node({', '.join(written)})"
+    if not weighted:
+        return node
+    values = literal(arguments["weights"])
+    constant = f'onnx.helper.make_node("Constant", [], {literal((weights,))}, value_floats={values})'
+    return f"[{constant}, {node}]"
+
+
+# ------------------------------------------------------------------------------------------------------------------ the table
+
+
+def _fields(arguments: Arguments) -> dict[str, Any]:
+    return {
+        "axis": 1,
+        "class_weights": arguments["weights"],
+        "ignore_index": arguments["ignore_index"],
+        "reduction": arguments["reduction"],
+    }
+
+
+def _softmax(arguments: Arguments, _backend: str | None) -> AnyLoss:
+    return CrossEntropyLoss(from_logits=True, **_fields(arguments))
+
+
+def _likelihood(arguments: Arguments, _backend: str | None) -> AnyLoss:
+    return NegativeLogLikelihoodLoss(**_fields(arguments))
+
+
+def _from_spec(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> Arguments:
+    labels: tuple[int, ...] = spec.ignore_index or ()  # type: ignore[assignment]
+    if len(labels) > 1:
+        msg = f"ONNX ignores one label, and the spec has ignore_index={list(labels)}: give all of them the same label."
+        raise UnsupportedError(msg)
+    if isinstance(spec, CrossEntropyLoss) and not spec.from_logits:
+        msg = "onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."
+        raise UnsupportedError(msg)
+    return {
+        "ignore_index": labels[0] if labels else None,
+        "reduction": spec.reduction,
+        "weights": spec.class_weights,
+    }
+
+
+def _native(operator: str, loss: type[Loss]) -> Native:
+    return Native(
+        f"onnx.{operator}",
+        loss,
+        {"ignore_index": None, "reduction": "mean", "weights": None},
+        _softmax if loss is CrossEntropyLoss else _likelihood,
+        _from_spec,
+        data=INPUTS[operator][:2],
+        reasons=_REASONS,
+        write=lambda arguments: _source(operator, arguments),
+    )
+
+
+register(*(_native(operator, loss) for operator, loss in OPERATORS.items()))
+
+
+def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> Node:
+    """The node that ``onnx.helper.make_node`` makes of these arguments.
+
+    Raises:
+        SpecValueError: they are no operator, names of inputs and names of outputs.
+    """
+    values = dict(zip(("op_type", "inputs", "outputs"), positional, strict=False)) | dict(keywords)
+    attributes = {key: value for key, value in values.items() if key not in ("op_type", "inputs", "outputs", "name")}
+    operator, inputs, outputs = (values.get(key) for key in ("op_type", "inputs", "outputs"))
+    if len(positional) > 3 or not isinstance(operator, str) or not _names(inputs) or not _names(outputs):
+        msg = (
+            "onnx.helper.make_node needs an operator, the names of its inputs and those of its outputs, as in "
+            'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss"]).'
+        )
+        raise SpecValueError(msg)
+    return Node(operator, inputs, outputs, attributes)  # type: ignore[arg-type]
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)

@@ -1,0 +1,235 @@
+"""The losses of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    Loss,
+    MeanSquaredError,
+    NegativeLogLikelihoodLoss,
+    extents,
+)
+from unifiedloss.switching.tables import Native, register
+
+Arguments = Mapping[str, Any]
+
+_REASONS = MappingProxyType(
+    {
+        "axis": "torch has the classes on axis 1.",
+        "ignore_index": "torch always ignores one label.",
+        "divisor": "torch divides by the sum of the class weights of the labels, by the number of positions where targets are dense, and "
+        "by the number of elements in an elementwise loss.",
+        "on_empty": "torch gives NaN where nothing is left to average.",
+        "epsilon": "torch clips no probability; it clamps logarithms at -100.",
+        "label_smoothing": "torch smooths the labels of torch.nn.CrossEntropyLoss alone.",
+        "class_weighting": "torch multiplies the entries of the smoothed target by the class weights.",
+        "average_last_axis": "torch reduces all axes at once.",
+        "scale": "torch has no factor of the loss; multiply what it gives.",
+        "dtype": "torch computes in the dtype of the predictions.",
+        "rounding": "torch rounds as its kernels do.",
+    }
+)
+
+
+def _reduction(arguments: Arguments) -> Any:
+    """What `reduction` comes to: the old arguments win over it where one of them is given, as in torch."""
+    average, reduce = arguments["size_average"], arguments["reduce"]
+    if average is None and reduce is None:
+        return arguments["reduction"]
+    if reduce is not None and not reduce:
+        return "none"
+    return "mean" if average is None or average else "sum"
+
+
+# ------------------------------------------------------------------------------------------------------------------- reading
+
+
+def _cross_entropy(arguments: Arguments, _backend: str | None) -> AnyLoss:
+    return CrossEntropyLoss(
+        from_logits=True,
+        axis=1,
+        class_weights=arguments["weight"],
+        ignore_index=arguments["ignore_index"],
+        label_smoothing=arguments["label_smoothing"],
+        divisor="label_weights",
+        reduction=_reduction(arguments),
+    )
+
+
+def _likelihood(arguments: Arguments, _backend: str | None) -> AnyLoss:
+    return NegativeLogLikelihoodLoss(
+        axis=1,
+        class_weights=arguments["weight"],
+        ignore_index=arguments["ignore_index"],
+        divisor="label_weights",
+        reduction=_reduction(arguments),
+    )
+
+
+def _binary(arguments: Arguments, _backend: str | None) -> AnyLoss:
+    return BinaryCrossEntropyLoss(
+        epsilon="torch", element_weights=arguments["weight"], divisor="all", reduction=_reduction(arguments)
+    )
+
+
+def _binary_logits(arguments: Arguments, _backend: str | None) -> AnyLoss:
+    pos_weight, axis = _along(arguments["pos_weight"])
+    return BinaryCrossEntropyLoss(
+        from_logits=True,
+        pos_weight=pos_weight,
+        axis=axis,
+        element_weights=arguments["weight"],
+        divisor="all",
+        reduction=_reduction(arguments),
+    )
+
+
+def _along(weights: Any) -> tuple[Any, int | None]:
+    """The pos_weight and the axis it runs along: torch broadcasts it against the last axes."""
+    shape = extents(weights)
+    longer = [axis for axis, extent in enumerate(shape) if extent != 1]
+    if len(longer) > 1:
+        msg = (
+            f"pos_weight of shape {shape} varies along {len(longer)} axes, and that of a spec runs along one; give one number for each "
+            "class, and if elements are to be weighted too, do it with weight."
+        )
+        raise UnsupportedError(msg)
+    flat = _flat(weights)
+    if not longer:
+        return (flat[0] if flat else None), None
+    axis = longer[0] - len(shape)
+    return flat, None if axis == -1 else axis
+
+
+def _flat(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, tuple):
+        return () if value is None else (value,)
+    return tuple(number for element in value for number in _flat(element))
+
+
+def _squared(arguments: Arguments, _backend: str | None) -> AnyLoss:
+    return MeanSquaredError(element_weights=arguments.get("weight"), reduction=_reduction(arguments))
+
+
+# ------------------------------------------------------------------------------------------------------------------- writing
+
+
+def _ignored(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> int:
+    """The one label that torch ignores."""
+    labels: tuple[int, ...] = spec.ignore_index or (-100,)  # type: ignore[assignment]
+    if len(labels) > 1:
+        msg = f"torch ignores one label, and the spec has ignore_index={list(labels)}: give all of them the same label."
+        raise UnsupportedError(msg)
+    return labels[0]
+
+
+def _from_cross_entropy(spec: CrossEntropyLoss) -> Arguments:
+    return {
+        "weight": spec.class_weights,
+        "ignore_index": _ignored(spec),
+        "reduction": spec.reduction,
+        "label_smoothing": spec.label_smoothing,
+    }
+
+
+def _from_likelihood(spec: NegativeLogLikelihoodLoss) -> Arguments:
+    return {"weight": spec.class_weights, "ignore_index": _ignored(spec), "reduction": spec.reduction}
+
+
+def _from_binary(spec: BinaryCrossEntropyLoss) -> Arguments:
+    if spec.from_logits:
+        msg = "torch.nn.BCELoss takes probabilities, and the spec logits."
+        raise UnsupportedError(msg)
+    return {"weight": spec.element_weights, "reduction": spec.reduction}
+
+
+def _from_binary_logits(spec: BinaryCrossEntropyLoss) -> Arguments:
+    if not spec.from_logits:
+        msg = "torch.nn.BCEWithLogitsLoss takes logits, and the spec probabilities."
+        raise UnsupportedError(msg)
+    pos_weight: Any = spec.pos_weight
+    if isinstance(pos_weight, tuple) and spec.axis is not None:
+        if spec.axis >= 0:
+            msg = (
+                f"torch aligns pos_weight to the last axes, and the spec counts axis={spec.axis} from the front: count it "
+                "from the end, as in axis=-3 for images (N, C, H, W)."
+            )
+            raise UnsupportedError(msg)
+        for _ in range(-1 - spec.axis):
+            pos_weight = tuple((element,) for element in pos_weight)
+    return {"weight": spec.element_weights, "reduction": spec.reduction, "pos_weight": pos_weight}
+
+
+def _from_squared(spec: MeanSquaredError) -> Arguments:
+    return {"reduction": spec.reduction}
+
+
+def _from_weighted_squared(spec: MeanSquaredError) -> Arguments:
+    return {"reduction": spec.reduction, "weight": spec.element_weights}
+
+
+# ------------------------------------------------------------------------------------------------------------------ the table
+
+
+def _native(
+    name: str,
+    loss: type[Loss],
+    parameters: dict[str, Any],
+    to_spec: Callable[[Arguments, str | None], AnyLoss],
+    from_spec: Callable[[Any], Arguments],
+    *,
+    exported: bool = True,
+) -> Native:
+    return Native(
+        name,
+        loss,
+        parameters,
+        to_spec,
+        from_spec,
+        data=("input", "target"),
+        tensors=("weight", "pos_weight"),
+        reasons=_REASONS,
+        exported=exported,
+    )
+
+
+_LABELS = {"weight": None, "size_average": None, "ignore_index": -100, "reduce": None, "reduction": "mean"}
+_SMOOTHED = {**_LABELS, "label_smoothing": 0.0}
+_PLAIN = {"size_average": None, "reduce": None, "reduction": "mean"}
+_WEIGHTED = {"weight": None, **_PLAIN}
+_CLASSES = (
+    ("CrossEntropyLoss", "cross_entropy", CrossEntropyLoss, _SMOOTHED, _cross_entropy, _from_cross_entropy),
+    ("NLLLoss", "nll_loss", NegativeLogLikelihoodLoss, _LABELS, _likelihood, _from_likelihood),
+    ("BCELoss", "binary_cross_entropy", BinaryCrossEntropyLoss, _WEIGHTED, _binary, _from_binary),
+    (
+        "BCEWithLogitsLoss",
+        "binary_cross_entropy_with_logits",
+        BinaryCrossEntropyLoss,
+        {**_WEIGHTED, "pos_weight": None},
+        _binary_logits,
+        _from_binary_logits,
+    ),
+)
+for _name, _function, *_rest in _CLASSES:
+    register(
+        _native(f"torch.nn.{_name}", *_rest),  # type: ignore[arg-type]
+        _native(f"torch.nn.functional.{_function}", *_rest, exported=False),  # type: ignore[arg-type]
+    )
+# Weights are an argument of the function alone.
+register(
+    _native("torch.nn.MSELoss", MeanSquaredError, _PLAIN, _squared, _from_squared),
+    _native(
+        "torch.nn.functional.mse_loss",
+        MeanSquaredError,
+        {**_PLAIN, "weight": None},
+        _squared,
+        _from_weighted_squared,
+    ),
+)
