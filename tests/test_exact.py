@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
@@ -77,6 +78,54 @@ def test_bad_values_that_cannot_be_raised() -> None:
         assert not outcome.failures, (case.name, outcome.failures)
         bad += bool(expected.bad_positions)
     assert bad > 30
+
+
+KNOWN = [
+    ul.NegativeLogLikelihoodLoss(class_weights=[0.5, 0.0, 3.1]),
+    ul.NegativeLogLikelihoodLoss(divisor="label_weights", reduction="none"),
+    ul.CrossEntropyLoss(from_logits=True, scale=0.3, class_weights=[0.5, 0.0, 3.1]),
+    ul.CrossEntropyLoss(epsilon="keras", scale=3, reduction="none"),
+    ul.CrossEntropyLoss(epsilon="sklearn", label_smoothing=0.1, reduction="sum"),
+    ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[0.3, 2.5], axis=0, scale=1e-3),
+    ul.BinaryCrossEntropyLoss(epsilon="keras", element_weights=[0.1, 0.0, 2.5], reduction="none"),
+    ul.BinaryCrossEntropyLoss(epsilon="sklearn", pos_weight=[0.3, 0, 2.5], axis=-1),
+    ul.MeanSquaredError(element_weights=[[[0.7]], [[1e-50]]], scale=0.5),
+    ul.MeanSquaredError(element_weights=[[[0.7]], [[0.3]]], divisor="nonzero", reduction="sum"),
+]
+
+
+@pytest.mark.parametrize("spec", KNOWN, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_rules_of_other_libraries_are_the_oracles(spec: Any, dtype: str, without: set[str]) -> None:
+    """Those the kernel knows give the bits of the oracle, which takes the others as a whole; special values too."""
+    rng = np.random.default_rng(5)
+    adapter = registry.adapter("numpy")
+    special = [0.0, 1.0, -0.0, 1e-7, np.nan, np.inf, -np.inf, 1.5, -0.5, 5e-8, 0.99999994, 0.25]
+    x = np.concatenate([rng.random(30), np.array(special)]).reshape(2, -1, 3).astype(dtype)
+    if spec.name in ("cross_entropy", "negative_log_likelihood"):
+        x = x.reshape(-1, 3)
+        targets = [
+            rng.integers(-1, 3, len(x)),
+            np.where(rng.random(x.shape) < 0.5, 0, rng.random(x.shape)).astype(dtype),
+        ]
+    else:
+        targets = [rng.random(x.shape).astype(dtype), rng.random(x.shape) < 0.5]
+    for t in targets:
+        spec = spec.replace(on_empty="error", rounding="exact")
+        upstream = rng.normal(size=t.shape[:1] if x.ndim == 2 else x.shape) if spec.reduction == "none" else -0.7
+        for weight in (None, rng.random(len(x)).astype(dtype)):
+            plan = adapter.plan(spec, x, t, weight, None)
+            if plan.extended:
+                continue
+            oracle = kernel.evaluate(replace(plan, extended=True), x, t, weight, None, upstream, gradient=True)
+            for skipped in ((), ("fast", "balls")):
+                without.update(skipped)
+                found = kernel.evaluate(plan, x, t, weight, None, upstream, gradient=True)
+                without.clear()
+                for a, b in zip(found, oracle, strict=True):
+                    assert a.dtype == b.dtype
+                    np.testing.assert_array_equal(a, b)
+                    assert not (np.signbit(a) & (a == 0)).any()
 
 
 def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -640,9 +640,7 @@ class PositionRules:
     # What is read
 
     def _is_bad_probability(self, p: float) -> bool:
-        return p <= -self.tiny or p > (
-            FORMATS["float64"].largest if self.plan.renormalize else self.plan.probability_limit
-        )
+        return p <= -self.tiny or p > self.plan.probability_limit
 
     def _share(self, p: float) -> Fraction:
         """A number that is neither bad nor NaN as it is read; what is below the smallest normal number reads as 0."""

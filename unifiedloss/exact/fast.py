@@ -72,7 +72,7 @@ def carry_out(
         dtype: what losses are rounded to.
     """
     plan = call.plan
-    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
+    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits) or plan.scale != 1.0:
         return todo
     if not _is_in_reach(plan, scale):
         return todo

@@ -139,6 +139,8 @@ class Call:
         for label in plan.ignored_labels:
             self.present = self.present & (self.targets != label)
         self.weight = None if sample_weight is None else self._per_position(_plain(sample_weight).astype(np.float64))
+        if plan.element_weights is not None:  # and no sample weights, or the plan would be extended
+            self.weight = np.broadcast_to(np.asarray(plan.element_weights, np.float64), self.positions).reshape(-1)
         self.kept = self.present
         if self.weight is not None:
             # Told in the compute dtype, where a number that is too small counts as 0.
@@ -167,7 +169,11 @@ class Call:
     def _pos_weight(self) -> Floats | None:
         if self.plan.pos_weight is None:
             return None
-        return np.broadcast_to(np.asarray(self.plan.pos_weight, np.float64), self.positions).reshape(-1, 1)
+        weight = np.asarray(self.plan.pos_weight, np.float64)
+        if weight.ndim:
+            axis = self.plan.pos_weight_axis % len(self.positions)
+            weight = weight.reshape(-1, *[1] * (len(self.positions) - axis - 1))
+        return np.broadcast_to(weight, self.positions).reshape(-1, 1)
 
     # ---------------------------------------------------------------------------------------------------- what is special
 
@@ -200,15 +206,17 @@ class Call:
             special |= ~np.isfinite(rows[:, 0])
             if self.targets.dtype.kind not in "iub":
                 special |= ~np.isfinite(self.targets[:, 0])
+        elif plan.log_probabilities:
+            special |= ~np.isfinite(rows).all(1)
         elif plan.from_logits:
             pass  # see `_odd_logits`
         else:
             bad |= self._reads_no_probability(bad)
             # What else is out of the ordinary is for the oracle, which finds out whether it is read.
             smallest, largest = rows.min(1), rows.max(1)
-            epsilon = getattr(plan.spec, "epsilon", 0.0)
-            special |= ~((smallest >= plan.tiny) | ((smallest >= 0) & (epsilon > 0))) | ~(largest <= 1)
-            if plan.kind == "binary" and not epsilon:
+            low, gap = plan.bounds or (0.0, 0.0)
+            special |= ~((smallest >= plan.tiny) | ((smallest >= 0) & (low > 0))) | ~(largest <= 1)
+            if plan.kind == "binary" and not gap:
                 special |= largest == 1
         bad &= self.kept
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
@@ -436,6 +444,8 @@ class Call:
         loss, slope = self._balls(chosen)
         if self.weight is not None:
             loss = loss * Ball(self.weight[chosen][:, None])
+        if self.plan.scale != 1.0:
+            loss = loss * Ball(np.float64(self.plan.scale))
         rounded, doubtful = _decided(loss, (len(chosen), 1), dtype)
         losses[chosen] = rounded[:, 0]
         for i in chosen[doubtful[:, 0]]:
@@ -483,6 +493,8 @@ class Call:
                 return formulas.binary_cross_entropy(rows, yes, no)
             return formulas.binary_cross_entropy_of_probabilities(plan, rows, yes, no)
         tau = formulas.weighted_targets(plan, targets)
+        if plan.log_probabilities:
+            return formulas.negative_log_likelihood(rows, tau)
         if plan.from_logits:
             return formulas.cross_entropy(rows, tau)
         return formulas.cross_entropy_of_probabilities(plan, rows, tau)
@@ -517,7 +529,8 @@ class Call:
     def oracle_loss(self, i: int, dtype: str) -> float:
         """A position's loss times its sample weight, by the oracle."""
         undecided["oracle"] += 1
-        return reference.round_value(reference.scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
+        factor = reference.times(self.weight_of(i), Fraction(self.plan.scale))
+        return reference.round_value(reference.scaled(factor, self._position(i).loss), FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
         """An element of the gradient, by the oracle."""
@@ -573,6 +586,8 @@ class Scale:
         result = slope * Ball(self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream)
         if self._call.weight is not None:
             result = result * Ball(self._call.weight[chosen][:, None])
+        if self._call.plan.scale != 1.0:
+            result = result * Ball(np.float64(self._call.plan.scale))
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
 
     def exactly(self, i: int) -> Any:
@@ -581,6 +596,7 @@ class Scale:
             reference.extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
         )
+        factor = reference.times(factor, Fraction(self._call.plan.scale))
         if self._odd is not None:
             return reference.over(factor, self._odd)
         if self._fraction is None:
