@@ -266,8 +266,24 @@ def _worst(found: Any, truths: list[Decimal]) -> float:
     return float(max(off)) / U
 
 
-def test_numpy_exp_errs_as_little_as_assumed() -> None:
+def _exponential_of(module: str) -> Any:
+    """The exponential of float64 that the first tier takes from a module, as a function that leaves its argument alone."""
+    if module == "numpy":
+        return np.exp
+    from unifiedloss.adapters.torch.exact import _exp
+
+    def exp(x: Any) -> Any:
+        out = np.array(x)
+        _exp(out, out)
+        return out
+
+    return exp
+
+
+@pytest.mark.parametrize("module", ["numpy", pytest.param("torch", marks=pytest.mark.framework("torch"))])
+def test_exp_errs_as_little_as_assumed(module: str) -> None:
     """By at most 2 u: at random, beside multiples of ln 2 / 64, where arguments are reduced differently, and at the ends of the range."""
+    exp = _exponential_of(module)
     rng = np.random.default_rng(1)
     borders = np.outer(np.arange(-1020, 430, 6) * (math.log(2) / 2), [1 - 2.0**-52, 1, 1 + 2.0**-50]).ravel()
     finer = np.arange(-200, 200) * (math.log(2) / 64)
@@ -276,15 +292,14 @@ def test_numpy_exp_errs_as_little_as_assumed() -> None:
         [rng.uniform(-708, 300, 1500), rng.normal(size=500), 10.0 ** rng.uniform(-20, 0, 300), borders, finer, ends]
     )
     # In rows of many lengths, and in a strided one: vector instructions and what is left over from them are other code.
-    whole = np.exp(x)
+    whole = exp(x)
     for n in (1, 2, 3, 5, 7, 13):
         for start in range(0, 39, n):
             assert (
-                _worst(np.exp(x[start : start + n]), [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()])
-                <= 2
+                _worst(exp(x[start : start + n]), [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()]) <= 2
             )
     assert _worst(whole, [DIGITS.exp(Decimal(v)) for v in x.tolist()]) <= 2
-    assert _worst(np.exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()]) <= 2
+    assert _worst(exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()]) <= 2
 
 
 def test_numpy_log1p_errs_as_little_as_assumed() -> None:
