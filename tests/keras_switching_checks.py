@@ -490,7 +490,7 @@ def test_differences_of_this_backend() -> None:
         gradients = [outcome.gradient for outcome in (example.a, example.b)]
         np.testing.assert_allclose(np.ravel(gradients), [-5e6, -1e7], rtol=1e-6)
     elif not NUMPY:
-        assert not ul.diff(f"keras[torch].{loss}()", f"keras[tensorflow].{loss}()")
+        assert "clip_tie" not in ul.diff(f"keras[torch].{loss}()", f"keras[tensorflow].{loss}()")
     else:
         example = ul.diff(
             f"keras[numpy].{loss}(from_logits=True)", "keras[torch].losses.BinaryCrossentropy(from_logits=True)"
