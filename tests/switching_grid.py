@@ -7,6 +7,7 @@ term for n positions and K classes), and twice that from each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from unifiedloss import from_native, registry, switching
 from unifiedloss.conformance.tolerances import limit
 from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
+from unifiedloss.switching.calls import Call
+from unifiedloss.switching.deviations import Deviation
+from unifiedloss.switching.inputs import Layout
+from unifiedloss.switching.sides import evaluate, side_of
 
 Array = NDArray[Any]
 
@@ -67,12 +72,12 @@ def check(
         value, gradient = computed(backend, spec, predictions, targets, sample_weight)
         term = 1.0 + largest(predictions) + largest(native)
         term *= plan.scale * (positions if spec.reduction == "sum" else 1)
-        close(f"{call} in {backend}", value, native, epsilon * term * heaviest(sample_weight))
+        close(f"{call} in {backend}", value, native, epsilon * term * heaviest(spec, sample_weight))
         if native_gradient is None:
             continue
         row = np.abs(np.where(np.isfinite(native_gradient), native_gradient, 0.0))
-        row = row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True) if row.ndim else row
-        unit = plan.scale * heaviest(sample_weight) / (positions if spec.reduction == "mean" else 1)
+        row = row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True, initial=0.0) if row.ndim else row
+        unit = plan.scale * heaviest(spec, sample_weight) / (positions if spec.reduction == "mean" else 1)
         close(f"the gradient of {call} in {backend}", gradient, native_gradient, epsilon * (unit + row))
 
 
@@ -96,9 +101,12 @@ def largest(x: Array) -> float:
     return float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0))
 
 
-def heaviest(sample_weight: Array | None) -> float:
-    """The largest factor that sample weights put on a loss."""
-    return 1.0 if sample_weight is None else max(1.0, largest(sample_weight))
+def heaviest(spec: AnyLoss, sample_weight: Array | None) -> float:
+    """The largest factor that weights put on a loss: those of the call, and those of the spec."""
+    weights = [getattr(spec, name, None) for name in ("class_weights", "element_weights", "pos_weight")]
+    return float(
+        np.prod([max(1.0, largest(np.asarray(each))) for each in (sample_weight, *weights) if each is not None])
+    )
 
 
 def close(what: str, got: Array, native: Array, allowed: Any) -> None:
@@ -109,3 +117,22 @@ def close(what: str, got: Array, native: Array, allowed: Any) -> None:
     with np.errstate(invalid="ignore"):
         same = np.where(finite, np.abs(got - native) <= allowed, (got == native) | (np.isnan(got) & np.isnan(native)))
     assert same.all(), f"{what}:\n{got}\nand the native call gives\n{native}"
+
+
+def check_deviations(call: Call, listed: Iterable[Deviation]) -> int:
+    """A loss differs from its spec on what shows a rule where the rule is listed for it, and nowhere else; how many were tried."""
+    side = side_of(call)
+    assert side.spec is not None
+    labels: Any = getattr(side.spec, "ignore_index", None) or (None,)
+    layout = Layout(averaged=getattr(side.spec, "average_last_axis", False), ignored=labels[0])
+    tried = 0
+    for deviation in listed:
+        if not deviation.concerns(side.spec, call):
+            continue
+        outcomes = [(x, side.outcome(x)) for x in deviation.inputs(layout)]
+        differ = [
+            deviation.differ(outcome, evaluate(side.spec, x)) for x, outcome in outcomes if outcome.ran == "native"
+        ]
+        tried += bool(differ)
+        assert any(differ) == deviation.has(call), (deviation.name, str(call))
+    return tried

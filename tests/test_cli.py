@@ -425,3 +425,90 @@ def test_compare_does_not_fail_for_what_is_not_installed(saved: Path, monkeypatc
     done = CliRunner().invoke(app, ["compare", str(saved), "--from-logits"])
     assert done.exit_code == 0, done.output
     assert "torch: torch is not installed" in done.output
+
+
+TORCH = "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
+
+
+@pytest.mark.parametrize(
+    ("loss", "to", "line", "status"),
+    [
+        (TORCH, "torch", TORCH, 0),
+        (TORCH, "keras", "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)", 1),
+        ("optax.losses.squared_error", "torch", 'torch.nn.MSELoss(reduction="none")', 0),
+        ("ul.MeanSquaredError()", "json", '{"loss": "mean_squared_error", "version": 1}', 0),
+        ('{"loss": "mean_squared_error", "version": 1}', "torch", "torch.nn.MSELoss()", 0),
+        ("torch.nn.MSELoss(reduction='sum')", "unifiedloss", "ul.MeanSquaredError(reduction='sum')", 0),
+    ],
+)
+def test_translate(loss: str, to: str, line: str, status: int) -> None:
+    """The line stands alone on the standard output; what it does not say, beside it, and then the status is 1."""
+    done = CliRunner().invoke(app, ["translate", loss, "--to", to])
+    assert done.exit_code == status, done.output
+    assert done.stdout.splitlines() == [line]
+    assert bool(done.stderr) == bool(status)
+    if status:
+        assert "ignore_index is not the same:" in done.stderr
+        assert "positions with the label -100 are dropped" in done.stderr
+        assert "as written: None: no label is ignored" in done.stderr
+
+
+def test_translated_line_is_read_back() -> None:
+    """What is written is a loss again."""
+    for to in ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx", "unifiedloss", "json"):
+        written = CliRunner().invoke(app, ["translate", TORCH, "--to", to]).stdout.strip()
+        assert CliRunner().invoke(app, ["translate", written, "--to", "json"]).exit_code == 0, written
+
+
+@pytest.mark.framework("numpy")
+def test_diff() -> None:
+    """The rules and the numbers; the status is 1 where anything differs."""
+    done = CliRunner().invoke(app, ["diff", "ul.MeanSquaredError()", "ul.MeanSquaredError(scale=0.5)"])
+    assert done.exit_code == 1
+    assert "scale\n  a: 1: losses are not scaled." in done.stdout
+    assert "a gives 1 in float32\n  b gives 0.5 in float32" in done.stdout
+    same = CliRunner().invoke(app, ["diff", "ul.MeanSquaredError()", '{"loss": "mean_squared_error", "version": 1}'])
+    assert same.exit_code == 0
+    assert "There is no difference" in same.stdout
+
+
+def test_explain(tmp_path: Path) -> None:
+    """Plain text, or LaTeX; also of a spec in a file."""
+    done = CliRunner().invoke(app, ["explain", TORCH])
+    assert done.exit_code == 0
+    assert "t'_ic = (1 - 0.1) t_ic + 0.1 / K" in done.stdout
+    assert "label_smoothing  0.1: this share of every target" in done.stdout
+    latex = CliRunner().invoke(app, ["explain", TORCH, "--latex"]).stdout
+    assert r"\begin{align*}" in latex
+    path = tmp_path / "spec.json"
+    path.write_text(ul.MeanSquaredError(scale=0.5).to_json())
+    assert "l_i = 0.5 * (x - t)^2" in CliRunner().invoke(app, ["explain", str(path)]).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "__import__('os').system('touch here')"], "nothing is evaluated"),
+        (["explain", "torch.nn.CrossEntropyLoss(weight=open('x'))"], "nothing is evaluated"),
+        (["explain", "torch.nn.MSELoss("], "is not one Python expression"),
+        (["diff", "torch.nn.L1Loss()", "ul.MeanSquaredError()"], "is no loss that is known here"),
+        (["translate", TORCH, "--to", "pytorch"], "Did you mean 'torch'?"),
+        (
+            ["translate", "torch.nn.CrossEntropyLoss(weight=[1, 2], smoothing=1)", "--to", "keras"],
+            "Did you mean 'label_smoothing'?",
+        ),
+        (["translate", "optax.softmax_cross_entropy(where=True)", "--to", "torch"], "Leave where out."),
+        (["explain", "nowhere.json"], "cannot read the spec in nowhere.json"),
+        (["explain", '{"loss": "cross_entropy", "version": 9}'], "upgrade unifiedloss"),
+    ],
+)
+def test_losses_that_are_refused(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message of the library, without a traceback, and the status 1; nothing that was written is run."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.iterdir())

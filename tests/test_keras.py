@@ -1,6 +1,7 @@
 """The Keras adapter on each of Keras' backends.
 
-KERAS_BACKEND is read once in a process, so every backend gets a process of its own, which runs tests/keras_checks.py.
+KERAS_BACKEND is read once in a process, so every backend gets a process of its own, which runs tests/keras_checks.py and
+tests/keras_switching_checks.py.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = Path(__file__).with_name("keras_checks.py")
+CHECKS = [Path(__file__).with_name(name) for name in ("keras_checks.py", "keras_switching_checks.py")]
 
-FEWEST = 160
+FEWEST = 205
 """A run of fewer checks than this has lost some."""
 
 
@@ -40,12 +41,12 @@ def test_keras_on(backend: str, tmp_path: Path) -> None:
             "-p",
             "no:cacheprovider",
             f"--junitxml={report}",
-            str(CHECKS),
+            *map(str, CHECKS),
         ],
         capture_output=True,
         text=True,
         check=False,
-        cwd=CHECKS.parents[1],
+        cwd=CHECKS[0].parents[1],
         # Whether all frameworks were reached is counted here and not by a process that is meant to reach two.
         env=os.environ | {"KERAS_BACKEND": backend, "UNIFIEDLOSS_REQUIRE_ALL": "0"},
         timeout=580,

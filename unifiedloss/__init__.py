@@ -37,10 +37,18 @@ from unifiedloss.spec import (
 
 if TYPE_CHECKING:
     from unifiedloss.switching import from_native
+    from unifiedloss.switching.diff import diff
+    from unifiedloss.switching.explain import explain
+    from unifiedloss.switching.report import port_report
 
 __version__ = "0.1.0"
 
-_LATE = {"from_native": "unifiedloss.switching"}
+_LATE = {
+    "diff": "unifiedloss.switching.diff",
+    "explain": "unifiedloss.switching.explain",
+    "from_native": "unifiedloss.switching",
+    "port_report": "unifiedloss.switching.report",
+}
 """What is imported when it is first asked for, and from where: training needs none of it, and ``import unifiedloss`` stays quick."""
 
 
@@ -77,10 +85,13 @@ __all__ = [
     "binary_cross_entropy_loss",
     "check",
     "cross_entropy_loss",
+    "diff",
+    "explain",
     "from_dict",
     "from_json",
     "from_native",
     "mean_squared_error",
     "negative_log_likelihood_loss",
+    "port_report",
     "softmax",
 ]

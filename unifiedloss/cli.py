@@ -338,6 +338,93 @@ def _print_comparison(spec: AnyLoss, truths: dict[str, Truth], lines: list[Line]
             _out.print(f"{name}: {line.error}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+_LOSS = "A loss as it is written, 'torch.nn.CrossEntropyLoss(label_smoothing=0.1)'; a spec, also as JSON; or a file that holds JSON."
+
+
+def _loss_text(text: str) -> str:
+    """A loss as text, out of a file where it names one. Nothing is evaluated."""
+    path = Path(text)
+    try:
+        return path.read_text(encoding="utf-8") if path.suffix == ".json" else text
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        _fail(f"cannot read the spec in {text}: {why}.")
+
+
+@app.command()
+def translate(
+    loss: Annotated[str, typer.Argument(help=_LOSS)],
+    *,
+    to: Annotated[
+        str, typer.Option(help="torch, keras, tensorflow, optax, sklearn or onnx; unifiedloss or json for the spec.")
+    ],
+) -> None:
+    """Write a loss of one library as that of another.
+
+    The line is the nearest that the other library has. Where it says something else in a rule, that is told beside it, and the exit
+    status is 1.
+    """
+    from unifiedloss.switching import closest, parse
+    from unifiedloss.switching.sentences import sentence
+
+    try:
+        text = _loss_text(loss)
+        spec = unifiedloss.from_native(text)
+        if to in ("unifiedloss", "json"):
+            _out.print(
+                f"ul.{spec!r}" if to == "unifiedloss" else spec.to_json(), markup=False, highlight=False, soft_wrap=True
+            )
+            return
+        backend = None if text.lstrip().startswith("{") else parse(text).backend
+        nearest = closest(spec, to, backend)
+    except UnifiedLossError as error:
+        _fail(error)
+    _out.print(str(nearest.call), markup=False, highlight=False, soft_wrap=True)
+    for name in nearest.changes:
+        _err.print(f"{name} is not the same:", style="bold", markup=False, highlight=False)
+        _err.print(f"  in {loss}: {sentence(spec, name)}", markup=False, highlight=False, soft_wrap=True)
+        _err.print(f"  as written: {sentence(nearest.spec, name)}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if nearest.changes else 0)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help=_LOSS)],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+) -> None:
+    """Say in which rules two losses differ, each with the smallest input that shows it.
+
+    The numbers are those of the losses themselves where their libraries are installed. The exit status is 1 if anything differs.
+    """
+    try:
+        with _err.status("running"):
+            found = unifiedloss.diff(_loss_text(a), _loss_text(b))
+    except UnifiedLossError as error:
+        _fail(error)
+    _out.print(f"a: {found.a}\nb: {found.b}", markup=False, highlight=False, soft_wrap=True)
+    for difference in found:
+        rule, _, rest = str(difference).partition("\n")
+        _out.print(f"\n{rule}", style="bold", markup=False, highlight=False)
+        _out.print(rest, markup=False, highlight=False, soft_wrap=True)
+    if not found:
+        _out.print("\nThere is no difference: the rules are the same.", highlight=False)
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def explain(
+    loss: Annotated[str, typer.Argument(help=_LOSS)],
+    *,
+    latex: Annotated[bool, typer.Option("--latex", help="As a fragment of LaTeX, for the package amsmath.")] = False,
+) -> None:
+    """Say what a loss computes: its formula, its rules and its special values."""
+    try:
+        found = unifiedloss.explain(_loss_text(loss))
+    except UnifiedLossError as error:
+        _fail(error)
+    _out.print(found.latex if latex else str(found), markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def backends() -> None:
     """List the installed backends with their versions."""

@@ -88,6 +88,8 @@ def _narrow(value: float, form: Format) -> float:
     """A float64 rounded to one of the formats, ties to even."""
     if value == 0.0 or math.isinf(value) or form.precision == 53:
         return value + 0.0
+    if abs(value) > 2 * form.largest:  # which scaling could take past the largest float64
+        return math.copysign(INFINITY, value)
     exponent = math.frexp(value)[1] - 1
     shift = form.precision - 1 - max(exponent, form.min_exponent)
     rounded = math.ldexp(round(math.ldexp(value, shift)), -shift)

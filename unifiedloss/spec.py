@@ -430,7 +430,7 @@ class Loss:
     def to_native(self, library: str, *, code: bool = False, rank: int | None = None) -> Any:
         """The loss as a library's own plain object or function, with nothing of unifiedloss in it, or as the line that makes it.
 
-        Reading it back with `from_native` gives an equal spec.
+        Reading it back with `from_native` gives an equal spec, but for `divisor` and `on_empty` where nothing is averaged.
 
         Args:
             library: "torch", "keras", "tensorflow", "optax", "sklearn" or "onnx".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -101,9 +102,42 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
             msg = f"{call.name} takes no sample weights; multiply the losses it returns."
             raise UnsupportedError(msg)
         # A copy: where a class is ignored, Keras on torch multiplies the mask into the very weights it was given (keras 3.15).
-        loss = partial(loss, sample_weight=BACKEND.convert(np.array(sample_weight), None))
-    y_pred, y_true = (BACKEND.convert(np.asarray(x), None) for x in (predictions, targets))
+        loss = partial(loss, sample_weight=_tensor(np.array(sample_weight)))
+    y_pred, y_true = _tensor(predictions), _tensor(targets)
     if not BACKEND.differentiates:
-        return np.asarray(loss(y_true, y_pred)), None
+        with np.errstate(all="ignore"):
+            return np.asarray(loss(y_true, y_pred)), None
     value, (gradient,) = BACKEND.differentiate(lambda p: loss(y_true, p), (y_pred,), None)
     return BACKEND.to_numpy(value), BACKEND.to_numpy(gradient)
+
+
+def run_behind_softmax(call: Call, logits: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, None]:
+    """The value for predictions that come from ``keras.ops.softmax``: on TensorFlow, Keras finds the logits on them."""
+    x, y_true = (BACKEND.convert(np.asarray(tensor), None) for tensor in (logits, targets))
+    return keras.ops.convert_to_numpy(build(call)(y_true, keras.ops.softmax(x))), None
+
+
+def run_behind_sigmoid(call: Call, logits: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, None]:
+    """The value for predictions that come from a sigmoid in a compiled graph, in which Keras on TensorFlow looks for the operation."""
+    model = keras.Sequential([keras.layers.Activation("sigmoid")])
+    model.compile(loss=build(call))
+    return np.asarray(model.evaluate(np.asarray(logits), np.asarray(targets), verbose=0), np.float32), None
+
+
+def run_aligned(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """What `run` gives with sample weights that align to the first axes, as those of a spec do: axes of length 1 are appended."""
+    weight = None if sample_weight is None else np.asarray(sample_weight)
+    positions = np.ndim(predictions) - 1
+    return run(
+        call,
+        predictions,
+        targets,
+        None if weight is None else weight.reshape(weight.shape + (1,) * (positions - weight.ndim)),
+    )
+
+
+def _tensor(x: Any) -> Any:
+    """A tensor as Keras makes one: where x64 is off JAX narrows 64 bits, and says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return keras.ops.convert_to_tensor(np.asarray(x))

@@ -50,6 +50,7 @@ def evaluate(
     upstream: Array | float | None = None,
     *,
     gradient: bool,
+    exp: Callable[..., Any] = np.exp,
 ) -> tuple[Array, Array | None]:
     """The loss of a plan and, where asked for, its gradient with respect to the predictions.
 
@@ -63,6 +64,8 @@ def evaluate(
         mask: bools or None.
         upstream: the gradient that arrives from above: a number, or under "none" an array shaped like the loss. Default: ones.
         gradient: whether the gradient is wanted.
+        exp: the exponential of the first tier, ``exp(x, out=x)`` on float64, where an adapter has a faster one than NumPy's. It may err by
+            2 u as NumPy's may.
 
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
@@ -70,7 +73,7 @@ def evaluate(
     if plan.extended:
         return _by_oracle(plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient)
     with np.errstate(all="ignore"):
-        return Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, gradient=gradient)
+        return Call(plan, predictions, targets, sample_weight, mask, exp).carried_out(upstream, gradient=gradient)
 
 
 def _by_oracle(
@@ -123,12 +126,20 @@ class Call:
         kept: which are neither dropped nor of weight 0.
         nan: which are NaN because of a bad value or of a NaN that is read.
         special: which hold infinities or other things that the formulas do not take.
+        exp: the exponential of the first tier.
     """
 
     def __init__(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        exp: Callable[..., Any],
     ) -> None:
         self.plan = plan
+        self.exp = exp
         self.shape = predictions.shape
         self.positions = predictions.shape if plan.axis is None else _without(predictions.shape, plan.axis)
         self.rows = self._in_rows(_plain(predictions))
@@ -400,25 +411,37 @@ class Call:
             scale = slopes = None
         self._spoil(self.nan, losses, slopes)
         todo = self.kept & ~self.nan & ~self.special
-        special = self.special
-        if scale is None or not scale.special:
-            left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
-            chosen = np.flatnonzero(left)
-            if len(chosen):
-                nan, odd = self._odd_logits(chosen)
-                self._spoil(chosen[nan], losses, slopes)
-                special = special.copy()
-                special[chosen[odd]] = True
-                chosen = chosen[~(nan | odd)]
-            step = max(1, _BLOCK // max(1, self.rows.shape[1]))
-            for start in range(0, len(chosen), step):
-                self.block(chosen[start : start + step], losses, slopes, scale, dtype)
-        else:
-            special = special | todo
+        special = self.special.copy()
+        if scale is not None and scale.special:
+            nan, endless = scale.not_finite(len(todo))
+            special |= todo & endless
+            # Where the factor is NaN so is every slope, in a training that has diverged all of them: no work for the oracle.
+            lost = todo & nan
+            self._finite_into(lost, special, losses, None, None, dtype)
+            if slopes is not None:
+                slopes[lost] = stored(np.full(1, np.nan), form)
+            todo &= ~(nan | endless)
+        self._finite_into(todo, special, losses, slopes, scale, dtype)
         for i in np.flatnonzero(special).tolist():
             losses[i] = self.oracle_loss(i, dtype)
             if slopes is not None and scale is not None:
                 slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
+
+    def _finite_into(
+        self, todo: Bools, special: Bools, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str
+    ) -> None:
+        """Positions whose scale is finite, or whose slopes are not wanted. What is for the oracle is noted in `special`."""
+        left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
+        chosen = np.flatnonzero(left)
+        if not len(chosen):
+            return
+        nan, odd = self._odd_logits(chosen)
+        self._spoil(chosen[nan], losses, slopes)
+        special[chosen[odd]] = True
+        chosen = chosen[~(nan | odd)]
+        step = max(1, _BLOCK // max(1, self.rows.shape[1]))
+        for start in range(0, len(chosen), step):
+            self.block(chosen[start : start + step], losses, slopes, scale, dtype)
 
     def _spoil(self, which: Any, losses: Array, slopes: Array | None) -> None:
         losses[which] = np.nan
@@ -543,6 +566,13 @@ class Scale:
         self.divisor: Ball = Ball(np.float64(1.0)) if isinstance(divisor, float) else divisor[0]
         self._exactly = None if isinstance(divisor, float) else divisor[1]
         self._fraction: Fraction | None = None
+
+    def not_finite(self, n: int) -> tuple[Bools, Bools]:
+        """Of n positions, those whose scale is NaN, and those for which it, or its divisor, is infinite."""
+        divisor = 1.0 if self._odd is None else self._odd
+        nan = np.isnan(self.upstream) | np.isnan(divisor)
+        endless = ~nan & (np.isinf(self.upstream) | np.isinf(divisor))
+        return np.broadcast_to(nan, n), np.broadcast_to(endless, n)
 
     @cached_property
     def power_of_two(self) -> bool:

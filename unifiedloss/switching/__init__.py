@@ -28,6 +28,7 @@ __all__ = [
     "Call",
     "Closest",
     "Native",
+    "adapter",
     "build",
     "call_of",
     "closest",
@@ -123,7 +124,7 @@ def read(obj: Any, /, **arguments: Any) -> Call:
     """
     function, arguments = _unwrapped(obj, arguments)
     for library in _libraries_of(function):
-        call: Call | None = _adapter(library).read(function, **arguments)
+        call: Call | None = adapter(library).read(function, **arguments)
         if call is not None:
             return call
     if isinstance(function, type):
@@ -168,7 +169,7 @@ def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | No
         raise SpecTypeError(msg)
     if code:
         return str(call)
-    return build(call) if rank is None else _adapter(library).build(call, rank)
+    return build(call) if rank is None else adapter(library).build(call, rank)
 
 
 def _keras_backend(*, code: bool) -> str | None:
@@ -177,13 +178,13 @@ def _keras_backend(*, code: bool) -> str | None:
 
     if code and "keras" not in sys.modules:
         return None
-    backend: str = _adapter("keras").backend()
+    backend: str = adapter("keras").backend()
     return backend
 
 
 def build(call: Call) -> Any:
     """The library's own object, or function, of a call."""
-    return _adapter(call.library).build(call)
+    return adapter(call.library).build(call)
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
@@ -191,11 +192,16 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
 
     The gradient is that of the sum of the values, and None where the library has none.
     """
-    value, gradient = _adapter(call.library).run(call, predictions, targets, sample_weight)
+    value, gradient = adapter(call.library).run(call, predictions, targets, sample_weight)
     return value, gradient
 
 
-def _adapter(library: str) -> Any:
+def adapter(library: str) -> Any:
+    """The module that reads, builds and runs the losses of a library.
+
+    Raises:
+        MissingBackendError: the library is not installed.
+    """
     try:
         return importlib.import_module(f"unifiedloss.adapters.{library}.switching")
     except ModuleNotFoundError as error:

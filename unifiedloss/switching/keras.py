@@ -25,6 +25,7 @@ _REASONS = MappingProxyType(
         "renormalize": "Keras divides probabilities by their sum, before it clips them or, for class indices on TensorFlow, after.",
         "pos_weight": "No loss of Keras weights the positive term.",
         "axis": "Keras takes a number.",
+        "ignore_index": "SparseCategoricalCrossentropy ignores one class, and no other loss of Keras any.",
     }
 )
 

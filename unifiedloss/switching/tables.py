@@ -242,12 +242,15 @@ def _candidates(spec: AnyLoss, library: str) -> list[Native]:
 
 
 def _changes(said: AnyLoss, spec: AnyLoss) -> dict[str, Any]:
-    names = [own.name for own in fields(spec)]
+    averaged = "mean" in (said.reduction, spec.reduction)
+    names = [own.name for own in fields(spec) if averaged or own.name not in ("divisor", "on_empty")]
     return {name: getattr(said, name) for name in names if getattr(said, name) != getattr(spec, name)}
 
 
 def call_of(spec: AnyLoss, library: str, backend: str | None = None) -> Call:
-    """The call of a library that says exactly what the spec does: reading it back gives an equal spec.
+    """The call of a library that says exactly what the spec does.
+
+    Reading it back gives an equal spec, but for `divisor` and `on_empty` where nothing is averaged.
 
     Raises:
         UnsupportedError: the library cannot say one of the rules. The message names it, and what to use instead.

@@ -1,0 +1,461 @@
+"""Keras' losses against the specs they are read as, on whichever backend Keras runs: tests/test_keras.py runs this file once per backend.
+
+Not named test_*, as one process has one backend of Keras.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from tests.switching_grid import check, check_deviations, check_round_trip, computed
+from unifiedloss import switching
+from unifiedloss.adapters.keras.ops import BACKEND
+from unifiedloss.errors import BadValueError, ShapeError, SpecTypeError, UnsupportedError
+from unifiedloss.switching import Call
+from unifiedloss.switching.deviations import of_tensors
+from unifiedloss.switching.sides import side_of
+
+ON = BACKEND.name
+NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tensorflow", "jax"))
+
+RNG = np.random.default_rng(0)
+LOGITS = (RNG.normal(size=(4, 3)) * 4).astype(np.float32)
+# Numbers that Keras divides by their sum, and none of which is next to a bound.
+NUMBERS = (RNG.random((4, 3)) + 0.1).astype(np.float32)
+PROBABILITIES = RNG.random((4, 3)).astype(np.float32)
+LABELS = np.array([0, 1, 1, 2])
+DENSE = RNG.dirichlet(np.ones(3), 4).astype(np.float32)
+ANSWERS = RNG.random((4, 3)).astype(np.float32)
+WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0], np.float32)
+IMAGES = (RNG.normal(size=(2, 3, 3)) * 4).astype(np.float32)
+IMAGE_LABELS = np.array([[0, 1, 2], [2, 2, 1]])
+DENSE_IMAGES = np.moveaxis(RNG.dirichlet(np.ones(3), (2, 3)), -1, 1).astype(np.float32)
+IMAGE_WEIGHTS = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 1.0]], np.float32)
+INF, NAN = np.inf, np.nan
+
+REDUCTIONS = ("sum_over_batch_size", "sum", "none")
+
+
+def call(name: str, **arguments: Any) -> Call:
+    """The call on this backend, with the arguments that differ from their defaults."""
+    native = switching.find(f"keras.losses.{name}")
+    return Call(native.name, native.bind([], arguments), ON)
+
+
+def rows(*row: float) -> Any:
+    """One row in float32."""
+    return np.array([row], np.float32)
+
+
+def column(*numbers: float) -> Any:
+    """One number in a row, in float32."""
+    return rows(*numbers).T
+
+
+SPARSE, SOFT = "SparseCategoricalCrossentropy", "CategoricalCrossentropy"
+BINARY, SQUARED = "BinaryCrossentropy", "MeanSquaredError"
+
+GRID: list[tuple[Any, ...]] = [
+    # What all classes share, on two of them.
+    *(
+        (call(name, reduction=reduction, **arguments), LOGITS, targets, *weights)
+        for reduction in REDUCTIONS
+        for weights in ((), (WEIGHTS,))
+        for name, arguments, targets in (
+            (SPARSE, {"from_logits": True, "ignore_class": 1}, LABELS),
+            (SQUARED, {}, ANSWERS),
+        )
+    ),
+    (call(SPARSE), NUMBERS, LABELS),
+    (call(SPARSE, reduction="none"), NUMBERS, LABELS, WEIGHTS),
+    (call(SOFT, label_smoothing=0.1), NUMBERS, DENSE, WEIGHTS),
+    (call(BINARY, label_smoothing=0.1, reduction="sum"), PROBABILITIES, ANSWERS, WEIGHTS),
+    (call(SPARSE, from_logits=True), LOGITS, LABELS),
+    (call(SPARSE, ignore_class=2), NUMBERS, LABELS, WEIGHTS),
+    (call(SPARSE, from_logits=True, ignore_class=-100), LOGITS, np.array([0, 1, -100, 2])),
+    (call(SPARSE, from_logits=True, reduction="mean"), IMAGES, IMAGE_LABELS, IMAGE_WEIGHTS),
+    (call(SOFT, from_logits=True), LOGITS, DENSE),
+    (call(SOFT, from_logits=True, label_smoothing=0.3), IMAGES, np.moveaxis(DENSE_IMAGES, 1, -1)),
+    (call(SOFT, from_logits=True, axis=1), IMAGES, DENSE_IMAGES),
+    (call(SOFT, axis=1, reduction="none"), np.abs(IMAGES) + 0.1, DENSE_IMAGES),
+    (call(BINARY), PROBABILITIES, (ANSWERS > 0.5).astype(np.int64)),
+    (call(SQUARED), IMAGES, DENSE_IMAGES, IMAGE_WEIGHTS),
+    (call("sparse_categorical_crossentropy"), NUMBERS, LABELS),
+    (call("sparse_categorical_crossentropy", from_logits=True, ignore_class=0), LOGITS, LABELS),
+    (call("categorical_crossentropy", label_smoothing=0.2), NUMBERS, DENSE),
+    (call("categorical_crossentropy", from_logits=True, axis=1), IMAGES, DENSE_IMAGES),
+    (call("binary_crossentropy"), PROBABILITIES, ANSWERS),
+    (call("mean_squared_error"), LOGITS, ANSWERS),
+]
+if not NUMPY:
+    GRID += [
+        (call(BINARY, from_logits=True), LOGITS, ANSWERS),
+        (call(BINARY, from_logits=True, label_smoothing=0.2, reduction="none"), LOGITS, ANSWERS, WEIGHTS),
+        (call("binary_crossentropy", from_logits=True), LOGITS, ANSWERS),
+    ]
+if TORCH:
+    GRID += [
+        (call(SPARSE, from_logits=True, axis=1), IMAGES, IMAGE_LABELS),
+        (call(SPARSE, axis=1, ignore_class=2), np.abs(IMAGES) + 0.1, IMAGE_LABELS),
+    ]
+
+NONE = {"reduction": "none"}
+SPARSE_LOGITS, SOFT_LOGITS = call(SPARSE, from_logits=True, **NONE), call(SOFT, from_logits=True, **NONE)
+
+# At and past the bounds; [2, 1, 1], whose sum is divided by before the clip or, for class indices on TensorFlow, after it.
+CORNERS = np.array(
+    [[0, 0.5, 0.5], [2, 1, 1], [1, 0, 0], [1e-9, 0.5, 0.5], [0, 0, 0], [0.25, 0.5, 0], [30, 20, 50]], np.float32
+)
+ODD_LOGITS = np.array(
+    [[NAN, 1, 0], [1e7 + 1, 1e7, 0], [88, 0, 0], [200, 0, 0], [-INF, -INF, -INF], [INF, 1, 0], [18, 0, 0]], np.float32
+)
+TRUE_FIRST, TRUE_SECOND = np.zeros(7, np.int64), np.ones(7, np.int64)
+
+
+def one_hot(labels: Any) -> Any:
+    """The dense targets of class indices."""
+    return np.eye(3, dtype=np.float32)[labels]
+
+
+SPECIAL: list[tuple[Any, ...]] = [
+    (SPARSE_LOGITS, ODD_LOGITS, TRUE_FIRST),
+    (SOFT_LOGITS, ODD_LOGITS[:4], one_hot(TRUE_SECOND[:4])),
+    *((call(SPARSE, **NONE), CORNERS, labels) for labels in (TRUE_FIRST, TRUE_SECOND)),
+    *((call(SOFT, **NONE), CORNERS, one_hot(labels)) for labels in (TRUE_FIRST, TRUE_SECOND)),
+    *(
+        (call(BINARY, **NONE), column(0.0, 1.0, 1e-10, 1 - 2.0**-24, 1e-6), np.full((5, 1), t, np.float32))
+        for t in (0.0, 0.5, 1.0)
+    ),
+    # Every label ignored, every weight 0: 0. No example where an axis is left: 0.
+    *(
+        (call(SPARSE, from_logits=True, ignore_class=1, reduction=reduction), LOGITS, np.ones(4, np.int64))
+        for reduction in REDUCTIONS
+    ),
+    *((call(SQUARED, reduction=reduction), LOGITS, ANSWERS, 0 * WEIGHTS) for reduction in REDUCTIONS),
+    *((call(SQUARED, reduction=reduction), IMAGES[:0], IMAGES[:0]) for reduction in REDUCTIONS),
+    # NaN under an ignored label leaks nowhere.
+    (call(SPARSE, from_logits=True, ignore_class=1), np.where(LABELS == 1, NAN, LOGITS.T).T.astype(np.float32), LABELS),
+    # A loss object computes in float32, whatever it is given.
+    (call(SQUARED), LOGITS.astype(np.float16), ANSWERS.astype(np.float16)),
+    (call(SPARSE), NUMBERS.astype(np.float16), LABELS),
+]
+if not NUMPY:
+    SPECIAL += [
+        (call(BINARY, from_logits=True, **NONE), column(100.0, -100.0, 0.0, 1e-8, 88.0), np.full((5, 1), t, np.float32))
+        for t in (0.0, 0.5, 1.0)
+    ]
+if not JAX:
+    # At a bound itself jnp.clip halves the gradient: see the deviations.
+    SPECIAL += [
+        (call(BINARY, **NONE), column(1e-7, 1 - 2.0**-23), np.full((2, 1), t, np.float32)) for t in (0.0, 0.5, 1.0)
+    ]
+if TENSORFLOW:
+    SPECIAL += [
+        (call(SQUARED, dtype="float64"), LOGITS, ANSWERS.astype(np.float64)),
+        (call(SPARSE, dtype="float64"), NUMBERS.astype(np.float64), LABELS, WEIGHTS),
+        (call("binary_crossentropy"), PROBABILITIES.astype(np.float64), ANSWERS.astype(np.float64)),
+    ]
+
+
+def test_grid() -> None:
+    """Every class over its arguments, and every function."""
+    for i, (native, *tensors) in enumerate(GRID):
+        check(native, *tensors, backends=backends_of(i))
+
+
+def test_special_values() -> None:
+    """Infinities, NaN, numbers at and past the bounds of the clip, nothing to average, other dtypes."""
+    for i, (native, *tensors) in enumerate(SPECIAL):
+        check(native, *tensors, backends=backends_of(i))
+
+
+def backends_of(case: int) -> tuple[str, ...]:
+    """Where the spec is computed: by NumPy and Keras' adapter.
+
+    By the latter for every third case on JAX, which compiles each operation for each shape first, 0.3 s a case; the conformance suite
+    compares that adapter with the oracle at length.
+    """
+    return ("numpy",) if JAX and case % 3 else ("numpy", "keras")
+
+
+# Call, predictions, targets; what Keras gives on this backend, and what the spec does.
+DEVIATIONS: list[tuple[Any, ...]] = [(SOFT_LOGITS, rows(2.0, -INF, 0.0), rows(1.0, 0.0, 0.0), [NAN], [0.12692805])]
+if NUMPY or JAX:
+    DEVIATIONS += [(SPARSE_LOGITS, rows(2.0, -INF, 0.0), np.array([0]), [NAN], [0.12692805])]
+else:
+    SPECIAL += [(SPARSE_LOGITS, rows(2.0, -INF, 0.0), np.array([0]))]
+if not NUMPY:
+    DEVIATIONS += [(call(BINARY, from_logits=True, **NONE), rows(INF), rows(1.0), [NAN], [0.0])]
+
+
+@pytest.mark.parametrize(("native", "predictions", "targets", "theirs", "ours"), DEVIATIONS)
+def test_deviating_value(native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any) -> None:
+    """Where no spec can follow Keras, the two numbers are these."""
+    np.testing.assert_allclose(switching.run(native, predictions, targets)[0], theirs)
+    np.testing.assert_allclose(computed("keras", switching.spec_of(native), predictions, targets)[0], ours, rtol=1e-6)
+
+
+def test_deviating_gradients() -> None:
+    """TensorFlow takes dense targets to sum to 1, JAX halves the gradient at a bound of the clip."""
+    predictions, targets = rows(2.0, 1.0, 0.0), rows(2.0, 0.0, 0.0)
+    theirs, ours = (gradient_of(SOFT_LOGITS, predictions, targets, native=native) for native in (True, False))
+    if TENSORFLOW:
+        np.testing.assert_allclose(theirs, [[-1.334759, 0.244728, 0.090031]], rtol=1e-5)
+    elif not NUMPY:
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+    np.testing.assert_allclose(ours, [[-0.669518, 0.489457, 0.180061]], rtol=1e-5)
+    if JAX:
+        bound = call(BINARY, **NONE), rows(1e-7), rows(1.0)
+        np.testing.assert_allclose(gradient_of(*bound, native=True), [[-5e6]], rtol=1e-6)
+        np.testing.assert_allclose(gradient_of(*bound, native=False), [[-1e7]], rtol=1e-6)
+
+
+def gradient_of(native_call: Call, predictions: Any, targets: Any, *, native: bool) -> Any:
+    """The gradient of the native call, or of its spec."""
+    if native:
+        return switching.run(native_call, predictions, targets)[1]
+    return computed("keras", switching.spec_of(native_call), predictions, targets)[1]
+
+
+def test_weighted_nan() -> None:
+    """NaN where the weight is 0: Keras multiplies it, a spec does not read it."""
+    native = call(SPARSE, from_logits=True, **NONE)
+    predictions = np.where(WEIGHTS == 0, NAN, LOGITS.T).T.astype(np.float32)
+    assert np.isnan(switching.run(native, predictions, LABELS, WEIGHTS)[0]).tolist() == [False, True, False, False]
+    assert not computed("keras", switching.spec_of(native), predictions, LABELS, WEIGHTS)[0][1]
+
+
+def test_refused_when_called() -> None:
+    """What only tensors show: errors of one axis, which Keras averages to one number, and answers outside [0, 1]."""
+    one = np.array([1.0, 2.0], np.float32)
+    squared = call(SQUARED)
+    assert switching.run(squared, one, np.array([1.0, 4.0], np.float32))[0] == 2.0
+    with pytest.raises(ShapeError, match="average_last_axis leaves no position"):
+        computed("keras", switching.spec_of(squared), one, one)
+    with pytest.raises(ShapeError, match="nothing is broadcast"):
+        computed("keras", switching.spec_of(squared), LOGITS[..., None], LOGITS)
+    with pytest.raises(BadValueError, match="binary targets"):
+        computed("keras", switching.spec_of(call(BINARY)), PROBABILITIES, 2 + ANSWERS)
+    for label in (3, -1):
+        with pytest.raises(BadValueError, match="not a class index"):
+            computed("keras", switching.spec_of(SPARSE_LOGITS), LOGITS, np.full(4, label))
+
+
+def test_empty_batch_of_rows() -> None:
+    """Of an empty batch of rank 1 Keras gives an empty array whatever the reduction, a spec 0."""
+    native = call(SPARSE, from_logits=True)
+    assert switching.run(native, LOGITS[:0], LABELS[:0])[0].shape == (0,)
+    assert computed("keras", switching.spec_of(native), LOGITS[:0], LABELS[:0])[0] == 0
+
+
+def test_weights_of_the_last_axis() -> None:
+    """Keras aligns the weights of a sequence to its last axis, a spec to the first: given in full, they are the same."""
+    native = call(SQUARED, **NONE)
+    predictions, targets = np.arange(8, dtype=np.float32).reshape(2, 2, 2), np.zeros((2, 2, 2), np.float32)
+    weights = np.array([1.0, 3.0], np.float32)
+    value, _ = switching.run(native, predictions, targets, weights)
+    losses = (predictions**2).mean(-1)
+    np.testing.assert_allclose(value, losses * weights)
+    ours, _ = computed("keras", switching.spec_of(native), predictions, targets, weights)
+    np.testing.assert_allclose(ours, losses * weights[:, None])
+    check(native, predictions, targets, np.broadcast_to(weights, (2, 2)).copy(), backends=("keras",))
+
+
+@pytest.mark.parametrize("native", list({str(native): native for native, *_ in GRID}.values()), ids=str)
+def test_round_trip(native: Call) -> None:
+    """Every spec here is written as a loss of Keras' and read back."""
+    check_round_trip(native)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        (SOFT, {"axis": 1, "label_smoothing": 0.1}, "last axis"),
+        (BINARY, {"axis": 0}, "averages axis 0"),
+        (SQUARED, {"reduction": "mean_with_sample_weight"}, "divisor='weights'"),
+        (SQUARED, {"dtype": "bfloat16"}, "257"),
+        (SPARSE, {"dtype": "mixed_float16"}, "float16"),
+        *([] if TORCH else [(SPARSE, {"axis": 1}, "works where Keras runs on torch")]),
+        *([(BINARY, {"from_logits": True}, "15.94")] if NUMPY else []),
+        *([] if TENSORFLOW else [(SQUARED, {"dtype": "float64"}, "a part in float32")]),
+    ],
+)
+def test_refused(name: str, arguments: dict[str, Any], words: str) -> None:
+    """What no spec says is refused by name, of an object and of text alike."""
+    with pytest.raises(UnsupportedError, match=words):
+        ul.from_native(getattr(keras.losses, name)(**arguments))
+    with pytest.raises(UnsupportedError, match=words):
+        switching.spec_of(call(name, **arguments))
+
+
+def test_refused_smoothing_axis_is_real() -> None:
+    """Keras divides by the length of the last axis: 3.864371, where the classes asked for 3.542932."""
+    logits = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
+    targets = np.zeros((1, 3, 2), np.float32)
+    targets[:, 0] = 1.0
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3, axis=1, reduction="none")
+    value = keras.ops.convert_to_numpy(loss(targets, logits))
+    spec = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.3, axis=1, reduction="none")
+    # (1 - 0.3) * (4 + c) + 0.3 * (0 + 2 + 4 + 3 c) / C, with c = log(1 + e^-2 + e^-4) and C = 2 in Keras, 3 in a spec.
+    c = np.log1p(np.exp(-2) + np.exp(-4))
+    np.testing.assert_allclose(value, np.full((1, 2), 0.7 * (4 + c) + 0.15 * (6 + 3 * c)), rtol=1e-6)
+    np.testing.assert_allclose(spec(logits, targets), np.full((1, 2), 0.7 * (4 + c) + 0.1 * (6 + 3 * c)), rtol=1e-6)
+
+
+def test_refused_weighted_mean_is_real() -> None:
+    """Keras divides the sum of 2 * 3 weighted losses by the sum of 2 weights: 9.75 instead of 3.25."""
+    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    predictions = np.stack([np.full((3, 1), 1.0), np.full((3, 1), 2.0)]).astype(np.float32)
+    weights = np.array([[1.0], [3.0]], np.float32)
+    value = keras.ops.convert_to_numpy(loss(np.zeros_like(predictions), predictions, sample_weight=weights))
+    np.testing.assert_allclose(value, 9.75)
+    np.testing.assert_allclose(
+        ul.MeanSquaredError(average_last_axis=True)(
+            predictions, np.zeros_like(predictions), sample_weight=weights[:, 0]
+        ),
+        3.25,
+    )
+
+
+def test_epsilon() -> None:
+    """A loss that clips is read and written only while Keras' epsilon is what the rule says; one that does not clip always."""
+    spec = ul.from_native(keras.losses.CategoricalCrossentropy())
+    keras.config.set_epsilon(1e-6)
+    try:
+        with pytest.raises(UnsupportedError, match=r"set_epsilon\(1e-07\)"):
+            ul.from_native(keras.losses.binary_crossentropy)
+        with pytest.raises(UnsupportedError, match=r"set_epsilon\(1e-07\)"):
+            spec.to_native("keras")
+        assert ul.from_native(keras.losses.MeanSquaredError()).average_last_axis
+        assert ul.from_native(keras.losses.CategoricalCrossentropy(from_logits=True)).from_logits
+    finally:
+        keras.config.set_epsilon(1e-7)
+
+
+def test_floatx() -> None:
+    """The dtype is that of the object, whatever Keras' default is when it is read or written."""
+    loss = keras.losses.MeanSquaredError()
+    keras.config.set_floatx("float64")
+    try:
+        spec = ul.from_native(loss)
+        assert spec.dtype == "float32"
+        assert spec.to_native("keras").dtype == "float32"
+        wide = keras.losses.MeanSquaredError()
+        if TENSORFLOW:
+            assert ul.from_native(wide).dtype == "float64"
+        else:
+            with pytest.raises(UnsupportedError, match="a part in float32"):
+                ul.from_native(wide)
+    finally:
+        keras.config.set_floatx("float32")
+
+
+def test_objects() -> None:
+    """Objects by what they were made with, functions by their arguments; the backend is the one that runs."""
+    order = "after_clip" if TENSORFLOW else "before_clip"
+    spec = ul.from_native(keras.losses.SparseCategoricalCrossentropy(ignore_class=3, name="loss", reduction=None))
+    assert spec == ul.CrossEntropyLoss(
+        epsilon="keras", renormalize=order, axis=-1, ignore_index=3, reduction="none", dtype="float32"
+    )
+    function = keras.losses.categorical_crossentropy
+    smoothed = ul.from_native(function, label_smoothing=0.1)
+    assert smoothed == ul.from_native(partial(function, label_smoothing=np.float32(0.1)))
+    assert smoothed.dtype is None
+    assert ul.from_native(keras.metrics.mean_squared_error) == ul.MeanSquaredError(
+        average_last_axis=True, reduction="none"
+    )
+    with pytest.raises(SpecTypeError, match="pass it alone"):
+        ul.from_native(keras.losses.MeanSquaredError(), reduction="sum")
+    with pytest.raises(SpecTypeError, match="is a class; call it"):
+        ul.from_native(keras.losses.MeanSquaredError)
+    with pytest.raises(SpecTypeError, match="given to the call"):
+        ul.from_native(function, y_true=np.zeros(3))
+    with pytest.raises(SpecTypeError, match="no loss that is known"):
+        ul.from_native(keras.losses.Huber())
+
+    class Own(keras.losses.MeanSquaredError):
+        pass
+
+    with pytest.raises(SpecTypeError, match="may compute anything"):
+        ul.from_native(Own())
+
+
+def test_exports() -> None:
+    """What is written is Keras' own object, and what it cannot say is an error that says what it has."""
+    spec = ul.CrossEntropyLoss(
+        from_logits=True, axis=-1, divisor="present", on_empty="zero", dtype="float32", ignore_index=-100
+    )
+    loss = spec.to_native("keras")
+    assert type(loss) is keras.losses.SparseCategoricalCrossentropy
+    assert loss.ignore_class == -100
+    assert (
+        spec.to_native("keras", code=True)
+        == "keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100)"
+    )
+    dense = spec.replace(ignore_index=None, label_smoothing=0.1)
+    assert type(dense.to_native("keras")) is keras.losses.CategoricalCrossentropy
+    # Without a mean, its divisor has no say.
+    assert dense.replace(reduction="sum").to_native("keras").reduction == "sum"
+    function = dense.replace(reduction="none", dtype=None).to_native("keras")
+    assert function.func is keras.losses.categorical_crossentropy
+    for changes, words in (
+        ({"divisor": "weights"}, "positions that its mask keeps"),
+        ({"dtype": None}, "computes in its own dtype"),
+        ({"class_weights": [1, 2]}, "class_weight"),
+        ({"ignore_index": [1, 2]}, "ignores one class"),
+        ({"label_smoothing": 0.1}, "ignore_index=None"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            spec.replace(**changes).to_native("keras")
+    other = {"after_clip": "before_clip", "before_clip": "after_clip"}
+    clipped = ul.from_native(keras.losses.SparseCategoricalCrossentropy(ignore_class=0))
+    with pytest.raises(UnsupportedError, match="divides probabilities by their sum"):
+        clipped.replace(renormalize=other[clipped.renormalize]).to_native("keras")
+    with pytest.raises(UnsupportedError, match="positive term"):
+        ul.BinaryCrossEntropyLoss(epsilon="keras", pos_weight=2.0, average_last_axis=True).to_native("keras")
+    with pytest.raises(UnsupportedError, match="no loss that a NegativeLogLikelihoodLoss"):
+        ul.NegativeLogLikelihoodLoss().to_native("keras")
+
+
+# Rules that depend on the framework Keras runs on; what it does on all of them, tests/test_switching_diff.py sees on TensorFlow.
+BY_BACKEND = [
+    deviation
+    for deviation in of_tensors
+    if 0 < len({prefix.partition("]")[0] for prefix in deviation.native if prefix.startswith("keras[")}) < 4
+]
+
+
+@pytest.mark.skipif(TENSORFLOW, reason="tests/test_switching_diff.py does it")
+@pytest.mark.parametrize("name", [name for name in switching.NATIVES if name.startswith("keras.")])
+def test_list_of_deviations_is_true(name: str) -> None:
+    """What is listed of this backend is what it does."""
+    assert len(BY_BACKEND) > 4
+    for arguments in ({}, {"from_logits": True}):
+        if (
+            arguments.keys() <= switching.NATIVES[name].parameters.keys()
+            and side_of(Call(name, arguments, ON)).spec is not None
+        ):
+            check_deviations(Call(name, arguments, ON), BY_BACKEND)
+
+
+@pytest.mark.skipif(not (JAX or NUMPY), reason="is about Keras on JAX and on NumPy")
+def test_differences_of_this_backend() -> None:
+    """Two of the differences that bite those who switch, which Keras has on JAX and on NumPy alone."""
+    loss = "losses.BinaryCrossentropy"
+    if JAX:
+        example = ul.diff(f"keras[jax].{loss}()", f"keras[torch].{loss}()")["clip_tie"].example
+        assert example is not None
+        gradients = [outcome.gradient for outcome in (example.a, example.b)]
+        np.testing.assert_allclose(np.ravel(gradients), [-5e6, -1e7], rtol=1e-6)
+    else:
+        example = ul.diff(
+            f"keras[numpy].{loss}(from_logits=True)", "keras[torch].losses.BinaryCrossentropy(from_logits=True)"
+        )["clipped_sigmoid"].example
+        assert example is not None
+        np.testing.assert_allclose([example.a.value, example.b.value], [15.942385, 100.0], rtol=1e-6)

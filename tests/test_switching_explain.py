@@ -1,0 +1,185 @@
+"""What `unifiedloss.explain` says: of every field, in both readings, and nothing that the spec does not do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from itertools import combinations
+from typing import Any
+
+import pytest
+from latex2mathml.converter import convert
+
+import unifiedloss as ul
+from unifiedloss.spec import AnyLoss
+from unifiedloss.switching.explain import Explanation, explain_spec
+from unifiedloss.switching.phrases import escape, number, number_latex, say, value
+
+MANY = tuple(float(n) for n in range(30))
+
+# For each field, values that must all be told apart, and the other fields that they need.
+COMMON: dict[str, list[Any]] = {
+    "reduction": ["mean", "sum", "none"],
+    "divisor": ["weights", "present", "nonzero", "all"],
+    "on_empty": ["nan", "zero", "error"],
+    "rounding": ["native", "exact"],
+}
+SCALED: dict[str, list[Any]] = {"scale": [1.0, 0.5, 1e-7], "dtype": [None, "float32", "float64"]}
+CLASSES: dict[str, list[Any]] = {
+    "axis": [None, 1, -1],
+    "class_weights": [None, (1.0, 2.0, 4.0), (1.0, 2.0, 4.5), MANY, (*MANY[:-1], 7.0)],
+    "ignore_index": [None, -100, (-100, 1)],
+    "divisor": ["weights", "label_weights", "present", "nonzero", "all"],
+}
+ELEMENTS: dict[str, list[Any]] = {
+    "element_weights": [None, 2.0, (1.0, 2.0), ((1.0, 2.0),), ((1.0,), (2.0,))],
+    "average_last_axis": [False, True],
+}
+VALUES: list[tuple[AnyLoss, dict[str, list[Any]]]] = [
+    (
+        ul.CrossEntropyLoss(epsilon=1e-3),
+        COMMON | SCALED | CLASSES | {
+            "epsilon": [1e-3, 1e-7, "keras", "sklearn"],
+            "renormalize": [None, "before_clip", "after_clip"],
+            "class_weighting": ["entries", "position"],
+            "label_smoothing": [0.0, 0.1, 0.25],
+        },
+    ),
+    (ul.CrossEntropyLoss(), {"from_logits": [False, True], "epsilon": [0.0, 0.1, "keras"]}),
+    (
+        ul.CrossEntropyLoss(from_logits=True, class_weights=(1, 2), label_smoothing=0.1, ignore_index=1),
+        COMMON | SCALED | CLASSES | {"class_weighting": ["entries", "position"], "label_smoothing": [0.0, 0.1]},
+    ),
+    (
+        ul.BinaryCrossEntropyLoss(epsilon=1e-3),
+        COMMON | SCALED | ELEMENTS | {
+            "epsilon": [1e-3, 1e-7, "keras", "sklearn", "torch"],
+            "epsilon_added": [False, True],
+            "pos_weight": [None, 2.0, (2.0,), (2.0, 3.0)],
+            "axis": [None, 1, -3],
+            "label_smoothing": [0.0, 0.1],
+        },
+    ),
+    (
+        ul.BinaryCrossEntropyLoss(pos_weight=(1, 2), element_weights=(3, 4), average_last_axis=True),
+        COMMON | SCALED | ELEMENTS | {"from_logits": [False, True], "axis": [None, 1]},
+    ),
+    (ul.MeanSquaredError(), COMMON | SCALED | ELEMENTS),
+    (ul.MeanSquaredError(element_weights=(1, 2), average_last_axis=True, scale=0.5), COMMON | SCALED | ELEMENTS),
+    (ul.NegativeLogLikelihoodLoss(), COMMON | CLASSES),
+    (ul.NegativeLogLikelihoodLoss(class_weights=(1, 2), ignore_index=-100), COMMON | CLASSES),
+]  # fmt: skip
+
+
+def _pairs() -> list[Any]:
+    found = []
+    for base, values in VALUES:
+        for field, choices in values.items():
+            for a, b in combinations(choices, 2):
+                found.append(pytest.param(base, field, a, b, id=f"{base!r}-{field}-{a}-{b}"[:150]))
+    return found
+
+
+@pytest.mark.parametrize(("base", "field", "a", "b"), _pairs())
+def test_every_change_is_said(base: AnyLoss, field: str, a: object, b: object) -> None:
+    """Two values of one field never have the same explanation, and it is the sentence of that field that differs."""
+    one, other = explain_spec(base.replace(**{field: a})), explain_spec(base.replace(**{field: b}))
+    assert one.rules[field].text != other.rules[field].text
+    assert one.rules[field].latex != other.rules[field].latex
+    assert str(one) != str(other)
+    assert one.latex != other.latex
+
+
+def test_every_field_is_tried() -> None:
+    """The values above leave no field of any loss out."""
+    for cls in (ul.CrossEntropyLoss, ul.BinaryCrossEntropyLoss, ul.MeanSquaredError, ul.NegativeLogLikelihoodLoss):
+        tried = {field for base, values in VALUES if type(base) is cls for field in values}
+        names = [field.name for field in fields(cls)]
+        assert tried == set(names)
+        assert list(explain_spec(cls()).rules) == names
+
+
+IN_THE_FORMULA = {
+    "from_logits", "epsilon", "epsilon_added", "renormalize", "class_weights", "class_weighting", "label_smoothing",
+    "pos_weight", "element_weights", "average_last_axis", "scale", "reduction", "divisor",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "values"), VALUES)
+def test_formula_follows_the_fields(base: AnyLoss, values: dict[str, list[Any]]) -> None:
+    """Each field that changes the formula is seen in it, in both readings; the others leave it alone."""
+    for field, choices in values.items():
+        if field == "class_weighting" and base.class_weights is None:  # type: ignore[union-attr]
+            continue
+        found = [explain_spec(base.replace(**{field: choice})).formulas for choice in choices]
+        assert len(set(found)) == (len(found) if field in IN_THE_FORMULA else 1), field
+
+
+def formulas_in(explanation: Explanation) -> list[str]:
+    """Every formula of the LaTeX, the lines of the align environment and those inside sentences."""
+    block, _, rest = explanation.latex.partition(r"\end{align*}")
+    lines = block.partition("\\begin{align*}\n")[2].strip().split(" \\\\\n")
+    prose = re.sub(r"\\\$", "", rest + "".join(re.findall(r"\\text\{.*\}", block)))
+    return [line.replace("&", "") for line in lines] + re.findall(r"\$([^$]+)\$", prose)
+
+
+@pytest.mark.parametrize("base", [base for base, _ in VALUES], ids=repr)
+def test_latex_is_well_formed(base: AnyLoss) -> None:
+    """Braces and environments close, no sign of LaTeX's is left unescaped, and a converter reads each formula."""
+    explanation = explain_spec(base)
+    latex = re.sub(r"\\[{}]", "", explanation.latex)
+    assert latex.count("{") == latex.count("}")
+    assert re.findall(r"\\begin\{(\S+?)\}", latex) == re.findall(r"\\end\{(\S+?)\}", latex)
+    assert re.sub(r"\\\$", "", latex).count("$") % 2 == 0
+    found = formulas_in(explanation)
+    assert len(found) > len(explanation.formulas)
+    for formula in found:
+        assert "<math" in convert(formula)
+    outside = re.sub(r"\$[^$]*\$", "", latex.partition(r"\end{align*}")[2])
+    assert not re.search(r"(?<!\\)[_^&%#]", outside)
+
+
+def test_formula_of_torchs_defaults() -> None:
+    """A formula as a whole, as text."""
+    spec = ul.CrossEntropyLoss(
+        from_logits=True, axis=1, class_weights=(1, 2, 4), divisor="label_weights", label_smoothing=0.1
+    )
+    assert [formula.text for formula in explain_spec(spec).formulas] == [
+        "l_i = sum_c tau_ic (-log p_ic)",
+        "p_ic = exp(z_ic) / sum_k exp(z_ik),  z the predictions, logits",
+        "tau_ic = w_c t'_ic,  w = (1, 2, 4); t_ic = 1 where c is the class index, else 0; or the dense target",
+        "t'_ic = (1 - 0.1) t_ic + 0.1 / K,  K the number of classes",
+        "L = sum_i s_i l_i / D,  s_i the sample weight, 1 where none is given",
+        "D = sum_i W_i,  over the positions not dropped; for dense targets D is the number of all positions",
+        "W_i = s_i sum_c w_c t_ic",
+    ]
+
+
+def test_special_values_follow_the_fields() -> None:
+    """What a probability of 0 costs depends on epsilon, an empty batch on the reduction and on_empty."""
+
+    def special(spec: AnyLoss) -> str:
+        return " ".join(phrase.text for phrase in explain_spec(spec).special)
+
+    assert "-16.118" in special(ul.CrossEntropyLoss(epsilon="keras"))
+    assert "-15.942" in special(ul.BinaryCrossEntropyLoss(epsilon="keras"))
+    assert "-36.044" in special(ul.CrossEntropyLoss(epsilon="sklearn"))
+    assert "-100" in special(ul.BinaryCrossEntropyLoss(epsilon="torch"))
+    assert "-6.90776" in special(ul.CrossEntropyLoss(epsilon=1e-3))
+    assert "-inf" in special(ul.CrossEntropyLoss())
+    assert "An empty batch gives 0." in special(ul.MeanSquaredError(on_empty="zero"))
+    assert "An empty batch gives NaN." in special(ul.MeanSquaredError())
+    assert "An empty batch gives an empty array." in special(ul.MeanSquaredError(reduction="none", on_empty="zero"))
+
+
+def test_phrases() -> None:
+    """Text is escaped in LaTeX, numbers keep all their digits, long arrays are told by their ends."""
+    assert escape(r"a_b & 5 % {x} \ ^ ~ # $ <") == (
+        r"a\_b \& 5 \% \{x\} \textbackslash{} \textasciicircum{} \textasciitilde{} \# \$ \textless{}"
+    )
+    assert [number(x) for x in (1.0, 0.1, 1e-7, 2.5e-8)] == ["1", "0.1", "1e-07", "2.5e-08"]
+    assert [number_latex(x) for x in (1.0, 1e-7, 2.5e-8)] == ["1", "10^{-7}", r"2.5 \cdot 10^{-8}"]
+    assert say("x_", "y").latex == r"x\_y"
+    assert value(((1.0, 2.0), (3.0, 4.5))) == "((1, 2), (3, 4.5))"
+    assert value((1.0,)) == "(1,)"
+    assert value(tuple(map(float, range(30)))) == "30 numbers from 0 to 29, the first 0, the last 29"

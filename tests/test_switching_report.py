@@ -1,0 +1,163 @@
+"""The porting report: what it measures, the first row it names, and that the rule it names is the one that was changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from unifiedloss.switching.report import Gap, gap_of
+from unifiedloss.switching.sides import Outcome
+
+RNG = np.random.default_rng(4)
+LOGITS = RNG.normal(size=(32, 5)).astype(np.float32)
+LABELS = RNG.integers(5, size=32)
+WEIGHT = RNG.random(32).astype(np.float32)
+P = RNG.random((16, 4)).astype(np.float32)
+YES = RNG.integers(2, size=(16, 4)).astype(np.float32)
+CE = ul.CrossEntropyLoss(from_logits=True)
+SOFT = (np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)).astype(np.float32)
+LABELS_WITH_IGNORED = np.where(np.arange(32) % 5 == 3, -100, LABELS)
+
+CHANGES: list[tuple[Any, dict[str, Any], tuple[Any, ...], tuple[str, ...]]] = [
+    (CE, {"label_smoothing": 0.1}, (LOGITS, LABELS), ("label_smoothing",)),
+    (CE, {"class_weights": (1, 2, 3, 4, 5)}, (LOGITS, LABELS), ("class_weights",)),
+    (CE, {"divisor": "all"}, (LOGITS, LABELS, WEIGHT), ("divisor",)),
+    (CE, {"reduction": "sum"}, (LOGITS, LABELS), ("reduction",)),
+    (CE, {"reduction": "none"}, (LOGITS, LABELS), ("reduction",)),
+    (CE, {"scale": 0.5}, (LOGITS, LABELS), ("scale",)),
+    (CE, {"ignore_index": -100}, (LOGITS, LABELS_WITH_IGNORED), ("ignore_index",)),
+    (CE, {"from_logits": False, "epsilon": "keras"}, (SOFT, LABELS), ("from_logits, epsilon",)),
+    (ul.CrossEntropyLoss(axis=1, from_logits=True), {"axis": 2}, (LOGITS[:4, :5].reshape(1, 4, 5).repeat(5, 1)[:, :5],
+        np.tile(np.arange(5), (1, 1))), ("axis",)),
+    (ul.BinaryCrossEntropyLoss(), {"label_smoothing": 0.2}, (P, YES), ("label_smoothing",)),
+    (ul.BinaryCrossEntropyLoss(reduction="sum"), {"average_last_axis": True}, (P, YES), ("average_last_axis",)),
+    (ul.MeanSquaredError(), {"element_weights": (1, 2, 3, 4)}, (P, YES), ("element_weights",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "change", "tensors", "rules"), CHANGES, ids=lambda x: str(x)[:30] if isinstance(x, dict) else ""
+)
+def test_the_changed_rule_is_found(
+    spec: Any, change: dict[str, Any], tensors: tuple[Any, ...], rules: tuple[str, ...]
+) -> None:
+    """Whichever single rule is changed, it alone closes the gap, from either side."""
+    changed = spec.replace(**change)
+    for a, b in ((spec, changed), (changed, spec)):
+        report = ul.port_report(a, b, *tensors)
+        assert not report.same
+        assert report.rules == rules
+        assert report.together == ()
+        assert f"{rules[0]}: b with " in str(report)
+        assert "closes the gap" in str(report)
+
+
+def test_only_rounding_is_left() -> None:
+    """The same rules in two dtypes, and in exact rounding."""
+    report = ul.port_report(CE, CE.replace(rounding="exact"), LOGITS, LABELS)
+    assert report.same
+    assert report.attempts == ()
+    assert report.rules == ()
+    assert report.gap.gradient is not None
+    assert report.gap.gradient < 8
+    assert str(report).endswith("Only rounding is left.")
+
+
+def test_several_rules_together() -> None:
+    """Where two rules differ that both matter, none closes the gap, and the two are named."""
+    report = ul.port_report(CE, CE.replace(label_smoothing=0.1, scale=2, on_empty="zero"), LOGITS, LABELS)
+    assert report.rules == ()
+    assert report.together == ("label_smoothing", "scale")
+    assert "together these do: label_smoothing, scale." in str(report)
+    assert [attempt.rule for attempt in report.attempts] == ["label_smoothing", "on_empty", "scale"]
+
+
+def test_first_bad_row() -> None:
+    """The first position that differs, with both losses."""
+    report = ul.port_report(CE.replace(ignore_index=(3, 4)), CE, LOGITS, np.array([0, 1, 2, 4, *[3] * 28]))
+    assert report.row == (3,)
+    assert report.losses_of_row is not None
+    assert report.losses_of_row[0] == 0.0
+    np.testing.assert_allclose(report.losses_of_row[1], CE(LOGITS[3:4], [4]), rtol=1e-6)
+    assert "The first position that differs is [3]: 0 and " in str(report)
+    elements = ul.port_report(ul.MeanSquaredError(), ul.MeanSquaredError(element_weights=(1, 1, 2, 1)), P, YES)
+    assert elements.row == (0, 2)
+
+
+def test_errors_are_outcomes() -> None:
+    """What one loss refuses is reported, and the rule that would make it accept."""
+    report = ul.port_report(CE, CE.replace(ignore_index=-100), LOGITS[:2], [0, -100])
+    assert report.value_a is None
+    assert report.error_a is not None
+    assert report.error_a.startswith("BadValueError: targets[1] is -100")
+    assert report.gap.value == np.inf
+    assert report.rules == ("ignore_index",)
+
+
+@pytest.mark.framework("torch", "jax", "tensorflow", "keras")
+def test_native_losses_on_their_own_tensors() -> None:
+    """torch beside TensorFlow on torch's tensors: only rounding is left; with a rule more, the rule."""
+    import torch
+
+    tensors = torch.tensor(LOGITS, requires_grad=True), torch.tensor(LABELS)
+    same = ul.port_report(
+        torch.nn.CrossEntropyLoss(), "keras.losses.SparseCategoricalCrossentropy(from_logits=True)", *tensors
+    )
+    assert same.same
+    assert same.value_a is not None
+    assert same.value_b is not None
+    other = ul.port_report(
+        torch.nn.CrossEntropyLoss(label_smoothing=0.2), "tf.nn.softmax_cross_entropy_with_logits", *tensors
+    )
+    assert other.together == ("label_smoothing", "reduction")
+    assert other.row == (0,)
+
+
+@pytest.mark.framework("torch", "jax")
+def test_what_no_spec_can_say_is_found() -> None:
+    """A row with large logits, in which optax subtracts the largest from one term alone."""
+    shifted = LOGITS.copy()
+    shifted[7] += 1e5
+    report = ul.port_report(
+        'torch.nn.CrossEntropyLoss(reduction="none")',
+        "optax.losses.softmax_cross_entropy_with_integer_labels",
+        shifted,
+        LABELS,
+    )
+    assert report.rules == ("offset",)
+    assert report.row == (7,)
+    assert "offset: b as its spec has it closes the gap" in str(report)
+    zeros = np.eye(5, dtype=np.float32)[LABELS]
+    masked = np.where((zeros == 0) & (np.arange(5) == 4), -np.inf, LOGITS).astype(np.float32)
+    report = ul.port_report(CE.replace(axis=1, ignore_index=-100), "torch.nn.CrossEntropyLoss()", masked, zeros)
+    assert report.rules == ("zero_times_infinity",)
+
+
+@pytest.mark.framework("keras", "tensorflow")
+def test_refused_arguments_are_tried() -> None:
+    """A loss that no spec computes, and the rule that keeps it from being one."""
+    many = np.full((70000, 1), 0.5, np.float32)
+    report = ul.port_report('keras.losses.MeanSquaredError(dtype="float16")', ul.MeanSquaredError(), many, 0 * many)
+    assert report.rules[0] == "half_dtype"
+    assert report.value_a == 0.0
+    assert report.value_b == 0.25
+
+
+def test_distances() -> None:
+    """Ulps of the coarser dtype, at 1 for small losses and at the largest of small gradients."""
+    one = Outcome(np.float32(1.0) + np.zeros((), np.float32), np.full(3, 1e-3, np.float32))
+    next_to = Outcome(
+        np.nextafter(np.float32(1), np.float32(2)) + np.zeros((), np.float32), np.full(3, 1.001e-3, np.float32)
+    )
+    gap = gap_of(one, next_to)
+    assert gap.value == pytest.approx(1.0)
+    assert gap.gradient is not None
+    assert gap.gradient > 1000
+    assert not gap.closed
+    assert gap_of(one, Outcome(np.array(np.nan))).value == np.inf
+    assert gap_of(Outcome(np.array([np.nan, 1.0])), Outcome(np.array([np.nan, 1.0]))).closed
+    assert gap_of(Outcome(error="a"), Outcome(error="b")).closed
+    assert str(Gap(0.0, None)) == "values differ by 0 ulps"

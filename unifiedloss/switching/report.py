@@ -1,0 +1,445 @@
+"""Port a loss: run two losses on real tensors, find the first row that differs, and the one rule that closes the gap.
+
+Each field in which their specs differ is tried: the second spec with this field of the first. If the losses then agree, the rule is found.
+What no spec can say is tried too: where a loss differs from its own spec on these tensors, and the specs agree, it is at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unifiedloss import registry
+from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.floats import FORMATS, HALF_TYPES
+from unifiedloss.spec import AnyLoss
+from unifiedloss.switching import deviations, find
+from unifiedloss.switching.calls import Call
+from unifiedloss.switching.diff import INPUT_FIELDS, differing, nearest
+from unifiedloss.switching.sides import OF_CLASSES, Array, Input, Outcome, Side, evaluate, number, side_of
+
+_FEW_ULPS = 64
+"""What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """How far two outcomes are apart.
+
+    Attributes:
+        value: the largest distance of values, in units in the last place of the coarser dtype (at 1, for numbers below 1); infinite where
+            one is an error, or NaN or infinite and the other is not, or they have different sizes.
+        gradient: the same of gradients; None where there are none to compare.
+    """
+
+    value: float
+    gradient: float | None
+
+    @property
+    def closed(self) -> bool:
+        """Whether only rounding is left."""
+        return self.value <= _FEW_ULPS and (self.gradient is None or self.gradient <= _FEW_ULPS)
+
+    def __str__(self) -> str:
+        gradient = "" if self.gradient is None else f", gradients by {self.gradient:.3g} ulps"
+        return f"values differ by {self.value:.3g} ulps{gradient}"
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """One rule, made the same in both losses.
+
+    Attributes:
+        rule: the field of a spec, several that go together, or a rule that no spec can say.
+        change: what was changed, in words.
+        gap: what is left of the difference.
+    """
+
+    rule: str
+    change: str
+    gap: Gap
+
+
+@dataclass(frozen=True, eq=False)
+class PortReport:
+    """What two losses make of the same tensors. ``str()`` says it.
+
+    Attributes:
+        a: the first loss, as it was written.
+        b: the second.
+        value_a: the value of the first; None after an error, which `error_a` holds. So are `value_b` and `error_b`.
+        value_b: the value of the second.
+        gradient_a: its gradient with respect to the predictions; None where its library has none. So is `gradient_b`.
+        gradient_b: that of the second.
+        error_a: what the first raised.
+        error_b: what the second raised.
+        gap: how far they are apart.
+        row: the index of the first position whose losses differ, along the axes of the per-position loss; None where none does, or where
+            the losses cannot be told position by position.
+        losses_of_row: the losses of that position.
+        attempts: what was tried to close the gap, in the order of the fields.
+        together: the rules that close it only together, where none does alone; empty where one does, or where all of them do not.
+        rules: the rules of those attempts that closed it, each by itself.
+    """
+
+    a: str
+    b: str
+    value_a: Array | None
+    value_b: Array | None
+    gradient_a: Array | None
+    gradient_b: Array | None
+    error_a: str | None
+    error_b: str | None
+    gap: Gap
+    row: tuple[int, ...] | None
+    losses_of_row: tuple[float, float] | None
+    attempts: tuple[Attempt, ...]
+    together: tuple[str, ...]
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that close the gap, each by itself."""
+        return tuple(attempt.rule for attempt in self.attempts if attempt.gap.closed)
+
+    @property
+    def same(self) -> bool:
+        """Whether the losses differ by rounding alone."""
+        return self.gap.closed
+
+    def __str__(self) -> str:
+        lines = [
+            f"a: {self.a}",
+            f"b: {self.b}",
+            "",
+            f"a gives {_said(self.value_a, self.error_a)}",
+            f"b gives {_said(self.value_b, self.error_b)}",
+            f"The {self.gap}.",
+        ]
+        if self.same:
+            return "\n".join([*lines, "Only rounding is left."])
+        if self.row is not None and self.losses_of_row is not None:
+            first, second = map(number, self.losses_of_row)
+            lines.append(f"The first position that differs is {list(self.row)}: {first} and {second}.")
+        lines.append("")
+        for attempt in self.attempts:
+            verdict = "closes the gap" if attempt.gap.closed else "does not close it"
+            lines.append(f"{attempt.rule}: {attempt.change} {verdict} ({attempt.gap}).")
+        if not self.attempts:
+            lines.append("The rules of both are the same; this comes from what one of them does with these values.")
+        elif self.together:
+            lines.append(f"No single rule closes the gap; together these do: {', '.join(self.together)}.")
+        elif not self.rules:
+            lines.append("No rule closes the gap, and all of them together do not.")
+        return "\n".join(lines)
+
+
+def _said(value: Array | None, error: str | None) -> str:
+    if value is None:
+        return str(error)
+    if value.size == 1:
+        return f"{number(value.item())} in {value.dtype}"
+    return (
+        f"{value.dtype} of shape {value.shape}, from {number(value.min())} to {number(value.max())}"
+        if value.size
+        else "nothing"
+    )
+
+
+def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: Any = None) -> PortReport:
+    """Run two losses on the same tensors, and find what sets them apart.
+
+    Args:
+        a: a spec, a loss of another library, or the text of either, as `from_native` reads them.
+        b: the same.
+        predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy array, and each library is given its
+            own tensors.
+        targets: likewise. Labels become one-hot rows for a loss that takes no labels.
+        sample_weight: weights of positions, or None. Of losses that take none, the spec is run.
+
+    Returns:
+        An object that prints as text: both values and how far they are apart, in units in the last place; the first position that
+        differs; and, tried one by one, which single rule, made the same in both, closes the gap. If only rounding is left it says so.
+
+    Raises:
+        SpecTypeError, SpecValueError: `a` or `b` is no loss that is known.
+        UnsupportedError: a loss that no spec computes cannot be run here.
+
+    Example:
+        ```python
+        import numpy as np
+        import unifiedloss as ul
+
+        logits = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+        spec = ul.CrossEntropyLoss(from_logits=True)
+        report = ul.port_report(spec, spec.replace(label_smoothing=0.1), logits, [0, 1])
+        assert report.rules == ("label_smoothing",)
+        ```
+    """
+    one, other = side_of(a), side_of(b)
+    x = Input(
+        *(
+            _array(*each)
+            for each in (("predictions", predictions), ("targets", targets), ("sample_weight", sample_weight))
+        )
+    )
+    first, second = one.outcome(x), other.outcome(x)
+    gap = gap_of(first, second)
+    row, losses = (None, None) if gap.closed else _first_row(one, other, x)
+    attempts = () if gap.closed else tuple(_attempts(one, other, x))
+    alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
+    return PortReport(
+        one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
+        gap, row, losses, attempts, () if alone else _together(one, other, x),
+    )  # fmt: skip
+
+
+def _array(name: str, tensor: Any) -> Any:
+    """Any framework's tensor as a NumPy array."""
+    if tensor is None or isinstance(tensor, np.ndarray | list | tuple | int | float):
+        return None if tensor is None else np.asarray(tensor)
+    adapter: Any = registry.adapter(registry.backend_of(tensor, name))
+    return np.asarray(adapter.to_numpy(tensor))
+
+
+# -------------------------------------------------------------------------------------------------------------- distances
+
+
+def gap_of(a: Outcome, b: Outcome) -> Gap:
+    """How far two outcomes are apart."""
+    if a.value is None or b.value is None:
+        return Gap(0.0 if a.value is None and b.value is None else float("inf"), None)
+    gradient = None
+    if a.gradient is not None and b.gradient is not None:
+        gradient = _ulps(a.gradient, b.gradient)
+    return Gap(_ulps(a.value, b.value), gradient)
+
+
+def _ulps(a: Array, b: Array) -> float:
+    """The largest distance, in units in the last place of the coarser dtype; at 1, or at the largest number, where that is larger.
+
+    What a kernel makes of one row is as exact as the largest of its terms, and a mean as exact as the largest of its rows.
+    """
+    if a.size != b.size:
+        return float("inf")
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    special = ~(np.isfinite(x) & np.isfinite(y))
+    if not np.all((x == y) | ~special | (np.isnan(x) & np.isnan(y))):
+        return float("inf")
+    x, y = x[~special], y[~special]
+    if not x.size:
+        return 0.0
+    epsilon = max(FORMATS[array.dtype.name].epsilon for array in (a, b) if array.dtype.name in FORMATS)
+    return float(np.max(np.abs(x - y)) / (epsilon * _scale(x, y)))
+
+
+def _scale(x: Array, y: Array) -> float:
+    """The number at which one unit in the last place is taken."""
+    largest = float(max(np.max(np.abs(x)), np.max(np.abs(y))))
+    # A gradient of a mean over many rows is small as a whole; a loss near 0 is the difference of numbers near 1.
+    return largest if 0.0 < largest < _SMALL or largest > 1.0 else 1.0
+
+
+_SMALL = 2.0**-6
+
+
+# --------------------------------------------------------------------------------------------------------------- positions
+
+
+def _first_row(a: Side, b: Side, x: Input) -> tuple[tuple[int, ...] | None, tuple[float, float] | None]:
+    """The first position whose losses differ, and its losses."""
+    outcomes = [_per_position(side, x) for side in (a, b)]
+    values = [None if outcome is None else outcome.value for outcome in outcomes]
+    if values[0] is None or values[1] is None:
+        return None, None
+    first, second = _common(values[0], values[1])
+    if first.shape != second.shape:
+        return None, None
+    p, q = first.astype(np.float64), second.astype(np.float64)
+    tolerance = _FEW_ULPS * max(
+        FORMATS[array.dtype.name].epsilon for array in (first, second) if array.dtype.name in FORMATS
+    )
+    bad = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if not bad.any():
+        return None, None
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    return index, (float(p[index]), float(q[index]))
+
+
+def _common(a: Array, b: Array) -> tuple[Array, Array]:
+    """The losses of both on the positions they share: those of elements are averaged where the other has one per row."""
+    while a.ndim > b.ndim:
+        a = a.mean(axis=-1)
+    while b.ndim > a.ndim:
+        b = b.mean(axis=-1)
+    return a, b
+
+
+def _per_position(side: Side, x: Input) -> Outcome | None:
+    """The losses of all positions: the library's own where it can be asked for them, else those of the spec."""
+    spec = nearest(side)
+    if spec is None:
+        return None
+    unreduced = spec.replace(reduction="none")
+    if side.call is None:
+        return evaluate(unreduced, x)
+    try:
+        call = _unreduced(side)
+        outcome = side_of(call).outcome(x)
+        if outcome.value is not None:
+            return outcome
+    except (UnsupportedError, SpecTypeError, SpecValueError):
+        pass
+    return evaluate(unreduced, x)
+
+
+def _unreduced(side: Side) -> Call:
+    """The call that gives the losses of all positions."""
+    assert side.call is not None
+    native = find(side.call.name)
+    if "reduction" not in native.parameters:
+        return side.call
+    return Call(side.call.name, native.bind([], {**side.call.arguments, "reduction": "none"}), side.call.backend)
+
+
+# ---------------------------------------------------------------------------------------------------------------- attempts
+
+
+def _attempts(a: Side, b: Side, x: Input) -> list[Attempt]:
+    """Each rule that differs, made the same, and what is left then."""
+    near_a, near_b = nearest(a), nearest(b)
+    if near_a is None or near_b is None:
+        return []
+    found = [*_by_arguments(a, b, near_a, near_b, x)]
+    if type(near_a) is type(near_b):
+        found += _by_fields(near_a, near_b, x)
+        found += _by_deviations(a, b, near_a, near_b, x)
+    return found
+
+
+def _by_fields(a: AnyLoss, b: AnyLoss, x: Input) -> list[Attempt]:
+    first = evaluate(a, x)
+    if gap_of(first, evaluate(b, x)).closed:
+        return []  # the rules of specs are not what sets the two apart here
+    found = []
+    for group in _groups(a, b):
+        changed = _changed(b, a, group)
+        if changed is not None:
+            change = "b with " + ", ".join(f"{name}={getattr(a, name)!r}" for name in group)
+            found.append(Attempt(", ".join(group), change, gap_of(first, evaluate(changed, x))))
+    return found
+
+
+def _groups(a: AnyLoss, b: AnyLoss) -> list[tuple[str, ...]]:
+    """The fields that differ, one by one, but those together that can only be changed together."""
+    names = [name for name in differing(a, b) if name != "rounding"]
+    together = tuple(name for name in INPUT_FIELDS if name in names) if "from_logits" in names else ()
+    return [*([together] if together else []), *((name,) for name in names if name not in together)]
+
+
+def _changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | None:
+    """A spec with some fields of another, or None where they contradict the rest."""
+    try:
+        return spec.replace(**{name: getattr(other, name) for name in names})
+    except (SpecValueError, SpecTypeError):
+        return None
+
+
+def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
+    """The rules that close the gap together, none of which can be left out; nothing where all of them do not."""
+    near_a, near_b = nearest(a), nearest(b)
+    if near_a is None or near_b is None or type(near_a) is not type(near_b):
+        return ()
+    first = a.outcome(x)
+    needed = _groups(near_a, near_b)
+
+    def closes(groups: list[tuple[str, ...]]) -> bool:
+        changed = _changed(near_b, near_a, [name for group in groups for name in group])
+        return changed is not None and gap_of(first, evaluate(changed, x)).closed
+
+    if not closes(needed):
+        return ()
+    for group in list(needed):
+        rest = [other for other in needed if other != group]
+        if closes(rest):
+            needed = rest
+    return tuple(name for group in needed for name in group)
+
+
+def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
+    """What the losses themselves do otherwise than their specs, on these tensors."""
+    found = []
+    for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
+        if side.call is None or side.spec is None:
+            continue
+        own, expected = side.outcome(x), evaluate(spec, x)
+        if own.ran != "native" or gap_of(own, expected).closed:
+            continue
+        names = [name for name, _ in deviations.rules_of(spec, side.call)]
+        left = gap_of(expected, other.outcome(x))
+        rule = _told_by(side, spec, x) or " or ".join(names) or "unlisted"
+        found.append(Attempt(rule, f"{letter} as its spec has it", left))
+    return found
+
+
+def _told_by(side: Side, spec: AnyLoss, x: Input) -> str | None:
+    """The rule that is at work on these tensors, told by what they hold."""
+    assert side.call is not None
+    signs = _signs(spec, x)
+    for deviation in deviations.of_tensors:
+        if deviation.name in signs and deviation.concerns(spec, side.call) and deviation.has(side.call):
+            return deviation.name
+    return None
+
+
+def _signs(spec: AnyLoss, x: Input) -> set[str]:
+    """The rules whose signs are in these tensors: what each of them is about is there."""
+    p, t = x.predictions, x.targets
+    dense = t.shape == p.shape
+    held = {
+        "half_rounding": p.dtype.name in HALF_TYPES,
+        "float64": p.dtype == np.float64,
+        "float64_elements": p.dtype == np.float64,
+        "infinite_logit": bool(np.isinf(p).any()),
+        "plus_infinity": bool(np.isposinf(p).any()),
+        "zero_times_infinity": bool(np.isneginf(p).any()) and dense,
+        "offset": bool(np.nanmax(np.abs(p), initial=0.0) > _LARGE),
+        "target_kind": dense and t.dtype.kind in "iub",
+        "label_dtype": not dense and t.dtype.kind == "f",
+        "target_range": bool(dense and ((t < 0) | (t > 1)).any()),
+        "probability_range": bool(((p < 0) | (p > 1)).any()),
+        "shapes": not dense,
+        "one_axis": p.ndim == 1,
+        "weight_alignment": x.sample_weight is not None and x.sample_weight.ndim < p.ndim - 1,
+        "empty_batch": not p.size,
+        "no_elements": not p.size,
+        "nan_in_weightless": bool(np.isnan(p).any()),
+        "nan_in_ignored": bool(np.isnan(p).any()),
+    }
+    if isinstance(spec, OF_CLASSES):
+        axis = -1 if spec.axis is None else spec.axis
+        k = p.shape[axis] if -p.ndim <= axis < p.ndim else 0
+        held["target_sum"] = bool(dense and np.any(np.abs(t.sum(axis=axis) - 1.0) > _UNNORMALIZED)) if k else False
+        labels = not dense and t.dtype.kind in "iu"
+        ignored = np.isin(t, np.asarray(spec.ignore_index or (), np.int64)) if labels else False
+        held["bad_index"] = bool(labels and (((t < 0) | (t >= k)) & ~ignored).any())
+        held["label_shape"] = labels and t.size < p.size // max(k, 1)
+        held["label_column"] = labels and t.ndim == p.ndim
+    return {name for name, is_held in held.items() if is_held}
+
+
+_LARGE, _UNNORMALIZED = 1e3, 1e-3
+
+
+def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
+    """The rule of arguments that no spec can say, taken away."""
+    found = []
+    for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
+        refusal = None if side.call is None or side.spec is not None else deviations.refusal_of(side.call)
+        if refusal is not None:
+            found.append(
+                Attempt(refusal.name, f"{letter} without it, as {spec!r}", gap_of(evaluate(spec, x), other.outcome(x)))
+            )
+    return found
