@@ -226,7 +226,7 @@ def compare(
     ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="The amount of label smoothing.")] = None,
     reduction: Annotated[str | None, typer.Option(help="mean, sum or none.")] = None,
-    divisor: Annotated[str | None, typer.Option(help="weights, present, nonzero or all.")] = None,
+    divisor: Annotated[str | None, typer.Option(help="weights, label_weights, present, nonzero or all.")] = None,
     on_empty: Annotated[str | None, typer.Option(help="nan, zero or error.")] = None,
     rounding: Annotated[
         str | None, typer.Option(help="native or exact. Default: both, whatever the spec says.")
@@ -260,7 +260,7 @@ def compare(
     given = {name: value for name, value in options.items() if value is not None}
     try:
         if spec is None:
-            _check_options(given)
+            _check_options(given, [*options, "rounding"])
             chosen = unifiedloss.from_dict({"loss": "cross_entropy", "version": 1, **given})
         else:
             chosen = _read_spec(spec, list(given))
@@ -275,7 +275,7 @@ def compare(
     raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
 
 
-def _check_options(given: dict[str, Any]) -> None:
+def _check_options(given: dict[str, Any], options: list[str]) -> None:
     """Say of an option that the loss does not have what was typed, not the name of a field."""
     name = given.get("loss", "cross_entropy")
     losses = {"binary_cross_entropy": unifiedloss.BinaryCrossEntropyLoss, "cross_entropy": unifiedloss.CrossEntropyLoss,
@@ -283,7 +283,7 @@ def _check_options(given: dict[str, Any]) -> None:
               "negative_log_likelihood": unifiedloss.NegativeLogLikelihoodLoss}  # fmt: skip
     if name not in losses:
         return  # which from_dict says
-    known = [field.name for field in fields(losses[name])]
+    known = [field.name for field in fields(losses[name]) if field.name in options]
     for option in given:
         if option not in ("loss", *known):
             has = ", ".join(_option(field) for field in known)
