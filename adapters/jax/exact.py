@@ -5,12 +5,14 @@ Arrays that have values are handed to the kernel as they are. Under tracing the 
 - Numbers travel as bits. Results are bitcast, because a cast would flush subnormal numbers. What has 64 bits is two uint32, because
   where x64 is off the thread that calls back would narrow it.
 - The callback is NumPy and nothing else: JAX called from within a callback can wait for itself. The part of `jax.pure_callback` that is
-  JAX's own does (0.10), with large arrays where the process may use a single core: any such callback hangs there, this one too.
+  JAX's own does (0.10), with more than 100 KiB where the process may use a single core. So on CPUs the callback is the one that is
+  handed XLA's buffers as they are, and writes its results there; that also saves two copies.
 - Mapped axes come in front, and the callback goes over them one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -26,6 +28,11 @@ from numpy.typing import NDArray
 from unifiedloss import host
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import Plan
+
+try:
+    from jax.experimental.buffer_callback import buffer_callback
+except ImportError:  # it is called experimental
+    buffer_callback = None
 
 NumPyArray = NDArray[Any]
 
@@ -133,6 +140,10 @@ def _once(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     """The callback; its only derivative is the one `_backward` gives."""
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
+    if buffer_callback is not None and jax.default_backend() == "cpu":
+        forms = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)]
+        in_place = buffer_callback(partial(_called_in_place, plan), forms, vmap_method="expand_dims")
+        return tuple(in_place(*arrays))
     bits = jax.pure_callback(
         partial(_called_back, plan, gradient, [None if x is None else x.dtype for x in arrays]),
         [_packed_form(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)],
@@ -164,6 +175,26 @@ def _packed_form(shape: Any, dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(
         (*shape, 2) if pair else shape, np.dtype("uint32" if pair else f"uint{8 * dtype.itemsize}")
     )
+
+
+def _called_in_place(plan: Plan, _: Any, results: Sequence[Any], *arrays: Any) -> None:
+    host.run(_filled, plan, [np.asarray(x) for x in results], [None if x is None else np.asarray(x) for x in arrays])
+
+
+def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
+    """The kernel over the mapped axes, which stand in front; of an array that is not mapped they have the extent 1."""
+    from unifiedloss import exact
+
+    assert plan.shape is not None
+    axes = arrays[0].ndim - len(plan.shape)
+    mapped = np.broadcast_shapes(*(x.shape[:axes] for x in arrays if x is not None))
+    arrays = [None if x is None else np.broadcast_to(x, mapped + x.shape[axes:]) for x in arrays]
+    value, slope = results[0], results[1] if len(results) > 1 else None
+    for i in np.ndindex(mapped):
+        given = [None if x is None else x[(*i, ...)] for x in arrays]
+        room = None if slope is None else slope[(*i, ...)]
+        found, _ = exact.evaluate(plan, *given, gradient=room is not None, room=room)
+        value[(*i, ...)] = found.view(value.dtype)
 
 
 def _called_back(plan: Plan, gradient: bool, dtypes: list[Any], *packed: Any) -> list[NumPyArray]:

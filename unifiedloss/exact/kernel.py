@@ -50,6 +50,7 @@ def evaluate(
     upstream: Array | float | None = None,
     *,
     gradient: bool,
+    room: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """The loss of a plan and, where asked for, its gradient with respect to the predictions.
 
@@ -63,12 +64,13 @@ def evaluate(
         mask: bools or None.
         upstream: the gradient that arrives from above: a number, or under "none" an array shaped like the loss. Default: ones.
         gradient: whether the gradient is wanted.
+        room: memory for the gradient, if it is to be written there: an array like the predictions, in C order.
 
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
     """
     with np.errstate(all="ignore"):
-        return Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, gradient=gradient)
+        return Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, room, gradient=gradient)
 
 
 class Call:
@@ -302,32 +304,48 @@ class Call:
 
     # ------------------------------------------------------------------------------------------------------------ the tiers
 
-    def carried_out(self, upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+    def carried_out(self, upstream: Any, room: Array | None, *, gradient: bool) -> tuple[Array, Array | None]:
         """What `evaluate` returns."""
         plan = self.plan
-        n, size = self.rows.shape
+        n = len(self.rows)
         mean, none = plan.spec.reduction == "mean", plan.spec.reduction == "none"
         term_dtype = plan.result_dtype if none else ("float64" if plan.predictions_dtype == "float64" else "float32")
         divisor = self._divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
         # float32 holds what is rounded to it, and to narrower types.
         losses: Array = np.zeros(n, np.float64 if term_dtype == "float64" else np.float32)
         form = "uint16" if plan.predictions_dtype == "bfloat16" else plan.predictions_dtype
-        slopes = _aligned_zeros((n, size), np.dtype(form)) if gradient else None
+        room = None if room is None else room.view(form)
+        slopes = self._room_for_slopes(np.dtype(form), room) if gradient else None
         u = np.asarray(1.0 if upstream is None else upstream, np.float64)
         u = u.reshape(-1) if u.ndim else u
         scale = Scale(self, u, divisor) if gradient else None
         self._positions_into(losses, slopes, scale, term_dtype)
-        if none:
-            return stored(losses.reshape(self.positions).astype(np.float64, copy=False), plan.result_dtype), self._back(
-                slopes
-            )
-        return stored(np.asarray(self._reduced(losses, divisor)), plan.result_dtype), self._back(slopes)
+        reduced = (
+            losses.reshape(self.positions).astype(np.float64, copy=False) if none else self._reduced(losses, divisor)
+        )
+        return stored(np.asarray(reduced), plan.result_dtype), self._back(slopes, room)
 
-    def _back(self, slopes: Array | None) -> Array | None:
-        if slopes is None or self.plan.axis in (None, len(self.shape) - 1):
+    def _room_for_slopes(self, dtype: np.dtype[Any], room: Array | None) -> Array:
+        """Where the gradient is made, row by row; 0 where nothing will be written."""
+        if room is None or not self._classes_last:
+            return _aligned_zeros(self.rows.shape, dtype)
+        rows = room.reshape(self.rows.shape)
+        if not self.kept.all():
+            rows[~self.kept] = 0
+        return rows
+
+    @property
+    def _classes_last(self) -> bool:
+        return self.plan.axis in (None, len(self.shape) - 1)
+
+    def _back(self, slopes: Array | None, room: Array | None) -> Array | None:
+        if slopes is None or self._classes_last:
             return None if slopes is None else slopes.reshape(self.shape)
-        moved = slopes.reshape(*self.positions, self.rows.shape[1])
-        return np.ascontiguousarray(np.moveaxis(moved, -1, self.plan.axis))
+        moved = np.moveaxis(slopes.reshape(*self.positions, self.rows.shape[1]), -1, self.plan.axis)  # type: ignore[arg-type]
+        if room is None:
+            return np.ascontiguousarray(moved)
+        room[...] = moved
+        return room
 
     def _reduced(self, losses: Array, divisor: Any) -> float:
         mean = self.plan.spec.reduction == "mean"
@@ -348,6 +366,8 @@ class Call:
         form = plan.predictions_dtype
         nothing = scale is not None and scale.nothing
         if nothing:
+            if slopes is not None:
+                slopes[...] = 0
             scale = slopes = None
         self._spoil(self.nan, losses, slopes)
         todo = self.kept & ~self.nan & ~self.special
