@@ -73,6 +73,46 @@ def evaluate(
         return Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, room, gradient=gradient)
 
 
+def evaluate_some(
+    plan: Plan,
+    positions: NDArray[np.intp],
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None = None,
+    mask: Array | None = None,
+    upstream: Array | float | None = None,
+    *,
+    gradient: bool,
+) -> tuple[Array, Array | None]:
+    """What `evaluate` finds of some positions of a call, for programs that have found the others themselves.
+
+    Args:
+        plan: see `evaluate`, and so are the arrays.
+        positions: which positions, counted over all of the loss's axes.
+        predictions: all of them.
+        targets: all of them.
+        sample_weight: weights or None.
+        mask: bools or None.
+        upstream: the gradient that arrives from above.
+        gradient: whether the gradient is wanted.
+
+    Returns:
+        The rounded losses of the positions, before any reduction, and the rows of the gradient, (positions, K), bfloat16 as its bits.
+    """
+    with np.errstate(all="ignore"):
+        return Call(plan, predictions, targets, sample_weight, mask).some(positions, upstream, gradient=gradient)
+
+
+def reduce_terms(
+    plan: Plan, losses: Array, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+) -> Array:
+    """The reduced loss of a call whose rounded losses, one per position, are known."""
+    with np.errstate(all="ignore"):
+        call = Call(plan, predictions, targets, sample_weight, mask)
+        divisor = call.divisor_of_mean()
+        return stored(np.asarray(call.reduced(losses.reshape(-1), divisor)), plan.result_dtype)
+
+
 class Call:
     """The positions of a call in a row, their class axis last.
 
@@ -307,23 +347,54 @@ class Call:
     def carried_out(self, upstream: Any, room: Array | None, *, gradient: bool) -> tuple[Array, Array | None]:
         """What `evaluate` returns."""
         plan = self.plan
-        n = len(self.rows)
-        mean, none = plan.spec.reduction == "mean", plan.spec.reduction == "none"
-        term_dtype = plan.result_dtype if none else ("float64" if plan.predictions_dtype == "float64" else "float32")
-        divisor = self._divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
-        # float32 holds what is rounded to it, and to narrower types.
-        losses: Array = np.zeros(n, np.float64 if term_dtype == "float64" else np.float32)
-        form = "uint16" if plan.predictions_dtype == "bfloat16" else plan.predictions_dtype
+        none = plan.spec.reduction == "none"
+        divisor = self.divisor_of_mean()
+        losses = self._room_for_losses()
+        form = self._slope_form
         room = None if room is None else room.view(form)
-        slopes = self._room_for_slopes(np.dtype(form), room) if gradient else None
-        u = np.asarray(1.0 if upstream is None else upstream, np.float64)
-        u = u.reshape(-1) if u.ndim else u
-        scale = Scale(self, u, divisor) if gradient else None
-        self._positions_into(losses, slopes, scale, term_dtype)
+        slopes = self._room_for_slopes(form, room) if gradient else None
+        self._positions_into(losses, slopes, self._scale(upstream, divisor) if gradient else None, self._term_dtype)
         reduced = (
-            losses.reshape(self.positions).astype(np.float64, copy=False) if none else self._reduced(losses, divisor)
+            losses.reshape(self.positions).astype(np.float64, copy=False) if none else self.reduced(losses, divisor)
         )
         return stored(np.asarray(reduced), plan.result_dtype), self._back(slopes, room)
+
+    def some(self, positions: NDArray[np.intp], upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+        """What `evaluate_some` returns."""
+        divisor = self.divisor_of_mean()
+        losses = self._room_for_losses()
+        slopes = (
+            np.zeros(self.rows.shape, self._slope_form) if gradient else None
+        )  # memory that is not touched costs nothing
+        only = np.zeros(len(self.rows), bool)
+        only[positions] = True
+        self._positions_into(
+            losses, slopes, self._scale(upstream, divisor) if gradient else None, self._term_dtype, only
+        )
+        return losses[positions], None if slopes is None else slopes[positions]
+
+    @property
+    def _term_dtype(self) -> str:
+        if self.plan.spec.reduction == "none":
+            return self.plan.result_dtype
+        return "float64" if self.plan.predictions_dtype == "float64" else "float32"
+
+    @property
+    def _slope_form(self) -> np.dtype[Any]:
+        return np.dtype("uint16" if self.plan.predictions_dtype == "bfloat16" else self.plan.predictions_dtype)
+
+    def _room_for_losses(self) -> Array:
+        # float32 holds what is rounded to it, and to narrower types.
+        return np.zeros(len(self.rows), np.float64 if self._term_dtype == "float64" else np.float32)
+
+    def _scale(self, upstream: Any, divisor: Any) -> Scale:
+        u = np.asarray(1.0 if upstream is None else upstream, np.float64)
+        return Scale(self, u.reshape(-1) if u.ndim else u, divisor)
+
+    def divisor_of_mean(self) -> Any:
+        """The divisor; of a sum and of single losses it is 1."""
+        mean = self.plan.spec.reduction == "mean"
+        return self._divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
 
     def _room_for_slopes(self, dtype: np.dtype[Any], room: Array | None) -> Array:
         """Where the gradient is made, row by row; 0 where nothing will be written."""
@@ -347,7 +418,8 @@ class Call:
         room[...] = moved
         return room
 
-    def _reduced(self, losses: Array, divisor: Any) -> float:
+    def reduced(self, losses: Array, divisor: Any) -> float:
+        """The sum or the mean of rounded losses."""
         mean = self.plan.spec.reduction == "mean"
         if mean and isinstance(divisor, float) and divisor == 0.0:
             return 0.0 if self.plan.spec.on_empty == "zero" else np.nan
@@ -361,7 +433,9 @@ class Call:
         ball, exactly = divisor
         return quotient(Sum(losses), ball, exactly, self.plan.result_dtype)
 
-    def _positions_into(self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
+    def _positions_into(
+        self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str, only: Bools | None = None
+    ) -> None:
         plan = self.plan
         form = plan.predictions_dtype
         nothing = scale is not None and scale.nothing
@@ -372,6 +446,8 @@ class Call:
         self._spoil(self.nan, losses, slopes)
         todo = self.kept & ~self.nan & ~self.special
         special = self.special
+        if only is not None:
+            todo, special = todo & only, special & only
         if scale is None or not scale.special:
             left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
             chosen = np.flatnonzero(left)
