@@ -1,7 +1,7 @@
 """Exact mode on JAX arrays: arrays that have values are handed to the kernel of `unifiedloss.exact` as they are.
 
-Under tracing `program` has what there is a form of inside a compiled program. The rest is computed by a call back to the host, which goes over
-mapped axes one by one.
+Under tracing `program` has what there is a form of inside a compiled program. The rest is computed by a call back to the host, which goes
+over mapped axes one by one.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     arrays = [None if x is None else np.broadcast_to(x, mapped + x.shape[axes:]) for x in arrays]
     value, *slopes = results
     for i in np.ndindex(mapped):
-        given = [None if x is None else x[(*i, ...)] for x in arrays]
+        given: list[Any] = [None if x is None else x[(*i, ...)] for x in arrays]
         room = slopes[0][(*i, ...)] if slopes else None
         found, _ = exact.evaluate(plan, *given, gradient=room is not None, room=room)
         value[(*i, ...)] = found.view(value.dtype)

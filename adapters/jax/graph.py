@@ -36,6 +36,12 @@ class JaxOps(Ops):
     def of_bits(self, x: Array, dtype: str) -> Array:
         return lax.bitcast_convert_type(jnp.asarray(x, _INTEGERS[dtype]), jnp.dtype(dtype))
 
+    def left(self, x: Array, places: int) -> Array:
+        return x << places
+
+    def right(self, x: Array, places: int) -> Array:
+        return x >> places
+
     def where(self, condition: Array, x: Array, y: Array) -> Array:
         return jnp.where(condition, x, y)
 
@@ -98,7 +104,7 @@ class JaxOps(Ops):
         return lax.optimization_barrier(x)
 
     def loop(self, goes_on: Any, step: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return lax.while_loop(lambda s: jnp.reshape(goes_on(*s), ()), lambda s: step(*s), state)  # type: ignore[no-any-return]
+        return lax.while_loop(lambda s: jnp.reshape(goes_on(*s), ()), lambda s: step(*s), state)
 
     def rows(self, x: Array, start: Array, count: int) -> Array:
         return lax.dynamic_slice_in_dim(x, start, count, 0)

@@ -125,7 +125,7 @@ def _rows(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     for example in np.unique(of_example):
         here = chosen[of_example == example]
         positions = ((start + here - example * each)[:, None] * wide + np.arange(wide)).ravel()
-        one = [None if x is None else x[example] for x in given]
+        one: list[Any] = [None if x is None else x[example] for x in given]
         losses, rows = kernel.evaluate_some(plan, positions, *one, gradient=bool(slopes))
         terms[here] = _bits(losses, plan).reshape(-1, wide)
         if rows is not None:
@@ -149,7 +149,7 @@ def _means(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     results[0][...] = loss
     terms = terms.view(np.float32).reshape(len(loss), -1)
     for i in np.flatnonzero(undecided):
-        one = [None if x is None else x[i] for x in given]
+        one: list[Any] = [None if x is None else x[i] for x in given]
         results[0][i] = kernel.reduce_terms(plan, terms[i], *one).view(loss.dtype)
 
 

@@ -1,12 +1,12 @@
 r"""Exact mode inside a compiled program: the tiers of `unifiedloss.exact.kernel` as array operations, for JAX and for XLA in TensorFlow.
 
 A call is a matrix: a row is a position and its classes, or, of losses without classes, as many elements as make the matrix handy. All
-rows go through float64 with bounds as in `unifiedloss.exact.fast`, in blocks, so that no float64 copy of the whole is ever made. Rows in which
-something is left undecided are picked out, few at a time, and done again in balls. What these leave undecided is told to the caller, who
-may have a way to the host, and otherwise makes it NaN.
+rows go through float64 with bounds as in `unifiedloss.exact.fast`, in blocks, so that no float64 copy of the whole is ever made. Rows in
+which something is left undecided are done again, few at a time: by the host, where the caller has a way to it, or in balls, and what these
+leave undecided is NaN.
 
-docs/exactness.md derives the bounds. They hold whatever the compiler contracts: no result depends on whether a product is rounded before it is added,
-but where `Field` is used. Of sums, the order is fixed down to `_FOLDED` numbers, and any order of these is allowed for.
+docs/exactness.md derives the bounds. They hold whatever the compiler contracts: no result depends on whether a product is rounded before it
+is added, but where `Field` is used. Of sums, the order is fixed down to `_FOLDED` numbers, and any order of these is allowed for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.graph_balls import Ball
 from unifiedloss.exact.graph_ops import Array, Field, Ops, hidden_zero
-from unifiedloss.exact.graph_rounding import between, from_bits, to_bits, to_odd
+from unifiedloss.exact.graph_rounding import between, from_bits, power_of_two, to_bits, to_odd
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import Plan
 
@@ -148,7 +148,7 @@ def exp64(xp: Ops, x: Array) -> Array:
         power = power * power
     total = 1.0 + (r + square * terms[0])
     # k stands in the last bits of k + 1.5 2^52; the shift drops all others.
-    return total * xp.of_bits((xp.bits(k + 1.5 * 2.0**52) + 1023) << 52, "float64")
+    return total * xp.of_bits(xp.left(xp.bits(k + 1.5 * 2.0**52) + 1023, 52), "float64")
 
 
 def height(k: int) -> int:
@@ -181,22 +181,22 @@ def exact_sum(field: Field, x: Array, n: int) -> Ball:
     xp = field.xp
     largest = xp.max(abs(x))
     inside = (largest < 2.0**900) & (largest > 2.0**-700)
-    exponent = xp.where(inside, (xp.bits(largest) >> 52) - 1023, 0)
+    exponent = xp.where(inside, xp.right(xp.bits(largest), 52) - 1023, 0)
     bits = math.ceil(math.log2(max(n, 2))) + 2
     sums = []
     for _ in range(2):
         exponent = exponent + bits
-        offset = 1.5 * xp.of_bits((exponent + 1023) << 52, "float64")
+        offset = 1.5 * power_of_two(xp, exponent)
         part = field.add(field.add(x, offset), -offset)
         sums.append(xp.sum(part))
         x = field.add(x, -part)
         exponent = exponent - 53
-    unit = xp.of_bits((exponent + 1023) << 52, "float64")
+    unit = power_of_two(xp, exponent)
     radius = xp.where(xp.any(x != 0), n * unit, 0.0)
     return Ball(field, *field.two_sum(*sums), xp.where(inside | (largest == 0), radius, float("inf")))
 
 
-def _scale64(form: Form, c: Block) -> Array:
+def _scale64(c: Block) -> Array:
     """u s_i / D to 4 u."""
     scale = c.upstream if c.weight is None else c.upstream * c.weight
     return scale if c.divisor is None else scale / c.divisor
@@ -238,7 +238,7 @@ def _index64(form: Form, c: Block) -> Found:
         undecided = undecided | ~_in_order(own_scale)
     if not form.gradient:
         return Found(terms, None, undecided)
-    scale = _scale64(form, c) * weight
+    scale = _scale64(c) * weight
     error = sum_error + _EXP + 14 * U
     ratio = scale / total
     label_slope = -others * ratio
@@ -298,7 +298,7 @@ def _dense64(form: Form, c: Block) -> Found:
         undecided = undecided | ~_in_order(c.weight)
     if not form.gradient:
         return Found(terms, None, undecided)
-    scale = _scale64(form, c)
+    scale = _scale64(c)
     total = 1.0 + others
     error = 3 * sum_error + 2 * tau_error + _EXP + shift_error + 18 * U
     # At the largest logit p is next to 1: (T - tau) - T s / (1 + s).
@@ -356,7 +356,7 @@ def _binary64(form: Form, c: Block) -> Found:
         undecided = undecided | lost | ~_in_order(c.weight)
     if not form.gradient:
         return Found(terms, None, xp.any(undecided))
-    scale = _scale64(form, c)
+    scale = _scale64(c)
     total = 1.0 + exp
     larger, smaller = 1.0 / total, exp / total
     positive = xp.where(z >= 0, larger, smaller) * no * scale
@@ -384,7 +384,7 @@ def _regression64(form: Form, c: Block) -> Found:
     undecided = undecided | differ
     if not form.gradient:
         return Found(terms, None, xp.any(undecided))
-    scale = _scale64(form, c)
+    scale = _scale64(c)
     high, low = field.two_prod(2.0 * difference, scale)
     spread = xp.where(_scale_is_exact(form, c, scale), 0.0, 8 * U * abs(high))
     slopes, differ = _decided(form, high, low, spread, form.dtype)
@@ -408,18 +408,28 @@ def _quotient64(form: Form, total: Ball, divisor: Ball | None) -> tuple[Array, A
 # -------------------------------------------------------------------------------------------------------------------------- balls
 
 
-_Parts = tuple[Ball, ...]
-"""Numbers to be added: first what is exact, and often a tie, then what decides it. Products with both at once would round the latter away."""
+class Parts(NamedTuple):
+    """Numbers to be added: first what is exact, and often a tie, then what decides it. A product with both at once would lose the latter.
+
+    Attributes:
+        losses: of each position.
+        slopes: of each element of the gradient.
+        endless: where the loss is infinite, whatever `losses` says: the target wants a class that the logits rule out.
+    """
+
+    losses: tuple[Ball, ...]
+    slopes: tuple[Ball, ...]
+    endless: Array | None = None
 
 
-def _scaled_loss(form: Form, c: Block, parts: _Parts) -> Ball:
+def _scaled_loss(form: Form, c: Block, parts: tuple[Ball, ...]) -> Ball:
     if c.weight is not None:
         weight = Ball(form.field, c.weight)
         parts = tuple(x * weight for x in parts)
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def _scaled_slope(form: Form, c: Block, parts: _Parts) -> Ball:
+def _scaled_slope(form: Form, c: Block, parts: tuple[Ball, ...]) -> Ball:
     f = form.field
     assert c.upstream is not None
     scale = Ball(f, c.upstream)
@@ -444,37 +454,39 @@ def _softmax(form: Form, c: Block) -> tuple[Ball, Array, Ball, Ball]:
     largest = xp.max(z)
     columns = xp.reshape(xp.arange(k), (1, k))
     top = columns == -xp.max(xp.where(z == largest, -columns, -k))
-    finite = z > -float("inf")
+    finite = z != -float("inf")
     gap = Ball(f, *f.two_sum(xp.where(finite, z, largest), -largest))
-    exp = gap.exp().where(finite, 0.0)
+    exp = gap.exp(z.shape).where(finite, 0.0).kept(z.shape)
     others = exp.where(~top, 0.0).sum(z.shape)
+    # No class at all, or one that is infinitely likely: nothing is known.
+    odd = ~(abs(largest) < float("inf"))
+    others = Ball(f, others.high, others.low, xp.where(odd, float("inf"), others.radius))
     return exp, top, others, gap
 
 
-def _index_balls(form: Form, c: Block) -> tuple[_Parts, _Parts]:
+def _index_balls(form: Form, c: Block) -> Parts:
     xp, f = form.xp, form.field
     exp, top, others, gap = _softmax(form, c)
     own = xp.reshape(xp.arange(form.width), (1, form.width)) == c.label
     # The numbers of one column, with zeros elsewhere: any sum of them is exact.
     apart = (-gap).where(own, 0.0).apply(xp.sum)
     # A label that the logits rule out: the loss is infinite, which balls are not.
-    endless = xp.any(own & ~(_read(xp, c.x, form.dtype) > -float("inf")))
-    apart = apart._new(apart.high, apart.low, xp.where(endless, float("inf"), apart.radius))
+    endless = xp.any(own & (_read(xp, c.x, form.dtype) == -float("inf")))
     total = Ball(f, 1.0) + others
     share = others.where(own & top, exp) / total
     one = Ball(f, xp.where(own & ~top, -1.0, 0.0))
-    losses, slopes = (apart, others.log1p()), (one, (-share).where(own & top, share))
+    losses, slopes = (apart, others.log1p(others.high.shape)), (one, (-share).where(own & top, share))
     if c.own_weight is None:
-        return losses, slopes
+        return Parts(losses, slopes, endless)
     weight = Ball(f, c.own_weight)
-    return tuple(x * weight for x in losses), tuple(x * weight for x in slopes)
+    return Parts(tuple(x * weight for x in losses), tuple(x * weight for x in slopes), endless)
 
 
 def _one_minus(f: Field, x: Any) -> Ball:
     return Ball(f, *f.two_sum(1.0 + 0.0 * x, -x))
 
 
-def _dense_balls(form: Form, c: Block) -> tuple[_Parts, _Parts]:
+def _dense_balls(form: Form, c: Block) -> Parts:
     xp, f, plan = form.xp, form.field, form.plan
     exp, top, others, gap = _softmax(form, c)
     shape = exp.high.shape
@@ -488,16 +500,15 @@ def _dense_balls(form: Form, c: Block) -> tuple[_Parts, _Parts]:
         tau = keep * tau + share
     if c.class_weights is not None:
         tau = Ball(f, c.class_weights) * tau
-    finite = _read(xp, c.x, form.dtype) > -float("inf")
+    finite = _read(xp, c.x, form.dtype) != -float("inf")
     weight = tau.sum(shape)
     apart = (tau * -gap).sum(shape)
     # A class that the logits rule out and the target wants.
-    wanted = xp.any(~finite & (tau.high != 0))
-    apart = apart._new(apart.high, apart.low, xp.where(wanted, float("inf"), apart.radius))
+    endless = xp.any(~finite & (tau.high != 0))
     total = Ball(f, 1.0) + others
     exact = tau.where(~top, 0.0).sum(shape).where(top, -tau)
     rest = weight * ((-others).where(top, exp) / total)
-    return (apart, weight * others.log1p()), (exact, rest)
+    return Parts((apart, weight * others.log1p(others.high.shape)), (exact, rest), endless)
 
 
 def _constants(f: Field, _: float, smoothing: float, shared_by: int) -> tuple[Ball, Ball]:
@@ -510,7 +521,7 @@ def _constants(f: Field, _: float, smoothing: float, shared_by: int) -> tuple[Ba
     return first, second
 
 
-def _binary_balls(form: Form, c: Block) -> tuple[_Parts, _Parts]:
+def _binary_balls(form: Form, c: Block) -> Parts:
     xp, f, plan = form.xp, form.field, form.plan
     z = _read(xp, c.x, form.dtype)
     t = _numbers(form, c)
@@ -520,20 +531,20 @@ def _binary_balls(form: Form, c: Block) -> tuple[_Parts, _Parts]:
         yes, no = keep * yes + share, keep * no + share
     if c.pos_weight is not None:
         yes = Ball(f, c.pos_weight) * yes
-    exp = Ball(f, -abs(z)).exp()
+    exp = Ball(f, -abs(z)).exp(z.shape)
     apart = yes * Ball(f, xp.maximum(-z, 0.0)) + no * Ball(f, xp.maximum(z, 0.0))
     both = yes + no
     # What is nearly 1 - t' or -q t' differs from it by as much.
     positive = z >= 0
     rest = both * (exp / (Ball(f, 1.0) + exp))
-    return (apart, both * exp.log1p()), (no.where(positive, -yes), (-rest).where(positive, rest))
+    return Parts((apart, both * exp.log1p(z.shape)), (no.where(positive, -yes), (-rest).where(positive, rest)))
 
 
-def _regression_balls(form: Form, c: Block) -> tuple[_Parts, _Parts]:
+def _regression_balls(form: Form, c: Block) -> Parts:
     xp, f = form.xp, form.field
     p, t = _read(xp, c.x, form.dtype), _read(xp, c.t, form.plan.targets_dtype)
     difference = Ball(f, *f.two_sum(p, -t))
-    return (difference * difference,), (difference.scaled(2.0),)
+    return Parts((difference * difference,), (difference.scaled(2.0),))
 
 
 # -------------------------------------------------------------------------------------------------------------------- the two tiers
@@ -543,7 +554,7 @@ class Kind(NamedTuple):
     """The two forms of a kind of loss."""
 
     float64: Callable[[Form, Block], Found]
-    balls: Callable[[Form, Block], tuple[_Parts, _Parts]]
+    balls: Callable[[Form, Block], Parts]
 
 
 def kind_of(plan: Plan) -> Kind:
@@ -579,12 +590,20 @@ def float64_tier(form: Form, c: Block) -> Found:
     return Found(found.terms, slopes, left)
 
 
-def balls_tier(form: Form, c: Block, *, to_the_host: bool) -> Found:
-    """Rows in balls. What is undecided becomes NaN, where there is no way to the host that will mend it."""
+def balls_tier(form: Form, c: Block) -> Found:
+    """Rows in balls. What is undecided becomes NaN, and its row stays left."""
     xp = form.xp
-    losses, slopes_of = kind_of(form.plan).balls(form, c)
-    terms, undecided = _scaled_loss(form, c, losses).rounded(form.term_dtype)
+    losses, slopes_of, endless = kind_of(form.plan).balls(form, c)
+    wide = c.x.shape[0], form.width if form.elementwise else 1
+    terms, undecided = _scaled_loss(form, c, losses).kept(wide).rounded(form.term_dtype)
     shape = c.x.shape
+    if endless is not None:
+        weight = 1.0 if c.weight is None else c.weight
+        weight = weight if c.own_weight is None else weight * c.own_weight
+        # Other numbers of the row may still be NaN, and 0 times infinity is for nobody to say here.
+        told = (losses[1].radius < float("inf")) & (xp.constant(weight, "float64") > 0)
+        terms = xp.where(endless, to_bits(xp, xp.constant(float("inf"), "float64"), form.term_dtype), terms)
+        undecided = xp.where(endless, ~told, undecided)
     if "balls" in skipped_tiers:
         undecided = undecided | True
     undecided = undecided | c.bad
@@ -593,7 +612,7 @@ def balls_tier(form: Form, c: Block, *, to_the_host: bool) -> Found:
     left = xp.any(undecided) if form.elementwise else undecided
     slopes = None
     if form.gradient:
-        slopes, doubtful = _scaled_slope(form, c, slopes_of).rounded(form.dtype)
+        slopes, doubtful = _scaled_slope(form, c, slopes_of).kept(shape).rounded(form.dtype)
         if "balls" in skipped_tiers:
             doubtful = doubtful | True
         doubtful = xp.broadcast(doubtful | c.bad, shape)
@@ -601,7 +620,7 @@ def balls_tier(form: Form, c: Block, *, to_the_host: bool) -> Found:
         left = left | xp.any(doubtful & (c.kept if c.empty is None else c.kept & ~c.empty))
     found = _settled(form, c, Found(terms, slopes, left))
     slopes = None if found.slopes is None else _stored(xp, found.slopes, form.dtype)
-    return Found(xp.broadcast(found.terms, (shape[0], terms.shape[1])), slopes, left & to_the_host)
+    return Found(xp.broadcast(found.terms, (shape[0], terms.shape[1])), slopes, left)
 
 
 def _nan(dtype: str) -> int:
@@ -672,15 +691,15 @@ def _first(xp: Ops, flags: Array, n: int) -> Array:
     return xp.reshape(-xp.max(xp.where(xp.reshape(flags, (n,)), -xp.arange(n), -n)), ())
 
 
-def mended(form: Form, c: Block, found: Found, *, to_the_host: bool) -> Found:
-    """The undecided rows once more in balls, few at a time."""
+def mended(form: Form, c: Block, found: Found) -> Found:
+    """The undecided rows once more in balls, few at a time; what is undecided even then is NaN."""
     xp = form.xp
     n, k = c.x.shape
     count = min(n, max(1, AGAIN // k))
 
     def again(start: Array, _: Array) -> Found:
         part = Block(*(x if x is None or x.shape[0] == 1 else xp.rows(x, start, count) for x in c))
-        return balls_tier(form, part, to_the_host=to_the_host)
+        return balls_tier(form, part)
 
     return windows(form, found, count, again)
 
@@ -767,7 +786,7 @@ class Call:
             safe = xp.int32(xp.where(bad, 0, labels))
             label = xp.reshape(safe, (self.rows, 1))
             at_label = xp.float64(xp.along(x, label))
-            if plan.class_weights is not None:
+            if given.class_weights is not None:
                 own_weight = xp.take(given.class_weights[0], safe)
         else:
             t = self._matrix(given.targets)
@@ -796,7 +815,7 @@ class Call:
                 "divisor_low": self._per_row(low),
                 "divisor_radius": self._per_row(radius),
             }
-        if plan.pos_weight is not None:
+        if given.pos_weight is not None:
             wide = xp.broadcast(given.pos_weight[0], (self.examples, *plan.positions))  # type: ignore[misc]
             pos_weight = self._per_row(xp.reshape(wide, (self.examples, self.count)))
         return Block(
@@ -828,7 +847,7 @@ class Call:
         t = xp.float64(t)
         if plan.kind == "regression":
             # Numbers that are not finite, and such as can only be told from 0 where subnormal numbers can.
-            tiny = ((xp.bits(t) << 1) != 0) & (abs(t) < 1e-290)
+            tiny = (xp.left(xp.bits(t), 1) != 0) & (abs(t) < 1e-290)
             found = (
                 tiny
                 | ~(abs(t) < float("inf"))
@@ -880,9 +899,9 @@ class Call:
         """The rows in float64."""
         return in_blocks(self.form, self.block)
 
-    def mended(self, found: Found, *, to_the_host: bool) -> Found:
+    def mended(self, found: Found) -> Found:
         """What float64 left undecided, in balls."""
-        return mended(self.form, self.block, found, to_the_host=to_the_host)
+        return mended(self.form, self.block, found)
 
     def loss(self, terms: Array, *, careful: bool) -> tuple[Array, Array | None]:
         """The loss of rounded terms, (examples, ...), and of which examples it is undecided; of single positions none is.
@@ -899,7 +918,9 @@ class Call:
         total = exact_sum(form.field, xp.where(finite, values, 0.0), self.count)
         divisor = None if self.divisor is None else self.divisor.where(~self.empty, 1.0)
         if careful:
-            bits, undecided = (total if divisor is None else total / divisor).rounded(plan.result_dtype)
+            bits, undecided = (
+                (total if divisor is None else total / divisor).kept((self.examples, 1)).rounded(plan.result_dtype)
+            )
         else:
             bits, undecided = _quotient64(form, total, divisor)
         # Infinities and NaN among the terms: what float64 makes of them. The sign of a NaN is nobody's.

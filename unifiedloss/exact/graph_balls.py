@@ -1,18 +1,20 @@
-"""Balls, as in `unifiedloss.exact.balls`, of arrays in a compiled program: double-double numbers with a proven bound of what they are off by.
+"""Balls, as in `unifiedloss.exact.balls`, in a compiled program: double-double numbers with a proven bound of what they are off by.
 
-The operations and their bounds are those of that module, which says why they hold; all that is new is `Field`, which keeps the compiler from
-rewriting them, and exp of 0 and of what is far below 0: the one is exactly 1, the other a number that is known to be
+The operations and their bounds are those of that module, which says why they hold; all that is new is `Field`, which keeps the compiler
+from rewriting them, and exp of 0 and of what is far below 0: the one is exactly 1, the other a number that is known to be
 positive and nothing else, so that it breaks ties in its direction. Bounds are computed in float64 with subnormal numbers flushed, and where
 one might be lost that way it is set to `_LOST`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unifiedloss.exact.balls import U, _ratio, _step_parts, _table
 from unifiedloss.exact.graph_ops import Array, Field
-from unifiedloss.exact.graph_rounding import to_bits, to_odd
+from unifiedloss.exact.graph_rounding import power_of_two, to_bits, to_odd
 
 _EXP_ERROR = 2.0**-90
 _LOG_ERROR = 2.0**-80
@@ -21,6 +23,9 @@ _LOST = 2.0**-1000
 _LOWEST = -590.0
 _TAIL = 2.0**-852
 """exp of less than _LOWEST is between 0 and twice this. Above it, what a number's low part loses is no subnormal number."""
+
+_ONE_BY_ONE = 128
+"""So many columns are added one by one; of more, slices as wide as they are many."""
 
 _SLACK = 1.0 + 2.0**-40
 _STEPS = 64
@@ -98,7 +103,7 @@ class Ball:
             where(condition, self.high, high), where(condition, self.low, low), where(condition, self.radius, radius)
         )
 
-    def apply(self, function) -> Ball:  # type: ignore[no-untyped-def]
+    def apply(self, function: Callable[[Array], Array]) -> Ball:
         """The function of each of the three arrays, which have one shape."""
         return self._new(function(self.high), function(self.low), function(self.radius))
 
@@ -107,89 +112,108 @@ class Ball:
         xp = self.field.xp
         return self.apply(lambda x: xp.broadcast(xp.constant(x, "float64"), shape))
 
+    def kept(self, shape: tuple[int, ...]) -> Ball:
+        """The same, of a shape, computed once and stored."""
+        full = self.full(shape)
+        return self._new(*self.field.kept(lambda: (full.high, full.low, full.radius), shape, 3))
+
     def sum(self, shape: tuple[int, ...]) -> Ball:
-        """The sum along the last axis of the shape, which stays with length 1."""
-        xp = self.field.xp
-        part = self.full(shape)
-        n = shape[-1]
-        while n > 1:
-            half = n // 2
-            odd = part.apply(lambda x, n=n: x[..., n - 1 :]) if n % 2 else None
-            part = part.apply(lambda x, h=half: x[..., :h]) + part.apply(lambda x, h=half: x[..., h : 2 * h])
-            if odd is not None:
-                part = part._new(
-                    *(
-                        xp.concatenate([a, b])
-                        for a, b in zip(
-                            (part.high, part.low, part.radius), (odd.high, odd.low, odd.radius), strict=True
-                        )
-                    )
-                )
-            n = half + n % 2
+        """The sum along the last axis of a matrix of that shape, which stays with length 1: slices are added to slices, one by one."""
+        part, (n, k) = self.kept(shape), shape
+        while k > 1:
+            width = math.isqrt(k) if k > _ONE_BY_ONE else 1
+            part, k = _added_up(part, n, k, width), width
         return part
 
-    def exp(self) -> Ball:
-        """e^x, for x <= 700; exactly 1 at 0, and positive, if nothing else, where it is too small."""
+    def exp(self, shape: tuple[int, ...]) -> Ball:
+        """e^x of a shape, for x <= 700; exactly 1 at 0, and positive, if nothing else, where it is too small."""
         f = self.field
         xp = f.xp
-        deep = self.high < _LOWEST
-        x = xp.where(deep, 0.0, self.high)
-        more = xp.where(deep, 0.0, self.low)
-        steps = xp.rint(f.mul(x, _STEPS / _LN2))
+        x = self.full(shape)
+        deep = x.high < _LOWEST
+        high, low = xp.where(deep, 0.0, x.high), xp.where(deep, 0.0, x.low)
+        steps = xp.rint(f.mul(high, _STEPS / _LN2))
         first, second, third = _step_parts()
-        rest, error = f.two_sum(x, -f.mul(steps, first))  # both products are exact, and so is this difference
-        r = self._new(rest, error, 0.0) + self._new(-f.mul(steps, second), 0.0, 0.0)
-        r = r + self._new(-f.mul(steps, third), 0.0, 0.0) + self._new(more, 0.0, 0.0)
+        rest, error = f.two_sum(high, -f.mul(steps, first))  # both products are exact, and so is this difference
+        r = self._new(rest, error, 0.0) + self._number(-f.mul(steps, second))
+        r = r + self._number(-f.mul(steps, third)) + self._number(low)
+        series = self._series(r)
+
+        def found() -> tuple[Array, Array]:
+            index = xp.int32(steps)
+            highs, lows = (xp.take(xp.constant(t, "float64"), index & (_STEPS - 1)) for t in _table())
+            base = self._new(highs, lows, 0.0)
+            result = base + base * (series * r)
+            power = power_of_two(xp, xp.right(index, 6))
+            return f.mul(result.high, power), f.mul(result.low, power)
+
+        high_found, low_found = f.kept(found, shape, 2)
+        wide = xp.where(x.radius < 2.0**-10, 1.01 * x.radius, float("inf"))
+        exact = (high == 0) & (low == 0) & (x.radius == 0)
+        radius = xp.where(exact, 0.0, abs(high_found) * (_EXP_ERROR + wide))
+        high_found, low_found = xp.where(exact, 1.0, high_found), xp.where(exact, 0.0, low_found)
+        # Between 0 and 2 _TAIL, and not 0.
+        return self._new(
+            xp.where(deep, _TAIL, high_found),
+            xp.where(deep, 0.0, low_found),
+            xp.where(deep, _TAIL * (1 - 2.0**-20), radius),
+        )
+
+    def _series(self, r: Ball) -> Ball:
+        """(e^r - 1) / r, as a loop: what is in it is compiled once."""
+        f = self.field
+        xp = f.xp
         y = r.high
         tail = 1 / 3628800 + y / 39916800
         for divisor in (362880, 40320, 5040, 720, 120):
             tail = 1 / divisor + y * tail
-        series = self._constant(*_ratio(1, 24)) + self._new(f.opaque(y * tail), 0.0, 0.0)
-        for divisor in (6, 2, 1):
-            series = series * r + self._constant(*_ratio(1, divisor))
-        index = xp.int32(steps)
-        table_high, table_low = (xp.constant(t, "float64") for t in _table())
-        base = self._new(xp.take(table_high, index & (_STEPS - 1)), xp.take(table_low, index & (_STEPS - 1)), 0.0)
-        result = base + base * (series * r)
-        power = xp.of_bits(xp.int64((index >> 6) + 1023) << 52, "float64")
-        high, low = f.mul(result.high, power), f.mul(result.low, power)
-        wide = xp.where(self.radius < 2.0**-10, 1.01 * self.radius, float("inf"))
-        exact = (x == 0) & (more == 0) & (self.radius == 0)
-        radius = xp.where(exact, 0.0, abs(high) * (_EXP_ERROR + wide))
-        high, low = xp.where(exact, 1.0, high), xp.where(exact, 0.0, low)
-        # Between 0 and 2 _TAIL, and not 0.
-        return self._new(
-            xp.where(deep, _TAIL, high),
-            xp.where(deep, 0.0, low),
-            xp.where(deep, _TAIL * (1 - 2.0**-20), radius),
-        )
+        start = self._constant(*_ratio(1, 24)) + self._number(f.opaque(y * tail))
+        divisors = [_ratio(1, divisor) for divisor in (6, 2, 1)]
+        highs, lows = (xp.constant([d[part] for d in divisors], "float64") for part in (0, 1))
+
+        def step(i: Array, high: Array, low: Array) -> tuple[Array, ...]:
+            found = self._new(high, low, 0.0) * r + self._new(xp.take(highs, i), xp.take(lows, i), 0.0)
+            return i + 1, found.high, found.low
+
+        _, high, low = xp.loop(lambda i, *_: i < len(divisors), step, (xp.constant(0, "int32"), start.high, start.low))
+        return self._new(high, low, 0.0)
+
+    def _number(self, x: Array) -> Ball:
+        return self._new(x, 0.0, 0.0)
 
     def _constant(self, high: float, low: float, radius: float) -> Ball:
         return self._new(high, low, radius)
 
-    def log1p(self) -> Ball:
-        """log(1 + x), for x >= 0."""
+    def log1p(self, shape: tuple[int, ...]) -> Ball:
+        """log(1 + x) of a shape, for x >= 0."""
         f = self.field
         where = f.xp.where
         one = self._constant(1.0, 0.0, 0.0)
         small = self.high < 2.0**-6
-        # Where it is not small: one step of Newton, y + log(1 + (x' - 1)) with x' = (1 + x) e^-y next to 1.
         whole = one + self.where(~small, 1.0)
         guess = f.opaque(f.xp.log(whole.high))
-        off = whole * self._new(-guess, 0.0, 0.0).exp() - one
-        large = self._new(guess, 0.0, 0.0) + off - (off * off).scaled(0.5)
-        # Where it is: 2 artanh(w) with w = x / (2 + x), by its series in v = w^2 <= 2^-14.
-        x = self.where(small, 2.0**-10)
-        w = x / (self._constant(2.0, 0.0, 0.0) + x)
-        v = w * w
-        y = v.high
-        tail = 1 / 15 + y / 17
-        for divisor in (13, 11, 9, 7):
-            tail = 1 / divisor + y * tail
-        series = self._constant(*_ratio(1, 5)) + self._new(f.opaque(y * tail), 0.0, 0.0)
-        series = series * v + self._constant(*_ratio(1, 3))
-        series = series * v + one
-        result = (w * series).scaled(2.0).where(small, large)
+        inverse = self._number(-guess).exp(shape)
+
+        def found() -> tuple[Array, Array]:
+            # Where it is not small: one step of Newton, y + log(1 + (x' - 1)) with x' = (1 + x) e^-y next to 1.
+            off = whole * inverse - one
+            large = self._number(guess) + off - (off * off).scaled(0.5)
+            # Where it is: 2 artanh(w) with w = x / (2 + x), by its series in v = w^2 <= 2^-14.
+            x = self.where(small, 2.0**-10)
+            w = x / (self._constant(2.0, 0.0, 0.0) + x)
+            v = w * w
+            y = v.high
+            tail = 1 / 15 + y / 17
+            for divisor in (13, 11, 9, 7):
+                tail = 1 / divisor + y * tail
+            series = self._constant(*_ratio(1, 5)) + self._number(f.opaque(y * tail))
+            series = series * v + self._constant(*_ratio(1, 3))
+            series = series * v + one
+            result = (w * series).scaled(2.0).where(small, large)
+            return result.high, result.low
+
+        high, low = f.kept(found, shape, 2)
+        result = self._new(high, low, 0.0)
         carried = self.radius / (1.0 + self.high - self.radius)
         bound = abs(result.high) * _LOG_ERROR + where(carried >= 0, carried, float("inf"))
         # What is off by nearly all of itself stays positive: log(1 + x) is x, to x^2 / 2.
@@ -218,3 +242,26 @@ def _nonzero(a: Array, b: Array) -> Array:
 def _either(a: Array, b: Array) -> Array:
     """Where one of them is not 0."""
     return (a != 0) | (b != 0)
+
+
+def _added_up(ball: Ball, n: int, k: int, width: int) -> Ball:
+    """The sum of slices of so many columns each."""
+    xp = ball.field.xp
+    count = -(-k // width)
+    shape = n, count * width
+
+    def slices(x: Array) -> Array:
+        if count * width > k:
+            x = xp.concatenate([x, xp.broadcast(xp.constant(0.0, "float64"), (n, count * width - k))])
+        return xp.reshape(xp.moved(xp.reshape(x, (n, count, width)), 1, 0), (count, n * width))
+
+    parts = ball.full((n, k)).apply(slices)
+
+    def step(i: Array, *total: Array) -> tuple[Array, ...]:
+        one = parts.apply(lambda x: xp.rows(x, i, 1))
+        found = Ball(ball.field, *total) + one
+        return i + 1, found.high, found.low, found.radius
+
+    nothing = [xp.broadcast(xp.constant(0.0, "float64"), (1, n * width))] * 3
+    _, *total = xp.loop(lambda i, *_: i < shape[1] // width, step, (xp.constant(0, "int32"), *nothing))
+    return Ball(ball.field, *total).apply(lambda x: xp.reshape(x, (n, width)))

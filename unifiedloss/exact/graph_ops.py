@@ -1,12 +1,13 @@
-"""What exact mode's in-graph form asks of a framework: a few array operations, and numbers that its compiler cannot see through.
+r"""What exact mode's in-graph form asks of a framework: a few array operations, and numbers that its compiler cannot see through.
 
-XLA rewrites floating-point arithmetic: \\((x + c) - c\\) with a constant c becomes x, products are contracted into sums, in one use and not in
-another, and subnormal numbers are 0. Sums and products that are to be rounded as written go through `Field`, which hides each
+XLA rewrites floating-point arithmetic: \((x + c) - c\) with a constant c becomes x, products are contracted into sums, in one use and not
+in another, and subnormal numbers are 0. Sums and products that are to be rounded as written go through `Field`, which hides each
 result behind an exclusive or with a zero that is not known before the program runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 Array = Any
@@ -15,23 +16,51 @@ Array = Any
 class Ops(Protocol):
     """Array operations on float64, int64 and int32, named after NumPy's. Python's operators work on the arrays as well."""
 
-    def float64(self, x: Array) -> Array: ...
-    def float32(self, x: Array) -> Array: ...
-    def int64(self, x: Array) -> Array: ...
-    def int32(self, x: Array) -> Array: ...
+    def float64(self, x: Array) -> Array:
+        """x in float64."""
+
+    def float32(self, x: Array) -> Array:
+        """x in float32."""
+
+    def int64(self, x: Array) -> Array:
+        """x in int64."""
+
+    def int32(self, x: Array) -> Array:
+        """x in int32; of wider integers the last bits."""
+
     def bits(self, x: Array) -> Array:
         """float64 as int64, float32 as int32, float16 and bfloat16 as int16: the same bytes."""
 
     def of_bits(self, x: Array, dtype: str) -> Array:
         """The inverse of `bits`."""
 
-    def where(self, condition: Array, x: Array, y: Array) -> Array: ...
-    def minimum(self, x: Array, y: Array) -> Array: ...
-    def maximum(self, x: Array, y: Array) -> Array: ...
-    def rint(self, x: Array) -> Array: ...
-    def log(self, x: Array) -> Array: ...
-    def log1p(self, x: Array) -> Array: ...
-    def isnan(self, x: Array) -> Array: ...
+    def left(self, x: Array, places: int) -> Array:
+        """Integers, shifted to the left."""
+
+    def right(self, x: Array, places: int) -> Array:
+        """Integers, shifted to the right, with their sign."""
+
+    def where(self, condition: Array, x: Array, y: Array) -> Array:
+        """x where the condition holds, else y."""
+
+    def minimum(self, x: Array, y: Array) -> Array:
+        """The smaller one, NaN if one is."""
+
+    def maximum(self, x: Array, y: Array) -> Array:
+        """The larger one, NaN if one is."""
+
+    def rint(self, x: Array) -> Array:
+        """Rounded to whole numbers, ties to even."""
+
+    def log(self, x: Array) -> Array:
+        """Natural logarithm."""
+
+    def log1p(self, x: Array) -> Array:
+        """log(1 + x)."""
+
+    def isnan(self, x: Array) -> Array:
+        """Whether it is NaN."""
+
     def sum(self, x: Array) -> Array:
         """Along the last axis, in any order."""
 
@@ -44,8 +73,12 @@ class Ops(Protocol):
     def concatenate(self, arrays: list[Array]) -> Array:
         """Along the last axis."""
 
-    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array: ...
-    def broadcast(self, x: Array, shape: tuple[int, ...]) -> Array: ...
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """x in another shape."""
+
+    def broadcast(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """x, repeated to a shape."""
+
     def arange(self, n: int) -> Array:
         """int32."""
 
@@ -61,7 +94,9 @@ class Ops(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         """An array that will be written to: whatever is in it."""
 
-    def constant(self, x: Any, dtype: str) -> Array: ...
+    def constant(self, x: Any, dtype: str) -> Array:
+        """A Python number, or what is an array already, in a dtype."""
+
     def barrier(self, x: Array) -> Array:
         """x, computed once and kept, not once for each use."""
 
@@ -102,6 +137,21 @@ class Field:
         """a / b, to an error of 2 u: XLA may multiply with a reciprocal."""
         return self.opaque(a / b)
 
+    def kept(self, function: Callable[[], tuple[Array, ...]], shape: tuple[int, ...], count: int) -> tuple[Array, ...]:
+        """The float64 arrays of a shape that a function gives, computed once and stored.
+
+        XLA would compute them anew for each use, and compile that. It does not enter a loop, of which it must not know that it is gone
+        through once.
+        """
+        xp = self.xp
+        nothing = [xp.broadcast(xp.constant(0.0, "float64"), shape)] * count
+        first = xp.constant(0, "int64")
+
+        def step(i: Array, *_: Array) -> tuple[Array, ...]:
+            return i + 1, *(xp.broadcast(x, shape) for x in function())
+
+        return xp.loop(lambda i, *_: i <= self.zero, step, (first, *nothing))[1:]
+
     def two_sum(self, a: Array, b: Array) -> tuple[Array, Array]:
         """a + b as a float64 and the error of that, exactly (Knuth)."""
         total = self.add(a, b)
@@ -114,7 +164,7 @@ class Field:
         return high, self.add(a, -high)
 
     def two_prod(self, a: Array, b: Array) -> tuple[Array, Array]:
-        """a b as a float64 and the error of that, exactly (Dekker, Veltkamp), where neither is beyond 2^990 nor the product below 2^-900."""
+        """a b as a float64 and the error of that, exactly (Dekker, Veltkamp): no factor beyond 2^990, the product not below 2^-900."""
         product = self.mul(a, b)
         (a_high, a_low), (b_high, b_low) = self._split(a), self._split(b)
         rest = self.add(product, -self.mul(a_high, b_high))

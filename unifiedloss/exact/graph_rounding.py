@@ -1,4 +1,4 @@
-"""Rounding inside a compiled program: float64 and pairs of them to the bits of a result, once, whatever the compiler does to subnormal numbers.
+"""Rounding inside a compiled program: float64 and pairs of them to the bits of a result, once, whatever becomes of subnormal numbers.
 
 Results are int32 that hold the bits of a float32, or of a half type in their lower half. No cast is trusted with them but that of normal
 numbers from float64 to float32: others round twice, or flush.
@@ -22,12 +22,12 @@ def to_bits(xp: Ops, x: Array, dtype: str) -> Array:
     form = FORMATS[dtype]
     p, least = form.precision, form.min_exponent
     size = abs(x)
-    exponent = xp.maximum(xp.int32(xp.bits(size) >> 52) - 1023, least)
+    exponent = xp.maximum(xp.int32(xp.right(xp.bits(size), 52)) - 1023, least)
     exponent = xp.minimum(exponent, form.max_exponent + 1)
-    scaled = size * _power_of_two(xp, p - 1 - exponent)
+    scaled = size * power_of_two(xp, p - 1 - exponent)
     mantissa = xp.int32(xp.bits(scaled + _INTEGERS))
     # The leading bit of a normal number's mantissa counts as 1 in its exponent.
-    bits = ((exponent - least) << (p - 1)) + mantissa
+    bits = xp.left(exponent - least, p - 1) + mantissa
     infinity = _infinity(form)
     bits = xp.where(size < 2.0 ** (form.max_exponent + 1), xp.minimum(bits, infinity), infinity)
     sign = 1 << (_width(form) - 1)
@@ -48,20 +48,21 @@ def from_bits(xp: Ops, bits: Array, dtype: str) -> Array:
     p = form.precision
     if p == 53:
         return xp.of_bits(bits, "float64")
-    field = (bits >> (p - 1)) & ((1 << (_width(form) - p)) - 1)
+    field = xp.right(bits, p - 1) & ((1 << (_width(form) - p)) - 1)
     fraction = bits & ((1 << (p - 1)) - 1)
     mantissa = xp.where(field == 0, fraction, fraction | (1 << (p - 1)))
     exponent = xp.maximum(field, 1) - 1 + form.min_exponent - (p - 1)
     # Beyond the largest exponent stand infinities and NaN.
     odd = field == (1 << (_width(form) - p)) - 1
-    size = xp.float64(mantissa) * _power_of_two(xp, exponent)
-    value = xp.where((bits >> (_width(form) - 1)) & 1 != 0, -size, size)
+    size = xp.float64(mantissa) * power_of_two(xp, exponent)
+    value = xp.where((xp.right(bits, _width(form) - 1) & 1) != 0, -size, size)
     special = xp.where(fraction == 0, xp.where(value < 0, -float("inf"), float("inf")), float("nan"))
     return xp.where(odd, special, value)
 
 
-def _power_of_two(xp: Ops, exponent: Array) -> Array:
-    return xp.of_bits(xp.int64(exponent + 1023) << 52, "float64")
+def power_of_two(xp: Ops, exponent: Array) -> Array:
+    """2^e, for e from -1022 to 1023."""
+    return xp.of_bits(xp.left(xp.int64(exponent + 1023), 52), "float64")
 
 
 def _width(form: Format) -> int:
