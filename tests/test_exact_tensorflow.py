@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 import unifiedloss as ul
+from tests import graph_primitives
 from unifiedloss.errors import BadValueError, UnsupportedError
 
 tf = pytest.importorskip("tensorflow")
 
 from unifiedloss import registry  # noqa: E402 - after the question whether TensorFlow is here
 from unifiedloss.adapters.tensorflow import exact  # noqa: E402
+from unifiedloss.adapters.tensorflow.graph import TensorFlowOps  # noqa: E402
+from unifiedloss.exact import graph  # noqa: E402
 
 pytestmark = pytest.mark.framework("tensorflow")
 
@@ -193,12 +197,72 @@ def test_shapes_of_results() -> None:
     assert seen == [[None], [None, 3], []]
 
 
-def test_xla_is_refused() -> None:
-    """XLA has no host; its error carries the only words it lets through."""
+XLA = partial(tf.function, jit_compile=True, autograph=False)
+
+
+def test_primitives_under_xla() -> None:
+    """Sums, products and roundings without error, and functions within their bounds, as XLA compiles them."""
+    graph_primitives.check_all(
+        TensorFlowOps(), lambda f, *arrays: [x.numpy() for x in XLA(f)(*map(tf.constant, arrays))]
+    )
+
+
+@pytest.mark.parametrize("skipped", [set(), {"float64"}], ids=["", "balls"])
+def test_bits_under_xla(monkeypatch: pytest.MonkeyPatch, skipped: set[str]) -> None:
+    """The bits are NumPy's, where float64 decides and where it leaves all to the balls: with ties, and logits of every size and oddity."""
+    monkeypatch.setattr(graph, "skipped_tiers", skipped)
+    random = np.random.default_rng(1)
+    x = (random.normal(size=(60, 7)) * random.choice([1, 4, 30, 100], (60, 1))).astype(np.float32)
+    x[0], x[1], x[2], x[3], x[4] = 0, 1.5, -1e5, 1e-40, [1e5, *[-0.00390625] * 6]
+    x[5, ::2], x[6], x[7, 0], x[8, 0], x[9] = -np.inf, -np.inf, np.inf, np.nan, random.normal(0, 400, 7)
+    y = random.integers(0, 7, 60)
+    y[4] = 1
+    spec = CE.replace(reduction="none", class_weights=[1, 0.5, 2, 1, 0.25, 1, 3], ignore_index=5)
+    found = XLA(spec.value_and_grad)(tf.constant(x), tf.constant(y))
+    assert bits(*found) == bits(*spec.value_and_grad(x, y))
+
+
+def test_training_under_xla() -> None:
+    """A step that differentiates learns what an eager one does, from zeros on: equal logits in every row, and means that are ties."""
+    history = {}
+    for mode, run in (("eager", lambda f: f), ("xla", XLA)):
+        model = Model(CE.to("tensorflow"))
+        model.kernel.assign(tf.zeros((3, 3)))
+        step = run(model.step)
+        history[mode] = [bits(step(tf.constant(LOGITS), tf.constant(LABELS)), model.kernel.value()) for _ in range(2)]
+    assert history["eager"] == history["xla"]
+
+
+@pytest.mark.parametrize(
+    "spec", [BCE.replace(reduction="none"), MSE.replace(reduction="sum")], ids=["binary", "squared"]
+)
+def test_elementwise_losses_under_xla(spec: Any) -> None:
+    """With weights, and an upstream gradient that is not 1."""
+    given = {
+        "sample_weight": WEIGHT,
+        "upstream": np.float32(0.3) if spec.reduction == "sum" else np.full((4, 3), 0.3, np.float32),
+    }
+    found = XLA(lambda x, t: spec.value_and_grad(x, t, **given))(tf.constant(LOGITS), tf.constant(DENSE))
+    assert bits(*found) == bits(*spec.value_and_grad(LOGITS, DENSE, **given))
+
+
+def test_what_xla_has_no_form_of_is_refused() -> None:
+    """When it is traced, by name, with what to do; at any depth, and for shapes that only show later."""
     z, y = tf.constant(LOGITS), tf.constant(LABELS)
-    for function in (CE, CE.value_and_grad):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="exact_mode_needs_the_host_so_set_jit_compile_False"):
-            tf.function(lambda z, y, f=function: f(z, y), jit_compile=True, autograph=False)(z, y)
+    probabilities = ul.CrossEntropyLoss(from_logits=False, rounding="exact")
+    for what, function, tensors in (
+        ("probabilities", lambda z, y: probabilities(tf.nn.softmax(z), y), (z, y)),
+        ("float64 predictions", lambda z, y: tf.function(CE.value_and_grad)(tf.cast(z, tf.float64), y), (z, y)),
+        ("an empty batch", CE, (z[:0], y[:0])),
+        ("int64 sample weights", lambda z, y: CE(z, y, sample_weight=y), (z, y)),
+    ):
+        with pytest.raises(
+            UnsupportedError, match=f"no form that XLA compiles for {what}; trace with jit_compile=False"
+        ):
+            XLA(function)(*tensors)
+    unknown = [tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int64)]
+    with pytest.raises(UnsupportedError, match="shapes that are unknown when it is traced"):
+        XLA(CE, input_signature=unknown)(z, y)
     assert not ADAPTER.modes()["xla"].exact
 
 

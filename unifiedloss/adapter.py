@@ -62,7 +62,8 @@ class Mode(NamedTuple):
         whole_step: whether a function that differentiates can be compiled as well. If not, the loss alone is, and its gradient is
             taken through the compiled function.
         costly: whether compiling takes so long that only a small part of the cases is run.
-        exact: whether ``rounding="exact"`` is held in this mode; otherwise it is refused there.
+        exact: whether ``rounding="exact"`` is held for all losses in this mode. If not, there is no way to the host, and what
+            `unifiedloss.exact.graph` has no form of is refused.
     """
 
     run: Callable[..., Any]

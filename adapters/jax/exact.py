@@ -1,12 +1,7 @@
-"""Exact mode on JAX arrays: the kernel of `unifiedloss.exact`, called on the host.
+"""Exact mode on JAX arrays: arrays that have values are handed to the kernel of `unifiedloss.exact` as they are.
 
-Arrays that have values are handed to the kernel as they are. Under tracing the program calls back to the host, and:
-
-- Numbers travel as bits. Results are bitcast, because a cast would flush subnormal numbers. What has 64 bits is two uint32, because
-  where x64 is off the thread that calls back would narrow it.
-- The callback is NumPy and nothing else: JAX called from within a callback can wait for itself. The part of `jax.pure_callback` that is
-  JAX's own does (0.10), with large arrays where the process may use a single core: any such callback hangs there, this one too.
-- Mapped axes come in front, and the callback goes over them one by one.
+Under tracing `program` has what there is a form of inside a compiled program. The rest is computed by a call back to the host, which goes
+over mapped axes one by one.
 """
 
 from __future__ import annotations
@@ -24,6 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from numpy.typing import NDArray
 
 from unifiedloss import host
+from unifiedloss.adapters.jax import callback, program
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import Plan
 
@@ -130,16 +126,13 @@ def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _once(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
-    """The callback; its only derivative is the one `_backward` gives."""
+    """The values; their only derivative is the one `_backward` gives."""
+    if program.holds(plan, arrays):
+        return program.run(plan, arrays, gradient=gradient)
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
-    bits = jax.pure_callback(
-        partial(_called_back, plan, gradient, [None if x is None else x.dtype for x in arrays]),
-        [_packed_form(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)],
-        *(None if x is None else _packed(x) for x in arrays),
-        vmap_method="expand_dims",
-    )
-    return tuple(lax.bitcast_convert_type(x, dtype) for x, dtype in zip(bits, dtypes, strict=True))
+    forms = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)]
+    return callback.on_host(partial(_filled, plan), forms, *arrays)
 
 
 @_once.defjvp
@@ -155,43 +148,20 @@ def _refuse(*_: Any) -> Any:
 _compiled = jax.jit(_once, static_argnums=(0, 1), inline=True)
 
 
-def _packed(x: Any) -> Array:
-    return lax.bitcast_convert_type(x, jnp.uint32) if x.dtype.itemsize == 8 else jnp.asarray(x)
-
-
-def _packed_form(shape: Any, dtype: Any) -> jax.ShapeDtypeStruct:
-    pair = dtype.itemsize == 8
-    return jax.ShapeDtypeStruct(
-        (*shape, 2) if pair else shape, np.dtype("uint32" if pair else f"uint{8 * dtype.itemsize}")
-    )
-
-
-def _called_back(plan: Plan, gradient: bool, dtypes: list[Any], *packed: Any) -> list[NumPyArray]:
-    return host.run(_mapped, plan, gradient, dtypes, [None if x is None else np.asarray(x) for x in packed])
-
-
-def _mapped(plan: Plan, gradient: bool, dtypes: list[Any], packed: list[Any]) -> list[NumPyArray]:
+def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     """The kernel over the mapped axes, which stand in front; of an array that is not mapped they have the extent 1."""
-    arrays: list[Any] = [
-        x if x is None else x.view(dtype)[..., 0] if dtype.itemsize == 8 else x.astype(dtype, copy=False)
-        for x, dtype in zip(packed, dtypes, strict=True)
-    ]
+    from unifiedloss import exact
+
     assert plan.shape is not None
     axes = arrays[0].ndim - len(plan.shape)
-    if not axes:
-        return [_as_bits(x) for x in _kernel(plan, arrays, gradient)]
     mapped = np.broadcast_shapes(*(x.shape[:axes] for x in arrays if x is not None))
     arrays = [None if x is None else np.broadcast_to(x, mapped + x.shape[axes:]) for x in arrays]
-    every = [
-        [_as_bits(x) for x in _kernel(plan, [None if x is None else x[i] for x in arrays], gradient)]
-        for i in np.ndindex(mapped)
-    ]
-    return [np.reshape(results, mapped + results[0].shape) for results in zip(*every, strict=True)]
-
-
-def _as_bits(x: NumPyArray) -> NumPyArray:
-    """Unsigned integers of the same size, and pairs of them for 64 bits."""
-    return x[..., None].view(np.uint32) if x.dtype.itemsize == 8 else x.view(f"uint{8 * x.dtype.itemsize}")
+    value, *slopes = results
+    for i in np.ndindex(mapped):
+        given: list[Any] = [None if x is None else x[(*i, ...)] for x in arrays]
+        room = slopes[0][(*i, ...)] if slopes else None
+        found, _ = exact.evaluate(plan, *given, gradient=room is not None, room=room)
+        value[(*i, ...)] = found.view(value.dtype)
 
 
 def _x64() -> AbstractContextManager[None]:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import record  # nothing public tells whether a tape is watching
 
-from unifiedloss.adapters.tensorflow import ops, shapes
+from unifiedloss.adapters.tensorflow import ops, program, shapes
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
 
@@ -45,6 +45,8 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
                 f"pass tf.stop_gradient({name}), or use rounding='native', which differentiates by both."
             )
             raise UnsupportedError(msg)
+    if program.compiles():
+        return program.loss(plan, *tensors)
     if plan.unchecked:
         _, tensors = shapes.shapes_agree(plan, *tensors)
     # On the host the rank is known, and must not raise a question there that is none here.

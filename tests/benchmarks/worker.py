@@ -26,8 +26,8 @@ ENVIRONMENT = {
 
 def one_thread(framework: str) -> None:
     """Keep this process on one processor and each library that is used in it on one thread."""
-    # Linux; elsewhere the settings below have to do. JAX's callbacks, and with them exact mode, hang on a single processor (0.10).
-    if hasattr(os, "sched_setaffinity") and not framework.endswith("jax"):
+    # Linux; elsewhere the settings below have to do.
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if framework in ("torch", "numpy", "keras-torch"):  # NumPy is compared with torch
         import torch

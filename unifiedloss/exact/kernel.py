@@ -51,6 +51,7 @@ def evaluate(
     *,
     gradient: bool,
     exp: Callable[..., Any] = np.exp,
+    room: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """The loss of a plan and, where asked for, its gradient with respect to the predictions.
 
@@ -66,6 +67,7 @@ def evaluate(
         gradient: whether the gradient is wanted.
         exp: the exponential of the first tier, ``exp(x, out=x)`` on float64, where an adapter has a faster one than NumPy's. It may err by
             2 u as NumPy's may.
+        room: memory for the gradient, if it is to be written there: an array like the predictions, in C order.
 
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
@@ -73,7 +75,47 @@ def evaluate(
     if plan.extended:
         return _by_oracle(plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient)
     with np.errstate(all="ignore"):
-        return Call(plan, predictions, targets, sample_weight, mask, exp).carried_out(upstream, gradient=gradient)
+        return Call(plan, predictions, targets, sample_weight, mask, exp).carried_out(upstream, room, gradient=gradient)
+
+
+def evaluate_some(
+    plan: Plan,
+    positions: NDArray[np.intp],
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None = None,
+    mask: Array | None = None,
+    upstream: Array | float | None = None,
+    *,
+    gradient: bool,
+) -> tuple[Array, Array | None]:
+    """What `evaluate` finds of some positions of a call, for programs that have found the others themselves.
+
+    Args:
+        plan: see `evaluate`, and so are the arrays.
+        positions: which positions, counted over all of the loss's axes.
+        predictions: all of them.
+        targets: all of them.
+        sample_weight: weights or None.
+        mask: bools or None.
+        upstream: the gradient that arrives from above.
+        gradient: whether the gradient is wanted.
+
+    Returns:
+        The rounded losses of the positions, before any reduction, and the rows of the gradient, (positions, K), bfloat16 as its bits.
+    """
+    with np.errstate(all="ignore"):
+        return Call(plan, predictions, targets, sample_weight, mask).some(positions, upstream, gradient=gradient)
+
+
+def reduce_terms(
+    plan: Plan, losses: Array, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+) -> Array:
+    """The reduced loss of a call whose rounded losses, one per position, are known."""
+    with np.errstate(all="ignore"):
+        call = Call(plan, predictions, targets, sample_weight, mask)
+        divisor = call.divisor_of_mean()
+        return stored(np.asarray(call.reduced(losses.reshape(-1), divisor)), plan.result_dtype)
 
 
 def _by_oracle(
@@ -362,34 +404,82 @@ class Call:
 
     # ------------------------------------------------------------------------------------------------------------ the tiers
 
-    def carried_out(self, upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+    def carried_out(self, upstream: Any, room: Array | None, *, gradient: bool) -> tuple[Array, Array | None]:
         """What `evaluate` returns."""
         plan = self.plan
-        n, size = self.rows.shape
-        mean, none = plan.spec.reduction == "mean", plan.spec.reduction == "none"
-        term_dtype = plan.result_dtype if none else ("float64" if plan.predictions_dtype == "float64" else "float32")
-        divisor = self._divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
+        none = plan.spec.reduction == "none"
+        divisor = self.divisor_of_mean()
+        losses = self._room_for_losses()
+        form = self._slope_form
+        room = None if room is None else room.view(form)
+        slopes = self._room_for_slopes(form, room) if gradient else None
+        self._positions_into(losses, slopes, self._scale(upstream, divisor) if gradient else None, self._term_dtype)
+        reduced = (
+            losses.reshape(self.positions).astype(np.float64, copy=False) if none else self.reduced(losses, divisor)
+        )
+        return stored(np.asarray(reduced), plan.result_dtype), self._back(slopes, room)
+
+    def some(self, positions: NDArray[np.intp], upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+        """What `evaluate_some` returns."""
+        divisor = self.divisor_of_mean()
+        losses = self._room_for_losses()
+        slopes = (
+            np.zeros(self.rows.shape, self._slope_form) if gradient else None
+        )  # memory that is not touched costs nothing
+        only = np.zeros(len(self.rows), bool)
+        only[positions] = True
+        self._positions_into(
+            losses, slopes, self._scale(upstream, divisor) if gradient else None, self._term_dtype, only
+        )
+        return losses[positions], None if slopes is None else slopes[positions]
+
+    @property
+    def _term_dtype(self) -> str:
+        if self.plan.spec.reduction == "none":
+            return self.plan.result_dtype
+        return "float64" if self.plan.predictions_dtype == "float64" else "float32"
+
+    @property
+    def _slope_form(self) -> np.dtype[Any]:
+        return np.dtype("uint16" if self.plan.predictions_dtype == "bfloat16" else self.plan.predictions_dtype)
+
+    def _room_for_losses(self) -> Array:
         # float32 holds what is rounded to it, and to narrower types.
-        losses: Array = np.zeros(n, np.float64 if term_dtype == "float64" else np.float32)
-        form = "uint16" if plan.predictions_dtype == "bfloat16" else plan.predictions_dtype
-        slopes = _aligned_zeros((n, size), np.dtype(form)) if gradient else None
+        return np.zeros(len(self.rows), np.float64 if self._term_dtype == "float64" else np.float32)
+
+    def _scale(self, upstream: Any, divisor: Any) -> Scale:
         u = np.asarray(1.0 if upstream is None else upstream, np.float64)
-        u = u.reshape(-1) if u.ndim else u
-        scale = Scale(self, u, divisor) if gradient else None
-        self._positions_into(losses, slopes, scale, term_dtype)
-        if none:
-            return stored(losses.reshape(self.positions).astype(np.float64, copy=False), plan.result_dtype), self._back(
-                slopes
-            )
-        return stored(np.asarray(self._reduced(losses, divisor)), plan.result_dtype), self._back(slopes)
+        return Scale(self, u.reshape(-1) if u.ndim else u, divisor)
 
-    def _back(self, slopes: Array | None) -> Array | None:
-        if slopes is None or self.plan.axis in (None, len(self.shape) - 1):
+    def divisor_of_mean(self) -> Any:
+        """The divisor; of a sum and of single losses it is 1."""
+        mean = self.plan.spec.reduction == "mean"
+        return self._divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
+
+    def _room_for_slopes(self, dtype: np.dtype[Any], room: Array | None) -> Array:
+        """Where the gradient is made, row by row; 0 where nothing will be written."""
+        if room is None or not self._classes_last:
+            return _aligned_zeros(self.rows.shape, dtype)
+        rows = room.reshape(self.rows.shape)
+        if not self.kept.all():
+            rows[~self.kept] = 0
+        return rows
+
+    @property
+    def _classes_last(self) -> bool:
+        return self.plan.axis in (None, len(self.shape) - 1)
+
+    def _back(self, slopes: Array | None, room: Array | None) -> Array | None:
+        if slopes is None or self._classes_last:
             return None if slopes is None else slopes.reshape(self.shape)
-        moved = slopes.reshape(*self.positions, self.rows.shape[1])
-        return np.ascontiguousarray(np.moveaxis(moved, -1, self.plan.axis))
+        moved = np.moveaxis(slopes.reshape(*self.positions, self.rows.shape[1]), -1, self.plan.axis)  # type: ignore[arg-type]
+        if room is None:
+            return np.ascontiguousarray(moved)
+        room[...] = moved
+        return room
 
-    def _reduced(self, losses: Array, divisor: Any) -> float:
+    def reduced(self, losses: Array, divisor: Any) -> float:
+        """The sum or the mean of rounded losses."""
         mean = self.plan.spec.reduction == "mean"
         if mean and isinstance(divisor, float) and divisor == 0.0:
             return 0.0 if self.plan.spec.on_empty == "zero" else np.nan
@@ -403,11 +493,15 @@ class Call:
         ball, exactly = divisor
         return quotient(Sum(losses), ball, exactly, self.plan.result_dtype)
 
-    def _positions_into(self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
+    def _positions_into(
+        self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str, only: Bools | None = None
+    ) -> None:
         plan = self.plan
         form = plan.predictions_dtype
         nothing = scale is not None and scale.nothing
         if nothing:
+            if slopes is not None:
+                slopes[...] = 0
             scale = slopes = None
         self._spoil(self.nan, losses, slopes)
         todo = self.kept & ~self.nan & ~self.special
@@ -422,6 +516,23 @@ class Call:
                 slopes[lost] = stored(np.full(1, np.nan), form)
             todo &= ~(nan | endless)
         self._finite_into(todo, special, losses, slopes, scale, dtype)
+        special = self.special
+        if only is not None:
+            todo, special = todo & only, special & only
+        if scale is None or not scale.special:
+            left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
+            chosen = np.flatnonzero(left)
+            if len(chosen):
+                nan, odd = self._odd_logits(chosen)
+                self._spoil(chosen[nan], losses, slopes)
+                special = special.copy()
+                special[chosen[odd]] = True
+                chosen = chosen[~(nan | odd)]
+            step = max(1, _BLOCK // max(1, self.rows.shape[1]))
+            for start in range(0, len(chosen), step):
+                self.block(chosen[start : start + step], losses, slopes, scale, dtype)
+        else:
+            special = special | todo
         for i in np.flatnonzero(special).tolist():
             losses[i] = self.oracle_loss(i, dtype)
             if slopes is not None and scale is not None:

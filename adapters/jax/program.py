@@ -1,0 +1,163 @@
+"""Exact mode as part of a compiled program: float64 in the graph, and for the few rows that it leaves undecided a call back to the host.
+
+Mapped axes are folded into the axis of examples that `unifiedloss.exact.graph` has in front: under `jax.vmap` a condition becomes a
+selection, and the way to the host would be taken at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.custom_batching import custom_vmap
+from numpy.typing import NDArray
+
+from unifiedloss.adapters.jax import callback
+from unifiedloss.adapters.jax.graph import JaxOps
+from unifiedloss.exact import graph
+from unifiedloss.spec import Plan
+
+NumPyArray = NDArray[Any]
+
+LEAST = 256
+"""A call of fewer elements is computed by the host: the way there costs 0.2 ms, and to compile such a program half a second."""
+
+_ON_HOST = 1 << 16
+"""Elements that are sent to the host at a time."""
+
+_XP = JaxOps()
+
+
+def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
+    """Whether there is such a program; a TPU's float64 is not IEEE's."""
+    weight = arrays[2]
+    fits = weight is None or graph.fits(weight.dtype.name)
+    large = plan.count is not None and max(1, LEAST) <= plan.count * (plan.classes or 1)
+    return fits and large and graph.why_not(plan) is None and jax.default_backend() in ("cpu", "gpu")
+
+
+def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ...]:
+    """The loss, and the gradient if asked for, of predictions, targets, sample_weight, mask, upstream."""
+    weights = plan.class_weights, plan.pos_weight
+    given = tuple(x is not None for x in (*arrays, *weights))
+    with _x64():
+        arrays = (*arrays, *(None if x is None else jnp.asarray(x, jnp.float64) for x in weights))
+        found = _folded(plan, gradient, given)(*(jnp.expand_dims(x, 0) for x in arrays if x is not None))
+        return tuple(x[0] for x in found)
+
+
+def _folded(plan: Plan, gradient: bool, given: tuple[bool, ...]) -> Any:
+    """The program for arrays that have an axis of examples in front."""
+
+    @custom_vmap
+    def program(*arrays: Any) -> tuple[Array, ...]:
+        with _x64():
+            return _evaluate(plan, gradient, given, *arrays)
+
+    @program.def_vmap
+    def mapped(size: int, batched: Sequence[bool], *arrays: Any) -> Any:
+        with _x64():
+            if not size:
+                one = [x[:0] if b else x[None][:0] for x, b in zip(arrays, batched, strict=True)]
+                each = jax.eval_shape(program, *(jnp.zeros(x.shape[1:], x.dtype) for x in one))
+                return tuple(jnp.zeros((0, *x.shape), x.dtype) for x in each), (True,) * len(each)
+            wide = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
+            folded = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in wide]
+            found = _folded(plan, gradient, given)(*folded)
+            return tuple(x.reshape(size, x.shape[0] // size, *x.shape[1:]) for x in found), (True,) * len(found)
+
+    return program
+
+
+def _evaluate(plan: Plan, gradient: bool, there: tuple[bool, ...], *arrays: Any) -> tuple[Array, ...]:
+    rest = iter(arrays)
+    given = graph.Given(*(next(rest) if is_there else None for is_there in there))
+    call = graph.Call(_XP, plan, given, gradient=gradient)
+    each = given[:5]
+    found = _mended(call, call.found(), each)
+    loss, undecided = call.loss(found.terms, careful=False)
+    if undecided is not None:
+        loss = _reduced(call, loss, undecided, found.terms, each)
+    return (loss,) if found.slopes is None else (loss, call.gradient(found.slopes))
+
+
+def _mended(call: graph.Call, found: graph.Found, arrays: Sequence[Any]) -> graph.Found:
+    """The undecided rows, from the host."""
+    n, width = call.rows, call.form.width
+    count = min(n, max(1, _ON_HOST // width))
+    forms = [jax.ShapeDtypeStruct((count, found.terms.shape[1]), np.dtype(np.int32))]
+    if found.slopes is not None:
+        forms.append(jax.ShapeDtypeStruct((count, width), found.slopes.dtype))
+
+    def again(start: Array, which: Array) -> graph.Found:
+        terms, *slopes = callback.on_host(partial(_rows, call.plan), forms, start, which, *arrays)
+        return graph.Found(terms, slopes[0] if slopes else None, jnp.zeros((count, 1), bool))
+
+    return graph.windows(call.form, found, count, again)
+
+
+def _reduced(call: graph.Call, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]) -> Array:
+    """The loss, from the host where a mean or a sum is undecided."""
+    forms = [jax.ShapeDtypeStruct(loss.shape, loss.dtype)]
+
+    def ask() -> Array:
+        return callback.on_host(partial(_means, call.plan), forms, undecided, loss, terms, *arrays[:4])[0]
+
+    return lax.cond(undecided.any(), ask, lambda: loss)
+
+
+# ---------------------------------------------------------------------------------------------------------------- on the host
+
+
+def _rows(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
+    """Fill in the bits of losses, and gradients, of some rows of a window; all examples' rows are one after the other."""
+    from unifiedloss.exact import kernel
+
+    terms, *slopes = results
+    start, which, *given = arrays
+    wide = terms.shape[1]
+    assert plan.count is not None
+    each = plan.count // wide  # rows of an example
+    chosen = np.flatnonzero(which)
+    of_example = (start + chosen) // each
+    for example in np.unique(of_example):
+        here = chosen[of_example == example]
+        positions = ((start + here - example * each)[:, None] * wide + np.arange(wide)).ravel()
+        one: list[Any] = [None if x is None else x[example] for x in given]
+        losses, rows = kernel.evaluate_some(plan, positions, *one, gradient=bool(slopes))
+        terms[here] = _bits(losses, plan).reshape(-1, wide)
+        if rows is not None:
+            slopes[0][here] = rows.reshape(len(here), -1).view(slopes[0].dtype)
+
+
+def _bits(losses: NumPyArray, plan: Plan) -> NumPyArray:
+    """Rounded losses as `unifiedloss.exact.graph` holds them."""
+    from unifiedloss.exact.rounding import stored
+
+    if plan.spec.reduction != "none" or plan.result_dtype == "float32":
+        return losses.view(np.int32)
+    return stored(losses, plan.result_dtype).view(np.uint16).astype(np.int32)
+
+
+def _means(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
+    """Fill in the reduced losses of the examples where they are undecided."""
+    from unifiedloss.exact import kernel
+
+    undecided, loss, terms, *given = arrays
+    results[0][...] = loss
+    terms = terms.view(np.float32).reshape(len(loss), -1)
+    for i in np.flatnonzero(undecided):
+        one: list[Any] = [None if x is None else x[i] for x in given]
+        results[0][i] = kernel.reduce_terms(plan, terms[i], *one).view(loss.dtype)
+
+
+def _x64() -> AbstractContextManager[None]:
+    """Where 64-bit arrays stay what they are."""
+    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - JAX takes it so
+    return context

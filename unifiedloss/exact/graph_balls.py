@@ -1,0 +1,267 @@
+"""Balls, as in `unifiedloss.exact.balls`, in a compiled program: double-double numbers with a proven bound of what they are off by.
+
+The operations and their bounds are those of that module, which says why they hold; all that is new is `Field`, which keeps the compiler
+from rewriting them, and exp of 0 and of what is far below 0: the one is exactly 1, the other a number that is known to be
+positive and nothing else, so that it breaks ties in its direction. Bounds are computed in float64 with subnormal numbers flushed, and where
+one might be lost that way it is set to `_LOST`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unifiedloss.exact.balls import U, _ratio, _step_parts, _table
+from unifiedloss.exact.graph_ops import Array, Field
+from unifiedloss.exact.graph_rounding import power_of_two, to_bits, to_odd
+
+_EXP_ERROR = 2.0**-90
+_LOG_ERROR = 2.0**-80
+_UNDERFLOW = 2.0**-900
+_LOST = 2.0**-1000
+_LOWEST = -590.0
+_TAIL = 2.0**-852
+"""exp of less than _LOWEST is between 0 and twice this. Above it, what a number's low part loses is no subnormal number."""
+
+_ONE_BY_ONE = 128
+"""So many columns are added one by one; of more, slices as wide as they are many."""
+
+_SLACK = 1.0 + 2.0**-40
+_STEPS = 64
+_LN2 = 0.6931471805599453
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All real numbers within `radius` of high + low; arrays that broadcast against each other, or Python's floats."""
+
+    field: Field
+    high: Array
+    low: Array = 0.0
+    radius: Array = 0.0
+
+    def _new(self, high: Array, low: Array, radius: Array) -> Ball:
+        return Ball(self.field, high, low, radius)
+
+    def __add__(self, other: Ball) -> Ball:
+        f = self.field
+        where = f.xp.where
+        total, error = f.two_sum(self.high, other.high)
+        lows = f.add(self.low, other.low)
+        rest = f.add(error, lows)
+        lost = where(_nonzero(self.low, other.low), U * abs(lows), 0.0)
+        lost = lost + where(_nonzero(error, lows), U * abs(rest), 0.0)
+        high, low = f.two_sum(total, rest)
+        return self._new(high, low, self.radius + other.radius + lost)
+
+    def __neg__(self) -> Ball:
+        return self._new(-self.high, -self.low, self.radius)
+
+    def __sub__(self, other: Ball) -> Ball:
+        return self + -other
+
+    def __mul__(self, other: Ball) -> Ball:
+        f = self.field
+        where = f.xp.where
+        high, error = f.two_prod(self.high, other.high)
+        cross = f.add(f.mul(self.high, other.low), f.mul(self.low, other.high))
+        high, low = f.two_sum(high, f.add(error, cross))
+        size = abs(high)
+        lost = where(_either(self.low, other.low), 9 * U * U * size, 0.0)
+        lost = lost + where((size < _UNDERFLOW) & _nonzero(self.high, other.high), _LOST, 0.0)
+        carried = self.radius * (abs(other.high) * (1 + 4 * U) + other.radius)
+        carried = carried + other.radius * abs(self.high) * (1 + 4 * U)
+        return self._new(high, low, carried + lost)
+
+    def __truediv__(self, other: Ball) -> Ball:
+        f = self.field
+        where = f.xp.where
+        first = f.div(self.high, other.high)
+        product, error = f.two_prod(first, other.high)
+        rest, more = f.two_sum(self.high, -product)
+        tail = f.add(f.add(f.add(more, -error), self.low), -f.mul(first, other.low))
+        remainder = f.add(rest, tail)
+        high, low = f.two_sum(first, f.div(remainder, other.high))
+        size = abs(high)
+        lost = where((remainder != 0) | _either(self.low, other.low), 32 * U * U * size, 0.0)
+        small = (size < _UNDERFLOW) | (abs(self.high) < _UNDERFLOW)
+        lost = lost + where(small & (self.high != 0), _LOST / abs(other.high), 0.0)
+        least = abs(other.high) * (1 - 4 * U) - other.radius
+        carried = (self.radius + other.radius * size * (1 + 4 * U)) / least
+        return self._new(high, low, where(least > 0, carried, float("inf")) + lost)
+
+    def scaled(self, power: float) -> Ball:
+        """Times a power of two, exactly."""
+        return self._new(self.high * power, self.low * power, self.radius * power)
+
+    def where(self, condition: Array, other: Ball | float) -> Ball:
+        """This ball where the condition holds, else the other."""
+        where = self.field.xp.where
+        high, low, radius = (other.high, other.low, other.radius) if isinstance(other, Ball) else (other, 0.0, 0.0)
+        return self._new(
+            where(condition, self.high, high), where(condition, self.low, low), where(condition, self.radius, radius)
+        )
+
+    def apply(self, function: Callable[[Array], Array]) -> Ball:
+        """The function of each of the three arrays, which have one shape."""
+        return self._new(function(self.high), function(self.low), function(self.radius))
+
+    def full(self, shape: tuple[int, ...]) -> Ball:
+        """Broadcast to a shape."""
+        xp = self.field.xp
+        return self.apply(lambda x: xp.broadcast(xp.constant(x, "float64"), shape))
+
+    def kept(self, shape: tuple[int, ...]) -> Ball:
+        """The same, of a shape, computed once and stored."""
+        full = self.full(shape)
+        return self._new(*self.field.kept(lambda: (full.high, full.low, full.radius), shape, 3))
+
+    def sum(self, shape: tuple[int, ...]) -> Ball:
+        """The sum along the last axis of a matrix of that shape, which stays with length 1: slices are added to slices, one by one."""
+        part, (n, k) = self.kept(shape), shape
+        while k > 1:
+            width = math.isqrt(k) if k > _ONE_BY_ONE else 1
+            part, k = _added_up(part, n, k, width), width
+        return part
+
+    def exp(self, shape: tuple[int, ...]) -> Ball:
+        """e^x of a shape, for x <= 700; exactly 1 at 0, and positive, if nothing else, where it is too small."""
+        f = self.field
+        xp = f.xp
+        x = self.full(shape)
+        deep = x.high < _LOWEST
+        high, low = xp.where(deep, 0.0, x.high), xp.where(deep, 0.0, x.low)
+        steps = xp.rint(f.mul(high, _STEPS / _LN2))
+        first, second, third = _step_parts()
+        rest, error = f.two_sum(high, -f.mul(steps, first))  # both products are exact, and so is this difference
+        r = self._new(rest, error, 0.0) + self._number(-f.mul(steps, second))
+        r = r + self._number(-f.mul(steps, third)) + self._number(low)
+        series = self._series(r)
+
+        def found() -> tuple[Array, Array]:
+            index = xp.int32(steps)
+            highs, lows = (xp.take(xp.constant(t, "float64"), index & (_STEPS - 1)) for t in _table())
+            base = self._new(highs, lows, 0.0)
+            result = base + base * (series * r)
+            power = power_of_two(xp, xp.right(index, 6))
+            return f.mul(result.high, power), f.mul(result.low, power)
+
+        high_found, low_found = f.kept(found, shape, 2)
+        wide = xp.where(x.radius < 2.0**-10, 1.01 * x.radius, float("inf"))
+        exact = (high == 0) & (low == 0) & (x.radius == 0)
+        radius = xp.where(exact, 0.0, abs(high_found) * (_EXP_ERROR + wide))
+        high_found, low_found = xp.where(exact, 1.0, high_found), xp.where(exact, 0.0, low_found)
+        # Between 0 and 2 _TAIL, and not 0.
+        return self._new(
+            xp.where(deep, _TAIL, high_found),
+            xp.where(deep, 0.0, low_found),
+            xp.where(deep, _TAIL * (1 - 2.0**-20), radius),
+        )
+
+    def _series(self, r: Ball) -> Ball:
+        """(e^r - 1) / r, as a loop: what is in it is compiled once."""
+        f = self.field
+        xp = f.xp
+        y = r.high
+        tail = 1 / 3628800 + y / 39916800
+        for divisor in (362880, 40320, 5040, 720, 120):
+            tail = 1 / divisor + y * tail
+        start = self._constant(*_ratio(1, 24)) + self._number(f.opaque(y * tail))
+        divisors = [_ratio(1, divisor) for divisor in (6, 2, 1)]
+        highs, lows = (xp.constant([d[part] for d in divisors], "float64") for part in (0, 1))
+
+        def step(i: Array, high: Array, low: Array) -> tuple[Array, ...]:
+            found = self._new(high, low, 0.0) * r + self._new(xp.take(highs, i), xp.take(lows, i), 0.0)
+            return i + 1, found.high, found.low
+
+        _, high, low = xp.loop(lambda i, *_: i < len(divisors), step, (xp.constant(0, "int32"), start.high, start.low))
+        return self._new(high, low, 0.0)
+
+    def _number(self, x: Array) -> Ball:
+        return self._new(x, 0.0, 0.0)
+
+    def _constant(self, high: float, low: float, radius: float) -> Ball:
+        return self._new(high, low, radius)
+
+    def log1p(self, shape: tuple[int, ...]) -> Ball:
+        """log(1 + x) of a shape, for x >= 0."""
+        f = self.field
+        where = f.xp.where
+        one = self._constant(1.0, 0.0, 0.0)
+        small = self.high < 2.0**-6
+        whole = one + self.where(~small, 1.0)
+        guess = f.opaque(f.xp.log(whole.high))
+        inverse = self._number(-guess).exp(shape)
+
+        def found() -> tuple[Array, Array]:
+            # Where it is not small: one step of Newton, y + log(1 + (x' - 1)) with x' = (1 + x) e^-y next to 1.
+            off = whole * inverse - one
+            large = self._number(guess) + off - (off * off).scaled(0.5)
+            # Where it is: 2 artanh(w) with w = x / (2 + x), by its series in v = w^2 <= 2^-14.
+            x = self.where(small, 2.0**-10)
+            w = x / (self._constant(2.0, 0.0, 0.0) + x)
+            v = w * w
+            y = v.high
+            tail = 1 / 15 + y / 17
+            for divisor in (13, 11, 9, 7):
+                tail = 1 / divisor + y * tail
+            series = self._constant(*_ratio(1, 5)) + self._number(f.opaque(y * tail))
+            series = series * v + self._constant(*_ratio(1, 3))
+            series = series * v + one
+            result = (w * series).scaled(2.0).where(small, large)
+            return result.high, result.low
+
+        high, low = f.kept(found, shape, 2)
+        result = self._new(high, low, 0.0)
+        carried = self.radius / (1.0 + self.high - self.radius)
+        bound = abs(result.high) * _LOG_ERROR + where(carried >= 0, carried, float("inf"))
+        # What is off by nearly all of itself stays positive: log(1 + x) is x, to x^2 / 2.
+        tiny = self.high < 2.0**-500
+        high, low = where(tiny, self.high, result.high), where(tiny, self.low, result.low)
+        bound = where(tiny, self.radius + self.high * 2.0**-400, bound)
+        return self._new(high, low, where(self.high == 0, carried, bound))
+
+    def rounded(self, dtype: str) -> tuple[Array, Array]:
+        """The bits of what all numbers of the ball round to, and where they do not all round to one."""
+        xp = self.field.xp
+        # Two additions that round, each by u of its result; none where there is no radius.
+        wide = self.radius * _SLACK
+        spread = wide + xp.where(wide != 0, (abs(self.low) + wide) * (4 * U), 0.0)
+        first = to_bits(xp, to_odd(self.field, self.high, self.low - spread), dtype)
+        last = to_bits(xp, to_odd(self.field, self.high, self.low + spread), dtype)
+        known = (first == last) & (abs(self.high) < 2.0**1000) & (self.radius < 2.0**1000)
+        return first, ~known
+
+
+def _nonzero(a: Array, b: Array) -> Array:
+    """Where neither is 0."""
+    return (a != 0) & (b != 0)
+
+
+def _either(a: Array, b: Array) -> Array:
+    """Where one of them is not 0."""
+    return (a != 0) | (b != 0)
+
+
+def _added_up(ball: Ball, n: int, k: int, width: int) -> Ball:
+    """The sum of slices of so many columns each."""
+    xp = ball.field.xp
+    count = -(-k // width)
+    shape = n, count * width
+
+    def slices(x: Array) -> Array:
+        if count * width > k:
+            x = xp.concatenate([x, xp.broadcast(xp.constant(0.0, "float64"), (n, count * width - k))])
+        return xp.reshape(xp.moved(xp.reshape(x, (n, count, width)), 1, 0), (count, n * width))
+
+    parts = ball.full((n, k)).apply(slices)
+
+    def step(i: Array, *total: Array) -> tuple[Array, ...]:
+        one = parts.apply(lambda x: xp.rows(x, i, 1))
+        found = Ball(ball.field, *total) + one
+        return i + 1, found.high, found.low, found.radius
+
+    nothing = [xp.broadcast(xp.constant(0.0, "float64"), (1, n * width))] * 3
+    _, *total = xp.loop(lambda i, *_: i < shape[1] // width, step, (xp.constant(0, "int32"), *nothing))
+    return Ball(ball.field, *total).apply(lambda x: xp.reshape(x, (n, width)))

@@ -1,0 +1,89 @@
+"""Rounding inside a compiled program: float64 and pairs of them to the bits of a result, once, whatever becomes of subnormal numbers.
+
+Results are int32 that hold the bits of a float32, or of a half type in their lower half. No cast is trusted with them but that of normal
+numbers from float64 to float32: others round twice, or flush.
+"""
+
+from __future__ import annotations
+
+from unifiedloss.exact.graph_ops import Array, Field, Ops
+from unifiedloss.floats import FORMATS, Format
+
+_INTEGERS = 1.5 * 2.0**52
+"""float64 of this size have the spacing 1: a number added to it is rounded to an integer, ties to even, and stands in the last bits."""
+
+_SIGN32 = -(2**31)
+
+
+def to_bits(xp: Ops, x: Array, dtype: str) -> Array:
+    """The bits of numbers rounded to float32 or a half type, int32; every zero is +0, and NaN becomes something that is not finite."""
+    if dtype == "float32":
+        return _to_float32(xp, x)
+    form = FORMATS[dtype]
+    p, least = form.precision, form.min_exponent
+    size = abs(x)
+    exponent = xp.maximum(xp.int32(xp.right(xp.bits(size), 52)) - 1023, least)
+    exponent = xp.minimum(exponent, form.max_exponent + 1)
+    scaled = size * power_of_two(xp, p - 1 - exponent)
+    mantissa = xp.int32(xp.bits(scaled + _INTEGERS))
+    # The leading bit of a normal number's mantissa counts as 1 in its exponent.
+    bits = xp.left(exponent - least, p - 1) + mantissa
+    infinity = _infinity(form)
+    bits = xp.where(size < 2.0 ** (form.max_exponent + 1), xp.minimum(bits, infinity), infinity)
+    sign = 1 << (_width(form) - 1)
+    return xp.where((x < 0) & (bits != 0), bits | sign, bits)
+
+
+def _to_float32(xp: Ops, x: Array) -> Array:
+    normal = xp.bits(xp.float32(x))
+    # Too small to be normal: so many times the smallest float32.
+    steps = xp.int32(xp.bits(x * 2.0**149 + _INTEGERS))
+    subnormal = xp.where(steps < 0, _SIGN32 - steps, steps)
+    return xp.where(abs(x) < 2.0**-126, subnormal, normal)
+
+
+def from_bits(xp: Ops, bits: Array, dtype: str) -> Array:
+    """What finite bits stand for, in float64, subnormal numbers too."""
+    form = FORMATS[dtype]
+    p = form.precision
+    if p == 53:
+        return xp.of_bits(bits, "float64")
+    field = xp.right(bits, p - 1) & ((1 << (_width(form) - p)) - 1)
+    fraction = bits & ((1 << (p - 1)) - 1)
+    mantissa = xp.where(field == 0, fraction, fraction | (1 << (p - 1)))
+    exponent = xp.maximum(field, 1) - 1 + form.min_exponent - (p - 1)
+    # Beyond the largest exponent stand infinities and NaN.
+    odd = field == (1 << (_width(form) - p)) - 1
+    size = xp.float64(mantissa) * power_of_two(xp, exponent)
+    value = xp.where((xp.right(bits, _width(form) - 1) & 1) != 0, -size, size)
+    special = xp.where(fraction == 0, xp.where(value < 0, -float("inf"), float("inf")), float("nan"))
+    return xp.where(odd, special, value)
+
+
+def power_of_two(xp: Ops, exponent: Array) -> Array:
+    """2^e, for e from -1022 to 1023."""
+    return xp.of_bits(xp.left(xp.int64(exponent + 1023), 52), "float64")
+
+
+def _width(form: Format) -> int:
+    return 16 if form.precision < 24 else 32
+
+
+def _infinity(form: Format) -> int:
+    return (form.max_exponent - form.min_exponent + 2) << (form.precision - 1)
+
+
+def between(xp: Ops, low: Array, high: Array, dtype: str) -> tuple[Array, Array]:
+    """The bits that both ends of an interval round to, and where they do not."""
+    first, last = to_bits(xp, low, dtype), to_bits(xp, high, dtype)
+    return first, first != last
+
+
+def to_odd(field: Field, high: Array, low: Array) -> Array:
+    """high + low, which float64 does not hold, as the neighbour of it whose last bit is set: what is rounded once more is then right."""
+    xp = field.xp
+    total, error = field.two_sum(high, low)
+    bits = xp.bits(total)
+    step = xp.where((error > 0) == (total > 0), 1, -1)
+    inexact = (error != 0) & ((bits & 1) == 0)
+    return xp.of_bits(xp.where(inexact, bits + xp.int64(step), bits), "float64")
