@@ -178,7 +178,7 @@ class Call:
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
-        exp: Callable[..., Any],
+        exp: Callable[..., Any] = np.exp,
     ) -> None:
         self.plan = plan
         self.exp = exp
