@@ -506,6 +506,8 @@ class Call:
         self._spoil(self.nan, losses, slopes)
         todo = self.kept & ~self.nan & ~self.special
         special = self.special.copy()
+        if only is not None:
+            todo, special = todo & only, special & only
         if scale is not None and scale.special:
             nan, endless = scale.not_finite(len(todo))
             special |= todo & endless
@@ -516,23 +518,6 @@ class Call:
                 slopes[lost] = stored(np.full(1, np.nan), form)
             todo &= ~(nan | endless)
         self._finite_into(todo, special, losses, slopes, scale, dtype)
-        special = self.special
-        if only is not None:
-            todo, special = todo & only, special & only
-        if scale is None or not scale.special:
-            left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
-            chosen = np.flatnonzero(left)
-            if len(chosen):
-                nan, odd = self._odd_logits(chosen)
-                self._spoil(chosen[nan], losses, slopes)
-                special = special.copy()
-                special[chosen[odd]] = True
-                chosen = chosen[~(nan | odd)]
-            step = max(1, _BLOCK // max(1, self.rows.shape[1]))
-            for start in range(0, len(chosen), step):
-                self.block(chosen[start : start + step], losses, slopes, scale, dtype)
-        else:
-            special = special | todo
         for i in np.flatnonzero(special).tolist():
             losses[i] = self.oracle_loss(i, dtype)
             if slopes is not None and scale is not None:
