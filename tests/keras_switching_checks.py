@@ -5,6 +5,7 @@ Not named test_*, as one process has one backend of Keras.
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 import unifiedloss as ul
 from tests.switching_grid import check, check_deviations, check_round_trip, computed
-from unifiedloss import switching
+from unifiedloss import registry, switching
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import BadValueError, ShapeError, SpecTypeError, UnsupportedError
 from unifiedloss.switching import Call
@@ -25,14 +26,15 @@ ON = BACKEND.name
 NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tensorflow", "jax"))
 
 RNG = np.random.default_rng(0)
-LOGITS = (RNG.normal(size=(4, 3)) * 4).astype(np.float32)
+# As many rows as the special values below have: JAX compiles each operation for each shape.
+LOGITS = (RNG.normal(size=(7, 3)) * 4).astype(np.float32)
 # Numbers that Keras divides by their sum, and none of which is next to a bound.
-NUMBERS = (RNG.random((4, 3)) + 0.1).astype(np.float32)
-PROBABILITIES = RNG.random((4, 3)).astype(np.float32)
-LABELS = np.array([0, 1, 1, 2])
-DENSE = RNG.dirichlet(np.ones(3), 4).astype(np.float32)
-ANSWERS = RNG.random((4, 3)).astype(np.float32)
-WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0], np.float32)
+NUMBERS = (RNG.random((7, 3)) + 0.1).astype(np.float32)
+PROBABILITIES = RNG.random((7, 3)).astype(np.float32)
+LABELS = np.array([0, 1, 1, 2, 0, 2, 1])
+DENSE = RNG.dirichlet(np.ones(3), 7).astype(np.float32)
+ANSWERS = RNG.random((7, 3)).astype(np.float32)
+WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0, 0.5, 2.0, 0.0], np.float32)
 IMAGES = (RNG.normal(size=(2, 3, 3)) * 4).astype(np.float32)
 IMAGE_LABELS = np.array([[0, 1, 2], [2, 2, 1]])
 DENSE_IMAGES = np.moveaxis(RNG.dirichlet(np.ones(3), (2, 3)), -1, 1).astype(np.float32)
@@ -78,7 +80,7 @@ GRID: list[tuple[Any, ...]] = [
     (call(BINARY, label_smoothing=0.1, reduction="sum"), PROBABILITIES, ANSWERS, WEIGHTS),
     (call(SPARSE, from_logits=True), LOGITS, LABELS),
     (call(SPARSE, ignore_class=2), NUMBERS, LABELS, WEIGHTS),
-    (call(SPARSE, from_logits=True, ignore_class=-100), LOGITS, np.array([0, 1, -100, 2])),
+    (call(SPARSE, from_logits=True, ignore_class=-100), LOGITS, np.array([0, 1, -100, 2, 0, -100, 1])),
     (call(SPARSE, from_logits=True, reduction="mean"), IMAGES, IMAGE_LABELS, IMAGE_WEIGHTS),
     (call(SOFT, from_logits=True), LOGITS, DENSE),
     (call(SOFT, from_logits=True, label_smoothing=0.3), IMAGES, np.moveaxis(DENSE_IMAGES, 1, -1)),
@@ -125,7 +127,7 @@ def one_hot(labels: Any) -> Any:
 
 SPECIAL: list[tuple[Any, ...]] = [
     (SPARSE_LOGITS, ODD_LOGITS, TRUE_FIRST),
-    (SOFT_LOGITS, ODD_LOGITS[:4], one_hot(TRUE_SECOND[:4])),
+    (SOFT_LOGITS, ODD_LOGITS, one_hot(TRUE_SECOND)),
     *((call(SPARSE, **NONE), CORNERS, labels) for labels in (TRUE_FIRST, TRUE_SECOND)),
     *((call(SOFT, **NONE), CORNERS, one_hot(labels)) for labels in (TRUE_FIRST, TRUE_SECOND)),
     *(
@@ -134,7 +136,7 @@ SPECIAL: list[tuple[Any, ...]] = [
     ),
     # Every label ignored, every weight 0: 0. No example where an axis is left: 0.
     *(
-        (call(SPARSE, from_logits=True, ignore_class=1, reduction=reduction), LOGITS, np.ones(4, np.int64))
+        (call(SPARSE, from_logits=True, ignore_class=1, reduction=reduction), LOGITS, np.ones(7, np.int64))
         for reduction in REDUCTIONS
     ),
     *((call(SQUARED, reduction=reduction), LOGITS, ANSWERS, 0 * WEIGHTS) for reduction in REDUCTIONS),
@@ -184,18 +186,25 @@ def backends_of(case: int) -> tuple[str, ...]:
     return ("numpy",) if JAX and case % 3 else ("numpy", "keras")
 
 
-# Call, predictions, targets; what Keras gives on this backend, and what the spec does.
-DEVIATIONS: list[tuple[Any, ...]] = [(SOFT_LOGITS, rows(2.0, -INF, 0.0), rows(1.0, 0.0, 0.0), [NAN], [0.12692805])]
+def repeated(times: int, *row: float) -> Any:
+    """The same row so many times, in float32: a shape that has been met."""
+    return np.repeat(rows(*row), times, axis=0)
+
+
+# Call, predictions, targets; what Keras gives on this backend in every row, and what the spec does.
+DEVIATIONS: list[tuple[Any, ...]] = [
+    (SOFT_LOGITS, repeated(7, 2.0, -INF, 0.0), repeated(7, 1.0, 0.0, 0.0), NAN, 0.12692805)
+]
 if NUMPY or JAX:
-    DEVIATIONS += [(SPARSE_LOGITS, rows(2.0, -INF, 0.0), np.array([0]), [NAN], [0.12692805])]
+    DEVIATIONS += [(SPARSE_LOGITS, repeated(7, 2.0, -INF, 0.0), TRUE_FIRST, NAN, 0.12692805)]
 else:
-    SPECIAL += [(SPARSE_LOGITS, rows(2.0, -INF, 0.0), np.array([0]))]
+    SPECIAL += [(SPARSE_LOGITS, repeated(7, 2.0, -INF, 0.0), TRUE_FIRST)]
 if not NUMPY:
-    DEVIATIONS += [(call(BINARY, from_logits=True, **NONE), rows(INF), rows(1.0), [NAN], [0.0])]
+    DEVIATIONS += [(call(BINARY, from_logits=True, **NONE), repeated(5, INF), repeated(5, 1.0), NAN, 0.0)]
 
 
 @pytest.mark.parametrize(("native", "predictions", "targets", "theirs", "ours"), DEVIATIONS)
-def test_deviating_value(native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any) -> None:
+def test_deviating_value(native: Call, predictions: Any, targets: Any, theirs: float, ours: float) -> None:
     """Where no spec can follow Keras, the two numbers are these."""
     np.testing.assert_allclose(switching.run(native, predictions, targets)[0], theirs)
     np.testing.assert_allclose(computed("keras", switching.spec_of(native), predictions, targets)[0], ours, rtol=1e-6)
@@ -203,17 +212,17 @@ def test_deviating_value(native: Call, predictions: Any, targets: Any, theirs: A
 
 def test_deviating_gradients() -> None:
     """TensorFlow takes dense targets to sum to 1, JAX halves the gradient at a bound of the clip."""
-    predictions, targets = rows(2.0, 1.0, 0.0), rows(2.0, 0.0, 0.0)
+    predictions, targets = repeated(7, 2.0, 1.0, 0.0), repeated(7, 2.0, 0.0, 0.0)
     theirs, ours = (gradient_of(SOFT_LOGITS, predictions, targets, native=native) for native in (True, False))
     if TENSORFLOW:
-        np.testing.assert_allclose(theirs, [[-1.334759, 0.244728, 0.090031]], rtol=1e-5)
+        np.testing.assert_allclose(theirs, repeated(7, -1.334759, 0.244728, 0.090031), rtol=1e-5)
     elif not NUMPY:
         np.testing.assert_allclose(theirs, ours, rtol=1e-5)
-    np.testing.assert_allclose(ours, [[-0.669518, 0.489457, 0.180061]], rtol=1e-5)
+    np.testing.assert_allclose(ours, repeated(7, -0.669518, 0.489457, 0.180061), rtol=1e-5)
     if JAX:
-        bound = call(BINARY, **NONE), rows(1e-7), rows(1.0)
-        np.testing.assert_allclose(gradient_of(*bound, native=True), [[-5e6]], rtol=1e-6)
-        np.testing.assert_allclose(gradient_of(*bound, native=False), [[-1e7]], rtol=1e-6)
+        bound = call(BINARY, **NONE), repeated(5, 1e-7), repeated(5, 1.0)
+        np.testing.assert_allclose(gradient_of(*bound, native=True), -5e6, rtol=1e-6)
+        np.testing.assert_allclose(gradient_of(*bound, native=False), -1e7, rtol=1e-6)
 
 
 def gradient_of(native_call: Call, predictions: Any, targets: Any, *, native: bool) -> Any:
@@ -227,8 +236,8 @@ def test_weighted_nan() -> None:
     """NaN where the weight is 0: Keras multiplies it, a spec does not read it."""
     native = call(SPARSE, from_logits=True, **NONE)
     predictions = np.where(WEIGHTS == 0, NAN, LOGITS.T).T.astype(np.float32)
-    assert np.isnan(switching.run(native, predictions, LABELS, WEIGHTS)[0]).tolist() == [False, True, False, False]
-    assert not computed("keras", switching.spec_of(native), predictions, LABELS, WEIGHTS)[0][1]
+    assert np.isnan(switching.run(native, predictions, LABELS, WEIGHTS)[0]).tolist() == (WEIGHTS == 0).tolist()
+    assert not computed("keras", switching.spec_of(native), predictions, LABELS, WEIGHTS)[0][WEIGHTS == 0].any()
 
 
 def test_refused_when_called() -> None:
@@ -236,15 +245,15 @@ def test_refused_when_called() -> None:
     one = np.array([1.0, 2.0], np.float32)
     squared = call(SQUARED)
     assert switching.run(squared, one, np.array([1.0, 4.0], np.float32))[0] == 2.0
-    with pytest.raises(ShapeError, match="average_last_axis leaves no position"):
-        computed("keras", switching.spec_of(squared), one, one)
-    with pytest.raises(ShapeError, match="nothing is broadcast"):
-        computed("keras", switching.spec_of(squared), LOGITS[..., None], LOGITS)
-    with pytest.raises(BadValueError, match="binary targets"):
-        computed("keras", switching.spec_of(call(BINARY)), PROBABILITIES, 2 + ANSWERS)
-    for label in (3, -1):
-        with pytest.raises(BadValueError, match="not a class index"):
-            computed("keras", switching.spec_of(SPARSE_LOGITS), LOGITS, np.full(4, label))
+    for native, predictions, targets, error, words in (
+        (squared, one, one, ShapeError, "average_last_axis leaves no position"),
+        (squared, LOGITS[..., None], LOGITS, ShapeError, "nothing is broadcast"),
+        (call(BINARY), PROBABILITIES, 2 + ANSWERS, BadValueError, "binary targets"),
+        (SPARSE_LOGITS, LOGITS, LABELS + 1, BadValueError, "not a class index"),
+        (SPARSE_LOGITS, LOGITS, LABELS - 1, BadValueError, "not a class index"),
+    ):
+        with pytest.raises(error, match=words):
+            registry.adapter("keras").loss(switching.spec_of(native), predictions, targets)
 
 
 def test_empty_batch_of_rows() -> None:
@@ -257,14 +266,12 @@ def test_empty_batch_of_rows() -> None:
 def test_weights_of_the_last_axis() -> None:
     """Keras aligns the weights of a sequence to its last axis, a spec to the first: given in full, they are the same."""
     native = call(SQUARED, **NONE)
-    predictions, targets = np.arange(8, dtype=np.float32).reshape(2, 2, 2), np.zeros((2, 2, 2), np.float32)
-    weights = np.array([1.0, 3.0], np.float32)
-    value, _ = switching.run(native, predictions, targets, weights)
-    losses = (predictions**2).mean(-1)
-    np.testing.assert_allclose(value, losses * weights)
-    ours, _ = computed("keras", switching.spec_of(native), predictions, targets, weights)
-    np.testing.assert_allclose(ours, losses * weights[:, None])
-    check(native, predictions, targets, np.broadcast_to(weights, (2, 2)).copy(), backends=("keras",))
+    weights = np.array([1.0, 3.0, 2.0], np.float32)
+    value, _ = switching.run(native, IMAGES, DENSE_IMAGES, weights)
+    np.testing.assert_allclose(value, ((IMAGES - DENSE_IMAGES) ** 2).mean(-1) * weights, rtol=1e-5)
+    with pytest.raises(ShapeError, match="leading part"):
+        registry.adapter("keras").loss(switching.spec_of(native), IMAGES, DENSE_IMAGES, weights)
+    check(native, IMAGES, DENSE_IMAGES, np.broadcast_to(weights, (2, 3)).copy(), backends=("numpy",))
 
 
 @pytest.mark.parametrize("native", list({str(native): native for native, *_ in GRID}.values()), ids=str)
@@ -292,6 +299,33 @@ def test_refused(name: str, arguments: dict[str, Any], words: str) -> None:
         ul.from_native(getattr(keras.losses, name)(**arguments))
     with pytest.raises(UnsupportedError, match=words):
         switching.spec_of(call(name, **arguments))
+
+
+def test_refusals_are_real() -> None:
+    """What is refused on one backend alone is so there, and only there."""
+    sparse = keras.losses.SparseCategoricalCrossentropy(axis=1, from_logits=True)
+    if not TORCH:
+        with pytest.raises(Exception, match=r"axis=-1|same shape"):
+            sparse(IMAGE_LABELS[:, :2], IMAGES[:, :, :2])
+    binary = keras.losses.BinaryCrossentropy(from_logits=True, reduction="none")
+    value = keras.ops.convert_to_numpy(binary(repeated(5, 0.0), repeated(5, 100.0)))
+    np.testing.assert_allclose(value, 15.942385 if NUMPY else 100.0, rtol=1e-6)
+    squared = keras.losses.MeanSquaredError(dtype="float64")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX says that it narrows
+        value = squared(np.full((7, 3), 1 / 3), np.zeros((7, 3)))
+    assert (keras.backend.standardize_dtype(value.dtype) == "float64") == TENSORFLOW
+
+
+def test_weights_are_overwritten() -> None:
+    """Keras on torch writes into the sample weights it is given where a class is ignored; our call keeps them."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1)
+    weights = keras.ops.convert_to_tensor(WEIGHTS.copy())
+    loss(keras.ops.convert_to_tensor(LABELS), keras.ops.convert_to_tensor(LOGITS), sample_weight=weights)
+    assert np.array_equal(keras.ops.convert_to_numpy(weights), WEIGHTS) != TORCH
+    before = WEIGHTS.copy()
+    switching.run(call(SPARSE, from_logits=True, ignore_class=1), LOGITS, LABELS, WEIGHTS)
+    np.testing.assert_array_equal(WEIGHTS, before)
 
 
 def test_refused_smoothing_axis_is_real() -> None:

@@ -102,6 +102,7 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
             msg = f"{call.name} takes no sample weights; multiply the losses it returns."
             raise UnsupportedError(msg)
         # A copy: where a class is ignored, Keras on torch multiplies the mask into the very weights it was given (keras 3.15).
+        # Guarded by test_weights_are_overwritten of tests/keras_switching_checks.py.
         loss = partial(loss, sample_weight=_tensor(np.array(sample_weight)))
     y_pred, y_true = _tensor(predictions), _tensor(targets)
     if not BACKEND.differentiates:

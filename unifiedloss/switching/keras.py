@@ -51,7 +51,7 @@ def _checked_reduction(name: str, arguments: Arguments) -> str:
 def _checked_dtype(name: str, arguments: Arguments, backend: str | None) -> str:
     dtype = arguments["dtype"] or "float32"
     if dtype == "float64" and backend != "tensorflow":
-        # Of Keras 3.15: keras.ops takes float64 for Python's float, and casts to float32. Guarded by "float64" of the tests.
+        # Of Keras 3.15: keras.ops takes float64 for Python's float, and casts to float32. Guarded by test_refusals_are_real.
         _refuse(
             f"{name}(dtype='float64') computes a part in float32 where Keras runs on {backend}, not on tensorflow; use dtype='float32' "
             "or write the spec with dtype='float64'."
@@ -72,7 +72,7 @@ def _of_class(name: str, arguments: Arguments, backend: str | None) -> dict[str,
     if reduction != "mean":
         return {"reduction": reduction, "dtype": dtype}
     # A mask of Keras' leaves positions out of the count, a sample weight of 0 does not. keras.src.losses.loss.reduce_values divides
-    # with divide_no_nan. Guarded by the cases "all ignored" and "weight 0" of tests/keras_switching_checks.py.
+    # with divide_no_nan. Guarded by test_special_values of tests/keras_switching_checks.py.
     return {"reduction": "mean", "divisor": "present", "on_empty": "zero", "dtype": dtype}
 
 
@@ -96,12 +96,12 @@ def _from_spec_axis(spec: CrossEntropyLoss) -> int:
 def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     axis = _axis(name, arguments)
     if axis != -1 and backend != "torch":
-        # keras-team/keras: of the four, only the torch backend moves the class axis. Guarded by "sparse axis" of the tests.
+        # keras-team/keras: of the four, only the torch backend moves the class axis. Guarded by test_refusals_are_real.
         _refuse(
             f"{name}(axis={axis}) works where Keras runs on torch, and here it runs on {backend}, which asks for the last axis; "
             "move the classes there and leave axis out."
         )
-    # Keras on TensorFlow hands the logarithms of the clipped probabilities to a softmax. Guarded by the case [2, 1, 1] of the tests.
+    # Keras on TensorFlow hands the logarithms of clipped probabilities to a softmax. Guarded by the row [2, 1, 1] of test_special_values.
     order = "after_clip" if backend == "tensorflow" else "before_clip"
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, order)
     return CrossEntropyLoss(axis=axis, ignore_index=arguments["ignore_class"], **fields)
@@ -110,7 +110,7 @@ def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
 def _categorical(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     axis, smoothing = _axis(name, arguments), arguments["label_smoothing"]
     if smoothing and axis != -1:
-        # keras#23437. Guarded by the case "smoothing axis" of the tests.
+        # keras#23437. Guarded by test_refused_smoothing_axis_is_real.
         _refuse(
             f"{name}(axis={axis}, label_smoothing={smoothing}) divides what it smooths by the length of the last axis, whichever holds the "
             "classes; a spec counts the classes. Move them to the last axis, or write the spec."
@@ -127,7 +127,7 @@ def _binary(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
             "move that axis to the end and leave axis out."
         )
     if arguments["from_logits"] and backend == "numpy":
-        # Guarded by the case "logit 100" of the tests.
+        # Guarded by test_refusals_are_real.
         _refuse(
             f"{name}(from_logits=True) where Keras runs on numpy takes the sigmoid and clips it, so that the loss of a logit of 100 "
             "is 15.94; on every other backend it is 100, which a spec with from_logits=True gives. Say which backend is meant, as in "
