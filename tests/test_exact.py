@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
@@ -77,6 +78,54 @@ def test_bad_values_that_cannot_be_raised() -> None:
         assert not outcome.failures, (case.name, outcome.failures)
         bad += bool(expected.bad_positions)
     assert bad > 30
+
+
+KNOWN = [
+    ul.NegativeLogLikelihoodLoss(class_weights=[0.5, 0.0, 3.1]),
+    ul.NegativeLogLikelihoodLoss(divisor="label_weights", reduction="none"),
+    ul.CrossEntropyLoss(from_logits=True, scale=0.3, class_weights=[0.5, 0.0, 3.1]),
+    ul.CrossEntropyLoss(epsilon="keras", scale=3, reduction="none"),
+    ul.CrossEntropyLoss(epsilon="sklearn", label_smoothing=0.1, reduction="sum"),
+    ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[0.3, 2.5], axis=0, scale=1e-3),
+    ul.BinaryCrossEntropyLoss(epsilon="keras", element_weights=[0.1, 0.0, 2.5], reduction="none"),
+    ul.BinaryCrossEntropyLoss(epsilon="sklearn", pos_weight=[0.3, 0, 2.5], axis=-1),
+    ul.MeanSquaredError(element_weights=[[[0.7]], [[1e-50]]], scale=0.5),
+    ul.MeanSquaredError(element_weights=[[[0.7]], [[0.3]]], divisor="nonzero", reduction="sum"),
+]
+
+
+@pytest.mark.parametrize("spec", KNOWN, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_rules_of_other_libraries_are_the_oracles(spec: Any, dtype: str, without: set[str]) -> None:
+    """Those the kernel knows give the bits of the oracle, which takes the others as a whole; special values too."""
+    rng = np.random.default_rng(5)
+    adapter = registry.adapter("numpy")
+    special = [0.0, 1.0, -0.0, 1e-7, np.nan, np.inf, -np.inf, 1.5, -0.5, 5e-8, 0.99999994, 0.25]
+    x = np.concatenate([rng.random(30), np.array(special)]).reshape(2, -1, 3).astype(dtype)
+    if spec.name in ("cross_entropy", "negative_log_likelihood"):
+        x = x.reshape(-1, 3)
+        targets = [
+            rng.integers(-1, 3, len(x)),
+            np.where(rng.random(x.shape) < 0.5, 0, rng.random(x.shape)).astype(dtype),
+        ]
+    else:
+        targets = [rng.random(x.shape).astype(dtype), rng.random(x.shape) < 0.5]
+    for t in targets:
+        spec = spec.replace(on_empty="error", rounding="exact")
+        upstream = rng.normal(size=t.shape[:1] if x.ndim == 2 else x.shape) if spec.reduction == "none" else -0.7
+        for weight in (None, rng.random(len(x)).astype(dtype)):
+            plan = adapter.plan(spec, x, t, weight, None)
+            if plan.extended:
+                continue
+            oracle = kernel.evaluate(replace(plan, extended=True), x, t, weight, None, upstream, gradient=True)
+            for skipped in ((), ("fast", "balls")):
+                without.update(skipped)
+                found = kernel.evaluate(plan, x, t, weight, None, upstream, gradient=True)
+                without.clear()
+                for a, b in zip(found, oracle, strict=True):
+                    assert a.dtype == b.dtype
+                    np.testing.assert_array_equal(a, b)
+                    assert not (np.signbit(a) & (a == 0)).any()
 
 
 def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +266,24 @@ def _worst(found: Any, truths: list[Decimal]) -> float:
     return float(max(off)) / U
 
 
-def test_numpy_exp_errs_as_little_as_assumed() -> None:
+def _exponential_of(module: str) -> Any:
+    """The exponential of float64 that the first tier takes from a module, as a function that leaves its argument alone."""
+    if module == "numpy":
+        return np.exp
+    from unifiedloss.adapters.torch.exact import _exp
+
+    def exp(x: Any) -> Any:
+        out = np.array(x)
+        _exp(out, out)
+        return out
+
+    return exp
+
+
+@pytest.mark.parametrize("module", ["numpy", pytest.param("torch", marks=pytest.mark.framework("torch"))])
+def test_exp_errs_as_little_as_assumed(module: str) -> None:
     """By at most 2 u: at random, beside multiples of ln 2 / 64, where arguments are reduced differently, and at the ends of the range."""
+    exp = _exponential_of(module)
     rng = np.random.default_rng(1)
     borders = np.outer(np.arange(-1020, 430, 6) * (math.log(2) / 2), [1 - 2.0**-52, 1, 1 + 2.0**-50]).ravel()
     finer = np.arange(-200, 200) * (math.log(2) / 64)
@@ -227,15 +292,14 @@ def test_numpy_exp_errs_as_little_as_assumed() -> None:
         [rng.uniform(-708, 300, 1500), rng.normal(size=500), 10.0 ** rng.uniform(-20, 0, 300), borders, finer, ends]
     )
     # In rows of many lengths, and in a strided one: vector instructions and what is left over from them are other code.
-    whole = np.exp(x)
+    whole = exp(x)
     for n in (1, 2, 3, 5, 7, 13):
         for start in range(0, 39, n):
             assert (
-                _worst(np.exp(x[start : start + n]), [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()])
-                <= 2
+                _worst(exp(x[start : start + n]), [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()]) <= 2
             )
     assert _worst(whole, [DIGITS.exp(Decimal(v)) for v in x.tolist()]) <= 2
-    assert _worst(np.exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()]) <= 2
+    assert _worst(exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()]) <= 2
 
 
 def test_numpy_log1p_errs_as_little_as_assumed() -> None:
@@ -472,6 +536,26 @@ def _is_right(spec: Any, predictions: Any, targets: Any, weight: Any = None, ups
     value, gradient = spec.value_and_grad(case.predictions, case.targets, sample_weight=weight, upstream=upstream)
     np.testing.assert_array_equal(np.asarray(value, np.float64).ravel(), np.ravel(expected.loss))
     np.testing.assert_array_equal(gradient.astype(np.float64).ravel(), expected.grad_predictions)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_upstream_gradients_that_are_not_finite(reduction: Any) -> None:
+    """They make their own position NaN, or infinite, and no other; and NaN, which a diverged training is full of, costs nothing."""
+    z, y = np.float32([[1, 2, 0], [0, -3, 1], [5, 0, np.inf], [0, -np.inf, 3], [9, 9, 9]]), [0, 1, 0, 1, 2]
+    spec = CE.replace(reduction=reduction)
+    for upstream in ([np.nan, 1, 2, 3, 0.5], [np.nan] * 5, [np.inf, -np.inf, np.nan, 1, 1]):
+        _is_right(spec, z, y, None, np.float32(upstream if reduction == "none" else upstream[0]))
+        _is_right(
+            BCE.replace(reduction=reduction),
+            z[:, 0],
+            z[:, 1] > 0,
+            None,
+            np.float32(upstream if reduction == "none" else upstream[0]),
+        )
+    kernel.undecided.clear()
+    _, gradient = CE.value_and_grad(np.zeros((50, 50), np.float32), np.zeros(50, int), upstream=np.float32(np.nan))
+    assert np.isnan(gradient).all()
+    assert not kernel.undecided["oracle"]
 
 
 @pytest.mark.parametrize("weights", [None, (3e-21, 1e-21)])

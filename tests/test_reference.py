@@ -100,6 +100,9 @@ def test_nearest_agrees_with_rounding_on_the_grid(name: str) -> None:
         if abs(number) < Fraction(FORMATS["float64"].largest):
             double = float(number)
             assert_same(reference._narrow(double, form), round_on_grid(Fraction(double), form))
+    largest = FORMATS["float64"].largest  # next to which scaling would overflow
+    assert_same(reference._narrow(largest, form), round_on_grid(Fraction(largest), form))
+    assert_same(reference._narrow(-largest, form), round_on_grid(Fraction(-largest), form))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -33,7 +33,7 @@ from tests.test_reference import (
 )
 from unifiedloss.errors import EmptyMeanError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS
-from unifiedloss.reference import Tensor, evaluate, tensor
+from unifiedloss.reference import PositionRules, Tensor, _Reduction, evaluate, tensor
 from unifiedloss.spec import (
     AnyLoss,
     BinaryCrossEntropyLoss,
@@ -152,7 +152,7 @@ def test_the_clamp_has_the_gradient_torch_gives_it() -> None:
         3e-44,
         1e-300,
     ]
-    least = Fraction(1e-12)
+    least = Fraction(float(np.float32(1e-12)))  # as torch has it, also in float64
     for smoothing, dtype in itertools.product((0.0, 0.1), ("float32", "float64")):
         values = [round_on_grid(Fraction(p), FORMATS[dtype]) for p in numbers_]
         for t in (0.0, 1.0, number(rng, dtype, 0.1, 0.9)):
@@ -199,6 +199,45 @@ def test_a_named_dtype_is_what_everything_is_read_in(dtype: Any) -> None:
         BinaryCrossEntropyLoss(dtype="float32", reduction="none"), tensor([1e-40, 0.5], dtype="float64"), tensor([1, 0])
     )
     assert_same(small.loss, [INF, round_on_grid(Fraction(math.log(2)), F32)])
+
+
+POSITIONS = Case(
+    CrossEntropyLoss(
+        epsilon=0.3, renormalize="before_clip", class_weights=[0.5, 3.0], class_weighting="position", scale=2.0
+    ),
+    tensor([[0.25, 1.5], [2.0, 2.5]]),
+    tensor([[0.5, 0.25], [0.75, 1.0]]),
+)
+ELEMENTS = Case(
+    BinaryCrossEntropyLoss(
+        from_logits=True, pos_weight=[0.5, 3.0], axis=0, element_weights=[1.0, 2.5], average_last_axis=True
+    ),
+    tensor([[0.25, 1.5], [2.0, 2.5]]),
+    tensor([[0.5, 0.25], [0.75, 1.0]]),
+    tensor([1.0, 3.0]),
+)
+WRONG: list[tuple[Case, type, str, Any]] = [
+    (
+        POSITIONS,
+        PositionRules,
+        "_by_targets",
+        lambda self, x, *_: [self._by_target(c, cost) for c, cost in enumerate(x)],
+    ),
+    (POSITIONS, PositionRules, "_clipped", lambda self, p: (min(max(p, self.lowest), self.highest), False)),
+    (ELEMENTS, _Reduction, "_unit_weight", lambda *_: Fraction(1)),
+    (ELEMENTS, _Reduction, "_pos_weight", lambda self, i: Fraction(self.plan.pos_weight[i % 2])),
+]
+
+
+@pytest.mark.parametrize(("case", "of", "name", "wrong"), WRONG, ids=[name for _, _, name, _ in WRONG])
+def test_the_check_catches_a_wrong_rule(
+    case: Case, of: type, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class weights constant to targets, a clip the gradient passes, averages that weigh 1, the wrong axis."""
+    check(case)
+    monkeypatch.setattr(of, name, wrong)
+    with pytest.raises(AssertionError, match=r"is not|gradient of"):
+        check(case)
 
 
 # ------------------------------------------------------------------------------------------------------------- special values

@@ -210,7 +210,9 @@ def compare(
     *,
     loss: Annotated[
         str | None,
-        typer.Option(help="cross_entropy, binary_cross_entropy or mean_squared_error. Default: cross_entropy."),
+        typer.Option(
+            help="cross_entropy, binary_cross_entropy, mean_squared_error or negative_log_likelihood. Default: cross_entropy."
+        ),
     ] = None,
     from_logits: Annotated[bool, typer.Option("--from-logits", help="The predictions are logits.")] = False,
     epsilon: Annotated[float | None, typer.Option(help="Where probabilities are clipped.")] = None,
@@ -277,7 +279,8 @@ def _check_options(given: dict[str, Any]) -> None:
     """Say of an option that the loss does not have what was typed, not the name of a field."""
     name = given.get("loss", "cross_entropy")
     losses = {"binary_cross_entropy": unifiedloss.BinaryCrossEntropyLoss, "cross_entropy": unifiedloss.CrossEntropyLoss,
-              "mean_squared_error": unifiedloss.MeanSquaredError}  # fmt: skip
+              "mean_squared_error": unifiedloss.MeanSquaredError,
+              "negative_log_likelihood": unifiedloss.NegativeLogLikelihoodLoss}  # fmt: skip
     if name not in losses:
         return  # which from_dict says
     known = [field.name for field in fields(losses[name])]

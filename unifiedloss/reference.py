@@ -88,6 +88,8 @@ def _narrow(value: float, form: Format) -> float:
     """A float64 rounded to one of the formats, ties to even."""
     if value == 0.0 or math.isinf(value) or form.precision == 53:
         return value + 0.0
+    if abs(value) > 2 * form.largest:  # which scaling could take past the largest float64
+        return math.copysign(INFINITY, value)
     exponent = math.frexp(value)[1] - 1
     shift = form.precision - 1 - max(exponent, form.min_exponent)
     rounded = math.ldexp(round(math.ldexp(value, shift)), -shift)
@@ -640,9 +642,7 @@ class PositionRules:
     # What is read
 
     def _is_bad_probability(self, p: float) -> bool:
-        return p <= -self.tiny or p > (
-            FORMATS["float64"].largest if self.plan.renormalize else self.plan.probability_limit
-        )
+        return p <= -self.tiny or p > self.plan.probability_limit
 
     def _share(self, p: float) -> Fraction:
         """A number that is neither bad nor NaN as it is read; what is below the smallest normal number reads as 0."""

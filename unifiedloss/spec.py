@@ -1259,7 +1259,7 @@ def resolve(
         divisor = "all" if kind == "dense" else "weights"
     epsilon: Any = getattr(spec, "epsilon", 0.0)
     added = epsilon if getattr(spec, "epsilon_added", False) else 0.0
-    extended = _is_extended(spec)
+    extended = _is_extended(spec, weighted=sample_weight is not None)
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]
@@ -1296,6 +1296,7 @@ def resolve(
         extended=extended,
         whole=plain
         and not extended
+        and getattr(spec, "scale", 1.0) == 1.0
         and read_in is None
         and bool(count)
         and _is_native(spec, kind, predictions.dtype, targets.dtype),
@@ -1306,18 +1307,15 @@ def _read_in(dtype: str, x: Signature) -> Signature:
     return x._replace(dtype=dtype) if x.dtype in FORMATS else x
 
 
-def _is_extended(spec: AnyLoss) -> bool:
-    if isinstance(spec, NegativeLogLikelihoodLoss) or spec.scale != 1.0:
-        return True
+def _is_extended(spec: AnyLoss, *, weighted: bool) -> bool:
+    if isinstance(spec, NegativeLogLikelihoodLoss):
+        return False
     if isinstance(spec, CrossEntropyLoss):
         by_position = spec.class_weights is not None and spec.class_weighting == "position"
-        return isinstance(spec.epsilon, str) or spec.renormalize is not None or by_position
-    if spec.element_weights is not None or spec.average_last_axis:
+        return spec.renormalize is not None or by_position
+    if spec.average_last_axis or (spec.element_weights is not None and weighted):
         return True
-    if isinstance(spec, MeanSquaredError):
-        return False
-    along = isinstance(spec.pos_weight, tuple) and spec.axis not in (None, -1)
-    return isinstance(spec.epsilon, str) or spec.epsilon_added or along
+    return isinstance(spec, BinaryCrossEntropyLoss) and (spec.epsilon == "torch" or spec.epsilon_added)
 
 
 def _read_nested(weights: Any, tiny: float) -> Any:

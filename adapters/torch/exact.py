@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -93,12 +93,27 @@ def _evaluate(
 
     plan = _plan(text, *tensors)
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
-    value, slope = host.run(partial(exact.evaluate, gradient=gradient), plan, *arrays)
+    value, slope = host.run(partial(exact.evaluate, gradient=gradient, exp=_exponential()), plan, *arrays)
     device = tensors[0].device if tensors[0] is not None else None
     return (
         _tensor(value, plan.result_dtype, device),
         None if slope is None else _tensor(slope, plan.predictions_dtype, device),
     )
+
+
+@cache
+def _exponential() -> Callable[..., Any]:
+    """NumPy's exponential, or torch's where NumPy's takes more than twice as long: without AVX-512 it goes number by number in float64."""
+    try:
+        known = np.lib.introspect.opt_func_info(func_name="^exp$", signature="^float64$")
+        chosen: str = known["exp"]["dd"]["current"]
+    except (AttributeError, KeyError):  # another NumPy, or a processor for which it has but one
+        return _exp
+    return np.exp if chosen in ("X86_V4", "AVX512_SKX") else _exp
+
+
+def _exp(x: _Array, out: _Array) -> None:
+    torch.exp(torch.from_numpy(x), out=torch.from_numpy(out))
 
 
 def _array(x: Tensor) -> _Array:

@@ -1,8 +1,9 @@
 r"""The first tier of exact mode: float64, with bounds derived by hand, for losses from logits and the squared error.
 
-With \(u = 2^{-53}\), and assumed of NumPy, as tests check: exp errs by at most 2 u, log1p by at most 4 u, and the sum over a
-contiguous row of K float64 by at most `_height(K)` u of the sum of the sizes (it adds in pairs above blocks of 128, and eight at a
-time within them). A result v known to a relative error E is decided where v (1 - E) and v (1 + E) round to the same number.
+With \(u = 2^{-53}\), and assumed of NumPy, as tests check: exp errs by at most 2 u (so does what an adapter brings in its place), log1p
+by at most 4 u, and the sum over a contiguous row of K float64 by at most `_height(K)` u of the sum of the sizes (it adds in pairs above
+blocks of 128, and eight at a time within them). A result v known to a relative error E is decided where v (1 - E) and v (1 + E) round to
+the same number.
 
 Cross-entropy with class indices takes the softmax without a shift: float64 holds \(e^z\) for \(|z| \le 300\), and then the argument of exp
 is exact. With S the sum of all \(e^{z_j}\) but that of the label, nothing cancels:
@@ -72,7 +73,7 @@ def carry_out(
         dtype: what losses are rounded to.
     """
     plan = call.plan
-    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
+    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits) or plan.scale != 1.0:
         return todo
     if not _is_in_reach(plan, scale):
         return todo
@@ -159,7 +160,7 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     each = np.arange(n)
     exp = space.exp[:n]
     np.copyto(exp, rows)
-    np.exp(exp, out=exp)
+    call.exp(exp, out=exp)
     at_label = exp[each, labels]
     exp[each, labels] = 0.0
     others = exp.sum(1)
@@ -233,7 +234,7 @@ def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
     largest = rows[each, top]
     own = rows[each, labels]
     np.subtract(rows, largest[:, None], out=rows)
-    np.exp(rows, out=rows)
+    call.exp(rows, out=rows)
     rows[each, top] = 0.0
     others = rows.sum(1)
     rest = np.log1p(others)
@@ -261,7 +262,7 @@ def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     shift_error = np.minimum(np.abs(largest), 800.0) * U
     sum_error = (_height(size) + 3) * U
     apart = -np.where(tau != 0, tau * shifted, 0.0).sum(1)
-    np.exp(shifted, out=shifted)
+    call.exp(shifted, out=shifted)
     shifted[each, top] = 0.0
     others = shifted.sum(1)
     weight = tau.sum(1)
@@ -300,7 +301,8 @@ def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
 def _binary(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
     z = call.rows[some][:, 0].astype(np.float64)
     yes, no, target_error = call.sides(some)
-    exp = np.exp(-np.abs(z))
+    exp = -np.abs(z)
+    call.exp(exp, out=exp)
     rest = (yes + no) * np.log1p(exp)
     apart = np.where(z >= 0, no, yes) * np.abs(z)
     sample = 1.0 if call.weight is None else call.weight[some]

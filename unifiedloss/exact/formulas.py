@@ -76,6 +76,11 @@ def cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, tau: Ball)
     return loss, (-(tau / p)).where(weighs & slope_kept, _ZERO)
 
 
+def negative_log_likelihood(logarithms: Floats, tau: Ball) -> tuple[Ball, Ball]:
+    r"""\(\ell = \sum_c \tau_c (-x_c)\) and \(-\tau_c\)."""
+    return (tau * Ball(-logarithms)).sum(), -tau
+
+
 def binary_targets(plan: Plan, targets: Floats, pos_weight: Floats | None) -> tuple[Ball, Ball]:
     r"""\(q t'\) and \(1 - t'\), the latter from \(1 - t\): near t = 1 nothing cancels."""
     yes, no = Ball(targets), _one_minus(targets)
@@ -124,10 +129,11 @@ def squared_error(predictions: Floats, targets: Floats) -> tuple[Ball, Ball]:
 def _read(plan: Plan, p: Floats, wanted: Any) -> tuple[Ball, Ball, Any]:
     """Probabilities as they are read and clipped, 1 where none is wanted; 1 minus them; and where the clip does not cut the slope off."""
     read = np.where(wanted, np.where(np.abs(p) < plan.tiny, 0.0, np.minimum(p, 1.0)), 1.0)
-    epsilon = getattr(plan.spec, "epsilon", 0.0)
-    if not epsilon:
+    if plan.bounds is None:
         return Ball(read), _one_minus(read), np.ones(p.shape, bool)
-    low, high = Ball(np.float64(epsilon)), _one_minus(np.float64(epsilon))
-    below, above = read < epsilon, (read > high.high) | ((read == high.high) & (high.low < 0))
-    clipped = low.where(below, high.where(above, Ball(read)))
-    return clipped, high.where(below, low.where(above, _one_minus(read))), ~(below | above)
+    low, gap = map(np.float64, plan.bounds)
+    high = _one_minus(gap)
+    below, above = read < low, (read > high.high) | ((read == high.high) & (high.low < 0))
+    clipped = Ball(low).where(below, high.where(above, Ball(read)))
+    rest = _one_minus(low).where(below, Ball(gap).where(above, _one_minus(read)))
+    return clipped, rest, ~(below | above)

@@ -50,6 +50,7 @@ def evaluate(
     upstream: Array | float | None = None,
     *,
     gradient: bool,
+    exp: Callable[..., Any] = np.exp,
 ) -> tuple[Array, Array | None]:
     """The loss of a plan and, where asked for, its gradient with respect to the predictions.
 
@@ -63,6 +64,8 @@ def evaluate(
         mask: bools or None.
         upstream: the gradient that arrives from above: a number, or under "none" an array shaped like the loss. Default: ones.
         gradient: whether the gradient is wanted.
+        exp: the exponential of the first tier, ``exp(x, out=x)`` on float64, where an adapter has a faster one than NumPy's. It may err by
+            2 u as NumPy's may.
 
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
@@ -70,7 +73,7 @@ def evaluate(
     if plan.extended:
         return _by_oracle(plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient)
     with np.errstate(all="ignore"):
-        return Call(plan, predictions, targets, sample_weight, mask).carried_out(upstream, gradient=gradient)
+        return Call(plan, predictions, targets, sample_weight, mask, exp).carried_out(upstream, gradient=gradient)
 
 
 def _by_oracle(
@@ -123,12 +126,20 @@ class Call:
         kept: which are neither dropped nor of weight 0.
         nan: which are NaN because of a bad value or of a NaN that is read.
         special: which hold infinities or other things that the formulas do not take.
+        exp: the exponential of the first tier.
     """
 
     def __init__(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        exp: Callable[..., Any],
     ) -> None:
         self.plan = plan
+        self.exp = exp
         self.shape = predictions.shape
         self.positions = predictions.shape if plan.axis is None else _without(predictions.shape, plan.axis)
         self.rows = self._in_rows(_plain(predictions))
@@ -139,6 +150,8 @@ class Call:
         for label in plan.ignored_labels:
             self.present = self.present & (self.targets != label)
         self.weight = None if sample_weight is None else self._per_position(_plain(sample_weight).astype(np.float64))
+        if plan.element_weights is not None:  # and no sample weights, or the plan would be extended
+            self.weight = np.broadcast_to(np.asarray(plan.element_weights, np.float64), self.positions).reshape(-1)
         self.kept = self.present
         if self.weight is not None:
             # Told in the compute dtype, where a number that is too small counts as 0.
@@ -167,7 +180,11 @@ class Call:
     def _pos_weight(self) -> Floats | None:
         if self.plan.pos_weight is None:
             return None
-        return np.broadcast_to(np.asarray(self.plan.pos_weight, np.float64), self.positions).reshape(-1, 1)
+        weight = np.asarray(self.plan.pos_weight, np.float64)
+        if weight.ndim:
+            axis = self.plan.pos_weight_axis % len(self.positions)
+            weight = weight.reshape(-1, *[1] * (len(self.positions) - axis - 1))
+        return np.broadcast_to(weight, self.positions).reshape(-1, 1)
 
     # ---------------------------------------------------------------------------------------------------- what is special
 
@@ -200,15 +217,17 @@ class Call:
             special |= ~np.isfinite(rows[:, 0])
             if self.targets.dtype.kind not in "iub":
                 special |= ~np.isfinite(self.targets[:, 0])
+        elif plan.log_probabilities:
+            special |= ~np.isfinite(rows).all(1)
         elif plan.from_logits:
             pass  # see `_odd_logits`
         else:
             bad |= self._reads_no_probability(bad)
             # What else is out of the ordinary is for the oracle, which finds out whether it is read.
             smallest, largest = rows.min(1), rows.max(1)
-            epsilon = getattr(plan.spec, "epsilon", 0.0)
-            special |= ~((smallest >= plan.tiny) | ((smallest >= 0) & (epsilon > 0))) | ~(largest <= 1)
-            if plan.kind == "binary" and not epsilon:
+            low, gap = plan.bounds or (0.0, 0.0)
+            special |= ~((smallest >= plan.tiny) | ((smallest >= 0) & (low > 0))) | ~(largest <= 1)
+            if plan.kind == "binary" and not gap:
                 special |= largest == 1
         bad &= self.kept
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
@@ -392,25 +411,37 @@ class Call:
             scale = slopes = None
         self._spoil(self.nan, losses, slopes)
         todo = self.kept & ~self.nan & ~self.special
-        special = self.special
-        if scale is None or not scale.special:
-            left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
-            chosen = np.flatnonzero(left)
-            if len(chosen):
-                nan, odd = self._odd_logits(chosen)
-                self._spoil(chosen[nan], losses, slopes)
-                special = special.copy()
-                special[chosen[odd]] = True
-                chosen = chosen[~(nan | odd)]
-            step = max(1, _BLOCK // max(1, self.rows.shape[1]))
-            for start in range(0, len(chosen), step):
-                self.block(chosen[start : start + step], losses, slopes, scale, dtype)
-        else:
-            special = special | todo
+        special = self.special.copy()
+        if scale is not None and scale.special:
+            nan, endless = scale.not_finite(len(todo))
+            special |= todo & endless
+            # Where the factor is NaN so is every slope, in a training that has diverged all of them: no work for the oracle.
+            lost = todo & nan
+            self._finite_into(lost, special, losses, None, None, dtype)
+            if slopes is not None:
+                slopes[lost] = stored(np.full(1, np.nan), form)
+            todo &= ~(nan | endless)
+        self._finite_into(todo, special, losses, slopes, scale, dtype)
         for i in np.flatnonzero(special).tolist():
             losses[i] = self.oracle_loss(i, dtype)
             if slopes is not None and scale is not None:
                 slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
+
+    def _finite_into(
+        self, todo: Bools, special: Bools, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str
+    ) -> None:
+        """Positions whose scale is finite, or whose slopes are not wanted. What is for the oracle is noted in `special`."""
+        left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
+        chosen = np.flatnonzero(left)
+        if not len(chosen):
+            return
+        nan, odd = self._odd_logits(chosen)
+        self._spoil(chosen[nan], losses, slopes)
+        special[chosen[odd]] = True
+        chosen = chosen[~(nan | odd)]
+        step = max(1, _BLOCK // max(1, self.rows.shape[1]))
+        for start in range(0, len(chosen), step):
+            self.block(chosen[start : start + step], losses, slopes, scale, dtype)
 
     def _spoil(self, which: Any, losses: Array, slopes: Array | None) -> None:
         losses[which] = np.nan
@@ -424,6 +455,8 @@ class Call:
         loss, slope = self._balls(chosen)
         if self.weight is not None:
             loss = loss * Ball(self.weight[chosen][:, None])
+        if self.plan.scale != 1.0:
+            loss = loss * Ball(np.float64(self.plan.scale))
         rounded, doubtful = _decided(loss, (len(chosen), 1), dtype)
         losses[chosen] = rounded[:, 0]
         for i in chosen[doubtful[:, 0]]:
@@ -471,6 +504,8 @@ class Call:
                 return formulas.binary_cross_entropy(rows, yes, no)
             return formulas.binary_cross_entropy_of_probabilities(plan, rows, yes, no)
         tau = formulas.weighted_targets(plan, targets)
+        if plan.log_probabilities:
+            return formulas.negative_log_likelihood(rows, tau)
         if plan.from_logits:
             return formulas.cross_entropy(rows, tau)
         return formulas.cross_entropy_of_probabilities(plan, rows, tau)
@@ -505,7 +540,8 @@ class Call:
     def oracle_loss(self, i: int, dtype: str) -> float:
         """A position's loss times its sample weight, by the oracle."""
         undecided["oracle"] += 1
-        return reference.round_value(reference.scaled(self.weight_of(i), self._position(i).loss), FORMATS[dtype])
+        factor = reference.times(self.weight_of(i), Fraction(self.plan.scale))
+        return reference.round_value(reference.scaled(factor, self._position(i).loss), FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
         """An element of the gradient, by the oracle."""
@@ -531,6 +567,13 @@ class Scale:
         self._exactly = None if isinstance(divisor, float) else divisor[1]
         self._fraction: Fraction | None = None
 
+    def not_finite(self, n: int) -> tuple[Bools, Bools]:
+        """Of n positions, those whose scale is NaN, and those for which it, or its divisor, is infinite."""
+        divisor = 1.0 if self._odd is None else self._odd
+        nan = np.isnan(self.upstream) | np.isnan(divisor)
+        endless = ~nan & (np.isinf(self.upstream) | np.isinf(divisor))
+        return np.broadcast_to(nan, n), np.broadcast_to(endless, n)
+
     @cached_property
     def power_of_two(self) -> bool:
         """Whether every scale is a power of two, so that a product with it is exact."""
@@ -554,6 +597,8 @@ class Scale:
         result = slope * Ball(self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream)
         if self._call.weight is not None:
             result = result * Ball(self._call.weight[chosen][:, None])
+        if self._call.plan.scale != 1.0:
+            result = result * Ball(np.float64(self._call.plan.scale))
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
 
     def exactly(self, i: int) -> Any:
@@ -562,6 +607,7 @@ class Scale:
             reference.extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
         )
+        factor = reference.times(factor, Fraction(self._call.plan.scale))
         if self._odd is not None:
             return reference.over(factor, self._odd)
         if self._fraction is None:

@@ -54,7 +54,7 @@ class Sum:
             # math.fsum is one rounding of the exact sum. What that lost is summed again, and so is what that lost.
             high = math.fsum(numbers)
             low = math.fsum([*numbers, -high])
-            lost = math.fsum([*numbers, -high, -low])
+            lost = math.fsum([*numbers, -high, -low]) if low else 0.0
         except OverflowError:  # in between; the sum itself may be finite
             return _UNKNOWN
         return Ball(np.float64(high), np.float64(low), np.float64(2 * abs(lost)))
@@ -111,4 +111,6 @@ def products(*factors: Any) -> Floats | None:
             return None
     if not all(np.isfinite(part).all() for part in parts):
         return None
+    # Products with 1 leave nothing over, and adding costs.
+    parts = parts[:1] + [part for part in parts[1:] if part.any()]
     return np.concatenate([np.ravel(part) for part in parts])
