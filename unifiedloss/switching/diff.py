@@ -8,7 +8,7 @@ the first loss is compared with itself, that field changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 from typing import Any
@@ -23,7 +23,7 @@ from unifiedloss.switching.sentences import TITLES, sentence
 from unifiedloss.switching.sides import OF_CLASSES, Input, Outcome, Side, evaluate, same, shown, side_of
 
 INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
-"""What makes probabilities of predictions. Where one loss takes logits and the other does not, these can only be changed together."""
+"""What makes probabilities of predictions. Where one of these contradicts the others of the other loss, they are changed together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ def _differences(a: Side, b: Side) -> Iterator[Difference]:
         yield _of_losses(a, b, near_a, near_b)
     names = [name for name in differing(near_a, near_b) if name not in hidden]
     plain = hidden or a.spec is None or b.spec is None
-    for group in _groups(near_a, near_b, names):
+    for group in groups(near_a, near_b, names):
         yield from _of_fields(a, b, near_a, near_b, group, native=not plain)
     yield from _of_deviations(a, b, near_a, near_b)
 
@@ -182,8 +182,7 @@ def differing(a: AnyLoss, b: AnyLoss) -> list[str]:
     both = [name for name in own if name in other and getattr(a, name) != getattr(b, name)]
     if type(a) is type(b):
         return both
-    changed = [*_used(a, other), *_used(b, own)]
-    return [*both, *changed]
+    return [*both, *_used(a, other), *_used(b, own)]
 
 
 def _used(spec: AnyLoss, known: list[str]) -> list[str]:
@@ -192,12 +191,14 @@ def _used(spec: AnyLoss, known: list[str]) -> list[str]:
     return [field.name for field in own if getattr(spec, field.name) != field.default]
 
 
-def _groups(a: AnyLoss, b: AnyLoss, names: list[str]) -> list[tuple[str, ...]]:
+def groups(a: AnyLoss, b: AnyLoss, names: list[str]) -> list[tuple[str, ...]]:
     """The fields one by one, but those together that can only be changed together."""
-    if type(a) is type(b) and "from_logits" in names:
-        together = tuple(name for name in INPUT_FIELDS if name in names)
-        return [together, *((name,) for name in names if name not in together)]
-    return [(name,) for name in names]
+    if type(a) is not type(b):
+        return [(name,) for name in names]
+    together = tuple(name for name in INPUT_FIELDS if name in names)
+    if all(changed(*pair, (name,)) is not None for name in together for pair in ((a, b), (b, a))):
+        return [(name,) for name in names]
+    return [together, *((name,) for name in names if name not in together)]
 
 
 def _of_fields(
@@ -234,7 +235,7 @@ def _sentence(spec: AnyLoss, name: str) -> str:
     return sentence(spec, name).text
 
 
-def _changed(spec: AnyLoss, other: AnyLoss, names: tuple[str, ...]) -> AnyLoss | None:
+def changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | None:
     """A spec with some fields of another, or None where they contradict the rest."""
     try:
         return spec.replace(**{name: getattr(other, name) for name in names})
@@ -246,7 +247,7 @@ def _isolated(
     a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, native: bool
 ) -> Example | None:
     """The smallest input on which two losses differ, and would not if these fields were the same."""
-    closed = _changed(near_b, near_a, names)
+    closed = changed(near_b, near_a, names)
     if closed is None:
         return None
     found: list[tuple[int, Input]] = []
@@ -289,18 +290,18 @@ def _natively(a: Side, b: Side, example: Example) -> Example | None:
 
 def _alone(a: AnyLoss, b: AnyLoss, names: tuple[str, ...]) -> Example | None:
     """The smallest input on which a loss differs from itself with these fields changed."""
-    changed = _changed(a, b, names)
-    if changed is None:
+    other = changed(a, b, names)
+    if other is None:
         return None
     best: tuple[int, Input] | None = None
-    for x in inputs(a, changed):
-        rank = _told_apart(evaluate(a, x), evaluate(changed, x))
+    for x in inputs(a, other):
+        rank = _told_apart(evaluate(a, x), evaluate(other, x))
         if rank is not None and (best is None or rank < best[0]):
             best = (rank, x)
     if best is None:
         return None
-    written = ", ".join(f"{name}={getattr(changed, name)!r}" for name in names)
-    return Example(best[1], evaluate(a, best[1]), evaluate(changed, best[1]), f"a with {written}")
+    written = ", ".join(f"{name}={getattr(other, name)!r}" for name in names)
+    return Example(best[1], evaluate(a, best[1]), evaluate(other, best[1]), f"a with {written}")
 
 
 def _dtype(outcome: Outcome) -> Any:

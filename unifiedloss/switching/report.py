@@ -6,7 +6,6 @@ What no spec can say is tried too: where a loss differs from its own spec on the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.spec import AnyLoss
 from unifiedloss.switching import deviations, find
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.diff import INPUT_FIELDS, differing, nearest
+from unifiedloss.switching.diff import changed, differing, groups, nearest
 from unifiedloss.switching.sides import OF_CLASSES, Array, Input, Outcome, Side, evaluate, number, side_of
 
 _FEW_ULPS = 64
@@ -325,26 +324,16 @@ def _by_fields(a: AnyLoss, b: AnyLoss, x: Input) -> list[Attempt]:
         return []  # the rules of specs are not what sets the two apart here
     found = []
     for group in _groups(a, b):
-        changed = _changed(b, a, group)
-        if changed is not None:
+        made_same = changed(b, a, group)
+        if made_same is not None:
             change = "b with " + ", ".join(f"{name}={getattr(a, name)!r}" for name in group)
-            found.append(Attempt(", ".join(group), change, gap_of(first, evaluate(changed, x))))
+            found.append(Attempt(", ".join(group), change, gap_of(first, evaluate(made_same, x))))
     return found
 
 
 def _groups(a: AnyLoss, b: AnyLoss) -> list[tuple[str, ...]]:
-    """The fields that differ, one by one, but those together that can only be changed together."""
-    names = [name for name in differing(a, b) if name != "rounding"]
-    together = tuple(name for name in INPUT_FIELDS if name in names) if "from_logits" in names else ()
-    return [*([together] if together else []), *((name,) for name in names if name not in together)]
-
-
-def _changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | None:
-    """A spec with some fields of another, or None where they contradict the rest."""
-    try:
-        return spec.replace(**{name: getattr(other, name) for name in names})
-    except (SpecValueError, SpecTypeError):
-        return None
+    """The fields that differ and that change numbers by more than rounding."""
+    return groups(a, b, [name for name in differing(a, b) if name != "rounding"])
 
 
 def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
@@ -355,9 +344,9 @@ def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
     first = a.outcome(x)
     needed = _groups(near_a, near_b)
 
-    def closes(groups: list[tuple[str, ...]]) -> bool:
-        changed = _changed(near_b, near_a, [name for group in groups for name in group])
-        return changed is not None and gap_of(first, evaluate(changed, x)).closed
+    def closes(fields: list[tuple[str, ...]]) -> bool:
+        made_same = changed(near_b, near_a, [name for group in fields for name in group])
+        return made_same is not None and gap_of(first, evaluate(made_same, x)).closed
 
     if not closes(needed):
         return ()
@@ -416,6 +405,12 @@ def _signs(spec: AnyLoss, x: Input) -> set[str]:
         "empty_batch": not p.size,
         "no_elements": not p.size,
         "nan_in_weightless": bool(np.isnan(p).any()),
+        "nan_probability": bool(np.isnan(p).any()),
+        "subnormal": bool(((p > 0) & (p < FORMATS["float32"].tiny)).any()),
+        "half_mean": p.dtype.name in HALF_TYPES,
+        "dense_range": bool(dense and t.dtype.kind == "f" and (t < 0).any()),
+        "one_example": p.ndim == 1,
+        "weightless_mean": True,
         "nan_in_ignored": bool(np.isnan(p).any()),
     }
     if isinstance(spec, OF_CLASSES):

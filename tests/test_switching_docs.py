@@ -1,0 +1,156 @@
+"""The page on switching says what the code does: which losses are read, what is refused and why, what no spec can say."""
+
+from __future__ import annotations
+
+import ast
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unifiedloss as ul
+from unifiedloss.switching import LIBRARIES, NATIVES, Call, spec_of
+from unifiedloss.switching.deviations import keyed, of_tensors
+from unifiedloss.switching.sides import side_of
+from unifiedloss.switching.tables import KERAS_BACKENDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "switching.md"
+TABLES = [ROOT / "unifiedloss" / "switching" / f"{library}.py" for library in LIBRARIES]
+
+# What is refused when a spec is written, not when a loss is read: the messages of to_native.
+WRITING = re.compile(r"_?from_\w+|_ignored|_check_unreduced|_native\w*|_class_arguments")
+
+REFUSED = [
+    "torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])",
+    'keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")',
+    'keras.losses.MeanSquaredError(dtype="float16")',
+    'keras[jax].losses.MeanSquaredError(dtype="float64")',
+    "keras.losses.SparseCategoricalCrossentropy(axis=1)",
+    "keras.losses.CategoricalCrossentropy(axis=1, label_smoothing=0.1)",
+    "keras.losses.BinaryCrossentropy(axis=1)",
+    "keras[numpy].losses.BinaryCrossentropy(from_logits=True)",
+    "tf.nn.weighted_cross_entropy_with_logits",
+    "functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=[[1, 2], [3, 4]])",
+    "functools.partial(tf.compat.v1.losses.mean_squared_error, weights=[1, 2])",
+    "functools.partial(tf.compat.v1.losses.mean_squared_error, weights=0)",
+    "functools.partial(optax.losses.softmax_cross_entropy, where=True)",
+    "functools.partial(optax.losses.softmax_cross_entropy, axis=(0, 1))",
+    "functools.partial(sklearn.metrics.log_loss, labels=[0, 1])",
+    'functools.partial(sklearn.metrics.mean_squared_error, multioutput="raw_values")',
+    'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss", "log_probabilities"])',
+]
+
+
+def refused(text: str) -> tuple[str, set[tuple[str, int]]]:
+    """The message with which a loss is refused, and the lines of the tables that the error came through."""
+    with pytest.raises(ul.UnsupportedError) as caught:
+        ul.from_native(text)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    return str(caught.value), {(Path(frame.filename).name, frame.lineno or 0) for frame in frames}
+
+
+def table_of_refusals() -> str:
+    """The table of what is refused, as the page has it."""
+    rows = [f"| `{text}` | {refused(text)[0]} |" for text in REFUSED]
+    return "\n".join(["| loss | why |", "|---|---|", *rows])
+
+
+def table_of_deviations() -> str:
+    """The table of what no spec can say of some tensors, as the page has it."""
+    rules: dict[str, dict[str, None]] = {}
+    for deviation in of_tensors:
+        rules.setdefault(deviation.name, {})[deviation.spec] = None
+    rows = [f"| `{name}` | {'<br>'.join(specs)} | {_natives(name)} |" for name, specs in rules.items()]
+    return "\n".join(["| rule | a spec | other libraries |", "|---|---|---|", *rows])
+
+
+def _natives(rule: str) -> str:
+    """What other libraries do, each sentence after the names it is true of."""
+    by_text: dict[str, list[str]] = {}
+    for call in importable():
+        for deviation in of_tensors:
+            if deviation.name == rule and deviation.concerns(spec_of(call), call) and deviation.has(call):
+                by_text.setdefault(deviation.sentence(call), []).append(keyed(call))
+    return "<br>".join(f"{', '.join(_names(names))}: {text}" for text, names in by_text.items())
+
+
+def importable() -> list[Call]:
+    """Every loss of the tables, on every backend of Keras, with logits and probabilities where it takes both."""
+    calls = []
+    for name, native in NATIVES.items():
+        choices: list[dict[str, Any]] = [{}, {"from_logits": True}] if "from_logits" in native.parameters else [{}]
+        if name == "tf.nn.weighted_cross_entropy_with_logits":
+            choices = [{"pos_weight": 1.0}]
+        if native.library in ("torch", "onnx"):  # some rules are about weights of 0
+            choices += [
+                {parameter: (1.0, 0.0)} for parameter in native.parameters if parameter in ("weight", "weights")
+            ]
+        for backend in KERAS_BACKENDS if native.library == "keras" else (None,):
+            calls += [
+                call for call in (Call(name, given, backend) for given in choices) if side_of(call).spec is not None
+            ]
+    return calls
+
+
+def _names(names: list[str]) -> list[str]:
+    """Names, once each, with Keras' backends left out where all four are meant."""
+    plain = [re.sub(r"keras\[\w+\]", "keras", name) for name in dict.fromkeys(names)]
+    whole = {name for name in plain if plain.count(name) == len(KERAS_BACKENDS)}
+    found = [
+        bare if bare in whole or not full.startswith("keras[") else full
+        for bare, full in zip(plain, dict.fromkeys(names), strict=True)
+    ]
+    return [f"`{name}`" for name in dict.fromkeys(found)]
+
+
+def table_of_losses() -> str:
+    """The table of the losses that are read, as the page has it."""
+    rows = []
+    for library in LIBRARIES:
+        by_loss: dict[str, list[str]] = {}
+        for native in NATIVES.values():
+            if native.library == library:
+                by_loss.setdefault(native.loss.__name__, []).append(f"`{native.name}`")
+        rows += [f"| {library} | {', '.join(names)} | `{loss}` |" for loss, names in by_loss.items()]
+    return "\n".join(["| library | loss | is read as |", "|---|---|---|", *rows])
+
+
+@pytest.mark.parametrize(
+    "table", [table_of_losses, table_of_refusals, table_of_deviations], ids=lambda table: table.__name__
+)
+def test_page_has_the_table(table: object) -> None:
+    """Each table of the page is what the code says, word for word."""
+    text = table()  # type: ignore[operator]
+    assert text in PAGE.read_text(encoding="utf-8"), text
+
+
+def test_every_refusal_has_a_row() -> None:
+    """Each place in the tables that refuses a loss when it is read is reached by a row of the page; wrong values have none."""
+    reached = set().union(*(refused(text)[1] for text in REFUSED))
+    places = {}
+    for path in TABLES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            if WRITING.fullmatch(function.name) or function.name == "_refuse":
+                continue
+            for node in ast.walk(function):
+                called = isinstance(node, ast.Call) and ast.unparse(node.func) == "_refuse"
+                raised = (
+                    isinstance(node, ast.Raise) and node.exc is not None and "UnsupportedError" in ast.unparse(node.exc)
+                )
+                if (called or raised) and " must be " not in ast.unparse(node):
+                    places[path.name, node.lineno] = ast.unparse(node)[:100]
+    assert len(places) >= len(REFUSED)
+    assert [text for place, text in places.items() if place not in reached] == []
+
+
+def test_every_pair_has_a_section() -> None:
+    """All ordered pairs of the four, and scikit-learn and ONNX both ways."""
+    headings = re.findall(r"^### (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    four = ("PyTorch", "Keras", "TensorFlow", "Optax")
+    pairs = [f"{a} to {b}" for a in four for b in four if a != b]
+    pairs += ["PyTorch to scikit-learn", "scikit-learn to PyTorch", "PyTorch to ONNX", "ONNX to PyTorch"]
+    assert [pair for pair in pairs if pair not in headings] == []
