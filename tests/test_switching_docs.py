@@ -1,4 +1,7 @@
-"""The page on switching says what the code does: which losses are read, what is refused and why, what no spec can say."""
+"""The page on switching says what the code does: which losses are read, what is refused and why, what no spec can say.
+
+Where it does not, ``python -m tests.rewrite_page docs/switching.md`` writes the tables and the outputs anew.
+"""
 
 from __future__ import annotations
 

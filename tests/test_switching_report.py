@@ -63,7 +63,15 @@ def test_only_rounding_is_left() -> None:
     assert report.rules == ()
     assert report.gap.gradient is not None
     assert report.gap.gradient < 8
-    assert str(report).endswith("Only rounding is left.")
+    assert report.unseen == ("rounding",)
+    assert str(report).endswith(
+        "They differ in rules that these tensors do not show: rounding.\nOnly rounding is left."
+    )
+    equal = ul.port_report(CE, CE, LOGITS, LABELS)
+    assert equal.unseen == ()
+    assert str(equal).endswith("gradients by 0 ulps.\nOnly rounding is left.")
+    without_weights = ul.port_report(CE, CE.replace(divisor="all", label_smoothing=1e-9), LOGITS, LABELS)
+    assert without_weights.unseen == ("label_smoothing", "divisor")
 
 
 def test_several_rules_together() -> None:

@@ -80,6 +80,7 @@ class PortReport:
             the losses cannot be told position by position.
         losses_of_row: the losses of that position.
         attempts: what was tried to close the gap, in the order of the fields.
+        unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
         together: the rules that close it only together, where none does alone; empty where one does, or where all of them do not.
         rules: the rules of those attempts that closed it, each by itself.
     """
@@ -97,6 +98,7 @@ class PortReport:
     losses_of_row: tuple[float, float] | None
     attempts: tuple[Attempt, ...]
     together: tuple[str, ...]
+    unseen: tuple[str, ...]
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -118,7 +120,8 @@ class PortReport:
             f"The {self.gap}.",
         ]
         if self.same:
-            return "\n".join([*lines, "Only rounding is left."])
+            unseen = f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
+            return "\n".join([*lines, *([unseen] if self.unseen else []), "Only rounding is left."])
         if self.row is not None and self.losses_of_row is not None:
             first, second = map(number, self.losses_of_row)
             lines.append(f"The first position that differs is {list(self.row)}: {first} and {second}.")
@@ -191,8 +194,14 @@ def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: A
     alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
-        gap, row, losses, attempts, () if alone else _together(one, other, x),
+        gap, row, losses, attempts, () if alone else _together(one, other, x), _unseen(one, other) if gap.closed else (),
     )  # fmt: skip
+
+
+def _unseen(a: Side, b: Side) -> tuple[str, ...]:
+    """The rules in which the specs of two losses differ."""
+    near_a, near_b = nearest(a), nearest(b)
+    return () if near_a is None or near_b is None else tuple(differing(near_a, near_b))
 
 
 def _array(name: str, tensor: Any) -> Any:
