@@ -368,6 +368,11 @@ def specs(count: int) -> list[Any]:
     return list(found)
 
 
+def said(spec: Any) -> Any:
+    """A spec without what says nothing: how a mean is taken, where none is."""
+    return spec if spec.reduction == "mean" else spec.replace(divisor="weights", on_empty="nan")
+
+
 def test_export_is_exact_or_refused() -> None:
     """Whatever the spec: what is written is read back as the spec, and else the refusal names a field, or the kind of loss."""
     written = dict.fromkeys(switching.LIBRARIES, 0)
@@ -380,7 +385,7 @@ def test_export_is_exact_or_refused() -> None:
                 refusals.append(str(error))
                 continue
             written[library] += 1
-            assert ul.from_native(text) == spec
+            assert said(ul.from_native(text)) == said(spec)
     assert min(written.values()) > 1
     assert sum(written.values()) > 100
     assert len(refusals) > 1000
@@ -395,5 +400,5 @@ def test_refusals_say_how_to_get_there() -> None:
                 nearest = switching.closest(spec, library)
             except UnsupportedError:
                 continue
-            assert nearest.spec == spec.replace(**nearest.changes)
-            assert switching.spec_of(switching.call_of(nearest.spec, library)) == nearest.spec
+            assert said(nearest.spec) == said(spec.replace(**nearest.changes))
+            assert said(switching.spec_of(switching.call_of(nearest.spec, library))) == said(nearest.spec)

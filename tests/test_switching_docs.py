@@ -60,8 +60,10 @@ def table_of_refusals() -> str:
 
 def table_of_deviations() -> str:
     """The table of what no spec can say of some tensors, as the page has it."""
-    rules = {deviation.name: deviation.spec for deviation in of_tensors}
-    rows = [f"| `{name}` | {spec} | {_natives(name)} |" for name, spec in rules.items()]
+    rules: dict[str, dict[str, None]] = {}
+    for deviation in of_tensors:
+        rules.setdefault(deviation.name, {})[deviation.spec] = None
+    rows = [f"| `{name}` | {'<br>'.join(specs)} | {_natives(name)} |" for name, specs in rules.items()]
     return "\n".join(["| rule | a spec | other libraries |", "|---|---|---|", *rows])
 
 
@@ -82,6 +84,10 @@ def importable() -> list[Call]:
         choices: list[dict[str, Any]] = [{}, {"from_logits": True}] if "from_logits" in native.parameters else [{}]
         if name == "tf.nn.weighted_cross_entropy_with_logits":
             choices = [{"pos_weight": 1.0}]
+        if native.library in ("torch", "onnx"):  # some rules are about weights of 0
+            choices += [
+                {parameter: (1.0, 0.0)} for parameter in native.parameters if parameter in ("weight", "weights")
+            ]
         for backend in KERAS_BACKENDS if native.library == "keras" else (None,):
             calls += [
                 call for call in (Call(name, given, backend) for given in choices) if side_of(call).spec is not None

@@ -122,7 +122,8 @@ def run_behind_sigmoid(call: Call, logits: Any, targets: Any, sample_weight: Any
     """The value for predictions that come from a sigmoid in a compiled graph, in which Keras on TensorFlow looks for the operation."""
     model = keras.Sequential([keras.layers.Activation("sigmoid")])
     model.compile(loss=build(call))
-    return np.asarray(model.evaluate(np.asarray(logits), np.asarray(targets), verbose=0), np.float32), None
+    value = model.evaluate(np.asarray(logits), np.asarray(targets), verbose=0)  # pyright: ignore[reportArgumentType] # Keras' own value
+    return np.asarray(value, np.float32), None
 
 
 def run_aligned(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:

@@ -405,6 +405,12 @@ def _signs(spec: AnyLoss, x: Input) -> set[str]:
         "empty_batch": not p.size,
         "no_elements": not p.size,
         "nan_in_weightless": bool(np.isnan(p).any()),
+        "nan_probability": bool(np.isnan(p).any()),
+        "subnormal": bool(((p > 0) & (p < FORMATS["float32"].tiny)).any()),
+        "half_mean": p.dtype.name in HALF_TYPES,
+        "dense_range": bool(dense and t.dtype.kind == "f" and (t < 0).any()),
+        "one_example": p.ndim == 1,
+        "weightless_mean": True,
         "nan_in_ignored": bool(np.isnan(p).any()),
     }
     if isinstance(spec, OF_CLASSES):
