@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unifiedloss.exact import balls
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.graph_balls import Ball
 from unifiedloss.exact.graph_ops import Array, Field, Ops, hidden_zero
@@ -525,8 +526,6 @@ def _dense_balls(form: Form, c: Block) -> Parts:
 
 def _constants(f: Field, smoothing: float, shared_by: int) -> tuple[Ball, Ball]:
     """1 - a and a / K, exact or to 2^-106."""
-    from unifiedloss.exact import balls
-
     keep = balls.Ball(*balls.two_sum(1.0, -np.float64(smoothing)))
     share = balls.Ball(np.float64(smoothing)) / balls.Ball(np.float64(shared_by))
     first, second = (Ball(f, *map(float, (x.high, x.low, x.radius))) for x in (keep, share))
