@@ -57,11 +57,11 @@ class JaxAdapter(Adapter):
 
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         place = reference.sharding if reference is not None and _has_values(reference) else None
-        with _x64():
+        with ops.x64():
             return jax.device_put(_native_order(x), place)
 
     def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
-        with _x64():
+        with ops.x64():
             return super().tensor(x, dtype)
 
     def admit(self, x: np.ndarray[Any, Any], reference: Array | None) -> Any:
@@ -272,11 +272,6 @@ def read_in(dtype: str | None, predictions: Any) -> Any:
     return predictions.astype(dtype) if isinstance(predictions, np.ndarray) else predictions
 
 
-def _x64() -> AbstractContextManager[None]:
-    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - JAX takes it so
-    return context
-
-
 def _wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[None]:
     """Where x64 is off and a tensor has 64 bits, the context in which JAX computes with them; so the inputs are read exactly."""
     wide = predictions.dtype in _WIDE
@@ -290,7 +285,7 @@ def _wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[N
             "cast them to float32, or set jax.config.update('jax_enable_x64', True)."
         )
         raise UnsupportedError(msg)
-    return _x64()
+    return ops.x64()
 
 
 def _native_order(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -311,7 +306,7 @@ def _on_cpu(sharding: jax.sharding.Sharding) -> bool:
 
 def _mapped(function: Callable[..., Any], *tensors: Any) -> Any:
     """Two copies at once, of which the first is looked at."""
-    with _x64():  # stacking must not narrow what is stacked
+    with ops.x64():  # stacking must not narrow what is stacked
         stacked = jax.tree.map(lambda x: jnp.stack([x, x]), tensors)
     return jax.tree.map(lambda x: x[0], jax.jit(jax.vmap(function))(*stacked))
 
@@ -320,7 +315,7 @@ def _in_x64(run: Callable[..., Any]) -> Callable[..., Any]:
     """For float64 predictions x64 is enabled, as their user has it; for others it stays as it is."""
 
     def enabled(function: Callable[..., Any], *tensors: Any) -> Any:
-        with _x64() if tensors and tensors[0].dtype == np.float64 else _AS_IT_IS:
+        with ops.x64() if tensors and tensors[0].dtype == np.float64 else _AS_IT_IS:
             return run(function, *tensors)
 
     return enabled

@@ -6,7 +6,7 @@ over mapped axes one by one.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from numpy.typing import NDArray
 
 from unifiedloss import host
-from unifiedloss.adapters.jax import callback, program
+from unifiedloss.adapters.jax import callback, ops, program
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import Plan
 
@@ -72,7 +72,7 @@ def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None,
     elif _at_hand(upstream):
         found = gradient[0] if float(upstream) == 1 else again()
     else:
-        with _x64():  # so that 64-bit arrays enter the branches as they are
+        with ops.x64():  # so that 64-bit arrays enter the branches as they are
             found = lax.cond(upstream == 1, lambda: gradient[0], again)
     return found, None, None, None
 
@@ -119,7 +119,7 @@ def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
     if plan.unchecked:
         msg = "rounding='exact' calls back to Python, which jax.export cannot keep in a program; use rounding='native'."
         raise UnsupportedError(msg)
-    with _x64() if any(x is not None and x.dtype.itemsize == 8 for x in arrays) else nullcontext():
+    with ops.x64() if any(x is not None and x.dtype.itemsize == 8 for x in arrays) else nullcontext():
         found: tuple[Array, ...] = _compiled(plan, gradient, *arrays)
     return found
 
@@ -162,9 +162,3 @@ def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
         room = slopes[0][(*i, ...)] if slopes else None
         found, _ = exact.evaluate(plan, *given, gradient=room is not None, room=room)
         value[(*i, ...)] = found.view(value.dtype)
-
-
-def _x64() -> AbstractContextManager[None]:
-    """Where 64-bit arrays stay what they are."""
-    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - JAX takes it so
-    return context

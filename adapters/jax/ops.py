@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial, wraps
 from typing import Any
 
@@ -16,6 +17,12 @@ from unifiedloss.spec import Plan, Signature, resolve
 Rule = Callable[..., tuple[Array, Array]]
 
 
+def x64() -> AbstractContextManager[None]:
+    """Where 64-bit arrays stay what they are."""
+    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - JAX takes it so
+    return context
+
+
 def in_own_width(rule: Rule) -> Rule:
     """A rule of differentiation that knows 64 bits where what it differentiates has them.
 
@@ -26,7 +33,7 @@ def in_own_width(rule: Rule) -> Rule:
     def run(*arguments: Any) -> tuple[Array, Array]:
         primals = arguments[-2]
         if any(x.dtype.itemsize == 8 for x in primals) and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-            with jax.enable_x64(True):  # noqa: FBT003 - JAX takes it so
+            with x64():
                 return rule(*arguments)
         return rule(*arguments)
 

@@ -7,7 +7,6 @@ selection, and the way to the host would be taken at every step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 from numpy.typing import NDArray
 
-from unifiedloss.adapters.jax import callback
+from unifiedloss.adapters.jax import callback, ops
 from unifiedloss.adapters.jax.graph import JaxOps
 from unifiedloss.exact import graph
 from unifiedloss.spec import Plan
@@ -46,7 +45,7 @@ def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ..
     """The loss, and the gradient if asked for, of predictions, targets, sample_weight, mask, upstream."""
     weights = plan.class_weights, plan.pos_weight
     given = tuple(x is not None for x in (*arrays, *weights))
-    with _x64():
+    with ops.x64():
         arrays = (*arrays, *(None if x is None else jnp.asarray(x, jnp.float64) for x in weights))
         found = _folded(plan, gradient, given)(*(jnp.expand_dims(x, 0) for x in arrays if x is not None))
         return tuple(x[0] for x in found)
@@ -57,12 +56,12 @@ def _folded(plan: Plan, gradient: bool, given: tuple[bool, ...]) -> Any:
 
     @custom_vmap
     def program(*arrays: Any) -> tuple[Array, ...]:
-        with _x64():
+        with ops.x64():
             return _evaluate(plan, gradient, given, *arrays)
 
     @program.def_vmap
     def mapped(size: int, batched: Sequence[bool], *arrays: Any) -> Any:
-        with _x64():
+        with ops.x64():
             if not size:
                 one = [x[:0] if b else x[None][:0] for x, b in zip(arrays, batched, strict=True)]
                 each = jax.eval_shape(program, *(jnp.zeros(x.shape[1:], x.dtype) for x in one))
@@ -155,9 +154,3 @@ def _means(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     for i in np.flatnonzero(undecided):
         one: list[Any] = [None if x is None else x[i] for x in given]
         results[0][i] = kernel.reduce_terms(plan, terms[i], *one).view(loss.dtype)
-
-
-def _x64() -> AbstractContextManager[None]:
-    """Where 64-bit arrays stay what they are."""
-    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - JAX takes it so
-    return context

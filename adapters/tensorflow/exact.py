@@ -6,7 +6,6 @@ over the memory of the results. In a graph it is called through tf.numpy_functio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
@@ -123,9 +122,7 @@ def _unknown(x: Tensor) -> Tensor | None:
     Around a tf.function TensorFlow asks for the gradient to every argument, also to those that no tape is watching, so this cannot
     raise. Nor can it be 0, as some tape may be watching.
     """
-    if tf.executing_eagerly() or not x.dtype.is_floating:
-        return None
-    return tf.fill(tf.shape(x), tf.constant(math.nan, x.dtype))
+    return None if tf.executing_eagerly() else program.unknown(x)
 
 
 # ---------------------------------------------------------------------------------------------------------------- on the host

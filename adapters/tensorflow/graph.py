@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.python import (
-    xla,
-)  # nothing public writes into an array in place, or keeps results apart
+
+# Nothing public writes into an array in place, or keeps results apart.
+from tensorflow.compiler.tf2xla.python import xla
 
 from unifiedloss.exact.graph_ops import Ops
 

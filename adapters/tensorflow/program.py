@@ -92,7 +92,7 @@ def _slope(plan: Plan, there: tuple[bool, ...], dtypes: tuple[str, ...], keeps: 
 
 
 def unknown(x: Tensor) -> Tensor | None:
-    """The gradient to what is not differentiated by; see `exact`."""
+    """The gradient to what is not differentiated by, in a graph: neither an error nor 0, see `exact`."""
     return tf.fill(tf.shape(x), tf.constant(math.nan, x.dtype)) if x.dtype.is_floating else None
 
 

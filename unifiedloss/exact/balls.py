@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 U = 2.0**-53
-_EXP_ERROR = 2.0**-90
-_LOG_ERROR = 2.0**-80
+EXP_ERROR = 2.0**-90
+LOG_ERROR = 2.0**-80
 
-_UNDERFLOW = 2.0**-900
+UNDERFLOW = 2.0**-900
 """Below this size a product's rounding error may itself not be a float64: then the ball is made this much wider."""
-_LOST = 2.0**-1000
+LOST = 2.0**-1000
 _FLOOR = 2.0**-1070
 
 _LOWEST = -690.0
@@ -91,7 +91,7 @@ class Ball(NamedTuple):
         high, low = two_sum(high, error + cross)
         size = np.abs(high)
         lost = np.where(exact, 0.0, 9 * U * U * size)
-        lost = lost + np.where((size < _UNDERFLOW) & (self.high != 0) & (other.high != 0), _LOST, 0.0)
+        lost = lost + np.where((size < UNDERFLOW) & (self.high != 0) & (other.high != 0), LOST, 0.0)
         carried = self.radius * (np.abs(other.high) * (1 + 4 * U) + other.radius) + other.radius * np.abs(self.high) * (
             1 + 4 * U
         )
@@ -108,8 +108,8 @@ class Ball(NamedTuple):
         size = np.abs(high)
         lost = np.where(exact, 0.0, 16 * U * U * size)
         lost = lost + np.where(
-            (size < _UNDERFLOW) & (self.high != 0) | (np.abs(self.high) < _UNDERFLOW) & (self.high != 0),
-            _LOST / np.abs(other.high),
+            (size < UNDERFLOW) & (self.high != 0) | (np.abs(self.high) < UNDERFLOW) & (self.high != 0),
+            LOST / np.abs(other.high),
             0.0,
         )
         least = np.abs(other.high) * (1 - 4 * U) - other.radius
@@ -155,8 +155,8 @@ class Ball(NamedTuple):
         x, more, radius = self
         deep = x < _LOWEST
         x = np.where(deep, 0.0, x)
-        steps = np.rint(x * (_STEPS / _LN2))
-        first, second, third = _step_parts()
+        steps = np.rint(x * (STEPS / LN2))
+        first, second, third = step_parts()
         rest, error = two_sum(x, -steps * first)  # both products are exact, and so is this difference
         r = Ball(rest, error) + Ball(-steps * second) + Ball(-steps * third) + Ball(np.where(deep, 0.0, more))
         y = r.high
@@ -164,19 +164,19 @@ class Ball(NamedTuple):
             1 / 120
             + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880 + y * (1 / 3628800 + y / 39916800)))))
         )
-        series = _ratio(1, 24) + Ball(tail)
+        series = ratio(1, 24) + Ball(tail)
         for divisor in (6, 2, 1):
-            series = series * r + _ratio(1, divisor)
+            series = series * r + ratio(1, divisor)
         index = steps.astype(np.int64)
-        table_high, table_low = _table()
-        base = Ball(table_high[index & (_STEPS - 1)], table_low[index & (_STEPS - 1)])
+        table_high, table_low = table_of_powers()
+        base = Ball(table_high[index & (STEPS - 1)], table_low[index & (STEPS - 1)])
         result = base + base * (series * r)
         power = (index >> 6).astype(np.int32)
         high = np.where(deep, 0.0, np.ldexp(result.high, power))
         low = np.where(deep, 0.0, np.ldexp(result.low, power))
         wide = np.where(radius < 2.0**-10, 1.01 * radius, np.inf)
         # Below 2^-985 the low part is subnormal and lacks digits.
-        bound = np.abs(high) * (_EXP_ERROR + wide) + np.where(high < _UNDERFLOW, _FLOOR, 0.0)
+        bound = np.abs(high) * (EXP_ERROR + wide) + np.where(high < UNDERFLOW, _FLOOR, 0.0)
         one = (
             (self.high == 0) & (self.low == 0) & (radius == 0)
         )  # equal logits, whose shares are rational: a tie can be told
@@ -196,14 +196,14 @@ class Ball(NamedTuple):
         v = w * w
         y = v.high
         tail = y * (1 / 7 + y * (1 / 9 + y * (1 / 11 + y * (1 / 13 + y * (1 / 15 + y / 17)))))
-        series = _ratio(1, 5) + Ball(tail)
-        series = series * v + _ratio(1, 3)
+        series = ratio(1, 5) + Ball(tail)
+        series = series * v + ratio(1, 3)
         series = series * v + Ball(1.0)
         result = (w * series).scaled(2.0).where(small, large)
         # What the operands' own radius does: the slope is 1 / (1 + x). Operations above carry it too, more pessimistically.
         carried = self.radius / (1.0 + self.high - self.radius)
         carried = np.where(carried >= 0, carried, np.inf) + np.where(self.radius != 0, _FLOOR, 0.0)
-        bound = np.abs(result.high) * _LOG_ERROR + carried + np.where(result.high < _UNDERFLOW, _FLOOR, 0.0)
+        bound = np.abs(result.high) * LOG_ERROR + carried + np.where(result.high < UNDERFLOW, _FLOOR, 0.0)
         return Ball(result.high, result.low, np.where(self.high == 0, carried, bound))
 
     def negative_log(self, complement: Ball) -> Ball:
@@ -225,14 +225,14 @@ def exp_in_two(x: Floats, more: Floats) -> tuple[Floats, Floats]:
     """
     deep = x < _LOWEST
     x = np.where(deep, 0.0, x)
-    steps = np.rint(x * (_STEPS / _LN2))
-    first, second, third = _step_parts()
+    steps = np.rint(x * (STEPS / LN2))
+    first, second, third = step_parts()
     r, lost = two_sum(x - steps * first, -steps * second)  # the first difference is exact
     lost = lost - steps * third + more
     square = r * r * (0.5 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r / 40320))))))
     index = steps.astype(np.int64)
-    table_high, table_low = _table()
-    base, base_low = table_high[index & (_STEPS - 1)], table_low[index & (_STEPS - 1)]
+    table_high, table_low = table_of_powers()
+    base, base_low = table_high[index & (STEPS - 1)], table_low[index & (STEPS - 1)]
     product, error = two_prod(base, r)
     high, rest = two_sum(base, product)
     high, low = two_sum(high, rest + error + base * (square + lost * (1.0 + r)) + base_low * (1.0 + r))
@@ -240,8 +240,8 @@ def exp_in_two(x: Floats, more: Floats) -> tuple[Floats, Floats]:
     return np.where(deep, 0.0, np.ldexp(high, power)), np.where(deep, 0.0, np.ldexp(low, power))
 
 
-_STEPS = 64
-_LN2 = 0.6931471805599453
+STEPS = 64
+LN2 = 0.6931471805599453
 
 
 @cache
@@ -255,7 +255,8 @@ def _ball_of(x: Decimal) -> Ball:
 
 
 @cache
-def _ratio(numerator: int, denominator: int) -> Ball:
+def ratio(numerator: int, denominator: int) -> Ball:
+    """A fraction, with the radius 0 where float64 holds it."""
     high = numerator / denominator
     return (
         _ball_of(_digits().divide(Decimal(numerator), Decimal(denominator)))
@@ -270,10 +271,10 @@ def _log_2() -> Ball:
 
 
 @cache
-def _step_parts() -> tuple[float, float, float]:
+def step_parts() -> tuple[float, float, float]:
     """ln 2 / 64 in three parts, the first two short enough that their products with whole numbers below 2^20 are exact."""
     context = _digits()
-    whole = context.divide(context.ln(Decimal(2)), Decimal(_STEPS))
+    whole = context.divide(context.ln(Decimal(2)), Decimal(STEPS))
     parts = []
     for _ in range(2):
         _, exponent = np.frexp(float(whole))
@@ -285,9 +286,9 @@ def _step_parts() -> tuple[float, float, float]:
 
 
 @cache
-def _table() -> tuple[Floats, Floats]:
-    """2^(j / 64)."""
+def table_of_powers() -> tuple[Floats, Floats]:
+    """2^(j / 64) for j from 0 to 63, as high and low parts."""
     context = _digits()
-    step = context.divide(context.ln(Decimal(2)), Decimal(_STEPS))
-    balls = [_ball_of(context.exp(context.multiply(step, Decimal(j)))) for j in range(_STEPS)]
+    step = context.divide(context.ln(Decimal(2)), Decimal(STEPS))
+    balls = [_ball_of(context.exp(context.multiply(step, Decimal(j)))) for j in range(STEPS)]
     return np.array([b.high for b in balls]), np.array([b.low for b in balls])

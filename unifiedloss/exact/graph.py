@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unifiedloss.exact import balls
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.graph_balls import Ball
 from unifiedloss.exact.graph_ops import Array, Field, Ops, hidden_zero
@@ -510,7 +511,7 @@ def _dense_balls(form: Form, c: Block) -> Parts:
         t = _numbers(form, c)
     tau = Ball(f, t)
     if plan.smoothing:
-        keep, share = _constants(f, 1 - plan.smoothing, plan.smoothing, plan.shared_by)
+        keep, share = _constants(f, plan.smoothing, plan.shared_by)
         tau = keep * tau + share
     if c.class_weights is not None:
         tau = Ball(f, c.class_weights) * tau
@@ -525,10 +526,8 @@ def _dense_balls(form: Form, c: Block) -> Parts:
     return Parts((apart, weight * others.log1p(others.high.shape)), (exact, rest), endless)
 
 
-def _constants(f: Field, _: float, smoothing: float, shared_by: int) -> tuple[Ball, Ball]:
+def _constants(f: Field, smoothing: float, shared_by: int) -> tuple[Ball, Ball]:
     """1 - a and a / K, exact or to 2^-106."""
-    from unifiedloss.exact import balls
-
     keep = balls.Ball(*balls.two_sum(1.0, -np.float64(smoothing)))
     share = balls.Ball(np.float64(smoothing)) / balls.Ball(np.float64(shared_by))
     first, second = (Ball(f, *map(float, (x.high, x.low, x.radius))) for x in (keep, share))
@@ -541,7 +540,7 @@ def _binary_balls(form: Form, c: Block) -> Parts:
     t = _numbers(form, c)
     yes, no = Ball(f, t), _one_minus(f, t)
     if plan.smoothing:
-        keep, share = _constants(f, 1 - plan.smoothing, plan.smoothing, 2)
+        keep, share = _constants(f, plan.smoothing, 2)
         yes, no = keep * yes + share, keep * no + share
     if c.pos_weight is not None:
         yes = Ball(f, c.pos_weight) * yes
@@ -597,7 +596,7 @@ def _settled(form: Form, c: Block, found: Found) -> Found:
 def float64_tier(form: Form, c: Block) -> Found:
     """Rows in float64."""
     found = _settled(form, c, kind_of(form.plan).float64(form, c))
-    slopes = None if found.slopes is None else _stored(form.xp, found.slopes, form.dtype)
+    slopes = None if found.slopes is None else form.xp.of_bits(found.slopes, form.dtype)
     left = found.left
     if "float64" in skipped_tiers:
         left = left | (c.kept if not form.elementwise else form.xp.any(c.kept))
@@ -633,7 +632,7 @@ def balls_tier(form: Form, c: Block) -> Found:
         slopes = xp.where(doubtful, _nan(form.dtype), slopes)
         left = left | xp.any(doubtful & (c.kept if c.empty is None else c.kept & ~c.empty))
     found = _settled(form, c, Found(terms, slopes, left))
-    slopes = None if found.slopes is None else _stored(xp, found.slopes, form.dtype)
+    slopes = None if found.slopes is None else xp.of_bits(found.slopes, form.dtype)
     return Found(xp.broadcast(found.terms, (shape[0], terms.shape[1])), slopes, left)
 
 
@@ -641,10 +640,6 @@ def _nan(dtype: str) -> int:
     form = FORMATS[dtype]
     width = 32 if form.precision == 24 else 16
     return ((1 << (width - form.precision)) - 1) << (form.precision - 1) | 1 << (form.precision - 2)
-
-
-def _stored(xp: Ops, bits: Array, dtype: str) -> Array:
-    return xp.of_bits(bits, dtype)
 
 
 def in_blocks(form: Form, c: Block) -> Found:

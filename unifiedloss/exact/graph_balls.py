@@ -1,9 +1,9 @@
 """Balls, as in `unifiedloss.exact.balls`, in a compiled program: double-double numbers with a proven bound of what they are off by.
 
-The operations and their bounds are those of that module, which says why they hold; all that is new is `Field`, which keeps the compiler
-from rewriting them, and exp of 0 and of what is far below 0: the one is exactly 1, the other a number that is known to be
-positive and nothing else, so that it breaks ties in its direction. Bounds are computed in float64 with subnormal numbers flushed, and where
-one might be lost that way it is set to `_LOST`.
+The operations and their bounds are those of that module, which says why they hold, but twice as wide for a division, which `Field` has to
+2 u only. New are `Field`, which keeps the compiler from rewriting them, and exp of 0 and of what is far below 0: the one is exactly 1, the
+other a number that is known to be positive and nothing else, so that it breaks ties in its direction. Bounds are computed in float64
+with subnormal numbers flushed, and where one might be lost that way it is set to `LOST`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unifiedloss.exact.balls import U, _ratio, _step_parts, _table
+from unifiedloss.exact.balls import (
+    EXP_ERROR,
+    LN2,
+    LOG_ERROR,
+    LOST,
+    STEPS,
+    UNDERFLOW,
+    U,
+    ratio,
+    step_parts,
+    table_of_powers,
+)
 from unifiedloss.exact.graph_ops import Array, Field
 from unifiedloss.exact.graph_rounding import power_of_two, to_bits, to_odd
 
-_EXP_ERROR = 2.0**-90
-_LOG_ERROR = 2.0**-80
-_UNDERFLOW = 2.0**-900
-_LOST = 2.0**-1000
 _LOWEST = -590.0
 _TAIL = 2.0**-852
 """exp of less than _LOWEST is between 0 and twice this. Above it, what a number's low part loses is no subnormal number."""
@@ -28,8 +35,6 @@ _ONE_BY_ONE = 128
 """So many columns are added one by one; of more, slices as wide as they are many."""
 
 _SLACK = 1.0 + 2.0**-40
-_STEPS = 64
-_LN2 = 0.6931471805599453
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Ball:
         high, low = f.two_sum(high, f.add(error, cross))
         size = abs(high)
         lost = where(_either(self.low, other.low), 9 * U * U * size, 0.0)
-        lost = lost + where((size < _UNDERFLOW) & _nonzero(self.high, other.high), _LOST, 0.0)
+        lost = lost + where((size < UNDERFLOW) & _nonzero(self.high, other.high), LOST, 0.0)
         carried = self.radius * (abs(other.high) * (1 + 4 * U) + other.radius)
         carried = carried + other.radius * abs(self.high) * (1 + 4 * U)
         return self._new(high, low, carried + lost)
@@ -85,8 +90,8 @@ class Ball:
         high, low = f.two_sum(first, f.div(remainder, other.high))
         size = abs(high)
         lost = where((remainder != 0) | _either(self.low, other.low), 32 * U * U * size, 0.0)
-        small = (size < _UNDERFLOW) | (abs(self.high) < _UNDERFLOW)
-        lost = lost + where(small & (self.high != 0), _LOST / abs(other.high), 0.0)
+        small = (size < UNDERFLOW) | (abs(self.high) < UNDERFLOW)
+        lost = lost + where(small & (self.high != 0), LOST / abs(other.high), 0.0)
         least = abs(other.high) * (1 - 4 * U) - other.radius
         carried = (self.radius + other.radius * size * (1 + 4 * U)) / least
         return self._new(high, low, where(least > 0, carried, float("inf")) + lost)
@@ -132,8 +137,8 @@ class Ball:
         x = self.full(shape)
         deep = x.high < _LOWEST
         high, low = xp.where(deep, 0.0, x.high), xp.where(deep, 0.0, x.low)
-        steps = xp.rint(f.mul(high, _STEPS / _LN2))
-        first, second, third = _step_parts()
+        steps = xp.rint(f.mul(high, STEPS / LN2))
+        first, second, third = step_parts()
         rest, error = f.two_sum(high, -f.mul(steps, first))  # both products are exact, and so is this difference
         r = self._new(rest, error, 0.0) + self._number(-f.mul(steps, second))
         r = r + self._number(-f.mul(steps, third)) + self._number(low)
@@ -141,7 +146,7 @@ class Ball:
 
         def found() -> tuple[Array, Array]:
             index = xp.int32(steps)
-            highs, lows = (xp.take(xp.constant(t, "float64"), index & (_STEPS - 1)) for t in _table())
+            highs, lows = (xp.take(xp.constant(t, "float64"), index & (STEPS - 1)) for t in table_of_powers())
             base = self._new(highs, lows, 0.0)
             result = base + base * (series * r)
             power = power_of_two(xp, xp.right(index, 6))
@@ -150,7 +155,7 @@ class Ball:
         high_found, low_found = f.kept(found, shape, 2)
         wide = xp.where(x.radius < 2.0**-10, 1.01 * x.radius, float("inf"))
         exact = (high == 0) & (low == 0) & (x.radius == 0)
-        radius = xp.where(exact, 0.0, abs(high_found) * (_EXP_ERROR + wide))
+        radius = xp.where(exact, 0.0, abs(high_found) * (EXP_ERROR + wide))
         high_found, low_found = xp.where(exact, 1.0, high_found), xp.where(exact, 0.0, low_found)
         # Between 0 and 2 _TAIL, and not 0.
         return self._new(
@@ -167,8 +172,8 @@ class Ball:
         tail = 1 / 3628800 + y / 39916800
         for divisor in (362880, 40320, 5040, 720, 120):
             tail = 1 / divisor + y * tail
-        start = self._constant(*_ratio(1, 24)) + self._number(f.opaque(y * tail))
-        divisors = [_ratio(1, divisor) for divisor in (6, 2, 1)]
+        start = self._constant(*ratio(1, 24)) + self._number(f.opaque(y * tail))
+        divisors = [ratio(1, divisor) for divisor in (6, 2, 1)]
         highs, lows = (xp.constant([d[part] for d in divisors], "float64") for part in (0, 1))
 
         def step(i: Array, high: Array, low: Array) -> tuple[Array, ...]:
@@ -206,8 +211,8 @@ class Ball:
             tail = 1 / 15 + y / 17
             for divisor in (13, 11, 9, 7):
                 tail = 1 / divisor + y * tail
-            series = self._constant(*_ratio(1, 5)) + self._number(f.opaque(y * tail))
-            series = series * v + self._constant(*_ratio(1, 3))
+            series = self._constant(*ratio(1, 5)) + self._number(f.opaque(y * tail))
+            series = series * v + self._constant(*ratio(1, 3))
             series = series * v + one
             result = (w * series).scaled(2.0).where(small, large)
             return result.high, result.low
@@ -215,7 +220,7 @@ class Ball:
         high, low = f.kept(found, shape, 2)
         result = self._new(high, low, 0.0)
         carried = self.radius / (1.0 + self.high - self.radius)
-        bound = abs(result.high) * _LOG_ERROR + where(carried >= 0, carried, float("inf"))
+        bound = abs(result.high) * LOG_ERROR + where(carried >= 0, carried, float("inf"))
         # What is off by nearly all of itself stays positive: log(1 + x) is x, to x^2 / 2.
         tiny = self.high < 2.0**-500
         high, low = where(tiny, self.high, result.high), where(tiny, self.low, result.low)
