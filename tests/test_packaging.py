@@ -29,8 +29,8 @@ ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
     "torch": {"exact.py"},
-    "tensorflow": {"exact.py", "shapes.py"},
-    "jax": {"exact.py"},
+    "tensorflow": {"exact.py", "graph.py", "program.py", "shapes.py"},
+    "jax": {"callback.py", "exact.py", "graph.py", "program.py"},
 }
 
 
