@@ -25,7 +25,7 @@ ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 # The same file name is the same job in every adapter, so whoever has read one knows his way about the others.
 ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
 # NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; Keras hands exact
-# mode to the adapter of the backend it runs on.
+# mode to the adapter of the backend it runs on. What JAX and XLA compile holds exact mode in the program, by array operations in `graph`.
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
     "torch": {"exact.py"},

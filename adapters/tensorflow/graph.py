@@ -111,7 +111,7 @@ class TensorFlowOps(Ops):
         return tf.cast(x, dtype) if tf.is_tensor(x) else tf.constant(x, dtype)
 
     def barrier(self, x: Array) -> Array:
-        kept: list[Array] = xla.optimization_barrier(x)  # type: ignore[assignment]
+        kept: list[Array] = xla.optimization_barrier(x)  # type: ignore[assignment, unused-ignore]
         return kept[0]
 
     def loop(self, goes_on: Any, step: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
