@@ -27,13 +27,13 @@ ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 SWITCHED = ("onnx", "optax", "sklearn")
 ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
 # NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; Keras hands exact
-# mode to the adapter of the backend it runs on.
+# mode to the adapter of the backend it runs on. What JAX and XLA compile holds exact mode in the program, by array operations in `graph`.
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
     "torch": {"exact.py", "switching.py"},
-    "tensorflow": {"exact.py", "shapes.py", "switching.py"},
+    "tensorflow": {"exact.py", "graph.py", "program.py", "shapes.py", "switching.py"},
     "keras": {"switching.py"},
-    "jax": {"exact.py"},
+    "jax": {"callback.py", "exact.py", "graph.py", "program.py"},
 }
 
 
