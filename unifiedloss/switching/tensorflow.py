@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError, extents
-from unifiedloss.switching.tables import Native, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _BY_NONZERO = "weighted_sum_by_nonzero_weights"
 
@@ -48,10 +44,6 @@ _V1_REASONS = MappingProxyType(
 )
 
 
-def _refuse(why: str) -> NoReturn:
-    raise UnsupportedError(why)
-
-
 # ------------------------------------------------------------------------------------------------------------------- tf.nn
 
 
@@ -70,7 +62,7 @@ def _sigmoid(*_: Any) -> AnyLoss:
 def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
     value = arguments["pos_weight"]
     if value is None:
-        _refuse(
+        refuse(
             "tf.nn.weighted_cross_entropy_with_logits needs its pos_weight, a number or an array that is written down here."
         )
     weight, axis = _along_one_axis(value)
@@ -82,7 +74,7 @@ def _along_one_axis(value: Any) -> tuple[Any, int | None]:
     shape = extents(value)
     long = [axis for axis, extent in enumerate(shape) if extent != 1]
     if len(long) > 1:
-        _refuse(
+        refuse(
             f"pos_weight of shape {shape} weights elements one by one, and pos_weight of a spec runs along one axis; "
             "give the positive term of each class one weight."
         )
@@ -99,7 +91,7 @@ def _flat(value: Any) -> tuple[float, ...]:
 
 def _check_unreduced(spec: Any) -> None:
     if spec.reduction != "none":
-        _refuse(_REASONS["reduction"])
+        refuse(_REASONS["reduction"])
 
 
 def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:
@@ -109,7 +101,7 @@ def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:
 
 def _from_weighted(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is None:
-        _refuse("tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none.")
+        refuse("tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none.")
     _check_unreduced(spec)
     weight: Any = spec.pos_weight
     for _ in range(0 if spec.axis is None or not isinstance(weight, tuple) else -1 - spec.axis):
@@ -170,14 +162,14 @@ def _weighting(name: str, arguments: Arguments) -> dict[str, Any]:
     """The fields that `weights` and `reduction` come to."""
     reduction, weights = arguments["reduction"], arguments["weights"]
     if reduction not in _REDUCTIONS:
-        _refuse(f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}.")
+        refuse(f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}.")
     if isinstance(weights, bool) or not isinstance(weights, int | float):
-        _refuse(
+        refuse(
             f"{name}: weights that are no single number belong to the examples of one call; leave them out here, and pass them to the spec "
             "as sample_weight."
         )
     if not weights > 0:
-        _refuse(
+        refuse(
             f"{name}(weights={weights!r}) makes the loss 0 or turns its sign; scale of a spec is positive. Multiply the loss instead."
         )
     scale = {} if reduction == "weighted_mean" else {"scale": weights}  # there it cancels
@@ -225,13 +217,13 @@ def _from_smoothed(spec: Any) -> dict[str, Any]:
 
 def _from_sigmoid(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is not None:
-        _refuse("Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term.")
+        refuse("Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term.")
     return _from_smoothed(spec)
 
 
 def _from_log(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.from_logits:
-        _refuse("tf.compat.v1.losses.log_loss takes probabilities.")
+        refuse("tf.compat.v1.losses.log_loss takes probabilities.")
     # What is not added is not what this function does, and reading the call back says so.
     return _from_weighting(spec) | {"epsilon": spec.epsilon if isinstance(spec.epsilon, float) else 0.0}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -16,9 +16,7 @@ from unifiedloss.spec import (
     NegativeLogLikelihoodLoss,
     extents,
 )
-from unifiedloss.switching.tables import Native, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.tables import Arguments, Native, register
 
 _REASONS = MappingProxyType(
     {
