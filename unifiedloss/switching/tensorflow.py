@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError, extents
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
+from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _BY_NONZERO = "weighted_sum_by_nonzero_weights"
@@ -65,28 +66,8 @@ def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
         refuse(
             "tf.nn.weighted_cross_entropy_with_logits needs its pos_weight, a number or an array that is written down here."
         )
-    weight, axis = _along_one_axis(value)
+    weight, axis = along_one_axis(value, "")
     return BinaryCrossEntropyLoss(from_logits=True, pos_weight=weight, axis=axis, reduction="none")
-
-
-def _along_one_axis(value: Any) -> tuple[Any, int | None]:
-    """The numbers of an array that varies along one axis at most, and that axis, counted from the end; None for the last."""
-    shape = extents(value)
-    long = [axis for axis, extent in enumerate(shape) if extent != 1]
-    if len(long) > 1:
-        refuse(
-            f"pos_weight of shape {shape} weights elements one by one, and pos_weight of a spec runs along one axis; "
-            "give the positive term of each class one weight."
-        )
-    flat = _flat(value)
-    if not long:
-        return flat[0], None
-    axis = long[0] - len(shape)
-    return flat, None if axis == -1 else axis
-
-
-def _flat(value: Any) -> tuple[float, ...]:
-    return tuple(number for part in value for number in _flat(part)) if isinstance(value, tuple) else (value,)
 
 
 def _check_unreduced(spec: Any) -> None:
@@ -103,10 +84,7 @@ def _from_weighted(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is None:
         refuse("tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none.")
     _check_unreduced(spec)
-    weight: Any = spec.pos_weight
-    for _ in range(0 if spec.axis is None or not isinstance(weight, tuple) else -1 - spec.axis):
-        weight = tuple((number,) for number in weight)
-    return {"pos_weight": weight}
+    return {"pos_weight": against_last_axes(spec.pos_weight, spec.axis)}
 
 
 def _no_arguments(spec: Any) -> dict[str, Any]:
