@@ -223,6 +223,15 @@ def test_float64_targets_widen() -> None:
     np.testing.assert_allclose(value, np.float32(wanted), rtol=1e-6)
 
 
+def test_a_spec_that_names_its_dtype() -> None:
+    """NumPy's float64 is read in it, on JAX too, which else refuses float64 where x64 is off."""
+    spec = ul.MeanSquaredError(average_last_axis=True, dtype="float32")
+    wide, targets = LOGITS.astype(np.float64) / 3, DENSE.astype(np.float64)
+    found = numpy(spec.to("keras")(targets, wide))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, spec(wide, targets), rtol=1e-6)
+
+
 @pytest.mark.parametrize("label", ["uint8", "int16", "uint32", "int64"])
 def test_labels_of_every_integer_dtype(label: str) -> None:
     """Labels keep their meaning in every dtype, also in those that Keras does not know on torch."""

@@ -119,7 +119,7 @@ class JaxAdapter(Adapter):
             small: Array = _loss(plan, predictions, targets, None, None)
             if not isnan(np.asarray(small.block_until_ready())):
                 return small
-        predictions = _read_in(getattr(spec, "dtype", None), predictions)
+        predictions = read_in(getattr(spec, "dtype", None), predictions)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
@@ -147,7 +147,7 @@ class JaxAdapter(Adapter):
             value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
             if not isnan(np.asarray(value.block_until_ready())):
                 return value, gradient
-        predictions = _read_in(getattr(spec, "dtype", None), predictions)
+        predictions = read_in(getattr(spec, "dtype", None), predictions)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if upstream is not None:
             check_upstream(plan, self.signature(upstream))
@@ -259,7 +259,7 @@ def _is_small(plan: Plan) -> bool:
     return fit and few and not wide and _only_cpu()
 
 
-def _read_in(dtype: str | None, predictions: Any) -> Any:
+def read_in(dtype: str | None, predictions: Any) -> Any:
     """Predictions for a spec that names the dtype it computes in, where x64 is off."""
     if dtype is None or jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         return predictions

@@ -74,6 +74,10 @@ class KerasAdapter(Adapter):
         tensors = super().own(_value(predictions), *companions)
         return tuple(map(_value, tensors))
 
+    def read_in(self, spec: AnyLoss, predictions: Any) -> Any:
+        """Predictions for a spec that may name the dtype it computes in, where the backend could not hold them otherwise."""
+        return predictions
+
     def around(self, *tensors: Array | None) -> AbstractContextManager[None]:
         """What must be entered to compute with these tensors, predictions first."""
         return _AS_IT_IS
@@ -86,7 +90,7 @@ class KerasAdapter(Adapter):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> Array:
-        tensors = self.own(predictions, targets, sample_weight, mask)
+        tensors = self.own(self.read_in(spec, predictions), targets, sample_weight, mask)
         for x in tensors:
             if isinstance(x, keras.KerasTensor):
                 return objects.LossOperation(spec)(*tensors)
@@ -118,7 +122,7 @@ class KerasAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
+        p, t, w, m, u = self._with_values(self.read_in(spec, predictions), targets, sample_weight, mask, upstream)
         with self.around(p, t, w, m):
             return super().value_and_grad(spec, p, t, w, m, u)
 
@@ -226,6 +230,11 @@ class _KerasOnTorch(KerasAdapter):
 
 class _KerasOnJAX(KerasAdapter):
     """The same where Keras runs on JAX, which narrows 64 bits unless it is told not to."""
+
+    def read_in(self, spec: AnyLoss, predictions: Any) -> Any:
+        from unifiedloss.adapters.jax import read_in
+
+        return read_in(getattr(spec, "dtype", None), predictions)
 
     def around(self, *tensors: Array | None) -> AbstractContextManager[None]:
         from unifiedloss.adapters.jax import _wide_enough

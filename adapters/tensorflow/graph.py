@@ -111,8 +111,8 @@ class TensorFlowOps(Ops):
         return tf.cast(x, dtype) if tf.is_tensor(x) else tf.constant(x, dtype)
 
     def barrier(self, x: Array) -> Array:
-        (kept,) = xla.optimization_barrier(x)
-        return kept
+        kept: Any = xla.optimization_barrier(x)
+        return kept[0]
 
     def loop(self, goes_on: Any, step: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(tf.while_loop(lambda *s: tf.reshape(goes_on(*s), ()), lambda *s: tuple(step(*s)), state))

@@ -215,8 +215,6 @@ def tensorflow_pairs(case: Case) -> Iterator[Pair]:
         "function": tf.function,
         "XLA": partial(tf.function, jit_compile=True),
     }
-    if case.rounding == "exact":
-        del modes["XLA"]  # which has no way to the host
     for mode, compiled in modes.items():
         for work in (FORWARD, BOTH):
             ours, native = (compiled(f if work == FORWARD else _taped(f)) for f in both)

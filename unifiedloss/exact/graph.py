@@ -27,8 +27,8 @@ from unifiedloss.exact.graph_rounding import between, from_bits, power_of_two, t
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import Plan
 
-BLOCK = 1 << 17
-"""Elements of a block in float64: about what a processor's second cache holds."""
+BLOCK = 1 << 15
+"""Elements of a block in float64: what a processor's second cache holds beside the block's results."""
 
 AGAIN = 1 << 15
 """Elements that are done again in balls at a time."""
@@ -257,9 +257,11 @@ def _index64(form: Form, c: Block) -> Found:
     label_slope = -others * ratio
     at, differ = between(xp, label_slope * (1 - error), label_slope * (1 + error), form.dtype)
     undecided = undecided | differ | ~_in_order(scale)
-    # Once as it is stored and once for the test, which is a loop of its own.
-    slopes = xp.barrier(xp.where(own, at, to_bits(xp, exp * (ratio * (1 - error)), form.dtype)))
-    differ = (to_bits(xp, exp * (ratio * (1 + error)), form.dtype) != slopes) & ~own
+    # The label's number is no part of the test's loop, which would compute it for every element.
+    low, high = (xp.barrier(ratio * side) for side in (1 - error, 1 + error))
+    slopes = to_bits(xp, exp * low, form.dtype)
+    differ = (to_bits(xp, exp * high, form.dtype) != slopes) & ~own
+    slopes = xp.where(own, xp.barrier(at), slopes)
     return Found(terms, slopes, undecided | xp.any(differ))
 
 
