@@ -5,31 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from unifiedloss.spec import extents
-from unifiedloss.switching.tables import refuse
 
 
-def along_one_axis(weights: Any, advice: str) -> tuple[Any, int | None]:
-    """The numbers of an array that varies along one axis at most, and that axis, counted from the end; None for the last.
-
-    Args:
-        weights: nested tuples, a number, or None.
-        advice: what to do where it varies along several, as the end of the message.
-
-    Raises:
-        UnsupportedError: it varies along several axes.
-    """
+def varying_axes(weights: Any) -> list[int]:
+    """The axes of an array, in nested tuples, that are longer than 1, counted from the end."""
     shape = extents(weights)
-    longer = [axis for axis, extent in enumerate(shape) if extent != 1]
-    if len(longer) > 1:
-        refuse(
-            f"pos_weight of shape {shape} varies along {len(longer)} axes, and that of a spec runs along one axis; give one number for "
-            f"each class{advice}."
-        )
-    flat = _flat(weights)
-    if not longer:
+    return [axis - len(shape) for axis, extent in enumerate(shape) if extent != 1]
+
+
+def along_one_axis(weights: Any) -> tuple[Any, int | None]:
+    """The numbers of an array that varies along one axis at most, and that axis; None for the last."""
+    axes, flat = varying_axes(weights), _flat(weights)
+    if not axes:
         return flat[0], None
-    axis = longer[0] - len(shape)
-    return flat, None if axis == -1 else axis
+    return flat, None if axes[0] == -1 else axes[0]
 
 
 def _flat(value: Any) -> tuple[Any, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
-from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError, extents
+from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _BY_NONZERO = "weighted_sum_by_nonzero_weights"
@@ -66,7 +66,12 @@ def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
         refuse(
             "tf.nn.weighted_cross_entropy_with_logits needs its pos_weight, a number or an array that is written down here."
         )
-    weight, axis = along_one_axis(value, "")
+    if len(varying_axes(value)) > 1:
+        refuse(
+            f"pos_weight of shape {extents(value)} weights elements one by one, and pos_weight of a spec runs along one axis; "
+            "give the positive term of each class one weight."
+        )
+    weight, axis = along_one_axis(value)
     return BinaryCrossEntropyLoss(from_logits=True, pos_weight=weight, axis=axis, reduction="none")
 
 

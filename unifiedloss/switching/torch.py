@@ -14,8 +14,9 @@ from unifiedloss.spec import (
     Loss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
+    extents,
 )
-from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis
+from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
 from unifiedloss.switching.tables import Arguments, Native, register
 
 _REASONS = MappingProxyType(
@@ -78,9 +79,14 @@ def _binary(arguments: Arguments, _backend: str | None) -> AnyLoss:
 
 
 def _binary_logits(arguments: Arguments, _backend: str | None) -> AnyLoss:
-    pos_weight, axis = along_one_axis(
-        arguments["pos_weight"], ", and if elements are to be weighted too, do it with weight"
-    )
+    several = varying_axes(arguments["pos_weight"])
+    if len(several) > 1:
+        msg = (
+            f"pos_weight of shape {extents(arguments['pos_weight'])} varies along {len(several)} axes, and that of a spec runs along one; "
+            "give one number for each class, and if elements are to be weighted too, do it with weight."
+        )
+        raise UnsupportedError(msg)
+    pos_weight, axis = along_one_axis(arguments["pos_weight"])
     return BinaryCrossEntropyLoss(
         from_logits=True,
         pos_weight=pos_weight,
