@@ -26,8 +26,9 @@ ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 # Those of backends also read and write the losses of their framework, which is all that the other folders do.
 SWITCHED = ("onnx", "optax", "sklearn")
 ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
-# NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; Keras hands exact
-# mode to the adapter of the backend it runs on. What JAX and XLA compile holds exact mode in the program, by array operations in `graph`.
+# NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; JAX and TensorFlow
+# have exact mode in compiled programs, and JAX a way from there to the host; Keras hands exact mode to the adapter of the backend
+# it runs on.
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
     "torch": {"exact.py", "switching.py"},

@@ -262,7 +262,7 @@ def test_unknown_library() -> None:
         ul.MeanSquaredError().to_native("torch", rank=3)
 
 
-# What issue names as impossible: at import where the arguments show it, at the call where the tensors do.
+# What no spec can say: refused at import where the arguments show it, at the call where the tensors do.
 
 
 @pytest.mark.parametrize(

@@ -350,6 +350,8 @@ def test_arguments_that_no_spec_takes() -> None:
         ul.from_native(nn.MSELoss(reduction="batchmean"))
     with pytest.raises(ul.UnsupportedError, match="varies along 2 axes"):
         ul.from_native(nn.BCEWithLogitsLoss(pos_weight=torch.ones(2, 3)))
+    with pytest.raises(ul.SpecValueError, match="pos_weight must not be empty"):
+        ul.from_native(nn.BCEWithLogitsLoss(pos_weight=torch.ones(0)))
     with pytest.raises(ul.SpecValueError, match="label_smoothing"):
         ul.from_native("nn.CrossEntropyLoss(label_smoothing=1.5)")
     with pytest.raises(ul.UnsupportedError, match="takes no sample weights"):

@@ -259,7 +259,7 @@ def _nested(name: str, value: Any) -> float | tuple[Any, ...]:
 
 def extents(nested: Any) -> tuple[int, ...]:
     """The shape of an array that is written as nested tuples."""
-    return (len(nested), *extents(nested[0])) if isinstance(nested, tuple) else ()
+    return (len(nested), *(extents(nested[0]) if nested else ())) if isinstance(nested, tuple) else ()
 
 
 _REDUCTIONS = ("mean", "sum", "none")

@@ -41,8 +41,9 @@ class KerasLoss(keras.losses.Loss):
     Keras shows for an epoch the average of the batches' losses, each counted by its number of examples. Where weights, masks or
     ignored labels make a batch's divisor another number, that is not the loss of the whole epoch.
 
-    XLA on TensorFlow computes ``rounding="exact"`` of known shapes only, which batches of ``fit`` have not, and Keras turns XLA on by itself
-    where there is a GPU: there compile the model with ``jit_compile=False``. Otherwise the first step fails with an error that says so.
+    XLA on TensorFlow has no form of ``rounding="exact"`` for the batches of `fit`, whose shapes are unknown when it compiles, and Keras
+    turns it on by itself where there is a GPU: there compile the model with ``jit_compile=False``. Otherwise the first step fails with an
+    error that says so.
 
     Before a model that was saved with such a loss is loaded, ``unifiedloss.adapters.keras`` must have been imported.
 

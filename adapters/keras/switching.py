@@ -12,9 +12,8 @@ import numpy as np
 
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import SpecTypeError, UnsupportedError
-from unifiedloss.switching.arrays import plain
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import find
+from unifiedloss.switching.functions import call_with, with_arguments
 
 _OBJECTS: dict[str, Any] = {
     f"keras.losses.{name}": getattr(keras.losses, name)
@@ -59,8 +58,7 @@ def _settings(name: str, loss: Any, arguments: dict[str, Any]) -> dict[str, Any]
 
 
 def _call(name: str, arguments: dict[str, Any]) -> Call:
-    native = find(name)
-    call = Call(name, native.bind([], {key: plain(value) for key, value in arguments.items()}), BACKEND.name)
+    call = call_with(name, arguments, BACKEND.name)
     _check_epsilon(call)
     return call
 
@@ -88,7 +86,7 @@ def build(call: Call) -> Any:
     if isinstance(own, type):
         # Without a dtype it would be keras.config.floatx(), which may have been changed.
         return own(**{"dtype": "float32"} | call.arguments)
-    return partial(own, **call.arguments) if call.arguments else own
+    return with_arguments(own, call.arguments)
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:

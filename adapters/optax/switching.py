@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,9 +11,8 @@ import numpy as np
 import optax
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.switching.arrays import plain
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import find
+from unifiedloss.switching.functions import read_function, with_arguments
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"optax.losses.{name}": getattr(optax.losses, name)
@@ -31,16 +29,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
     """The call that a function of optax' and the arguments given with it make; None for anything else."""
-    for name, function in _FUNCTIONS.items():
-        if obj is function:
-            return Call(name, find(name).bind([], {key: plain(value) for key, value in arguments.items()}))
-    return None
+    return read_function(_FUNCTIONS, obj, arguments)
 
 
 def build(call: Call) -> Callable[..., Any]:
     """The function itself, with the arguments of the call filled in where there are any."""
-    function = _FUNCTIONS[call.name]
-    return partial(function, **call.arguments) if call.arguments else function
+    return with_arguments(_FUNCTIONS[call.name], call.arguments)
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:

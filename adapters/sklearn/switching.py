@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn import metrics
 
-from unifiedloss.switching.arrays import plain
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import find
+from unifiedloss.switching.functions import read_function, with_arguments
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sklearn.metrics.log_loss": metrics.log_loss,
@@ -21,16 +19,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
     """The call that a metric and the arguments given with it make; None for anything else."""
-    for name, function in _FUNCTIONS.items():
-        if obj is function:
-            return Call(name, find(name).bind([], {key: plain(value) for key, value in arguments.items()}))
-    return None
+    return read_function(_FUNCTIONS, obj, arguments)
 
 
 def build(call: Call) -> Callable[..., Any]:
     """The metric itself, with the arguments of the call filled in where there are any."""
-    function = _FUNCTIONS[call.name]
-    return partial(function, **call.arguments) if call.arguments else function
+    return with_arguments(_FUNCTIONS[call.name], call.arguments)
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, None]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.switching.arrays import plain
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import find
+from unifiedloss.switching.functions import read_function, with_arguments
 
 _V1 = tf.compat.v1.losses
 
@@ -36,10 +34,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
     """The call that a function of TensorFlow's and the arguments given with it make; None for anything else."""
-    for name, (function, _, _) in _FUNCTIONS.items():
-        if obj is function:
-            return Call(name, find(name).bind([], {key: plain(value) for key, value in arguments.items()}))
-    return None
+    return read_function({name: function for name, (function, _, _) in _FUNCTIONS.items()}, obj, arguments)
 
 
 def build(call: Call) -> Callable[..., Any]:
@@ -48,7 +43,7 @@ def build(call: Call) -> Callable[..., Any]:
     arguments = {
         name: tf.constant(value) if isinstance(value, tuple) else value for name, value in call.arguments.items()
     }
-    return partial(function, **arguments) if arguments else function
+    return with_arguments(function, arguments)
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from unifiedloss.adapters.torch import ADAPTER
 from unifiedloss.errors import SpecTypeError, UnsupportedError
-from unifiedloss.spec import CrossEntropyLoss, NegativeLogLikelihoodLoss
+from unifiedloss.spec import WITH_CLASSES
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.tables import find
 
@@ -90,7 +90,7 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
         raise UnsupportedError(msg)
     x, t = (ADAPTER.convert(np.asarray(each), None) for each in (predictions, targets))
     if not t.is_floating_point():
-        t = t.to(torch.int64 if find(call.name).loss in (CrossEntropyLoss, NegativeLogLikelihoodLoss) else x.dtype)
+        t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
     x = x.detach().clone().requires_grad_()
     value = build(call, x.dtype)(x, t)
     (gradient,) = torch.autograd.grad(value.sum(), [x])

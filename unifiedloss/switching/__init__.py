@@ -44,16 +44,6 @@ __all__ = [
 _TABLES = (_torch, _keras, _tensorflow, _optax, _sklearn, _onnx)
 """Importing a table enters it."""
 
-_OWNERS = {
-    "torch": "torch",
-    "keras": "keras",
-    "tensorflow": "tensorflow",
-    "optax": "optax",
-    "sklearn": "sklearn",
-    "onnx": "onnx",
-}
-"""Top-level module of a loss -> library."""
-
 _PACKAGES = {"sklearn": "scikit-learn", "onnx": "onnx onnxruntime"}
 """What is installed for a library, where that is not its name."""
 
@@ -153,7 +143,7 @@ def _libraries_of(obj: Any) -> list[str]:
     bases = obj.__mro__ if isinstance(obj, type) else type(obj).__mro__
     modules = [str(getattr(obj, "__module__", "")), *(base.__module__ for base in bases)]
     roots = dict.fromkeys(module.partition(".")[0] for module in modules)
-    return [_OWNERS[root] for root in roots if root in _OWNERS]
+    return [root for root in roots if root in LIBRARIES]
 
 
 def _described(obj: Any) -> str:

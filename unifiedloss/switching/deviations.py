@@ -15,6 +15,7 @@ import numpy as np
 
 from unifiedloss.floats import HALF_TYPES
 from unifiedloss.spec import (
+    WITH_CLASSES,
     AnyLoss,
     BinaryCrossEntropyLoss,
     CrossEntropyLoss,
@@ -29,7 +30,6 @@ from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
 
 Of = Literal["value", "gradient", "digits", "sign"]
 
-_CLASSES = (CrossEntropyLoss, NegativeLogLikelihoodLoss)
 _ELEMENTS = (BinaryCrossEntropyLoss, MeanSquaredError)
 
 
@@ -349,7 +349,7 @@ def _keras(names: tuple[str, ...], *backends: str) -> tuple[str, ...]:
 
 of_tensors: tuple[Deviation, ...] = (
     Deviation(
-        "bad_index", _CLASSES,
+        "bad_index", WITH_CLASSES,
         "A label outside 0..K-1 is an error (NaN under tracing).",
         {
             _OPTAX_INDEX: "Labels -1 to -K count from the end; any other that is no class gives NaN, with a finite gradient.",
@@ -360,13 +360,13 @@ of_tensors: tuple[Deviation, ...] = (
         _bad_labels,
     ),
     Deviation(
-        "compiled_checks", _CLASSES,
+        "compiled_checks", WITH_CLASSES,
         "A label outside 0..K-1 is an error where values can be read, and NaN in loss and gradient under tracing.",
         _each("A label outside 0..K-1 is an error, and under XLA NaN.", *_TF_SPARSE),
         _compiled, kind="index",
     ),
     Deviation(
-        "target_kind", _CLASSES,
+        "target_kind", WITH_CLASSES,
         "Integer targets are class indices, floating ones rows of a dense target.",
         _each(
             "Dense targets may be integers.", *_TF_DENSE, _OPTAX_DENSE[0], *_keras(_CATEGORICAL),
@@ -374,13 +374,13 @@ of_tensors: tuple[Deviation, ...] = (
         _integer_rows, kind="dense",
     ),
     Deviation(
-        "label_dtype", _CLASSES,
+        "label_dtype", WITH_CLASSES,
         "A floating target is a dense one; labels are integers.",
         _each("Floating labels are cut off: 1.7 is class 1.", *_keras(_SPARSE), "onnx."),
         _floating_label, kind="index",
     ),
     Deviation(
-        "target_sum", _CLASSES,
+        "target_sum", WITH_CLASSES,
         "A dense row with the sum T has the gradient T p - t.",
         _each("The gradient is p - t, as if every dense row had the sum 1.", *_TF_DENSE, *_keras(_CATEGORICAL, "tensorflow")),
         _unnormalized, "logits", "dense", "gradient",
@@ -410,7 +410,7 @@ of_tensors: tuple[Deviation, ...] = (
         _negative_row, kind="dense",
     ),
     Deviation(
-        "zero_times_infinity", _CLASSES,
+        "zero_times_infinity", WITH_CLASSES,
         "0 log 0 = 0: a class with the logit -inf and the target 0 adds nothing.",
         _each(
             "0 times infinity is NaN: a class with the logit -inf and the target 0 makes the loss NaN, where targets are dense.",
@@ -466,7 +466,7 @@ of_tensors: tuple[Deviation, ...] = (
         _half_overflow,
     ),
     Deviation(
-        "float64", _CLASSES,
+        "float64", WITH_CLASSES,
         "float64 predictions are computed in float64.",
         _each("The losses are rounded to float32, though float64 is returned.", f"{_V1}s")
         | _each("Everything is float32, unless jax_enable_x64 is set.", "optax.")
@@ -483,7 +483,7 @@ of_tensors: tuple[Deviation, ...] = (
         _double_elements, of="digits", digits=1e-9,
     ),
     Deviation(
-        "sign_of_zero", _CLASSES,
+        "sign_of_zero", WITH_CLASSES,
         "A loss of 0 is +0.",
         _each("A loss of 0 can be -0.", *_TORCH_CE, *_OPTAX_DENSE, "onnx.Softmax", *_keras(_SPARSE, "jax"), *_keras(_CATEGORICAL, "jax"),
             *_keras((_SPARSE[1], _CATEGORICAL[1]), "torch", "numpy"),
@@ -540,7 +540,7 @@ of_tensors: tuple[Deviation, ...] = (
         _behind_sigmoid, "probabilities",
     ),
     Deviation(
-        "nan_in_ignored", _CLASSES,
+        "nan_in_ignored", WITH_CLASSES,
         "Nothing in an ignored position is read: its gradient is 0 even where it holds NaN.",
         _each("An ignored position that holds NaN has the gradient NaN.", *_TORCH_CE),
         _dropped_nan, of="gradient",
@@ -568,7 +568,7 @@ of_tensors: tuple[Deviation, ...] = (
         _weightless_elements, weightless=True,
     ),
     Deviation(
-        "weightless_mean", _CLASSES,
+        "weightless_mean", WITH_CLASSES,
         "A mean with nothing to divide by has the gradient 0.",
         _each("A mean of positions whose classes have the weight 0 is 0 / 0, and its gradient NaN.", *_TORCH_CE, *_TORCH_NLL),
         _no_class_weight, kind="index", of="gradient", weightless=True,
@@ -588,14 +588,14 @@ of_tensors: tuple[Deviation, ...] = (
         _column,
     ),
     Deviation(
-        "label_shape", _CLASSES,
+        "label_shape", WITH_CLASSES,
         "There is one label per position; nothing is squeezed or broadcast.",
         _each("Fewer labels than rows broadcast.", _OPTAX_INDEX)
         | _each("Fewer labels than rows are accepted, and only their rows count.", "onnx."),
         _one_label, kind="index",
     ),
     Deviation(
-        "label_column", _CLASSES,
+        "label_column", WITH_CLASSES,
         "Labels have the predictions' shape without the class axis.",
         _each("An axis of length 1 at the end of the labels is squeezed.", *_keras(_SPARSE), f"{_V1}sparse"),
         _label_column, kind="index",
@@ -620,7 +620,7 @@ of_tensors: tuple[Deviation, ...] = (
         _repeated,
     ),
     Deviation(
-        "empty_batch", _CLASSES,
+        "empty_batch", WITH_CLASSES,
         "An empty batch has one mean, which on_empty says.",
         _each("An empty batch gives an empty array.", *_keras(_OBJECTS))
         | _each("An empty batch fails.", "onnx.Softmax")
@@ -634,7 +634,7 @@ of_tensors: tuple[Deviation, ...] = (
         _no_elements,
     ),
     Deviation(
-        "one_example", _CLASSES,
+        "one_example", WITH_CLASSES,
         "The class axis is where the spec has it, whatever the rank.",
         _each("Predictions with one axis are one example, and their axis is that of the classes.", *_TORCH_CE, *_TORCH_NLL),
         _one_example, kind="index",

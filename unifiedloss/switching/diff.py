@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import WITH_CLASSES, AnyLoss
 from unifiedloss.switching import deviations, spec_of
 from unifiedloss.switching.inputs import Layout, inputs, layouts, weights_of
 from unifiedloss.switching.sentences import TITLES, sentence
-from unifiedloss.switching.sides import OF_CLASSES, Input, Outcome, Side, evaluate, same, shown, side_of
+from unifiedloss.switching.sides import Input, Outcome, Side, evaluate, same, shown, side_of
 
 INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
 """What makes probabilities of predictions. Where one of these contradicts the others of the other loss, they are changed together."""
@@ -345,7 +345,7 @@ def _of_losses(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Difference
 
 
 def _alike(a: AnyLoss, b: AnyLoss) -> bool:
-    return isinstance(a, OF_CLASSES) == isinstance(b, OF_CLASSES)
+    return isinstance(a, WITH_CLASSES) == isinstance(b, WITH_CLASSES)
 
 
 # -------------------------------------------------------------------------------------------- rules that no spec can say
@@ -407,7 +407,7 @@ def _layout(a: AnyLoss | None, b: AnyLoss | None) -> Layout:
         labels: Any = getattr(a, "ignore_index", None) or getattr(b, "ignore_index", None) or (None,)
         weights = weights_of(a) if weights_of(a) is not None else weights_of(b)
         return replace(layout, ignored=labels[0], weights=weights)
-    return Layout(elementwise=a is not None and not isinstance(a, OF_CLASSES))
+    return Layout(elementwise=a is not None and not isinstance(a, WITH_CLASSES))
 
 
 def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterator[Difference]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import (
     AnyLoss,
     BinaryCrossEntropyLoss,
@@ -13,8 +14,10 @@ from unifiedloss.spec import (
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
 )
+from unifiedloss.switching.deviations import rules_of
 from unifiedloss.switching.phrases import Phrase, code, escape, formula, number, number_latex, say, value
 from unifiedloss.switching.sentences import TITLES, sentences, special_values
+from unifiedloss.switching.sides import side_of
 
 
 @dataclass(frozen=True)
@@ -383,10 +386,6 @@ def explain(loss: Any) -> Explanation:
         assert "(1 - 0.1) t_ic + 0.1 / K" in str(explanation)
         ```
     """
-    from unifiedloss.errors import UnsupportedError
-    from unifiedloss.switching.deviations import rules_of
-    from unifiedloss.switching.sides import side_of
-
     side = side_of(loss)
     if side.spec is None:
         raise UnsupportedError(side.refusal)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, NegativeLogLikelihoodLoss, extents
-from unifiedloss.switching.sides import OF_CLASSES, Array, Input
+from unifiedloss.spec import WITH_CLASSES, AnyLoss, BinaryCrossEntropyLoss, NegativeLogLikelihoodLoss, extents
+from unifiedloss.switching.sides import Array, Input
 
 _ROWS = ((2.0, 1.0, 0.0), (0.0, 1.0, 2.0), (1.0, 3.0, -1.0), (0.5, 0.5, 0.5))
 _LABELS = (0, 1, 1, 2)
@@ -41,16 +41,14 @@ class Layout:
     elementwise: bool = False
     weights: Any = None
 
-    def rows(
-        self, rows: Sequence[Sequence[float]], targets: Any, weight: Any = None, dtype: str = "float32", **how: Any
-    ) -> Input:
+    def rows(self, rows: Sequence[Sequence[float]], targets: Any, weight: Any = None, dtype: str = "float32") -> Input:
         """Rows of classes, cut or filled with 0 to the number there is, and labels, or rows of targets."""
         predictions = self._placed(np.array([_fitted(row, self.classes) for row in rows], dtype))
         if targets and isinstance(targets[0], Sequence):
             placed = self._placed(np.array([_fitted(row, self.classes) for row in targets], dtype))
         else:
             placed = np.array(targets, np.int64).reshape(np.delete(predictions.shape, self._axis(predictions.ndim)))
-        return Input(predictions, placed, _weight(weight, dtype), **how)
+        return Input(predictions, placed, _weight(weight, dtype))
 
     def _axis(self, rank: int) -> int:
         return self.axis % rank
@@ -70,12 +68,11 @@ class Layout:
         targets: Sequence[float],
         weight: Any = None,
         dtype: str = "float32",
-        **how: Any,
     ) -> Input:
         """One number for each example, repeated with small changes where an example has several."""
         shape = self._elements(len(predictions))
         return Input(
-            _filled(predictions, shape, dtype), _filled(targets, shape, dtype), _weight(weight, dtype), **how
+            _filled(predictions, shape, dtype), _filled(targets, shape, dtype), _weight(weight, dtype)
         )  # fmt: skip
 
     def _elements(self, examples: int) -> tuple[int, ...]:
@@ -102,13 +99,15 @@ def _weight(weight: Any, dtype: str) -> Array | None:
 def weights_of(spec: AnyLoss) -> Any:
     """The weights that a spec holds itself, of classes or of elements; None where it has none."""
     return (
-        getattr(spec, "class_weights", None) if isinstance(spec, OF_CLASSES) else getattr(spec, "element_weights", None)
+        getattr(spec, "class_weights", None)
+        if isinstance(spec, WITH_CLASSES)
+        else getattr(spec, "element_weights", None)
     )
 
 
 def layouts(a: AnyLoss, b: AnyLoss) -> list[Layout]:
     """The layouts that one of two losses of the same kind asks for, or that both do where they agree."""
-    if isinstance(a, OF_CLASSES):
+    if isinstance(a, WITH_CLASSES):
         return list(dict.fromkeys(_classes(own, other) for own, other in ((a, b), (b, a))))
     return [_elementwise(a, b)]
 
@@ -149,7 +148,7 @@ def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 def inputs(a: AnyLoss, b: AnyLoss) -> list[Input]:
     """What two losses of one kind are tried on, the smallest first, and the empty batch last."""
-    make = _of_classes if isinstance(a, OF_CLASSES) else _of_elements
+    make = _of_classes if isinstance(a, WITH_CLASSES) else _of_elements
     found = [x for layout in layouts(a, b) for x in make(layout, a, b)]
 
     def size(x: Input) -> tuple[bool, int, bool, bool]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError
-from unifiedloss.switching.tables import Native, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _REDUCTIONS = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum", "none": "none", None: "none"}
 
@@ -30,21 +26,17 @@ _REASONS = MappingProxyType(
 )
 
 
-def _refuse(why: str) -> NoReturn:
-    raise UnsupportedError(why)
-
-
 def _checked_reduction(name: str, arguments: Arguments) -> str:
     reduction = arguments["reduction"]
     if reduction == "mean_with_sample_weight":
-        _refuse(
+        refuse(
             f"{name}(reduction='mean_with_sample_weight') divides by the sum of the sample weights as they are passed, before they are "
             "broadcast, so that its mean of losses (2, 3) with weights (2, 1) is three times too large; a spec with divisor='weights' "
             "broadcasts first."
         )
     if reduction not in _REDUCTIONS:
         known = ", ".join(map(repr, _REDUCTIONS))
-        _refuse(f"{name}: reduction must be one of {known} or 'mean_with_sample_weight', got {reduction!r}.")
+        refuse(f"{name}: reduction must be one of {known} or 'mean_with_sample_weight', got {reduction!r}.")
     return _REDUCTIONS[reduction]
 
 
@@ -52,12 +44,12 @@ def _checked_dtype(name: str, arguments: Arguments, backend: str | None) -> str:
     dtype = arguments["dtype"] or "float32"
     if dtype == "float64" and backend != "tensorflow":
         # Of Keras 3.15: keras.ops takes float64 for Python's float, and casts to float32. Guarded by test_refusals_are_real.
-        _refuse(
+        refuse(
             f"{name}(dtype='float64') computes a part in float32 where Keras runs on {backend}, not on tensorflow; use dtype='float32' "
             "or write the spec with dtype='float64'."
         )
     if dtype not in ("float32", "float64"):
-        _refuse(
+        refuse(
             f"{name}(dtype={dtype!r}) rounds labels and predictions to that dtype before it looks at them: in bfloat16 the label 257 is "
             "256 (keras#15012). Use dtype='float32', in which a spec reads half predictions anyway."
         )
@@ -85,7 +77,7 @@ def _probabilities(arguments: Arguments, renormalize: str | None) -> dict[str, A
 def _axis(name: str, arguments: Arguments) -> int:
     axis = arguments["axis"]
     if isinstance(axis, bool) or not isinstance(axis, int):
-        _refuse(f"{name}: axis must be an int, got {axis!r}.")
+        refuse(f"{name}: axis must be an int, got {axis!r}.")
     return axis
 
 
@@ -97,7 +89,7 @@ def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     axis = _axis(name, arguments)
     if axis != -1 and backend != "torch":
         # keras-team/keras: of the four, only the torch backend moves the class axis. Guarded by test_refusals_are_real.
-        _refuse(
+        refuse(
             f"{name}(axis={axis}) works where Keras runs on torch, and here it runs on {backend}, which asks for the last axis; "
             "move the classes there and leave axis out."
         )
@@ -111,7 +103,7 @@ def _categorical(name: str, arguments: Arguments, backend: str | None) -> AnyLos
     axis, smoothing = _axis(name, arguments), arguments["label_smoothing"]
     if smoothing and axis != -1:
         # keras#23437. Guarded by test_refused_smoothing_axis_is_real.
-        _refuse(
+        refuse(
             f"{name}(axis={axis}, label_smoothing={smoothing}) divides what it smooths by the length of the last axis, whichever holds the "
             "classes; a spec counts the classes. Move them to the last axis, or write the spec."
         )
@@ -122,13 +114,13 @@ def _categorical(name: str, arguments: Arguments, backend: str | None) -> AnyLos
 def _binary(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     axis = _axis(name, arguments)
     if axis != -1:
-        _refuse(
+        refuse(
             f"{name}(axis={axis}) averages axis {axis} before it reduces, and average_last_axis of a spec is about the last; "
             "move that axis to the end and leave axis out."
         )
     if arguments["from_logits"] and backend == "numpy":
         # Guarded by test_refusals_are_real.
-        _refuse(
+        refuse(
             f"{name}(from_logits=True) where Keras runs on numpy takes the sigmoid and clips it, so that the loss of a logit of 100 "
             "is 15.94; on every other backend it is 100, which a spec with from_logits=True gives. Say which backend is meant, as in "
             "keras[tensorflow]."
@@ -149,9 +141,9 @@ def _class_arguments(spec: Any) -> dict[str, Any]:
 def _from_sparse(spec: CrossEntropyLoss) -> dict[str, Any]:
     labels: Any = spec.ignore_index or (None,)
     if len(labels) > 1:
-        _refuse(f"Keras ignores one class, and the spec has ignore_index={list(labels)}.")
+        refuse(f"Keras ignores one class, and the spec has ignore_index={list(labels)}.")
     if spec.label_smoothing:
-        _refuse("Keras smooths dense labels alone.")
+        refuse("Keras smooths dense labels alone.")
     return {"from_logits": spec.from_logits, "ignore_class": labels[0], "axis": _from_spec_axis(spec)}
 
 
@@ -226,7 +218,7 @@ def _natives(
 
     def from_unreduced(spec: Any) -> dict[str, Any]:
         if spec.reduction != "none":
-            _refuse(f"{called} gives one loss per position and reduces nothing.")
+            refuse(f"{called} gives one loss per position and reduces nothing.")
         arguments: dict[str, Any] = from_spec(spec)
         return arguments
 

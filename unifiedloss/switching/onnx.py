@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss, CrossEntropyLoss, Loss, NegativeLogLikelihoodLoss
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import Native, find, literal, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.tables import Arguments, Native, find, literal, register
 
 OPERATORS = {"SoftmaxCrossEntropyLoss": CrossEntropyLoss, "NegativeLogLikelihoodLoss": NegativeLogLikelihoodLoss}
 """Operator -> the spec it is."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError
-from unifiedloss.switching.tables import Native, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _DATA = ("logits", "labels", "predictions", "targets")
 
@@ -27,19 +24,15 @@ _REASONS = MappingProxyType(
 )
 
 
-def _refuse(why: str) -> NoReturn:
-    raise UnsupportedError(why)
-
-
 def _softmax(name: str, arguments: Arguments) -> AnyLoss:
     if arguments["where"] is not None:
-        _refuse(
+        refuse(
             f"{name}(where=...) leaves classes out of the softmax, or positions out of the losses; a spec keeps every class, and takes "
             "positions to leave out as mask, given to the call. Leave where out."
         )
     axis = arguments["axis"]
     if isinstance(axis, bool) or not isinstance(axis, int):
-        _refuse(
+        refuse(
             f"{name}(axis={axis!r}) spreads one softmax over several axes, and a spec has one class axis; "
             "reshape those axes into one."
         )

@@ -14,11 +14,11 @@ import numpy as np
 from unifiedloss import registry
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import WITH_CLASSES, AnyLoss
 from unifiedloss.switching import deviations, find
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.diff import changed, differing, groups, nearest
-from unifiedloss.switching.sides import OF_CLASSES, Array, Input, Outcome, Side, evaluate, number, side_of
+from unifiedloss.switching.sides import Array, Input, Outcome, Side, evaluate, number, side_of
 
 _FEW_ULPS = 64
 """What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
@@ -80,9 +80,8 @@ class PortReport:
             the losses cannot be told position by position.
         losses_of_row: the losses of that position.
         attempts: what was tried to close the gap, in the order of the fields.
-        unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
         together: the rules that close it only together, where none does alone; empty where one does, or where all of them do not.
-        rules: the rules of those attempts that closed it, each by itself.
+        unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
     """
 
     a: str
@@ -422,7 +421,7 @@ def _signs(spec: AnyLoss, x: Input) -> set[str]:
         "weightless_mean": True,
         "nan_in_ignored": bool(np.isnan(p).any()),
     }
-    if isinstance(spec, OF_CLASSES):
+    if isinstance(spec, WITH_CLASSES):
         axis = -1 if spec.axis is None else spec.axis
         k = p.shape[axis] if -p.ndim <= axis < p.ndim else 0
         held["target_sum"] = bool(dense and np.any(np.abs(t.sum(axis=axis) - 1.0) > _UNNORMALIZED)) if k else False

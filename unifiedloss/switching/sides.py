@@ -21,14 +21,11 @@ from unifiedloss.errors import (
     UnsupportedError,
 )
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss, CrossEntropyLoss, Loss, NegativeLogLikelihoodLoss
+from unifiedloss.spec import WITH_CLASSES, AnyLoss, Loss
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.tables import NATIVES
 
 Array = NDArray[Any]
-
-OF_CLASSES = (CrossEntropyLoss, NegativeLogLikelihoodLoss)
-"""The losses with a class axis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +119,7 @@ class Side:
         Raises:
             UnsupportedError: it takes labels, and gets dense targets.
         """
-        if self.call is None or self.call.name not in NATIVES or NATIVES[self.call.name].loss not in OF_CLASSES:
+        if self.call is None or self.call.name not in NATIVES or NATIVES[self.call.name].loss not in WITH_CLASSES:
             return x
         kinds = kinds_of(self.call.name)
         if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu" and "index" not in kinds:
@@ -241,22 +238,19 @@ def _described(error: BaseException) -> str:
 # -------------------------------------------------------------------------------------------------------------- comparing
 
 
-def same(a: Outcome, b: Outcome, *, gradients: bool = True, strict: bool = False) -> bool:
+def same(a: Outcome, b: Outcome, *, gradients: bool = True) -> bool:
     """Whether two outcomes are the same up to rounding; two errors are.
 
     Args:
         a: one outcome.
         b: the other.
         gradients: whether gradients are compared too, where both have one.
-        strict: whether dtypes and shapes are compared as well, and every bit but those of NaN.
     """
     if a.value is None or b.value is None:
         return a.value is None and b.value is None
     pairs = [(a.value, b.value)]
     if gradients and a.gradient is not None and b.gradient is not None:
         pairs.append((a.gradient, b.gradient))
-    if strict:
-        return all(identical(x, y) for x, y in pairs)
     # A loss of float32 has a gradient of float32, in whichever dtype it is handed out.
     tolerance = _ULPS * max(_epsilon(x) for pair in pairs for x in pair)
     return all(close(x, y, tolerance) for x, y in pairs)
@@ -265,14 +259,6 @@ def same(a: Outcome, b: Outcome, *, gradients: bool = True, strict: bool = False
 _ULPS = 16
 """More than the frameworks' kernels differ by on inputs as small as the ones here, in units in the last place of numbers near 1: a
 loss comes from such numbers, whose last bits it inherits."""
-
-
-def identical(a: Array, b: Array) -> bool:
-    """Whether two arrays have one dtype, one shape and the same bits, NaN being one number."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    return bool(np.all(np.isnan(x) & np.isnan(y) | (x == y) & (np.signbit(x) == np.signbit(y))))
 
 
 def close(a: Array, b: Array, tolerance: float) -> bool:

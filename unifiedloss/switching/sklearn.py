@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import AnyLoss, CrossEntropyLoss, MeanSquaredError
-from unifiedloss.switching.tables import Native, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _REASONS = MappingProxyType(
     {
@@ -26,19 +22,15 @@ _REASONS = MappingProxyType(
 _DATA = ("y_true", "y_proba", "y_pred", "sample_weight")
 
 
-def _refuse(why: str) -> NoReturn:
-    raise UnsupportedError(why)
-
-
 def _log_loss(arguments: Arguments, _: str | None) -> AnyLoss:
     if arguments["labels"] is not None:
-        _refuse(
+        refuse(
             "sklearn.metrics.log_loss(labels=...) says which columns the labels mean, in sorted order; a spec takes the columns' numbers. "
             "Replace the labels by them, as in numpy.searchsorted(sorted(labels), y_true), and leave labels out."
         )
     normalize = arguments["normalize"]
     if normalize is not True and normalize is not False:
-        _refuse(f"sklearn.metrics.log_loss: normalize must be True or False, got {normalize!r}.")
+        refuse(f"sklearn.metrics.log_loss: normalize must be True or False, got {normalize!r}.")
     if not normalize:
         return CrossEntropyLoss(epsilon="sklearn", reduction="sum")
     return CrossEntropyLoss(epsilon="sklearn", on_empty="error")
@@ -47,7 +39,7 @@ def _log_loss(arguments: Arguments, _: str | None) -> AnyLoss:
 def _squared(arguments: Arguments, _: str | None) -> AnyLoss:
     multioutput = arguments["multioutput"]
     if multioutput != "uniform_average":
-        _refuse(
+        refuse(
             f"sklearn.metrics.mean_squared_error(multioutput={multioutput!r}) gives each output its own mean or weight; a spec gives one. "
             "Use multioutput='uniform_average', or element_weights of a spec, which count in its divisor."
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss, Loss, suggestion
@@ -17,6 +17,9 @@ from unifiedloss.switching.calls import Call, shortened
 
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 """The libraries losses are read from and written for."""
+
+Arguments = Mapping[str, Any]
+"""The arguments of a loss, by name."""
 
 KERAS_BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 
@@ -126,6 +129,11 @@ def literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(literal, value))}]"
     return f'"{value}"' if isinstance(value, str) and value.isidentifier() else repr(value)
+
+
+def refuse(why: str) -> NoReturn:
+    """Raise `UnsupportedError`: no spec, or no loss of the library, computes what is asked for."""
+    raise UnsupportedError(why)
 
 
 NATIVES: dict[str, Native] = {}

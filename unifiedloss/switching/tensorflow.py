@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError, extents
-from unifiedloss.switching.tables import Native, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
+from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _BY_NONZERO = "weighted_sum_by_nonzero_weights"
 
@@ -48,10 +45,6 @@ _V1_REASONS = MappingProxyType(
 )
 
 
-def _refuse(why: str) -> NoReturn:
-    raise UnsupportedError(why)
-
-
 # ------------------------------------------------------------------------------------------------------------------- tf.nn
 
 
@@ -70,36 +63,21 @@ def _sigmoid(*_: Any) -> AnyLoss:
 def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
     value = arguments["pos_weight"]
     if value is None:
-        _refuse(
+        refuse(
             "tf.nn.weighted_cross_entropy_with_logits needs its pos_weight, a number or an array that is written down here."
         )
-    weight, axis = _along_one_axis(value)
-    return BinaryCrossEntropyLoss(from_logits=True, pos_weight=weight, axis=axis, reduction="none")
-
-
-def _along_one_axis(value: Any) -> tuple[Any, int | None]:
-    """The numbers of an array that varies along one axis at most, and that axis, counted from the end; None for the last."""
-    shape = extents(value)
-    long = [axis for axis, extent in enumerate(shape) if extent != 1]
-    if len(long) > 1:
-        _refuse(
-            f"pos_weight of shape {shape} weights elements one by one, and pos_weight of a spec runs along one axis; "
+    if len(varying_axes(value)) > 1:
+        refuse(
+            f"pos_weight of shape {extents(value)} weights elements one by one, and pos_weight of a spec runs along one axis; "
             "give the positive term of each class one weight."
         )
-    flat = _flat(value)
-    if not long:
-        return flat[0], None
-    axis = long[0] - len(shape)
-    return flat, None if axis == -1 else axis
-
-
-def _flat(value: Any) -> tuple[float, ...]:
-    return tuple(number for part in value for number in _flat(part)) if isinstance(value, tuple) else (value,)
+    weight, axis = along_one_axis(value)
+    return BinaryCrossEntropyLoss(from_logits=True, pos_weight=weight, axis=axis, reduction="none")
 
 
 def _check_unreduced(spec: Any) -> None:
     if spec.reduction != "none":
-        _refuse(_REASONS["reduction"])
+        refuse(_REASONS["reduction"])
 
 
 def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:
@@ -109,12 +87,9 @@ def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:
 
 def _from_weighted(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is None:
-        _refuse("tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none.")
+        refuse("tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none.")
     _check_unreduced(spec)
-    weight: Any = spec.pos_weight
-    for _ in range(0 if spec.axis is None or not isinstance(weight, tuple) else -1 - spec.axis):
-        weight = tuple((number,) for number in weight)
-    return {"pos_weight": weight}
+    return {"pos_weight": against_last_axes(spec.pos_weight, spec.axis)}
 
 
 def _no_arguments(spec: Any) -> dict[str, Any]:
@@ -170,14 +145,14 @@ def _weighting(name: str, arguments: Arguments) -> dict[str, Any]:
     """The fields that `weights` and `reduction` come to."""
     reduction, weights = arguments["reduction"], arguments["weights"]
     if reduction not in _REDUCTIONS:
-        _refuse(f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}.")
+        refuse(f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}.")
     if isinstance(weights, bool) or not isinstance(weights, int | float):
-        _refuse(
+        refuse(
             f"{name}: weights that are no single number belong to the examples of one call; leave them out here, and pass them to the spec "
             "as sample_weight."
         )
     if not weights > 0:
-        _refuse(
+        refuse(
             f"{name}(weights={weights!r}) makes the loss 0 or turns its sign; scale of a spec is positive. Multiply the loss instead."
         )
     scale = {} if reduction == "weighted_mean" else {"scale": weights}  # there it cancels
@@ -225,13 +200,13 @@ def _from_smoothed(spec: Any) -> dict[str, Any]:
 
 def _from_sigmoid(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is not None:
-        _refuse("Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term.")
+        refuse("Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term.")
     return _from_smoothed(spec)
 
 
 def _from_log(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.from_logits:
-        _refuse("tf.compat.v1.losses.log_loss takes probabilities.")
+        refuse("tf.compat.v1.losses.log_loss takes probabilities.")
     # What is not added is not what this function does, and reading the call back says so.
     return _from_weighting(spec) | {"epsilon": spec.epsilon if isinstance(spec.epsilon, float) else 0.0}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -16,9 +16,8 @@ from unifiedloss.spec import (
     NegativeLogLikelihoodLoss,
     extents,
 )
-from unifiedloss.switching.tables import Native, register
-
-Arguments = Mapping[str, Any]
+from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
+from unifiedloss.switching.tables import Arguments, Native, register
 
 _REASONS = MappingProxyType(
     {
@@ -80,7 +79,14 @@ def _binary(arguments: Arguments, _backend: str | None) -> AnyLoss:
 
 
 def _binary_logits(arguments: Arguments, _backend: str | None) -> AnyLoss:
-    pos_weight, axis = _along(arguments["pos_weight"])
+    several = varying_axes(arguments["pos_weight"])
+    if len(several) > 1:
+        msg = (
+            f"pos_weight of shape {extents(arguments['pos_weight'])} varies along {len(several)} axes, and that of a spec runs along one; "
+            "give one number for each class, and if elements are to be weighted too, do it with weight."
+        )
+        raise UnsupportedError(msg)
+    pos_weight, axis = along_one_axis(arguments["pos_weight"])
     return BinaryCrossEntropyLoss(
         from_logits=True,
         pos_weight=pos_weight,
@@ -89,29 +95,6 @@ def _binary_logits(arguments: Arguments, _backend: str | None) -> AnyLoss:
         divisor="all",
         reduction=_reduction(arguments),
     )
-
-
-def _along(weights: Any) -> tuple[Any, int | None]:
-    """The pos_weight and the axis it runs along: torch broadcasts it against the last axes."""
-    shape = extents(weights)
-    longer = [axis for axis, extent in enumerate(shape) if extent != 1]
-    if len(longer) > 1:
-        msg = (
-            f"pos_weight of shape {shape} varies along {len(longer)} axes, and that of a spec runs along one; give one number for each "
-            "class, and if elements are to be weighted too, do it with weight."
-        )
-        raise UnsupportedError(msg)
-    flat = _flat(weights)
-    if not longer:
-        return (flat[0] if flat else None), None
-    axis = longer[0] - len(shape)
-    return flat, None if axis == -1 else axis
-
-
-def _flat(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, tuple):
-        return () if value is None else (value,)
-    return tuple(number for element in value for number in _flat(element))
 
 
 def _squared(arguments: Arguments, _backend: str | None) -> AnyLoss:
@@ -154,16 +137,13 @@ def _from_binary_logits(spec: BinaryCrossEntropyLoss) -> Arguments:
     if not spec.from_logits:
         msg = "torch.nn.BCEWithLogitsLoss takes logits, and the spec probabilities."
         raise UnsupportedError(msg)
-    pos_weight: Any = spec.pos_weight
-    if isinstance(pos_weight, tuple) and spec.axis is not None:
-        if spec.axis >= 0:
-            msg = (
-                f"torch aligns pos_weight to the last axes, and the spec counts axis={spec.axis} from the front: count it "
-                "from the end, as in axis=-3 for images (N, C, H, W)."
-            )
-            raise UnsupportedError(msg)
-        for _ in range(-1 - spec.axis):
-            pos_weight = tuple((element,) for element in pos_weight)
+    if isinstance(spec.pos_weight, tuple) and spec.axis is not None and spec.axis >= 0:
+        msg = (
+            f"torch aligns pos_weight to the last axes, and the spec counts axis={spec.axis} from the front: count it "
+            "from the end, as in axis=-3 for images (N, C, H, W)."
+        )
+        raise UnsupportedError(msg)
+    pos_weight = against_last_axes(spec.pos_weight, spec.axis)
     return {"weight": spec.element_weights, "reduction": spec.reduction, "pos_weight": pos_weight}
 
 
