@@ -242,6 +242,17 @@ def test_half_types(dtype: str, reduction: str) -> None:
         same(found[1], gradient)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_rules_of_the_oracle(dtype: str) -> None:
+    """Where a rule makes the whole call the oracle's, a compiled program has its gradient as well."""
+    spec = CE.replace(from_logits=False, epsilon="keras", renormalize="before_clip")
+    z = jnp.asarray(np.abs(X) + 0.5, dtype)
+    value, gradient = spec.value_and_grad(np.asarray(z), Y)
+    found = jax.jit(jax.vmap(jax.value_and_grad(spec.to("jax"))))(z[None], Y[None])
+    same(found[0][0], value)
+    same(found[1][0], gradient)
+
+
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap], ids=["eager", "jit", "vmap"])
 def test_subnormal_results(transform: Callable[..., Any]) -> None:
     """XLA computes without subnormal numbers, and its callbacks run where NumPy does too; results have them all the same."""

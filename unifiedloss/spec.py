@@ -282,7 +282,7 @@ def _spec(cls: type[Loss]) -> Any:
 
 
 class Loss:
-    """What the three specs share: immutability, comparison, calling, conversion and serialization.
+    """What specs share: immutability, comparison, calling, conversion and serialization.
 
     Calling a spec evaluates the loss with the framework the tensors belong to. Two specs are equal when they are of one class and all their
     fields are equal after validation:

@@ -73,7 +73,8 @@ def evaluate(
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
     """
     if plan.extended:
-        return _by_oracle(plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient)
+        value, slope = _by_oracle(plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient)
+        return value, slope if slope is None or room is None else _written(room, slope)
     with np.errstate(all="ignore"):
         return Call(plan, predictions, targets, sample_weight, mask, exp).carried_out(upstream, room, gradient=gradient)
 
@@ -149,6 +150,13 @@ def _by_oracle(
     if found.grad_predictions is None:
         return loss, None
     return loss, stored(np.reshape(found.grad_predictions, predictions.shape), plan.predictions_dtype)
+
+
+def _written(room: Array, x: Array) -> Array:
+    """An array in memory that was given for it, whose dtype may be that of which x holds the bits."""
+    room = room.view(x.dtype)
+    room[...] = x
+    return room
 
 
 def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
