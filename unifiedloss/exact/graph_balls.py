@@ -76,7 +76,7 @@ class Ball:
         lost = where(_either(self.low, other.low), 9 * U * U * size, 0.0)
         lost = lost + where((size < UNDERFLOW) & _nonzero(self.high, other.high), LOST, 0.0)
         carried = self.radius * (abs(other.high) * (1 + 4 * U) + other.radius)
-        carried = carried + other.radius * abs(self.high) * (1 + 4 * U)
+        carried = carried + other.radius * abs(self.high) * (1 + 4 * U) + self._least(other)
         return self._new(high, low, carried + lost)
 
     def __truediv__(self, other: Ball) -> Ball:
@@ -93,8 +93,13 @@ class Ball:
         small = (size < UNDERFLOW) | (abs(self.high) < UNDERFLOW)
         lost = lost + where(small & (self.high != 0), LOST / abs(other.high), 0.0)
         least = abs(other.high) * (1 - 4 * U) - other.radius
-        carried = (self.radius + other.radius * size * (1 + 4 * U)) / least
+        floor = self._least(other)
+        carried = (self.radius + other.radius * size * (1 + 4 * U) + floor) / least + floor
         return self._new(high, low, where(least > 0, carried, float("inf")) + lost)
+
+    def _least(self, other: Ball) -> Array:
+        """What keeps a radius from becoming 0, and so a claim of exactness, by underflow: a normal number, as XLA flushes others."""
+        return self.field.xp.where(_either(self.radius, other.radius), LOST, 0.0)
 
     def scaled(self, power: float) -> Ball:
         """Times a power of two, exactly."""
