@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError
-from unifiedloss.spec import _LOSSES, AnyLoss, Loss, from_json, suggestion
+from unifiedloss.spec import _LOSSES, AnyLoss, Loss, _fields_of, from_json, suggestion
 from unifiedloss.switching import keras as _keras
 from unifiedloss.switching import onnx as _onnx
 from unifiedloss.switching import optax as _optax
@@ -113,7 +113,12 @@ def _from_text(text: str, arguments: Mapping[str, Any]) -> AnyLoss:
     if name not in _SPECS:
         msg = f"unifiedloss has no loss {name!r}; it has {', '.join(_SPECS)}.{suggestion(name, _SPECS)}"
         raise SpecValueError(msg)
-    return _SPECS[name](**call.arguments)  # type: ignore[return-value]
+    cls = _SPECS[name]
+    for argument in call.arguments:
+        if argument not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
+            msg = f"{argument!r} is not a field of {name}; {_fields_of(cls, argument)}"
+            raise SpecTypeError(msg)
+    return cls(**call.arguments)  # type: ignore[return-value]
 
 
 def read(obj: Any, /, **arguments: Any) -> Call:

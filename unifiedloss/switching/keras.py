@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError, _integer
 from unifiedloss.switching.tables import Native, register
 
 Arguments = Mapping[str, Any]
@@ -104,7 +104,10 @@ def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     # Keras on TensorFlow hands the logarithms of clipped probabilities to a softmax. Guarded by the row [2, 1, 1] of test_special_values.
     order = "after_clip" if backend == "tensorflow" else "before_clip"
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, order)
-    return CrossEntropyLoss(axis=axis, ignore_index=arguments["ignore_class"], **fields)
+    ignored = arguments["ignore_class"]
+    if ignored is not None:
+        ignored = _integer("ignore_class", ignored)
+    return CrossEntropyLoss(axis=axis, ignore_index=ignored, **fields)
 
 
 def _categorical(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError, extents
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError, _nested, extents
 from unifiedloss.switching.tables import Native, register
 
 Arguments = Mapping[str, Any]
@@ -79,6 +79,7 @@ def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
 
 def _along_one_axis(value: Any) -> tuple[Any, int | None]:
     """The numbers of an array that varies along one axis at most, and that axis, counted from the end; None for the last."""
+    value = _nested("pos_weight", value)
     shape = extents(value)
     long = [axis for axis, extent in enumerate(shape) if extent != 1]
     if len(long) > 1:

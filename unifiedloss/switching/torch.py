@@ -14,6 +14,8 @@ from unifiedloss.spec import (
     Loss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
+    _integer,
+    _nested,
     extents,
 )
 from unifiedloss.switching.tables import Native, register
@@ -56,7 +58,7 @@ def _cross_entropy(arguments: Arguments, _backend: str | None) -> AnyLoss:
         from_logits=True,
         axis=1,
         class_weights=arguments["weight"],
-        ignore_index=arguments["ignore_index"],
+        ignore_index=_integer("ignore_index", arguments["ignore_index"]),
         label_smoothing=arguments["label_smoothing"],
         divisor="label_weights",
         reduction=_reduction(arguments),
@@ -67,7 +69,7 @@ def _likelihood(arguments: Arguments, _backend: str | None) -> AnyLoss:
     return NegativeLogLikelihoodLoss(
         axis=1,
         class_weights=arguments["weight"],
-        ignore_index=arguments["ignore_index"],
+        ignore_index=_integer("ignore_index", arguments["ignore_index"]),
         divisor="label_weights",
         reduction=_reduction(arguments),
     )
@@ -93,6 +95,7 @@ def _binary_logits(arguments: Arguments, _backend: str | None) -> AnyLoss:
 
 def _along(weights: Any) -> tuple[Any, int | None]:
     """The pos_weight and the axis it runs along: torch broadcasts it against the last axes."""
+    weights = None if weights is None else _nested("pos_weight", weights)
     shape = extents(weights)
     longer = [axis for axis, extent in enumerate(shape) if extent != 1]
     if len(longer) > 1:
