@@ -82,6 +82,7 @@ class PortReport:
         attempts: what was tried to close the gap, in the order of the fields.
         unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
         together: the rules that close it only together, where none does alone; empty where one does, or where all of them do not.
+        untried: where nothing was tried, why, in a sentence; else None.
         rules: the rules of those attempts that closed it, each by itself.
     """
 
@@ -99,6 +100,7 @@ class PortReport:
     attempts: tuple[Attempt, ...]
     together: tuple[str, ...]
     unseen: tuple[str, ...]
+    untried: str | None
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -117,8 +119,10 @@ class PortReport:
             "",
             f"a gives {_said(self.value_a, self.error_a)}",
             f"b gives {_said(self.value_b, self.error_b)}",
-            f"The {self.gap}.",
         ]
+        if self.value_a is None and self.value_b is None:
+            return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
+        lines.append(f"The {self.gap}.")
         if self.same:
             unseen = f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
             return "\n".join([*lines, *([unseen] if self.unseen else []), "Only rounding is left."])
@@ -129,8 +133,8 @@ class PortReport:
         for attempt in self.attempts:
             verdict = "closes the gap" if attempt.gap.closed else "does not close it"
             lines.append(f"{attempt.rule}: {attempt.change} {verdict} ({attempt.gap}).")
-        if not self.attempts:
-            lines.append("The rules of both are the same; this comes from what one of them does with these values.")
+        if self.untried is not None:
+            lines.append(self.untried)
         elif self.together:
             lines.append(f"No single rule closes the gap; together these do: {', '.join(self.together)}.")
         elif not self.rules:
@@ -195,13 +199,40 @@ def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: A
     return PortReport(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
         gap, row, losses, attempts, () if alone else _together(one, other, x), _unseen(one, other) if gap.closed else (),
+        None if gap.closed or attempts else _untried(one, other),
     )  # fmt: skip
 
 
 def _unseen(a: Side, b: Side) -> tuple[str, ...]:
-    """The rules in which the specs of two losses differ."""
+    """The rules in which two losses differ, by their specs or by the arguments that no spec can say."""
     near_a, near_b = nearest(a), nearest(b)
-    return () if near_a is None or near_b is None else tuple(differing(near_a, near_b))
+    refused = dict.fromkeys(name for name in map(_refused, (a, b)) if name is not None)
+    if a.name == b.name:
+        return ()
+    if near_a is None or near_b is None:
+        return tuple(refused)
+    kinds = () if type(near_a) is type(near_b) else ("loss",)
+    return (*refused, *kinds, *differing(near_a, near_b))
+
+
+def _refused(side: Side) -> str | None:
+    """The rule of a loss's arguments that keeps it from being a spec; None for a spec."""
+    if side.spec is not None or side.call is None:
+        return None
+    refusal = deviations.refusal_of(side.call)
+    return "not_imported" if refusal is None else refusal.name
+
+
+def _untried(a: Side, b: Side) -> str:
+    """Why no rule was tried."""
+    near_a, near_b = nearest(a), nearest(b)
+    for side, near in ((a, near_a), (b, near_b)):
+        if near is None:
+            return f"No rule was tried, as no spec is near {side.name}: {side.refusal}"
+    if type(near_a) is not type(near_b):
+        kinds = " and a ".join(type(near).__name__ for near in (near_a, near_b))
+        return f"No rule was tried, as the losses are of two kinds: a {kinds}."
+    return "The rules of both are the same; this comes from what one of them does with these values."
 
 
 def _array(name: str, tensor: Any) -> Any:
