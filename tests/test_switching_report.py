@@ -194,3 +194,12 @@ def test_a_rule_of_arguments_may_be_unseen() -> None:
     )
     assert report.same
     assert report.unseen[0] == "mean_with_sample_weight"
+
+
+def test_numbers_of_a_spec_in_place_of_a_loss_are_marked() -> None:
+    """Where a loss cannot be run itself, its number is that of its spec, and the report says so."""
+    report = ul.port_report("torch.nn.MSELoss()", ul.MeanSquaredError(), P, YES, WEIGHT[:16])
+    assert (report.ran_a, report.ran_b) == ("instead", "spec")
+    lines = str(report).splitlines()
+    assert lines[3].endswith("in float32 (its spec does)")
+    assert lines[4].endswith("in float32")

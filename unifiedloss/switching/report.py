@@ -75,6 +75,9 @@ class PortReport:
         gradient_b: that of the second.
         error_a: what the first raised.
         error_b: what the second raised.
+        ran_a: "native" where the first computed it itself, "instead" where its spec did in its place, as its library is not installed,
+            or refused, or Keras runs on another framework; "spec" for a spec.
+        ran_b: the same of the second.
         gap: how far they are apart.
         row: the index of the first position whose losses differ, along the axes of the per-position loss; None where none does, or where
             the losses cannot be told position by position.
@@ -94,6 +97,8 @@ class PortReport:
     gradient_b: Array | None
     error_a: str | None
     error_b: str | None
+    ran_a: str
+    ran_b: str
     gap: Gap
     row: tuple[int, ...] | None
     losses_of_row: tuple[float, float] | None
@@ -117,8 +122,8 @@ class PortReport:
             f"a: {self.a}",
             f"b: {self.b}",
             "",
-            f"a gives {_said(self.value_a, self.error_a)}",
-            f"b gives {_said(self.value_b, self.error_b)}",
+            f"a gives {_said(self.value_a, self.error_a, self.ran_a)}",
+            f"b gives {_said(self.value_b, self.error_b, self.ran_b)}",
         ]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
@@ -142,9 +147,12 @@ class PortReport:
         return "\n".join(lines)
 
 
-def _said(value: Array | None, error: str | None) -> str:
-    if value is None:
-        return str(error)
+def _said(value: Array | None, error: str | None, ran: str) -> str:
+    told = str(error) if value is None else _written(value)
+    return f"{told} (its spec does)" if ran == "instead" else told
+
+
+def _written(value: Array) -> str:
     if value.size == 1:
         return f"{number(value.item())} in {value.dtype}"
     return (
@@ -198,8 +206,8 @@ def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: A
     alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
-        gap, row, losses, attempts, () if alone else _together(one, other, x), _unseen(one, other) if gap.closed else (),
-        None if gap.closed or attempts else _untried(one, other),
+        first.ran, second.ran, gap, row, losses, attempts, () if alone else _together(one, other, x),
+        _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other),
     )  # fmt: skip
 
 
