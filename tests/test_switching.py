@@ -278,6 +278,15 @@ def test_unknown_library() -> None:
         ul.MeanSquaredError().to_native("torch", rank=3)
 
 
+@pytest.mark.parametrize(
+    ("rank", "found"), [(1, "at least 2"), (0, "at least 2"), ("2", "rank must be an int"), (True, "an int")]
+)
+def test_rank_of_a_model(rank: Any, found: str) -> None:
+    """The predictions of an ONNX model have two axes at least; no model is made of anything else."""
+    with pytest.raises(ERRORS, match=found):
+        ul.CrossEntropyLoss(from_logits=True, axis=1).to_native("onnx", rank=rank)
+
+
 # What issue names as impossible: at import where the arguments show it, at the call where the tensors do.
 
 
