@@ -241,6 +241,15 @@ def _weightless_class(layout: Layout) -> Iterator[Input]:
         yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [counted, weights.index(0.0)])
 
 
+def _infinite_class(layout: Layout) -> Iterator[Input]:
+    weights = list(layout.weights)
+    if any(weights):
+        counted, label = weights.index(max(weights)), weights.index(0.0)
+        yield layout.rows(
+            [(2.0, 1.0, 0.0), [-np.inf if c == label else 0.0 for c in range(len(weights))]], [counted, label]
+        )
+
+
 def _weightless_elements(layout: Layout) -> Iterator[Input]:
     weights = np.asarray(layout.weights)
     if weights.any():
@@ -599,6 +608,13 @@ of_tensors: tuple[Deviation, ...] = (
             "torch.nn.functional.mse_loss", *_TORCH_BCE, *_TORCH_CLAMPED,
         ),
         _weightless_elements, weightless=True,
+    ),
+    Deviation(
+        "weightless_infinity", (CrossEntropyLoss,),
+        "A label whose class has the weight 0 adds nothing, also where its logit is -inf.",
+        _each("0 times infinity is NaN: a label whose class has the weight 0 and the logit -inf makes the loss NaN.",
+              *_TORCH_CE, "onnx.Softmax"),
+        _infinite_class, "logits", "index", weightless=True,
     ),
     Deviation(
         "weightless_mean", _CLASSES,
