@@ -255,6 +255,32 @@ def test_list_of_deviations_is_true(call: Call) -> None:
 
 
 @ALL
+@pytest.mark.parametrize("loss", ["SparseCategoricalCrossentropy", "CategoricalCrossentropy"])
+def test_sample_weights_of_classes(loss: str) -> None:
+    """One number per example scales the steps in Keras, a weight of 0 does not hide NaN, and an axis of length 1 is broadcast."""
+    text = f"keras.losses.{loss}(from_logits=True)"
+    listed = found(text, ul.from_native(text))
+    for rule in ("weight_alignment", "nan_in_weightless", "weight_shape"):
+        example = listed[rule].example
+        assert example is not None
+        assert example.a.ran == "native"
+    aligned = listed["weight_alignment"].example
+    assert aligned is not None
+    assert [round(float(side.value), 5) for side in (aligned.a, aligned.b)] == [2.27404, 2.46724]  # type: ignore[arg-type]
+
+
+@ALL
+def test_class_without_weight_at_minus_infinity() -> None:
+    """PyTorch multiplies the infinite loss of a label by its class weight of 0; a spec does not read it."""
+    text = "torch.nn.CrossEntropyLoss(weight=[2.0, 0.0, 1.0])"
+    example = found(text, ul.from_native(text))["weightless_infinity"].example
+    assert example is not None
+    assert example.a.ran == "native"
+    assert np.isnan(example.a.value)  # type: ignore[arg-type]
+    assert round(float(example.b.value), 6) == 0.407606  # type: ignore[arg-type]
+
+
+@ALL
 def test_list_of_deviations_is_true_of_weights() -> None:
     """So it is of the losses that have weights themselves."""
     weightless = [deviation for deviation in of_tensors if deviation.weightless]

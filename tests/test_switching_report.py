@@ -169,3 +169,37 @@ def test_distances() -> None:
     assert gap_of(Outcome(np.array([np.nan, 1.0])), Outcome(np.array([np.nan, 1.0]))).closed
     assert gap_of(Outcome(error="a"), Outcome(error="b")).closed
     assert str(Gap(0.0, None)) == "values differ by 0 ulps"
+
+
+def test_what_is_said_where_no_rule_is_tried() -> None:
+    """Losses of two kinds, a loss that no spec is near, and errors of both are not called the same rules, or rounding."""
+    kinds = ul.port_report(ul.BinaryCrossEntropyLoss(), ul.MeanSquaredError(), P, YES)
+    assert not kinds.same
+    assert str(kinds).endswith("of two kinds: a BinaryCrossEntropyLoss and a MeanSquaredError.")
+    zeros = np.zeros((2, 3), np.float32)
+    assert ul.port_report(ul.MeanSquaredError(), CE, zeros, zeros).unseen[0] == "loss"
+    far = "torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])"
+    told = str(ul.port_report(far, "torch.nn.BCEWithLogitsLoss()", P[:2, :2], YES[:2, :2]))
+    assert "The rules of both are the same" not in told
+    assert "varies along 2 axes" in told
+    errors = str(ul.port_report(ul.MeanSquaredError(), ul.MeanSquaredError(reduction="sum"), P, YES[0]))
+    assert errors.endswith("Both are errors: there are no numbers to compare.")
+    assert "rounding" not in errors
+
+
+def test_a_rule_of_arguments_may_be_unseen() -> None:
+    """A rule that keeps a loss from being read is named where these tensors do not show it."""
+    report = ul.port_report(
+        "keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')", ul.MeanSquaredError(), P, P
+    )
+    assert report.same
+    assert report.unseen[0] == "mean_with_sample_weight"
+
+
+def test_numbers_of_a_spec_in_place_of_a_loss_are_marked() -> None:
+    """Where a loss cannot be run itself, its number is that of its spec, and the report says so."""
+    report = ul.port_report("torch.nn.MSELoss()", ul.MeanSquaredError(), P, YES, WEIGHT[:16])
+    assert (report.ran_a, report.ran_b) == ("instead", "spec")
+    lines = str(report).splitlines()
+    assert lines[3].endswith("in float32 (its spec does)")
+    assert lines[4].endswith("in float32")

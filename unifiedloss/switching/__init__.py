@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError
-from unifiedloss.spec import _LOSSES, AnyLoss, Loss, from_json, suggestion
+from unifiedloss.spec import _LOSSES, AnyLoss, Loss, _fields_of, _integer, from_json, suggestion
 from unifiedloss.switching import keras as _keras
 from unifiedloss.switching import onnx as _onnx
 from unifiedloss.switching import optax as _optax
@@ -46,6 +46,8 @@ _TABLES = (_torch, _keras, _tensorflow, _optax, _sklearn, _onnx)
 
 _PACKAGES = {"sklearn": "scikit-learn", "onnx": "onnx onnxruntime"}
 """What is installed for a library, where that is not its name."""
+
+_SMALLEST_RANK = 2
 
 _SPECS = {cls.__name__: cls for cls in _LOSSES.values()}
 
@@ -103,7 +105,12 @@ def _from_text(text: str, arguments: Mapping[str, Any]) -> AnyLoss:
     if name not in _SPECS:
         msg = f"unifiedloss has no loss {name!r}; it has {', '.join(_SPECS)}.{suggestion(name, _SPECS)}"
         raise SpecValueError(msg)
-    return _SPECS[name](**call.arguments)  # type: ignore[return-value]
+    cls = _SPECS[name]
+    for argument in call.arguments:
+        if argument not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
+            msg = f"{argument!r} is not a field of {name}; {_fields_of(cls, argument)}"
+            raise SpecTypeError(msg)
+    return cls(**call.arguments)  # type: ignore[return-value]
 
 
 def read(obj: Any, /, **arguments: Any) -> Call:
@@ -157,6 +164,9 @@ def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | No
     if rank is not None and (code or library != "onnx"):
         msg = f"rank={rank!r} is that of the predictions in an ONNX model; leave it out here."
         raise SpecTypeError(msg)
+    if rank is not None and _integer("rank", rank) < _SMALLEST_RANK:
+        msg = f"rank must be at least {_SMALLEST_RANK}, as an ONNX model has its classes on axis 1, got {rank!r}."
+        raise SpecValueError(msg)
     if code:
         return str(call)
     return build(call) if rank is None else adapter(library).build(call, rank)

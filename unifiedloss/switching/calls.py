@@ -35,6 +35,9 @@ _ARRAYS = frozenset(
 )
 """What may stand around a literal and only makes a tensor of it."""
 
+_SIZED = frozenset({"torch.Tensor", "torch.FloatTensor"})
+"""Of these, those to which a number alone is a size."""
+
 _NODE = "onnx.helper.make_node"
 
 _PARTIAL = ("functools.partial", "partial")
@@ -92,7 +95,7 @@ def parse(text: str | Any) -> Call:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
         msg = f"{shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
         raise SpecValueError(msg) from error
     if isinstance(tree, ast.List):
@@ -119,6 +122,9 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
         if keyword.arg is None:
             msg = f"**{_source(keyword.value)} is not read; write every argument with its name."
             raise SpecValueError(msg)
+        if keyword.arg in keywords:  # Python refuses this too, but not before it compiles what was parsed
+            msg = f"{_source(call.func)}: {keyword.arg!r} is given twice; leave one of them out."
+            raise SpecTypeError(msg)
         keywords[keyword.arg] = _literal(keyword.value)
     return keywords
 
@@ -204,15 +210,32 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_literal(element) for element in node.elts)
     if isinstance(node, ast.Call) and _is_array(node.func):
-        if len(node.args) == 1 and not node.keywords:
-            return _literal(node.args[0])
-        msg = f"{_source(node)}: write the numbers alone, as in {_source(node.func)}([1.0, 2.0])."
-        raise SpecValueError(msg)
+        return _array(node)
     msg = (
         f"{_source(node)} is no literal: numbers, strings, True, False, None, lists and tuples are read, also inside "
         "torch.tensor(...), np.array(...), tf.constant(...) and jnp.array(...), and nothing is evaluated."
     )
     raise SpecValueError(msg)
+
+
+def _array(node: ast.Call) -> Any:
+    """The numbers in what only makes a tensor of them."""
+    # torch.Tensor(3) has three numbers, and nobody knows which.
+    sized = _dotted(node.func)[0] in _SIZED and not isinstance(
+        node.args[0] if node.args else None, ast.List | ast.Tuple
+    )
+    if len(node.args) != 1 or node.keywords or sized:
+        msg = f"{_source(node)}: write the numbers alone, as in {_source(node.func)}([1.0, 2.0])."
+        raise SpecValueError(msg)
+    value = _literal(node.args[0])
+    if not _all_numbers(value):
+        msg = f"{_source(node)} is no array of numbers; write it as in {_source(node.func)}([1.0, 2.0])."
+        raise SpecValueError(msg)
+    return value
+
+
+def _all_numbers(value: Any) -> bool:
+    return all(map(_all_numbers, value)) if isinstance(value, tuple) else isinstance(value, bool | int | float)
 
 
 def _is_array(node: ast.expr) -> bool:

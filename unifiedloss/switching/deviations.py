@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -241,6 +241,15 @@ def _weightless_class(layout: Layout) -> Iterator[Input]:
         yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [counted, weights.index(0.0)])
 
 
+def _infinite_class(layout: Layout) -> Iterator[Input]:
+    weights = list(layout.weights)
+    if any(weights):
+        counted, label = weights.index(max(weights)), weights.index(0.0)
+        yield layout.rows(
+            [(2.0, 1.0, 0.0), [-np.inf if c == label else 0.0 for c in range(len(weights))]], [counted, label]
+        )
+
+
 def _weightless_elements(layout: Layout) -> Iterator[Input]:
     weights = np.asarray(layout.weights)
     if weights.any():
@@ -261,6 +270,15 @@ def _switched_off_nan(_: Layout) -> Iterator[Input]:
     yield Input(
         np.array([[0.5], [np.nan]], np.float32), np.zeros((2, 1), np.float32), np.array([1.0, 0.0], np.float32)
     )  # fmt: skip
+
+
+def _switched_off_row(layout: Layout) -> Iterator[Input]:
+    nothing = (np.nan, np.nan, np.nan)
+    yield layout.rows([(0.5, 0.375, 0.125), nothing], [0, 0], [1.0, 0.0])
+    # scikit-learn wants every class in a batch.
+    rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)]
+    labels = [min(label, layout.classes - 1) for label in range(3)]
+    yield layout.rows([*rows, nothing], [*labels, 0], [1.0, 1.0, 1.0, 0.0])
 
 
 def _column(_: Layout) -> Iterator[Input]:
@@ -289,6 +307,23 @@ def _steps(_: Layout) -> Iterator[Input]:
 def _repeated(_: Layout) -> Iterator[Input]:
     values = np.array([[[0.25]] * 3, [[0.5]] * 3], np.float32)
     yield Input(values, np.zeros_like(values), np.array([[1.0], [3.0]], np.float32))
+
+
+def _sequences(layout: Layout, weight: list[Any]) -> Iterator[Input]:
+    """Two examples of two steps, each step with classes."""
+    if not -3 <= layout.axis < 3:
+        return
+    rows = np.zeros((2, 2, layout.classes), np.float32)
+    rows[:, :, :3] = np.array([[[0.5, 0.375, 0.125]], [[0.125, 0.25, 0.625]]], np.float32)[:, :, : layout.classes]
+    yield Input(np.moveaxis(rows, -1, layout.axis), np.zeros((2, 2), np.int64), np.array(weight, np.float32))
+
+
+def _weighted_sequences(layout: Layout) -> Iterator[Input]:
+    yield from _sequences(layout, [1.0, 3.0])
+
+
+def _repeated_sequences(layout: Layout) -> Iterator[Input]:
+    yield from _sequences(layout, [[1.0], [3.0]])
 
 
 def _nothing(layout: Layout) -> Iterator[Input]:
@@ -553,6 +588,13 @@ of_tensors: tuple[Deviation, ...] = (
         _switched_off_nan,
     ),
     Deviation(
+        "nan_in_weightless", (CrossEntropyLoss,),
+        "Nothing in a position with sample weight 0 is read.",
+        _each("0 times NaN is NaN: a position with sample weight 0 that holds NaN makes the loss NaN.", *_keras(_OBJECTS), _V1)
+        | _each("NaN is an error wherever it is.", "sklearn."),
+        _switched_off_row,
+    ),
+    Deviation(
         "nan_in_weightless", (NegativeLogLikelihoodLoss,),
         "The log-probability of a class with weight 0 is not read.",
         _each("0 times NaN is NaN: the log-probability of a class with weight 0 is read all the same.", *_TORCH_NLL, "onnx."),
@@ -566,6 +608,13 @@ of_tensors: tuple[Deviation, ...] = (
             "torch.nn.functional.mse_loss", *_TORCH_BCE, *_TORCH_CLAMPED,
         ),
         _weightless_elements, weightless=True,
+    ),
+    Deviation(
+        "weightless_infinity", (CrossEntropyLoss,),
+        "A label whose class has the weight 0 adds nothing, also where its logit is -inf.",
+        _each("0 times infinity is NaN: a label whose class has the weight 0 and the logit -inf makes the loss NaN.",
+              *_TORCH_CE, "onnx.Softmax"),
+        _infinite_class, "logits", "index", weightless=True,
     ),
     Deviation(
         "weightless_mean", WITH_CLASSES,
@@ -614,10 +663,22 @@ of_tensors: tuple[Deviation, ...] = (
         _steps,
     ),
     Deviation(
+        "weight_alignment", (CrossEntropyLoss,),
+        "Sample weights align to the first axes: one number per example is repeated over its steps.",
+        _each("Sample weights broadcast to the last axes: one number per example scales the steps.", *_keras(_OBJECTS)),
+        _weighted_sequences,
+    ),
+    Deviation(
         "weight_shape", _ELEMENTS,
         "Sample weights have the shape of the per-position loss or a leading part of it.",
         _each("Sample weights broadcast, axes of length 1 included.", *_keras(_OBJECTS), _V1),
         _repeated,
+    ),
+    Deviation(
+        "weight_shape", (CrossEntropyLoss,),
+        "Sample weights have the shape of the per-position loss or a leading part of it.",
+        _each("Sample weights broadcast, axes of length 1 included.", *_keras(_OBJECTS), _V1),
+        _repeated_sequences,
     ),
     Deviation(
         "empty_batch", WITH_CLASSES,

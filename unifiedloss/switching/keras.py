@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError, _integer
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _REDUCTIONS = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum", "none": "none", None: "none"}
@@ -96,7 +96,10 @@ def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     # Keras on TensorFlow hands the logarithms of clipped probabilities to a softmax. Guarded by the row [2, 1, 1] of test_special_values.
     order = "after_clip" if backend == "tensorflow" else "before_clip"
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, order)
-    return CrossEntropyLoss(axis=axis, ignore_index=arguments["ignore_class"], **fields)
+    ignored = arguments["ignore_class"]
+    if ignored is not None:
+        ignored = _integer("ignore_class", ignored)
+    return CrossEntropyLoss(axis=axis, ignore_index=ignored, **fields)
 
 
 def _categorical(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:

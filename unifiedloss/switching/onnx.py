@@ -170,14 +170,22 @@ def _native(operator: str, loss: type[Loss]) -> Native:
 register(*(_native(operator, loss) for operator, loss in OPERATORS.items()))
 
 
+_NO_ATTRIBUTES = ("op_type", "inputs", "outputs", "name", "doc_string")
+
+
 def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> Node:
     """The node that ``onnx.helper.make_node`` makes of these arguments.
 
     Raises:
         SpecValueError: they are no operator, names of inputs and names of outputs.
+        SpecTypeError: one is given twice.
     """
-    values = dict(zip(("op_type", "inputs", "outputs"), positional, strict=False)) | dict(keywords)
-    attributes = {key: value for key, value in values.items() if key not in ("op_type", "inputs", "outputs", "name")}
+    given = dict(zip(("op_type", "inputs", "outputs"), positional, strict=False))
+    for key in given.keys() & keywords.keys():
+        msg = f"onnx.helper.make_node: {key!r} is given twice; leave one of them out."
+        raise SpecTypeError(msg)
+    values = given | dict(keywords)
+    attributes = {key: value for key, value in values.items() if key not in _NO_ATTRIBUTES}
     operator, inputs, outputs = (values.get(key) for key in ("op_type", "inputs", "outputs"))
     if len(positional) > 3 or not isinstance(operator, str) or not _names(inputs) or not _names(outputs):
         msg = (

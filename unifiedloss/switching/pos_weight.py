@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifiedloss.spec import extents
+from unifiedloss.spec import _nested, extents
 
 
 def varying_axes(weights: Any) -> list[int]:
@@ -15,6 +15,7 @@ def varying_axes(weights: Any) -> list[int]:
 
 def along_one_axis(weights: Any) -> tuple[Any, int | None]:
     """The numbers of an array that varies along one axis at most, and that axis; None for the last."""
+    weights = None if weights is None else _nested("pos_weight", weights)  # which refuses what is no array
     axes, flat = varying_axes(weights), _flat(weights)
     if not axes:
         return flat[0], None

@@ -75,6 +75,9 @@ class PortReport:
         gradient_b: that of the second.
         error_a: what the first raised.
         error_b: what the second raised.
+        ran_a: "native" where the first computed it itself, "instead" where its spec did in its place, as its library is not installed,
+            or refused, or Keras runs on another framework; "spec" for a spec.
+        ran_b: the same of the second.
         gap: how far they are apart.
         row: the index of the first position whose losses differ, along the axes of the per-position loss; None where none does, or where
             the losses cannot be told position by position.
@@ -82,6 +85,8 @@ class PortReport:
         attempts: what was tried to close the gap, in the order of the fields.
         together: the rules that close it only together, where none does alone; empty where one does, or where all of them do not.
         unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
+        untried: where nothing was tried, why, in a sentence; else None.
+        rules: the rules of those attempts that closed it, each by itself.
     """
 
     a: str
@@ -92,12 +97,15 @@ class PortReport:
     gradient_b: Array | None
     error_a: str | None
     error_b: str | None
+    ran_a: str
+    ran_b: str
     gap: Gap
     row: tuple[int, ...] | None
     losses_of_row: tuple[float, float] | None
     attempts: tuple[Attempt, ...]
     together: tuple[str, ...]
     unseen: tuple[str, ...]
+    untried: str | None
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -114,10 +122,12 @@ class PortReport:
             f"a: {self.a}",
             f"b: {self.b}",
             "",
-            f"a gives {_said(self.value_a, self.error_a)}",
-            f"b gives {_said(self.value_b, self.error_b)}",
-            f"The {self.gap}.",
+            f"a gives {_said(self.value_a, self.error_a, self.ran_a)}",
+            f"b gives {_said(self.value_b, self.error_b, self.ran_b)}",
         ]
+        if self.value_a is None and self.value_b is None:
+            return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
+        lines.append(f"The {self.gap}.")
         if self.same:
             unseen = f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
             return "\n".join([*lines, *([unseen] if self.unseen else []), "Only rounding is left."])
@@ -128,8 +138,8 @@ class PortReport:
         for attempt in self.attempts:
             verdict = "closes the gap" if attempt.gap.closed else "does not close it"
             lines.append(f"{attempt.rule}: {attempt.change} {verdict} ({attempt.gap}).")
-        if not self.attempts:
-            lines.append("The rules of both are the same; this comes from what one of them does with these values.")
+        if self.untried is not None:
+            lines.append(self.untried)
         elif self.together:
             lines.append(f"No single rule closes the gap; together these do: {', '.join(self.together)}.")
         elif not self.rules:
@@ -137,9 +147,12 @@ class PortReport:
         return "\n".join(lines)
 
 
-def _said(value: Array | None, error: str | None) -> str:
-    if value is None:
-        return str(error)
+def _said(value: Array | None, error: str | None, ran: str) -> str:
+    told = str(error) if value is None else _written(value)
+    return f"{told} (its spec does)" if ran == "instead" else told
+
+
+def _written(value: Array) -> str:
     if value.size == 1:
         return f"{number(value.item())} in {value.dtype}"
     return (
@@ -193,14 +206,41 @@ def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: A
     alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
-        gap, row, losses, attempts, () if alone else _together(one, other, x), _unseen(one, other) if gap.closed else (),
+        first.ran, second.ran, gap, row, losses, attempts, () if alone else _together(one, other, x),
+        _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other),
     )  # fmt: skip
 
 
 def _unseen(a: Side, b: Side) -> tuple[str, ...]:
-    """The rules in which the specs of two losses differ."""
+    """The rules in which two losses differ, by their specs or by the arguments that no spec can say."""
     near_a, near_b = nearest(a), nearest(b)
-    return () if near_a is None or near_b is None else tuple(differing(near_a, near_b))
+    refused = dict.fromkeys(name for name in map(_refused, (a, b)) if name is not None)
+    if a.name == b.name:
+        return ()
+    if near_a is None or near_b is None:
+        return tuple(refused)
+    kinds = () if type(near_a) is type(near_b) else ("loss",)
+    return (*refused, *kinds, *differing(near_a, near_b))
+
+
+def _refused(side: Side) -> str | None:
+    """The rule of a loss's arguments that keeps it from being a spec; None for a spec."""
+    if side.spec is not None or side.call is None:
+        return None
+    refusal = deviations.refusal_of(side.call)
+    return "not_imported" if refusal is None else refusal.name
+
+
+def _untried(a: Side, b: Side) -> str:
+    """Why no rule was tried."""
+    near_a, near_b = nearest(a), nearest(b)
+    for side, near in ((a, near_a), (b, near_b)):
+        if near is None:
+            return f"No rule was tried, as no spec is near {side.name}: {side.refusal}"
+    if type(near_a) is not type(near_b):
+        kinds = " and a ".join(type(near).__name__ for near in (near_a, near_b))
+        return f"No rule was tried, as the losses are of two kinds: a {kinds}."
+    return "The rules of both are the same; this comes from what one of them does with these values."
 
 
 def _array(name: str, tensor: Any) -> Any:
