@@ -94,7 +94,7 @@ def test_backend_conforms(report: Report, backend: str, mode: str, least: int) -
     assert row.total.gradient_ulps <= USUAL
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize(("backend", "mode", "least"), _parameters(EXACT_ROWS))
 def test_backend_gives_the_same_bits(exact_report: Report, backend: str, mode: str, least: int) -> None:
     """In exact mode every bit is the oracle's, and so every other backend's."""
