@@ -674,7 +674,8 @@ def _clamped(ops: Ops, plan: Plan, p: Array, targets: Array, complement: Array) 
 def _negative_log(ops: Ops, plan: Plan, p: Array) -> Array:
     """-log p, p read and clipped as the plan says."""
     if plan.clip is None:
-        return -ops.log(_read(ops, plan, p) + plan.added if plan.added else _read(ops, plan, p))
+        p = _read(ops, plan, p)
+        return -ops.log(p + plan.added if plan.added else p)
     clip = plan.clip
     inside = ~((p < clip.low) | (p > clip.high))
     low, high = clip.costs
