@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
 
-from unifiedloss.adapters.jax import callback, program  # noqa: E402 - after the question whether JAX is here
+from unifiedloss.adapters.jax import callback, exact, program  # noqa: E402 - after the question whether JAX is here
 from unifiedloss.adapters.jax.graph import JaxOps  # noqa: E402
 from unifiedloss.exact import graph  # noqa: E402
 
@@ -186,6 +186,31 @@ def test_transformations_in_graph(in_graph: Callable[[], int]) -> None:
     found = jax.jit(jax.vmap(jax.vmap(spec.to("jax"), (0, None)), (None, 0)))(zs, both)
     same(found, np.stack([[spec(z, y) for z in np.asarray(zs)] for y in both]))
     assert in_graph() == 0
+
+
+@pytest.mark.parametrize("name", ["index", "dense", "binary"])
+@pytest.mark.usefixtures("in_graph")
+def test_eager_calls_that_keep_coming(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are handed to a compiled program in the end: the same bits, and the same errors."""
+    ran = []
+    original = program.run
+    monkeypatch.setattr(program, "run", lambda *args, **more: ran.append(1) or original(*args, **more))
+    monkeypatch.setattr(exact, "_MANY", 2 * X.size)
+    exact._elements.cache_clear()
+    spec, t, more = CALLS[name]
+    value, gradient = spec.value_and_grad(X, t, **more)
+    z = jnp.asarray(X)
+    for compiled in (0, 0, 1):
+        same(spec(z, t, **more), value)
+        assert len(ran) == compiled
+    found = spec.value_and_grad(z, t, **more)
+    assert len(ran) == 2
+    same(found[0], value)
+    same(found[1], gradient)
+    same(jax.grad(lambda z: spec(z, t, **more))(z), gradient)
+    bad = np.where(Y == 1, 3, Y) if name == "index" else np.where(t == 0, -1, t)
+    with pytest.raises(ul.BadValueError):
+        spec(z, bad, **more)
 
 
 def test_blocks_and_long_rows(in_graph: Callable[[], int]) -> None:

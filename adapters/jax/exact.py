@@ -1,13 +1,15 @@
 """Exact mode on JAX arrays: arrays that have values are handed to the kernel of `unifiedloss.exact` as they are.
 
-Under tracing `program` has what there is a form of inside a compiled program. The rest is computed by a call back to the host, which goes
-over mapped axes one by one.
+Under tracing, and for arrays with values once enough calls like theirs have come to be worth compiling for, `program` has what there is a
+form of inside a compiled program. The rest is computed by a call back to the host, which goes over mapped axes one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
+from functools import lru_cache, partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -29,7 +31,7 @@ NumPyArray = NDArray[Any]
 def loss(plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> Array:
     """The loss, correctly rounded. Its gradient to the predictions is so too, and is the only one it has."""
     arrays = predictions, targets, sample_weight, mask
-    value: Array = _found_at_once(plan, *arrays, None)[0] if _at_hand(*arrays) else _differentiable(plan, *arrays)
+    value: Array = _evaluate(plan, *arrays, None)[0] if _at_hand(*arrays) else _differentiable(plan, *arrays)
     return value
 
 
@@ -82,7 +84,24 @@ _differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _evaluate(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for, from predictions, targets, sample_weight, mask, upstream (the last three or None)."""
-    return (_found_at_once if _at_hand(*arrays) else _traced)(plan, *arrays, gradient=gradient)
+    at_once = _at_hand(*arrays) and not _pays(plan, arrays)
+    return (_found_at_once if at_once else _traced)(plan, *arrays, gradient=gradient)
+
+
+_MANY = 1 << 26
+"""Elements of calls with the same plan that the host computes first: in the time they take it, a program for them is compiled."""
+
+
+def _pays(plan: Plan, arrays: tuple[Any, ...]) -> bool:
+    """Whether arrays at hand are better handed to a compiled program, as calls like this one keep coming."""
+    return program.holds(plan, arrays) and next(_elements(plan)) >= _MANY
+
+
+@lru_cache(maxsize=4096)
+def _elements(plan: Plan) -> Iterator[int]:
+    """How many elements calls with this plan have had before each."""
+    assert plan.count is not None
+    return count(0, max(1, plan.count * (plan.classes or 1)))
 
 
 def _at_hand(*arrays: Any) -> bool:
