@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unifiedloss.adapter import Adapter, foreign
 from unifiedloss.errors import AdapterError, MissingBackendError, MixedBackendsError, UnknownTensorError
 from unifiedloss.spec import Loss, suggestion
+
+if TYPE_CHECKING:
+    from unifiedloss.adapter import Adapter
 
 ENTRY_POINTS = "unifiedloss.adapters"
 
@@ -65,6 +67,8 @@ def _choose(arguments: dict[str, Any]) -> Adapter:
     owner = adapter(chosen)
     for argument, name in names.items():
         if name != chosen and not owner.accepts(name):
+            from unifiedloss.adapter import foreign
+
             raise MixedBackendsError(foreign(argument, name, chosen))
     return owner
 
@@ -143,6 +147,7 @@ def _third_party(name: str) -> Adapter:
 
 def _check_contract(name: str, cls: Any) -> None:
     """Say which member of a third party's adapter does not fit, when it is loaded and not when it is used."""
+    from unifiedloss.adapter import Adapter
 
     def refuse(what: str) -> None:
         msg = f"The adapter {name!r} does not fill the contract of unifiedloss.adapter.Adapter: {what}"
