@@ -1,4 +1,4 @@
-"""The building blocks of `unifiedloss.exact.graph` on a compiled function, for the tests of each framework that it runs in."""
+"""The building blocks of exact mode in compiled programs, on a compiled function, for the tests of each framework that it runs in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss.exact import graph
+from unifiedloss.exact import graph_fast, graph_sums
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.graph_ops import Field, Ops, hidden_zero
 from unifiedloss.exact.graph_rounding import from_bits, to_bits, to_odd
@@ -43,7 +43,7 @@ def check_all(xp: Ops, run: Run) -> None:
     def first(a: Any, b: Any, c: Any, values: Any) -> tuple[Any, ...]:
         f = Field(xp, hidden_zero(xp, a, b))
         product = a * c
-        total = exact = graph.exact_sum(f, xp.reshape(a, (1, -1)), 2000)
+        total = exact = graph_sums.exact_sum(f, xp.reshape(a, (1, -1)), 2000)
         return (
             *f.two_sum(f.opaque(product), b),
             *f.two_prod(a, b),
@@ -56,7 +56,7 @@ def check_all(xp: Ops, run: Run) -> None:
         )
 
     def second(points: Any, small: Any, probe: Any) -> tuple[Any, ...]:
-        return graph.exp64(xp, points), xp.log1p(small), xp.log(1 + small), graph.tree_sum(xp, probe, size)
+        return graph_fast.exp64(xp, points), xp.log1p(small), xp.log(1 + small), graph_sums.tree_sum(xp, probe, size)
 
     found = run(first, a, b, c, values)
     total, rest, product, error, odd, high, low, radius, *bits, back = found
@@ -86,7 +86,7 @@ def check_all(xp: Ops, run: Run) -> None:
     _check_errors(log1p, [_log1p(digits, x) for x in small], 10 * U)
     _check_errors(log, [digits.ln(Decimal(1 + x)) if 1 + x > 1 else Decimal(0) for x in small], 10 * U)
     for place in range(3):
-        assert len(np.unique(sums[place * size : (place + 1) * size])) <= graph.height(size) + 1
+        assert len(np.unique(sums[place * size : (place + 1) * size])) <= graph_sums.height(size) + 1
 
 
 def _log1p(digits: Context, x: float) -> Decimal:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.adapters.jax import callback, ops
 from unifiedloss.adapters.jax.graph import JaxOps
-from unifiedloss.exact import graph
+from unifiedloss.exact import graph, graph_form
 from unifiedloss.spec import Plan
 
 NumPyArray = NDArray[Any]
@@ -36,9 +36,9 @@ _XP = JaxOps()
 def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
     """Whether there is such a program; a TPU's float64 is not IEEE's."""
     weight = arrays[2]
-    fits = weight is None or graph.fits(weight.dtype.name)
+    fits = weight is None or graph_form.fits(weight.dtype.name)
     large = plan.count is not None and max(1, LEAST) <= plan.count * (plan.classes or 1)
-    return fits and large and graph.why_not(plan) is None and jax.default_backend() in ("cpu", "gpu")
+    return fits and large and graph_form.why_not(plan) is None and jax.default_backend() in ("cpu", "gpu")
 
 
 def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ...]:
@@ -86,7 +86,7 @@ def _evaluate(plan: Plan, gradient: bool, there: tuple[bool, ...], *arrays: Any)
     return (loss,) if found.slopes is None else (loss, call.gradient(found.slopes))
 
 
-def _mended(call: graph.Call, found: graph.Found, arrays: Sequence[Any]) -> graph.Found:
+def _mended(call: graph.Call, found: graph_form.Found, arrays: Sequence[Any]) -> graph_form.Found:
     """The undecided rows, from the host."""
     n, width = call.rows, call.form.width
     count = min(n, max(1, _ON_HOST // width))
@@ -94,9 +94,9 @@ def _mended(call: graph.Call, found: graph.Found, arrays: Sequence[Any]) -> grap
     if found.slopes is not None:
         forms.append(jax.ShapeDtypeStruct((count, width), found.slopes.dtype))
 
-    def again(start: Array, which: Array) -> graph.Found:
+    def again(start: Array, which: Array) -> graph_form.Found:
         terms, *slopes = callback.on_host(partial(_rows, call.plan), forms, start, which, *arrays)
-        return graph.Found(terms, slopes[0] if slopes else None, jnp.zeros((count, 1), bool))
+        return graph_form.Found(terms, slopes[0] if slopes else None, jnp.zeros((count, 1), bool))
 
     return graph.windows(call.form, found, count, again)
 

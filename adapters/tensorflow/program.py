@@ -27,11 +27,11 @@ def compiles() -> bool:
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     """The loss of (predictions, targets, sample_weight, mask), correctly rounded, with a gradient that is."""
-    from unifiedloss.exact import graph  # not above: native mode does without
+    from unifiedloss.exact import graph_form  # not above: native mode does without
 
     weight = tensors[2]
-    reason = graph.why_not(plan)
-    if reason is None and weight is not None and not graph.fits(weight.dtype.name):
+    reason = graph_form.why_not(plan)
+    if reason is None and weight is not None and not graph_form.fits(weight.dtype.name):
         reason = f"{weight.dtype.name} sample weights"
     if reason is None and not plan.count:
         reason = "an empty batch"

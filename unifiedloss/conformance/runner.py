@@ -26,7 +26,7 @@ from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.tolerances import plan_of
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
-from unifiedloss.exact import graph
+from unifiedloss.exact import graph_form
 from unifiedloss.spec import suggestion
 
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
@@ -300,7 +300,7 @@ def check(
 
 def _is_refused(case: Case) -> bool:
     """Whether a case stands for those of exact mode that have no form without a way to the host."""
-    return case.representative and graph.why_not(plan_of(case)) is not None
+    return case.representative and graph_form.why_not(plan_of(case)) is not None
 
 
 def _is_exact(case: Case | BadCall | SoftmaxCase) -> bool:

@@ -1,29 +1,32 @@
 r"""Exact mode inside a compiled program: the tiers of `unifiedloss.exact.kernel` as array operations, for JAX and for XLA in TensorFlow.
 
 A call is a matrix: a row is a position and its classes, or, of losses without classes, as many elements as make the matrix handy. All
-rows go through float64 with bounds as in `unifiedloss.exact.fast`, in blocks, so that no float64 copy of the whole is ever made. Rows in
-which something is left undecided are done again, few at a time: by the host, where the caller has a way to it, or in balls, and what these
-leave undecided is NaN.
-
-docs/exactness.md derives the bounds. They hold whatever the compiler contracts: no result depends on whether a product is rounded before it
-is added, but where `Field` is used. Of sums, the order is fixed down to `_FOLDED` numbers, and any order of these is allowed for.
+rows go through float64 with bounds (`unifiedloss.exact.graph_fast`), in blocks, so that no float64 copy of the whole is ever made. Rows in
+which something is left undecided are done again, few at a time: by the host, where the caller has a way to it, or in balls
+(`unifiedloss.exact.graph_formulas`), and what these leave undecided is NaN.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from unifiedloss.exact import balls
-from unifiedloss.exact.balls import U
 from unifiedloss.exact.graph_balls import Ball
+from unifiedloss.exact.graph_fast import binary64, dense64, index64, quotient64, regression64
+from unifiedloss.exact.graph_form import Block, Form, Found, read
+from unifiedloss.exact.graph_formulas import (
+    Parts,
+    binary_balls,
+    dense_balls,
+    index_balls,
+    regression_balls,
+    scaled_loss,
+    scaled_slope,
+)
 from unifiedloss.exact.graph_ops import Array, Field, Ops, hidden_zero
-from unifiedloss.exact.graph_rounding import between, from_bits, power_of_two, to_bits, to_odd
+from unifiedloss.exact.graph_rounding import from_bits, to_bits
+from unifiedloss.exact.graph_sums import exact_sum
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import Plan
 
@@ -33,531 +36,8 @@ BLOCK = 1 << 15
 AGAIN = 1 << 15
 """Elements that are done again in balls at a time."""
 
-_FOLDED = 16
-"""Numbers that are left to be summed in any order, once slices have been added to slices."""
-
-_EXP = 3 * U
-_LOG1P = 10 * U
-"""Of the framework's own log1p, which only a number per position goes through."""
-
 skipped_tiers: set[str] = set()
 """For tests: "float64" and "balls" leave everything undecided. Read when a program is traced."""
-
-
-class Found(NamedTuple):
-    """What is known of the rows.
-
-    Attributes:
-        terms: bits of the rounded losses, int32 (n, 1), or (n, k) without classes.
-        slopes: the gradient, (n, k), or None.
-        left: which rows hold something undecided, (n, 1); what is undecided is not in `terms` and `slopes`.
-    """
-
-    terms: Array
-    slopes: Array | None
-    left: Array
-
-
-class Block(NamedTuple):
-    """Rows of a call. All but `x`, `t`, class weights (1, k) and a weight per element are (n, 1); what is not given is None."""
-
-    x: Array
-    kept: Array
-    bad: Array
-    label: Array | None = None
-    at_label: Array | None = None
-    t: Array | None = None
-    own_weight: Array | None = None
-    weight: Array | None = None
-    pos_weight: Array | None = None
-    class_weights: Array | None = None
-    upstream: Array | None = None
-    divisor: Array | None = None
-    divisor_low: Array | None = None
-    divisor_radius: Array | None = None
-    empty: Array | None = None
-
-
-@dataclass(frozen=True)
-class Form:
-    """What is fixed when the program is made."""
-
-    plan: Plan
-    field: Field
-    width: int
-    term_dtype: str
-    gradient: bool
-
-    @property
-    def xp(self) -> Ops:
-        """The array operations."""
-        return self.field.xp
-
-    @property
-    def elementwise(self) -> bool:
-        """Whether each element of a row is a position."""
-        return self.plan.axis is None
-
-    @property
-    def dtype(self) -> str:
-        """The predictions' dtype, and the gradient's."""
-        return self.plan.predictions_dtype
-
-    @property
-    def mean(self) -> bool:
-        """Whether there is a divisor."""
-        return self.plan.spec.reduction == "mean"
-
-
-# ------------------------------------------------------------------------------------------------------------- what there is a form of
-
-
-def why_not(plan: Plan) -> str | None:
-    """What of a plan has no form inside a compiled program, in words, or None."""
-    if plan.unchecked or plan.shape is None or any(extent is None for extent in plan.shape):
-        return "shapes that are unknown when it is traced"
-    if plan.predictions_dtype == "float64":
-        return "float64 predictions"
-    if plan.log_probabilities:
-        return "log-probabilities"
-    if plan.kind != "regression" and not plan.from_logits:
-        return "probabilities"
-    along = isinstance(plan.pos_weight, tuple) and plan.pos_weight_axis != -1
-    for rule, used in (
-        ("scale", plan.scale != 1.0),
-        ("element_weights", plan.element_weights is not None),
-        ("average_last_axis", plan.averaged),
-        ("class_weighting", plan.by_position),
-        ("axis of pos_weight", along),
-    ):
-        if used:
-            return f"the rule {rule}"
-    if plan.targets_dtype == "uint64" or (plan.kind == "regression" and plan.targets_dtype == "int64"):
-        return f"{plan.targets_dtype} targets"
-    weighs = plan.spec.reduction == "mean" and plan.divisor in ("weights", "nonzero")
-    if plan.kind == "dense" and plan.class_weights is not None and weighs:
-        return "a mean over the class weights of dense targets"
-    return None
-
-
-def fits(sample_weight_dtype: str | None) -> bool:
-    """Whether float64 holds all sample weights of a dtype."""
-    return sample_weight_dtype not in ("int64", "uint64")
-
-
-# ------------------------------------------------------------------------------------------------------------------------ float64
-
-
-def exp64(xp: Ops, x: Array) -> Array:
-    """e^x to 3 u for x from -708 to 709, as at these ends beyond them; NaN stays NaN."""
-    x = xp.minimum(xp.maximum(x, -708.0), 709.0)
-    k = xp.rint(x * 1.4426950408889634)
-    r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10
-    # 1 + (r + r^2 q): what q is off by hardly matters, so it may be summed in the shortest way.
-    square = r * r
-    terms, power = [1.0 / math.factorial(n) for n in range(2, 14)], r
-    while len(terms) > 1:
-        terms = [a if b is None else a + b * power for a, b in zip_longest(terms[::2], terms[1::2])]
-        power = power * power
-    total = 1.0 + (r + square * terms[0])
-    # k stands in the last bits of k + 1.5 2^52; the shift drops all others.
-    return total * xp.of_bits(xp.left(xp.bits(k + 1.5 * 2.0**52) + 1023, 52), "float64")
-
-
-def height(k: int) -> int:
-    """How many additions a term passes through in `tree_sum`, at most."""
-    found = 0
-    while k > _FOLDED and k >= 32:
-        found += 5
-        k = k // 32 + k % 32
-    return found + max(k - 1, 0)
-
-
-def tree_sum(xp: Ops, x: Array, k: int) -> Array:
-    """The sum along the last axis, of length k, which stays with length 1: 32 slices added in pairs, and again until few are left."""
-    while k > _FOLDED and k >= 32:
-        size = k // 32
-        parts = [x[..., i * size : (i + 1) * size] for i in range(32)]
-        rest = x[..., 32 * size :]
-        while len(parts) > 1:
-            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        x = xp.concatenate([parts[0], rest]) if k % 32 else parts[0]
-        k = size + k % 32
-    return xp.sum(x)
-
-
-def exact_sum(field: Field, x: Array, n: int) -> Ball:
-    """The sum along the last axis, of length n, as a ball (..., 1): of radius 0 where two parts of it hold all digits.
-
-    Each part is a multiple of a unit so large that sums of it are exact in any order.
-    """
-    xp = field.xp
-    largest = xp.max(abs(x))
-    inside = (largest < 2.0**900) & (largest > 2.0**-700)
-    exponent = xp.where(inside, xp.right(xp.bits(largest), 52) - 1023, 0)
-    bits = math.ceil(math.log2(max(n, 2))) + 2
-    sums = []
-    for _ in range(2):
-        exponent = exponent + bits
-        offset = 1.5 * power_of_two(xp, exponent)
-        part = field.add(field.add(x, offset), -offset)
-        sums.append(xp.sum(part))
-        x = field.add(x, -part)
-        exponent = exponent - 53
-    unit = power_of_two(xp, exponent)
-    radius = xp.where(xp.any(x != 0), n * unit, 0.0)
-    return Ball(field, *field.two_sum(*sums), xp.where(inside | (largest == 0), radius, float("inf")))
-
-
-def _scale64(c: Block) -> Array:
-    """u s_i / D to 4 u."""
-    scale = c.upstream if c.weight is None else c.upstream * c.weight
-    return scale if c.divisor is None else scale / c.divisor
-
-
-def _scale_is_exact(form: Form, c: Block, scale: Array) -> Array:
-    """Whether `_scale64` has no error: its factors are powers of two."""
-    xp = form.xp
-    exact = xp.constant(True, "bool")  # noqa: FBT003
-    for x in (c.upstream, c.weight, c.divisor):
-        if x is not None:
-            exact = exact & ((xp.bits(x) & ((1 << 52) - 1)) == 0)
-    if c.divisor_low is not None:
-        exact = exact & (c.divisor_low == 0) & (c.divisor_radius == 0)
-    return exact & (abs(scale) < 1e100)
-
-
-def _in_order(x: Array) -> Array:
-    """Whether a scale is such that what exp64 does below -708 does not matter, nor does underflow."""
-    return (abs(x) < 1e30) & ((abs(x) > 1e-100) | (x == 0))
-
-
-def _index64(form: Form, c: Block) -> Found:
-    xp, k = form.xp, form.width
-    exp = xp.barrier(exp64(xp, xp.float64(c.x)))
-    own = xp.reshape(xp.arange(k), (1, k)) == c.label
-    at_label = exp64(xp, c.at_label)
-    others = tree_sum(xp, xp.where(own, 0.0, exp), k)
-    total = others + at_label
-    decided = (total > 1e-130) & (total < 1e130) & (at_label > 1e-130)
-    weight = 1.0 if c.own_weight is None else c.own_weight
-    own_scale = weight if c.weight is None else weight * c.weight
-    sum_error = (height(k) + 1) * U + _EXP
-    loss = xp.log1p(others / at_label) * own_scale
-    error = sum_error + _EXP + _LOG1P + 10 * U
-    terms, differ = between(xp, loss * (1 - error), loss * (1 + error), form.term_dtype)
-    undecided = differ | ~decided
-    if not isinstance(own_scale, float):
-        undecided = undecided | ~_in_order(own_scale)
-    if not form.gradient:
-        return Found(terms, None, undecided)
-    scale = _scale64(c) * weight
-    error = sum_error + _EXP + 14 * U
-    ratio = scale / total
-    label_slope = -others * ratio
-    at, differ = between(xp, label_slope * (1 - error), label_slope * (1 + error), form.dtype)
-    undecided = undecided | differ | ~_in_order(scale)
-    # The label's number is no part of the test's loop, which would compute it for every element.
-    low, high = (xp.barrier(ratio * side) for side in (1 - error, 1 + error))
-    slopes = to_bits(xp, exp * low, form.dtype)
-    differ = (to_bits(xp, exp * high, form.dtype) != slopes) & ~own
-    slopes = xp.where(own, xp.barrier(at), slopes)
-    return Found(terms, slopes, undecided | xp.any(differ))
-
-
-def _tau64(form: Form, c: Block) -> tuple[Array, float]:
-    """The weighted, smoothed targets and their relative error."""
-    xp, plan = form.xp, form.plan
-    if plan.kind == "index":
-        tau = xp.where(xp.reshape(xp.arange(form.width), (1, form.width)) == c.label, 1.0, 0.0)
-    else:
-        tau = _numbers(form, c)
-    error = 0.0
-    if plan.smoothing:
-        tau = (1.0 - plan.smoothing) * tau + plan.smoothing / plan.shared_by
-        error += 4 * U
-    if c.class_weights is not None:
-        tau = tau * c.class_weights
-        error += U
-    return tau, error
-
-
-def _numbers(form: Form, c: Block) -> Array:
-    """Targets of a cross-entropy that are numbers; what is too small counts as 0."""
-    t = _read(form.xp, c.t, form.plan.targets_dtype)
-    return form.xp.where(t < form.plan.tiny_target, 0.0, t)
-
-
-def _dense64(form: Form, c: Block) -> Found:
-    xp, k = form.xp, form.width
-    x = xp.float64(c.x)
-    largest = xp.max(x)
-    columns = xp.reshape(xp.arange(k), (1, k))
-    top = columns == -xp.max(xp.where(x == largest, -columns, -k))
-    shifted = x - largest
-    exp = xp.barrier(exp64(xp, shifted))
-    tau, tau_error = _tau64(form, c)
-    tau = xp.barrier(tau)
-    sum_error = (height(k) + 1) * U
-    # Where z - m is inexact, |z| < 2^-28 |m|.
-    shift_error = xp.minimum(abs(largest), 800.0) * U
-    others = tree_sum(xp, xp.where(top, 0.0, exp), k)
-    apart = tree_sum(xp, xp.where(tau != 0, tau * -shifted, 0.0), k)
-    weight = tree_sum(xp, tau, k)
-    loss = apart + weight * xp.log1p(others)
-    loss = loss if c.weight is None else loss * c.weight
-    error = 2 * sum_error + tau_error + _EXP + shift_error + _LOG1P + 10 * U
-    terms, undecided = between(xp, loss * (1 - error), loss * (1 + error), form.term_dtype)
-    undecided = undecided | ~(abs(largest) < 1e300) | ~(abs(loss) < 1e300)
-    if c.weight is not None:
-        undecided = undecided | ~_in_order(c.weight)
-    if not form.gradient:
-        return Found(terms, None, undecided)
-    scale = _scale64(c)
-    total = 1.0 + others
-    error = 3 * sum_error + 2 * tau_error + _EXP + shift_error + 18 * U
-    # At the largest logit p is next to 1: (T - tau) - T s / (1 + s).
-    rest = tree_sum(xp, xp.where(top, 0.0, tau), k)
-    positive = xp.where(top, rest * scale, exp * (weight * scale / total))
-    negative = xp.where(top, weight * scale * (others / total), tau * scale)
-    middle = positive - negative
-    spread = error * (abs(positive) + abs(negative))
-    slopes, differ = between(xp, middle - spread, middle + spread, form.dtype)
-    return Found(terms, slopes, undecided | ~_in_order(scale) | xp.any(differ))
-
-
-def _decided(form: Form, high: Array, low: Array, radius: Array, dtype: str) -> tuple[Array, Array]:
-    """The bits of high + low, to within the radius, and where that does not tell them. low is less than high."""
-    field, xp = form.field, form.xp
-    first = to_bits(xp, to_odd(field, high, low - radius), dtype)
-    last = to_bits(xp, to_odd(field, high, low + radius), dtype)
-    return first, first != last
-
-
-def _sides(form: Form, c: Block) -> tuple[Array, Array, float, Array]:
-    """q t' and 1 - t' of binary targets, their relative error, and where they have none."""
-    xp, plan = form.xp, form.plan
-    t = _numbers(form, c)
-    yes, no, error = t, 1.0 - t, U
-    exact = (t == 0) | (t == 1)
-    if plan.smoothing:
-        keep, share = 1.0 - plan.smoothing, plan.smoothing / 2
-        yes, no, error = keep * yes + share, keep * no + share, 5 * U
-        exact = exact & False
-    if c.pos_weight is not None:
-        yes, error = yes * c.pos_weight, error + U
-        exact = exact & (t == 0)
-    return xp.barrier(yes), xp.barrier(no), error, exact
-
-
-def _binary64(form: Form, c: Block) -> Found:
-    xp, field = form.xp, form.field
-    z = xp.float64(c.x)
-    yes, no, target_error, exact = _sides(form, c)
-    exp = xp.barrier(exp64(xp, -abs(z)))
-    rest = field.opaque((yes + no) * xp.log1p(exp))
-    apart = field.opaque(xp.where(z >= 0, no, yes) * abs(z))
-    # `apart` is exact where the target is 0 or 1, and often a tie that the tiny rest decides.
-    spread = rest * (target_error + _EXP + _LOG1P + 8 * U)
-    spread = spread + xp.where(exact, 0.0, apart * (target_error + 6 * U))
-    if c.weight is not None:
-        lost = (rest < 1e-290) & (apart != 0)  # then the product may be 0, and no tie be broken
-        rest, apart = field.opaque(rest * c.weight), field.opaque(apart * c.weight)
-        spread = abs(spread * c.weight) + 2 * U * abs(apart)
-    high, low = field.two_sum(apart, rest)
-    terms, undecided = _decided(form, high, low, spread * (1 + 2.0**-40) + 4 * U * abs(low), form.term_dtype)
-    undecided = undecided | ~(abs(z) < 1e300) | ~(abs(high) < 1e300)
-    if c.weight is not None:
-        undecided = undecided | lost | ~_in_order(c.weight)
-    if not form.gradient:
-        return Found(terms, None, xp.any(undecided))
-    scale = _scale64(c)
-    total = 1.0 + exp
-    larger, smaller = 1.0 / total, exp / total
-    positive = xp.where(z >= 0, larger, smaller) * no * scale
-    negative = xp.where(z >= 0, smaller, larger) * yes * scale
-    middle = positive - negative
-    spread = (target_error + _EXP + 16 * U) * (abs(positive) + abs(negative))
-    slopes, differ = between(xp, middle - spread, middle + spread, form.dtype)
-    return Found(terms, slopes, xp.any(undecided | differ | ~_in_order(scale)))
-
-
-def _regression64(form: Form, c: Block) -> Found:
-    xp, field = form.xp, form.field
-    p = _read(xp, c.x, form.dtype)
-    t = _read(xp, c.t, form.plan.targets_dtype)
-    difference, lost = field.two_sum(p, -t)
-    undecided = (lost != 0) | ~(abs(difference) < 1e150) | ((difference != 0) & (abs(difference) < 1e-100))
-    high, low = field.two_prod(difference, difference)
-    if c.weight is None:
-        spread = abs(high) * 0.0
-    else:
-        high, low = field.mul(high, c.weight), abs(high) * 0.0
-        spread = 4 * U * abs(high)
-        undecided = undecided | ~_in_order(c.weight)
-    terms, differ = _decided(form, high, low, spread, form.term_dtype)
-    undecided = undecided | differ
-    if not form.gradient:
-        return Found(terms, None, xp.any(undecided))
-    scale = _scale64(c)
-    high, low = field.two_prod(2.0 * difference, scale)
-    spread = xp.where(_scale_is_exact(form, c, scale), 0.0, 8 * U * abs(high))
-    slopes, differ = _decided(form, high, low, spread, form.dtype)
-    return Found(terms, slopes, xp.any(undecided | differ | ~_in_order(scale)))
-
-
-def _quotient64(form: Form, total: Ball, divisor: Ball | None) -> tuple[Array, Array]:
-    """The bits of a sum over a divisor, and where they are undecided. It is known exactly where all that was lost is 0."""
-    xp, f = form.xp, form.field
-    quotient, exact = total.high, (total.low == 0) & (total.radius == 0)
-    error = (abs(total.low) + total.radius) / xp.maximum(abs(total.high), 2.0**-900) + 4 * U
-    if divisor is not None:
-        quotient = f.opaque(total.high / divisor.high)
-        product, lost = f.two_prod(quotient, divisor.high)
-        exact = exact & (divisor.low == 0) & (divisor.radius == 0) & (product == total.high) & (lost == 0)
-        error = error + (abs(divisor.low) + divisor.radius) / abs(divisor.high) + 4 * U
-    error = xp.where(exact, 0.0, error * (1 + 2.0**-20))
-    return between(xp, quotient * (1 - error), quotient * (1 + error), form.plan.result_dtype)
-
-
-# -------------------------------------------------------------------------------------------------------------------------- balls
-
-
-class Parts(NamedTuple):
-    """Numbers to be added: first what is exact, and often a tie, then what decides it. A product with both at once would lose the latter.
-
-    Attributes:
-        losses: of each position.
-        slopes: of each element of the gradient.
-        endless: where the loss is infinite, whatever `losses` says: the target wants a class that the logits rule out.
-    """
-
-    losses: tuple[Ball, ...]
-    slopes: tuple[Ball, ...]
-    endless: Array | None = None
-
-
-def _scaled_loss(form: Form, c: Block, parts: tuple[Ball, ...]) -> Ball:
-    if c.weight is not None:
-        weight = Ball(form.field, c.weight)
-        parts = tuple(x * weight for x in parts)
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
-
-
-def _scaled_slope(form: Form, c: Block, parts: tuple[Ball, ...]) -> Ball:
-    f = form.field
-    assert c.upstream is not None
-    scale = Ball(f, c.upstream)
-    if c.weight is not None:
-        scale = scale * Ball(f, c.weight)
-    parts = tuple(x * scale for x in parts)
-    if c.divisor is not None:
-        divisor = Ball(f, c.divisor, c.divisor_low, c.divisor_radius)
-        parts = tuple(x / divisor for x in parts)
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
-
-
-def _read(xp: Ops, x: Array, dtype: str) -> Array:
-    """Numbers in float64, subnormal ones as they are."""
-    return from_bits(xp, xp.int32(xp.bits(x)), dtype) if dtype in FORMATS and dtype != "float64" else xp.float64(x)
-
-
-def _softmax(form: Form, c: Block) -> tuple[Ball, Array, Ball, Ball]:
-    """e^(z - m), where m is, the sum of the others, and z - m."""
-    xp, f, k = form.xp, form.field, form.width
-    z = _read(xp, c.x, form.dtype)
-    largest = xp.max(z)
-    columns = xp.reshape(xp.arange(k), (1, k))
-    top = columns == -xp.max(xp.where(z == largest, -columns, -k))
-    finite = z != -float("inf")
-    gap = Ball(f, *f.two_sum(xp.where(finite, z, largest), -largest))
-    exp = gap.exp(z.shape).where(finite, 0.0).kept(z.shape)
-    others = exp.where(~top, 0.0).sum(z.shape)
-    # No class at all, or one that is infinitely likely: nothing is known.
-    odd = ~(abs(largest) < float("inf"))
-    others = Ball(f, others.high, others.low, xp.where(odd, float("inf"), others.radius))
-    return exp, top, others, gap
-
-
-def _index_balls(form: Form, c: Block) -> Parts:
-    xp, f = form.xp, form.field
-    exp, top, others, gap = _softmax(form, c)
-    own = xp.reshape(xp.arange(form.width), (1, form.width)) == c.label
-    # The numbers of one column, with zeros elsewhere: any sum of them is exact.
-    apart = (-gap).where(own, 0.0).apply(xp.sum)
-    # A label that the logits rule out: the loss is infinite, which balls are not.
-    endless = xp.any(own & (_read(xp, c.x, form.dtype) == -float("inf")))
-    total = Ball(f, 1.0) + others
-    share = others.where(own & top, exp) / total
-    one = Ball(f, xp.where(own & ~top, -1.0, 0.0))
-    losses, slopes = (apart, others.log1p(others.high.shape)), (one, (-share).where(own & top, share))
-    if c.own_weight is None:
-        return Parts(losses, slopes, endless)
-    weight = Ball(f, c.own_weight)
-    return Parts(tuple(x * weight for x in losses), tuple(x * weight for x in slopes), endless)
-
-
-def _one_minus(f: Field, x: Any) -> Ball:
-    return Ball(f, *f.two_sum(1.0 + 0.0 * x, -x))
-
-
-def _dense_balls(form: Form, c: Block) -> Parts:
-    xp, f, plan = form.xp, form.field, form.plan
-    exp, top, others, gap = _softmax(form, c)
-    shape = exp.high.shape
-    if plan.kind == "index":
-        t = xp.where(xp.reshape(xp.arange(form.width), (1, form.width)) == c.label, 1.0, 0.0)
-    else:
-        t = _numbers(form, c)
-    tau = Ball(f, t)
-    if plan.smoothing:
-        keep, share = _constants(f, plan.smoothing, plan.shared_by)
-        tau = keep * tau + share
-    if c.class_weights is not None:
-        tau = Ball(f, c.class_weights) * tau
-    finite = _read(xp, c.x, form.dtype) != -float("inf")
-    weight = tau.sum(shape)
-    apart = (tau * -gap).sum(shape)
-    # A class that the logits rule out and the target wants.
-    endless = xp.any(~finite & (tau.high != 0))
-    total = Ball(f, 1.0) + others
-    exact = tau.where(~top, 0.0).sum(shape).where(top, -tau)
-    rest = weight * ((-others).where(top, exp) / total)
-    return Parts((apart, weight * others.log1p(others.high.shape)), (exact, rest), endless)
-
-
-def _constants(f: Field, smoothing: float, shared_by: int) -> tuple[Ball, Ball]:
-    """1 - a and a / K, exact or to 2^-106."""
-    keep = balls.Ball(*balls.two_sum(1.0, -np.float64(smoothing)))
-    share = balls.Ball(np.float64(smoothing)) / balls.Ball(np.float64(shared_by))
-    first, second = (Ball(f, *map(float, (x.high, x.low, x.radius))) for x in (keep, share))
-    return first, second
-
-
-def _binary_balls(form: Form, c: Block) -> Parts:
-    xp, f, plan = form.xp, form.field, form.plan
-    z = _read(xp, c.x, form.dtype)
-    t = _numbers(form, c)
-    yes, no = Ball(f, t), _one_minus(f, t)
-    if plan.smoothing:
-        keep, share = _constants(f, plan.smoothing, 2)
-        yes, no = keep * yes + share, keep * no + share
-    if c.pos_weight is not None:
-        yes = Ball(f, c.pos_weight) * yes
-    exp = Ball(f, -abs(z)).exp(z.shape)
-    apart = yes * Ball(f, xp.maximum(-z, 0.0)) + no * Ball(f, xp.maximum(z, 0.0))
-    both = yes + no
-    # What is nearly 1 - t' or -q t' differs from it by as much.
-    positive = z >= 0
-    rest = both * (exp / (Ball(f, 1.0) + exp))
-    return Parts((apart, both * exp.log1p(z.shape)), (no.where(positive, -yes), (-rest).where(positive, rest)))
-
-
-def _regression_balls(form: Form, c: Block) -> Parts:
-    xp, f = form.xp, form.field
-    p, t = _read(xp, c.x, form.dtype), _read(xp, c.t, form.plan.targets_dtype)
-    difference = Ball(f, *f.two_sum(p, -t))
-    return Parts((difference * difference,), (difference.scaled(2.0),))
 
 
 # -------------------------------------------------------------------------------------------------------------------- the two tiers
@@ -573,10 +53,10 @@ class Kind(NamedTuple):
 def kind_of(plan: Plan) -> Kind:
     """The forms of a plan."""
     if plan.kind == "index" and not plan.smoothing:
-        return Kind(_index64, _index_balls)
+        return Kind(index64, index_balls)
     if plan.kind in ("index", "dense"):
-        return Kind(_dense64, _dense_balls)
-    return Kind(_binary64, _binary_balls) if plan.kind == "binary" else Kind(_regression64, _regression_balls)
+        return Kind(dense64, dense_balls)
+    return Kind(binary64, binary_balls) if plan.kind == "binary" else Kind(regression64, regression_balls)
 
 
 def _settled(form: Form, c: Block, found: Found) -> Found:
@@ -608,7 +88,7 @@ def balls_tier(form: Form, c: Block) -> Found:
     xp = form.xp
     losses, slopes_of, endless = kind_of(form.plan).balls(form, c)
     wide = c.x.shape[0], form.width if form.elementwise else 1
-    terms, undecided = _scaled_loss(form, c, losses).kept(wide).rounded(form.term_dtype)
+    terms, undecided = scaled_loss(form, c, losses).kept(wide).rounded(form.term_dtype)
     shape = c.x.shape
     if endless is not None:
         weight = 1.0 if c.weight is None else c.weight
@@ -625,7 +105,7 @@ def balls_tier(form: Form, c: Block) -> Found:
     left = xp.any(undecided) if form.elementwise else undecided
     slopes = None
     if form.gradient:
-        slopes, doubtful = _scaled_slope(form, c, slopes_of).kept(shape).rounded(form.dtype)
+        slopes, doubtful = scaled_slope(form, c, slopes_of).kept(shape).rounded(form.dtype)
         if "balls" in skipped_tiers:
             doubtful = doubtful | True
         doubtful = xp.broadcast(doubtful | c.bad, shape)
@@ -846,7 +326,7 @@ class Call:
         u = self.given.upstream
         if u is None:
             return self.xp.constant([[1.0]], "float64")
-        u = _read(self.xp, u, u.dtype.name)
+        u = read(self.xp, u, u.dtype.name)
         if self.plan.spec.reduction == "none":
             return self._per_row(self._positions(u))
         return self._per_row(self.xp.reshape(u, (self.examples, 1)))
@@ -931,7 +411,7 @@ class Call:
                 (total if divisor is None else total / divisor).kept((self.examples, 1)).rounded(plan.result_dtype)
             )
         else:
-            bits, undecided = _quotient64(form, total, divisor)
+            bits, undecided = quotient64(form, total, divisor)
         # Infinities and NaN among the terms: what float64 makes of them. The sign of a NaN is nobody's.
         special = xp.where(xp.isnan(rough), _nan(plan.result_dtype), to_bits(xp, rough, plan.result_dtype))
         bits = xp.where(finite, bits, special)

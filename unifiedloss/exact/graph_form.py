@@ -1,0 +1,123 @@
+"""What a call inside a compiled program is made of: what is fixed, its rows, what is known of them; and which plans have such a form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from unifiedloss.exact.graph_ops import Array, Field, Ops
+from unifiedloss.exact.graph_rounding import from_bits
+from unifiedloss.floats import FORMATS
+from unifiedloss.spec import Plan
+
+
+class Found(NamedTuple):
+    """What is known of the rows.
+
+    Attributes:
+        terms: bits of the rounded losses, int32 (n, 1), or (n, k) without classes.
+        slopes: the gradient, (n, k), or None.
+        left: which rows hold something undecided, (n, 1); what is undecided is not in `terms` and `slopes`.
+    """
+
+    terms: Array
+    slopes: Array | None
+    left: Array
+
+
+class Block(NamedTuple):
+    """Rows of a call. All but `x`, `t`, class weights (1, k) and a weight per element are (n, 1); what is not given is None."""
+
+    x: Array
+    kept: Array
+    bad: Array
+    label: Array | None = None
+    at_label: Array | None = None
+    t: Array | None = None
+    own_weight: Array | None = None
+    weight: Array | None = None
+    pos_weight: Array | None = None
+    class_weights: Array | None = None
+    upstream: Array | None = None
+    divisor: Array | None = None
+    divisor_low: Array | None = None
+    divisor_radius: Array | None = None
+    empty: Array | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is fixed when the program is made."""
+
+    plan: Plan
+    field: Field
+    width: int
+    term_dtype: str
+    gradient: bool
+
+    @property
+    def xp(self) -> Ops:
+        """The array operations."""
+        return self.field.xp
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of a row is a position."""
+        return self.plan.axis is None
+
+    @property
+    def dtype(self) -> str:
+        """The predictions' dtype, and the gradient's."""
+        return self.plan.predictions_dtype
+
+    @property
+    def mean(self) -> bool:
+        """Whether there is a divisor."""
+        return self.plan.spec.reduction == "mean"
+
+
+def read(xp: Ops, x: Array, dtype: str) -> Array:
+    """Numbers in float64, subnormal ones as they are."""
+    return from_bits(xp, xp.int32(xp.bits(x)), dtype) if dtype in FORMATS and dtype != "float64" else xp.float64(x)
+
+
+def numbers(form: Form, c: Block) -> Array:
+    """Targets of a cross-entropy that are numbers; what is too small counts as 0."""
+    t = read(form.xp, c.t, form.plan.targets_dtype)
+    return form.xp.where(t < form.plan.tiny_target, 0.0, t)
+
+
+# ------------------------------------------------------------------------------------------------------------- what there is a form of
+
+
+def why_not(plan: Plan) -> str | None:
+    """What of a plan has no form inside a compiled program, in words, or None."""
+    if plan.unchecked or plan.shape is None or any(extent is None for extent in plan.shape):
+        return "shapes that are unknown when it is traced"
+    if plan.predictions_dtype == "float64":
+        return "float64 predictions"
+    if plan.log_probabilities:
+        return "log-probabilities"
+    if plan.kind != "regression" and not plan.from_logits:
+        return "probabilities"
+    along = isinstance(plan.pos_weight, tuple) and plan.pos_weight_axis != -1
+    for rule, used in (
+        ("scale", plan.scale != 1.0),
+        ("element_weights", plan.element_weights is not None),
+        ("average_last_axis", plan.averaged),
+        ("class_weighting", plan.by_position),
+        ("axis of pos_weight", along),
+    ):
+        if used:
+            return f"the rule {rule}"
+    if plan.targets_dtype == "uint64" or (plan.kind == "regression" and plan.targets_dtype == "int64"):
+        return f"{plan.targets_dtype} targets"
+    weighs = plan.spec.reduction == "mean" and plan.divisor in ("weights", "nonzero")
+    if plan.kind == "dense" and plan.class_weights is not None and weighs:
+        return "a mean over the class weights of dense targets"
+    return None
+
+
+def fits(sample_weight_dtype: str | None) -> bool:
+    """Whether float64 holds all sample weights of a dtype."""
+    return sample_weight_dtype not in ("int64", "uint64")

@@ -1,0 +1,57 @@
+"""Sums inside a compiled program, along the last axis: in float64 in an order whose error is known, and exactly."""
+
+from __future__ import annotations
+
+import math
+
+from unifiedloss.exact.graph_balls import Ball
+from unifiedloss.exact.graph_ops import Array, Field, Ops
+from unifiedloss.exact.graph_rounding import power_of_two
+
+_FOLDED = 16
+"""Numbers that are left to be summed in any order, once slices have been added to slices."""
+
+
+def height(k: int) -> int:
+    """How many additions a term passes through in `tree_sum`, at most."""
+    found = 0
+    while k > _FOLDED and k >= 32:
+        found += 5
+        k = k // 32 + k % 32
+    return found + max(k - 1, 0)
+
+
+def tree_sum(xp: Ops, x: Array, k: int) -> Array:
+    """The sum along the last axis, of length k, which stays with length 1: 32 slices added in pairs, and again until few are left."""
+    while k > _FOLDED and k >= 32:
+        size = k // 32
+        parts = [x[..., i * size : (i + 1) * size] for i in range(32)]
+        rest = x[..., 32 * size :]
+        while len(parts) > 1:
+            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        x = xp.concatenate([parts[0], rest]) if k % 32 else parts[0]
+        k = size + k % 32
+    return xp.sum(x)
+
+
+def exact_sum(field: Field, x: Array, n: int) -> Ball:
+    """The sum along the last axis, of length n, as a ball (..., 1): of radius 0 where two parts of it hold all digits.
+
+    Each part is a multiple of a unit so large that sums of it are exact in any order.
+    """
+    xp = field.xp
+    largest = xp.max(abs(x))
+    inside = (largest < 2.0**900) & (largest > 2.0**-700)
+    exponent = xp.where(inside, xp.right(xp.bits(largest), 52) - 1023, 0)
+    bits = math.ceil(math.log2(max(n, 2))) + 2
+    sums = []
+    for _ in range(2):
+        exponent = exponent + bits
+        offset = 1.5 * power_of_two(xp, exponent)
+        part = field.add(field.add(x, offset), -offset)
+        sums.append(xp.sum(part))
+        x = field.add(x, -part)
+        exponent = exponent - 53
+    unit = power_of_two(xp, exponent)
+    radius = xp.where(xp.any(x != 0), n * unit, 0.0)
+    return Ball(field, *field.two_sum(*sums), xp.where(inside | (largest == 0), radius, float("inf")))
