@@ -1,7 +1,8 @@
-"""The command line: check the backends, compare one loss across them."""
+"""The command line: check the backends, compare one loss across them, translate and explain the losses of other libraries."""
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +38,7 @@ _err = Console(stderr=True)
 
 def main() -> None:
     """The entry point of the command ``unifiedloss``."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter would stand between our lines
     app()
 
 
