@@ -89,6 +89,24 @@ KNOWN = [
     ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[0.3, 2.5], axis=0, scale=1e-3),
     ul.BinaryCrossEntropyLoss(epsilon="keras", element_weights=[0.1, 0.0, 2.5], reduction="none"),
     ul.BinaryCrossEntropyLoss(epsilon="sklearn", pos_weight=[0.3, 0, 2.5], axis=-1),
+    ul.CrossEntropyLoss(epsilon="keras", renormalize="before_clip", class_weights=[0.5, 0.0, 3.1]),
+    ul.CrossEntropyLoss(epsilon=0.25, renormalize="before_clip", label_smoothing=0.1, reduction="none"),
+    ul.CrossEntropyLoss(epsilon="keras", renormalize="after_clip", scale=0.3),
+    ul.CrossEntropyLoss(epsilon=1e-3, renormalize="after_clip", label_smoothing=0.1, reduction="none"),
+    ul.CrossEntropyLoss(class_weights=[0.5, 0.0, 3.1], class_weighting="position", epsilon="keras"),
+    ul.CrossEntropyLoss(
+        from_logits=True, class_weights=[0.5, 0.0, 3.1], class_weighting="position", label_smoothing=0.1
+    ),
+    ul.BinaryCrossEntropyLoss(epsilon="torch", element_weights=[0.1, 0.0, 2.5]),
+    ul.BinaryCrossEntropyLoss(epsilon="torch", scale=0.3, reduction="none"),
+    ul.BinaryCrossEntropyLoss(epsilon=1e-7, epsilon_added=True, label_smoothing=0.1),
+    ul.BinaryCrossEntropyLoss(epsilon=0.4, epsilon_added=True, pos_weight=[0.3, 0, 2.5], reduction="none"),
+    ul.BinaryCrossEntropyLoss(epsilon="keras", average_last_axis=True, divisor="nonzero"),
+    ul.BinaryCrossEntropyLoss(
+        from_logits=True, average_last_axis=True, pos_weight=[0.3, 2.5], axis=0, reduction="none"
+    ),
+    ul.MeanSquaredError(average_last_axis=True, scale=0.3),
+    ul.MeanSquaredError(average_last_axis=True, reduction="none"),
     ul.MeanSquaredError(element_weights=[[[0.7]], [[1e-50]]], scale=0.5),
     ul.MeanSquaredError(element_weights=[[[0.7]], [[0.3]]], divisor="nonzero", reduction="sum"),
 ]
@@ -112,7 +130,8 @@ def test_rules_of_other_libraries_are_the_oracles(spec: Any, dtype: str, without
         targets = [rng.random(x.shape).astype(dtype), rng.random(x.shape) < 0.5]
     for t in targets:
         spec = spec.replace(on_empty="error", rounding="exact")
-        upstream = rng.normal(size=t.shape[:1] if x.ndim == 2 else x.shape) if spec.reduction == "none" else -0.7
+        shape = x.shape[:-1] if x.ndim == 2 or getattr(spec, "average_last_axis", False) else x.shape
+        upstream = rng.normal(size=shape) if spec.reduction == "none" else -0.7
         for weight in (None, rng.random(len(x)).astype(dtype)):
             plan = adapter.plan(spec, x, t, weight, None)
             if plan.extended:

@@ -909,7 +909,17 @@ class PositionRules:
         b = Real(row.gap(1), row.log_sum.terms)
         return a, b, _combined([(no, row.probabilities[0]), (-yes, row.probabilities[1])])
 
-    # Squared error
+    # Elementwise losses
+
+    @staticmethod
+    def averaged(elements: Sequence[_Position]) -> _Position:
+        r"""The mean of the elements of a position, $\frac1m \sum_e \ell_e$."""
+        if len(elements) == 1:
+            return elements[0]
+        share = Fraction(1, len(elements))
+        loss = _combined((share, element.loss) for element in elements)
+        by_predictions = [scaled(share, element.predictions[0]) for element in elements]
+        return _Position(loss, by_predictions, [], ONE, any(element.bad for element in elements))
 
     def squared_error(self, prediction: float, target: float) -> _Position:
         r"""One element: $\ell = (p - t)^2$, with the derivatives $2(p - t)$ and $-2(p - t)$; IEEE rules for infinities."""

@@ -271,6 +271,9 @@ _DTYPES = ("float32", "float64")
 _ON_EMPTY = ("nan", "zero", "error")
 _ROUNDINGS = ("native", "exact")
 
+_LEAST_ADDED = 2.0**-500
+"""An added epsilon below it may be lost in pairs of float64."""
+
 
 # --------------------------------------------------------------------------------------------------------------------- specs
 
@@ -1011,7 +1014,8 @@ class Plan:
         by_position: whether class weights multiply the loss of a position, not the entries of its target.
         bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap], or None; so where logarithms are clamped.
         added: what is added to probabilities inside the logarithms.
-        extended: whether a rule is used that exact mode's kernel leaves to the oracle as a whole.
+        extended: whether rules are used that exact mode's kernel leaves to the oracle as a whole: two weights for one element, or an added
+            epsilon that is next to nothing.
         whole: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
             reduced, with nothing to cast. A native mean then divides by the number of positions as well.
     """
@@ -1259,7 +1263,7 @@ def resolve(
         divisor = "all" if kind == "dense" else "weights"
     epsilon: Any = getattr(spec, "epsilon", 0.0)
     added = epsilon if getattr(spec, "epsilon_added", False) else 0.0
-    extended = _is_extended(spec, weighted=sample_weight is not None)
+    averaged = getattr(spec, "average_last_axis", False)
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]
@@ -1288,14 +1292,14 @@ def resolve(
         divisor=divisor,
         scale=getattr(spec, "scale", 1.0),
         element_weights=_read_nested(element_weights, tiny),
-        averaged=getattr(spec, "average_last_axis", False),
+        averaged=averaged,
         log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
         by_position=class_weights is not None and getattr(spec, "class_weighting", "entries") == "position",
         bounds=None if added else _bounds(epsilon, predictions.dtype),
         added=added,
-        extended=extended,
+        extended=(element_weights is not None and (averaged or sample_weight is not None)) or 0 < added < _LEAST_ADDED,
         whole=plain
-        and not extended
+        and not averaged
         and getattr(spec, "scale", 1.0) == 1.0
         and read_in is None
         and bool(count)
@@ -1305,17 +1309,6 @@ def resolve(
 
 def _read_in(dtype: str, x: Signature) -> Signature:
     return x._replace(dtype=dtype) if x.dtype in FORMATS else x
-
-
-def _is_extended(spec: AnyLoss, *, weighted: bool) -> bool:
-    if isinstance(spec, NegativeLogLikelihoodLoss):
-        return False
-    if isinstance(spec, CrossEntropyLoss):
-        by_position = spec.class_weights is not None and spec.class_weighting == "position"
-        return spec.renormalize is not None or by_position
-    if spec.average_last_axis or (spec.element_weights is not None and weighted):
-        return True
-    return isinstance(spec, BinaryCrossEntropyLoss) and (spec.epsilon == "torch" or spec.epsilon_added)
 
 
 def _read_nested(weights: Any, tiny: float) -> Any:

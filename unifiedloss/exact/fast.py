@@ -73,7 +73,9 @@ def carry_out(
         dtype: what losses are rounded to.
     """
     plan = call.plan
-    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits) or plan.scale != 1.0:
+    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
+        return todo
+    if plan.scale != 1.0 or plan.averaged or (plan.by_position and (plan.kind == "dense" or plan.smoothing)):
         return todo
     if not _is_in_reach(plan, scale):
         return todo

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.exact.balls import Ball, exp_in_two, two_sum
+from unifiedloss.floats import TORCH_LEAST_SPREAD
 from unifiedloss.spec import Plan
 
 Floats = NDArray[np.float64]
@@ -25,14 +26,17 @@ def _one_minus(x: Any) -> Ball:
 
 
 def weighted_targets(plan: Plan, targets: Floats) -> Ball:
-    r"""\(\tau_c = w_c t'_c\) of dense targets (n, K)."""
+    r"""\(\tau_c = w_c t'_c\) of dense targets (n, K), or \(W t'_c\) with \(W = \sum_c w_c t_c\) where positions are weighted."""
     tau = Ball(targets)
     if plan.smoothing:
         assert plan.classes is not None
         tau = _one_minus(np.float64(plan.smoothing)) * tau + Ball(np.float64(plan.smoothing)) / Ball(
             np.float64(plan.classes)
         )
-    return tau if plan.class_weights is None else Ball(np.asarray(plan.class_weights)) * tau
+    if plan.class_weights is None:
+        return tau
+    weights = Ball(np.asarray(plan.class_weights))
+    return (weights * Ball(targets)).sum() * tau if plan.by_position else weights * tau
 
 
 def cross_entropy(logits: Floats, tau: Ball) -> tuple[Ball, Ball]:
@@ -107,6 +111,11 @@ def binary_cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, yes
     r"""\(\ell = -q t' \log p - (1 - t') \log(1 - p)\) and \((1 - t') / (1 - p) - q t' / p\)."""
     everywhere = np.ones(probabilities.shape, bool)
     p, q, slope_kept = _read(plan, probabilities, everywhere)
+    if plan.clamped:
+        return _clamped(p, q, yes, no)
+    if plan.added:
+        p, q = p + Ball(plan.added), q + Ball(plan.added)
+        return yes * _cost(p) + no * _cost(q), no / q - yes / p
     # A side without weight may be 0, and is not read.
     has_yes, has_no = ~yes.is_0(), ~no.is_0()
     p, q = p.where(has_yes, _ONE), q.where(has_no, _ONE)
@@ -114,6 +123,74 @@ def binary_cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, yes
     loss = (yes * p.negative_log(whole_p)).where(has_yes, _ZERO) + (no * q.negative_log(whole_q)).where(has_no, _ZERO)
     slope = (no / q).where(has_no, _ZERO) - (yes / p).where(has_yes, _ZERO)
     return loss, slope.where(slope_kept, _ZERO)
+
+
+def _cost(x: Ball) -> Ball:
+    """-log x for x > 0, which may be more than 1."""
+    beyond = x - _ONE
+    above = beyond.high > 0
+    below = x.where(~above, _ONE).negative_log((-beyond).where(~above, _ZERO))
+    return below.where(~above, -beyond.where(above, _ZERO).log1p())
+
+
+def _clamped(p: Ball, q: Ball, yes: Ball, no: Ball) -> tuple[Ball, Ball]:
+    r"""\(\ell = q t' \min(-\log p, 100) + (1 - t') \min(-\log(1 - p), 100)\) and \((p - t') / \max(p (1 - p), 10^{-12})\)."""
+    costs = []
+    for x, complement in ((p, q), (q, p)):
+        none = x.is_0()
+        cost = x.where(~none, _ONE).negative_log(complement.where(~none, _ZERO))
+        costs.append(_greatest(cost, Ball(100.0), sign=-1.0).where(~none, Ball(100.0)))
+    loss = yes * costs[0] + no * costs[1]
+    return loss, (p * no - q * yes) / _greatest(p * q, Ball(TORCH_LEAST_SPREAD), sign=1.0)
+
+
+def _greatest(x: Ball, bound: Ball, *, sign: float) -> Ball:
+    """The greater of x and an exact bound, or the lesser for the sign -1; of infinite radius where that is not known."""
+    apart = x - bound
+    chosen = x.where(sign * apart.high > 0, bound)
+    return Ball(chosen.high, chosen.low, np.where(_sign_is_known(apart), chosen.radius, np.inf))
+
+
+def _sign_is_known(x: Ball) -> Any:
+    """Where all numbers of a ball have the sign of its high part."""
+    return (x.radius == 0) | (np.abs(x.high) * (1 - 2.0**-50) > x.radius)
+
+
+def cross_entropy_of_shares(plan: Plan, numbers: Floats, tau: Ball) -> tuple[Ball, Ball]:
+    r"""\(\ell = \sum_c \tau_c (-\log q_c)\) with \(q = \mathrm{clip}(p / S)\) or \(\mathrm{clip}(p) / S\), and \(T / S - \tau_c / p_c\).
+
+    S is the sum of what is divided by it. "before_clip", T counts what is not clipped, and the second part is there for that alone.
+    "after_clip", what is clipped has the slope 0.
+    """
+    read = Ball(np.where(np.abs(numbers) < plan.tiny, 0.0, numbers))
+    if plan.renormalize == "before_clip":
+        total = read.sum()
+        others = total - read
+        q, rest, moving, known = _clip(plan, read / total, others / total)
+        weight = tau.where(moving, _ZERO).sum()
+        slope = weight / total - (tau / read.where(moving & (read.high != 0), _ONE)).where(moving, _ZERO)
+    else:
+        clipped, _, moving, known = _clip(plan, read, _ONE - read)
+        total = clipped.sum()
+        q, rest = clipped / total, (total - clipped) / total
+        slope = (tau.sum() / total - tau / clipped).where(moving, _ZERO)
+    # Of a share near 1 what is left may be known to be small and no more; then so is its logarithm.
+    cost = q.negative_log(Ball(np.maximum(rest.high, 0.0), np.where(rest.high < 0, 0.0, rest.low), rest.radius))
+    unknown = np.where(known.all(-1, keepdims=True), 0.0, np.inf)
+    loss = (tau * cost).sum()
+    return Ball(loss.high, loss.low, loss.radius + unknown), Ball(slope.high, slope.low, slope.radius + unknown)
+
+
+def _clip(plan: Plan, x: Ball, complement: Ball) -> tuple[Ball, Ball, Any, Any]:
+    """A ball between the bounds, 1 minus it, where the clip does not cut the slope off, and where all of that is known."""
+    assert plan.bounds is not None  # a spec that divides by the sum clips
+    low, gap = (Ball(np.float64(bound)) for bound in plan.bounds)
+    below, above = x - low, complement - gap
+    known = _sign_is_known(below) & _sign_is_known(above)
+    under, over = below.high < 0, above.high < 0
+    clipped = low.where(under, (_ONE - gap).where(over, x))
+    rest = (_ONE - low).where(under, gap.where(over, complement))
+    return clipped, rest, ~(under | over), known
 
 
 def _complement_of(other: Ball, own: Ball, other_is_read: Any) -> Ball:

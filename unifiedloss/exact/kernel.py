@@ -34,6 +34,9 @@ _Divisor = tuple[Ball, Callable[[], Fraction]] | float
 _BLOCK = 1 << 13
 """Elements that go through the balls at a time: their temporaries stay in the processor's cache."""
 
+_LARGEST_SHARE = 2.0**100
+"""Numbers up to it that are divided by their sum are for the balls."""
+
 undecided: Counter[str] = Counter()
 """What the first tier has left undecided since this was cleared: "elements" of gradients, whole "rows", and what the "oracle" got."""
 
@@ -169,8 +172,9 @@ class Call:
     """The positions of a call in a row, their class axis last.
 
     Attributes:
-        rows: predictions, shape (n, K); K = 1 for elementwise losses.
+        rows: predictions, shape (n, K); K = 1 for elementwise losses, or the elements that are averaged.
         targets: labels (n,), or numbers (n, K).
+        read: those predictions that losses depend on: `rows`, or what stands at the labels, (n, 1), where nothing else matters.
         weight: sample weights, float64 (n,), or None.
         present: which positions are not dropped.
         kept: which are neither dropped nor of weight 0.
@@ -191,7 +195,8 @@ class Call:
         self.plan = plan
         self.exp = exp
         self.shape = predictions.shape
-        self.positions = predictions.shape if plan.axis is None else _without(predictions.shape, plan.axis)
+        axis = predictions.ndim - 1 if plan.averaged else plan.axis
+        self.positions = predictions.shape if axis is None else _without(predictions.shape, axis)
         self.rows = self._in_rows(_plain(predictions))
         n = len(self.rows)
         targets = _plain(targets)
@@ -213,13 +218,25 @@ class Call:
             if ((whole > MAX_INTEGER_TARGET) | (whole < -MAX_INTEGER_TARGET)).any():
                 self._long_weight = whole
         self.pos_weight = self._pos_weight()
+        self.read = np.take_along_axis(self.rows, self.labels[:, None], 1) if self.of_labels else self.rows
         self.bad, self.nan, self.special = self._classified()
         self._oracle: reference.PositionRules | None = None
         self._known: dict[int, Any] = {}
 
+    @property
+    def of_labels(self) -> bool:
+        """Whether a loss depends on the prediction at the label alone: that of a probability, or of its logarithm."""
+        return self.plan.kind == "index" and not self.plan.reads_all and not self.plan.from_logits
+
+    @cached_property
+    def labels(self) -> NDArray[np.intp]:
+        """Labels as an index, 0 where they are bad or dropped."""
+        known = self.kept & (self.targets >= 0) & (self.targets < self.rows.shape[1])
+        return np.where(known, self.targets, 0).astype(np.intp)
+
     def _in_rows(self, x: Array) -> Array:
         if self.plan.axis is None:
-            return x.reshape(-1, 1)
+            return x.reshape(-1, self.shape[-1] if self.plan.averaged else 1)
         moved = x if self.plan.axis == x.ndim - 1 else np.moveaxis(x, self.plan.axis, -1)
         return moved.reshape(-1, moved.shape[-1])
 
@@ -232,9 +249,9 @@ class Call:
             return None
         weight = np.asarray(self.plan.pos_weight, np.float64)
         if weight.ndim:
-            axis = self.plan.pos_weight_axis % len(self.positions)
-            weight = weight.reshape(-1, *[1] * (len(self.positions) - axis - 1))
-        return np.broadcast_to(weight, self.positions).reshape(-1, 1)
+            axis = self.plan.pos_weight_axis % len(self.shape)
+            weight = weight.reshape(-1, *[1] * (len(self.shape) - axis - 1))
+        return self._in_rows(np.broadcast_to(weight, self.shape))
 
     # ---------------------------------------------------------------------------------------------------- what is special
 
@@ -242,55 +259,63 @@ class Call:
         """Which kept positions hold a bad value, which are NaN through and through, and which are for the oracle."""
         plan, rows = self.plan, self.rows
         n = len(rows)
-        bad, nan, special = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
+        bad, nan, special, bad_weight = (np.zeros(n, bool) for _ in range(4))
         if self.weight is not None:
             special |= ~np.isfinite(self.weight) | (
                 np.abs(self.weight) > MAX_INTEGER_TARGET if self._long_weight is not None else False
             )
             if plan.spec.reduction == "mean" and plan.divisor == "weights":
-                bad |= self.weight < 0
+                bad_weight = (self.weight < 0) & self.kept
+                bad |= bad_weight
         if plan.kind == "index":
-            bad |= (self.targets < 0) | (self.targets >= self.rows.shape[1])
+            bad |= (self.targets < 0) | (self.targets >= rows.shape[1])
         elif plan.kind == "dense":
             t = self.targets
             bad |= ((t <= -np.float64(plan.tiny_target)) | np.isinf(t)).any(1)
             nan |= np.isnan(t).any(1)
         elif plan.kind == "binary":
-            t = self.targets[:, 0]
+            t = self.targets
             if t.dtype != bool:
-                bad |= (t <= -np.float64(plan.tiny_target)) | (t > 1)
-                nan |= np.isnan(t)
+                bad |= ((t <= -np.float64(plan.tiny_target)) | (t > 1)).any(1)
+                nan |= np.isnan(t).any(1)
         elif plan.targets_dtype in BEYOND_FLOAT64:
-            t = self.targets[:, 0]
-            bad |= (t > MAX_INTEGER_TARGET) | (t < -MAX_INTEGER_TARGET)
+            t = self.targets
+            bad |= ((t > MAX_INTEGER_TARGET) | (t < -MAX_INTEGER_TARGET)).any(1)
         if plan.kind == "regression":
-            special |= ~np.isfinite(rows[:, 0])
-            if self.targets.dtype.kind not in "iub":
-                special |= ~np.isfinite(self.targets[:, 0])
-        elif plan.log_probabilities:
             special |= ~np.isfinite(rows).all(1)
+            if self.targets.dtype.kind not in "iub":
+                special |= ~np.isfinite(self.targets).all(1)
+        elif plan.log_probabilities:
+            special |= ~np.isfinite(self.read).all(1)
         elif plan.from_logits:
             pass  # see `_odd_logits`
         else:
-            bad |= self._reads_no_probability(bad)
-            # What else is out of the ordinary is for the oracle, which finds out whether it is read.
-            smallest, largest = rows.min(1), rows.max(1)
-            low, gap = plan.bounds or (0.0, 0.0)
-            special |= ~((smallest >= plan.tiny) | ((smallest >= 0) & (low > 0))) | ~(largest <= 1)
-            if plan.kind == "binary" and not gap:
-                special |= largest == 1
+            bad |= self._reads_no_probability()
+            special |= self._holds_odd_probability()
         bad &= self.kept
+        if plan.averaged:  # one element that is NaN does not make the gradients of its neighbours so
+            return bad, bad_weight, (special | nan | bad) & self.kept & ~bad_weight
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
 
-    def _reads_no_probability(self, bad: Bools) -> Bools:
-        """Which positions read a number that is no probability; `bad` are those whose targets tell nothing."""
-        plan, rows = self.plan, self.rows
-        outside: Bools = (rows <= -np.float64(plan.tiny)) | (rows > np.float64(plan.probability_limit))
-        if outside.any() and plan.kind != "binary" and not plan.smoothing:
-            if plan.kind == "index":
-                labels = np.where(bad | ~self.kept, 0, self.targets).astype(np.intp)
-                read: Bools = outside[np.arange(len(rows)), labels]
-                return read
+    def _holds_odd_probability(self) -> Bools:
+        """Which positions hold something out of the ordinary, for the oracle to find out whether it is read."""
+        plan = self.plan
+        smallest, largest = self.read.min(1), self.read.max(1)
+        low, gap = plan.bounds or (0.0, 0.0)
+        least = 0.0 if low > 0 or plan.added or plan.clamped else plan.tiny
+        most = _LARGEST_SHARE if plan.renormalize else 1.0
+        odd: Bools = ~((smallest >= np.float64(least)) & (largest <= np.float64(most)))
+        if plan.renormalize:
+            odd |= largest < np.float64(plan.tiny)
+        elif plan.kind == "binary" and not gap and not plan.added and not plan.clamped:
+            odd |= largest == 1
+        return odd
+
+    def _reads_no_probability(self) -> Bools:
+        """Which positions read a number that is no probability."""
+        plan = self.plan
+        outside: Bools = (self.read <= -np.float64(plan.tiny)) | (self.read > np.float64(plan.probability_limit))
+        if plan.kind == "dense" and not plan.reads_all and outside.any():
             outside &= ~(self.targets < np.float64(plan.tiny_target))
         return np.asarray(outside.any(1))
 
@@ -303,14 +328,15 @@ class Call:
         if not plan.from_logits:
             return np.zeros(len(rows), bool), np.zeros(len(rows), bool)
         largest = rows.max(1)  # NaN where there is one
+        if plan.averaged:
+            return np.zeros(len(rows), bool), ~np.isfinite(rows).all(1)
         if plan.axis is None:
             return np.isnan(largest), np.isinf(largest)
         nan = ~(np.abs(largest) < np.inf)
         # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
         endless = (rows == -np.inf).any(1) & ~nan
         if plan.kind == "index" and not plan.smoothing:
-            labels = self.targets[chosen].astype(np.intp)
-            endless &= rows[np.arange(len(rows)), labels] == -np.inf
+            endless &= rows[np.arange(len(rows)), self.labels[chosen]] == -np.inf
         return nan, endless
 
     # ----------------------------------------------------------------------------------------------------------- divisor
@@ -355,8 +381,7 @@ class Call:
             return one, one
         each = np.asarray(w)
         if self.plan.kind == "index":
-            labels = np.where(self.kept & ~self.bad, self.targets, 0).astype(np.int64)
-            return each[labels][:, None], np.ones((n, 1))
+            return each[self.labels][:, None], np.ones((n, 1))
         return np.broadcast_to(each, self.rows.shape), self.numbers(slice(None))
 
     # -------------------------------------------------------------------------------------------------------------- targets
@@ -366,6 +391,17 @@ class Call:
         t: Floats = self.targets[some].astype(np.float64)
         t[t < self.plan.tiny_target] = 0.0
         return t
+
+    def _of_classes(self, some: Any) -> Floats:
+        """Targets of a cross-entropy for each class, (n, K)."""
+        if self.plan.kind == "index":
+            hot: Floats = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(np.float64)
+            return hot
+        return self.numbers(some)
+
+    def _label_weights(self, some: Any) -> Ball:
+        each: Any = self.own_class_weight(self.labels[some])
+        return Ball(np.broadcast_to(each, len(some))[:, None])
 
     def own_class_weight(self, labels: Any) -> Floats | float:
         """The class weights of labels."""
@@ -380,10 +416,7 @@ class Call:
     def tau(self, some: Any) -> tuple[Floats, float]:
         """The weighted, smoothed targets (n, K), and their relative error."""
         plan = self.plan
-        if plan.kind == "index":
-            t = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(np.float64)
-        else:
-            t = self.numbers(some)
+        t = self._of_classes(some)
         error = 0.0
         if plan.smoothing:
             t = (1.0 - plan.smoothing) * t + plan.smoothing / plan.shared_by
@@ -543,7 +576,7 @@ class Call:
         self._spoil(chosen[nan], losses, slopes)
         special[chosen[odd]] = True
         chosen = chosen[~(nan | odd)]
-        step = max(1, _BLOCK // max(1, self.rows.shape[1]))
+        step = max(1, _BLOCK // max(1, self.read.shape[1]))
         for start in range(0, len(chosen), step):
             self.block(chosen[start : start + step], losses, slopes, scale, dtype)
 
@@ -557,6 +590,9 @@ class Call:
         undecided["rows"] += len(chosen)
         form = self.plan.predictions_dtype
         loss, slope = self._balls(chosen)
+        if self.plan.averaged:
+            count = Ball(np.float64(self.rows.shape[1]))
+            loss, slope = loss.sum() / count, slope / count
         if self.weight is not None:
             loss = loss * Ball(self.weight[chosen][:, None])
         if self.plan.scale != 1.0:
@@ -567,10 +603,15 @@ class Call:
             losses[i] = self.oracle_loss(i, dtype)
         if slopes is None or scale is None:
             return
-        rounded, doubtful = _decided(scale.times(slope, chosen), (len(chosen), slopes.shape[1]), form)
+        rounded, doubtful = _decided(scale.times(slope, chosen), (len(chosen), self.read.shape[1]), form)
+        labels = self.labels[chosen] if self.of_labels else None
         for row, c in np.argwhere(doubtful):
-            rounded[row, c] = self.oracle_slope(chosen[row], c, scale)
-        slopes[chosen] = stored(rounded, form)
+            rounded[row, c] = self.oracle_slope(chosen[row], c if labels is None else labels[row], scale)
+        if labels is None:
+            slopes[chosen] = stored(rounded, form)
+        else:
+            slopes[chosen] = 0
+            slopes[chosen, labels] = stored(rounded[:, 0], form)
 
     def resolve(self, i: int, columns: Any, slopes: Array, scale: Scale) -> None:
         """Some elements of the gradient of one row of logits with a class index."""
@@ -593,26 +634,26 @@ class Call:
 
     def _balls(self, chosen: Any) -> tuple[Ball, Ball]:
         plan = self.plan
-        rows = self.rows[chosen].astype(np.float64)
+        rows = self.read[chosen].astype(np.float64)
         if plan.kind == "regression":
             return formulas.squared_error(rows, self.targets[chosen].astype(np.float64))
-        if plan.kind == "index":
-            targets = (self.targets[chosen][:, None] == np.arange(rows.shape[1])).astype(np.float64)
-        else:
-            targets = self.numbers(chosen)
         if plan.kind == "binary":
-            yes, no = formulas.binary_targets(
-                plan, targets, None if self.pos_weight is None else self.pos_weight[chosen]
-            )
+            pos_weight = None if self.pos_weight is None else self.pos_weight[chosen]
+            yes, no = formulas.binary_targets(plan, self.numbers(chosen), pos_weight)
             if plan.from_logits:
                 return formulas.binary_cross_entropy(rows, yes, no)
             return formulas.binary_cross_entropy_of_probabilities(plan, rows, yes, no)
-        tau = formulas.weighted_targets(plan, targets)
+        tau = (
+            self._label_weights(chosen) if self.of_labels else formulas.weighted_targets(plan, self._of_classes(chosen))
+        )
         if plan.log_probabilities:
             return formulas.negative_log_likelihood(rows, tau)
         if plan.from_logits:
             return formulas.cross_entropy(rows, tau)
-        return formulas.cross_entropy_of_probabilities(plan, rows, tau)
+        of_probabilities = (
+            formulas.cross_entropy_of_shares if plan.renormalize else formulas.cross_entropy_of_probabilities
+        )
+        return of_probabilities(plan, rows, tau)
 
     # --------------------------------------------------------------------------------------------------------- the oracle
 
@@ -626,14 +667,17 @@ class Call:
                 found = oracle.cross_entropy(row, [int(self.targets[i])])
             elif self.plan.kind == "dense":
                 found = oracle.cross_entropy(row, self.targets[i].astype(np.float64).tolist())
-            elif self.plan.kind == "binary":
-                q = Fraction(1) if self.pos_weight is None else Fraction(float(self.pos_weight[i, 0]))
-                found = oracle.binary_cross_entropy(row[0], float(self.targets[i, 0]), q)
             else:
-                target = self.targets[i, 0]
-                found = oracle.squared_error(row[0], target.item())
+                found = oracle.averaged([self._element(oracle, i, c, x) for c, x in enumerate(row)])
             self._known[i] = found
         return self._known[i]
+
+    def _element(self, oracle: reference.PositionRules, i: int, c: int, prediction: float) -> Any:
+        target = self.targets[i, c].item()
+        if self.plan.kind == "regression":
+            return oracle.squared_error(prediction, target)
+        q = Fraction(1) if self.pos_weight is None else Fraction(float(self.pos_weight[i, c]))
+        return oracle.binary_cross_entropy(prediction, float(target), q)
 
     def weight_of(self, i: int) -> Any:
         """The sample weight, exactly, or as a float where it is not finite."""
