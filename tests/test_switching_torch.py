@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,21 @@ def test_grid(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_grid_in_float64(backend: str) -> None:
     """In float64, where a bound of some hundred ulps leaves nothing but the same formula."""
-    for call, predictions, targets in GRID:
-        wide = targets if targets.dtype.kind == "i" else targets.astype(np.float64)
-        check(call, predictions.astype(np.float64), wide, backends=(backend,))
+    with default_dtype(torch.float64):  # in which torch.tensor makes the weights
+        for call, predictions, targets in GRID:
+            wide = targets if targets.dtype.kind == "i" else targets.astype(np.float64)
+            check(call, predictions.astype(np.float64), wide, backends=(backend,))
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What torch makes numbers into, for a while."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 # ------------------------------------------------------------------------------------------------------- special values
@@ -269,14 +282,16 @@ def test_objects_round_trip() -> None:
         assert ul.from_native(switching.build(call)) == spec
         assert switching.read(switching.build(call)) == call
         assert ul.from_native(str(call)) == spec
+        if getattr(spec, "element_weights", None) is not None and isinstance(spec, ul.MeanSquaredError):
+            continue  # test_weights_that_mse_loss_takes
         assert ul.from_native(spec.to_native("torch")) == spec
         assert ul.from_native(spec.to_native("torch", code=True)) == spec
-        assert type(spec.to_native("torch")).__module__.partition(".")[0] in ("torch", "functools")
+        assert type(spec.to_native("torch")).__module__.partition(".")[0] == "torch"
 
 
 def test_text_makes_the_object() -> None:
     """The line that is written is one that torch runs."""
-    for text in {ul.from_native(str(call)).to_native("torch", code=True) for call, _, _ in GRID}:
+    for text in {str(call) for call, _, _ in GRID}:
         made = eval(text, {"torch": torch, "functools": functools})  # noqa: S307 - our own text
         assert ul.from_native(made) == ul.from_native(text)
 

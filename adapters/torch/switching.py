@@ -68,9 +68,9 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def build(call: Call, dtype: torch.dtype = torch.float32) -> Any:
-    """The module, or the function with its arguments bound. Weights are float32, as everything in a module is at first."""
-    native = find(call.name)
+def build(call: Call) -> Any:
+    """The module, or the function with its arguments bound. Weights have torch's default dtype, as torch.tensor([0.5]) has."""
+    native, dtype = find(call.name), torch.get_default_dtype()
     arguments = {
         name: torch.tensor(value, dtype=dtype) if name in native.tensors and value is not None else value
         for name, value in call.arguments.items()
@@ -79,19 +79,37 @@ def build(call: Call, dtype: torch.dtype = torch.float32) -> Any:
     return found(**arguments) if native.is_class else functools.partial(found, **arguments)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+def _weights(loss: Any) -> list[torch.Tensor]:
+    """The tensors that a module or a partial function holds."""
+    held = loss.__dict__ | dict(loss.named_buffers()) if isinstance(loss, nn.Module) else getattr(loss, "keywords", {})
+    return [each for each in held.values() if isinstance(each, torch.Tensor)]
+
+
+def weight_dtype(call: Call, native: Any = None) -> str | None:
+    """The dtype of the weights that a loss holds: of the object, or of what is made from the call; None where there are none."""
+    weights = _weights(build(call) if native is None else native)
+    return str(weights[0].dtype).removeprefix("torch.") if weights else None
+
+
+def _device(loss: Any) -> torch.device:
+    """Where the weights of a loss are, and so its predictions."""
+    return next((each.device for each in _weights(loss)), torch.device("cpu"))
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
     """The value and the gradient of its sum, as arrays.
 
-    Weights are of the predictions' dtype. So are the targets of an elementwise loss that are integers, and class indices are int64: torch
-    takes no others.
+    The targets of an elementwise loss that are integers become the predictions' dtype, and class indices int64: torch takes no others.
+    `native` is the module or function that the call was read from; without it, that is run which `build` makes.
     """
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
-    x, t = (ADAPTER.convert(np.asarray(each), None) for each in (predictions, targets))
+    loss = build(call) if native is None else native
+    x, t = (ADAPTER.convert(np.asarray(each), None).to(_device(loss)) for each in (predictions, targets))
     if not t.is_floating_point():
         t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
     x = x.detach().clone().requires_grad_()
-    value = build(call, x.dtype)(x, t)
+    value = loss(x, t)
     (gradient,) = torch.autograd.grad(value.sum(), [x])
     return ADAPTER.to_numpy(value), ADAPTER.to_numpy(gradient)
