@@ -90,7 +90,7 @@ def build(call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.i
 
 def _around(node: NodeProto, initializers: list[TensorProto], rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
     """A model of one node and the constants it has among its inputs."""
-    scores, targets, result = *node.input[:2], node.output[0]
+    scores, targets, result = node.input[0], node.input[1], node.output[0]
     positions = ["N", *(f"D{axis}" for axis in range(1, rank - 1))]
     unreduced = any(each.name == "reduction" and each.s == b"none" for each in node.attribute)
     shapes = {scores: [positions[0], "C", *positions[1:]], targets: positions, result: positions if unreduced else []}
@@ -151,7 +151,9 @@ def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             name, value = node.output[0], helper.get_attribute_value(attribute)
             tensor = TensorProto()
-            tensor.CopyFrom(value if isinstance(value, TensorProto) else numpy_helper.from_array(np.float32(value)))
+            tensor.CopyFrom(
+                value if isinstance(value, TensorProto) else numpy_helper.from_array(np.array(value, np.float32))
+            )
             tensor.name = name
             found[name] = tensor
     return found

@@ -38,7 +38,10 @@ def build(call: Call) -> Callable[..., Any]:
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
-    """The value of the native call itself, or of the function it was read from, and the gradient of its sum with respect to the predictions, as NumPy arrays."""
+    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
+
+    `native` is the function that the call was read from; without it, that is run which `build` makes.
+    """
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; multiply the losses it returns."
         raise UnsupportedError(msg)

@@ -24,6 +24,9 @@ _ATTRIBUTES = {
     nn.BCEWithLogitsLoss: ("weight", "reduction", "pos_weight"),
     nn.MSELoss: ("reduction",),
 }
+_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+"""The floating dtypes that NumPy has too."""
+
 _FUNCTIONS = (
     functional.cross_entropy,
     functional.nll_loss,
@@ -41,12 +44,25 @@ def read(obj: Any, **arguments: Any) -> Call | None:
         if arguments:
             msg = f"{name} has its arguments already; make another with {', '.join(arguments)}."
             raise SpecTypeError(msg)
+        _check_own(name, obj)
         arguments = {attribute: getattr(obj, attribute) for attribute in attributes}
     elif any(obj is function for function in _FUNCTIONS):
         name = f"torch.nn.functional.{obj.__name__}"
     else:
         return None
     return Call(name, find(name).bind([], {key: _plain(x) for key, x in arguments.items()}))
+
+
+def _check_own(name: str, module: nn.Module) -> None:
+    """Refuse a module of which more is called than torch's own forward."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    found = [hook for hook in hooks if getattr(module, hook, None)]
+    if found or "forward" in vars(module):
+        msg = (
+            f"this {name} has {'hooks' if found else 'a forward of its own'}, which may compute anything; pass one without, or write its "
+            "rules as a spec."
+        )
+        raise SpecTypeError(msg)
 
 
 def _plain(x: Any) -> Any:
@@ -57,8 +73,11 @@ def _plain(x: Any) -> Any:
     """
     if not isinstance(x, torch.Tensor):
         return _tuples(x)
+    if x.is_meta or x.layout is not torch.strided:
+        msg = f"weights of layout {x.layout} on the device {x.device} hold no numbers to be read; make them dense, on a device."
+        raise SpecTypeError(msg)
     x = x.detach().cpu()
-    array = (x.float() if x.dtype is torch.bfloat16 else x).numpy()
+    array = (x.float() if x.dtype.is_floating_point and x.dtype not in _OF_NUMPY else x).numpy()
     if x.dtype is torch.float32:
         array = np.reshape([float(str(number)) for number in array.ravel()], array.shape)
     return _tuples(array.tolist())
@@ -106,10 +125,12 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, n
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
     loss = build(call) if native is None else native
-    x, t = (ADAPTER.convert(np.asarray(each), None).to(_device(loss)) for each in (predictions, targets))
-    if not t.is_floating_point():
-        t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
-    x = x.detach().clone().requires_grad_()
-    value = loss(x, t)
-    (gradient,) = torch.autograd.grad(value.sum(), [x])
+    # Whatever is switched off around the report: a gradient is what it is about.
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x, t = (ADAPTER.convert(np.asarray(each), None).to(_device(loss)) for each in (predictions, targets))
+        if not t.is_floating_point():
+            t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
+        x = x.detach().clone().requires_grad_()
+        value = loss(x, t)
+        (gradient,) = torch.autograd.grad(value.sum(), [x])
     return ADAPTER.to_numpy(value), ADAPTER.to_numpy(gradient)

@@ -67,6 +67,9 @@ def from_native(obj: Any, /, **arguments: Any) -> AnyLoss:
         The spec. A Keras loss is read as it runs on the backend that Keras has here; in text, ``keras[jax].losses...`` says which one
         is meant, and TensorFlow is where nothing does.
 
+        Weights in a float32 tensor are read as the shortest decimals that round to it: 0.1 is what was written, where float32 has
+        0.10000000149. For float32 predictions the two are one; for others they are not, which is the rule "weight_dtype" of `diff`.
+
     Raises:
         UnsupportedError: no spec computes what this loss does. The message names the rule.
         SpecTypeError, SpecValueError: this is no loss that is known, or the text is no call with literal arguments.

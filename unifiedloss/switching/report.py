@@ -220,10 +220,9 @@ def port_report(
     """
     one, other = side_of(a), side_of(b)
     x = Input(
-        *(
-            _array(*each)
-            for each in (("predictions", predictions), ("targets", targets), ("sample_weight", sample_weight))
-        ),
+        _array("predictions", predictions),
+        _array("targets", targets),
+        _array("sample_weight", sample_weight),
         mask=_array("mask", mask),
     )
     first, second = one.outcome(x), other.outcome(x)
@@ -233,7 +232,8 @@ def port_report(
     alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
-        first.ran, second.ran, first.reason, second.reason, settings_of(one, other), gap, row, losses, attempts, () if alone else _together(one, other, x),
+        first.ran, second.ran, first.reason, second.reason, settings_of(one, other),
+        gap, row, losses, attempts, () if alone else _together(one, other, x),
         _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other),
     )  # fmt: skip
 

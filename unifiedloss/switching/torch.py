@@ -30,8 +30,8 @@ _REASONS = MappingProxyType(
         "epsilon": "torch clips no probability; it clamps logarithms at -100.",
         "label_smoothing": "torch smooths the labels of torch.nn.CrossEntropyLoss alone.",
         "class_weighting": "torch multiplies the entries of the smoothed target by the class weights.",
-        "element_weights": "torch.nn.functional.mse_loss takes weights of the predictions' own shape, and those of a spec are repeated along "
-        "the axes before theirs; where the weights have that shape, multiply the losses by them.",
+        "element_weights": "torch.nn.functional.mse_loss takes weights of the predictions' own shape, and those of a spec are repeated "
+        "along the axes before theirs; multiply the losses of reduction='none' by them.",
         "average_last_axis": "torch reduces all axes at once.",
         "scale": "torch has no factor of the loss; multiply what it gives.",
         "dtype": "torch computes in the dtype of the predictions.",
