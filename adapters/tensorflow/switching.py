@@ -49,7 +49,7 @@ def build(call: Call) -> Callable[..., Any]:
 def weight_dtype(call: Call, native: Any = None) -> str | None:
     """The dtype of the tensor of positive weights that a function holds; None where there is none."""
     weights = getattr(build(call) if native is None else native, "keywords", {}).get("pos_weight")
-    return str(weights.dtype.name) if isinstance(weights, tf.Tensor) else None
+    return str(weights.dtype.name) if isinstance(weights, tf.Tensor | tf.Variable) else None
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
