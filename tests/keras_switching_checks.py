@@ -287,6 +287,7 @@ def test_round_trip(native: Call) -> None:
         (BINARY, {"axis": 0}, "averages axis 0"),
         (SQUARED, {"reduction": "mean_with_sample_weight"}, "divisor='weights'"),
         (SQUARED, {"dtype": "bfloat16"}, "257"),
+        (SQUARED, {"dtype": "int32"}, "1.5 to 1"),
         (SPARSE, {"dtype": "mixed_float16"}, "float16"),
         *([] if TORCH else [(SPARSE, {"axis": 1}, "works where Keras runs on torch")]),
         *([(BINARY, {"from_logits": True}, "15.94")] if NUMPY else []),
@@ -302,7 +303,9 @@ def test_refused(name: str, arguments: dict[str, Any], words: str) -> None:
 
 
 def test_refusals_are_real() -> None:
-    """What is refused on one backend alone is so there, and only there."""
+    """What is refused on one backend alone is so there, and only there; and an integer dtype, in which 1.5 is 1."""
+    whole = keras.losses.MeanSquaredError(dtype="int32")
+    assert keras.ops.convert_to_numpy(whole(column(0.2), column(1.5))) == 1
     sparse = keras.losses.SparseCategoricalCrossentropy(axis=1, from_logits=True)
     if not TORCH:
         with pytest.raises(Exception, match=r"axis=-1|same shape"):
@@ -370,6 +373,56 @@ def test_epsilon() -> None:
         assert ul.from_native(keras.losses.CategoricalCrossentropy(from_logits=True)).from_logits
     finally:
         keras.config.set_epsilon(1e-7)
+
+
+def test_changed_settings_are_said() -> None:
+    """A text means Keras as it comes: where it would not be that here, a report and a diff say so, and an object is refused."""
+    name = f"keras[{ON}].losses.BinaryCrossentropy"
+    text, loss = f"{name}()", keras.losses.BinaryCrossentropy()
+    tensors = column(0.0, 0.5), column(1.0, 0.0)
+    spec = ul.from_native(text)
+    assert ul.port_report(loss, spec, *tensors).ran_a == "native"
+    assert ul.port_report(text, spec, *tensors).settings == ()
+    keras.config.set_epsilon(1e-3)
+    try:
+        report = ul.port_report(text, spec, *tensors)
+        assert (report.ran_a, report.same) == ("instead", True)
+        assert "a itself was not run: keras.config.epsilon() is 0.001" in str(report)
+        assert str(ul.diff(text, text)).splitlines()[2].startswith("keras.config.epsilon() is 0.001")
+        with pytest.raises(UnsupportedError, match=r"set_epsilon\(1e-07\)"):
+            ul.port_report(loss, spec, *tensors)
+        assert ul.port_report(f"keras[{ON}].losses.MeanSquaredError()", spec, *tensors).settings == ()
+    finally:
+        keras.config.set_epsilon(1e-7)
+    keras.config.set_floatx("float64")
+    try:
+        assert spec.to_native("keras", code=True) == 'keras.losses.BinaryCrossentropy(dtype="float32")'
+        report = ul.port_report(text, spec, *tensors)
+        assert (report.ran_a, report.same) == ("native", True)
+        assert report.settings[0].startswith("keras.config.floatx() is 'float64'")
+        assert ul.port_report(loss, spec, *tensors).settings == ()
+    finally:
+        keras.config.set_floatx("float32")
+    assert spec.to_native("keras", code=True) == "keras.losses.BinaryCrossentropy()"
+
+
+@pytest.mark.parametrize(
+    "native", [call(SPARSE), call(SOFT, label_smoothing=0.1), call("binary_crossentropy"), call(SQUARED)]
+)
+def test_what_the_process_sets_changes_no_value(native: Call) -> None:
+    """Neither floatx nor image_data_format is looked at once a loss is made, or by a function."""
+    targets = LABELS if "parse" in native.name else DENSE
+    before, _ = switching.run(native, PROBABILITIES, targets)
+    loss = switching.build(native)
+    keras.config.set_floatx("float64")
+    keras.config.set_image_data_format("channels_first")
+    try:
+        after, _ = switching.run(native, PROBABILITIES, targets, None, loss)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_image_data_format("channels_last")
+    assert after.dtype == before.dtype
+    np.testing.assert_array_equal(after, before)
 
 
 def test_floatx() -> None:

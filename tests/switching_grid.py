@@ -18,7 +18,7 @@ from unifiedloss.conformance.tolerances import limit
 from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.deviations import Deviation
-from unifiedloss.switching.inputs import Layout, weights_of
+from unifiedloss.switching.inputs import Layout, layouts, weights_of
 from unifiedloss.switching.sides import evaluate, side_of
 
 Array = NDArray[Any]
@@ -52,6 +52,7 @@ def check(
     *,
     backends: tuple[str, ...] = BACKENDS,
     dtype: str | None = None,
+    native: Any = None,
 ) -> None:
     """The native call and the spec it is read as agree, in value and gradient.
 
@@ -62,23 +63,24 @@ def check(
         sample_weight: handed to both.
         backends: where the spec is computed.
         dtype: in which the native call rounds, where that is not what the spec computes in.
+        native: the object that is run; what is made of the call where there is none.
     """
-    native, native_gradient = switching.run(call, predictions, targets, sample_weight)
+    value_there, gradient_there = switching.run(call, predictions, targets, sample_weight, native)
     spec = switching.spec_of(call)
     plan = plan_of(spec, predictions, targets, sample_weight)
     epsilon = np.finfo(dtype or plan.compute_dtype).eps * 2 * limit(plan)
     positions = plan.count or 1
     for backend in backends:
         value, gradient = computed(backend, spec, predictions, targets, sample_weight)
-        term = 1.0 + largest(predictions) + largest(native)
+        term = 1.0 + largest(predictions) + largest(value_there)
         term *= plan.scale * (positions if spec.reduction == "sum" else 1)
-        close(f"{call} in {backend}", value, native, epsilon * term * heaviest(spec, sample_weight))
-        if native_gradient is None:
+        close(f"{call} in {backend}", value, value_there, epsilon * term * heaviest(spec, sample_weight))
+        if gradient_there is None:
             continue
-        row = np.abs(np.where(np.isfinite(native_gradient), native_gradient, 0.0))
+        row = np.abs(np.where(np.isfinite(gradient_there), gradient_there, 0.0))
         row = row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True, initial=0.0) if row.ndim else row
         unit = plan.scale * heaviest(spec, sample_weight) / (positions if spec.reduction == "mean" else 1)
-        close(f"the gradient of {call} in {backend}", gradient, native_gradient, epsilon * (unit + row))
+        close(f"the gradient of {call} in {backend}", gradient, gradient_there, epsilon * (unit + row))
 
 
 def check_round_trip(call: switching.Call) -> None:
@@ -125,7 +127,10 @@ def check_deviations(call: Call, listed: Iterable[Deviation]) -> int:
     assert side.spec is not None
     labels: Any = getattr(side.spec, "ignore_index", None) or (None,)
     layout = Layout(
-        averaged=getattr(side.spec, "average_last_axis", False), ignored=labels[0], weights=weights_of(side.spec)
+        tail=layouts(side.spec, side.spec)[0].tail,
+        averaged=getattr(side.spec, "average_last_axis", False),
+        ignored=labels[0],
+        weights=weights_of(side.spec),
     )
     tried = 0
     for deviation in listed:

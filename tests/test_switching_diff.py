@@ -283,14 +283,20 @@ def test_class_without_weight_at_minus_infinity() -> None:
 @ALL
 def test_list_of_deviations_is_true_of_weights() -> None:
     """So it is of the losses that have weights themselves."""
-    weightless = [deviation for deviation in of_tensors if deviation.weightless]
+    of_weights = [deviation for deviation in of_tensors if deviation.weightless or deviation.where is not None]
     seen = set()
     for name, native in NATIVES.items():
         classes = native.loss in (ul.CrossEntropyLoss, ul.NegativeLogLikelihoodLoss)
         for parameter in {"weight", "weights"} & set(native.parameters):
             if native.library in ("torch", "onnx"):
-                for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0)) if classes else ((1.0, 0.0), (0.0, 0.0)):
-                    seen.add((name, check_deviations(Call(name, {parameter: weights}), weightless)))
+                for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0)) if classes else ((1.0, 0.0), (0.0, 0.0), (0.1, 2.0)):
+                    seen.add((name, check_deviations(Call(name, {parameter: weights}), of_weights)))
+    positive = [
+        Call("tf.nn.weighted_cross_entropy_with_logits", {"pos_weight": (1.0, 2.0)}),
+        Call("torch.nn.BCEWithLogitsLoss", {"pos_weight": (0.1, 2.0)}),
+    ]
+    for call in positive:
+        assert check_deviations(call, of_weights) == 1
     assert {name for name, tried in seen if tried} == {name for name, _ in seen}
     assert len(seen) > 8
 

@@ -30,6 +30,7 @@ REFUSED = [
     "torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])",
     'keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")',
     'keras.losses.MeanSquaredError(dtype="float16")',
+    'keras.losses.MeanSquaredError(dtype="int32")',
     'keras[jax].losses.MeanSquaredError(dtype="float64")',
     "keras.losses.SparseCategoricalCrossentropy(axis=1)",
     "keras.losses.CategoricalCrossentropy(axis=1, label_smoothing=0.1)",
@@ -86,10 +87,13 @@ def importable() -> list[Call]:
     for name, native in NATIVES.items():
         choices: list[dict[str, Any]] = [{}, {"from_logits": True}] if "from_logits" in native.parameters else [{}]
         if name == "tf.nn.weighted_cross_entropy_with_logits":
-            choices = [{"pos_weight": 1.0}]
-        if native.library in ("torch", "onnx"):  # some rules are about weights of 0
+            choices = [{"pos_weight": 1.0}, {"pos_weight": (1.0, 2.0)}]
+        if native.library in (
+            "torch",
+            "onnx",
+        ):  # some rules are about weights of 0, some about weights that float32 rounds
             choices += [
-                {parameter: (1.0, 0.0)} for parameter in native.parameters if parameter in ("weight", "weights")
+                {parameter: (0.1, 0.0)} for parameter in native.parameters if parameter in ("weight", "weights")
             ]
         for backend in KERAS_BACKENDS if native.library == "keras" else (None,):
             calls += [

@@ -203,6 +203,13 @@ def test_nodes_are_read() -> None:
         (node("loss", "log_prob"), {}, UnsupportedError, "with a second output"),
         (node(inputs=("x", "y", "w")), {}, SpecTypeError, "whose values are not in the node"),
         (node(), {"weights": [1, 2]}, SpecTypeError, "no third input"),
+        (node(inputs=()), {}, SpecTypeError, r"has the inputs \[\]"),
+        (node(inputs=("x", "")), {}, SpecTypeError, "takes the inputs scores, labels"),
+        (node(inputs=("x", "y", "w", "v")), {}, SpecTypeError, "takes the inputs scores, labels"),
+        (node(inputs=("x", "x")), {}, SpecTypeError, "not all different"),
+        (node("x"), {}, SpecTypeError, "not all different"),
+        (helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], []), {}, SpecTypeError, "input, target and"),
+        (helper.make_graph([node()], "g", [], []), {}, SpecTypeError, r"its inputs \['x', 'y'\] are no inputs"),
         (node(), {"reduction": "sum"}, SpecTypeError, "only weights are given, got reduction"),
         (node(alpha=1), {}, SpecTypeError, "no parameter 'alpha'"),
         (node(reduction="max"), {}, ul.SpecValueError, "reduction must be one of"),
@@ -216,3 +223,35 @@ def test_refused(obj: Any, arguments: dict[str, Any], error: type[Exception], fo
     """Each with the reason."""
     with pytest.raises(error, match=found):
         ul.from_native(obj, **arguments)
+
+
+def test_models_are_run_as_they_are() -> None:
+    """With their own weights, types and ranks; of a larger model, the node of the loss."""
+    spec = ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[0.1, 2, 4])
+
+    def model(scores: str, kind: int, weights: Any, *first: onnx.NodeProto) -> onnx.ModelProto:
+        values = [
+            helper.make_tensor_value_info(name, of, shape)
+            for name, of, shape in (("a", kind, ["N", 3]), ("y", TensorProto.INT32, ["N"]), ("loss", kind, []))
+        ]
+        held = [numpy_helper.from_array(weights, "w")]
+        graph = helper.make_graph([*first, node(inputs=(scores, "y", "w"))], "g", values[:2], values[2:], held)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+    narrow = np.float32([0.1, 2, 4])
+    wide_x = X.astype(np.float64)
+    whole = model("a", TensorProto.FLOAT, narrow)
+    larger = model("x", TensorProto.FLOAT, narrow, helper.make_node("Relu", ["a"], ["x"]))
+    for made in (whole, larger, larger.graph, spec.to_native("onnx"), node(inputs=("a", "y"))):
+        own = ul.from_native(made)
+        report = ul.port_report(made, own, X, Y)
+        assert (report.same, report.ran_a) == (True, "native")
+    assert ul.port_report(model("a", TensorProto.DOUBLE, np.float64([0.1, 2, 4])), spec, wide_x, Y).same
+    # What has float32 alone says so; a line of text has no dtype yet.
+    for made in (whole, larger, spec.to_native("onnx")):
+        error = ul.port_report(made, spec, wide_x, Y).error_a
+        assert error is not None
+        assert "double" in error
+    assert ul.port_report("onnx.SoftmaxCrossEntropyLoss(weights=[0.1, 2, 4])", spec, wide_x, Y).same
+    cube = ul.port_report(spec.to_native("onnx"), spec, X[..., None], Y[..., None])
+    assert "rank" in str(cube.error_a)

@@ -203,3 +203,30 @@ def test_numbers_of_a_spec_in_place_of_a_loss_are_marked() -> None:
     lines = str(report).splitlines()
     assert lines[3].endswith("in float32 (its spec does)")
     assert lines[4].endswith("in float32")
+
+
+@pytest.mark.framework("torch")
+def test_a_mask_is_for_specs() -> None:
+    """Both specs take it; a loss that takes none is not said to have been run."""
+    keep = np.arange(32) % 3 != 0
+    report = ul.port_report(CE, CE.replace(divisor="all"), LOGITS, LABELS, mask=keep)
+    assert report.rules == ("divisor",)
+    np.testing.assert_allclose(report.value_a, CE(LOGITS[keep], LABELS[keep]), rtol=1e-6)
+    text = "torch.nn.CrossEntropyLoss()"
+    native = ul.port_report(text, ul.from_native(text), LOGITS, LABELS, mask=keep)
+    assert native.same
+    assert (native.ran_a, native.ran_b) == ("instead", "spec")
+    assert "a itself was not run: torch.nn.CrossEntropyLoss takes no mask" in str(native)
+    weighted = ul.port_report(text, text, LOGITS, LABELS, WEIGHT)
+    assert weighted.reason_a == weighted.reason_b
+    assert "takes no sample weights" in str(weighted.reason_a)
+    with pytest.raises(ul.UnsupportedError, match="takes no mask"):
+        ul.port_report("torch.nn.CrossEntropyLoss(label_smoothing=1.5)", CE, LOGITS, LABELS, mask=keep)
+
+
+@pytest.mark.framework("torch")
+def test_a_bound_spec_is_a_spec() -> None:
+    """What `to` made is compared as the spec that it holds."""
+    report = ul.port_report(CE.to("torch"), CE.replace(label_smoothing=0.1), LOGITS, LABELS)
+    assert report.rules == ("label_smoothing",)
+    assert (report.ran_a, report.a) == ("spec", repr(CE))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.switching_grid import BACKENDS, check, check_round_trip, computed
 from unifiedloss import from_native, switching
@@ -86,7 +87,14 @@ def test_float64(backend: str) -> None:
         dtype = "float32" if native.name.startswith(V1) else None
         if "softmax" in native.name and targets.dtype.kind == "f":  # TensorFlow's gradient is right where they sum to 1
             wide = wide / wide.sum(native.arguments.get("axis", -1), keepdims=True)
-        check(native, predictions.astype(np.float64), wide, *weights, backends=(backend,), dtype=dtype)
+        positive = native.arguments.get("pos_weight")
+        function = None if positive is None else weighted(np.float64(positive))
+        check(native, predictions.astype(np.float64), wide, *weights, backends=(backend,), dtype=dtype, native=function)
+
+
+def weighted(pos_weight: Any) -> Any:
+    """TensorFlow's own function with a tensor of positive weights, whose dtype must be that of the logits."""
+    return partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant(pos_weight))
 
 
 def rows(*row: float) -> Any:

@@ -433,7 +433,12 @@ class Loss:
     def to_native(self, library: str, *, code: bool = False, rank: int | None = None) -> Any:
         """The loss as a library's own plain object or function, with nothing of unifiedloss in it, or as the line that makes it.
 
-        Reading it back with `from_native` gives an equal spec, but for `divisor` and `on_empty` where nothing is averaged.
+        Reading it back with `from_native` gives an equal spec, but for `divisor` and `on_empty` where nothing is averaged: with
+        ``reduction="none"`` or ``"sum"`` they have no say, and are read as the library's mean would have them.
+
+        Weights become tensors as a person's ``torch.tensor([0.1, 2.0])`` does, in torch's default dtype, and hold the digits that it has.
+        Labels beside float64 predictions need class weights of float64: set ``torch.set_default_dtype(torch.float64)`` before, or call
+        ``.double()`` on the module, which leaves the weights rounded to float32.
 
         Args:
             library: "torch", "keras", "tensorflow", "optax", "sklearn" or "onnx".

@@ -64,14 +64,41 @@ def _call(name: str, arguments: dict[str, Any]) -> Call:
 
 
 def _check_epsilon(call: Call) -> None:
+    changed = _changed_epsilon(call)
+    if changed is not None:
+        raise UnsupportedError(changed)
+
+
+def _changed_epsilon(call: Call) -> str | None:
     epsilon = keras.config.epsilon()
-    clips = call.name.endswith("ntropy") and not call.arguments.get("from_logits", False)
-    if clips and epsilon != EPSILON:
-        msg = (
-            f"keras.config.epsilon() is {epsilon}, and {call.name} clips probabilities to it; the rule epsilon='keras' is about Keras' "
-            f"default: call keras.config.set_epsilon({EPSILON}), or write the spec with epsilon={epsilon}."
-        )
-        raise UnsupportedError(msg)
+    if epsilon == EPSILON or not call.name.endswith("ntropy") or call.arguments.get("from_logits", False):
+        return None
+    return (
+        f"keras.config.epsilon() is {epsilon}, and {call.name} clips probabilities to it; the rule epsilon='keras' is about Keras' "
+        f"default: call keras.config.set_epsilon({EPSILON}), or write the spec with epsilon={epsilon}."
+    )
+
+
+def _changed_floatx(call: Call) -> str | None:
+    floatx = keras.config.floatx()
+    if floatx == "float32" or not call.name.rpartition(".")[2][0].isupper() or "dtype" in call.arguments:
+        return None
+    return (
+        f"keras.config.floatx() is {floatx!r}, which a loss object has that is made here without a dtype; what is compared is "
+        f"{call.name} with dtype='float32', as Keras comes."
+    )
+
+
+def setting(call: Call) -> str | None:
+    """What this process has changed in Keras, so that the call makes another loss here than where Keras is as it comes; else None."""
+    return _changed_epsilon(call) or _changed_floatx(call)
+
+
+def written(call: Call) -> Call:
+    """The call as it has to be written here: with its dtype, where a loss without one would have another."""
+    return (
+        call if _changed_floatx(call) is None else Call(call.name, {**call.arguments, "dtype": "float32"}, call.backend)
+    )
 
 
 def backend() -> str:
@@ -89,12 +116,21 @@ def build(call: Call) -> Any:
     return with_arguments(own, call.arguments)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+def _loss(call: Call, native: Any) -> Any:
+    """What is run: the loss that was read, which clips as Keras does now, or one that is made."""
+    if native is None:
+        return build(call)
+    _check_epsilon(call)
+    return native
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
     """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
 
-    There is no gradient where Keras runs on NumPy.
+    There is no gradient where Keras runs on NumPy. `native` is the loss that the call was read from; without it, that is run which `build`
+    makes.
     """
-    loss: Callable[..., Any] = build(call)
+    loss: Callable[..., Any] = _loss(call, native)
     if sample_weight is not None:
         if not isinstance(loss, keras.losses.Loss):
             msg = f"{call.name} takes no sample weights; multiply the losses it returns."
@@ -110,21 +146,27 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
     return BACKEND.to_numpy(value), BACKEND.to_numpy(gradient)
 
 
-def run_behind_softmax(call: Call, logits: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, None]:
+def run_behind_softmax(
+    call: Call, logits: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, None]:
     """The value for predictions that come from ``keras.ops.softmax``: on TensorFlow, Keras finds the logits on them."""
     x, y_true = (BACKEND.convert(np.asarray(tensor), None) for tensor in (logits, targets))
-    return keras.ops.convert_to_numpy(build(call)(y_true, keras.ops.softmax(x))), None
+    return keras.ops.convert_to_numpy(_loss(call, native)(y_true, keras.ops.softmax(x))), None
 
 
-def run_behind_sigmoid(call: Call, logits: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, None]:
+def run_behind_sigmoid(
+    call: Call, logits: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, None]:
     """The value for predictions that come from a sigmoid in a compiled graph, in which Keras on TensorFlow looks for the operation."""
     model = keras.Sequential([keras.layers.Activation("sigmoid")])
-    model.compile(loss=build(call))
+    model.compile(loss=_loss(call, native))
     value = model.evaluate(np.asarray(logits), np.asarray(targets), verbose=0)  # pyright: ignore[reportArgumentType] # Keras' own value
     return np.asarray(value, np.float32), None
 
 
-def run_aligned(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+def run_aligned(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """What `run` gives with sample weights that align to the first axes, as those of a spec do: axes of length 1 are appended."""
     weight = None if sample_weight is None else np.asarray(sample_weight)
     positions = np.ndim(predictions) - 1
@@ -133,6 +175,7 @@ def run_aligned(call: Call, predictions: Any, targets: Any, sample_weight: Any =
         predictions,
         targets,
         None if weight is None else weight.reshape(weight.shape + (1,) * (positions - weight.ndim)),
+        native,
     )
 
 

@@ -17,13 +17,20 @@ OPSET = 13
 
 IR_VERSION = 8
 
+_DOMAINS = ("", "ai.onnx")
+"""How the standard's own operators are marked."""
+
 
 def read(obj: Any, **arguments: Any) -> Call | None:
     """The call of a node, or of the one loss in a model or graph; None for anything else."""
     if isinstance(obj, onnx.ModelProto):
         obj = obj.graph
+    provided = None
     if isinstance(obj, onnx.GraphProto):
         nodes, initializers = list(obj.node), {tensor.name: _plain(tensor) for tensor in obj.initializer}
+        provided = (
+            {each.name for each in obj.input} | initializers.keys() | {name for node in nodes for name in node.output}
+        )
     elif isinstance(obj, NodeProto):
         nodes, initializers = [obj], {}
     else:
@@ -33,11 +40,12 @@ def read(obj: Any, **arguments: Any) -> Call | None:
         msg = f"a node has its attributes already; beside it only weights are given, got {', '.join(sorted(unknown))}."
         raise SpecTypeError(msg)
     weights = arguments.get("weights")
-    return call_of_nodes([_node(node) for node in nodes], initializers, None if weights is None else _plain(weights))
+    weights = None if weights is None else _plain(weights)
+    return call_of_nodes([_node(node) for node in nodes], initializers, weights, provided)
 
 
 def _node(node: NodeProto) -> Node:
-    operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    operator = f"{node.domain}.{node.op_type}" if node.domain not in _DOMAINS else node.op_type
     attributes = {}
     if operator in OPERATORS or operator == "Constant":  # others may hold whole graphs
         attributes = {attribute.name: _plain(helper.get_attribute_value(attribute)) for attribute in node.attribute}
@@ -75,25 +83,34 @@ def build(call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.i
     if "weights" in call.arguments:
         initializers = [numpy_helper.from_array(np.array(call.arguments["weights"], dtype), weights)]
     inputs = [scores, targets, *(tensor.name for tensor in initializers)]
-    node = helper.make_node(operator, inputs, [OUTPUT], **attributes)
-    positions = ["N", *(f"D{axis}" for axis in range(1, rank - 1))]
-    shapes = {scores: [positions[0], "C", *positions[1:]], targets: positions}
-    shapes[OUTPUT] = positions if attributes.get("reduction") == "none" else []
-    kinds = {scores: dtype, targets: labels, OUTPUT: dtype}
-    first, second, result = (
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kinds[name])), shape)
-        for name, shape in shapes.items()
-    )
-    graph = helper.make_graph([node], operator, [first, second], [result], initializers)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="unifiedloss"
-    )
+    model = _around(helper.make_node(operator, inputs, [OUTPUT], **attributes), initializers, rank, dtype, labels)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
-    """The value that onnxruntime gives; there is no gradient."""
+def _around(node: NodeProto, initializers: list[TensorProto], rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
+    """A model of one node and the constants it has among its inputs."""
+    scores, targets, result = node.input[0], node.input[1], node.output[0]
+    positions = ["N", *(f"D{axis}" for axis in range(1, rank - 1))]
+    unreduced = any(each.name == "reduction" and each.s == b"none" for each in node.attribute)
+    shapes = {scores: [positions[0], "C", *positions[1:]], targets: positions, result: positions if unreduced else []}
+    kinds = {scores: dtype, targets: labels, result: dtype}
+    first, second, last = (
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kinds[name])), shape)
+        for name, shape in shapes.items()
+    )
+    graph = helper.make_graph([node], node.op_type, [first, second], [last], initializers)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="unifiedloss"
+    )
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+    """The value that onnxruntime gives; there is no gradient.
+
+    `native` is the node, graph or model that the call was read from. A model of the loss alone is run as it is; in a larger one its node
+    is, with the class weights that it has there. Without it, a model for tensors of these types is made.
+    """
     import onnxruntime  # here, as reading and building needs none
 
     if sample_weight is not None:
@@ -102,8 +119,45 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     if targets.dtype not in (np.int32, np.int64):
         targets = targets.astype(np.int64)
-    model = build(call, predictions.ndim, predictions.dtype, targets.dtype)
+    kinds = predictions.ndim, predictions.dtype, targets.dtype
+    model = build(call, *kinds) if native is None else _as_it_is(native, *kinds)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    scores, labels, _ = INPUTS[call.name.partition(".")[2]]
-    (value,) = session.run([OUTPUT], {scores: predictions, labels: targets})
+    node = _losses(model.graph)[0]
+    scores, labels = node.input[:2]
+    if {given.name: given.type for given in session.get_inputs()}[labels] == "tensor(int32)":
+        targets = targets.astype(np.int32)
+    (value,) = session.run([node.output[0]], {scores: predictions, labels: targets})
     return np.asarray(value), None
+
+
+def _as_it_is(native: Any, rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
+    """The model that was given; or, of a node or of a graph that does more, one around the node of the loss."""
+    if isinstance(native, NodeProto):
+        return _around(native, [], rank, dtype, labels)
+    graph = native.graph if isinstance(native, onnx.ModelProto) else native
+    (node,) = _losses(graph)
+    held = {tensor.name for tensor in graph.initializer}
+    fed = {given.name for given in graph.input} - held
+    if isinstance(native, onnx.ModelProto) and fed == set(node.input[:2]) and len(graph.node) == 1:
+        return native
+    constants = {tensor.name: tensor for tensor in graph.initializer} | _constants(graph)
+    return _around(node, [constants[name] for name in node.input[2:] if name], rank, dtype, labels)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    """What the Constant nodes of a graph hold, as initializers, by name."""
+    found = {}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            name, value = node.output[0], helper.get_attribute_value(attribute)
+            tensor = TensorProto()
+            tensor.CopyFrom(
+                value if isinstance(value, TensorProto) else numpy_helper.from_array(np.array(value, np.float32))
+            )
+            tensor.name = name
+            found[name] = tensor
+    return found
+
+
+def _losses(graph: onnx.GraphProto) -> list[NodeProto]:
+    return [node for node in graph.node if node.op_type in OPERATORS and node.domain in _DOMAINS]

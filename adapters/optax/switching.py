@@ -37,12 +37,15 @@ def build(call: Call) -> Callable[..., Any]:
     return with_arguments(_FUNCTIONS[call.name], call.arguments)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
-    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays."""
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
+
+    `native` is the function that the call was read from; without it, that is run which `build` makes.
+    """
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; multiply the losses it returns."
         raise UnsupportedError(msg)
-    function = build(call)
+    function = build(call) if native is None else native
     labels = jnp.asarray(targets)
     value, pullback = jax.vjp(lambda x: function(x, labels), jnp.asarray(predictions))
     (gradient,) = pullback(jnp.ones_like(value))

@@ -46,33 +46,43 @@ def build(call: Call) -> Callable[..., Any]:
     return with_arguments(function, arguments)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
-    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays."""
-    value, gradient = _differentiated(call, predictions, targets, sample_weight)
+def weight_dtype(call: Call, native: Any = None) -> str | None:
+    """The dtype of the tensor of positive weights that a function holds; None where there is none."""
+    weights = getattr(build(call) if native is None else native, "keywords", {}).get("pos_weight")
+    return str(weights.dtype.name) if isinstance(weights, tf.Tensor | tf.Variable) else None
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
+
+    `native` is the function that the call was read from; without it, that is run which `build` makes.
+    """
+    value, gradient = _differentiated(call, predictions, targets, sample_weight, native)
     return value.numpy(), tf.convert_to_tensor(gradient).numpy()
 
 
-def _differentiated(call: Call, predictions: Any, targets: Any, sample_weight: Any) -> tuple[Any, Any]:
-    function, labels, logits = _FUNCTIONS[call.name]
-    arguments = dict(call.arguments)
-    if "pos_weight" in arguments:
-        arguments["pos_weight"] = tf.constant(arguments["pos_weight"], np.asarray(predictions).dtype)
+def _differentiated(call: Call, predictions: Any, targets: Any, sample_weight: Any, native: Any) -> tuple[Any, Any]:
+    _, labels, logits = _FUNCTIONS[call.name]
+    function = build(call) if native is None else native
+    weights = {}
     leaf = tf.convert_to_tensor(predictions)
     with tf.GradientTape() as tape:
         tape.watch(leaf)
         if sample_weight is not None:
             rank = len(leaf.shape) - ("softmax" in call.name)
-            arguments["weights"] = _weights(call, sample_weight, rank)
-        value = function(**{labels: tf.convert_to_tensor(targets), logits: leaf}, **arguments)
+            weights["weights"] = _weights(call, sample_weight, rank)
+        value = function(**{labels: tf.convert_to_tensor(targets), logits: leaf}, **weights)
     return value, tape.gradient(value, leaf, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
-def run_compiled(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+def run_compiled(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """What `run` gives, compiled by XLA, where a function raises nothing."""
 
     @tf.function(jit_compile=True, autograph=False)
     def compiled() -> tuple[Any, Any]:
-        return _differentiated(call, predictions, targets, sample_weight)
+        return _differentiated(call, predictions, targets, sample_weight, native)
 
     value, gradient = compiled()
     return value.numpy(), gradient.numpy()

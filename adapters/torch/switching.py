@@ -24,6 +24,9 @@ _ATTRIBUTES = {
     nn.BCEWithLogitsLoss: ("weight", "reduction", "pos_weight"),
     nn.MSELoss: ("reduction",),
 }
+_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+"""The floating dtypes that NumPy has too."""
+
 _FUNCTIONS = (
     functional.cross_entropy,
     functional.nll_loss,
@@ -41,12 +44,25 @@ def read(obj: Any, **arguments: Any) -> Call | None:
         if arguments:
             msg = f"{name} has its arguments already; make another with {', '.join(arguments)}."
             raise SpecTypeError(msg)
+        _check_own(name, obj)
         arguments = {attribute: getattr(obj, attribute) for attribute in attributes}
     elif any(obj is function for function in _FUNCTIONS):
         name = f"torch.nn.functional.{obj.__name__}"
     else:
         return None
     return Call(name, find(name).bind([], {key: _plain(x) for key, x in arguments.items()}))
+
+
+def _check_own(name: str, module: nn.Module) -> None:
+    """Refuse a module of which more is called than torch's own forward."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    found = [hook for hook in hooks if getattr(module, hook, None)]
+    if found or "forward" in vars(module):
+        msg = (
+            f"this {name} has {'hooks' if found else 'a forward of its own'}, which may compute anything; pass one without, or write its "
+            "rules as a spec."
+        )
+        raise SpecTypeError(msg)
 
 
 def _plain(x: Any) -> Any:
@@ -57,8 +73,11 @@ def _plain(x: Any) -> Any:
     """
     if not isinstance(x, torch.Tensor):
         return _tuples(x)
+    if x.is_meta or x.layout is not torch.strided:
+        msg = f"weights of layout {x.layout} on the device {x.device} hold no numbers to be read; make them dense, on a device."
+        raise SpecTypeError(msg)
     x = x.detach().cpu()
-    array = (x.float() if x.dtype is torch.bfloat16 else x).numpy()
+    array = (x.float() if x.dtype.is_floating_point and x.dtype not in _OF_NUMPY else x).numpy()
     if x.dtype is torch.float32:
         array = np.reshape([float(str(number)) for number in array.ravel()], array.shape)
     return _tuples(array.tolist())
@@ -68,9 +87,9 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def build(call: Call, dtype: torch.dtype = torch.float32) -> Any:
-    """The module, or the function with its arguments bound. Weights are float32, as everything in a module is at first."""
-    native = find(call.name)
+def build(call: Call) -> Any:
+    """The module, or the function with its arguments bound. Weights have torch's default dtype, as torch.tensor([0.5]) has."""
+    native, dtype = find(call.name), torch.get_default_dtype()
     arguments = {
         name: torch.tensor(value, dtype=dtype) if name in native.tensors and value is not None else value
         for name, value in call.arguments.items()
@@ -79,19 +98,39 @@ def build(call: Call, dtype: torch.dtype = torch.float32) -> Any:
     return found(**arguments) if native.is_class else functools.partial(found, **arguments)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+def _weights(loss: Any) -> list[torch.Tensor]:
+    """The tensors that a module or a partial function holds."""
+    held = loss.__dict__ | dict(loss.named_buffers()) if isinstance(loss, nn.Module) else getattr(loss, "keywords", {})
+    return [each for each in held.values() if isinstance(each, torch.Tensor)]
+
+
+def weight_dtype(call: Call, native: Any = None) -> str | None:
+    """The dtype of the weights that a loss holds: of the object, or of what is made from the call; None where there are none."""
+    weights = _weights(build(call) if native is None else native)
+    return str(weights[0].dtype).removeprefix("torch.") if weights else None
+
+
+def _device(loss: Any) -> torch.device:
+    """Where the weights of a loss are, and so its predictions."""
+    return next((each.device for each in _weights(loss)), torch.device("cpu"))
+
+
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
     """The value and the gradient of its sum, as arrays.
 
-    Weights are of the predictions' dtype. So are the targets of an elementwise loss that are integers, and class indices are int64: torch
-    takes no others.
+    The targets of an elementwise loss that are integers become the predictions' dtype, and class indices int64: torch takes no others.
+    `native` is the module or function that the call was read from; without it, that is run which `build` makes.
     """
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
-    x, t = (ADAPTER.convert(np.asarray(each), None) for each in (predictions, targets))
-    if not t.is_floating_point():
-        t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
-    x = x.detach().clone().requires_grad_()
-    value = build(call, x.dtype)(x, t)
-    (gradient,) = torch.autograd.grad(value.sum(), [x])
+    loss = build(call) if native is None else native
+    # Whatever is switched off around the report: a gradient is what it is about.
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x, t = (ADAPTER.convert(np.asarray(each), None).to(_device(loss)) for each in (predictions, targets))
+        if not t.is_floating_point():
+            t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
+        x = x.detach().clone().requires_grad_()
+        value = loss(x, t)
+        (gradient,) = torch.autograd.grad(value.sum(), [x])
     return ADAPTER.to_numpy(value), ADAPTER.to_numpy(gradient)

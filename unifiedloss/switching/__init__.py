@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,9 @@ def from_native(obj: Any, /, **arguments: Any) -> AnyLoss:
     Returns:
         The spec. A Keras loss is read as it runs on the backend that Keras has here; in text, ``keras[jax].losses...`` says which one
         is meant, and TensorFlow is where nothing does.
+
+        Weights in a float32 tensor are read as the shortest decimals that round to it: 0.1 is what was written, where float32 has
+        0.10000000149. For float32 predictions the two are one; for others they are not, which is the rule "weight_dtype" of `diff`.
 
     Raises:
         UnsupportedError: no spec computes what this loss does. The message names the rule.
@@ -168,14 +172,12 @@ def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | No
         msg = f"rank must be at least {_SMALLEST_RANK}, as an ONNX model has its classes on axis 1, got {rank!r}."
         raise SpecValueError(msg)
     if code:
-        return str(call)
+        return str(call if call.backend is None or "keras" not in sys.modules else adapter("keras").written(call))
     return build(call) if rank is None else adapter(library).build(call, rank)
 
 
 def _keras_backend(*, code: bool) -> str | None:
     """The framework that Keras runs on; None where that need not be known, as for text without Keras at hand."""
-    import sys
-
     if code and "keras" not in sys.modules:
         return None
     backend: str = adapter("keras").backend()
@@ -187,12 +189,13 @@ def build(call: Call) -> Any:
     return adapter(call.library).build(call)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
     """What the library itself computes: its value and gradient, as NumPy arrays.
 
-    The gradient is that of the sum of the values, and None where the library has none.
+    The gradient is that of the sum of the values, and None where the library has none. `native` is the object or function that the call
+    was read from, which is run as it is; without it, that is run which `build` makes.
     """
-    value, gradient = adapter(call.library).run(call, predictions, targets, sample_weight)
+    value, gradient = adapter(call.library).run(call, predictions, targets, sample_weight, native)
     return value, gradient
 
 

@@ -48,6 +48,7 @@ class Deviation:
         of: what is compared: values, values and gradients, the leading digits of values, or the sign of values.
         digits: how many digits count, as a relative difference.
         weightless: whether it is about losses with a weight of 0 among their own.
+        where: whether it is about a loss, told by its spec and its call; None where it is about all.
     """
 
     name: str
@@ -60,10 +61,13 @@ class Deviation:
     of: Of = "value"
     digits: float = 1e-3
     weightless: bool = False
+    where: Callable[[Any, Call], bool] | None = None
 
     def concerns(self, spec: AnyLoss, call: Call | None) -> bool:
         """Whether a loss takes what this rule is about."""
         if not isinstance(spec, self.losses):
+            return False
+        if self.where is not None and call is not None and not self.where(spec, call):
             return False
         if self.weightless and np.all(np.asarray(1.0 if weights_of(spec) is None else weights_of(spec))):
             return False
@@ -176,6 +180,15 @@ def _double(layout: Layout) -> Iterator[Input]:
 
 def _double_elements(layout: Layout) -> Iterator[Input]:
     yield layout.elements([0.3], [1.0], dtype="float64")
+
+
+def _double_beside_weights(layout: Layout) -> Iterator[Input]:
+    yield layout.rows([(2.0, 1.0, 0.0)], [0], dtype="float64")
+
+
+def _double_elements_beside_weights(layout: Layout) -> Iterator[Input]:
+    shape = np.shape(layout.weights) if layout.weights is not None else layout.tail or (1,)
+    yield Input(np.full(shape, 0.3), np.ones(shape))
 
 
 def _half_overflow(layout: Layout) -> Iterator[Input]:
@@ -348,6 +361,18 @@ def _compiled(layout: Layout) -> Iterator[Input]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- the list
+
+
+def _has_class_weights(spec: Any, _: Call) -> bool:
+    return spec.class_weights is not None
+
+
+def _has_narrow_weights(spec: Any, call: Call) -> bool:
+    """Whether an elementwise loss holds a tensor that float32 rounds or, in TensorFlow, that has a dtype at all."""
+    if call.library == "tensorflow":
+        return isinstance(getattr(spec, "pos_weight", None), tuple)
+    held = (getattr(spec, name, None) for name in ("element_weights", "pos_weight"))
+    return any(np.any(np.float32(weights) != np.asarray(weights)) for weights in held if weights is not None)
 
 
 def _each(text: str, *names: str) -> dict[str, str]:
@@ -573,6 +598,21 @@ of_tensors: tuple[Deviation, ...] = (
             *_keras(_BINARY, "tensorflow"),
         ),
         _behind_sigmoid, "probabilities",
+    ),
+    Deviation(
+        "weight_dtype", WITH_CLASSES,
+        "The weights of a spec are computed with in the dtype of the predictions.",
+        _each("Class weights keep the dtype they were made in, float32 by default: with labels, predictions of another are an error.",
+              *_TORCH_CE, *_TORCH_NLL),
+        _double_beside_weights, kind="index", where=_has_class_weights,
+    ),
+    Deviation(
+        "weight_dtype", _ELEMENTS,
+        "The weights of a spec are computed with in the dtype of the predictions.",
+        _each("The weights of a float32 loss are rounded to float32 whatever the predictions are.",
+              "torch.nn.functional.mse_loss", *_TORCH_BCE, *_TORCH_CLAMPED)
+        | {"tf.nn.weighted": "A tensor of positive weights keeps its dtype: float32 beside logits of another is an error."},
+        _double_elements_beside_weights, where=_has_narrow_weights,
     ),
     Deviation(
         "nan_in_ignored", WITH_CLASSES,

@@ -20,7 +20,7 @@ from unifiedloss.spec import WITH_CLASSES, AnyLoss
 from unifiedloss.switching import deviations, spec_of
 from unifiedloss.switching.inputs import Layout, inputs, layouts, weights_of
 from unifiedloss.switching.sentences import TITLES, sentence
-from unifiedloss.switching.sides import Input, Outcome, Side, evaluate, same, shown, side_of
+from unifiedloss.switching.sides import Input, Outcome, Side, evaluate, same, settings_of, shown, side_of
 
 INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
 """What makes probabilities of predictions. Where one of these contradicts the others of the other loss, they are changed together."""
@@ -95,11 +95,13 @@ class Diff:
         a: the first loss, as it was written.
         b: the second.
         differences: the rules, fields of the specs first.
+        settings: what this process has changed in a library, so that a text would make another loss here, in sentences.
     """
 
     a: str
     b: str
     differences: tuple[Difference, ...]
+    settings: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Difference]:
         return iter(self.differences)
@@ -122,7 +124,7 @@ class Diff:
         return any(difference.rule == rule for difference in self.differences)
 
     def __str__(self) -> str:
-        head = f"a: {self.a}\nb: {self.b}\n"
+        head = "\n".join([f"a: {self.a}", f"b: {self.b}", *self.settings, ""])
         if not self.differences:
             return f"{head}\nThere is no difference: the rules are the same."
         return "\n\n".join([head.rstrip(), *map(str, self.differences)])
@@ -153,7 +155,7 @@ def diff(a: Any, b: Any) -> Diff:
         ```
     """
     one, other = side_of(a), side_of(b)
-    return Diff(one.name, other.name, tuple(_differences(one, other)))
+    return Diff(one.name, other.name, tuple(_differences(one, other)), settings_of(one, other))
 
 
 def _differences(a: Side, b: Side) -> Iterator[Difference]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from unifiedloss.floats import HALF_TYPES
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError, _integer
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
@@ -47,6 +48,11 @@ def _checked_dtype(name: str, arguments: Arguments, backend: str | None) -> str:
         refuse(
             f"{name}(dtype='float64') computes a part in float32 where Keras runs on {backend}, not on tensorflow; use dtype='float32' "
             "or write the spec with dtype='float64'."
+        )
+    if dtype not in ("float32", "float64", *HALF_TYPES, *(f"mixed_{half}" for half in HALF_TYPES)):
+        refuse(
+            f"{name}(dtype={dtype!r}) casts predictions and labels to that dtype before it looks at them, in int32 1.5 to 1, and a spec "
+            "computes in float32 or float64; use dtype='float32'."
         )
     if dtype not in ("float32", "float64"):
         refuse(

@@ -6,7 +6,7 @@ argument more than the node has attributes, `weights`, and is written as two nod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -50,16 +50,20 @@ class Node(NamedTuple):
     attributes: Mapping[str, Any]
 
 
-def call_of_nodes(nodes: Sequence[Node], constants: Mapping[str, Any], weights: Any = None) -> Call:
+def call_of_nodes(
+    nodes: Sequence[Node], constants: Mapping[str, Any], weights: Any = None, provided: Collection[str] | None = None
+) -> Call:
     """The call of the one loss among these nodes.
 
     Args:
         nodes: the nodes of a graph.
         constants: the values of its initializers, by name. Those of Constant nodes are found here.
         weights: the class weights, where nothing among these says what the node's input holds.
+        provided: the names that a graph gives its nodes as inputs; None where there is no graph around them, so that a name may be any.
 
     Raises:
-        SpecTypeError: there is no loss among them, more than one, or its class weights are unknown.
+        SpecTypeError: there is no loss among them, more than one, its inputs or output are missing or mixed up, or its class weights are
+            unknown.
         UnsupportedError: the log-probabilities that a node gives beside its loss are asked for.
     """
     losses = [node for node in nodes if node.operator in OPERATORS]
@@ -69,6 +73,7 @@ def call_of_nodes(nodes: Sequence[Node], constants: Mapping[str, Any], weights: 
         raise SpecTypeError(msg)
     (node,) = losses
     name = f"onnx.{node.operator}"
+    _check_ends(node, provided)
     if [output for output in node.outputs[1:] if output]:
         msg = (
             f"{name} with a second output also gives log-probabilities, and a spec gives the loss alone; leave the output out, and add "
@@ -79,6 +84,26 @@ def call_of_nodes(nodes: Sequence[Node], constants: Mapping[str, Any], weights: 
     arguments = dict(node.attributes)
     arguments["weights"] = _class_weights(name, node, known, weights)
     return Call(name, find(name).bind([], arguments))
+
+
+def _check_ends(node: Node, provided: Collection[str] | None) -> None:
+    """Refuse a node that ONNX would not run: without predictions, labels or an output, or with a name for two of them."""
+    scores, labels, weights = INPUTS[node.operator]
+    names = [name for name in (*node.inputs, *node.outputs) if name]
+    if not 2 <= len(node.inputs) <= 3 or not all(node.inputs[:2]) or not any(node.outputs[:1]):
+        msg = (
+            f"onnx.{node.operator} takes the inputs {scores}, {labels} and, where classes have them, {weights}, and gives a loss; the node "
+            f"has the inputs {list(node.inputs)} and the outputs {list(node.outputs)}. Name each, as in "
+            f'onnx.helper.make_node("{node.operator}", ["{scores}", "{labels}"], ["{OUTPUT}"]).'
+        )
+        raise SpecTypeError(msg)
+    if len(set(names)) < len(names):
+        msg = f"onnx.{node.operator}: the inputs and outputs {names} are not all different; give each its own name."
+        raise SpecTypeError(msg)
+    unknown = [name for name in node.inputs if name and provided is not None and name not in provided]
+    if unknown:
+        msg = f"onnx.{node.operator}: its inputs {unknown} are no inputs, constants or results in the graph; connect them."
+        raise SpecTypeError(msg)
 
 
 def _constant(node: Node) -> dict[str, Any]:

@@ -15,10 +15,20 @@ from unifiedloss import registry
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.spec import WITH_CLASSES, AnyLoss
-from unifiedloss.switching import deviations, find
-from unifiedloss.switching.calls import Call
+from unifiedloss.switching import deviations
 from unifiedloss.switching.diff import changed, differing, groups, nearest
-from unifiedloss.switching.sides import Array, Input, Outcome, Side, evaluate, number, side_of
+from unifiedloss.switching.sides import (
+    Array,
+    Input,
+    Outcome,
+    Side,
+    evaluate,
+    number,
+    settings_of,
+    side_of,
+    unreduced,
+    weight_dtype,
+)
 
 _FEW_ULPS = 64
 """What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
@@ -78,6 +88,9 @@ class PortReport:
         ran_a: "native" where the first computed it itself, "instead" where its spec did in its place, as its library is not installed,
             or refused, or Keras runs on another framework; "spec" for a spec.
         ran_b: the same of the second.
+        reason_a: why its spec did in its place, in a sentence; None where it did not.
+        reason_b: the same of the second.
+        settings: what this process has changed in a library, so that a text would make another loss here, in sentences.
         gap: how far they are apart.
         row: the index of the first position whose losses differ, along the axes of the per-position loss; None where none does, or where
             the losses cannot be told position by position.
@@ -99,6 +112,9 @@ class PortReport:
     error_b: str | None
     ran_a: str
     ran_b: str
+    reason_a: str | None
+    reason_b: str | None
+    settings: tuple[str, ...]
     gap: Gap
     row: tuple[int, ...] | None
     losses_of_row: tuple[float, float] | None
@@ -124,6 +140,12 @@ class PortReport:
             "",
             f"a gives {_said(self.value_a, self.error_a, self.ran_a)}",
             f"b gives {_said(self.value_b, self.error_b, self.ran_b)}",
+            *(
+                f"{letter} itself was not run: {reason}"
+                for letter, reason in (("a", self.reason_a), ("b", self.reason_b))
+                if reason is not None
+            ),
+            *(setting for setting in self.settings if setting not in (self.reason_a, self.reason_b)),
         ]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
@@ -162,16 +184,20 @@ def _written(value: Array) -> str:
     )
 
 
-def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: Any = None) -> PortReport:
+def port_report(
+    a: Any, b: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+) -> PortReport:
     """Run two losses on the same tensors, and find what sets them apart.
 
     Args:
-        a: a spec, a loss of another library, or the text of either, as `from_native` reads them.
+        a: a spec, a loss of another library, or the text of either, as `from_native` reads them. An object is run as it is; of text, that
+            is run which a person would make of it.
         b: the same.
         predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy array, and each library is given its
             own tensors.
         targets: likewise. Labels become one-hot rows for a loss that takes no labels.
         sample_weight: weights of positions, or None. Of losses that take none, the spec is run.
+        mask: True where a position counts, or None. No loss of another library takes one: of each, the spec is run, and the report says so.
 
     Returns:
         An object that prints as text: both values and how far they are apart, in units in the last place; the first position that
@@ -194,10 +220,10 @@ def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: A
     """
     one, other = side_of(a), side_of(b)
     x = Input(
-        *(
-            _array(*each)
-            for each in (("predictions", predictions), ("targets", targets), ("sample_weight", sample_weight))
-        )
+        _array("predictions", predictions),
+        _array("targets", targets),
+        _array("sample_weight", sample_weight),
+        mask=_array("mask", mask),
     )
     first, second = one.outcome(x), other.outcome(x)
     gap = gap_of(first, second)
@@ -206,7 +232,8 @@ def port_report(a: Any, b: Any, predictions: Any, targets: Any, sample_weight: A
     alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
-        first.ran, second.ran, gap, row, losses, attempts, () if alone else _together(one, other, x),
+        first.ran, second.ran, first.reason, second.reason, settings_of(one, other),
+        gap, row, losses, attempts, () if alone else _together(one, other, x),
         _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other),
     )  # fmt: skip
 
@@ -329,26 +356,16 @@ def _per_position(side: Side, x: Input) -> Outcome | None:
     spec = nearest(side)
     if spec is None:
         return None
-    unreduced = spec.replace(reduction="none")
+    each = spec.replace(reduction="none")
     if side.call is None:
-        return evaluate(unreduced, x)
+        return evaluate(each, x)
     try:
-        call = _unreduced(side)
-        outcome = side_of(call).outcome(x)
+        outcome = unreduced(side).outcome(x)
         if outcome.value is not None:
             return outcome
     except (UnsupportedError, SpecTypeError, SpecValueError):
         pass
-    return evaluate(unreduced, x)
-
-
-def _unreduced(side: Side) -> Call:
-    """The call that gives the losses of all positions."""
-    assert side.call is not None
-    native = find(side.call.name)
-    if "reduction" not in native.parameters:
-        return side.call
-    return Call(side.call.name, native.bind([], {**side.call.arguments, "reduction": "none"}), side.call.backend)
+    return evaluate(each, x)
 
 
 # ---------------------------------------------------------------------------------------------------------------- attempts
@@ -424,14 +441,14 @@ def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input)
 def _told_by(side: Side, spec: AnyLoss, x: Input) -> str | None:
     """The rule that is at work on these tensors, told by what they hold."""
     assert side.call is not None
-    signs = _signs(spec, x)
+    signs = _signs(side, spec, x)
     for deviation in deviations.of_tensors:
         if deviation.name in signs and deviation.concerns(spec, side.call) and deviation.has(side.call):
             return deviation.name
     return None
 
 
-def _signs(spec: AnyLoss, x: Input) -> set[str]:
+def _signs(side: Side, spec: AnyLoss, x: Input) -> set[str]:
     """The rules whose signs are in these tensors: what each of them is about is there."""
     p, t = x.predictions, x.targets
     dense = t.shape == p.shape
@@ -439,6 +456,7 @@ def _signs(spec: AnyLoss, x: Input) -> set[str]:
         "half_rounding": p.dtype.name in HALF_TYPES,
         "float64": p.dtype == np.float64,
         "float64_elements": p.dtype == np.float64,
+        "weight_dtype": weight_dtype(side) not in (None, p.dtype.name),
         "infinite_logit": bool(np.isinf(p).any()),
         "plus_infinity": bool(np.isposinf(p).any()),
         "zero_times_infinity": bool(np.isneginf(p).any()) and dense,

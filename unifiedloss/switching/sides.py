@@ -5,7 +5,9 @@ What comes of an input is an `Outcome`: a value and a gradient, or the error.
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +42,7 @@ class Input:
             none, the spec is evaluated.
         origin: what `way` is given in place of the predictions, such as the logits behind them.
         note: what `way` does, in words.
+        mask: which positions count, or None. Specs alone take one.
     """
 
     predictions: Array
@@ -48,11 +51,14 @@ class Input:
     way: str | None = None
     origin: Array | None = None
     note: str | None = None
+    mask: Array | None = None
 
     def __str__(self) -> str:
         parts = [f"predictions {shown(self.predictions)}", f"targets {shown(self.targets)}"]
         if self.sample_weight is not None:
             parts.append(f"sample_weight {shown(self.sample_weight)}")
+        if self.mask is not None:
+            parts.append(f"mask {shown(self.mask)}")
         if self.note is not None:
             parts.append(self.note)
         return ", ".join(parts)
@@ -67,12 +73,14 @@ class Outcome:
         gradient: of its sum, with respect to the predictions; None where there is none.
         error: what was raised, as "ErrorName: message".
         ran: "native" where the other library itself computed it, "instead" where its spec did in its place, "spec" for a spec.
+        reason: why the library itself was not asked, where it was not and could have been.
     """
 
     value: Array | None = None
     gradient: Array | None = None
     error: str | None = None
     ran: str = "spec"
+    reason: str | None = None
 
     def __str__(self) -> str:
         return self.error if self.value is None else shown(self.value, dtype=False)  # type: ignore[return-value]
@@ -87,12 +95,14 @@ class Side:
         spec: what it computes; None where no spec does.
         call: what it is in its own library; None for a spec.
         refusal: why there is no spec.
+        native: the object or function that was given, which is run as it is; None for a spec and for text, of which one is made.
     """
 
     name: str
     spec: AnyLoss | None
     call: Call | None = None
     refusal: str | None = None
+    native: Any = field(default=None, compare=False)
     _seen: dict[int, tuple[Input, Outcome]] = field(default_factory=dict, compare=False, repr=False)
 
     def outcome(self, x: Input) -> Outcome:
@@ -105,11 +115,11 @@ class Side:
     def _outcome(self, x: Input) -> Outcome:
         if self.call is not None:
             try:
-                return _run(self.call, self.adapted(x))
-            except (MissingBackendError, UnsupportedError):
+                return _run(self.call, self.adapted(x), self.native)
+            except (MissingBackendError, UnsupportedError) as error:
                 if self.spec is None:
                     raise
-                return replace(evaluate(self.spec, x), ran="instead")
+                return replace(evaluate(self.spec, x), ran="instead", reason=str(error))
         assert self.spec is not None
         return evaluate(self.spec, x)
 
@@ -176,16 +186,83 @@ def side_of(loss: Any) -> Side:
         if call.name.startswith("unifiedloss."):
             spec = switching.from_native(loss)
             return Side(repr(spec), spec)
+    elif isinstance(loss, Call):
+        call = loss
     else:
-        call = loss if isinstance(loss, Call) else switching.read(loss)
-    return _of_call(call)
+        bound = getattr(loss, "spec", None)  # what `Loss.to` made
+        if isinstance(bound, Loss):
+            return side_of(bound)
+        return _of_call(switching.read(loss), loss)
+    return _of_call(call, None)
 
 
-def _of_call(call: Call) -> Side:
+def _of_call(call: Call, native: Any) -> Side:
     try:
-        return Side(named(call), switching.spec_of(call), call)
+        return Side(named(call), switching.spec_of(call), call, native=native)
     except (UnsupportedError, SpecValueError, SpecTypeError) as error:
-        return Side(named(call), None, call, str(error))
+        return Side(named(call), None, call, str(error), native)
+
+
+def weight_dtype(side: Side) -> str | None:
+    """The dtype of the tensors that a loss holds; None where it holds none, or where its library has numbers in their place."""
+    if side.call is None or not _runs_here(side.call):
+        return None
+    dtype_of = getattr(switching.adapter(side.call.library), "weight_dtype", None)
+    return None if dtype_of is None else dtype_of(side.call, side.native)
+
+
+def settings_of(*sides: Side) -> tuple[str, ...]:
+    """What this process has changed in the libraries of texts, so that their losses are others here. Objects are run as they are."""
+    found = []
+    for side in sides:
+        if side.call is not None and side.native is None and _runs_here(side.call):
+            setting = getattr(switching.adapter(side.call.library), "setting", None)
+            found.append(None if setting is None else setting(side.call))
+    return tuple(dict.fromkeys(sentence for sentence in found if sentence is not None))
+
+
+def _runs_here(call: Call) -> bool:
+    """Whether a loss is run by its own library."""
+    try:
+        adapter = switching.adapter(call.library)
+    except MissingBackendError:
+        return False
+    return call.library != "keras" or adapter.backend() == (call.backend or "tensorflow")
+
+
+def unreduced(side: Side) -> Side:
+    """The side that gives the losses of all positions: of an object, a copy of it that reduces nothing.
+
+    Raises:
+        UnsupportedError, SpecTypeError, SpecValueError: its library does not give them.
+    """
+    assert side.call is not None
+    native = switching.find(side.call.name)
+    if "reduction" not in native.parameters:
+        return side
+    call = Call(
+        side.call.name, native.bind([], {**side.call.arguments, **_unreduced(native.parameters)}), side.call.backend
+    )
+    return _of_call(call, _copy(side.native, _unreduced(native.parameters)))
+
+
+def _unreduced(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that reduce nothing; torch's old ones, which would win, as they are by default."""
+    return {"reduction": "none"} | {name: None for name in ("size_average", "reduce") if name in parameters}
+
+
+def _copy(native: Any, arguments: dict[str, Any]) -> Any:
+    """A loss with other arguments; None, so that one is made from its call, where no copy takes them."""
+    if native is None:
+        return None
+    if callable(native) and not hasattr(native, "reduction"):
+        return functools.partial(native, **arguments)
+    if not hasattr(native, "reduction"):
+        return None
+    changed = object.__new__(type(native))  # copy.copy would save a loss of Keras as a model is saved
+    changed.__dict__.update(native.__dict__)
+    changed.reduction = arguments["reduction"]
+    return changed
 
 
 def named(call: Call) -> str:
@@ -201,14 +278,17 @@ def evaluate(spec: AnyLoss, x: Input) -> Outcome:
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value, gradient = spec.value_and_grad(x.predictions, x.targets, sample_weight=x.sample_weight)
+            value, gradient = spec.value_and_grad(x.predictions, x.targets, sample_weight=x.sample_weight, mask=x.mask)
     except UnifiedLossError as error:
         return Outcome(error=_described(error))
     return Outcome(np.asarray(value), np.asarray(gradient))
 
 
-def _run(call: Call, x: Input) -> Outcome:
-    """What the library's own loss makes of an input."""
+def _run(call: Call, x: Input, native: Any) -> Outcome:
+    """What the library's own loss makes of an input: the object that was given, or one that is made from the call."""
+    if x.mask is not None:
+        msg = f"{call.name} takes no mask; select the positions that count before it is called."
+        raise UnsupportedError(msg)
     adapter = switching.adapter(call.library)
     if call.library == "keras" and adapter.backend() != (call.backend or "tensorflow"):
         msg = f"Keras runs on {adapter.backend()} here."
@@ -221,7 +301,7 @@ def _run(call: Call, x: Input) -> Outcome:
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            value, gradient = run(call, predictions, x.targets, x.sample_weight)
+            value, gradient = run(call, predictions, x.targets, x.sample_weight, native)
     except UnsupportedError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a library raises is what comes of the input

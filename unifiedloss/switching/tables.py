@@ -121,7 +121,9 @@ class Native:
     def _written(self, name: str, value: Any) -> str:
         text = literal(value)
         array = {"torch": "torch.tensor", "tensorflow": "tf.constant"}.get(self.library)
-        return f"{array}({text})" if array and name in self.tensors and value is not None else text
+        # TensorFlow makes a number a tensor of the predictions' dtype; torch takes none.
+        tensor = isinstance(value, tuple) or (self.library == "torch" and value is not None)
+        return f"{array}({text})" if array and name in self.tensors and tensor else text
 
 
 def literal(value: Any) -> str:

@@ -30,6 +30,8 @@ _REASONS = MappingProxyType(
         "epsilon": "torch clips no probability; it clamps logarithms at -100.",
         "label_smoothing": "torch smooths the labels of torch.nn.CrossEntropyLoss alone.",
         "class_weighting": "torch multiplies the entries of the smoothed target by the class weights.",
+        "element_weights": "torch.nn.functional.mse_loss takes weights of the predictions' own shape, and those of a spec are repeated "
+        "along the axes before theirs; multiply the losses of reduction='none' by them.",
         "average_last_axis": "torch reduces all axes at once.",
         "scale": "torch has no factor of the loss; multiply what it gives.",
         "dtype": "torch computes in the dtype of the predictions.",
@@ -152,10 +154,6 @@ def _from_squared(spec: MeanSquaredError) -> Arguments:
     return {"reduction": spec.reduction}
 
 
-def _from_weighted_squared(spec: MeanSquaredError) -> Arguments:
-    return {"reduction": spec.reduction, "weight": spec.element_weights}
-
-
 # ------------------------------------------------------------------------------------------------------------------ the table
 
 
@@ -203,7 +201,7 @@ for _name, _function, *_rest in _CLASSES:
         _native(f"torch.nn.{_name}", *_rest),  # type: ignore[arg-type]
         _native(f"torch.nn.functional.{_function}", *_rest, exported=False),  # type: ignore[arg-type]
     )
-# Weights are an argument of the function alone.
+# Weights are an argument of the function alone, which does not broadcast them, as a spec does: test_weights_that_mse_loss_takes.
 register(
     _native("torch.nn.MSELoss", MeanSquaredError, _PLAIN, _squared, _from_squared),
     _native(
@@ -211,6 +209,7 @@ register(
         MeanSquaredError,
         {**_PLAIN, "weight": None},
         _squared,
-        _from_weighted_squared,
+        _from_squared,
+        exported=False,
     ),
 )
