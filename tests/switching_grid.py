@@ -17,7 +17,7 @@ from unifiedloss import from_native, registry, switching
 from unifiedloss.conformance.tolerances import limit
 from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.deviations import Deviation
+from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.inputs import Layout, weights_of
 from unifiedloss.switching.sides import evaluate, side_of
 

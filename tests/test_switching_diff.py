@@ -18,8 +18,10 @@ import unifiedloss as ul
 from tests.switching_grid import check_deviations
 from unifiedloss.switching import NATIVES
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.deviations import keyed, of_arguments, of_tensors
+from unifiedloss.switching.deviation import keyed
+from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.diff import Diff, diff
+from unifiedloss.switching.refusals import of_arguments
 from unifiedloss.switching.sides import Input, Outcome, Side, side_of
 
 ALL = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", "jax")

@@ -15,7 +15,8 @@ import pytest
 
 import unifiedloss as ul
 from unifiedloss.switching import LIBRARIES, NATIVES, Call, spec_of
-from unifiedloss.switching.deviations import keyed, of_tensors
+from unifiedloss.switching.deviation import keyed
+from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.sides import side_of
 from unifiedloss.switching.tables import KERAS_BACKENDS
 

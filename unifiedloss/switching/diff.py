@@ -17,8 +17,11 @@ import numpy as np
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import WITH_CLASSES, AnyLoss
-from unifiedloss.switching import deviations, spec_of
+from unifiedloss.switching import spec_of
+from unifiedloss.switching.deviation import Deviation
+from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.inputs import Layout, inputs, layouts, weights_of
+from unifiedloss.switching.refusals import Refusal, refusal_of
 from unifiedloss.switching.sentences import TITLES, sentence
 from unifiedloss.switching.sides import Input, Outcome, Side, evaluate, same, shown, side_of
 
@@ -355,7 +358,7 @@ def nearest(side: Side) -> AnyLoss | None:
     """The spec of a side, or the one that says all but what cannot be said."""
     if side.spec is not None or side.call is None:
         return side.spec
-    refusal = deviations.refusal_of(side.call)
+    refusal = refusal_of(side.call)
     if refusal is None:
         return None
     try:
@@ -372,7 +375,7 @@ def _refused(
     for side in (a, b):
         if side.spec is not None or side.call is None:
             continue
-        refusal = deviations.refusal_of(side.call)
+        refusal = refusal_of(side.call)
         if refusal is None:
             texts = [one.refusal or (one.name if one.spec is None else "A spec computes it.") for one in (a, b)]
             yield Difference("not_imported", texts[0], texts[1]), ()
@@ -382,9 +385,7 @@ def _refused(
             yield Difference(refusal.name, texts[0], texts[1], _first(a, b, near_a, near_b, refusal)), refusal.fields
 
 
-def _first(
-    a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None, refusal: deviations.Refusal
-) -> Example | None:
+def _first(a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None, refusal: Refusal) -> Example | None:
     """The first input on which two sides differ that arguments set apart."""
     for x in refusal.inputs(_layout(near_a, near_b)):
         found = _both(a, b, x)
@@ -415,7 +416,7 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
     if type(near_a) is not type(near_b):
         return
     layout = _layout(near_a, near_b)
-    for deviation in deviations.of_tensors:
+    for deviation in of_tensors:
         if not all(deviation.concerns(spec, None) for spec in (near_a, near_b)):
             continue
         concerned = [
@@ -432,7 +433,7 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
         yield Difference(deviation.name, texts[0], texts[1], example)
 
 
-def _at_work(deviation: deviations.Deviation, found: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
+def _at_work(deviation: Deviation, found: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
     """Whether the losses themselves differ, and at least one of them from its own spec."""
     if not deviation.differ(found.a, found.b):
         return False
