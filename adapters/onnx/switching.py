@@ -93,15 +93,21 @@ def build(call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.i
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
-    """The value that onnxruntime gives; there is no gradient."""
+    """The value that onnxruntime gives, which takes labels of int32 and int64; others are cast. There is no gradient."""
+    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    if targets.dtype.kind in "iu" and targets.dtype not in (np.int32, np.int64):
+        targets = targets.astype(np.int64)
+    return run_as_given(call, predictions, targets, sample_weight)
+
+
+def run_as_given(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """What `run` gives, for labels of the dtype they have, which onnxruntime may refuse."""
     import onnxruntime  # here, as reading and building needs none
 
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
     predictions, targets = np.asarray(predictions), np.asarray(targets)
-    if targets.dtype not in (np.int32, np.int64):
-        targets = targets.astype(np.int64)
     model = build(call, predictions.ndim, predictions.dtype, targets.dtype)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     scores, labels, _ = INPUTS[call.name.partition(".")[2]]

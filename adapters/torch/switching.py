@@ -85,12 +85,20 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -
     Weights are of the predictions' dtype. So are the targets of an elementwise loss that are integers, and class indices are int64: torch
     takes no others.
     """
+    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    if find(call.name).loss not in WITH_CLASSES:
+        targets = targets.astype(predictions.dtype) if targets.dtype.kind in "iub" else targets
+    elif targets.dtype.kind in "iu":
+        targets = targets.astype(np.int64)
+    return run_as_given(call, predictions, targets, sample_weight)
+
+
+def run_as_given(call: Call, predictions: Any, targets: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+    """What `run` gives, for targets of the dtype they have, which torch may refuse."""
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
     x, t = (ADAPTER.convert(np.asarray(each), None) for each in (predictions, targets))
-    if not t.is_floating_point():
-        t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
     x = x.detach().clone().requires_grad_()
     value = build(call, x.dtype)(x, t)
     (gradient,) = torch.autograd.grad(value.sum(), [x])

@@ -8,12 +8,17 @@ from typing import Literal
 
 import numpy as np
 
-from unifiedloss.spec import AnyLoss, Loss
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, Loss, MeanSquaredError
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.inputs import Layout, weights_of
+from unifiedloss.switching.inputs import Layout
 from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
 
-Of = Literal["value", "gradient", "digits", "sign"]
+Of = Literal["value", "gradient", "digits", "gradient_digits", "sign", "dtype", "shape"]
+
+ELEMENTS = (BinaryCrossEntropyLoss, MeanSquaredError)
+"""The losses that have no classes."""
+
+When = Callable[[AnyLoss, Call | None], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +33,9 @@ class Deviation:
         inputs: what shows it, the smallest first.
         predictions: "logits" or "probabilities", where it is about such alone.
         kind: "index" or "dense", where it is about losses that take such targets.
-        of: what is compared: values, values and gradients, the leading digits of values, or the sign of values.
+        of: what is compared: values, values and gradients, the leading digits of either, the sign of values, their dtype, or their shape.
         digits: how many digits count, as a relative difference.
-        weightless: whether it is about losses with a weight of 0 among their own.
+        when: which settings of a loss it is about, by its spec and its call, where not all; the call is None for a loss that has none.
     """
 
     name: str
@@ -42,13 +47,13 @@ class Deviation:
     kind: Literal["index", "dense"] | None = None
     of: Of = "value"
     digits: float = 1e-3
-    weightless: bool = False
+    when: When | None = None
 
     def concerns(self, spec: AnyLoss, call: Call | None) -> bool:
         """Whether a loss takes what this rule is about."""
         if not isinstance(spec, self.losses):
             return False
-        if self.weightless and np.all(np.asarray(1.0 if weights_of(spec) is None else weights_of(spec))):
+        if self.when is not None and not self.when(spec, call):
             return False
         if self.predictions is not None and getattr(spec, "from_logits", None) is not (self.predictions == "logits"):
             return False
@@ -72,13 +77,20 @@ class Deviation:
         """Whether two outcomes differ in what this rule is about."""
         if self.of in ("value", "gradient"):
             return not same(a, b, gradients=self.of == "gradient")
-        if a.value is None or b.value is None or a.value.size != b.value.size:
+        if a.value is None or b.value is None:
             return False
-        x, y = (np.asarray(outcome.value, np.float64).ravel() for outcome in (a, b))
+        if self.of == "dtype":
+            return bool(a.value.dtype != b.value.dtype)
+        if self.of == "shape":
+            return a.value.shape != b.value.shape
+        first, second = (a.gradient, b.gradient) if self.of == "gradient_digits" else (a.value, b.value)
+        if first is None or second is None or first.size != second.size:
+            return False
+        x, y = (np.asarray(each, np.float64).ravel() for each in (first, second))
         if self.of == "sign":
             return bool(np.any(np.signbit(x) != np.signbit(y)))
         digits = self.digits
-        if a.value.dtype == b.value.dtype != np.float64:
+        if first.dtype == second.dtype != np.float64:
             digits = max(digits, 1e-6)
         return not np.allclose(x, y, rtol=digits, atol=0.0, equal_nan=True)
 

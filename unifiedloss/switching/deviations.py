@@ -15,158 +15,146 @@ from unifiedloss.spec import (
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
 )
+from unifiedloss.switching import deviation_conditions as where
 from unifiedloss.switching import deviation_inputs as shows
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.deviation import Deviation
+from unifiedloss.switching.deviation import ELEMENTS, Deviation
+from unifiedloss.switching.deviation_names import (
+    BINARY,
+    CATEGORICAL,
+    OBJECTS,
+    OPTAX_DENSE,
+    OPTAX_INDEX,
+    SPARSE,
+    SQUARED,
+    TF_BINARY,
+    TF_DENSE,
+    TF_SPARSE,
+    TORCH_BCE,
+    TORCH_CE,
+    TORCH_CLAMPED,
+    TORCH_NLL,
+    V1,
+    each,
+    keras,
+)
+from unifiedloss.switching.deviations_of_dtypes import of_dtypes
 from unifiedloss.switching.phrases import Phrase, say
-
-_ELEMENTS = (BinaryCrossEntropyLoss, MeanSquaredError)
-
-
-def _each(text: str, *names: str) -> dict[str, str]:
-    return dict.fromkeys(names, text)
-
-
-_TORCH_CE = ("torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy")
-_TORCH_NLL = ("torch.nn.NLLLoss", "torch.nn.functional.nll_loss")
-_TORCH_BCE = ("torch.nn.BCEWithLogitsLoss", "torch.nn.functional.binary_cross_entropy_with_logits")
-_TORCH_CLAMPED = ("torch.nn.BCELoss", "torch.nn.functional.binary_cross_entropy")
-_TF_DENSE = ("tf.nn.softmax", "tf.compat.v1.losses.softmax")
-_TF_SPARSE = ("tf.nn.sparse", "tf.compat.v1.losses.sparse")
-_TF_BINARY = ("tf.nn.sigmoid", "tf.nn.weighted", "tf.compat.v1.losses.sigmoid")
-_V1 = "tf.compat.v1.losses."
-_OPTAX_INDEX = "optax.losses.softmax_cross_entropy_with_integer_labels"
-_OPTAX_DENSE = ("optax.losses.softmax_cross_entropy", "optax.losses.safe_softmax_cross_entropy")
-_KERAS = tuple(f"keras[{backend}].losses." for backend in ("numpy", "torch", "tensorflow", "jax"))
-_SPARSE = ("SparseCategoricalCrossentropy", "sparse_categorical_crossentropy")
-_CATEGORICAL = ("CategoricalCrossentropy", "categorical_crossentropy")
-_BINARY = ("BinaryCrossentropy", "binary_crossentropy")
-_SQUARED = ("MeanSquaredError", "mean_squared_error")
-_OBJECTS = (_CATEGORICAL[0], _SPARSE[0], _BINARY[0], _SQUARED[0])
-
-
-def _keras(names: tuple[str, ...], *backends: str) -> tuple[str, ...]:
-    """The losses of Keras of these names, on some backends or on all."""
-    return tuple(
-        f"{prefix}{name}"
-        for prefix in _KERAS
-        for name in names
-        if not backends or prefix[6:].partition("]")[0] in backends
-    )
-
 
 of_tensors: tuple[Deviation, ...] = (
     Deviation(
         "bad_index", WITH_CLASSES,
         "A label outside 0..K-1 is an error (NaN under tracing).",
         {
-            _OPTAX_INDEX: "Labels -1 to -K count from the end; any other that is no class gives NaN, with a finite gradient.",
-            **_each("Negative labels count from the end.", "onnx."),
-            **_each("A label that is no class costs 0.", *_keras(_SPARSE, "jax")),
-            **_each("A negative label costs 0.", *_keras(_SPARSE, "numpy", "torch")),
+            OPTAX_INDEX: "Labels -1 to -K count from the end; any other that is no class gives NaN, with a finite gradient.",
+            **each("Negative labels count from the end.", "onnx."),
+            **each("A label that is no class costs 0.", *keras(SPARSE, "jax")),
+            **each("A negative label costs 0.", *keras(SPARSE, "numpy", "torch")),
         },
         shows.bad_labels,
     ),
     Deviation(
         "compiled_checks", WITH_CLASSES,
         "A label outside 0..K-1 is an error where values can be read, and NaN in loss and gradient under tracing.",
-        _each("A label outside 0..K-1 is an error, and under XLA NaN.", *_TF_SPARSE),
+        each("A label outside 0..K-1 is an error, and under XLA NaN.", *TF_SPARSE),
         shows.compiled, kind="index",
     ),
     Deviation(
         "target_kind", WITH_CLASSES,
         "Integer targets are class indices, floating ones rows of a dense target.",
-        _each(
-            "Dense targets may be integers.", *_TF_DENSE, _OPTAX_DENSE[0], *_keras(_CATEGORICAL),
+        each(
+            "Dense targets may be integers.", *TF_DENSE, OPTAX_DENSE[0], *keras(CATEGORICAL),
         ),
         shows.integer_rows, kind="dense",
     ),
     Deviation(
         "label_dtype", WITH_CLASSES,
         "A floating target is a dense one; labels are integers.",
-        _each("Floating labels are cut off: 1.7 is class 1.", *_keras(_SPARSE), "onnx."),
-        shows.floating_label, kind="index",
+        each("Floating labels are cut off: 1.7 is class 1.", *keras(SPARSE))
+        | each("Floating labels are taken where they are whole.", "sklearn."),
+        shows.floating_labels, kind="index",
     ),
     Deviation(
         "target_sum", WITH_CLASSES,
         "A dense row with the sum T has the gradient T p - t.",
-        _each("The gradient is p - t, as if every dense row had the sum 1.", *_TF_DENSE, *_keras(_CATEGORICAL, "tensorflow")),
+        each("The gradient is p - t, as if every dense row had the sum 1.", *TF_DENSE, *keras(CATEGORICAL, "tensorflow")),
         shows.unnormalized, "logits", "dense", "gradient",
     ),
     Deviation(
         "target_range", (BinaryCrossEntropyLoss,),
         "A target outside [0, 1] is an error (NaN under tracing).",
-        _each(
+        each(
             "Targets outside [0, 1] are taken as they are.",
-            *_TORCH_BCE, *_TF_BINARY, "optax.losses.sigmoid", *_keras(_BINARY),
+            *TORCH_BCE, *TF_BINARY, "optax.losses.sigmoid", *keras(BINARY),
         ),
         shows.out_of_range_target, "logits",
     ),
     Deviation(
         "target_range", (BinaryCrossEntropyLoss,),
         "A target outside [0, 1] is an error (NaN under tracing).",
-        _each(
+        each(
             "Targets outside [0, 1] are taken as they are.",
-            f"{_V1}log_loss", *_keras(_BINARY, "numpy", "tensorflow", "jax"),
+            f"{V1}log_loss", *keras(BINARY, "numpy", "tensorflow", "jax"),
         ),
         shows.out_of_range_target, "probabilities",
     ),
     Deviation(
         "dense_range", (CrossEntropyLoss,),
-        "A negative entry of a dense target is an error (NaN under tracing).",
-        _each("Negative entries of dense targets are taken as they are.", *_TORCH_CE, *_TF_DENSE, *_OPTAX_DENSE, *_keras(_CATEGORICAL)),
-        shows.negative_row, kind="dense",
+        "A negative or infinite entry of a dense target is an error (NaN under tracing).",
+        each("Negative and infinite entries of dense targets are taken as they are.",
+             *TORCH_CE, *TF_DENSE, *OPTAX_DENSE, *keras(CATEGORICAL)),
+        shows.infinite_row, kind="dense",
     ),
     Deviation(
         "zero_times_infinity", WITH_CLASSES,
         "0 log 0 = 0: a class with the logit -inf and the target 0 adds nothing.",
-        _each(
+        each(
             "0 times infinity is NaN: a class with the logit -inf and the target 0 makes the loss NaN, where targets are dense.",
-            *_TORCH_CE, *_TF_DENSE, _OPTAX_DENSE[0], *_keras(_CATEGORICAL),
+            *TORCH_CE, *TF_DENSE, OPTAX_DENSE[0], *keras(CATEGORICAL),
         ),
         shows.minus_infinity, "logits", "dense",
     ),
     Deviation(
         "infinite_logit", (BinaryCrossEntropyLoss,),
         "At an infinite logit the loss is 0 where the label agrees, and infinite where not.",
-        _each("An infinite logit makes the loss NaN.", *_TORCH_BCE, *_TF_BINARY, "optax.losses.sigmoid", *_keras(_BINARY)),
+        each("An infinite logit makes the loss NaN.", *TORCH_BCE, *TF_BINARY, "optax.losses.sigmoid", *keras(BINARY)),
         shows.infinite_logit, "logits",
     ),
     Deviation(
         "plus_infinity", (CrossEntropyLoss,),
         "A row with the logit +inf is NaN.",
-        {_OPTAX_INDEX: "A logit of +inf makes the loss of the other classes infinite."},
-        shows.plus_infinity, "logits",
+        {OPTAX_INDEX: "A logit of +inf makes the loss of the other classes infinite, and their gradient finite."},
+        shows.infinite_logits, "logits", of="gradient",
     ),
     Deviation(
         "offset", (CrossEntropyLoss,),
         "An offset common to all logits of a row changes nothing.",
-        {_OPTAX_INDEX: "The row's largest logit is subtracted from one term alone, which costs digits of large ones (optax#1792)."},
+        {OPTAX_INDEX: "The row's largest logit is subtracted from one term alone, which costs digits of large ones (optax#1792)."},
         shows.large, "logits",
     ),
     Deviation(
         "confident_row", (CrossEntropyLoss,),
         "A confident row keeps its loss where the backend can hold it: NumPy and exact rounding do, the other kernels give 0.",
-        _each(
+        each(
             "The loss of a confident row is 0: the logarithm of 1 + x is that of 1.",
-            *_TORCH_CE, *_TF_DENSE, *_TF_SPARSE, "optax.losses.s", "onnx.Softmax",
-            *_keras(_CATEGORICAL), *_keras(_SPARSE),
+            *TORCH_CE, *TF_DENSE, *TF_SPARSE, "optax.losses.s", "onnx.Softmax",
+            *keras(CATEGORICAL), *keras(SPARSE),
         ),
         shows.confident, "logits", of="digits",
     ),
     Deviation(
         "half_rounding", (CrossEntropyLoss,),
         "Half types are computed in float32 and rounded once; means and sums are float32.",
-        _each(
+        each(
             "The log-softmax is rounded to the half type before the loss is formed.",
-            *_TORCH_CE, "optax.losses.s", *_keras(_SPARSE[1:], "torch", "jax", "numpy"), *_keras(_CATEGORICAL[1:], "torch", "jax", "numpy"),
+            *TORCH_CE, "optax.losses.s", *keras(SPARSE[1:], "torch", "jax", "numpy"), *keras(CATEGORICAL[1:], "torch", "jax", "numpy"),
         ),
         shows.half, "logits", of="digits",
     ),
     Deviation(
         "half_mean", (MeanSquaredError,),
         "Half types are computed in float32; means and sums are float32.",
-        _each(
+        each(
             "Means and sums have the dtype of the predictions, and overflow in it.",
             "torch.nn.MSELoss", "torch.nn.functional.mse_loss", "sklearn.",
         )
@@ -176,46 +164,114 @@ of_tensors: tuple[Deviation, ...] = (
     Deviation(
         "float64", WITH_CLASSES,
         "float64 predictions are computed in float64.",
-        _each("The losses are rounded to float32, though float64 is returned.", f"{_V1}s")
-        | _each("Everything is float32, unless jax_enable_x64 is set.", "optax.")
-        | _each("A function of Keras' works in float32.", *_keras((_SPARSE[1], _CATEGORICAL[1]), "jax"),
-                *_keras((_SPARSE[1], _CATEGORICAL[1]), "numpy")),
+        each("The losses are rounded to float32, though float64 is returned.", f"{V1}s")
+        | each("Everything is float32, unless jax_enable_x64 is set.", "optax.")
+        | each("A function of Keras' works in float32.", *keras((SPARSE[1], CATEGORICAL[1]), "jax"),
+                *keras((SPARSE[1], CATEGORICAL[1]), "numpy")),
         shows.double, of="digits", digits=1e-9,
     ),
     Deviation(
-        "float64_elements", _ELEMENTS,
+        "float64_elements", ELEMENTS,
         "float64 predictions are computed in float64.",
-        _each("The losses are rounded to float32, though float64 is returned.", f"{_V1}sigmoid")
-        | _each("Everything is float32, unless jax_enable_x64 is set.", "optax.")
-        | _each("A function of Keras' works in float32.", *_keras((_BINARY[1], _SQUARED[1]), "jax", "torch", "numpy")),
+        each("The losses are rounded to float32, though float64 is returned.", f"{V1}sigmoid")
+        | each("Everything is float32, unless jax_enable_x64 is set.", "optax.")
+        | each("A function of Keras' works in float32.", *keras((BINARY[1], SQUARED[1]), "jax", "torch", "numpy")),
         shows.double_elements, of="digits", digits=1e-9,
     ),
     Deviation(
         "sign_of_zero", WITH_CLASSES,
         "A loss of 0 is +0.",
-        _each("A loss of 0 can be -0.", *_TORCH_CE, *_OPTAX_DENSE, "onnx.Softmax", *_keras(_SPARSE, "jax"), *_keras(_CATEGORICAL, "jax"),
-            *_keras((_SPARSE[1], _CATEGORICAL[1]), "torch", "numpy"),
-        ) | {_OPTAX_INDEX: ""},
+        each("A loss of 0 can be -0.", *TORCH_CE, *OPTAX_DENSE, "onnx.Softmax", *keras(SPARSE, "jax"), *keras(CATEGORICAL, "jax"),
+            *keras((SPARSE[1], CATEGORICAL[1]), "torch", "numpy"),
+        ) | {OPTAX_INDEX: ""},
         shows.sure, "logits", of="sign",
     ),
     Deviation(
         "probability_range", (BinaryCrossEntropyLoss,),
         "A number outside [0, 1] is no probability: an error (NaN under tracing).",
-        _each("Numbers outside [0, 1] are clipped into it.", *_keras(_BINARY))
-        | _each("Numbers outside [0, 1] are taken as they are.", f"{_V1}log_loss"),
+        each("Numbers outside [0, 1] are clipped into it.", *keras(BINARY))
+        | each("Numbers outside [0, 1] are taken as they are.", f"{V1}log_loss"),
         shows.beyond_one, "probabilities",
     ),
     Deviation(
+        "probability_range", (CrossEntropyLoss,),
+        "A number outside [0, 1] that is read is no probability: an error (NaN under tracing). Renormalizing reads whole rows.",
+        each("Numbers outside [0, 1] are divided by the sum of their row, whatever it is, and clipped.",
+             *keras(CATEGORICAL), *keras(SPARSE, "numpy", "torch", "jax"))
+        | each("Numbers outside [0, 1] are clipped into it.", *keras(SPARSE, "tensorflow"))
+        | each("Every probability is checked, also one that is not read.", "sklearn."),
+        shows.no_probability, "probabilities",
+    ),
+    Deviation(
+        "rounded_probability", (BinaryCrossEntropyLoss,),
+        "A probability beyond 1 by no more than rounding counts as 1.",
+        each("A probability beyond 1 by the least is an error.", *TORCH_CLAMPED)
+        | each("A probability beyond 1 is taken as it is: the logarithm of a negative number is NaN.", f"{V1}log_loss"),
+        shows.beyond_one_by_rounding, "probabilities",
+    ),
+    Deviation(
+        "rounded_probability", (CrossEntropyLoss,),
+        "A probability beyond 1 by no more than rounding counts as 1.",
+        each("A probability beyond 1 by the least is an error.", "sklearn."),
+        shows.row_beyond_one_by_rounding, "probabilities",
+    ),
+    Deviation(
         "nan_probability", (BinaryCrossEntropyLoss,),
-        "A probability that is NaN makes the loss NaN.",
-        _each("NaN is an error.", *_TORCH_CLAMPED, *_keras(_BINARY, "torch")),
-        shows.no_number, "probabilities",
+        "A probability or a target that is NaN makes the loss NaN, and its gradient.",
+        each("NaN is an error.", *TORCH_CLAMPED, *keras(BINARY, "torch"))
+        | each("Clipping passes no gradient on to a probability that is NaN: it is 0.", *keras(BINARY, "tensorflow")),
+        shows.nan_probability_or_target, "probabilities", of="gradient",
+    ),
+    Deviation(
+        "nan_probability", (CrossEntropyLoss,),
+        "A probability that is NaN makes the loss NaN where it is read, and its gradient.",
+        each("NaN is an error wherever it is.", "sklearn.")
+        | each("Clipping passes no gradient on to a probability that is NaN: it is 0.", *keras(SPARSE, "tensorflow")),
+        shows.nan_label_probability, "probabilities", of="gradient",
+    ),
+    Deviation(
+        "not_finite", (MeanSquaredError,),
+        "Numbers that are not finite follow the formula.",
+        each("Infinity and NaN are errors.", "sklearn."),
+        shows.infinite_element,
     ),
     Deviation(
         "subnormal", (BinaryCrossEntropyLoss,),
         "Probabilities below the smallest normal number count as 0.",
-        _each("Subnormal numbers have their own logarithms.", *_TORCH_CLAMPED),
+        each("Subnormal numbers have their own logarithms.", *TORCH_CLAMPED),
         shows.subnormal, "probabilities",
+    ),
+    Deviation(
+        "subnormal", (CrossEntropyLoss,),
+        "Probabilities below the smallest normal number count as 0, and a row of zeros cannot be renormalized: it is NaN.",
+        each("A row is divided by its sum, also where that is a subnormal number.", *keras((*CATEGORICAL, *SPARSE), "numpy", "torch")),
+        shows.subnormal_row, "probabilities", when=where.renormalizing,
+    ),
+    Deviation(
+        "zero_times_log", (BinaryCrossEntropyLoss,),
+        "0 log 0 = 0, also where nothing is added to a probability.",
+        {f"{V1}log_loss": "0 times infinity is NaN: with epsilon=0 a probability of 0 or 1 makes the loss NaN, whatever the target is."},
+        shows.zero_and_zero, "probabilities", when=where.adding_nothing,
+    ),
+    Deviation(
+        "confident_element", (BinaryCrossEntropyLoss,),
+        "A logit far on the side of its target keeps its loss.",
+        each("The loss of a logit far below 0, whose target is 0, is 0: it is a difference of two numbers that round to one.",
+             *TORCH_BCE, "tf.nn.weighted", *keras(BINARY, "torch")),
+        shows.confident_element, "logits", of="digits",
+    ),
+    Deviation(
+        "small_pos_weight", (BinaryCrossEntropyLoss,),
+        "A small pos_weight keeps its digits.",
+        each("The factor of the positive term is 1 + (q - 1) t: a pos_weight q that is small beside 1 loses its digits, or is 0.",
+             *TORCH_BCE, "tf.nn.weighted"),
+        shows.logit_and_small_weight, "logits", of="digits", when=where.small_pos_weight,
+    ),
+    Deviation(
+        "subnormal_weight", (BinaryCrossEntropyLoss,),
+        "A pos_weight below the smallest normal number counts as 0.",
+        each("A subnormal pos_weight has a gradient.", *TORCH_BCE),
+        shows.logit_and_small_weight, "logits", of="gradient_digits", when=where.subnormal_pos_weight,
     ),
     Deviation(
         "gradient_at_zero", (BinaryCrossEntropyLoss,),
@@ -226,151 +282,280 @@ of_tensors: tuple[Deviation, ...] = (
     Deviation(
         "clip_tie", (BinaryCrossEntropyLoss,),
         "Exactly on the bound nothing is clipped, and the gradient is that of the formula.",
-        _each("Exactly on the bound the gradient is half of the formula's.", *_keras(_BINARY, "jax")),
+        each("Exactly on the bound the gradient is half of the formula's.", *keras(BINARY, "jax")),
         shows.at_the_bound, "probabilities", of="gradient",
     ),
     Deviation(
         "hidden_logits", (CrossEntropyLoss,),
         "Where predictions came from is not looked at.",
-        _each(
+        each(
             "Predictions that came from keras.ops.softmax are set aside for the logits they came from.",
-            *_keras(_CATEGORICAL, "tensorflow"), *_keras(_SPARSE, "tensorflow"),
+            *keras(CATEGORICAL, "tensorflow"), *keras(SPARSE, "tensorflow"),
         ),
         shows.behind_softmax, "probabilities",
     ),
     Deviation(
         "hidden_logits_in_a_graph", (BinaryCrossEntropyLoss,),
         "Where predictions came from is not looked at.",
-        _each(
+        each(
             "In a tf.function, predictions that came from a sigmoid are set aside for the logits they came from.",
-            *_keras(_BINARY, "tensorflow"),
+            *keras(BINARY, "tensorflow"),
         ),
         shows.behind_sigmoid, "probabilities",
     ),
     Deviation(
         "nan_in_ignored", WITH_CLASSES,
         "Nothing in an ignored position is read: its gradient is 0 even where it holds NaN.",
-        _each("An ignored position that holds NaN has the gradient NaN.", *_TORCH_CE),
+        each("An ignored position that holds NaN has the gradient NaN.", *TORCH_CE),
         shows.dropped_nan, of="gradient",
     ),
     Deviation(
-        "nan_in_weightless", _ELEMENTS,
+        "nan_in_weightless", ELEMENTS,
         "Nothing in a position with sample weight 0 is read.",
-        _each("0 times NaN is NaN: a position with sample weight 0 that holds NaN makes the loss NaN.", *_keras(_OBJECTS), _V1)
-        | _each("NaN is an error wherever it is.", "sklearn."),
+        each("0 times NaN is NaN: a position with sample weight 0 that holds NaN makes the loss NaN.", *keras(OBJECTS), V1)
+        | each("NaN is an error wherever it is.", "sklearn."),
         shows.switched_off_nan,
     ),
     Deviation(
         "nan_in_weightless", (CrossEntropyLoss,),
         "Nothing in a position with sample weight 0 is read.",
-        _each("0 times NaN is NaN: a position with sample weight 0 that holds NaN makes the loss NaN.", *_keras(_OBJECTS), _V1)
-        | _each("NaN is an error wherever it is.", "sklearn."),
+        each("0 times NaN is NaN: a position with sample weight 0 that holds NaN makes the loss NaN.", *keras(OBJECTS), V1)
+        | each("NaN is an error wherever it is.", "sklearn."),
         shows.switched_off_row,
     ),
     Deviation(
         "nan_in_weightless", (NegativeLogLikelihoodLoss,),
         "The log-probability of a class with weight 0 is not read.",
-        _each("0 times NaN is NaN: the log-probability of a class with weight 0 is read all the same.", *_TORCH_NLL, "onnx."),
-        shows.weightless_class, kind="index", weightless=True,
+        each("0 times NaN is NaN: the log-probability of a class with weight 0 is read all the same.", *TORCH_NLL, "onnx."),
+        shows.weightless_class, kind="index", when=where.weightless,
     ),
     Deviation(
-        "nan_in_weightless", _ELEMENTS,
+        "nan_in_weightless", ELEMENTS,
         "Nothing in an element with weight 0 is read.",
-        _each(
+        each(
             "0 times NaN is NaN: an element with weight 0 is read all the same.",
-            "torch.nn.functional.mse_loss", *_TORCH_BCE, *_TORCH_CLAMPED,
+            "torch.nn.functional.mse_loss", *TORCH_BCE, *TORCH_CLAMPED,
         ),
-        shows.weightless_elements, weightless=True,
+        shows.weightless_elements, when=where.weightless,
     ),
     Deviation(
         "weightless_infinity", (CrossEntropyLoss,),
         "A label whose class has the weight 0 adds nothing, also where its logit is -inf.",
-        _each("0 times infinity is NaN: a label whose class has the weight 0 and the logit -inf makes the loss NaN.",
-              *_TORCH_CE, "onnx.Softmax"),
-        shows.infinite_class, "logits", "index", weightless=True,
+        each("0 times infinity is NaN: a label whose class has the weight 0 and the logit -inf makes the loss NaN.",
+              *TORCH_CE, "onnx.Softmax"),
+        shows.infinite_class, "logits", "index", when=where.weightless,
+    ),
+    Deviation(
+        "weightless_infinity", (CrossEntropyLoss,),
+        "A class with the weight 0 adds nothing to the smoothing, also where its logit is -inf.",
+        each("0 times infinity is NaN: a class with the weight 0 and the logit -inf makes the loss NaN, where labels are smoothed.",
+             *TORCH_CE),
+        shows.infinite_other_class, "logits", "index", when=where.smoothed_weightless,
     ),
     Deviation(
         "weightless_mean", WITH_CLASSES,
         "A mean with nothing to divide by has the gradient 0.",
-        _each("A mean of positions whose classes have the weight 0 is 0 / 0, and its gradient NaN.", *_TORCH_CE, *_TORCH_NLL),
-        shows.no_class_weight, kind="index", of="gradient", weightless=True,
+        each("A mean of positions whose classes have the weight 0 is 0 / 0, and its gradient NaN.", *TORCH_CE, *TORCH_NLL),
+        shows.no_class_weight, kind="index", of="gradient", when=where.weightless,
     ),
     Deviation(
-        "weightless_mean", _ELEMENTS,
+        "weightless_mean", ELEMENTS,
         "A mean with nothing to divide by has the gradient 0.",
         {"torch.nn.functional.mse_loss": "A mean whose weights are 0 is 0 / 0, and its gradient NaN."},
-        shows.no_element_weight, of="gradient", weightless=True,
+        shows.no_element_weight, of="gradient", when=where.weightless,
     ),
     Deviation(
-        "shapes", _ELEMENTS,
+        "shapes", ELEMENTS,
         "Predictions and targets have one shape; nothing is squeezed or broadcast.",
-        _each("Shapes broadcast: (2, 1) against (2,) is (2, 2).",
+        each("Shapes broadcast: (2, 1) against (2,) is (2, 2).",
               "torch.nn.MSELoss", "torch.nn.functional.mse_loss", "optax.losses.sigmoid")
-        | _each("An axis of length 1 at the end is squeezed or added.", *_keras(_OBJECTS), *_keras(_SQUARED), "sklearn."),
+        | each("An axis of length 1 at the end is squeezed or added.", *keras(OBJECTS), *keras(SQUARED), "sklearn."),
         shows.column,
     ),
     Deviation(
         "label_shape", WITH_CLASSES,
         "There is one label per position; nothing is squeezed or broadcast.",
-        _each("Fewer labels than rows broadcast.", _OPTAX_INDEX)
-        | _each("Fewer labels than rows are accepted, and only their rows count.", "onnx."),
+        each("Fewer labels than rows broadcast.", OPTAX_INDEX)
+        | each("Fewer labels than rows are accepted, and only their rows count.", "onnx."),
         shows.one_label, kind="index",
+    ),
+    Deviation(
+        "dense_shape", WITH_CLASSES,
+        "Dense targets have the predictions' shape; nothing is broadcast.",
+        each("Dense targets broadcast: one row is that of every row of the predictions.", "tf.nn.softmax", *OPTAX_DENSE)
+        | {OPTAX_INDEX: ""},
+        shows.one_row_for_two, kind="dense",
     ),
     Deviation(
         "label_column", WITH_CLASSES,
         "Labels have the predictions' shape without the class axis.",
-        _each("An axis of length 1 at the end of the labels is squeezed.", *_keras(_SPARSE), f"{_V1}sparse"),
+        each("An axis of length 1 at the end of the labels is squeezed.", *keras(SPARSE), f"{V1}sparse"),
         shows.label_column, kind="index",
     ),
     Deviation(
-        "one_axis", _ELEMENTS,
+        "one_axis", ELEMENTS,
         "An average over the last axis needs an axis that is left.",
-        _each("Predictions with one axis are averaged to one number before they are weighted.", *_keras(_BINARY), *_keras(_SQUARED)),
+        each("Predictions with one axis are averaged to one number before they are weighted.", *keras(BINARY), *keras(SQUARED)),
         shows.one_axis,
     ),
     Deviation(
-        "weight_alignment", _ELEMENTS,
+        "weight_alignment", ELEMENTS,
         "Sample weights align to the first axes: one number per example is repeated over its steps.",
-        _each("Sample weights broadcast to the last axes: one number per example scales the steps.", *_keras(_OBJECTS))
-        | _each("Predictions have two axes at most.", "sklearn."),
+        each("Sample weights broadcast to the last axes: one number per example scales the steps.", *keras(OBJECTS))
+        | each("Predictions have two axes at most.", "sklearn."),
         shows.steps,
     ),
     Deviation(
         "weight_alignment", (CrossEntropyLoss,),
         "Sample weights align to the first axes: one number per example is repeated over its steps.",
-        _each("Sample weights broadcast to the last axes: one number per example scales the steps.", *_keras(_OBJECTS)),
+        each("Sample weights broadcast to the last axes: one number per example scales the steps.", *keras(OBJECTS)),
         shows.weighted_sequences,
     ),
     Deviation(
-        "weight_shape", _ELEMENTS,
+        "weight_shape", ELEMENTS,
         "Sample weights have the shape of the per-position loss or a leading part of it.",
-        _each("Sample weights broadcast, axes of length 1 included.", *_keras(_OBJECTS), _V1),
-        shows.repeated,
+        each("Sample weights broadcast, axes of length 1 included.", *keras(OBJECTS), V1)
+        | each("Sample weights have one axis: one for each example.", "sklearn."),
+        shows.weights_of_elements,
     ),
     Deviation(
         "weight_shape", (CrossEntropyLoss,),
         "Sample weights have the shape of the per-position loss or a leading part of it.",
-        _each("Sample weights broadcast, axes of length 1 included.", *_keras(_OBJECTS), _V1),
+        each("Sample weights broadcast, axes of length 1 included.", *keras(OBJECTS), V1),
         shows.repeated_sequences,
     ),
     Deviation(
         "empty_batch", WITH_CLASSES,
         "An empty batch has one mean, which on_empty says.",
-        _each("An empty batch gives an empty array.", *_keras(_OBJECTS))
-        | _each("An empty batch fails.", "onnx.Softmax")
-        | {"onnx.Negative": "An empty batch gives 0."},
-        shows.nothing,
+        each("An empty batch gives an empty array.", *keras(OBJECTS))
+        | {
+            "onnx.Softmax": "An empty batch fails; rows without positions give 0.",
+            "onnx.Negative": "An empty batch gives 0.",
+        },
+        shows.empty_axes,
     ),
     Deviation(
-        "no_elements", _ELEMENTS,
+        "no_elements", ELEMENTS,
         "An empty batch has one mean, which on_empty says.",
-        _each("An empty batch gives an empty array.", *_keras(_OBJECTS)),
+        each("An empty batch gives an empty array.", *keras(OBJECTS)),
         shows.no_elements,
+    ),
+    Deviation(
+        "empty_batch", (CrossEntropyLoss,),
+        "An empty batch has the sum 0.",
+        each("An empty batch is an error.", "sklearn."),
+        shows.nothing, "probabilities", when=where.sum_of_sklearn,
+    ),
+    Deviation(
+        "empty_last_axis", ELEMENTS,
+        "An average over the last axis needs elements.",
+        each("An average over no elements is NaN.", *keras(BINARY), *keras(SQUARED)),
+        shows.no_last_axis,
+    ),
+    Deviation(
+        "no_classes", (CrossEntropyLoss,),
+        "Predictions without classes are an error.",
+        each("Predictions without classes give 0, NaN or an infinite loss.", *TORCH_CE, "optax.losses.s", *TF_DENSE,
+             *keras(CATEGORICAL, "tensorflow", "torch", "jax"), *keras(SPARSE, "jax")),
+        shows.no_classes, "logits",
+    ),
+    Deviation(
+        "no_classes", (CrossEntropyLoss,),
+        "Predictions without classes are an error.",
+        each("Predictions without classes give 0, NaN or an infinite loss.", *keras(CATEGORICAL), *keras(SPARSE, "numpy", "jax")),
+        shows.no_classes, "probabilities",
+    ),
+    Deviation(
+        "class_weight_count", WITH_CLASSES,
+        "There is one class weight for each class.",
+        each("There may be more class weights than classes.", "onnx."),
+        shows.too_few_classes, when=where.weighted,
+    ),
+    Deviation(
+        "element_weight_shape", ELEMENTS,
+        "Weights of elements align to the last axes, and are repeated over the others.",
+        {"torch.nn.functional.mse_loss": "Weights of elements have the predictions' shape."},
+        shows.other_than_weights, when=where.element_weighted,
+    ),
+    Deviation(
+        "pos_weight_shape", (BinaryCrossEntropyLoss,),
+        "There is one pos_weight for each entry of its axis.",
+        {"tf.nn.weighted": "Predictions broadcast to the pos_weights."},
+        shows.fewer_than_pos_weights, "logits", when=where.several_pos_weights,
+    ),
+    Deviation(
+        "pos_weight_axes", (BinaryCrossEntropyLoss,),
+        "The losses have the predictions' shape.",
+        {"tf.nn.weighted": "A pos_weight with more axes than the predictions gives the losses as many."},
+        shows.logit_and_small_weight, "logits", of="shape", when=where.pos_weight_of_many_axes,
+    ),
+    Deviation(
+        "ignored_dense", (CrossEntropyLoss,),
+        "With dense targets an ignored label that is no class has no effect.",
+        each("With dense targets an ignore_index that is not negative is an error.", *TORCH_CE),
+        shows.class_to_ignore, "logits", "dense", when=where.ignoring,
+    ),
+    Deviation(
+        "weightless_label", WITH_CLASSES,
+        "The label of a position with sample weight 0 is not read.",
+        each("Labels are checked also where the sample weight is 0.",
+             *keras(SPARSE[:1], "numpy", "torch", "tensorflow"), f"{V1}sparse", "sklearn."),
+        shows.weightless_label,
+    ),
+    Deviation(
+        "negative_weight", WITH_CLASSES,
+        'Under divisor="weights" a negative sample weight is an error (NaN under tracing).',
+        each("Sample weights may be negative, and so may their sum.", V1, "sklearn."),
+        shows.negative_weight_of_a_row, when=where.averaged_by_weights,
+    ),
+    Deviation(
+        "negative_weight", ELEMENTS,
+        'Under divisor="weights" a negative sample weight is an error (NaN under tracing).',
+        each("Sample weights may be negative, and so may their sum.", V1, "sklearn."),
+        shows.negative_weight, when=where.averaged_by_weights,
+    ),
+    Deviation(
+        "infinite_weight", (BinaryCrossEntropyLoss,),
+        "An infinite sample weight makes the gradient infinite.",
+        each("An infinite sample weight makes the gradient NaN.", *keras(BINARY[:1], "tensorflow", "jax"), f"{V1}sigmoid", f"{V1}log"),
+        shows.infinite_weight, of="gradient", when=where.not_averaged_by_weights,
+    ),
+    Deviation(
+        "infinite_weight", (MeanSquaredError,),
+        "An infinite sample weight makes the mean NaN.",
+        each("An infinite sample weight is an error.", "sklearn."),
+        shows.infinite_weight, of="gradient",
+    ),
+    Deviation(
+        "infinite_weight", (CrossEntropyLoss,),
+        "An infinite sample weight makes the gradient infinite.",
+        each("An infinite sample weight makes the gradient NaN.", *keras((SPARSE[0], CATEGORICAL[0]), "torch", "jax")),
+        shows.infinite_weight_of_a_row, "logits", of="gradient",
+    ),
+    Deviation(
+        "infinite_weight", (CrossEntropyLoss,),
+        "An infinite sample weight makes the gradient infinite.",
+        each("An infinite sample weight makes the gradient NaN.",
+             *keras((SPARSE[0], CATEGORICAL[0]), "torch", "jax"), *keras(CATEGORICAL[:1], "tensorflow"))
+        | each("An infinite sample weight is an error.", "sklearn."),
+        shows.infinite_weight_of_a_row, "probabilities", of="gradient",
+    ),
+    Deviation(
+        "label_order", (CrossEntropyLoss,),
+        "Labels are the numbers of columns.",
+        each("Labels stand for columns in their sorted order: 1 and 2, or -1 and 1, are the first and the second.", "sklearn."),
+        shows.other_labels, "probabilities", when=where.of_sklearn,
+    ),
+    Deviation(
+        "binary_probabilities", (CrossEntropyLoss,),
+        "There is a probability for every class.",
+        each("One probability for each example is that of the second of two classes.", "sklearn."),
+        shows.binary_probabilities, "probabilities", when=where.of_sklearn,
     ),
     Deviation(
         "one_example", WITH_CLASSES,
         "The class axis is where the spec has it, whatever the rank.",
-        _each("Predictions with one axis are one example, and their axis is that of the classes.", *_TORCH_CE, *_TORCH_NLL),
+        each("Predictions with one axis are one example, and their axis is that of the classes.", *TORCH_CE, *TORCH_NLL),
         shows.one_example, kind="index",
     ),
     Deviation(
@@ -379,6 +564,7 @@ of_tensors: tuple[Deviation, ...] = (
         {"sklearn.metrics.log_loss": "A batch in which not every class occurs is an error, unless labels says which there are."},
         shows.few_labels,
     ),
+    *of_dtypes,
 )  # fmt: skip
 """What a loss does at some tensors, in the order in which differences are listed."""
 

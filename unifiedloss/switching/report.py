@@ -417,21 +417,32 @@ def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input)
         own, expected = side.outcome(x), evaluate(spec, x)
         if own.ran != "native" or gap_of(own, expected).closed:
             continue
-        names = [name for name, _ in rules_of(spec, side.call)]
         left = gap_of(expected, other.outcome(x))
-        rule = _told_by(side, spec, x) or " or ".join(names) or "unlisted"
-        found.append(Attempt(rule, f"{letter} as its spec has it", left))
+        names = told(side, x) or [name for name, _ in rules_of(spec, side.call)] or ["unlisted"]
+        found.append(Attempt(" or ".join(dict.fromkeys(names)), f"{letter} as its spec has it", left))
     return found
 
 
-def _told_by(side: Side, spec: AnyLoss, x: Input) -> str | None:
-    """The rule that is at work on these tensors, told by what they hold."""
+def told(side: Side, x: Input) -> list[str]:
+    """The rules that can be at work where a loss differs from its spec, told by what the tensors hold."""
     assert side.call is not None
-    held = signs(spec, x)
-    for deviation in of_tensors:
-        if deviation.name in held and deviation.concerns(spec, side.call) and deviation.has(side.call):
-            return deviation.name
-    return None
+    assert side.spec is not None
+    own, expected = side.outcome(x), evaluate(side.spec, x)
+    held = signs(side.spec, x)
+    # A rule of gradients alone is not what sets values apart.
+    values = gap_of(own, expected).value > _FEW_ULPS
+    return [
+        deviation.name
+        for deviation in of_tensors
+        if deviation.name in held
+        and deviation.concerns(side.spec, side.call)
+        and deviation.has(side.call)
+        and not (values and deviation.of == "gradient" and deviation.name in _OF_GRADIENTS)
+    ]
+
+
+_OF_GRADIENTS = frozenset({"target_sum", "gradient_at_zero", "clip_tie", "nan_in_ignored", "weightless_mean"})
+"""Rules about gradients, and never about values."""
 
 
 def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
