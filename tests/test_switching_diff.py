@@ -325,13 +325,9 @@ def test_list_of_deviations_is_true_of_settings() -> None:
         assert spec is not None
         # Those that the loss has in any case were tried above.
         seen |= check_deviations(call, [rule for rule in rules if not rule.concerns(spec, plain)])
-    assert {rule.name for rule in rules} - seen <= {
-        rule.name for rule in of_tensors if rule.when is None
-    } | _OF_DEFAULTS
-
-
-_OF_DEFAULTS = {"half_result", "half_clip", "bfloat16", "label_order", "binary_probabilities", "negative_weight"}
-"""Rules about certain arguments, which some losses have when nothing is said."""
+    plain_sides = [(side_of(call).spec, call) for call in importable()]
+    for rule in rules:
+        assert rule.name in seen or any(spec and rule.concerns(spec, call) for spec, call in plain_sides), rule.name
 
 
 def test_listed_names_are_losses() -> None:

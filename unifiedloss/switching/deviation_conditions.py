@@ -80,6 +80,11 @@ def clipped(spec: Any, _: Call | None) -> bool:
     return bool(spec.epsilon != 0 and not spec.epsilon_added)
 
 
+def clipped_otherwise(spec: Any, call: Call | None) -> bool:
+    """It clips probabilities, and is no function of Keras' that does more wrong there than its gradient."""
+    return clipped(spec, call) and (call is None or call.library != "keras" or call.backend == "torch")
+
+
 def renormalizing(spec: Any, _: Call | None) -> bool:
     """It divides probabilities by the sum of their row."""
     return spec.renormalize is not None

@@ -215,6 +215,8 @@ def one_label(layout: Layout) -> Iterator[Input]:
 def label_column(layout: Layout) -> Iterator[Input]:
     """Labels of shape (1, 1) for one row."""
     yield Input(layout.rows([(2.0, 1.0, 0.0)], [0]).predictions, np.zeros((1, 1), np.int64))
+    x = _every_class(layout)
+    yield Input(x.predictions, x.targets[..., None])
 
 
 def one_axis(_: Layout) -> Iterator[Input]:
@@ -250,8 +252,9 @@ def weighted_sequences(layout: Layout) -> Iterator[Input]:
 
 
 def repeated_sequences(layout: Layout) -> Iterator[Input]:
-    """Two sequences of two steps, and weights of shape (2, 1)."""
+    """Two sequences of two steps, and weights of shape (2, 1); and one weight for all of a batch."""
     yield from _sequences(layout, [[1.0], [3.0]])
+    yield replace(_every_class(layout), sample_weight=np.array(2.0, np.float32))
 
 
 def nothing(layout: Layout) -> Iterator[Input]:
@@ -547,6 +550,12 @@ def half_logit(layout: Layout) -> Iterator[Input]:
         yield layout.elements([logit], [target], dtype="float16")
 
 
+def half_targets(layout: Layout) -> Iterator[Input]:
+    """A float16 target for a float32 logit."""
+    x = layout.elements([0.25], [1.0])
+    yield _given(x, x.targets.astype(np.float16))
+
+
 def half_element(layout: Layout) -> Iterator[Input]:
     """A float16 logit far on the side of its target, and a float16 probability near 1."""
     yield layout.elements([6.0], [1.0], dtype="float16")
@@ -643,6 +652,18 @@ def empty_axes(layout: Layout) -> Iterator[Input]:
     yield from nothing(layout)
     if layout.axis in (-1, 1):
         yield Input(np.zeros((2, layout.classes, 0), np.float32), np.zeros((2, 0), np.int64))
+
+
+def nothing_that_counts(layout: Layout) -> Iterator[Input]:
+    """No rows, and rows whose sample weights are all 0."""
+    yield from nothing(layout)
+    yield _every_class(layout, weight=[0.0, 0.0, 0.0])
+
+
+def many_axes(_: Layout) -> Iterator[Input]:
+    """Elements with three axes, and with none."""
+    for shape in ((1, 1, 1), ()):
+        yield Input(np.full(shape, 0.25, np.float32), np.zeros(shape, np.float32))
 
 
 def no_last_axis(_: Layout) -> Iterator[Input]:

@@ -389,7 +389,7 @@ of_tensors: tuple[Deviation, ...] = (
     Deviation(
         "label_column", WITH_CLASSES,
         "Labels have the predictions' shape without the class axis.",
-        each("An axis of length 1 at the end of the labels is squeezed.", *keras(SPARSE), f"{V1}sparse"),
+        each("An axis of length 1 at the end of the labels is squeezed.", *keras(SPARSE), f"{V1}sparse", "sklearn."),
         shows.label_column, kind="index",
     ),
     Deviation(
@@ -421,7 +421,8 @@ of_tensors: tuple[Deviation, ...] = (
     Deviation(
         "weight_shape", (CrossEntropyLoss,),
         "Sample weights have the shape of the per-position loss or a leading part of it.",
-        each("Sample weights broadcast, axes of length 1 included.", *keras(OBJECTS), V1),
+        each("Sample weights broadcast, axes of length 1 included.", *keras(OBJECTS), V1)
+        | each("Sample weights have one axis: one for each example.", "sklearn."),
         shows.repeated_sequences,
     ),
     Deviation(
@@ -442,9 +443,9 @@ of_tensors: tuple[Deviation, ...] = (
     ),
     Deviation(
         "empty_batch", (CrossEntropyLoss,),
-        "An empty batch has the sum 0.",
-        each("An empty batch is an error.", "sklearn."),
-        shows.nothing, "probabilities", when=where.sum_of_sklearn,
+        "An empty batch, or one whose sample weights are all 0, has the sum 0.",
+        each("An empty batch, or one whose sample weights are all 0, is an error.", "sklearn."),
+        shows.nothing_that_counts, "probabilities", when=where.sum_of_sklearn,
     ),
     Deviation(
         "empty_last_axis", ELEMENTS,
@@ -557,6 +558,12 @@ of_tensors: tuple[Deviation, ...] = (
         "The class axis is where the spec has it, whatever the rank.",
         each("Predictions with one axis are one example, and their axis is that of the classes.", *TORCH_CE, *TORCH_NLL),
         shows.one_example, kind="index",
+    ),
+    Deviation(
+        "number_of_axes", (MeanSquaredError,),
+        "Predictions may have any number of axes.",
+        each("Predictions have one or two axes.", "sklearn."),
+        shows.many_axes, when=where.of_sklearn,
     ),
     Deviation(
         "missing_labels", (CrossEntropyLoss,),

@@ -170,12 +170,18 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.half_overflow_of_probabilities, "probabilities", when=where.summed,
     ),
     Deviation(
-        "half_clip", (BinaryCrossEntropyLoss,),
-        "Bounds are not rounded to half types, which are computed in float32.",
+        "half_gradient", (BinaryCrossEntropyLoss,),
+        "Half types are computed in float32, the bounds of gradients too.",
         each("1e-12, which bounds the denominator of the gradient, is 0 in float16: where p = t, 0 / 0 is NaN.",
              *TORCH_CLAMPED, *keras(BINARY[1:], "torch"))
-        | each("1 - 1e-7 is 1 in a half type: a probability of 1 makes the loss NaN.", *keras(BINARY[1:], "numpy", "tensorflow", "jax")),
-        shows.half_certain, "probabilities", of="gradient", when=where.clipped,
+        | each("", *keras(BINARY[1:], "numpy", "tensorflow", "jax")),
+        shows.half_certain, "probabilities", of="gradient", when=where.clipped_otherwise,
+    ),
+    Deviation(
+        "half_clip", (BinaryCrossEntropyLoss,),
+        "Bounds are not rounded to half types, which are computed in float32.",
+        each("1 - 1e-7 is 1 in a half type: a probability of 1 makes the loss NaN.", *keras(BINARY[1:], "numpy", "tensorflow", "jax")),
+        shows.half_certain, "probabilities", when=where.clipped,
     ),
     Deviation(
         "half_rounding", (CrossEntropyLoss,),
@@ -196,6 +202,12 @@ of_dtypes: tuple[Deviation, ...] = (
         "Smoothed targets are not rounded to a narrower dtype than float32.",
         each("Smoothed targets are rounded to the dtype that the targets have.", *TORCH_CE),
         shows.half_row_of_targets, "logits", "dense", of="digits", digits=1e-4, when=where.smoothed,
+    ),
+    Deviation(
+        "target_rounding", (BinaryCrossEntropyLoss,),
+        "Losses are not rounded to the targets' dtype.",
+        each("Losses are rounded to the half type that the targets have.", *TORCH_BCE),
+        shows.half_targets, "logits", of="digits", digits=1e-4,
     ),
     Deviation(
         "target_rounding", (BinaryCrossEntropyLoss,),

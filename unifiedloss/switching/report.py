@@ -58,11 +58,13 @@ class Attempt:
         rule: the field of a spec, several that go together, or a rule that no spec can say.
         change: what was changed, in words.
         gap: what is left of the difference.
+        reason: what the loss does that no spec can say, in a sentence; None for a field of a spec.
     """
 
     rule: str
     change: str
     gap: Gap
+    reason: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,8 @@ class PortReport:
         for attempt in self.attempts:
             verdict = "closes the gap" if attempt.gap.closed else "does not close it"
             lines.append(f"{attempt.rule}: {attempt.change} {verdict} ({attempt.gap}).")
+            if attempt.reason is not None:
+                lines.append(f"  {attempt.reason}")
         if self.untried is not None:
             lines.append(self.untried)
         elif self.together:
@@ -418,12 +422,15 @@ def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input)
         if own.ran != "native" or gap_of(own, expected).closed:
             continue
         left = gap_of(expected, other.outcome(x))
-        names = told(side, x) or [name for name, _ in rules_of(spec, side.call)] or ["unlisted"]
-        found.append(Attempt(" or ".join(dict.fromkeys(names)), f"{letter} as its spec has it", left))
+        rules = told(side, x)
+        # Where no sign tells them apart, it may be any of them.
+        names = [name for name, _ in rules or rules_of(spec, side.call)] or ["unlisted"]
+        reason = " Or: ".join(dict.fromkeys(text for _, text in rules)) or None
+        found.append(Attempt(" or ".join(dict.fromkeys(names)), f"{letter} as its spec has it", left, reason))
     return found
 
 
-def told(side: Side, x: Input) -> list[str]:
+def told(side: Side, x: Input) -> list[tuple[str, str]]:
     """The rules that can be at work where a loss differs from its spec, told by what the tensors hold."""
     assert side.call is not None
     assert side.spec is not None
@@ -432,7 +439,7 @@ def told(side: Side, x: Input) -> list[str]:
     # A rule of gradients alone is not what sets values apart.
     values = gap_of(own, expected).value > _FEW_ULPS
     return [
-        deviation.name
+        (deviation.name, deviation.sentence(side.call))
         for deviation in of_tensors
         if deviation.name in held
         and deviation.concerns(side.spec, side.call)
@@ -441,7 +448,9 @@ def told(side: Side, x: Input) -> list[str]:
     ]
 
 
-_OF_GRADIENTS = frozenset({"target_sum", "gradient_at_zero", "clip_tie", "nan_in_ignored", "weightless_mean"})
+_OF_GRADIENTS = frozenset(
+    {"target_sum", "gradient_at_zero", "clip_tie", "half_gradient", "nan_in_ignored", "weightless_mean"}
+)
 """Rules about gradients, and never about values."""
 
 
@@ -451,7 +460,6 @@ def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) 
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
         refusal = None if side.call is None or side.spec is not None else refusal_of(side.call)
         if refusal is not None:
-            found.append(
-                Attempt(refusal.name, f"{letter} without it, as {spec!r}", gap_of(evaluate(spec, x), other.outcome(x)))
-            )
+            left = gap_of(evaluate(spec, x), other.outcome(x))
+            found.append(Attempt(refusal.name, f"{letter} without it, as {spec!r}", left, refusal.sentence(side.call)))
     return found

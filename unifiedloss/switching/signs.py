@@ -91,7 +91,7 @@ def _near(x: Array, numbers: tuple[float, ...], distance: float) -> bool:
 def _sum_of_targets(s: _Seen) -> bool:
     if not s.dense or not s.k:
         return False
-    tolerance = 16 * max(FORMATS[x.dtype.name].epsilon for x in (s.p, s.t) if x.dtype.name in FORMATS)
+    tolerance = 16 * FORMATS[s.p.dtype.name].epsilon if s.p.dtype.name in FORMATS else 0.0
     return not np.all(np.abs(s.t.astype(np.float64).sum(axis=s.axis) - 1.0) <= tolerance)
 
 
@@ -146,6 +146,8 @@ _ELEMENTS: dict[str, Callable[[_Seen], bool]] = {
     "zero_times_log": lambda s: _near(s.p, (0.0, 1.0), FORMATS["float32"].tiny),
     "confident_element": lambda s: _largest(s.p) > _FAR,
     "half_clip": lambda s: _half(s) and _near(s.p, (0.0, 1.0), _CLIPPED),
+    "half_gradient": lambda s: _half(s) and s.dense and _near(s.p[s.p == s.t], (0.0, 1.0), _CLIPPED),
+    "number_of_axes": lambda s: s.p.ndim not in (1, 2),
     "small_pos_weight": _always,
     "subnormal_weight": _always,
     "pos_weight_axes": _always,
@@ -181,7 +183,7 @@ _CLASSES: dict[str, Callable[[_Seen], bool]] = {
     "ignored_dense": lambda s: s.dense,
     "no_classes": lambda s: s.k == 0,
     "class_weight_count": lambda s: np.size(weights_of(s.spec)) != s.k,
-    "empty_batch": lambda s: not s.p.size,
+    "empty_batch": lambda s: not s.p.size or (s.w is not None and not s.w.any()),
     "one_example": lambda s: s.p.ndim == 1,
     "binary_probabilities": lambda s: s.p.ndim == 1 or s.p.shape[-1] == 1,
     "float64": lambda s: s.p.dtype == np.float64,
@@ -191,8 +193,8 @@ _ALL: dict[str, Callable[[_Seen], bool]] = {
     "half_rounding": _half,
     "half_mean": _half,
     "half_sum": _half,
-    "bfloat16": lambda s: s.p.dtype.name == "bfloat16",
-    "target_rounding": lambda s: s.t.dtype.name in HALF_TYPES,
+    "bfloat16": lambda s: "bfloat16" in (s.p.dtype.name, s.t.dtype.name),
+    "target_rounding": lambda s: s.t.dtype.name in HALF_TYPES or s.t.dtype.itemsize < s.p.dtype.itemsize,
     "target_dtype": lambda s: s.t.dtype.kind not in "iub" and s.t.dtype != s.p.dtype,
     "integer_predictions": lambda s: s.p.dtype.kind in "iub",
     "probability_range": _outside,
@@ -203,7 +205,7 @@ _ALL: dict[str, Callable[[_Seen], bool]] = {
     "nan_in_weightless": lambda s: s.switched_off and (_not_finite(s.p) or _not_finite(s.t)),
     "weightless_mean": _alone,
     "weight_alignment": lambda s: s.w is not None and s.w.ndim < len(s.positions),
-    "weight_shape": lambda s: s.w is not None and (not _leading(s) or s.w.ndim > 1),
+    "weight_shape": lambda s: s.w is not None and (not _leading(s) or s.w.ndim != 1),
     "bool_weight": lambda s: s.w is not None and s.w.dtype.kind == "b",
     "negative_weight": lambda s: s.w is not None and bool((s.w < 0).any()),
     "infinite_weight": lambda s: s.w is not None and _not_finite(s.w),
