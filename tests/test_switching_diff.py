@@ -288,6 +288,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "pos_weight": [{"pos_weight": weight} for weight in (1e-9, 1e-40, (1.0, 2.0), (((2.0,),),))],
     "label_smoothing": [{"label_smoothing": 0.1}],
     "ignore_index": [{"ignore_index": 2}],
+    "ignore_class": [{"ignore_class": 2}],
     "epsilon": [{"epsilon": 0.0}],
     "normalize": [{"normalize": False}],
 }

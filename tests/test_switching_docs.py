@@ -104,6 +104,7 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *(("pos_weight", {"pos_weight": weight}) for weight in (1e-9, 1e-40, (1.0, 2.0), (((2.0,),),))),
     ("label_smoothing", {"label_smoothing": 0.1}),
     ("ignore_index", {"ignore_index": 1}),
+    ("ignore_class", {"ignore_class": 1}),
     ("epsilon", {"epsilon": 0.0}),
     ("normalize", {"normalize": False}),
     *(("reduction", {"reduction": reduction}) for reduction in ("sum", "weighted_sum", "weighted_mean")),

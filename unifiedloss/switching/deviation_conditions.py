@@ -70,6 +70,11 @@ def ignoring(spec: Any, _: Call | None) -> bool:
     return max(spec.ignore_index or (-1,)) >= 0
 
 
+def ignoring_any(spec: Any, _: Call | None) -> bool:
+    """It ignores a label."""
+    return bool(spec.ignore_index)
+
+
 def adding_nothing(spec: Any, _: Call | None) -> bool:
     """It neither clips probabilities nor adds anything to them."""
     return bool(spec.epsilon == 0)

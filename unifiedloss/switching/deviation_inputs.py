@@ -439,11 +439,12 @@ def infinite_row(layout: Layout) -> Iterator[Input]:
 
 
 def one_row_for_two(layout: Layout) -> Iterator[Input]:
-    """One row of dense targets for two rows of predictions."""
+    """One row of dense targets for two rows of predictions, and targets without the axis of one class."""
     x = layout.rows([(2.0, 1.0, 0.0), (0.0, 1.0, 2.0)], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     shape = list(x.targets.shape)
     shape[shape.index(2)] = 1
     yield Input(x.predictions, np.ascontiguousarray(x.targets.ravel()[: layout.classes].reshape(shape)))
+    yield Input(np.full((2, 1), 0.5, np.float32), np.ones(2, np.float32))
 
 
 def no_classes(_: Layout) -> Iterator[Input]:
@@ -652,6 +653,17 @@ def empty_axes(layout: Layout) -> Iterator[Input]:
     yield from nothing(layout)
     if layout.axis in (-1, 1):
         yield Input(np.zeros((2, layout.classes, 0), np.float32), np.zeros((2, 0), np.int64))
+
+
+def weight_of_ignored(layout: Layout) -> Iterator[Input]:
+    """A weight that is NaN, of an ignored label."""
+    if layout.ignored is not None:
+        yield layout.rows([(0.5, 0.25, 0.25), (0.25, 0.5, 0.25)], [0, layout.ignored], [1.0, np.nan])
+
+
+def infinite_logit_of_another(layout: Layout) -> Iterator[Input]:
+    """A logit of -inf in another class than the label's."""
+    yield layout.rows([(2.0, -np.inf, 0.0)], [0])
 
 
 def nothing_that_counts(layout: Layout) -> Iterator[Input]:

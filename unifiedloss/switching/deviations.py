@@ -115,6 +115,13 @@ of_tensors: tuple[Deviation, ...] = (
         shows.minus_infinity, "logits", "dense",
     ),
     Deviation(
+        "zero_times_infinity", (CrossEntropyLoss,),
+        "0 log 0 = 0: a class with the logit -inf and the target 0 adds nothing.",
+        each("0 times infinity is NaN: labels become one-hot rows, and a logit of -inf in another class makes the loss NaN.",
+             *keras(SPARSE, "numpy", "jax")),
+        shows.infinite_logit_of_another, "logits", "index",
+    ),
+    Deviation(
         "infinite_logit", (BinaryCrossEntropyLoss,),
         "At an infinite logit the loss is 0 where the label agrees, and infinite where not.",
         each("An infinite logit makes the loss NaN.", *TORCH_BCE, *TF_BINARY, "optax.losses.sigmoid", *keras(BINARY)),
@@ -383,7 +390,7 @@ of_tensors: tuple[Deviation, ...] = (
         "dense_shape", WITH_CLASSES,
         "Dense targets have the predictions' shape; nothing is broadcast.",
         each("Dense targets broadcast: one row is that of every row of the predictions.", "tf.nn.softmax", *OPTAX_DENSE)
-        | {OPTAX_INDEX: ""},
+        | each("An axis of length 1 at the end is squeezed or added.", *keras(CATEGORICAL[:1])) | {OPTAX_INDEX: ""},
         shows.one_row_for_two, kind="dense",
     ),
     Deviation(
@@ -540,6 +547,12 @@ of_tensors: tuple[Deviation, ...] = (
              *keras((SPARSE[0], CATEGORICAL[0]), "torch", "jax"), *keras(CATEGORICAL[:1], "tensorflow"))
         | each("An infinite sample weight is an error.", "sklearn."),
         shows.infinite_weight_of_a_row, "probabilities", of="gradient",
+    ),
+    Deviation(
+        "weight_of_ignored", (CrossEntropyLoss,),
+        "The sample weight of an ignored label is not read.",
+        each("0 times NaN is NaN: a sample weight that is NaN makes the loss NaN, also that of an ignored label.", *keras(SPARSE[:1])),
+        shows.weight_of_ignored, kind="index", when=where.ignoring_any,
     ),
     Deviation(
         "label_order", (CrossEntropyLoss,),
