@@ -438,14 +438,23 @@ def told(side: Side, x: Input) -> list[tuple[str, str]]:
     held = signs(side.spec, x)
     # A rule of gradients alone is not what sets values apart.
     values = gap_of(own, expected).value > _FEW_ULPS
+    kind = _kind(side.adapted(x))
     return [
         (deviation.name, deviation.sentence(side.call))
         for deviation in of_tensors
         if deviation.name in held
+        and (kind is None or deviation.kind in (None, kind))
         and deviation.concerns(side.spec, side.call)
         and deviation.has(side.call)
         and not (values and deviation.of == "gradient" and deviation.name in _OF_GRADIENTS)
     ]
+
+
+def _kind(x: Input) -> str | None:
+    """The kind of targets, "index" or "dense"; None where their shape is that of neither."""
+    if x.targets.shape == x.predictions.shape:
+        return "dense"
+    return "index" if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu" else None
 
 
 _OF_GRADIENTS = frozenset(

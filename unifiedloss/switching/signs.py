@@ -170,7 +170,7 @@ _CLASSES: dict[str, Callable[[_Seen], bool]] = {
     "label_dtype": lambda s: s.t.dtype.kind == "f" and not s.dense,
     "dense_targets": lambda s: s.dense and s.t.dtype.kind == "f",
     "index_targets": lambda s: s.labels,
-    "dense_shape": lambda s: s.t.shape not in (s.p.shape, s.positions),
+    "dense_shape": lambda s: not s.dense and (s.t.dtype.kind == "f" or s.t.shape != s.positions),
     "dense_range": lambda s: s.dense and s.t.dtype.kind == "f" and bool(((s.t < 0) | np.isinf(s.t)).any()),
     "target_kind": lambda s: s.dense and s.t.dtype.kind in "iub",
     "target_sum": _sum_of_targets,
