@@ -17,9 +17,10 @@ from unifiedloss import from_native, registry, switching
 from unifiedloss.conformance.tolerances import limit
 from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.deviations import Deviation
+from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.inputs import Layout, layouts, weights_of
 from unifiedloss.switching.sides import evaluate, side_of
+from unifiedloss.switching.signs import UNSEEN, signs
 
 Array = NDArray[Any]
 
@@ -121,8 +122,11 @@ def close(what: str, got: Array, native: Array, allowed: Any) -> None:
     assert same.all(), f"{what}:\n{got}\nand the native call gives\n{native}"
 
 
-def check_deviations(call: Call, listed: Iterable[Deviation]) -> int:
-    """A loss differs from its spec on what shows a rule where the rule is listed for it, and nowhere else; how many were tried."""
+def check_deviations(call: Call, listed: Iterable[Deviation]) -> set[str]:
+    """A loss differs from its spec on what shows a rule where the rule is listed for it, and nowhere else; the names of those tried.
+
+    Where it differs, the tensors have the sign by which a report tells the rule.
+    """
     side = side_of(call)
     assert side.spec is not None
     labels: Any = getattr(side.spec, "ignore_index", None) or (None,)
@@ -132,16 +136,21 @@ def check_deviations(call: Call, listed: Iterable[Deviation]) -> int:
         ignored=labels[0],
         weights=weights_of(side.spec),
     )
-    tried = 0
+    tried = set()
     for deviation in listed:
         if not deviation.concerns(side.spec, call):
             continue
         outcomes = [(x, side.outcome(x)) for x in deviation.inputs(layout)]
-        if deviation.weightless and not outcomes:  # it takes some weights of 0, or all of them
+        if deviation.when is not None and not outcomes:  # it takes some weights of 0, or all of them
             continue
-        differ = [
-            deviation.differ(outcome, evaluate(side.spec, x)) for x, outcome in outcomes if outcome.ran == "native"
+        shown = [
+            x
+            for x, outcome in outcomes
+            if outcome.ran == "native" and deviation.differ(outcome, evaluate(side.spec, x))
         ]
-        tried += bool(differ)
-        assert any(differ) == deviation.has(call), (deviation.name, str(call))
+        if any(outcome.ran == "native" for _, outcome in outcomes):
+            tried.add(deviation.name)
+        assert bool(shown) == deviation.has(call), (deviation.name, str(call))
+        for x in shown:
+            assert deviation.name in signs(side.spec, x) | UNSEEN, (deviation.name, str(call), str(x))
     return tried

@@ -18,8 +18,10 @@ import unifiedloss as ul
 from tests.switching_grid import check_deviations
 from unifiedloss.switching import NATIVES
 from unifiedloss.switching.calls import Call
-from unifiedloss.switching.deviations import keyed, of_arguments, of_tensors
+from unifiedloss.switching.deviation import keyed
+from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.diff import Diff, diff
+from unifiedloss.switching.refusals import of_arguments
 from unifiedloss.switching.sides import Input, Outcome, Side, side_of
 
 ALL = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", "jax")
@@ -251,7 +253,7 @@ def importable() -> list[Call]:
 @pytest.mark.parametrize("call", importable(), ids=lambda call: f"{call.name}-{len(call.arguments)}")
 def test_list_of_deviations_is_true(call: Call) -> None:
     """A loss differs from its spec on the inputs of exactly those rules that are listed for it."""
-    assert check_deviations(call, of_tensors) > 2
+    assert len(check_deviations(call, of_tensors)) > 2
 
 
 @ALL
@@ -280,25 +282,55 @@ def test_class_without_weight_at_minus_infinity() -> None:
     assert round(float(example.b.value), 6) == 0.407606  # type: ignore[arg-type]
 
 
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "weight": [{"weight": weights} for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0))],
+    "weights": [{"weights": weights} for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0))],
+    "pos_weight": [{"pos_weight": weight} for weight in (1e-9, 1e-40, (1.0, 2.0), (0.1, 2.0), (((2.0,),),))],
+    "label_smoothing": [{"label_smoothing": 0.1}],
+    "ignore_index": [{"ignore_index": 2}],
+    "ignore_class": [{"ignore_class": 2}],
+    "epsilon": [{"epsilon": 0.0}],
+    "normalize": [{"normalize": False}],
+}
+"""Arguments that some rules are about, by one that a loss must have."""
+
+
+def settings() -> list[Call]:
+    """Every loss with the arguments that some rules are about."""
+    calls = []
+    for call in importable():
+        native = NATIVES[call.name]
+        found = [given for name, choices in SETTINGS.items() if name in native.parameters for given in choices]
+        if native.library == "tensorflow":
+            # A tuple would be weights of one call.
+            found = [given for given in found if "weights" not in given]
+        if {"weight", "label_smoothing"} <= native.parameters.keys():
+            found.append({"weight": (2.0, 0.0, 1.0), "label_smoothing": 0.1})
+        if native.loss in (ul.BinaryCrossEntropyLoss, ul.MeanSquaredError) and native.library == "torch":
+            found += [
+                {"weight": weights} for weights in ((1.0, 0.0), (0.0, 0.0), (0.1, 2.0)) if "weight" in native.parameters
+            ]
+        if "reduction" in native.parameters:
+            tensorflow = native.library == "tensorflow"
+            found += [{"reduction": name} for name in (("weighted_sum", "weighted_mean") if tensorflow else ("sum",))]
+        calls += [Call(call.name, {**call.arguments, **given}, call.backend) for given in found]
+    return [call for call in calls if side_of(call).spec is not None]
+
+
 @ALL
-def test_list_of_deviations_is_true_of_weights() -> None:
-    """So it is of the losses that have weights themselves."""
-    of_weights = [deviation for deviation in of_tensors if deviation.weightless or deviation.where is not None]
-    seen = set()
-    for name, native in NATIVES.items():
-        classes = native.loss in (ul.CrossEntropyLoss, ul.NegativeLogLikelihoodLoss)
-        for parameter in {"weight", "weights"} & set(native.parameters):
-            if native.library in ("torch", "onnx"):
-                for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0)) if classes else ((1.0, 0.0), (0.0, 0.0), (0.1, 2.0)):
-                    seen.add((name, check_deviations(Call(name, {parameter: weights}), of_weights)))
-    positive = [
-        Call("tf.nn.weighted_cross_entropy_with_logits", {"pos_weight": (1.0, 2.0)}),
-        Call("torch.nn.BCEWithLogitsLoss", {"pos_weight": (0.1, 2.0)}),
-    ]
-    for call in positive:
-        assert check_deviations(call, of_weights) == 1
-    assert {name for name, tried in seen if tried} == {name for name, _ in seen}
-    assert len(seen) > 8
+def test_list_of_deviations_is_true_of_settings() -> None:
+    """So it is of the rules that are about losses with certain arguments; each of them is tried."""
+    rules = [deviation for deviation in of_tensors if deviation.when is not None]
+    seen: set[str] = set()
+    for call in settings():
+        plain = next(other for other in importable() if other.name == call.name)
+        spec = side_of(plain).spec
+        assert spec is not None
+        # Those that the loss has in any case were tried above.
+        seen |= check_deviations(call, [rule for rule in rules if not rule.concerns(spec, plain)])
+    plain_sides = [(side_of(call).spec, call) for call in importable()]
+    for rule in rules:
+        assert rule.name in seen or any(spec and rule.concerns(spec, call) for spec, call in plain_sides), rule.name
 
 
 def test_listed_names_are_losses() -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import unifiedloss as ul
 from unifiedloss.switching import LIBRARIES, NATIVES, Call, spec_of
-from unifiedloss.switching.deviations import keyed, of_tensors
+from unifiedloss.switching.deviation import keyed
+from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.sides import side_of
 from unifiedloss.switching.tables import KERAS_BACKENDS
 
@@ -87,19 +88,29 @@ def importable() -> list[Call]:
     for name, native in NATIVES.items():
         choices: list[dict[str, Any]] = [{}, {"from_logits": True}] if "from_logits" in native.parameters else [{}]
         if name == "tf.nn.weighted_cross_entropy_with_logits":
-            choices = [{"pos_weight": 1.0}, {"pos_weight": (1.0, 2.0)}]
-        if native.library in (
-            "torch",
-            "onnx",
-        ):  # some rules are about weights of 0, some about weights that float32 rounds
-            choices += [
-                {parameter: (0.1, 0.0)} for parameter in native.parameters if parameter in ("weight", "weights")
-            ]
+            choices = [{"pos_weight": 1.0}]
+        choices += [given for parameter, given in _SETTINGS if parameter in native.parameters]
+        if {"weight", "label_smoothing"} <= native.parameters.keys():
+            choices.append({"weight": (1.0, 0.0), "label_smoothing": 0.1})
         for backend in KERAS_BACKENDS if native.library == "keras" else (None,):
             calls += [
                 call for call in (Call(name, given, backend) for given in choices) if side_of(call).spec is not None
             ]
     return calls
+
+
+_SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("weight", {"weight": (1.0, 0.0)}),
+    ("weights", {"weights": (1.0, 0.0)}),
+    *(("pos_weight", {"pos_weight": weight}) for weight in (1e-9, 1e-40, (1.0, 2.0), (((2.0,),),))),
+    ("label_smoothing", {"label_smoothing": 0.1}),
+    ("ignore_index", {"ignore_index": 1}),
+    ("ignore_class", {"ignore_class": 1}),
+    ("epsilon", {"epsilon": 0.0}),
+    ("normalize", {"normalize": False}),
+    *(("reduction", {"reduction": reduction}) for reduction in ("sum", "weighted_sum", "weighted_mean")),
+]
+"""Arguments that some rules are about, by the parameter that a loss must have."""
 
 
 def _names(names: list[str]) -> list[str]:

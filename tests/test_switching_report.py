@@ -230,3 +230,33 @@ def test_a_bound_spec_is_a_spec() -> None:
     report = ul.port_report(CE.to("torch"), CE.replace(label_smoothing=0.1), LOGITS, LABELS)
     assert report.rules == ("label_smoothing",)
     assert (report.ran_a, report.a) == ("spec", repr(CE))
+
+
+TOLD: list[tuple[str, Any, Any, str]] = [
+    ("tf.nn.softmax_cross_entropy_with_logits", LOGITS, 2 * np.eye(5, dtype=np.float32)[LABELS], "target_sum"),
+    ("tf.nn.softmax_cross_entropy_with_logits", LOGITS, np.eye(5, dtype=np.float32)[:1], "dense_shape"),
+    ("torch.nn.NLLLoss()", np.full((1000, 3), -300, np.float16), np.zeros(1000, np.int64), "half_mean"),
+    ("torch.nn.BCELoss()", np.array([0, 1], np.float16), np.array([0, 1], np.float16), "half_gradient"),
+    ('torch.nn.BCELoss(reduction="sum")', np.zeros(700, np.float16), np.ones(700, np.float16), "half_sum"),
+    ("keras.losses.SparseCategoricalCrossentropy()", np.array([[0.5, -0.2, 0.7]], np.float32), [0], "probability_range"),
+    ("functools.partial(tf.compat.v1.losses.log_loss, epsilon=0.0)", np.zeros(2, np.float32), np.zeros(2, np.float32),
+        "zero_times_log"),
+    ("sklearn.metrics.log_loss", np.array([[0.9, 0.1], [0.2, 0.8]]), [1, 2], "label_order"),
+    ("sklearn.metrics.mean_squared_error", np.array([0.5, np.inf]), [0.0, 0.0], "not_finite"),
+    ("torch.nn.CrossEntropyLoss(weight=[1, 0, 2], label_smoothing=0.1)", np.array([[2, -np.inf, 0]], np.float32), [0],
+        "weightless_infinity"),
+]  # fmt: skip
+
+
+@pytest.mark.framework("torch", "tensorflow", "keras")
+@pytest.mark.parametrize(
+    ("loss", "predictions", "targets", "rule"), TOLD, ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_what_no_spec_can_say_is_told_from_the_tensors(loss: str, predictions: Any, targets: Any, rule: str) -> None:
+    """The one rule that is at work is named, and what the loss does, in a sentence."""
+    report = ul.port_report(loss, ul.from_native(loss), predictions, targets)
+    assert report.rules == (rule,)
+    (attempt,) = report.attempts
+    assert attempt.reason is not None
+    assert f"\n  {attempt.reason}" in str(report)
+    assert set(attempt.reason.split(" Or: ")) <= {str(text) for _, text in ul.explain(loss).deviations}

@@ -106,19 +106,27 @@ def _around(node: NodeProto, initializers: list[TensorProto], rank: int, dtype: 
 
 
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
-    """The value that onnxruntime gives; there is no gradient.
+    """The value that onnxruntime gives, which takes labels of int32 and int64; others are cast. There is no gradient.
 
     `native` is the node, graph or model that the call was read from. A model of the loss alone is run as it is; in a larger one its node
     is, with the class weights that it has there. Without it, a model for tensors of these types is made.
     """
+    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    if targets.dtype.kind in "iu" and targets.dtype not in (np.int32, np.int64):
+        targets = targets.astype(np.int64)
+    return run_as_given(call, predictions, targets, sample_weight, native)
+
+
+def run_as_given(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
+    """What `run` gives, for labels of the dtype they have, which onnxruntime may refuse."""
     import onnxruntime  # here, as reading and building needs none
 
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
     predictions, targets = np.asarray(predictions), np.asarray(targets)
-    if targets.dtype not in (np.int32, np.int64):
-        targets = targets.astype(np.int64)
     kinds = predictions.ndim, predictions.dtype, targets.dtype
     model = build(call, *kinds) if native is None else _as_it_is(native, *kinds)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

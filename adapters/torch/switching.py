@@ -121,6 +121,18 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, n
     The targets of an elementwise loss that are integers become the predictions' dtype, and class indices int64: torch takes no others.
     `native` is the module or function that the call was read from; without it, that is run which `build` makes.
     """
+    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    if find(call.name).loss not in WITH_CLASSES:
+        targets = targets.astype(predictions.dtype) if targets.dtype.kind in "iub" else targets
+    elif targets.dtype.kind in "iu":
+        targets = targets.astype(np.int64)
+    return run_as_given(call, predictions, targets, sample_weight, native)
+
+
+def run_as_given(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
+    """What `run` gives, for targets of the dtype they have, which torch may refuse."""
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
@@ -128,8 +140,6 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, n
     # Whatever is switched off around the report: a gradient is what it is about.
     with torch.inference_mode(mode=False), torch.enable_grad():
         x, t = (ADAPTER.convert(np.asarray(each), None).to(_device(loss)) for each in (predictions, targets))
-        if not t.is_floating_point():
-            t = t.to(torch.int64 if find(call.name).loss in WITH_CLASSES else x.dtype)
         x = x.detach().clone().requires_grad_()
         value = loss(x, t)
         (gradient,) = torch.autograd.grad(value.sum(), [x])

@@ -17,8 +17,11 @@ import numpy as np
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import WITH_CLASSES, AnyLoss
-from unifiedloss.switching import deviations, spec_of
+from unifiedloss.switching import spec_of
+from unifiedloss.switching.deviation import Deviation
+from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.inputs import Layout, inputs, layouts, weights_of
+from unifiedloss.switching.refusals import Refusal, refusal_of
 from unifiedloss.switching.sentences import TITLES, sentence
 from unifiedloss.switching.sides import Input, Outcome, Side, evaluate, same, settings_of, shown, side_of
 
@@ -127,7 +130,9 @@ class Diff:
         head = "\n".join([f"a: {self.a}", f"b: {self.b}", *self.settings, ""])
         if not self.differences:
             return f"{head}\nThere is no difference: the rules are the same."
-        return "\n\n".join([head.rstrip(), *map(str, self.differences)])
+        rules = [difference.rule for difference in self.differences]
+        told = f"{head}They differ in {len(rules)} rule{'s' * (len(rules) > 1)}: {', '.join(rules)}."
+        return "\n\n".join([told, *map(str, self.differences)])
 
 
 def diff(a: Any, b: Any) -> Diff:
@@ -357,7 +362,7 @@ def nearest(side: Side) -> AnyLoss | None:
     """The spec of a side, or the one that says all but what cannot be said."""
     if side.spec is not None or side.call is None:
         return side.spec
-    refusal = deviations.refusal_of(side.call)
+    refusal = refusal_of(side.call)
     if refusal is None:
         return None
     try:
@@ -374,7 +379,7 @@ def _refused(
     for side in (a, b):
         if side.spec is not None or side.call is None:
             continue
-        refusal = deviations.refusal_of(side.call)
+        refusal = refusal_of(side.call)
         if refusal is None:
             texts = [one.refusal or (one.name if one.spec is None else "A spec computes it.") for one in (a, b)]
             yield Difference("not_imported", texts[0], texts[1]), ()
@@ -384,9 +389,7 @@ def _refused(
             yield Difference(refusal.name, texts[0], texts[1], _first(a, b, near_a, near_b, refusal)), refusal.fields
 
 
-def _first(
-    a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None, refusal: deviations.Refusal
-) -> Example | None:
+def _first(a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None, refusal: Refusal) -> Example | None:
     """The first input on which two sides differ that arguments set apart."""
     for x in refusal.inputs(_layout(near_a, near_b)):
         found = _both(a, b, x)
@@ -417,7 +420,7 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
     if type(near_a) is not type(near_b):
         return
     layout = _layout(near_a, near_b)
-    for deviation in deviations.of_tensors:
+    for deviation in of_tensors:
         if not all(deviation.concerns(spec, None) for spec in (near_a, near_b)):
             continue
         concerned = [
@@ -434,7 +437,7 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
         yield Difference(deviation.name, texts[0], texts[1], example)
 
 
-def _at_work(deviation: deviations.Deviation, found: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
+def _at_work(deviation: Deviation, found: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
     """Whether the losses themselves differ, and at least one of them from its own spec."""
     if not deviation.differ(found.a, found.b):
         return False

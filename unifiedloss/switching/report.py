@@ -13,10 +13,11 @@ import numpy as np
 
 from unifiedloss import registry
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.floats import FORMATS, HALF_TYPES
-from unifiedloss.spec import WITH_CLASSES, AnyLoss
-from unifiedloss.switching import deviations
+from unifiedloss.floats import FORMATS
+from unifiedloss.spec import AnyLoss
+from unifiedloss.switching.deviations import of_tensors, rules_of
 from unifiedloss.switching.diff import changed, differing, groups, nearest
+from unifiedloss.switching.refusals import refusal_of
 from unifiedloss.switching.sides import (
     Array,
     Input,
@@ -29,6 +30,7 @@ from unifiedloss.switching.sides import (
     unreduced,
     weight_dtype,
 )
+from unifiedloss.switching.signs import signs
 
 _FEW_ULPS = 64
 """What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
@@ -65,11 +67,13 @@ class Attempt:
         rule: the field of a spec, several that go together, or a rule that no spec can say.
         change: what was changed, in words.
         gap: what is left of the difference.
+        reason: what the loss does that no spec can say, in a sentence; None for a field of a spec.
     """
 
     rule: str
     change: str
     gap: Gap
+    reason: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +164,8 @@ class PortReport:
         for attempt in self.attempts:
             verdict = "closes the gap" if attempt.gap.closed else "does not close it"
             lines.append(f"{attempt.rule}: {attempt.change} {verdict} ({attempt.gap}).")
+            if attempt.reason is not None:
+                lines.append(f"  {attempt.reason}")
         if self.untried is not None:
             lines.append(self.untried)
         elif self.together:
@@ -254,7 +260,7 @@ def _refused(side: Side) -> str | None:
     """The rule of a loss's arguments that keeps it from being a spec; None for a spec."""
     if side.spec is not None or side.call is None:
         return None
-    refusal = deviations.refusal_of(side.call)
+    refusal = refusal_of(side.call)
     return "not_imported" if refusal is None else refusal.name
 
 
@@ -431,76 +437,56 @@ def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input)
         own, expected = side.outcome(x), evaluate(spec, x)
         if own.ran != "native" or gap_of(own, expected).closed:
             continue
-        names = [name for name, _ in deviations.rules_of(spec, side.call)]
         left = gap_of(expected, other.outcome(x))
-        rule = _told_by(side, spec, x) or " or ".join(names) or "unlisted"
-        found.append(Attempt(rule, f"{letter} as its spec has it", left))
+        rules = told(side, x)
+        # Where no sign tells them apart, it may be any of them.
+        names = [name for name, _ in rules or rules_of(spec, side.call)] or ["unlisted"]
+        reason = " Or: ".join(dict.fromkeys(text for _, text in rules)) or None
+        found.append(Attempt(" or ".join(dict.fromkeys(names)), f"{letter} as its spec has it", left, reason))
     return found
 
 
-def _told_by(side: Side, spec: AnyLoss, x: Input) -> str | None:
-    """The rule that is at work on these tensors, told by what they hold."""
+def told(side: Side, x: Input) -> list[tuple[str, str]]:
+    """The rules that can be at work where a loss differs from its spec, told by what the tensors hold."""
     assert side.call is not None
-    signs = _signs(side, spec, x)
-    for deviation in deviations.of_tensors:
-        if deviation.name in signs and deviation.concerns(spec, side.call) and deviation.has(side.call):
-            return deviation.name
-    return None
+    assert side.spec is not None
+    own, expected = side.outcome(x), evaluate(side.spec, x)
+    held = signs(side.spec, x)
+    if weight_dtype(side) not in (None, x.predictions.dtype.name):
+        held = held | {"weight_dtype"}
+    # A rule of gradients alone is not what sets values apart.
+    values = gap_of(own, expected).value > _FEW_ULPS
+    kind = _kind(side.adapted(x))
+    return [
+        (deviation.name, deviation.sentence(side.call))
+        for deviation in of_tensors
+        if deviation.name in held
+        and (kind is None or deviation.kind in (None, kind))
+        and deviation.concerns(side.spec, side.call)
+        and deviation.has(side.call)
+        and not (values and deviation.of == "gradient" and deviation.name in _OF_GRADIENTS)
+    ]
 
 
-def _signs(side: Side, spec: AnyLoss, x: Input) -> set[str]:
-    """The rules whose signs are in these tensors: what each of them is about is there."""
-    p, t = x.predictions, x.targets
-    dense = t.shape == p.shape
-    held = {
-        "half_rounding": p.dtype.name in HALF_TYPES,
-        "float64": p.dtype == np.float64,
-        "float64_elements": p.dtype == np.float64,
-        "weight_dtype": weight_dtype(side) not in (None, p.dtype.name),
-        "infinite_logit": bool(np.isinf(p).any()),
-        "plus_infinity": bool(np.isposinf(p).any()),
-        "zero_times_infinity": bool(np.isneginf(p).any()) and dense,
-        "offset": bool(np.nanmax(np.abs(p), initial=0.0) > _LARGE),
-        "target_kind": dense and t.dtype.kind in "iub",
-        "label_dtype": not dense and t.dtype.kind == "f",
-        "target_range": bool(dense and ((t < 0) | (t > 1)).any()),
-        "probability_range": bool(((p < 0) | (p > 1)).any()),
-        "shapes": not dense,
-        "one_axis": p.ndim == 1,
-        "weight_alignment": x.sample_weight is not None and x.sample_weight.ndim < p.ndim - 1,
-        "empty_batch": not p.size,
-        "no_elements": not p.size,
-        "nan_in_weightless": bool(np.isnan(p).any()),
-        "nan_probability": bool(np.isnan(p).any()),
-        "subnormal": bool(((p > 0) & (p < FORMATS["float32"].tiny)).any()),
-        "half_mean": p.dtype.name in HALF_TYPES,
-        "dense_range": bool(dense and t.dtype.kind == "f" and (t < 0).any()),
-        "one_example": p.ndim == 1,
-        "weightless_mean": True,
-        "nan_in_ignored": bool(np.isnan(p).any()),
-    }
-    if isinstance(spec, WITH_CLASSES):
-        axis = -1 if spec.axis is None else spec.axis
-        k = p.shape[axis] if -p.ndim <= axis < p.ndim else 0
-        held["target_sum"] = bool(dense and np.any(np.abs(t.sum(axis=axis) - 1.0) > _UNNORMALIZED)) if k else False
-        labels = not dense and t.dtype.kind in "iu"
-        ignored = np.isin(t, np.asarray(spec.ignore_index or (), np.int64)) if labels else False
-        held["bad_index"] = bool(labels and (((t < 0) | (t >= k)) & ~ignored).any())
-        held["label_shape"] = labels and t.size < p.size // max(k, 1)
-        held["label_column"] = labels and t.ndim == p.ndim
-    return {name for name, is_held in held.items() if is_held}
+def _kind(x: Input) -> str | None:
+    """The kind of targets, "index" or "dense"; None where their shape is that of neither."""
+    if x.targets.shape == x.predictions.shape:
+        return "dense"
+    return "index" if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu" else None
 
 
-_LARGE, _UNNORMALIZED = 1e3, 1e-3
+_OF_GRADIENTS = frozenset(
+    {"target_sum", "gradient_at_zero", "clip_tie", "half_gradient", "nan_in_ignored", "weightless_mean"}
+)
+"""Rules about gradients, and never about values."""
 
 
 def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
     """The rule of arguments that no spec can say, taken away."""
     found = []
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
-        refusal = None if side.call is None or side.spec is not None else deviations.refusal_of(side.call)
+        refusal = None if side.call is None or side.spec is not None else refusal_of(side.call)
         if refusal is not None:
-            found.append(
-                Attempt(refusal.name, f"{letter} without it, as {spec!r}", gap_of(evaluate(spec, x), other.outcome(x)))
-            )
+            left = gap_of(evaluate(spec, x), other.outcome(x))
+            found.append(Attempt(refusal.name, f"{letter} without it, as {spec!r}", left, refusal.sentence(side.call)))
     return found

@@ -30,6 +30,10 @@ from unifiedloss.switching.tables import NATIVES
 Array = NDArray[Any]
 
 
+AS_GIVEN = "run_as_given"
+"""The `way` of an input that is not to be adapted: labels stay labels, and dtypes what they are."""
+
+
 @dataclass(frozen=True, eq=False)
 class Input:
     """The tensors of one call.
@@ -39,7 +43,7 @@ class Input:
         targets: what they are compared with.
         sample_weight: weights, or None.
         way: how another library computes it where that matters: the name of a function of its adapter. Of libraries whose adapter has
-            none, the spec is evaluated.
+            none, the spec is evaluated. `AS_GIVEN` hands over the tensors as they are, where they would be made what the loss takes.
         origin: what `way` is given in place of the predictions, such as the logits behind them.
         note: what `way` does, in words.
         mask: which positions count, or None. Specs alone take one.
@@ -130,6 +134,8 @@ class Side:
             UnsupportedError: it takes labels, and gets dense targets.
         """
         if self.call is None or self.call.name not in NATIVES or NATIVES[self.call.name].loss not in WITH_CLASSES:
+            return x
+        if x.way == AS_GIVEN:
             return x
         kinds = kinds_of(self.call.name)
         if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu" and "index" not in kinds:
@@ -293,7 +299,7 @@ def _run(call: Call, x: Input, native: Any) -> Outcome:
     if call.library == "keras" and adapter.backend() != (call.backend or "tensorflow"):
         msg = f"Keras runs on {adapter.backend()} here."
         raise UnsupportedError(msg)
-    run = getattr(adapter, x.way or "run", None)
+    run = getattr(adapter, x.way or "run", adapter.run if x.way == AS_GIVEN else None)
     if run is None:
         msg = f"{call.library} has no {x.way}."
         raise UnsupportedError(msg)

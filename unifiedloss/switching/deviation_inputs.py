@@ -1,0 +1,689 @@
+"""The inputs that show the rules of `unifiedloss.switching.deviations`, laid out as a loss takes them, the smallest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from unifiedloss.switching.inputs import Layout
+from unifiedloss.switching.sides import AS_GIVEN, Input
+
+# ------------------------------------------------------------------------------------------------------------------ labels
+
+
+def bad_labels(layout: Layout) -> Iterator[Input]:
+    """Labels that are no class."""
+    for label in (-1, layout.classes, -100):
+        yield layout.rows([(2.0, 1.0, 0.0)], [label])
+
+
+def integer_rows(layout: Layout) -> Iterator[Input]:
+    """A one-hot row of integers."""
+    dense = layout.rows([(2.0, 1.0, 0.0)], [[1.0, 0.0, 0.0]])
+    yield Input(dense.predictions, dense.targets.astype(np.int64))
+
+
+def unnormalized(layout: Layout) -> Iterator[Input]:
+    """A dense row with the sum 2."""
+    yield layout.rows([(2.0, 1.0, 0.0)], [[2.0, 0.0, 0.0]])
+
+
+def negative_row(layout: Layout) -> Iterator[Input]:
+    """A dense row with a negative entry."""
+    yield layout.rows([(2.0, 1.0, 0.0)], [[-1.0, 1.0, 1.0]])
+
+
+def out_of_range_target(layout: Layout) -> Iterator[Input]:
+    """A target of 1.5."""
+    yield layout.elements([0.5], [1.5])
+
+
+# ------------------------------------------------------------------------------------------------------------- predictions
+
+
+def minus_infinity(layout: Layout) -> Iterator[Input]:
+    """A logit of -inf where the dense target is 0."""
+    yield layout.rows([(2.0, -np.inf, 0.0)], [[1.0, 0.0, 0.0]])
+
+
+def infinite_logit(layout: Layout) -> Iterator[Input]:
+    """A logit of +inf, for either label."""
+    yield layout.elements([np.inf], [1.0])
+    yield layout.elements([np.inf], [0.0])
+
+
+def large(layout: Layout) -> Iterator[Input]:
+    """Logits about 1e5."""
+    yield layout.rows([(100001.0, 100000.0, 0.0)], [0])
+
+
+def confident(layout: Layout) -> Iterator[Input]:
+    """A label's logit 18 above the others."""
+    yield layout.rows([(18.0, 0.0, 0.0)], [0])
+
+
+def sure(layout: Layout) -> Iterator[Input]:
+    """A label's logit so far above the others that the loss is 0."""
+    yield layout.rows([(200.0, 0.0, 0.0)], [[1.0, 0.0, 0.0]])
+    yield layout.rows([(200.0, 0.0, 0.0)], [0])
+
+
+def half(layout: Layout) -> Iterator[Input]:
+    """A float16 row with a small loss."""
+    yield layout.rows([(1.0, 6.0, -1.0)], [1], dtype="float16")
+
+
+def double(layout: Layout) -> Iterator[Input]:
+    """A float64 row."""
+    yield layout.rows([(2.0, 1.0, 0.0)], [0], dtype="float64")
+
+
+def double_beside_weights(layout: Layout) -> Iterator[Input]:
+    """float64 predictions for a loss that holds weights."""
+    shape = np.shape(layout.weights) if layout.weights is not None else layout.tail or (1,)
+    yield Input(np.full(shape, 0.3), np.ones(shape))
+
+
+def double_elements(layout: Layout) -> Iterator[Input]:
+    """A float64 element."""
+    yield layout.elements([0.3], [1.0], dtype="float64")
+
+
+def half_overflow(layout: Layout) -> Iterator[Input]:
+    """A float16 error whose square is infinite."""
+    yield layout.elements([300.0], [0.0], dtype="float16")
+
+
+def subnormal(layout: Layout) -> Iterator[Input]:
+    """A subnormal probability."""
+    yield layout.elements([1e-40], [1.0])
+
+
+def beyond_one(layout: Layout) -> Iterator[Input]:
+    """A probability of 1.5."""
+    yield layout.elements([1.5], [1.0])
+
+
+def zero_logit(layout: Layout) -> Iterator[Input]:
+    """The logit 0."""
+    yield layout.elements([0.0], [0.0])
+
+
+def at_the_bound(layout: Layout) -> Iterator[Input]:
+    """A probability that lies on the bound of Keras' clipping."""
+    yield layout.elements([1e-7], [1.0])
+
+
+def behind_softmax(_: Layout) -> Iterator[Input]:
+    """Probabilities that come from a softmax of Keras'."""
+    note = "the predictions come from keras.ops.softmax([[100, 0]])"
+    yield Input(
+        np.array([[1.0, 0.0]], np.float32),
+        np.array([1], np.int64),
+        None,
+        "run_behind_softmax",
+        np.array([[100.0, 0.0]], np.float32),
+        note,
+    )
+
+
+def behind_sigmoid(_: Layout) -> Iterator[Input]:
+    """A probability that comes from a sigmoid of Keras', in a graph."""
+    note = "in a tf.function the predictions come from keras.ops.sigmoid([[100]])"
+    yield Input(
+        np.array([[1.0]], np.float32),
+        np.array([[0.0]], np.float32),
+        None,
+        "run_behind_sigmoid",
+        np.array([[100.0]], np.float32),
+        note,
+    )
+
+
+# --------------------------------------------------------------------------------------------------- positions and shapes
+
+
+def dropped_nan(layout: Layout) -> Iterator[Input]:
+    """A row of NaN whose label is ignored."""
+    if layout.ignored is not None:
+        yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [0, layout.ignored])
+
+
+def weightless_class(layout: Layout) -> Iterator[Input]:
+    """A row of NaN whose class has the weight 0."""
+    weights = list(layout.weights)
+    if any(weights):
+        counted = weights.index(max(weights))
+        yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [counted, weights.index(0.0)])
+
+
+def infinite_class(layout: Layout) -> Iterator[Input]:
+    """A label whose class has the weight 0 and the logit -inf."""
+    weights = list(layout.weights)
+    if any(weights):
+        counted, label = weights.index(max(weights)), weights.index(0.0)
+        yield layout.rows(
+            [(2.0, 1.0, 0.0), [-np.inf if c == label else 0.0 for c in range(len(weights))]], [counted, label]
+        )
+
+
+def weightless_elements(layout: Layout) -> Iterator[Input]:
+    """NaN in the elements whose weight is 0."""
+    weights = np.asarray(layout.weights)
+    if weights.any():
+        yield Input(np.where(weights == 0, np.nan, 0.25).astype(np.float32), np.ones(weights.shape, np.float32))
+
+
+def no_class_weight(layout: Layout) -> Iterator[Input]:
+    """A label whose class has the weight 0, alone."""
+    yield layout.rows([(2.0, 1.0, 0.0)], [layout.weights.index(0.0)])
+
+
+def no_element_weight(layout: Layout) -> Iterator[Input]:
+    """An example all of whose elements have the weight 0."""
+    weights = np.asarray(layout.weights)
+    if not weights.any():
+        yield Input(np.full(weights.shape, 0.25, np.float32), np.ones(weights.shape, np.float32))
+
+
+def switched_off_nan(_: Layout) -> Iterator[Input]:
+    """An element that is NaN, with the sample weight 0."""
+    yield Input(
+        np.array([[0.5], [np.nan]], np.float32), np.zeros((2, 1), np.float32), np.array([1.0, 0.0], np.float32)
+    )  # fmt: skip
+
+
+def switched_off_row(layout: Layout) -> Iterator[Input]:
+    """A row of NaN with the sample weight 0."""
+    nothing = (np.nan, np.nan, np.nan)
+    yield layout.rows([(0.5, 0.375, 0.125), nothing], [0, 0], [1.0, 0.0])
+    # scikit-learn wants every class in a batch.
+    rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)]
+    labels = [min(label, layout.classes - 1) for label in range(3)]
+    yield layout.rows([*rows, nothing], [*labels, 0], [1.0, 1.0, 1.0, 0.0])
+
+
+def column(_: Layout) -> Iterator[Input]:
+    """Predictions of shape (2, 1) and targets of shape (2,)."""
+    yield Input(np.array([[0.25], [0.75]], np.float32), np.array([0.25, 0.75], np.float32))
+
+
+def one_label(layout: Layout) -> Iterator[Input]:
+    """One label for two rows."""
+    x = layout.rows([(2.0, 1.0, 0.0), (0.0, 1.0, 2.0)], [0, 0])
+    yield Input(x.predictions, np.zeros(1, np.int64))
+
+
+def label_column(layout: Layout) -> Iterator[Input]:
+    """Labels of shape (1, 1) for one row."""
+    yield Input(layout.rows([(2.0, 1.0, 0.0)], [0]).predictions, np.zeros((1, 1), np.int64))
+    x = _every_class(layout)
+    yield Input(x.predictions, x.targets[..., None])
+
+
+def one_axis(_: Layout) -> Iterator[Input]:
+    """Elementwise predictions with one axis, without and with weights."""
+    yield Input(np.array([0.25, 0.75], np.float32), np.ones(2, np.float32))
+    yield Input(np.array([0.25, 0.75], np.float32), np.ones(2, np.float32), np.array([1.0, 3.0], np.float32))
+
+
+def steps(_: Layout) -> Iterator[Input]:
+    """Two examples of two steps, and a weight for each example."""
+    values = np.array([[[0.25], [0.25]], [[0.5], [0.5]]], np.float32)
+    yield Input(values, np.zeros_like(values), np.array([1.0, 3.0], np.float32))
+
+
+def repeated(_: Layout) -> Iterator[Input]:
+    """Two examples of three steps, and weights of shape (2, 1)."""
+    values = np.array([[[0.25]] * 3, [[0.5]] * 3], np.float32)
+    yield Input(values, np.zeros_like(values), np.array([[1.0], [3.0]], np.float32))
+
+
+def _sequences(layout: Layout, weight: list[Any]) -> Iterator[Input]:
+    """Two examples of two steps, each step with classes."""
+    if not -3 <= layout.axis < 3:
+        return
+    rows = np.zeros((2, 2, layout.classes), np.float32)
+    rows[:, :, :3] = np.array([[[0.5, 0.375, 0.125]], [[0.125, 0.25, 0.625]]], np.float32)[:, :, : layout.classes]
+    yield Input(np.moveaxis(rows, -1, layout.axis), np.zeros((2, 2), np.int64), np.array(weight, np.float32))
+
+
+def weighted_sequences(layout: Layout) -> Iterator[Input]:
+    """Two sequences of two steps, and a weight for each."""
+    yield from _sequences(layout, [1.0, 3.0])
+
+
+def repeated_sequences(layout: Layout) -> Iterator[Input]:
+    """Two sequences of two steps, and weights of shape (2, 1); and one weight for all of a batch."""
+    yield from _sequences(layout, [[1.0], [3.0]])
+    yield replace(_every_class(layout), sample_weight=np.array(2.0, np.float32))
+
+
+def nothing(layout: Layout) -> Iterator[Input]:
+    """No rows of classes."""
+    yield Input(np.zeros((0, layout.classes), np.float32), np.zeros(0, np.int64))
+
+
+def no_elements(_: Layout) -> Iterator[Input]:
+    """No rows of elements."""
+    yield Input(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
+
+
+def one_example(layout: Layout) -> Iterator[Input]:
+    """Logits with one axis, and a label with none."""
+    yield Input(layout.rows([(2.0, 1.0, 0.0)], [0]).predictions.reshape(-1), np.array(0))
+
+
+def few_labels(layout: Layout) -> Iterator[Input]:
+    """A batch in which most classes do not occur."""
+    yield layout.rows([(0.5, 0.25, 0.25)], [0])
+
+
+def compiled(layout: Layout) -> Iterator[Input]:
+    """A label that is no class, compiled by XLA."""
+    row = layout.rows([(2.0, 1.0, 0.0)], [layout.classes])
+    yield Input(row.predictions, row.targets, None, "run_compiled", note="in a tf.function with jit_compile=True")
+
+
+# ------------------------------------------------------------------------------------------------------ kinds and dtypes
+
+
+def _every_class(layout: Layout, targets: Any = None, weight: Any = None, dtype: str = "float32") -> Input:
+    """A batch in which every class occurs, as scikit-learn asks for."""
+    rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)]
+    labels = [min(label, layout.classes - 1) for label in range(3)]
+    return layout.rows(rows, labels if targets is None else targets, weight, dtype)
+
+
+def _given(x: Input, targets: Any = None) -> Input:
+    """An input whose tensors are handed over as they are."""
+    return replace(x, targets=x.targets if targets is None else targets, way=AS_GIVEN)
+
+
+def soft_row(layout: Layout) -> Iterator[Input]:
+    """A dense target that is no one-hot row."""
+    yield _given(layout.rows([(0.5, 0.25, 0.25)], [[0.5, 0.25, 0.25]]))
+
+
+def plain_label(layout: Layout) -> Iterator[Input]:
+    """A class index."""
+    yield _given(layout.rows([(0.5, 0.25, 0.25)], [1]))
+
+
+def narrow_labels(layout: Layout) -> Iterator[Input]:
+    """Labels of uint8 and of int32."""
+    x = _every_class(layout)
+    for dtype in (np.uint8, np.int32):
+        yield _given(x, x.targets.astype(dtype))
+
+
+def floating_labels(layout: Layout) -> Iterator[Input]:
+    """A label of 1.7, and labels that are floating and whole."""
+    x = layout.rows([(2.0, 1.0, 0.0)], [0])
+    yield Input(x.predictions, x.targets + np.float32(1.7))
+    x = _every_class(layout)
+    yield Input(x.predictions, x.targets.astype(np.float64))
+
+
+def _two_classes(layout: Layout, targets: Any, weight: Any = None) -> Input:
+    rows = [(0.875, 0.125), (0.25, 0.75)]
+    return replace(layout, classes=2).rows(rows, targets, weight)
+
+
+def bool_labels(layout: Layout) -> Iterator[Input]:
+    """Labels that are bools, of two classes."""
+    x = _two_classes(layout, [0, 1])
+    yield _given(x, x.targets.astype(np.bool_))
+
+
+def other_labels(layout: Layout) -> Iterator[Input]:
+    """Labels that count from 1, and labels of -1 and 1."""
+    yield _two_classes(layout, [1, 2])
+    yield _two_classes(layout, [-1, 1])
+
+
+def binary_probabilities(_: Layout) -> Iterator[Input]:
+    """One probability for each example, with and without an axis for it."""
+    p = np.array([0.125, 0.75], np.float32)
+    for predictions in (p, p[:, None]):
+        yield Input(predictions, np.array([0, 1], np.int64))
+
+
+def integer_targets(layout: Layout) -> Iterator[Input]:
+    """A target that is an integer."""
+    x = layout.elements([0.25], [1.0])
+    yield _given(x, x.targets.astype(np.int64))
+
+
+def wider_targets(layout: Layout) -> Iterator[Input]:
+    """float64 targets for float32 predictions."""
+    x = layout.elements([0.25], [1.0])
+    yield _given(x, x.targets.astype(np.float64))
+
+
+def other_target_dtype(layout: Layout) -> Iterator[Input]:
+    """Targets of another floating dtype than the predictions', wider or narrower."""
+    for predictions, targets in (("float32", "float64"), ("float16", "float32")):
+        x = layout.elements([0.25], [1.0], dtype=predictions)
+        yield _given(x, x.targets.astype(targets))
+
+
+def other_row_dtype(layout: Layout) -> Iterator[Input]:
+    """Dense rows of another floating dtype than the predictions', wider or narrower."""
+    for predictions, targets in (("float32", "float64"), ("float16", "float32")):
+        x = layout.rows([(0.5, 0.25, 0.25)], [[0.5, 0.25, 0.25]], dtype=predictions)
+        yield _given(x, x.targets.astype(targets))
+
+
+def half_row_of_targets(layout: Layout) -> Iterator[Input]:
+    """A float16 one-hot row for float32 logits."""
+    x = layout.rows([(2.0, 1.0, 0.0)], [[1.0, 0.0, 0.0]])
+    yield _given(x, x.targets.astype(np.float16))
+
+
+def integer_rows_of_predictions(layout: Layout) -> Iterator[Input]:
+    """Predictions that are integers."""
+    x = layout.rows([(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)], [min(c, layout.classes - 1) for c in range(3)])
+    yield replace(x, predictions=x.predictions.astype(np.int64))
+
+
+def integer_predictions(layout: Layout) -> Iterator[Input]:
+    """Predictions that are integers."""
+    x = layout.elements([1.0, 0.0], [1.0, 0.5])
+    yield replace(x, predictions=x.predictions.astype(np.int64))
+
+
+def _bfloat16(x: Input) -> Iterator[Input]:
+    # NumPy has it where the package ml_dtypes is loaded, as TensorFlow and JAX do.
+    with suppress(TypeError):
+        yield replace(x, predictions=x.predictions.astype(np.dtype("bfloat16")))
+
+
+def bfloat16_rows(layout: Layout) -> Iterator[Input]:
+    """A batch of bfloat16."""
+    yield from _bfloat16(_every_class(layout))
+
+
+def bfloat16_elements(layout: Layout) -> Iterator[Input]:
+    """An element of bfloat16."""
+    x = layout.elements([0.25], [1.0])
+    for found in _bfloat16(x):
+        yield replace(found, targets=x.targets.astype(found.predictions.dtype))
+
+
+def any_rows(layout: Layout) -> Iterator[Input]:
+    """A batch that is nothing special."""
+    yield _every_class(layout)
+
+
+def any_elements(layout: Layout) -> Iterator[Input]:
+    """Elements that are nothing special."""
+    yield layout.elements([0.25], [1.0])
+
+
+def half_rows(layout: Layout) -> Iterator[Input]:
+    """A float16 batch."""
+    yield _every_class(layout, dtype="float16")
+
+
+def half_elements(layout: Layout) -> Iterator[Input]:
+    """A float16 element."""
+    yield layout.elements([0.25], [1.0], dtype="float16")
+
+
+# ------------------------------------------------------------------------------------------------------------ more values
+
+
+def infinite_row(layout: Layout) -> Iterator[Input]:
+    """A dense row with a negative entry, and one with an infinite entry."""
+    yield from negative_row(layout)
+    yield layout.rows([(2.0, 1.0, 0.0)], [[np.inf, 0.0, 0.0]])
+
+
+def one_row_for_two(layout: Layout) -> Iterator[Input]:
+    """One row of dense targets for two rows of predictions, and targets without the axis of one class."""
+    x = layout.rows([(2.0, 1.0, 0.0), (0.0, 1.0, 2.0)], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    shape = list(x.targets.shape)
+    shape[shape.index(2)] = 1
+    yield Input(x.predictions, np.ascontiguousarray(x.targets.ravel()[: layout.classes].reshape(shape)))
+    yield Input(np.full((2, 1), 0.5, np.float32), np.ones(2, np.float32))
+
+
+def no_classes(_: Layout) -> Iterator[Input]:
+    """Predictions without classes."""
+    nothing = np.zeros((1, 0), np.float32)
+    yield Input(nothing, nothing)
+    yield Input(nothing, np.zeros(1, np.int64))
+
+
+def too_few_classes(_: Layout) -> Iterator[Input]:
+    """One class, where there are several class weights."""
+    yield Input(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
+
+
+def no_probability(layout: Layout) -> Iterator[Input]:
+    """A row with a negative number in another class than the label's, and one with infinity there."""
+    for number in (-0.2, np.inf):
+        yield layout.rows([(0.5, number, 0.7)], [0])
+    yield layout.rows(
+        [(0.5, -0.2, 0.7), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)], [min(c, layout.classes - 1) for c in range(3)]
+    )
+
+
+def subnormal_row(layout: Layout) -> Iterator[Input]:
+    """A row whose sum is a subnormal number."""
+    yield layout.rows([(1e-40, 0.0, 0.0)], [0])
+
+
+def beyond_one_by_rounding(layout: Layout) -> Iterator[Input]:
+    """A probability one unit in the last place above 1."""
+    yield layout.elements([1.0 + 2.0**-23], [1.0])
+
+
+def row_beyond_one_by_rounding(layout: Layout) -> Iterator[Input]:
+    """A row with a probability one unit in the last place above 1, in a batch of all classes."""
+    labels = [min(c, layout.classes - 1) for c in range(3)]
+    yield layout.rows([(1.0 + 2.0**-23, 0.0, 0.0), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)], labels)
+
+
+def nan_label_probability(layout: Layout) -> Iterator[Input]:
+    """NaN in the class of the label, in a batch of all classes."""
+    labels = [min(c, layout.classes - 1) for c in range(3)]
+    yield layout.rows([(np.nan, 0.5, 0.5), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)], labels)
+
+
+def infinite_element(layout: Layout) -> Iterator[Input]:
+    """An infinite prediction."""
+    yield layout.elements([np.inf], [1.0])
+
+
+def nan_probability_or_target(layout: Layout) -> Iterator[Input]:
+    """A probability that is NaN, and a target that is."""
+    yield layout.elements([np.nan], [1.0])
+    yield layout.elements([0.25], [np.nan])
+
+
+def infinite_logits(layout: Layout) -> Iterator[Input]:
+    """A logit of +inf in another class than the label's, and in the label's own."""
+    yield layout.rows([(np.inf, 0.0, 0.0)], [1])
+    yield layout.rows([(np.inf, 0.0, 0.0)], [0])
+
+
+def confident_element(layout: Layout) -> Iterator[Input]:
+    """A logit that is 20 on the side of its target."""
+    for logit, target in ((-20.0, 0.0), (20.0, 1.0)):
+        yield layout.elements([logit], [target])
+
+
+def zero_and_zero(layout: Layout) -> Iterator[Input]:
+    """The probability 0 of the target 0."""
+    yield layout.elements([0.0], [0.0])
+
+
+def half_certain(layout: Layout) -> Iterator[Input]:
+    """float16 probabilities that are their targets, 0 and 1."""
+    for p in (0.0, 1.0):
+        yield layout.elements([p], [p], dtype="float16")
+
+
+def half_overflow_of_rows(layout: Layout) -> Iterator[Input]:
+    """Two float16 rows whose losses a float16 number holds, and not their sum."""
+    yield layout.rows([(-40000.0, 20.0, 0.0)] * 2, [0, 0], dtype="float16")
+
+
+def half_overflow_of_logits(layout: Layout) -> Iterator[Input]:
+    """Two float16 logits whose losses a float16 number holds, and not their sum."""
+    yield layout.elements([40000.0, 40000.0], [0.0, 0.0], dtype="float16")
+
+
+def half_overflow_of_probabilities(layout: Layout) -> Iterator[Input]:
+    """So many float16 probabilities of 0, which cost 100 each, that no float16 number holds their sum."""
+    yield layout.elements([0.0] * 700, [1.0] * 700, dtype="float16")
+
+
+def half_probabilities(layout: Layout) -> Iterator[Input]:
+    """float16 probabilities near 1."""
+    labels = [min(c, layout.classes - 1) for c in range(3)]
+    yield layout.rows([(0.998, 0.001, 0.001), (0.001, 0.998, 0.001), (0.001, 0.001, 0.998)], labels, dtype="float16")
+
+
+def half_logit(layout: Layout) -> Iterator[Input]:
+    """A float16 logit far on the side of its target."""
+    for logit, target in ((6.0, 1.0), (-6.0, 0.0)):
+        yield layout.elements([logit], [target], dtype="float16")
+
+
+def half_targets(layout: Layout) -> Iterator[Input]:
+    """A float16 target for a float32 logit."""
+    x = layout.elements([0.25], [1.0])
+    yield _given(x, x.targets.astype(np.float16))
+
+
+def half_element(layout: Layout) -> Iterator[Input]:
+    """A float16 logit far on the side of its target, and a float16 probability near 1."""
+    yield layout.elements([6.0], [1.0], dtype="float16")
+    yield layout.elements([0.998], [1.0], dtype="float16")
+
+
+def logit_and_small_weight(layout: Layout) -> Iterator[Input]:
+    """A logit of the target 1, whose weight is small."""
+    yield layout.elements([1.0], [1.0])
+
+
+def fewer_than_pos_weights(_: Layout) -> Iterator[Input]:
+    """One element, where there are several pos_weights."""
+    yield Input(np.array([[0.5]], np.float32), np.ones((1, 1), np.float32))
+
+
+def infinite_other_class(layout: Layout) -> Iterator[Input]:
+    """A logit of -inf in a class with the weight 0 that is not the label's."""
+    weights = list(layout.weights)
+    if any(weights):
+        label, other = weights.index(max(weights)), weights.index(0.0)
+        yield layout.rows(
+            [[-np.inf if c == other else 2.0 if c == label else 0.0 for c in range(len(weights))]], [label]
+        )
+
+
+def class_to_ignore(layout: Layout) -> Iterator[Input]:
+    """Dense targets of so few classes that the ignored label is none of them."""
+    if layout.ignored is not None and layout.ignored > 0 and layout.weights is None:
+        k = layout.ignored
+        row = [1.0] + [0.0] * (k - 1)
+        yield replace(layout, classes=k).rows([row], [row])
+
+
+# ------------------------------------------------------------------------------------------------------------ more weights
+
+
+def negative_weight(layout: Layout) -> Iterator[Input]:
+    """A negative sample weight."""
+    yield layout.elements([0.25, 0.75], [1.0, 1.0], [3.0, -1.0])
+
+
+def negative_weight_of_a_row(layout: Layout) -> Iterator[Input]:
+    """A negative sample weight."""
+    yield _every_class(layout, weight=[3.0, -1.0, 1.0])
+
+
+def bool_weight(layout: Layout) -> Iterator[Input]:
+    """Sample weights that are bools."""
+    x = layout.elements([0.25, 0.75], [1.0, 1.0])
+    yield replace(x, sample_weight=np.array([True, False]))
+
+
+def bool_weight_of_a_row(layout: Layout) -> Iterator[Input]:
+    """Sample weights that are bools."""
+    yield replace(_every_class(layout), sample_weight=np.array([True, True, False]))
+
+
+def infinite_weight(layout: Layout) -> Iterator[Input]:
+    """An infinite sample weight."""
+    yield layout.elements([0.25, 0.75], [1.0, 1.0], [1.0, np.inf])
+
+
+def infinite_weight_of_a_row(layout: Layout) -> Iterator[Input]:
+    """An infinite sample weight."""
+    yield _every_class(layout, weight=[1.0, 1.0, np.inf])
+
+
+def weightless_label(layout: Layout) -> Iterator[Input]:
+    """A label that is no class, in a row with the sample weight 0."""
+    rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625), (0.5, 0.25, 0.25)]
+    labels = [min(c, layout.classes - 1) for c in range(3)]
+    for label in (-1, layout.classes):
+        yield layout.rows(rows, [*labels, label], [1.0, 1.0, 1.0, 0.0])
+
+
+def weights_of_elements(layout: Layout) -> Iterator[Input]:
+    """Weights of shape (2, 1), and weights of every element."""
+    yield from repeated(layout)
+    values = np.array([[0.25, 0.5], [0.75, 0.5]], np.float32)
+    yield Input(values, np.zeros_like(values), np.array([[1.0, 3.0], [2.0, 1.0]], np.float32))
+
+
+def other_than_weights(layout: Layout) -> Iterator[Input]:
+    """Two examples, where the elements of one are weighted."""
+    weights = np.asarray(layout.weights)
+    if weights.ndim:
+        values = np.full((2, *weights.shape), 0.25, np.float32)
+        yield Input(values, np.ones_like(values))
+
+
+def empty_axes(layout: Layout) -> Iterator[Input]:
+    """No rows of classes, and rows without positions."""
+    yield from nothing(layout)
+    if layout.axis in (-1, 1):
+        yield Input(np.zeros((2, layout.classes, 0), np.float32), np.zeros((2, 0), np.int64))
+
+
+def weight_of_ignored(layout: Layout) -> Iterator[Input]:
+    """A weight that is NaN, of an ignored label."""
+    if layout.ignored is not None:
+        yield layout.rows([(0.5, 0.25, 0.25), (0.25, 0.5, 0.25)], [0, layout.ignored], [1.0, np.nan])
+
+
+def infinite_logit_of_another(layout: Layout) -> Iterator[Input]:
+    """A logit of -inf in another class than the label's."""
+    yield layout.rows([(2.0, -np.inf, 0.0)], [0])
+
+
+def nothing_that_counts(layout: Layout) -> Iterator[Input]:
+    """No rows, and rows whose sample weights are all 0."""
+    yield from nothing(layout)
+    yield _every_class(layout, weight=[0.0, 0.0, 0.0])
+
+
+def many_axes(_: Layout) -> Iterator[Input]:
+    """Elements with three axes, and with none."""
+    for shape in ((1, 1, 1), ()):
+        yield Input(np.full(shape, 0.25, np.float32), np.zeros(shape, np.float32))
+
+
+def no_last_axis(_: Layout) -> Iterator[Input]:
+    """Examples without elements."""
+    yield Input(np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32))

@@ -1,0 +1,243 @@
+"""Rules of other libraries' losses about the kinds and dtypes of tensors, which no spec can say: a part of the list in `deviations`."""
+
+from __future__ import annotations
+
+from unifiedloss.spec import (
+    WITH_CLASSES,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    MeanSquaredError,
+    NegativeLogLikelihoodLoss,
+)
+from unifiedloss.switching import deviation_conditions as where
+from unifiedloss.switching import deviation_inputs as shows
+from unifiedloss.switching.deviation import ELEMENTS, Deviation
+from unifiedloss.switching.deviation_names import (
+    BINARY,
+    CATEGORICAL,
+    OBJECTS,
+    OPTAX_DENSE,
+    OPTAX_INDEX,
+    SPARSE,
+    SQUARED,
+    TF_SPARSE,
+    TORCH_BCE,
+    TORCH_CE,
+    TORCH_CLAMPED,
+    TORCH_NLL,
+    V1,
+    each,
+    keras,
+)
+
+_MSE = ("torch.nn.MSELoss", "torch.nn.functional.mse_loss")
+_V1_LOGITS = (f"{V1}softmax", f"{V1}sparse", f"{V1}sigmoid")
+
+of_dtypes: tuple[Deviation, ...] = (
+    Deviation(
+        "dense_targets", WITH_CLASSES,
+        "Dense targets are taken as well as class indices.",
+        each("Dense targets are an error.", *TORCH_NLL, *TF_SPARSE, OPTAX_INDEX, "onnx.", *keras(SPARSE))
+        | each("Dense targets are an error, unless they are one-hot.", "sklearn."),
+        shows.soft_row, kind="index",
+    ),
+    Deviation(
+        "index_targets", WITH_CLASSES,
+        "Class indices are taken as well as dense targets.",
+        each("Class indices are an error.", *keras(CATEGORICAL), f"{V1}softmax", OPTAX_DENSE[1])
+        | each("Class indices are taken for dense targets, and broadcast where their shape allows it.", "tf.nn.softmax", OPTAX_DENSE[0])
+        | {OPTAX_INDEX: ""},
+        shows.plain_label, kind="dense",
+    ),
+    Deviation(
+        "label_types", WITH_CLASSES,
+        "Labels may have any integer dtype.",
+        each("Labels are int64 or uint8; other integers are an error.", *TORCH_CE, *TORCH_NLL)
+        | each("Labels are int32 or int64; other integers are an error.", *TF_SPARSE, "onnx."),
+        shows.narrow_labels, kind="index",
+    ),
+    Deviation(
+        "bool_labels", WITH_CLASSES,
+        "Bools are no labels.",
+        each("Bools are the labels 0 and 1.", *keras(SPARSE), "sklearn."),
+        shows.bool_labels, kind="index",
+    ),
+    Deviation(
+        "integer_targets", ELEMENTS,
+        "Targets may be integers or bools.",
+        each("Targets that are integers or bools are an error.", "tf.nn.sigmoid", "tf.nn.weighted", *TORCH_BCE, *TORCH_CLAMPED),
+        shows.integer_targets,
+    ),
+    Deviation(
+        "target_dtype", ELEMENTS,
+        "Targets may have another floating dtype than the predictions.",
+        each("Targets of another floating dtype than the predictions' are an error.", "tf.nn.sigmoid", "tf.nn.weighted", *TORCH_CLAMPED)
+        | each("", *TORCH_BCE),
+        shows.wider_targets,
+    ),
+    Deviation(
+        "integer_predictions", WITH_CLASSES,
+        "Predictions are floating; integers are an error.",
+        each("Integers are taken as floating numbers.", "sklearn.", *keras((SPARSE[0], CATEGORICAL[0]), "tensorflow"),
+             *keras((*SPARSE, *CATEGORICAL), "numpy", "jax")),
+        shows.integer_rows_of_predictions,
+    ),
+    Deviation(
+        "integer_predictions", ELEMENTS,
+        "Predictions are floating; integers are an error.",
+        each("Integers are taken as floating numbers.", "sklearn.", f"{V1}log_loss", f"{V1}mean",
+             *keras(SQUARED, "numpy", "tensorflow", "jax"),
+             *keras(BINARY[:1], "tensorflow"), *keras(BINARY, "numpy", "jax")),
+        shows.integer_predictions,
+    ),
+    Deviation(
+        "result_dtype", WITH_CLASSES,
+        "The result has the predictions' dtype; a mean or a sum of half types is float32.",
+        each("The result has the wider of both dtypes, the predictions' and the targets'.", *TORCH_CE, *OPTAX_DENSE)
+        | each("The result has the predictions' dtype, and so has a mean or a sum of half types.", f"{V1}softmax") | {OPTAX_INDEX: ""},
+        shows.other_row_dtype, kind="dense", of="dtype",
+    ),
+    Deviation(
+        "result_dtype", (CrossEntropyLoss,),
+        "The result has the predictions' dtype; a mean or a sum of half types is float32.",
+        each("The result is a Python float.", "sklearn."),
+        shows.any_rows, "probabilities", "index", of="dtype",
+    ),
+    Deviation(
+        "result_dtype", ELEMENTS,
+        "The result has the predictions' dtype; a mean or a sum of half types is float32.",
+        each("The result has the wider of both dtypes, the predictions' and the targets'.",
+             *_MSE, "optax.losses.squared", "optax.losses.l2")
+        | each("The result has the targets' dtype.", *TORCH_BCE)
+        | each("The result has the predictions' dtype, and so has a mean or a sum of half types.", f"{V1}sigmoid")
+        | each("The result is a Python float.", "sklearn."),
+        shows.other_target_dtype, of="dtype",
+    ),
+    Deviation(
+        "half_result", WITH_CLASSES,
+        "A mean or a sum of half types is float32.",
+        each("A mean or a sum of half types has their dtype.", *TORCH_CE, *TORCH_NLL, *_V1_LOGITS, "onnx.")
+        | each("The result is a Python float.", "sklearn."),
+        shows.half_rows, of="dtype", when=where.reduced,
+    ),
+    Deviation(
+        "half_result", ELEMENTS,
+        "A mean or a sum of half types is float32.",
+        each("A mean or a sum of half types has their dtype.", *TORCH_BCE, *TORCH_CLAMPED, *_MSE, f"{V1}sigmoid")
+        | each("The result is a Python float.", "sklearn."),
+        shows.half_elements, of="dtype", when=where.reduced,
+    ),
+    Deviation(
+        "half_mean", (CrossEntropyLoss,),
+        "Half types are computed in float32; means and sums are float32.",
+        each("A mean of half types overflows where their sum does.", *TORCH_CE),
+        shows.half_overflow_of_rows, "logits", when=where.averaged,
+    ),
+    Deviation(
+        "half_mean", (NegativeLogLikelihoodLoss,),
+        "Half types are computed in float32; means and sums are float32.",
+        each("A mean of half types overflows where their sum does.", *TORCH_NLL),
+        shows.half_overflow_of_rows, when=where.averaged,
+    ),
+    Deviation(
+        "half_mean", (CrossEntropyLoss,),
+        "Half types are computed in float32; means and sums are float32.",
+        each("Half types are computed in that type.", "sklearn."),
+        shows.half_rows, "probabilities", of="digits", digits=1e-4, when=where.of_sklearn,
+    ),
+    Deviation(
+        "half_sum", (CrossEntropyLoss,),
+        "A sum of half types is float32.",
+        each("A sum of half types has their dtype, and overflows in it.", *TORCH_CE, *_V1_LOGITS, "onnx."),
+        shows.half_overflow_of_rows, "logits", when=where.summed,
+    ),
+    Deviation(
+        "half_sum", (NegativeLogLikelihoodLoss,),
+        "A sum of half types is float32.",
+        each("A sum of half types has their dtype, and overflows in it.", *TORCH_NLL, "onnx."),
+        shows.half_overflow_of_rows, when=where.summed,
+    ),
+    Deviation(
+        "half_sum", (BinaryCrossEntropyLoss,),
+        "A sum of half types is float32.",
+        each("A sum of half types has their dtype, and overflows in it.", *TORCH_BCE, f"{V1}sigmoid"),
+        shows.half_overflow_of_logits, "logits", when=where.summed,
+    ),
+    Deviation(
+        "half_sum", (BinaryCrossEntropyLoss,),
+        "A sum of half types is float32.",
+        each("A sum of half types has their dtype, and overflows in it.", *TORCH_CLAMPED),
+        shows.half_overflow_of_probabilities, "probabilities", when=where.summed,
+    ),
+    Deviation(
+        "half_gradient", (BinaryCrossEntropyLoss,),
+        "Half types are computed in float32, the bounds of gradients too.",
+        each("1e-12, which bounds the denominator of the gradient, is 0 in float16: where p = t, 0 / 0 is NaN.",
+             *TORCH_CLAMPED, *keras(BINARY[1:], "torch"))
+        | each("", *keras(BINARY[1:], "numpy", "tensorflow", "jax")),
+        shows.half_certain, "probabilities", of="gradient", when=where.clipped_otherwise,
+    ),
+    Deviation(
+        "half_clip", (BinaryCrossEntropyLoss,),
+        "Bounds are not rounded to half types, which are computed in float32.",
+        each("1 - 1e-7 is 1 in a half type: a probability of 1 makes the loss NaN.", *keras(BINARY[1:], "numpy", "tensorflow", "jax")),
+        shows.half_certain, "probabilities", when=where.clipped,
+    ),
+    Deviation(
+        "half_rounding", (CrossEntropyLoss,),
+        "Half types are computed in float32 and rounded once; means and sums are float32.",
+        each("Probabilities are divided and clipped in the half type.",
+             *keras(CATEGORICAL[1:]), *keras(SPARSE[1:], "numpy", "torch", "jax")),
+        shows.half_probabilities, "probabilities", of="digits",
+    ),
+    Deviation(
+        "half_rounding", (BinaryCrossEntropyLoss,),
+        "Half types are computed in float32 and rounded once; means and sums are float32.",
+        each("The terms of the loss are rounded to the half type before they are added.",
+             *TORCH_BCE, "tf.nn.weighted", *keras(BINARY[1:], "torch")),
+        shows.half_logit, "logits", of="digits",
+    ),
+    Deviation(
+        "target_rounding", (CrossEntropyLoss,),
+        "Smoothed targets are not rounded to a narrower dtype than float32.",
+        each("Smoothed targets are rounded to the dtype that the targets have.", *TORCH_CE),
+        shows.half_row_of_targets, "logits", "dense", of="digits", digits=1e-4, when=where.smoothed,
+    ),
+    Deviation(
+        "target_rounding", (BinaryCrossEntropyLoss,),
+        "Losses are not rounded to the targets' dtype.",
+        each("Losses are rounded to the half type that the targets have.", *TORCH_BCE),
+        shows.half_targets, "logits", of="digits", digits=1e-4,
+    ),
+    Deviation(
+        "target_rounding", (BinaryCrossEntropyLoss,),
+        "Smoothed targets are not rounded to a narrower dtype than float32.",
+        each("Smoothed targets are rounded to the half type of the predictions.", f"{V1}sigmoid", *keras(BINARY[1:])),
+        shows.half_element, of="digits", when=where.smoothed,
+    ),
+    Deviation(
+        "bfloat16", WITH_CLASSES,
+        "Predictions may be bfloat16.",
+        each("bfloat16 is an error in onnxruntime.", "onnx."),
+        shows.bfloat16_rows, when=where.of_sklearn_or_onnx,
+    ),
+    Deviation(
+        "bfloat16", (MeanSquaredError,),
+        "Predictions may be bfloat16.",
+        each("bfloat16 is an error.", "sklearn."),
+        shows.bfloat16_elements, when=where.of_sklearn_or_onnx,
+    ),
+    Deviation(
+        "bool_weight", WITH_CLASSES,
+        "Sample weights are numbers; bools are an error, and belong in the mask.",
+        each("Bools are the sample weights 0 and 1.", *keras(OBJECTS), V1, "sklearn."),
+        shows.bool_weight_of_a_row,
+    ),
+    Deviation(
+        "bool_weight", ELEMENTS,
+        "Sample weights are numbers; bools are an error, and belong in the mask.",
+        each("Bools are the sample weights 0 and 1.", *keras(OBJECTS), V1, "sklearn."),
+        shows.bool_weight,
+    ),
+)  # fmt: skip
+"""What a loss does with kinds and dtypes of tensors."""

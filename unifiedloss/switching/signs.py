@@ -1,0 +1,229 @@
+"""The signs by which rules that no spec can say are told from the tensors of a call: what each of them is about is there.
+
+A rule without a sign is not about tensors, or changes no number that is compared: `UNSEEN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unifiedloss.floats import FORMATS, HALF_TYPES
+from unifiedloss.spec import WITH_CLASSES, AnyLoss
+from unifiedloss.switching.inputs import weights_of
+from unifiedloss.switching.sides import Array, Input
+
+UNSEEN = frozenset(
+    {
+        "compiled_checks", "hidden_logits", "hidden_logits_in_a_graph", "sign_of_zero", "result_dtype", "half_result", "weight_dtype",
+    }
+)  # fmt: skip
+"""How a loss is compiled, where its predictions came from, the sign of a zero, and the dtypes of a result and of the loss's own weights are
+in no tensor."""
+
+_LARGE, _FAR, _CLIPPED = 1e3, 5.0, 1e-6
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The tensors of a call, beside the spec that they are for.
+
+    Attributes:
+        spec: the spec.
+        p: predictions.
+        t: targets.
+        w: sample weights, or None.
+        axis: the class axis; None where there is none.
+    """
+
+    spec: Any
+    p: Array
+    t: Array
+    w: Array | None
+    axis: int | None
+
+    @property
+    def k(self) -> int:
+        """The number of classes; 0 where there are none."""
+        return 0 if self.axis is None else self.p.shape[self.axis]
+
+    @property
+    def dense(self) -> bool:
+        """Whether there is a target for every prediction."""
+        return self.t.shape == self.p.shape
+
+    @property
+    def labels(self) -> bool:
+        """Whether targets are class indices."""
+        return self.axis is not None and not self.dense and self.t.dtype.kind in "iu"
+
+    @property
+    def bad(self) -> Array:
+        """Which labels are no class, and not ignored."""
+        ignored = np.isin(self.t, np.asarray(self.spec.ignore_index or (), np.int64))
+        return np.asarray(((self.t < 0) | (self.t >= self.k)) & ~ignored)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The shape of the losses."""
+        axis = self.axis if self.axis is not None else (-1 if getattr(self.spec, "average_last_axis", False) else None)
+        return self.p.shape if axis is None or not self.p.ndim else tuple(np.delete(self.p.shape, axis))
+
+    @property
+    def switched_off(self) -> bool:
+        """Whether some weight is 0: of the call, or of the loss itself."""
+        weights = weights_of(self.spec)
+        return bool(self.w is not None and np.any(self.w == 0)) or (weights is not None and 0 in np.ravel(weights))
+
+
+def _not_finite(x: Array) -> bool:
+    return x.dtype.kind not in "iub" and not np.isfinite(x.astype(np.float64)).all()
+
+
+def _largest(x: Array) -> float:
+    return float(np.nanmax(np.abs(x.astype(np.float64)), initial=0.0))
+
+
+def _near(x: Array, numbers: tuple[float, ...], distance: float) -> bool:
+    return any(bool(np.any(np.abs(x.astype(np.float64) - number) <= distance)) for number in numbers)
+
+
+def _sum_of_targets(s: _Seen) -> bool:
+    if not s.dense or not s.k:
+        return False
+    tolerance = 16 * FORMATS[s.p.dtype.name].epsilon if s.p.dtype.name in FORMATS else 0.0
+    return not np.all(np.abs(s.t.astype(np.float64).sum(axis=s.axis) - 1.0) <= tolerance)
+
+
+def _gap_of_rows(s: _Seen) -> bool:
+    if s.k <= 1:
+        return True
+    ordered = np.sort(s.p.astype(np.float64), axis=s.axis)
+    return bool(np.any(ordered.take(-1, s.axis) - ordered.take(-2, s.axis) > _FAR))
+
+
+def _alone(s: _Seen) -> bool:
+    """Whether nothing has a weight that is not 0."""
+    weights = np.asarray(weights_of(s.spec) if weights_of(s.spec) is not None else 1.0)
+    if s.axis is None:
+        return not weights.any()
+    return bool(
+        s.labels and not np.any(s.bad) and not np.take(weights, s.t[(s.t >= 0) & (s.t < s.k)], mode="clip").any()
+    )
+
+
+def _leading(s: _Seen) -> bool:
+    return s.w is not None and s.w.shape == s.positions[: s.w.ndim]
+
+
+def _half(s: _Seen) -> bool:
+    return s.p.dtype.name in HALF_TYPES
+
+
+def _outside(s: _Seen) -> bool:
+    return bool(((s.p < 0) | (s.p > 1)).any())
+
+
+def _subnormal(s: _Seen) -> bool:
+    size = np.abs(s.p.astype(np.float64))
+    return bool(((size > 0) & (size < FORMATS["float32"].tiny)).any())
+
+
+def _always(_: _Seen) -> bool:
+    return True
+
+
+_ELEMENTS: dict[str, Callable[[_Seen], bool]] = {
+    "shapes": lambda s: not s.dense,
+    "target_range": lambda s: bool(((s.t < 0) | (s.t > 1)).any()),
+    "infinite_logit": lambda s: bool(np.isinf(s.p.astype(np.float64)).any()),
+    "integer_targets": lambda s: s.t.dtype.kind in "iub",
+    "one_axis": lambda s: s.p.ndim == 1,
+    "no_elements": lambda s: not s.p.size,
+    "empty_last_axis": lambda s: bool(s.p.ndim) and s.p.shape[-1] == 0,
+    "gradient_at_zero": lambda s: _near(s.p, (0.0,), FORMATS["float32"].tiny),
+    "clip_tie": lambda s: _near(s.p, (0.0, 1.0), _CLIPPED),
+    "zero_times_log": lambda s: _near(s.p, (0.0, 1.0), FORMATS["float32"].tiny),
+    "confident_element": lambda s: _largest(s.p) > _FAR,
+    "half_clip": lambda s: _half(s) and _near(s.p, (0.0, 1.0), _CLIPPED),
+    "half_gradient": lambda s: _half(s) and s.dense and _near(s.p[s.p == s.t], (0.0, 1.0), _CLIPPED),
+    "number_of_axes": lambda s: s.p.ndim not in (1, 2),
+    "small_pos_weight": _always,
+    "subnormal_weight": _always,
+    "pos_weight_axes": _always,
+    "pos_weight_shape": _always,
+    "element_weight_shape": lambda s: np.shape(weights_of(s.spec)) != s.p.shape,
+    "float64_elements": lambda s: s.p.dtype == np.float64,
+}
+
+_CLASSES: dict[str, Callable[[_Seen], bool]] = {
+    "bad_index": lambda s: s.labels and bool(s.bad.any()),
+    "weightless_label": lambda s: (
+        s.labels and s.w is not None and s.w.shape == s.t.shape and bool(s.bad[s.w == 0].any())
+    ),
+    "label_order": lambda s: s.labels and bool(s.bad.any()),
+    "missing_labels": lambda s: s.labels and np.unique(s.t).size < s.k,
+    "label_shape": lambda s: s.labels and s.t.shape != s.positions,
+    "label_column": lambda s: s.labels and s.t.ndim == s.p.ndim,
+    "label_types": lambda s: s.labels and s.t.dtype != np.int64,
+    "bool_labels": lambda s: s.t.dtype.kind == "b" and not s.dense,
+    "label_dtype": lambda s: s.t.dtype.kind == "f" and not s.dense,
+    "dense_targets": lambda s: s.dense and s.t.dtype.kind == "f",
+    "index_targets": lambda s: s.labels,
+    "dense_shape": lambda s: not s.dense and (s.t.dtype.kind == "f" or s.t.shape != s.positions),
+    "dense_range": lambda s: s.dense and s.t.dtype.kind == "f" and bool(((s.t < 0) | np.isinf(s.t)).any()),
+    "target_kind": lambda s: s.dense and s.t.dtype.kind in "iub",
+    "target_sum": _sum_of_targets,
+    "zero_times_infinity": lambda s: bool(np.isneginf(s.p.astype(np.float64)).any()),
+    "weightless_infinity": lambda s: bool(np.isneginf(s.p.astype(np.float64)).any()),
+    "plus_infinity": lambda s: bool(np.isposinf(s.p.astype(np.float64)).any()),
+    "offset": lambda s: _largest(s.p) > _LARGE,
+    "confident_row": _gap_of_rows,
+    "nan_in_ignored": lambda s: s.labels and _not_finite(s.p) and bool(np.isin(s.t, s.spec.ignore_index or ()).any()),
+    "weight_of_ignored": lambda s: s.labels and s.w is not None and _not_finite(s.w),
+    "ignored_dense": lambda s: s.dense,
+    "no_classes": lambda s: s.k == 0,
+    "class_weight_count": lambda s: np.size(weights_of(s.spec)) != s.k,
+    "empty_batch": lambda s: not s.p.size or (s.w is not None and not s.w.any()),
+    "one_example": lambda s: s.p.ndim == 1,
+    "binary_probabilities": lambda s: s.p.ndim == 1 or s.p.shape[-1] == 1,
+    "float64": lambda s: s.p.dtype == np.float64,
+}
+
+_ALL: dict[str, Callable[[_Seen], bool]] = {
+    "half_rounding": _half,
+    "half_mean": _half,
+    "half_sum": _half,
+    "bfloat16": lambda s: "bfloat16" in (s.p.dtype.name, s.t.dtype.name),
+    "target_rounding": lambda s: s.t.dtype.name in HALF_TYPES or s.t.dtype.itemsize < s.p.dtype.itemsize,
+    "target_dtype": lambda s: s.t.dtype.kind not in "iub" and s.t.dtype != s.p.dtype,
+    "integer_predictions": lambda s: s.p.dtype.kind in "iub",
+    "probability_range": _outside,
+    "rounded_probability": _outside,
+    "nan_probability": lambda s: bool(np.isnan(s.p.astype(np.float64)).any() or np.isnan(s.t.astype(np.float64)).any()),
+    "not_finite": lambda s: _not_finite(s.p) or _not_finite(s.t),
+    "subnormal": _subnormal,
+    "nan_in_weightless": lambda s: s.switched_off and (_not_finite(s.p) or _not_finite(s.t)),
+    "weightless_mean": _alone,
+    "weight_alignment": lambda s: s.w is not None and s.w.ndim < len(s.positions),
+    "weight_shape": lambda s: s.w is not None and (not _leading(s) or s.w.ndim != 1),
+    "bool_weight": lambda s: s.w is not None and s.w.dtype.kind == "b",
+    "negative_weight": lambda s: s.w is not None and bool((s.w < 0).any()),
+    "infinite_weight": lambda s: s.w is not None and _not_finite(s.w),
+}
+
+
+def signs(spec: AnyLoss, x: Input) -> set[str]:
+    """The rules whose signs are in these tensors."""
+    rules, axis = _ALL | _ELEMENTS, None
+    if isinstance(spec, WITH_CLASSES):
+        rules = _ALL | _CLASSES
+        axis = -1 if spec.axis is None else spec.axis
+        if not -x.predictions.ndim <= axis < x.predictions.ndim:
+            axis = -1
+    seen = _Seen(spec, x.predictions, x.targets, x.sample_weight, axis if x.predictions.ndim else None)
+    with np.errstate(all="ignore"):
+        return {name for name, held in rules.items() if held(seen)}
