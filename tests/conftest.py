@@ -11,9 +11,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+from unifiedloss.conformance.workers import jax_cache
 
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
@@ -36,7 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "framework(name, ...): needs these frameworks; skipped, or failed, without them")
     # The workers of pytest-xdist report to the main process, and only there is the whole run known.
     if not hasattr(config, "workerinput"):
+        _share_compiled_programs(config)
         config.pluginmanager.register(_Frameworks(), "unifiedloss-frameworks")
+
+
+def _share_compiled_programs(config: pytest.Config) -> None:
+    """Let all processes of this run, workers and the children of tests, compile each program of JAX once."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # by the run this one is a part of, or by whoever started it
+        return
+    folder = tempfile.TemporaryDirectory(prefix="unifiedloss-jax-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ.update(jax_cache(Path(folder.name)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

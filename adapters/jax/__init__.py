@@ -200,7 +200,8 @@ class JaxAdapter(Adapter):
     def modes(self) -> dict[str, Mode]:
         return {
             "eager": Mode(_in_x64(lambda function, *tensors: function(*tensors)), raises=True),
-            "jit": Mode(_in_x64(lambda function, *tensors: jax.jit(function)(*tensors)), raises=False),
+            # An eager call is a compiled program as well, and differentiated eagerly it compiles each step of the way back.
+            "jit": Mode(_in_x64(lambda function, *tensors: jax.jit(function)(*tensors)), raises=False, complete=True),
             "vmap": Mode(_in_x64(_mapped), raises=False),
         }
 
@@ -305,10 +306,12 @@ def _on_cpu(sharding: jax.sharding.Sharding) -> bool:
 
 
 def _mapped(function: Callable[..., Any], *tensors: Any) -> Any:
-    """Two copies at once, of which the first is looked at."""
-    with ops.x64():  # stacking must not narrow what is stacked
-        stacked = jax.tree.map(lambda x: jnp.stack([x, x]), tensors)
-    return jax.tree.map(lambda x: x[0], jax.jit(jax.vmap(function))(*stacked))
+    """Two copies at once, of which the first is looked at. NumPy makes them: JAX would compile that for each shape."""
+    with ops.x64():  # must not narrow what is handed over
+        stacked = [jax.device_put(np.stack([np.asarray(x)] * 2)) for x in tensors]
+    found = jax.jit(jax.vmap(function))(*stacked)
+    with ops.x64():
+        return jax.tree.map(lambda x: jax.device_put(np.asarray(x)[0]), found)
 
 
 def _in_x64(run: Callable[..., Any]) -> Callable[..., Any]:

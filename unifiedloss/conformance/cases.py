@@ -46,6 +46,7 @@ class Case:
         upstream: the gradient that arrives from above; None for ones.
         compiled: whether it is also run in compiled modes, where each case needs a compilation.
         representative: whether it is also run in the modes whose compilation is costly.
+        of_backend: whether Keras' compiled modes are spared it, which compile the operations of a backend that has it compiled.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Case:
     upstream: float | Array | None = None
     compiled: bool = False
     representative: bool = False
+    of_backend: bool = False
 
     def is_wide(self) -> bool:
         """Whether there are float64 numbers in it."""
@@ -129,6 +131,7 @@ class SoftmaxCase:
         dtype: the logits' dtype.
         compiled: as in `Case`.
         representative: as in `Case`.
+        of_backend: as in `Case`.
     """
 
     name: str
@@ -137,6 +140,7 @@ class SoftmaxCase:
     dtype: str = "float32"
     compiled: bool = False
     representative: bool = False
+    of_backend: bool = False
 
     def is_wide(self) -> bool:
         """Whether there are float64 numbers in it."""
@@ -1120,8 +1124,14 @@ def all_cases() -> list[Case]:
     representative |= {case.name for case in ruled_edges if case.representative}
     chosen += [case for case in ruled_edges if case.compiled] + _every(_EVERY_EDGE, rules)
     compiled = {case.name for case in chosen}
+    of_backend = {case.name for case in _every(_EVERY_EDGE, edges)[1::2]} - representative
     cases = [
-        dataclasses.replace(case, compiled=case.name in compiled, representative=case.name in representative)
+        dataclasses.replace(
+            case,
+            compiled=case.name in compiled,
+            representative=case.name in representative,
+            of_backend=case.name in of_backend,
+        )
         for case in (*edges, *ruled_edges, *rules, *products, *random_cases())
     ]
     names = [case.name for case in cases]

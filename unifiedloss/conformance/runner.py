@@ -27,6 +27,7 @@ from unifiedloss.conformance.tolerances import plan_of
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
 from unifiedloss.exact import graph_form
+from unifiedloss.reference import Reference
 from unifiedloss.spec import suggestion
 
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
@@ -254,7 +255,6 @@ def check(
         note: called with the mode, the case that comes next, how many are done and how many there are.
     """
     modes = {name: mode for name, mode in adapter.modes().items() if work.modes is None or name in work.modes}
-    first = next(iter(adapter.modes()))
     held = set(adapter.dtypes())
     planned = []
     for name, mode in modes.items():
@@ -264,7 +264,9 @@ def check(
             if case.dtype not in held:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
-            elif (target.wide and not case.is_wide()) or (name != first and not _is_compiled(case, mode)):
+            elif (target.wide and not case.is_wide()) or (
+                name != _complete(adapter, case) and _is_spared(case, reference, mode, target)
+            ):
                 row.left_out += 1
             elif isinstance(case, Case) and _is_exact(case) and not mode.exact and not _is_refused(case):
                 row.left_out += 1  # a refusal is the same for all, and what is not refused takes too long to compile
@@ -298,6 +300,21 @@ def check(
         yield row
 
 
+def _complete(adapter: Adapter, case: Case | SoftmaxCase) -> str:
+    """The mode in which all are run. Exact mode leaves the computing to the host, so nothing is saved by compiling it."""
+    modes = adapter.modes()
+    declared = [] if _is_exact(case) else [name for name, mode in modes.items() if mode.complete]
+    return next(iter([*declared, *modes]))
+
+
+def _is_spared(case: Case | SoftmaxCase, reference: Any, mode: Mode, target: Target) -> bool:
+    """Whether a mode that does not run everything leaves a case out. Bad values it runs all, if it raises: no other mode can tell."""
+    if mode.raises and isinstance(reference, Reference) and reference.bad_positions:
+        return False
+    spared_by_keras = target.on is not None and case.of_backend and not _is_exact(case)
+    return spared_by_keras or not (case.representative if mode.costly else case.compiled)
+
+
 def _is_refused(case: Case) -> bool:
     """Whether a case stands for those of exact mode that have no form without a way to the host."""
     return case.representative and graph_form.why_not(plan_of(case)) is not None
@@ -309,11 +326,6 @@ def _is_exact(case: Case | BadCall | SoftmaxCase) -> bool:
 
 def _reads(call: BadCall | SoftmaxCase) -> bool:
     return isinstance(call, BadCall) and call.reads
-
-
-def _is_compiled(case: Case | SoftmaxCase, mode: Mode) -> bool:
-    """Whether a compiled mode runs a case."""
-    return case.representative if mode.costly else case.compiled
 
 
 def _count(row: Row, case: Case | BadCall | SoftmaxCase, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:

@@ -192,7 +192,7 @@ class _Worker:
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "unifiedloss.conformance", str(folder / "shared.pickle"), str(path)],
-                env=_environment(target),
+                env=_environment(target, folder),
                 stdin=subprocess.PIPE,  # never written to: see `_end_with_parent`
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -230,12 +230,24 @@ class _Worker:
             self._process.stdin.close()
 
 
-def _environment(target: Target) -> dict[str, str]:
-    """This process's environment, with what a worker needs; what the user has set for the frameworks' log stays."""
+def jax_cache(folder: Path) -> dict[str, str]:
+    """The variables by which JAX keeps every compiled program in a folder, and takes it from there: what the compiler made, as it was."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def _environment(target: Target, folder: Path) -> dict[str, str]:
+    """This process's environment, with what a worker needs; what the user has set for the frameworks' log and JAX's cache stays."""
     found = {**os.environ, **_ENVIRONMENT, **target.environment}
     for name in ("TF_CPP_MIN_LOG_LEVEL", "PYTHONWARNINGS"):
         found[name] = os.environ.get(name, _ENVIRONMENT[name])
     found["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAGS}".strip()
+    # JAX, JAX with 64 bits and Keras on JAX have many programs in common; each is compiled once in a run.
+    for name, value in jax_cache(folder / "jax").items():
+        found.setdefault(name, value)
     # The same modules as here, and none from the folder the user happens to stand in: a file called jax.py may lie there.
     found["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     return found
