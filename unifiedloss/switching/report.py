@@ -469,7 +469,9 @@ def told(side: Side, x: Input) -> list[tuple[str, str]]:
 
 
 def _kind(x: Input) -> str | None:
-    """The kind of targets, "index" or "dense"; None where their shape is that of neither."""
+    """The kind of targets, "index" or "dense"; None where their shape is that of neither, or there is no axis beside the classes."""
+    if x.predictions.ndim <= 1:
+        return None
     if x.targets.shape == x.predictions.shape:
         return "dense"
     return "index" if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu" else None
