@@ -23,14 +23,14 @@ ROWS = {
     ("tensorflow", "eager"): 1630,
     ("tensorflow", "function"): 390,
     ("tensorflow", "xla"): 390,
-    ("jax", "eager"): 1630,
-    ("jax", "jit"): 390,
+    ("jax", "eager"): 550,
+    ("jax", "jit"): 1630,
     ("jax", "vmap"): 390,
-    ("jax (x64)", "eager"): 460,
-    ("jax (x64)", "jit"): 110,
+    ("jax (x64)", "eager"): 110,
+    ("jax (x64)", "jit"): 460,
     ("jax (x64)", "vmap"): 110,
-    ("keras (jax)", "eager"): 1630,
-    ("keras (jax)", "jit"): 390,
+    ("keras (jax)", "eager"): 450,
+    ("keras (jax)", "jit"): 1630,
     ("keras (jax)", "vmap"): 390,
     ("keras (numpy)", "eager"): 1120,
     ("keras (tensorflow)", "eager"): 1630,
@@ -111,6 +111,13 @@ def test_no_row_is_unknown(report: Report, exact_report: Report) -> None:
     for found in (report, exact_report):
         assert {(row.backend, row.mode) for row in found.rows} <= set(ROWS)
         assert found.ok
+
+
+def test_every_case_is_run_somewhere(report: Report, exact_report: Report) -> None:
+    """Each backend has one mode in which nothing is left out."""
+    for found in (report, exact_report):
+        backends = {row.backend for row in found.rows}
+        assert {row.backend for row in found.rows if not row.left_out} == backends - {"jax (x64)"}
 
 
 def _values(cases: list[Case]) -> dict[str, set[Any]]:

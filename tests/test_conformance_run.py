@@ -19,7 +19,8 @@ import pytest
 
 from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
 from unifiedloss import MissingBackendError, SerializationError, SpecValueError, conformance, registry
-from unifiedloss.conformance import Failure, Progress, Report, Row, Tally, workers
+from unifiedloss.adapter import Mode
+from unifiedloss.conformance import Failure, Progress, Report, Row, Tally, checks, runner, workers
 from unifiedloss.conformance.cases import all_cases
 
 LOSS = ["mean_squared_error"]
@@ -124,6 +125,40 @@ def test_worker_is_no_command() -> None:
     )
     assert done.returncode != 0
     assert "unifiedloss conform" in done.stderr
+
+
+def test_which_mode_runs_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All run in the complete mode; another one runs the marked, and what only it can see to raise; Keras' modes fewer."""
+
+    class Both(type(registry.adapter("numpy"))):  # type: ignore[misc]
+        def modes(self) -> dict[str, Mode]:
+            eager = super().modes()["eager"]
+            return {"eager": eager, "traced": eager._replace(raises=False, complete=True)}
+
+    monkeypatch.setattr(checks, "check_case", lambda *_: checks.Outcome(comparisons=1))
+    every = runner.expected(["cross_entropy"])
+    run: dict[str, dict[str, set[str]]] = {}
+    for target in (workers.Target("both", "both"), workers.Target("keras (both)", "both", "numpy")):
+        run[target.label] = heard = {"eager": set(), "traced": set()}
+        list(runner.check(Both(), target, runner.Work(every, []), lambda mode, name, *_: heard[mode].add(name)))  # noqa: B023
+        assert heard["traced"] == {case.name for case, _ in every}
+    bad = {case.name for case, reference in every if reference.bad_positions}
+    marked = {case.name for case, _ in every if case.compiled}
+    assert bad - marked
+    assert run["both"]["eager"] == bad | marked
+    spared = {case.name for case, _ in every if case.of_backend} - bad
+    assert spared < marked
+    assert run["keras (both)"]["eager"] == (bad | marked) - spared
+
+
+def test_programs_of_jax_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All workers of a run have one cache, which is the user's where there is one."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    found = {workers._environment(target, tmp_path)["JAX_COMPILATION_CACHE_DIR"] for target in workers.all_targets()}
+    assert found == {str(tmp_path / "jax")}
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "theirs")
+    environment = workers._environment(workers.Target("jax", "jax"), tmp_path)
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == "theirs"
 
 
 def test_progress_comes_to_the_end() -> None:
