@@ -124,6 +124,8 @@ class NumPyAdapter(Adapter):
                 factor = factor * ops.align(ops.cast(sample_weight, plan.compute_dtype), found.losses)
             if plan.element_weights is not None:
                 factor = factor * np.asarray(plan.element_weights, plan.compute_dtype)
+            if plan.kind == "regression":
+                factor = 2 * factor
             factor = np.broadcast_to(factor, found.losses.shape)
             slope = self._slope(plan, predictions, targets, found.kept)
             if plan.axis is not None:

@@ -1,7 +1,8 @@
 """Closed-form gradients, as NumPy cannot differentiate.
 
 Each is the derivative of a position's loss with respect to the predictions, before the factor every position has: the upstream
-gradient times its sample weight over the divisor.
+gradient times its sample weight over the divisor. Of the squared error it is half the derivative: twice a difference may overflow where its
+share of a mean does not.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _OPS: Any = ops
 
 
 def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
-    """d l_i / d prediction, for predictions of the compute dtype in which every unread position holds something harmless."""
+    """d l_i / d prediction, or half of it, for predictions of the compute dtype in which every unread position holds something harmless."""
     if plan.kind == "regression":
-        slope = 2 * (predictions - ops.cast(targets, plan.compute_dtype))
+        slope = predictions - ops.cast(targets, plan.compute_dtype)
     elif plan.kind == "binary":
         slope = _binary_cross_entropy(plan, predictions, _normal(plan, targets))
     else:

@@ -141,10 +141,10 @@ def _binary_block(z: Array, t: Array, losses: Array, gradient: Array | None) -> 
 
 
 def _squared_block(p: Array, t: Array, losses: Array, gradient: Array | None) -> None:
-    """(p - t)^2 and its derivative."""
+    """(p - t)^2 and half its derivative: see `unifiedloss.adapters.numpy.gradient`."""
     difference = np.subtract(p, t, out=losses)
     if gradient is not None:
-        np.add(difference, difference, out=gradient)
+        np.copyto(gradient, difference)
     np.multiply(difference, difference, out=losses)
 
 
@@ -174,7 +174,7 @@ def whole_loss(
             block(p, t, losses, *(slope or (None,)))
             total += float(np.add.reduce(losses))
             if slope:
-                slope[0] *= factor
+                slope[0] *= factor if plan.kind == "binary" else 2 * factor
     return predictions.dtype.type(total * share), gradient
 
 
