@@ -159,7 +159,8 @@ def _number(name: str, value: object) -> float:
     return number + 0.0  # -0.0 becomes 0.0: equal specs print alike
 
 
-def _integer(name: str, value: object) -> int:
+def as_integer(name: str, value: object) -> int:
+    """A Python integer, out of any library's; `name` is what an error calls it."""
     value = value if isinstance(value, Integral) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         msg = f"{name} must be an int, got {value!r} of type {type(value).__name__}."
@@ -209,7 +210,7 @@ _INT64 = range(-(2**63), 2**63)
 def _labels(name: str, value: object) -> tuple[int, ...]:
     elements = _sequence(name, value)
     elements = [value] if elements is None else elements
-    labels = sorted({_integer(name, element) for element in elements})
+    labels = sorted({as_integer(name, element) for element in elements})
     for label in labels:
         if label not in _INT64:
             msg = f"{name} must fit in int64, as labels are compared as int64, got {label}."
@@ -238,7 +239,7 @@ def _epsilon(name: str, value: object, presets: tuple[str, ...]) -> float | str:
     return number
 
 
-def _nested(name: str, value: Any) -> float | tuple[Any, ...]:
+def nested_weights(name: str, value: Any) -> float | tuple[Any, ...]:
     """Non-negative numbers in an array of any rank, as nested tuples of one shape."""
     to_list = getattr(value, "tolist", None)
     if callable(to_list):  # NumPy arrays, torch and JAX tensors
@@ -250,7 +251,7 @@ def _nested(name: str, value: Any) -> float | tuple[Any, ...]:
     if not value:
         msg = f"{name} must not be empty; leave it out for no weights."
         raise SpecValueError(msg)
-    nested = tuple(_nested(f"{name}[{i}]", element) for i, element in enumerate(value))
+    nested = tuple(nested_weights(f"{name}[{i}]", element) for i, element in enumerate(value))
     if len({extents(element) for element in nested}) > 1:
         msg = f"{name} must be an array, got nested sequences of different lengths."
         raise SpecValueError(msg)
@@ -317,7 +318,7 @@ class Loss:
     rounding: Rounding
 
     def __init_subclass__(cls) -> None:
-        _LOSSES[cls.name] = cls
+        LOSSES[cls.name] = cls
 
     def _canonical(self, **canonical: object) -> None:
         """Store the validated fields and the hash of all of them."""
@@ -492,12 +493,12 @@ class Loss:
         """
         for name in changes:
             if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
-                msg = f"{name!r} is not a field of {type(self).__name__}; {_fields_of(type(self), name)}"
+                msg = f"{name!r} is not a field of {type(self).__name__}; {fields_of(type(self), name)}"
                 raise SpecTypeError(msg)
         return type(self)(**(self._changed() | changes))
 
 
-_LOSSES: dict[str, type[Loss]] = {}
+LOSSES: dict[str, type[Loss]] = {}
 
 
 def _plain(value: Any) -> Any:
@@ -505,7 +506,7 @@ def _plain(value: Any) -> Any:
     return [_plain(element) for element in value] if isinstance(value, tuple) else value
 
 
-def _fields_of(cls: type[Loss], unknown: str) -> str:
+def fields_of(cls: type[Loss], unknown: str) -> str:
     """The fields of a loss, for a message about a name that is none of them."""
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if unknown in ("sample_weight", "mask"):
@@ -600,7 +601,7 @@ class CrossEntropyLoss(Loss):
             from_logits=_boolean("from_logits", self.from_logits),
             epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn")),
             renormalize=None if self.renormalize is None else _choice("renormalize", self.renormalize, _RENORMALIZE),
-            axis=None if self.axis is None else _integer("axis", self.axis),
+            axis=None if self.axis is None else as_integer("axis", self.axis),
             class_weights=None if self.class_weights is None else _weights("class_weights", self.class_weights),
             class_weighting=_choice("class_weighting", self.class_weighting, _CLASS_WEIGHTINGS),
             ignore_index=None if self.ignore_index is None else _labels("ignore_index", self.ignore_index) or None,
@@ -697,7 +698,7 @@ class BinaryCrossEntropyLoss(Loss):
             epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn", "torch")),
             epsilon_added=_boolean("epsilon_added", self.epsilon_added),
             pos_weight=weight,
-            axis=None if self.axis is None or _integer("axis", self.axis) == -1 else _integer("axis", self.axis),
+            axis=None if self.axis is None or as_integer("axis", self.axis) == -1 else as_integer("axis", self.axis),
             element_weights=_element_weights(self),
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
             average_last_axis=_boolean("average_last_axis", self.average_last_axis),
@@ -820,7 +821,7 @@ class NegativeLogLikelihoodLoss(Loss):
 
     def __post_init__(self) -> None:
         self._canonical(
-            axis=None if self.axis is None else _integer("axis", self.axis),
+            axis=None if self.axis is None else as_integer("axis", self.axis),
             class_weights=None if self.class_weights is None else _weights("class_weights", self.class_weights),
             ignore_index=None if self.ignore_index is None else _labels("ignore_index", self.ignore_index) or None,
         )
@@ -854,7 +855,7 @@ def _dtype(spec: CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError) -
 
 
 def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> float | tuple[Any, ...] | None:
-    return None if spec.element_weights is None else _nested("element_weights", spec.element_weights)
+    return None if spec.element_weights is None else nested_weights("element_weights", spec.element_weights)
 
 
 def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> None:
@@ -893,10 +894,10 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
             msg = f"The key {key!r} is missing; a spec is written by to_dict() and has 'loss' and 'version'."
             raise SerializationError(msg)
     name, version = rest.pop("loss"), rest.pop("version")
-    if not isinstance(name, str) or name not in _LOSSES:
+    if not isinstance(name, str) or name not in LOSSES:
         msg = (
-            f"The key 'loss' must be one of {', '.join(map(repr, sorted(_LOSSES)))}, got {name!r}."
-            f"{suggestion(name, _LOSSES)}"
+            f"The key 'loss' must be one of {', '.join(map(repr, sorted(LOSSES)))}, got {name!r}."
+            f"{suggestion(name, LOSSES)}"
         )
         raise SerializationError(msg)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
@@ -908,11 +909,11 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
             "upgrade unifiedloss to read it."
         )
         raise SerializationError(msg)
-    cls = _LOSSES[name]
+    cls = LOSSES[name]
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in rest:
         if key not in known:
-            msg = f"The key {key!r} is not a field of {name!r}; {_fields_of(cls, key)}"
+            msg = f"The key {key!r} is not a field of {name!r}; {fields_of(cls, key)}"
             raise SerializationError(msg)
     return cls(**rest)  # type: ignore[return-value]
 
@@ -1443,7 +1444,7 @@ def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
 
 def checked_axis(axis: object) -> int | None:
     """An axis that came without a spec, which would have validated it."""
-    return None if axis is None else _integer("axis", axis)
+    return None if axis is None else as_integer("axis", axis)
 
 
 def class_axis(axis: int | None, shape: Shape | None) -> int:

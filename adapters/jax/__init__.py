@@ -102,7 +102,7 @@ class JaxAdapter(Adapter):
     def exact(
         self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
     ) -> Array:
-        with _wide_enough(predictions, targets, sample_weight, mask):
+        with wide_enough(predictions, targets, sample_weight, mask):
             return exact.loss(plan, predictions, targets, sample_weight, mask)
 
     def loss(
@@ -124,7 +124,7 @@ class JaxAdapter(Adapter):
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
             return self.exact(plan, predictions, targets, sample_weight, mask)
-        with _wide_enough(predictions, targets, sample_weight, mask):
+        with wide_enough(predictions, targets, sample_weight, mask):
             value: Array = _loss(plan, predictions, targets, sample_weight, mask)
         self._look(plan, predictions, targets, sample_weight, mask)
         return value
@@ -153,16 +153,16 @@ class JaxAdapter(Adapter):
             check_upstream(plan, self.signature(upstream))
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
-            with _wide_enough(predictions, targets, sample_weight, mask, upstream):
+            with wide_enough(predictions, targets, sample_weight, mask, upstream):
                 return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
-        with _wide_enough(predictions, targets, sample_weight, mask, upstream):
+        with wide_enough(predictions, targets, sample_weight, mask, upstream):
             value, gradient = _value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
         self._look(plan, predictions, targets, sample_weight, mask)
         return value, gradient
 
     def softmax(self, logits: Any, axis: int | None) -> Array:
         (logits,) = self.own(logits)
-        with _wide_enough(logits):
+        with wide_enough(logits):
             probabilities: Array = _softmax(axis, logits)
         return probabilities
 
@@ -273,7 +273,7 @@ def read_in(dtype: str | None, predictions: Any) -> Any:
     return predictions.astype(dtype) if isinstance(predictions, np.ndarray) else predictions
 
 
-def _wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[None]:
+def wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[None]:
     """Where x64 is off and a tensor has 64 bits, the context in which JAX computes with them; so the inputs are read exactly."""
     wide = predictions.dtype in _WIDE
     for x in companions:

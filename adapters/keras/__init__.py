@@ -237,9 +237,9 @@ class _KerasOnJAX(KerasAdapter):
         return read_in(getattr(spec, "dtype", None), predictions)
 
     def around(self, *tensors: Array | None) -> AbstractContextManager[None]:
-        from unifiedloss.adapters.jax import _wide_enough
+        from unifiedloss.adapters.jax import wide_enough
 
-        return _wide_enough(*tensors)
+        return wide_enough(*tensors)
 
 
 def _value(x: Any) -> Any:

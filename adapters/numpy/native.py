@@ -156,7 +156,8 @@ def whole_loss(
     There is no array of the losses, whose memory would have to be got and written; each block of them is summed while it is at hand.
     """
     share = 1.0 / plan.count if plan.spec.reduction == "mean" and plan.count else 1.0
-    factor = None if upstream is None else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * share)
+    times = 2 * share if plan.kind == "regression" else share
+    factor = None if upstream is None else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * times)
     if plan.kind == "index":
         assert plan.axis is not None
         rows = np.moveaxis(predictions, plan.axis, -1)
@@ -174,7 +175,7 @@ def whole_loss(
             block(p, t, losses, *(slope or (None,)))
             total += float(np.add.reduce(losses))
             if slope:
-                slope[0] *= factor if plan.kind == "binary" else 2 * factor
+                slope[0] *= factor
     return predictions.dtype.type(total * share), gradient
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError
-from unifiedloss.spec import _LOSSES, AnyLoss, Loss, _fields_of, _integer, from_json, suggestion
+from unifiedloss.spec import LOSSES, AnyLoss, Loss, as_integer, fields_of, from_json, suggestion
 from unifiedloss.switching import keras as _keras
 from unifiedloss.switching import onnx as _onnx
 from unifiedloss.switching import optax as _optax
@@ -50,7 +50,7 @@ _PACKAGES = {"sklearn": "scikit-learn", "onnx": "onnx onnxruntime"}
 
 _SMALLEST_RANK = 2
 
-_SPECS = {cls.__name__: cls for cls in _LOSSES.values()}
+_SPECS = {cls.__name__: cls for cls in LOSSES.values()}
 
 
 def from_native(obj: Any, /, **arguments: Any) -> AnyLoss:
@@ -112,7 +112,7 @@ def _from_text(text: str, arguments: Mapping[str, Any]) -> AnyLoss:
     cls = _SPECS[name]
     for argument in call.arguments:
         if argument not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
-            msg = f"{argument!r} is not a field of {name}; {_fields_of(cls, argument)}"
+            msg = f"{argument!r} is not a field of {name}; {fields_of(cls, argument)}"
             raise SpecTypeError(msg)
     return cls(**call.arguments)  # type: ignore[return-value]
 
@@ -168,7 +168,7 @@ def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | No
     if rank is not None and (code or library != "onnx"):
         msg = f"rank={rank!r} is that of the predictions in an ONNX model; leave it out here."
         raise SpecTypeError(msg)
-    if rank is not None and _integer("rank", rank) < _SMALLEST_RANK:
+    if rank is not None and as_integer("rank", rank) < _SMALLEST_RANK:
         msg = f"rank must be at least {_SMALLEST_RANK}, as an ONNX model has its classes on axis 1, got {rank!r}."
         raise SpecValueError(msg)
     if code:

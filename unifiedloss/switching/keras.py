@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unifiedloss.floats import HALF_TYPES
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError, _integer
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError, as_integer
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _REDUCTIONS = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum", "none": "none", None: "none"}
@@ -104,7 +104,7 @@ def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, order)
     ignored = arguments["ignore_class"]
     if ignored is not None:
-        ignored = _integer("ignore_class", ignored)
+        ignored = as_integer("ignore_class", ignored)
     return CrossEntropyLoss(axis=axis, ignore_index=ignored, **fields)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifiedloss.spec import _nested, extents
+from unifiedloss.spec import extents, nested_weights
 
 
 def varying_axes(weights: Any) -> list[int]:
@@ -15,7 +15,7 @@ def varying_axes(weights: Any) -> list[int]:
 
 def along_one_axis(weights: Any) -> tuple[Any, int | None]:
     """The numbers of an array that varies along one axis at most, and that axis; None for the last."""
-    weights = None if weights is None else _nested("pos_weight", weights)  # which refuses what is no array
+    weights = None if weights is None else nested_weights("pos_weight", weights)  # which refuses what is no array
     axes, flat = varying_axes(weights), _flat(weights)
     if not axes:
         return flat[0], None

@@ -14,7 +14,7 @@ from unifiedloss.spec import (
     Loss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
-    _integer,
+    as_integer,
     extents,
 )
 from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
@@ -58,7 +58,7 @@ def _cross_entropy(arguments: Arguments, _backend: str | None) -> AnyLoss:
         from_logits=True,
         axis=1,
         class_weights=arguments["weight"],
-        ignore_index=_integer("ignore_index", arguments["ignore_index"]),
+        ignore_index=as_integer("ignore_index", arguments["ignore_index"]),
         label_smoothing=arguments["label_smoothing"],
         divisor="label_weights",
         reduction=_reduction(arguments),
@@ -69,7 +69,7 @@ def _likelihood(arguments: Arguments, _backend: str | None) -> AnyLoss:
     return NegativeLogLikelihoodLoss(
         axis=1,
         class_weights=arguments["weight"],
-        ignore_index=_integer("ignore_index", arguments["ignore_index"]),
+        ignore_index=as_integer("ignore_index", arguments["ignore_index"]),
         divisor="label_weights",
         reduction=_reduction(arguments),
     )
