@@ -9,8 +9,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Two processes, a file of tests each at a time: the longest, which compiles for every backend, leaves room for the others beside it.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes, a file of tests each at a time, in the order of tests/conftest.py: the longest first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 STAMP := $(VENV)/.installed
 # Commands run as modules: the interpreter's own path is right even where the scripts beside it point elsewhere.

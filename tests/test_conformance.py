@@ -114,10 +114,14 @@ def test_no_row_is_unknown(report: Report, exact_report: Report) -> None:
 
 
 def test_every_case_is_run_somewhere(report: Report, exact_report: Report) -> None:
-    """Each backend has one mode in which nothing is left out."""
+    """Each backend has one mode in which nothing is left out, or for Keras on JAX, which compiles everything, some repetitions."""
     for found in (report, exact_report):
-        backends = {row.backend for row in found.rows}
-        assert {row.backend for row in found.rows if not row.left_out} == backends - {"jax (x64)"}
+        backends = {row.backend for row in found.rows} - {"jax (x64)"}
+        apart = set() if found is exact_report else {"keras (jax)"}
+        assert {row.backend for row in found.rows if not row.left_out} == backends - apart
+    spared = [case for case in all_cases() if case.of_backend and not case.compiled]
+    assert {case.name.partition("/")[0] for case in spared} == {"product", "random"}
+    assert {row.left_out for row in report.rows if (row.backend, row.mode) == ("keras (jax)", "jit")} <= {len(spared)}
 
 
 def _values(cases: list[Case]) -> dict[str, set[Any]]:

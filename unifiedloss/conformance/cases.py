@@ -46,7 +46,8 @@ class Case:
         upstream: the gradient that arrives from above; None for ones.
         compiled: whether it is also run in compiled modes, where each case needs a compilation.
         representative: whether it is also run in the modes whose compilation is costly.
-        of_backend: whether Keras' compiled modes are spared it, which compile the operations of a backend that has it compiled.
+        of_backend: whether Keras, where it would have to compile it, is left to compute it as the backend below does, which has it
+            compiled.
     """
 
     name: str
@@ -1124,7 +1125,9 @@ def all_cases() -> list[Case]:
     representative |= {case.name for case in ruled_edges if case.representative}
     chosen += [case for case in ruled_edges if case.compiled] + _every(_EVERY_EDGE, rules)
     compiled = {case.name for case in chosen}
+    at_random = list(random_cases())
     of_backend = {case.name for case in _every(_EVERY_EDGE, edges)[1::2]} - representative
+    of_backend |= {case.name for case in [case for case in (*products, *at_random) if case.name not in compiled][1::2]}
     cases = [
         dataclasses.replace(
             case,
@@ -1132,7 +1135,7 @@ def all_cases() -> list[Case]:
             representative=case.name in representative,
             of_backend=case.name in of_backend,
         )
-        for case in (*edges, *ruled_edges, *rules, *products, *random_cases())
+        for case in (*edges, *ruled_edges, *rules, *products, *at_random)
     ]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases share a name"

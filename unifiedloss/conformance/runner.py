@@ -264,8 +264,8 @@ def check(
             if case.dtype not in held:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
-            elif (target.wide and not case.is_wide()) or (
-                name != _complete(adapter, case) and _is_spared(case, reference, mode, target)
+            elif (target.wide and not case.is_wide()) or _is_spared(
+                case, reference, mode, target, complete=name == _complete(adapter, case)
             ):
                 row.left_out += 1
             elif isinstance(case, Case) and _is_exact(case) and not mode.exact and not _is_refused(case):
@@ -307,12 +307,15 @@ def _complete(adapter: Adapter, case: Case | SoftmaxCase) -> str:
     return next(iter([*declared, *modes]))
 
 
-def _is_spared(case: Case | SoftmaxCase, reference: Any, mode: Mode, target: Target) -> bool:
-    """Whether a mode that does not run everything leaves a case out. Bad values it runs all, if it raises: no other mode can tell."""
+def _is_spared(case: Case | SoftmaxCase, reference: Any, mode: Mode, target: Target, *, complete: bool) -> bool:
+    """Whether a mode leaves a case out: a complete one next to nothing, others what would have to be compiled once more."""
+    by_keras = target.on is not None and case.of_backend and not _is_exact(case)
+    if complete:
+        return mode.complete and by_keras and not case.compiled
+    # Bad values are for every mode that raises: no other can tell.
     if mode.raises and isinstance(reference, Reference) and reference.bad_positions:
         return False
-    spared_by_keras = target.on is not None and case.of_backend and not _is_exact(case)
-    return spared_by_keras or not (case.representative if mode.costly else case.compiled)
+    return by_keras or not (case.representative if mode.costly else case.compiled)
 
 
 def _is_refused(case: Case) -> bool:
