@@ -131,3 +131,12 @@ def test_softmax_axis_is_an_int(backend: str, axis: Any, shown: str) -> None:
     assert tuple(ul.softmax(logits, axis=np.int64(1)).shape) == X.shape
     with pytest.raises(ul.SpecTypeError, match=f"axis must be an int, got {shown}"):
         ul.softmax(logits, axis=axis)
+
+
+def test_check_takes_specs_alone() -> None:
+    """What was made of a spec is read as the spec; a function, a loss of another library and a text are refused by name."""
+    with pytest.raises(ul.BadValueError, match=r"targets\[3\] is 7"):
+        ul.check(CE.to("numpy"), X, np.array([0, 1, 1, 7]))  # type: ignore[arg-type]
+    for loss in (ul.cross_entropy_loss, "torch.nn.CrossEntropyLoss()", ul.CrossEntropyLoss, None):
+        with pytest.raises(ul.SpecTypeError, match=r"spec must be a spec, .* got .*; ul\.from_native makes one"):
+            ul.check(loss, X, Y)  # type: ignore[arg-type]

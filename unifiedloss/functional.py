@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from unifiedloss import registry
+from unifiedloss.errors import SpecTypeError
 from unifiedloss.spec import (
     AnyLoss,
     BinaryCrossEntropyLoss,
@@ -17,6 +18,7 @@ from unifiedloss.spec import (
     CrossEntropyLoss,
     Divisor,
     Epsilon,
+    Loss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
     Numbers,
@@ -450,7 +452,7 @@ def check(spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any =
     waiting, a bad value gives NaN instead; this function finds the place.
 
     Args:
-        spec: the loss the tensors are meant for.
+        spec: the loss the tensors are meant for; what `Loss.to` made of one is read as it.
         predictions: tensor, as for the loss; so are `targets`, `sample_weight` and `mask`.
         targets: tensor.
         sample_weight: number per position.
@@ -460,7 +462,15 @@ def check(spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any =
         BadValueError: naming position and value.
         EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
         ShapeError, DTypeError: the tensors do not fit.
+        SpecTypeError: `spec` is no spec.
     """
+    spec = getattr(spec, "spec", spec)  # what `Loss.to` made
+    if not isinstance(spec, Loss):
+        msg = (
+            f"spec must be a spec, such as ul.CrossEntropyLoss(from_logits=True), got {spec!r} of type "
+            f"{type(spec).__name__}; ul.from_native makes one of a loss of another library."
+        )
+        raise SpecTypeError(msg)
     registry.adapter_for(predictions, targets, sample_weight, mask).check(
         spec, predictions, targets, sample_weight, mask
     )
