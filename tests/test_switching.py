@@ -274,6 +274,8 @@ def test_unknown_library() -> None:
         SpecValueError, match=r"torch, keras, tensorflow, optax, sklearn, onnx, got 'pytorch'\. Did you mean 'torch'"
     ):
         ul.MeanSquaredError().to_native("pytorch")
+    with pytest.raises(SpecValueError, match=r"got 'jax'\. jax has no losses of its own; spec\.to\('jax'\) gives"):
+        ul.MeanSquaredError().to_native("jax")
     with pytest.raises(SpecTypeError, match="rank=3"):
         ul.MeanSquaredError().to_native("torch", rank=3)
 

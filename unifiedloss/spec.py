@@ -87,6 +87,7 @@ def as_written(entry: EntryT) -> EntryT:
 _ELSEWHERE = {
     "weight": "class_weights",
     "weights": "class_weights",
+    "ignore_class": "ignore_index",
     "dim": "axis",
     "class_axis": "axis",
     "size_average": "reduction",

@@ -242,7 +242,10 @@ def closest(spec: AnyLoss, library: str, backend: str | None = None) -> Closest:
 
 def _candidates(spec: AnyLoss, library: str) -> list[Native]:
     if library not in LIBRARIES:
-        msg = f"losses are written for {', '.join(LIBRARIES)}, got {library!r}.{suggestion(library, LIBRARIES)}"
+        meant = suggestion(library, LIBRARIES)
+        if library in ("jax", "numpy"):
+            meant = f" {library} has no losses of its own; spec.to({library!r}) gives the spec as a function of it."
+        msg = f"losses are written for {', '.join(LIBRARIES)}, got {library!r}.{meant}"
         raise SpecValueError(msg)
     return [
         native
