@@ -125,6 +125,8 @@ def test_bad_fields(fields: dict[str, Any], error: type[Exception], words: str) 
 @pytest.mark.parametrize(
     ("cls", "fields", "error", "words"),
     [
+        (ul.CrossEntropyLoss, {"weight": [1, 2]}, ul.SpecTypeError, "not a field .* Did you mean 'class_weights'"),
+        (ul.CrossEntropyLoss, {"mask": [True]}, ul.SpecTypeError, "mask is given to the call"),
         (ul.CrossEntropyLoss, {"epsilon": "torch"}, ul.SpecValueError, "one of 'keras', 'sklearn', got 'torch'"),
         (ul.CrossEntropyLoss, {"epsilon": "keras", "from_logits": True}, ul.SpecValueError, "clips probabilities"),
         (ul.CrossEntropyLoss, {"renormalize": "before_clip"}, ul.SpecValueError, "needs an epsilon to clip to"),

@@ -13,6 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import wraps
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, dataclass_transform, overload
 
@@ -283,7 +284,20 @@ _LEAST_ADDED = 2.0**-500
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _spec(cls: type[Loss]) -> Any:
     """Make `cls` a frozen dataclass of keyword-only fields that hashes by its canonical fields, once."""
-    return dataclass(frozen=True, kw_only=True, repr=False, eq=False)(cls)
+    made: Any = dataclass(frozen=True, kw_only=True, repr=False, eq=False)(cls)
+    known = frozenset(field.name for field in fields(made))
+    fill = made.__init__
+
+    @wraps(fill)
+    def __init__(self: Any, **given: Any) -> None:  # noqa: N807 - it takes the place of the one that is called so
+        for name in given:  # which Python would refuse as well, without saying what there is
+            if name not in known:
+                msg = f"{name!r} is not a field of {made.__name__}; {fields_of(made, name)}"
+                raise SpecTypeError(msg)
+        fill(self, **given)
+
+    made.__init__ = __init__
+    return made
 
 
 class Loss:

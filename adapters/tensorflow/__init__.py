@@ -135,7 +135,8 @@ class TensorFlowAdapter(Adapter):
         leaves = [tf.convert_to_tensor(x) for x in tensors]
         with tf.GradientTape() as tape:
             for x in leaves:
-                tape.watch(x)
+                if x.dtype.is_floating:  # TensorFlow warns of others, which have no gradient
+                    tape.watch(x)
             value = function(*leaves)
         if upstream is not None:
             upstream = shapes.shaped_like(value, tf.cast(upstream, value.dtype))

@@ -67,7 +67,8 @@ def _differentiated(call: Call, predictions: Any, targets: Any, sample_weight: A
     weights = {}
     leaf = tf.convert_to_tensor(predictions)
     with tf.GradientTape() as tape:
-        tape.watch(leaf)
+        if leaf.dtype.is_floating:  # of others there is no gradient, and TensorFlow would warn
+            tape.watch(leaf)
         if sample_weight is not None:
             rank = len(leaf.shape) - ("softmax" in call.name)
             weights["weights"] = _weights(call, sample_weight, rank)

@@ -153,7 +153,8 @@ class PortReport:
         ]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
-        lines.append(f"The {self.gap}.")
+        one_failed = self.value_a is None or self.value_b is None
+        lines.append("One of them is an error." if one_failed else f"The {self.gap}.")
         if self.same:
             unseen = f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
             return "\n".join([*lines, *([unseen] if self.unseen else []), "Only rounding is left."])
