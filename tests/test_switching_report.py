@@ -83,6 +83,35 @@ def test_several_rules_together() -> None:
     assert [attempt.rule for attempt in report.attempts] == ["label_smoothing", "on_empty", "scale"]
 
 
+@pytest.mark.framework("torch", "tensorflow")
+def test_a_field_together_with_what_no_spec_can_say() -> None:
+    """A field closes nothing by itself where a loss does besides what its spec does not: float32 weights, rows that sum to 2."""
+    smoothed = CE.replace(axis=1, ignore_index=-100, label_smoothing=0.1, class_weights=(1, 2, 3, 4, 5))
+    smoothed = smoothed.replace(divisor="label_weights")
+    weighted = "torch.nn.CrossEntropyLoss(weight=[1, 2, 3, 4, 5])"
+    report = ul.port_report(weighted, smoothed, LOGITS.astype(np.float64), LABELS)
+    assert report.error_a is not None
+    assert (report.rules, report.together) == ((), ("label_smoothing", "weight_dtype"))
+    dense, each = "tf.nn.softmax_cross_entropy_with_logits", CE.replace(label_smoothing=0.1, reduction="none")
+    for a, b in ((dense, each), (each, dense)):
+        report = ul.port_report(a, b, LOGITS, 2 * SOFT)
+        assert (report.rules, report.together) == ((), ("label_smoothing", "target_sum"))
+
+
+@pytest.mark.framework("torch")
+def test_a_rule_does_not_hide_in_a_half_type() -> None:
+    """In float16 a smoothing of 0.1 moves losses by a few units in the last place, which are no rounding."""
+    report = ul.port_report(
+        "torch.nn.CrossEntropyLoss()",
+        "torch.nn.CrossEntropyLoss(label_smoothing=0.1)",
+        LOGITS.astype(np.float16),
+        LABELS,
+    )
+    assert report.gap.gradient is not None
+    assert report.gap.gradient < 64
+    assert report.rules == ("label_smoothing",)
+
+
 def test_first_bad_row() -> None:
     """The first position that differs, with both losses."""
     report = ul.port_report(CE.replace(ignore_index=(3, 4)), CE, LOGITS, np.array([0, 1, 2, 4, *[3] * 28]))
