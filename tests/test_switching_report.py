@@ -112,6 +112,21 @@ def test_a_rule_does_not_hide_in_a_half_type() -> None:
     assert report.rules == ("label_smoothing",)
 
 
+@pytest.mark.framework("tensorflow")
+def test_dtype_that_an_object_holds() -> None:
+    """A tensor of one positive weight, and a model: what their calls do not tell, their dtype, is named."""
+    import functools
+
+    import tensorflow as tf
+
+    weighted = functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant(0.1))
+    assert ul.port_report(weighted, ul.from_native(weighted), np.array([0.3]), np.ones(1)).rules == ("weight_dtype",)
+    spec = ul.from_native("onnx.SoftmaxCrossEntropyLoss()")
+    model = spec.to_native("onnx")
+    assert ul.port_report(model, spec, LOGITS.astype(np.float64), LABELS).rules == ("weight_dtype",)
+    assert ul.port_report(model, spec, LOGITS, LABELS).same
+
+
 def test_first_bad_row() -> None:
     """The first position that differs, with both losses."""
     report = ul.port_report(CE.replace(ignore_index=(3, 4)), CE, LOGITS, np.array([0, 1, 2, 4, *[3] * 28]))

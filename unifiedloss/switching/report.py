@@ -6,7 +6,7 @@ What no spec can say is tried too: where a loss differs from its own spec on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from unifiedloss import registry
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.spec import AnyLoss
+from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.deviations import of_tensors, rules_of
 from unifiedloss.switching.diff import changed, differing, groups, nearest
 from unifiedloss.switching.refusals import refusal_of
@@ -508,10 +509,17 @@ def told(side: Side, x: Input) -> list[tuple[str, str]]:
         for deviation in of_tensors
         if deviation.name in held
         and (kind is None or deviation.kind in (None, kind))
-        and deviation.concerns(side.spec, side.call)
+        and _concerns(deviation, side)
         and deviation.has(side.call)
         and not (values and deviation.of == "gradient" and deviation.name in _OF_GRADIENTS)
     ]
+
+
+def _concerns(deviation: Deviation, side: Side) -> bool:
+    """Whether a loss takes what a rule is about; of the dtype of its weights the object tells more than its call."""
+    assert side.spec is not None
+    when = None if deviation.name == "weight_dtype" else deviation.when
+    return replace(deviation, when=when).concerns(side.spec, side.call)
 
 
 def _kind(x: Input) -> str | None:
