@@ -100,16 +100,25 @@ def test_a_field_together_with_what_no_spec_can_say() -> None:
 
 @pytest.mark.framework("torch")
 def test_a_rule_does_not_hide_in_a_half_type() -> None:
-    """In float16 a smoothing of 0.1 moves losses by a few units in the last place, which are no rounding."""
-    report = ul.port_report(
-        "torch.nn.CrossEntropyLoss()",
-        "torch.nn.CrossEntropyLoss(label_smoothing=0.1)",
-        LOGITS.astype(np.float16),
-        LABELS,
-    )
+    """Smoothing moves losses by a few units in the last place of float16, and by less than one of bfloat16: that is no rounding."""
+    import ml_dtypes
+    import torch
+
+    plain, smoothed = "torch.nn.CrossEntropyLoss()", "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
+    report = ul.port_report(plain, smoothed, LOGITS.astype(np.float16), LABELS)
     assert report.gap.gradient is not None
     assert report.gap.gradient < 64
     assert report.rules == ("label_smoothing",)
+    logits = torch.tensor(LOGITS).bfloat16()
+    report = ul.port_report(plain, smoothed, logits, LABELS)
+    assert report.value_a is not None
+    assert report.value_a.dtype == ml_dtypes.bfloat16
+    assert float(report.value_a) == torch.nn.CrossEntropyLoss()(logits, torch.tensor(LABELS)).item()
+    assert report.widened
+    assert not report.same
+    assert report.rules == ("label_smoothing",)
+    assert "of their specs in float32" in str(report)
+    assert ul.port_report(plain, ul.from_native(plain), logits, LABELS).same
 
 
 @pytest.mark.framework("tensorflow")

@@ -15,6 +15,7 @@ from unifiedloss import registry
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.spec import AnyLoss
+from unifiedloss.switching.arrays import as_bfloat16
 from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.deviations import of_tensors, rules_of
 from unifiedloss.switching.diff import changed, differing, groups, nearest
@@ -112,6 +113,8 @@ class PortReport:
         together: the rules that close it only together, where none does alone, fields first; empty where one does, or where all do not.
         unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
         untried: where nothing was tried, why, in a sentence; else None.
+        widened: whether the two are no further apart than rounding in the half type of the predictions, and their rules are: what is
+            said of the gap is then of their specs in float32.
         rules: the rules of those attempts that closed it, each by itself.
     """
 
@@ -135,6 +138,7 @@ class PortReport:
     together: tuple[str, ...]
     unseen: tuple[str, ...]
     untried: str | None
+    widened: bool = False
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -162,6 +166,10 @@ class PortReport:
         ]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
+        if self.widened:
+            lines.append(
+                "In the half type of the predictions only rounding is left; what follows is of their specs in float32."
+            )
         lines.append(f"The {self.gap}.")
         if self.same:
             unseen = f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
@@ -209,7 +217,7 @@ def port_report(
             is run which a person would make of it.
         b: the same.
         predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy array, and each library is given its
-            own tensors.
+            own tensors. Where the package ml_dtypes is not loaded NumPy has no bfloat16, and such a tensor of torch is read in float32.
         targets: likewise. Labels become one-hot rows for a loss that takes no labels.
         sample_weight: weights of positions, or None. Of losses that take none, the spec is run.
         mask: True where a position counts, or None. No loss of another library takes one: of each, the spec is run, and the report says so.
@@ -242,6 +250,10 @@ def port_report(
     )
     first, second = one.outcome(x), other.outcome(x)
     gap = gap_of(first, second)
+    hidden = _widened(one, other, x) if gap.closed else None
+    if hidden is not None:
+        one, other, x = hidden
+        gap = gap_of(one.outcome(x), other.outcome(x))
     row, losses = (None, None) if gap.closed else _first_row(one, other, x)
     attempts = () if gap.closed else tuple(_attempts(one, other, x))
     alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
@@ -249,8 +261,24 @@ def port_report(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
         first.ran, second.ran, first.reason, second.reason, settings_of(one, other),
         gap, row, losses, attempts, () if alone else _together(one, other, x),
-        _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other),
+        _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other), hidden is not None,
     )  # fmt: skip
+
+
+def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
+    """The specs, and the tensors in float32, where rules set the losses apart by less than a half type tells; else None."""
+    near_a, near_b = nearest(a), nearest(b)
+    if x.predictions.dtype.name not in HALF_TYPES or near_a is None or type(near_a) is not type(near_b):
+        return None
+    assert near_b is not None
+    targets = x.targets.astype(np.float32) if x.targets.dtype.name in HALF_TYPES else x.targets
+    wide = replace(x, predictions=x.predictions.astype(np.float32), targets=targets)
+    first, second = evaluate(near_a, wide), evaluate(near_b, wide)
+    if gap_of(first, second).closed or not all(
+        gap_of(evaluate(near, x), each).closed for near, each in ((near_a, first), (near_b, second))
+    ):
+        return None
+    return Side(a.name, near_a), Side(b.name, near_b), wide
 
 
 def _unseen(a: Side, b: Side) -> tuple[str, ...]:
@@ -290,7 +318,7 @@ def _array(name: str, tensor: Any) -> Any:
     if tensor is None or isinstance(tensor, np.ndarray | list | tuple | int | float):
         return None if tensor is None else np.asarray(tensor)
     adapter: Any = registry.adapter(registry.backend_of(tensor, name))
-    return np.asarray(adapter.to_numpy(tensor))
+    return as_bfloat16(tensor, np.asarray(adapter.to_numpy(tensor)))
 
 
 # -------------------------------------------------------------------------------------------------------------- distances
