@@ -207,6 +207,12 @@ def test_refused_arguments_are_tried() -> None:
     assert report.value_b == 0.25
 
 
+def test_lists_that_are_no_array() -> None:
+    """Rows of different lengths are named, not left to NumPy."""
+    with pytest.raises(ul.ShapeError, match="predictions cannot be read as an array of numbers"):
+        ul.port_report(CE, CE, [[1.0, 2.0], [1.0]], [0, 1])
+
+
 def test_distances() -> None:
     """Ulps of the coarser dtype, at 1 for small losses and at the largest of small gradients."""
     one = Outcome(np.float32(1.0) + np.zeros((), np.float32), np.full(3, 1e-3, np.float32))

@@ -174,6 +174,7 @@ def whole_loss(
             block(p, t, losses, *(slope or (None,)))
             total += float(np.add.reduce(losses))
             if slope:
+                assert factor is not None
                 slope[0] *= factor if plan.kind == "binary" else 2 * factor
     return predictions.dtype.type(total * share), gradient
 

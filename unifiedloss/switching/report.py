@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unifiedloss import registry
-from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.errors import ShapeError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.spec import AnyLoss
 from unifiedloss.switching.arrays import as_bfloat16
@@ -229,6 +229,7 @@ def port_report(
     Raises:
         SpecTypeError, SpecValueError: `a` or `b` is no loss that is known.
         UnsupportedError: a loss that no spec computes cannot be run here.
+        ShapeError: lists are no array, as where rows have different lengths.
 
     Example:
         ```python
@@ -316,7 +317,11 @@ def _untried(a: Side, b: Side) -> str:
 def _array(name: str, tensor: Any) -> Any:
     """Any framework's tensor as a NumPy array."""
     if tensor is None or isinstance(tensor, np.ndarray | list | tuple | int | float):
-        return None if tensor is None else np.asarray(tensor)
+        try:
+            return None if tensor is None else np.asarray(tensor)
+        except ValueError as error:  # lists of different lengths
+            msg = f"{name} cannot be read as an array of numbers: {error}"
+            raise ShapeError(msg) from error
     adapter: Any = registry.adapter(registry.backend_of(tensor, name))
     return as_bfloat16(tensor, np.asarray(adapter.to_numpy(tensor)))
 
