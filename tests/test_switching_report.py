@@ -83,6 +83,59 @@ def test_several_rules_together() -> None:
     assert [attempt.rule for attempt in report.attempts] == ["label_smoothing", "on_empty", "scale"]
 
 
+@pytest.mark.framework("torch", "tensorflow")
+def test_a_field_together_with_what_no_spec_can_say() -> None:
+    """A field closes nothing by itself where a loss does besides what its spec does not: float32 weights, rows that sum to 2."""
+    smoothed = CE.replace(axis=1, ignore_index=-100, label_smoothing=0.1, class_weights=(1, 2, 3, 4, 5))
+    smoothed = smoothed.replace(divisor="label_weights")
+    weighted = "torch.nn.CrossEntropyLoss(weight=[1, 2, 3, 4, 5])"
+    report = ul.port_report(weighted, smoothed, LOGITS.astype(np.float64), LABELS)
+    assert report.error_a is not None
+    assert (report.rules, report.together) == ((), ("label_smoothing", "weight_dtype"))
+    dense, each = "tf.nn.softmax_cross_entropy_with_logits", CE.replace(label_smoothing=0.1, reduction="none")
+    for a, b in ((dense, each), (each, dense)):
+        report = ul.port_report(a, b, LOGITS, 2 * SOFT)
+        assert (report.rules, report.together) == ((), ("label_smoothing", "target_sum"))
+
+
+@pytest.mark.framework("torch")
+def test_a_rule_does_not_hide_in_a_half_type() -> None:
+    """Smoothing moves losses by a few units in the last place of float16, and by less than one of bfloat16: that is no rounding."""
+    import ml_dtypes
+    import torch
+
+    plain, smoothed = "torch.nn.CrossEntropyLoss()", "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
+    report = ul.port_report(plain, smoothed, LOGITS.astype(np.float16), LABELS)
+    assert report.gap.gradient is not None
+    assert report.gap.gradient < 64
+    assert report.rules == ("label_smoothing",)
+    logits = torch.tensor(LOGITS).bfloat16()
+    report = ul.port_report(plain, smoothed, logits, LABELS)
+    assert report.value_a is not None
+    assert report.value_a.dtype == ml_dtypes.bfloat16
+    assert float(report.value_a) == torch.nn.CrossEntropyLoss()(logits, torch.tensor(LABELS)).item()
+    assert report.widened
+    assert not report.same
+    assert report.rules == ("label_smoothing",)
+    assert "of their specs in float32" in str(report)
+    assert ul.port_report(plain, ul.from_native(plain), logits, LABELS).same
+
+
+@pytest.mark.framework("tensorflow")
+def test_dtype_that_an_object_holds() -> None:
+    """A tensor of one positive weight, and a model: what their calls do not tell, their dtype, is named."""
+    import functools
+
+    import tensorflow as tf
+
+    weighted = functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant(0.1))
+    assert ul.port_report(weighted, ul.from_native(weighted), np.array([0.3]), np.ones(1)).rules == ("weight_dtype",)
+    spec = ul.from_native("onnx.SoftmaxCrossEntropyLoss()")
+    model = spec.to_native("onnx")
+    assert ul.port_report(model, spec, LOGITS.astype(np.float64), LABELS).rules == ("weight_dtype",)
+    assert ul.port_report(model, spec, LOGITS, LABELS).same
+
+
 def test_first_bad_row() -> None:
     """The first position that differs, with both losses."""
     report = ul.port_report(CE.replace(ignore_index=(3, 4)), CE, LOGITS, np.array([0, 1, 2, 4, *[3] * 28]))
@@ -152,6 +205,12 @@ def test_refused_arguments_are_tried() -> None:
     assert report.rules[0] == "half_dtype"
     assert report.value_a == 0.0
     assert report.value_b == 0.25
+
+
+def test_lists_that_are_no_array() -> None:
+    """Rows of different lengths are named, not left to NumPy."""
+    with pytest.raises(ul.ShapeError, match="predictions cannot be read as an array of numbers"):
+        ul.port_report(CE, CE, [[1.0, 2.0], [1.0]], [0, 1])
 
 
 def test_distances() -> None:

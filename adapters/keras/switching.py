@@ -12,6 +12,7 @@ import numpy as np
 
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import SpecTypeError, UnsupportedError
+from unifiedloss.switching.arrays import as_bfloat16
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.functions import call_with, with_arguments
 
@@ -143,7 +144,7 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, n
         with np.errstate(all="ignore"):
             return np.asarray(loss(y_true, y_pred)), None
     value, (gradient,) = BACKEND.differentiate(lambda p: loss(y_true, p), (y_pred,), None)
-    return BACKEND.to_numpy(value), BACKEND.to_numpy(gradient)
+    return as_bfloat16(value, BACKEND.to_numpy(value)), as_bfloat16(gradient, BACKEND.to_numpy(gradient))
 
 
 def run_behind_softmax(

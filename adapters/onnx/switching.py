@@ -105,6 +105,16 @@ def _around(node: NodeProto, initializers: list[TensorProto], rank: int, dtype: 
     )
 
 
+def weight_dtype(_: Call, native: Any = None) -> str | None:
+    """The dtype of the predictions that a model takes; None where one is made for the dtype they have."""
+    graph = native.graph if isinstance(native, onnx.ModelProto) else None
+    if graph is None:
+        return None
+    scores = _losses(graph)[0].input[0]
+    kinds = [given.type.tensor_type.elem_type for given in graph.input if given.name == scores]
+    return helper.tensor_dtype_to_np_dtype(kinds[0]).name if kinds else None
+
+
 def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
     """The value that onnxruntime gives, which takes labels of int32 and int64; others are cast. There is no gradient.
 

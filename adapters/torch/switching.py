@@ -13,6 +13,7 @@ from torch.nn import functional
 from unifiedloss.adapters.torch import ADAPTER
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.spec import WITH_CLASSES
+from unifiedloss.switching.arrays import as_bfloat16
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.tables import find
 
@@ -143,4 +144,4 @@ def run_as_given(
         x = x.detach().clone().requires_grad_()
         value = loss(x, t)
         (gradient,) = torch.autograd.grad(value.sum(), [x])
-    return ADAPTER.to_numpy(value), ADAPTER.to_numpy(gradient)
+    return as_bfloat16(value, ADAPTER.to_numpy(value)), as_bfloat16(gradient, ADAPTER.to_numpy(gradient))

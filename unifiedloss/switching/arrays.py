@@ -34,3 +34,16 @@ def _tuples(numbers: list[Any], shape: tuple[int, ...]) -> Any:
         return numbers[0]
     step = len(numbers) // shape[0] if shape[0] else 0
     return tuple(_tuples(numbers[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0]))
+
+
+def as_bfloat16(tensor: Any, array: Any) -> Any:
+    """The array of a tensor, in bfloat16 where the tensor has that and NumPy too: where the package ml_dtypes is loaded.
+
+    PyTorch hands such a tensor over in float32, in which nothing is rounded as it was.
+    """
+    if str(getattr(tensor, "dtype", None)).rpartition(".")[2] != "bfloat16" or array.dtype != np.float32:
+        return array
+    try:
+        return array.astype(np.dtype("bfloat16"))
+    except TypeError:
+        return array

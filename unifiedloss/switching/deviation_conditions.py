@@ -90,6 +90,21 @@ def clipped_otherwise(spec: Any, call: Call | None) -> bool:
     return clipped(spec, call) and (call is None or call.library != "keras" or call.backend == "torch")
 
 
+def clipped_unsmoothed(spec: Any, call: Call | None) -> bool:
+    """It clips probabilities, or their logarithms, and smooths no labels."""
+    return clipped(spec, call) and not smoothed(spec, call)
+
+
+def clipped_as_keras(spec: Any, _: Call | None) -> bool:
+    """It clips probabilities as Keras does."""
+    return bool(spec.epsilon == "keras")
+
+
+def last_axis(spec: Any, _: Call | None) -> bool:
+    """It has the classes on the last axis."""
+    return spec.axis in (None, -1)
+
+
 def renormalizing(spec: Any, _: Call | None) -> bool:
     """It divides probabilities by the sum of their row."""
     return spec.renormalize is not None
@@ -141,6 +156,11 @@ def sum_of_sklearn(spec: Any, call: Call | None) -> bool:
 def of_sklearn_or_onnx(_: Any, call: Call | None) -> bool:
     """It is one of scikit-learn's or of ONNX; other losses round to the dtype that the input is about."""
     return call is None or call.library in ("sklearn", "onnx")
+
+
+def of_an_object(_: Any, __: Call | None) -> bool:
+    """It is an object that holds a dtype, of which its spec and its call tell nothing: `port_report` looks at it."""
+    return False
 
 
 def narrow_weights(spec: Any, call: Call | None) -> bool:

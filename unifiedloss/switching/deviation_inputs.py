@@ -321,6 +321,12 @@ def narrow_labels(layout: Layout) -> Iterator[Input]:
         yield _given(x, x.targets.astype(dtype))
 
 
+def unsigned_labels(layout: Layout) -> Iterator[Input]:
+    """Labels of uint64."""
+    x = _every_class(layout)
+    yield _given(x, x.targets.astype(np.uint64))
+
+
 def floating_labels(layout: Layout) -> Iterator[Input]:
     """A label of 1.7, and labels that are floating and whole."""
     x = layout.rows([(2.0, 1.0, 0.0)], [0])
@@ -474,6 +480,12 @@ def no_probability(layout: Layout) -> Iterator[Input]:
     )
 
 
+def four_axes(layout: Layout) -> Iterator[Input]:
+    """Probabilities with four axes."""
+    if layout.axis == -1:
+        yield Input(np.full((1, 2, 1, layout.classes), 1 / layout.classes, np.float32), np.zeros((1, 2, 1), np.int64))
+
+
 def subnormal_row(layout: Layout) -> Iterator[Input]:
     """A row whose sum is a subnormal number."""
     yield layout.rows([(1e-40, 0.0, 0.0)], [0])
@@ -528,6 +540,11 @@ def half_certain(layout: Layout) -> Iterator[Input]:
     """float16 probabilities that are their targets, 0 and 1."""
     for p in (0.0, 1.0):
         yield layout.elements([p], [p], dtype="float16")
+
+
+def half_wrong(layout: Layout) -> Iterator[Input]:
+    """The float16 probability 1 of the target 0."""
+    yield layout.elements([1.0], [0.0], dtype="float16")
 
 
 def half_overflow_of_rows(layout: Layout) -> Iterator[Input]:
@@ -637,6 +654,11 @@ def weightless_label(layout: Layout) -> Iterator[Input]:
     labels = [min(c, layout.classes - 1) for c in range(3)]
     for label in (-1, layout.classes):
         yield layout.rows(rows, [*labels, label], [1.0, 1.0, 1.0, 0.0])
+
+
+def weightless_target(layout: Layout) -> Iterator[Input]:
+    """A target above 1 of the sample weight 0."""
+    yield layout.elements([0.25, 0.75], [1.5, 1.0], [0.0, 1.0])
 
 
 def weights_of_elements(layout: Layout) -> Iterator[Input]:

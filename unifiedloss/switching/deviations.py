@@ -318,6 +318,13 @@ of_tensors: tuple[Deviation, ...] = (
         shows.double, kind="index", when=where.weighted,
     ),
     Deviation(
+        "weight_dtype", WITH_CLASSES,
+        "The weights of a spec are computed with in the dtype of the predictions.",
+        each("A model keeps the dtype it was made for, float32 by default, in weights and inputs: predictions of another are an error.",
+             "onnx."),
+        shows.double, kind="index", when=where.of_an_object,
+    ),
+    Deviation(
         "weight_dtype", ELEMENTS,
         "The weights of a spec are computed with in the dtype of the predictions.",
         each("The weights of a float32 loss are rounded to float32 whatever the predictions are.",
@@ -524,6 +531,19 @@ of_tensors: tuple[Deviation, ...] = (
         each("Labels are checked also where the sample weight is 0.",
              *keras(SPARSE[:1], "numpy", "torch", "tensorflow"), f"{V1}sparse", "sklearn."),
         shows.weightless_label,
+    ),
+    Deviation(
+        "weightless_target", (BinaryCrossEntropyLoss,),
+        "The target of a position with sample weight 0 is not read.",
+        each("Targets are checked also where the sample weight is 0.", *keras(BINARY[:1], "torch")),
+        shows.weightless_target, "probabilities",
+    ),
+    Deviation(
+        "four_axes", (CrossEntropyLoss,),
+        "The gradient has the predictions' shape, whatever the number of axes.",
+        each("The gradient of predictions with four axes is an error: the memory of its array is not laid out as PyTorch asks for.",
+             *keras(SPARSE, "torch")),
+        shows.four_axes, "probabilities", "index", when=where.last_axis,
     ),
     Deviation(
         "negative_weight", WITH_CLASSES,

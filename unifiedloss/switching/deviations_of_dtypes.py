@@ -57,6 +57,14 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.narrow_labels, kind="index",
     ),
     Deviation(
+        "label_types", WITH_CLASSES,
+        "Labels may have any integer dtype.",
+        each("Labels of uint64 are an error.", *keras(SPARSE, "torch"))
+        | each("Labels are int64 or uint8; other integers are an error.", *TORCH_CE, *TORCH_NLL)
+        | each("Labels are int32 or int64; other integers are an error.", *TF_SPARSE, "onnx."),
+        shows.unsigned_labels, kind="index",
+    ),
+    Deviation(
         "bool_labels", WITH_CLASSES,
         "Bools are no labels.",
         each("Bools are the labels 0 and 1.", *keras(SPARSE), "sklearn."),
@@ -179,9 +187,16 @@ of_dtypes: tuple[Deviation, ...] = (
     ),
     Deviation(
         "half_clip", (BinaryCrossEntropyLoss,),
-        "Bounds are not rounded to half types, which are computed in float32.",
-        each("1 - 1e-7 is 1 in a half type: a probability of 1 makes the loss NaN.", *keras(BINARY[1:], "numpy", "tensorflow", "jax")),
-        shows.half_certain, "probabilities", when=where.clipped,
+        "1 - 1e-7 is 1 in a half type, and 0 log 0 = 0: a probability of 1 costs 0 where the target is 1.",
+        each("1 - 1e-7 is 1 in a half type, and 0 times infinity NaN: a probability of 1 makes the loss NaN.",
+             *keras(BINARY[1:], "numpy", "tensorflow", "jax")),
+        shows.half_certain, "probabilities", when=where.clipped_unsmoothed,
+    ),
+    Deviation(
+        "half_clip", (BinaryCrossEntropyLoss,),
+        "1 - 1e-7 is 1 in a half type: a probability of 1 whose target is 0 has an infinite loss.",
+        each("Logarithms are held at -100: a float16 probability of 1 whose target is 0 costs 100.", *keras(BINARY[1:], "torch")),
+        shows.half_wrong, "probabilities", when=where.clipped_as_keras,
     ),
     Deviation(
         "half_rounding", (CrossEntropyLoss,),

@@ -6,15 +6,17 @@ What no spec can say is tried too: where a loss differs from its own spec on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from unifiedloss import registry
-from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.floats import FORMATS
+from unifiedloss.errors import ShapeError, SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.spec import AnyLoss
+from unifiedloss.switching.arrays import as_bfloat16
+from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.deviations import of_tensors, rules_of
 from unifiedloss.switching.diff import changed, differing, groups, nearest
 from unifiedloss.switching.refusals import refusal_of
@@ -31,9 +33,13 @@ from unifiedloss.switching.sides import (
     weight_dtype,
 )
 from unifiedloss.switching.signs import signs
+from unifiedloss.switching.tables import call_of
 
 _FEW_ULPS = 64
 """What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
+
+_FEW_HALF_ULPS = 4
+"""The same of half types, which most kernels round to once or twice: 64 of them are 6% in float16 and 50% in bfloat16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +50,19 @@ class Gap:
         value: the largest distance of values, in units in the last place of the coarser dtype (at 1, for numbers below 1); infinite where
             one is an error, or NaN or infinite and the other is not, or they have different sizes.
         gradient: the same of gradients; None where there are none to compare.
+        limit: how large a distance of values counts as rounding.
+        gradient_limit: the same of gradients.
     """
 
     value: float
     gradient: float | None
+    limit: int = _FEW_ULPS
+    gradient_limit: int = _FEW_ULPS
 
     @property
     def closed(self) -> bool:
         """Whether only rounding is left."""
-        return self.value <= _FEW_ULPS and (self.gradient is None or self.gradient <= _FEW_ULPS)
+        return self.value <= self.limit and (self.gradient is None or self.gradient <= self.gradient_limit)
 
     def __str__(self) -> str:
         gradient = "" if self.gradient is None else f", gradients by {self.gradient:.3g} ulps"
@@ -100,9 +110,11 @@ class PortReport:
             the losses cannot be told position by position.
         losses_of_row: the losses of that position.
         attempts: what was tried to close the gap, in the order of the fields.
-        together: the rules that close it only together, where none does alone; empty where one does, or where all of them do not.
+        together: the rules that close it only together, where none does alone, fields first; empty where one does, or where all do not.
         unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
         untried: where nothing was tried, why, in a sentence; else None.
+        widened: whether the two are no further apart than rounding in the half type of the predictions, and their rules are: what is
+            said of the gap is then of their specs in float32.
         rules: the rules of those attempts that closed it, each by itself.
     """
 
@@ -126,6 +138,7 @@ class PortReport:
     together: tuple[str, ...]
     unseen: tuple[str, ...]
     untried: str | None
+    widened: bool = False
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -153,6 +166,10 @@ class PortReport:
         ]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
+        if self.widened:
+            lines.append(
+                "In the half type of the predictions only rounding is left; what follows is of their specs in float32."
+            )
         one_failed = self.value_a is None or self.value_b is None
         lines.append("One of them is an error." if one_failed else f"The {self.gap}.")
         if self.same:
@@ -201,7 +218,7 @@ def port_report(
             is run which a person would make of it.
         b: the same.
         predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy array, and each library is given its
-            own tensors.
+            own tensors. Where the package ml_dtypes is not loaded NumPy has no bfloat16, and such a tensor of torch is read in float32.
         targets: likewise. Labels become one-hot rows for a loss that takes no labels.
         sample_weight: weights of positions, or None. Of losses that take none, the spec is run.
         mask: True where a position counts, or None. No loss of another library takes one: of each, the spec is run, and the report says so.
@@ -213,6 +230,7 @@ def port_report(
     Raises:
         SpecTypeError, SpecValueError: `a` or `b` is no loss that is known.
         UnsupportedError: a loss that no spec computes cannot be run here.
+        ShapeError: lists are no array, as where rows have different lengths.
 
     Example:
         ```python
@@ -234,6 +252,10 @@ def port_report(
     )
     first, second = one.outcome(x), other.outcome(x)
     gap = gap_of(first, second)
+    hidden = _widened(one, other, x) if gap.closed else None
+    if hidden is not None:
+        one, other, x = hidden
+        gap = gap_of(one.outcome(x), other.outcome(x))
     row, losses = (None, None) if gap.closed else _first_row(one, other, x)
     attempts = () if gap.closed else tuple(_attempts(one, other, x))
     alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
@@ -241,8 +263,24 @@ def port_report(
         one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
         first.ran, second.ran, first.reason, second.reason, settings_of(one, other),
         gap, row, losses, attempts, () if alone else _together(one, other, x),
-        _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other),
+        _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other), hidden is not None,
     )  # fmt: skip
+
+
+def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
+    """The specs, and the tensors in float32, where rules set the losses apart by less than a half type tells; else None."""
+    near_a, near_b = nearest(a), nearest(b)
+    if x.predictions.dtype.name not in HALF_TYPES or near_a is None or type(near_a) is not type(near_b):
+        return None
+    assert near_b is not None
+    targets = x.targets.astype(np.float32) if x.targets.dtype.name in HALF_TYPES else x.targets
+    wide = replace(x, predictions=x.predictions.astype(np.float32), targets=targets)
+    first, second = evaluate(near_a, wide), evaluate(near_b, wide)
+    if gap_of(first, second).closed or not all(
+        gap_of(evaluate(near, x), each).closed for near, each in ((near_a, first), (near_b, second))
+    ):
+        return None
+    return Side(a.name, near_a), Side(b.name, near_b), wide
 
 
 def _unseen(a: Side, b: Side) -> tuple[str, ...]:
@@ -280,9 +318,13 @@ def _untried(a: Side, b: Side) -> str:
 def _array(name: str, tensor: Any) -> Any:
     """Any framework's tensor as a NumPy array."""
     if tensor is None or isinstance(tensor, np.ndarray | list | tuple | int | float):
-        return None if tensor is None else np.asarray(tensor)
+        try:
+            return None if tensor is None else np.asarray(tensor)
+        except ValueError as error:  # lists of different lengths
+            msg = f"{name} cannot be read as an array of numbers: {error}"
+            raise ShapeError(msg) from error
     adapter: Any = registry.adapter(registry.backend_of(tensor, name))
-    return np.asarray(adapter.to_numpy(tensor))
+    return as_bfloat16(tensor, np.asarray(adapter.to_numpy(tensor)))
 
 
 # -------------------------------------------------------------------------------------------------------------- distances
@@ -292,10 +334,15 @@ def gap_of(a: Outcome, b: Outcome) -> Gap:
     """How far two outcomes are apart."""
     if a.value is None or b.value is None:
         return Gap(0.0 if a.value is None and b.value is None else float("inf"), None)
-    gradient = None
+    gradient, limit = None, _FEW_ULPS
     if a.gradient is not None and b.gradient is not None:
-        gradient = _ulps(a.gradient, b.gradient)
-    return Gap(_ulps(a.value, b.value), gradient)
+        gradient, limit = _ulps(a.gradient, b.gradient), _limit(a.gradient, b.gradient)
+    return Gap(_ulps(a.value, b.value), gradient, _limit(a.value, b.value), limit)
+
+
+def _limit(a: Array, b: Array) -> int:
+    """How many units in the last place of the coarser dtype count as rounding."""
+    return _FEW_HALF_ULPS if {a.dtype.name, b.dtype.name} & {*HALF_TYPES} else _FEW_ULPS
 
 
 def _ulps(a: Array, b: Array) -> float:
@@ -339,7 +386,7 @@ def _first_row(a: Side, b: Side, x: Input) -> tuple[tuple[int, ...] | None, tupl
     if first.shape != second.shape:
         return None, None
     p, q = first.astype(np.float64), second.astype(np.float64)
-    tolerance = _FEW_ULPS * max(
+    tolerance = _limit(first, second) * max(
         FORMATS[array.dtype.name].epsilon for array in (first, second) if array.dtype.name in FORMATS
     )
     bad = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
@@ -385,22 +432,47 @@ def _attempts(a: Side, b: Side, x: Input) -> list[Attempt]:
         return []
     found = [*_by_arguments(a, b, near_a, near_b, x)]
     if type(near_a) is type(near_b):
-        found += _by_fields(near_a, near_b, x)
+        found += _by_fields(a, b, near_a, near_b, x)
         found += _by_deviations(a, b, near_a, near_b, x)
     return found
 
 
-def _by_fields(a: AnyLoss, b: AnyLoss, x: Input) -> list[Attempt]:
-    first = evaluate(a, x)
-    if gap_of(first, evaluate(b, x)).closed:
+def _by_fields(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
+    if gap_of(evaluate(near_a, x), evaluate(near_b, x)).closed:
         return []  # the rules of specs are not what sets the two apart here
-    found = []
-    for group in _groups(a, b):
-        made_same = changed(b, a, group)
-        if made_same is not None:
-            change = "b with " + ", ".join(f"{name}={getattr(a, name)!r}" for name in group)
-            found.append(Attempt(", ".join(group), change, gap_of(first, evaluate(made_same, x))))
+    first, found = a.outcome(x), []
+    for group in _groups(near_a, near_b):
+        made_same = changed(near_b, near_a, group)
+        if made_same is None:
+            continue
+        rules, change = list(group), "b with " + ", ".join(f"{name}={getattr(near_a, name)!r}" for name in group)
+        second = _with_fields(b, near_b, made_same, x)
+        if second is None:
+            rules.append(_deviation(b, near_b, x)[0])
+            change, second = change.replace("b with", "b as its spec has it, with"), evaluate(made_same, x)
+        found.append(Attempt(", ".join(rules), change, gap_of(first, second)))
     return found
+
+
+def _with_fields(side: Side, near: AnyLoss, made_same: AnyLoss, x: Input) -> Outcome | None:
+    """What comes of a loss whose fields were changed.
+
+    Where it does what its spec does not, it takes a loss of its library to tell whether it still does; None where that has none.
+    """
+    if side.call is None or not _deviates(side, near, x):
+        return evaluate(made_same, x)
+    try:
+        return side_of(call_of(made_same, side.call.library, side.call.backend)).outcome(x)
+    except UnsupportedError:
+        return None
+
+
+def _deviates(side: Side, near: AnyLoss, x: Input) -> bool:
+    """Whether a loss does on these tensors what its spec does not."""
+    if side.call is None or side.spec is None:
+        return False
+    own = side.outcome(x)
+    return own.ran == "native" and not gap_of(own, evaluate(near, x)).closed
 
 
 def _groups(a: AnyLoss, b: AnyLoss) -> list[tuple[str, ...]]:
@@ -409,42 +481,49 @@ def _groups(a: AnyLoss, b: AnyLoss) -> list[tuple[str, ...]]:
 
 
 def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
-    """The rules that close the gap together, none of which can be left out; nothing where all of them do not."""
+    """The rules that close it only together, none of which can be left out; nothing where all of them do not."""
     near_a, near_b = nearest(a), nearest(b)
     if near_a is None or near_b is None or type(near_a) is not type(near_b):
         return ()
-    first = a.outcome(x)
-    needed = _groups(near_a, near_b)
+    own = {letter: _deviation(side, near, x)[0] for letter, side, near in (("a", a, near_a), ("b", b, near_b))
+           if _deviates(side, near, x)}  # fmt: skip
+    needed: list[str | tuple[str, ...]] = [*own, *_groups(near_a, near_b)]
 
-    def closes(fields: list[tuple[str, ...]]) -> bool:
-        made_same = changed(near_b, near_a, [name for group in fields for name in group])
-        return made_same is not None and gap_of(first, evaluate(made_same, x)).closed
+    def closes(rules: list[str | tuple[str, ...]]) -> bool:
+        made_same = changed(near_b, near_a, [name for group in rules if isinstance(group, tuple) for name in group])
+        if made_same is None:
+            return False
+        first = evaluate(near_a, x) if "a" in rules else a.outcome(x)
+        second = evaluate(made_same, x) if "b" in rules else _with_fields(b, near_b, made_same, x)
+        return second is not None and gap_of(first, second).closed
 
     if not closes(needed):
         return ()
-    for group in list(needed):
-        rest = [other for other in needed if other != group]
+    for rule in list(needed):
+        rest = [other for other in needed if other != rule]
         if closes(rest):
             needed = rest
-    return tuple(name for group in needed for name in group)
+    fields = [name for group in needed if isinstance(group, tuple) for name in group]
+    return (*fields, *dict.fromkeys(name for letter, name in own.items() if letter in needed))
 
 
 def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
     """What the losses themselves do otherwise than their specs, on these tensors."""
     found = []
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
-        if side.call is None or side.spec is None:
-            continue
-        own, expected = side.outcome(x), evaluate(spec, x)
-        if own.ran != "native" or gap_of(own, expected).closed:
-            continue
-        left = gap_of(expected, other.outcome(x))
-        rules = told(side, x)
-        # Where no sign tells them apart, it may be any of them.
-        names = [name for name, _ in rules or rules_of(spec, side.call)] or ["unlisted"]
-        reason = " Or: ".join(dict.fromkeys(text for _, text in rules)) or None
-        found.append(Attempt(" or ".join(dict.fromkeys(names)), f"{letter} as its spec has it", left, reason))
+        if _deviates(side, spec, x):
+            names, reason = _deviation(side, spec, x)
+            left = gap_of(evaluate(spec, x), other.outcome(x))
+            found.append(Attempt(names, f"{letter} as its spec has it", left, reason))
     return found
+
+
+def _deviation(side: Side, near: AnyLoss, x: Input) -> tuple[str, str | None]:
+    """The rule by which a loss does what its spec does not, and what it does; where no sign tells them apart, all it may be."""
+    assert side.call is not None
+    rules = told(side, x)
+    names = [name for name, _ in rules or rules_of(near, side.call)] or ["unlisted"]
+    return " or ".join(dict.fromkeys(names)), " Or: ".join(dict.fromkeys(text for _, text in rules)) or None
 
 
 def told(side: Side, x: Input) -> list[tuple[str, str]]:
@@ -456,17 +535,25 @@ def told(side: Side, x: Input) -> list[tuple[str, str]]:
     if weight_dtype(side) not in (None, x.predictions.dtype.name):
         held = held | {"weight_dtype"}
     # A rule of gradients alone is not what sets values apart.
-    values = gap_of(own, expected).value > _FEW_ULPS
+    gap = gap_of(own, expected)
+    values = gap.value > gap.limit
     kind = _kind(side.adapted(x))
     return [
         (deviation.name, deviation.sentence(side.call))
         for deviation in of_tensors
         if deviation.name in held
         and (kind is None or deviation.kind in (None, kind))
-        and deviation.concerns(side.spec, side.call)
+        and _concerns(deviation, side)
         and deviation.has(side.call)
         and not (values and deviation.of == "gradient" and deviation.name in _OF_GRADIENTS)
     ]
+
+
+def _concerns(deviation: Deviation, side: Side) -> bool:
+    """Whether a loss takes what a rule is about; of the dtype of its weights the object tells more than its call."""
+    assert side.spec is not None
+    when = None if deviation.name == "weight_dtype" else deviation.when
+    return replace(deviation, when=when).concerns(side.spec, side.call)
 
 
 def _kind(x: Input) -> str | None:

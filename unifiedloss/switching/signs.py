@@ -25,6 +25,7 @@ UNSEEN = frozenset(
 in no tensor."""
 
 _LARGE, _FAR, _CLIPPED = 1e3, 5.0, 1e-6
+_FOUR = 4
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ _ELEMENTS: dict[str, Callable[[_Seen], bool]] = {
     "shapes": lambda s: not s.dense,
     "target_range": lambda s: bool(((s.t < 0) | (s.t > 1)).any()),
     "infinite_logit": lambda s: bool(np.isinf(s.p.astype(np.float64)).any()),
+    "weightless_target": lambda s: s.w is not None and 0 in s.w and bool(((s.t < 0) | (s.t > 1)).any()),
     "integer_targets": lambda s: s.t.dtype.kind in "iub",
     "one_axis": lambda s: s.p.ndim <= 1,
     "no_elements": lambda s: not s.p.size,
@@ -164,6 +166,7 @@ _CLASSES: dict[str, Callable[[_Seen], bool]] = {
     "weightless_label": lambda s: (
         s.labels and s.w is not None and s.w.shape == s.t.shape and bool(s.bad[s.w == 0].any())
     ),
+    "four_axes": lambda s: s.p.ndim == _FOUR,
     "label_order": lambda s: s.labels and bool(s.bad.any()),
     "missing_labels": lambda s: s.labels and np.unique(s.t).size < s.k,
     "label_shape": lambda s: s.labels and s.t.shape != s.positions,
