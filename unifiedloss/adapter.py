@@ -63,7 +63,7 @@ class Mode(NamedTuple):
             taken through the compiled function.
         costly: whether compiling takes so long that only a small part of the cases is run.
         exact: whether ``rounding="exact"`` is held for all losses in this mode. If not, there is no way to the host, and what
-            `unifiedloss.exact.graph` has no form of is refused.
+            `unifiedloss.exact.graph_form` has no form of is refused.
         complete: whether this is the mode in which every case is run, where that is not the adapter's first. For a framework that
             compiles eager calls too, the mode that compiles a call and its gradients as one program is the cheapest.
     """
