@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,3 +118,11 @@ def test_function_object() -> None:
     function = ul.MeanSquaredError().to("numpy")
     assert pickle.loads(pickle.dumps(function))(np.ones(2), np.zeros(2)) == 1.0  # noqa: S301
     assert repr(function) == "LossFunction(MeanSquaredError())"
+
+
+@pytest.mark.parametrize("more", [{}, {"mask": np.ones(6, bool)}], ids=["whole", "masked"])
+def test_gradient_of_a_mean_of_large_errors(more: dict[str, Any]) -> None:
+    """Twice the error overflows, and its share of the mean does not."""
+    x = np.full(6, 3e38, np.float32)
+    _, gradient = ul.MeanSquaredError().value_and_grad(x, np.zeros_like(x), **more)
+    np.testing.assert_allclose(gradient, 1e38, rtol=1e-6)

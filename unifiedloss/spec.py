@@ -289,10 +289,10 @@ def _spec(cls: type[Loss]) -> Any:
     fill = made.__init__
 
     @wraps(fill)
-    def __init__(self: Any, **given: Any) -> None:  # noqa: N807 - it takes the place of the one that is called so
+    def __init__(self: Any, /, **given: Any) -> None:  # noqa: N807 - it takes the place of the one that is called so
         for name in given:  # which Python would refuse as well, without saying what there is
             if name not in known:
-                msg = f"{name!r} is not a field of {made.__name__}; {fields_of(made, name)}"
+                msg = f"{name!r} is not a field of {made.__name__}; {_fields_of(made, name)}"
                 raise SpecTypeError(msg)
         fill(self, **given)
 
@@ -506,14 +506,16 @@ class Loss:
             SpecTypeError: there is no field of that name. The message names those there are.
             SpecValueError: a field is out of range.
         """
-        for name in changes:
-            if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
-                msg = f"{name!r} is not a field of {type(self).__name__}; {fields_of(type(self), name)}"
-                raise SpecTypeError(msg)
         return type(self)(**(self._changed() | changes))
 
 
 LOSSES: dict[str, type[Loss]] = {}
+
+
+def bound_spec(obj: object) -> Loss | None:
+    """The spec of what `Loss.to` made; None for anything else."""
+    bound = getattr(obj, "spec", None)
+    return bound if isinstance(bound, Loss) else None
 
 
 def _plain(value: Any) -> Any:
@@ -521,7 +523,7 @@ def _plain(value: Any) -> Any:
     return [_plain(element) for element in value] if isinstance(value, tuple) else value
 
 
-def fields_of(cls: type[Loss], unknown: str) -> str:
+def _fields_of(cls: type[Loss], unknown: str) -> str:
     """The fields of a loss, for a message about a name that is none of them."""
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if unknown in ("sample_weight", "mask"):
@@ -928,7 +930,7 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in rest:
         if key not in known:
-            msg = f"The key {key!r} is not a field of {name!r}; {fields_of(cls, key)}"
+            msg = f"The key {key!r} is not a field of {name!r}; {_fields_of(cls, key)}"
             raise SerializationError(msg)
     return cls(**rest)  # type: ignore[return-value]
 

@@ -31,7 +31,7 @@ NumPyArray = NDArray[Any]
 def loss(plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> Array:
     """The loss, correctly rounded. Its gradient to the predictions is so too, and is the only one it has."""
     arrays = predictions, targets, sample_weight, mask
-    value: Array = _evaluate(plan, *arrays, None)[0] if _at_hand(*arrays) else _differentiable(plan, *arrays)
+    value: Array = _with_values(plan, *arrays, None)[0] if _at_hand(*arrays) else _differentiable(plan, *arrays)
     return value
 
 
@@ -84,8 +84,11 @@ _differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _evaluate(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for, from predictions, targets, sample_weight, mask, upstream (the last three or None)."""
-    at_once = _at_hand(*arrays) and not _pays(plan, arrays)
-    return (_found_at_once if at_once else _traced)(plan, *arrays, gradient=gradient)
+    return (_with_values if _at_hand(*arrays) else _traced)(plan, *arrays, gradient=gradient)
+
+
+def _with_values(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
+    return (_traced if _pays(plan, arrays) else _found_at_once)(plan, *arrays, gradient=gradient)
 
 
 _MANY = 1 << 26

@@ -23,7 +23,7 @@ from unifiedloss.errors import (
     UnsupportedError,
 )
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import WITH_CLASSES, AnyLoss, Loss
+from unifiedloss.spec import WITH_CLASSES, AnyLoss, Loss, bound_spec
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.tables import NATIVES
 
@@ -195,8 +195,8 @@ def side_of(loss: Any) -> Side:
     elif isinstance(loss, Call):
         call = loss
     else:
-        bound = getattr(loss, "spec", None)  # what `Loss.to` made
-        if isinstance(bound, Loss):
+        bound = bound_spec(loss)
+        if bound is not None:
             return side_of(bound)
         return _of_call(switching.read(loss), loss)
     return _of_call(call, None)
