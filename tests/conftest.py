@@ -21,7 +21,13 @@ from unifiedloss.conformance.workers import jax_cache
 
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
-LONGEST = ("test_conformance.py", "test_keras.py", "test_exact_tensorflow.py", "test_jax.py", "test_switching_torch.py")
+LONGEST = (
+    "test_conformance.py",
+    "test_keras.py",
+    "test_exact_tensorflow.py",
+    "test_jax.py",
+    "test_switching_torch.py",
+)
 """The files that take minutes. They come first, so that no process is left alone with one of them at the end."""
 
 # Before any framework loads, and inherited by child processes. It hides start-up chatter and changes no number.
@@ -40,7 +46,9 @@ def all_required() -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker and start counting."""
-    config.addinivalue_line("markers", "framework(name, ...): needs these frameworks; skipped, or failed, without them")
+    config.addinivalue_line(
+        "markers", "framework(name, ...): needs these frameworks; skipped, or failed, without them"
+    )
     # The workers of pytest-xdist report to the main process, and only there is the whole run known.
     if not hasattr(config, "workerinput"):
         _share_compiled_programs(config)
@@ -55,7 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _share_compiled_programs(config: pytest.Config) -> None:
     """Let all processes of this run, workers and the children of tests, compile each program of JAX once."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # by the run this one is a part of, or by whoever started it
+    if (
+        "JAX_COMPILATION_CACHE_DIR" in os.environ
+    ):  # by the run this one is a part of, or by whoever started it
         return
     folder = tempfile.TemporaryDirectory(prefix="unifiedloss-jax-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
@@ -64,15 +74,22 @@ def _share_compiled_programs(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Note the frameworks a test needs, and skip it or fail it where one is missing."""
-    names = list(dict.fromkeys(name for mark in item.iter_markers("framework") for name in mark.args))
+    names = list(
+        dict.fromkeys(name for mark in item.iter_markers("framework") for name in mark.args)
+    )
     unknown = [name for name in names if name not in FRAMEWORKS]
     if unknown:
-        pytest.fail(f"the framework marker names {unknown}; known are {list(FRAMEWORKS)}", pytrace=False)
+        pytest.fail(
+            f"the framework marker names {unknown}; known are {list(FRAMEWORKS)}", pytrace=False
+        )
     # As properties, because these travel with the report from the process that ran the test.
     item.user_properties.extend(("framework", name) for name in names)
     missing = [name for name in names if not installed(name)]
     if missing and all_required():
-        pytest.fail(f"UNIFIEDLOSS_REQUIRE_ALL is set, and not installed here: {', '.join(missing)}", pytrace=False)
+        pytest.fail(
+            f"UNIFIEDLOSS_REQUIRE_ALL is set, and not installed here: {', '.join(missing)}",
+            pytrace=False,
+        )
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
@@ -87,7 +104,9 @@ class _Frameworks:
         """Say which frameworks are here before the first test runs."""
         distributions = importlib.metadata.packages_distributions()
         versions = [
-            f"{name} {importlib.metadata.version(distributions[name][0])}" if installed(name) else f"{name} missing"
+            f"{name} {importlib.metadata.version(distributions[name][0])}"
+            if installed(name)
+            else f"{name} missing"
             for name in FRAMEWORKS
         ]
         return f"frameworks: {', '.join(versions)}"
@@ -115,9 +134,12 @@ class _Frameworks:
         terminalreporter.section("frameworks")
         for name in FRAMEWORKS:
             numbers = ", ".join(
-                f"{self.counts[name, outcome]} {outcome}" for outcome in ("passed", "failed", "skipped")
+                f"{self.counts[name, outcome]} {outcome}"
+                for outcome in ("passed", "failed", "skipped")
             )
-            terminalreporter.line(f"{name:<11} {numbers}{'' if installed(name) else ' (not installed)'}")
+            terminalreporter.line(
+                f"{name:<11} {numbers}{'' if installed(name) else ' (not installed)'}"
+            )
         if all_required() and self.untested():
             terminalreporter.line(
                 f"FAILED: UNIFIEDLOSS_REQUIRE_ALL is set, and no test passed with {', '.join(self.untested())}"

@@ -92,8 +92,12 @@ def install(folder: Path, kind: str) -> str:
     (folder / f"{name}.py").write_text(SOURCE.format(name=name), encoding="utf-8")
     metadata = folder / f"{name}-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-    (metadata / "entry_points.txt").write_text(f"[unifiedloss.adapters]\n{name} = {name}:{kind}\n", encoding="utf-8")
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (metadata / "entry_points.txt").write_text(
+        f"[unifiedloss.adapters]\n{name} = {name}:{kind}\n", encoding="utf-8"
+    )
     return name
 
 

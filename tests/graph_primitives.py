@@ -56,7 +56,12 @@ def check_all(xp: Ops, run: Run) -> None:
         )
 
     def second(points: Any, small: Any, probe: Any) -> tuple[Any, ...]:
-        return graph_fast.exp64(xp, points), xp.log1p(small), xp.log(1 + small), graph_sums.tree_sum(xp, probe, size)
+        return (
+            graph_fast.exp64(xp, points),
+            xp.log1p(small),
+            xp.log(1 + small),
+            graph_sums.tree_sum(xp, probe, size),
+        )
 
     found = run(first, a, b, c, values)
     total, rest, product, error, odd, high, low, radius, *bits, back = found
@@ -68,9 +73,15 @@ def check_all(xp: Ops, run: Run) -> None:
         assert Fraction(product[i]) + Fraction(error[i]) == x * y
     even = (a.view(np.int64) & 1) == 0
     outwards = np.sign(a) == np.sign(b)
-    np.testing.assert_array_equal(odd.view(np.int64), a.view(np.int64) + np.where(even, np.where(outwards, 1, -1), 0))
+    np.testing.assert_array_equal(
+        odd.view(np.int64), a.view(np.int64) + np.where(even, np.where(outwards, 1, -1), 0)
+    )
     exact = sum(map(Fraction, a), Fraction(0))
-    assert abs(Fraction(high.item()) + Fraction(low.item()) - exact) <= Fraction(radius.item()) <= abs(exact) * 2**-60
+    assert (
+        abs(Fraction(high.item()) + Fraction(low.item()) - exact)
+        <= Fraction(radius.item())
+        <= abs(exact) * 2**-60
+    )
     for found_bits, dtype in zip(bits, ("float32", *HALVES), strict=True):
         wanted = [nearest(Fraction(v), FORMATS[dtype]) for v in values]
         got = _read(found_bits, dtype)
@@ -84,14 +95,22 @@ def check_all(xp: Ops, run: Run) -> None:
     digits = Context(prec=40)
     _check_errors(exp, [digits.exp(Decimal(x)) for x in points], 3 * U)
     _check_errors(log1p, [_log1p(digits, x) for x in small], 10 * U)
-    _check_errors(log, [digits.ln(Decimal(1 + x)) if 1 + x > 1 else Decimal(0) for x in small], 10 * U)
+    _check_errors(
+        log, [digits.ln(Decimal(1 + x)) if 1 + x > 1 else Decimal(0) for x in small], 10 * U
+    )
     for place in range(3):
-        assert len(np.unique(sums[place * size : (place + 1) * size])) <= graph_sums.height(size) + 1
+        assert (
+            len(np.unique(sums[place * size : (place + 1) * size])) <= graph_sums.height(size) + 1
+        )
 
 
 def _log1p(digits: Context, x: float) -> Decimal:
     # Where 1 + x has more digits than there are here: x - x^2 / 2.
-    return digits.ln(digits.add(1, Decimal(x))) if x > 1e-18 else digits.multiply(Decimal(x), Decimal(1 - x / 2))
+    return (
+        digits.ln(digits.add(1, Decimal(x)))
+        if x > 1e-18
+        else digits.multiply(Decimal(x), Decimal(1 - x / 2))
+    )
 
 
 def _hard_to_round(random: np.random.Generator) -> Any:
@@ -102,11 +121,23 @@ def _hard_to_round(random: np.random.Generator) -> Any:
         unit = form.epsilon
         for start in (1.0, form.tiny, form.largest, 3 * form.tiny):
             middle = start * (1 + unit / 2)
-            near += [middle, middle * (1 + 2.0**-50), middle * (1 - 2.0**-50), start * (1 + 1.5 * unit)]
+            near += [
+                middle,
+                middle * (1 + 2.0**-50),
+                middle * (1 - 2.0**-50),
+                start * (1 + 1.5 * unit),
+            ]
         least = form.tiny * form.epsilon
-        near += [least * k / 4 for k in range(1, 12)] + [least * (0.5 + 2.0**-50), form.tiny * (1 - 2.0**-12)]
+        near += [least * k / 4 for k in range(1, 12)] + [
+            least * (0.5 + 2.0**-50),
+            form.tiny * (1 - 2.0**-12),
+        ]
     values = np.concatenate(
-        [near, random.normal(size=200) * 2.0 ** random.integers(-160, 120, 200), [0.0, 1e300, 1e-300]]
+        [
+            near,
+            random.normal(size=200) * 2.0 ** random.integers(-160, 120, 200),
+            [0.0, 1e300, 1e-300],
+        ]
     )
     return np.concatenate([values, -values])
 
@@ -120,6 +151,7 @@ def _read(bits: Any, dtype: str) -> Any:
 
 def _check_errors(found: Any, exact: list[Decimal], bound: float) -> None:
     errors = [
-        abs(Decimal(float(f)) - e) / abs(e) if e else abs(Decimal(float(f))) for f, e in zip(found, exact, strict=True)
+        abs(Decimal(float(f)) - e) / abs(e) if e else abs(Decimal(float(f)))
+        for f, e in zip(found, exact, strict=True)
     ]
     assert max(errors) <= bound

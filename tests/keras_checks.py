@@ -70,7 +70,12 @@ CASES: list[tuple[Any, Array, Array]] = [
             {"label_smoothing": 0.1},
             {"class_weights": [1, 2, 4, 0]},
             {"ignore_index": 1},
-            {"class_weights": [1, 2, 4, 3], "label_smoothing": 0.2, "ignore_index": [-100, 3], "divisor": "present"},
+            {
+                "class_weights": [1, 2, 4, 3],
+                "label_smoothing": 0.2,
+                "ignore_index": [-100, 3],
+                "divisor": "present",
+            },
         )
     ),
     (CE(), PROBABILITIES, LABELS),
@@ -105,7 +110,9 @@ def wide(x: Array) -> Array:
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
-def expected(spec: Any, predictions: Array, targets: Array, **companions: Any) -> tuple[Array, Array]:
+def expected(
+    spec: Any, predictions: Array, targets: Array, **companions: Any
+) -> tuple[Array, Array]:
     """Loss and gradient by NumPy in float64."""
     value, gradient = spec.value_and_grad(wide(predictions), wide(targets), **companions)
     return value, gradient
@@ -113,7 +120,9 @@ def expected(spec: Any, predictions: Array, targets: Array, **companions: Any) -
 
 def graph(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function compiled, as the backend compiles: tf.function, jax.jit, torch.compile; on NumPy plainly."""
-    name = {"tensorflow": "function", "jax": "jit", "torch": "aot_eager", "numpy": "eager"}[BACKEND.name]
+    name = {"tensorflow": "function", "jax": "jit", "torch": "aot_eager", "numpy": "eager"}[
+        BACKEND.name
+    ]
     return ADAPTER.modes()[name].run(function, *arguments)
 
 
@@ -124,12 +133,17 @@ def eagerly(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Any
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1)])
 @pytest.mark.parametrize(
-    "array", [np.array(["a"] * 5), np.array([{}] * 5), np.array([1j] * 5), np.array([1] * 5, "M8[D]")]
+    "array",
+    [np.array(["a"] * 5), np.array([{}] * 5), np.array([1j] * 5), np.array([1] * 5, "M8[D]")],
 )
 def test_arrays_of_no_admitted_dtype(array: Array, shape: tuple[int, ...]) -> None:
     """What the backend has no tensor for is refused by the loss and by Keras' object alike, in the words NumPy has for it."""
     array = array.reshape(shape)
-    for spec, predictions in ((CE(from_logits=True), LOGITS), (MSE(), LOGITS[:, :1]), (MSE(), LOGITS[:, 0])):
+    for spec, predictions in (
+        (CE(from_logits=True), LOGITS),
+        (MSE(), LOGITS[:, :1]),
+        (MSE(), LOGITS[:, 0]),
+    ):
         with pytest.raises(DTypeError) as plain:
             spec(predictions, array)
         z = tensor(predictions)
@@ -191,28 +205,46 @@ def test_numbers_are_numpys(case: int, accompanied: bool) -> None:
     assert numpy(slope).dtype == np.float32
 
 
-@pytest.mark.parametrize(("spec", "predictions", "targets"), [CASES[4], CASES[17], CASES[20], CASES[22], CASES[26]])
+@pytest.mark.parametrize(
+    ("spec", "predictions", "targets"), [CASES[4], CASES[17], CASES[20], CASES[22], CASES[26]]
+)
 def test_compiled_numbers_are_numpys(spec: Any, predictions: Array, targets: Array) -> None:
     """The same in a graph, where no value can be read and every check is made by selects."""
     compiled = graph(lambda p, t: ADAPTER.loss(spec, p, t), tensor(predictions), tensor(targets))
-    np.testing.assert_allclose(numpy(compiled), expected(spec, predictions, targets)[0], rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        numpy(compiled), expected(spec, predictions, targets)[0], rtol=2e-6, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize(("spec", "predictions", "targets"), [CASES[4], CASES[16], CASES[20], CASES[22], CASES[25]])
+@pytest.mark.parametrize(
+    ("spec", "predictions", "targets"), [CASES[4], CASES[16], CASES[20], CASES[22], CASES[25]]
+)
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_dtypes(spec: Any, predictions: Array, targets: Array, dtype: str) -> None:
     """float64 is computed as such; half types are computed in float32 and rounded once."""
-    narrow = numpy(keras.ops.cast(tensor(predictions), dtype)) if dtype != "float64" else predictions.astype(dtype)
-    given = tensor(predictions.astype("float64")) if dtype == "float64" else keras.ops.cast(tensor(predictions), dtype)
+    narrow = (
+        numpy(keras.ops.cast(tensor(predictions), dtype))
+        if dtype != "float64"
+        else predictions.astype(dtype)
+    )
+    given = (
+        tensor(predictions.astype("float64"))
+        if dtype == "float64"
+        else keras.ops.cast(tensor(predictions), dtype)
+    )
     targets = wide(targets) if dtype == "float64" else targets
-    run = ADAPTER.modes()["jit" if BACKEND.name == "jax" else "eager"].run  # which enable x64 in JAX
+    run = ADAPTER.modes()[
+        "jit" if BACKEND.name == "jax" else "eager"
+    ].run  # which enable x64 in JAX
     value, slope = run(lambda p: ADAPTER.value_and_grad(spec, p, targets), given)
     wanted, wanted_slope = expected(spec, narrow, targets)
     assert ADAPTER.dtype_name(value.dtype) == ("float64" if dtype == "float64" else "float32")
     assert ADAPTER.dtype_name(slope.dtype) == dtype
     np.testing.assert_allclose(numpy(value), wanted, rtol=1e-13 if dtype == "float64" else 2e-6)
     close = {"float64": 1e-12, "bfloat16": 2e-2}[dtype]
-    np.testing.assert_allclose(numpy(slope).astype(np.float64), wanted_slope, rtol=close, atol=close / 10)
+    np.testing.assert_allclose(
+        numpy(slope).astype(np.float64), wanted_slope, rtol=close, atol=close / 10
+    )
 
 
 def test_float64_targets_widen() -> None:
@@ -245,7 +277,12 @@ def test_labels_of_every_integer_dtype(label: str) -> None:
 def test_divisors_of_sample_weights() -> None:
     """Weights divide by their sum unless another divisor is named: Keras divides by N, sklearn by the sum, TensorFlow 1 by a count."""
     weights = np.float32([1, 0, 3, 1])
-    for divisor, wanted in (("weights", 0.387003), ("present", 0.483753), ("all", 0.483753), ("nonzero", 0.645004)):
+    for divisor, wanted in (
+        ("weights", 0.387003),
+        ("present", 0.483753),
+        ("all", 0.483753),
+        ("nonzero", 0.645004),
+    ):
         value = loss(CE(from_logits=True, divisor=divisor), X, Y, sample_weight=weights)
         np.testing.assert_allclose(value, wanted, rtol=2e-6)
 
@@ -255,7 +292,9 @@ def test_class_weights_divide_alike_for_both_kinds_of_target() -> None:
     spec = CE(from_logits=True, class_weights=W)
     for targets in (Y, np.eye(3, dtype=np.float32)[Y]):
         np.testing.assert_allclose(loss(spec, X, targets), 0.878126, rtol=2e-6)
-        np.testing.assert_allclose(loss(spec.replace(divisor="all"), X, targets), 1.975783, rtol=2e-6)
+        np.testing.assert_allclose(
+            loss(spec.replace(divisor="all"), X, targets), 1.975783, rtol=2e-6
+        )
 
 
 def test_ignored_labels() -> None:
@@ -263,7 +302,9 @@ def test_ignored_labels() -> None:
     spec = CE(from_logits=True, ignore_index=-100)
     np.testing.assert_allclose(loss(spec, X, [0, 1, -100, 2]), 0.971275, rtol=2e-6)
     np.testing.assert_allclose(loss(spec, X, [0, -100, 1, 2]), 0.549717, rtol=2e-6)
-    np.testing.assert_allclose(loss(spec.replace(divisor="all"), X, [0, -100, 1, 2]), 0.412287, rtol=2e-6)
+    np.testing.assert_allclose(
+        loss(spec.replace(divisor="all"), X, [0, -100, 1, 2]), 0.412287, rtol=2e-6
+    )
     with pytest.raises(BadValueError, match=r"targets\[2\] is -100: not a class index in 0..2"):
         eagerly(CE(from_logits=True), X, [0, 1, -100, 2])
 
@@ -287,7 +328,9 @@ def test_bad_labels() -> None:
         return
     labels = tensor(np.array([0, -1, 3, -100], np.int32))
     value, (slope,) = ADAPTER.differentiate(
-        lambda p: graph(lambda x, t: ADAPTER.loss(spec.replace(reduction="none"), x, t), p, labels), (tensor(X),), None
+        lambda p: graph(lambda x, t: ADAPTER.loss(spec.replace(reduction="none"), x, t), p, labels),
+        (tensor(X),),
+        None,
     )
     np.testing.assert_array_equal(np.isnan(numpy(value)), [False, True, True, True])
     np.testing.assert_array_equal(np.isnan(numpy(slope)).all(1), [False, True, True, True])
@@ -310,7 +353,9 @@ def test_clipping() -> None:
 
 def test_nothing_is_renormalized() -> None:
     """A row of probabilities is read as it stands, and what is no probability is an error."""
-    np.testing.assert_allclose(loss(CE(), np.float32([[0.4, 0.2, 0.2]]), [0]), -np.log(0.4), rtol=1e-6)
+    np.testing.assert_allclose(
+        loss(CE(), np.float32([[0.4, 0.2, 0.2]]), [0]), -np.log(0.4), rtol=1e-6
+    )
     with pytest.raises(BadValueError, match="from_logits=True"):
         eagerly(CE(), np.float32([[2, 1, 1]]), [0])
 
@@ -330,7 +375,9 @@ def test_the_numbers_given_are_used(compiled: bool) -> None:
         (BCE(from_logits=True), sigmoid, no, 1 / (1 + np.exp(-logits))),
     ):
         value = run(
-            lambda z, t, spec=spec, f=activation: ADAPTER.loss(spec, f(z), t), tensor(np.float32(logits)), targets
+            lambda z, t, spec=spec, f=activation: ADAPTER.loss(spec, f(z), t),
+            tensor(np.float32(logits)),
+            targets,
         )
         np.testing.assert_allclose(numpy(value), spec(by_hand, wide(numpy(targets))), rtol=1e-6)
 
@@ -340,7 +387,9 @@ def test_binary_logits_of_any_size() -> None:
     spec = BCE(from_logits=True, reduction="none")
     np.testing.assert_allclose(loss(spec, np.float32([100, -100]), [0.0, 1.0]), [100, 100])
     assert (loss(spec, np.float32([100, -100]), [1.0, 0.0]) < 1e-40).all()
-    np.testing.assert_allclose(loss(spec, np.float32([20, -20]), [1.0, 0.0]), np.exp(-20.0), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss(spec, np.float32([20, -20]), [1.0, 0.0]), np.exp(-20.0), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -369,7 +418,10 @@ def test_binary_gradient(pos_weight: float | None, smoothing: float, compiled: b
 def test_binary_loss_at_infinity() -> None:
     """An infinite logit costs 0 where the label agrees and infinity where it does not."""
     spec = BCE(from_logits=True, reduction="none")
-    logits, targets = np.float32([np.inf, -np.inf, np.inf, -np.inf, np.inf]), np.float32([1, 0, 0, 1, 0.5])
+    logits, targets = (
+        np.float32([np.inf, -np.inf, np.inf, -np.inf, np.inf]),
+        np.float32([1, 0, 0, 1, 0.5]),
+    )
     np.testing.assert_array_equal(loss(spec, logits, targets), [0, 0, np.inf, np.inf, np.inf])
 
 
@@ -380,7 +432,9 @@ def test_class_axis_must_be_named() -> None:
     with pytest.raises(SpecValueError, match="torch uses axis=1"):
         eagerly(CE(from_logits=True), logits, labels)
     for axis, wanted in ((1, 3.050946), (-1, 1.407606)):
-        np.testing.assert_allclose(loss(CE(from_logits=True, axis=axis), logits, labels), wanted, rtol=2e-6)
+        np.testing.assert_allclose(
+            loss(CE(from_logits=True, axis=axis), logits, labels), wanted, rtol=2e-6
+        )
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -409,7 +463,9 @@ def test_squared_error_counts_elements() -> None:
     assert loss(MSE(), np.float32([1, 2]), np.zeros(2, np.float32), sample_weight=weights) == 3.25
     rows = np.float32([[1, 1], [2, 2]])
     zeros = np.zeros_like(rows)
-    np.testing.assert_array_equal(loss(MSE(reduction="none"), rows, zeros, sample_weight=weights), [[1, 1], [12, 12]])
+    np.testing.assert_array_equal(
+        loss(MSE(reduction="none"), rows, zeros, sample_weight=weights), [[1, 1], [12, 12]]
+    )
     assert loss(MSE(), rows, zeros, sample_weight=weights) == 3.25
 
 
@@ -425,7 +481,9 @@ def test_labels_are_never_rounded() -> None:
 
 def test_large_offsets() -> None:
     """Logits are shifted by their maximum before anything is rounded (row 28)."""
-    np.testing.assert_allclose(loss(CE(from_logits=True), np.float32([[1e5 + 1, 1e5]]), [0]), 0.3132617, rtol=1e-6)
+    np.testing.assert_allclose(
+        loss(CE(from_logits=True), np.float32([[1e5 + 1, 1e5]]), [0]), 0.3132617, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -434,7 +492,9 @@ def test_minus_infinity_is_probability_zero(dense: bool) -> None:
     logits = np.float32([[2, -np.inf, 0]])
     targets = np.float32([[1, 0, 0]]) if dense else np.array([0])
     np.testing.assert_allclose(loss(CE(from_logits=True), logits, targets), 0.126928, rtol=1e-5)
-    np.testing.assert_allclose(gradient(CE(from_logits=True), logits, targets), [[-0.119203, 0, 0.119203]], rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient(CE(from_logits=True), logits, targets), [[-0.119203, 0, 0.119203]], rtol=1e-5
+    )
 
 
 def test_dense_gradient_of_any_row_sum() -> None:
@@ -467,9 +527,13 @@ def test_empty_batch() -> None:
 
 def test_softmax() -> None:
     """unifiedloss.softmax of Keras' tensors, with 0 below the smallest normal number; a single class is nothing to warn about."""
-    np.testing.assert_allclose(numpy(ADAPTER.softmax(tensor(LOGITS), None)), PROBABILITIES, rtol=1e-6)
+    np.testing.assert_allclose(
+        numpy(ADAPTER.softmax(tensor(LOGITS), None)), PROBABILITIES, rtol=1e-6
+    )
     assert numpy(ADAPTER.softmax(tensor(np.float32([[100, 0]])), None))[0, 1] == 0
-    np.testing.assert_array_equal(numpy(ADAPTER.softmax(tensor(np.float32([[7], [1]])), None)), [[1], [1]])
+    np.testing.assert_array_equal(
+        numpy(ADAPTER.softmax(tensor(np.float32([[7], [1]])), None)), [[1], [1]]
+    )
 
 
 def test_upstream_is_shaped_like_the_loss() -> None:
@@ -480,10 +544,13 @@ def test_upstream_is_shaped_like_the_loss() -> None:
         _, doubled = CE(from_logits=True).value_and_grad(z, y, upstream=two)
         np.testing.assert_allclose(numpy(doubled), 2 * numpy(gradient), rtol=1e-6)
     with pytest.raises(
-        ShapeError, match=r"upstream must have the shape of the loss \(\), got \(4,\); nothing is broadcast"
+        ShapeError,
+        match=r"upstream must have the shape of the loss \(\), got \(4,\); nothing is broadcast",
     ):
         CE(from_logits=True).value_and_grad(z, y, upstream=np.ones(4))
-    with pytest.raises(ShapeError, match=r"upstream must have the shape of the loss \(4,\), got \(\)"):
+    with pytest.raises(
+        ShapeError, match=r"upstream must have the shape of the loss \(4,\), got \(\)"
+    ):
         CE(from_logits=True, reduction="none").value_and_grad(z, y, upstream=2.0)
     with pytest.raises(DTypeError, match="upstream must be floating or integer, got bool; cast it"):
         CE(from_logits=True).value_and_grad(z, y, upstream=True)
@@ -513,7 +580,9 @@ def test_owners() -> None:
     assert registry.adapter_for(plain, keras.Variable(Y, dtype="int32", trainable=False)) is ADAPTER
     np.testing.assert_allclose(numpy(CE(from_logits=True)(variable, Y)), 0.764189, rtol=1e-6)
     np.testing.assert_allclose(
-        numpy(CE(from_logits=True)(plain, keras.Variable(Y, dtype="int32", trainable=False))), 0.764189, rtol=1e-6
+        numpy(CE(from_logits=True)(plain, keras.Variable(Y, dtype="int32", trainable=False))),
+        0.764189,
+        rtol=1e-6,
     )
 
 
@@ -533,7 +602,9 @@ def test_value_and_grad_of_variables() -> None:
     np.testing.assert_allclose(numpy(slope), 2 * expected(CE(from_logits=True), X, Y)[1], rtol=1e-5)
     np.testing.assert_array_equal(numpy(variable.value), X)
     with pytest.raises(UnsupportedError, match="symbolic"):
-        CE(from_logits=True).value_and_grad(keras.KerasTensor((None, 3)), keras.KerasTensor((None,), "int32"))
+        CE(from_logits=True).value_and_grad(
+            keras.KerasTensor((None, 3)), keras.KerasTensor((None,), "int32")
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- symbolic tensors
@@ -556,8 +627,12 @@ def test_symbolic_loss_is_a_node_of_a_model(tmp_path: Path) -> None:
             w = np.float32([1, 0, 3, 1])[:n]
             given = tensor(X[:n]), tensor(Y[:n].astype(np.int32)), tensor(w)
             found = _quickest(lambda *x, candidate=candidate: candidate(list(x)), *given)
-            np.testing.assert_allclose(numpy(found[0]), expected(spec, X[:n], Y[:n], sample_weight=w)[0], rtol=1e-6)
-            np.testing.assert_allclose(numpy(found[1]), spec.replace(reduction="none")(wide(X[:n]), Y[:n]), rtol=1e-6)
+            np.testing.assert_allclose(
+                numpy(found[0]), expected(spec, X[:n], Y[:n], sample_weight=w)[0], rtol=1e-6
+            )
+            np.testing.assert_allclose(
+                numpy(found[1]), spec.replace(reduction="none")(wide(X[:n]), Y[:n]), rtol=1e-6
+            )
             np.testing.assert_allclose(numpy(found[2]), ul.softmax(X[:n]), rtol=1e-6)
 
 
@@ -597,26 +672,39 @@ def test_object_takes_true_before_predicted() -> None:
     for y_true in (Y, Y.tolist(), tensor(Y)):
         np.testing.assert_allclose(numpy(compiled(y_true, tensor(X))), 0.764189, rtol=1e-6)
     weights = np.float32([1, 0, 3, 1])
-    np.testing.assert_allclose(numpy(compiled(Y, tensor(X), sample_weight=weights)), 0.387003, rtol=2e-6)
+    np.testing.assert_allclose(
+        numpy(compiled(Y, tensor(X), sample_weight=weights)), 0.387003, rtol=2e-6
+    )
     np.testing.assert_allclose(numpy(compiled(Y, tensor(X), weights[:, None])), 0.387003, rtol=2e-6)
-    np.testing.assert_allclose(numpy(compiled.call(Y, tensor(X))), [0.407606, 1.407606, 0.142932, 1.098612], rtol=1e-5)
+    np.testing.assert_allclose(
+        numpy(compiled.call(Y, tensor(X))), [0.407606, 1.407606, 0.142932, 1.098612], rtol=1e-5
+    )
 
 
 def test_object_squeezes_as_documented() -> None:
     """Each exception that KerasLoss names, and that there is no other."""
-    index, binary, error = (spec.to("keras") for spec in (CE(from_logits=True), BCE(from_logits=True), MSE()))
+    index, binary, error = (
+        spec.to("keras") for spec in (CE(from_logits=True), BCE(from_logits=True), MSE())
+    )
     column = tensor(X[:, :1])
     flat = tensor(X[:, 0])
     ones = np.float32([1, 0, 1, 0])
     np.testing.assert_allclose(numpy(index(Y[:, None], tensor(X))), 0.764189, rtol=1e-6)
     for compiled in (binary, error):
         wanted = numpy(compiled(ones[:, None], column))
-        for y_true, y_pred in ((ones, column), (ones.astype(int), column), (ones[:, None], flat), (ones, flat)):
+        for y_true, y_pred in (
+            (ones, column),
+            (ones.astype(int), column),
+            (ones[:, None], flat),
+            (ones, flat),
+        ):
             np.testing.assert_allclose(numpy(compiled(y_true, y_pred)), wanted, rtol=1e-6)
     sequence = tensor(RNG.normal(size=(2, 3, 4)).astype(np.float32))
     steps = np.array([[0, 1, 2], [3, 2, 1]])
     last = CE(from_logits=True, axis=-1).to("keras")
-    np.testing.assert_array_equal(numpy(last(steps[..., None], sequence)), numpy(last(steps, sequence)))
+    np.testing.assert_array_equal(
+        numpy(last(steps[..., None], sequence)), numpy(last(steps, sequence))
+    )
     for compiled, y_true, y_pred in (
         (index, Y.astype(np.float32), tensor(X)),
         (index, Y[None], tensor(X)),
@@ -631,7 +719,9 @@ def test_object_squeezes_as_documented() -> None:
 
 def test_floating_labels_are_an_error_that_helps() -> None:
     """Labels that arrive as floats are taken for dense targets, and the message says what to cast them to."""
-    with pytest.raises(ShapeError, match=r"for class indices use an integer dtype and the shape \(4,\)"):
+    with pytest.raises(
+        ShapeError, match=r"for class indices use an integer dtype and the shape \(4,\)"
+    ):
         CE(from_logits=True).to("keras")(Y.astype(np.float32), tensor(X))
 
 
@@ -698,13 +788,43 @@ TRAININGS: dict[str, tuple[Any, Array, int, dict[str, Any], dict[str, Any]]] = {
     "indices": (CE(from_logits=True), SPECIES, 3, {}, {}),
     "column": (CE(from_logits=True, label_smoothing=0.1), SPECIES[:, None], 3, {}, {}),
     "one-hot": (CE(from_logits=True), ONE_HOT, 3, {}, {"sample_weight": EXAMPLE_WEIGHTS}),
-    "class_weight": (CE(from_logits=True), SPECIES, 3, {}, {"class_weight": {0: 1.0, 1: 2.0, 2: 4.0}}),
-    "ignored": (CE(from_logits=True, ignore_index=1), SPECIES, 3, {"jit_compile": BACKEND.name == "jax"}, {}),
-    "binary": (BCE(from_logits=True, pos_weight=2.0), IS_FIRST.astype(np.float32)[:, None], 1, {}, {}),
-    "squared": (MSE(), SPECIES.astype(np.float64)[:, None], 1, {}, {"sample_weight": EXAMPLE_WEIGHTS}),
+    "class_weight": (
+        CE(from_logits=True),
+        SPECIES,
+        3,
+        {},
+        {"class_weight": {0: 1.0, 1: 2.0, 2: 4.0}},
+    ),
+    "ignored": (
+        CE(from_logits=True, ignore_index=1),
+        SPECIES,
+        3,
+        {"jit_compile": BACKEND.name == "jax"},
+        {},
+    ),
+    "binary": (
+        BCE(from_logits=True, pos_weight=2.0),
+        IS_FIRST.astype(np.float32)[:, None],
+        1,
+        {},
+        {},
+    ),
+    "squared": (
+        MSE(),
+        SPECIES.astype(np.float64)[:, None],
+        1,
+        {},
+        {"sample_weight": EXAMPLE_WEIGHTS},
+    ),
 }
 if BACKEND.name == "tensorflow":
-    TRAININGS["eager"] = (CE(from_logits=True), SPECIES, 3, {"run_eagerly": True}, {"sample_weight": EXAMPLE_WEIGHTS})
+    TRAININGS["eager"] = (
+        CE(from_logits=True),
+        SPECIES,
+        3,
+        {"run_eagerly": True},
+        {"sample_weight": EXAMPLE_WEIGHTS},
+    )
     TRAININGS["xla"] = (CE(from_logits=True), SPECIES, 3, {"jit_compile": True}, {})
 
 
@@ -719,11 +839,15 @@ def test_training(name: str) -> None:
     if "class_weight" in fitting:
         weights = np.array([fitting["class_weight"][label] for label in targets])
     if COMPILES:
-        history = model.fit(FEATURES, targets, batch_size=BATCH, shuffle=False, verbose=0, **fitting).history
+        history = model.fit(
+            FEATURES, targets, batch_size=BATCH, shuffle=False, verbose=0, **fitting
+        ).history
         np.testing.assert_allclose(history["loss"], [reference.epoch(plain, weights)], rtol=1e-5)
         np.testing.assert_allclose(model.get_weights()[0], reference.kernel, rtol=1e-3, atol=1e-4)
     if not COMPILES or name == "indices":
-        evaluated = model.evaluate(FEATURES, targets, batch_size=BATCH, verbose=0, sample_weight=weights)
+        evaluated = model.evaluate(
+            FEATURES, targets, batch_size=BATCH, verbose=0, sample_weight=weights
+        )
         np.testing.assert_allclose(evaluated, reference.epoch(plain, weights, rate=0.0), rtol=1e-4)
 
 
@@ -789,9 +913,13 @@ def test_losses_of_several_outputs() -> None:
     )
     targets = {"species": SPECIES, "width": FEATURES[:, 3]}
     weights = {"species": EXAMPLE_WEIGHTS, "width": np.ones_like(EXAMPLE_WEIGHTS)}
-    values = model.evaluate(FEATURES, targets, sample_weight=weights, batch_size=75, verbose=0, return_dict=True)
+    values = model.evaluate(
+        FEATURES, targets, sample_weight=weights, batch_size=75, verbose=0, return_dict=True
+    )
     predicted = {name: numpy(output) for name, output in model(FEATURES).items()}
-    species = expected(specs["species"], predicted["species"], SPECIES, sample_weight=EXAMPLE_WEIGHTS)[0]
+    species = expected(
+        specs["species"], predicted["species"], SPECIES, sample_weight=EXAMPLE_WEIGHTS
+    )[0]
     width = expected(specs["width"], predicted["width"][:, 0], FEATURES[:, 3])[0]
     np.testing.assert_allclose(values["species_loss"], species, rtol=1e-4)
     np.testing.assert_allclose(values["loss"], species + 0.5 * width, rtol=1e-4)
@@ -809,7 +937,9 @@ def test_mixed_precision(policy: str) -> None:
     value = spec.to("keras")(SPECIES, output)
     assert ADAPTER.dtype_name(value.dtype) == "float32"
     np.testing.assert_allclose(numpy(value), expected(spec, numpy(output), SPECIES)[0], rtol=1e-6)
-    if COMPILES and policy == "mixed_float16":  # with which Keras scales the loss up, and the gradients down
+    if (
+        COMPILES and policy == "mixed_float16"
+    ):  # with which Keras scales the loss up, and the gradients down
         assert np.isfinite(model.fit(FEATURES, SPECIES, verbose=0).history["loss"]).all()
 
 
@@ -853,7 +983,9 @@ def test_replicas_share_the_mean() -> None:
     for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
         with tf.distribute.MirroredStrategy(devices).scope():
             model = linear(CE(from_logits=True), 3)
-        loss = model.fit(FEATURES[:64], SPECIES[:64], batch_size=32, shuffle=False, verbose=0).history["loss"]
+        loss = model.fit(
+            FEATURES[:64], SPECIES[:64], batch_size=32, shuffle=False, verbose=0
+        ).history["loss"]
         learnt.append([loss, *model.get_weights()])
     for one, two in zip(*learnt, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5)
@@ -921,7 +1053,9 @@ def test_exact_half_predictions(dtype: str) -> None:
     """Half predictions have a float32 mean, and a gradient that was rounded once."""
     given = keras.ops.cast(tensor(LOGITS), dtype)
     value, slope = ADAPTER.value_and_grad(EXACT, given, LABELS)
-    wanted, wanted_slope = EXACT.value_and_grad(registry.adapter("numpy").tensor(numpy(given), dtype), LABELS)
+    wanted, wanted_slope = EXACT.value_and_grad(
+        registry.adapter("numpy").tensor(numpy(given), dtype), LABELS
+    )
     assert bits(value) == bits(wanted)
     assert ADAPTER.dtype_name(slope.dtype) == dtype
     assert bits(numpy(slope).astype(np.float64)) == bits(wanted_slope.astype(np.float64))
@@ -944,11 +1078,17 @@ def test_exact_training(name: str, settings: dict[str, Any]) -> None:
     reference = Linear(spec, *map(np.asarray, model.get_weights()))
     plain = targets[:, 0] if name == "column" else targets
     if COMPILES:
-        history = model.fit(FEATURES, targets, batch_size=BATCH, shuffle=False, verbose=0, **fitting).history
-        np.testing.assert_allclose(history["loss"], [reference.epoch(plain, fitting.get("sample_weight"))], rtol=1e-5)
+        history = model.fit(
+            FEATURES, targets, batch_size=BATCH, shuffle=False, verbose=0, **fitting
+        ).history
+        np.testing.assert_allclose(
+            history["loss"], [reference.epoch(plain, fitting.get("sample_weight"))], rtol=1e-5
+        )
         np.testing.assert_allclose(model.get_weights()[0], reference.kernel, rtol=1e-3, atol=1e-4)
     evaluated = model.evaluate(FEATURES, targets, batch_size=len(FEATURES), verbose=0)
-    outputs = numpy(keras.ops.convert_to_tensor(model.predict(FEATURES, batch_size=len(FEATURES), verbose=0)))
+    outputs = numpy(
+        keras.ops.convert_to_tensor(model.predict(FEATURES, batch_size=len(FEATURES), verbose=0))
+    )
     # Keras multiplies what it shows by the number of examples, and divides it by them.
     np.testing.assert_allclose(evaluated, exact(outputs, plain), rtol=3e-7)
 
@@ -967,7 +1107,10 @@ def test_exact_model_is_saved(tmp_path: Path) -> None:
     keras.Model([logits, labels], [rows, EXACT(logits, labels)]).save(tmp_path / "node.keras")
     node = keras.saving.load_model(tmp_path / "node.keras")
     found = node([tensor(X), tensor(Y.astype(np.int32))])
-    assert [bits(x) for x in found] == [bits(EXACT.replace(reduction="none")(X, Y)), bits(EXACT(X, Y))]
+    assert [bits(x) for x in found] == [
+        bits(EXACT.replace(reduction="none")(X, Y)),
+        bits(EXACT(X, Y)),
+    ]
 
 
 def test_exact_bad_label() -> None:
@@ -975,15 +1118,21 @@ def test_exact_bad_label() -> None:
     with pytest.raises(BadValueError, match=r"is 3: not a class index in 0..2"):
         linear(EXACT, 3, run_eagerly=True).evaluate(FEATURES, SPECIES + 1, verbose=0)
     if BACKEND.name in ("tensorflow", "jax"):
-        assert np.isnan(linear(EXACT, 3).fit(FEATURES, SPECIES + 1, verbose=0).history["loss"]).all()
+        assert np.isnan(
+            linear(EXACT, 3).fit(FEATURES, SPECIES + 1, verbose=0).history["loss"]
+        ).all()
 
 
 def test_exact_under_xla() -> None:
     """TensorFlow's XLA cannot call the host: a model that is told to use it is told why it cannot, where the batches' size is not fixed."""
     if BACKEND.name != "tensorflow":
         return
-    with pytest.raises(UnsupportedError, match="no form that XLA compiles for shapes that are unknown"):
-        linear(EXACT, 3, jit_compile=True).fit(FEATURES, SPECIES, batch_size=len(FEATURES) - 1, verbose=0)
+    with pytest.raises(
+        UnsupportedError, match="no form that XLA compiles for shapes that are unknown"
+    ):
+        linear(EXACT, 3, jit_compile=True).fit(
+            FEATURES, SPECIES, batch_size=len(FEATURES) - 1, verbose=0
+        )
 
 
 def test_exact_mixed_precision() -> None:
@@ -1003,6 +1152,10 @@ def test_exact_replicas() -> None:
         model = linear(EXACT, 3)
     reference = Linear(EXACT.replace(rounding="native"), *map(np.asarray, model.get_weights()))
     part = slice(0, BATCH)
-    history = model.fit(FEATURES[part], SPECIES[part], batch_size=BATCH, shuffle=False, verbose=0).history
-    value, _ = expected(reference.spec, wide(FEATURES[part]) @ reference.kernel + reference.bias, SPECIES[part])
+    history = model.fit(
+        FEATURES[part], SPECIES[part], batch_size=BATCH, shuffle=False, verbose=0
+    ).history
+    value, _ = expected(
+        reference.spec, wide(FEATURES[part]) @ reference.kernel + reference.bias, SPECIES[part]
+    )
     np.testing.assert_allclose(history["loss"], [value], rtol=1e-5)

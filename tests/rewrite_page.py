@@ -40,7 +40,9 @@ def with_tables(text: str) -> str:
     """The page on switching with its tables as the code has them, each known by its first line."""
     for table in (table_of_losses(), table_of_refusals(), table_of_deviations()):
         head = re.escape(table.partition("\n")[0])
-        text = re.sub(rf"^{head}\n(?:\|.*\n)*", lambda _, table=table: f"{table}\n", text, flags=re.MULTILINE)  # type: ignore[misc]
+        text = re.sub(
+            rf"^{head}\n(?:\|.*\n)*", lambda _, table=table: f"{table}\n", text, flags=re.MULTILINE
+        )  # type: ignore[misc]
     return text
 
 

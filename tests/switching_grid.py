@@ -30,17 +30,24 @@ BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 def plan_of(spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None) -> Plan:
     """The plan of a call with NumPy arrays."""
     signatures = (
-        None if x is None else Signature(x.shape, x.dtype.name) for x in (predictions, targets, sample_weight)
+        None if x is None else Signature(x.shape, x.dtype.name)
+        for x in (predictions, targets, sample_weight)
     )
     return resolve(spec, *signatures)  # type: ignore[arg-type]
 
 
 def computed(
-    backend: str, spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None = None
+    backend: str,
+    spec: AnyLoss,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None = None,
 ) -> tuple[Array, Array]:
     """The spec's value, and the gradient of its sum, in one backend."""
     adapter = registry.adapter(backend)
-    tensors = (None if x is None else adapter.tensor(x) for x in (predictions, targets, sample_weight))
+    tensors = (
+        None if x is None else adapter.tensor(x) for x in (predictions, targets, sample_weight)
+    )
     value, gradient = adapter.value_and_grad(spec, *tensors)
     return np.asarray(adapter.to_numpy(value)), np.asarray(adapter.to_numpy(gradient))
 
@@ -75,13 +82,28 @@ def check(
         value, gradient = computed(backend, spec, predictions, targets, sample_weight)
         term = 1.0 + largest(predictions) + largest(value_there)
         term *= plan.scale * (positions if spec.reduction == "sum" else 1)
-        close(f"{call} in {backend}", value, value_there, epsilon * term * heaviest(spec, sample_weight))
+        close(
+            f"{call} in {backend}",
+            value,
+            value_there,
+            epsilon * term * heaviest(spec, sample_weight),
+        )
         if gradient_there is None:
             continue
         row = np.abs(np.where(np.isfinite(gradient_there), gradient_there, 0.0))
-        row = row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True, initial=0.0) if row.ndim else row
-        unit = plan.scale * heaviest(spec, sample_weight) / (positions if spec.reduction == "mean" else 1)
-        close(f"the gradient of {call} in {backend}", gradient, gradient_there, epsilon * (unit + row))
+        row = (
+            row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True, initial=0.0)
+            if row.ndim
+            else row
+        )
+        unit = (
+            plan.scale
+            * heaviest(spec, sample_weight)
+            / (positions if spec.reduction == "mean" else 1)
+        )
+        close(
+            f"the gradient of {call} in {backend}", gradient, gradient_there, epsilon * (unit + row)
+        )
 
 
 def check_round_trip(call: switching.Call) -> None:
@@ -92,7 +114,11 @@ def check_round_trip(call: switching.Call) -> None:
     assert from_native(switching.build(written)) == spec
     text = str(written)
     assert (
-        switching.spec_of(switching.Call(switching.parse(text).name, switching.parse(text).arguments, call.backend))
+        switching.spec_of(
+            switching.Call(
+                switching.parse(text).name, switching.parse(text).arguments, call.backend
+            )
+        )
         == spec
     )
     # The call itself is read from the object it makes, as it was written.
@@ -106,19 +132,33 @@ def largest(x: Array) -> float:
 
 def heaviest(spec: AnyLoss, sample_weight: Array | None) -> float:
     """The largest factor that weights put on a loss: those of the call, and those of the spec."""
-    weights = [getattr(spec, name, None) for name in ("class_weights", "element_weights", "pos_weight")]
+    weights = [
+        getattr(spec, name, None) for name in ("class_weights", "element_weights", "pos_weight")
+    ]
     return float(
-        np.prod([max(1.0, largest(np.asarray(each))) for each in (sample_weight, *weights) if each is not None])
+        np.prod(
+            [
+                max(1.0, largest(np.asarray(each)))
+                for each in (sample_weight, *weights)
+                if each is not None
+            ]
+        )
     )
 
 
 def close(what: str, got: Array, native: Array, allowed: Any) -> None:
     """The same shape, the same infinities and NaN, and finite numbers that lie within what is allowed."""
-    assert got.shape == native.shape, f"{what}: shape {got.shape}, and the native call has {native.shape}"
+    assert got.shape == native.shape, (
+        f"{what}: shape {got.shape}, and the native call has {native.shape}"
+    )
     got, native = np.asarray(got, np.float64), np.asarray(native, np.float64)
     finite = np.isfinite(got) & np.isfinite(native)
     with np.errstate(invalid="ignore"):
-        same = np.where(finite, np.abs(got - native) <= allowed, (got == native) | (np.isnan(got) & np.isnan(native)))
+        same = np.where(
+            finite,
+            np.abs(got - native) <= allowed,
+            (got == native) | (np.isnan(got) & np.isnan(native)),
+        )
     assert same.all(), f"{what}:\n{got}\nand the native call gives\n{native}"
 
 
@@ -141,7 +181,9 @@ def check_deviations(call: Call, listed: Iterable[Deviation]) -> set[str]:
         if not deviation.concerns(side.spec, call):
             continue
         outcomes = [(x, side.outcome(x)) for x in deviation.inputs(layout)]
-        if deviation.when is not None and not outcomes:  # it takes some weights of 0, or all of them
+        if (
+            deviation.when is not None and not outcomes
+        ):  # it takes some weights of 0, or all of them
             continue
         shown = [
             x
@@ -152,5 +194,9 @@ def check_deviations(call: Call, listed: Iterable[Deviation]) -> set[str]:
             tried.add(deviation.name)
         assert bool(shown) == deviation.has(call), (deviation.name, str(call))
         for x in shown:
-            assert deviation.name in signs(side.spec, x) | UNSEEN, (deviation.name, str(call), str(x))
+            assert deviation.name in signs(side.spec, x) | UNSEEN, (
+                deviation.name,
+                str(call),
+                str(x),
+            )
     return tried

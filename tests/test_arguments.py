@@ -10,7 +10,10 @@ import pytest
 import unifiedloss as ul
 from unifiedloss import registry
 
-BACKENDS = [pytest.param(name, marks=pytest.mark.framework(name)) for name in ("numpy", "torch", "tensorflow", "jax")]
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.framework(name))
+    for name in ("numpy", "torch", "tensorflow", "jax")
+]
 
 X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
 Y = np.array([0, 1, 1, 2], np.int32)
@@ -62,7 +65,9 @@ def test_upstream_in_every_form(backend: str, spec: Any, targets: Any) -> None:
     z, t = adapter.tensor(X), adapter.tensor(targets)
 
     def gradient(reduction: Any, upstream: Any) -> Any:
-        return adapter.to_numpy(spec.replace(reduction=reduction).value_and_grad(z, t, upstream=upstream)[1])
+        return adapter.to_numpy(
+            spec.replace(reduction=reduction).value_and_grad(z, t, upstream=upstream)[1]
+        )
 
     for reduction in ("mean", "sum"):
         expected = 2 * gradient(reduction, None)
@@ -72,7 +77,12 @@ def test_upstream_in_every_form(backend: str, spec: Any, targets: Any) -> None:
     above = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
     factor = above[:, None] if above.ndim == 1 else above
     expected = gradient("none", None) * factor
-    for several in (above, above.tolist(), above.astype(np.float64), adapter.tensor(above.astype(np.float32))):
+    for several in (
+        above,
+        above.tolist(),
+        above.astype(np.float64),
+        adapter.tensor(above.astype(np.float32)),
+    ):
         np.testing.assert_allclose(gradient("none", several), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -90,7 +100,9 @@ def test_upstream_of_unknown_shape() -> None:
     above = np.float32([1, 2, 3, 4])
     _, expected = spec.value_and_grad(X, Y, upstream=above)
     np.testing.assert_allclose(gradient(X, Y, above), expected, atol=1e-6)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="upstream must have the shape of the loss"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="upstream must have the shape of the loss"
+    ):
         gradient(X, Y, above[:1])
 
 
@@ -124,7 +136,9 @@ def test_masked_arrays_are_refused(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("axis", "shown"), [(1.0, "1.0 of type float"), (True, "True of type bool")])
+@pytest.mark.parametrize(
+    ("axis", "shown"), [(1.0, "1.0 of type float"), (True, "True of type bool")]
+)
 def test_softmax_axis_is_an_int(backend: str, axis: Any, shown: str) -> None:
     """A number that only equals an axis is refused as in a spec, also after a call with that axis."""
     logits = registry.adapter(backend).tensor(X)
@@ -138,5 +152,7 @@ def test_check_takes_specs_alone() -> None:
     with pytest.raises(ul.BadValueError, match=r"targets\[3\] is 7"):
         ul.check(CE.to("numpy"), X, np.array([0, 1, 1, 7]))  # type: ignore[arg-type]
     for loss in (ul.cross_entropy_loss, "torch.nn.CrossEntropyLoss()", ul.CrossEntropyLoss, None):
-        with pytest.raises(ul.SpecTypeError, match=r"spec must be a spec, .* got .*; ul\.from_native makes one"):
+        with pytest.raises(
+            ul.SpecTypeError, match=r"spec must be a spec, .* got .*; ul\.from_native makes one"
+        ):
             ul.check(loss, X, Y)  # type: ignore[arg-type]

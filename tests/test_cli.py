@@ -24,7 +24,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     code = "import sys; from unifiedloss.cli import main; sys.argv[0] = 'unifiedloss'; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
 
 
@@ -33,7 +37,11 @@ def saved(tmp_path: Path) -> Path:
     """Logits and labels in a file."""
     rng = np.random.default_rng(0)
     path = tmp_path / "saved.npz"
-    np.savez(path, predictions=rng.normal(size=(16, 5)).astype(np.float32), targets=rng.integers(5, size=16))
+    np.savez(
+        path,
+        predictions=rng.normal(size=(16, 5)).astype(np.float32),
+        targets=rng.integers(5, size=16),
+    )
     return path
 
 
@@ -48,7 +56,10 @@ def test_help_is_quick() -> None:
     code = "from unifiedloss import cli, conformance; print([m for m in {names!r} if m in sys.modules])"
     names = ["torch", "tensorflow", "keras", "jax", "unifiedloss.adapters.numpy"]
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; " + code.format(names=names)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import sys; " + code.format(names=names)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]"
 
@@ -143,7 +154,10 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("compare", "nothing.npz"), "there is no file nothing.npz"),
         (("compare", "{saved}", "--loss", "hinge", "--from-logits"), "'loss' must be one of"),
         (("compare", "{saved}"), "not a probability. If these are logits, set from_logits=True"),
-        (("compare", "{saved}", "--from-logits", "--label-smoothing", "2"), "label_smoothing must lie in"),
+        (
+            ("compare", "{saved}", "--from-logits", "--label-smoothing", "2"),
+            "label_smoothing must lie in",
+        ),
         (("compare", "{saved}", "--loss", "mean_squared_error"), "targets must have the shape"),
         (("compare", "{saved}", "--loss", "mse"), "got 'mse'. Did you mean 'mean_squared_error'?"),
         (
@@ -153,27 +167,63 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
                 "--on-empty, --rounding."
             ),
         ),
-        (("compare", "{saved}", "--pos-weight", "1"), "--pos-weight does not apply to the loss cross_entropy; its"),
-        (("compare", "{array}", "--from-logits"), "array.npy is no .npz file; save it with numpy.savez(file, "),
-        (("compare", "{text}", "--from-logits"), "text.npz is no .npz file; save it with numpy.savez(file, "),
-        (("compare", "{cut}", "--from-logits"), "cut.npz is no .npz file; save it with numpy.savez(file, "),
-        (("compare", "{folder}", "--from-logits"), "folder is no .npz file; save it with numpy.savez(file, "),
+        (
+            ("compare", "{saved}", "--pos-weight", "1"),
+            "--pos-weight does not apply to the loss cross_entropy; its",
+        ),
+        (
+            ("compare", "{array}", "--from-logits"),
+            "array.npy is no .npz file; save it with numpy.savez(file, ",
+        ),
+        (
+            ("compare", "{text}", "--from-logits"),
+            "text.npz is no .npz file; save it with numpy.savez(file, ",
+        ),
+        (
+            ("compare", "{cut}", "--from-logits"),
+            "cut.npz is no .npz file; save it with numpy.savez(file, ",
+        ),
+        (
+            ("compare", "{folder}", "--from-logits"),
+            "folder is no .npz file; save it with numpy.savez(file, ",
+        ),
         (("compare", "{pickled}", "--from-logits"), "the array 'predictions' in "),
         (
             ("compare", "{pickled}", "--from-logits"),
             "is damaged, or holds Python objects and not numbers; save it with",
         ),
         (("compare", "{flipped}", "--from-logits"), "the array 'predictions' in "),
-        (("compare", "{zipped}", "--from-logits"), "has no array 'predictions', but no named arrays; save it with"),
-        (("compare", "{more}", "--from-logits"), "has an array 'logits', and only 'predictions', 'targets'"),
+        (
+            ("compare", "{zipped}", "--from-logits"),
+            "has no array 'predictions', but no named arrays; save it with",
+        ),
+        (
+            ("compare", "{more}", "--from-logits"),
+            "has an array 'logits', and only 'predictions', 'targets'",
+        ),
         (("compare", "{whole}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{words}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{far}", "--from-logits"), "targets[1] is 7: not a class index in 0..4"),
-        (("compare", "{saved}", "--from-logits", "--rounding", "upwards"), "rounding must be one of 'native', 'exact'"),
-        (("compare", "{saved}", "--from-logits", "--class-weights", "1,x"), "'1,x' is no list of numbers"),
-        (("compare", "{saved}", "--from-logits", "--class-weights", "1,2"), "class_weights has 2 entries"),
-        (("compare", "{saved}", "--from-logits", "--backend", "mxnet"), "there is no backend 'mxnet'"),
-        (("compare", "{saved}", "--spec", "nothing.json"), "cannot read the spec in nothing.json: No such file"),
+        (
+            ("compare", "{saved}", "--from-logits", "--rounding", "upwards"),
+            "rounding must be one of 'native', 'exact'",
+        ),
+        (
+            ("compare", "{saved}", "--from-logits", "--class-weights", "1,x"),
+            "'1,x' is no list of numbers",
+        ),
+        (
+            ("compare", "{saved}", "--from-logits", "--class-weights", "1,2"),
+            "class_weights has 2 entries",
+        ),
+        (
+            ("compare", "{saved}", "--from-logits", "--backend", "mxnet"),
+            "there is no backend 'mxnet'",
+        ),
+        (
+            ("compare", "{saved}", "--spec", "nothing.json"),
+            "cannot read the spec in nothing.json: No such file",
+        ),
         (("compare", "{saved}", "--spec", "{saved}"), "cannot read the spec"),
         (("compare", "{saved}", "--spec", "{text}"), "text.npz: The text is not JSON"),
         (("compare", "{saved}", "--spec", "{later}"), "cannot read the spec in "),
@@ -218,7 +268,11 @@ def test_no_traceback_reaches_the_user(arguments: tuple[str, ...]) -> None:
 
 def rows(output: str) -> dict[tuple[str, str], list[str]]:
     """The cells of a comparison's table after the first two, by those: backend and rounding."""
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in output.splitlines()
+        if line.startswith("│")
+    ]
     return {(backend, rounding): rest for backend, rounding, *rest in cells}
 
 
@@ -241,7 +295,9 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
     with zipfile.ZipFile(tmp_path / "zipped.npz", "w") as archive:
         archive.writestr("predictions", "no array")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "later.json").write_text('{"loss": "cross_entropy", "version": 99}', encoding="utf-8")
+    (tmp_path / "later.json").write_text(
+        '{"loss": "cross_entropy", "version": 99}', encoding="utf-8"
+    )
     return {path.stem: path for path in tmp_path.iterdir()}
 
 
@@ -249,16 +305,22 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
 def test_compare(saved: Path, tmp_path: Path) -> None:
     """A loss over saved data, by options and by a spec in a file: in each backend the same value, within the bound and exactly."""
     spec = tmp_path / "spec.json"
-    spec.write_text(ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1).to_json(), encoding="utf-8")
+    spec.write_text(
+        ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1).to_json(), encoding="utf-8"
+    )
     with np.load(saved) as file:
-        value = ul.cross_entropy_loss(file["predictions"], file["targets"], from_logits=True, label_smoothing=0.1)
+        value = ul.cross_entropy_loss(
+            file["predictions"], file["targets"], from_logits=True, label_smoothing=0.1
+        )
     only = ("--backend", "numpy", "--backend", "torch")
     for options in (("--from-logits", "--label-smoothing", "0.1"), ("--spec", str(spec))):
         done = run("compare", str(saved), *options, *only)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "measured against: oracle" in done.stdout
         found = rows(done.stdout)
-        assert list(found) == [(name, rounding) for name in ("numpy", "torch") for rounding in ("native", "exact")]
+        assert list(found) == [
+            (name, rounding) for name in ("numpy", "torch") for rounding in ("native", "exact")
+        ]
         for cells in found.values():
             assert cells[0].startswith(f"{value:.9f}"[:7])
             assert cells[4] == "yes"
@@ -276,7 +338,9 @@ def test_compare_one_rounding(rounding: str, saved: Path, tmp_path: Path) -> Non
     path = tmp_path / "spec.json"
     for options in (("--from-logits", "--label-smoothing", "0.1"), ("--spec", str(path))):
         path.write_text(spec.replace(rounding="exact").to_json(), encoding="utf-8")
-        done = CliRunner().invoke(app, ["compare", str(saved), *options, "--rounding", rounding, "--backend", "numpy"])
+        done = CliRunner().invoke(
+            app, ["compare", str(saved), *options, "--rounding", rounding, "--backend", "numpy"]
+        )
         assert done.exit_code == 0, done.output
         assert list(rows(done.output)) == [("numpy", rounding)]
         assert f"{spec.replace(rounding=rounding)!r}, measured against: oracle" in done.output
@@ -285,12 +349,18 @@ def test_compare_one_rounding(rounding: str, saved: Path, tmp_path: Path) -> Non
 OPTIONS = [
     (
         ul.CrossEntropyLoss(
-            from_logits=True, class_weights=(1, 2, 1, 1, 0.5), ignore_index=(-100, 3), divisor="present", axis=1
+            from_logits=True,
+            class_weights=(1, 2, 1, 1, 0.5),
+            ignore_index=(-100, 3),
+            divisor="present",
+            axis=1,
         ),
         "--from-logits --class-weights 1,2,1,1,0.5 --ignore-index -100 --ignore-index 3 --divisor present --axis 1",
     ),
     (
-        ul.BinaryCrossEntropyLoss(epsilon=1e-3, pos_weight=2.5, label_smoothing=0.2, reduction="sum"),
+        ul.BinaryCrossEntropyLoss(
+            epsilon=1e-3, pos_weight=2.5, label_smoothing=0.2, reduction="sum"
+        ),
         "--loss binary_cross_entropy --epsilon 1e-3 --pos-weight 2.5 --label-smoothing 0.2 --reduction sum",
     ),
     (
@@ -309,7 +379,11 @@ def test_options_make_the_spec(spec: ul.CrossEntropyLoss, options: str, tmp_path
     """Every field has its option; weights and masks in the file take part."""
     rng = np.random.default_rng(1)
     p = rng.uniform(size=(6, 5)).astype(np.float32)
-    t = rng.integers(5, size=6) if spec.name == "cross_entropy" else rng.uniform(size=(6, 5)).astype(np.float32)
+    t = (
+        rng.integers(5, size=6)
+        if spec.name == "cross_entropy"
+        else rng.uniform(size=(6, 5)).astype(np.float32)
+    )
     weight, mask = rng.uniform(size=6).astype(np.float32), np.array([True, False] * 3)
     path = tmp_path / "saved.npz"
     np.savez(path, predictions=p, targets=t, sample_weight=weight, mask=mask)
@@ -347,14 +421,19 @@ def test_compare_in_every_backend(saved: Path) -> None:
         else:
             assert 0 <= line.value_ulps < 8
             assert 0 < line.gradient_equal <= 1
-    _, lines = compare.compare(spec, arrays | {"predictions": arrays["predictions"].astype(np.float64)}, ["jax"])
+    _, lines = compare.compare(
+        spec, arrays | {"predictions": arrays["predictions"].astype(np.float64)}, ["jax"]
+    )
     assert [line.backend for line in lines] == ["jax"] * 2 + ["jax (x64)"] * 2
     assert all(line.within for line in lines)
 
 
 def test_compare_keeps_the_two_answers_apart() -> None:
     """Native results are held against the real sum, exact ones against that of rounded terms: here these are two numbers."""
-    arrays = {"predictions": np.array([[2, 0], [2, 0], [0, 0]], np.float32), "targets": np.zeros(3, np.int64)}
+    arrays = {
+        "predictions": np.array([[2, 0], [2, 0], [0, 0]], np.float32),
+        "targets": np.zeros(3, np.int64),
+    }
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="sum")
     truths, (native, exact) = compare.compare(spec, arrays, ["numpy"])
     assert truths["native"].loss != truths["exact"].loss
@@ -405,9 +484,15 @@ def test_compare_large_inputs_with_numpy(saved: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("Doubling", " NO "), ("NotANumber", " NO "), ("Dying", "ended with status 7")]
+    ("kind", "words"),
+    [("Doubling", " NO "), ("NotANumber", " NO "), ("Dying", "ended with status 7")],
 )
-def test_compare_fails_with_a_wrong_backend(kind: str, words: str, fake: Install, saved: Path) -> None:  # noqa: F811
+def test_compare_fails_with_a_wrong_backend(
+    kind: str,
+    words: str,
+    fake: Install,  # noqa: F811
+    saved: Path,
+) -> None:
     """Another value, NaN where there is a number, or no value at all: the status is 1."""
     name = fake(kind)
     arguments = ("--from-logits", "--reduction", "none") if kind == "Dying" else ("--from-logits",)
@@ -418,10 +503,14 @@ def test_compare_fails_with_a_wrong_backend(kind: str, words: str, fake: Install
     assert [found["numpy", rounding][4] for rounding in ("native", "exact")] == ["yes", "yes"]
 
 
-def test_compare_does_not_fail_for_what_is_not_installed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_does_not_fail_for_what_is_not_installed(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A backend that is missing is listed, and fails nothing."""
     targets = [target for target in compare.workers.all_targets() if target.label == "numpy"]
-    monkeypatch.setattr(compare.workers, "choose", lambda _: (targets, {"torch": "torch is not installed"}))
+    monkeypatch.setattr(
+        compare.workers, "choose", lambda _: (targets, {"torch": "torch is not installed"})
+    )
     done = CliRunner().invoke(app, ["compare", str(saved), "--from-logits"])
     assert done.exit_code == 0, done.output
     assert "torch: torch is not installed" in done.output
@@ -434,11 +523,21 @@ TORCH = "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
     ("loss", "to", "line", "status"),
     [
         (TORCH, "torch", TORCH, 0),
-        (TORCH, "keras", "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)", 1),
+        (
+            TORCH,
+            "keras",
+            "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)",
+            1,
+        ),
         ("optax.losses.squared_error", "torch", 'torch.nn.MSELoss(reduction="none")', 0),
         ("ul.MeanSquaredError()", "json", '{"loss": "mean_squared_error", "version": 1}', 0),
         ('{"loss": "mean_squared_error", "version": 1}', "torch", "torch.nn.MSELoss()", 0),
-        ("torch.nn.MSELoss(reduction='sum')", "unifiedloss", "ul.MeanSquaredError(reduction='sum')", 0),
+        (
+            "torch.nn.MSELoss(reduction='sum')",
+            "unifiedloss",
+            "ul.MeanSquaredError(reduction='sum')",
+            0,
+        ),
     ],
 )
 def test_translate(loss: str, to: str, line: str, status: int) -> None:
@@ -457,17 +556,23 @@ def test_translated_line_is_read_back() -> None:
     """What is written is a loss again."""
     for to in ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx", "unifiedloss", "json"):
         written = CliRunner().invoke(app, ["translate", TORCH, "--to", to]).stdout.strip()
-        assert CliRunner().invoke(app, ["translate", written, "--to", "json"]).exit_code == 0, written
+        assert CliRunner().invoke(app, ["translate", written, "--to", "json"]).exit_code == 0, (
+            written
+        )
 
 
 @pytest.mark.framework("numpy")
 def test_diff() -> None:
     """The rules and the numbers; the status is 1 where anything differs."""
-    done = CliRunner().invoke(app, ["diff", "ul.MeanSquaredError()", "ul.MeanSquaredError(scale=0.5)"])
+    done = CliRunner().invoke(
+        app, ["diff", "ul.MeanSquaredError()", "ul.MeanSquaredError(scale=0.5)"]
+    )
     assert done.exit_code == 1
     assert "scale\n  a: 1: losses are not scaled." in done.stdout
     assert "a gives 1 in float32\n  b gives 0.5 in float32" in done.stdout
-    same = CliRunner().invoke(app, ["diff", "ul.MeanSquaredError()", '{"loss": "mean_squared_error", "version": 1}'])
+    same = CliRunner().invoke(
+        app, ["diff", "ul.MeanSquaredError()", '{"loss": "mean_squared_error", "version": 1}']
+    )
     assert same.exit_code == 0
     assert "There is no difference" in same.stdout
 
@@ -497,7 +602,10 @@ def test_explain(tmp_path: Path) -> None:
             ["translate", "torch.nn.CrossEntropyLoss(weight=[1, 2], smoothing=1)", "--to", "keras"],
             "Did you mean 'label_smoothing'?",
         ),
-        (["translate", "optax.softmax_cross_entropy(where=True)", "--to", "torch"], "Leave where out."),
+        (
+            ["translate", "optax.softmax_cross_entropy(where=True)", "--to", "torch"],
+            "Leave where out.",
+        ),
         (["explain", "nowhere.json"], "cannot read the spec in nowhere.json"),
         (["explain", '{"loss": "cross_entropy", "version": 9}'], "upgrade unifiedloss"),
     ],

@@ -43,7 +43,10 @@ ROWS = {
 
 # The same for exact mode, whose gradients are those to the predictions. XLA in TensorFlow refuses what it has no form of, and is compared
 # in that; the rest takes it too long to compile, and is in tests/test_exact_tensorflow.py.
-EXACT_ROWS = {(backend, mode): {"eager": 1380, "inductor": 45, "xla": 20}.get(mode, 330) for backend, mode in ROWS} | {
+EXACT_ROWS = {
+    (backend, mode): {"eager": 1380, "inductor": 45, "xla": 20}.get(mode, 330)
+    for backend, mode in ROWS
+} | {
     ("jax (x64)", "eager"): 300,
     ("jax (x64)", "jit"): 65,
     ("jax (x64)", "vmap"): 65,
@@ -60,7 +63,10 @@ def _marks(backend: str) -> list[pytest.MarkDecorator]:
 
 
 def _parameters(rows: dict[tuple[str, str], int]) -> list[Any]:
-    return [pytest.param(*row, least, marks=_marks(row[0]), id=" ".join(row)) for row, least in rows.items()]
+    return [
+        pytest.param(*row, least, marks=_marks(row[0]), id=" ".join(row))
+        for row, least in rows.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,9 @@ def test_backend_conforms(report: Report, backend: str, mode: str, least: int) -
     rows = [row for row in report.rows if (row.backend, row.mode) == (backend, mode)]
     assert len(rows) == 1
     (row,) = rows
-    assert not row.failures, "\n\n".join(f"{f.case}: {f.what}\n{f.snippet}" for f in row.failures[:5])
+    assert not row.failures, "\n\n".join(
+        f"{f.case}: {f.what}\n{f.snippet}" for f in row.failures[:5]
+    )
     assert row.total.comparisons >= least
     every = (*all_cases(), *bad_calls(), *softmax_cases(), *bad_softmax_calls())
     assert row.total.cases + row.left_out + sum(row.not_held.values()) == len(every)
@@ -96,11 +104,15 @@ def test_backend_conforms(report: Report, backend: str, mode: str, least: int) -
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(("backend", "mode", "least"), _parameters(EXACT_ROWS))
-def test_backend_gives_the_same_bits(exact_report: Report, backend: str, mode: str, least: int) -> None:
+def test_backend_gives_the_same_bits(
+    exact_report: Report, backend: str, mode: str, least: int
+) -> None:
     """In exact mode every bit is the oracle's, and so every other backend's."""
     assert backend not in exact_report.errors, exact_report.errors[backend]
     (row,) = [row for row in exact_report.rows if (row.backend, row.mode) == (backend, mode)]
-    assert not row.failures, "\n\n".join(f"{f.case}: {f.what}\n{f.snippet}" for f in row.failures[:5])
+    assert not row.failures, "\n\n".join(
+        f"{f.case}: {f.what}\n{f.snippet}" for f in row.failures[:5]
+    )
     assert row.total.value_ulps == row.total.gradient_ulps == 0
     assert row.total.comparisons >= least
     assert not row.not_held
@@ -121,7 +133,9 @@ def test_every_case_is_run_somewhere(report: Report, exact_report: Report) -> No
         assert {row.backend for row in found.rows if not row.left_out} == backends - apart
     spared = [case for case in all_cases() if case.of_backend and not case.compiled]
     assert {case.name.partition("/")[0] for case in spared} == {"product", "random"}
-    assert {row.left_out for row in report.rows if (row.backend, row.mode) == ("keras (jax)", "jit")} <= {len(spared)}
+    assert {
+        row.left_out for row in report.rows if (row.backend, row.mode) == ("keras (jax)", "jit")
+    } <= {len(spared)}
 
 
 def _values(cases: list[Case]) -> dict[str, set[Any]]:
@@ -175,7 +189,11 @@ def test_softmax_cases() -> None:
     assert len(names) == len(every) + len(list(bad_softmax_calls()))
     assert all(name.startswith("softmax/") for name in names)
     compiled = [case for case in every if case.compiled]
-    assert {case.dtype for case in compiled if "gaps" in case.name} == {case.dtype for case in every} == set(FORMATS)
+    assert (
+        {case.dtype for case in compiled if "gaps" in case.name}
+        == {case.dtype for case in every}
+        == set(FORMATS)
+    )
     assert sum(not np.isfinite(case.logits).all() for case in compiled) >= 2
     assert {case.axis for case in compiled} == {case.axis for case in every}
     assert 1 <= sum(case.representative for case in every) <= 2
@@ -184,5 +202,15 @@ def test_softmax_cases() -> None:
 def test_every_row_of_the_facts_is_a_case() -> None:
     """The disagreements that are about numbers each have a case that bears their number."""
     named = {x.name.removeprefix("edge/")[:2] for x in (*all_cases(), *bad_calls())}
-    about_numbers = {f"{n:02}" for n in range(1, 44)} - {"13", "14", "18", "19", "37", "39", "29", "34", "40"}
+    about_numbers = {f"{n:02}" for n in range(1, 44)} - {
+        "13",
+        "14",
+        "18",
+        "19",
+        "37",
+        "39",
+        "29",
+        "34",
+        "40",
+    }
     assert about_numbers <= named | {"15"}

@@ -38,7 +38,9 @@ def failures(adapter: Adapter, *words: str) -> dict[str, str]:
         if any(word in case.name for word in words):
             if case.name not in _EXPECTED:
                 _EXPECTED[case.name] = case.expected()
-            found[case.name] = "; ".join(checks.check_case(adapter, mode, case, _EXPECTED[case.name]).failures)
+            found[case.name] = "; ".join(
+                checks.check_case(adapter, mode, case, _EXPECTED[case.name]).failures
+            )
     for call in calls:
         if any(word in call.name for word in words):
             found[call.name] = "; ".join(checks.check_bad_call(adapter, mode, call).failures)
@@ -48,7 +50,9 @@ def failures(adapter: Adapter, *words: str) -> dict[str, str]:
 
 def variant(module: Any, **changes: Any) -> Any:
     """A module with some functions changed."""
-    copy = types.SimpleNamespace(**{name: value for name, value in vars(module).items() if not name.startswith("__")})
+    copy = types.SimpleNamespace(
+        **{name: value for name, value in vars(module).items() if not name.startswith("__")}
+    )
     vars(copy).update(changes)
     return copy
 
@@ -56,7 +60,9 @@ def variant(module: Any, **changes: Any) -> Any:
 class Long(type(TORCH)):  # type: ignore[misc]
     """The torch adapter by its long way alone, which the wrong ones below change."""
 
-    def loss(self, spec: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None) -> Any:
+    def loss(
+        self, spec: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+    ) -> Any:
         """As every adapter does it."""
         return Adapter.loss(self, spec, predictions, targets, sample_weight, mask)
 
@@ -76,7 +82,8 @@ class NoShift(Long):
     """Takes the exponentials of the logits as they are."""
 
     native = variant(
-        TORCH.native, cross_entropy=lambda z, y, axis: z.exp().sum(axis).log() - TORCH.ops.take_class(z, y, axis)
+        TORCH.native,
+        cross_entropy=lambda z, y, axis: z.exp().sum(axis).log() - TORCH.ops.take_class(z, y, axis),
     )
 
 
@@ -106,7 +113,9 @@ class Wraps(Long):
 class Clamps(Long):
     """Clamps the logarithm at -100, as torch.nn.BCELoss does."""
 
-    ops = variant(TORCH.ops, log=lambda x: x.log().clamp(min=-100), log1p=lambda x: x.log1p().clamp(min=-100))
+    ops = variant(
+        TORCH.ops, log=lambda x: x.log().clamp(min=-100), log1p=lambda x: x.log1p().clamp(min=-100)
+    )
 
 
 class LateMask(Long):
@@ -139,7 +148,15 @@ class Squeezes(Long):
     def own(self, predictions: Any, *companions: Any) -> Any:
         """Targets squeezed."""
         p, t, *rest = super().own(predictions, *companions)
-        return p, (t.squeeze(-1) if t.ndim == p.ndim and t.shape[-1:] == (1,) and p.shape[-1] != 1 else t), *rest
+        return (
+            p,
+            (
+                t.squeeze(-1)
+                if t.ndim == p.ndim and t.shape[-1:] == (1,) and p.shape[-1] != 1
+                else t
+            ),
+            *rest,
+        )
 
 
 class TrailingWeights(Long):
@@ -154,7 +171,11 @@ class NarrowLabels(Long):
     def own(self, predictions: Any, *companions: Any) -> Any:
         """Labels that have been squeezed into eight bits."""
         p, t, *rest = super().own(predictions, *companions)
-        return p, (t.to(torch.int8).to(t.dtype) if t.dtype is torch.int64 and t.ndim < p.ndim else t), *rest
+        return (
+            p,
+            (t.to(torch.int8).to(t.dtype) if t.dtype is torch.int64 and t.ndim < p.ndim else t),
+            *rest,
+        )
 
 
 class NoMask(Long):
@@ -172,7 +193,9 @@ class PassesClip(Long):
         """The clip behind the back of autograd."""
         epsilon = getattr(spec, "epsilon", 0.0)
         if epsilon:
-            predictions = predictions + (predictions.clamp(epsilon, 1 - epsilon) - predictions).detach()
+            predictions = (
+                predictions + (predictions.clamp(epsilon, 1 - epsilon) - predictions).detach()
+            )
             spec = spec.replace(epsilon=0.0)
         return super().loss(spec, predictions, *companions)
 
@@ -198,7 +221,10 @@ class WrongError(Long):
 class NegativeZero(Long):
     """Gives -0 where a position is dropped."""
 
-    ops = variant(TORCH.ops, where=lambda c, x, y: torch.where(c, x, -0.0 if isinstance(y, float) and y == 0 else y))
+    ops = variant(
+        TORCH.ops,
+        where=lambda c, x, y: torch.where(c, x, -0.0 if isinstance(y, float) and y == 0 else y),
+    )
 
 
 class ForgetsSmoothing(Long):
@@ -206,13 +232,18 @@ class ForgetsSmoothing(Long):
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
         """The plan of another spec."""
-        return super().plan(spec.replace(label_smoothing=0.0) if hasattr(spec, "label_smoothing") else spec, *tensors)
+        return super().plan(
+            spec.replace(label_smoothing=0.0) if hasattr(spec, "label_smoothing") else spec,
+            *tensors,
+        )
 
 
 class SmallNumbers(Long):
     """Reads probabilities below the smallest normal number as they are."""
 
-    def compute(self, plan: Any, p: Any, t: Any, sample_weight: Any, mask: Any, *, checked: bool) -> Any:
+    def compute(
+        self, plan: Any, p: Any, t: Any, sample_weight: Any, mask: Any, *, checked: bool
+    ) -> Any:
         """With a plan that has no such limit."""
 
         class Limitless:
@@ -276,7 +307,9 @@ class OneDivisor(Long):
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
         """The plan of another spec."""
-        return super().plan(spec.replace(divisor="weights") if spec.divisor == "label_weights" else spec, *tensors)
+        return super().plan(
+            spec.replace(divisor="weights") if spec.divisor == "label_weights" else spec, *tensors
+        )
 
 
 class WeighsEntries(Long):
@@ -285,7 +318,9 @@ class WeighsEntries(Long):
     def plan(self, spec: Any, *tensors: Any) -> Any:
         """The plan of another spec."""
         elsewhere = hasattr(spec, "class_weighting")
-        return super().plan(spec.replace(class_weighting="entries") if elsewhere else spec, *tensors)
+        return super().plan(
+            spec.replace(class_weighting="entries") if elsewhere else spec, *tensors
+        )
 
 
 class CountsElements(Long):
@@ -299,25 +334,34 @@ class KeepsDtype(Long):
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
         """The plan of another spec."""
-        return super().plan(spec.replace(dtype=None) if getattr(spec, "dtype", None) else spec, *tensors)
+        return super().plan(
+            spec.replace(dtype=None) if getattr(spec, "dtype", None) else spec, *tensors
+        )
 
 
 class ReadsEverything(Long):
     """Multiplies log-probabilities by a weight of 0."""
 
-    ops = variant(TORCH.ops, where=lambda c, x, y: x if x.ndim == 1 and y == 0.0 else torch.where(c, x, y))
+    ops = variant(
+        TORCH.ops, where=lambda c, x, y: x if x.ndim == 1 and y == 0.0 else torch.where(c, x, y)
+    )
 
 
 class Flushes(Long):
     """A softmax that gives 0 below twice the smallest normal number, as TensorFlow's does outside XLA."""
 
-    native = variant(TORCH.native, softmax=lambda z, axis: torch.where((p := z.softmax(axis)) < 2.0**-125, 0.0 * p, p))
+    native = variant(
+        TORCH.native,
+        softmax=lambda z, axis: torch.where((p := z.softmax(axis)) < 2.0**-125, 0.0 * p, p),
+    )
 
 
 class NoShiftSoftmax(Long):
     """A softmax of the exponentials of the logits as they are."""
 
-    native = variant(TORCH.native, softmax=lambda z, axis: z.exp() / z.exp().sum(axis, keepdim=True))
+    native = variant(
+        TORCH.native, softmax=lambda z, axis: z.exp() / z.exp().sum(axis, keepdim=True)
+    )
 
 
 class LastAxis(Long):
@@ -338,7 +382,9 @@ class TinySoftmax(Long):
 class FlatSoftmax(Long):
     """A softmax whose gradient takes the sum for a constant."""
 
-    native = variant(TORCH.native, softmax=lambda z, axis: (z - z.logsumexp(axis, keepdim=True).detach()).exp())
+    native = variant(
+        TORCH.native, softmax=lambda z, axis: (z - z.logsumexp(axis, keepdim=True).detach()).exp()
+    )
 
 
 CAUGHT = [
@@ -350,41 +396,95 @@ CAUGHT = [
     ),
     (NoShift, ("28 ",), "edge/28 offset 1e5, index, smoothing 0.0", "is inf, should be 1.55"),
     (HalfSums, ("26 float16 mean", "21 sum", "random/"), "random/2026.003", "loss is"),
-    (Detached, ("09 p=0", "12 unnormalised"), "edge/12 unnormalised", "gradient to the predictions"),
+    (
+        Detached,
+        ("09 p=0", "12 unnormalised"),
+        "edge/12 unnormalised",
+        "gradient to the predictions",
+    ),
     (Wraps, ("07 negative", "label -1"), "label -1", "should raise BadValueError"),
-    (Clamps, ("10 binary p", "09 p=0, epsilon 0.0"), "edge/10 binary p, epsilon 0.0, target 1.0", "loss["),
+    (
+        Clamps,
+        ("10 binary p", "09 p=0, epsilon 0.0"),
+        "edge/10 binary p, epsilon 0.0, target 1.0",
+        "loss[",
+    ),
     (LateMask, ("32 NaN",), "edge/32 NaN logits masked", "is nan"),
-    (AssumesOne, ("31 dense",), "edge/31 dense rows do not sum to 1", "gradient to the predictions"),
+    (
+        AssumesOne,
+        ("31 dense",),
+        "edge/31 dense rows do not sum to 1",
+        "gradient to the predictions",
+    ),
     (Squeezes, ("labels as a column",), "labels as a column", "should raise ShapeError"),
     (TrailingWeights, ("23 ", "24 "), "edge/24 weights scale examples", "loss[0, 1] is 3.0"),
-    (NarrowLabels, ("25 label", "int8", "far label", "uint8"), "edge/25 label 257 in bfloat16", "loss is 10.0"),
+    (
+        NarrowLabels,
+        ("25 label", "int8", "far label", "uint8"),
+        "edge/25 label 257 in bfloat16",
+        "loss is 10.0",
+    ),
     (NoMask, ("32 NaN logits masked", "scalar mask"), "edge/scalar mask, false", "should be nan"),
-    (PassesClip, ("09 p=0, epsilon 0.25",), "edge/09 p=0, epsilon 0.25, class 0", "gradient to the predictions"),
+    (
+        PassesClip,
+        ("09 p=0, epsilon 0.25",),
+        "edge/09 p=0, epsilon 0.25, class 0",
+        "gradient to the predictions",
+    ),
     (WrongDtype, ("01 class", "42 "), "edge/01 class weights, index", "dtype float64, should be"),
     (WrongError, ("label 3", "logits as probabilities"), "label 3", "raised ShapeError"),
     (NegativeZero, ("05 ignored",), "edge/05 ignored label per row", "is -0.0, should be 0.0"),
     (ForgetsSmoothing, ("17 smoothed",), "edge/17 smoothed, axis 1", "loss["),
     (SmallNumbers, ("subnormal p",), "edge/subnormal p, class 1", "should be inf"),
     (Unrounded, ("09 keras",), "edge/09 keras, float32", "should be 15.94238"),
-    (Divides, ("12 after_clip", "12 before_clip"), "edge/12 after_clip, index", "loss[0] is 0.693147"),
-    (ScaledDivisor, ("02 label", "35 element", "rules/rows"), "edge/02 label weights, int64", "loss is"),
+    (
+        Divides,
+        ("12 after_clip", "12 before_clip"),
+        "edge/12 after_clip, index",
+        "loss[0] is 0.693147",
+    ),
+    (
+        ScaledDivisor,
+        ("02 label", "35 element", "rules/rows"),
+        "edge/02 label weights, int64",
+        "loss is",
+    ),
     (SumsRows, ("averaged", "rules/elements"), "edge/24 averaged rows", "loss[0, 0] is"),
     (ClampDerivative, ("10 torch",), "edge/10 torch", "should be 999999995904.0"),
     (OneDivisor, ("02 label weights",), "edge/02 label weights, float32", "loss is"),
     (WeighsEntries, ("18 weighted",), "edge/18 weighted positions, logits", "loss is"),
-    (CountsElements, ("22 averaged",), "edge/22 averaged, element weights", "loss is 169.5, should be 339.0"),
+    (
+        CountsElements,
+        ("22 averaged",),
+        "edge/22 averaged, element weights",
+        "loss is 169.5, should be 339.0",
+    ),
     (KeepsDtype, ("39 float",), "edge/39 float64 in float32", "loss has dtype float64"),
-    (ReadsEverything, ("log-probabilities, class",), "edge/log-probabilities, class weight 0, index", "loss["),
+    (
+        ReadsEverything,
+        ("log-probabilities, class",),
+        "edge/log-probabilities, class weight 0, index",
+        "loss[",
+    ),
     (Flushes, ("softmax/gaps",), "softmax/gaps, float32", "softmax[0, 1] is 0.0, should be 1.18"),
     (NoShiftSoftmax, ("softmax/offset",), "softmax/offset, float32", "softmax[0, 0] is nan"),
-    (LastAxis, ("softmax/axis", "softmax/class axis"), "softmax/axis 0 of 3", "softmax[0, 0, 0] is"),
+    (
+        LastAxis,
+        ("softmax/axis", "softmax/class axis"),
+        "softmax/axis 0 of 3",
+        "softmax[0, 0, 0] is",
+    ),
     (TinySoftmax, ("softmax/gaps",), "softmax/gaps, float32", "should be 0.0"),
     (FlatSoftmax, ("softmax/rows",), "softmax/rows, float32", "gradient to the logits[0, 0] is"),
 ]
 
 
-@pytest.mark.parametrize(("wrong", "words", "catcher", "what"), CAUGHT, ids=[caught[0].__name__ for caught in CAUGHT])
-def test_wrong_adapter_is_caught(wrong: type[Adapter], words: tuple[str, ...], catcher: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "words", "catcher", "what"), CAUGHT, ids=[caught[0].__name__ for caught in CAUGHT]
+)
+def test_wrong_adapter_is_caught(
+    wrong: type[Adapter], words: tuple[str, ...], catcher: str, what: str
+) -> None:
     """The case that should catch it does, for what is wrong, and the right adapter passes the same cases."""
     assert what in failures(wrong(), *words)[catcher]
     assert not failures(Long(), *words)
@@ -404,7 +504,11 @@ def test_oracle_is_not_a_backend() -> None:
         def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
             return super().compute(plan, *tensors, checked=checked) * (1 + 1e-4)
 
-    names = [case.name for case in all_cases() if case.name.startswith("random/") and case.dtype == "float32"]
+    names = [
+        case.name
+        for case in all_cases()
+        if case.name.startswith("random/") and case.dtype == "float32"
+    ]
     assert len(names) > 10
     assert failures(Off(), *names).keys() == set(names)
     assert np.isfinite(_EXPECTED[names[0]].position_losses).all()

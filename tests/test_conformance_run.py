@@ -18,7 +18,13 @@ import numpy as np
 import pytest
 
 from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
-from unifiedloss import MissingBackendError, SerializationError, SpecValueError, conformance, registry
+from unifiedloss import (
+    MissingBackendError,
+    SerializationError,
+    SpecValueError,
+    conformance,
+    registry,
+)
 from unifiedloss.adapter import Mode
 from unifiedloss.conformance import Failure, Progress, Report, Row, Tally, checks, runner, workers
 from unifiedloss.conformance.cases import all_cases
@@ -39,7 +45,9 @@ def test_wrong_backend_fails_with_a_snippet_that_shows_it(fake: Install) -> None
     assert (row.backend, row.mode) == (name, "eager")
     # Twice the loss differs wherever the loss is a number and not 0; a bad value raises all the same.
     expected = {case.name: case.expected() for case in all_cases() if case.spec.name in LOSS}
-    sizes = {name: np.abs(np.asarray(x.loss)) for name, x in expected.items() if not x.bad_positions}
+    sizes = {
+        name: np.abs(np.asarray(x.loss)) for name, x in expected.items() if not x.bad_positions
+    }
     wrong = {name for name, size in sizes.items() if (np.isfinite(size) & (size > 1e-3)).any()}
     assert len(wrong) > 30
     assert {failure.case for failure in row.failures} == wrong
@@ -49,8 +57,12 @@ def test_wrong_backend_fails_with_a_snippet_that_shows_it(fake: Install) -> None
         loss = expected[failure.case].loss
         assert failure.what[0].startswith("loss is")
         assert f"# should be {loss!r}" in failure.snippet
-        done = subprocess.run([sys.executable, "-c", failure.snippet], capture_output=True, text=True, check=True)
-        assert float(done.stdout.splitlines()[0].removeprefix("loss: ")) == pytest.approx(2 * loss, rel=1e-2)
+        done = subprocess.run(
+            [sys.executable, "-c", failure.snippet], capture_output=True, text=True, check=True
+        )
+        assert float(done.stdout.splitlines()[0].removeprefix("loss: ")) == pytest.approx(
+            2 * loss, rel=1e-2
+        )
         assert failure.snippet in report.summary()
 
 
@@ -62,7 +74,12 @@ def test_worker_that_dies_is_a_failure(fake: Install) -> None:  # noqa: F811
     assert [row.backend for row in report.rows] == ["numpy"]
     assert report.rows[0].ok
     assert set(report.errors) == {name}
-    for words in ("it was at 'edge/", "in mode 'eager'", "ended with status 7", "the stack smashed itself"):
+    for words in (
+        "it was at 'edge/",
+        "in mode 'eager'",
+        "ended with status 7",
+        "the stack smashed itself",
+    ):
         assert words in report.errors[name]
     assert "the stack smashed itself" in report.summary()
 
@@ -79,7 +96,9 @@ def test_worker_that_hangs_is_a_failure(
 ) -> None:  # fmt: skip
     """A process that says nothing for too long is ended."""
     monkeypatch.setenv("HANGING", str(tmp_path / "alive"))
-    monkeypatch.setattr(workers, "SILENCE", 20.0)  # far more than a busy machine takes to start a process
+    monkeypatch.setattr(
+        workers, "SILENCE", 20.0
+    )  # far more than a busy machine takes to start a process
     name = fake("Hanging")
     report = conformance.run([name], LOSS)
     assert not report.ok
@@ -121,7 +140,10 @@ def _stops(alive: Path) -> None:
 def test_worker_is_no_command() -> None:
     """Whoever starts the worker's module by hand is told what to start."""
     done = subprocess.run(
-        [sys.executable, "-m", "unifiedloss.conformance"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "unifiedloss.conformance"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode != 0
     assert "unifiedloss conform" in done.stderr
@@ -140,7 +162,11 @@ def test_which_mode_runs_what(monkeypatch: pytest.MonkeyPatch) -> None:
     run: dict[str, dict[str, set[str]]] = {}
     for target in (workers.Target("both", "both"), workers.Target("keras (both)", "both", "numpy")):
         run[target.label] = heard = {"eager": set(), "traced": set()}
-        list(runner.check(Both(), target, runner.Work(every, []), lambda mode, name, *_: heard[mode].add(name)))  # noqa: B023
+
+        def note(mode: str, name: str, *_: object, heard: dict[str, set[str]] = heard) -> None:
+            heard[mode].add(name)
+
+        list(runner.check(Both(), target, runner.Work(every, []), note))
     bad = {case.name for case, reference in every if reference.bad_positions}
     marked = {case.name for case, _ in every if case.compiled}
     assert bad - marked
@@ -156,7 +182,10 @@ def test_which_mode_runs_what(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_programs_of_jax_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All workers of a run have one cache, which is the user's where there is one."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    found = {workers._environment(target, tmp_path)["JAX_COMPILATION_CACHE_DIR"] for target in workers.all_targets()}
+    found = {
+        workers._environment(target, tmp_path)["JAX_COMPILATION_CACHE_DIR"]
+        for target in workers.all_targets()
+    }
     assert found == {str(tmp_path / "jax")}
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "theirs")
     environment = workers._environment(workers.Target("jax", "jax"), tmp_path)
@@ -178,13 +207,20 @@ def test_progress_comes_to_the_end() -> None:
 def test_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing framework is listed where everything is run, and an error where it was asked for by name."""
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "torch" else real(name, *rest),
+    )
     targets, absent = workers.choose(None)
     assert "torch" in absent
     assert "keras (torch)" in absent
     assert not {"torch", "keras (torch)"} & {target.label for target in targets}
     for name in ("torch", "keras (torch)"):
-        with pytest.raises(MissingBackendError, match=r"asked for, and torch is not installed.*unifiedloss\[torch\]"):
+        with pytest.raises(
+            MissingBackendError,
+            match=r"asked for, and torch is not installed.*unifiedloss\[torch\]",
+        ):
             workers.choose([name])
     with pytest.raises(MissingBackendError):
         workers.choose(["numpy", "torch"])
@@ -208,7 +244,10 @@ def test_refusals() -> None:
         ({"backends": []}, "no backend is asked for"),
         ({"losses": ["hinge"]}, "there is no loss 'hinge'; known are cross_entropy, "),
         ({"rounding": "up"}, "rounding must be 'native'"),
-        ({"backends": ["numpy"], "losses": LOSS, "modes": ["jit"]}, "has the mode 'jit': numpy has eager."),
+        (
+            {"backends": ["numpy"], "losses": LOSS, "modes": ["jit"]},
+            "has the mode 'jit': numpy has eager.",
+        ),
     ):
         with pytest.raises(SpecValueError, match=re.escape(message)):
             conformance.run(**arguments)  # type: ignore[arg-type]
@@ -228,7 +267,9 @@ def test_assert_conforms() -> None:
             value, gradient = super().value_and_grad(*arguments)
             return value, -gradient
 
-    with pytest.raises(AssertionError, match=r"(?s)gradient to the predictions.*adapter = Wrong\(\)") as caught:
+    with pytest.raises(
+        AssertionError, match=r"(?s)gradient to the predictions.*adapter = Wrong\(\)"
+    ) as caught:
         conformance.assert_conforms(Wrong(), losses=LOSS)
     assert "edge/22 one axis, weighted" in str(caught.value)
 
@@ -260,7 +301,14 @@ def test_report_is_read_back() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"version": 2}, {"version": 0}, {"version": None}, {"rows": [{}]}, {"rows": None}, {"machine": ...}],
+    [
+        {"version": 2},
+        {"version": 0},
+        {"version": None},
+        {"rows": [{}]},
+        {"rows": None},
+        {"machine": ...},
+    ],
     ids=str,
 )
 def test_no_report_is_refused(change: dict[str, object]) -> None:
@@ -322,7 +370,11 @@ SNIPPETS = [
 @pytest.mark.parametrize(("label", "mode"), SNIPPETS)
 def test_snippets_run_as_pasted(label: str, mode: str) -> None:
     """They choose the backend themselves, make the call the suite makes, and print what the comment beside says."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "JAX_ENABLE_X64")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("KERAS_BACKEND", "JAX_ENABLE_X64")
+    }
     (target,), _ = workers.choose([label])
     made = _answer([MAKE, label, mode, *NAMES], "", kept | dict(target.environment))
     assert len(made) == len(NAMES)
@@ -352,7 +404,12 @@ def test_snippets_run_as_pasted(label: str, mode: str) -> None:
 
 def _answer(arguments: list[str], given: str, environment: dict[str, str]) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", *arguments], input=given, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", *arguments],
+        input=given,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     answer: list[str] = json.loads(done.stdout.splitlines()[-1])

@@ -29,7 +29,8 @@ EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
 _FENCE = re.compile(
-    r"^(?P<indent> *)(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=fence) *$", re.MULTILINE | re.DOTALL
+    r"^(?P<indent> *)(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=fence) *$",
+    re.MULTILINE | re.DOTALL,
 )
 _RUN = re.compile(r'python(?: (?:title|hl_lines|linenums)="[^"]*")*')
 
@@ -79,16 +80,16 @@ def runnable(text: str) -> list[Block]:
             found[-1] = Block(found[-1].source, found[-1].line, body)
             end_of_last = -1
         elif language in ("python", "py", "python3", "pycon", "") and info != "python {.no-run}":
-            msg = (
-                f"line {line}: mark the block python, python {{.no-run}}, output, or another language; it says {info!r}"
-            )
+            msg = f"line {line}: mark the block python, python {{.no-run}}, output, or another language; it says {info!r}"
             raise ValueError(msg)
     return found
 
 
 def run_blocks(page: str, blocks: list[Block], folder: Path) -> None:
     """Run blocks in order in one process; one that raises, or prints something else than it should, fails the test."""
-    _run("-c", _RUNNER, folder=folder, text=json.dumps([page, [astuple(block) for block in blocks]]))
+    _run(
+        "-c", _RUNNER, folder=folder, text=json.dumps([page, [astuple(block) for block in blocks]])
+    )
 
 
 def _run(*arguments: str, folder: Path, text: str | None = None) -> str:
@@ -119,7 +120,9 @@ def frameworks(source: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.partition(".")[0])
     # Keras runs on TensorFlow where nothing else is chosen.
-    return [name for name in FRAMEWORKS if name in names or (name == "tensorflow" and "keras" in names)]
+    return [
+        name for name in FRAMEWORKS if name in names or (name == "tensorflow" and "keras" in names)
+    ]
 
 
 def _docstrings() -> dict[str, tuple[Path, int, str]]:
@@ -137,10 +140,16 @@ def _docstrings() -> dict[str, tuple[Path, int, str]]:
 def _parameters() -> list[object]:
     """One test parameter per page and per docstring that has runnable blocks, marked with what it needs."""
     parameters = []
-    texts = {page.relative_to(ROOT).as_posix(): (page, 1, page.read_text(encoding="utf-8")) for page in PAGES}
+    texts = {
+        page.relative_to(ROOT).as_posix(): (page, 1, page.read_text(encoding="utf-8"))
+        for page in PAGES
+    }
     for name, (path, line, text) in (texts | _docstrings()).items():
         try:
-            blocks = [Block(block.source, block.line + line - 1, block.expected) for block in runnable(text)]
+            blocks = [
+                Block(block.source, block.line + line - 1, block.expected)
+                for block in runnable(text)
+            ]
             needs = frameworks("".join(block.source for block in blocks))
         except (ValueError, SyntaxError) as error:
             # Collecting must not fail for one bad page: the test of that page does.
@@ -161,14 +170,23 @@ def test_pages_have_examples() -> None:
     """The parameters above are not empty by accident: the README, the start page and each spec's docstring are in them."""
     names = [parameter.id for parameter in _parameters()]
     specs = ("CrossEntropyLoss", "BinaryCrossEntropyLoss", "MeanSquaredError")
-    expected = ["README.md", "docs/index.md", "docs/quickstart.md", *(f"unifiedloss/spec.py:{spec}:" for spec in specs)]
+    expected = [
+        "README.md",
+        "docs/index.md",
+        "docs/quickstart.md",
+        *(f"unifiedloss/spec.py:{spec}:" for spec in specs),
+    ]
     assert [name for name in expected if not any(found.startswith(name) for found in names)] == []
 
 
 @pytest.mark.parametrize(
     "example",
     [
-        pytest.param(path, id=path.name, marks=[pytest.mark.framework(*frameworks(path.read_text(encoding="utf-8")))])
+        pytest.param(
+            path,
+            id=path.name,
+            marks=[pytest.mark.framework(*frameworks(path.read_text(encoding="utf-8")))],
+        )
         for path in EXAMPLES
     ],
 )
@@ -179,7 +197,9 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
 
 def test_run_target_has_the_examples() -> None:
     """The scripts that "make run" ends with are those tested here."""
-    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nrun:")[2].partition("\n\n")[0]
+    recipe = (
+        (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nrun:")[2].partition("\n\n")[0]
+    )
     assert sorted(re.findall(r"docs/examples/(\S+)", recipe)) == [path.name for path in EXAMPLES]
 
 
@@ -187,19 +207,22 @@ def test_site_builds(tmp_path: Path) -> None:
     """The site builds without a warning, formulas are shown without a script, and a page asks no other host for anything."""
     kept = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=kept, timeout=240)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=kept, timeout=240
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     pages = {
-        path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")
+        path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8")
+        for path in tmp_path.rglob("*.html")
     }
     # The docstrings of the specs hold formulas, and their fields are the arguments: docs/site.py sees to both.
     assert "<math" in pages["api/index.html"]
     assert re.search(r"CrossEntropyLoss</span>\s*<span class=\"p\">\(", pages["api/index.html"])
     for name, html in pages.items():
         assert "arithmatex" not in html, name
-        assert not re.findall(r'(?:src|data-src)="(?:https?:)?//[^"]*"|<link[^>]*href="(?:https?:)?//[^"]*"', html), (
-            name
-        )
+        assert not re.findall(
+            r'(?:src|data-src)="(?:https?:)?//[^"]*"|<link[^>]*href="(?:https?:)?//[^"]*"', html
+        ), name
     assert not (tmp_path / "site.py").exists()
 
 
@@ -236,19 +259,26 @@ def test_blocks_run_in_order_and_share_names(tmp_path: Path) -> None:
 
 def test_failing_example_is_caught(tmp_path: Path) -> None:
     """An example that raises fails, and the traceback names the page and the line."""
-    with pytest.raises(pytest.fail.Exception, match=r'File "page.md", line 3(.|\n)*ZeroDivisionError'):
+    with pytest.raises(
+        pytest.fail.Exception, match=r'File "page.md", line 3(.|\n)*ZeroDivisionError'
+    ):
         run_blocks("page.md", runnable("\n```python\n1 / 0\n```\n"), tmp_path)
 
 
 def test_wrong_output_is_caught(tmp_path: Path) -> None:
     """An example that prints something else than the page says fails."""
     with pytest.raises(pytest.fail.Exception, match="the page says\n3\n"):
-        run_blocks("page.md", runnable("```python\nprint(1 + 1)\n```\n\n```output\n3\n```\n"), tmp_path)
+        run_blocks(
+            "page.md", runnable("```python\nprint(1 + 1)\n```\n\n```output\n3\n```\n"), tmp_path
+        )
 
 
 def test_marked_blocks_are_not_run() -> None:
     """What cannot run here says so, and other languages are none of ours."""
-    assert runnable("```python {.no-run}\n1 / 0\n```\n\n```console\n$ pip install unifiedloss\n```\n") == []
+    assert (
+        runnable("```python {.no-run}\n1 / 0\n```\n\n```console\n$ pip install unifiedloss\n```\n")
+        == []
+    )
 
 
 @pytest.mark.parametrize(

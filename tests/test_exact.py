@@ -90,17 +90,26 @@ KNOWN = [
     ul.BinaryCrossEntropyLoss(epsilon="keras", element_weights=[0.1, 0.0, 2.5], reduction="none"),
     ul.BinaryCrossEntropyLoss(epsilon="sklearn", pos_weight=[0.3, 0, 2.5], axis=-1),
     ul.CrossEntropyLoss(epsilon="keras", renormalize="before_clip", class_weights=[0.5, 0.0, 3.1]),
-    ul.CrossEntropyLoss(epsilon=0.25, renormalize="before_clip", label_smoothing=0.1, reduction="none"),
+    ul.CrossEntropyLoss(
+        epsilon=0.25, renormalize="before_clip", label_smoothing=0.1, reduction="none"
+    ),
     ul.CrossEntropyLoss(epsilon="keras", renormalize="after_clip", scale=0.3),
-    ul.CrossEntropyLoss(epsilon=1e-3, renormalize="after_clip", label_smoothing=0.1, reduction="none"),
+    ul.CrossEntropyLoss(
+        epsilon=1e-3, renormalize="after_clip", label_smoothing=0.1, reduction="none"
+    ),
     ul.CrossEntropyLoss(class_weights=[0.5, 0.0, 3.1], class_weighting="position", epsilon="keras"),
     ul.CrossEntropyLoss(
-        from_logits=True, class_weights=[0.5, 0.0, 3.1], class_weighting="position", label_smoothing=0.1
+        from_logits=True,
+        class_weights=[0.5, 0.0, 3.1],
+        class_weighting="position",
+        label_smoothing=0.1,
     ),
     ul.BinaryCrossEntropyLoss(epsilon="torch", element_weights=[0.1, 0.0, 2.5]),
     ul.BinaryCrossEntropyLoss(epsilon="torch", scale=0.3, reduction="none"),
     ul.BinaryCrossEntropyLoss(epsilon=1e-7, epsilon_added=True, label_smoothing=0.1),
-    ul.BinaryCrossEntropyLoss(epsilon=0.4, epsilon_added=True, pos_weight=[0.3, 0, 2.5], reduction="none"),
+    ul.BinaryCrossEntropyLoss(
+        epsilon=0.4, epsilon_added=True, pos_weight=[0.3, 0, 2.5], reduction="none"
+    ),
     ul.BinaryCrossEntropyLoss(epsilon="keras", average_last_axis=True, divisor="nonzero"),
     ul.BinaryCrossEntropyLoss(
         from_logits=True, average_last_axis=True, pos_weight=[0.3, 2.5], axis=0, reduction="none"
@@ -130,13 +139,17 @@ def test_rules_of_other_libraries_are_the_oracles(spec: Any, dtype: str, without
         targets = [rng.random(x.shape).astype(dtype), rng.random(x.shape) < 0.5]
     for t in targets:
         spec = spec.replace(on_empty="error", rounding="exact")
-        shape = x.shape[:-1] if x.ndim == 2 or getattr(spec, "average_last_axis", False) else x.shape
+        shape = (
+            x.shape[:-1] if x.ndim == 2 or getattr(spec, "average_last_axis", False) else x.shape
+        )
         upstream = rng.normal(size=shape) if spec.reduction == "none" else -0.7
         for weight in (None, rng.random(len(x)).astype(dtype)):
             plan = adapter.plan(spec, x, t, weight, None)
             if plan.extended:
                 continue
-            oracle = kernel.evaluate(replace(plan, extended=True), x, t, weight, None, upstream, gradient=True)
+            oracle = kernel.evaluate(
+                replace(plan, extended=True), x, t, weight, None, upstream, gradient=True
+            )
             for skipped in ((), ("fast", "balls")):
                 without.update(skipped)
                 found = kernel.evaluate(plan, x, t, weight, None, upstream, gradient=True)
@@ -157,7 +170,9 @@ def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.Mo
     monkeypatch.setattr(fast, "_EXP", 2.0**-34)
     seen = []
     resolve = kernel.Call.resolve
-    monkeypatch.setattr(kernel.Call, "resolve", lambda self, i, *rest: seen.append(i) or resolve(self, i, *rest))
+    monkeypatch.setattr(
+        kernel.Call, "resolve", lambda self, i, *rest: seen.append(i) or resolve(self, i, *rest)
+    )
     again, doubtful = CE.value_and_grad(z[:16], y[:16], upstream=16 / 64)
     assert len(seen) > 8
     np.testing.assert_array_equal(gradient[:16], doubtful)
@@ -190,12 +205,16 @@ def test_two_prod(a: float, b: float) -> None:
 
 @settings(max_examples=300)
 @given(
-    st.one_of(finite, st.floats(width=32, allow_nan=False, allow_infinity=False), st.floats(-70000, 70000)),
+    st.one_of(
+        finite, st.floats(width=32, allow_nan=False, allow_infinity=False), st.floats(-70000, 70000)
+    ),
     st.sampled_from(list(FORMATS)),
 )
 def test_rounding_once(x: float, dtype: str) -> None:
     """Every format, subnormals and overflow included, as the oracle rounds the rational."""
-    assert float(rounding.to_format(np.array([x]), dtype)[0]) == nearest(Fraction(x), FORMATS[dtype])
+    assert float(rounding.to_format(np.array([x]), dtype)[0]) == nearest(
+        Fraction(x), FORMATS[dtype]
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +240,9 @@ def test_decided_is_right(high: float, share: float, width: float, dtype: str) -
     """What is decided is the rounding of every number of the interval, of its ends above all."""
     total, low = balls.two_sum(np.float64(high), np.float64(share * abs(high) * U))
     radius = abs(high) * width
-    found, undecided = rounding.decide(np.array([total]), np.array([low]), np.array([radius]), dtype)
+    found, undecided = rounding.decide(
+        np.array([total]), np.array([low]), np.array([radius]), dtype
+    )
     middle = Fraction(float(total)) + Fraction(float(low))
     if not undecided[0]:
         for end in (-1, 0, 1):
@@ -251,14 +272,25 @@ def test_functions_of_balls() -> None:
     """exp, log1p and -log lie within their bounds, with room to spare."""
     rng = np.random.default_rng(0)
     x = np.concatenate(
-        [-rng.random(400) * 100, -(10.0 ** rng.uniform(-30, 2.8, 400)), np.arange(-60, 0) * math.log(2) / 128]
+        [
+            -rng.random(400) * 100,
+            -(10.0 ** rng.uniform(-30, 2.8, 400)),
+            np.arange(-60, 0) * math.log(2) / 128,
+        ]
     )
     assert _holds(Ball(x).exp(), [DIGITS.exp(Decimal(float(v))) for v in x]) < 0.1
     high, low = balls.exp_in_two(x, np.zeros(len(x)))
     assert _holds(Ball(high, low, high * 2.0**-64), [DIGITS.exp(Decimal(float(v))) for v in x]) < 1
-    x = np.concatenate([rng.random(300) * 50, 10.0 ** rng.uniform(-25, 4, 600), rng.random(200) * 2.0**-5])
-    assert _holds(Ball(x).log1p(), [DIGITS.ln(DIGITS.add(Decimal(1), Decimal(float(v)))) for v in x]) < 0.1
-    x = np.concatenate([rng.random(300), 10.0 ** rng.uniform(-300, 0, 600), 1 - 10.0 ** rng.uniform(-15, 0, 300)])
+    x = np.concatenate(
+        [rng.random(300) * 50, 10.0 ** rng.uniform(-25, 4, 600), rng.random(200) * 2.0**-5]
+    )
+    assert (
+        _holds(Ball(x).log1p(), [DIGITS.ln(DIGITS.add(Decimal(1), Decimal(float(v)))) for v in x])
+        < 0.1
+    )
+    x = np.concatenate(
+        [rng.random(300), 10.0 ** rng.uniform(-300, 0, 600), 1 - 10.0 ** rng.uniform(-15, 0, 300)]
+    )
     truths = [DIGITS.minus(DIGITS.ln(Decimal(float(v)))) for v in x]
     assert _holds(Ball(x).negative_log(Ball(*balls.two_sum(1.0, -x))), truths) < 0.1
 
@@ -266,14 +298,18 @@ def test_functions_of_balls() -> None:
 @given(st.lists(st.tuples(moderate, st.floats(-1, 1)), min_size=2, max_size=2))
 def test_operations_of_balls(pairs: list[tuple[float, float]]) -> None:
     """Sum, product and quotient lie within their bounds, and a radius of 0 is never wrong."""
-    a, b = (Ball(*balls.two_sum(np.float64(x), np.float64(x * share * U / 2))) for x, share in pairs)
+    a, b = (
+        Ball(*balls.two_sum(np.float64(x), np.float64(x * share * U / 2))) for x, share in pairs
+    )
     x, y = (Fraction(float(ball.high)) + Fraction(float(ball.low)) for ball in (a, b))
     results = [(a + b, x + y), (a - b, x - y), (a * b, x * y)]
     if y:
         results.append((a / b, x / y))
     for ball, truth in results:
         if np.isfinite(ball.radius):
-            assert abs(Fraction(float(ball.high)) + Fraction(float(ball.low)) - truth) <= Fraction(float(ball.radius))
+            assert abs(Fraction(float(ball.high)) + Fraction(float(ball.low)) - truth) <= Fraction(
+                float(ball.radius)
+            )
 
 
 # ------------------------------------------------------------------------------------------------------- what is assumed of NumPy
@@ -281,7 +317,9 @@ def test_operations_of_balls(pairs: list[tuple[float, float]]) -> None:
 
 def _worst(found: Any, truths: list[Decimal]) -> float:
     """The largest error in units of u, relative."""
-    off = [abs(DIGITS.subtract(Decimal(x), y) / y) for x, y in zip(found.tolist(), truths, strict=True)]
+    off = [
+        abs(DIGITS.subtract(Decimal(x), y) / y) for x, y in zip(found.tolist(), truths, strict=True)
+    ]
     return float(max(off)) / U
 
 
@@ -299,26 +337,46 @@ def _exponential_of(module: str) -> Any:
     return exp
 
 
-@pytest.mark.parametrize("module", ["numpy", pytest.param("torch", marks=pytest.mark.framework("torch"))])
+@pytest.mark.parametrize(
+    "module", ["numpy", pytest.param("torch", marks=pytest.mark.framework("torch"))]
+)
 def test_exp_errs_as_little_as_assumed(module: str) -> None:
     """By at most 2 u: at random, beside multiples of ln 2 / 64, where arguments are reduced differently, and at the ends of the range."""
     exp = _exponential_of(module)
     rng = np.random.default_rng(1)
-    borders = np.outer(np.arange(-1020, 430, 6) * (math.log(2) / 2), [1 - 2.0**-52, 1, 1 + 2.0**-50]).ravel()
+    borders = np.outer(
+        np.arange(-1020, 430, 6) * (math.log(2) / 2), [1 - 2.0**-52, 1, 1 + 2.0**-50]
+    ).ravel()
     finer = np.arange(-200, 200) * (math.log(2) / 64)
-    ends = np.concatenate([-708.39 + rng.random(100), 300 + rng.random(100), -(10.0 ** rng.uniform(-300, -15, 100))])
+    ends = np.concatenate(
+        [-708.39 + rng.random(100), 300 + rng.random(100), -(10.0 ** rng.uniform(-300, -15, 100))]
+    )
     x = np.concatenate(
-        [rng.uniform(-708, 300, 1500), rng.normal(size=500), 10.0 ** rng.uniform(-20, 0, 300), borders, finer, ends]
+        [
+            rng.uniform(-708, 300, 1500),
+            rng.normal(size=500),
+            10.0 ** rng.uniform(-20, 0, 300),
+            borders,
+            finer,
+            ends,
+        ]
     )
     # In rows of many lengths, and in a strided one: vector instructions and what is left over from them are other code.
     whole = exp(x)
     for n in (1, 2, 3, 5, 7, 13):
         for start in range(0, 39, n):
             assert (
-                _worst(exp(x[start : start + n]), [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()]) <= 2
+                _worst(
+                    exp(x[start : start + n]),
+                    [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()],
+                )
+                <= 2
             )
     assert _worst(whole, [DIGITS.exp(Decimal(v)) for v in x.tolist()]) <= 2
-    assert _worst(exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()]) <= 2
+    assert (
+        _worst(exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()])
+        <= 2
+    )
 
 
 def test_numpy_log1p_errs_as_little_as_assumed() -> None:
@@ -331,7 +389,9 @@ def test_numpy_log1p_errs_as_little_as_assumed() -> None:
     )
     x = x[x > 0]
     long = Context(prec=360)
-    truths = [long.ln(long.add(Decimal(1), Decimal(v))) if v > 1e-40 else Decimal(v) for v in x.tolist()]
+    truths = [
+        long.ln(long.add(Decimal(1), Decimal(v))) if v > 1e-40 else Decimal(v) for v in x.tolist()
+    ]
     assert _worst(np.log1p(x), truths) <= 4
 
 
@@ -340,7 +400,11 @@ SIZES = [7, 8, 9, 25, 127, 128, 129, 136, 255, 257, 1000, 1025, 4096, 4097, 4103
 
 def _additions(add: Any, size: int, i: int) -> int:
     """How many additions term i passes through at least, told by what is lost of ones between 2^60 there and -2^60 elsewhere."""
-    distances = {*range(1, 9), *range(8, 136, 8), *(2**k + e for k in range(7, 17) for e in (-8, 0, 8))}
+    distances = {
+        *range(1, 9),
+        *range(8, 136, 8),
+        *(2**k + e for k in range(7, 17) for e in (-8, 0, 8)),
+    }
     others = sorted({j for d in distances for j in (i - d, i + d) if 0 <= j < size})
     x = np.ones((len(others), size))
     x[:, i] = 2.0**60
@@ -355,7 +419,9 @@ def test_numpy_adds_in_a_low_tree(size: int) -> None:
     for i in places:
         assert _additions(lambda x: x.sum(1), size, i) <= fast._height(size)
     if size >= 1000:
-        assert max(_additions(lambda x: np.add.accumulate(x, 1)[:, -1], size, i) for i in places) > fast._height(size)
+        assert max(
+            _additions(lambda x: np.add.accumulate(x, 1)[:, -1], size, i) for i in places
+        ) > fast._height(size)
     before = np.setbufsize(512)  # a user's setting, which these sums do not know
     try:
         assert _additions(lambda x: x.sum(1), size, size - 1) <= fast._height(size)
@@ -381,7 +447,9 @@ def test_heights_are_those_of_numpys_tree() -> None:
     for n in range(1, 1 << 16):
         half = n // 2 - n // 2 % 8
         inner = n // 8 + 2 + n % 8  # eight sums, added in three steps, then what is left over
-        heights.append(n if n < 8 else inner if n <= 128 else 1 + max(heights[half], heights[n - half]))
+        heights.append(
+            n if n < 8 else inner if n <= 128 else 1 + max(heights[half], heights[n - half])
+        )
         assert heights[n] <= fast._height(n)
         assert heights[n] <= sums._HEIGHT
 
@@ -391,7 +459,13 @@ def test_heights_are_those_of_numpys_tree() -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [[1.0, 2.0**-24, 2.0**-80], [1.7e308, 1.7e308], [1.7e308, 1.7e308, -1.7e308], [2.0**-1074, 1.0, -1.0], [0.1] * 10],
+    [
+        [1.0, 2.0**-24, 2.0**-80],
+        [1.7e308, 1.7e308],
+        [1.7e308, 1.7e308, -1.7e308],
+        [2.0**-1074, 1.0, -1.0],
+        [0.1] * 10,
+    ],
 )
 def test_sums(numbers: list[float]) -> None:
     """math.fsum alone rounds, and overflows half way."""
@@ -426,7 +500,9 @@ def test_results_that_are_subnormal_or_tied() -> None:
     """What only the tiny part of a result decides, down to the smallest float32."""
     assert _row(CE, [[100, 0]], [0])[0] == float(np.float32(3.783505853677006e-44))
     # A alone is 100000.00390625, a tie between two float32; a loss of e^-100000 more breaks it.
-    assert _row(CE, [[100000, -0.00390625]], [1])[0] == float(np.nextafter(np.float32(100000), np.float32(np.inf)))
+    assert _row(CE, [[100000, -0.00390625]], [1])[0] == float(
+        np.nextafter(np.float32(100000), np.float32(np.inf))
+    )
     assert _row(BCE, [60000.00390625 - 0.00390625], [1.0])[0] == 0.0
     assert _row(CE, [[5]], [0]) == (0.0, [0.0])
 
@@ -436,7 +512,9 @@ def test_equal_logits_are_rational() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     z = np.zeros((3, 512), ml_dtypes.bfloat16)
     _, gradient = CE.replace(reduction="sum").value_and_grad(z, np.array([0, 1, 2]))
-    assert float(gradient[0, 0]) == -1.0  # 511/512 lies half way between 255/256 and 1, whose last bit is even
+    assert (
+        float(gradient[0, 0]) == -1.0
+    )  # 511/512 lies half way between 255/256 and 1, whose last bit is even
     assert float(gradient[0, 1]) == 2.0**-9
     _, gradient = CE.value_and_grad(np.zeros((2, 4), np.float32), np.full((2, 4), 0.25, np.float32))
     assert not gradient.any()
@@ -464,7 +542,8 @@ def test_integer_weights_that_float64_does_not_hold() -> None:
     spec = ul.MeanSquaredError(rounding="exact", divisor="weights")
     mean, gradient = spec.value_and_grad(np.array(p), np.array(t), sample_weight=np.array(w))
     terms = sum(
-        Fraction(nearest(Fraction(n) * Fraction(x) ** 2, FORMATS["float64"])) for n, x in zip(w, p, strict=True)
+        Fraction(nearest(Fraction(n) * Fraction(x) ** 2, FORMATS["float64"]))
+        for n, x in zip(w, p, strict=True)
     )
     assert mean == nearest(terms / sum(w), FORMATS["float64"])
     assert gradient[0] == nearest(Fraction(w[0]) * 2 / sum(w), FORMATS["float64"])
@@ -504,7 +583,10 @@ def test_order_batch_and_memory_do_not_matter(seed: int, kind: str, spread: floa
     each = loss.replace(reduction="none")
     whole = each(z, t)
     cut = int(rng.integers(1, n))
-    assert np.concatenate([each(z[:cut], t[:cut]), each(z[cut:], t[cut:])]).tobytes() == whole.tobytes()
+    assert (
+        np.concatenate([each(z[:cut], t[:cut]), each(z[cut:], t[cut:])]).tobytes()
+        == whole.tobytes()
+    )
     wide = np.zeros((2 * n, 2 * k), np.float32)
     wide[::2, ::2] = z
     for view in (wide[::2, ::2], np.asfortranarray(z), z[::-1].copy()[::-1]):
@@ -541,18 +623,27 @@ def test_memory() -> None:
 # -------------------------------------------------------------------------------------------- where float64 overflows or underflows
 
 
-def _is_right(spec: Any, predictions: Any, targets: Any, weight: Any = None, upstream: Any = None) -> None:
+def _is_right(
+    spec: Any, predictions: Any, targets: Any, weight: Any = None, upstream: Any = None
+) -> None:
     """Value and gradient have the oracle's bits."""
     case = Case("", spec, np.array(predictions), np.array(targets), weight)
     given = None if upstream is None else np.asarray(upstream, np.float64).tolist()
     expected = reference.evaluate(
         spec,
-        *(reference.tensor(x.ravel().tolist(), x.shape, x.dtype.name) for x in (case.predictions, case.targets)),
-        None if weight is None else reference.tensor(weight.ravel().tolist(), weight.shape, weight.dtype.name),
+        *(
+            reference.tensor(x.ravel().tolist(), x.shape, x.dtype.name)
+            for x in (case.predictions, case.targets)
+        ),
+        None
+        if weight is None
+        else reference.tensor(weight.ravel().tolist(), weight.shape, weight.dtype.name),
         terms="rounded",
         upstream=given,
     )
-    value, gradient = spec.value_and_grad(case.predictions, case.targets, sample_weight=weight, upstream=upstream)
+    value, gradient = spec.value_and_grad(
+        case.predictions, case.targets, sample_weight=weight, upstream=upstream
+    )
     np.testing.assert_array_equal(np.asarray(value, np.float64).ravel(), np.ravel(expected.loss))
     np.testing.assert_array_equal(gradient.astype(np.float64).ravel(), expected.grad_predictions)
 
@@ -560,7 +651,10 @@ def _is_right(spec: Any, predictions: Any, targets: Any, weight: Any = None, ups
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_upstream_gradients_that_are_not_finite(reduction: Any) -> None:
     """They make their own position NaN, or infinite, and no other; and NaN, which a diverged training is full of, costs nothing."""
-    z, y = np.float32([[1, 2, 0], [0, -3, 1], [5, 0, np.inf], [0, -np.inf, 3], [9, 9, 9]]), [0, 1, 0, 1, 2]
+    z, y = (
+        np.float32([[1, 2, 0], [0, -3, 1], [5, 0, np.inf], [0, -np.inf, 3], [9, 9, 9]]),
+        [0, 1, 0, 1, 2],
+    )
     spec = CE.replace(reduction=reduction)
     for upstream in ([np.nan, 1, 2, 3, 0.5], [np.nan] * 5, [np.inf, -np.inf, np.nan, 1, 1]):
         _is_right(spec, z, y, None, np.float32(upstream if reduction == "none" else upstream[0]))
@@ -572,7 +666,9 @@ def test_upstream_gradients_that_are_not_finite(reduction: Any) -> None:
             np.float32(upstream if reduction == "none" else upstream[0]),
         )
     kernel.undecided.clear()
-    _, gradient = CE.value_and_grad(np.zeros((50, 50), np.float32), np.zeros(50, int), upstream=np.float32(np.nan))
+    _, gradient = CE.value_and_grad(
+        np.zeros((50, 50), np.float32), np.zeros(50, int), upstream=np.float32(np.nan)
+    )
     assert np.isnan(gradient).all()
     assert not kernel.undecided["oracle"]
 
@@ -611,7 +707,11 @@ def test_weights_beyond_float32(reduction: Any) -> None:
     upstream = np.float32([1e-20, 1]) if reduction == "none" else np.float32(1e-20)
     for loss, targets in ((spec, labels), (BCE.replace(reduction=reduction), rows > 0)):
         _is_right(
-            loss, rows if loss is spec else rows[:, 0], targets if loss is spec else targets[:, 0], small, upstream
+            loss,
+            rows if loss is spec else rows[:, 0],
+            targets if loss is spec else targets[:, 0],
+            small,
+            upstream,
         )
     half = ul.CrossEntropyLoss(class_weights=(1e-200, 1), rounding="exact", reduction=reduction)
     _is_right(half, [[0.25, 0.75]], [[1e-200, 0]], np.array([1e300]))
@@ -636,7 +736,11 @@ def test_subnormal_means() -> None:
 def test_no_radius_underflows() -> None:
     """What is below all resolution breaks a tie all the same, though its bound times the upstream gradient is no float64."""
     tiny = Ball(np.float64(1.0), np.float64(0.0), np.float64(2.0**-995))
-    for ball in (tiny * Ball(np.float64(2.0**-145)), tiny / Ball(np.float64(2.0**145)), Ball(np.float64(-689.0)).exp()):
+    for ball in (
+        tiny * Ball(np.float64(2.0**-145)),
+        tiny / Ball(np.float64(2.0**145)),
+        Ball(np.float64(-689.0)).exp(),
+    ):
         assert ball.radius > 0
     z = np.float32([[700, -98, -190, -95]])
     spec = CE.replace(reduction="sum", label_smoothing=1.0)

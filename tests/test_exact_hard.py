@@ -50,10 +50,16 @@ def test_names() -> None:
     """No two share one, here and among the others, and each loss has some of each dtype that are near a midpoint."""
     names = [case.name for case in (*CASES, *all_cases())]
     assert len(set(names)) == len(names)
-    near = {(case.spec.name, case.dtype) for case in CASES if "tie" in case.name or "searched" in case.name}
+    near = {
+        (case.spec.name, case.dtype)
+        for case in CASES
+        if "tie" in case.name or "searched" in case.name
+    }
     near |= {(case.spec.name, case.dtype) for case in CASES if "twice" in case.name}
     assert near == {
-        (name, dtype) for name in ("cross_entropy", "binary_cross_entropy", "mean_squared_error") for dtype in FORMATS
+        (name, dtype)
+        for name in ("cross_entropy", "binary_cross_entropy", "mean_squared_error")
+        for dtype in FORMATS
     }
 
 
@@ -63,12 +69,16 @@ def _undecided(case: Case) -> dict[str, int]:
     if case.dtype == "bfloat16":
         predictions = predictions.astype(pytest.importorskip("ml_dtypes").bfloat16)
     kernel.undecided.clear()
-    case.spec.value_and_grad(predictions, case.targets, sample_weight=case.sample_weight, upstream=case.upstream)
+    case.spec.value_and_grad(
+        predictions, case.targets, sample_weight=case.sample_weight, upstream=case.upstream
+    )
     return dict(kernel.undecided)
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name.startswith("hard/searched")], ids=lambda case: case.name
+    "case",
+    [case for case in CASES if case.name.startswith("hard/searched")],
+    ids=lambda case: case.name,
 )
 def test_searched_cases_need_the_second_tier(case: Case) -> None:
     """Each row has a result that float64 leaves undecided, if it was asked at all, and none that needs the oracle."""
@@ -96,7 +106,12 @@ def test_rational_ties_need_no_oracle() -> None:
     """A batch of equal logits, as in a model that was initialized to zero, would keep it busy."""
     for case in CASES:
         if case.name.startswith(
-            ("hard/equal logits, uniform", "hard/equal logits, two", "hard/p is", "hard/slope of -log")
+            (
+                "hard/equal logits, uniform",
+                "hard/equal logits, two",
+                "hard/p is",
+                "hard/slope of -log",
+            )
         ):
             assert "oracle" not in _undecided(case), case.name
 

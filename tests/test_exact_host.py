@@ -19,7 +19,8 @@ from unifiedloss.errors import UnsupportedError
 
 # fesetenv takes the settings to be taken; on x86-64 glibc gives the processor's word for float32 and float64 (MXCSR) as the last field.
 settable = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64", reason="sets a register of x86-64 through glibc"
+    sys.platform != "linux" or platform.machine() != "x86_64",
+    reason="sets a register of x86-64 through glibc",
 )
 FLUSH = 0x8040
 """MXCSR's bits: results to zero, and inputs as zero."""

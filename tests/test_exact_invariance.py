@@ -26,7 +26,10 @@ from unifiedloss.exact import fast
 
 Array = NDArray[Any]
 
-BACKENDS = [pytest.param(name, marks=pytest.mark.framework(name)) for name in ("numpy", "torch", "tensorflow", "jax")]
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.framework(name))
+    for name in ("numpy", "torch", "tensorflow", "jax")
+]
 DTYPES = ("float32", "float32", "float64", "float16", "bfloat16")
 SHAPE = 6, 5  # one for all examples: JAX compiles for each
 
@@ -60,7 +63,9 @@ class Call(NamedTuple):
 def calls(draw: st.DrawFn) -> Call:
     """Every loss, dtype and kind of input, from rows of no spread to saturated ones, some of them equal."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["index", "dense", "smoothed", "binary", "regression", "p", "binary p"]))
+    kind = draw(
+        st.sampled_from(["index", "dense", "smoothed", "binary", "regression", "p", "binary p"])
+    )
     z = rng.normal(scale=draw(st.sampled_from([0.0, 0.1, 4.0, 100.0, 800.0])), size=SHAPE)
     z[1] = z[0]
     p = np.exp(-np.abs(z) / 100)
@@ -87,7 +92,9 @@ def made(backend: str, call: Call, reduction: Any) -> list[Any]:
     dtype = call.dtype if call.dtype != "float64" or backend != "jax" else "float32"
     weight = None if call.weight is None else adapter.tensor(call.weight)
     upstream = call.upstream if reduction == "none" else call.upstream.ravel()[0]
-    result = adapter.tensor(np.asarray(upstream), dtype if reduction == "none" or dtype == "float64" else "float32")
+    result = adapter.tensor(
+        np.asarray(upstream), dtype if reduction == "none" or dtype == "float64" else "float32"
+    )
     return [adapter.tensor(call.predictions, dtype), adapter.tensor(call.targets), weight, result]
 
 
@@ -116,13 +123,19 @@ def test_order_and_batch(backend: str, call: Call, order: list[int], cut: int) -
     moved = results(backend, each, made(backend, call.rows(order), "none"))
     same((value[order], gradient[order]), moved)
     if backend != "jax" or cut == 1:  # which compiles for each size
-        parts = [results(backend, each, made(backend, call.rows(s), "none")) for s in (slice(cut), slice(cut, None))]
+        parts = [
+            results(backend, each, made(backend, call.rows(s), "none"))
+            for s in (slice(cut), slice(cut, None))
+        ]
         same((value, gradient), tuple(np.concatenate(x) for x in zip(*parts, strict=True)))
     for reduction in ("mean", "sum"):
         spec = call.spec.replace(reduction=reduction)
         upright = call._replace(upstream=np.full_like(call.upstream, call.upstream.flat[0]))
         value, gradient = results(backend, spec, made(backend, upright, reduction))
-        same((value, gradient[order]), results(backend, spec, made(backend, upright.rows(order), reduction)))
+        same(
+            (value, gradient[order]),
+            results(backend, spec, made(backend, upright.rows(order), reduction)),
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------- memory
@@ -130,7 +143,9 @@ def test_order_and_batch(backend: str, call: Call, order: list[int], cut: int) -
 
 def _in_numpy(x: Array) -> Iterator[Array]:
     yield np.asfortranarray(x)
-    yield np.repeat(np.repeat(x, 2, 0), 3, -1)[::2, ..., ::3] if x.ndim > 1 else np.repeat(x, 2)[::2]
+    yield (
+        np.repeat(np.repeat(x, 2, 0), 3, -1)[::2, ..., ::3] if x.ndim > 1 else np.repeat(x, 2)[::2]
+    )
     yield x[::-1].copy()[::-1]
     unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
     unaligned[...] = x
@@ -188,7 +203,12 @@ def test_repeated_memory() -> None:
     wanted = results("numpy", CE, [row.repeat(4, 0), target.repeat(4, 0), None, None])
     many = [np.broadcast_to(x, (4, 3)) for x in (row, target)]
     same(wanted, results("numpy", CE, [*many, None, None]))
-    same(wanted, results("torch", CE, [*(torch.from_numpy(x).expand(4, 3) for x in (row, target)), None, None]))
+    same(
+        wanted,
+        results(
+            "torch", CE, [*(torch.from_numpy(x).expand(4, 3) for x in (row, target)), None, None]
+        ),
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- many rows and threads
@@ -215,7 +235,11 @@ def digest(backend: str) -> str:
         tensors = [adapter.tensor(x) for x in arrays]
         pairs = [spec.value_and_grad(*tensors)]
         if backend == "tensorflow":
-            pairs.append(importlib.import_module("tensorflow").function(spec.value_and_grad, autograph=False)(*tensors))
+            pairs.append(
+                importlib.import_module("tensorflow").function(
+                    spec.value_and_grad, autograph=False
+                )(*tensors)
+            )
         if backend == "jax":
             pairs.append(importlib.import_module("jax").jit(spec.value_and_grad)(*tensors))
         bits = [b"".join(np.asarray(adapter.to_numpy(x)).tobytes() for x in pair) for pair in pairs]
@@ -257,8 +281,17 @@ def test_threads_of_torch() -> None:
 @pytest.mark.parametrize("backend", BACKENDS[2:])
 def test_threads_of_a_process(backend: str) -> None:
     """Where their number is fixed once and for all: this process takes as many as it likes, another is told to take one."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    environment = {**os.environ, **dict.fromkeys(names, "1"), "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    names = (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+    )
+    environment = {
+        **os.environ,
+        **dict.fromkeys(names, "1"),
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    }
     command = [sys.executable, __file__, backend]
     alone = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert alone.stdout.split()[-1] == digest(backend) == digest("numpy")

@@ -74,7 +74,10 @@ def test_transformations(name: str) -> None:
     same(of(z), value)
     same(jax.jit(of)(z), value)
     same(jax.vmap(of)(twice), np.stack([value, value]))
-    for found in (spec.value_and_grad(z, t, **more), jax.jit(lambda z: spec.value_and_grad(z, t, **more))(z)):
+    for found in (
+        spec.value_and_grad(z, t, **more),
+        jax.jit(lambda z: spec.value_and_grad(z, t, **more))(z),
+    ):
         same(found[0], value)
         same(found[1], gradient)
     same(jax.grad(of)(z), gradient)
@@ -120,7 +123,13 @@ def _hard_logits(dtype: Any) -> Any:
     random = np.random.default_rng(1)
     x = random.normal(size=(60, 7)) * random.choice([1, 4, 30, 100], (60, 1))
     x[0], x[1], x[2], x[3], x[4] = 0, 1.5, -6e4, 1e-40, [6e4, *[-0.00390625] * 6]
-    x[5, ::2], x[6], x[7, 0], x[8, 0], x[9] = -np.inf, -np.inf, np.inf, np.nan, random.normal(0, 400, 7)
+    x[5, ::2], x[6], x[7, 0], x[8, 0], x[9] = (
+        -np.inf,
+        -np.inf,
+        np.inf,
+        np.nan,
+        random.normal(0, 400, 7),
+    )
     with np.errstate(over="ignore"):
         return x.astype(np.float32).astype(dtype)
 
@@ -146,23 +155,40 @@ def test_index_in_graph(
 @pytest.mark.parametrize(
     ("spec", "targets", "more"),
     [
-        (CE.replace(class_weights=[1, 2, 0.3, 0, 5, 6, 7]), "index", {"sample_weight": True, "mask": True}),
+        (
+            CE.replace(class_weights=[1, 2, 0.3, 0, 5, 6, 7]),
+            "index",
+            {"sample_weight": True, "mask": True},
+        ),
         (CE.replace(label_smoothing=0.1, reduction="sum"), "index", {}),
         (CE, "dense", {"mask": True}),
-        (BCE.replace(label_smoothing=0.1, pos_weight=[1, 2, 3, 4, 5, 6, 7]), "dense", {"sample_weight": True}),
+        (
+            BCE.replace(label_smoothing=0.1, pos_weight=[1, 2, 3, 4, 5, 6, 7]),
+            "dense",
+            {"sample_weight": True},
+        ),
         (BCE.replace(reduction="none"), "hard", {}),
         (MSE, "dense", {"sample_weight": True}),
         (MSE.replace(reduction="none"), "hard", {}),
     ],
 )
-def test_other_losses_in_graph(in_graph: Callable[[], int], spec: Any, targets: str, more: dict[str, Any]) -> None:
+def test_other_losses_in_graph(
+    in_graph: Callable[[], int], spec: Any, targets: str, more: dict[str, Any]
+) -> None:
     """Every kind of loss that has a form in the graph."""
     random = np.random.default_rng(4)
     x = (random.normal(size=(60, 7)) * random.choice([1, 4, 30], (60, 1))).astype(np.float32)
     x[0] = 0
-    y = random.integers(0, 7, 60) if targets == "index" else random.random((60, 7)).astype(np.float32)
+    y = (
+        random.integers(0, 7, 60)
+        if targets == "index"
+        else random.random((60, 7)).astype(np.float32)
+    )
     y = np.round(y) if targets == "hard" else y
-    companions = {"sample_weight": random.random(60).astype(np.float32), "mask": random.random(60) < 0.8}
+    companions = {
+        "sample_weight": random.random(60).astype(np.float32),
+        "mask": random.random(60) < 0.8,
+    }
     given = {name: companions[name] for name in more}
     value, gradient = spec.value_and_grad(x, y, **given)
     found = jax.jit(lambda x: spec.value_and_grad(x, y, **given))(x)
@@ -194,7 +220,9 @@ def test_eager_calls_that_keep_coming(name: str, monkeypatch: pytest.MonkeyPatch
     """They are handed to a compiled program in the end: the same bits, and the same errors."""
     ran = []
     original = program.run
-    monkeypatch.setattr(program, "run", lambda *args, **more: ran.append(1) or original(*args, **more))
+    monkeypatch.setattr(
+        program, "run", lambda *args, **more: ran.append(1) or original(*args, **more)
+    )
     monkeypatch.setattr(exact, "_MANY", 2 * X.size)
     exact._elements.cache_clear()
     spec, t, more = CALLS[name]
@@ -230,7 +258,9 @@ def test_blocks_and_long_rows(in_graph: Callable[[], int]) -> None:
 def test_upstream(transform: Callable[..., Any], reduction: str) -> None:
     """The gradient is rounded once, whatever comes from above; a float32 gradient times 0.3 would be another number."""
     spec = CE.replace(reduction=reduction)
-    upstream = np.float32(0.3) if reduction == "mean" else np.array([0.3, -1.7, 0, 1e-3], np.float32)
+    upstream = (
+        np.float32(0.3) if reduction == "mean" else np.array([0.3, -1.7, 0, 1e-3], np.float32)
+    )
     _, wanted = spec.value_and_grad(X, Y, upstream=upstream)
     same(transform(jax.grad(lambda z: (spec(z, Y) * upstream).sum()))(X), wanted)
     same(transform(lambda z: spec.value_and_grad(z, Y, upstream=upstream)[1])(X), wanted)
@@ -249,7 +279,9 @@ def test_mapped_one_sided_and_twice() -> None:
     both = jax.jit(jax.vmap(jax.vmap(spec.to("jax"), (0, None)), (None, 0)))(zs, labels)
     same(both, np.stack([[spec(z, y) for z in np.asarray(zs)] for y in labels]))
     assert jax.vmap(spec.to("jax"), (0, None))(zs[:0], Y).shape == (0, 4)
-    slopes = jax.vmap(jax.grad(lambda z, u: spec(z, Y) @ u), (None, 0))(zs[0], jnp.asarray(np.eye(4, dtype=np.float32)))
+    slopes = jax.vmap(jax.grad(lambda z, u: spec(z, Y) @ u), (None, 0))(
+        zs[0], jnp.asarray(np.eye(4, dtype=np.float32))
+    )
     same(slopes.sum(0), spec.value_and_grad(X, Y)[1])
 
 
@@ -278,13 +310,19 @@ def test_rules_of_the_oracle(dtype: str) -> None:
     same(found[1][0], gradient)
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap], ids=["eager", "jit", "vmap"])
+@pytest.mark.parametrize(
+    "transform", [lambda f: f, jax.jit, jax.vmap], ids=["eager", "jit", "vmap"]
+)
 def test_subnormal_results(transform: Callable[..., Any]) -> None:
     """XLA computes without subnormal numbers, and its callbacks run where NumPy does too; results have them all the same."""
     z, y = jnp.array([[[100.0, 0.0]]]), jnp.array([[0]])
     found = transform(CE.replace(axis=-1))(z, y)
     same(np.reshape(found, ()), np.float32(3.783506e-44))
-    slope = transform(jax.grad(lambda z: CE.replace(axis=-1, reduction="sum")(z, y[0] if z.ndim == 2 else y).sum()))(z)
+    slope = transform(
+        jax.grad(
+            lambda z: CE.replace(axis=-1, reduction="sum")(z, y[0] if z.ndim == 2 else y).sum()
+        )
+    )(z)
     same(slope[0, 0], np.float32([-3.783506e-44, 3.783506e-44]))
 
 
@@ -292,7 +330,10 @@ def test_memory_layout_and_numpy_predictions() -> None:
     """Views, transposed arrays and another byte order are the same numbers."""
     value, gradient = CE.value_and_grad(X, Y)
     for x in (X[:, ::-1][:, ::-1], np.asfortranarray(X), X.astype(">f4"), jnp.asarray(X.T).T):
-        found = CE.to("jax")(x, Y), *jax.value_and_grad(CE.to("jax"))(jnp.asarray(np.asarray(x, np.float32)), Y)
+        found = (
+            CE.to("jax")(x, Y),
+            *jax.value_and_grad(CE.to("jax"))(jnp.asarray(np.asarray(x, np.float32)), Y),
+        )
         same(found[0], value)
         same(found[1], value)
         same(found[2], gradient)
@@ -336,9 +377,15 @@ def test_other_derivatives_are_refused(transform: Callable[..., Any]) -> None:
     refused(lambda: transform(jax.grad(lambda w: CE(z, Y, sample_weight=w)))(w), "predictions only")
     refused(lambda: transform(jax.grad(lambda z: CE(z, jax.nn.softmax(z))))(z), "stop_gradient")
     refused(lambda: jax.grad(transform(lambda z: CE(z, jax.nn.softmax(z))))(z), "stop_gradient")
-    for second in (jax.hessian(of), jax.jacrev(jax.grad(of)), jax.grad(lambda z: jax.grad(of)(z).sum())):
+    for second in (
+        jax.hessian(of),
+        jax.jacrev(jax.grad(of)),
+        jax.grad(lambda z: jax.grad(of)(z).sum()),
+    ):
         refused(lambda second=second: transform(second)(z), "differentiated once")
-    refused(lambda: transform(jax.grad(lambda z: CE.value_and_grad(z, Y)[0]))(z), "differentiated once")
+    refused(
+        lambda: transform(jax.grad(lambda z: CE.value_and_grad(z, Y)[0]))(z), "differentiated once"
+    )
     with pytest.raises(TypeError, match="forward-mode"):
         transform(lambda z: jax.jvp(of, (z,), (z,)))(z)
 
@@ -446,7 +493,9 @@ def test_without_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     jax.clear_caches()
     for spec, t in ((CE, Y), (CE.replace(class_weights=[1, 2, 3]), T)):  # by rows and as a whole
         value, gradient = spec.value_and_grad(X, t)
-        found = jax.jit(jax.vmap(lambda z, spec=spec, t=t: spec.value_and_grad(z, t)))(np.stack([X, X]))
+        found = jax.jit(jax.vmap(lambda z, spec=spec, t=t: spec.value_and_grad(z, t)))(
+            np.stack([X, X])
+        )
         same(found[0][1], value)
         same(found[1][1], gradient)
     jax.clear_caches()

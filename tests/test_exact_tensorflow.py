@@ -51,12 +51,16 @@ def bits(*tensors: Any) -> list[bytes]:
 
 def both(mode: str, spec: Any, *tensors: Any, **further: Any) -> tuple[list[bytes], list[bytes]]:
     """The bits of value and gradient here and on NumPy; tensors are handed over, the rest is closed over."""
-    here = MODES[mode](lambda *xs: spec.value_and_grad(*xs, **further))(*map(tf.convert_to_tensor, tensors))
+    here = MODES[mode](lambda *xs: spec.value_and_grad(*xs, **further))(
+        *map(tf.convert_to_tensor, tensors)
+    )
     arrays = [ADAPTER.to_numpy(x) if tf.is_tensor(x) else x for x in tensors]
     return bits(*here), bits(*spec.value_and_grad(*arrays, **further))
 
 
-def gradients(function: Callable[..., Any], *tensors: Any, watched: int = 1, persistent: bool = False) -> Any:
+def gradients(
+    function: Callable[..., Any], *tensors: Any, watched: int = 1, persistent: bool = False
+) -> Any:
     """The gradients of a function to all its arguments, of which a tape watches the first few."""
     with tf.GradientTape(persistent=persistent) as tape:
         for x in tensors[:watched]:
@@ -73,7 +77,12 @@ def gradients(function: Callable[..., Any], *tensors: Any, watched: int = 1, per
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_bits_are_numpys(mode: str, dtype: str, reduction: str) -> None:
     """Loss and gradient of every dtype and kind, with weights and masks."""
-    for loss, targets in ((CE, LABELS), (CE.replace(label_smoothing=0.1), DENSE), (BCE, DENSE), (MSE, DENSE)):
+    for loss, targets in (
+        (CE, LABELS),
+        (CE.replace(label_smoothing=0.1), DENSE),
+        (BCE, DENSE),
+        (MSE, DENSE),
+    ):
         predictions = tf.cast(LOGITS, dtype)
         spec = loss.replace(reduction=reduction)
         for companions in ({}, {"sample_weight": WEIGHT, "mask": MASK}):
@@ -102,7 +111,9 @@ def test_subnormal_numbers(mode: str) -> None:
     value, slope = MODES[mode](spec.value_and_grad)(tf.constant([[100.0, 0.0]]), tf.constant([0]))
     assert bits(value) == bits(np.array([27], np.uint32).view(np.float32))  # 3.8e-44
     assert bits(slope) == bits(np.array([[27 + 2**31, 27]], np.uint32).view(np.float32))
-    here, there = both(mode, MSE.replace(reduction="sum"), np.float32([3e-42, 1e-20]), np.float32([1e-42, 0]))
+    here, there = both(
+        mode, MSE.replace(reduction="sum"), np.float32([3e-42, 1e-20]), np.float32([1e-42, 0])
+    )
     assert here == there
     assert here[1] == bits((np.float32([3e-42, 1e-20]) - np.float32([1e-42, 0])) * 2)[0]
 
@@ -111,7 +122,9 @@ def test_subnormal_numbers(mode: str) -> None:
 def test_arrays_in_any_order_of_memory(mode: str) -> None:
     """NumPy arrays beside the tensors may be strided, transposed or of the other byte order."""
     strided = np.asfortranarray(np.repeat(DENSE, 2, 0))[::2]
-    loss = MODES[mode](lambda z: BCE(z, strided, sample_weight=WEIGHT.astype(">f4")[::-1]))(tf.constant(LOGITS))
+    loss = MODES[mode](lambda z: BCE(z, strided, sample_weight=WEIGHT.astype(">f4")[::-1]))(
+        tf.constant(LOGITS)
+    )
     assert bits(loss) == bits(BCE(LOGITS, DENSE, sample_weight=WEIGHT[::-1].copy()))
 
 
@@ -120,8 +133,12 @@ def test_results_are_tensors_like_others(mode: str) -> None:
     """Whatever their size: TensorFlow kills the process at memory that is not aligned as it likes."""
     for n in (0, 1, 5, 1000):
         z = tf.zeros((n, 1))
-        loss, slope = MODES[mode](lambda z: MSE.replace(reduction="none").value_and_grad(z, tf.ones_like(z)))(z)
-        np.testing.assert_array_equal(tf.concat([loss[1:], slope[:1]], 0)[:, 0], [1] * max(n - 1, 0) + [-2] * min(n, 1))
+        loss, slope = MODES[mode](
+            lambda z: MSE.replace(reduction="none").value_and_grad(z, tf.ones_like(z))
+        )(z)
+        np.testing.assert_array_equal(
+            tf.concat([loss[1:], slope[:1]], 0)[:, 0], [1] * max(n - 1, 0) + [-2] * min(n, 1)
+        )
 
 
 def test_memory_that_tensorflow_cannot_use_is_copied() -> None:
@@ -134,7 +151,12 @@ def test_memory_that_tensorflow_cannot_use_is_copied() -> None:
     assert shared[3] == 7
     read_only = aligned.copy()
     read_only.flags.writeable = False
-    for x in (block[start + 4 : start + 68].view(np.float32), aligned[::2], read_only, np.float32(2)[None][0:0]):
+    for x in (
+        block[start + 4 : start + 68].view(np.float32),
+        aligned[::2],
+        read_only,
+        np.float32(2)[None][0:0],
+    ):
         np.testing.assert_array_equal(exact._tensor(x, "CPU:0")[1:], x[1:])
 
 
@@ -164,20 +186,35 @@ def test_training(spec: Any, targets: Any) -> None:
     for mode, run in MODES.items():
         model = Model(spec.to("tensorflow"))
         step = run(model.step)
-        history[mode] = [bits(step(tf.constant(LOGITS), tf.constant(targets)), model.kernel.value()) for _ in range(3)]
-        assert spec(LOGITS @ model.kernel.numpy(), targets) < spec(LOGITS @ Model(None).kernel.numpy(), targets)
+        history[mode] = [
+            bits(step(tf.constant(LOGITS), tf.constant(targets)), model.kernel.value())
+            for _ in range(3)
+        ]
+        assert spec(LOGITS @ model.kernel.numpy(), targets) < spec(
+            LOGITS @ Model(None).kernel.numpy(), targets
+        )
     assert history["eager"] == history["function"]
 
 
 @pytest.mark.parametrize("shape", [None, [None, None]])
 def test_shapes_that_are_known_when_it_runs(shape: Any) -> None:
     """One graph for every batch, also of unknown rank, with the errors that native mode raises."""
-    specs = [tf.TensorSpec(shape), tf.TensorSpec(shape and shape[:1], tf.int64), tf.TensorSpec(shape and shape[:1])]
-    compiled = tf.function(lambda z, y, w: CE.value_and_grad(z, y, sample_weight=w), input_signature=specs)
+    specs = [
+        tf.TensorSpec(shape),
+        tf.TensorSpec(shape and shape[:1], tf.int64),
+        tf.TensorSpec(shape and shape[:1]),
+    ]
+    compiled = tf.function(
+        lambda z, y, w: CE.value_and_grad(z, y, sample_weight=w), input_signature=specs
+    )
     for n in (4, 2, 0):
         arguments = LOGITS[:n], LABELS[:n], WEIGHT[:n]
-        assert bits(*compiled(*arguments)) == bits(*CE.value_and_grad(*arguments[:2], sample_weight=arguments[2]))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="class indices must have the predictions"):
+        assert bits(*compiled(*arguments)) == bits(
+            *CE.value_and_grad(*arguments[:2], sample_weight=arguments[2])
+        )
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="class indices must have the predictions"
+    ):
         compiled(LOGITS, LABELS[:2], WEIGHT)
     if shape is None:  # whose class axis is the last where none is named
         assert bits(compiled(LOGITS[None], LABELS[None], WEIGHT[:1])[0]) == bits(CE(LOGITS, LABELS))
@@ -212,7 +249,13 @@ def test_bits_under_xla() -> None:
     random = np.random.default_rng(1)
     x = (random.normal(size=(60, 7)) * random.choice([1, 4, 30, 100], (60, 1))).astype(np.float32)
     x[0], x[1], x[2], x[3], x[4] = 0, 1.5, -1e5, 1e-40, [1e5, *[-0.00390625] * 6]
-    x[5, ::2], x[6], x[7, 0], x[8, 0], x[9] = -np.inf, -np.inf, np.inf, np.nan, random.normal(0, 400, 7)
+    x[5, ::2], x[6], x[7, 0], x[8, 0], x[9] = (
+        -np.inf,
+        -np.inf,
+        np.inf,
+        np.nan,
+        random.normal(0, 400, 7),
+    )
     y = random.integers(0, 7, 60)
     y[4] = 1
     spec = CE.replace(reduction="none", class_weights=[1, 0.5, 2, 1, 0.25, 1, 3], ignore_index=5)
@@ -255,9 +298,13 @@ def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any
     monkeypatch.setattr(graph, "skipped_tiers", {"float64"})
     given = {
         "sample_weight": WEIGHT,
-        "upstream": np.float32(0.3) if spec.reduction == "sum" else np.full((4, 3), 0.3, np.float32),
+        "upstream": np.float32(0.3)
+        if spec.reduction == "sum"
+        else np.full((4, 3), 0.3, np.float32),
     }
-    found = XLA(lambda x, t: spec.value_and_grad(x, t, **given))(tf.constant(LOGITS), tf.constant(DENSE))
+    found = XLA(lambda x, t: spec.value_and_grad(x, t, **given))(
+        tf.constant(LOGITS), tf.constant(DENSE)
+    )
     assert bits(*found) == bits(*spec.value_and_grad(LOGITS, DENSE, **given))
 
 
@@ -267,12 +314,17 @@ def test_what_xla_has_no_form_of_is_refused() -> None:
     probabilities = ul.CrossEntropyLoss(from_logits=False, rounding="exact")
     for what, function, tensors in (
         ("probabilities", lambda z, y: probabilities(tf.nn.softmax(z), y), (z, y)),
-        ("float64 predictions", lambda z, y: tf.function(CE.value_and_grad)(tf.cast(z, tf.float64), y), (z, y)),
+        (
+            "float64 predictions",
+            lambda z, y: tf.function(CE.value_and_grad)(tf.cast(z, tf.float64), y),
+            (z, y),
+        ),
         ("an empty batch", CE.to("tensorflow"), (z[:0], y[:0])),
         ("int64 sample weights", lambda z, y: CE(z, y, sample_weight=y), (z, y)),
     ):
         with pytest.raises(
-            UnsupportedError, match=f"no form that XLA compiles for {what}; trace with jit_compile=False"
+            UnsupportedError,
+            match=f"no form that XLA compiles for {what}; trace with jit_compile=False",
         ):
             XLA(function)(*tensors)
     unknown = [tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int64)]
@@ -314,7 +366,9 @@ def test_jacobians_and_maps(mode: str) -> None:
     found = MODES[mode](jacobian)().numpy()
     _, slope = CE.replace(reduction="none").value_and_grad(LOGITS, LABELS)
     assert bits(found[range(4), range(4)]) == bits(slope)
-    mapped = MODES[mode](lambda: tf.vectorized_map(lambda row: CE(row[0], row[1]), (z[:, None], y[:, None])))()
+    mapped = MODES[mode](
+        lambda: tf.vectorized_map(lambda row: CE(row[0], row[1]), (z[:, None], y[:, None]))
+    )()
     assert bits(mapped) == bits(CE.replace(reduction="none")(LOGITS, LABELS))
 
 
@@ -348,7 +402,9 @@ def test_other_gradients_are_refused(mode: str, name: str) -> None:
         return tape.gradient(loss, z)
 
     x = t if name == "targets" else w
-    with pytest.raises(UnsupportedError, match=rf"a tape watches {name}; pass tf.stop_gradient\({name}\)"):
+    with pytest.raises(
+        UnsupportedError, match=rf"a tape watches {name}; pass tf.stop_gradient\({name}\)"
+    ):
         MODES[mode](lambda x: function(x, stop=False))(x)
     assert MODES[mode](lambda x: function(x, stop=True))(x).shape == (4, 3)
 
@@ -382,7 +438,9 @@ def test_second_derivatives_are_refused(mode: str) -> None:
         return outer.gradient(slope if second else value, z)
 
     run = MODES["function"] if mode == "function" else MODES["eager"]
-    with pytest.raises((UnsupportedError, tf.errors.InvalidArgumentError), match="has no second derivative"):
+    with pytest.raises(
+        (UnsupportedError, tf.errors.InvalidArgumentError), match="has no second derivative"
+    ):
         run(lambda: twice(second=True))()
     assert bits(run(lambda: twice(second=False))()) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
 

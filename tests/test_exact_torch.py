@@ -18,7 +18,9 @@ torch = pytest.importorskip("torch")
 importlib.import_module("torch.utils.checkpoint")
 pytestmark = pytest.mark.framework("torch")
 
-SPEC = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1, ignore_index=-100, rounding="exact")
+SPEC = ul.CrossEntropyLoss(
+    from_logits=True, label_smoothing=0.1, ignore_index=-100, rounding="exact"
+)
 INDEX = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
 X = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 3.0, -1.0], [0.5, 0.25, 0.5]])
 Y = torch.tensor([0, 1, -100, 2])
@@ -49,11 +51,15 @@ def step(loss_of: Any, z: Any, *tensors: Any, upstream: Any = None, **more: Any)
     """Bits of the loss and of the gradient by autograd."""
     z = z.detach().requires_grad_()
     value = loss_of(z, *tensors, **more)
-    (gradient,) = torch.autograd.grad(value, z, None if upstream is None else torch.as_tensor(upstream).to(value.dtype))
+    (gradient,) = torch.autograd.grad(
+        value, z, None if upstream is None else torch.as_tensor(upstream).to(value.dtype)
+    )
     return bits(value), bits(gradient)
 
 
-def expected(spec: Any, z: Any, *tensors: Any, upstream: Any = None, **more: Any) -> tuple[Any, Any]:
+def expected(
+    spec: Any, z: Any, *tensors: Any, upstream: Any = None, **more: Any
+) -> tuple[Any, Any]:
     """The same from NumPy."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     half = z.dtype is torch.bfloat16
@@ -71,16 +77,31 @@ CASES: dict[str, tuple[Any, ...]] = {
     "mean": (SPEC, X, Y, {}),
     "mean, upstream 0.3": (SPEC, X, Y, {"upstream": 0.3}),
     "none, upstream": (SPEC.replace(reduction="none"), X, Y, {"upstream": [0.3, -1.0, 2.0, 1e-40]}),
-    "sum, weights": (INDEX.replace(reduction="sum"), X, LABELS, {"sample_weight": torch.tensor([0.1, 0.0, 3.0, 0.7])}),
+    "sum, weights": (
+        INDEX.replace(reduction="sum"),
+        X,
+        LABELS,
+        {"sample_weight": torch.tensor([0.1, 0.0, 3.0, 0.7])},
+    ),
     "dense, mask": (
         SPEC.replace(class_weights=(1, 0.3, 2)),
         X,
         torch.softmax(X.flip(1), 1),
         {"mask": torch.tensor([True, True, False, True])},
     ),
-    "binary": (ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=0.3, rounding="exact"), X, X.sigmoid(), {}),
+    "binary": (
+        ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=0.3, rounding="exact"),
+        X,
+        X.sigmoid(),
+        {},
+    ),
     "squared error, float64": (ul.MeanSquaredError(rounding="exact"), X.double() / 3, X / 7, {}),
-    "bfloat16, none": (INDEX.replace(reduction="none"), X.bfloat16(), LABELS, {"upstream": [0.3, 1.0, 2.0, -1.0]}),
+    "bfloat16, none": (
+        INDEX.replace(reduction="none"),
+        X.bfloat16(),
+        LABELS,
+        {"upstream": [0.3, 1.0, 2.0, -1.0]},
+    ),
     "bfloat16, mean": (INDEX, X.bfloat16(), LABELS, {}),
     "float16": (INDEX.replace(reduction="none"), X.half() * 5, LABELS, {}),
     "scalar, bfloat16": (
@@ -116,7 +137,9 @@ def test_inductor() -> None:
 
     z = torch.tensor([[50.0, 0.5, -1.0, 3.0], [0.0, 0.25, 2.0, -4.0]])
     function = compiled(loss_of, "inductor")
-    assert step(function, z, upstream=[0.3, 1.0, 2.0, -1.0]) == step(loss_of, z, upstream=[0.3, 1.0, 2.0, -1.0])
+    assert step(function, z, upstream=[0.3, 1.0, 2.0, -1.0]) == step(
+        loss_of, z, upstream=[0.3, 1.0, 2.0, -1.0]
+    )
     assert function(z).view(torch.int32)[0].item() == SUBNORMAL
 
 
@@ -138,7 +161,10 @@ def test_flushed_subnormals() -> None:
         found["flushes"] = (torch.tensor([1e-30]) * 1e-15).view(torch.int32).item()
         for name, x in (("float32", z), ("bfloat16", z.bfloat16())):
             value, gradient = half.value_and_grad(x, torch.tensor([0]), upstream=[1.0])
-            found[name] = [t.view({2: torch.int16, 4: torch.int32}[t.element_size()]) for t in (value, gradient)]
+            found[name] = [
+                t.view({2: torch.int16, 4: torch.int32}[t.element_size()])
+                for t in (value, gradient)
+            ]
 
     thread = threading.Thread(target=flushed)
     thread.start()
@@ -147,13 +173,17 @@ def test_flushed_subnormals() -> None:
         pytest.skip("this processor flushes nothing")
     assert found["float32"][0].item() == SUBNORMAL
     assert found["float32"][1].abs().tolist()[0][1] == SUBNORMAL
-    assert found["bfloat16"][0].item() == 0  # 3.8e-44 is less than half of the smallest bfloat16, 9.2e-41
+    assert (
+        found["bfloat16"][0].item() == 0
+    )  # 3.8e-44 is less than half of the smallest bfloat16, 9.2e-41
     tiny = torch.tensor([3], dtype=torch.int16).view(torch.bfloat16)
     squared = ul.MeanSquaredError(reduction="none", rounding="exact")
 
     def read() -> None:
         torch.set_flush_denormal(True)
-        found["read"] = squared.value_and_grad(tiny, torch.zeros(1), upstream=torch.ones(1).bfloat16())[1]
+        found["read"] = squared.value_and_grad(
+            tiny, torch.zeros(1), upstream=torch.ones(1).bfloat16()
+        )[1]
 
     thread = threading.Thread(target=read)
     thread.start()
@@ -162,7 +192,9 @@ def test_flushed_subnormals() -> None:
 
 
 # What dynamo does with a tensor that is no leaf, in torch 2.13; native mode warns alike.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"
+)
 def test_training() -> None:
     """A model trains; eager and compiled, its losses and weights are the same bits."""
     torch.manual_seed(0)
@@ -220,7 +252,9 @@ def test_settings_change_nothing() -> None:
         assert step(compiled(SPEC.to("torch")), X, Y) == (value, gradient)
     for reentrant in (False, True):
         z = X.clone().requires_grad_()
-        torch.utils.checkpoint.checkpoint(lambda z: SPEC(z * 1, Y), z, use_reentrant=reentrant).backward()
+        torch.utils.checkpoint.checkpoint(
+            lambda z: SPEC(z * 1, Y), z, use_reentrant=reentrant
+        ).backward()
         assert bits(z.grad) == gradient
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
@@ -241,7 +275,9 @@ def test_torch_func() -> None:
     assert bits(torch.func.jacrev(lambda z: each(z, LABELS))(X).sum(0)) == bits(rows)
     assert bits(compiled(torch.func.vmap(INDEX))(X, LABELS)) == bits(each(X, LABELS))
     z = X.clone().requires_grad_()
-    (batch,) = torch.autograd.grad(INDEX(z, LABELS), z, torch.tensor([1.0, 0.3]), is_grads_batched=True)
+    (batch,) = torch.autograd.grad(
+        INDEX(z, LABELS), z, torch.tensor([1.0, 0.3]), is_grads_batched=True
+    )
     assert bits(batch[1]) == step(INDEX, X, LABELS, upstream=0.3)[1]
     assert torch.func.grad(INDEX)(X, LABELS + 1)[3].isnan().all()
 
@@ -249,7 +285,9 @@ def test_torch_func() -> None:
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_compiles_with_other_sizes_and_specs(dynamic: bool | None) -> None:
     """Other batch sizes do not compile again, other specs do: their numbers are never taken for another's."""
-    counter = importlib.import_module("torch._dynamo.testing").CompileCounterWithBackend("aot_eager")
+    counter = importlib.import_module("torch._dynamo.testing").CompileCounterWithBackend(
+        "aot_eager"
+    )
     loss_of = SPEC.to("torch")
     function = torch.compile(loss_of, backend=counter, fullgraph=True, dynamic=dynamic)
     for rows in range(4, 9):
@@ -257,7 +295,12 @@ def test_compiles_with_other_sizes_and_specs(dynamic: bool | None) -> None:
         assert step(function, z, y) == step(loss_of, z, y)
     assert counter.frame_count <= 2
     call = compiled(lambda spec, z, y: spec(z, y), dynamic=dynamic)
-    for label, smoothing, weights in ((-100, 0.1, None), (-100, 0.2, None), (2, 0.3, (1, 0.3, 2)), (1, 0.3, (1, 3, 0))):
+    for label, smoothing, weights in (
+        (-100, 0.1, None),
+        (-100, 0.2, None),
+        (2, 0.3, (1, 0.3, 2)),
+        (1, 0.3, (1, 3, 0)),
+    ):
         # Numbers in a tuple that torch.compile takes for unknown stop `resolve`, in native mode too.
         labels = None if dynamic else label
         spec = INDEX.replace(ignore_index=labels, label_smoothing=smoothing, class_weights=weights)
@@ -329,7 +372,9 @@ def test_gradients_that_are_refused() -> None:
     spec = ul.MeanSquaredError(rounding="exact")
     weight = torch.ones(4)
     wanting = X.clone().requires_grad_()
-    with pytest.raises(ul.UnsupportedError, match=r"targets requires one; detach targets, or use rounding='native'"):
+    with pytest.raises(
+        ul.UnsupportedError, match=r"targets requires one; detach targets, or use rounding='native'"
+    ):
         spec(X, wanting)
     with pytest.raises(ul.UnsupportedError, match="sample_weight requires one"):
         spec(X, -X, sample_weight=weight.clone().requires_grad_())

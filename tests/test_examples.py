@@ -22,7 +22,13 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run Python in a folder without a source tree, as a reader would who has copied the example."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=kept, timeout=280
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=kept,
+        timeout=280,
     )
 
 
@@ -104,7 +110,11 @@ def test_same_bits(tmp_path: Path) -> None:
     agreeing = re.findall(r"losses with the same bits in all: (\d+) of 300 steps", done.stdout)
     assert agreeing[0] == "300"
     assert 0 < int(agreeing[1]) < 300
-    assert done.stdout.count("the weights are the same") == done.stdout.count("the weights differ") == 1
+    assert (
+        done.stdout.count("the weights are the same")
+        == done.stdout.count("the weights differ")
+        == 1
+    )
 
 
 @four_frameworks
@@ -149,7 +159,9 @@ example["main"]()
     ],
     ids=lambda value: value.stem if isinstance(value, Path) else None,
 )
-def test_missing_framework_is_named(example: Path, module: str, install: str, tmp_path: Path) -> None:
+def test_missing_framework_is_named(
+    example: Path, module: str, install: str, tmp_path: Path
+) -> None:
     """Without one of the frameworks the script says which, and what to install, and fails."""
     code = """
 import runpy, sys

@@ -35,7 +35,9 @@ importlib.metadata.packages_distributions = lambda: dict.fromkeys(_present, ["py
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+def run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., pytest.RunResult]:
     """Run one passing test per framework under our conftest.py, on a machine that lacks `missing`."""
 
     def run(
@@ -76,7 +78,9 @@ def test_missing_fails_where_all_are_required(run: Callable[..., pytest.RunResul
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_untested_fails_where_all_are_required(run: Callable[..., pytest.RunResult], workers: str) -> None:
+def test_untested_fails_where_all_are_required(
+    run: Callable[..., pytest.RunResult], workers: str
+) -> None:
     """With the variable, an installed framework that no test reached fails the run though every test passed."""
     result = run("-n", workers, "-k", "not jax", required=True)
     result.stdout.fnmatch_lines(["torch * 1 passed*", "FAILED: *no test passed with jax"])

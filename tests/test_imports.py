@@ -32,7 +32,11 @@ ADAPTERS = {
     "jax": {"jax", "jaxlib"},
 }
 # Libraries whose losses are read and written, and that are no backends.
-SWITCHED = {"optax": {"optax", "jax", "jaxlib"}, "sklearn": {"sklearn"}, "onnx": {"onnx", "onnxruntime"}}
+SWITCHED = {
+    "optax": {"optax", "jax", "jaxlib"},
+    "sklearn": {"sklearn"},
+    "onnx": {"onnx", "onnxruntime"},
+}
 FRAMEWORKS = set.union(*ADAPTERS.values(), *SWITCHED.values()) - ADAPTERS["numpy"]
 
 IMPORT_BUDGET_MS = 15.0
@@ -86,7 +90,11 @@ def rule_for(module: str) -> Rule:
         return Rule()
     if module == "unifiedloss.spec":
         # Calling a spec reaches the registry, and only then.
-        return Rule(own=("unifiedloss.errors", "unifiedloss.floats"), lazy=("unifiedloss",), not_own=OUTSIDE_THE_CORE)
+        return Rule(
+            own=("unifiedloss.errors", "unifiedloss.floats"),
+            lazy=("unifiedloss",),
+            not_own=OUTSIDE_THE_CORE,
+        )
     if module == "unifiedloss.reference":
         # The oracle: no array library, no framework and no adapter has a hand in it.
         return Rule(own=("unifiedloss.spec", "unifiedloss.errors", "unifiedloss.floats"))
@@ -96,15 +104,23 @@ def rule_for(module: str) -> Rule:
         return Rule(packages=frozenset({"numpy", "pytest"}), own=("unifiedloss",), not_own=not_own)
     if module == "unifiedloss.cli":
         return Rule(
-            packages=frozenset({"numpy", "typer", "rich"}), own=("unifiedloss",), not_own=("unifiedloss.adapters",)
+            packages=frozenset({"numpy", "typer", "rich"}),
+            own=("unifiedloss",),
+            not_own=("unifiedloss.adapters",),
         )
     if module == "unifiedloss.adapters":
         return Rule()
     if _under(module, ("unifiedloss.adapters",)):
         name = module.split(".")[2]
-        others = tuple(f"unifiedloss.adapters.{other}" for other in ADAPTERS | SWITCHED if other != name)
+        others = tuple(
+            f"unifiedloss.adapters.{other}" for other in ADAPTERS | SWITCHED if other != name
+        )
         # Keras runs on another framework, and in exact mode hands its tensors to that framework's adapter.
-        forbidden = ("unifiedloss.conformance", "unifiedloss.cli", *(() if name == "keras" else others))
+        forbidden = (
+            "unifiedloss.conformance",
+            "unifiedloss.cli",
+            *(() if name == "keras" else others),
+        )
         # A folder without an entry above gets no framework at all.
         packages = frozenset({"numpy"} | (ADAPTERS | SWITCHED).get(name, set()))
         return Rule(packages=packages, own=("unifiedloss",), not_own=forbidden)
@@ -122,7 +138,9 @@ def imports(source: str, module: str, *, package: bool) -> Iterator[Import]:
     tree = ast.parse(source)
     lazy = set[ast.AST]()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _is_type_checking(node):
+        if isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+        ) or _is_type_checking(node):
             body = node.body if isinstance(node.body, list) else [node.body]
             lazy.update(child for statement in body for child in ast.walk(statement))
     for node in ast.walk(tree):
@@ -131,7 +149,10 @@ def imports(source: str, module: str, *, package: bool) -> Iterator[Import]:
 
 
 def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    return isinstance(node, ast.If) and ast.unparse(node.test) in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
 
 
 def _targets(node: ast.AST, module: str, *, package: bool) -> list[str]:
@@ -142,7 +163,10 @@ def _targets(node: ast.AST, module: str, *, package: bool) -> list[str]:
         # "from unifiedloss import cli" names a module, "from unifiedloss.cli import main" does not. Taking both for one is
         # right under rules that go by prefix: unifiedloss.cli.main lies in unifiedloss.cli.
         return [base if alias.name == "*" else f"{base}.{alias.name}" for alias in node.names]
-    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+        "import_module",
+        "__import__",
+    ):
         # Only what is spelt out can be read here; the registry's table of names is not.
         name = node.args[0] if node.args else None
         if isinstance(name, ast.Constant) and isinstance(name.value, str):
@@ -172,7 +196,10 @@ def violations(source: str, module: str, *, package: bool = False) -> list[str]:
 def modules() -> dict[str, Path]:
     """Every module of the package, by dotted name."""
     found = {}
-    for top, name in ((ROOT / "unifiedloss", "unifiedloss"), (ROOT / "adapters", "unifiedloss.adapters")):
+    for top, name in (
+        (ROOT / "unifiedloss", "unifiedloss"),
+        (ROOT / "adapters", "unifiedloss.adapters"),
+    ):
         for path in sorted(top.rglob("*.py")):
             parts = path.relative_to(top).with_suffix("").parts
             found[".".join([name, *(part for part in parts if part != "__init__")])] = path
@@ -181,8 +208,21 @@ def modules() -> dict[str, Path]:
 
 def test_walk_reaches_every_part() -> None:
     """The rules hold nothing together if the files they are about are not found."""
-    core = ("spec", "functional", "adapter", "registry", "errors", "reference", "cli", "conformance")
-    adapters = [f"adapters.{name}{part}" for name in ADAPTERS for part in ("", ".native", ".ops", ".objects")]
+    core = (
+        "spec",
+        "functional",
+        "adapter",
+        "registry",
+        "errors",
+        "reference",
+        "cli",
+        "conformance",
+    )
+    adapters = [
+        f"adapters.{name}{part}"
+        for name in ADAPTERS
+        for part in ("", ".native", ".ops", ".objects")
+    ]
     expected = {"unifiedloss", *(f"unifiedloss.{name}" for name in (*core, *adapters))}
     assert expected <= modules().keys()
 
@@ -210,7 +250,10 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.reference", "def f():\n    from unifiedloss.exact import kernel"),
         ("unifiedloss.functional", "import torch"),
         ("unifiedloss.functional", "import torch.nn.functional as F"),
-        ("unifiedloss.functional", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor"),
+        (
+            "unifiedloss.functional",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor",
+        ),
         ("unifiedloss.functional", "def f():\n    import jax.numpy as jnp"),
         ("unifiedloss.functional", "import scipy.special"),
         ("unifiedloss.functional", "from unifiedloss.cli import main"),
@@ -253,20 +296,35 @@ def test_violation_is_caught(module: str, source: str) -> None:
         ("unifiedloss.errors", "from __future__ import annotations\nimport os.path"),
         ("unifiedloss.spec", "import json\nfrom .errors import ShapeError"),
         ("unifiedloss.spec", "def call():\n    from unifiedloss import registry"),
-        ("unifiedloss.reference", "from decimal import Decimal\nfrom fractions import Fraction\nfrom . import spec"),
+        (
+            "unifiedloss.reference",
+            "from decimal import Decimal\nfrom fractions import Fraction\nfrom . import spec",
+        ),
         ("unifiedloss.functional", "import numpy as np\nfrom . import registry, spec"),
-        ("unifiedloss.registry", "import importlib\nimportlib.import_module(name)\nTABLE = {'torch': 'x'}"),
+        (
+            "unifiedloss.registry",
+            "import importlib\nimportlib.import_module(name)\nTABLE = {'torch': 'x'}",
+        ),
         (
             "unifiedloss.conformance.cases",
             "import numpy, pytest\nfrom .. import reference, registry\nfrom . import checks",
         ),
-        ("unifiedloss.cli", "import typer\nfrom rich.table import Table\nfrom unifiedloss.conformance import report"),
+        (
+            "unifiedloss.cli",
+            "import typer\nfrom rich.table import Table\nfrom unifiedloss.conformance import report",
+        ),
         (
             "unifiedloss.adapters.jax.native",
             "import jax.numpy\nimport numpy\nfrom . import ops\nfrom unifiedloss.exact import a",
         ),
-        ("unifiedloss.adapters.keras.exact", "import keras\nfrom unifiedloss.adapters.torch import exact"),
-        ("unifiedloss.adapters.optax.switching", "import jax\nimport optax\nfrom unifiedloss.switching import calls"),
+        (
+            "unifiedloss.adapters.keras.exact",
+            "import keras\nfrom unifiedloss.adapters.torch import exact",
+        ),
+        (
+            "unifiedloss.adapters.optax.switching",
+            "import jax\nimport optax\nfrom unifiedloss.switching import calls",
+        ),
         ("unifiedloss.switching", "from unifiedloss.switching import torch"),
     ],
 )
@@ -286,7 +344,9 @@ def test_relative_imports_in_a_package() -> None:
 
 def _in_a_new_process(code: str, folder: Path) -> str:
     """What a fresh interpreter prints for this code, run where no source tree lies beside it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+    }
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -312,7 +372,11 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules.keys() -
     assert "unifiedloss" in loaded
     assert not loaded & FRAMEWORKS
     # An editable install adds finders of its own making, named after the package.
-    foreign = {name for name in loaded if name not in sys.stdlib_module_names and not name.startswith("__editable__")}
+    foreign = {
+        name
+        for name in loaded
+        if name not in sys.stdlib_module_names and not name.startswith("__editable__")
+    }
     assert foreign <= {"unifiedloss", "numpy"}
 
 

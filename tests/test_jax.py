@@ -34,7 +34,9 @@ P = np.array([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3], [0.3, 0.3, 0.4], [0.1, 0.1, 0.8]
 
 def close(got: Any, wanted: Any, tolerance: float = 1e-6) -> None:
     """Within a few float32 ulps of numbers around 1."""
-    np.testing.assert_allclose(np.asarray(got, np.float64), np.asarray(wanted, np.float64), tolerance, tolerance)
+    np.testing.assert_allclose(
+        np.asarray(got, np.float64), np.asarray(wanted, np.float64), tolerance, tolerance
+    )
 
 
 def in_numpy(spec: Any, predictions: Any, targets: Any, **more: Any) -> tuple[Any, Any]:
@@ -108,7 +110,12 @@ def test_second_derivative_of_the_softmax(targets: Any) -> None:
     def of(z: Any) -> Any:
         return CE(z[None], targets)
 
-    for second in (jax.hessian(of), jax.jit(jax.hessian(of)), jax.jacrev(jax.jacrev(of)), jax.jacrev(jax.jacfwd(of))):
+    for second in (
+        jax.hessian(of),
+        jax.jit(jax.hessian(of)),
+        jax.jacrev(jax.jacrev(of)),
+        jax.jacrev(jax.jacfwd(of)),
+    ):
         close(second(z), np.diag(p) - np.outer(p, p), 1e-7)
 
 
@@ -116,7 +123,9 @@ def test_second_derivative_of_the_sigmoid() -> None:
     """It is p (1 - p), 1/4 at logit 0, where a formula with a maximum and an absolute value has a kink."""
     z = jnp.array([0.0, 2.0, -30.0])
     p = 1 / (1 + np.exp(-np.asarray(z, np.float64)))
-    second = jax.jit(jax.hessian(lambda z: BCE.replace(reduction="sum")(z, jnp.array([0.0, 1.0, 0.5]))))(z)
+    second = jax.jit(
+        jax.hessian(lambda z: BCE.replace(reduction="sum")(z, jnp.array([0.0, 1.0, 0.5])))
+    )(z)
     close(second, np.diag(p * (1 - p)), 1e-7)
 
 
@@ -136,7 +145,9 @@ def test_infinite_logits() -> None:
     spec = BCE.replace(reduction="none")
     np.testing.assert_array_equal(spec(z, t), [0, 0, np.inf, np.inf])
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda z: spec(z, t).sum()))(z), [0, 0, 1, -1])
-    np.testing.assert_array_equal(jax.jvp(lambda z: spec(z, t), (z,), (jnp.ones(4),))[1], [0, 0, 1, -1])
+    np.testing.assert_array_equal(
+        jax.jvp(lambda z: spec(z, t), (z,), (jnp.ones(4),))[1], [0, 0, 1, -1]
+    )
 
     z = jnp.array([[0, -jnp.inf, 0], [-jnp.inf, 0, 0], [jnp.inf, 0, 0], [-jnp.inf] * 3])
     spec = CE.replace(reduction="none")
@@ -155,7 +166,9 @@ def test_large_common_offset() -> None:
 
 
 @pytest.mark.parametrize(
-    "transform", [jax.jit, lambda f: lambda x, t: jax.vmap(f)(x[None], t[None])[0]], ids=["jit", "vmap"]
+    "transform",
+    [jax.jit, lambda f: lambda x, t: jax.vmap(f)(x[None], t[None])[0]],
+    ids=["jit", "vmap"],
 )
 def test_traced_bad_value_is_nan(transform: Callable[..., Any]) -> None:
     """Traced code cannot raise for a value: the loss and the whole gradient of that position are NaN, and no other's."""
@@ -163,13 +176,20 @@ def test_traced_bad_value_is_nan(transform: Callable[..., Any]) -> None:
         (CE, X, np.array([0, 7, 1, 2], np.int32), 1),
         (CE.replace(label_smoothing=0.1), X, np.array([0, 1, -1, 2], np.int32), 2),
         (CE, X, np.where(np.arange(4)[:, None] == 3, -1, T).astype(np.float32), 3),
-        (ul.CrossEntropyLoss(), np.where(np.arange(4)[:, None] == 2, 1.5, P).astype(np.float32), Y, 2),
+        (
+            ul.CrossEntropyLoss(),
+            np.where(np.arange(4)[:, None] == 2, 1.5, P).astype(np.float32),
+            Y,
+            2,
+        ),
         (BCE, X[:, 0], np.array([0, 1, 2, 0], np.float32), 2),
     ):
         each = spec.replace(reduction="none")
         found = transform(each)(jnp.asarray(x), jnp.asarray(t))
         np.testing.assert_array_equal(np.isnan(found), np.arange(4) == bad)
-        gradient = transform(jax.grad(lambda x, t, each=each: each(x, t).sum()))(jnp.asarray(x), jnp.asarray(t))
+        gradient = transform(jax.grad(lambda x, t, each=each: each(x, t).sum()))(
+            jnp.asarray(x), jnp.asarray(t)
+        )
         np.testing.assert_array_equal(np.isnan(gradient).reshape(4, -1).all(1), np.arange(4) == bad)
         assert np.isnan(transform(spec)(jnp.asarray(x), jnp.asarray(t)))
         with pytest.raises(ul.BadValueError, match=str(bad)):
@@ -346,7 +366,9 @@ def test_rank_promotion_may_be_forbidden() -> None:
 def test_float64_predictions_need_x64() -> None:
     """JAX would narrow the result at its next operation, so a float64 loss is refused where x64 is off, saying what to do."""
     for predictions in (X.astype(np.float64), X.tolist()):
-        with pytest.raises(ul.UnsupportedError, match=r"cast them to float32, or set jax\.config\.update"):
+        with pytest.raises(
+            ul.UnsupportedError, match=r"cast them to float32, or set jax\.config\.update"
+        ):
             CE.to("jax")(predictions, Y)
     with pytest.raises(ul.ShapeError):  # what is wrong with the call comes first
         CE.to("jax")(X.astype(np.float64), Y[:3])
@@ -489,14 +511,18 @@ def test_exported_with_a_symbolic_batch() -> None:
     of = jax.jit(jax.value_and_grad(spec.to("jax")))
     rows, columns = jax.export.symbolic_shape("n, m")
     float32, int32 = np.dtype(np.float32), np.dtype(np.int32)
-    exported = jax.export.export(of)(jax.ShapeDtypeStruct((rows, 3), float32), jax.ShapeDtypeStruct((rows,), int32))
+    exported = jax.export.export(of)(
+        jax.ShapeDtypeStruct((rows, 3), float32), jax.ShapeDtypeStruct((rows,), int32)
+    )
     for n in (4, 2):
         value, gradient = in_numpy(spec, X[:n], Y[:n])
         got = exported.call(X[:n], Y[:n])
         close(got[0], value)
         close(got[1], gradient)
     with pytest.raises(ul.ShapeError, match=r"need targets \(n,\), got \(m,\)"):
-        jax.export.export(of)(jax.ShapeDtypeStruct((rows, 3), float32), jax.ShapeDtypeStruct((columns,), int32))
+        jax.export.export(of)(
+            jax.ShapeDtypeStruct((rows, 3), float32), jax.ShapeDtypeStruct((columns,), int32)
+        )
 
 
 def test_split_over_devices() -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = [Path(__file__).with_name(name) for name in ("keras_checks.py", "keras_switching_checks.py")]
+CHECKS = [
+    Path(__file__).with_name(name) for name in ("keras_checks.py", "keras_switching_checks.py")
+]
 
 FEWEST = 205
 """A run of fewer checks than this has lost some."""
@@ -52,7 +54,10 @@ def test_keras_on(backend: str, tmp_path: Path) -> None:
         timeout=580,
     )
     if done.returncode:
-        pytest.fail(f"Keras on {backend}:\n{_failures(done.stdout) or done.stdout + done.stderr}", pytrace=False)
+        pytest.fail(
+            f"Keras on {backend}:\n{_failures(done.stdout) or done.stdout + done.stderr}",
+            pytrace=False,
+        )
     (suite,) = ET.parse(report).getroot().iter("testsuite")  # noqa: S314 - written by the process above
     counts = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
     assert counts["tests"] >= FEWEST

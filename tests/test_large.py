@@ -49,7 +49,9 @@ def expected(kind: str, predictions: np.ndarray, targets: np.ndarray) -> tuple[f
     if kind == "cross_entropy":
         t = np.eye(SHAPE[1])[targets]
     log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
-    return float(-np.sum(t * log_p) / len(z)), (np.exp(log_p) * t.sum(1, keepdims=True) - t) / len(z)
+    return float(-np.sum(t * log_p) / len(z)), (np.exp(log_p) * t.sum(1, keepdims=True) - t) / len(
+        z
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,7 +67,9 @@ def test_value_and_gradient(backend: str, kind: str, dtype: str) -> None:
         got, slope = SPECS[kind].value_and_grad(*tensors)
         assert math.isclose(float(got), loss, rel_tol=tolerance)
         assert math.isclose(float(SPECS[kind](*tensors)), loss, rel_tol=tolerance)
-        np.testing.assert_allclose(np.asarray(slope), gradient, rtol=tolerance, atol=tolerance * np.abs(gradient).max())
+        np.testing.assert_allclose(
+            np.asarray(slope), gradient, rtol=tolerance, atol=tolerance * np.abs(gradient).max()
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

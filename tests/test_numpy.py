@@ -74,7 +74,11 @@ def test_gradients_are_slopes(spec: object) -> None:
     """The closed form agrees with central differences of the loss itself."""
     rng = np.random.default_rng(1)
     x = rng.uniform(0.1, 0.9, (4, 3, 2))
-    t = rng.integers(3, size=(4, 2)) if isinstance(spec, ul.CrossEntropyLoss) else rng.random((4, 3, 2))
+    t = (
+        rng.integers(3, size=(4, 2))
+        if isinstance(spec, ul.CrossEntropyLoss)
+        else rng.random((4, 3, 2))
+    )
     weight = np.array([1.0, 0.0, 2.0, 0.5])
     mask = rng.random((4, 2) if isinstance(spec, ul.CrossEntropyLoss) else (4, 3, 2)) < 0.8
     assert isinstance(spec, ul.CrossEntropyLoss | ul.BinaryCrossEntropyLoss | ul.MeanSquaredError)
@@ -98,7 +102,9 @@ def test_memory_layouts() -> None:
     frozen.flags.writeable = False
     for other in (np.asfortranarray(z), np.repeat(z, 2, 0)[::2], z.astype(">f4"), frozen):
         np.testing.assert_array_equal(spec(other, y), expected)
-        np.testing.assert_array_equal(spec.value_and_grad(other, y)[1], spec.value_and_grad(z, y)[1])
+        np.testing.assert_array_equal(
+            spec.value_and_grad(other, y)[1], spec.value_and_grad(z, y)[1]
+        )
     np.testing.assert_array_equal(spec(z, y.astype(">i2")), expected)
     with pytest.raises(ul.BadValueError, match=r"targets\[1\] is 256"):
         spec(z, np.array([0, 256, 1, 1, 1, 1], ">i4"))

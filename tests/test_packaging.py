@@ -41,7 +41,9 @@ MORE_FILES = {
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command without what would let this checkout or another Python in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=kept, timeout=240)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env=kept, timeout=240
+    )
 
 
 def output(*command: str | Path, cwd: Path) -> str:
@@ -82,7 +84,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     output(sys.executable, *install, wheel, cwd=folder)
     # A folder that a .pth file names has its own .pth files left alone, so the editable install is not lent with it.
-    target = output(interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    target = output(
+        interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
+    ).strip()
     Path(target, "lent.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     return interpreter
 
@@ -97,7 +101,9 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     """Every module is in the wheel under its installed name: a package that pyproject.toml forgot would be missing."""
     expected = {"unifiedloss/py.typed"}
     for name, folder in SOURCES.items():
-        expected |= {f"{name}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
+        expected |= {
+            f"{name}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")
+        }
     names = set(zipfile.ZipFile(wheel).namelist())
     packed = {name for name in names if ".dist-info/" not in name}
     assert packed == expected
@@ -146,7 +152,10 @@ def test_no_top_level_adapters(python: Path, elsewhere: Path) -> None:
     [
         ("import adapters", "adapters"),
         ("import adapters.numpy", "adapters"),
-        ("import sys; sys.path.insert(0, 'adapters'); import importlib as i; i.import_module('__init__')", "__init__"),
+        (
+            "import sys; sys.path.insert(0, 'adapters'); import importlib as i; i.import_module('__init__')",
+            "__init__",
+        ),
     ],
 )
 def test_adapters_refuse_another_name(code: str, name: str) -> None:
@@ -161,9 +170,9 @@ def test_adapters_refuse_another_name(code: str, name: str) -> None:
 
 def test_adapters_load_in_the_repository() -> None:
     """In the same folder the right name works, with the editable install or without the wheel."""
-    assert output(sys.executable, "-c", "import unifiedloss.adapters as a; print(a.__name__)", cwd=ROOT).split() == [
-        "unifiedloss.adapters"
-    ]
+    assert output(
+        sys.executable, "-c", "import unifiedloss.adapters as a; print(a.__name__)", cwd=ROOT
+    ).split() == ["unifiedloss.adapters"]
 
 
 def test_command_is_installed(python: Path, elsewhere: Path) -> None:
@@ -180,7 +189,9 @@ def test_one_version(python: Path, elsewhere: Path) -> None:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
     ]
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "version"
+    ]
     assert literals == [declared]
     code = "import importlib.metadata as m, unifiedloss as u; print(m.version('unifiedloss'), u.__version__)"
     assert output(python, "-c", code, cwd=elsewhere).split() == [declared, declared]
@@ -189,20 +200,26 @@ def test_one_version(python: Path, elsewhere: Path) -> None:
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_adapters_have_the_same_files(adapter: str) -> None:
     """Every adapter's folder holds the same files; one that needs another says so above, with the reason."""
-    assert {path.name for path in (ROOT / "adapters" / adapter).glob("*.py")} == ADAPTER_FILES | MORE_FILES.get(
-        adapter, set()
-    )
+    assert {
+        path.name for path in (ROOT / "adapters" / adapter).glob("*.py")
+    } == ADAPTER_FILES | MORE_FILES.get(adapter, set())
 
 
 @pytest.mark.parametrize("library", SWITCHED)
 def test_libraries_that_are_no_backends(library: str) -> None:
     """Their folders hold what reads and writes their losses."""
-    assert {path.name for path in (ROOT / "adapters" / library).glob("*.py")} == {"__init__.py", "switching.py"}
+    assert {path.name for path in (ROOT / "adapters" / library).glob("*.py")} == {
+        "__init__.py",
+        "switching.py",
+    }
 
 
 def test_adapters_are_all_known() -> None:
     """No adapter escapes the test above."""
-    assert {path.parent.name for path in (ROOT / "adapters").glob("*/__init__.py")} == {*ADAPTERS, *SWITCHED}
+    assert {path.parent.name for path in (ROOT / "adapters").glob("*/__init__.py")} == {
+        *ADAPTERS,
+        *SWITCHED,
+    }
 
 
 def test_pins_cover_what_is_declared() -> None:

@@ -16,7 +16,10 @@ from unifiedloss import registry
 
 Array = NDArray[Any]
 LOGITS = st.floats(-30, 30, width=32)
-BACKENDS = [pytest.param(name, marks=pytest.mark.framework(name)) for name in ("numpy", "torch", "tensorflow", "jax")]
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.framework(name))
+    for name in ("numpy", "torch", "tensorflow", "jax")
+]
 
 # One example of a few rows is enough work for an eager framework; no deadline, as the first call loads it.
 settings.register_profile("unifiedloss", max_examples=25, deadline=None, derandomize=True)
@@ -61,9 +64,15 @@ def test_class_permutation(backend: str, batch: tuple[Array, Array], seed: int) 
     z, y = batch
     order = np.random.default_rng(seed).permutation(z.shape[1])
     weights = np.linspace(0.5, 2, z.shape[1])
-    spec = ul.CrossEntropyLoss(from_logits=True, reduction="none", class_weights=weights, label_smoothing=0.1)
+    spec = ul.CrossEntropyLoss(
+        from_logits=True, reduction="none", class_weights=weights, label_smoothing=0.1
+    )
     renamed = spec.replace(class_weights=weights[order])
-    close(evaluate(backend, spec, z, y), evaluate(backend, renamed, z[:, order], np.argsort(order)[y]), 120)
+    close(
+        evaluate(backend, spec, z, y),
+        evaluate(backend, renamed, z[:, order], np.argsort(order)[y]),
+        120,
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -79,14 +88,22 @@ def test_splitting_a_batch(backend: str, batch: tuple[Array, Array]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(
-    batch=batches(), smoothing=st.sampled_from([0.0, 0.1, 1.0]), divisor=st.sampled_from(["weights", "all", "nonzero"])
+    batch=batches(),
+    smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    divisor=st.sampled_from(["weights", "all", "nonzero"]),
 )
-def test_one_hot_equals_index(backend: str, batch: tuple[Array, Array], smoothing: float, divisor: str) -> None:
+def test_one_hot_equals_index(
+    backend: str, batch: tuple[Array, Array], smoothing: float, divisor: str
+) -> None:
     """An index target is the one-hot dense target: the same value, by every divisor."""
     z, y = batch
     weights = np.linspace(0, 2, z.shape[1])
     spec = ul.CrossEntropyLoss(
-        from_logits=True, class_weights=weights, label_smoothing=smoothing, divisor=divisor, on_empty="zero"
+        from_logits=True,
+        class_weights=weights,
+        label_smoothing=smoothing,
+        divisor=divisor,
+        on_empty="zero",
     )
     one_hot = np.eye(z.shape[1], dtype=np.float32)[y]
     close(evaluate(backend, spec, z, y), evaluate(backend, spec, z, one_hot), 120)
@@ -123,7 +140,9 @@ def test_one_weight_cancels(backend: str, batch: tuple[Array, Array], weight: fl
     weights = np.arange(1, len(z) + 1, dtype=np.float32)
     scaled = (weights * np.float32(weight)).astype(np.float32)
     close(
-        evaluate(backend, spec, z, y, sample_weight=weights), evaluate(backend, spec, z, y, sample_weight=scaled), 120
+        evaluate(backend, spec, z, y, sample_weight=weights),
+        evaluate(backend, spec, z, y, sample_weight=scaled),
+        120,
     )
 
 
@@ -148,7 +167,9 @@ def test_softmax_is_a_distribution(backend: str, z: Array) -> None:
     y = np.array([0, 1, 2])
     normal = p[np.arange(3), y] > 1e-30
     losses = evaluate(backend, ul.CrossEntropyLoss(reduction="none"), p, y)
-    exact = evaluate("numpy", ul.CrossEntropyLoss(from_logits=True, reduction="none"), z.astype(np.float64), y)
+    exact = evaluate(
+        "numpy", ul.CrossEntropyLoss(from_logits=True, reduction="none"), z.astype(np.float64), y
+    )
     close(losses[normal], exact[normal], 60)
 
 
@@ -156,5 +177,7 @@ def test_softmax_is_a_distribution(backend: str, z: Array) -> None:
 def test_gradient_rows_sum_to_zero(batch: tuple[Array, Array]) -> None:
     """The gradient to the logits of a row sums to 0, as a shift of the row changes nothing."""
     z, y = batch
-    _, gradient = ul.CrossEntropyLoss(from_logits=True, reduction="sum").value_and_grad(z.astype(np.float64), y)
+    _, gradient = ul.CrossEntropyLoss(from_logits=True, reduction="sum").value_and_grad(
+        z.astype(np.float64), y
+    )
     np.testing.assert_allclose(gradient.sum(1), 0, atol=1e-12)

@@ -55,7 +55,9 @@ def by_name(rule: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("rule", RULES, ids=by_name)
 @pytest.mark.parametrize("kind", ["index", "dense"])
-def test_rules_of_the_cross_entropy_are_their_plain_formula(rule: dict[str, Any], kind: str) -> None:
+def test_rules_of_the_cross_entropy_are_their_plain_formula(
+    rule: dict[str, Any], kind: str
+) -> None:
     """Value and all gradients of the log-likelihood, positions weighted by class, and what is divided by its sum."""
     rng = random.Random(f"{rule}{kind}")
     n, k = 3, 3
@@ -63,26 +65,40 @@ def test_rules_of_the_cross_entropy_are_their_plain_formula(rule: dict[str, Any]
     specs: list[tuple[AnyLoss, float, float]] = [
         (NegativeLogLikelihoodLoss(**rule), -5.0, 5.0),
         (
-            NegativeLogLikelihoodLoss(class_weights=weights, ignore_index=7 if kind == "index" else None, **rule),
+            NegativeLogLikelihoodLoss(
+                class_weights=weights, ignore_index=7 if kind == "index" else None, **rule
+            ),
             -5.0,
             0,
         ),
         (CrossEntropyLoss(from_logits=True, scale=0.3, label_smoothing=0.1, **rule), -4.0, 4.0),
     ]
     for smoothing, weighting in itertools.product((0.0, 0.1), ("entries", "position")):
-        common: dict[str, Any] = {"class_weights": weights, "class_weighting": weighting, "label_smoothing": smoothing}
+        common: dict[str, Any] = {
+            "class_weights": weights,
+            "class_weighting": weighting,
+            "label_smoothing": smoothing,
+        }
         specs += [
             (CrossEntropyLoss(from_logits=True, **common, **rule), -4.0, 4.0),
             (CrossEntropyLoss(epsilon="sklearn", scale=2.5, **common, **rule), 0.01, 0.99),
             (CrossEntropyLoss(epsilon=0.2, renormalize="before_clip", **common, **rule), 0.01, 5.0),
             (CrossEntropyLoss(epsilon=0.2, renormalize="after_clip", **common, **rule), 0.01, 1.5),
-            (CrossEntropyLoss(epsilon="keras", renormalize="before_clip", **common, **rule), 0.01, 5.0),
+            (
+                CrossEntropyLoss(epsilon="keras", renormalize="before_clip", **common, **rule),
+                0.01,
+                5.0,
+            ),
         ]
     for spec, low, high in specs:
         targets = labels(*rng.choices([*range(k)], k=n))
         if kind == "dense":
             targets = numbers(rng, rng.choice(DTYPES), 0.0625, 1.5, n, k)
-        check(with_companions(Case(spec, numbers(rng, rng.choice(DTYPES), low, high, n, k), targets), rng, n))
+        check(
+            with_companions(
+                Case(spec, numbers(rng, rng.choice(DTYPES), low, high, n, k), targets), rng, n
+            )
+        )
 
 
 @pytest.mark.parametrize("rule", REDUCTIONS, ids=by_name)
@@ -94,11 +110,15 @@ def test_rules_of_the_binary_cross_entropy_are_their_plain_formula(rule: dict[st
     common: dict[str, Any] = {"label_smoothing": 0.1, "scale": 1.75, **rule}
     specs = [
         BinaryCrossEntropyLoss(from_logits=True, pos_weight=three, axis=1, **common),
-        BinaryCrossEntropyLoss(pos_weight=three, axis=-2, epsilon=0.0625, epsilon_added=True, **common),
+        BinaryCrossEntropyLoss(
+            pos_weight=three, axis=-2, epsilon=0.0625, epsilon_added=True, **common
+        ),
         BinaryCrossEntropyLoss(epsilon="keras", **common),
         BinaryCrossEntropyLoss(epsilon="sklearn", pos_weight=2.5, **common),
         BinaryCrossEntropyLoss(epsilon=0.1, element_weights=[[0.5], [1.5], [3.0]], **common),
-        BinaryCrossEntropyLoss(epsilon=0.1, element_weights=[0.5, 1.5], average_last_axis=True, **common),
+        BinaryCrossEntropyLoss(
+            epsilon=0.1, element_weights=[0.5, 1.5], average_last_axis=True, **common
+        ),
     ]
     for spec in specs:
         dtype = rng.choice(DTYPES)
@@ -118,7 +138,11 @@ def test_weights_of_elements_and_averages_are_their_plain_formula(rule: dict[str
         {"element_weights": [0.5, 0.0, 1.5]},
         {"element_weights": [[[1.0], [2.0]], [[3.0], [4.0]]], "scale": 0.3},
         {"average_last_axis": True},
-        {"average_last_axis": True, "element_weights": [[0.0, 0.0, 0.0], [0.5, 2.0, 1.5]], "scale": 0.3},
+        {
+            "average_last_axis": True,
+            "element_weights": [[0.0, 0.0, 0.0], [0.5, 2.0, 1.5]],
+            "scale": 0.3,
+        },
     ]
     for more in fields:
         predictions = numbers(rng, rng.choice(DTYPES), -8.0, 8.0, 2, 2, 3)
@@ -130,7 +154,11 @@ def accompanied(case: Case, rng: random.Random) -> Case:
     """The case with weights, a mask and an upstream gradient of its positions' shape, or without some of them."""
     shape = case.predictions.shape[:-1] if case.spec.average_last_axis else case.predictions.shape  # type: ignore[union-attr]
     case = with_companions(case, rng, math.prod(shape))
-    given = {name: x._replace(shape=shape) for name in ("sample_weight", "mask") if (x := getattr(case, name))}
+    given = {
+        name: x._replace(shape=shape)
+        for name in ("sample_weight", "mask")
+        if (x := getattr(case, name))
+    }
     return replace(case, **given)
 
 
@@ -156,8 +184,12 @@ def test_the_clamp_has_the_gradient_torch_gives_it() -> None:
     for smoothing, dtype in itertools.product((0.0, 0.1), ("float32", "float64")):
         values = [round_on_grid(Fraction(p), FORMATS[dtype]) for p in numbers_]
         for t in (0.0, 1.0, number(rng, dtype, 0.1, 0.9)):
-            spec = BinaryCrossEntropyLoss(epsilon="torch", reduction="none", label_smoothing=smoothing)
-            found = evaluate(spec, tensor(values, dtype=dtype), tensor([t] * len(values), dtype=dtype))
+            spec = BinaryCrossEntropyLoss(
+                epsilon="torch", reduction="none", label_smoothing=smoothing
+            )
+            found = evaluate(
+                spec, tensor(values, dtype=dtype), tensor([t] * len(values), dtype=dtype)
+            )
             form, tiny = FORMATS[dtype], FORMATS[dtype].tiny
             assert isinstance(found.loss, list)
             assert found.grad_predictions is not None
@@ -166,10 +198,18 @@ def test_the_clamp_has_the_gradient_torch_gives_it() -> None:
                 p = Fraction(value if value >= tiny else 0.0)
                 yes = (1 - Fraction(smoothing)) * Fraction(t) + Fraction(smoothing) / 2
                 with localcontext(Context(prec=400)):
-                    a, b = (Fraction(min(-_decimal(x).ln(), Decimal(100)) if x else 100) for x in (p, 1 - p))
+                    a, b = (
+                        Fraction(min(-_decimal(x).ln(), Decimal(100)) if x else 100)
+                        for x in (p, 1 - p)
+                    )
                 assert_same(found.loss[i], round_on_grid(yes * a + (1 - yes) * b, form))
-                assert_same(found.grad_predictions[i], round_on_grid((p - yes) / max(p * (1 - p), least), form))
-                assert_same(found.grad_targets[i], round_on_grid((1 - Fraction(smoothing)) * (a - b), form))
+                assert_same(
+                    found.grad_predictions[i],
+                    round_on_grid((p - yes) / max(p * (1 - p), least), form),
+                )
+                assert_same(
+                    found.grad_targets[i], round_on_grid((1 - Fraction(smoothing)) * (a - b), form)
+                )
 
 
 def _decimal(x: Fraction) -> Decimal:
@@ -190,27 +230,40 @@ def test_a_named_dtype_is_what_everything_is_read_in(dtype: Any) -> None:
         ):
             own_tensors = [Tensor(x.ravel().tolist(), x.shape, own) for x in (p, t, w)]
             cast = [Tensor(x.astype(dtype).ravel().tolist(), x.shape, dtype) for x in (p, t, w)]
-            found, expected = evaluate(spec.replace(dtype=dtype), *own_tensors), evaluate(spec, *cast)
+            found, expected = (
+                evaluate(spec.replace(dtype=dtype), *own_tensors),
+                evaluate(spec, *cast),
+            )
             assert_same(found.loss, expected.loss)
             for name in ("grad_predictions", "grad_targets", "grad_sample_weight"):
                 narrowed = np.array(getattr(expected, name)).astype(dtype).astype(own)
                 assert_same(getattr(found, name), narrowed.tolist())
     small = evaluate(
-        BinaryCrossEntropyLoss(dtype="float32", reduction="none"), tensor([1e-40, 0.5], dtype="float64"), tensor([1, 0])
+        BinaryCrossEntropyLoss(dtype="float32", reduction="none"),
+        tensor([1e-40, 0.5], dtype="float64"),
+        tensor([1, 0]),
     )
     assert_same(small.loss, [INF, round_on_grid(Fraction(math.log(2)), F32)])
 
 
 POSITIONS = Case(
     CrossEntropyLoss(
-        epsilon=0.3, renormalize="before_clip", class_weights=[0.5, 3.0], class_weighting="position", scale=2.0
+        epsilon=0.3,
+        renormalize="before_clip",
+        class_weights=[0.5, 3.0],
+        class_weighting="position",
+        scale=2.0,
     ),
     tensor([[0.25, 1.5], [2.0, 2.5]]),
     tensor([[0.5, 0.25], [0.75, 1.0]]),
 )
 ELEMENTS = Case(
     BinaryCrossEntropyLoss(
-        from_logits=True, pos_weight=[0.5, 3.0], axis=0, element_weights=[1.0, 2.5], average_last_axis=True
+        from_logits=True,
+        pos_weight=[0.5, 3.0],
+        axis=0,
+        element_weights=[1.0, 2.5],
+        average_last_axis=True,
     ),
     tensor([[0.25, 1.5], [2.0, 2.5]]),
     tensor([[0.5, 0.25], [0.75, 1.0]]),
@@ -223,13 +276,20 @@ WRONG: list[tuple[Case, type, str, Any]] = [
         "_by_targets",
         lambda self, x, *_: [self._by_target(c, cost) for c, cost in enumerate(x)],
     ),
-    (POSITIONS, PositionRules, "_clipped", lambda self, p: (min(max(p, self.lowest), self.highest), False)),
+    (
+        POSITIONS,
+        PositionRules,
+        "_clipped",
+        lambda self, p: (min(max(p, self.lowest), self.highest), False),
+    ),
     (ELEMENTS, _Reduction, "_unit_weight", lambda *_: Fraction(1)),
     (ELEMENTS, _Reduction, "_pos_weight", lambda self, i: Fraction(self.plan.pos_weight[i % 2])),
 ]
 
 
-@pytest.mark.parametrize(("case", "of", "name", "wrong"), WRONG, ids=[name for _, _, name, _ in WRONG])
+@pytest.mark.parametrize(
+    ("case", "of", "name", "wrong"), WRONG, ids=[name for _, _, name, _ in WRONG]
+)
 def test_the_check_catches_a_wrong_rule(
     case: Case, of: type, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +320,9 @@ def test_log_probabilities_are_any_numbers() -> None:
     dense = evaluate(spec, tensor([[-2.0, -INF, NAN, -0.25]]), tensor([[0.0, 0.0, 0.0, 1.0]]))
     assert_same([dense.loss, dense.grad_targets], [[0.25], [2.0, 0.0, 0.0, 0.25]])
     both = evaluate(spec, tensor([[-INF, INF]]), tensor([[0.5, 0.5]]))
-    assert_same([both.loss, both.grad_predictions, both.grad_targets], [[NAN], [-0.5, -0.5], [INF, -INF]])
+    assert_same(
+        [both.loss, both.grad_predictions, both.grad_targets], [[NAN], [-0.5, -0.5], [INF, -INF]]
+    )
     bad = evaluate(spec, tensor([[-1.0, -2.0]] * 2), labels(2, 0))
     assert bad.bad_positions == (0,)
     assert_same([bad.loss, bad.grad_predictions], [[NAN, 1.0], [NAN, NAN, -1.0, 0.0]])
@@ -269,11 +331,27 @@ def test_log_probabilities_are_any_numbers() -> None:
 def test_what_is_divided_by_its_sum() -> None:
     """Every entry is read; numbers above 1 are fine; a sum of 0 has no quotient, unless it is clipped first."""
     tiny = 2.0**-126
-    rows = [[2.0, 1.0, 1.0], [0.0, 0.0, 0.0], [tiny / 2, 0.0, 0.0], [-tiny / 2, 1.0, 0.0], [NAN, 1.0, 1.0]]
+    rows = [
+        [2.0, 1.0, 1.0],
+        [0.0, 0.0, 0.0],
+        [tiny / 2, 0.0, 0.0],
+        [-tiny / 2, 1.0, 0.0],
+        [NAN, 1.0, 1.0],
+    ]
     rows += [[-tiny, 1.0, 1.0], [INF, 1.0, 1.0], [-INF, 1.0, 1.0], [2.0, 3e38, 3e38]]
-    x, spec = tensor([[round_on_grid(Fraction(v), F32) if math.isfinite(v) else v for v in row] for row in rows]), None
+    x, spec = (
+        tensor(
+            [
+                [round_on_grid(Fraction(v), F32) if math.isfinite(v) else v for v in row]
+                for row in rows
+            ]
+        ),
+        None,
+    )
     for first in (True, False):
-        spec = CrossEntropyLoss(epsilon=0.0625, renormalize="before_clip" if first else "after_clip", reduction="none")
+        spec = CrossEntropyLoss(
+            epsilon=0.0625, renormalize="before_clip" if first else "after_clip", reduction="none"
+        )
         found = evaluate(spec, x, labels(*[0] * len(rows)))
         assert found.bad_positions == (5, 6, 7)
         low = -math.log(0.0625)
@@ -309,7 +387,10 @@ def test_clip_bounds_are_those_of_the_dtype() -> None:
         right = evaluate(spec, p, tensor([0.0, 1.0]))
         assert_same(right.loss, [_log_of(Fraction(1) - Fraction(low), form), _log_of(high, form)])
         eps = form.epsilon
-        assert_same(evaluate(spec.replace(epsilon="sklearn"), p, tensor([1.0, 0.0])).loss, [_log_of(eps, form)] * 2)
+        assert_same(
+            evaluate(spec.replace(epsilon="sklearn"), p, tensor([1.0, 0.0])).loss,
+            [_log_of(eps, form)] * 2,
+        )
 
 
 def _log_of(p: float | Fraction, form: Any) -> float:
@@ -320,11 +401,15 @@ def _log_of(p: float | Fraction, form: Any) -> float:
 def test_an_added_epsilon_may_leave_less_than_nothing() -> None:
     """-log(1 + epsilon) is negative, and nothing is infinite."""
     spec = BinaryCrossEntropyLoss(epsilon=0.25, epsilon_added=True, reduction="none")
-    found = evaluate(spec, tensor([1.0, 0.0, 1 + 2.0**-22, 2.0**-127]), tensor([1.0, 1.0, 0.0, 0.0]))
+    found = evaluate(
+        spec, tensor([1.0, 0.0, 1 + 2.0**-22, 2.0**-127]), tensor([1.0, 1.0, 0.0, 0.0])
+    )
     negative, positive = _log_of(1.25, F32), _log_of(0.25, F32)
     assert negative < 0
     assert_same(found.loss, [negative, positive, positive, negative])
-    assert_same(found.grad_predictions, [round_on_grid(Fraction(x), F32) for x in (-0.8, -4.0, 4.0, 0.8)])
+    assert_same(
+        found.grad_predictions, [round_on_grid(Fraction(x), F32) for x in (-0.8, -4.0, 4.0, 0.8)]
+    )
     assert evaluate(spec, tensor([1.5, 0.5]), tensor([1.0, 1.0])).bad_positions == (0,)
 
 
@@ -333,15 +418,22 @@ def test_class_weights_of_positions_at_special_values() -> None:
     spec = CrossEntropyLoss(class_weights=[0.0, 2.0], class_weighting="position", reduction="none")
     p = tensor([[0.0, 1.0], [0.0, 1.0], [NAN, 1.0]])
     found = evaluate(spec, p, labels(0, 1, 0))
-    assert_same([found.loss, found.grad_predictions], [[0.0, 0.0, NAN], [0.0, 0.0, 0.0, -2.0, NAN, 0.0]])
-    smooth = evaluate(spec.replace(label_smoothing=0.5), p, tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    assert_same(
+        [found.loss, found.grad_predictions], [[0.0, 0.0, NAN], [0.0, 0.0, 0.0, -2.0, NAN, 0.0]]
+    )
+    smooth = evaluate(
+        spec.replace(label_smoothing=0.5), p, tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    )
     assert_same(smooth.loss, [0.0, INF, NAN])
     assert_same(smooth.grad_predictions, [0.0, 0.0, -INF, -1.5, NAN, 0.0])
     assert smooth.grad_targets is not None
     assert_same(smooth.grad_targets[:4], [0.0, 0.0, INF, INF])
     assert_same(
         evaluate(
-            spec.replace(reduction="mean"), p, labels(0, 0, 0), mask=tensor([True, False, False], dtype="bool")
+            spec.replace(reduction="mean"),
+            p,
+            labels(0, 0, 0),
+            mask=tensor([True, False, False], dtype="bool"),
         ).loss,
         NAN,
     )
@@ -384,11 +476,18 @@ def test_a_bad_element_spoils_its_average_alone() -> None:
 def test_rules_that_frameworks_publish() -> None:
     """Numbers that each framework gives."""
     x, one = tensor([[2.0, 1.0, 1.0]]), labels(0)
-    for order, expected in (("before_clip", 0.693147), ("after_clip", 1.098612)):  # keras on JAX, keras on TensorFlow
+    for order, expected in (
+        ("before_clip", 0.693147),
+        ("after_clip", 1.098612),
+    ):  # keras on JAX, keras on TensorFlow
         spec = CrossEntropyLoss(epsilon="keras", renormalize=order)  # type: ignore[arg-type]
         assert evaluate(spec, x, one).loss == pytest.approx(expected, abs=1e-6)
     binary = tensor([0.0, 1.0]), tensor([1.0, 0.0])
-    for epsilon, losses in (("keras", [16.118095, 15.942385]), ("torch", [100, 100]), ("sklearn", [15.942385] * 2)):
+    for epsilon, losses in (
+        ("keras", [16.118095, 15.942385]),
+        ("torch", [100, 100]),
+        ("sklearn", [15.942385] * 2),
+    ):
         spec_b = BinaryCrossEntropyLoss(epsilon=epsilon, reduction="none")  # type: ignore[arg-type]
         found = evaluate(spec_b, *binary)
         assert found.loss == pytest.approx(losses, abs=1e-6)
@@ -412,10 +511,14 @@ def test_rules_that_frameworks_publish() -> None:
     weighted = MeanSquaredError(element_weights=[1, 3])  # torch's, and its sum over the weights
     assert evaluate(weighted, tensor([1.0, 2.0]), tensor([0.0, 0.0])).loss == 3.25
     bce = BinaryCrossEntropyLoss(epsilon="torch", element_weights=[1, 3], divisor="all")
-    assert evaluate(bce, tensor([0.5, 0.5]), tensor([1.0, 0.0])).loss == pytest.approx(1.386294, abs=5e-7)
+    assert evaluate(bce, tensor([0.5, 0.5]), tensor([1.0, 0.0])).loss == pytest.approx(
+        1.386294, abs=5e-7
+    )
     keras = MeanSquaredError(average_last_axis=True, reduction="sum")
     assert evaluate(keras, tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[0.0, 0.0]] * 2)).loss == 15.0
-    assert evaluate(MeanSquaredError(scale=0.5, reduction="none"), tensor([3.0]), tensor([1.0])).loss == [2.0]
+    assert evaluate(
+        MeanSquaredError(scale=0.5, reduction="none"), tensor([3.0]), tensor([1.0])
+    ).loss == [2.0]
 
 
 def test_what_the_rules_refuse() -> None:

@@ -37,7 +37,9 @@ def test_two_frameworks_in_one_call() -> None:
     import jax.numpy as jnp
     import torch
 
-    with pytest.raises(ul.MixedBackendsError, match="targets is a jax tensor and the call is carried out by torch"):
+    with pytest.raises(
+        ul.MixedBackendsError, match="targets is a jax tensor and the call is carried out by torch"
+    ):
         ul.mean_squared_error(torch.ones(2), jnp.zeros(2))
     with pytest.raises(ul.MixedBackendsError, match="sample_weight is a jax tensor"):
         ul.mean_squared_error(torch.ones(2), np.zeros(2, np.float32), sample_weight=jnp.ones(2))
@@ -114,7 +116,10 @@ def test_lists_of_tensors(backend: str) -> None:
             assert ul.mean_squared_error(z, [row, row]) == 0  # numpy.asarray stacks what is its own
             continue
         for rows in ([row, row], (row, row), [[row], [row]], [[1.0, 1.0, 1.0], row]):
-            with pytest.raises(ul.UnknownTensorError, match=rf"targets is a list of tensors .*of {backend}\); stack"):
+            with pytest.raises(
+                ul.UnknownTensorError,
+                match=rf"targets is a list of tensors .*of {backend}\); stack",
+            ):
                 ul.mean_squared_error(z, rows)
         with pytest.raises(ul.UnknownTensorError, match="sample_weight is a list of tensors"):
             ul.mean_squared_error(z, z, sample_weight=[row[0], row[1]])
@@ -154,27 +159,41 @@ def test_strangers_beside_a_bound_loss() -> None:
 
     loss, z = ul.MeanSquaredError().to("torch"), torch.ones(2)
     with pytest.raises(
-        ul.MixedBackendsError, match="targets is a jax tensor and the call is carried out by torch; one call"
+        ul.MixedBackendsError,
+        match="targets is a jax tensor and the call is carried out by torch; one call",
     ):
         loss(z, jnp.ones(2))
     with pytest.raises(ul.MixedBackendsError, match="mask is a jax tensor"):
         loss(z, z, mask=jnp.ones(2, bool))
-    with pytest.raises(ul.UnknownTensorError, match=r"targets is a builtins.set, which no backend owns"):
+    with pytest.raises(
+        ul.UnknownTensorError, match=r"targets is a builtins.set, which no backend owns"
+    ):
         loss(z, {1})
-    with pytest.raises(ul.UnknownTensorError, match=r"targets is a builtins.NoneType, which no backend owns"):
+    with pytest.raises(
+        ul.UnknownTensorError, match=r"targets is a builtins.NoneType, which no backend owns"
+    ):
         loss(z, None)
-    with pytest.raises(ul.UnknownTensorError, match=r"targets is a torch\.nn\.\S*Linear, which is no tensor; pass"):
+    with pytest.raises(
+        ul.UnknownTensorError, match=r"targets is a torch\.nn\.\S*Linear, which is no tensor; pass"
+    ):
         loss(z, torch.nn.Linear(1, 1))
-    with pytest.raises(ul.UnknownTensorError, match=r"predictions is a .*Generator, which is no tensor; pass"):
+    with pytest.raises(
+        ul.UnknownTensorError, match=r"predictions is a .*Generator, which is no tensor; pass"
+    ):
         ul.mean_squared_error(np.random.default_rng(), [1.0])  # type: ignore[type-var]
 
 
 def test_unknown_backend() -> None:
     """A name nobody registered says which are known."""
-    with pytest.raises(ul.MissingBackendError, match="There is no backend 'mxnet'; known are numpy, torch"):
+    with pytest.raises(
+        ul.MissingBackendError, match="There is no backend 'mxnet'; known are numpy, torch"
+    ):
         ul.MeanSquaredError().to("mxnet")
     for name in ("pytorch", "Torch", "torhc"):
-        with pytest.raises(ul.MissingBackendError, match=f"There is no backend '{name}'; .* Did you mean 'torch'[?]$"):
+        with pytest.raises(
+            ul.MissingBackendError,
+            match=f"There is no backend '{name}'; .* Did you mean 'torch'[?]$",
+        ):
             ul.MeanSquaredError().to(name)
     with pytest.raises(ul.MissingBackendError, match="Did you mean 'tensorflow'"):
         ul.MeanSquaredError().to("tf")
@@ -192,7 +211,9 @@ def test_missing_framework_names_the_extra(backend: str, monkeypatch: pytest.Mon
 
     monkeypatch.delitem(registry._adapters, backend, raising=False)
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(ul.MissingBackendError, match=rf"pip install 'unifiedloss\[{backend}\]'") as error:
+    with pytest.raises(
+        ul.MissingBackendError, match=rf"pip install 'unifiedloss\[{backend}\]'"
+    ) as error:
         ul.MeanSquaredError().to(backend)
     assert isinstance(error.value, ImportError)
 
@@ -200,14 +221,18 @@ def test_missing_framework_names_the_extra(backend: str, monkeypatch: pytest.Mon
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Lets a test register a class as the adapter of a module called ``strange``."""
-    (tmp_path / "strange.py").write_text("class Tensor:\n    shape = (2,)\n    dtype = 'float32'\n", encoding="utf-8")
+    (tmp_path / "strange.py").write_text(
+        "class Tensor:\n    shape = (2,)\n    dtype = 'float32'\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def register(adapter: Any) -> Any:
         entry = EntryPoint("strange", "strange:ADAPTER", registry.ENTRY_POINTS)
         module = importlib.import_module("strange")
         module.ADAPTER = adapter  # type: ignore[attr-defined]
-        monkeypatch.setattr(registry, "_entry_point", lambda name: entry if name == "strange" else None)
+        monkeypatch.setattr(
+            registry, "_entry_point", lambda name: entry if name == "strange" else None
+        )
         return module.Tensor()  # type: ignore[attr-defined]
 
     yield register
@@ -231,7 +256,10 @@ def _adapter(**members: Any) -> type[Adapter]:
     ("adapter", "words"),
     [
         (int, "must name a class derived from it"),
-        (type("Bare", (Adapter,), {"name": "strange"}), "the methods .*differentiate.* are missing"),
+        (
+            type("Bare", (Adapter,), {"name": "strange"}),
+            "the methods .*differentiate.* are missing",
+        ),
         (_adapter(name="other"), "its name is 'other', and the entry point is called 'strange'"),
         (_adapter(), "'ops' has no .*cast_labels"),
     ],
@@ -239,7 +267,9 @@ def _adapter(**members: Any) -> type[Adapter]:
 def test_contract_is_checked_when_loaded(third_party: Any, adapter: Any, words: str) -> None:
     """An adapter that does not fill the contract is refused by name, with the member that does not fit."""
     tensor = third_party(adapter)
-    with pytest.raises(ul.AdapterError, match=f"The adapter 'strange' does not fill the contract.*{words}"):
+    with pytest.raises(
+        ul.AdapterError, match=f"The adapter 'strange' does not fill the contract.*{words}"
+    ):
         ul.mean_squared_error(tensor, tensor)
 
 

@@ -18,17 +18,31 @@ from unifiedloss.spec import Signature, resolve
 
 SPECS = [
     ul.CrossEntropyLoss(),
-    ul.CrossEntropyLoss(from_logits=True, axis=-1, class_weights=[1, 2.5], ignore_index=[3, -100], label_smoothing=0.1),
-    ul.CrossEntropyLoss(epsilon=1e-7, reduction="sum", divisor="all", on_empty="zero", rounding="exact"),
+    ul.CrossEntropyLoss(
+        from_logits=True,
+        axis=-1,
+        class_weights=[1, 2.5],
+        ignore_index=[3, -100],
+        label_smoothing=0.1,
+    ),
+    ul.CrossEntropyLoss(
+        epsilon=1e-7, reduction="sum", divisor="all", on_empty="zero", rounding="exact"
+    ),
     ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=3),
     ul.BinaryCrossEntropyLoss(pos_weight=(1, 2), label_smoothing=0.5, epsilon=0.25),
     ul.MeanSquaredError(reduction="none", divisor="present", on_empty="error"),
-    ul.CrossEntropyLoss(epsilon="keras", renormalize="after_clip", class_weights=[1, 2], class_weighting="position"),
+    ul.CrossEntropyLoss(
+        epsilon="keras", renormalize="after_clip", class_weights=[1, 2], class_weighting="position"
+    ),
     ul.CrossEntropyLoss(divisor="label_weights", scale=0.5, dtype="float32"),
-    ul.BinaryCrossEntropyLoss(epsilon="torch", element_weights=[[1, 2], [3, 0.5]], average_last_axis=True),
+    ul.BinaryCrossEntropyLoss(
+        epsilon="torch", element_weights=[[1, 2], [3, 0.5]], average_last_axis=True
+    ),
     ul.BinaryCrossEntropyLoss(epsilon=1e-7, epsilon_added=True, pos_weight=(1, 2), axis=0),
     ul.MeanSquaredError(element_weights=2, average_last_axis=True, dtype="float64"),
-    ul.NegativeLogLikelihoodLoss(axis=1, class_weights=(1, 2), ignore_index=-100, divisor="label_weights"),
+    ul.NegativeLogLikelihoodLoss(
+        axis=1, class_weights=(1, 2), ignore_index=-100, divisor="label_weights"
+    ),
 ]
 
 
@@ -57,7 +71,11 @@ def test_hash_survives_another_process() -> None:
         "sys.stdout.buffer.write(pickle.dumps(ul.CrossEntropyLoss(from_logits=True, reduction='sum')))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, env={"PYTHONHASHSEED": "7"}, timeout=60
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7"},
+        timeout=60,
     )
     found = {ul.MeanSquaredError(), ul.CrossEntropyLoss(from_logits=True, reduction="sum")}
     assert pickle.loads(done.stdout) in found  # noqa: S301
@@ -66,7 +84,9 @@ def test_hash_survives_another_process() -> None:
 def test_canonical_forms() -> None:
     """Numbers are floats, labels a sorted tuple without duplicates; NumPy's scalars and arrays are read as numbers."""
     a = ul.CrossEntropyLoss(
-        ignore_index=[3, -1, 3], class_weights=np.array([1, 2], np.float32), label_smoothing=np.float64(0)
+        ignore_index=[3, -1, 3],
+        class_weights=np.array([1, 2], np.float32),
+        label_smoothing=np.float64(0),
     )
     assert (a.ignore_index, a.class_weights, a.label_smoothing) == ((-1, 3), (1.0, 2.0), 0.0)
     assert a == ul.CrossEntropyLoss(ignore_index={3, -1}, class_weights=(1, 2))
@@ -87,17 +107,29 @@ def test_frozen() -> None:
     ("fields", "error", "words"),
     [
         ({"from_logits": 1}, ul.SpecTypeError, "from_logits must be True or False"),
-        ({"label_smoothing": 1.5}, ul.SpecValueError, r"label_smoothing must lie in \[0, 1\], got 1.5"),
+        (
+            {"label_smoothing": 1.5},
+            ul.SpecValueError,
+            r"label_smoothing must lie in \[0, 1\], got 1.5",
+        ),
         ({"label_smoothing": True}, ul.SpecTypeError, "label_smoothing must be a number, got True"),
         ({"label_smoothing": "0.1"}, ul.SpecTypeError, "label_smoothing must be a number"),
         ({"label_smoothing": float("nan")}, ul.SpecValueError, "label_smoothing must be finite"),
         ({"epsilon": 0.5}, ul.SpecValueError, r"epsilon must lie in \[0, 0.5\)"),
-        ({"epsilon": 1e-7, "from_logits": True}, ul.SpecValueError, "epsilon=1e-07 clips probabilities"),
+        (
+            {"epsilon": 1e-7, "from_logits": True},
+            ul.SpecValueError,
+            "epsilon=1e-07 clips probabilities",
+        ),
         ({"axis": 1.0}, ul.SpecTypeError, "axis must be an int"),
         ({"axis": True}, ul.SpecTypeError, "axis must be an int"),
         ({"class_weights": 2.0}, ul.SpecTypeError, "class_weights must be a sequence"),
         ({"class_weights": []}, ul.SpecValueError, "class_weights must not be empty"),
-        ({"class_weights": [1, -1]}, ul.SpecValueError, r"class_weights\[1\] must not be negative, got -1"),
+        (
+            {"class_weights": [1, -1]},
+            ul.SpecValueError,
+            r"class_weights\[1\] must not be negative, got -1",
+        ),
         ({"class_weights": [1, True]}, ul.SpecTypeError, r"class_weights\[1\] must be a number"),
         ({"class_weights": [[1], [2]]}, ul.SpecValueError, "class_weights must have one axis"),
         ({"class_weights": "12"}, ul.SpecTypeError, "class_weights must be a sequence"),
@@ -106,7 +138,11 @@ def test_frozen() -> None:
         ({"ignore_index": 1.0}, ul.SpecTypeError, "ignore_index must be an int"),
         ({"ignore_index": [1, True]}, ul.SpecTypeError, "ignore_index must be an int"),
         ({"ignore_index": 2**63}, ul.SpecValueError, "ignore_index must fit in int64"),
-        ({"reduction": "avg"}, ul.SpecValueError, "reduction must be one of 'mean', 'sum', 'none', got 'avg'"),
+        (
+            {"reduction": "avg"},
+            ul.SpecValueError,
+            "reduction must be one of 'mean', 'sum', 'none', got 'avg'",
+        ),
         ({"reduction": None}, ul.SpecTypeError, "reduction must be one of"),
         ({"divisor": "count"}, ul.SpecValueError, "divisor must be one of"),
         ({"on_empty": "raise"}, ul.SpecValueError, "on_empty must be one of"),
@@ -265,7 +301,10 @@ def test_dictionary() -> None:
         ('{"loss": "mean_squared_error"}', "'version' is missing"),
         ('{"version": 1}', "'loss' is missing"),
         ('{"loss": "hinge", "version": 1}', "'loss' must be one of .* got 'hinge'[.]$"),
-        ('{"loss": "mse", "version": 1}', "'loss' must be one of .* got 'mse'. Did you mean 'mean_squared_error'[?]$"),
+        (
+            '{"loss": "mse", "version": 1}',
+            "'loss' must be one of .* got 'mse'. Did you mean 'mean_squared_error'[?]$",
+        ),
         ('{"loss": ["mean_squared_error"], "version": 1}', "'loss' must be one of"),
         ('{"loss": "mean_squared_error", "version": true}', "'version' must be a positive int"),
         ('{"loss": "mean_squared_error", "version": 99}', "'version' is 99"),
@@ -289,7 +328,9 @@ def test_errors_are_what_callers_expect() -> None:
     """Each error is ours and a built-in one, and takes one message, so tf.function can rebuild it."""
     from unifiedloss import errors
 
-    leaves = [e for e in vars(errors).values() if isinstance(e, type) and e is not ul.UnifiedLossError]
+    leaves = [
+        e for e in vars(errors).values() if isinstance(e, type) and e is not ul.UnifiedLossError
+    ]
     assert len(leaves) >= 11
     for leaf in leaves:
         assert issubclass(leaf, ul.UnifiedLossError)
@@ -312,7 +353,9 @@ def test_clip_is_rounded_inwards() -> None:
     """Comparing with the clip's bounds in float32 decides as comparing the real numbers would."""
     for epsilon in (1e-7, 1e-3, 0.1, 0.25, 2.0**-24, 3e-8, 0.4999999999):
         clip = resolve(
-            ul.CrossEntropyLoss(epsilon=epsilon), Signature((1, 2), "float32"), Signature((1,), "int64")
+            ul.CrossEntropyLoss(epsilon=epsilon),
+            Signature((1, 2), "float32"),
+            Signature((1,), "int64"),
         ).clip
         assert clip is not None
         low, high = np.float32(clip.low), np.float32(clip.high)
@@ -328,11 +371,15 @@ def test_clips_of_other_libraries() -> None:
         signatures = Signature((1, 2), np.dtype(dtype).name), Signature((1,), "int64")
         keras = resolve(ul.CrossEntropyLoss(epsilon="keras"), *signatures).clip
         assert keras is not None
-        low, high = np.clip(np.array([0, 1], dtype), dtype(1e-7), dtype(1 - 1e-7)).astype(np.float64)
+        low, high = np.clip(np.array([0, 1], dtype), dtype(1e-7), dtype(1 - 1e-7)).astype(
+            np.float64
+        )
         assert (keras.low, keras.high) == (low, high)
         with np.errstate(divide="ignore"):
             assert np.allclose(keras.costs, -np.log([low, high]), rtol=1e-12)
-            assert np.allclose(keras.complement_costs, [-np.log1p(-low), -np.log(1 - high)], rtol=1e-8)
+            assert np.allclose(
+                keras.complement_costs, [-np.log1p(-low), -np.log(1 - high)], rtol=1e-8
+            )
         sklearn = resolve(ul.CrossEntropyLoss(epsilon="sklearn"), *signatures).clip
         assert sklearn is not None
         assert (sklearn.low, sklearn.high) == (np.finfo(dtype).eps, 1 - np.finfo(dtype).eps)

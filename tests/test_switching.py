@@ -25,8 +25,16 @@ ERRORS = (SpecTypeError, SpecValueError)
     ("text", "name", "arguments"),
     [
         ("torch.nn.CrossEntropyLoss()", "torch.nn.CrossEntropyLoss", {}),
-        (" nn.CrossEntropyLoss( label_smoothing = .1 ) ", "torch.nn.CrossEntropyLoss", {"label_smoothing": 0.1}),
-        ("torch.nn.modules.loss.NLLLoss(ignore_index=-1)", "torch.nn.NLLLoss", {"ignore_index": -1}),
+        (
+            " nn.CrossEntropyLoss( label_smoothing = .1 ) ",
+            "torch.nn.CrossEntropyLoss",
+            {"label_smoothing": 0.1},
+        ),
+        (
+            "torch.nn.modules.loss.NLLLoss(ignore_index=-1)",
+            "torch.nn.NLLLoss",
+            {"ignore_index": -1},
+        ),
         ("nn.CrossEntropyLoss([1, 2.5])", "torch.nn.CrossEntropyLoss", {"weight": (1, 2.5)}),
         (
             "nn.CrossEntropyLoss(torch.tensor((1, 2)), None, -1)",
@@ -34,14 +42,26 @@ ERRORS = (SpecTypeError, SpecValueError)
             {"weight": (1, 2), "ignore_index": -1},
         ),
         ("nn.BCELoss(weight=np.array([[1], [2]]))", "torch.nn.BCELoss", {"weight": ((1,), (2,))}),
-        ("nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.))", "torch.nn.BCEWithLogitsLoss", {"pos_weight": 3.0}),
+        (
+            "nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.))",
+            "torch.nn.BCEWithLogitsLoss",
+            {"pos_weight": 3.0},
+        ),
         ("F.mse_loss", "torch.nn.functional.mse_loss", {}),
         ("F.mse_loss(reduction='sum')", "torch.nn.functional.mse_loss", {"reduction": "sum"}),
-        ("functools.partial(F.nll_loss, ignore_index=0)", "torch.nn.functional.nll_loss", {"ignore_index": 0}),
+        (
+            "functools.partial(F.nll_loss, ignore_index=0)",
+            "torch.nn.functional.nll_loss",
+            {"ignore_index": 0},
+        ),
         ("partial(torch.nn.functional.nll_loss)", "torch.nn.functional.nll_loss", {}),
         # A default that is written is the default.
         ("nn.MSELoss(reduction='mean', reduce=None)", "torch.nn.MSELoss", {}),
-        ("onnx.SoftmaxCrossEntropyLoss(weights=[1, 2])", "onnx.SoftmaxCrossEntropyLoss", {"weights": (1, 2)}),
+        (
+            "onnx.SoftmaxCrossEntropyLoss(weights=[1, 2])",
+            "onnx.SoftmaxCrossEntropyLoss",
+            {"weights": (1, 2)},
+        ),
         (
             'helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], outputs=["z"], name="n", doc_string="d", ignore_index=+3)',
             "onnx.NegativeLogLikelihoodLoss",
@@ -88,7 +108,10 @@ class Trap:
         ("nn.CrossEntropyLoss(weight=trap.w)", "trap.w is no literal"),
         ("nn.CrossEntropyLoss(weight=torch.ones(3))", "torch.ones(3) is no literal"),
         ("nn.CrossEntropyLoss(weight=torch.tensor(trap))", "trap is no literal"),
-        ("nn.CrossEntropyLoss(weight=torch.tensor([1.0], device='cuda'))", "write the numbers alone"),
+        (
+            "nn.CrossEntropyLoss(weight=torch.tensor([1.0], device='cuda'))",
+            "write the numbers alone",
+        ),
         ("nn.CrossEntropyLoss(weight=[x for x in trap])", "is no literal"),
         ("nn.CrossEntropyLoss(weight=[*trap])", "*trap is no literal"),
         ("nn.CrossEntropyLoss(weight={1: 2})", "is no literal"),
@@ -119,11 +142,20 @@ class Trap:
         ("nn.MSELoss(reduction=torch.tensor('sum'))", "is no array of numbers"),
         ("nn.BCEWithLogitsLoss(pos_weight=[])", "must not be empty"),
         ("nn.BCEWithLogitsLoss(pos_weight=[[1], [2, 3]])", "different lengths"),
-        ("functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=[[]])", "must not be empty"),
-        ("functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=[[1], [2, 3]])", "different lengths"),
+        (
+            "functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=[[]])",
+            "must not be empty",
+        ),
+        (
+            "functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=[[1], [2, 3]])",
+            "different lengths",
+        ),
         ("nn.CrossEntropyLoss(ignore_index=None)", "ignore_index must be an int"),
         ("nn.NLLLoss(ignore_index=[1, 2])", "ignore_index must be an int"),
-        ("keras.losses.SparseCategoricalCrossentropy(ignore_class=[1, 2])", "ignore_class must be an int"),
+        (
+            "keras.losses.SparseCategoricalCrossentropy(ignore_class=[1, 2])",
+            "ignore_class must be an int",
+        ),
         ("nn.MSELoss(weight=[1])", "has no parameter 'weight'"),
         ("nn.CrossEntropyLoss(smoothing=0.1)", "has no parameter 'smoothing'"),
         ("F.cross_entropy(1.0, 2.0)", "by name"),
@@ -134,14 +166,23 @@ class Trap:
         ("ul.CrossEntropy()", "has no loss 'CrossEntropy'"),
         ("ul.CrossEntropyLoss(smoothing=0.1)", "Did you mean 'label_smoothing'?"),
         ('onnx.helper.make_node("Relu", ["x"], ["y"])', "the nodes are Relu"),
-        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", "scores", ["y"])', "the names of its inputs"),
+        (
+            'onnx.helper.make_node("SoftmaxCrossEntropyLoss", "scores", ["y"])',
+            "the names of its inputs",
+        ),
         ("onnx.helper.make_node()", "needs an operator"),
         (
             'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["s", "l"], ["y"], outputs=["z"])',
             "'outputs' is given twice",
         ),
-        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["s", "l", "w"], ["y"])', "are its input 'w'"),
-        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["s", "l"], ["y"], alpha=1)', "has no parameter 'alpha'"),
+        (
+            'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["s", "l", "w"], ["y"])',
+            "are its input 'w'",
+        ),
+        (
+            'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["s", "l"], ["y"], alpha=1)',
+            "has no parameter 'alpha'",
+        ),
         ("{", "is not JSON"),
         ('{"loss": "mean_squared_error"}', "version"),
     ],
@@ -182,7 +223,9 @@ def test_bound_specs_are_read_too() -> None:
     assert ul.from_native(spec.to("jax")) is spec
 
 
-@pytest.mark.parametrize("obj", [None, 3, [1.0], json.dumps, functools.partial(json.dumps, indent=1), object(), int])
+@pytest.mark.parametrize(
+    "obj", [None, 3, [1.0], json.dumps, functools.partial(json.dumps, indent=1), object(), int]
+)
 def test_other_objects_are_refused(obj: Any) -> None:
     """What belongs to no library here."""
     with pytest.raises(SpecTypeError):
@@ -195,7 +238,9 @@ def test_every_loss_is_in_one_table() -> None:
     assert {native.library for native in natives.values()} == set(switching.LIBRARIES)
     for name, native in natives.items():
         assert native.name == name
-        assert all(switching.find(alias) is native and alias not in natives for alias in native.aliases)
+        assert all(
+            switching.find(alias) is native and alias not in natives for alias in native.aliases
+        )
         assert set(native.tensors) & set(native.parameters) <= set(native.parameters)
         assert not set(native.data) & set(native.parameters)
 
@@ -204,7 +249,11 @@ def defaults() -> list[Any]:
     """The calls with nothing but defaults, and with what has none."""
     backends = ("numpy", "torch", "tensorflow", "jax")
     calls = [
-        Call(name, {"pos_weight": 2.0} if name == "tf.nn.weighted_cross_entropy_with_logits" else {}, backend)
+        Call(
+            name,
+            {"pos_weight": 2.0} if name == "tf.nn.weighted_cross_entropy_with_logits" else {},
+            backend,
+        )
         for name, native in switching.NATIVES.items()
         for backend in (backends if native.library == "keras" else (None,))
     ]
@@ -227,26 +276,48 @@ def test_what_cannot_be_said_is_named() -> None:
     with pytest.raises(UnsupportedError) as caught:
         spec.to_native("torch", code=True)
     message = str(caught.value)
-    assert "torch.nn.CrossEntropyLoss cannot say axis=None, ignore_index=None, divisor='weights'" in message
+    assert (
+        "torch.nn.CrossEntropyLoss cannot say axis=None, ignore_index=None, divisor='weights'"
+        in message
+    )
     assert "torch always ignores one label" in message
     assert "spec.to('torch')" in message
     # The message says how to get there, and that works.
     nearest = spec.replace(axis=1, ignore_index=(-100,), divisor="label_weights")
     assert "spec.replace(axis=1, ignore_index=(-100,), divisor='label_weights')" in message
-    assert nearest.to_native("torch", code=True) == "torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))"
+    assert (
+        nearest.to_native("torch", code=True)
+        == "torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))"
+    )
 
 
 @pytest.mark.parametrize(
     ("spec", "library", "rule"),
     [
         (ul.CrossEntropyLoss(epsilon=1e-7), "torch", "from_logits=False"),
-        (ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]), "torch", "ignores one label"),
-        (ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]), "onnx", "ignores one label"),
-        (ul.CrossEntropyLoss(from_logits=True, axis=1, label_smoothing=0.1), "onnx", "label_smoothing=0.1"),
+        (
+            ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]),
+            "torch",
+            "ignores one label",
+        ),
+        (
+            ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]),
+            "onnx",
+            "ignores one label",
+        ),
+        (
+            ul.CrossEntropyLoss(from_logits=True, axis=1, label_smoothing=0.1),
+            "onnx",
+            "label_smoothing=0.1",
+        ),
         (ul.CrossEntropyLoss(axis=1), "onnx", "takes logits"),
         (ul.BinaryCrossEntropyLoss(), "onnx", "onnx has no loss"),
         (ul.BinaryCrossEntropyLoss(divisor="all"), "torch", "epsilon=0.0"),
-        (ul.BinaryCrossEntropyLoss(from_logits=True, label_smoothing=0.1), "torch", "label_smoothing=0.1"),
+        (
+            ul.BinaryCrossEntropyLoss(from_logits=True, label_smoothing=0.1),
+            "torch",
+            "label_smoothing=0.1",
+        ),
         (
             ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=1, divisor="all"),
             "torch",
@@ -271,17 +342,21 @@ def test_each_rule_that_cannot_be_said(spec: Any, library: str, rule: str) -> No
 def test_unknown_library() -> None:
     """Names what there is."""
     with pytest.raises(
-        SpecValueError, match=r"torch, keras, tensorflow, optax, sklearn, onnx, got 'pytorch'\. Did you mean 'torch'"
+        SpecValueError,
+        match=r"torch, keras, tensorflow, optax, sklearn, onnx, got 'pytorch'\. Did you mean 'torch'",
     ):
         ul.MeanSquaredError().to_native("pytorch")
-    with pytest.raises(SpecValueError, match=r"got 'jax'\. jax has no losses of its own; spec\.to\('jax'\) gives"):
+    with pytest.raises(
+        SpecValueError, match=r"got 'jax'\. jax has no losses of its own; spec\.to\('jax'\) gives"
+    ):
         ul.MeanSquaredError().to_native("jax")
     with pytest.raises(SpecTypeError, match="rank=3"):
         ul.MeanSquaredError().to_native("torch", rank=3)
 
 
 @pytest.mark.parametrize(
-    ("rank", "found"), [(1, "at least 2"), (0, "at least 2"), ("2", "rank must be an int"), (True, "an int")]
+    ("rank", "found"),
+    [(1, "at least 2"), (0, "at least 2"), ("2", "rank must be an int"), (True, "an int")],
 )
 def test_rank_of_a_model(rank: Any, found: str) -> None:
     """The predictions of an ONNX model have two axes at least; no model is made of anything else."""
@@ -295,10 +370,16 @@ def test_rank_of_a_model(rank: Any, found: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')", "before they are broadcast"),
+        (
+            "keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')",
+            "before they are broadcast",
+        ),
         ("sklearn.metrics.mean_squared_error(multioutput='raw_values')", "multioutput"),
         ("optax.softmax_cross_entropy(where=[True, False])", "where"),
-        ('onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["x", "y"], ["loss", "log_prob"])', "second output"),
+        (
+            'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["x", "y"], ["loss", "log_prob"])',
+            "second output",
+        ),
         ("torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])", "varies along 2 axes"),
     ],
 )
@@ -315,7 +396,13 @@ X = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], np.float32)
     ("text", "predictions", "targets", "error", "reason"),
     [
         # wraps in optax and ONNX, and costs nothing in Keras on some backends
-        ("optax.softmax_cross_entropy_with_integer_labels", X, np.array([0, -1]), ul.BadValueError, "-1"),
+        (
+            "optax.softmax_cross_entropy_with_integer_labels",
+            X,
+            np.array([0, -1]),
+            ul.BadValueError,
+            "-1",
+        ),
         ("onnx.SoftmaxCrossEntropyLoss()", X, np.array([0, -1]), ul.BadValueError, "-1"),
         (
             "keras[jax].losses.SparseCategoricalCrossentropy(from_logits=True)",
@@ -334,7 +421,9 @@ X = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], np.float32)
         ("keras.losses.MeanSquaredError()", X[0], X[1], ul.ShapeError, "axis"),
     ],
 )
-def test_tensors_without_a_spec(text: str, predictions: Any, targets: Any, error: type[Exception], reason: str) -> None:
+def test_tensors_without_a_spec(
+    text: str, predictions: Any, targets: Any, error: type[Exception], reason: str
+) -> None:
     """The loss is imported, and these tensors are an error that names the rule."""
     with pytest.raises(error, match=reason):
         ul.from_native(text)(predictions, targets)
@@ -428,4 +517,6 @@ def test_refusals_say_how_to_get_there() -> None:
             except UnsupportedError:
                 continue
             assert said(nearest.spec) == said(spec.replace(**nearest.changes))
-            assert said(switching.spec_of(switching.call_of(nearest.spec, library))) == said(nearest.spec)
+            assert said(switching.spec_of(switching.call_of(nearest.spec, library))) == said(
+                nearest.spec
+            )

@@ -46,7 +46,9 @@ IGNORING = "keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_
 OPTAX = "optax.losses.softmax_cross_entropy_with_integer_labels"
 TF_SPARSE = "tf.nn.sparse_softmax_cross_entropy_with_logits"
 KERAS_MSE = "keras.losses.MeanSquaredError()"
-FIT = ul.CrossEntropyLoss(from_logits=True, class_weights=(1, 2, 4), class_weighting="position", divisor="all")
+FIT = ul.CrossEntropyLoss(
+    from_logits=True, class_weights=(1, 2, 4), class_weighting="position", divisor="all"
+)
 """What fit(class_weight=...) of Keras makes of the loss."""
 
 
@@ -176,7 +178,9 @@ def check(outcome: Outcome, expected: Any, *, gradients: bool) -> None:
         values = np.asarray(outcome.gradient if gradients else outcome.value, np.float64).ravel()
         value = values[0] if gradients or values.size == 1 else values.mean()
         # The table has six digits.
-        np.testing.assert_allclose(float(value), expected, rtol=5e-5, atol=1e-7 if expected else 0.0)
+        np.testing.assert_allclose(
+            float(value), expected, rtol=5e-5, atol=1e-7 if expected else 0.0
+        )
         if expected == 0.0 and not gradients:
             assert np.signbit(value) == np.signbit(expected)
 
@@ -214,7 +218,9 @@ def test_means_of_batches() -> None:
     parts = [side.outcome(Input(X[half], labels[half])).value for half in (slice(2), slice(2, 4))]
     np.testing.assert_allclose([np.mean(parts), whole], [0.525269, 0.652714], rtol=5e-6)
     by_count = side_of(found(CE, ROWS[40].b) and ROWS[40].b)
-    parts = [by_count.outcome(Input(X[half], labels[half])).value for half in (slice(2), slice(2, 4))]
+    parts = [
+        by_count.outcome(Input(X[half], labels[half])).value for half in (slice(2), slice(2, 4))
+    ]
     np.testing.assert_allclose(np.mean(parts), by_count.outcome(Input(X, labels)).value, rtol=1e-6)
 
 
@@ -225,7 +231,9 @@ def test_half_rounding_in_bfloat16() -> None:
     import torch
 
     logits = [[1.0, 3.0, -1.0]]
-    by_torch = torch.nn.CrossEntropyLoss()(torch.tensor(logits, dtype=torch.bfloat16), torch.tensor([1]))
+    by_torch = torch.nn.CrossEntropyLoss()(
+        torch.tensor(logits, dtype=torch.bfloat16), torch.tensor([1])
+    )
     by_tf = tf.nn.sparse_softmax_cross_entropy_with_logits([1], tf.constant(logits, tf.bfloat16))
     assert [round(float(by_torch), 6), round(float(by_tf[0]), 6)] == [0.145508, 0.138672]
     example = found(CE, TF_SPARSE)["half_rounding"].example
@@ -245,12 +253,17 @@ def importable() -> list[Call]:
             arguments.append({"from_logits": True})
         if name == "tf.nn.weighted_cross_entropy_with_logits":
             arguments = [{"pos_weight": 1.0}]
-        calls += [Call(name, given, "tensorflow" if native.library == "keras" else None) for given in arguments]
+        calls += [
+            Call(name, given, "tensorflow" if native.library == "keras" else None)
+            for given in arguments
+        ]
     return calls
 
 
 @ALL
-@pytest.mark.parametrize("call", importable(), ids=lambda call: f"{call.name}-{len(call.arguments)}")
+@pytest.mark.parametrize(
+    "call", importable(), ids=lambda call: f"{call.name}-{len(call.arguments)}"
+)
 def test_list_of_deviations_is_true(call: Call) -> None:
     """A loss differs from its spec on the inputs of exactly those rules that are listed for it."""
     assert len(check_deviations(call, of_tensors)) > 2
@@ -285,7 +298,9 @@ def test_class_without_weight_at_minus_infinity() -> None:
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "weight": [{"weight": weights} for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0))],
     "weights": [{"weights": weights} for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0))],
-    "pos_weight": [{"pos_weight": weight} for weight in (1e-9, 1e-40, (1.0, 2.0), (0.1, 2.0), (((2.0,),),))],
+    "pos_weight": [
+        {"pos_weight": weight} for weight in (1e-9, 1e-40, (1.0, 2.0), (0.1, 2.0), (((2.0,),),))
+    ],
     "label_smoothing": [{"label_smoothing": 0.1}],
     "ignore_index": [{"ignore_index": 2}],
     "ignore_class": [{"ignore_class": 2}],
@@ -300,19 +315,32 @@ def settings() -> list[Call]:
     calls = []
     for call in importable():
         native = NATIVES[call.name]
-        found = [given for name, choices in SETTINGS.items() if name in native.parameters for given in choices]
+        found = [
+            given
+            for name, choices in SETTINGS.items()
+            if name in native.parameters
+            for given in choices
+        ]
         if native.library == "tensorflow":
             # A tuple would be weights of one call.
             found = [given for given in found if "weights" not in given]
         if {"weight", "label_smoothing"} <= native.parameters.keys():
             found.append({"weight": (2.0, 0.0, 1.0), "label_smoothing": 0.1})
-        if native.loss in (ul.BinaryCrossEntropyLoss, ul.MeanSquaredError) and native.library == "torch":
+        if (
+            native.loss in (ul.BinaryCrossEntropyLoss, ul.MeanSquaredError)
+            and native.library == "torch"
+        ):
             found += [
-                {"weight": weights} for weights in ((1.0, 0.0), (0.0, 0.0), (0.1, 2.0)) if "weight" in native.parameters
+                {"weight": weights}
+                for weights in ((1.0, 0.0), (0.0, 0.0), (0.1, 2.0))
+                if "weight" in native.parameters
             ]
         if "reduction" in native.parameters:
             tensorflow = native.library == "tensorflow"
-            found += [{"reduction": name} for name in (("weighted_sum", "weighted_mean") if tensorflow else ("sum",))]
+            found += [
+                {"reduction": name}
+                for name in (("weighted_sum", "weighted_mean") if tensorflow else ("sum",))
+            ]
         calls += [Call(call.name, {**call.arguments, **given}, call.backend) for given in found]
     return [call for call in calls if side_of(call).spec is not None]
 
@@ -330,14 +358,18 @@ def test_list_of_deviations_is_true_of_settings() -> None:
         seen |= check_deviations(call, [rule for rule in rules if not rule.concerns(spec, plain)])
     plain_sides = [(side_of(call).spec, call) for call in importable()]
     for rule in rules:
-        assert rule.name in seen or any(spec and rule.concerns(spec, call) for spec, call in plain_sides), rule.name
+        assert rule.name in seen or any(
+            spec and rule.concerns(spec, call) for spec, call in plain_sides
+        ), rule.name
 
 
 def test_listed_names_are_losses() -> None:
     """No entry of the list is about a loss that does not exist."""
     calls = importable()
     names = [
-        keyed(Call(call.name, backend=backend)) for call in calls for backend in ("numpy", "torch", "tensorflow", "jax")
+        keyed(Call(call.name, backend=backend))
+        for call in calls
+        for backend in ("numpy", "torch", "tensorflow", "jax")
     ]
     for deviation in of_tensors:
         for prefix in deviation.native:
@@ -371,28 +403,53 @@ def test_refused_arguments_are_refused(refusal: Any) -> None:
 SPECS: list[ul.spec.AnyLoss] = [  # type: ignore[name-defined]
     ul.CrossEntropyLoss(from_logits=True),
     ul.CrossEntropyLoss(
-        epsilon="keras", renormalize="before_clip", dtype="float32", on_empty="zero", divisor="present"
+        epsilon="keras",
+        renormalize="before_clip",
+        dtype="float32",
+        on_empty="zero",
+        divisor="present",
     ),
     ul.CrossEntropyLoss(
-        from_logits=True, axis=1, class_weights=(1, 2), label_smoothing=0.1, ignore_index=(-1, 1), scale=2
+        from_logits=True,
+        axis=1,
+        class_weights=(1, 2),
+        label_smoothing=0.1,
+        ignore_index=(-1, 1),
+        scale=2,
     ),
     ul.CrossEntropyLoss(
-        from_logits=True, axis=2, class_weights=(1, 2, 3, 4), class_weighting="position", label_smoothing=0.2
+        from_logits=True,
+        axis=2,
+        class_weights=(1, 2, 3, 4),
+        class_weighting="position",
+        label_smoothing=0.2,
     ),
     ul.BinaryCrossEntropyLoss(),
     ul.BinaryCrossEntropyLoss(
-        from_logits=True, pos_weight=(2, 3), axis=-2, element_weights=[[[1, 2], [3, 4]]], reduction="sum"
+        from_logits=True,
+        pos_weight=(2, 3),
+        axis=-2,
+        element_weights=[[[1, 2], [3, 4]]],
+        reduction="sum",
     ),
     ul.BinaryCrossEntropyLoss(
-        epsilon=1e-3, epsilon_added=True, average_last_axis=True, label_smoothing=0.1, rounding="exact"
+        epsilon=1e-3,
+        epsilon_added=True,
+        average_last_axis=True,
+        label_smoothing=0.1,
+        rounding="exact",
     ),
     ul.MeanSquaredError(),
     ul.MeanSquaredError(element_weights=(1, 0, 3), divisor="nonzero", scale=0.5, dtype="float64"),
-    ul.NegativeLogLikelihoodLoss(class_weights=(1, 2, 4), ignore_index=-100, divisor="label_weights"),
+    ul.NegativeLogLikelihoodLoss(
+        class_weights=(1, 2, 4), ignore_index=-100, divisor="label_weights"
+    ),
 ]
 
 
-@pytest.mark.parametrize(("a", "b"), list(combinations(SPECS, 2)), ids=lambda spec: type(spec).__name__)
+@pytest.mark.parametrize(
+    ("a", "b"), list(combinations(SPECS, 2)), ids=lambda spec: type(spec).__name__
+)
 def test_no_difference_is_silent(a: Any, b: Any) -> None:
     """Every field in which two specs differ is listed, no other, and its example differs."""
     differences = ul.diff(a, b)
@@ -419,7 +476,11 @@ FIELDS = [
     (ul.CrossEntropyLoss(from_logits=True), "divisor", "all"),
     (ul.CrossEntropyLoss(from_logits=True), "axis", 1),
     (ul.CrossEntropyLoss(from_logits=True), "class_weights", (1, 2, 4)),
-    (ul.CrossEntropyLoss(from_logits=True, class_weights=(1, 2), label_smoothing=0.1), "class_weighting", "position"),
+    (
+        ul.CrossEntropyLoss(from_logits=True, class_weights=(1, 2), label_smoothing=0.1),
+        "class_weighting",
+        "position",
+    ),
     (ul.CrossEntropyLoss(from_logits=True), "ignore_index", -100),
     (ul.CrossEntropyLoss(from_logits=True), "label_smoothing", 0.1),
     (ul.CrossEntropyLoss(from_logits=True), "on_empty", "zero"),
@@ -455,7 +516,9 @@ def test_what_is_the_same_has_no_difference() -> None:
     """A loss and itself, read from whatever it is written as."""
     nothing = ul.diff("torch.nn.MSELoss()", ul.MeanSquaredError())
     assert not [
-        difference for difference in nothing if difference.rule in {field.name for field in fields(ul.MeanSquaredError)}
+        difference
+        for difference in nothing
+        if difference.rule in {field.name for field in fields(ul.MeanSquaredError)}
     ]
     same = ul.diff(ul.MeanSquaredError(), '{"loss": "mean_squared_error", "version": 1}')
     assert len(same) == 0
@@ -471,7 +534,8 @@ def test_text_of_a_difference() -> None:
     assert "a: MeanSquaredError()\nb: MeanSquaredError(reduction='sum')" in text
     assert 'b: "sum": the losses of all positions are added.' in text
     assert (
-        "for predictions [1], targets [0], sample_weight [2]:\n  a gives 1 in float32\n  b gives 2 in float32" in text
+        "for predictions [1], targets [0], sample_weight [2]:\n  a gives 1 in float32\n  b gives 2 in float32"
+        in text
     )
 
 
@@ -494,7 +558,8 @@ def test_many_classes() -> None:
     """32,000 class weights are compared in a second or so, without an input of their square."""
     weights = np.linspace(1, 2, 32000)
     found_here = ul.diff(
-        ul.CrossEntropyLoss(class_weights=weights), ul.CrossEntropyLoss(class_weights=weights, divisor="all")
+        ul.CrossEntropyLoss(class_weights=weights),
+        ul.CrossEntropyLoss(class_weights=weights, divisor="all"),
     )
     example = found_here["divisor"].example
     assert example is not None

@@ -68,7 +68,9 @@ def table_of_deviations() -> str:
     rules: dict[str, dict[str, None]] = {}
     for deviation in of_tensors:
         rules.setdefault(deviation.name, {})[deviation.spec] = None
-    rows = [f"| `{name}` | {'<br>'.join(specs)} | {_natives(name)} |" for name, specs in rules.items()]
+    rows = [
+        f"| `{name}` | {'<br>'.join(specs)} | {_natives(name)} |" for name, specs in rules.items()
+    ]
     return "\n".join(["| rule | a spec | other libraries |", "|---|---|---|", *rows])
 
 
@@ -77,7 +79,11 @@ def _natives(rule: str) -> str:
     by_text: dict[str, list[str]] = {}
     for call in importable():
         for deviation in of_tensors:
-            if deviation.name == rule and deviation.concerns(spec_of(call), call) and deviation.has(call):
+            if (
+                deviation.name == rule
+                and deviation.concerns(spec_of(call), call)
+                and deviation.has(call)
+            ):
                 by_text.setdefault(deviation.sentence(call), []).append(keyed(call))
     return "<br>".join(f"{', '.join(_names(names))}: {text}" for text, names in by_text.items())
 
@@ -86,7 +92,9 @@ def importable() -> list[Call]:
     """Every loss of the tables, on every backend of Keras, with logits and probabilities where it takes both."""
     calls = []
     for name, native in NATIVES.items():
-        choices: list[dict[str, Any]] = [{}, {"from_logits": True}] if "from_logits" in native.parameters else [{}]
+        choices: list[dict[str, Any]] = (
+            [{}, {"from_logits": True}] if "from_logits" in native.parameters else [{}]
+        )
         if name == "tf.nn.weighted_cross_entropy_with_logits":
             choices = [{"pos_weight": 1.0}]
         choices += [given for parameter, given in _SETTINGS if parameter in native.parameters]
@@ -94,7 +102,9 @@ def importable() -> list[Call]:
             choices.append({"weight": (1.0, 0.0), "label_smoothing": 0.1})
         for backend in KERAS_BACKENDS if native.library == "keras" else (None,):
             calls += [
-                call for call in (Call(name, given, backend) for given in choices) if side_of(call).spec is not None
+                call
+                for call in (Call(name, given, backend) for given in choices)
+                if side_of(call).spec is not None
             ]
     return calls
 
@@ -108,7 +118,10 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("ignore_class", {"ignore_class": 1}),
     ("epsilon", {"epsilon": 0.0}),
     ("normalize", {"normalize": False}),
-    *(("reduction", {"reduction": reduction}) for reduction in ("sum", "weighted_sum", "weighted_mean")),
+    *(
+        ("reduction", {"reduction": reduction})
+        for reduction in ("sum", "weighted_sum", "weighted_mean")
+    ),
 ]
 """Arguments that some rules are about, by the parameter that a loss must have."""
 
@@ -132,12 +145,16 @@ def table_of_losses() -> str:
         for native in NATIVES.values():
             if native.library == library:
                 by_loss.setdefault(native.loss.__name__, []).append(f"`{native.name}`")
-        rows += [f"| {library} | {', '.join(names)} | `{loss}` |" for loss, names in by_loss.items()]
+        rows += [
+            f"| {library} | {', '.join(names)} | `{loss}` |" for loss, names in by_loss.items()
+        ]
     return "\n".join(["| library | loss | is read as |", "|---|---|---|", *rows])
 
 
 @pytest.mark.parametrize(
-    "table", [table_of_losses, table_of_refusals, table_of_deviations], ids=lambda table: table.__name__
+    "table",
+    [table_of_losses, table_of_refusals, table_of_deviations],
+    ids=lambda table: table.__name__,
 )
 def test_page_has_the_table(table: object) -> None:
     """Each table of the page is what the code says, word for word."""
@@ -157,7 +174,9 @@ def test_every_refusal_has_a_row() -> None:
             for node in ast.walk(function):
                 called = isinstance(node, ast.Call) and ast.unparse(node.func) == "refuse"
                 raised = (
-                    isinstance(node, ast.Raise) and node.exc is not None and "UnsupportedError" in ast.unparse(node.exc)
+                    isinstance(node, ast.Raise)
+                    and node.exc is not None
+                    and "UnsupportedError" in ast.unparse(node.exc)
                 )
                 if (called or raised) and " must be " not in ast.unparse(node):
                     places[path.name, node.lineno] = ast.unparse(node)[:100]
@@ -170,5 +189,10 @@ def test_every_pair_has_a_section() -> None:
     headings = re.findall(r"^### (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     four = ("PyTorch", "Keras", "TensorFlow", "Optax")
     pairs = [f"{a} to {b}" for a in four for b in four if a != b]
-    pairs += ["PyTorch to scikit-learn", "scikit-learn to PyTorch", "PyTorch to ONNX", "ONNX to PyTorch"]
+    pairs += [
+        "PyTorch to scikit-learn",
+        "scikit-learn to PyTorch",
+        "PyTorch to ONNX",
+        "ONNX to PyTorch",
+    ]
     assert [pair for pair in pairs if pair not in headings] == []

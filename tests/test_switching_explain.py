@@ -92,7 +92,12 @@ def test_every_change_is_said(base: AnyLoss, field: str, a: object, b: object) -
 
 def test_every_field_is_tried() -> None:
     """The values above leave no field of any loss out."""
-    for cls in (ul.CrossEntropyLoss, ul.BinaryCrossEntropyLoss, ul.MeanSquaredError, ul.NegativeLogLikelihoodLoss):
+    for cls in (
+        ul.CrossEntropyLoss,
+        ul.BinaryCrossEntropyLoss,
+        ul.MeanSquaredError,
+        ul.NegativeLogLikelihoodLoss,
+    ):
         tried = {field for base, values in VALUES if type(base) is cls for field in values}
         names = [field.name for field in fields(cls)]
         assert tried == set(names)
@@ -142,7 +147,11 @@ def test_latex_is_well_formed(base: AnyLoss) -> None:
 def test_formula_of_torchs_defaults() -> None:
     """A formula as a whole, as text."""
     spec = ul.CrossEntropyLoss(
-        from_logits=True, axis=1, class_weights=(1, 2, 4), divisor="label_weights", label_smoothing=0.1
+        from_logits=True,
+        axis=1,
+        class_weights=(1, 2, 4),
+        divisor="label_weights",
+        label_smoothing=0.1,
     )
     assert [formula.text for formula in explain_spec(spec).formulas] == [
         "l_i = sum_c tau_ic (-log p_ic)",
@@ -169,7 +178,9 @@ def test_special_values_follow_the_fields() -> None:
     assert "-inf" in special(ul.CrossEntropyLoss())
     assert "An empty batch gives 0." in special(ul.MeanSquaredError(on_empty="zero"))
     assert "An empty batch gives NaN." in special(ul.MeanSquaredError())
-    assert "An empty batch gives an empty array." in special(ul.MeanSquaredError(reduction="none", on_empty="zero"))
+    assert "An empty batch gives an empty array." in special(
+        ul.MeanSquaredError(reduction="none", on_empty="zero")
+    )
 
 
 def test_phrases() -> None:
@@ -182,7 +193,9 @@ def test_phrases() -> None:
     assert say("x_", "y").latex == r"x\_y"
     assert value(((1.0, 2.0), (3.0, 4.5))) == "((1, 2), (3, 4.5))"
     assert value((1.0,)) == "(1,)"
-    assert value(tuple(map(float, range(30)))) == "30 numbers from 0 to 29, the first 0, the last 29"
+    assert (
+        value(tuple(map(float, range(30)))) == "30 numbers from 0 to 29, the first 0, the last 29"
+    )
 
 
 def test_losses_of_other_libraries() -> None:
@@ -193,8 +206,15 @@ def test_losses_of_other_libraries() -> None:
     )
     rules = dict(explanation.deviations)
     assert rules["target_sum"].text == "The gradient is p - t, as if every dense row had the sum 1."
-    assert str(explanation).rpartition("What no spec can say, and this loss does\n")[2].count("\n") == len(rules) - 1
-    assert explanation.latex.count(r"\begin{description}") == explanation.latex.count(r"\end{description}") == 2
+    assert (
+        str(explanation).rpartition("What no spec can say, and this loss does\n")[2].count("\n")
+        == len(rules) - 1
+    )
+    assert (
+        explanation.latex.count(r"\begin{description}")
+        == explanation.latex.count(r"\end{description}")
+        == 2
+    )
     assert ul.explain(ul.MeanSquaredError()).deviations == ()
     with pytest.raises(ul.UnsupportedError, match="mean_with_sample_weight"):
         ul.explain("keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')")

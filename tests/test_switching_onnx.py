@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.framework("torch", "tensorflow", "jax", "keras")]
 
 RNG = np.random.default_rng(0)
 LOGITS = (RNG.normal(size=(4, 3, 2)) * 3).astype(np.float32)
-LOG_PROBABILITIES = np.log(RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2, 1)).astype(np.float32)
+LOG_PROBABILITIES = np.log(RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2, 1)).astype(
+    np.float32
+)
 LABELS = np.array([[0, 1], [1, 2], [2, 0], [1, 0]])
 IGNORED = np.where(LABELS == 2, -100, LABELS)
 X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
@@ -31,7 +33,10 @@ REDUCTIONS = ("mean", "sum", "none")
 GRID = [
     (
         switching.Call(
-            name, switching.find(name).bind([], {"weights": weights, "ignore_index": label, "reduction": reduction})
+            name,
+            switching.find(name).bind(
+                [], {"weights": weights, "ignore_index": label, "reduction": reduction}
+            ),
         ),
         predictions,
         IGNORED if label == -100 else LABELS,
@@ -40,7 +45,9 @@ GRID = [
         ("onnx.SoftmaxCrossEntropyLoss", LOGITS),
         ("onnx.NegativeLogLikelihoodLoss", LOG_PROBABILITIES),
     )
-    for weights, label, reduction in itertools.product((None, (0.1, 0.0, 2.0)), (None, 1, -100), REDUCTIONS)
+    for weights, label, reduction in itertools.product(
+        (None, (0.1, 0.0, 2.0)), (None, 1, -100), REDUCTIONS
+    )
 ]
 
 
@@ -54,7 +61,12 @@ def test_grid(backend: str) -> None:
 def test_grid_in_float64() -> None:
     """In float64, with labels of int32, and without further axes."""
     for call, predictions, labels in GRID:
-        check(call, predictions[:, :, 0].astype(np.float64), labels[:, 0].astype(np.int32), backends=("numpy",))
+        check(
+            call,
+            predictions[:, :, 0].astype(np.float64),
+            labels[:, 0].astype(np.int32),
+            backends=("numpy",),
+        )
 
 
 INF, NAN = np.inf, np.nan
@@ -66,7 +78,12 @@ def test_special_values(backend: str) -> None:
     rows: list[tuple[str, Any, Any, Any]] = [
         ("onnx.SoftmaxCrossEntropyLoss()", X, Y, 0.764189),
         ("onnx.SoftmaxCrossEntropyLoss(weights=[1, 2, 4])", X, Y, 0.878126),
-        ("onnx.SoftmaxCrossEntropyLoss(ignore_index=1, weights=[1, 2, 4])", X, np.ones(4, int), NAN),
+        (
+            "onnx.SoftmaxCrossEntropyLoss(ignore_index=1, weights=[1, 2, 4])",
+            X,
+            np.ones(4, int),
+            NAN,
+        ),
         ("onnx.SoftmaxCrossEntropyLoss(ignore_index=1, reduction='sum')", X, np.ones(4, int), 0),
         ("onnx.SoftmaxCrossEntropyLoss()", np.array([[2, -INF, 0]], np.float32), Y[:1], 0.126928),
         ("onnx.NegativeLogLikelihoodLoss()", np.array([[-INF, 0, 0]], np.float32), Y[:1], INF),
@@ -100,7 +117,9 @@ def test_what_no_spec_can_say() -> None:
 
 def outcome(model: onnx.ModelProto, predictions: Any, labels: Any) -> Any:
     """What onnxruntime computes with a model."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     first, second = (each.name for each in session.get_inputs())
     (value,) = session.run(None, {first: predictions, second: labels})
     return value
@@ -110,7 +129,9 @@ def outcome(model: onnx.ModelProto, predictions: Any, labels: Any) -> Any:
     "spec",
     [
         ul.CrossEntropyLoss(from_logits=True, axis=1),
-        ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[0.1, 2, 4], ignore_index=-1, reduction="sum"),
+        ul.CrossEntropyLoss(
+            from_logits=True, axis=1, class_weights=[0.1, 2, 4], ignore_index=-1, reduction="sum"
+        ),
         ul.NegativeLogLikelihoodLoss(axis=1, class_weights=[0.1, 2, 4], reduction="none"),
     ],
 )
@@ -121,7 +142,9 @@ def test_export(spec: Any, rank: int, tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "loss.onnx")
     model = onnx.load(tmp_path / "loss.onnx")
     onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == [f"{type(spec).__name__}".replace("Cross", "SoftmaxCross")]
+    assert [node.op_type for node in model.graph.node] == [
+        f"{type(spec).__name__}".replace("Cross", "SoftmaxCross")
+    ]
     for count in (1, 5):
         shape = (count, 3, 4, 2)[:rank]
         predictions = RNG.normal(size=shape).astype(np.float32)
@@ -148,7 +171,10 @@ def test_round_trips() -> None:
 
 def test_text_makes_the_nodes() -> None:
     """The line that is written is one that onnx runs: its nodes make a model of the same number."""
-    for text in ("onnx.SoftmaxCrossEntropyLoss(ignore_index=1)", "onnx.NegativeLogLikelihoodLoss(weights=[0.5, 2, 4])"):
+    for text in (
+        "onnx.SoftmaxCrossEntropyLoss(ignore_index=1)",
+        "onnx.NegativeLogLikelihoodLoss(weights=[0.5, 2, 4])",
+    ):
         spec = ul.from_native(text)
         made = eval(spec.to_native("onnx", code=True), {"onnx": onnx})  # noqa: S307 - our own text
         nodes = made if isinstance(made, list) else [made]
@@ -173,11 +199,18 @@ def test_nodes_are_read() -> None:
     assert ul.from_native(node(reduction="sum", ignore_index=2)) == ul.CrossEntropyLoss(
         from_logits=True, axis=1, reduction="sum", ignore_index=2
     )
-    assert ul.from_native(node(inputs=("x", "y", ""))) == ul.CrossEntropyLoss(from_logits=True, axis=1)
+    assert ul.from_native(node(inputs=("x", "y", ""))) == ul.CrossEntropyLoss(
+        from_logits=True, axis=1
+    )
     assert ul.from_native(node("loss", "")) == ul.CrossEntropyLoss(from_logits=True, axis=1)
     weighted = ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[0.1, 2])
     bare = node(inputs=("x", "y", "w"))
-    for weights in ([0.1, 2], (0.1, 2.0), np.float32([0.1, 2]), numpy_helper.from_array(np.float32([0.1, 2]))):
+    for weights in (
+        [0.1, 2],
+        (0.1, 2.0),
+        np.float32([0.1, 2]),
+        numpy_helper.from_array(np.float32([0.1, 2])),
+    ):
         assert ul.from_native(bare, weights=weights) == weighted
     values = [
         helper.make_tensor_value_info(name, kind, shape)
@@ -190,7 +223,9 @@ def test_nodes_are_read() -> None:
         if weights is None:
             constant = numpy_helper.from_array(np.float32([0.1, 2]))
             nodes.insert(0, helper.make_node("Constant", [], ["w"], value=constant))
-        graph = helper.make_graph(nodes, "g", values[:2], values[2:], [] if weights is None else [weights])
+        graph = helper.make_graph(
+            nodes, "g", values[:2], values[2:], [] if weights is None else [weights]
+        )
         assert ul.from_native(helper.make_model(graph)) == weighted
 
 
@@ -205,15 +240,35 @@ def test_nodes_are_read() -> None:
         (node(inputs=("x", "y", "w", "v")), {}, SpecTypeError, "takes the inputs scores, labels"),
         (node(inputs=("x", "x")), {}, SpecTypeError, "not all different"),
         (node("x"), {}, SpecTypeError, "not all different"),
-        (helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], []), {}, SpecTypeError, "input, target and"),
-        (helper.make_graph([node()], "g", [], []), {}, SpecTypeError, r"its inputs \['x', 'y'\] are no inputs"),
+        (
+            helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], []),
+            {},
+            SpecTypeError,
+            "input, target and",
+        ),
+        (
+            helper.make_graph([node()], "g", [], []),
+            {},
+            SpecTypeError,
+            r"its inputs \['x', 'y'\] are no inputs",
+        ),
         (node(), {"reduction": "sum"}, SpecTypeError, "only weights are given, got reduction"),
         (node(alpha=1), {}, SpecTypeError, "no parameter 'alpha'"),
         (node(reduction="max"), {}, ul.SpecValueError, "reduction must be one of"),
-        (node(domain="com.example"), {}, SpecTypeError, r"the nodes are com\.example\.SoftmaxCrossEntropyLoss"),
+        (
+            node(domain="com.example"),
+            {},
+            SpecTypeError,
+            r"the nodes are com\.example\.SoftmaxCrossEntropyLoss",
+        ),
         (helper.make_node("Relu", ["x"], ["y"]), {}, SpecTypeError, "the nodes are Relu"),
         (helper.make_graph([node(), node()], "g", [], []), {}, SpecTypeError, "one node is needed"),
-        (helper.make_tensor_value_info("x", TensorProto.FLOAT, []), {}, SpecTypeError, "is no loss that is known"),
+        (
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, []),
+            {},
+            SpecTypeError,
+            "is no loss that is known",
+        ),
     ],
 )
 def test_refused(obj: Any, arguments: dict[str, Any], error: type[Exception], found: str) -> None:
@@ -229,10 +284,16 @@ def test_models_are_run_as_they_are() -> None:
     def model(scores: str, kind: int, weights: Any, *first: onnx.NodeProto) -> onnx.ModelProto:
         values = [
             helper.make_tensor_value_info(name, of, shape)
-            for name, of, shape in (("a", kind, ["N", 3]), ("y", TensorProto.INT32, ["N"]), ("loss", kind, []))
+            for name, of, shape in (
+                ("a", kind, ["N", 3]),
+                ("y", TensorProto.INT32, ["N"]),
+                ("loss", kind, []),
+            )
         ]
         held = [numpy_helper.from_array(weights, "w")]
-        graph = helper.make_graph([*first, node(inputs=(scores, "y", "w"))], "g", values[:2], values[2:], held)
+        graph = helper.make_graph(
+            [*first, node(inputs=(scores, "y", "w"))], "g", values[:2], values[2:], held
+        )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
     narrow = np.float32([0.1, 2, 4])
@@ -243,7 +304,9 @@ def test_models_are_run_as_they_are() -> None:
         own = ul.from_native(made)
         report = ul.port_report(made, own, X, Y)
         assert (report.same, report.ran_a) == (True, "native")
-    assert ul.port_report(model("a", TensorProto.DOUBLE, np.float64([0.1, 2, 4])), spec, wide_x, Y).same
+    assert ul.port_report(
+        model("a", TensorProto.DOUBLE, np.float64([0.1, 2, 4])), spec, wide_x, Y
+    ).same
     # What has float32 alone says so; a line of text has no dtype yet.
     for made in (whole, larger, spec.to_native("onnx")):
         error = ul.port_report(made, spec, wide_x, Y).error_a

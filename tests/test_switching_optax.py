@@ -64,9 +64,15 @@ SPECIAL: list[tuple[Any, ...]] = [
             (200.0, 0.0, 0.0),
         )
     ),
-    *((SAFE, rows(*row), rows(1.0, 0.0, 0.0)) for row in ((2.0, -INF, 0.0), (NAN, 1.0, 0.0), (200.0, 0.0, 0.0))),
+    *(
+        (SAFE, rows(*row), rows(1.0, 0.0, 0.0))
+        for row in ((2.0, -INF, 0.0), (NAN, 1.0, 0.0), (200.0, 0.0, 0.0))
+    ),
     *((SOFT, rows(*row), rows(1.0, 0.0, 0.0)) for row in ((1e7 + 1, 1e7, 0.0), (NAN, 1.0, 0.0))),
-    *((SIGMOID, rows(100.0, -100.0, 0.0, 1e-8, NAN), np.full((1, 5), t, np.float32)) for t in (0.0, 0.5, 1.0)),
+    *(
+        (SIGMOID, rows(100.0, -100.0, 0.0, 1e-8, NAN), np.full((1, 5), t, np.float32))
+        for t in (0.0, 0.5, 1.0)
+    ),
     (SQUARED, rows(300.0, NAN, INF, INF, 1e30), rows(0.0, 1.0, 0.0, INF, 0.0)),
     (SQUARED, LOGITS[:0], ANSWERS[:0]),
 ]
@@ -101,10 +107,14 @@ DEVIATIONS: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize(("native", "predictions", "targets", "theirs", "ours"), DEVIATIONS)
-def test_deviating_value(native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any) -> None:
+def test_deviating_value(
+    native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any
+) -> None:
     """Where no spec can follow optax, the two numbers are these."""
     np.testing.assert_allclose(switching.run(native, predictions, targets)[0], theirs)
-    np.testing.assert_allclose(computed("jax", switching.spec_of(native), predictions, targets)[0], ours, rtol=1e-6)
+    np.testing.assert_allclose(
+        computed("jax", switching.spec_of(native), predictions, targets)[0], ours, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("label", "value"), [(-1, 2.407606), (3, NAN), (-4, NAN)])
@@ -118,7 +128,9 @@ def test_bad_label(label: int, value: float) -> None:
         computed("jax", switching.spec_of(INDEX), predictions, targets)
 
 
-@pytest.mark.parametrize("native", list({str(native): native for native, *_ in GRID}.values()), ids=str)
+@pytest.mark.parametrize(
+    "native", list({str(native): native for native, *_ in GRID}.values()), ids=str
+)
 def test_round_trip(native: Call) -> None:
     """Every spec here is written as a loss of optax' and read back."""
     check_round_trip(native)
@@ -145,7 +157,9 @@ def test_objects() -> None:
 
     spec = CrossEntropyLoss(from_logits=True, axis=1, reduction="none")
     assert from_native(optax.softmax_cross_entropy, axis=1) == spec
-    assert from_native(partial(optax.losses.softmax_cross_entropy_with_integer_labels, axis=1)) == spec
+    assert (
+        from_native(partial(optax.losses.softmax_cross_entropy_with_integer_labels, axis=1)) == spec
+    )
     assert from_native(optax.l2_loss) == MeanSquaredError(scale=0.5, reduction="none")
     with pytest.raises(UnsupportedError, match="every class"):
         from_native(optax.softmax_cross_entropy, where=np.array([True, False]))
@@ -163,7 +177,10 @@ def test_exports() -> None:
     assert spec.to_native("optax") is optax.losses.softmax_cross_entropy_with_integer_labels
     assert MeanSquaredError(scale=0.5, reduction="none").to_native("optax") is optax.losses.l2_loss
     written = spec.replace(axis=1).to_native("optax", code=True)
-    assert written == "functools.partial(optax.losses.softmax_cross_entropy_with_integer_labels, axis=1)"
+    assert (
+        written
+        == "functools.partial(optax.losses.softmax_cross_entropy_with_integer_labels, axis=1)"
+    )
     for changes, words in (
         ({"label_smoothing": 0.1}, "smooth_labels"),
         ({"class_weights": [1, 2, 3]}, "no class weights"),

@@ -61,7 +61,9 @@ UNUSED = ("divisor", "on_empty")
 @st.composite
 def specs(draw: st.DrawFn, library: str) -> AnyLoss | None:
     """A spec near those that a library can say: one of its losses, read, with a field or two changed; None where that is none."""
-    native = draw(st.sampled_from([native for native in NATIVES.values() if native.library == library]))
+    native = draw(
+        st.sampled_from([native for native in NATIVES.values() if native.library == library])
+    )
     try:
         spec = spec_of(draw(calls(native)))
         for field in draw(st.lists(st.sampled_from(sorted(FIELDS)), max_size=2, unique=True)):
@@ -89,7 +91,11 @@ def calls(draw: st.DrawFn, native: Native) -> Call:
         known["weight"] = known["weights"] = weights
     drawable = {name: known[name] for name in native.parameters if name in known}
     given_here = draw(st.fixed_dictionaries({}, optional=drawable))
-    return Call(native.name, native.bind([], given_here), "tensorflow" if native.library == "keras" else None)
+    return Call(
+        native.name,
+        native.bind([], given_here),
+        "tensorflow" if native.library == "keras" else None,
+    )
 
 
 def check(library: str, spec: AnyLoss, seen: Counter[str]) -> None:
@@ -108,13 +114,18 @@ def check(library: str, spec: AnyLoss, seen: Counter[str]) -> None:
         assert back.replace(**{name: getattr(spec, name) for name in UNUSED}) == spec
     assert ul.from_native(str(call)) == back
     assert switching.call_of(back, library, backend) == call
-    if library == "torch":  # the other libraries' objects hold Python numbers; tests of each library read them
+    if (
+        library == "torch"
+    ):  # the other libraries' objects hold Python numbers; tests of each library read them
         assert ul.from_native(switching.build(call)) == back
 
 
 @pytest.mark.parametrize(
     "library",
-    [pytest.param(name, marks=pytest.mark.framework("torch")) if name == "torch" else name for name in LIBRARIES],
+    [
+        pytest.param(name, marks=pytest.mark.framework("torch")) if name == "torch" else name
+        for name in LIBRARIES
+    ],
 )
 def test_round_trip(library: str) -> None:
     """spec -> call -> spec and spec -> text -> spec are the identity, or the library cannot say the spec; neither is rare."""

@@ -39,7 +39,9 @@ CHANGES: list[tuple[Any, dict[str, Any], tuple[Any, ...], tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(
-    ("spec", "change", "tensors", "rules"), CHANGES, ids=lambda x: str(x)[:30] if isinstance(x, dict) else ""
+    ("spec", "change", "tensors", "rules"),
+    CHANGES,
+    ids=lambda x: str(x)[:30] if isinstance(x, dict) else "",
 )
 def test_the_changed_rule_is_found(
     spec: Any, change: dict[str, Any], tensors: tuple[Any, ...], rules: tuple[str, ...]
@@ -70,13 +72,17 @@ def test_only_rounding_is_left() -> None:
     equal = ul.port_report(CE, CE, LOGITS, LABELS)
     assert equal.unseen == ()
     assert str(equal).endswith("gradients by 0 ulps.\nOnly rounding is left.")
-    without_weights = ul.port_report(CE, CE.replace(divisor="all", label_smoothing=1e-9), LOGITS, LABELS)
+    without_weights = ul.port_report(
+        CE, CE.replace(divisor="all", label_smoothing=1e-9), LOGITS, LABELS
+    )
     assert without_weights.unseen == ("label_smoothing", "divisor")
 
 
 def test_several_rules_together() -> None:
     """Where two rules differ that both matter, none closes the gap, and the two are named."""
-    report = ul.port_report(CE, CE.replace(label_smoothing=0.1, scale=2, on_empty="zero"), LOGITS, LABELS)
+    report = ul.port_report(
+        CE, CE.replace(label_smoothing=0.1, scale=2, on_empty="zero"), LOGITS, LABELS
+    )
     assert report.rules == ()
     assert report.together == ("label_smoothing", "scale")
     assert "together these do: label_smoothing, scale." in str(report)
@@ -86,13 +92,18 @@ def test_several_rules_together() -> None:
 @pytest.mark.framework("torch", "tensorflow")
 def test_a_field_together_with_what_no_spec_can_say() -> None:
     """A field closes nothing by itself where a loss does besides what its spec does not: float32 weights, rows that sum to 2."""
-    smoothed = CE.replace(axis=1, ignore_index=-100, label_smoothing=0.1, class_weights=(1, 2, 3, 4, 5))
+    smoothed = CE.replace(
+        axis=1, ignore_index=-100, label_smoothing=0.1, class_weights=(1, 2, 3, 4, 5)
+    )
     smoothed = smoothed.replace(divisor="label_weights")
     weighted = "torch.nn.CrossEntropyLoss(weight=[1, 2, 3, 4, 5])"
     report = ul.port_report(weighted, smoothed, LOGITS.astype(np.float64), LABELS)
     assert report.error_a is not None
     assert (report.rules, report.together) == ((), ("label_smoothing", "weight_dtype"))
-    dense, each = "tf.nn.softmax_cross_entropy_with_logits", CE.replace(label_smoothing=0.1, reduction="none")
+    dense, each = (
+        "tf.nn.softmax_cross_entropy_with_logits",
+        CE.replace(label_smoothing=0.1, reduction="none"),
+    )
     for a, b in ((dense, each), (each, dense)):
         report = ul.port_report(a, b, LOGITS, 2 * SOFT)
         assert (report.rules, report.together) == ((), ("label_smoothing", "target_sum"))
@@ -104,7 +115,10 @@ def test_a_rule_does_not_hide_in_a_half_type() -> None:
     import ml_dtypes
     import torch
 
-    plain, smoothed = "torch.nn.CrossEntropyLoss()", "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
+    plain, smoothed = (
+        "torch.nn.CrossEntropyLoss()",
+        "torch.nn.CrossEntropyLoss(label_smoothing=0.1)",
+    )
     report = ul.port_report(plain, smoothed, LOGITS.astype(np.float16), LABELS)
     assert report.gap.gradient is not None
     assert report.gap.gradient < 64
@@ -128,8 +142,12 @@ def test_dtype_that_an_object_holds() -> None:
 
     import tensorflow as tf
 
-    weighted = functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant(0.1))
-    assert ul.port_report(weighted, ul.from_native(weighted), np.array([0.3]), np.ones(1)).rules == ("weight_dtype",)
+    weighted = functools.partial(
+        tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant(0.1)
+    )
+    assert ul.port_report(
+        weighted, ul.from_native(weighted), np.array([0.3]), np.ones(1)
+    ).rules == ("weight_dtype",)
     spec = ul.from_native("onnx.SoftmaxCrossEntropyLoss()")
     model = spec.to_native("onnx")
     assert ul.port_report(model, spec, LOGITS.astype(np.float64), LABELS).rules == ("weight_dtype",)
@@ -138,13 +156,17 @@ def test_dtype_that_an_object_holds() -> None:
 
 def test_first_bad_row() -> None:
     """The first position that differs, with both losses."""
-    report = ul.port_report(CE.replace(ignore_index=(3, 4)), CE, LOGITS, np.array([0, 1, 2, 4, *[3] * 28]))
+    report = ul.port_report(
+        CE.replace(ignore_index=(3, 4)), CE, LOGITS, np.array([0, 1, 2, 4, *[3] * 28])
+    )
     assert report.row == (3,)
     assert report.losses_of_row is not None
     assert report.losses_of_row[0] == 0.0
     np.testing.assert_allclose(report.losses_of_row[1], CE(LOGITS[3:4], [4]), rtol=1e-6)
     assert "The first position that differs is [3]: 0 and " in str(report)
-    elements = ul.port_report(ul.MeanSquaredError(), ul.MeanSquaredError(element_weights=(1, 1, 2, 1)), P, YES)
+    elements = ul.port_report(
+        ul.MeanSquaredError(), ul.MeanSquaredError(element_weights=(1, 1, 2, 1)), P, YES
+    )
     assert elements.row == (0, 2)
 
 
@@ -165,13 +187,17 @@ def test_native_losses_on_their_own_tensors() -> None:
 
     tensors = torch.tensor(LOGITS, requires_grad=True), torch.tensor(LABELS)
     same = ul.port_report(
-        torch.nn.CrossEntropyLoss(), "keras.losses.SparseCategoricalCrossentropy(from_logits=True)", *tensors
+        torch.nn.CrossEntropyLoss(),
+        "keras.losses.SparseCategoricalCrossentropy(from_logits=True)",
+        *tensors,
     )
     assert same.same
     assert same.value_a is not None
     assert same.value_b is not None
     other = ul.port_report(
-        torch.nn.CrossEntropyLoss(label_smoothing=0.2), "tf.nn.softmax_cross_entropy_with_logits", *tensors
+        torch.nn.CrossEntropyLoss(label_smoothing=0.2),
+        "tf.nn.softmax_cross_entropy_with_logits",
+        *tensors,
     )
     assert other.together == ("label_smoothing", "reduction")
     assert other.row == (0,)
@@ -193,7 +219,9 @@ def test_what_no_spec_can_say_is_found() -> None:
     assert "offset: b as its spec has it closes the gap" in str(report)
     zeros = np.eye(5, dtype=np.float32)[LABELS]
     masked = np.where((zeros == 0) & (np.arange(5) == 4), -np.inf, LOGITS).astype(np.float32)
-    report = ul.port_report(CE.replace(axis=1, ignore_index=-100), "torch.nn.CrossEntropyLoss()", masked, zeros)
+    report = ul.port_report(
+        CE.replace(axis=1, ignore_index=-100), "torch.nn.CrossEntropyLoss()", masked, zeros
+    )
     assert report.rules == ("zero_times_infinity",)
 
 
@@ -201,7 +229,9 @@ def test_what_no_spec_can_say_is_found() -> None:
 def test_refused_arguments_are_tried() -> None:
     """A loss that no spec computes, and the rule that keeps it from being one."""
     many = np.full((70000, 1), 0.5, np.float32)
-    report = ul.port_report('keras.losses.MeanSquaredError(dtype="float16")', ul.MeanSquaredError(), many, 0 * many)
+    report = ul.port_report(
+        'keras.losses.MeanSquaredError(dtype="float16")', ul.MeanSquaredError(), many, 0 * many
+    )
     assert report.rules[0] == "half_dtype"
     assert report.value_a == 0.0
     assert report.value_b == 0.25
@@ -217,7 +247,8 @@ def test_distances() -> None:
     """Ulps of the coarser dtype, at 1 for small losses and at the largest of small gradients."""
     one = Outcome(np.float32(1.0) + np.zeros((), np.float32), np.full(3, 1e-3, np.float32))
     next_to = Outcome(
-        np.nextafter(np.float32(1), np.float32(2)) + np.zeros((), np.float32), np.full(3, 1.001e-3, np.float32)
+        np.nextafter(np.float32(1), np.float32(2)) + np.zeros((), np.float32),
+        np.full(3, 1.001e-3, np.float32),
     )
     gap = gap_of(one, next_to)
     assert gap.value == pytest.approx(1.0)
@@ -241,7 +272,9 @@ def test_what_is_said_where_no_rule_is_tried() -> None:
     told = str(ul.port_report(far, "torch.nn.BCEWithLogitsLoss()", P[:2, :2], YES[:2, :2]))
     assert "The rules of both are the same" not in told
     assert "varies along 2 axes" in told
-    errors = str(ul.port_report(ul.MeanSquaredError(), ul.MeanSquaredError(reduction="sum"), P, YES[0]))
+    errors = str(
+        ul.port_report(ul.MeanSquaredError(), ul.MeanSquaredError(reduction="sum"), P, YES[0])
+    )
     assert errors.endswith("Both are errors: there are no numbers to compare.")
     assert "rounding" not in errors
 
@@ -249,7 +282,10 @@ def test_what_is_said_where_no_rule_is_tried() -> None:
 def test_a_rule_of_arguments_may_be_unseen() -> None:
     """A rule that keeps a loss from being read is named where these tensors do not show it."""
     report = ul.port_report(
-        "keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')", ul.MeanSquaredError(), P, P
+        "keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')",
+        ul.MeanSquaredError(),
+        P,
+        P,
     )
     assert report.same
     assert report.unseen[0] == "mean_with_sample_weight"
@@ -280,7 +316,9 @@ def test_a_mask_is_for_specs() -> None:
     assert weighted.reason_a == weighted.reason_b
     assert "takes no sample weights" in str(weighted.reason_a)
     with pytest.raises(ul.UnsupportedError, match="takes no mask"):
-        ul.port_report("torch.nn.CrossEntropyLoss(label_smoothing=1.5)", CE, LOGITS, LABELS, mask=keep)
+        ul.port_report(
+            "torch.nn.CrossEntropyLoss(label_smoothing=1.5)", CE, LOGITS, LABELS, mask=keep
+        )
 
 
 @pytest.mark.framework("torch")
@@ -311,11 +349,15 @@ TOLD: list[tuple[str, Any, Any, str]] = [
 @pytest.mark.parametrize(
     ("loss", "predictions", "targets", "rule"), TOLD, ids=lambda x: x if isinstance(x, str) else ""
 )
-def test_what_no_spec_can_say_is_told_from_the_tensors(loss: str, predictions: Any, targets: Any, rule: str) -> None:
+def test_what_no_spec_can_say_is_told_from_the_tensors(
+    loss: str, predictions: Any, targets: Any, rule: str
+) -> None:
     """The one rule that is at work is named, and what the loss does, in a sentence."""
     report = ul.port_report(loss, ul.from_native(loss), predictions, targets)
     assert report.rules == (rule,)
     (attempt,) = report.attempts
     assert attempt.reason is not None
     assert f"\n  {attempt.reason}" in str(report)
-    assert set(attempt.reason.split(" Or: ")) <= {str(text) for _, text in ul.explain(loss).deviations}
+    assert set(attempt.reason.split(" Or: ")) <= {
+        str(text) for _, text in ul.explain(loss).deviations
+    }

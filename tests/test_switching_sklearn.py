@@ -26,14 +26,21 @@ LABELS = np.array([0, 1, 1, 2])
 ANSWERS = RNG.random((4, 3)).astype(np.float32)
 WEIGHTS = np.array([1.0, 0.0, 3.0, 1.0], np.float32)
 
-LOG, SUMMED = Call("sklearn.metrics.log_loss"), Call("sklearn.metrics.log_loss", {"normalize": False})
+LOG, SUMMED = (
+    Call("sklearn.metrics.log_loss"),
+    Call("sklearn.metrics.log_loss", {"normalize": False}),
+)
 SQUARED = Call("sklearn.metrics.mean_squared_error")
 
 # Probabilities of 0 are clipped to the spacing of the dtype: 15.94 in float32, 36.04 in float64.
 CORNERS = np.array([[0.0, 0.5, 0.5], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]], np.float32)
 
 GRID: list[tuple[Any, ...]] = [
-    *((native, PROBABILITIES, LABELS, *weights) for native in (LOG, SUMMED) for weights in ((), (WEIGHTS,))),
+    *(
+        (native, PROBABILITIES, LABELS, *weights)
+        for native in (LOG, SUMMED)
+        for weights in ((), (WEIGHTS,))
+    ),
     (LOG, ANSWERS, LABELS, WEIGHTS),
     (LOG, CORNERS, np.array([0, 1, 2])),
     (SUMMED, CORNERS, np.array([0, 2, 1])),
@@ -74,7 +81,10 @@ def test_clip_of_float16() -> None:
 
 def test_nothing_to_divide_by() -> None:
     """All weights 0: scikit-learn raises, and so does the spec."""
-    for native, predictions, targets in ((LOG, PROBABILITIES, LABELS), (SQUARED, PREDICTIONS, ANSWERS)):
+    for native, predictions, targets in (
+        (LOG, PROBABILITIES, LABELS),
+        (SQUARED, PREDICTIONS, ANSWERS),
+    ):
         with pytest.raises(ValueError, match="non-zero"):
             switching.run(native, predictions, targets, 0 * WEIGHTS)
         with pytest.raises(EmptyMeanError):
@@ -85,7 +95,11 @@ def test_what_is_refused_by_both_or_one() -> None:
     """NaN, probabilities past 1, empty batches, labels that are not all there, negative weights."""
     with pytest.raises(ValueError, match="NaN"):
         switching.run(SQUARED, np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
-    assert np.isnan(computed("numpy", switching.spec_of(SQUARED), np.array([np.nan, 1.0]), np.array([0.0, 1.0]))[0])
+    assert np.isnan(
+        computed(
+            "numpy", switching.spec_of(SQUARED), np.array([np.nan, 1.0]), np.array([0.0, 1.0])
+        )[0]
+    )
     beyond = np.array([[1.5, 0.0], [0.0, 1.0]], np.float32)
     with pytest.raises(ValueError, match="greater than 1"):
         switching.run(LOG, beyond, np.array([0, 1]))
@@ -126,7 +140,9 @@ def test_objects() -> None:
     """Functions and partials; tensors of the call, and what only looks like a loss, are refused."""
     from sklearn import metrics
 
-    assert from_native(partial(metrics.log_loss, normalize=False)) == from_native(metrics.log_loss, normalize=False)
+    assert from_native(partial(metrics.log_loss, normalize=False)) == from_native(
+        metrics.log_loss, normalize=False
+    )
     assert from_native(metrics.mean_squared_error) == MeanSquaredError(on_empty="error")
     with pytest.raises(SpecTypeError, match="given to the call"):
         from_native(metrics.log_loss, sample_weight=[1.0, 2.0])

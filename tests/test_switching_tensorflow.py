@@ -52,16 +52,31 @@ GRID: list[tuple[Any, ...]] = [
         for weight in (3.0, (1.0, 0.0, 3.0), ((1.0,), (2.0,), (3.0,), (0.5,)))
     ),
     *(
-        (call(V1 + "sparse_softmax_cross_entropy", reduction=reduction, weights=scale), LOGITS, LABELS, weights)
+        (
+            call(V1 + "sparse_softmax_cross_entropy", reduction=reduction, weights=scale),
+            LOGITS,
+            LABELS,
+            weights,
+        )
         for reduction in (NONZERO, ALL, MEAN, SUM, NONE)
         for scale, weights in ((1.0, WEIGHTS), (2.5, None))
     ),
     (call(V1 + "sparse_softmax_cross_entropy", weights=0.5), LOGITS, LABELS, WEIGHTS),
     (call(V1 + "softmax_cross_entropy"), LOGITS, DENSE),
     (call(V1 + "softmax_cross_entropy", label_smoothing=0.1, weights=3), LOGITS, DENSE, WEIGHTS),
-    (call(V1 + "softmax_cross_entropy", label_smoothing=1.0, reduction=NONE), LOGITS, DENSE, WEIGHTS),
+    (
+        call(V1 + "softmax_cross_entropy", label_smoothing=1.0, reduction=NONE),
+        LOGITS,
+        DENSE,
+        WEIGHTS,
+    ),
     (call(V1 + "sigmoid_cross_entropy"), LOGITS, ANSWERS),
-    (call(V1 + "sigmoid_cross_entropy", label_smoothing=0.1, reduction=MEAN), LOGITS, ANSWERS, WEIGHTS),
+    (
+        call(V1 + "sigmoid_cross_entropy", label_smoothing=0.1, reduction=MEAN),
+        LOGITS,
+        ANSWERS,
+        WEIGHTS,
+    ),
     (call(V1 + "sigmoid_cross_entropy", weights=2.0, reduction=SUM), LOGITS, ANSWERS, WEIGHTS),
     (call(V1 + "log_loss"), PROBABILITIES, ANSWERS),
     (call(V1 + "log_loss", epsilon=0.1, reduction=NONE), PROBABILITIES, ANSWERS, WEIGHTS),
@@ -85,11 +100,21 @@ def test_float64(backend: str) -> None:
     for native, predictions, targets, *weights in GRID:
         wide = targets if targets.dtype.kind == "i" else targets.astype(np.float64)
         dtype = "float32" if native.name.startswith(V1) else None
-        if "softmax" in native.name and targets.dtype.kind == "f":  # TensorFlow's gradient is right where they sum to 1
+        if (
+            "softmax" in native.name and targets.dtype.kind == "f"
+        ):  # TensorFlow's gradient is right where they sum to 1
             wide = wide / wide.sum(native.arguments.get("axis", -1), keepdims=True)
         positive = native.arguments.get("pos_weight")
         function = None if positive is None else weighted(np.float64(positive))
-        check(native, predictions.astype(np.float64), wide, *weights, backends=(backend,), dtype=dtype, native=function)
+        check(
+            native,
+            predictions.astype(np.float64),
+            wide,
+            *weights,
+            backends=(backend,),
+            dtype=dtype,
+            native=function,
+        )
 
 
 def weighted(pos_weight: Any) -> Any:
@@ -102,7 +127,10 @@ def rows(*row: float) -> Any:
     return np.array([row], np.float32)
 
 
-SPARSE, SOFT = call(NN + "sparse_softmax_cross_entropy_with_logits"), call(NN + "softmax_cross_entropy_with_logits")
+SPARSE, SOFT = (
+    call(NN + "sparse_softmax_cross_entropy_with_logits"),
+    call(NN + "softmax_cross_entropy_with_logits"),
+)
 SIGMOID = call(NN + "sigmoid_cross_entropy_with_logits")
 WEIGHTED = call(NN + "weighted_cross_entropy_with_logits", pos_weight=3.0)
 LOG = call(V1 + "log_loss", reduction=NONE)
@@ -129,16 +157,31 @@ SPECIAL: list[tuple[Any, ...]] = [
         (SOFT, rows(*row), rows(0.0, 1.0, 0.0))
         for row in ((NAN, 1.0, 0.0), (-INF, -INF, -INF), (1e7 + 1, 1e7, 0.0), (200.0, 0.0, 0.0))
     ),
-    *((SIGMOID, rows(100.0, -100.0, 0.0, 1e-8, NAN), np.full((1, 5), t, np.float32)) for t in (0.0, 0.5, 1.0)),
-    *((WEIGHTED, rows(100.0, -100.0, 1e-8, NAN), np.full((1, 4), t, np.float32)) for t in (0.0, 0.5, 1.0)),
+    *(
+        (SIGMOID, rows(100.0, -100.0, 0.0, 1e-8, NAN), np.full((1, 5), t, np.float32))
+        for t in (0.0, 0.5, 1.0)
+    ),
+    *(
+        (WEIGHTED, rows(100.0, -100.0, 1e-8, NAN), np.full((1, 4), t, np.float32))
+        for t in (0.0, 0.5, 1.0)
+    ),
     # log_loss next to 1: the difference to 1 is exact, and what is added to it decides.
     *(
-        (LOG, rows(0.0, 1.0, 1e-7, 1e-10, 1 - 2.0**-24, 1 - 2.0**-23, 0.5, NAN), np.full((1, 8), t, np.float32))
+        (
+            LOG,
+            rows(0.0, 1.0, 1e-7, 1e-10, 1 - 2.0**-24, 1 - 2.0**-23, 0.5, NAN),
+            np.full((1, 8), t, np.float32),
+        )
         for t in (0.0, 0.5, 1.0)
     ),
     # Nothing left to divide by: 0. Nothing at all: 0, and an empty array where nothing is reduced.
     *(
-        (call(V1 + "sparse_softmax_cross_entropy", reduction=reduction), LOGITS, LABELS, 0 * WEIGHTS)
+        (
+            call(V1 + "sparse_softmax_cross_entropy", reduction=reduction),
+            LOGITS,
+            LABELS,
+            0 * WEIGHTS,
+        )
         for reduction in (NONZERO, ALL, MEAN, SUM)
     ),
     *(
@@ -163,7 +206,13 @@ DEVIATIONS: list[tuple[Any, ...]] = [
     (SIGMOID, rows(INF, -INF), rows(1.0, 0.0), [[NAN, NAN]], [[0.0, 0.0]]),
     (SIGMOID, rows(INF), rows(0.0), [[NAN]], [[INF]]),
     (WEIGHTED, rows(-INF), rows(1.0), [[NAN]], [[INF]]),
-    (call(V1 + "log_loss", epsilon=0, reduction=NONE), rows(0.0, 1.0), rows(0.0, 1.0), [[NAN, NAN]], [[0.0, 0.0]]),
+    (
+        call(V1 + "log_loss", epsilon=0, reduction=NONE),
+        rows(0.0, 1.0),
+        rows(0.0, 1.0),
+        [[NAN, NAN]],
+        [[0.0, 0.0]],
+    ),
 ]
 GRADIENTS: list[tuple[Any, ...]] = [
     (
@@ -178,7 +227,9 @@ GRADIENTS: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize(("native", "predictions", "targets", "theirs", "ours"), DEVIATIONS)
-def test_deviating_value(native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any) -> None:
+def test_deviating_value(
+    native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any
+) -> None:
     """Where no spec can follow TensorFlow, the two numbers are these."""
     value, _ = switching.run(native, predictions, targets)
     np.testing.assert_allclose(value, theirs)
@@ -188,7 +239,9 @@ def test_deviating_value(native: Call, predictions: Any, targets: Any, theirs: A
 
 
 @pytest.mark.parametrize(("native", "predictions", "targets", "theirs", "ours"), GRADIENTS)
-def test_deviating_gradient(native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any) -> None:
+def test_deviating_gradient(
+    native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any
+) -> None:
     """TensorFlow's gradients that are no derivatives: of dense targets that do not sum to 1, and of a weighted logit of 0."""
     check_value = switching.run(native, predictions, targets)
     np.testing.assert_allclose(check_value[1], theirs, rtol=1e-6)
@@ -204,12 +257,16 @@ def test_weighted_nan() -> None:
     value, gradient = switching.run(native, predictions, targets, weights)
     np.testing.assert_array_equal(value, [[NAN, 1.0]])
     np.testing.assert_array_equal(gradient, [[NAN, 2.0]])
-    value, gradient = computed("tensorflow", switching.spec_of(native), predictions, targets, weights)
+    value, gradient = computed(
+        "tensorflow", switching.spec_of(native), predictions, targets, weights
+    )
     np.testing.assert_array_equal(value, [[0.0, 1.0]])
     np.testing.assert_array_equal(gradient, [[0.0, 2.0]])
 
 
-@pytest.mark.parametrize("native", list({str(native): native for native, *_ in GRID}.values()), ids=str)
+@pytest.mark.parametrize(
+    "native", list({str(native): native for native, *_ in GRID}.values()), ids=str
+)
 def test_round_trip(native: Call) -> None:
     """Every spec here is written as a loss of TensorFlow's and read back."""
     check_round_trip(native)
@@ -219,11 +276,17 @@ def test_round_trip(native: Call) -> None:
     ("text", "words"),
     [
         ("tf.nn.weighted_cross_entropy_with_logits", "needs its pos_weight"),
-        ("tf.nn.weighted_cross_entropy_with_logits(pos_weight=[[1.0, 2.0], [3.0, 4.0]])", "runs along one axis"),
+        (
+            "tf.nn.weighted_cross_entropy_with_logits(pos_weight=[[1.0, 2.0], [3.0, 4.0]])",
+            "runs along one axis",
+        ),
         ("tf.compat.v1.losses.log_loss(weights=0.0)", "scale of a spec is positive"),
         ("tf.compat.v1.losses.log_loss(weights=-1.0)", "scale of a spec is positive"),
         ("tf.compat.v1.losses.mean_squared_error(weights=[1.0, 2.0])", "sample_weight"),
-        ("tf.compat.v1.losses.mean_squared_error(reduction='mean')", "weighted_sum_over_batch_size"),
+        (
+            "tf.compat.v1.losses.mean_squared_error(reduction='mean')",
+            "weighted_sum_over_batch_size",
+        ),
     ],
 )
 def test_refused(text: str, words: str) -> None:
@@ -240,13 +303,18 @@ def test_objects() -> None:
     weight = tf.constant([[0.1], [2.0]])
     spec = from_native(weighted, pos_weight=weight)
     assert (
-        spec == from_native(partial(weighted, pos_weight=weight)) == from_native(partial(weighted), pos_weight=weight)
+        spec
+        == from_native(partial(weighted, pos_weight=weight))
+        == from_native(partial(weighted), pos_weight=weight)
     )
     assert spec.pos_weight == (0.1, 2.0)
     assert spec.axis == -2
     assert from_native(weighted, pos_weight=np.float32(0.1)).pos_weight == 0.1
     reduction = tf.compat.v1.losses.Reduction.MEAN
-    assert from_native(tf.compat.v1.losses.log_loss, reduction=reduction, scope="loss").divisor == "weights"
+    assert (
+        from_native(tf.compat.v1.losses.log_loss, reduction=reduction, scope="loss").divisor
+        == "weights"
+    )
     with pytest.raises(SpecTypeError, match="given to the call"):
         from_native(tf.nn.sigmoid_cross_entropy_with_logits, labels=tf.constant([1.0]))
     with pytest.raises(SpecTypeError, match="no loss that is known"):
@@ -261,11 +329,17 @@ def test_exports() -> None:
 
     spec = CrossEntropyLoss(from_logits=True, axis=-1, reduction="none")
     assert spec.to_native("tensorflow") is tf.nn.sparse_softmax_cross_entropy_with_logits
-    assert spec.replace(axis=1).to_native("tensorflow").func is tf.nn.softmax_cross_entropy_with_logits
-    weighted = BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=-2, reduction="none")
+    assert (
+        spec.replace(axis=1).to_native("tensorflow").func is tf.nn.softmax_cross_entropy_with_logits
+    )
+    weighted = BinaryCrossEntropyLoss(
+        from_logits=True, pos_weight=[1, 2], axis=-2, reduction="none"
+    )
     function = weighted.to_native("tensorflow")
     x = np.zeros((2, 1), np.float32)
-    np.testing.assert_allclose(function(labels=x + 1, logits=x), [[np.log(2)], [2 * np.log(2)]], rtol=1e-6)
+    np.testing.assert_allclose(
+        function(labels=x + 1, logits=x), [[np.log(2)], [2 * np.log(2)]], rtol=1e-6
+    )
     assert (
         weighted.to_native("tensorflow", code=True)
         == "functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant([[1.0], [2.0]]))"

@@ -27,7 +27,9 @@ LOGITS = (RNG.normal(size=(4, 3, 2)) * 3).astype(np.float32)
 LABELS = np.array([[0, 1], [-100, 2], [2, -100], [1, 0]])
 KEPT_LABELS = np.array([[0, 1], [1, 2], [2, 0], [1, 0]])
 DENSE = RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2, 1).astype(np.float32)
-LOG_PROBABILITIES = np.log(RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2, 1)).astype(np.float32)
+LOG_PROBABILITIES = np.log(RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2, 1)).astype(
+    np.float32
+)
 PROBABILITIES = RNG.random((4, 3, 2)).astype(np.float32)
 # Where torch clamps: the corners, and what is next to them.
 PROBABILITIES[0, :, 0] = 0.0, 1.0, 2e-38
@@ -38,7 +40,8 @@ ANSWERS[:2, :, 0] = [[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
 REDUCTIONS = ("mean", "sum", "none")
 W = (0.5, 0.0, 2.0)
 ELEMENTS = tuple(
-    tuple(tuple(float(number) for number in row) for row in block) for block in RNG.integers(0, 4, (4, 3, 2))
+    tuple(tuple(float(number) for number in row) for row in block)
+    for block in RNG.integers(0, 4, (4, 3, 2))
 )
 
 
@@ -46,7 +49,9 @@ def calls(name: str, **choices: Any) -> list[switching.Call]:
     """One call for each combination of arguments, in each reduction."""
     choices["reduction"] = REDUCTIONS
     native = switching.find(name)
-    combinations = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    combinations = (
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    )
     return [switching.Call(name, native.bind([], arguments)) for arguments in combinations]
 
 
@@ -55,7 +60,10 @@ GRID = [
     *(
         (call, LOGITS, LABELS if call.arguments.get("ignore_index") is None else KEPT_LABELS)
         for call in calls(
-            "torch.nn.CrossEntropyLoss", weight=(None, W), ignore_index=(-100, 1), label_smoothing=(0.0, 0.1, 1.0)
+            "torch.nn.CrossEntropyLoss",
+            weight=(None, W),
+            ignore_index=(-100, 1),
+            label_smoothing=(0.0, 0.1, 1.0),
         )
     ),
     *(
@@ -63,7 +71,11 @@ GRID = [
         for call in calls("torch.nn.CrossEntropyLoss", weight=(None, W), label_smoothing=(0.0, 0.1))
     ),
     *(
-        (call, LOG_PROBABILITIES, LABELS if call.arguments.get("ignore_index") is None else KEPT_LABELS)
+        (
+            call,
+            LOG_PROBABILITIES,
+            LABELS if call.arguments.get("ignore_index") is None else KEPT_LABELS,
+        )
         for call in calls("torch.nn.NLLLoss", weight=(None, W), ignore_index=(-100, 1))
     ),
     *((call, PROBABILITIES, ANSWERS) for call in calls("torch.nn.BCELoss", weight=ELEMENT_WEIGHTS)),
@@ -76,7 +88,10 @@ GRID = [
         )
     ),
     *((call, LOGITS, ANSWERS) for call in calls("torch.nn.MSELoss")),
-    *((call, LOGITS, ANSWERS) for call in calls("torch.nn.functional.mse_loss", weight=(None, ELEMENTS))),
+    *(
+        (call, LOGITS, ANSWERS)
+        for call in calls("torch.nn.functional.mse_loss", weight=(None, ELEMENTS))
+    ),
 ]
 
 
@@ -125,7 +140,12 @@ SAME: list[tuple[str, Any, Any, Any]] = [
     ("nn.CrossEntropyLoss()", X, Y, 0.764189),
     ("nn.CrossEntropyLoss(weight=[1, 2, 4])", X, Y, 0.878126),
     ("nn.CrossEntropyLoss(weight=[1, 2, 4])", X, np.eye(3, dtype=np.float32)[Y], 1.975783),
-    ("nn.CrossEntropyLoss(weight=[1, 2, 4], label_smoothing=0.1, reduction='none')", X[:1], Y[:1], [0.795287]),
+    (
+        "nn.CrossEntropyLoss(weight=[1, 2, 4], label_smoothing=0.1, reduction='none')",
+        X[:1],
+        Y[:1],
+        [0.795287],
+    ),
     ("nn.CrossEntropyLoss()", X, np.array([0, 1, -100, 2]), 0.971275),
     ("nn.CrossEntropyLoss()", X, np.array([0, -100, 1, 2]), 0.549717),
     ("nn.CrossEntropyLoss()", X, np.full(4, -100), NAN),
@@ -153,12 +173,22 @@ SAME: list[tuple[str, Any, Any, Any]] = [
     ("nn.NLLLoss()", f32([-INF, 0, -INF]), np.array([0]), INF),
     ("nn.NLLLoss()", f32([-INF, 0, -INF]), np.array([1]), 0),
     ("nn.NLLLoss(reduction='sum')", f32([NAN, 0, 1]), np.array([-100]), 0),
-    ("nn.BCELoss(reduction='none')", f32(0, 1, 0, 1, 1e-13), f32(1, 0, 0, 1, 1), [100, 100, 0, 0, 29.933607]),
+    (
+        "nn.BCELoss(reduction='none')",
+        f32(0, 1, 0, 1, 1e-13),
+        f32(1, 0, 0, 1, 1),
+        [100, 100, 0, 0, 29.933607],
+    ),
     ("nn.BCELoss(weight=[1, 3])", f32(0.5, 0.5), f32(0, 1), 1.386294),
     ("nn.BCELoss(weight=[0, 0])", f32(0.5, 0.5), f32(0, 1), 0),
     ("nn.BCELoss()", f32(), f32(), NAN),
     ("nn.BCELoss(reduction='sum')", f32(), f32(), 0),
-    ("nn.BCEWithLogitsLoss(reduction='none')", f32(100, -100, NAN, 0), f32(0, 1, 1, 0), [100, 100, NAN, 0.693147]),
+    (
+        "nn.BCEWithLogitsLoss(reduction='none')",
+        f32(100, -100, NAN, 0),
+        f32(0, 1, 1, 0),
+        [100, 100, NAN, 0.693147],
+    ),
     ("nn.BCEWithLogitsLoss(weight=[1, 3])", f32(0, 0), f32(0, 1), 1.386294),
     ("nn.BCEWithLogitsLoss()", f32(), f32(), NAN),
     ("F.mse_loss(weight=[1, 3])", f32(1, 2), f32(0, 0), 3.25),
@@ -217,7 +247,9 @@ def test_other_values(backend: str) -> None:
         call = switching.parse(text)
         for got, expected in zip(switching.run(call, predictions, targets), native, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, err_msg=text)
-        for got, expected in zip(computed(backend, switching.spec_of(call), predictions, targets), own, strict=True):
+        for got, expected in zip(
+            computed(backend, switching.spec_of(call), predictions, targets), own, strict=True
+        ):
             np.testing.assert_allclose(got, expected, rtol=1e-5, err_msg=f"{text} in {backend}")
 
 
@@ -227,7 +259,13 @@ def test_other_values(backend: str) -> None:
         # torch refuses, and so does the spec
         ("nn.CrossEntropyLoss()", X, np.array([0, 1, 1, 3]), IndexError, ul.BadValueError),
         ("nn.CrossEntropyLoss()", X, np.array([0, 1, 1, -1]), IndexError, ul.BadValueError),
-        ("nn.CrossEntropyLoss(ignore_index=1)", X, np.eye(3, dtype=np.float32)[Y], RuntimeError, ul.SpecValueError),
+        (
+            "nn.CrossEntropyLoss(ignore_index=1)",
+            X,
+            np.eye(3, dtype=np.float32)[Y],
+            RuntimeError,
+            ul.SpecValueError,
+        ),
         ("nn.CrossEntropyLoss(weight=[1, 2])", X, Y, RuntimeError, ul.SpecValueError),
         ("nn.CrossEntropyLoss()", X, Y[:, None], RuntimeError, ul.ShapeError),
         ("nn.BCELoss()", f32(1.2), f32(1), RuntimeError, ul.BadValueError),
@@ -274,7 +312,9 @@ def test_objects_round_trip() -> None:
         assert ul.from_native(switching.build(call)) == spec
         assert switching.read(switching.build(call)) == call
         assert ul.from_native(str(call)) == spec
-        if getattr(spec, "element_weights", None) is not None and isinstance(spec, ul.MeanSquaredError):
+        if getattr(spec, "element_weights", None) is not None and isinstance(
+            spec, ul.MeanSquaredError
+        ):
             continue  # test_weights_that_mse_loss_takes
         assert ul.from_native(spec.to_native("torch")) == spec
         assert ul.from_native(spec.to_native("torch", code=True)) == spec
@@ -294,12 +334,17 @@ def test_functions_are_read() -> None:
     spec = ul.from_native("nn.CrossEntropyLoss(weight=[0.1, 2.0], label_smoothing=0.25)")
     assert ul.from_native(functional.cross_entropy, weight=weight, label_smoothing=0.25) == spec
     assert ul.from_native(functional.cross_entropy, weight=[0.1, 2.0], label_smoothing=0.25) == spec
-    assert ul.from_native(functools.partial(functional.cross_entropy, weight=weight), label_smoothing=0.25) == spec
+    assert (
+        ul.from_native(
+            functools.partial(functional.cross_entropy, weight=weight), label_smoothing=0.25
+        )
+        == spec
+    )
     inner = functools.partial(functional.cross_entropy, weight=weight, label_smoothing=0.5)
     assert ul.from_native(functools.partial(inner, label_smoothing=0.25)) == spec
-    assert ul.from_native(nn.CrossEntropyLoss(weight.double(), label_smoothing=0.25)).class_weights[0] == float(
-        weight[0].double()
-    )
+    assert ul.from_native(nn.CrossEntropyLoss(weight.double(), label_smoothing=0.25)).class_weights[
+        0
+    ] == float(weight[0].double())
     half = ul.from_native(nn.CrossEntropyLoss(weight.to(torch.bfloat16)))
     assert half.class_weights == (0.10009765625, 2.0)
     with pytest.raises(SpecTypeError, match="positional"):
@@ -310,13 +355,17 @@ def test_functions_are_read() -> None:
 
 @pytest.mark.parametrize("average", [None, True, False])
 @pytest.mark.parametrize("reduce", [None, True, False])
-@pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "MSELoss"])
+@pytest.mark.parametrize(
+    "name", ["CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "MSELoss"]
+)
 def test_old_arguments(name: str, average: bool | None, reduce: bool | None) -> None:
     """size_average and reduce come to a reduction as in torch, from text, from objects and from functions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         module = getattr(nn, name)(size_average=average, reduce=reduce, reduction="sum")
-    from_text = ul.from_native(f"nn.{name}(size_average={average}, reduce={reduce}, reduction='sum')")
+    from_text = ul.from_native(
+        f"nn.{name}(size_average={average}, reduce={reduce}, reduction='sum')"
+    )
     assert ul.from_native(module) == from_text
     assert from_text.reduction == module.reduction
     assert from_text == ul.from_native(f"nn.{name}(reduction={module.reduction!r})")
@@ -405,7 +454,9 @@ def test_weights_that_mse_loss_takes() -> None:
     for weight in (2.0, [1.0, 3.0]):
         spec = ul.from_native(functional.mse_loss, weight=torch.tensor(weight))
         assert spec(np.ones((3, 2)), np.zeros((3, 2))) == 1.0
-        with pytest.raises(ul.UnsupportedError, match=r"predictions' own shape.*spec\.to\('torch'\)"):
+        with pytest.raises(
+            ul.UnsupportedError, match=r"predictions' own shape.*spec\.to\('torch'\)"
+        ):
             spec.to_native("torch")
     plain = ul.from_native(functional.mse_loss, reduction="sum")
     assert plain.to_native("torch", code=True) == 'torch.nn.MSELoss(reduction="sum")'
@@ -425,7 +476,8 @@ def test_weights_for_a_float64_user() -> None:
     with default_dtype(torch.float64):
         wide = spec.to_native("torch")
         assert ul.from_native(wide) == spec
-        assert type(eval(spec.to_native("torch", code=True), {"torch": torch})) is nn.CrossEntropyLoss  # noqa: S307
+        line = spec.to_native("torch", code=True)
+        assert type(eval(line, {"torch": torch})) is nn.CrossEntropyLoss  # noqa: S307
     torch.testing.assert_close(wide(x, y), expected, rtol=1e-15, atol=0.0)
 
 
@@ -448,13 +500,17 @@ def test_the_object_itself_is_run() -> None:
     assert reported(nn.BCEWithLogitsLoss(pos_weight=torch.tensor([0.1]).double()), x, ones).same
     function = functools.partial(functional.mse_loss, weight=torch.tensor([0.1, 0.2]))
     assert reported(function, x, ones).rules == ("weight_dtype",)
-    labelled = reported(nn.CrossEntropyLoss(weight=torch.tensor([0.1, 1.0, 2.0])), X.astype(np.float64), Y)
+    labelled = reported(
+        nn.CrossEntropyLoss(weight=torch.tensor([0.1, 1.0, 2.0])), X.astype(np.float64), Y
+    )
     assert labelled.error_a.startswith("RuntimeError: expected scalar type Double")
     assert labelled.rules == ("weight_dtype",)
     wide = nn.CrossEntropyLoss(weight=torch.tensor([0.1, 1.0, 2.0], dtype=torch.float64))
     assert reported(wide, X.astype(np.float64), Y).same
     assert reported(wide, X, Y).rules == ("weight_dtype",)
-    other = ul.port_report(wide, ul.from_native(wide).replace(label_smoothing=0.1), X.astype(np.float64), Y)
+    other = ul.port_report(
+        wide, ul.from_native(wide).replace(label_smoothing=0.1), X.astype(np.float64), Y
+    )
     assert (other.rules, other.row) == (("label_smoothing",), (0,))
     assert wide.reduction == "mean"  # its rows were told by a copy
 

@@ -43,7 +43,9 @@ every_mode = pytest.mark.parametrize("mode", MODES)
 every_traced_mode = pytest.mark.parametrize("mode", TRACED)
 
 
-def value_and_grad(mode: str, spec: Any, predictions: Any, targets: Any, **companions: Any) -> tuple[Any, Any]:
+def value_and_grad(
+    mode: str, spec: Any, predictions: Any, targets: Any, **companions: Any
+) -> tuple[Any, Any]:
     """Loss and gradient as NumPy arrays, all tensors handed to a function that runs in this mode."""
 
     def function(p: Any, t: Any, *rest: Any) -> Any:
@@ -68,15 +70,29 @@ def losses() -> Iterator[tuple[Any, Any, Any]]:
     yield ul.CrossEntropyLoss(from_logits=True), LOGITS, LABELS
     yield ul.CrossEntropyLoss(from_logits=True, axis=0), LOGITS, np.array([0, 5, 2, 1, 3])
     yield (
-        ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1, class_weights=weights, ignore_index=1),
+        ul.CrossEntropyLoss(
+            from_logits=True, label_smoothing=0.1, class_weights=weights, ignore_index=1
+        ),
         LOGITS,
         LABELS,
     )
-    yield ul.CrossEntropyLoss(epsilon=0.1, class_weights=weights, divisor="nonzero"), PROBABILITIES, LABELS
+    yield (
+        ul.CrossEntropyLoss(epsilon=0.1, class_weights=weights, divisor="nonzero"),
+        PROBABILITIES,
+        LABELS,
+    )
     yield ul.CrossEntropyLoss(from_logits=True), LOGITS, DENSE
-    yield ul.CrossEntropyLoss(label_smoothing=0.1, class_weights=weights, reduction="sum"), PROBABILITIES, DENSE
+    yield (
+        ul.CrossEntropyLoss(label_smoothing=0.1, class_weights=weights, reduction="sum"),
+        PROBABILITIES,
+        DENSE,
+    )
     yield ul.BinaryCrossEntropyLoss(from_logits=True), LOGITS, DENSE
-    yield ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=weights, label_smoothing=0.1), LOGITS, DENSE
+    yield (
+        ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=weights, label_smoothing=0.1),
+        LOGITS,
+        DENSE,
+    )
     yield ul.BinaryCrossEntropyLoss(pos_weight=2.0, reduction="none"), PROBABILITIES, DENSE
     yield ul.MeanSquaredError(), LOGITS, DENSE
 
@@ -100,7 +116,9 @@ def test_dropped_positions_are_zero_whatever_they_hold(mode: str) -> None:
     spec = ul.CrossEntropyLoss(from_logits=True, ignore_index=-100, reduction="none")
     predictions = float32([NAN, 1], [2, 1], [INF, -INF], [NAN, NAN])
     companions = {"sample_weight": float32(1, 1, 0, 1), "mask": np.array([True, True, True, False])}
-    value, gradient = value_and_grad(mode, spec, predictions, np.array([-100, 0, 7, -3]), **companions)
+    value, gradient = value_and_grad(
+        mode, spec, predictions, np.array([-100, 0, 7, -3]), **companions
+    )
     np.testing.assert_allclose(value[1], 0.3132617, rtol=1e-6)
     np.testing.assert_allclose(gradient[1], [-0.2689414, 0.2689414], rtol=1e-6)
     for i in (0, 2, 3):
@@ -128,7 +146,9 @@ def test_minus_infinite_logits(mode: str) -> None:
 def test_infinite_binary_logits(mode: str, pos_weight: float | None) -> None:
     """0 where the label agrees, infinite otherwise; the gradient is sigma - t, with the weight on the positive side."""
     spec = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="none", pos_weight=pos_weight)
-    value, gradient = value_and_grad(mode, spec, float32(INF, -INF, INF, -INF, INF), float32(1, 0, 0, 1, 0.5))
+    value, gradient = value_and_grad(
+        mode, spec, float32(INF, -INF, INF, -INF, INF), float32(1, 0, 0, 1, 0.5)
+    )
     np.testing.assert_array_equal(value, [0, 0, INF, INF, INF])
     np.testing.assert_array_equal(gradient, [0, 0, 1, -(pos_weight or 1), 0.5])
 
@@ -171,15 +191,21 @@ def test_probabilities_at_the_ends(mode: str) -> None:
 
 
 @every_mode
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+@pytest.mark.parametrize(
+    "dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
 def test_every_integer_dtype_holds_labels(mode: str, dtype: str) -> None:
     """TensorFlow's kernel reads int32 and int64 alone; 200 as uint8 is no -56, though tf.equal says so."""
     predictions = RNG.normal(size=(3, 120)).astype(np.float32)
     labels = np.array([0, 100, 119], dtype)
-    spec = ul.CrossEntropyLoss(from_logits=True, ignore_index=[-156, 0], reduction="sum", label_smoothing=0.1)
+    spec = ul.CrossEntropyLoss(
+        from_logits=True, ignore_index=[-156, 0], reduction="sum", label_smoothing=0.1
+    )
     value, _ = value_and_grad(mode, spec, predictions, labels)
     np.testing.assert_allclose(value, spec(predictions.astype(np.float64), labels), rtol=1e-5)
-    value, _ = value_and_grad(mode, ul.MeanSquaredError(reduction="sum"), float32(1, 100, 110), labels)
+    value, _ = value_and_grad(
+        mode, ul.MeanSquaredError(reduction="sum"), float32(1, 100, 110), labels
+    )
     assert value == 1 + 81
 
 
@@ -193,8 +219,12 @@ def test_half_predictions(mode: str, dtype: str) -> None:
     assert value.dtype == np.float32
     assert gradient.dtype == ones.numpy().dtype
     logits = tf.constant([[1.0, 3.0, -1.0]], dtype)
-    value, _ = value_and_grad(mode, ul.CrossEntropyLoss(from_logits=True, reduction="none"), logits, np.array([1]))
-    assert value[0] == np.float64(0.14293163847).astype(value.dtype)  # tf.nn is 3 % off here in bfloat16
+    value, _ = value_and_grad(
+        mode, ul.CrossEntropyLoss(from_logits=True, reduction="none"), logits, np.array([1])
+    )
+    assert value[0] == np.float64(0.14293163847).astype(
+        value.dtype
+    )  # tf.nn is 3 % off here in bfloat16
 
 
 def test_numpy_companions_keep_their_precision() -> None:
@@ -209,16 +239,32 @@ def test_numpy_companions_keep_their_precision() -> None:
 
 
 BAD = [
-    (ul.CrossEntropyLoss(from_logits=True, reduction="none"), float32([2, 1], [1, 1], [0, 0]), np.array([0, 2, -1])),
-    (ul.CrossEntropyLoss(reduction="none"), float32([0.5, 1], [1.2, 1], [-0.1, 0]), np.array([0, 0, 0])),
+    (
+        ul.CrossEntropyLoss(from_logits=True, reduction="none"),
+        float32([2, 1], [1, 1], [0, 0]),
+        np.array([0, 2, -1]),
+    ),
+    (
+        ul.CrossEntropyLoss(reduction="none"),
+        float32([0.5, 1], [1.2, 1], [-0.1, 0]),
+        np.array([0, 0, 0]),
+    ),
     (
         ul.CrossEntropyLoss(from_logits=True, reduction="none"),
         float32([2, 1], [1, 1], [0, 0]),
         float32([0, 1], [-1, 0], [INF, 0]),
     ),
-    (ul.BinaryCrossEntropyLoss(from_logits=True, reduction="none"), float32(1, 2, 3), float32(0.5, 1.5, -0.5)),
+    (
+        ul.BinaryCrossEntropyLoss(from_logits=True, reduction="none"),
+        float32(1, 2, 3),
+        float32(0.5, 1.5, -0.5),
+    ),
     (ul.MeanSquaredError(reduction="none"), float32(1, 2, 3), np.array([1, 2**60, -(2**60)])),
-    (ul.MeanSquaredError(reduction="none"), float32(1, 2, 3), np.array([1, 2**60, 2**64 - 1], np.uint64)),
+    (
+        ul.MeanSquaredError(reduction="none"),
+        float32(1, 2, 3),
+        np.array([1, 2**60, 2**64 - 1], np.uint64),
+    ),
 ]
 
 
@@ -233,7 +279,9 @@ def test_bad_values(spec: Any, predictions: Any, targets: Any) -> None:
     for mode in TRACED:
         value, gradient = value_and_grad(mode, spec, predictions, targets)
         np.testing.assert_array_equal(np.isnan(value), [False, True, True])
-        np.testing.assert_array_equal(np.isnan(gradient).reshape(3, -1).all(-1), [False, True, True])
+        np.testing.assert_array_equal(
+            np.isnan(gradient).reshape(3, -1).all(-1), [False, True, True]
+        )
 
 
 def test_infinities_and_bad_values_in_one_traced_mean() -> None:
@@ -287,7 +335,9 @@ def test_values_are_read_only_where_that_waits_for_nothing() -> None:
     """Not in a graph, not on an accelerator; on the CPU as views, which for a large tensor saves a copy at every call."""
     x = tf.ones(3)
     assert ADAPTER.readable(x, None)
-    assert not tf.function(lambda: tf.constant(ADAPTER.readable(x)))()  # captured, but the graph runs later
+    assert not tf.function(
+        lambda: tf.constant(ADAPTER.readable(x))
+    )()  # captured, but the graph runs later
     accelerated = type("Tensor", (), {"device": "/job:localhost/replica:0/task:0/device:GPU:0"})()
     assert not ADAPTER.readable(x, accelerated)
     for dtype in (tf.float32, tf.bfloat16, tf.bool, tf.uint64):
@@ -306,7 +356,8 @@ def unknown(x: Any, known: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("known", "jit_compile"), [("extents", None), ("rank", None), ("nothing", None), ("nothing", True)]
+    ("known", "jit_compile"),
+    [("extents", None), ("rank", None), ("nothing", None), ("nothing", True)],
 )
 def test_unknown_shapes(known: str, jit_compile: bool | None) -> None:
     """A function traced for shapes it does not know gives the numbers of one that knows them, with weights and masks too."""
@@ -315,9 +366,15 @@ def test_unknown_shapes(known: str, jit_compile: bool | None) -> None:
         *losses(),
         (ul.CrossEntropyLoss(from_logits=True, axis=1, label_smoothing=0.1), images, maps),
         (ul.CrossEntropyLoss(axis=-2, class_weights=[1, 2, 3, 4, 5]), images, maps),
-        (ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[1, 2, 3, 4, 5]), images, images[::-1].copy()),
+        (
+            ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[1, 2, 3, 4, 5]),
+            images,
+            images[::-1].copy(),
+        ),
     ]
-    for spec, predictions, targets in cases[:: 3 if jit_compile else 1]:  # XLA takes a second for each
+    for spec, predictions, targets in cases[
+        :: 3 if jit_compile else 1
+    ]:  # XLA takes a second for each
         rows = len(targets) if targets.ndim == 1 else len(predictions)
         arrays = (predictions, targets, WEIGHT[:rows], MASK[:rows])
 
@@ -325,7 +382,9 @@ def test_unknown_shapes(known: str, jit_compile: bool | None) -> None:
             return spec.value_and_grad(p, t, sample_weight=w, mask=m)
 
         signature = [unknown(x, known) for x in arrays]
-        value, gradient = tf.function(function, input_signature=signature, jit_compile=jit_compile)(*arrays)
+        value, gradient = tf.function(function, input_signature=signature, jit_compile=jit_compile)(
+            *arrays
+        )
         expected, slope = function(*arrays)
         np.testing.assert_allclose(value, expected, rtol=1e-12, err_msg=repr(spec))
         np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-14, err_msg=repr(spec))
@@ -369,8 +428,12 @@ def test_unknown_shapes_that_do_not_fit(name: str) -> None:
     signature = [tf.TensorSpec(None, x.dtype) for x in arrays]
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         tf.function(function, input_signature=signature)(*arrays)
-    said = str(raised.value).replace("\\'", "'").partition("assertion failed: ")[2].partition("\n")[0]
-    expected = str(known.value).partition("; remove the axis")[0]  # what to do may depend on the shape
+    said = (
+        str(raised.value).replace("\\'", "'").partition("assertion failed: ")[2].partition("\n")[0]
+    )
+    expected = str(known.value).partition("; remove the axis")[
+        0
+    ]  # what to do may depend on the shape
     assert words(said)[: len(words(expected))] == words(expected)
     try:
         value = tf.function(function, input_signature=signature, jit_compile=True)(*arrays)
@@ -381,7 +444,9 @@ def test_unknown_shapes_that_do_not_fit(name: str) -> None:
 
 def test_known_shapes_cost_no_check() -> None:
     """Where all shapes are known, the graph holds no assertion."""
-    concrete = tf.function(ul.CrossEntropyLoss(from_logits=True)).get_concrete_function(LOGITS, tf.constant(LABELS))
+    concrete = tf.function(ul.CrossEntropyLoss(from_logits=True)).get_concrete_function(
+        LOGITS, tf.constant(LABELS)
+    )
     assert not [op for op in concrete.graph.get_operations() if op.type == "Assert"]
 
 
@@ -393,7 +458,9 @@ def test_layouts_without_a_known_rank() -> None:
             shapes.classes_last(x, axis),
             shapes.classes_back(shapes.classes_last(x, axis), axis),
         )
-        last, back = tf.function(function, input_signature=[tf.TensorSpec(None, tf.float64)], autograph=False)(x)
+        last, back = tf.function(
+            function, input_signature=[tf.TensorSpec(None, tf.float64)], autograph=False
+        )(x)
         np.testing.assert_array_equal(last, np.moveaxis(x, axis, -1))
         np.testing.assert_array_equal(back, x)
 
@@ -404,12 +471,18 @@ def test_layouts_without_a_known_rank() -> None:
 @every_traced_mode
 def test_errors_keep_class_and_message(mode: str) -> None:
     """autograph raises an error anew, by its class and with a longer message: ours must still be that class, and say what it says."""
-    for function in (ul.CrossEntropyLoss(), ul.CrossEntropyLoss().to("tensorflow"), ul.cross_entropy_loss):
+    for function in (
+        ul.CrossEntropyLoss(),
+        ul.CrossEntropyLoss().to("tensorflow"),
+        ul.cross_entropy_loss,
+    ):
 
         def step(p: Any, t: Any, function: Any = function) -> Any:
             return function(p, t)
 
-        with pytest.raises(ul.ShapeError, match=r"need targets \(4,\), got \(3,\); one label per position"):
+        with pytest.raises(
+            ul.ShapeError, match=r"need targets \(4,\), got \(3,\); one label per position"
+        ):
             MODES[mode].run(step, tf.constant(X), tf.constant([0, 1, 2]))
 
 
@@ -429,7 +502,9 @@ print(float(step(tf.constant([[1.0, 2.0]]), tf.constant([0]))) > 0)
 
 def test_autograph_leaves_our_code_as_written() -> None:
     """The first call of a process, in a tf.function: nothing is rewritten, so nothing is warned of that cannot be."""
-    run = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=True, timeout=120
+    )
     assert run.stdout.strip() == "True"
     assert "AutoGraph" not in run.stderr
 
@@ -463,7 +538,10 @@ def test_no_retracing_for_another_batch(mode: str) -> None:
     """One trace serves every batch size, as in Keras' fit."""
     traces = []
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 5]), tf.TensorSpec([None], tf.int32)], jit_compile=mode == "xla")
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, 5]), tf.TensorSpec([None], tf.int32)],
+        jit_compile=mode == "xla",
+    )
     def step(z: Any, y: Any) -> Any:
         traces.append(mode)
         return ul.cross_entropy_loss(z, y, from_logits=True)
@@ -471,7 +549,9 @@ def test_no_retracing_for_another_batch(mode: str) -> None:
     for rows in (6, 2, 1):
         expected = ul.cross_entropy_loss(LOGITS[:rows], LABELS[:rows], from_logits=True)
         np.testing.assert_allclose(
-            step(LOGITS[:rows].astype(np.float32), LABELS[:rows].astype(np.int32)), expected, rtol=1e-6
+            step(LOGITS[:rows].astype(np.float32), LABELS[:rows].astype(np.int32)),
+            expected,
+            rtol=1e-6,
         )
     assert np.isnan(step(np.zeros((0, 5), np.float32), np.zeros(0, np.int32)))
     assert len(traces) == 1
@@ -485,7 +565,10 @@ def test_variables() -> None:
     logits, labels = tf.Variable(LOGITS), tf.Variable(LABELS)
     spec = ul.CrossEntropyLoss(from_logits=True)
     expected, slope = spec.value_and_grad(LOGITS, LABELS)
-    for step in (lambda: spec(logits, labels), tf.function(lambda: spec(logits, labels), autograph=False)):
+    for step in (
+        lambda: spec(logits, labels),
+        tf.function(lambda: spec(logits, labels), autograph=False),
+    ):
         with tf.GradientTape() as tape:
             loss = step()
         np.testing.assert_allclose(loss, expected, rtol=1e-12)
@@ -496,7 +579,11 @@ def test_variables() -> None:
 def test_what_is_no_dense_tensor_is_refused() -> None:
     """Ragged, sparse and sliced tensors are refused by name, and another framework's tensors."""
     spec, z = ul.MeanSquaredError(), tf.ones((2, 2))
-    for x in (tf.ragged.constant([[1.0, 2.0], [1.0]]), tf.sparse.from_dense(z), tf.IndexedSlices(z, tf.range(2))):
+    for x in (
+        tf.ragged.constant([[1.0, 2.0], [1.0]]),
+        tf.sparse.from_dense(z),
+        tf.IndexedSlices(z, tf.range(2)),
+    ):
         for arguments in ((x, z), (z, x)):
             with pytest.raises(ul.UnknownTensorError, match=type(x).__name__):
                 spec(*arguments)
@@ -529,8 +616,12 @@ def test_loss_function_is_a_value() -> None:
     assert loss != ul.MeanSquaredError().to("tensorflow")
     assert loss != loss.spec
     assert repr(loss) == "LossFunction(CrossEntropyLoss(from_logits=True))"
-    weighted = tf.function(loss)(tf.constant(LOGITS), tf.constant(LABELS), sample_weight=tf.constant(WEIGHT), mask=MASK)
-    np.testing.assert_allclose(weighted, loss.spec(LOGITS, LABELS, sample_weight=WEIGHT, mask=MASK), rtol=1e-12)
+    weighted = tf.function(loss)(
+        tf.constant(LOGITS), tf.constant(LABELS), sample_weight=tf.constant(WEIGHT), mask=MASK
+    )
+    np.testing.assert_allclose(
+        weighted, loss.spec(LOGITS, LABELS, sample_weight=WEIGHT, mask=MASK), rtol=1e-12
+    )
 
 
 class Model(tf.Module):  # type: ignore[misc, unused-ignore]
@@ -541,7 +632,9 @@ class Model(tf.Module):  # type: ignore[misc, unused-ignore]
         self.kernel = tf.Variable(tf.zeros((5, 5), tf.float64))
         self.loss = loss
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 5], tf.float64), tf.TensorSpec([None, 5], tf.float64)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, 5], tf.float64), tf.TensorSpec([None, 5], tf.float64)]
+    )
     def step(self, x: Any, y: Any) -> Any:
         """One step of gradient descent; the loss before it."""
         with tf.GradientTape() as tape:
@@ -599,7 +692,9 @@ def test_vectorized_map_and_forward_mode() -> None:
     spec = ul.BinaryCrossEntropyLoss(from_logits=True)
     z, t = tf.constant(LOGITS), tf.constant(DENSE)
     rows = tf.vectorized_map(lambda pair: spec(pair[0], pair[1], sample_weight=WEIGHT[:5]), (z, t))
-    np.testing.assert_allclose(rows, [spec(a, b, sample_weight=WEIGHT[:5]) for a, b in zip(LOGITS, DENSE, strict=True)])
+    np.testing.assert_allclose(
+        rows, [spec(a, b, sample_weight=WEIGHT[:5]) for a, b in zip(LOGITS, DENSE, strict=True)]
+    )
     with tf.autodiff.ForwardAccumulator(z, t) as accumulator:
         loss = spec(z, t, sample_weight=WEIGHT)
     _, gradient = spec.value_and_grad(LOGITS, DENSE, sample_weight=WEIGHT)
@@ -610,6 +705,8 @@ def test_upstream_gradient_in_any_dtype() -> None:
     """The gradient from above may be a NumPy array of float64 while the loss is float32."""
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
     upstream = np.arange(6.0)
-    _, gradient = spec.value_and_grad(tf.constant(LOGITS, tf.float32), tf.constant(LABELS), upstream=upstream)
+    _, gradient = spec.value_and_grad(
+        tf.constant(LOGITS, tf.float32), tf.constant(LABELS), upstream=upstream
+    )
     _, expected = spec.value_and_grad(LOGITS, LABELS, upstream=upstream)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)

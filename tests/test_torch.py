@@ -14,7 +14,9 @@ import pytest
 import unifiedloss as ul
 
 torch = pytest.importorskip("torch")
-CompileCounterWithBackend = importlib.import_module("torch._dynamo.testing").CompileCounterWithBackend
+CompileCounterWithBackend = importlib.import_module(
+    "torch._dynamo.testing"
+).CompileCounterWithBackend
 pytestmark = pytest.mark.framework("torch")
 
 SPEC = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1, ignore_index=-100)
@@ -64,7 +66,13 @@ def test_training_step() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.25 * losses[0]
-    assert abs(losses[0] - numpy_loss(loss_of.spec, torch.nn.functional.linear(x, *_first_parameters()), y)) < 1e-6
+    assert (
+        abs(
+            losses[0]
+            - numpy_loss(loss_of.spec, torch.nn.functional.linear(x, *_first_parameters()), y)
+        )
+        < 1e-6
+    )
 
 
 def _first_parameters() -> tuple[Any, Any]:
@@ -110,7 +118,9 @@ def test_compiles_with_a_spec_as_argument() -> None:
     spec = ul.CrossEntropyLoss(from_logits=True, ignore_index=(-100, 1), label_smoothing=0.1)
     y = torch.tensor([0, 1, -100, 2])
     eager = spec(X, y)
-    compiled = torch.compile(lambda spec, z, y: spec(z, y), backend="aot_eager", dynamic=True, fullgraph=True)
+    compiled = torch.compile(
+        lambda spec, z, y: spec(z, y), backend="aot_eager", dynamic=True, fullgraph=True
+    )
     torch.testing.assert_close(compiled(spec, X, y), eager)
     torch._dynamo.reset()
 
@@ -156,7 +166,10 @@ def test_torch_func() -> None:
 def test_infinite_binary_logits_in_every_transform() -> None:
     """At an infinite logit the gradient is sigma(z) - t, in backward and in torch.func."""
     spec = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="sum")
-    z, t = torch.tensor([1.0, torch.inf, -torch.inf, torch.inf, 0.0]), torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])
+    z, t = (
+        torch.tensor([1.0, torch.inf, -torch.inf, torch.inf, 0.0]),
+        torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]),
+    )
     expected = torch.sigmoid(z) - t
     torch.testing.assert_close(spec.value_and_grad(z, t)[1], expected)
     torch.testing.assert_close(torch.func.grad(lambda x: spec(x, t))(z), expected)
@@ -203,7 +216,12 @@ def test_companions() -> None:
     expected = ul.CrossEntropyLoss(from_logits=True)(X, torch.tensor([0, 1, 1, 2]))
     frozen = np.array([0, 1, 1, 2])
     frozen.flags.writeable = False
-    for labels in ([0, 1, 1, 2], frozen, np.array([2, 1, 1, 0])[::-1], np.array([0, 1, 1, 2], ">i4")):
+    for labels in (
+        [0, 1, 1, 2],
+        frozen,
+        np.array([2, 1, 1, 0])[::-1],
+        np.array([0, 1, 1, 2], ">i4"),
+    ):
         assert torch.equal(ul.cross_entropy_loss(X, labels, from_logits=True), expected)
 
 
@@ -215,7 +233,9 @@ def test_gradient_reaches_targets_and_weights() -> None:
     loss.backward()
     each = torch.nn.functional.cross_entropy(z, t, reduction="none").detach()
     torch.testing.assert_close(w.grad, (each - loss.detach()) / 4)
-    torch.testing.assert_close(t.grad, -torch.log_softmax(z.detach(), 1) * torch.tensor([[0.25], [0.75]]))
+    torch.testing.assert_close(
+        t.grad, -torch.log_softmax(z.detach(), 1) * torch.tensor([[0.25], [0.75]])
+    )
 
 
 def test_second_derivative() -> None:
@@ -230,11 +250,15 @@ def test_second_derivative() -> None:
 
 def test_meta_and_fake_tensors() -> None:
     """Tensors without values pass through: shapes and dtypes are checked, values are not looked at."""
-    loss = ul.CrossEntropyLoss(from_logits=True)(X.to("meta"), torch.tensor([0, 1, 1, 2], device="meta"))
+    loss = ul.CrossEntropyLoss(from_logits=True)(
+        X.to("meta"), torch.tensor([0, 1, 1, 2], device="meta")
+    )
     assert loss.is_meta
     assert loss.shape == ()
     with pytest.raises(ul.ShapeError):
-        ul.CrossEntropyLoss(from_logits=True)(X.to("meta"), torch.zeros(3, dtype=torch.int64, device="meta"))
+        ul.CrossEntropyLoss(from_logits=True)(
+            X.to("meta"), torch.zeros(3, dtype=torch.int64, device="meta")
+        )
 
 
 def test_gradient_in_inference_mode() -> None:
@@ -273,7 +297,9 @@ def test_companions_made_in_inference_mode(spec: Any) -> None:
 
 def _exported(spec: Any, z: Any, t: Any) -> Any:
     rows = torch.export.Dim("rows")
-    return torch.export.export(spec.to("torch"), (z, t), dynamic_shapes=({0: rows}, {0: rows}), strict=False).module()
+    return torch.export.export(
+        spec.to("torch"), (z, t), dynamic_shapes=({0: rows}, {0: rows}), strict=False
+    ).module()
 
 
 @pytest.mark.parametrize("on_empty", ["nan", "zero"])
@@ -291,7 +317,9 @@ def test_exports_with_any_batch_size(spec: Any, on_empty: Any) -> None:
     """What torch.export and make_fx write down divides by the number of positions of each call, not of the first."""
     spec = spec.replace(on_empty=on_empty)
     t = torch.tensor([0, 1, 1, 2]) if isinstance(spec, ul.CrossEntropyLoss) else torch.softmax(X, 1)
-    traced = importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(spec, tracing_mode="symbolic")(X, t)
+    traced = importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(
+        spec, tracing_mode="symbolic"
+    )(X, t)
     for function in (_exported(spec, X, t), traced):
         for rows in (2, 3, 4):
             torch.testing.assert_close(function(X[:rows], t[:rows]), spec(X[:rows], t[:rows]))
@@ -316,8 +344,14 @@ def test_companions_of_odd_strides() -> None:
     spec = ul.CrossEntropyLoss(from_logits=True)
     record = np.zeros(1, dtype=[("a", "i1"), ("b", "f4")])
     record["b"] = 1.0
-    for weight in (np.ones(1, np.float32)[::-1], np.ones((3, 1), np.float32)[::-1][:, 0][:1], record["b"]):
-        assert torch.equal(spec(X[:1], np.array([[1]])[::-1][:, 0], sample_weight=weight), spec(X[:1], Y[1:2]))
+    for weight in (
+        np.ones(1, np.float32)[::-1],
+        np.ones((3, 1), np.float32)[::-1][:, 0][:1],
+        record["b"],
+    ):
+        assert torch.equal(
+            spec(X[:1], np.array([[1]])[::-1][:, 0], sample_weight=weight), spec(X[:1], Y[1:2])
+        )
 
 
 def test_negated_views() -> None:
@@ -355,7 +389,11 @@ def test_dense_tensors_are_needed() -> None:
     """Sparse and nested tensors are refused in every place, and the message says what to do."""
     dense = torch.softmax(X, 1)
     nested = torch.nested.nested_tensor([X, X[:2]])
-    specs = ul.CrossEntropyLoss(from_logits=True), ul.BinaryCrossEntropyLoss(from_logits=True), ul.MeanSquaredError()
+    specs = (
+        ul.CrossEntropyLoss(from_logits=True),
+        ul.BinaryCrossEntropyLoss(from_logits=True),
+        ul.MeanSquaredError(),
+    )
     for spec in specs:
         for z, t, w in (
             (X.to_sparse(), dense, None),

@@ -18,7 +18,13 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 
 from unifiedloss import pipeline, values
-from unifiedloss.errors import DTypeError, MixedBackendsError, ShapeError, UnknownTensorError, UnsupportedError
+from unifiedloss.errors import (
+    DTypeError,
+    MixedBackendsError,
+    ShapeError,
+    UnknownTensorError,
+    UnsupportedError,
+)
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
 from unifiedloss.spec import (
     AnyLoss,
@@ -178,7 +184,12 @@ class Adapter(ABC):
         )
 
     def exact(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> Array:
         """Carry out a plan with ``rounding="exact"``: the numbers of `unifiedloss.exact.evaluate`, differentiable once, by the predictions.
 
@@ -200,7 +211,9 @@ class Adapter(ABC):
         mask: Any = None,
     ) -> Array:
         """Evaluate a spec on tensors of this framework (and NumPy arrays and lists, which may accompany them)."""
-        predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+        predictions, targets, sample_weight, mask = self.own(
+            predictions, targets, sample_weight, mask
+        )
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
         if plan.exact:
@@ -221,7 +234,9 @@ class Adapter(ABC):
         tensors = self.own(predictions, targets, sample_weight, mask, upstream)
         predictions, targets, sample_weight, mask, upstream = tensors
         if upstream is not None:
-            check_upstream(self.plan(spec, predictions, targets, sample_weight, mask), self.signature(upstream))
+            check_upstream(
+                self.plan(spec, predictions, targets, sample_weight, mask), self.signature(upstream)
+            )
 
         def function(p: Array) -> Array:
             return self.loss(spec, p, targets, sample_weight, mask)
@@ -230,7 +245,14 @@ class Adapter(ABC):
         return value, gradient
 
     @as_written
-    def check(self, spec: AnyLoss, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None) -> None:
+    def check(
+        self,
+        spec: AnyLoss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> None:
         """Read the values, on whichever device they are, and raise for the first bad one."""
         tensors = self.own(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, *tensors)
@@ -249,7 +271,9 @@ class Adapter(ABC):
         if shape is not None and shape[axis] == 0:
             raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
         compute_dtype = "float32" if name in HALF_TYPES else name
-        return pipeline.softmax(self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny)
+        return pipeline.softmax(
+            self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny
+        )
 
     def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         """Predictions and companions as tensors of this framework, lists and NumPy arrays converted, strangers refused."""
@@ -311,7 +335,12 @@ class Adapter(ABC):
         raise MixedBackendsError(foreign(name, owner, self.name))
 
     def plan(
-        self, spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        spec: AnyLoss,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> Plan:
         """The plan for these tensors, from the cache where one of these shapes and dtypes has been made before."""
         if sample_weight is None and mask is None:
@@ -323,7 +352,10 @@ class Adapter(ABC):
             return self._plans[key]
         except KeyError:
             pass
-        except (TypeError, ValueError):  # a shape of unknown rank or extents does not hash: nothing to look up
+        except (
+            TypeError,
+            ValueError,
+        ):  # a shape of unknown rank or extents does not hash: nothing to look up
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
@@ -340,7 +372,12 @@ class Adapter(ABC):
         return Signature(self.shape(x), self.dtype_name(x.dtype))
 
     def checked(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> bool:
         """Check the values if they can be read here and now, and tell whether they were."""
         if not self.readable(predictions, targets, sample_weight, mask):

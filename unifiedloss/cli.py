@@ -38,7 +38,9 @@ _err = Console(stderr=True)
 
 def main() -> None:
     """The entry point of the command ``unifiedloss``."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter would stand between our lines
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "2"
+    )  # TensorFlow's start-up chatter would stand between our lines
     app()
 
 
@@ -74,13 +76,18 @@ def conform(
     ] = None,
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all."),
+        typer.Option(
+            help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all."
+        ),
     ] = None,
     mode: Annotated[
-        list[str] | None, typer.Option(help="A mode ('eager', 'jit', ...); may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="A mode ('eager', 'jit', ...); may be repeated. Default: all."),
     ] = None,
     rounding: Annotated[str, typer.Option(help="The rounding to check.")] = "native",
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file.", dir_okay=False)] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the report to this file.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Check the installed backends against the oracle. The exit status is 1 if anything differs."""
     from unifiedloss import conformance
@@ -129,7 +136,10 @@ def _progress() -> Any:
                 if at.backend not in tasks:
                     tasks[at.backend] = bars.add_task(at.backend, total=at.total)
                 bars.update(
-                    tasks[at.backend], completed=at.done, total=at.total, description=f"{at.backend}, {at.mode}"
+                    tasks[at.backend],
+                    completed=at.done,
+                    total=at.total,
+                    description=f"{at.backend}, {at.mode}",
                 )
 
             yield note
@@ -150,7 +160,9 @@ def _print_report(report: Report) -> None:
     from rich.table import Table
 
     for row, failure in report.failures:
-        _out.print(f"{row.backend}, {row.mode}: {failure.case}", style="red", markup=False, highlight=False)
+        _out.print(
+            f"{row.backend}, {row.mode}: {failure.case}", style="red", markup=False, highlight=False
+        )
         for what in failure.what:
             _out.print(f"  {what}", markup=False, highlight=False, soft_wrap=True)
         _out.print(failure.snippet, markup=False, highlight=False, soft_wrap=True)
@@ -178,10 +190,16 @@ def _print_report(report: Report) -> None:
     _out.print(table)
     for label, why in report.errors.items():
         _out.print(
-            f"{label} was not checked to the end: {why}", style="red", markup=False, highlight=False, soft_wrap=True
+            f"{label} was not checked to the end: {why}",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
     for label, why in report.absent.items():
-        _out.print(f"{label} was not checked: {why}.", markup=False, highlight=False, soft_wrap=True)
+        _out.print(
+            f"{label} was not checked: {why}.", markup=False, highlight=False, soft_wrap=True
+        )
     verdict = (
         "nothing differs"
         if report.ok
@@ -207,7 +225,9 @@ def _numbers(text: str) -> list[float]:
 def compare(
     file: Annotated[
         Path,
-        typer.Argument(help="An .npz file with predictions and targets, and sample_weight and mask where wanted."),
+        typer.Argument(
+            help="An .npz file with predictions and targets, and sample_weight and mask where wanted."
+        ),
     ],
     *,
     loss: Annotated[
@@ -216,19 +236,29 @@ def compare(
             help="cross_entropy, binary_cross_entropy, mean_squared_error or negative_log_likelihood. Default: cross_entropy."
         ),
     ] = None,
-    from_logits: Annotated[bool, typer.Option("--from-logits", help="The predictions are logits.")] = False,
+    from_logits: Annotated[
+        bool, typer.Option("--from-logits", help="The predictions are logits.")
+    ] = False,
     epsilon: Annotated[float | None, typer.Option(help="Where probabilities are clipped.")] = None,
     axis: Annotated[int | None, typer.Option(help="The class axis.")] = None,
     class_weights: Annotated[
-        str | None, typer.Option(help="One number per class, separated by commas.", metavar="W,W,...")
+        str | None,
+        typer.Option(help="One number per class, separated by commas.", metavar="W,W,..."),
     ] = None,
-    ignore_index: Annotated[list[int] | None, typer.Option(help="A label to ignore; may be repeated.")] = None,
+    ignore_index: Annotated[
+        list[int] | None, typer.Option(help="A label to ignore; may be repeated.")
+    ] = None,
     pos_weight: Annotated[
-        str | None, typer.Option(help="A number, or one per entry of the last axis.", metavar="Q[,Q...]")
+        str | None,
+        typer.Option(help="A number, or one per entry of the last axis.", metavar="Q[,Q...]"),
     ] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="The amount of label smoothing.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="The amount of label smoothing.")
+    ] = None,
     reduction: Annotated[str | None, typer.Option(help="mean, sum or none.")] = None,
-    divisor: Annotated[str | None, typer.Option(help="weights, label_weights, present, nonzero or all.")] = None,
+    divisor: Annotated[
+        str | None, typer.Option(help="weights, label_weights, present, nonzero or all.")
+    ] = None,
     on_empty: Annotated[str | None, typer.Option(help="nan, zero or error.")] = None,
     rounding: Annotated[
         str | None, typer.Option(help="native or exact. Default: both, whatever the spec says.")
@@ -241,7 +271,8 @@ def compare(
         ),
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="A backend; may be repeated. Default: all that are installed.")
+        list[str] | None,
+        typer.Option(help="A backend; may be repeated. Default: all that are installed."),
     ] = None,
 ) -> None:
     """Run one loss over saved predictions and targets in every installed backend, and compare what comes out.
@@ -269,7 +300,9 @@ def compare(
         roundings = comparing.ROUNDINGS if rounding is None else (rounding,)
         chosen = chosen.replace(rounding=roundings[0])
         with _err.status("running"):
-            truths, lines = comparing.compare(chosen, comparing.load(file), backend or None, roundings)
+            truths, lines = comparing.compare(
+                chosen, comparing.load(file), backend or None, roundings
+            )
     except UnifiedLossError as error:
         _fail(error)
     _print_comparison(chosen, truths, lines)
@@ -318,13 +351,24 @@ def _print_comparison(spec: AnyLoss, truths: dict[str, Truth], lines: list[Line]
     sources = ", ".join(dict.fromkeys(truth.source for truth in truths.values()))
     seconds = sum(truth.seconds for truth in truths.values())
     _out.print(
-        f"{spec!r}, measured against: {sources} ({seconds:.2g} s)", markup=False, highlight=False, soft_wrap=True
+        f"{spec!r}, measured against: {sources} ({seconds:.2g} s)",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
     if sources != "oracle":
         _out.print("The oracle would take minutes for so many numbers.", highlight=False)
     table = Table()
     names = ("backend", "rounding")
-    for column in (*names, "value", "ulps", "gradient equal", "gradient ulps", "within the bound", "ms"):
+    for column in (
+        *names,
+        "value",
+        "ulps",
+        "gradient equal",
+        "gradient ulps",
+        "within the bound",
+        "ms",
+    ):
         table.add_column(column, justify="left" if column in names else "right")
     for line in lines:
         if line.error is None:
@@ -337,7 +381,9 @@ def _print_comparison(spec: AnyLoss, truths: dict[str, Truth], lines: list[Line]
         if line.error is not None:
             style = None if line.absent else "red"
             name = line.backend if line.rounding is None else f"{line.backend}, {line.rounding}"
-            _out.print(f"{name}: {line.error}", style=style, markup=False, highlight=False, soft_wrap=True)
+            _out.print(
+                f"{name}: {line.error}", style=style, markup=False, highlight=False, soft_wrap=True
+            )
 
 
 _LOSS = "A loss as it is written, 'torch.nn.CrossEntropyLoss(label_smoothing=0.1)'; a spec, also as JSON; or a file that holds JSON."
@@ -358,7 +404,10 @@ def translate(
     loss: Annotated[str, typer.Argument(help=_LOSS)],
     *,
     to: Annotated[
-        str, typer.Option(help="torch, keras, tensorflow, optax, sklearn or onnx; unifiedloss or json for the spec.")
+        str,
+        typer.Option(
+            help="torch, keras, tensorflow, optax, sklearn or onnx; unifiedloss or json for the spec."
+        ),
     ],
 ) -> None:
     """Write a loss of one library as that of another.
@@ -374,7 +423,10 @@ def translate(
         spec = unifiedloss.from_native(text)
         if to in ("unifiedloss", "json"):
             _out.print(
-                f"ul.{spec!r}" if to == "unifiedloss" else spec.to_json(), markup=False, highlight=False, soft_wrap=True
+                f"ul.{spec!r}" if to == "unifiedloss" else spec.to_json(),
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
             return
         backend = None if text.lstrip().startswith("{") else parse(text).backend
@@ -384,8 +436,15 @@ def translate(
     _out.print(str(nearest.call), markup=False, highlight=False, soft_wrap=True)
     for name in nearest.changes:
         _err.print(f"{name} is not the same:", style="bold", markup=False, highlight=False)
-        _err.print(f"  in {loss}: {sentence(spec, name)}", markup=False, highlight=False, soft_wrap=True)
-        _err.print(f"  as written: {sentence(nearest.spec, name)}", markup=False, highlight=False, soft_wrap=True)
+        _err.print(
+            f"  in {loss}: {sentence(spec, name)}", markup=False, highlight=False, soft_wrap=True
+        )
+        _err.print(
+            f"  as written: {sentence(nearest.spec, name)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     raise typer.Exit(1 if nearest.changes else 0)
 
 
@@ -417,7 +476,9 @@ def diff(
 def explain(
     loss: Annotated[str, typer.Argument(help=_LOSS)],
     *,
-    latex: Annotated[bool, typer.Option("--latex", help="As a fragment of LaTeX, for the package amsmath.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="As a fragment of LaTeX, for the package amsmath.")
+    ] = False,
 ) -> None:
     """Say what a loss computes: its formula, its rules and its special values."""
     try:

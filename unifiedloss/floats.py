@@ -42,8 +42,12 @@ class Format(NamedTuple):
 
     def ulp(self, value: float) -> float:
         """The distance between neighbouring numbers of this format around `value`, subnormals included."""
-        exponent = math.frexp(value)[1] - 1 if math.isfinite(value) and value != 0.0 else self.min_exponent
-        return math.ldexp(1.0, min(max(exponent, self.min_exponent), self.max_exponent) - self.precision + 1)
+        exponent = (
+            math.frexp(value)[1] - 1 if math.isfinite(value) and value != 0.0 else self.min_exponent
+        )
+        return math.ldexp(
+            1.0, min(max(exponent, self.min_exponent), self.max_exponent) - self.precision + 1
+        )
 
     def floor(self, value: float) -> float:
         """The largest number of this format that is at most the finite `value`."""

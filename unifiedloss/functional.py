@@ -441,11 +441,15 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
         SpecValueError, SpecTypeError: the axis is missing, out of range or no int.
         ShapeError: there is no class axis, or no class on it.
     """
-    return registry.adapter(registry.backend_of(logits, "logits")).softmax(logits, checked_axis(axis))
+    return registry.adapter(registry.backend_of(logits, "logits")).softmax(
+        logits, checked_axis(axis)
+    )
 
 
 @as_written
-def check(spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> None:
+def check(
+    spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+) -> None:
     """Read the values, on whichever device they are, and raise for the first bad one.
 
     A call of the loss does this by itself in eager mode on the CPU. Under tracing and on accelerators, where reading would mean

@@ -24,7 +24,9 @@ _ONE = np.ones(1, np.float32)
 
 def keeps_subnormals() -> bool:
     """Whether arithmetic in this thread reads and writes subnormal numbers."""
-    return bool((_SUBNORMAL * _ONE).view(np.uint32)[0])  # by its bits: a comparison would read it as 0 once more
+    return bool(
+        (_SUBNORMAL * _ONE).view(np.uint32)[0]
+    )  # by its bits: a comparison would read it as 0 once more
 
 
 def run(function: Callable[..., R], *args: Any) -> R:

@@ -97,7 +97,12 @@ class Ops(Protocol):
         """The length of an axis, as a scalar tensor, where it is unknown under tracing."""
 
     def shapes_agree(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> tuple[Array, tuple[Array, Array, Array | None, Array | None]]:
         """Compare extents the plan could not know, by the rules and with the messages of `unifiedloss.spec.resolve`.
 
@@ -119,7 +124,9 @@ class Native(Protocol):
     def softmax(self, logits: Array, axis: int) -> Array:
         """e^{z_c} / sum_j e^{z_j}."""
 
-    def binary_cross_entropy(self, logits: Array, targets: Array, pos_weight: Array | None) -> Array:
+    def binary_cross_entropy(
+        self, logits: Array, targets: Array, pos_weight: Array | None
+    ) -> Array:
         """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element, for finite logits."""
 
     def squared_error(self, predictions: Array, targets: Array) -> Array:
@@ -188,7 +195,11 @@ def evaluate(
 def reduce(ops: Ops, plan: Plan, found: Terms) -> Array:
     """The terms, reduced as the spec says, in the result dtype."""
     if plan.spec.reduction == "none":
-        losses = ops.sum_axis(found.losses, -1) / averaged_over(ops, plan, found) if plan.averaged else found.losses
+        losses = (
+            ops.sum_axis(found.losses, -1) / averaged_over(ops, plan, found)
+            if plan.averaged
+            else found.losses
+        )
         return ops.cast(losses, plan.result_dtype)
     total = ops.sum(found.losses)
     if plan.spec.reduction == "mean":
@@ -225,7 +236,9 @@ def terms(
     if plan.kind == "index":
         targets = ops.cast_labels(targets)
     fate = _fate(ops, plan, predictions, targets, sample_weight, mask, checked)
-    losses, unit_weights, bad = _LOSSES[plan.kind](ops, native, plan, predictions, targets, fate, checked)
+    losses, unit_weights, bad = _LOSSES[plan.kind](
+        ops, native, plan, predictions, targets, fate, checked
+    )
     if plan.scale != 1.0:
         losses = losses * plan.scale
     weights = unit_weights
@@ -294,7 +307,12 @@ def _fate(
     mask: Array | None,
     checked: bool,
 ) -> _Fate:
-    if mask is None and sample_weight is None and not plan.ignored_labels and plan.element_weights is None:
+    if (
+        mask is None
+        and sample_weight is None
+        and not plan.ignored_labels
+        and plan.element_weights is None
+    ):
         return _Fate(None, None, None, None)
     # Any tensor with one axis per position axis tells the rank to align to.
     reference = targets if plan.kind != "dense" else ops.sum_axis(predictions, _axis(plan))
@@ -333,7 +351,9 @@ def _axis(plan: Plan) -> int:
     return plan.axis
 
 
-def _replace(ops: Ops, kept: Array | None, x: Array, value: float, axis: int | None = None) -> Array:
+def _replace(
+    ops: Ops, kept: Array | None, x: Array, value: float, axis: int | None = None
+) -> Array:
     """`x` with a harmless value wherever the position is not kept."""
     if kept is None:
         return x
@@ -348,13 +368,21 @@ _Positions = tuple[Array, Array | None, Array | None]
 
 
 def _cross_entropy_index(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, labels: Array, fate: _Fate, checked: bool
+    ops: Ops,
+    native: Native,
+    plan: Plan,
+    predictions: Array,
+    labels: Array,
+    fate: _Fate,
+    checked: bool,
 ) -> _Positions:
     axis = _axis(plan)
     bad = None
     labels = _replace(ops, fate.kept, labels, 0)
     if not checked:
-        classes = plan.classes if plan.classes is not None else ops.extent(predictions, axis, "int64")
+        classes = (
+            plan.classes if plan.classes is not None else ops.extent(predictions, axis, "int64")
+        )
         bad = (labels < 0) | (labels >= classes)
         labels = ops.where(~bad, labels, 0)
     harmless = 1.0 if plan.probabilities else 0.0
@@ -371,7 +399,9 @@ def _cross_entropy_index(
             bad = bad | _no_probability(plan, ops.take_class(predictions, labels, axis))
     predictions = _unless_empty(ops, plan, fate, weights, bad, predictions, harmless)
     if not plan.from_logits:
-        predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad), axis)
+        predictions = _poisoned(
+            ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad), axis
+        )
 
     if not plan.reads_all:
         if plan.from_logits:
@@ -385,7 +415,11 @@ def _cross_entropy_index(
 
     each_weight = None
     if class_weight is not None and weights is not None:
-        each_weight = ops.expand(weights, axis) if plan.by_position else ops.along(class_weight, predictions, axis)
+        each_weight = (
+            ops.expand(weights, axis)
+            if plan.by_position
+            else ops.along(class_weight, predictions, axis)
+        )
     if plan.from_logits:
         costs = -native.log_softmax(predictions, axis)
     else:
@@ -402,25 +436,45 @@ def _cross_entropy_index(
 
 
 def _cross_entropy_dense(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, fate: _Fate, checked: bool
+    ops: Ops,
+    native: Native,
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    fate: _Fate,
+    checked: bool,
 ) -> _Positions:
     axis = _axis(plan)
     targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
-    bad = None if checked else ops.any_axis((targets <= -plan.tiny_target) | ops.equal(targets, INFINITY), axis)
+    bad = (
+        None
+        if checked
+        else ops.any_axis((targets <= -plan.tiny_target) | ops.equal(targets, INFINITY), axis)
+    )
     targets = _normal(ops, plan, targets)
-    smoothed = _smoothed(ops, plan, targets, _share(ops, plan, predictions)) if plan.smoothing else targets
+    smoothed = (
+        _smoothed(ops, plan, targets, _share(ops, plan, predictions)) if plan.smoothing else targets
+    )
     weights = None
     weighted = smoothed
     if plan.class_weights is not None and plan.by_position:
-        class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
+        class_weight = ops.along(
+            ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis
+        )
         # No gradient reaches a target by a weight of 0: that of an infinite loss would be NaN there.
         counted = ops.where(~ops.equal(class_weight, 0), targets, ops.stop_gradient(targets))
         weights = ops.sum_axis(product(ops, plan, counted, class_weight), axis)
         weighted = product(ops, plan, smoothed, ops.expand(weights, axis))
     elif plan.class_weights is not None:
-        class_weight = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis)
+        class_weight = ops.along(
+            ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis
+        )
         # From logits a product that underflows is as good as 0, except where it is counted.
-        weighted = smoothed * class_weight if plan.from_logits else product(ops, plan, smoothed, class_weight)
+        weighted = (
+            smoothed * class_weight
+            if plan.from_logits
+            else product(ops, plan, smoothed, class_weight)
+        )
         each = weighted
         if plan.divisor == "nonzero":
             each = product(ops, plan, targets, class_weight)
@@ -429,7 +483,11 @@ def _cross_entropy_dense(
         weights = ops.sum_axis(each, axis)
     harmless = 1.0 if plan.probabilities else 0.0
     predictions = _replace(ops, fate.kept, predictions, harmless, axis)
-    read = None if plan.from_logits else ~ops.equal(weighted if plan.log_probabilities else smoothed, 0)
+    read = (
+        None
+        if plan.from_logits
+        else ~ops.equal(weighted if plan.log_probabilities else smoothed, 0)
+    )
     if bad is not None and plan.probabilities:
         outside = _no_probability(plan, predictions)
         bad = bad | ops.any_axis(outside if plan.reads_all else read & outside, axis)
@@ -437,10 +495,14 @@ def _cross_entropy_dense(
     if read is None:
         costs = -native.log_softmax(predictions, axis)
     else:
-        total = ops.sum_axis(targets, axis) if weights is None else weights  # NaN where a target is, read or not
+        total = (
+            ops.sum_axis(targets, axis) if weights is None else weights
+        )  # NaN where a target is, read or not
         unknown = ~((total < 0) | (total >= 0))
         bad_or_unknown = unknown if bad is None else bad | unknown
-        predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad_or_unknown), axis)
+        predictions = _poisoned(
+            ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad_or_unknown), axis
+        )
         if plan.renormalize is None:
             # An entry the target gives no weight is not read. Where it could be read without harm it is, for the targets' gradient.
             predictions = ops.where(_harmless(plan, predictions) | read, predictions, harmless)
@@ -449,7 +511,13 @@ def _cross_entropy_dense(
 
 
 def _binary_cross_entropy(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, fate: _Fate, checked: bool
+    ops: Ops,
+    native: Native,
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    fate: _Fate,
+    checked: bool,
 ) -> _Positions:
     targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0)
     bad = None if checked else (targets <= -plan.tiny_target) | (targets > 1.0)
@@ -469,7 +537,9 @@ def _binary_cross_entropy(
         pos_weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
         if isinstance(plan.pos_weight, tuple):
             pos_weight = ops.along(pos_weight, predictions, plan.pos_weight_axis)
-        positive = targets * pos_weight if plan.from_logits else product(ops, plan, targets, pos_weight)
+        positive = (
+            targets * pos_weight if plan.from_logits else product(ops, plan, targets, pos_weight)
+        )
     if plan.from_logits:
         # At an infinite logit the kernel sees a large finite one, which gives the right gradient sigma(z) - t, and what the infinity
         # costs the side it denies is added here, for the loss's value and for the targets' gradient.
@@ -490,12 +560,20 @@ def _binary_cross_entropy(
     if plan.clamped:
         return _clamped(ops, plan, predictions, targets, complement), None, bad
     yes = _negative_log(ops, plan, _spared(ops, plan, positive, predictions))
-    no = _negative_log_complement(ops, plan, _spared(ops, plan, complement, predictions, complement=True))
+    no = _negative_log_complement(
+        ops, plan, _spared(ops, plan, complement, predictions, complement=True)
+    )
     return _times(ops, positive, yes) + _times(ops, complement, no), None, bad
 
 
 def _squared_error(
-    ops: Ops, native: Native, plan: Plan, predictions: Array, targets: Array, fate: _Fate, checked: bool
+    ops: Ops,
+    native: Native,
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    fate: _Fate,
+    checked: bool,
 ) -> _Positions:
     bad = None
     if plan.targets_dtype in BEYOND_FLOAT64 and not checked:
@@ -551,14 +629,18 @@ def _share(ops: Ops, plan: Plan, predictions: Array) -> Array | float:
     return plan.smoothing / ops.extent(predictions, _axis(plan), plan.compute_dtype)
 
 
-def _spared(ops: Ops, plan: Plan, weight: Array | None, p: Array, *, complement: bool = False) -> Array:
+def _spared(
+    ops: Ops, plan: Plan, weight: Array | None, p: Array, *, complement: bool = False
+) -> Array:
     """Probabilities with 1 in the place of a 0 that has no weight (for the complement, 0 in the place of a 1).
 
     0 log 0 = 0 in the gradient too: behind a logarithm of 0 even a gradient of 0 comes out as NaN.
     """
     if weight is None or plan.added or plan.log_probabilities:
         return p
-    if plan.clip is not None and not (complement and plan.clip.high == 1.0):  # in half types Keras' 1 - 1e-7 is 1
+    if plan.clip is not None and not (
+        complement and plan.clip.high == 1.0
+    ):  # in half types Keras' 1 - 1e-7 is 1
         return p
     zero = p >= 1.0 if complement else p < plan.tiny
     return ops.where(~(ops.equal(weight, 0) & zero), p, 0.0 if complement else 1.0)
@@ -570,7 +652,13 @@ def _no_probability(plan: Plan, p: Array) -> Array:
 
 
 def _unless_empty(
-    ops: Ops, plan: Plan, fate: _Fate, weights: Array | None, bad: Array | None, predictions: Array, harmless: float
+    ops: Ops,
+    plan: Plan,
+    fate: _Fate,
+    weights: Array | None,
+    bad: Array | None,
+    predictions: Array,
+    harmless: float,
 ) -> Array:
     """Predictions, or harmless ones where class weights of 0 leave the mean nothing to divide by, whose gradient is then 0.
 
@@ -588,7 +676,9 @@ def _unless_empty(
     return ops.where(ops.count(counts, plan.compute_dtype) > 0, predictions, harmless)
 
 
-def _spoiled(ops: Ops, plan: Plan, fate: _Fate, weights: Array | None, bad: Array | None) -> Array | None:
+def _spoiled(
+    ops: Ops, plan: Plan, fate: _Fate, weights: Array | None, bad: Array | None
+) -> Array | None:
     """Which positions' gradients must be NaN all over: bad ones and those with a NaN weight, and all where the divisor is NaN."""
     found = [x for x in (bad, fate.spoiled) if x is not None]
     if not _divides_by_weights(plan) or (weights is None and fate.weight is None):
@@ -661,7 +751,9 @@ def _clamped(ops: Ops, plan: Plan, p: Array, targets: Array, complement: Array) 
     middle = ops.where(inside, p, 0.5)
     still, fixed = ops.stop_gradient(p), ops.stop_gradient(targets)
     # Not a minimum, nor ~(cost < 100), of which TensorFlow's graphs make cost >= 100: NaN must stay.
-    yes, no = (ops.where(x > 100.0, 0.0 * still + 100.0, x) for x in (-ops.log(still), -ops.log1p(-still)))
+    yes, no = (
+        ops.where(x > 100.0, 0.0 * still + 100.0, x) for x in (-ops.log(still), -ops.log1p(-still))
+    )
     parabola = (p - fixed) * (p - fixed)
     slope = (parabola - ops.stop_gradient(parabola)) * (0.5 / TORCH_LEAST_SPREAD)
     return ops.where(
@@ -690,8 +782,12 @@ def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
         # Next to p = 1 the difference is exact and eps what is left; next to 0 the logarithm is that of a number next to 1.
         large = p > 0.5
         # XLA makes (1 + eps) - p of (1 - p) + eps, if eps is a constant, and so loses most of it.
-        near_one = ops.log((1.0 - ops.where(large, p, 1.0)) + (0.0 * ops.stop_gradient(p) + plan.added))
-        return -ops.where(large, near_one, ops.log1p(plan.added - ops.where(large, 0.0 * ops.stop_gradient(p), p)))
+        near_one = ops.log(
+            (1.0 - ops.where(large, p, 1.0)) + (0.0 * ops.stop_gradient(p) + plan.added)
+        )
+        return -ops.where(
+            large, near_one, ops.log1p(plan.added - ops.where(large, 0.0 * ops.stop_gradient(p), p))
+        )
     if plan.clip is None:
         return -ops.log1p(-_read(ops, plan, p))
     clip = plan.clip
@@ -701,7 +797,9 @@ def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
     return ops.where(inside, -ops.log1p(-ops.where(inside, p, 0.5)), clipped)
 
 
-def softmax(ops: Ops, native: Native, logits: Array, axis: int, dtype: str, compute_dtype: str, tiny: float) -> Array:
+def softmax(
+    ops: Ops, native: Native, logits: Array, axis: int, dtype: str, compute_dtype: str, tiny: float
+) -> Array:
     """Softmax in the compute dtype, with 0 for results below its smallest normal number, rounded once to `dtype`."""
     probabilities = native.softmax(ops.cast(logits, compute_dtype), axis)
     # Not ~(p < tiny), of which TensorFlow's graphs make p >= tiny: NaN would become 0.

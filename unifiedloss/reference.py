@@ -46,7 +46,15 @@ from typing import Any, Literal, NamedTuple
 
 from unifiedloss.errors import EmptyMeanError
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, TORCH_LEAST_SPREAD, Format
-from unifiedloss.spec import MAX_INTEGER_TARGET, AnyLoss, Plan, Signature, class_axis, extents, resolve
+from unifiedloss.spec import (
+    MAX_INTEGER_TARGET,
+    AnyLoss,
+    Plan,
+    Signature,
+    class_axis,
+    extents,
+    resolve,
+)
 
 NAN = math.nan
 INFINITY = math.inf
@@ -126,7 +134,9 @@ class _Ball(NamedTuple):
 
 @cache
 def _context(digits: int) -> Context:
-    return Context(prec=digits, rounding=ROUND_HALF_EVEN, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS)
+    return Context(
+        prec=digits, rounding=ROUND_HALF_EVEN, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS
+    )
 
 
 @cache
@@ -211,7 +221,10 @@ class _Partition:
         self.counts = counts
         self._known: tuple[int, _Sums] | None = None
         self.log_sum = _LogSum(self)
-        self.shares: list[_Atom] = [_Shortfall(self), *(_Share(self, g) for g in range(1, len(gaps)))]
+        self.shares: list[_Atom] = [
+            _Shortfall(self),
+            *(_Share(self, g) for g in range(1, len(gaps))),
+        ]
 
     def sums(self, digits: int) -> _Sums:
         """The exponentials, and the sum of all but the first group."""
@@ -233,7 +246,9 @@ class _Partition:
             power = context.exp(argument.copy_negate())
             terms.append(_Ball(power, _RADIUS.multiply(power, _ulps(1, digits))))
             total = context.fma(power, count, total)
-        return _Sums(terms, _Ball(total, _RADIUS.fma(total, _ulps(len(self.gaps) + 2, digits), hidden)))
+        return _Sums(
+            terms, _Ball(total, _RADIUS.fma(total, _ulps(len(self.gaps) + 2, digits), hidden))
+        )
 
 
 class _Sums(NamedTuple):
@@ -255,7 +270,11 @@ class _LogSum(_Atom):
     def _evaluate(self, digits: int) -> _Ball:
         others = self.partition.sums(digits).others
         n = self.partition.counts[0]
-        return _log1p(_context(digits).add(others.middle, n - 1) if n > 1 else others.middle, others.radius, digits)
+        return _log1p(
+            _context(digits).add(others.middle, n - 1) if n > 1 else others.middle,
+            others.radius,
+            digits,
+        )
 
 
 class _Share(_Atom):
@@ -273,7 +292,9 @@ class _Share(_Atom):
         terms, others = self.partition.sums(digits)
         power = terms[self.group]
         share = context.divide(power.middle, context.add(others.middle, self.partition.counts[0]))
-        relative = _RADIUS.add(others.radius, _ulps(3, digits))  # n + S >= 1, so S's error is at most its relative one
+        relative = _RADIUS.add(
+            others.radius, _ulps(3, digits)
+        )  # n + S >= 1, so S's error is at most its relative one
         return _Ball(share, _RADIUS.fma(share, relative, power.radius))
 
 
@@ -309,7 +330,9 @@ class _Product(_Atom):
         x, y = (factor.ball(digits) for factor in self.factors)
         product = _context(digits).multiply(x.middle, y.middle)
         # |x y - x' y'| <= |x - x'| y + x |y - y'| + |x - x'| |y - y'|
-        spread = _RADIUS.fma(x.radius, _RADIUS.add(y.middle, y.radius), _RADIUS.multiply(x.middle, y.radius))
+        spread = _RADIUS.fma(
+            x.radius, _RADIUS.add(y.middle, y.radius), _RADIUS.multiply(x.middle, y.radius)
+        )
         return _Ball(product, _RADIUS.fma(product, _ulps(1, digits), spread))
 
 
@@ -321,7 +344,9 @@ class Real:
 
     __slots__ = ("_known", "rational", "terms")
 
-    def __init__(self, rational: Fraction, terms: tuple[tuple[Fraction, _Atom | Real], ...] = ()) -> None:
+    def __init__(
+        self, rational: Fraction, terms: tuple[tuple[Fraction, _Atom | Real], ...] = ()
+    ) -> None:
         self.rational = rational
         self.terms = terms
         self._known: tuple[int, _Ball] | None = None
@@ -336,7 +361,9 @@ class Real:
         context = _context(digits)
         middle = size = radius = _ZERO
         if rational and self.rational:
-            middle = context.divide(Decimal(self.rational.numerator), Decimal(self.rational.denominator))
+            middle = context.divide(
+                Decimal(self.rational.numerator), Decimal(self.rational.denominator)
+            )
             size = middle.copy_abs()
         for coefficient, node in self.terms:
             inner = node.ball(digits)
@@ -344,7 +371,9 @@ class Real:
             term = context.divide(context.multiply(top, inner.middle), bottom)
             middle = context.add(middle, term)
             size = _RADIUS.add(size, term.copy_abs())
-            radius = _RADIUS.add(radius, _RADIUS.divide(_RADIUS.multiply(top.copy_abs(), inner.radius), bottom))
+            radius = _RADIUS.add(
+                radius, _RADIUS.divide(_RADIUS.multiply(top.copy_abs(), inner.radius), bottom)
+            )
         return _Ball(middle, _RADIUS.fma(size, _ulps(len(self.terms) + 2, digits), radius))
 
     def round(self, form: Format) -> float:
@@ -425,7 +454,9 @@ class Real:
     def flattened(self) -> Real:
         """The same number with no sums inside, each irrational number standing once."""
         coefficients: dict[_Atom, Fraction] = {}
-        return Real(self.collect(ONE, coefficients), tuple((b, x) for x, b in coefficients.items() if b))
+        return Real(
+            self.collect(ONE, coefficients), tuple((b, x) for x, b in coefficients.items() if b)
+        )
 
     def collect(self, factor: Fraction, coefficients: dict[_Atom, Fraction]) -> Fraction:
         """Add `factor` times the irrational terms to the coefficients, and return `factor` times the rational part."""
@@ -447,7 +478,11 @@ class Real:
         rest = [(b, x) for b, x in self.terms if not isinstance(x, _NegativeLog)]
         for base in bases:
             power = sum(
-                (b * (_power(x.ratio.denominator, base) - _power(x.ratio.numerator, base)) for b, x in logs), ZERO
+                (
+                    b * (_power(x.ratio.denominator, base) - _power(x.ratio.numerator, base))
+                    for b, x in logs
+                ),
+                ZERO,
             )
             if power:
                 rest.append((power, _NegativeLog(Fraction(1, base))))
@@ -547,7 +582,11 @@ def _combined(parts: Iterable[tuple[Extended, Value]]) -> Value:
             rational += factor * x.rational
         elif factor:
             factors[x] = factors[x] + factor if x in factors else factor
-    return Real(rational, tuple((b, x) for x, b in factors.items() if b)) if special == 0.0 else special
+    return (
+        Real(rational, tuple((b, x) for x, b in factors.items() if b))
+        if special == 0.0
+        else special
+    )
 
 
 def round_value(x: Value, form: Format) -> float:
@@ -630,7 +669,9 @@ class PositionRules:
         self.smoothing = Fraction(plan.smoothing)
         self.kept_target = 1 - self.smoothing
         self.spread = self.smoothing / plan.shared_by if plan.kind != "regression" else ZERO
-        self.class_weights = None if plan.class_weights is None else [Fraction(w) for w in plan.class_weights]
+        self.class_weights = (
+            None if plan.class_weights is None else [Fraction(w) for w in plan.class_weights]
+        )
         low, gap = plan.bounds or (0.0, 0.0)
         self.lowest, self.highest = Fraction(low), 1 - Fraction(gap)
         self.added = Fraction(plan.added)
@@ -666,7 +707,9 @@ class PositionRules:
         if not p:
             return INFINITY
         if p not in self._logs:
-            self._logs[p] = _negative_log(p) if p <= 1 else Real(ZERO, ((-ONE, _NegativeLog(1 / p)),))
+            self._logs[p] = (
+                _negative_log(p) if p <= 1 else Real(ZERO, ((-ONE, _NegativeLog(1 / p)),))
+            )
         return self._logs[p]
 
     # Cross-entropy
@@ -726,8 +769,15 @@ class PositionRules:
         loss = _combined((t, costs[c]) for c, t in tau.items() if t)
         gradient: list[Value] = [Real(-tau.get(c, ZERO)) for c in range(len(predictions))]
         # Not read for the loss; yet the loss changes with the target, unless there is no number to speak of.
-        read = [cost if tau.get(c) or isinstance(cost, Real) else _NOTHING for c, cost in enumerate(costs)]
-        targets = [self._by_target(c, cost) for c, cost in enumerate(read)] if self.plan.kind == "dense" else []
+        read = [
+            cost if tau.get(c) or isinstance(cost, Real) else _NOTHING
+            for c, cost in enumerate(costs)
+        ]
+        targets = (
+            [self._by_target(c, cost) for c, cost in enumerate(read)]
+            if self.plan.kind == "dense"
+            else []
+        )
         return _Position(loss, gradient, targets, weight)
 
     def _from_logits(
@@ -742,13 +792,17 @@ class PositionRules:
         gradient: list[Value] = []
         for c, p in enumerate(row.probabilities):
             rational = total * p.rational - tau[c] if c in tau else total * p.rational
-            gradient.append(Real(rational, tuple((total * b, node) for b, node in p.terms) if total else ()))
+            gradient.append(
+                Real(rational, tuple((total * b, node) for b, node in p.terms) if total else ())
+            )
         loss: Value
         if any(t and logits[c] == -INFINITY for c, t in tau.items()):
             loss = INFINITY
         else:
             gaps = sum((t * row.gap(c) for c, t in tau.items() if t), ZERO)
-            loss = Real(gaps, tuple((total * b, node) for b, node in row.log_sum.terms) if total else ())
+            loss = Real(
+                gaps, tuple((total * b, node) for b, node in row.log_sum.terms) if total else ()
+            )
         costs: list[Value] = []
         if self.plan.kind == "dense":
             for c, z in enumerate(logits):
@@ -806,7 +860,9 @@ class PositionRules:
             if first:
                 return unknown, []
             still = [not math.isnan(p) and self._clipped(self._share(p))[1] for p in predictions]
-            return unknown._replace(predictions=[_NOTHING if clipped else NAN for clipped in still]), []
+            return unknown._replace(
+                predictions=[_NOTHING if clipped else NAN for clipped in still]
+            ), []
         shares = [self._share(p) for p in predictions]
         if first:
             total = sum(shares, ZERO)
@@ -827,9 +883,13 @@ class PositionRules:
             else:
                 gradient.append(Real(moving / total - tau.get(k, ZERO) / p))
         costs = [self._log(q) for q in probabilities]
-        return _Position(_combined((t, costs[c]) for c, t in tau.items()), gradient, [], weight), costs
+        return _Position(
+            _combined((t, costs[c]) for c, t in tau.items()), gradient, [], weight
+        ), costs
 
-    def _by_targets(self, costs: list[Value], smoothed: dict[int, Fraction], weight: Extended) -> list[Value]:
+    def _by_targets(
+        self, costs: list[Value], smoothed: dict[int, Fraction], weight: Extended
+    ) -> list[Value]:
         """The derivatives by the targets; `costs` holds no infinity that has not a part in the loss."""
         if not self.plan.by_position:
             return [self._by_target(c, cost) for c, cost in enumerate(costs)]
@@ -843,12 +903,18 @@ class PositionRules:
 
     def _by_target(self, c: int, cost: Value) -> Value:
         """w_c (1 - eps_s) (-log p_c), where a factor of 0 makes the product 0 even for a probability of 0."""
-        factor = self.kept_target if self.class_weights is None else self.kept_target * self.class_weights[c]
+        factor = (
+            self.kept_target
+            if self.class_weights is None
+            else self.kept_target * self.class_weights[c]
+        )
         return _NOTHING if not factor and cost == INFINITY else scaled(factor, cost)
 
     # Binary cross-entropy
 
-    def binary_cross_entropy(self, prediction: float, target: float, pos_weight: Fraction) -> _Position:
+    def binary_cross_entropy(
+        self, prediction: float, target: float, pos_weight: Fraction
+    ) -> _Position:
         r"""One element, with a = -log p and b = -log(1 - p).
 
         $$\ell = q t' a + (1 - t') b, \qquad
@@ -879,7 +945,9 @@ class PositionRules:
         by_target = _combined([(pos_weight, a), (-ONE, b)]) if self.kept_target else _NOTHING
         return _Position(loss, [gradient], [scaled(self.kept_target, by_target)], ONE)
 
-    def _binary_probability(self, prediction: float, yes: Fraction, no: Fraction) -> tuple[Value, Value, Value]:
+    def _binary_probability(
+        self, prediction: float, yes: Fraction, no: Fraction
+    ) -> tuple[Value, Value, Value]:
         """-log p, -log(1 - p) and the derivative of the loss by p, each as the rule of `epsilon` has it."""
         p, clipped = self._probability(prediction)
         if self.plan.clamped:
@@ -896,7 +964,9 @@ class PositionRules:
         return a, b, Real((no / rest if no else ZERO) - (yes / p if yes else ZERO))
 
     def _clamped(self, cost: Value) -> Value:
-        if isinstance(cost, Real) and Real(-_LARGEST_COST, cost.terms).sign() < 0:  # -log p has no rational part
+        if (
+            isinstance(cost, Real) and Real(-_LARGEST_COST, cost.terms).sign() < 0
+        ):  # -log p has no rational part
             return cost
         return Real(_LARGEST_COST)
 
@@ -1053,7 +1123,9 @@ def evaluate(
         grad_targets=by_targets,
         grad_sample_weight=by_weight,
         position_losses=[round_value(loss, wide) for loss in call.losses],
-        divisor=round_value(_value(call.divisor), wide) if call.plan.spec.reduction == "mean" else None,
+        divisor=round_value(_value(call.divisor), wide)
+        if call.plan.spec.reduction == "mean"
+        else None,
         bad_positions=call.bad_positions(),
     )
 
@@ -1073,7 +1145,9 @@ class Softmax:
     gradient: list[float]
 
 
-def softmax(logits: Tensor, axis: int | None = None, *, upstream: Sequence[float] | None = None) -> Softmax:
+def softmax(
+    logits: Tensor, axis: int | None = None, *, upstream: Sequence[float] | None = None
+) -> Softmax:
     r"""The softmax and its gradient, each number correctly rounded to the logits' dtype.
 
     $$p_c = \frac{e^{z_c}}{\sum_j e^{z_j}}, \qquad
@@ -1102,14 +1176,18 @@ def softmax(logits: Tensor, axis: int | None = None, *, upstream: Sequence[float
             continue
         above = [ONE if upstream is None else Fraction(upstream[j]) for j in places]
         probabilities = _Softmax(row, partitions).probabilities
-        for j, p, slope in zip(places, probabilities, _softmax_gradient(row, probabilities, above), strict=True):
+        for j, p, slope in zip(
+            places, probabilities, _softmax_gradient(row, probabilities, above), strict=True
+        ):
             found.values[j] = p.round(form) if p.round(compute) >= compute.tiny else 0.0
             found.probabilities[j] = p.round(wide)
             found.gradient[j] = slope.round(form)
     return found
 
 
-def _softmax_gradient(row: Sequence[float], probabilities: Sequence[Real], above: Sequence[Fraction]) -> list[Real]:
+def _softmax_gradient(
+    row: Sequence[float], probabilities: Sequence[Real], above: Sequence[Fraction]
+) -> list[Real]:
     """sum_j (u_c - u_j) p_c p_j for each class c, equal products standing once."""
     share = {z: p for z, p in zip(row, probabilities, strict=True) if z != -INFINITY}
     products: dict[tuple[float, float], _Product] = {}
@@ -1120,7 +1198,9 @@ def _softmax_gradient(row: Sequence[float], probabilities: Sequence[Real], above
             if z != -INFINITY and other != -INFINITY:
                 slopes[other] = slopes.get(other, ZERO) + u - v
         if len(share) == 1:  # all probabilities are rational
-            gradient.append(Real(sum((slope * share[z].rational ** 2 for slope in slopes.values()), ZERO)))
+            gradient.append(
+                Real(sum((slope * share[z].rational ** 2 for slope in slopes.values()), ZERO))
+            )
             continue
         terms = []
         for other, slope in slopes.items():
@@ -1188,7 +1268,12 @@ class _Reduction:
     """
 
     def __init__(
-        self, spec: AnyLoss, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+        self,
+        spec: AnyLoss,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
     ) -> None:
         self.plan = resolve(
             spec,
@@ -1207,8 +1292,12 @@ class _Reduction:
         self._own_weight = sample_weight
         self._weight = None if sample_weight is None else _read_in(sample_weight, read_in)
         self._call = PositionRules(self.plan)
-        weights = [ONE] * self.count if self._weight is None else _repeated(self._weight, self.count)
-        self._weights: list[Extended] = [w if isinstance(w, Fraction) else extended(w) for w in weights]
+        weights = (
+            [ONE] * self.count if self._weight is None else _repeated(self._weight, self.count)
+        )
+        self._weights: list[Extended] = [
+            w if isinstance(w, Fraction) else extended(w) for w in weights
+        ]
         each = [ONE] * self.plan.count
         if self.plan.element_weights is not None and self.plan.count:
             each = _flat(self.plan.element_weights, predictions.shape)
@@ -1216,7 +1305,9 @@ class _Reduction:
         self._scale = Fraction(self.plan.scale)
         masked = [True] * self.count if mask is None else _repeated(mask, self.count)
         ignored = frozenset(self.plan.ignored_labels)
-        self._present = [bool(m) and not (ignored and targets.values[i] in ignored) for i, m in enumerate(masked)]
+        self._present = [
+            bool(m) and not (ignored and targets.values[i] in ignored) for i, m in enumerate(masked)
+        ]
         self.units = [self._unit(u, each[u]) for u in range(self.plan.count)]
         self.losses = [self._loss(i) for i in range(self.count)]
         self._mean = spec.reduction == "mean"
@@ -1265,9 +1356,13 @@ class _Reduction:
         if self.plan.kind == "index":
             return self._call.cross_entropy(predictions, [self._targets.values[i]])
         if self.plan.kind == "dense":
-            return self._call.cross_entropy(predictions, [self._targets.values[j] for j in self.entries(i)])
+            return self._call.cross_entropy(
+                predictions, [self._targets.values[j] for j in self.entries(i)]
+            )
         if self.plan.kind == "binary":
-            return self._call.binary_cross_entropy(predictions[0], self._targets.values[i], self._pos_weight(i))
+            return self._call.binary_cross_entropy(
+                predictions[0], self._targets.values[i], self._pos_weight(i)
+            )
         return self._call.squared_error(predictions[0], self._targets.values[i])
 
     def _is_switched_off(self, weight: Extended, own: Fraction) -> bool:
@@ -1281,7 +1376,10 @@ class _Reduction:
         rounded = nearest(Fraction(weight), form)
         if abs(rounded) < self.plan.tiny_weight:
             return True
-        return math.isfinite(rounded) and abs(nearest(Fraction(rounded) * own, form)) < self.plan.tiny_weight
+        return (
+            math.isfinite(rounded)
+            and abs(nearest(Fraction(rounded) * own, form)) < self.plan.tiny_weight
+        )
 
     def _pos_weight(self, i: int) -> Fraction:
         weight = self.plan.pos_weight
@@ -1297,7 +1395,9 @@ class _Reduction:
             return Fraction(self.count)
         if rule == "present" or self._counts_only:
             return Fraction(sum(self._present))
-        weights = [times(self._weights[i], self._unit_weight(i)) for i in range(self.count) if self.of(i)]
+        weights = [
+            times(self._weights[i], self._unit_weight(i)) for i in range(self.count) if self.of(i)
+        ]
         if rule == "nonzero":
             return Fraction(sum(w != 0 for w in weights))
         return _total((ONE, w) for w in weights)
@@ -1319,7 +1419,9 @@ class _Reduction:
             return 0.0 if self.plan.spec.on_empty == "zero" else NAN
         total = self.total
         if rounded:
-            term_form = FORMATS["float64" if self.plan.predictions_dtype == "float64" else "float32"]
+            term_form = FORMATS[
+                "float64" if self.plan.predictions_dtype == "float64" else "float32"
+            ]
             terms = [round_value(loss, term_form) for loss in self.losses]
             total = _combined((ONE, _value(extended(term))) for term in terms)
         return round_value(scaled(over(ONE, self.divisor), total), form)
@@ -1394,9 +1496,17 @@ class _Reduction:
                 break
             own = parts[i // (self.count // size)]
             units = self.of(i)
-            own += [(times(times(factors[i], self._scale), self._shares[u]), unit.loss) for u, unit in units]
+            own += [
+                (times(times(factors[i], self._scale), self._shares[u]), unit.loss)
+                for u, unit in units
+            ]
             if self._weighted and units:
-                own.append((times(factors[i], over(times(-ONE, self._unit_weight(i)), self.divisor)), self.total))
+                own.append(
+                    (
+                        times(factors[i], over(times(-ONE, self._unit_weight(i)), self.divisor)),
+                        self.total,
+                    )
+                )
         return [_in_turn(_combined(own), dtype, own_dtype) for own in parts]
 
 

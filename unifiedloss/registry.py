@@ -11,7 +11,12 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from unifiedloss.errors import AdapterError, MissingBackendError, MixedBackendsError, UnknownTensorError
+from unifiedloss.errors import (
+    AdapterError,
+    MissingBackendError,
+    MixedBackendsError,
+    UnknownTensorError,
+)
 from unifiedloss.spec import Loss, suggestion
 
 if TYPE_CHECKING:
@@ -36,7 +41,9 @@ _adapters: dict[str, Adapter] = {}
 _by_type: dict[type, str] = dict.fromkeys((list, tuple, int, float, bool), "numpy")
 
 
-def adapter_for(predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None) -> Adapter:
+def adapter_for(
+    predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+) -> Adapter:
     """The adapter for the tensors of one call.
 
     NumPy arrays, Python numbers and lists may accompany any framework's tensors; the framework with a tensor in the call carries it
@@ -161,12 +168,18 @@ def _check_contract(name: str, cls: Any) -> None:
         if not hasattr(cls, member):
             refuse(f"the attribute {member!r} is missing.")
     if cls.name != name:
-        refuse(f"its name is {cls.name!r}, and the entry point is called {name!r}; the two must be the same.")
+        refuse(
+            f"its name is {cls.name!r}, and the entry point is called {name!r}; the two must be the same."
+        )
     from unifiedloss.pipeline import Native, Ops
 
     for member, protocol in (("ops", Ops), ("native", Native)):
         wanted = [function for function in vars(protocol) if not function.startswith("_")]
-        missing = [function for function in wanted if not callable(getattr(getattr(cls, member), function, None))]
+        missing = [
+            function
+            for function in wanted
+            if not callable(getattr(getattr(cls, member), function, None))
+        ]
         if missing:
             refuse(f"{member!r} has no {', '.join(missing)}.")
 

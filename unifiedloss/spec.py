@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, dataclass_transform, overload
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    dataclass_transform,
+    overload,
+)
 
 from unifiedloss.errors import (
     DTypeError,
@@ -40,7 +50,15 @@ SERIALIZATION_VERSION = 2
 """The latest version `from_dict` reads. `to_dict` writes the lowest that knows every loss, field and value written."""
 
 _SINCE_2 = frozenset(
-    {"renormalize", "class_weighting", "epsilon_added", "element_weights", "average_last_axis", "scale", "dtype"}
+    {
+        "renormalize",
+        "class_weighting",
+        "epsilon_added",
+        "element_weights",
+        "average_last_axis",
+        "scale",
+        "dtype",
+    }
 )
 """Fields that version 1 does not know."""
 
@@ -262,7 +280,9 @@ def nested_weights(name: str, value: Any) -> float | tuple[Any, ...]:
 
 def extents(nested: Any) -> tuple[int, ...]:
     """The shape of an array that is written as nested tuples."""
-    return (len(nested), *(extents(nested[0]) if nested else ())) if isinstance(nested, tuple) else ()
+    return (
+        (len(nested), *(extents(nested[0]) if nested else ())) if isinstance(nested, tuple) else ()
+    )
 
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -375,13 +395,30 @@ class Loss:
 
     @overload
     def __call__(
-        self, predictions: TensorT, targets: object, *, sample_weight: object = None, mask: object = None
+        self,
+        predictions: TensorT,
+        targets: object,
+        *,
+        sample_weight: object = None,
+        mask: object = None,
     ) -> TensorT: ...
     @overload
     def __call__(
-        self, predictions: Numbers, targets: object, *, sample_weight: object = None, mask: object = None
+        self,
+        predictions: Numbers,
+        targets: object,
+        *,
+        sample_weight: object = None,
+        mask: object = None,
     ) -> Any: ...
-    def __call__(self, predictions: Any, targets: object, *, sample_weight: object = None, mask: object = None) -> Any:
+    def __call__(
+        self,
+        predictions: Any,
+        targets: object,
+        *,
+        sample_weight: object = None,
+        mask: object = None,
+    ) -> Any:
         """Evaluate the loss with the framework the tensors belong to.
 
         Args:
@@ -477,7 +514,11 @@ class Loss:
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values: the loss's name, the version, and the fields that differ from their defaults."""
         changed = self._changed()
-        return {"loss": self.name, "version": self._version(changed), **{k: _plain(v) for k, v in changed.items()}}
+        return {
+            "loss": self.name,
+            "version": self._version(changed),
+            **{k: _plain(v) for k, v in changed.items()},
+        }
 
     def _version(self, changed: dict[str, Any]) -> int:
         """The lowest version of the serialization that knows these fields and values."""
@@ -617,11 +658,17 @@ class CrossEntropyLoss(Loss):
         self._canonical(
             from_logits=_boolean("from_logits", self.from_logits),
             epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn")),
-            renormalize=None if self.renormalize is None else _choice("renormalize", self.renormalize, _RENORMALIZE),
+            renormalize=None
+            if self.renormalize is None
+            else _choice("renormalize", self.renormalize, _RENORMALIZE),
             axis=None if self.axis is None else as_integer("axis", self.axis),
-            class_weights=None if self.class_weights is None else _weights("class_weights", self.class_weights),
+            class_weights=None
+            if self.class_weights is None
+            else _weights("class_weights", self.class_weights),
             class_weighting=_choice("class_weighting", self.class_weighting, _CLASS_WEIGHTINGS),
-            ignore_index=None if self.ignore_index is None else _labels("ignore_index", self.ignore_index) or None,
+            ignore_index=None
+            if self.ignore_index is None
+            else _labels("ignore_index", self.ignore_index) or None,
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
             scale=_scale("scale", self.scale),
             dtype=_dtype(self),
@@ -709,13 +756,19 @@ class BinaryCrossEntropyLoss(Loss):
         weight: object = self.pos_weight
         if weight is not None:
             several = _sequence("pos_weight", weight)
-            weight = _non_negative("pos_weight", weight) if several is None else _weights("pos_weight", several)
+            weight = (
+                _non_negative("pos_weight", weight)
+                if several is None
+                else _weights("pos_weight", several)
+            )
         self._canonical(
             from_logits=_boolean("from_logits", self.from_logits),
             epsilon=_epsilon("epsilon", self.epsilon, ("keras", "sklearn", "torch")),
             epsilon_added=_boolean("epsilon_added", self.epsilon_added),
             pos_weight=weight,
-            axis=None if self.axis is None or as_integer("axis", self.axis) == -1 else as_integer("axis", self.axis),
+            axis=None
+            if self.axis is None or as_integer("axis", self.axis) == -1
+            else as_integer("axis", self.axis),
             element_weights=_element_weights(self),
             label_smoothing=_unit_interval("label_smoothing", self.label_smoothing),
             average_last_axis=_boolean("average_last_axis", self.average_last_axis),
@@ -727,9 +780,7 @@ class BinaryCrossEntropyLoss(Loss):
             msg = f"epsilon_added adds a number, and epsilon is {self.epsilon!r}; give it one, as in epsilon=1e-7."
             raise SpecValueError(msg)
         if self.epsilon == "torch" and self.pos_weight is not None:
-            msg = (
-                "epsilon='torch' is what torch.nn.BCELoss does, which has no pos_weight; use from_logits=True for one."
-            )
+            msg = "epsilon='torch' is what torch.nn.BCELoss does, which has no pos_weight; use from_logits=True for one."
             raise SpecValueError(msg)
 
 
@@ -839,8 +890,12 @@ class NegativeLogLikelihoodLoss(Loss):
     def __post_init__(self) -> None:
         self._canonical(
             axis=None if self.axis is None else as_integer("axis", self.axis),
-            class_weights=None if self.class_weights is None else _weights("class_weights", self.class_weights),
-            ignore_index=None if self.ignore_index is None else _labels("ignore_index", self.ignore_index) or None,
+            class_weights=None
+            if self.class_weights is None
+            else _weights("class_weights", self.class_weights),
+            ignore_index=None
+            if self.ignore_index is None
+            else _labels("ignore_index", self.ignore_index) or None,
         )
 
 
@@ -871,8 +926,14 @@ def _dtype(spec: CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError) -
     return name
 
 
-def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> float | tuple[Any, ...] | None:
-    return None if spec.element_weights is None else nested_weights("element_weights", spec.element_weights)
+def _element_weights(
+    spec: BinaryCrossEntropyLoss | MeanSquaredError,
+) -> float | tuple[Any, ...] | None:
+    return (
+        None
+        if spec.element_weights is None
+        else nested_weights("element_weights", spec.element_weights)
+    )
 
 
 def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> None:
@@ -1201,9 +1262,7 @@ class Message:
         "targets must have the shape of the predictions, nothing is broadcast or squeezed: predictions {predictions}, "
         "targets {targets}; {fix}"
     )
-    POS_WEIGHT_SCALAR = (
-        "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
-    )
+    POS_WEIGHT_SCALAR = "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
     POS_WEIGHT = "pos_weight has {count} entries, and axis {axis} of the predictions {predictions} has {extent}."
     ELEMENT_WEIGHTS = (
         "element_weights of shape {weights} do not fit the last axes of predictions {predictions}: "
@@ -1225,7 +1284,9 @@ class Message:
 
 def _same(a: Shape, b: Shape) -> bool:
     """Whether two shapes can be the same, unknown extents taken as fitting."""
-    return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )
 
 
 def _known(*shapes: Shape | None) -> bool:
@@ -1251,7 +1312,11 @@ def resolve(
     """
     check_predictions_dtype(predictions.dtype)
     read_in: str | None = getattr(spec, "dtype", None)
-    own_dtypes = predictions.dtype, targets.dtype, None if sample_weight is None else sample_weight.dtype
+    own_dtypes = (
+        predictions.dtype,
+        targets.dtype,
+        None if sample_weight is None else sample_weight.dtype,
+    )
     if read_in is not None:
         predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
         sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
@@ -1268,7 +1333,9 @@ def resolve(
     floating_targets = targets.dtype if targets.dtype in FORMATS else "float32"
     compute_dtype = widest(predictions.dtype, floating_targets)
     reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
-    known = all(_known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None)
+    known = all(
+        _known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None
+    )
     known_elements: Any = elements
     count = math.prod(known_elements) if known_elements is not None and known else None
     if not isinstance(count, int):
@@ -1280,7 +1347,9 @@ def resolve(
     element_weights = getattr(spec, "element_weights", None)
     unweighted = sample_weight is None and class_weights is None and element_weights is None
     tiny = FORMATS[compute_dtype].tiny
-    plain = unweighted and mask is None and len(ignored_labels) == 0  # torch.compile cannot say "not" of a tuple
+    plain = (
+        unweighted and mask is None and len(ignored_labels) == 0
+    )  # torch.compile cannot say "not" of a tuple
     divisor: Any = spec.divisor
     if divisor == "label_weights":
         divisor = "all" if kind == "dense" else "weights"
@@ -1305,8 +1374,12 @@ def resolve(
         ignored_labels=ignored_labels,
         largest_target=_largest_target(kind, classes, targets.dtype),
         plain=plain,
-        class_weights=class_weights if class_weights is None else _read_weights(class_weights, tiny),
-        pos_weight=_read_weights(pos_weight, tiny) if isinstance(pos_weight, tuple) else _read_weight(pos_weight, tiny),
+        class_weights=class_weights
+        if class_weights is None
+        else _read_weights(class_weights, tiny),
+        pos_weight=_read_weights(pos_weight, tiny)
+        if isinstance(pos_weight, tuple)
+        else _read_weight(pos_weight, tiny),
         smoothing=_read_smoothing(spec, kind, classes, tiny),
         may_cancel=_may_cancel(spec, divisor, kind, class_weights, tiny),
         tiny=_tiny(compute_dtype, own_dtypes[0]),
@@ -1317,10 +1390,12 @@ def resolve(
         element_weights=_read_nested(element_weights, tiny),
         averaged=averaged,
         log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
-        by_position=class_weights is not None and getattr(spec, "class_weighting", "entries") == "position",
+        by_position=class_weights is not None
+        and getattr(spec, "class_weighting", "entries") == "position",
         bounds=None if added else _bounds(epsilon, predictions.dtype),
         added=added,
-        extended=(element_weights is not None and (averaged or sample_weight is not None)) or 0 < added < _LEAST_ADDED,
+        extended=(element_weights is not None and (averaged or sample_weight is not None))
+        or 0 < added < _LEAST_ADDED,
         whole=plain
         and not averaged
         and getattr(spec, "scale", 1.0) == 1.0
@@ -1355,7 +1430,11 @@ def _read_weight(weight: float | None, tiny: float) -> float | None:
 
 def _read_weights(weights: tuple[float, ...], tiny: float) -> tuple[float, ...]:
     # min() runs through 32,000 weights in a tenth of the time a comprehension takes.
-    return weights if min(weights) >= tiny else tuple(0.0 if weight < tiny else weight for weight in weights)
+    return (
+        weights
+        if min(weights) >= tiny
+        else tuple(0.0 if weight < tiny else weight for weight in weights)
+    )
 
 
 def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
@@ -1364,7 +1443,9 @@ def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) 
     return smoothing if smoothing / (2 if kind == "binary" else classes or 1) >= tiny else 0.0
 
 
-def _may_cancel(spec: AnyLoss, divisor: str, kind: str, class_weights: tuple[float, ...] | None, tiny: float) -> bool:
+def _may_cancel(
+    spec: AnyLoss, divisor: str, kind: str, class_weights: tuple[float, ...] | None, tiny: float
+) -> bool:
     if class_weights is None or spec.reduction != "mean" or divisor not in ("weights", "nonzero"):
         return False
     return kind == "dense" or min(class_weights) < tiny
@@ -1412,7 +1493,9 @@ def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool
         return False
     if kind == "index":
         return targets == "int64"
-    if isinstance(spec, BinaryCrossEntropyLoss) and (spec.label_smoothing or spec.pos_weight is not None):
+    if isinstance(spec, BinaryCrossEntropyLoss) and (
+        spec.label_smoothing or spec.pos_weight is not None
+    ):
         return False
     return targets == predictions
 
@@ -1472,7 +1555,10 @@ def class_axis(axis: int | None, shape: Shape | None) -> int:
 
 
 def _classes(
-    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, predictions: Signature, targets: Signature, kind: str
+    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss,
+    predictions: Signature,
+    targets: Signature,
+    kind: str,
 ) -> tuple[int, int | None, Shape | None]:
     shape = predictions.shape
     axis = class_axis(spec.axis, shape)
@@ -1482,7 +1568,11 @@ def _classes(
         classes, positions = shape[axis], shape[:axis] + shape[axis + 1 :]
     if classes == 0:
         raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
-    if classes is not None and spec.class_weights is not None and len(spec.class_weights) != classes:
+    if (
+        classes is not None
+        and spec.class_weights is not None
+        and len(spec.class_weights) != classes
+    ):
         msg = Message.CLASS_WEIGHTS.format(
             count=len(spec.class_weights), predictions=describe(shape), classes=classes, axis=axis
         )
@@ -1492,14 +1582,18 @@ def _classes(
     else:
         if shape is not None and targets.shape is not None and not _same(shape, targets.shape):
             msg = Message.DENSE_TARGETS.format(
-                predictions=describe(shape), targets=describe(targets.shape), positions=describe(positions)
+                predictions=describe(shape),
+                targets=describe(targets.shape),
+                positions=describe(positions),
             )
             raise ShapeError(msg)
         _check_dense_ignore(spec, classes)
     return axis, classes, positions
 
 
-def _check_index_shape(shape: Shape | None, axis: int, positions: Shape | None, targets: Shape | None) -> None:
+def _check_index_shape(
+    shape: Shape | None, axis: int, positions: Shape | None, targets: Shape | None
+) -> None:
     if shape is None or positions is None or targets is None or _same(positions, targets):
         return
     if _same(shape, targets):
@@ -1509,12 +1603,18 @@ def _check_index_shape(shape: Shape | None, axis: int, positions: Shape | None, 
     else:
         fix = Message.FIX_INDEX_TARGETS
     msg = Message.INDEX_TARGETS.format(
-        predictions=describe(shape), axis=axis, positions=describe(positions), targets=describe(targets), fix=fix
+        predictions=describe(shape),
+        axis=axis,
+        positions=describe(positions),
+        targets=describe(targets),
+        fix=fix,
     )
     raise ShapeError(msg)
 
 
-def _check_dense_ignore(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, classes: int | None) -> None:
+def _check_dense_ignore(
+    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, classes: int | None
+) -> None:
     for label in spec.ignore_index or ():  # type: ignore[union-attr]
         if classes is not None and 0 <= label < classes:
             raise SpecValueError(Message.DENSE_IGNORED.format(label=label))
@@ -1523,7 +1623,11 @@ def _check_dense_ignore(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, clas
 def _elements(
     spec: BinaryCrossEntropyLoss | MeanSquaredError, predictions: Signature, targets: Signature
 ) -> Shape | None:
-    if targets.dtype not in FORMATS and targets.dtype not in INTEGER_TYPES and targets.dtype != "bool":
+    if (
+        targets.dtype not in FORMATS
+        and targets.dtype not in INTEGER_TYPES
+        and targets.dtype != "bool"
+    ):
         msg = f"targets must be bool, integer or floating ({', '.join(FORMATS)}), got {targets.dtype}."
         raise DTypeError(msg)
     shape = predictions.shape
@@ -1531,7 +1635,9 @@ def _elements(
         return None
     if targets.shape is not None and not _same(shape, targets.shape):
         fix = _elementwise_fix(shape, targets.shape)
-        msg = Message.ELEMENTS.format(predictions=describe(shape), targets=describe(targets.shape), fix=fix)
+        msg = Message.ELEMENTS.format(
+            predictions=describe(shape), targets=describe(targets.shape), fix=fix
+        )
         raise ShapeError(msg)
     if isinstance(spec, BinaryCrossEntropyLoss):
         _check_pos_weight(spec, shape)
@@ -1555,13 +1661,17 @@ def _check_pos_weight(spec: BinaryCrossEntropyLoss, shape: Shape) -> None:
         raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
     extent = shape[axis]
     if extent is not None and extent != len(weights):
-        msg = Message.POS_WEIGHT.format(count=len(weights), axis=axis, predictions=describe(shape), extent=extent)
+        msg = Message.POS_WEIGHT.format(
+            count=len(weights), axis=axis, predictions=describe(shape), extent=extent
+        )
         raise SpecValueError(msg)
 
 
 def _check_element_weights(weights: Shape, shape: Shape) -> None:
     last = shape[len(shape) - len(weights) :] if len(weights) <= len(shape) else None
-    if last is None or any(n not in (1, m) and m is not None for n, m in zip(weights, last, strict=True)):
+    if last is None or any(
+        n not in (1, m) and m is not None for n, m in zip(weights, last, strict=True)
+    ):
         msg = Message.ELEMENT_WEIGHTS.format(weights=describe(weights), predictions=describe(shape))
         raise SpecValueError(msg)
 
@@ -1572,11 +1682,17 @@ def _elementwise_fix(predictions: Shape, targets: Shape) -> str:
     return Message.FIX_ELEMENTS
 
 
-def _check_companions(positions: Shape | None, sample_weight: Signature | None, mask: Signature | None) -> None:
+def _check_companions(
+    positions: Shape | None, sample_weight: Signature | None, mask: Signature | None
+) -> None:
     if mask is not None and mask.dtype != "bool":
         msg = f"mask must be bool, got {mask.dtype}; cast it, or pass numbers as sample_weight."
         raise DTypeError(msg)
-    if sample_weight is not None and sample_weight.dtype not in FORMATS and sample_weight.dtype not in INTEGER_TYPES:
+    if (
+        sample_weight is not None
+        and sample_weight.dtype not in FORMATS
+        and sample_weight.dtype not in INTEGER_TYPES
+    ):
         hint = "pass a bool tensor as mask." if sample_weight.dtype == "bool" else "cast it."
         msg = f"sample_weight must be floating or integer, got {sample_weight.dtype}; {hint}"
         raise DTypeError(msg)
@@ -1585,5 +1701,7 @@ def _check_companions(positions: Shape | None, sample_weight: Signature | None, 
             continue
         leading = positions[: len(signature.shape)]
         if not _same(leading, signature.shape):
-            msg = Message.LEADING.format(name=name, positions=describe(positions), got=describe(signature.shape))
+            msg = Message.LEADING.format(
+                name=name, positions=describe(positions), got=describe(signature.shape)
+            )
             raise ShapeError(msg)

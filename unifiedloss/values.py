@@ -19,7 +19,9 @@ from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 Array = NDArray[Any]
 
 
-def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None) -> None:
+def check(
+    plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+) -> None:
     """Raise for the first bad value of a call.
 
     Args:
@@ -49,7 +51,11 @@ def check(plan: Plan, predictions: Array, targets: Array, sample_weight: Array |
             if plan.element_weights is not None:
                 weight = weight * np.asarray(plan.element_weights, plan.compute_dtype)
         kept = present & ~(np.abs(weight) < plan.tiny_weight)
-        if sample_weight is not None and plan.divisor == "weights" and plan.spec.reduction == "mean":
+        if (
+            sample_weight is not None
+            and plan.divisor == "weights"
+            and plan.spec.reduction == "mean"
+        ):
             _raise_at(
                 kept & (weight < 0),
                 sample_weight,
@@ -164,7 +170,9 @@ def _along(plan: Plan, x: Array) -> Array:
 
 
 def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: Array) -> None:
-    outside = (predictions <= -np.float64(plan.tiny)) | (predictions > np.float64(plan.probability_limit))
+    outside = (predictions <= -np.float64(plan.tiny)) | (
+        predictions > np.float64(plan.probability_limit)
+    )
     if not outside.any():
         return
     read = np.broadcast_to(_along(plan, kept) if plan.axis is not None else kept, predictions.shape)
@@ -182,7 +190,12 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
 
 
 def _check_empty(
-    plan: Plan, targets: Array, sample_weight: Array | None, present: Array, kept: Array, shape: tuple[int, ...]
+    plan: Plan,
+    targets: Array,
+    sample_weight: Array | None,
+    present: Array,
+    kept: Array,
+    shape: tuple[int, ...],
 ) -> None:
     # No weight is negative where their sum counts, so the sum is 0 only where all of them are. Whether one is, its factors tell: their
     # product may underflow. NaN is not 0.

@@ -70,7 +70,9 @@ class JaxAdapter(Adapter):
     def readable(self, *tensors: Any) -> bool:
         for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
             if not (
-                x is None or (_has_values(x) and (_only_cpu() or _on_cpu(x.sharding))) or isinstance(x, np.ndarray)
+                x is None
+                or (_has_values(x) and (_only_cpu() or _on_cpu(x.sharding)))
+                or isinstance(x, np.ndarray)
             ):
                 return False
         return True
@@ -82,7 +84,9 @@ class JaxAdapter(Adapter):
         shape: tuple[int, ...] = x.shape
         if all(type(extent) is int for extent in shape):
             return shape
-        return tuple(extent if type(extent) is int else None for extent in shape)  # a symbol of jax.export
+        return tuple(
+            extent if type(extent) is int else None for extent in shape
+        )  # a symbol of jax.export
 
     def compute(
         self,
@@ -94,13 +98,20 @@ class JaxAdapter(Adapter):
         *,
         checked: bool,
     ) -> Array:
-        found = pipeline.terms(self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked)
+        found = pipeline.terms(
+            self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked
+        )
         if plan.kind == "binary" or not plan.plain:
             found = found._replace(losses=ops.settle(found.losses))
         return pipeline.reduce(self.ops, plan, found)
 
     def exact(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> Array:
         with wide_enough(predictions, targets, sample_weight, mask):
             return exact.loss(plan, predictions, targets, sample_weight, mask)
@@ -114,7 +125,9 @@ class JaxAdapter(Adapter):
         mask: Any = None,
     ) -> Array:
         if not _is_own(predictions, targets, sample_weight, mask):
-            predictions, targets, sample_weight, mask = self.own(predictions, targets, sample_weight, mask)
+            predictions, targets, sample_weight, mask = self.own(
+                predictions, targets, sample_weight, mask
+            )
         elif _is_small(plan := self.plan(spec, predictions, targets, None, None)):
             small: Array = _loss(plan, predictions, targets, None, None)
             if not isnan(np.asarray(small.block_until_ready())):
@@ -138,7 +151,10 @@ class JaxAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        if not (_is_own(predictions, targets, sample_weight, mask) and (upstream is None or type(upstream) is float)):
+        if not (
+            _is_own(predictions, targets, sample_weight, mask)
+            and (upstream is None or type(upstream) is float)
+        ):
             tensors = self.own(predictions, targets, sample_weight, mask, upstream)
             predictions, targets, sample_weight, mask, upstream = tensors
         elif upstream is not None:
@@ -154,9 +170,13 @@ class JaxAdapter(Adapter):
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
             with wide_enough(predictions, targets, sample_weight, mask, upstream):
-                return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+                return exact.value_and_grad(
+                    plan, predictions, targets, sample_weight, mask, upstream
+                )
         with wide_enough(predictions, targets, sample_weight, mask, upstream):
-            value, gradient = _value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+            value, gradient = _value_and_grad(
+                plan, predictions, targets, sample_weight, mask, upstream
+            )
         self._look(plan, predictions, targets, sample_weight, mask)
         return value, gradient
 
@@ -166,7 +186,9 @@ class JaxAdapter(Adapter):
             probabilities: Array = _softmax(axis, logits)
         return probabilities
 
-    def _look(self, plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> None:
+    def _look(
+        self, plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any
+    ) -> None:
         """Raise for the first bad value, if the values can be read here and now. The program is running meanwhile."""
         if (
             plan.kind == "regression"
@@ -201,7 +223,11 @@ class JaxAdapter(Adapter):
         return {
             "eager": Mode(_in_x64(lambda function, *tensors: function(*tensors)), raises=True),
             # An eager call is a compiled program as well, and differentiated eagerly it compiles each step of the way back.
-            "jit": Mode(_in_x64(lambda function, *tensors: jax.jit(function)(*tensors)), raises=False, complete=True),
+            "jit": Mode(
+                _in_x64(lambda function, *tensors: jax.jit(function)(*tensors)),
+                raises=False,
+                complete=True,
+            ),
             "vmap": Mode(_in_x64(_mapped), raises=False),
         }
 
@@ -211,7 +237,9 @@ class JaxAdapter(Adapter):
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
-def _loss(plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None) -> Array:
+def _loss(
+    plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+) -> Array:
     return ADAPTER.compute(plan, predictions, targets, sample_weight, mask, checked=False)
 
 
@@ -225,7 +253,9 @@ def _value_and_grad(
     upstream: Array | None,
 ) -> tuple[Array, Array]:
     value, pull_back = jax.vjp(lambda p: _loss(plan, p, targets, sample_weight, mask), predictions)
-    (gradient,) = pull_back(jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype))
+    (gradient,) = pull_back(
+        jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype)
+    )
     return value, gradient
 
 
@@ -247,7 +277,10 @@ def _has_values(x: Any) -> bool:
 def _is_own(predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> bool:
     """Whether these are arrays of JAX's with values and nothing else, told in the shortest way, for the smallest calls."""
     return (
-        sample_weight is None and mask is None and type(predictions) in _WITH_VALUES and type(targets) in _WITH_VALUES
+        sample_weight is None
+        and mask is None
+        and type(predictions) in _WITH_VALUES
+        and type(targets) in _WITH_VALUES
     )
 
 

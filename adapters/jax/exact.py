@@ -31,7 +31,11 @@ NumPyArray = NDArray[Any]
 def loss(plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> Array:
     """The loss, correctly rounded. Its gradient to the predictions is so too, and is the only one it has."""
     arrays = predictions, targets, sample_weight, mask
-    value: Array = _with_values(plan, *arrays, None)[0] if _at_hand(*arrays) else _differentiable(plan, *arrays)
+    value: Array = (
+        _with_values(plan, *arrays, None)[0]
+        if _at_hand(*arrays)
+        else _differentiable(plan, *arrays)
+    )
     return value
 
 
@@ -39,7 +43,9 @@ def value_and_grad(
     plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any, upstream: Any
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the predictions, correctly rounded."""
-    value, gradient = _evaluate(plan, predictions, targets, sample_weight, mask, upstream, gradient=True)
+    value, gradient = _evaluate(
+        plan, predictions, targets, sample_weight, mask, upstream, gradient=True
+    )
     return value, gradient
 
 
@@ -64,7 +70,9 @@ def _forward(plan: Plan, *primals: Any) -> tuple[Array, Any]:
 def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None, None, None]:
     arrays, gradient = kept
 
-    def again() -> Array:  # from the start: the gradient for 1 times `upstream` would be rounded twice
+    def again() -> (
+        Array
+    ):  # from the start: the gradient for 1 times `upstream` would be rounded twice
         return _evaluate(plan, *arrays, upstream, gradient=True)[1]
 
     if isinstance(upstream, SymbolicZero):
@@ -118,7 +126,9 @@ def _at_hand(*arrays: Any) -> bool:
 
 
 def _found_at_once(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    found = host.run(_kernel, plan, [None if x is None else np.asarray(x) for x in arrays], gradient)
+    found = host.run(
+        _kernel, plan, [None if x is None else np.asarray(x) for x in arrays], gradient
+    )
     found = [x.view(jnp.bfloat16) if x.dtype == np.uint16 else x for x in found]
     predictions = arrays[0]
     if isinstance(predictions, Array) and predictions.committed:
@@ -141,7 +151,9 @@ def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
     if plan.unchecked:
         msg = "rounding='exact' calls back to Python, which jax.export cannot keep in a program; use rounding='native'."
         raise UnsupportedError(msg)
-    with ops.x64() if any(x is not None and x.dtype.itemsize == 8 for x in arrays) else nullcontext():
+    with (
+        ops.x64() if any(x is not None and x.dtype.itemsize == 8 for x in arrays) else nullcontext()
+    ):
         found: tuple[Array, ...] = _compiled(plan, gradient, *arrays)
     return found
 
@@ -153,7 +165,9 @@ def _once(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
         return program.run(plan, arrays, gradient=gradient)
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
-    forms = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)]
+    forms = [
+        jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)
+    ]
     return callback.on_host(partial(_filled, plan), forms, *arrays)
 
 

@@ -11,7 +11,12 @@ from unifiedloss.exact.graph_ops import Ops
 
 Array = Any
 
-_INTEGERS = {"float16": jnp.int16, "bfloat16": jnp.int16, "float32": jnp.int32, "float64": jnp.int64}
+_INTEGERS = {
+    "float16": jnp.int16,
+    "bfloat16": jnp.int16,
+    "float32": jnp.int32,
+    "float64": jnp.int64,
+}
 
 
 class JaxOps(Ops):
@@ -95,7 +100,11 @@ class JaxOps(Ops):
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         # In JAX 0.8 and 0.9 there may be nothing but zeros, which cost a pass over the memory.
-        return lax.empty(shape, jnp.dtype(dtype)) if hasattr(lax, "empty") else jnp.zeros(shape, jnp.dtype(dtype))
+        return (
+            lax.empty(shape, jnp.dtype(dtype))
+            if hasattr(lax, "empty")
+            else jnp.zeros(shape, jnp.dtype(dtype))
+        )
 
     def constant(self, x: Any, dtype: str) -> Array:
         return jnp.asarray(x, jnp.dtype(dtype))

@@ -28,7 +28,9 @@ def log_softmax(logits: Array, axis: int) -> Array:
 
 @log_softmax.defjvp
 @ops.in_own_width
-def _log_softmax_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _log_softmax_jvp(
+    axis: int, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
     """The same derivative as jax.nn.log_softmax has, from its result; XLA makes twice as fast a program of it."""
     log_p = log_softmax(primals[0], axis)
     (tangent,) = tangents

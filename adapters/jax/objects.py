@@ -17,7 +17,9 @@ class LossFunction:
         self.spec = spec
         self.__name__ = self.__qualname__ = spec.name  # what jax.jit calls the compiled function
 
-    def __call__(self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> Any:
+    def __call__(
+        self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+    ) -> Any:
         """The loss; arguments and errors as for calling the spec."""
         # Looked up in the module, not bound in __init__: the function must survive pickling, and an adapter does not travel.
         from unifiedloss.adapters.jax import ADAPTER

@@ -64,7 +64,9 @@ def equal(x: Array, value: float) -> Array:
     limits = jnp.iinfo(x.dtype)
     if not limits.min <= value <= limits.max:  # would wrap around, and then equal another label
         return jnp.zeros(x.shape, bool)
-    return jnp.equal(x, np.asarray(value, x.dtype))  # a bare number past int32 is an error where x64 is off
+    return jnp.equal(
+        x, np.asarray(value, x.dtype)
+    )  # a bare number past int32 is an error where x64 is off
 
 
 @jax.custom_jvp
@@ -117,7 +119,9 @@ def take_class(x: Array, index: Array, axis: int) -> Array:
 
 @take_class.defjvp
 @in_own_width
-def _take_class_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _take_class_jvp(
+    axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     """A select in place of the scatter that take_along_axis has for a derivative: XLA fuses it into what comes before and after."""
     return take_class(*primals, axis), _select_class(tangents[0], primals[1], axis)
 

@@ -38,7 +38,12 @@ def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
     weight = arrays[2]
     fits = weight is None or graph_form.fits(weight.dtype.name)
     large = plan.count is not None and max(1, LEAST) <= plan.count * (plan.classes or 1)
-    return fits and large and graph_form.why_not(plan) is None and jax.default_backend() in ("cpu", "gpu")
+    return (
+        fits
+        and large
+        and graph_form.why_not(plan) is None
+        and jax.default_backend() in ("cpu", "gpu")
+    )
 
 
 def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ...]:
@@ -47,7 +52,9 @@ def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ..
     given = tuple(x is not None for x in (*arrays, *weights))
     with ops.x64():
         arrays = (*arrays, *(None if x is None else jnp.asarray(x, jnp.float64) for x in weights))
-        found = _folded(plan, gradient, given)(*(jnp.expand_dims(x, 0) for x in arrays if x is not None))
+        found = _folded(plan, gradient, given)(
+            *(jnp.expand_dims(x, 0) for x in arrays if x is not None)
+        )
         return tuple(x[0] for x in found)
 
 
@@ -66,15 +73,22 @@ def _folded(plan: Plan, gradient: bool, given: tuple[bool, ...]) -> Any:
                 one = [x[:0] if b else x[None][:0] for x, b in zip(arrays, batched, strict=True)]
                 each = jax.eval_shape(program, *(jnp.zeros(x.shape[1:], x.dtype) for x in one))
                 return tuple(jnp.zeros((0, *x.shape), x.dtype) for x in each), (True,) * len(each)
-            wide = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
+            wide = [
+                x if b else jnp.broadcast_to(x, (size, *x.shape))
+                for x, b in zip(arrays, batched, strict=True)
+            ]
             folded = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in wide]
             found = _folded(plan, gradient, given)(*folded)
-            return tuple(x.reshape(size, x.shape[0] // size, *x.shape[1:]) for x in found), (True,) * len(found)
+            return tuple(x.reshape(size, x.shape[0] // size, *x.shape[1:]) for x in found), (
+                True,
+            ) * len(found)
 
     return program
 
 
-def _evaluate(plan: Plan, gradient: bool, there: tuple[bool, ...], *arrays: Any) -> tuple[Array, ...]:
+def _evaluate(
+    plan: Plan, gradient: bool, there: tuple[bool, ...], *arrays: Any
+) -> tuple[Array, ...]:
     rest = iter(arrays)
     given = graph.Given(*(next(rest) if is_there else None for is_there in there))
     call = graph.Call(_XP, plan, given, gradient=gradient)
@@ -101,12 +115,16 @@ def _mended(call: graph.Call, found: graph_form.Found, arrays: Sequence[Any]) ->
     return graph.windows(call.form, found, count, again)
 
 
-def _reduced(call: graph.Call, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]) -> Array:
+def _reduced(
+    call: graph.Call, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]
+) -> Array:
     """The loss, from the host where a mean or a sum is undecided."""
     forms = [jax.ShapeDtypeStruct(loss.shape, loss.dtype)]
 
     def ask() -> Array:
-        return callback.on_host(partial(_means, call.plan), forms, undecided, loss, terms, *arrays[:4])[0]
+        return callback.on_host(
+            partial(_means, call.plan), forms, undecided, loss, terms, *arrays[:4]
+        )[0]
 
     return lax.cond(undecided.any(), ask, lambda: loss)
 

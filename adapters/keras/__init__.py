@@ -22,7 +22,9 @@ Array = Any
 
 _AS_IT_IS = nullcontext()
 
-_BACKEND_TYPES = BACKEND.tensor_type if isinstance(BACKEND.tensor_type, tuple) else (BACKEND.tensor_type,)
+_BACKEND_TYPES = (
+    BACKEND.tensor_type if isinstance(BACKEND.tensor_type, tuple) else (BACKEND.tensor_type,)
+)
 
 
 class KerasAdapter(Adapter):
@@ -102,9 +104,16 @@ class KerasAdapter(Adapter):
             return self.compute(plan, *tensors, checked=checked)
 
     def exact(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> Array:
-        if in_symbolic_scope():  # only shapes and dtypes are asked for, which are those of native mode
+        if (
+            in_symbolic_scope()
+        ):  # only shapes and dtypes are asked for, which are those of native mode
             return self.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         return BACKEND.exact(plan, predictions, targets, sample_weight, mask)
 
@@ -122,7 +131,9 @@ class KerasAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        p, t, w, m, u = self._with_values(self.read_in(spec, predictions), targets, sample_weight, mask, upstream)
+        p, t, w, m, u = self._with_values(
+            self.read_in(spec, predictions), targets, sample_weight, mask, upstream
+        )
         with self.around(p, t, w, m):
             return super().value_and_grad(spec, p, t, w, m, u)
 
@@ -216,10 +227,18 @@ class _KerasOnTorch(KerasAdapter):
 
     def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         tensors = super().own(predictions, *companions)
-        return tuple(keras.ops.convert_to_tensor(x) if isinstance(x, BACKEND.tensor_type) else x for x in tensors)
+        return tuple(
+            keras.ops.convert_to_tensor(x) if isinstance(x, BACKEND.tensor_type) else x
+            for x in tensors
+        )
 
     def plan(
-        self, spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        spec: AnyLoss,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> Plan:
         tensors = predictions, targets, sample_weight, mask
         if in_symbolic_scope() or any(isinstance(x, keras.KerasTensor) for x in tensors):
@@ -247,4 +266,6 @@ def _value(x: Any) -> Any:
     return keras.ops.convert_to_tensor(x.value) if isinstance(x, keras.Variable) else x
 
 
-ADAPTER = {"numpy": _KerasOnNumPy, "torch": _KerasOnTorch, "jax": _KerasOnJAX}.get(BACKEND.name, KerasAdapter)()
+ADAPTER = {"numpy": _KerasOnNumPy, "torch": _KerasOnTorch, "jax": _KerasOnJAX}.get(
+    BACKEND.name, KerasAdapter
+)()

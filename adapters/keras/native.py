@@ -25,7 +25,9 @@ def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     if BACKEND.name == "tensorflow":
         if axis not in (-1, len(logits.shape) - 1):
             logits = keras.ops.moveaxis(logits, axis, -1)
-        return keras.ops.sparse_categorical_crossentropy(labels, _of_no_origin(logits), from_logits=True)
+        return keras.ops.sparse_categorical_crossentropy(
+            labels, _of_no_origin(logits), from_logits=True
+        )
     # The same function multiplies with a one-hot matrix here: slower, and NaN where a logit is -inf.
     return -take_class(keras.ops.log_softmax(logits, axis), labels, axis)
 
@@ -63,7 +65,9 @@ def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None
         return losses
     if pos_weight is None:
         return keras.ops.binary_crossentropy(targets, _of_no_origin(logits), from_logits=True)
-    return targets * pos_weight * keras.ops.softplus(-logits) + (1 - targets) * keras.ops.softplus(logits)
+    return targets * pos_weight * keras.ops.softplus(-logits) + (1 - targets) * keras.ops.softplus(
+        logits
+    )
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:

@@ -70,9 +70,13 @@ class KerasLoss(keras.losses.Loss):
 
     def _evaluate(self, spec: AnyLoss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
         mask = get_keras_mask(y_pred)
-        tensors = self._adapter.own(self._adapter.read_in(spec, y_pred), y_true, sample_weight, mask)
+        tensors = self._adapter.own(
+            self._adapter.read_in(spec, y_pred), y_true, sample_weight, mask
+        )
         if any(isinstance(x, np.ndarray) and not self._adapter._is_numeric(x) for x in tensors):
-            self._adapter.plan(spec, *tensors)  # refuses them, where Keras could not even reshape them
+            self._adapter.plan(
+                spec, *tensors
+            )  # refuses them, where Keras could not even reshape them
         y_pred, y_true, sample_weight, mask = tensors
         with self._adapter.around(y_pred, y_true, sample_weight, mask):
             y_true = self._as_keras_means_it(y_true, y_pred)
@@ -102,7 +106,11 @@ class KerasLoss(keras.losses.Loss):
 
     def _without_last_one(self, x: Array) -> Array:
         shape = self._adapter.shape(x)
-        return keras.ops.squeeze(x, -1) if shape is not None and len(shape) > 1 and shape[-1] == 1 else x
+        return (
+            keras.ops.squeeze(x, -1)
+            if shape is not None and len(shape) > 1 and shape[-1] == 1
+            else x
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The spec as a dictionary, and the name."""
@@ -128,7 +136,9 @@ class LossOperation(keras.Operation):
         super().__init__(name=name)
         self.spec = spec
 
-    def call(self, predictions: Array, targets: Array, sample_weight: Any = None, mask: Any = None) -> Array:
+    def call(
+        self, predictions: Array, targets: Array, sample_weight: Any = None, mask: Any = None
+    ) -> Array:
         """The loss; arguments and errors as for calling the spec."""
         return registry.adapter("keras").loss(self.spec, predictions, targets, sample_weight, mask)
 

@@ -72,7 +72,11 @@ def _check_epsilon(call: Call) -> None:
 
 def _changed_epsilon(call: Call) -> str | None:
     epsilon = keras.config.epsilon()
-    if epsilon == EPSILON or not call.name.endswith("ntropy") or call.arguments.get("from_logits", False):
+    if (
+        epsilon == EPSILON
+        or not call.name.endswith("ntropy")
+        or call.arguments.get("from_logits", False)
+    ):
         return None
     return (
         f"keras.config.epsilon() is {epsilon}, and {call.name} clips probabilities to it; the rule epsilon='keras' is about Keras' "
@@ -82,7 +86,11 @@ def _changed_epsilon(call: Call) -> str | None:
 
 def _changed_floatx(call: Call) -> str | None:
     floatx = keras.config.floatx()
-    if floatx == "float32" or not call.name.rpartition(".")[2][0].isupper() or "dtype" in call.arguments:
+    if (
+        floatx == "float32"
+        or not call.name.rpartition(".")[2][0].isupper()
+        or "dtype" in call.arguments
+    ):
         return None
     return (
         f"keras.config.floatx() is {floatx!r}, which a loss object has that is made here without a dtype; what is compared is "
@@ -98,7 +106,9 @@ def setting(call: Call) -> str | None:
 def written(call: Call) -> Call:
     """The call as it has to be written here: with its dtype, where a loss without one would have another."""
     return (
-        call if _changed_floatx(call) is None else Call(call.name, {**call.arguments, "dtype": "float32"}, call.backend)
+        call
+        if _changed_floatx(call) is None
+        else Call(call.name, {**call.arguments, "dtype": "float32"}, call.backend)
     )
 
 
@@ -125,7 +135,9 @@ def _loss(call: Call, native: Any) -> Any:
     return native
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
 
     There is no gradient where Keras runs on NumPy. `native` is the loss that the call was read from; without it, that is run which `build`
@@ -144,7 +156,9 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, n
         with np.errstate(all="ignore"):
             return np.asarray(loss(y_true, y_pred)), None
     value, (gradient,) = BACKEND.differentiate(lambda p: loss(y_true, p), (y_pred,), None)
-    return as_bfloat16(value, BACKEND.to_numpy(value)), as_bfloat16(gradient, BACKEND.to_numpy(gradient))
+    return as_bfloat16(value, BACKEND.to_numpy(value)), as_bfloat16(
+        gradient, BACKEND.to_numpy(gradient)
+    )
 
 
 def run_behind_softmax(

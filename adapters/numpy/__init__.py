@@ -51,7 +51,12 @@ class NumPyAdapter(Adapter):
         return x
 
     def exact(
-        self, plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
     ) -> Array:
         return exact.loss(plan, predictions, targets, sample_weight, mask)
 
@@ -66,7 +71,9 @@ class NumPyAdapter(Adapter):
         checked: bool,
     ) -> Array:
         with np.errstate(all="ignore"):
-            result = super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+            result = super().compute(
+                plan, predictions, targets, sample_weight, mask, checked=checked
+            )
         return result[()]  # a reduction gives a NumPy scalar, as np.mean does
 
     def loss(
@@ -108,7 +115,14 @@ class NumPyAdapter(Adapter):
             if _is_rowwise(plan):
                 return self._rowwise(plan, predictions, targets, upstream)
             found = pipeline.terms(
-                self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked
+                self.ops,
+                self.native,
+                plan,
+                predictions,
+                targets,
+                sample_weight,
+                mask,
+                checked=checked,
             )
             value = pipeline.reduce(self.ops, plan, found)
             factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
@@ -121,7 +135,9 @@ class NumPyAdapter(Adapter):
                 empty = bool(divisor == 0)
                 factor = factor / divisor
             if sample_weight is not None:
-                factor = factor * ops.align(ops.cast(sample_weight, plan.compute_dtype), found.losses)
+                factor = factor * ops.align(
+                    ops.cast(sample_weight, plan.compute_dtype), found.losses
+                )
             if plan.element_weights is not None:
                 factor = factor * np.asarray(plan.element_weights, plan.compute_dtype)
             if plan.kind == "regression":
@@ -139,7 +155,11 @@ class NumPyAdapter(Adapter):
 
     def _whole(self, spec: AnyLoss, predictions: Any, targets: Any, upstream: Any) -> Any:
         """The loss, and its gradient unless `upstream` is None, in one go over the memory; None for a call that needs the long way."""
-        if type(predictions) is not np.ndarray or type(targets) is not np.ndarray or not predictions.dtype.isnative:
+        if (
+            type(predictions) is not np.ndarray
+            or type(targets) is not np.ndarray
+            or not predictions.dtype.isnative
+        ):
             return None
         plan = self.plan(spec, predictions, targets, None, None)
         if not plan.whole or plan.kind == "dense" or plan.smoothing:
@@ -163,18 +183,30 @@ class NumPyAdapter(Adapter):
             targets = np.where(kept if plan.kind == "index" else expanded, targets, 0)
         return gradient.unscaled(plan, predictions, targets)
 
-    def _rowwise(self, plan: Plan, predictions: Array, labels: Array, upstream: Any) -> tuple[Array, Array]:
+    def _rowwise(
+        self, plan: Plan, predictions: Array, labels: Array, upstream: Any
+    ) -> tuple[Array, Array]:
         """Loss and gradient from one exponential per logit."""
         assert plan.axis is not None
         rows = np.moveaxis(ops.cast(predictions, plan.compute_dtype), plan.axis, -1)
-        scale = np.ones(labels.shape, rows.dtype) if upstream is None else np.asarray(upstream, rows.dtype)
+        scale = (
+            np.ones(labels.shape, rows.dtype)
+            if upstream is None
+            else np.asarray(upstream, rows.dtype)
+        )
         if plan.spec.reduction == "mean" and labels.size:
             scale = scale / labels.size
         scale = np.broadcast_to(scale, labels.shape).reshape(-1)
-        losses, slopes = native.cross_entropy_rows(rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale)
+        losses, slopes = native.cross_entropy_rows(
+            rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale
+        )
         assert slopes is not None
-        value = pipeline.reduce(self.ops, plan, pipeline.Terms(losses.reshape(labels.shape), None, None, None))
-        return value[()], ops.cast(np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), plan.predictions_dtype)
+        value = pipeline.reduce(
+            self.ops, plan, pipeline.Terms(losses.reshape(labels.shape), None, None, None)
+        )
+        return value[()], ops.cast(
+            np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), plan.predictions_dtype
+        )
 
     def differentiate(
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
@@ -191,7 +223,13 @@ class NumPyAdapter(Adapter):
 
 def _is_rowwise(plan: Plan) -> bool:
     """Whether the loss is the cross-entropy of class indices from logits, every position counting once."""
-    return plan.plain and plan.kind == "index" and plan.from_logits and not plan.smoothing and plan.scale == 1.0
+    return (
+        plan.plain
+        and plan.kind == "index"
+        and plan.from_logits
+        and not plan.smoothing
+        and plan.scale == 1.0
+    )
 
 
 ADAPTER = NumPyAdapter()

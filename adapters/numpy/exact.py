@@ -23,7 +23,9 @@ def loss(plan: Plan, *arrays: Array | None) -> Array:
 def value_and_grad(plan: Plan, *arrays: Any) -> tuple[Array, Array]:
     """The loss of (predictions, targets, sample_weight, mask, upstream) and its gradient to the predictions, correctly rounded."""
     *tensors, upstream = arrays
-    value, gradient = _evaluate(plan, *tensors, None if upstream is None else np.asarray(upstream), gradient=True)
+    value, gradient = _evaluate(
+        plan, *tensors, None if upstream is None else np.asarray(upstream), gradient=True
+    )
     assert gradient is not None
     return value, gradient
 
@@ -33,7 +35,9 @@ def _evaluate(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, Array | 
 
     value, slope = host.run(partial(exact.evaluate, gradient=gradient), plan, *arrays)
     # A reduction gives a NumPy scalar, as np.mean does.
-    return _array(value, plan.result_dtype)[()], None if slope is None else _array(slope, plan.predictions_dtype)
+    return _array(value, plan.result_dtype)[()], None if slope is None else _array(
+        slope, plan.predictions_dtype
+    )
 
 
 def _array(x: Array, dtype: str) -> Array:

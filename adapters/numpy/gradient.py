@@ -44,7 +44,11 @@ def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
         dense = _normal(plan, targets)
     weights = None
     if plan.class_weights is not None:
-        weights = ops.along(ops.constant(plan.class_weights, plan.compute_dtype, predictions), predictions, plan.axis)
+        weights = ops.along(
+            ops.constant(plan.class_weights, plan.compute_dtype, predictions),
+            predictions,
+            plan.axis,
+        )
         if plan.by_position:
             weights = pipeline.product(_OPS, plan, dense, weights).sum(plan.axis, keepdims=True)
     if plan.smoothing:
@@ -58,7 +62,9 @@ def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
     if plan.renormalize is not None:
         return np.where(unknown, np.nan, _renormalized(plan, predictions, tau))
     p, inside = _read(plan, predictions)
-    return np.where(unknown, np.nan, np.where(inside & (tau != 0) | (dense != 0) & np.isnan(p), -tau / p, 0))
+    return np.where(
+        unknown, np.nan, np.where(inside & (tau != 0) | (dense != 0) & np.isnan(p), -tau / p, 0)
+    )
 
 
 def _renormalized(plan: Plan, predictions: Array, tau: Array) -> Array:
@@ -78,7 +84,9 @@ def _renormalized(plan: Plan, predictions: Array, tau: Array) -> Array:
     q = p / total
     inside = (q >= plan.clip.low) & (q <= plan.clip.high)
     slope = np.where(inside, -tau / np.where(inside, q, 1), 0)
-    return np.where(np.isnan(q), np.nan, (slope - (slope * q).sum(plan.axis, keepdims=True)) / total)
+    return np.where(
+        np.isnan(q), np.nan, (slope - (slope * q).sum(plan.axis, keepdims=True)) / total
+    )
 
 
 def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
@@ -101,7 +109,9 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
     if plan.added:
         slope = complement / (1 - p + plan.added) - positive / (p + plan.added)
         return np.where(np.isnan(p), p, slope)
-    slope = np.where(complement == 0, 0, complement / (1 - p)) - np.where(positive == 0, 0, positive / p)
+    slope = np.where(complement == 0, 0, complement / (1 - p)) - np.where(
+        positive == 0, 0, positive / p
+    )
     return np.where(np.isnan(p), p, np.where(inside, slope, 0))
 
 

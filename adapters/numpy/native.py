@@ -30,7 +30,9 @@ def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     return losses.reshape(labels.shape)
 
 
-def cross_entropy_rows(logits: Array, labels: Array, scale: Array | None = None) -> tuple[Array, Array | None]:
+def cross_entropy_rows(
+    logits: Array, labels: Array, scale: Array | None = None
+) -> tuple[Array, Array | None]:
     """The losses of the rows of an (N, K) array and, with a scale per row, the gradient of sum scale_i l_i.
 
     l = log1p(sum_{c != y} e^{z_c} / e^{z_y}), which keeps all digits of a confident row, where log sum exp z - z_y cancels.
@@ -39,7 +41,11 @@ def cross_entropy_rows(logits: Array, labels: Array, scale: Array | None = None)
     losses = np.empty(count, logits.dtype)
     gradient = None if scale is None else np.empty(logits.shape, logits.dtype)
     low, high = _SAFE[logits.dtype]
-    spare = None if gradient is not None else np.empty((min(count, _rows_per_block(classes)), classes), logits.dtype)
+    spare = (
+        None
+        if gradient is not None
+        else np.empty((min(count, _rows_per_block(classes)), classes), logits.dtype)
+    )
     with np.errstate(all="ignore"):
         for block in _blocks(count, classes):
             z, y = logits[block], labels[block]
@@ -72,7 +78,9 @@ def _shifted(z: Array, y: Array, row: Array, e: Array, losses: Array) -> tuple[A
     others = e.sum(axis=1)
     total = others + target
     # Where e^{z_y} underflows, its logarithm is known all the same.
-    losses[...] = np.where(target > _SAFE[z.dtype][0], np.log1p(others / target), gap + np.log(total))
+    losses[...] = np.where(
+        target > _SAFE[z.dtype][0], np.log1p(others / target), gap + np.log(total)
+    )
     return target, others, total
 
 
@@ -88,7 +96,10 @@ def _blocks(count: int, classes: int) -> Iterator[slice]:
 def _flat_blocks(*arrays: Array) -> Iterator[list[Array]]:
     """Arrays of one shape in blocks of one axis. What is to be written into must be contiguous, so that its blocks are views."""
     flat = [x.reshape(-1) for x in arrays]
-    return ([x[start : start + _FLAT_BLOCK] for x in flat] for start in range(0, flat[0].size, _FLAT_BLOCK))
+    return (
+        [x[start : start + _FLAT_BLOCK] for x in flat]
+        for start in range(0, flat[0].size, _FLAT_BLOCK)
+    )
 
 
 def log_softmax(logits: Array, axis: int) -> Array:
@@ -112,7 +123,9 @@ def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None
     """q t softplus(-z) + (1 - t) softplus(z), with one exponential for both."""
     if pos_weight is not None:
         tail = np.log1p(np.exp(-np.abs(logits)))
-        return targets * pos_weight * (np.maximum(-logits, 0) + tail) + (1 - targets) * (np.maximum(logits, 0) + tail)
+        return targets * pos_weight * (np.maximum(-logits, 0) + tail) + (1 - targets) * (
+            np.maximum(logits, 0) + tail
+        )
     losses = np.empty(logits.shape, logits.dtype)
     for z, t, into in _flat_blocks(logits, targets, losses):
         _binary_block(z, t, into, None)
@@ -157,20 +170,30 @@ def whole_loss(
     """
     share = 1.0 / plan.count if plan.spec.reduction == "mean" and plan.count else 1.0
     times = 2 * share if plan.kind == "regression" else share
-    factor = None if upstream is None else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * times)
+    factor = (
+        None
+        if upstream is None
+        else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * times)
+    )
     if plan.kind == "index":
         assert plan.axis is not None
         rows = np.moveaxis(predictions, plan.axis, -1)
         scale = None if factor is None else np.full(targets.size, factor)
-        losses, slopes = cross_entropy_rows(rows.reshape(-1, rows.shape[-1]), targets.reshape(-1), scale)
+        losses, slopes = cross_entropy_rows(
+            rows.reshape(-1, rows.shape[-1]), targets.reshape(-1), scale
+        )
         total = float(np.add.reduce(losses))
-        gradient = None if slopes is None else np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis)
+        gradient = (
+            None if slopes is None else np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis)
+        )
     else:
         block = _binary_block if plan.kind == "binary" else _squared_block
         gradient = None if factor is None else np.empty(predictions.shape, predictions.dtype)
         spare = np.empty(min(predictions.size, _FLAT_BLOCK), predictions.dtype)
         total = 0.0
-        for p, t, *slope in _flat_blocks(predictions, targets, *(() if gradient is None else (gradient,))):
+        for p, t, *slope in _flat_blocks(
+            predictions, targets, *(() if gradient is None else (gradient,))
+        ):
             losses = spare[: len(p)]
             block(p, t, losses, *(slope or (None,)))
             total += float(np.add.reduce(losses))

@@ -27,9 +27,14 @@ def read(obj: Any, **arguments: Any) -> Call | None:
         obj = obj.graph
     provided = None
     if isinstance(obj, onnx.GraphProto):
-        nodes, initializers = list(obj.node), {tensor.name: _plain(tensor) for tensor in obj.initializer}
+        nodes, initializers = (
+            list(obj.node),
+            {tensor.name: _plain(tensor) for tensor in obj.initializer},
+        )
         provided = (
-            {each.name for each in obj.input} | initializers.keys() | {name for node in nodes for name in node.output}
+            {each.name for each in obj.input}
+            | initializers.keys()
+            | {name for node in nodes for name in node.output}
         )
     elif isinstance(obj, NodeProto):
         nodes, initializers = [obj], {}
@@ -48,7 +53,10 @@ def _node(node: NodeProto) -> Node:
     operator = f"{node.domain}.{node.op_type}" if node.domain not in _DOMAINS else node.op_type
     attributes = {}
     if operator in OPERATORS or operator == "Constant":  # others may hold whole graphs
-        attributes = {attribute.name: _plain(helper.get_attribute_value(attribute)) for attribute in node.attribute}
+        attributes = {
+            attribute.name: _plain(helper.get_attribute_value(attribute))
+            for attribute in node.attribute
+        }
     return Node(operator, tuple(node.input), tuple(node.output), attributes)
 
 
@@ -61,7 +69,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | int):
         return value
     array: np.ndarray[Any, Any] = np.asarray(value)
-    if array.dtype == np.float64 and isinstance(value, list):  # an attribute of numbers, which are float32 in the file
+    if array.dtype == np.float64 and isinstance(
+        value, list
+    ):  # an attribute of numbers, which are float32 in the file
         array = array.astype(np.float32)
     plain = [float(str(number)) for number in array.ravel()]
     return tuple(plain) if array.ndim == 1 else _nested(np.reshape(plain, array.shape).tolist())
@@ -71,7 +81,9 @@ def _nested(value: Any) -> Any:
     return tuple(map(_nested, value)) if isinstance(value, list) else value
 
 
-def build(call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.int64) -> onnx.ModelProto:
+def build(
+    call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.int64
+) -> onnx.ModelProto:
     """A model of this one node, whose inputs are called as the standard calls them; class weights are an initializer.
 
     Extents are left open. The rank is not: without a shape a model is not valid.
@@ -81,27 +93,46 @@ def build(call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.i
     attributes = {name: value for name, value in call.arguments.items() if name != "weights"}
     initializers = []
     if "weights" in call.arguments:
-        initializers = [numpy_helper.from_array(np.array(call.arguments["weights"], dtype), weights)]
+        initializers = [
+            numpy_helper.from_array(np.array(call.arguments["weights"], dtype), weights)
+        ]
     inputs = [scores, targets, *(tensor.name for tensor in initializers)]
-    model = _around(helper.make_node(operator, inputs, [OUTPUT], **attributes), initializers, rank, dtype, labels)
+    model = _around(
+        helper.make_node(operator, inputs, [OUTPUT], **attributes),
+        initializers,
+        rank,
+        dtype,
+        labels,
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _around(node: NodeProto, initializers: list[TensorProto], rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
+def _around(
+    node: NodeProto, initializers: list[TensorProto], rank: int, dtype: Any, labels: Any
+) -> onnx.ModelProto:
     """A model of one node and the constants it has among its inputs."""
     scores, targets, result = node.input[0], node.input[1], node.output[0]
     positions = ["N", *(f"D{axis}" for axis in range(1, rank - 1))]
     unreduced = any(each.name == "reduction" and each.s == b"none" for each in node.attribute)
-    shapes = {scores: [positions[0], "C", *positions[1:]], targets: positions, result: positions if unreduced else []}
+    shapes = {
+        scores: [positions[0], "C", *positions[1:]],
+        targets: positions,
+        result: positions if unreduced else [],
+    }
     kinds = {scores: dtype, targets: labels, result: dtype}
     first, second, last = (
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kinds[name])), shape)
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(kinds[name])), shape
+        )
         for name, shape in shapes.items()
     )
     graph = helper.make_graph([node], node.op_type, [first, second], [last], initializers)
     return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="unifiedloss"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="unifiedloss",
     )
 
 
@@ -115,7 +146,9 @@ def weight_dtype(_: Call, native: Any = None) -> str | None:
     return helper.tensor_dtype_to_np_dtype(kinds[0]).name if kinds else None
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """The value that onnxruntime gives, which takes labels of int32 and int64; others are cast. There is no gradient.
 
     `native` is the node, graph or model that the call was read from. A model of the loss alone is run as it is; in a larger one its node
@@ -139,7 +172,9 @@ def run_as_given(
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     kinds = predictions.ndim, predictions.dtype, targets.dtype
     model = build(call, *kinds) if native is None else _as_it_is(native, *kinds)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     node = _losses(model.graph)[0]
     scores, labels = node.input[:2]
     if {given.name: given.type for given in session.get_inputs()}[labels] == "tensor(int32)":
@@ -170,7 +205,9 @@ def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
             name, value = node.output[0], helper.get_attribute_value(attribute)
             tensor = TensorProto()
             tensor.CopyFrom(
-                value if isinstance(value, TensorProto) else numpy_helper.from_array(np.array(value, np.float32))
+                value
+                if isinstance(value, TensorProto)
+                else numpy_helper.from_array(np.array(value, np.float32))
             )
             tensor.name = name
             found[name] = tensor

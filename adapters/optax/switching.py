@@ -37,7 +37,9 @@ def build(call: Call) -> Callable[..., Any]:
     return with_arguments(_FUNCTIONS[call.name], call.arguments)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
 
     `native` is the function that the call was read from; without it, that is run which `build` makes.

@@ -27,7 +27,9 @@ def build(call: Call) -> Callable[..., Any]:
     return with_arguments(_FUNCTIONS[call.name], call.arguments)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, None]:
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, None]:
     """The value of the native call itself, or of the function it was read from; there is no gradient."""
     metric = build(call) if native is None else native
     value = metric(targets, predictions, sample_weight=sample_weight)

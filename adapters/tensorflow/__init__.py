@@ -126,7 +126,9 @@ class TensorFlowAdapter(Adapter):
         # TensorFlow's kernel reads these labels as it does int64.
         if plan.kind == "index" and plan.targets_dtype == "int32" and plan.plain:
             signature = self.signature(tensors[0])
-            return replace(plan, whole=resolve(spec, signature, Signature(plan.positions, "int64")).whole)
+            return replace(
+                plan, whole=resolve(spec, signature, Signature(plan.positions, "int64")).whole
+            )
         return plan
 
     def differentiate(

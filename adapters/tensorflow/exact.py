@@ -49,14 +49,22 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     if plan.unchecked:
         _, tensors = shapes.shapes_agree(plan, *tensors)
     # On the host the rank is known, and must not raise a question there that is none here.
-    spec = plan.spec.replace(axis=plan.axis) if plan.shape is None and plan.axis is not None else plan.spec
-    call = _Call(spec, tuple(None if x is None else x.dtype.name for x in tensors), plan.result_dtype)
+    spec = (
+        plan.spec.replace(axis=plan.axis)
+        if plan.shape is None and plan.axis is not None
+        else plan.spec
+    )
+    call = _Call(
+        spec, tuple(None if x is None else x.dtype.name for x in tensors), plan.result_dtype
+    )
     given = [x for x in tensors if x is not None]
     if tf.executing_eagerly() and not record.could_possibly_record():
         (result,) = _on_host(partial(_evaluate, call, gradient=False), given, [call.result])
         return result
     if not tf.executing_eagerly():
-        given[0] = tf.reshape(given[0], tf.shape(given[0]))  # which gives the gradient a shape that a graph can know
+        given[0] = tf.reshape(
+            given[0], tf.shape(given[0])
+        )  # which gives the gradient a shape that a graph can know
     # Where the gradient will surely be asked for, it comes with the loss: both are made of the same exponentials. Under "none" the
     # upstream gradient is seldom the 1 it is made for.
     keeps = spec.reduction != "none" and record.should_record_backprop(given[:1])
@@ -91,14 +99,20 @@ def _slope(call: _Call, keeps: bool) -> Callable[..., Tensor]:
         if keeps and tf.executing_eagerly() and _is_one(ops.to_numpy(upstream)):
             result = tf.identity(tensors[0])
         else:
-            (result,) = _on_host(partial(_differentiate, call, keeps), (upstream, *tensors), [dtypes[0]])
+            (result,) = _on_host(
+                partial(_differentiate, call, keeps), (upstream, *tensors), [dtypes[0]]
+            )
 
         def gradient(second: Tensor) -> list[Tensor | None]:
             if tf.executing_eagerly():
                 raise UnsupportedError(_SECOND)
             # A graph of gradients is also made where nobody will ask for it, and then runs with zeros if at all.
-            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.equal(second, 0)), [_SECOND])]):
-                return [tf.zeros_like(x) if x.dtype.is_floating else None for x in (upstream, *tensors)]
+            with tf.control_dependencies(
+                [tf.debugging.Assert(tf.reduce_all(tf.equal(second, 0)), [_SECOND])]
+            ):
+                return [
+                    tf.zeros_like(x) if x.dtype.is_floating else None for x in (upstream, *tensors)
+                ]
 
         return result, gradient
 
@@ -132,7 +146,9 @@ def _on_host(
     function: Callable[..., Sequence[Array]], tensors: Sequence[Tensor], dtypes: Sequence[str]
 ) -> list[Tensor]:
     """Call a function of arrays on tensors. bfloat16 results come as their bits."""
-    from unifiedloss import host  # here and not above: it starts a thread, without which native mode does
+    from unifiedloss import (
+        host,
+    )  # here and not above: it starts a thread, without which native mode does
 
     function = partial(host.run, function)
     if tf.executing_eagerly():
@@ -140,7 +156,10 @@ def _on_host(
     else:
         stored = [tf.uint16 if dtype == "bfloat16" else dtype for dtype in dtypes]
         made = tf.numpy_function(function, tensors, stored, stateful=False, name=_NODE)
-    return [tf.bitcast(x, dtype) if dtype == "bfloat16" else x for x, dtype in zip(made, dtypes, strict=True)]
+    return [
+        tf.bitcast(x, dtype) if dtype == "bfloat16" else x
+        for x, dtype in zip(made, dtypes, strict=True)
+    ]
 
 
 def _tensor(x: Array, device: str) -> Tensor:
@@ -158,16 +177,22 @@ def _tensor(x: Array, device: str) -> Tensor:
         return tf.identity(made)
 
 
-def _evaluate(call: _Call, *arrays: Array, upstream: Array | None = None, gradient: bool) -> list[Array]:
+def _evaluate(
+    call: _Call, *arrays: Array, upstream: Array | None = None, gradient: bool
+) -> list[Array]:
     """The loss and, where asked for, the gradient."""
     from unifiedloss import exact
 
     given = iter(arrays)
-    predictions, targets, weight, mask = tensors = [None if dtype is None else next(given) for dtype in call.dtypes]
+    predictions, targets, weight, mask = tensors = [
+        None if dtype is None else next(given) for dtype in call.dtypes
+    ]
     assert predictions is not None
     assert targets is not None
     plan = _plan(call, *(None if x is None else x.shape for x in tensors))
-    value, slope = exact.evaluate(plan, predictions, targets, weight, mask, upstream, gradient=gradient)
+    value, slope = exact.evaluate(
+        plan, predictions, targets, weight, mask, upstream, gradient=gradient
+    )
     return [np.asarray(x) for x in (value, slope) if x is not None]
 
 
@@ -181,7 +206,8 @@ def _differentiate(call: _Call, keeps: bool, upstream: Array, *arrays: Array) ->
 @lru_cache(4096)
 def _plan(call: _Call, *sizes: tuple[int, ...] | None) -> Plan:
     signatures = [
-        None if dtype is None else Signature(size, dtype) for size, dtype in zip(sizes, call.dtypes, strict=True)
+        None if dtype is None else Signature(size, dtype)
+        for size, dtype in zip(sizes, call.dtypes, strict=True)
     ]
     return resolve(call.spec, *signatures)  # type: ignore[arg-type]
 

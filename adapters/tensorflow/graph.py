@@ -115,7 +115,9 @@ class TensorFlowOps(Ops):
         return kept[0]
 
     def loop(self, goes_on: Any, step: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(tf.while_loop(lambda *s: tf.reshape(goes_on(*s), ()), lambda *s: tuple(step(*s)), state))
+        return tuple(
+            tf.while_loop(lambda *s: tf.reshape(goes_on(*s), ()), lambda *s: tuple(step(*s)), state)
+        )
 
     def rows(self, x: Array, start: Array, count: int) -> Array:
         return tf.slice(x, [start, 0], [count, x.shape[1]])

@@ -100,8 +100,13 @@ def unchecked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
         losses *= _nan_where(labels != inside, losses)
     elif plan.kind == "dense":
         assert plan.axis is not None
-        logits, targets = shapes.classes_last(predictions, plan.axis), shapes.classes_last(targets, plan.axis)
-        bad = (tf.reduce_min(targets, -1) <= -plan.tiny) | tf.equal(tf.reduce_max(targets, -1), math.inf)
+        logits, targets = (
+            shapes.classes_last(predictions, plan.axis),
+            shapes.classes_last(targets, plan.axis),
+        )
+        bad = (tf.reduce_min(targets, -1) <= -plan.tiny) | tf.equal(
+            tf.reduce_max(targets, -1), math.inf
+        )
         losses = _kernel(_dense_cross_entropy, logits.dtype)(logits, targets)
         losses *= _nan_where(bad, losses)
     elif plan.kind == "binary":
@@ -126,7 +131,9 @@ def _kernel(function: Callable[..., Any], dtype: Any) -> Callable[..., Tensor]:
     return shapes.traced_once(tf.custom_gradient(function), dtype, dtype)
 
 
-def _binary_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def _binary_cross_entropy(
+    logits: Tensor, targets: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """(1 - t) softplus(z) + t softplus(-z), 0 times infinity being 0; NaN at targets outside [0, 1]."""
     bad = (targets <= -FORMATS[targets.dtype.name].tiny) | (targets > 1.0)
     nan = tf.constant(math.nan, targets.dtype)

@@ -17,7 +17,9 @@ class LossFunction:
         self.spec = spec
         self._adapter = adapter
 
-    def __call__(self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> Any:
+    def __call__(
+        self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+    ) -> Any:
         """The loss; arguments and errors as for calling the spec."""
         return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
 

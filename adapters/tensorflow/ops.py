@@ -77,7 +77,9 @@ def extent(x: Tensor, axis: int, dtype: str) -> Tensor:
 
 def align(x: Tensor, reference: Tensor) -> Tensor:
     if x.shape.rank is None or reference.shape.rank is None:
-        return tf.reshape(x, tf.concat([tf.shape(x), tf.ones([tf.rank(reference) - tf.rank(x)], tf.int32)], 0))
+        return tf.reshape(
+            x, tf.concat([tf.shape(x), tf.ones([tf.rank(reference) - tf.rank(x)], tf.int32)], 0)
+        )
     for _ in range(reference.shape.rank - x.shape.rank):
         x = tf.expand_dims(x, -1)
     return x
@@ -98,7 +100,9 @@ def constant(values: tuple[float, ...] | float, dtype: str, reference: Tensor) -
 
 def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:
     if axis >= 0 and reference.shape.rank is None:
-        return tf.reshape(vector, tf.concat([[-1], tf.ones([tf.rank(reference) - axis - 1], tf.int32)], 0))
+        return tf.reshape(
+            vector, tf.concat([[-1], tf.ones([tf.rank(reference) - axis - 1], tf.int32)], 0)
+        )
     after = -axis - 1 if axis < 0 else reference.shape.rank - axis - 1
     return tf.reshape(vector, [-1] + [1] * after)
 

@@ -22,7 +22,9 @@ Tensor = Any
 
 def compiles() -> bool:
     """Whether what is traced now is for XLA: within tf.function(jit_compile=True), at any depth."""
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )
 
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
@@ -50,7 +52,9 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
 
 
 @lru_cache(4096)
-def _loss(plan: Plan, there: tuple[bool, ...], dtypes: tuple[str, ...], keeps: bool) -> Callable[..., Tensor]:
+def _loss(
+    plan: Plan, there: tuple[bool, ...], dtypes: tuple[str, ...], keeps: bool
+) -> Callable[..., Tensor]:
     def loss(*tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
         value, *kept = _evaluate(plan, there, tensors, None, gradient=keeps)
 
@@ -64,11 +68,15 @@ def _loss(plan: Plan, there: tuple[bool, ...], dtypes: tuple[str, ...], keeps: b
 
 
 @lru_cache(4096)
-def _slope(plan: Plan, there: tuple[bool, ...], dtypes: tuple[str, ...], keeps: bool) -> Callable[..., Tensor]:
+def _slope(
+    plan: Plan, there: tuple[bool, ...], dtypes: tuple[str, ...], keeps: bool
+) -> Callable[..., Tensor]:
     """The gradient to the predictions: of the upstream gradient, the gradient for an upstream of 1 if it was kept, and the tensors."""
 
     def slope(upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
-        def again() -> Tensor:  # from the start: the gradient for 1 times `upstream` would be rounded twice
+        def again() -> (
+            Tensor
+        ):  # from the start: the gradient for 1 times `upstream` would be rounded twice
             return _evaluate(plan, there, tensors[keeps:], upstream, gradient=True)[1]
 
         if keeps and tf.get_static_value(upstream) == 1:
@@ -80,7 +88,10 @@ def _slope(plan: Plan, there: tuple[bool, ...], dtypes: tuple[str, ...], keeps: 
             # There is no second derivative, and XLA drops assertions. Where nobody asks for it, it is asked for with zeros.
             wanted = tf.reduce_any(tf.not_equal(second, 0))
             return [
-                tf.fill(tf.shape(x), tf.where(wanted, tf.constant(math.nan, x.dtype), tf.constant(0, x.dtype)))
+                tf.fill(
+                    tf.shape(x),
+                    tf.where(wanted, tf.constant(math.nan, x.dtype), tf.constant(0, x.dtype)),
+                )
                 if x.dtype.is_floating
                 else None
                 for x in (upstream, *tensors)
@@ -105,7 +116,10 @@ def _evaluate(
     xp = TensorFlowOps()
     rest = iter(tensors)
     given = [next(rest) if is_there else None for is_there in there]
-    weights = [None if x is None else tf.constant(x, tf.float64) for x in (plan.class_weights, plan.pos_weight)]
+    weights = [
+        None if x is None else tf.constant(x, tf.float64)
+        for x in (plan.class_weights, plan.pos_weight)
+    ]
     each = (None if x is None else x[None] for x in (*given, upstream, *weights))
     call = graph.Call(xp, plan, graph.Given(*each), gradient=gradient)
     found = call.mended(call.found())

@@ -48,7 +48,9 @@ def traced_once(function: Callable[..., Tensor], *dtypes: Any) -> Callable[..., 
     """
     unknown: Any = None
     traced: Callable[..., Tensor] = tf.function(
-        function, input_signature=[tf.TensorSpec(unknown, dtype) for dtype in dtypes], autograph=False
+        function,
+        input_signature=[tf.TensorSpec(unknown, dtype) for dtype in dtypes],
+        autograph=False,
     )
     return traced
 
@@ -76,7 +78,11 @@ def _entry(vector: Tensor, axis: int) -> Tensor:
 
 
 def shapes_agree(
-    plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+    plan: Plan,
+    predictions: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
     """Whether extents that were unknown fit, and the tensors, which are there only once this has been looked at.
 
@@ -87,7 +93,9 @@ def shapes_agree(
     previous: list[Any] = []
     for holds, message in _checks(plan, *tensors):
         fits &= holds
-        with tf.control_dependencies(previous):  # one after the other, so that the same call gives the same error
+        with tf.control_dependencies(
+            previous
+        ):  # one after the other, so that the same call gives the same error
             previous = [tf.debugging.Assert(holds, message)]
     with tf.control_dependencies(previous):
         return fits, tuple(None if x is None else tf.identity(x) for x in tensors)  # type: ignore[return-value]
@@ -104,14 +112,23 @@ def shaped_like(loss: Tensor, upstream: Tensor) -> Tensor:
 
 
 def _checks(
-    plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+    plan: Plan,
+    predictions: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None,
+    mask: Tensor | None,
 ) -> Iterator[_Check]:
     """The checks of `unifiedloss.spec.resolve` that shapes known at tracing did not decide."""
     shape, positions = tf.shape(predictions), tf.shape(predictions)
     if plan.axis is not None:
         yield from _check_classes(plan, plan.axis, shape)
         positions = tf.concat(_without(shape, plan.axis), 0)
-    say = {"predictions": shape, "positions": positions, "axis": plan.axis, "targets": tf.shape(targets)}
+    say = {
+        "predictions": shape,
+        "positions": positions,
+        "axis": plan.axis,
+        "targets": tf.shape(targets),
+    }
     if not _known(predictions, targets):
         if plan.kind == "index":
             message = _message(Message.INDEX_TARGETS, **say, fix=Message.FIX_INDEX_TARGETS)
@@ -128,7 +145,10 @@ def _checks(
     for name, x in (("sample_weight", sample_weight), ("mask", mask)):
         if x is not None and not _known(predictions, x):
             leading = positions[: tf.rank(x)]
-            yield _equal(leading, tf.shape(x)), _message(Message.LEADING, name=name, got=tf.shape(x), **say)
+            yield (
+                _equal(leading, tf.shape(x)),
+                _message(Message.LEADING, name=name, got=tf.shape(x), **say),
+            )
 
 
 def _check_elements(plan: Plan, shape: Tensor) -> Iterator[_Check]:
@@ -140,7 +160,10 @@ def _check_elements(plan: Plan, shape: Tensor) -> Iterator[_Check]:
         if plan.shape is None:
             rank = tf.size(shape)
             yield rank > 0, _message(Message.POS_WEIGHT_SCALAR, count=count)
-            yield (-rank <= axis) & (axis < rank), _message(Message.AXIS, axis=axis, predictions=shape)
+            yield (
+                (-rank <= axis) & (axis < rank),
+                _message(Message.AXIS, axis=axis, predictions=shape),
+            )
         extent = _entry(shape, axis)
         message = _message(Message.POS_WEIGHT, count=count, axis=axis, extent=extent, **say)
         yield _equal(extent, tf.constant([count])), message
@@ -168,12 +191,17 @@ def _check_classes(plan: Plan, axis: int, shape: Tensor) -> Iterator[_Check]:
     yield tf.reduce_all(classes > 0), _message(Message.NO_CLASSES, axis=axis, predictions=shape)
     if plan.class_weights is not None:
         count = len(plan.class_weights)
-        message = _message(Message.CLASS_WEIGHTS, count=count, axis=axis, predictions=shape, classes=classes)
+        message = _message(
+            Message.CLASS_WEIGHTS, count=count, axis=axis, predictions=shape, classes=classes
+        )
         yield _equal(classes, tf.constant([count])), message
     if plan.kind == "dense":
         for label in getattr(plan.spec, "ignore_index", None) or ():
             if label >= 0:
-                yield tf.reduce_all(tf.cast(classes, tf.int64) <= label), _message(Message.DENSE_IGNORED, label=label)
+                yield (
+                    tf.reduce_all(tf.cast(classes, tf.int64) <= label),
+                    _message(Message.DENSE_IGNORED, label=label),
+                )
 
 
 def _fits(weights: Tensor, last: Tensor) -> Tensor:
@@ -203,4 +231,8 @@ def _message(template: str, **fields: Any) -> list[Any]:
             parts += [value, ""]
         elif value is not None:
             parts[-1] += str(value)
-    return [part if tf.is_tensor(part) else part.strip() for part in parts if tf.is_tensor(part) or part.strip()]
+    return [
+        part if tf.is_tensor(part) else part.strip()
+        for part in parts
+        if tf.is_tensor(part) or part.strip()
+    ]

@@ -15,17 +15,41 @@ from unifiedloss.switching.functions import read_function, with_arguments
 _V1 = tf.compat.v1.losses
 
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "tf.nn.softmax_cross_entropy_with_logits": (tf.nn.softmax_cross_entropy_with_logits, "labels", "logits"),
+    "tf.nn.softmax_cross_entropy_with_logits": (
+        tf.nn.softmax_cross_entropy_with_logits,
+        "labels",
+        "logits",
+    ),
     "tf.nn.sparse_softmax_cross_entropy_with_logits": (
         tf.nn.sparse_softmax_cross_entropy_with_logits,
         "labels",
         "logits",
     ),
-    "tf.nn.sigmoid_cross_entropy_with_logits": (tf.nn.sigmoid_cross_entropy_with_logits, "labels", "logits"),
-    "tf.nn.weighted_cross_entropy_with_logits": (tf.nn.weighted_cross_entropy_with_logits, "labels", "logits"),
-    "tf.compat.v1.losses.softmax_cross_entropy": (_V1.softmax_cross_entropy, "onehot_labels", "logits"),
-    "tf.compat.v1.losses.sparse_softmax_cross_entropy": (_V1.sparse_softmax_cross_entropy, "labels", "logits"),
-    "tf.compat.v1.losses.sigmoid_cross_entropy": (_V1.sigmoid_cross_entropy, "multi_class_labels", "logits"),
+    "tf.nn.sigmoid_cross_entropy_with_logits": (
+        tf.nn.sigmoid_cross_entropy_with_logits,
+        "labels",
+        "logits",
+    ),
+    "tf.nn.weighted_cross_entropy_with_logits": (
+        tf.nn.weighted_cross_entropy_with_logits,
+        "labels",
+        "logits",
+    ),
+    "tf.compat.v1.losses.softmax_cross_entropy": (
+        _V1.softmax_cross_entropy,
+        "onehot_labels",
+        "logits",
+    ),
+    "tf.compat.v1.losses.sparse_softmax_cross_entropy": (
+        _V1.sparse_softmax_cross_entropy,
+        "labels",
+        "logits",
+    ),
+    "tf.compat.v1.losses.sigmoid_cross_entropy": (
+        _V1.sigmoid_cross_entropy,
+        "multi_class_labels",
+        "logits",
+    ),
     "tf.compat.v1.losses.log_loss": (_V1.log_loss, "labels", "predictions"),
     "tf.compat.v1.losses.mean_squared_error": (_V1.mean_squared_error, "labels", "predictions"),
 }
@@ -34,14 +58,17 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
     """The call that a function of TensorFlow's and the arguments given with it make; None for anything else."""
-    return read_function({name: function for name, (function, _, _) in _FUNCTIONS.items()}, obj, arguments)
+    return read_function(
+        {name: function for name, (function, _, _) in _FUNCTIONS.items()}, obj, arguments
+    )
 
 
 def build(call: Call) -> Callable[..., Any]:
     """The function itself, with the arguments of the call filled in where there are any."""
     function, _, _ = _FUNCTIONS[call.name]
     arguments = {
-        name: tf.constant(value) if isinstance(value, tuple) else value for name, value in call.arguments.items()
+        name: tf.constant(value) if isinstance(value, tuple) else value
+        for name, value in call.arguments.items()
     }
     return with_arguments(function, arguments)
 
@@ -52,7 +79,9 @@ def weight_dtype(call: Call, native: Any = None) -> str | None:
     return str(weights.dtype.name) if isinstance(weights, tf.Tensor | tf.Variable) else None
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
 
     `native` is the function that the call was read from; without it, that is run which `build` makes.
@@ -61,7 +90,9 @@ def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, n
     return value.numpy(), tf.convert_to_tensor(gradient).numpy()
 
 
-def _differentiated(call: Call, predictions: Any, targets: Any, sample_weight: Any, native: Any) -> tuple[Any, Any]:
+def _differentiated(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any, native: Any
+) -> tuple[Any, Any]:
     _, labels, logits = _FUNCTIONS[call.name]
     function = build(call) if native is None else native
     weights = {}
@@ -95,4 +126,6 @@ def _weights(call: Call, sample_weight: Any, rank: int) -> Any:
         msg = f"{call.name} takes no sample weights; multiply the losses it returns."
         raise UnsupportedError(msg)
     weight = np.asarray(sample_weight)
-    return weight.reshape(weight.shape + (1,) * (rank - weight.ndim)) * call.arguments.get("weights", 1.0)
+    return weight.reshape(weight.shape + (1,) * (rank - weight.ndim)) * call.arguments.get(
+        "weights", 1.0
+    )

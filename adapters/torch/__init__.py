@@ -51,9 +51,13 @@ class TorchAdapter(Adapter):
 
     def convert(self, x: np.ndarray[Any, Any], reference: Tensor | None) -> Tensor:
         device = None if reference is None else reference.device
-        if torch.compiler.is_compiling():  # where an array is traced as a tensor, and knows no dtype of NumPy's
+        if (
+            torch.compiler.is_compiling()
+        ):  # where an array is traced as a tensor, and knows no dtype of NumPy's
             return torch.as_tensor(x, device=device)
-        if x.dtype.name == "bfloat16":  # NumPy has none of its own; ml_dtypes' is known to torch by its bits alone
+        if (
+            x.dtype.name == "bfloat16"
+        ):  # NumPy has none of its own; ml_dtypes' is known to torch by its bits alone
             return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16).to(device)
         x = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")).reshape(x.shape)
         # An axis of length 1 may keep any stride in an array that counts as contiguous, and torch takes only those it could make.
@@ -65,16 +69,26 @@ class TorchAdapter(Adapter):
         tensors = super().own(predictions, *companions)
         for x in tensors:
             if isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested):
-                kind, fix = ("a nested one", "to_padded_tensor") if x.is_nested else (str(x.layout), "to_dense")
+                kind, fix = (
+                    ("a nested one", "to_padded_tensor")
+                    if x.is_nested
+                    else (str(x.layout), "to_dense")
+                )
                 msg = (
                     f"a dense tensor is needed, got {kind}; convert it with {fix}, "
                     "and pass a mask for the positions it does not have."
                 )
                 raise UnknownTensorError(msg)
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        if (
+            torch.compiler.is_compiling()
+            or not torch.is_grad_enabled()
+            or torch.is_inference_mode_enabled()
+        ):
             return tensors
         # A tensor made in inference mode cannot be kept for a gradient, its copy can.
-        return tuple(x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in tensors)
+        return tuple(
+            x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in tensors
+        )
 
     def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
         return torch.compiler.is_compiling() or super()._is_numeric(x)  # see `convert`
@@ -166,11 +180,18 @@ class TorchAdapter(Adapter):
         device = predictions.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
+                return super().compute(
+                    plan, predictions, targets, sample_weight, mask, checked=checked
+                )
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
     def exact(
-        self, plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+        self,
+        plan: Plan,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
         return exact.loss(plan, predictions, targets, sample_weight, mask)
 
@@ -179,16 +200,24 @@ class TorchAdapter(Adapter):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if _transform() is not None:  # under torch.func nothing else differentiates
             value, pull_back, *_ = torch.func.vjp(function, *tensors)
-            return value, pull_back(torch.ones_like(value) if upstream is None else upstream.to(value.dtype))
-        if torch.is_inference_mode_enabled():  # nothing is recorded in it, and every gradient would be 0
+            return value, pull_back(
+                torch.ones_like(value) if upstream is None else upstream.to(value.dtype)
+            )
+        if (
+            torch.is_inference_mode_enabled()
+        ):  # nothing is recorded in it, and every gradient would be 0
             with torch.inference_mode(mode=False):
                 return self.differentiate(function, tensors, upstream)
         with torch.enable_grad():
-            leaves = tuple((x.clone() if x.is_inference() else x.detach()).requires_grad_() for x in tensors)
+            leaves = tuple(
+                (x.clone() if x.is_inference() else x.detach()).requires_grad_() for x in tensors
+            )
             value = function(*leaves)
             upstream = torch.ones_like(value) if upstream is None else upstream.to(value.dtype)
             if value.requires_grad:
-                gradients = torch.autograd.grad(value, leaves, upstream, allow_unused=True, materialize_grads=True)
+                gradients = torch.autograd.grad(
+                    value, leaves, upstream, allow_unused=True, materialize_grads=True
+                )
             else:  # an empty mean is a constant
                 gradients = tuple(torch.zeros_like(x) for x in leaves)
         return value.detach(), gradients

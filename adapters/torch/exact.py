@@ -31,7 +31,9 @@ _C: Any = torch._C  # whose parts a checker of types does not know
 _transform = _C._functorch.peek_interpreter_stack
 
 
-def loss(plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion) -> Tensor:
+def loss(
+    plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion
+) -> Tensor:
     """The loss, correctly rounded, and once differentiable by the predictions."""
     wanted = torch.is_grad_enabled()
     for name, x in (("targets", targets), ("sample_weight", sample_weight)):
@@ -93,7 +95,9 @@ def _evaluate(
 
     plan = _plan(text, *tensors)
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
-    value, slope = host.run(partial(exact.evaluate, gradient=gradient, exp=_exponential()), plan, *arrays)
+    value, slope = host.run(
+        partial(exact.evaluate, gradient=gradient, exp=_exponential()), plan, *arrays
+    )
     device = tensors[0].device if tensors[0] is not None else None
     return (
         _tensor(value, plan.result_dtype, device),
@@ -135,24 +139,39 @@ def _tensor(x: _Array, dtype: str, device: torch.device | None) -> Tensor:
 
 _TENSORS = "Tensor predictions, Tensor targets, Tensor? sample_weight, Tensor? mask"
 _LIBRARY = torch.library.Library("unifiedloss", "FRAGMENT")
-_LIBRARY.define(f"exact({_TENSORS}, str spec, bool ahead) -> (Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag)
 _LIBRARY.define(
-    f"exact_gradient(Tensor upstream, Tensor ahead, {_TENSORS}, str spec) -> Tensor", tags=torch.Tag.pt2_compliant_tag
+    f"exact({_TENSORS}, str spec, bool ahead) -> (Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag
+)
+_LIBRARY.define(
+    f"exact_gradient(Tensor upstream, Tensor ahead, {_TENSORS}, str spec) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
 )
 _LOSS = torch.ops.unifiedloss.exact.default
 _GRADIENT = torch.ops.unifiedloss.exact_gradient.default
 
 
 def _loss(
-    predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
+    predictions: Tensor,
+    targets: Tensor,
+    sample_weight: _Companion,
+    mask: _Companion,
+    spec: str,
+    ahead: bool,
 ) -> tuple[Tensor, Tensor]:
     """The loss, and the gradient for upstream 1 if asked for `ahead` of time, else an empty tensor."""
-    value, gradient = _evaluate(spec, None, (predictions, targets, sample_weight, mask), gradient=ahead)
+    value, gradient = _evaluate(
+        spec, None, (predictions, targets, sample_weight, mask), gradient=ahead
+    )
     return value, predictions.new_empty(0) if gradient is None else gradient
 
 
 def _fake_loss(
-    predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion, spec: str, ahead: bool
+    predictions: Tensor,
+    targets: Tensor,
+    sample_weight: _Companion,
+    mask: _Companion,
+    spec: str,
+    ahead: bool,
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(spec, predictions, targets, sample_weight, mask)
     shape = plan.positions if plan.spec.reduction == "none" else ()
@@ -172,7 +191,9 @@ def _gradient(
     """The gradient to the predictions. That made ahead serves where the upstream gradient is 1: scaled by another it would not be exact."""
     if ahead.shape == predictions.shape and upstream.ndim == 0 and upstream.item() == 1:
         return ahead.clone(memory_format=torch.contiguous_format)
-    _, gradient = _evaluate(spec, upstream, (predictions, targets, sample_weight, mask), gradient=True)
+    _, gradient = _evaluate(
+        spec, upstream, (predictions, targets, sample_weight, mask), gradient=True
+    )
     assert gradient is not None
     return gradient
 
@@ -211,7 +232,9 @@ def _may_give_away(ahead: Tensor, upstream: Tensor) -> bool:
         and not _C._autograd._get_current_graph_task_keep_graph()  # no public function tells
         and type(upstream) is Tensor
         and not upstream.is_meta
-        and not _C._functorch.is_legacy_batchedtensor(upstream)  # as in autograd.grad(is_grads_batched=True)
+        and not _C._functorch.is_legacy_batchedtensor(
+            upstream
+        )  # as in autograd.grad(is_grads_batched=True)
         and _transform() is None
     )
 
@@ -221,7 +244,12 @@ def _each(call: Callable[..., Any]) -> Callable[..., Any]:
 
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         found = [
-            call(*(x if axis is None else x.select(axis, i) for x, axis in zip(args, in_dims, strict=True)))
+            call(
+                *(
+                    x if axis is None else x.select(axis, i)
+                    for x, axis in zip(args, in_dims, strict=True)
+                )
+            )
             for i in range(info.batch_size)
         ]
         if isinstance(found[0], tuple):

@@ -14,7 +14,9 @@ IGNORE_NOTHING = -(2**63)
 def cross_entropy(logits: Tensor, labels: Tensor, axis: int) -> Tensor:
     """log sum exp z - z_y per position."""
     rows, shape = _classes_second(logits, axis)
-    return F.cross_entropy(rows, labels.reshape(shape), ignore_index=IGNORE_NOTHING, reduction="none").view_as(labels)
+    return F.cross_entropy(
+        rows, labels.reshape(shape), ignore_index=IGNORE_NOTHING, reduction="none"
+    ).view_as(labels)
 
 
 def log_softmax(logits: Tensor, axis: int) -> Tensor:
@@ -26,7 +28,9 @@ def softmax(logits: Tensor, axis: int) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, pos_weight: Tensor | None) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=pos_weight, reduction="none")
+    return F.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=pos_weight, reduction="none"
+    )
 
 
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -56,7 +60,15 @@ def whole_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
     rows = predictions
     if plan.axis != 1:
         rows, shape = _classes_second(predictions, plan.axis)
-        targets = targets.reshape(shape) if plan.kind == "index" else _classes_second(targets, plan.axis)[0]
+        targets = (
+            targets.reshape(shape)
+            if plan.kind == "index"
+            else _classes_second(targets, plan.axis)[0]
+        )
     return F.cross_entropy(
-        rows, targets, ignore_index=IGNORE_NOTHING, reduction=reduction, label_smoothing=plan.smoothing
+        rows,
+        targets,
+        ignore_index=IGNORE_NOTHING,
+        reduction=reduction,
+        label_smoothing=plan.smoothing,
     )

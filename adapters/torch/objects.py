@@ -22,7 +22,9 @@ class LossModule(nn.Module):
         self.spec = spec
         self._adapter = adapter
 
-    def forward(self, predictions: Tensor, targets: Any, *, sample_weight: Any = None, mask: Any = None) -> Tensor:
+    def forward(
+        self, predictions: Tensor, targets: Any, *, sample_weight: Any = None, mask: Any = None
+    ) -> Tensor:
         """The loss; arguments and errors as for calling the spec."""
         return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
 

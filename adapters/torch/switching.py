@@ -92,7 +92,9 @@ def build(call: Call) -> Any:
     """The module, or the function with its arguments bound. Weights have torch's default dtype, as torch.tensor([0.5]) has."""
     native, dtype = find(call.name), torch.get_default_dtype()
     arguments = {
-        name: torch.tensor(value, dtype=dtype) if name in native.tensors and value is not None else value
+        name: torch.tensor(value, dtype=dtype)
+        if name in native.tensors and value is not None
+        else value
         for name, value in call.arguments.items()
     }
     found: Any = functools.reduce(getattr, call.name.split(".")[1:], torch)
@@ -101,7 +103,11 @@ def build(call: Call) -> Any:
 
 def _weights(loss: Any) -> list[torch.Tensor]:
     """The tensors that a module or a partial function holds."""
-    held = loss.__dict__ | dict(loss.named_buffers()) if isinstance(loss, nn.Module) else getattr(loss, "keywords", {})
+    held = (
+        loss.__dict__ | dict(loss.named_buffers())
+        if isinstance(loss, nn.Module)
+        else getattr(loss, "keywords", {})
+    )
     return [each for each in held.values() if isinstance(each, torch.Tensor)]
 
 
@@ -116,7 +122,9 @@ def _device(loss: Any) -> torch.device:
     return next((each.device for each in _weights(loss)), torch.device("cpu"))
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """The value and the gradient of its sum, as arrays.
 
     The targets of an elementwise loss that are integers become the predictions' dtype, and class indices int64: torch takes no others.
@@ -140,8 +148,13 @@ def run_as_given(
     loss = build(call) if native is None else native
     # Whatever is switched off around the report: a gradient is what it is about.
     with torch.inference_mode(mode=False), torch.enable_grad():
-        x, t = (ADAPTER.convert(np.asarray(each), None).to(_device(loss)) for each in (predictions, targets))
+        x, t = (
+            ADAPTER.convert(np.asarray(each), None).to(_device(loss))
+            for each in (predictions, targets)
+        )
         x = x.detach().clone().requires_grad_()
         value = loss(x, t)
         (gradient,) = torch.autograd.grad(value.sum(), [x])
-    return as_bfloat16(value, ADAPTER.to_numpy(value)), as_bfloat16(gradient, ADAPTER.to_numpy(gradient))
+    return as_bfloat16(value, ADAPTER.to_numpy(value)), as_bfloat16(
+        gradient, ADAPTER.to_numpy(gradient)
+    )

@@ -29,7 +29,9 @@ try:
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
     wanted = "scikit-learn" if missing == "sklearn" else f"'unifiedloss[{missing}]'"
-    sys.exit(f"This example needs {missing}, which is not installed; install it with: pip install {wanted}")
+    sys.exit(
+        f"This example needs {missing}, which is not installed; install it with: pip install {wanted}"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- the loss
@@ -182,20 +184,26 @@ def compare(rounding: str, data: Digits) -> bool:
     # Compared as bytes: to a comparison of numbers 0 and -0 are the same.
     steps = first.losses.view(np.uint32)
     same_steps = np.all([steps == other.losses.view(np.uint32) for other in others], axis=0)
-    same = bool(same_steps.all()) and all(first.weights.tobytes() == other.weights.tobytes() for other in others)
+    same = bool(same_steps.all()) and all(
+        first.weights.tobytes() == other.weights.tobytes() for other in others
+    )
 
     print(f'rounding="{rounding}"\n')
     print(f"{'':<10}{'last loss':>13}{'accuracy':>11}   {'SHA-256, losses':<16}   SHA-256, weights")
     for name, result in results.items():
         print(f"{name:<10}{result.row(data)}")
-    print(f"\nlosses with the same bits in all: {np.count_nonzero(same_steps)} of {len(same_steps)} steps")
+    print(
+        f"\nlosses with the same bits in all: {np.count_nonzero(same_steps)} of {len(same_steps)} steps"
+    )
     print("the weights are the same\n" if same else "the weights differ\n")
     return same
 
 
 def main() -> None:
     """Train with both roundings; exit with an error if exact mode did not give the same bits."""
-    torch.set_num_threads(1)  # there is little to share out, and waiting for a second thread takes longer
+    torch.set_num_threads(
+        1
+    )  # there is little to share out, and waiting for a second thread takes longer
     data = digits()
     print("Softmax regression on handwritten digits, cross-entropy from logits\n")
     same = compare("exact", data)

@@ -29,7 +29,9 @@ try:
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
     wanted = "scikit-learn" if missing == "sklearn" else f"'unifiedloss[{missing}]'"
-    sys.exit(f"This example needs {missing}, which is not installed; install it with: pip install {wanted}")
+    sys.exit(
+        f"This example needs {missing}, which is not installed; install it with: pip install {wanted}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- the losses
@@ -144,7 +146,9 @@ def train_numpy(problem: Problem) -> Result:
 def train_torch(problem: Problem) -> Result:
     """PyTorch: autograd and an optimizer."""
     model = torch.nn.Linear(*problem.weight.shape)
-    model.load_state_dict({"weight": torch.tensor(problem.weight.T), "bias": torch.tensor(problem.bias)})
+    model.load_state_dict(
+        {"weight": torch.tensor(problem.weight.T), "bias": torch.tensor(problem.bias)}
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=problem.learning_rate)
     curve = []
     for _ in range(problem.epochs):
@@ -245,7 +249,9 @@ def diabetes_quality(predictions: Any, targets: np.ndarray) -> dict[str, float]:
     return {"test loss": float(loss), "R squared": 1 - float(loss) / float(np.var(targets))}
 
 
-def compare(title: str, problem: Problem, quality: Callable[[Any, np.ndarray], dict[str, float]]) -> bool:
+def compare(
+    title: str, problem: Problem, quality: Callable[[Any, np.ndarray], dict[str, float]]
+) -> bool:
     """Train in every framework, print the curves side by side, and tell whether they agree."""
     results = {name: train(problem) for name, train in FRAMEWORKS.items()}
     curves = np.array([curve for curve, _ in results.values()])
@@ -265,7 +271,9 @@ def compare(title: str, problem: Problem, quality: Callable[[Any, np.ndarray], d
     for row in qualities[0]:
         print(f"{row:>9}" + "".join(f"{values[row]:>13.8f}" for values in qualities))
     agree = difference <= bound  # also False for NaN
-    print(f"\nlargest difference between two curves: {difference:.1e}, rounding explains {bound:.1e}")
+    print(
+        f"\nlargest difference between two curves: {difference:.1e}, rounding explains {bound:.1e}"
+    )
     print("the curves agree\n" if agree else "THE CURVES DISAGREE\n")
     return agree
 
@@ -279,8 +287,14 @@ def main() -> None:
     torch.set_num_threads(1)
 
     agreements = [
-        compare("Softmax regression on handwritten digits, cross-entropy from logits", digits(), digits_quality),
-        compare("Linear regression on diabetes data, mean squared error", diabetes(), diabetes_quality),
+        compare(
+            "Softmax regression on handwritten digits, cross-entropy from logits",
+            digits(),
+            digits_quality,
+        ),
+        compare(
+            "Linear regression on diabetes data, mean squared error", diabetes(), diabetes_quality
+        ),
     ]
     if not all(agreements):
         sys.exit("The same loss gave different curves.")

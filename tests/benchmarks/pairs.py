@@ -109,13 +109,23 @@ def numpy_pairs(case: Case) -> Iterator[Pair]:
         other = SPECS[case.loss]
         works = ((FORWARD, spec, other), (BOTH, spec.value_and_grad, other.value_and_grad))
         for work, ours, native in works:
-            yield Pair(case, work, "eager", "native", *(partial(f, predictions, targets) for f in (ours, native)))
+            yield Pair(
+                case,
+                work,
+                "eager",
+                "native",
+                *(partial(f, predictions, targets) for f in (ours, native)),
+            )
     else:
         for against, ours, native in _numpy_forward(case.loss, predictions, targets):
-            yield Pair(case, FORWARD, "eager", against, ours or partial(spec, predictions, targets), native)
+            yield Pair(
+                case, FORWARD, "eager", against, ours or partial(spec, predictions, targets), native
+            )
     x, y = torch.from_numpy(predictions), torch.from_numpy(targets)
     loss = _torch_loss(case.loss)
-    yield Pair(case, FORWARD, "eager", "torch", partial(spec, predictions, targets), lambda: loss(x, y))
+    yield Pair(
+        case, FORWARD, "eager", "torch", partial(spec, predictions, targets), lambda: loss(x, y)
+    )
     leaf = x.clone().requires_grad_()
     yield Pair(
         *(case, BOTH, "eager", "torch"),
@@ -124,14 +134,20 @@ def numpy_pairs(case: Case) -> Iterator[Pair]:
     )
 
 
-def _numpy_forward(loss: str, predictions: np.ndarray, targets: np.ndarray) -> Iterator[tuple[str, Call | None, Call]]:
+def _numpy_forward(
+    loss: str, predictions: np.ndarray, targets: np.ndarray
+) -> Iterator[tuple[str, Call | None, Call]]:
     """What stands against our forward call; scikit-learn's cross-entropy takes probabilities, so ours does too there."""
     import scipy.special
     import sklearn.metrics
 
     if loss == "cross_entropy":
         rows, classes = np.arange(len(predictions)), np.arange(predictions.shape[1])
-        yield "scipy", None, lambda: -np.mean(scipy.special.log_softmax(predictions, axis=1)[rows, targets])
+        yield (
+            "scipy",
+            None,
+            lambda: -np.mean(scipy.special.log_softmax(predictions, axis=1)[rows, targets]),
+        )
         probabilities = scipy.special.softmax(predictions, axis=1)
         yield (
             "scikit-learn",
@@ -164,16 +180,24 @@ def torch_pairs(case: Case) -> Iterator[Pair]:
 
     x, y = map(torch.from_numpy, case.data())
     spec, loss = case.spec, _torch_loss(case.loss)
-    yield Pair(case, FORWARD, "eager", "torch.nn.functional", lambda: spec(x, y), lambda: loss(x, y))
+    yield Pair(
+        case, FORWARD, "eager", "torch.nn.functional", lambda: spec(x, y), lambda: loss(x, y)
+    )
     leaf = x.clone().requires_grad_()
     yield Pair(
         *(case, BOTH, "eager", "torch.nn.functional"),
         lambda: torch.autograd.grad(spec(leaf, y), leaf),
         lambda: torch.autograd.grad(loss(leaf, y), leaf),
     )
-    if case.shape == SMALL and case.rounding == "native":  # what the look-up adds is the same in every framework
+    if (
+        case.shape == SMALL and case.rounding == "native"
+    ):  # what the look-up adds is the same in every framework
         function = FUNCTIONS[case.loss]
-        yield Pair(*(case, FORWARD, "as a function", "torch.nn.functional"), lambda: function(x, y), lambda: loss(x, y))
+        yield Pair(
+            *(case, FORWARD, "as a function", "torch.nn.functional"),
+            lambda: function(x, y),
+            lambda: loss(x, y),
+        )
 
 
 # -------------------------------------------------------------------------------------------------------------- TensorFlow
@@ -183,8 +207,12 @@ def _tensorflow_loss(loss: str) -> Callable[..., Any]:
     import tensorflow as tf
 
     return {
-        "cross_entropy": lambda x, y: tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, x)),
-        "binary_cross_entropy": lambda x, y: tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(y, x)),
+        "cross_entropy": lambda x, y: tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(y, x)
+        ),
+        "binary_cross_entropy": lambda x, y: tf.reduce_mean(
+            tf.nn.sigmoid_cross_entropy_with_logits(y, x)
+        ),
         "mean_squared_error": lambda x, y: tf.reduce_mean(tf.math.squared_difference(x, y)),
     }[loss]
 
@@ -229,7 +257,9 @@ def _jax_loss(loss: str) -> Callable[..., Any]:
     import optax
 
     return {
-        "cross_entropy": lambda x, y: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x, y)),
+        "cross_entropy": lambda x, y: jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(x, y)
+        ),
         "binary_cross_entropy": lambda x, y: jnp.mean(optax.sigmoid_binary_cross_entropy(x, y)),
         "mean_squared_error": lambda x, y: jnp.mean(optax.squared_error(x, y)),
     }[loss]
@@ -249,7 +279,9 @@ def jax_pairs(case: Case) -> Iterator[Pair]:
     many = 20 if case.rounding == "exact" else 0
     for function in (spec, spec.value_and_grad) * many:
         wait(function(x, y))
-    yield Pair(case, FORWARD, "eager", "optax in jit", lambda: wait(spec(x, y)), lambda: wait(value(x, y)))
+    yield Pair(
+        case, FORWARD, "eager", "optax in jit", lambda: wait(spec(x, y)), lambda: wait(value(x, y))
+    )
     step, our_step = jax.jit(jax.value_and_grad(loss)), jax.jit(jax.value_and_grad(spec))
     yield Pair(case, BOTH, "jit", "optax", lambda: wait(our_step(x, y)), lambda: wait(step(x, y)))
     yield Pair(

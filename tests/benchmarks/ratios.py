@@ -30,7 +30,16 @@ from tests.benchmarks.worker import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORKERS = ("numpy", "torch", "tensorflow", "jax", "keras-tensorflow", "keras-torch", "keras-jax", "keras-numpy")
+WORKERS = (
+    "numpy",
+    "torch",
+    "tensorflow",
+    "jax",
+    "keras-tensorflow",
+    "keras-torch",
+    "keras-jax",
+    "keras-numpy",
+)
 
 TITLES = {
     "numpy": "NumPy",
@@ -93,8 +102,18 @@ def goal(row: Row) -> Goal | None:
 
 
 _EXACT = {
-    (512, 32000): {"numpy": (2.8, 2.0), "torch": (0.8, 0.4), "tensorflow": (0.8, 0.6), "jax": (1.5, 1.2)},
-    (4096, 1000): {"numpy": (2.8, 2.0), "torch": (2.0, 1.5), "tensorflow": (0.8, 0.5), "jax": (2.5, 1.8)},
+    (512, 32000): {
+        "numpy": (2.8, 2.0),
+        "torch": (0.8, 0.4),
+        "tensorflow": (0.8, 0.6),
+        "jax": (1.5, 1.2),
+    },
+    (4096, 1000): {
+        "numpy": (2.8, 2.0),
+        "torch": (2.0, 1.5),
+        "tensorflow": (0.8, 0.5),
+        "jax": (2.5, 1.8),
+    },
 }
 """What exact mode may cost with its gradient, as a ratio to the native loss: must and aim."""
 
@@ -102,7 +121,9 @@ _EXACT = {
 def _exact_goal(row: Row) -> Goal | None:
     """Exact mode is held to a multiple of the native loss, on a small batch to a time."""
     shape, framework = tuple(row["shape"]), row["framework"]
-    if framework not in _EXACT[(4096, 1000)] or (framework == "numpy" and row["against"] == "torch"):
+    if framework not in _EXACT[(4096, 1000)] or (
+        framework == "numpy" and row["against"] == "torch"
+    ):
         return None
     if shape == SMALL:
         return Goal("extra", 150e-6, 60e-6)
@@ -142,8 +163,18 @@ def measure(worker: str, seconds: float, shapes: list[tuple[int, int]]) -> dict[
         environment["KERAS_BACKEND"] = worker.removeprefix("keras-")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
-        command = [sys.executable, "-m", "tests.benchmarks.worker", worker, str(seconds), str(file), json.dumps(shapes)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.worker",
+            worker,
+            str(seconds),
+            str(file),
+            json.dumps(shapes),
+        ]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             sys.exit(f"measuring {TITLES[worker]} failed:\n{done.stdout}{done.stderr}")
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -161,7 +192,9 @@ print(time.process_time() - start)
     command = [sys.executable, "-c", code]
     # Not from the root, where the folder of the sources would be found before the installed package.
     with tempfile.TemporaryDirectory() as folder:
-        return min(float(subprocess.check_output(command, cwd=folder, text=True)) for _ in range(times + 1))
+        return min(
+            float(subprocess.check_output(command, cwd=folder, text=True)) for _ in range(times + 1)
+        )
 
 
 def machine() -> dict[str, str]:
@@ -169,7 +202,11 @@ def machine() -> dict[str, str]:
     model = platform.processor() or platform.machine()
     memory = ""
     if sys.platform == "linux":
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        found = re.search(
+            r"^model name\s*: (.*)$",
+            Path("/proc/cpuinfo").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
         model = found[1].strip() if found else model
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     return {
@@ -193,7 +230,9 @@ def duration(seconds: float) -> str:
 
 
 def _three(number: float) -> str:
-    return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+    return (
+        f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+    )
 
 
 def judged_by(row: Row) -> str:
@@ -219,7 +258,13 @@ def show(console: Console, worker: str, rows: list[Row]) -> None:
     """Print the rows of one framework."""
     table = Table(title=TITLES[worker], title_justify="left")
     for name, justify in (
-        *(("loss", "left"), ("shape", "left"), ("work", "left"), ("mode", "left"), ("against", "left")),
+        *(
+            ("loss", "left"),
+            ("shape", "left"),
+            ("work", "left"),
+            ("mode", "left"),
+            ("against", "left"),
+        ),
         *(("ours", "right"), ("theirs", "right"), ("median", "right"), ("least", "right")),
         *(("must", "right"), ("aim", "right"), ("reached", "left")),
     ):
@@ -228,8 +273,19 @@ def show(console: Console, worker: str, rows: list[Row]) -> None:
         rule = goal(row)
         verdict = rule.verdict(row) if rule else ""
         table.add_row(
-            *(LOSSES[row["loss"]], str(tuple(row["shape"])), row["work"], row["mode"], row["against"]),
-            *(duration(row["ours"]), duration(row["native"]), quantity(row), quantity(row, "_least")),
+            *(
+                LOSSES[row["loss"]],
+                str(tuple(row["shape"])),
+                row["work"],
+                row["mode"],
+                row["against"],
+            ),
+            *(
+                duration(row["ours"]),
+                duration(row["native"]),
+                quantity(row),
+                quantity(row, "_least"),
+            ),
             *(_limit(rule, "must"), _limit(rule, "aim"), verdict),
             style=_STYLES[verdict],
         )
@@ -264,7 +320,9 @@ def page(results: dict[str, Any]) -> str:
     """The measured part of docs/performance.md."""
     rows = [row for found in results["frameworks"].values() for row in found["rows"]]
     about = results["machine"]
-    versions = {name: v for found in results["frameworks"].values() for name, v in found["versions"].items()}
+    versions = {
+        name: v for found in results["frameworks"].values() for name, v in found["versions"].items()
+    }
     lines = [
         f"Measured on {results['date']}: {about['processor']}, {about['cores']} cores of which one is used"
         + (f", {about['memory']} of memory" if about["memory"] else "")
@@ -276,7 +334,13 @@ def page(results: dict[str, Any]) -> str:
         chosen = [row for row in rows if tuple(row["shape"]) == shape]
         if chosen:
             lines += ["", f"### Predictions of shape {shape}", "", *_grid(chosen)]
-    verdict = "aim" if results["import"] <= IMPORT_AIM else "must" if results["import"] <= IMPORT_MUST else "short"
+    verdict = (
+        "aim"
+        if results["import"] <= IMPORT_AIM
+        else "must"
+        if results["import"] <= IMPORT_MUST
+        else "short"
+    )
     took = f"`import unifiedloss` after NumPy: {duration(results['import'])}"
     goals = f"must be at most {duration(IMPORT_MUST)}, aimed at {duration(IMPORT_AIM)}"
     lines += ["", "### What exact mode leaves undecided", "", *rates(results)]
@@ -302,7 +366,12 @@ _WORDS = {"aim": "reached", "must": "holds", "short": "falls short"}
 
 def _grid(rows: list[Row]) -> Iterator[str]:
     """One line per framework, mode and native call; one column per loss and work."""
-    columns = [(loss, work) for loss in LOSSES for work in (FORWARD, BOTH) if any(row["loss"] == loss for row in rows)]
+    columns = [
+        (loss, work)
+        for loss in LOSSES
+        for work in (FORWARD, BOTH)
+        if any(row["loss"] == loss for row in rows)
+    ]
     yield "| | against | " + " | ".join(f"{LOSSES[loss]}, {work}" for loss, work in columns) + " |"
     yield "|---|---|" + "--:|" * len(columns)
     for key in dict.fromkeys((row["framework"], row["mode"], row["against"]) for row in rows):
@@ -313,7 +382,11 @@ def _grid(rows: list[Row]) -> Iterator[str]:
         }
         framework, mode, against = key
         name = TITLES[framework] + ("" if mode == "eager" else f", {mode}")
-        yield f"| {name} | {against} | " + " | ".join(cells.get(column, "") for column in columns) + " |"
+        yield (
+            f"| {name} | {against} | "
+            + " | ".join(cells.get(column, "") for column in columns)
+            + " |"
+        )
 
 
 def _cell(row: Row) -> str:
@@ -333,7 +406,9 @@ def write_page(file: Path, results: dict[str, Any]) -> None:
     """
     text = file.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        sys.exit(f"{file.name} needs the lines {BEGIN} and {END}, once each, around what is to be replaced.")
+        sys.exit(
+            f"{file.name} needs the lines {BEGIN} and {END}, once each, around what is to be replaced."
+        )
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     file.write_text(f"{head}{BEGIN}\n\n{page(results)}\n\n{END}{tail}", encoding="utf-8")
@@ -341,13 +416,26 @@ def write_page(file: Path, results: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ratios", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the time for each pair: about how it stands")
-    parser.add_argument("--only", action="append", choices=WORKERS, help="measure this framework; may be repeated")
-    parser.add_argument("--shape", action="append", metavar="N,K", help="measure this shape; may be repeated")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.ratios", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a tenth of the time for each pair: about how it stands",
+    )
+    parser.add_argument(
+        "--only", action="append", choices=WORKERS, help="measure this framework; may be repeated"
+    )
+    parser.add_argument(
+        "--shape", action="append", metavar="N,K", help="measure this shape; may be repeated"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the tables between the markers of this page"
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the tables between the markers of this page",
     )
     arguments = parser.parse_args()
 
@@ -357,7 +445,11 @@ def main() -> None:
         parser.error(f"--shape: known are {', '.join(f'{n},{k}' for n, k in known)}")
     console = Console(width=None if sys.stdout.isatty() else 170)
     seconds = 0.1 if arguments.quick else 1.0
-    results: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "frameworks": {}}
+    results: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "frameworks": {},
+    }
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         for worker in arguments.only or WORKERS:
@@ -366,7 +458,9 @@ def main() -> None:
             progress.remove_task(task)
             show(console, worker, results["frameworks"][worker]["rows"])
     results["import"] = import_seconds(5 if arguments.quick else 20)
-    console.print(f"import unifiedloss after NumPy: {duration(results['import'])} (must 15 ms, aim 5 ms)")
+    console.print(
+        f"import unifiedloss after NumPy: {duration(results['import'])} (must 15 ms, aim 5 ms)"
+    )
     for line in (*rates(results), *summary(results)):
         console.print(line, highlight=False, soft_wrap=True)
     if arguments.json:

@@ -45,7 +45,9 @@ def one_torch_thread() -> Iterator[None]:
 
 # Small for every framework; large where the kernels are ours and work in blocks.
 SAME = [
-    pytest.param(name, case, id=f"{name} {case.name} {case.shape}", marks=pytest.mark.framework(*needed))
+    pytest.param(
+        name, case, id=f"{name} {case.name} {case.shape}", marks=pytest.mark.framework(*needed)
+    )
     for name, needed in NEEDED.items()
     for case in CASES
     if case.shape == SMALL or (name == "numpy" and case.shape == (4096, 1000))
@@ -69,10 +71,15 @@ def test_both_sides_compute_the_same(framework: str, case: Case) -> None:
 @pytest.mark.benchmark(min_rounds=5, max_time=0.1, warmup=True, warmup_iterations=20)
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mean_squared_error"])
 @pytest.mark.parametrize(
-    "framework", [pytest.param(name, marks=pytest.mark.framework(*needed)) for name, needed in NEEDED.items()]
+    "framework",
+    [pytest.param(name, marks=pytest.mark.framework(*needed)) for name, needed in NEEDED.items()],
 )
 def test_small_call(benchmark: Any, framework: str, loss: str) -> None:
     """A call on a small batch, where what surrounds the kernel is most of the cost."""
-    pair = next(p for p in FRAMEWORKS[framework](Case(loss, SMALL)) if p.work == FORWARD and p.mode != "function")
+    pair = next(
+        p
+        for p in FRAMEWORKS[framework](Case(loss, SMALL))
+        if p.work == FORWARD and p.mode != "function"
+    )
     benchmark.group = f"{loss} {SMALL}"
     assert np.isfinite(values(benchmark(pair.ours)))

@@ -60,9 +60,18 @@ def test_a_slower_call_is_found_slower() -> None:
         ({"framework": "numpy", "against": "torch", "ratio": 1.3}, ""),
         ({"framework": "numpy", "against": "torch", "work": "with gradient", "ratio": 0.58}, "aim"),
         ({"framework": "numpy", "against": "torch", "work": "with gradient", "ratio": 0.6}, "must"),
-        ({"framework": "numpy", "against": "torch", "work": "with gradient", "ratio": 1.1}, "short"),
         (
-            {"framework": "numpy", "against": "torch", "work": "with gradient", "shape": [512, 32000], "ratio": 0.21},
+            {"framework": "numpy", "against": "torch", "work": "with gradient", "ratio": 1.1},
+            "short",
+        ),
+        (
+            {
+                "framework": "numpy",
+                "against": "torch",
+                "work": "with gradient",
+                "shape": [512, 32000],
+                "ratio": 0.21,
+            },
             "must",
         ),
     ],
@@ -83,11 +92,19 @@ def test_no_goal_beside_another_framework() -> None:
 def test_page_is_replaced_between_the_markers(tmp_path: Path) -> None:
     """What stands around the markers stays, what stands between them is the new table, and what falls short is in bold."""
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n\n{ratios.BEGIN}\noutdated\n{ratios.END}\n\nafter\n", encoding="utf-8")
+    page.write_text(
+        f"before\n\n{ratios.BEGIN}\noutdated\n{ratios.END}\n\nafter\n", encoding="utf-8"
+    )
     rows = [row(), row(work="with gradient", ratio=1.23)]
     results = {
         "date": "2026-01-01",
-        "machine": {"processor": "P", "cores": "2", "memory": "8 GiB", "system": "Linux", "python": "3.11"},
+        "machine": {
+            "processor": "P",
+            "cores": "2",
+            "memory": "8 GiB",
+            "system": "Linux",
+            "python": "3.11",
+        },
         "frameworks": {"torch": {"versions": {"torch": "2.6"}, "rows": rows}},
         "import": 6e-3,
     }
@@ -97,7 +114,10 @@ def test_page_is_replaced_between_the_markers(tmp_path: Path) -> None:
         assert text.startswith("before\n\n<!--")
         assert text.endswith("-->\n\nafter\n")
         assert "outdated" not in text
-        assert "| PyTorch | torch.nn.functional | 1.00 ms / 1.00 ms: 1.00 | 1.00 ms / 1.00 ms: **1.23** |" in text
+        assert (
+            "| PyTorch | torch.nn.functional | 1.00 ms / 1.00 ms: 1.00 | 1.00 ms / 1.00 ms: **1.23** |"
+            in text
+        )
         assert "6.00 ms" in text
         assert text.count("(at most 1.05)") == 1
 
@@ -126,7 +146,9 @@ def test_command_measures(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     options = ("--quick", "--only", "torch", "--shape", "32,10", "--json", str(file))
     command = [sys.executable, "-m", "tests.benchmarks.ratios", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=200)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=200
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "torch.nn.functional" in done.stdout
     assert "import unifiedloss after NumPy" in done.stdout

@@ -88,7 +88,9 @@ def main(framework: str, seconds: float, file: Path, shapes: list[list[int]]) ->
     found = {"versions": versions(framework), "rows": rows}
     if framework == "numpy":
         found["undecided"] = [
-            rare(case) for case in pairs.CASES if case.rounding == "exact" and list(case.shape) in shapes
+            rare(case)
+            for case in pairs.CASES
+            if case.rounding == "exact" and list(case.shape) in shapes
         ]
     file.write_text(json.dumps(found), encoding="utf-8")
 

@@ -21,8 +21,12 @@ def torch_in_torch_out(logits: torch.Tensor, labels: torch.Tensor) -> None:
     assert_type(spec(logits, labels, sample_weight=None, mask=None), torch.Tensor)
     assert_type(spec.value_and_grad(logits, labels), tuple[torch.Tensor, torch.Tensor])
     assert_type(ul.softmax(logits), torch.Tensor)
-    assert_type(ul.cross_entropy_loss(logits, labels, from_logits=True, ignore_index=(0, 1)), torch.Tensor)
-    assert_type(ul.binary_cross_entropy_loss(logits, labels, from_logits=True, pos_weight=3.0), torch.Tensor)
+    assert_type(
+        ul.cross_entropy_loss(logits, labels, from_logits=True, ignore_index=(0, 1)), torch.Tensor
+    )
+    assert_type(
+        ul.binary_cross_entropy_loss(logits, labels, from_logits=True, pos_weight=3.0), torch.Tensor
+    )
     assert_type(ul.mean_squared_error(logits, labels, reduction="none"), torch.Tensor)
 
 

@@ -10,7 +10,9 @@ from unifiedloss.conformance import compare, runner, workers
 def main() -> None:
     """Do the task whose files are named on the command line."""
     if len(sys.argv) != 3:
-        sys.exit("This module is run by the conformance suite itself. To check the backends: unifiedloss conform")
+        sys.exit(
+            "This module is run by the conformance suite itself. To check the backends: unifiedloss conform"
+        )
     workers.serve(sys.argv[1], sys.argv[2], {"conform": runner.conform, "compare": compare.measure})
 
 

@@ -65,7 +65,9 @@ class Case:
     def is_wide(self) -> bool:
         """Whether there are float64 numbers in it."""
         given = (self.targets, self.sample_weight)
-        return self.dtype == "float64" or any(x is not None and x.dtype.name == "float64" for x in given)
+        return self.dtype == "float64" or any(
+            x is not None and x.dtype.name == "float64" for x in given
+        )
 
     def has_exact_mode(self) -> bool:
         """Whether the call can be rounded exactly: a spec that names a dtype cannot, as that rounds what it reads."""
@@ -80,7 +82,10 @@ class Case:
         others = {"targets": self.targets, "sample_weight": self.sample_weight}
         if self.spec.rounding == "exact":
             return ["predictions"]
-        return ["predictions", *(name for name, x in others.items() if x is not None and x.dtype.name in FORMATS)]
+        return [
+            "predictions",
+            *(name for name, x in others.items() if x is not None and x.dtype.name in FORMATS),
+        ]
 
     def expected(self) -> reference.Reference:
         """What the oracle says."""
@@ -91,7 +96,9 @@ class Case:
             self.spec,
             _tensor(self.predictions, self.dtype),
             _tensor(self.targets, self.targets.dtype.name),
-            None if self.sample_weight is None else _tensor(self.sample_weight, self.sample_weight.dtype.name),
+            None
+            if self.sample_weight is None
+            else _tensor(self.sample_weight, self.sample_weight.dtype.name),
             None if self.mask is None else _tensor(self.mask, "bool"),
             terms="rounded" if self.spec.rounding == "exact" else "real",
             upstream=upstream,
@@ -154,7 +161,9 @@ class SoftmaxCase:
 
     def expected(self) -> reference.Softmax:
         """What the oracle says."""
-        return reference.softmax(_tensor(self.logits, self.dtype), self.axis, upstream=self.upstream.ravel().tolist())
+        return reference.softmax(
+            _tensor(self.logits, self.dtype), self.axis, upstream=self.upstream.ravel().tolist()
+        )
 
 
 def _tensor(x: Array, dtype: str) -> reference.Tensor:
@@ -192,7 +201,9 @@ def _i(*values: Any, dtype: Any = np.int64) -> Array:
 def edge_cases() -> Iterator[Case]:
     """The rows of today's disagreements, and the places where a rule begins or ends."""
 
-    def case(name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any) -> Case:
+    def case(
+        name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any
+    ) -> Case:
         return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
 
     mean = {"reduction": "mean"}
@@ -204,22 +215,58 @@ def edge_cases() -> Iterator[Case]:
         yield case(f"03 sample weights, {divisor}", spec, X, Y, _f32(1, 0, 3, 1))
         yield case(f"04 ignored label, {divisor}", spec, X, _i(0, 1, -100, 2))
         yield case(f"06 all ignored, {divisor}", spec, X, _i(-100, -100, -100, -100))
-        yield case(f"06 all ignored, zero, {divisor}", spec.replace(on_empty="zero"), X, _i(-100, -100, -100, -100))
+        yield case(
+            f"06 all ignored, zero, {divisor}",
+            spec.replace(on_empty="zero"),
+            X,
+            _i(-100, -100, -100, -100),
+        )
     yield case("05 ignored label per row", _ce(ignore_index=-100), X, _i(0, -100, 1, 2))
     for on_empty in ("nan", "zero"):
-        yield case(f"06 all weights zero, {on_empty}", _ce(on_empty=on_empty, **mean), X, Y, _f32(0, 0, 0, 0))
-        yield case(f"06 class weights zero, {on_empty}", _ce(on_empty=on_empty, class_weights=(0, 0, 0), **mean), X, Y)
+        yield case(
+            f"06 all weights zero, {on_empty}",
+            _ce(on_empty=on_empty, **mean),
+            X,
+            Y,
+            _f32(0, 0, 0, 0),
+        )
+        yield case(
+            f"06 class weights zero, {on_empty}",
+            _ce(on_empty=on_empty, class_weights=(0, 0, 0), **mean),
+            X,
+            Y,
+        )
         spec_e = _ce(on_empty=on_empty, **mean)
-        yield case(f"06 empty batch, {on_empty}", spec_e, np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+        yield case(
+            f"06 empty batch, {on_empty}",
+            spec_e,
+            np.zeros((0, 3), np.float32),
+            np.zeros(0, np.int64),
+        )
     yield case("06 empty batch, none", _ce(), np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
-    yield case("06 empty batch, sum", _ce(reduction="sum"), np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+    yield case(
+        "06 empty batch, sum",
+        _ce(reduction="sum"),
+        np.zeros((0, 3), np.float32),
+        np.zeros(0, np.int64),
+    )
     error, errors = _f32(1, 2), np.zeros(2, np.float32)
     yield case("22 one axis, weighted", MeanSquaredError(), error, errors, _f32(1, 3))
     grid = np.arange(6, dtype=np.float32).reshape(2, 3)
     yield case("23 leading weights, weighted mean", MeanSquaredError(), grid, 0 * grid, _f32(1, 3))
-    yield case("23 leading weights of full rank", MeanSquaredError(), grid, 0 * grid, np.repeat(_f32([1], [3]), 3, 1))
     yield case(
-        "24 weights scale examples", MeanSquaredError(reduction="none"), grid[:, :2], 0 * grid[:, :2], _f32(1, 3)
+        "23 leading weights of full rank",
+        MeanSquaredError(),
+        grid,
+        0 * grid,
+        np.repeat(_f32([1], [3]), 3, 1),
+    )
+    yield case(
+        "24 weights scale examples",
+        MeanSquaredError(reduction="none"),
+        grid[:, :2],
+        0 * grid[:, :2],
+        _f32(1, 3),
     )
     yield case("35 weighted binary", _bce(**mean), _f32(0, 0), _f32(1, 0), _f32(1, 3))
     yield case("41 scalar weight", _ce(**mean), X, Y, np.array(2.5, np.float32))
@@ -235,11 +282,26 @@ def edge_cases() -> Iterator[Case]:
         for reduction in ("none", "mean"):
             yield case(f"{name} label, {reduction}", _ce(reduction=reduction), X, labels)
             yield case(
-                f"{name} label, probabilities, {reduction}", _ce(from_logits=False, reduction=reduction), P, labels
+                f"{name} label, probabilities, {reduction}",
+                _ce(from_logits=False, reduction=reduction),
+                P,
+                labels,
             )
-            yield case(f"{name} label, smoothed, {reduction}", _ce(label_smoothing=0.1, reduction=reduction), X, labels)
+            yield case(
+                f"{name} label, smoothed, {reduction}",
+                _ce(label_smoothing=0.1, reduction=reduction),
+                X,
+                labels,
+            )
     yield case("08 too large label, class weights", _ce(class_weights=W, **mean), X, _i(0, 3, 1, 2))
-    yield case("08 masked bad label", _ce(**mean), X, _i(0, 3, -7, 2), None, np.array([True, False, False, True]))
+    yield case(
+        "08 masked bad label",
+        _ce(**mean),
+        X,
+        _i(0, 3, -7, 2),
+        None,
+        np.array([True, False, False, True]),
+    )
     yield case("08 zero-weighted bad label", _ce(**mean), X, _i(0, 3, -7, 2), _f32(1, 0, 0, 2))
     wide = np.zeros((2, 300), np.float32)
     wide[:, 257] = 10
@@ -252,8 +314,18 @@ def edge_cases() -> Iterator[Case]:
         np.zeros((2, 200), np.float32),
         _i(156, 3, dtype=np.uint8),
     )
-    yield case("int8 label, 200 classes", _ce(**mean), np.zeros((2, 200), np.float32), _i(100, 3, dtype=np.int8))
-    yield case("uint64 -100 is no label", _ce(ignore_index=-100), X, np.array([0, 2**64 - 100, 1, 2], np.uint64))
+    yield case(
+        "int8 label, 200 classes",
+        _ce(**mean),
+        np.zeros((2, 200), np.float32),
+        _i(100, 3, dtype=np.int8),
+    )
+    yield case(
+        "uint64 -100 is no label",
+        _ce(ignore_index=-100),
+        X,
+        np.array([0, 2**64 - 100, 1, 2], np.uint64),
+    )
     yield case(
         "several ignored labels",
         _ce(ignore_index=(-100, 1), class_weights=W, label_smoothing=0.2, **mean),
@@ -267,28 +339,78 @@ def edge_cases() -> Iterator[Case]:
         for target in (0, 1):
             spec = _ce(from_logits=False, epsilon=epsilon)
             yield case(f"09 p=0, epsilon {epsilon}, class {target}", spec, p, _i(*[target] * 4))
-            yield case(f"09 p=0, epsilon {epsilon}, dense {target}", spec, p, np.eye(3, dtype=np.float32)[[target] * 4])
-        binary = _f32(0, 1, 0.25, 0.75, 1e-7, np.nextafter(np.float32(1), np.float32(0)), F32_TINY, F32_TINY / 2)
+            yield case(
+                f"09 p=0, epsilon {epsilon}, dense {target}",
+                spec,
+                p,
+                np.eye(3, dtype=np.float32)[[target] * 4],
+            )
+        binary = _f32(
+            0,
+            1,
+            0.25,
+            0.75,
+            1e-7,
+            np.nextafter(np.float32(1), np.float32(0)),
+            F32_TINY,
+            F32_TINY / 2,
+        )
         for t in (0.0, 1.0, 0.3):
             spec_b = _bce(from_logits=False, epsilon=epsilon)
-            yield case(f"10 binary p, epsilon {epsilon}, target {t}", spec_b, binary, np.full(8, t, np.float32))
-    yield case("11 p equals epsilon", _ce(from_logits=False, epsilon=2.0**-20), _f32([2.0**-20, 1 - 2.0**-20]), _i(0))
+            yield case(
+                f"10 binary p, epsilon {epsilon}, target {t}",
+                spec_b,
+                binary,
+                np.full(8, t, np.float32),
+            )
+    yield case(
+        "11 p equals epsilon",
+        _ce(from_logits=False, epsilon=2.0**-20),
+        _f32([2.0**-20, 1 - 2.0**-20]),
+        _i(0),
+    )
     yield case("12 unnormalised", _ce(from_logits=False), _f32([0.5, 0.25, 0.125]), _i(0))
     over = _f32([1 + 2.0**-22, 0, 0], [1 + 2.0**-21, 0, 0], [1 + 2.0**-20, 0, 0], [-0.0, 1, 0])
     for target in (0, 1):
         yield case(f"36 p above 1, class {target}", _ce(from_logits=False), over, _i(*[target] * 4))
     yield case("36 logits as probabilities", _ce(from_logits=False), X, Y)
-    yield case("36 logits as binary probabilities", _bce(from_logits=False), _f32(-0.5, 0.5, 2), _f32(1, 1, 1))
+    yield case(
+        "36 logits as binary probabilities",
+        _bce(from_logits=False),
+        _f32(-0.5, 0.5, 2),
+        _f32(1, 1, 1),
+    )
     half = _f32(1 + 2.0**-10, 1 + 2.0**-9)
-    yield case("36 p above 1 in float16", _bce(from_logits=False), half, _f32(1, 1), dtype="float16")
+    yield case(
+        "36 p above 1 in float16", _bce(from_logits=False), half, _f32(1, 1), dtype="float16"
+    )
     yield case("subnormal p", _ce(from_logits=False), _f32([F32_TINY, F32_TINY / 2, 0.5]), _i(0))
-    yield case("subnormal p, class 1", _ce(from_logits=False), _f32([F32_TINY, F32_TINY / 2, 0.5]), _i(1))
+    yield case(
+        "subnormal p, class 1", _ce(from_logits=False), _f32([F32_TINY, F32_TINY / 2, 0.5]), _i(1)
+    )
     nan_p = _f32([NAN, 0.5, 0.5], [0.5, NAN, 0.5])
     yield case("NaN p is read, or not", _ce(from_logits=False), nan_p, _i(0, 0))
-    yield case("NaN p is read, or not, dense", _ce(from_logits=False), nan_p, _f32([1, 0, 0], [1, 0, 0]))
-    yield case("bad p is read, or not", _ce(from_logits=False), _f32([7, 0.5, 0.5], [0.5, 7, 0.5]), _i(0, 0))
-    yield case("class weight 0 hides no NaN p", _ce(from_logits=False, class_weights=(0, 1, 1)), nan_p, _i(0, 0))
-    yield case("class weight 0 times log 0", _ce(from_logits=False, class_weights=(0, 1, 1)), p, _i(0, 0, 0, 0))
+    yield case(
+        "NaN p is read, or not, dense", _ce(from_logits=False), nan_p, _f32([1, 0, 0], [1, 0, 0])
+    )
+    yield case(
+        "bad p is read, or not",
+        _ce(from_logits=False),
+        _f32([7, 0.5, 0.5], [0.5, 7, 0.5]),
+        _i(0, 0),
+    )
+    yield case(
+        "class weight 0 hides no NaN p",
+        _ce(from_logits=False, class_weights=(0, 1, 1)),
+        nan_p,
+        _i(0, 0),
+    )
+    yield case(
+        "class weight 0 times log 0",
+        _ce(from_logits=False, class_weights=(0, 1, 1)),
+        p,
+        _i(0, 0, 0, 0),
+    )
     yield case(
         "class weight 0 times log 0, smoothed",
         _ce(class_weights=(0, 1, 1), label_smoothing=0.1),
@@ -308,22 +430,48 @@ def edge_cases() -> Iterator[Case]:
         for smoothing in (0.0, 0.1, 1.0):
             spec = _ce(label_smoothing=smoothing)
             yield case(f"28 {name}, index, smoothing {smoothing}", spec, z, _i(0, 1, 2))
-            yield case(f"30 {name}, dense, smoothing {smoothing}", spec, z, np.eye(3, dtype=np.float32))
+            yield case(
+                f"30 {name}, dense, smoothing {smoothing}", spec, z, np.eye(3, dtype=np.float32)
+            )
     z = _f32(*[[0, NAN, INF], [1, 2, 3]])
     yield case("32 NaN logits under weight 0", _ce(**mean), z, _i(0, 1), _f32(0, 2))
     yield case("32 NaN logits masked", _ce(**mean), z, _i(0, 1), None, np.array([False, True]))
     yield case("32 NaN logits ignored", _ce(ignore_index=5, **mean), z, _i(5, 1))
-    yield case("32 NaN targets under weight 0", _ce(**mean), X[:2], _f32([NAN, 0, 1], [1, 0, 0]), _f32(0, 2))
     yield case(
-        "32 NaN squared error masked", MeanSquaredError(), _f32(NAN, 1), _f32(0, 3), None, np.array([False, True])
+        "32 NaN targets under weight 0",
+        _ce(**mean),
+        X[:2],
+        _f32([NAN, 0, 1], [1, 0, 0]),
+        _f32(0, 2),
     )
-    yield case("32 NaN binary under weight 0", _bce(**mean), _f32(NAN, INF, 1), _f32(0, NAN, 1), _f32(0, 0, 2))
-    yield case("class weight 0 hides no NaN logit", _ce(class_weights=(0, 1, 1)), _f32([0, NAN, 1]), _i(0))
+    yield case(
+        "32 NaN squared error masked",
+        MeanSquaredError(),
+        _f32(NAN, 1),
+        _f32(0, 3),
+        None,
+        np.array([False, True]),
+    )
+    yield case(
+        "32 NaN binary under weight 0",
+        _bce(**mean),
+        _f32(NAN, INF, 1),
+        _f32(0, NAN, 1),
+        _f32(0, 0, 2),
+    )
+    yield case(
+        "class weight 0 hides no NaN logit", _ce(class_weights=(0, 1, 1)), _f32([0, NAN, 1]), _i(0)
+    )
     logits = _f32(0, -0.0, 100, -100, INF, -INF, NAN, 1e-30, -1e-30, 20, -20, 1e30)
     for t in (0.0, 1.0, 0.5):
         for extra in ({}, {"pos_weight": 3.0}, {"pos_weight": 0.0}, {"label_smoothing": 0.2}):
             label = ", ".join(f"{k} {v}" for k, v in extra.items())
-            yield case(f"33 binary logits, target {t} {label}", _bce(**extra), logits, np.full(12, t, np.float32))
+            yield case(
+                f"33 binary logits, target {t} {label}",
+                _bce(**extra),
+                logits,
+                np.full(12, t, np.float32),
+            )
     yield case("NaN binary target", _bce(), _f32(0, 1), _f32(NAN, 1))
     yield case("NaN dense target", _ce(), X[:2], _f32([NAN, 0, 1], [1, 0, 0]))
     yield case("NaN sample weight", _ce(), X, Y, _f32(1, NAN, 1, 1))
@@ -335,11 +483,20 @@ def edge_cases() -> Iterator[Case]:
         yield case(f"16 square, axis {axis}", _ce(axis=axis), cube, labels)
         yield case(f"17 smoothed, axis {axis}", _ce(axis=axis, label_smoothing=0.3), cube, labels)
         one_hot = np.moveaxis(np.eye(3, dtype=np.float32)[labels], -1, axis)
-        yield case(f"17 dense, axis {axis}", _ce(axis=axis, label_smoothing=0.3, class_weights=W), cube, one_hot)
-    yield case("class axis first", _ce(axis=0, class_weights=W, **mean), np.ascontiguousarray(X.T), Y)
+        yield case(
+            f"17 dense, axis {axis}",
+            _ce(axis=axis, label_smoothing=0.3, class_weights=W),
+            cube,
+            one_hot,
+        )
+    yield case(
+        "class axis first", _ce(axis=0, class_weights=W, **mean), np.ascontiguousarray(X.T), Y
+    )
     yield case("one row, scalar label", _ce(), X[0], np.array(2))
     yield case("one class", _ce(**mean), X[:, :1], _i(0, 0, 0, 0))
-    yield case("one class, probabilities", _ce(from_logits=False), np.ones((2, 1), np.float32), _i(0, 0))
+    yield case(
+        "one class, probabilities", _ce(from_logits=False), np.ones((2, 1), np.float32), _i(0, 0)
+    )
     yield case("31 dense rows do not sum to 1", _ce(), X[:1], _f32([2, 0, 0]))
     yield case("31 dense rows of zeros", _ce(**mean), X[:1], _f32([0, 0, 0]))
     yield case("negative dense target", _ce(), X[:2], _f32([1, 0, 0], [-0.5, 1, 0.5]))
@@ -350,21 +507,31 @@ def edge_cases() -> Iterator[Case]:
         answers = _i(0, 1, 1, dtype=dtype)
         name = answers.dtype.name
         yield case(f"binary targets of {name}", _bce(**mean), _f32(0, 1, 2), answers)
-        yield case(f"squared error, targets of {name}", MeanSquaredError(), _f32(0, 1, 2.5), answers)
+        yield case(
+            f"squared error, targets of {name}", MeanSquaredError(), _f32(0, 1, 2.5), answers
+        )
     yield case("negative weights, sum", _ce(reduction="sum"), X, Y, _f32(1, -2, 3, 1))
-    yield case("negative weights, mean over all", _ce(divisor="all", **mean), X, Y, _f32(1, -2, 3, 1))
+    yield case(
+        "negative weights, mean over all", _ce(divisor="all", **mean), X, Y, _f32(1, -2, 3, 1)
+    )
     yield case("negative weights, weighted mean", _ce(**mean), X, Y, _f32(1, -2, 3, 1))
     yield case("integer weights", _ce(**mean), X, Y, _i(1, 2, 3, 0))
     yield case("float64 weights", _ce(**mean), X, Y, np.array([0.1, 0.2, 0.3, 0]))
     yield case("dense targets in float64", _ce(**mean), X, np.full((4, 3), 1 / 3))
     yield case(
-        "squared error, targets in float64", MeanSquaredError(reduction="none"), _f32(1, 2), np.array([1 + 1e-9, 2.5])
+        "squared error, targets in float64",
+        MeanSquaredError(reduction="none"),
+        _f32(1, 2),
+        np.array([1 + 1e-9, 2.5]),
     )
 
     # Precision: rows 20, 21, 26, 27, 42, 43.
     yield case("20 column", _bce(**mean), _f32([0.5], [1]), _f32([1], [0]))
     yield case(
-        "21 sum of squares", MeanSquaredError(reduction="sum"), _f32([1, 2], [3, 4]), np.zeros((2, 2), np.float32)
+        "21 sum of squares",
+        MeanSquaredError(reduction="sum"),
+        _f32([1, 2], [3, 4]),
+        np.zeros((2, 2), np.float32),
     )
     many = np.full(3000, 0.5, np.float32)
     yield case("26 float16 mean of many", MeanSquaredError(), many, 0 * many, dtype="float16")
@@ -375,10 +542,22 @@ def edge_cases() -> Iterator[Case]:
         _f32(0, 0),
         dtype="float16",
     )
-    yield case("26 float16 error 300", MeanSquaredError(reduction="none"), _f32(300), _f32(0), dtype="float16")
+    yield case(
+        "26 float16 error 300",
+        MeanSquaredError(reduction="none"),
+        _f32(300),
+        _f32(0),
+        dtype="float16",
+    )
     for dtype in ("bfloat16", "float16"):
         for reduction in ("none", "mean"):
-            yield case(f"42 {dtype}, {reduction}", _ce(reduction=reduction), _f32([1, 3, -1]), _i(1), dtype=dtype)
+            yield case(
+                f"42 {dtype}, {reduction}",
+                _ce(reduction=reduction),
+                _f32([1, 3, -1]),
+                _i(1),
+                dtype=dtype,
+            )
     yield case("43 a loss of zero", _ce(), _f32([200, 0, 0]), _i(0))
     yield case(
         "squared error, IEEE",
@@ -400,17 +579,44 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
         weight = np.array([small, 1, -small, 2], dtype)
         for divisor in ("weights", "nonzero", "present"):
             spec = _ce(divisor=divisor, **mean)
-            yield case(f"weight {small:.3g} of {dtype} is 0, {divisor}", spec, nan_row, _i(7, 1, 9, 2), weight)
+            yield case(
+                f"weight {small:.3g} of {dtype} is 0, {divisor}",
+                spec,
+                nan_row,
+                _i(7, 1, 9, 2),
+                weight,
+            )
         spec = _ce(from_logits=False, reduction="sum")
-        yield case(f"weight {small:.3g} of {dtype} is 0, probabilities", spec, bad_p, _i(7, 1, 9, 2), weight)
+        yield case(
+            f"weight {small:.3g} of {dtype} is 0, probabilities",
+            spec,
+            bad_p,
+            _i(7, 1, 9, 2),
+            weight,
+        )
         spec_b = _bce(on_empty="zero", **mean)
         yield case(
-            f"weights {small:.3g} of {dtype} are an empty mean", spec_b, _f32(NAN, 1), _f32(2, 1), weight[[0, 2]]
+            f"weights {small:.3g} of {dtype} are an empty mean",
+            spec_b,
+            _f32(NAN, 1),
+            _f32(2, 1),
+            weight[[0, 2]],
         )
-    yield case("weight at the smallest normal number", _ce(), nan_row, Y, _f32(half, tiny, -tiny, 0))
+    yield case(
+        "weight at the smallest normal number", _ce(), nan_row, Y, _f32(half, tiny, -tiny, 0)
+    )
     wide = np.array([1, 2, 3, 4.0])[:, None] * X
-    yield case("float32 weight beside float64", _ce(**mean), wide, Y, _f32(half, 1, 2, 3), dtype="float64")
-    yield case("smallest float64 weight", _ce(**mean), wide, Y, np.array([1e-310, 1, 2e-308, 3]), dtype="float64")
+    yield case(
+        "float32 weight beside float64", _ce(**mean), wide, Y, _f32(half, 1, 2, 3), dtype="float64"
+    )
+    yield case(
+        "smallest float64 weight",
+        _ce(**mean),
+        wide,
+        Y,
+        np.array([1e-310, 1, 2e-308, 3]),
+        dtype="float64",
+    )
     for from_logits in (True, False):
         z = (
             _f32([-INF, 0, 1], [1, -INF, 0], [0, 1, -INF])
@@ -429,30 +635,58 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
             dense = _f32([small, 1, 0], [1, small, 0], [0.5, 0.5, small])
             yield case(f"dense target {small:.3g}, {kind}", _ce(from_logits=from_logits), z, dense)
             if not from_logits:  # from logits the gradient is a subnormal float32
-                yield case(f"dense target {small:.3g} in float64", _ce(from_logits=False), z, dense.astype("d"))
+                yield case(
+                    f"dense target {small:.3g} in float64",
+                    _ce(from_logits=False),
+                    z,
+                    dense.astype("d"),
+                )
             binary = _f32(-INF, INF, NAN, 0) if from_logits else _f32(0, 1, NAN, 0.5)
             spec_b = _bce(from_logits=from_logits)
-            yield case(f"binary target {small:.3g}, {kind}", spec_b, binary, np.full(4, small, np.float32))
+            yield case(
+                f"binary target {small:.3g}, {kind}", spec_b, binary, np.full(4, small, np.float32)
+            )
             spec_b = spec_b.replace(pos_weight=(abs(float(small)), 1, 2, 3))
             yield case(f"pos_weight {small:.3g}, {kind}", spec_b, binary, np.ones(4, np.float32))
         deep = np.array([[1e-310, 1, 0]])
         wide = z[:1].astype(np.float64)
-        yield case(f"dense target 1e-310, {kind}", _ce(from_logits=from_logits), wide, deep, dtype="float64")
+        yield case(
+            f"dense target 1e-310, {kind}",
+            _ce(from_logits=from_logits),
+            wide,
+            deep,
+            dtype="float64",
+        )
         for smoothing in (1e-38, 1e-9, 1e-6, 1e-50):
             spec = _ce(from_logits=from_logits, label_smoothing=smoothing)
             yield case(f"smoothing {smoothing}, {kind}, index", spec, z, _i(1, 1, 0))
-            yield case(f"smoothing {smoothing}, {kind}, dense", spec, z, np.eye(3, dtype=np.float32)[[1, 1, 0]])
+            yield case(
+                f"smoothing {smoothing}, {kind}, dense",
+                spec,
+                z,
+                np.eye(3, dtype=np.float32)[[1, 1, 0]],
+            )
             binary = _f32(-INF, INF, -INF, INF, 3) if from_logits else _f32(0, 1, 0, 1, 0.5)
             spec_b = _bce(from_logits=from_logits, label_smoothing=smoothing)
-            yield case(f"smoothing {smoothing}, {kind}, binary", spec_b, binary, _f32(0, 0, 1, 1, 1))
+            yield case(
+                f"smoothing {smoothing}, {kind}, binary", spec_b, binary, _f32(0, 0, 1, 1, 1)
+            )
     p = _f32([half, 0.5], [0.25, 0.75])
-    yield case("float32 p beside float64 targets", _ce(from_logits=False), p, np.array([[1.0, 0], [0.5, 0.5]]))
+    yield case(
+        "float32 p beside float64 targets",
+        _ce(from_logits=False),
+        p,
+        np.array([[1.0, 0], [0.5, 0.5]]),
+    )
     weight = _f32(1e-15, 1, 1e-15, 1)
     for targets in (Y, ONE_HOT):
         spec = _ce(class_weights=(1e-30, 1, 0), divisor="nonzero", **mean)
         yield case(f"underflowing product counts, {targets.dtype}", spec, X, targets, weight)
     yield case(
-        "underflowing product, p 0", _ce(from_logits=False, class_weights=(1e-30, 1)), _f32([0, 1]), _f32([1e-15, 1])
+        "underflowing product, p 0",
+        _ce(from_logits=False, class_weights=(1e-30, 1)),
+        _f32([0, 1]),
+        _f32([1e-15, 1]),
     )
 
     # An empty mean has the gradient 0.
@@ -461,20 +695,42 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
             for smoothing in (0.0, 0.1):
                 name = f"{divisor}, {on_empty}, smoothing {smoothing}"
                 spec = _ce(
-                    class_weights=(0, 1, 1), label_smoothing=smoothing, divisor=divisor, on_empty=on_empty, **mean
+                    class_weights=(0, 1, 1),
+                    label_smoothing=smoothing,
+                    divisor=divisor,
+                    on_empty=on_empty,
+                    **mean,
                 )
                 zeros = np.zeros(4, np.int64)
                 yield case(f"empty by class weights, {name}", spec, X, zeros)
-                yield case(f"empty by class weights, NaN logits, {name}", spec, nan_row, zeros, _f32(1, 0, 2, 3))
                 yield case(
-                    f"empty by class weights, one-hot, {name}", spec, nan_row, np.eye(3, dtype=np.float32)[zeros]
+                    f"empty by class weights, NaN logits, {name}",
+                    spec,
+                    nan_row,
+                    zeros,
+                    _f32(1, 0, 2, 3),
+                )
+                yield case(
+                    f"empty by class weights, one-hot, {name}",
+                    spec,
+                    nan_row,
+                    np.eye(3, dtype=np.float32)[zeros],
                 )
                 p = np.vstack([_f32([NAN, 0, 0.5]), P[1:]])
-                yield case(f"empty by class weights, p, {name}", spec.replace(from_logits=False), p, zeros)
-                yield case(f"empty by class weights, bad p, {name}", spec.replace(from_logits=False), bad_p, zeros)
+                yield case(
+                    f"empty by class weights, p, {name}", spec.replace(from_logits=False), p, zeros
+                )
+                yield case(
+                    f"empty by class weights, bad p, {name}",
+                    spec.replace(from_logits=False),
+                    bad_p,
+                    zeros,
+                )
     spec = _ce(class_weights=W, **mean)
     yield case("empty by targets", spec, nan_row, np.zeros((4, 3), np.float32))
-    yield case("bad label where all weights are 0", _ce(class_weights=(0, 0, 0), **mean), X, _i(0, 3, 1, 2))
+    yield case(
+        "bad label where all weights are 0", _ce(class_weights=(0, 0, 0), **mean), X, _i(0, 3, 1, 2)
+    )
 
     # A NaN weight, and a divisor it makes NaN, reach every entry, read or not.
     for divisor in ("weights", "all", "nonzero"):
@@ -482,16 +738,47 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
         weight = _f32(1, NAN, 0, 2)
         yield case(f"NaN sample weight, p, {divisor}", _ce(**fields), P, Y, weight)
         yield case(f"NaN sample weight, p, dense, {divisor}", _ce(**fields), P, ONE_HOT, weight)
-        yield case(f"NaN sample weight, binary p, {divisor}", _bce(**fields), P[:, 0], ONE_HOT[:, 0], weight)
-        yield case(f"NaN sample weight, class weights, {divisor}", _ce(class_weights=(0, 1, 1), **fields), P, Y, weight)
-        yield case(f"NaN sample weight, logits, {divisor}", _ce(divisor=divisor, **mean), X, Y, weight)
         yield case(
-            f"bad label, p, weights, {divisor}", _ce(class_weights=W, **fields), P, _i(0, 3, 1, 2), _f32(1, 1, 0, 2)
+            f"NaN sample weight, binary p, {divisor}",
+            _bce(**fields),
+            P[:, 0],
+            ONE_HOT[:, 0],
+            weight,
+        )
+        yield case(
+            f"NaN sample weight, class weights, {divisor}",
+            _ce(class_weights=(0, 1, 1), **fields),
+            P,
+            Y,
+            weight,
+        )
+        yield case(
+            f"NaN sample weight, logits, {divisor}", _ce(divisor=divisor, **mean), X, Y, weight
+        )
+        yield case(
+            f"bad label, p, weights, {divisor}",
+            _ce(class_weights=W, **fields),
+            P,
+            _i(0, 3, 1, 2),
+            _f32(1, 1, 0, 2),
         )
         nan_targets = np.vstack([_f32([NAN, 0, 1]), ONE_HOT[1:]])
-        yield case(f"NaN dense target, p, {divisor}", _ce(class_weights=W, **fields), P, nan_targets)
-    yield case("NaN sample weight, p, clipped", _ce(from_logits=False, epsilon=0.25), P, Y, _f32(1, NAN, 1, 1))
-    yield case("pos_weight 0 hides no NaN p", _bce(from_logits=False, pos_weight=0), _f32(NAN, NAN), _f32(1, 0))
+        yield case(
+            f"NaN dense target, p, {divisor}", _ce(class_weights=W, **fields), P, nan_targets
+        )
+    yield case(
+        "NaN sample weight, p, clipped",
+        _ce(from_logits=False, epsilon=0.25),
+        P,
+        Y,
+        _f32(1, NAN, 1, 1),
+    )
+    yield case(
+        "pos_weight 0 hides no NaN p",
+        _bce(from_logits=False, pos_weight=0),
+        _f32(NAN, NAN),
+        _f32(1, 0),
+    )
 
 
 # -------------------------------------------------------------------------------------------- by hand: what other losses need
@@ -503,7 +790,9 @@ def ruled_edge_cases() -> Iterator[Case]:
     One case of each rule is compiled, and of those two where compiling is costly: the loss's own, and one that compilers like to rewrite.
     """
 
-    def case(name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any) -> Case:
+    def case(
+        name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any
+    ) -> Case:
         return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
 
     yield from _likelihood_cases(case)
@@ -534,14 +823,24 @@ def _likelihood_cases(case: Callable[..., Case]) -> Iterator[Case]:
     every, each = np.vstack([odd] * 3), np.repeat(_i(0, 1, 2), 3)
     yield case("log-probabilities, special", _nll(), every, each)
     tiny = F32_TINY
-    soft = _f32([0, 1, 0], [0, 0.5, 0.25], [0.25, 0, 2], [tiny / 2, 1, 0], [1, -tiny / 2, 0], [tiny, 0, 1])
+    soft = _f32(
+        [0, 1, 0], [0, 0.5, 0.25], [0.25, 0, 2], [tiny / 2, 1, 0], [1, -tiny / 2, 0], [tiny, 0, 1]
+    )
     yield case("log-probabilities, special, dense", _nll(), every[:6], soft, compiled=True)
     hidden = _nll(class_weights=(0, 2, 0))
     yield case("log-probabilities, class weight 0, index", hidden, every, each)
     yield case("log-probabilities, class weight 0, dense", hidden, odd, np.ones((3, 3), np.float32))
     yield case("log-probabilities, empty mean", hidden.replace(**mean), odd, _i(0, 2, 0))
-    yield case("log-probabilities, NaN under weight 0", _nll(**mean), odd, _i(1, 0, 2), _f32(1, 0, 2))
-    yield case("log-probabilities, bad label", _nll(class_weights=W, **mean), logs, _i(0, 3, 1, 2), compiled=True)
+    yield case(
+        "log-probabilities, NaN under weight 0", _nll(**mean), odd, _i(1, 0, 2), _f32(1, 0, 2)
+    )
+    yield case(
+        "log-probabilities, bad label",
+        _nll(class_weights=W, **mean),
+        logs,
+        _i(0, 3, 1, 2),
+        compiled=True,
+    )
     cube = -np.arange(18, dtype=np.float32).reshape(2, 3, 3)
     spec = _nll(axis=1, class_weights=W)
     yield case("log-probabilities, axis 1", spec, cube, _i([0, 1, 2], [2, 0, 1]), dtype="bfloat16")
@@ -555,13 +854,28 @@ def _renormalized_cases(case: Callable[..., Case]) -> Iterator[Case]:
     for order, dtype in (("before_clip", "float16"), ("after_clip", "float64")):
         spec = _ce(from_logits=False, epsilon="keras", renormalize=order)
         far = spec.replace(epsilon=0.1875)
-        yield case(f"12 {order}, index", far, np.vstack([rows, rows]), _i(*[0] * 6, *[1] * 6), compiled=True)
+        yield case(
+            f"12 {order}, index",
+            far,
+            np.vstack([rows, rows]),
+            _i(*[0] * 6, *[1] * 6),
+            compiled=True,
+        )
         smoothed = far.replace(class_weights=W, label_smoothing=0.25)
-        yield case(f"12 {order}, dense", smoothed, rows[[0, 3, 5]], _f32([1, 0, 0], [0, 2, 0], [0.5, 0, 0.5]))
+        yield case(
+            f"12 {order}, dense",
+            smoothed,
+            rows[[0, 3, 5]],
+            _f32([1, 0, 0], [0, 2, 0], [0.5, 0, 0.5]),
+        )
         yield case(f"12 {order}, bad", far, bad, _i(0, 0, 1, 1))
         weight = _f32(1, 0, 0, 2, 0, 3)
         yield case(
-            f"12 {order}, keras, dropped rows", spec.replace(reduction="mean"), rows, _i(0, 1, 2, 0, 1, 2), weight
+            f"12 {order}, keras, dropped rows",
+            spec.replace(reduction="mean"),
+            rows,
+            _i(0, 1, 2, 0, 1, 2),
+            weight,
         )
         yield case(f"12 {order}, {dtype}", spec, round_to(3 * P, dtype), Y, dtype=dtype)
 
@@ -573,19 +887,32 @@ def _clip_cases(case: Callable[..., Case]) -> Iterator[Case]:
     spec = _bce(from_logits=False, epsilon="keras")
     for dtype in ("float32", "float16", "bfloat16"):
         single = dtype == "float32"
-        yield case(f"09 keras, {dtype}", spec, round_to(p, dtype), answers, dtype=dtype, compiled=single)
-    yield case("09 keras, classes", _ce(from_logits=False, epsilon="keras"), _f32([0, 1, 0], [0, 1, 0]), _i(0, 1))
+        yield case(
+            f"09 keras, {dtype}", spec, round_to(p, dtype), answers, dtype=dtype, compiled=single
+        )
+    yield case(
+        "09 keras, classes",
+        _ce(from_logits=False, epsilon="keras"),
+        _f32([0, 1, 0], [0, 1, 0]),
+        _i(0, 1),
+    )
     # Without what lies next to a bound.
     values = round_to(p[:, :5], "float16")
-    yield case("09 sklearn", spec.replace(epsilon="sklearn"), values, answers[:, :5], dtype="float16")
+    yield case(
+        "09 sklearn", spec.replace(epsilon="sklearn"), values, answers[:, :5], dtype="float16"
+    )
     torch = spec.replace(epsilon="torch")
     yield case("10 torch", torch, round_to(p, "float32"), answers, compiled=True)
     # In float64 1e-45 is clamped, 1e-43 is not, and at 1e-12 the slope is no longer that of the logarithm.
-    deep = np.array([[0, 1, 1e-45, 1e-43, 1e-13, 2e-12, 1 - 2.0**-53, 1 - 2.0**-40, 1 - 2.0**-30, 0.5]] * 3)
+    deep = np.array(
+        [[0, 1, 1e-45, 1e-43, 1e-13, 2e-12, 1 - 2.0**-53, 1 - 2.0**-40, 1 - 2.0**-30, 0.5]] * 3
+    )
     wide = np.broadcast_to(np.array([[0.0], [1], [0.25]]), deep.shape)
     yield case("10 torch, float64", torch, deep, wide, dtype="float64")
     smoothed = torch.replace(label_smoothing=0.1, reduction="mean", divisor="all")
-    yield case("10 torch, smoothed", smoothed, _f32(0, 1, 0.5, NAN), _f32(1, 0, 1, 0), _f32(1, 2, 3, 0))
+    yield case(
+        "10 torch, smoothed", smoothed, _f32(0, 1, 0.5, NAN), _f32(1, 0, 1, 0), _f32(1, 2, 3, 0)
+    )
     values = np.tile(_f32(0, 1, 0.25, 1e-7, 1 + 2.0**-22, F32_TINY / 2, NAN), (3, 1))
     added = _bce(from_logits=False, epsilon=1e-7, epsilon_added=True)
     yield case("09 epsilon added", added, values, answers, compiled=True, representative=True)
@@ -604,11 +931,15 @@ def _class_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
     spec = _ce(from_logits=False, class_weights=(0, 2), class_weighting="position")
     odd = _f32([0, 1], [0, 1], [NAN, 1], [0, 1])
     yield case("18 weighted positions, special", spec, odd, _i(0, 1, 0, 1))
-    yield case("18 weighted positions, special, dense", spec, odd, _f32([1, 0], [0, 1], [1, 0], [0.5, 0.5]))
+    yield case(
+        "18 weighted positions, special, dense", spec, odd, _f32([1, 0], [0, 1], [1, 0], [0.5, 0.5])
+    )
     yield case("18 weighted positions, empty", spec.replace(**mean), odd, _i(0, 0, 0, 0))
     for targets in (Y, ONE_HOT):
         spec = _ce(class_weights=W, divisor="label_weights", scale=3.0, **mean)
-        yield case(f"02 label weights, {targets.dtype}", spec, X, targets, compiled=targets is ONE_HOT)
+        yield case(
+            f"02 label weights, {targets.dtype}", spec, X, targets, compiled=targets is ONE_HOT
+        )
     cube = (np.arange(12, dtype=np.float32).reshape(2, 3, 2) - 5) / 4
     weighted = _bce(pos_weight=(1.0, 0.0, 2.5), axis=1)
     yield case("pos_weight along axis 1", weighted, cube, np.asarray(cube > 0.3), compiled=True)
@@ -620,11 +951,19 @@ def _element_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
     yield case("35 element weights", spec, X, ONE_HOT, _f32(1, 0, 2, 3), compiled=True)
     hidden = _bce(element_weights=(1, 0))
     odd, answers = _f32([0.5, NAN], [0.25, 7]), _f32([1, -3], [0, NAN])
-    yield case("35 element weight 0 hides everything", hidden.replace(from_logits=False), odd, answers)
+    yield case(
+        "35 element weight 0 hides everything", hidden.replace(from_logits=False), odd, answers
+    )
     bad = _bce(element_weights=((1,), (2,)), reduction="mean")
     yield case("35 element weights, bad element", bad, odd, _f32([1, 0], [0, 2]))
     tiny = _mse(element_weights=(1e-30, 1, 1e-50))
-    yield case("35 product of weights is 0", tiny, _f32([NAN, 1, NAN], [1, 2, 3]), 0 * X[:2], _f32(1e-15, 1))
+    yield case(
+        "35 product of weights is 0",
+        tiny,
+        _f32([NAN, 1, NAN], [1, 2, 3]),
+        0 * X[:2],
+        _f32(1e-15, 1),
+    )
     unknown = hidden.replace(reduction="mean")
     yield case("35 NaN weight beside others", unknown, X[:2, :2], ONE_HOT[:2, :2], _f32(NAN, 1))
 
@@ -644,7 +983,13 @@ def _averaged_cases(case: Callable[..., Case]) -> Iterator[Case]:
     keras = _bce(from_logits=False, average_last_axis=True, epsilon="keras")
     yield case("21 averaged, bad element", keras, _f32([0.5, 2], [0.5, 0.25]), _f32([1, 1], [1, 0]))
     mean = keras.replace(reduction="mean", on_empty="zero")
-    yield case("21 averaged, NaN dropped", mean, _f32([0.5, NAN], [0, 1]), np.eye(2, dtype=bool), _f32(0, 2))
+    yield case(
+        "21 averaged, NaN dropped",
+        mean,
+        _f32([0.5, NAN], [0, 1]),
+        np.eye(2, dtype=bool),
+        _f32(0, 2),
+    )
     yield case("21 averaged, empty mean", mean, P[:2], ONE_HOT[:2], _f32(0, 0))
     half = _mse(average_last_axis=True)
     yield case("21 averaged in float16", half, 100 * grid, 0 * grid, dtype="float16")
@@ -652,18 +997,50 @@ def _averaged_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 def _dtype_cases(case: Callable[..., Case]) -> Iterator[Case]:
     """Everything is read in the dtype that is named: row 39."""
-    keras = _ce(from_logits=False, epsilon="keras", renormalize="before_clip", dtype="float32", reduction="mean")
+    keras = _ce(
+        from_logits=False,
+        epsilon="keras",
+        renormalize="before_clip",
+        dtype="float32",
+        reduction="mean",
+    )
     wide = np.float64(P) + 1e-9
-    yield case("39 float64 in float32", keras, wide, np.float64(ONE_HOT), np.array([1, 2, 3, 1e-50]), dtype="float64")
+    yield case(
+        "39 float64 in float32",
+        keras,
+        wide,
+        np.float64(ONE_HOT),
+        np.array([1, 2, 3, 1e-50]),
+        dtype="float64",
+    )
     spec, small = _bce(dtype="float32"), np.array([1, 2, 3, 0], np.float16)
-    yield case("39 float16 in float32", spec, round_to(X, "float16"), ONE_HOT, small, dtype="float16", compiled=True)
+    yield case(
+        "39 float16 in float32",
+        spec,
+        round_to(X, "float16"),
+        ONE_HOT,
+        small,
+        dtype="float16",
+        compiled=True,
+    )
     # JAX has float64 here as the predictions have.
     beside = spec.replace(dtype="float64")
     yield case(
-        "39 float32 beside float64", beside, np.float64(X), ONE_HOT, _f32(1, 2, 3, F32_TINY / 2), dtype="float64"
+        "39 float32 beside float64",
+        beside,
+        np.float64(X),
+        ONE_HOT,
+        _f32(1, 2, 3, F32_TINY / 2),
+        dtype="float64",
     )
     squares = _mse(dtype="float32", average_last_axis=True, reduction="mean")
-    yield case("39 float64 averaged in float32", squares, 1e9 + wide, 1e9 * np.ones((4, 3)), dtype="float64")
+    yield case(
+        "39 float64 averaged in float32",
+        squares,
+        1e9 + wide,
+        1e9 * np.ones((4, 3)),
+        dtype="float64",
+    )
     p, t = np.array([1e-40, 2.0**-126, 0.5]), np.array([1, 1e-40, 1e-50])
     yield case("39 subnormal in float32", spec.replace(from_logits=False), p, t, dtype="float64")
 
@@ -709,7 +1086,9 @@ def _ruled_rows(name: str, row: dict[str, Any]) -> Case:
     targets: Array = rng.integers(shape[1], size=positions)
     if kind == "dense":
         targets = _softmax(rng.normal(size=shape), 1).astype(np.float32)
-    fields: dict[str, Any] = {"axis": 1, "class_weights": rng.uniform(0.5, 2, shape[1])} | _fields(row)
+    fields: dict[str, Any] = {"axis": 1, "class_weights": rng.uniform(0.5, 2, shape[1])} | _fields(
+        row
+    )
     predictions = rng.uniform(0.05, 3, size=shape)
     spec: AnyLoss
     if loss == "likelihood":
@@ -721,21 +1100,33 @@ def _ruled_rows(name: str, row: dict[str, Any]) -> Case:
         else:
             spec = CrossEntropyLoss(epsilon="keras", renormalize=loss, **fields)
             predictions = np.minimum(predictions, 0.9) if loss == "after_clip" else predictions
-    return Case(name, spec, round_to(predictions, row["dtype"]), targets, **_common(rng, row, positions))
+    return Case(
+        name, spec, round_to(predictions, row["dtype"]), targets, **_common(rng, row, positions)
+    )
 
 
 def _ruled_elements(name: str, row: dict[str, Any]) -> Case:
     rng = _rng(name)
     shape = row["shape"]
     positions = shape[:-1] if row["average_last_axis"] else shape
-    weights = {None: None, "last": rng.uniform(0.5, 2, shape[-1]), "all": rng.uniform(0.5, 2, shape).round(1)}
-    fields = _fields(row, "scale", "average_last_axis") | {"element_weights": weights[row["element_weights"]]}
+    weights = {
+        None: None,
+        "last": rng.uniform(0.5, 2, shape[-1]),
+        "all": rng.uniform(0.5, 2, shape).round(1),
+    }
+    fields = _fields(row, "scale", "average_last_axis") | {
+        "element_weights": weights[row["element_weights"]]
+    }
     predictions, targets = rng.normal(size=shape), rng.random(shape).astype(np.float32)
     spec: AnyLoss = MeanSquaredError(**fields)
     if row["loss"] == "binary":
         predictions = rng.uniform(0.05, 0.95, shape)
-        spec = BinaryCrossEntropyLoss(epsilon="keras", pos_weight=rng.uniform(0.5, 2, shape[1]), axis=1, **fields)
-    return Case(name, spec, round_to(predictions, row["dtype"]), targets, **_common(rng, row, positions))
+        spec = BinaryCrossEntropyLoss(
+            epsilon="keras", pos_weight=rng.uniform(0.5, 2, shape[1]), axis=1, **fields
+        )
+    return Case(
+        name, spec, round_to(predictions, row["dtype"]), targets, **_common(rng, row, positions)
+    )
 
 
 def _pairs(axes: dict[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]:
@@ -756,11 +1147,16 @@ def _pairs(axes: dict[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]:
         for _ in range(30):
             row = [int(rng.integers(n)) for n in sizes]
             row[a], row[b] = i, j
-            new = sum((c, row[c], d, row[d]) in missing for c, d in itertools.combinations(range(len(names)), 2))
+            new = sum(
+                (c, row[c], d, row[d]) in missing
+                for c, d in itertools.combinations(range(len(names)), 2)
+            )
             if new > covered:
                 best, covered = row, new
         assert best is not None
-        missing -= {(c, best[c], d, best[d]) for c, d in itertools.combinations(range(len(names)), 2)}
+        missing -= {
+            (c, best[c], d, best[d]) for c, d in itertools.combinations(range(len(names)), 2)
+        }
         rows.append({name: axes[name][k] for name, k in zip(names, best, strict=True)})
     return rows
 
@@ -793,10 +1189,14 @@ def product_cases() -> Iterator[Case]:
                 "label_smoothing": (0.0, 0.1, 1.0),
                 "epsilon": (0.0,) if from_logits else (0.0, 1e-7, 0.2),
                 "ignore_index": (None, -100, (-1, 1)) if kind == "index" else (None, -100),
-                "target_dtype": ("int64", "int32", "uint8") if kind == "index" else ("float32", "float64"),
+                "target_dtype": ("int64", "int32", "uint8")
+                if kind == "index"
+                else ("float32", "float64"),
             }
             for number, row in enumerate(_pairs(axes, seed=11)):
-                yield _categorical(f"product/{_source(from_logits)} {kind} {number:03}", from_logits, kind, row)
+                yield _categorical(
+                    f"product/{_source(from_logits)} {kind} {number:03}", from_logits, kind, row
+                )
         axes = _REDUCED | {
             "shape": ((6,), (3, 4), (2, 3, 4), ()),
             "pos_weight": (None, 3.0, "given"),
@@ -806,7 +1206,10 @@ def product_cases() -> Iterator[Case]:
         }
         for number, row in enumerate(_pairs(axes, seed=12)):
             yield _binary(f"product/{_source(from_logits)} binary {number:03}", from_logits, row)
-    axes = _REDUCED | {"shape": ((6,), (3, 4), (2, 3, 4), ()), "target_dtype": ("float32", "float64", "int32", "bool")}
+    axes = _REDUCED | {
+        "shape": ((6,), (3, 4), (2, 3, 4), ()),
+        "target_dtype": ("float32", "float64", "int32", "bool"),
+    }
     for number, row in enumerate(_pairs(axes, seed=13)):
         yield _regression(f"product/regression {number:03}", row)
 
@@ -827,7 +1230,9 @@ def round_to(x: Array, dtype: str) -> Array:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def _common(rng: np.random.Generator, row: dict[str, Any], positions: tuple[int, ...]) -> dict[str, Any]:
+def _common(
+    rng: np.random.Generator, row: dict[str, Any], positions: tuple[int, ...]
+) -> dict[str, Any]:
     """Weights, mask and upstream gradient for a per-position loss of this shape."""
     leading = positions[:1]
     weight = {
@@ -846,7 +1251,11 @@ def _common(rng: np.random.Generator, row: dict[str, Any], positions: tuple[int,
     upstream: Any = None
     if row["upstream"]:
         normal = np.asarray(rng.normal(size=positions))
-        upstream = -1.5 if row["reduction"] != "none" else np.asarray(round_to(normal, row["dtype"]), np.float32)
+        upstream = (
+            -1.5
+            if row["reduction"] != "none"
+            else np.asarray(round_to(normal, row["dtype"]), np.float32)
+        )
     return {
         "sample_weight": None if weight is None else weight.astype(np.float32),
         "mask": None if mask is None else np.asarray(mask),
@@ -894,7 +1303,13 @@ def _categorical(name: str, from_logits: bool, kind: str, row: dict[str, Any]) -
         **_fields(row, "label_smoothing", "epsilon", "ignore_index"),
     )
     common = _common(rng, row, positions)
-    return Case(name, spec, round_to(predictions, row["dtype"]), targets.astype(row["target_dtype"]), **common)
+    return Case(
+        name,
+        spec,
+        round_to(predictions, row["dtype"]),
+        targets.astype(row["target_dtype"]),
+        **common,
+    )
 
 
 def _binary(name: str, from_logits: bool, row: dict[str, Any]) -> Case:
@@ -915,7 +1330,13 @@ def _binary(name: str, from_logits: bool, row: dict[str, Any]) -> Case:
         from_logits=from_logits, pos_weight=pos_weight, **_fields(row, "label_smoothing", "epsilon")
     )
     common = _common(rng, row, shape)
-    return Case(name, spec, round_to(predictions, row["dtype"]), targets.astype(row["target_dtype"]), **common)
+    return Case(
+        name,
+        spec,
+        round_to(predictions, row["dtype"]),
+        targets.astype(row["target_dtype"]),
+        **common,
+    )
 
 
 def _regression(name: str, row: dict[str, Any]) -> Case:
@@ -927,7 +1348,13 @@ def _regression(name: str, row: dict[str, Any]) -> Case:
         targets = np.rint(targets) if row["target_dtype"] != "bool" else targets > 0
     spec = MeanSquaredError(**_fields(row))
     common = _common(rng, row, shape)
-    return Case(name, spec, round_to(predictions, row["dtype"]), targets.astype(row["target_dtype"]), **common)
+    return Case(
+        name,
+        spec,
+        round_to(predictions, row["dtype"]),
+        targets.astype(row["target_dtype"]),
+        **common,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- at random
@@ -945,11 +1372,20 @@ def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
         z = round_to(rng.normal(scale=spread, size=(rows, classes)), dtype)
         spec: AnyLoss
         if number % 4 == 0:
-            spec, targets = BinaryCrossEntropyLoss(from_logits=True, reduction=reduction), rng.random((rows, classes))
+            spec, targets = (
+                BinaryCrossEntropyLoss(from_logits=True, reduction=reduction),
+                rng.random((rows, classes)),
+            )
         elif number % 4 == 1:
-            spec, targets = MeanSquaredError(reduction=reduction), rng.normal(scale=spread, size=(rows, classes))
+            spec, targets = (
+                MeanSquaredError(reduction=reduction),
+                rng.normal(scale=spread, size=(rows, classes)),
+            )
         elif number % 4 == 2:
-            spec, targets = CrossEntropyLoss(from_logits=True, reduction=reduction), _softmax(z.astype(np.float64), 1)
+            spec, targets = (
+                CrossEntropyLoss(from_logits=True, reduction=reduction),
+                _softmax(z.astype(np.float64), 1),
+            )
         else:
             spec = CrossEntropyLoss(from_logits=True, reduction=reduction)
             yield Case(name, spec, z, rng.integers(classes, size=rows), dtype=dtype)
@@ -984,24 +1420,40 @@ _GAPS: dict[str, tuple[float, ...]] = {
 def softmax_cases() -> Iterator[SoftmaxCase]:
     """Every dtype at the rule's threshold, with special and large logits, and every place for the class axis."""
 
-    def case(name: str, dtype: str, logits: Any, axis: int | None = None, **options: Any) -> SoftmaxCase:
-        return SoftmaxCase(f"softmax/{name}", round_to(np.array(logits, np.float64), dtype), axis, dtype, **options)
+    def case(
+        name: str, dtype: str, logits: Any, axis: int | None = None, **options: Any
+    ) -> SoftmaxCase:
+        return SoftmaxCase(
+            f"softmax/{name}", round_to(np.array(logits, np.float64), dtype), axis, dtype, **options
+        )
 
     for dtype, gaps in _GAPS.items():
         single = dtype == "float32"
         rng = _rng(f"softmax/{dtype}")
-        yield case(f"gaps, {dtype}", dtype, [[0, -gap] for gap in gaps], compiled=True, representative=single)
+        yield case(
+            f"gaps, {dtype}",
+            dtype,
+            [[0, -gap] for gap in gaps],
+            compiled=True,
+            representative=single,
+        )
         yield case(f"gap and ties, {dtype}", dtype, [[1, gaps[0] + 1, gaps[0] + 1, 2]])
         yield case(f"special, {dtype}", dtype, _SPECIAL_LOGITS, compiled=single)
         offset = 6e4 if dtype == "float16" else 1e5
-        yield case(f"offset, {dtype}", dtype, offset + rng.normal(scale=3, size=(3, 4)), compiled=single)
+        yield case(
+            f"offset, {dtype}", dtype, offset + rng.normal(scale=3, size=(3, 4)), compiled=single
+        )
         yield case(f"offset below, {dtype}", dtype, rng.normal(scale=3, size=(3, 4)) - offset)
         yield case(f"rows, {dtype}", dtype, rng.normal(scale=3, size=(4, 5)), compiled=True)
-        yield case(f"axis 1 of 3, {dtype}", dtype, rng.normal(scale=10, size=(2, 3, 4)), 1, compiled=single)
+        yield case(
+            f"axis 1 of 3, {dtype}", dtype, rng.normal(scale=10, size=(2, 3, 4)), 1, compiled=single
+        )
     rng = _rng("softmax")
     for axis in (0, -1, -2):
         cube = rng.normal(scale=3, size=(3, 3, 3))
-        yield case(f"axis {axis} of 3", "float32", cube, axis, compiled=True, representative=axis == 0)
+        yield case(
+            f"axis {axis} of 3", "float32", cube, axis, compiled=True, representative=axis == 0
+        )
     yield case("class axis first", "float32", rng.normal(size=(3, 4)), 0)
     yield case("one row", "float32", rng.normal(size=5), compiled=True)
     yield case("one class", "float32", [[7], [-1e5], [NAN], [INF], [-INF]], compiled=True)
@@ -1027,7 +1479,11 @@ def bad_softmax_calls() -> Iterator[SoftmaxCase]:
 def bad_calls() -> Iterator[BadCall]:
     """Calls of a loss that must fail alike everywhere."""
     z, y, t = X, Y, ONE_HOT
-    ce, bce, mse = CrossEntropyLoss(from_logits=True), BinaryCrossEntropyLoss(from_logits=True), MeanSquaredError()
+    ce, bce, mse = (
+        CrossEntropyLoss(from_logits=True),
+        BinaryCrossEntropyLoss(from_logits=True),
+        MeanSquaredError(),
+    )
     cube = np.zeros((2, 3, 3), np.float32)
     yield BadCall("19 column against vector", mse, _f32([1], [2], [3]), _f32(1, 2, 3))
     yield BadCall("20 binary column against vector", bce, _f32([1], [2]), _f32(1, 0))
@@ -1046,31 +1502,45 @@ def bad_calls() -> Iterator[BadCall]:
     yield BadCall("dense with an ignored class", ce.replace(ignore_index=1), z, t)
     yield BadCall("wrong number of pos_weight", bce.replace(pos_weight=(1, 2)), z, t)
     yield BadCall("35 element weights of another shape", mse.replace(element_weights=(1, 2)), z, t)
-    yield BadCall("35 element weights of too many axes", mse.replace(element_weights=[[[1, 2, 3]]]), z, t)
+    yield BadCall(
+        "35 element weights of too many axes", mse.replace(element_weights=[[[1, 2, 3]]]), z, t
+    )
     yield BadCall("pos_weight along another axis", bce.replace(pos_weight=(1, 2, 3), axis=0), z, t)
     yield BadCall("pos_weight along no axis", bce.replace(pos_weight=(1, 2, 3), axis=2), z, t)
     yield BadCall("22 one axis, averaged", mse.replace(average_last_axis=True), z[0], t[0])
     yield BadCall(
-        "22 weights of elements that are averaged", mse.replace(average_last_axis=True), z, t, np.ones((4, 3))
+        "22 weights of elements that are averaged",
+        mse.replace(average_last_axis=True),
+        z,
+        t,
+        np.ones((4, 3)),
     )
     yield BadCall("labels one too many, log-probabilities", NegativeLogLikelihoodLoss(), z, y[:3])
     yield BadCall("mask of numbers", ce, z, y, None, np.ones(4, np.float32))
     yield BadCall("bool sample weights", ce, z, y, np.ones(4, bool))
     yield BadCall("weights on a trailing axis", mse, z, t, np.ones(3, np.float32))
     yield BadCall("mask of too many axes", mse, z, t, None, np.ones((4, 3, 1), bool))
-    for name, labels in (("-1", _i(0, -1, 1, 2)), ("3", _i(0, 1, 3, 2)), ("-100", _i(-100, 1, 0, 2))):
+    for name, labels in (
+        ("-1", _i(0, -1, 1, 2)),
+        ("3", _i(0, 1, 3, 2)),
+        ("-100", _i(-100, 1, 0, 2)),
+    ):
         yield BadCall(f"label {name}", ce, z, labels, reads=True)
     yield BadCall("logits as probabilities", CrossEntropyLoss(), z, y, reads=True)
     yield BadCall("binary logits as probabilities", BinaryCrossEntropyLoss(), z, t, reads=True)
     renormalized = CrossEntropyLoss(epsilon="keras", renormalize="before_clip")
     yield BadCall("logits that are divided by their sum", renormalized, z, y, reads=True)
-    yield BadCall("label 3, log-probabilities", NegativeLogLikelihoodLoss(), z, _i(0, 1, 3, 2), reads=True)
+    yield BadCall(
+        "label 3, log-probabilities", NegativeLogLikelihoodLoss(), z, _i(0, 1, 3, 2), reads=True
+    )
     unweighted = mse.replace(element_weights=(0, 0, 0), on_empty="error")
     yield BadCall("no element weighs", unweighted, z, t, reads=True)
     yield BadCall("negative dense target", ce, z, t - np.float32(0.5), reads=True)
     yield BadCall("binary target 2", bce, z, t * 2, reads=True)
     yield BadCall("negative weight", ce, z, y, _f32(1, -1, 1, 1), reads=True)
-    yield BadCall("nothing to divide by", ce.replace(on_empty="error"), z, y, _f32(0, 0, 0, 0), reads=True)
+    yield BadCall(
+        "nothing to divide by", ce.replace(on_empty="error"), z, y, _f32(0, 0, 0, 0), reads=True
+    )
     yield BadCall("an empty batch", mse.replace(on_empty="error"), z[:0], t[:0], reads=True)
 
 
@@ -1082,12 +1552,18 @@ _EVERY_REPRESENTATIVE = 12
 
 def _traits(case: Case) -> set[tuple[str, Any]]:
     """What a case is one of: each field's value, the shapes and dtypes, what accompanies the predictions."""
-    found: dict[str, Any] = {field.name: getattr(case.spec, field.name) for field in dataclasses.fields(case.spec)}
+    found: dict[str, Any] = {
+        field.name: getattr(case.spec, field.name) for field in dataclasses.fields(case.spec)
+    }
     # Numbers drawn for the case: not which they are counts, but their kind.
     for name in ("class_weights", "pos_weight", "element_weights"):
         if isinstance(values := found.get(name), tuple):
             found[name] = "with zero" if 0 in values else "given"
-    found |= {"shape": case.predictions.shape, "dtype": case.dtype, "target_dtype": case.targets.dtype.name}
+    found |= {
+        "shape": case.predictions.shape,
+        "dtype": case.dtype,
+        "target_dtype": case.targets.dtype.name,
+    }
     if case.sample_weight is not None:
         found |= {"weight": case.sample_weight.ndim, "some weigh": bool(case.sample_weight.any())}
         found["zero weight"] = bool((case.sample_weight == 0).any())
@@ -1111,7 +1587,9 @@ def _cover(cases: Sequence[Case]) -> list[Case]:
 def _every(nth: int, cases: Sequence[Case]) -> list[Case]:
     """Every so many-th of the cases of each loss."""
     losses = (CrossEntropyLoss, BinaryCrossEntropyLoss, MeanSquaredError, NegativeLogLikelihoodLoss)
-    return [case for loss in losses for case in [c for c in cases if isinstance(c.spec, loss)][::nth]]
+    return [
+        case for loss in losses for case in [c for c in cases if isinstance(c.spec, loss)][::nth]
+    ]
 
 
 def all_cases() -> list[Case]:
@@ -1127,7 +1605,10 @@ def all_cases() -> list[Case]:
     compiled = {case.name for case in chosen}
     at_random = list(random_cases())
     of_backend = {case.name for case in _every(_EVERY_EDGE, edges)[1::2]} - representative
-    of_backend |= {case.name for case in [case for case in (*products, *at_random) if case.name not in compiled][1::2]}
+    of_backend |= {
+        case.name
+        for case in [case for case in (*products, *at_random) if case.name not in compiled][1::2]
+    }
     cases = [
         dataclasses.replace(
             case,

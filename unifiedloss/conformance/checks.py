@@ -112,7 +112,9 @@ def _check_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase, expected: So
     exact = np.reshape(expected.values, shape)
     got = np.asarray(adapter.to_numpy(value)).astype(np.float64)
     if got.shape == shape:
-        exact = tolerances.or_zero(got, exact, np.reshape(expected.probabilities, shape), magnitude, plan)
+        exact = tolerances.or_zero(
+            got, exact, np.reshape(expected.probabilities, shape), magnitude, plan
+        )
     _compare(
         outcome, "softmax", plan, adapter, value, case.dtype, shape, exact, magnitude, exact != 0, underflows=False
     )  # fmt: skip
@@ -126,7 +128,10 @@ def _check_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase, expected: So
 
 def _evaluate_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase) -> tuple[Any, Any]:
     """The softmax and its gradient; None for the gradient in a backend that does not differentiate."""
-    logits, upstream = adapter.tensor(case.logits, case.dtype), adapter.tensor(case.upstream, case.dtype)
+    logits, upstream = (
+        adapter.tensor(case.logits, case.dtype),
+        adapter.tensor(case.upstream, case.dtype),
+    )
 
     def softmax(z: Any) -> Any:
         return adapter.softmax(z, case.axis)
@@ -134,9 +139,13 @@ def _evaluate_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase) -> tuple[
     if not adapter.differentiates:
         return mode.run(softmax, logits), None
     if mode.whole_step:
-        value, (gradient,) = mode.run(lambda z: adapter.differentiate(softmax, (z,), upstream), logits)
+        value, (gradient,) = mode.run(
+            lambda z: adapter.differentiate(softmax, (z,), upstream), logits
+        )
     else:
-        value, (gradient,) = adapter.differentiate(lambda z: mode.run(softmax, z), (logits,), upstream)
+        value, (gradient,) = adapter.differentiate(
+            lambda z: mode.run(softmax, z), (logits,), upstream
+        )
     return value, gradient
 
 
@@ -155,8 +164,12 @@ def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, 
         result = tolerances.plan_of(case).result_dtype
         upstream = adapter.tensor(np.asarray(case.upstream, np.float32), result)
     if not adapter.differentiates:
-        value, gradient = adapter.value_and_grad(case.spec, predictions, targets, weight, mask, upstream)
-        again = mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
+        value, gradient = adapter.value_and_grad(
+            case.spec, predictions, targets, weight, mask, upstream
+        )
+        again = mode.run(
+            lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets
+        )
         if not np.array_equal(adapter.to_numpy(value), adapter.to_numpy(again), equal_nan=True):
             msg = f"value_and_grad gives the loss {value}, calling gives {again}"
             raise AssertionError(msg)
@@ -169,13 +182,21 @@ def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, 
     def loss(*tensors: Any) -> Any:
         given = dict(zip(names, tensors, strict=True))
         return adapter.loss(
-            case.spec, given["predictions"], given.get("targets", targets), given.get("sample_weight", weight), mask
+            case.spec,
+            given["predictions"],
+            given.get("targets", targets),
+            given.get("sample_weight", weight),
+            mask,
         )
 
     if mode.whole_step:
-        value, gradients = mode.run(lambda *xs: adapter.differentiate(loss, xs, upstream), *inputs.values())
+        value, gradients = mode.run(
+            lambda *xs: adapter.differentiate(loss, xs, upstream), *inputs.values()
+        )
     else:
-        value, gradients = adapter.differentiate(lambda *xs: mode.run(loss, *xs), tuple(inputs.values()), upstream)
+        value, gradients = adapter.differentiate(
+            lambda *xs: mode.run(loss, *xs), tuple(inputs.values()), upstream
+        )
     return value, dict(zip(names, gradients, strict=True))
 
 
@@ -225,21 +246,32 @@ def _compare(
     if defined is None:
         defined = np.ones(got.shape, bool)
     defined = np.broadcast_to(defined, got.shape)
-    same = ~defined | np.where(special, (got == exact) | (np.isnan(got) & np.isnan(exact)), np.isfinite(got))
+    same = ~defined | np.where(
+        special, (got == exact) | (np.isnan(got) & np.isnan(exact)), np.isfinite(got)
+    )
     if not same.all():
         _fail_at(outcome, what, ~same, got, exact, "")
     if kept is not None:
         # Those are +0, to the sign.
         zero = kept | ((got == 0) & ~np.signbit(got))
         if not zero.all():
-            _fail_at(outcome, what, ~zero, got, np.zeros_like(got), " (the position is not kept)" if underflows else "")
+            _fail_at(
+                outcome,
+                what,
+                ~zero,
+                got,
+                np.zeros_like(got),
+                " (the position is not kept)" if underflows else "",
+            )
     if what != "softmax" and plan.exact:
         _compare_bits(outcome, what, got, exact, FORMATS[dtype])
         return
     measured = defined & same & ~special
     if not measured.any():
         return
-    distances = tolerances.distance(got, exact, magnitude, plan, dtype, underflows=underflows)[measured]
+    distances = tolerances.distance(got, exact, magnitude, plan, dtype, underflows=underflows)[
+        measured
+    ]
     largest = float(distances.max())
     if what in ("loss", "softmax"):
         outcome.value_distance = max(outcome.value_distance, largest)
@@ -261,24 +293,35 @@ def _compare(
 
 def _compare_bits(outcome: Outcome, what: str, got: Array, exact: Array, form: Format) -> None:
     """Exact mode has one right answer, to the sign of zero."""
-    wrong = (got != exact) & ~np.isnan(exact) | (np.signbit(got) != np.signbit(exact)) & (exact == 0)
+    wrong = (got != exact) & ~np.isnan(exact) | (np.signbit(got) != np.signbit(exact)) & (
+        exact == 0
+    )
     if wrong.any():
         finite = np.isfinite(exact) & np.isfinite(got)
-        distances = [abs(g - e) / form.ulp(float(e)) for g, e in zip(got[finite], exact[finite], strict=True)]
+        distances = [
+            abs(g - e) / form.ulp(float(e)) for g, e in zip(got[finite], exact[finite], strict=True)
+        ]
         largest = max(distances, default=0.0)
         if what == "loss":
             outcome.value_distance = max(outcome.value_distance, largest)
         else:
             outcome.gradient_distance = max(outcome.gradient_distance, largest)
         _fail_at(
-            outcome, what, wrong, got, exact, f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)"
+            outcome,
+            what,
+            wrong,
+            got,
+            exact,
+            f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)",
         )
 
 
 def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:
     position = tuple(int(i) for i in np.argwhere(wrong)[0])
     found, wanted = float(got[position]), float(exact[position])
-    outcome.fail(f"{what}{list(position) if position else ''} is {found!r}, should be {wanted!r}{why}")
+    outcome.fail(
+        f"{what}{list(position) if position else ''} is {found!r}, should be {wanted!r}{why}"
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -292,7 +335,9 @@ def check_refused(adapter: Adapter, mode: Mode, case: Case) -> Outcome:
         value = adapter.to_numpy(_call(adapter, mode, case))
     except Exception as error:  # noqa: BLE001 - a compiler may wrap the refusal in an error of its own
         if "exact" not in _unwrapped(error):
-            outcome.fail(f"raised {type(error).__name__} without a word of exact mode: {_first_line(error)}")
+            outcome.fail(
+                f"raised {type(error).__name__} without a word of exact mode: {_first_line(error)}"
+            )
     else:
         outcome.fail(f"gave {value!r}, should refuse rounding='exact'")
     return outcome
@@ -330,7 +375,11 @@ def _call(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase) -> Any:
 
 
 def _expect_error(
-    outcome: Outcome, adapter: Adapter, mode: Mode, case: Case | SoftmaxCase, least: type[UnifiedLossError]
+    outcome: Outcome,
+    adapter: Adapter,
+    mode: Mode,
+    case: Case | SoftmaxCase,
+    least: type[UnifiedLossError],
 ) -> None:
     from unifiedloss import registry
 
@@ -352,14 +401,18 @@ def _expect_error(
         value = _call(adapter, mode, case)
     except Exception as error:  # noqa: BLE001 - the class is what is compared
         if mode.raises and type(error) is not type(wanted):
-            outcome.fail(f"raised {type(error).__name__} ({_first_line(error)}), should raise {type(wanted).__name__}")
+            outcome.fail(
+                f"raised {type(error).__name__} ({_first_line(error)}), should raise {type(wanted).__name__}"
+            )
         elif mode.raises and str(error) != str(wanted):
             outcome.fail(f"the message is {str(error)!r}, should be {str(wanted)!r}")
         elif str(wanted) not in _unwrapped(error):
             # A compiler may wrap the error it meets while tracing in one of its own, but must not lose the message.
             outcome.fail(f"the message is {_unwrapped(error)!r}, should hold {str(wanted)!r}")
     else:
-        outcome.fail(f"gave {adapter.to_numpy(value)!r}, should raise {type(wanted).__name__}: {wanted}")
+        outcome.fail(
+            f"gave {adapter.to_numpy(value)!r}, should raise {type(wanted).__name__}: {wanted}"
+        )
 
 
 def _unwrapped(error: BaseException) -> str:

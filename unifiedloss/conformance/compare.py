@@ -98,7 +98,9 @@ def load(path: Path) -> dict[str, Array]:
             with np.load(path, allow_pickle=False) as file:
                 for name in file.files:
                     array = file[name]
-                    if isinstance(array, np.ndarray):  # a member that was not saved by NumPy comes as bytes
+                    if isinstance(
+                        array, np.ndarray
+                    ):  # a member that was not saved by NumPy comes as bytes
                         found[name] = array
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror or error}."
@@ -124,7 +126,9 @@ def load(path: Path) -> dict[str, Array]:
 def _is_archive(path: Path) -> bool:
     if path.is_dir():
         return False
-    with path.open("rb") as opened:  # given the path, zipfile would keep to itself why a file cannot be read
+    with path.open(
+        "rb"
+    ) as opened:  # given the path, zipfile would keep to itself why a file cannot be read
         return zipfile.is_zipfile(opened)
 
 
@@ -156,7 +160,9 @@ def compare(
     if len(roundings) > 1 and not case.has_exact_mode():
         roundings = ("native",)
     cases = {rounding: case.rounded(rounding) for rounding in roundings}
-    registry.adapter("numpy").check(spec, case.predictions, case.targets, case.sample_weight, case.mask)
+    registry.adapter("numpy").check(
+        spec, case.predictions, case.targets, case.sample_weight, case.mask
+    )
     truths = {rounding: _truth(rounded) for rounding, rounded in cases.items()}
     targets, absent = workers.choose(backends)
     targets = [target for target in targets if not target.wide or case.is_wide()]
@@ -168,7 +174,10 @@ def compare(
             lines.append(Line(label, **message.content["line"]))
         elif message.death:
             lines.append(Line(label, error=message.death))
-    order = [target.label for target in sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))]
+    order = [
+        target.label
+        for target in sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))
+    ]
     # A backend's own lines stay in the order in which they came.
     return truths, sorted(lines, key=lambda line: order.index(line.backend))
 
@@ -190,7 +199,9 @@ def _truth(case: Case) -> Truth:
     exact = plan.exact or isinstance(getattr(case.spec, "epsilon", 0.0), str)
     spec = case.spec.replace(rounding="exact") if exact else case.spec
     predictions = case.predictions if exact else case.predictions.astype(np.float64)
-    loss, gradient = numpy.value_and_grad(spec, predictions, case.targets, case.sample_weight, case.mask)
+    loss, gradient = numpy.value_and_grad(
+        spec, predictions, case.targets, case.sample_weight, case.mask
+    )
     source = "exact NumPy" if exact else "float64 NumPy"
     loss, gradient = (np.asarray(x).astype(np.float64) for x in (loss, gradient))
     return Truth(source, loss, gradient, time.perf_counter() - started)
@@ -202,7 +213,8 @@ def _read(case: Case) -> Case:
     if dtype is None:
         return case
     targets, weight = (
-        x.astype(dtype) if x is not None and x.dtype.name in FORMATS else x for x in (case.targets, case.sample_weight)
+        x.astype(dtype) if x is not None and x.dtype.name in FORMATS else x
+        for x in (case.targets, case.sample_weight)
     )
     assert targets is not None
     return dataclasses.replace(
@@ -211,7 +223,9 @@ def _read(case: Case) -> Case:
     )  # fmt: skip
 
 
-def measure(shared: list[tuple[Case, Truth]], task: dict[str, Any], send: Callable[..., None]) -> None:
+def measure(
+    shared: list[tuple[Case, Truth]], task: dict[str, Any], send: Callable[..., None]
+) -> None:
     """A worker's job: run the loss in one backend, with each rounding, and send what came out."""
     adapter = registry.adapter(task["target"].backend)
     for case, truth in shared:
@@ -222,7 +236,10 @@ def measure(shared: list[tuple[Case, Truth]], task: dict[str, Any], send: Callab
                 return
             line |= _line(adapter, case, truth)
         except UnsupportedError as error:
-            line |= {"error": str(error), "absent": case.spec.rounding == "exact" and len(shared) > 1}
+            line |= {
+                "error": str(error),
+                "absent": case.spec.rounding == "exact" and len(shared) > 1,
+            }
         except Exception as error:  # noqa: BLE001 - one backend's failure is a line of the table
             line |= {"error": f"{type(error).__name__}: {error}"}
         send(event="line", line=line)
@@ -235,7 +252,9 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
     run = next(iter(adapter.modes().values())).run
 
     def call() -> tuple[Array, Array]:
-        value, gradient = run(lambda p, t: adapter.value_and_grad(case.spec, p, t, *tensors[2:]), *tensors[:2])
+        value, gradient = run(
+            lambda p, t: adapter.value_and_grad(case.spec, p, t, *tensors[2:]), *tensors[:2]
+        )
         # Reading waits for a framework that is still computing. On the CPU it is a view.
         return adapter.to_numpy(value), adapter.to_numpy(gradient)
 
@@ -246,7 +265,11 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
         call()
         times.append(time.perf_counter() - started)
     sizes = tolerances.magnitudes(case, plan)
-    far = _largest(value, truth.loss, tolerances.distance(value, truth.loss, sizes.loss, plan, plan.result_dtype))
+    far = _largest(
+        value,
+        truth.loss,
+        tolerances.distance(value, truth.loss, sizes.loss, plan, plan.result_dtype),
+    )
     steep = _largest(
         gradient,
         truth.gradient,
@@ -259,7 +282,11 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
     rounded = truth.gradient.astype(case.predictions.dtype).astype(np.float64)
     equal = _same(gradient, rounded)
     # What is exact is right or it is not, to the sign of a zero.
-    within = bool(_same(value, truth.loss).all() and equal.all()) if plan.exact else far <= bound and steep <= bound
+    within = (
+        bool(_same(value, truth.loss).all() and equal.all())
+        if plan.exact
+        else far <= bound and steep <= bound
+    )
     return {
         "value": float(value.mean()) if value.size else float("nan"),
         "value_ulps": ulps,

@@ -31,7 +31,12 @@ _BCE = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
 _CE_P = CrossEntropyLoss(reduction="none")
 _BCE_P = BinaryCrossEntropyLoss(reduction="none")
 _MSE = MeanSquaredError(reduction="none")
-_HELD: dict[str, Any] = {"float16": np.float16, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
+_HELD: dict[str, Any] = {
+    "float16": np.float16,
+    "bfloat16": np.float32,
+    "float32": np.float32,
+    "float64": np.float64,
+}
 _PRECISION = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 INFINITY = float("inf")
 
@@ -41,7 +46,9 @@ def hard_cases() -> Iterator[Case]:
 
     def case(name: str, spec: Any, dtype: str, predictions: Any, targets: Any, **more: Any) -> Case:
         predictions = np.array(predictions, _HELD[dtype])
-        return Case(f"hard/{name}, {dtype}", spec, predictions, np.array(targets), dtype=dtype, **more)
+        return Case(
+            f"hard/{name}, {dtype}", spec, predictions, np.array(targets), dtype=dtype, **more
+        )
 
     yield from _next_to_a_midpoint(case)
     yield from _unmeasurably_next_to_a_midpoint(case)
@@ -102,9 +109,19 @@ _BINARY = (
 )
 # d^2 w, and d w u, are within 2^-26 of an ulp of a midpoint.
 _SQUARES = ((15834249, 14117636), (12456753, 14225696))
-_PRODUCTS = ((9513525, 10500550, 10846296), (13096730, 16088190, 13572184), (9114473, 12610029, 16611832))
+_PRODUCTS = (
+    (9513525, 10500550, 10846296),
+    (13096730, 16088190, 13572184),
+    (9114473, 12610029, 16611832),
+)
 # Within 3e-7 and 5e-8 of an ulp of float32; for 1 / p and 1 / (1 - p) no quotient of two float32 comes much nearer.
-_P = (0.6841573119163513, 0.728446900844574, 0.5355257391929626, 0.2499999850988388, 0.24805448949337006)
+_P = (
+    0.6841573119163513,
+    0.728446900844574,
+    0.5355257391929626,
+    0.2499999850988388,
+    0.24805448949337006,
+)
 _Q = (0.10057907551527023, 0.23348142206668854, 0.18487399816513062)
 
 
@@ -119,11 +136,20 @@ def _next_to_a_midpoint(case: _Make) -> Iterator[Case]:
     yield case("searched, squared error", _MSE, "float32", d, 0 * d, sample_weight=w)
     d, w, u = (np.ldexp(_f32(*column), -23) for column in zip(*_PRODUCTS, strict=True))
     yield case(
-        "searched, slope of the squared error", _MSE, "float32", d, 0 * d, sample_weight=w, upstream=u, compiled=True
+        "searched, slope of the squared error",
+        _MSE,
+        "float32",
+        d,
+        0 * d,
+        sample_weight=w,
+        upstream=u,
+        compiled=True,
     )
     p = [*_P, *_Q]
     for t in (0, 1):
-        yield case(f"searched, binary p, target {t}", _BCE_P, "float32", p, np.full(len(p), t, np.float32))
+        yield case(
+            f"searched, binary p, target {t}", _BCE_P, "float32", p, np.full(len(p), t, np.float32)
+        )
     yield case("searched, p", _CE_P, "float32", [[x, x] for x in p], [0] * len(p))
     # float64, within 1e-7 of an ulp.
     wide = [
@@ -134,7 +160,9 @@ def _next_to_a_midpoint(case: _Make) -> Iterator[Case]:
     ]
     yield case("searched, index", _CE, "float64", wide, [0] * 4)
     yield case("searched, dense", _CE, "float64", wide, np.eye(3)[[0] * 4] + 0.25)
-    yield case("searched, binary", _BCE, "float64", [-0.00730967849436148, 1.7194979701367912], [1.0, 1.0])
+    yield case(
+        "searched, binary", _BCE, "float64", [-0.00730967849436148, 1.7194979701367912], [1.0, 1.0]
+    )
     p = [0.49654508061100644, 0.14138765645310747, 0.08867531689588148, 0.5755191671759234]
     yield case("searched, binary p", _BCE_P, "float64", p * 2, [0.0] * 4 + [1.0] * 4)
 
@@ -150,8 +178,20 @@ def _unmeasurably_next_to_a_midpoint(case: _Make) -> Iterator[Case]:
         above = (1 + 2.0**-bits, 1)
         far = 1000.0
         # A loss of (1 + 2^-p) 1024 and more, slopes of (1 + 2^-p) (1 - e^-1000) and -(1 + 2^-p) (1 - e^-1000).
-        yield case(f"{tie}, class weight", _CE.replace(class_weights=above), dtype, [[0, far], [0, 1024]], [0, 0])
-        yield case(f"{tie}, pos_weight", _BCE.replace(pos_weight=above[0]), dtype, [-1024, -far], _f32(1, 1))
+        yield case(
+            f"{tie}, class weight",
+            _CE.replace(class_weights=above),
+            dtype,
+            [[0, far], [0, 1024]],
+            [0, 0],
+        )
+        yield case(
+            f"{tie}, pos_weight",
+            _BCE.replace(pos_weight=above[0]),
+            dtype,
+            [-1024, -far],
+            _f32(1, 1),
+        )
         # Slopes of 1 - 2^-(p+1) - e^-1000 and its negative.
         soft = np.array([2.0 ** -(bits + 1), 1 - 2.0 ** -(bits + 1)])
         yield case(f"{tie}, soft target", _BCE, dtype, [far, -far], soft)
@@ -167,8 +207,13 @@ def _unmeasurably_next_to_a_midpoint(case: _Make) -> Iterator[Case]:
         clipped = _CE_P.replace(epsilon=2.0 ** (1 - bits))
         yield case("a logarithm next to a tie, clipped", clipped, dtype, [[1.0, 0.0]], [0])
     # One unit of the last place of a product of 159 bits away from a midpoint.
-    d, w = [134217729.0, 134217731, 134217735], [9007198986305537.0, 5671199520820793, 8166877459162927]
-    yield case("a product next to a tie", _MSE, "float64", d, np.zeros(3), sample_weight=np.array(w))
+    d, w = (
+        [134217729.0, 134217731, 134217735],
+        [9007198986305537.0, 5671199520820793, 8166877459162927],
+    )
+    yield case(
+        "a product next to a tie", _MSE, "float64", d, np.zeros(3), sample_weight=np.array(w)
+    )
 
 
 def _on_a_midpoint(case: _Make) -> Iterator[Case]:
@@ -189,13 +234,26 @@ def _on_a_midpoint(case: _Make) -> Iterator[Case]:
             mean = MeanSquaredError(divisor="all")
             if dtype in ("float32", "float64"):
                 weight = np.array(terms, floats)
-                yield case(f"a mean, {terms[0] > 1}", mean, dtype, [1, 1], np.zeros(2, floats), sample_weight=weight)
+                yield case(
+                    f"a mean, {terms[0] > 1}",
+                    mean,
+                    dtype,
+                    [1, 1],
+                    np.zeros(2, floats),
+                    sample_weight=weight,
+                )
         # w / p with w = (2 m + 1) p, 2 m + 1 having one bit too many. Weights are float64.
         if dtype != "float64":
             weights = (0.75 * (1 + 2.0**-bits), 0.25 * (1 + 3 * 2.0**-bits))
             spec = _CE_P.replace(class_weights=weights)
             yield case("slope of -log p", spec, dtype, [[0.75, 0.25], [0.75, 0.25]], [0, 1])
-        yield case("p is its target", _BCE_P, dtype, [0.375, 0.5, 1 - ulp], np.array([0.375, 0.5, 1 - ulp], floats))
+        yield case(
+            "p is its target",
+            _BCE_P,
+            dtype,
+            [0.375, 0.5, 1 - ulp],
+            np.array([0.375, 0.5, 1 - ulp], floats),
+        )
     yield case("one class", _CE, "float32", [[5], [-1e30]], [0, 0])
     yield case("one class, dense", _CE, "bfloat16", [[5], [3]], _f32([1], [0.3]))
 
@@ -207,21 +265,32 @@ def _rounded_twice(case: _Make) -> Iterator[Case]:
         "bfloat16": [[3.6875, -10.0625, 1.578125], [-3.78125, 3.890625, 0.42578125]],
     }
     slopes = {
-        "float16": [[-5.58203125, 1.5859375, -2.466796875], [-3.806640625, -1.6787109375, 1.2529296875]],
+        "float16": [
+            [-5.58203125, 1.5859375, -2.466796875],
+            [-3.806640625, -1.6787109375, 1.2529296875],
+        ],
         "bfloat16": [[-4.8125, -6.875, 6.09375], [0.2216796875, 0.61328125, 3.203125]],
     }
     for dtype, first in rows.items():
         both = [*first, *slopes[dtype]]
         yield case("rounded twice, index", _CE, dtype, both, [0] * 4)
         yield case("rounded twice, dense", _CE, dtype, both, np.eye(3, dtype=np.float32)[[0] * 4])
-    yield case("rounded twice, binary", _BCE, "float16", [0.0029296875, 0.0107421875, -0.00732421875], _f32(0, 0, 1))
+    yield case(
+        "rounded twice, binary",
+        _BCE,
+        "float16",
+        [0.0029296875, 0.0107421875, -0.00732421875],
+        _f32(0, 0, 1),
+    )
     yield case("rounded twice, p", _CE_P, "float16", [[0.005340576171875, 0.5]], [0])
     p, t = [-1.3876953125, 2.896484375, 2.673828125], [2.61328125, 0.89599609375, -5.328125]
     yield case("rounded twice, squared error", _MSE, "float16", p, np.array(t, np.float16))
     # 1 + 2^-p and a little, by weights of float64.
     for dtype, bits in (("float16", 11), ("bfloat16", 8)):
         weight = np.array([1 + 2.0**-bits + 2.0**-40, 1 + 2.0**-bits, 1 + 2.0**-bits - 2.0**-40])
-        yield case("rounded twice, weight", _MSE, dtype, [1, 1, 1], _f32(0, 0, 0), sample_weight=weight)
+        yield case(
+            "rounded twice, weight", _MSE, dtype, [1, 1, 1], _f32(0, 0, 0), sample_weight=weight
+        )
 
 
 def _cancelling(case: _Make) -> Iterator[Case]:
@@ -229,7 +298,9 @@ def _cancelling(case: _Make) -> Iterator[Case]:
     z = np.linspace(-9, 9, 12).astype(np.float32)
     fitted = (1 / (1 + np.exp(-z.astype(np.float64)))).astype(np.float32)
     yield case("fitted, binary", _BCE, "float32", z, fitted)
-    yield case("fitted, binary p", _BCE_P, "float32", fitted, (fitted.astype(np.float64) * (1 + 2.0**-30)))
+    yield case(
+        "fitted, binary p", _BCE_P, "float32", fitted, (fitted.astype(np.float64) * (1 + 2.0**-30))
+    )
     rows = z.reshape(4, 3)
     share = np.exp(rows.astype(np.float64))
     share /= share.sum(1, keepdims=True)
@@ -237,40 +308,83 @@ def _cancelling(case: _Make) -> Iterator[Case]:
     yield case("fitted, dense of float64", _CE, "float32", rows, share)
     # p = 0.9 + 0.1 / 4 at the label, 0.1 / 4 elsewhere.
     at_label = np.float32(np.log(0.925 / 0.025))
-    yield case("fitted, smoothed", _CE.replace(label_smoothing=0.1), "float32", [[at_label, 0, 0, 0]], [0])
+    yield case(
+        "fitted, smoothed", _CE.replace(label_smoothing=0.1), "float32", [[at_label, 0, 0, 0]], [0]
+    )
     # 1 - t' = 5e-13, whose digits a subtraction from 1 would lose.
-    yield case("1 - t'", _BCE.replace(label_smoothing=1e-12), "float32", [40, -40, 3], _f32(1, 0, 1))
+    yield case(
+        "1 - t'", _BCE.replace(label_smoothing=1e-12), "float32", [40, -40, 3], _f32(1, 0, 1)
+    )
     clipped = _BCE_P.replace(epsilon=2.0**-20)
     edge = 1 - 2.0**-20
     p = [edge, np.nextafter(np.float32(edge), np.float32(0)), 2.0**-20, 2.0**-20 + 2.0**-43]
     yield case("p near its clip", clipped, "float32", p, _f32(1, 0.25, 0.5, 0))
-    yield case("dense p near its clip", _CE_P.replace(epsilon=2.0**-20), "float32", [p], _f32([0.1, 0.2, 0.3, 0.4]))
+    yield case(
+        "dense p near its clip",
+        _CE_P.replace(epsilon=2.0**-20),
+        "float32",
+        [p],
+        _f32([0.1, 0.2, 0.3, 0.4]),
+    )
 
 
 def _sums(case: _Make) -> Iterator[Case]:
     """Where adding rounds, or what is added is infinite."""
     total = MeanSquaredError(reduction="sum")
-    yield case("a sum that a tiny term decides", total, "float32", [1, 2.0**-12, 2.0**-40], _f32(0, 0, 0))
+    yield case(
+        "a sum that a tiny term decides", total, "float32", [1, 2.0**-12, 2.0**-40], _f32(0, 0, 0)
+    )
     mean = MeanSquaredError(reduction="mean")
     rows = [[0, -INFINITY], [-INFINITY, 0]]
     for dtype in ("float32", "float64"):
         weight = np.array([1, -1], _HELD[dtype])
-        yield case("infinite losses cancel", _CE.replace(reduction="sum"), dtype, rows, [1, 0], sample_weight=weight)
+        yield case(
+            "infinite losses cancel",
+            _CE.replace(reduction="sum"),
+            dtype,
+            rows,
+            [1, 0],
+            sample_weight=weight,
+        )
         yield case("an infinite loss", _CE.replace(reduction="mean"), dtype, rows, [1, 1])
     weights = np.array([1.0, 2.0**-60, 2.0**-60])
-    yield case("a divisor of more than 53 bits", mean, "float64", [1, 3, 5], np.zeros(3), sample_weight=weights)
-    yield case("a divisor of more than 53 bits", mean, "float32", [1, 3, 5], _f32(0, 0, 0), sample_weight=weights)
+    yield case(
+        "a divisor of more than 53 bits",
+        mean,
+        "float64",
+        [1, 3, 5],
+        np.zeros(3),
+        sample_weight=weights,
+    )
+    yield case(
+        "a divisor of more than 53 bits",
+        mean,
+        "float32",
+        [1, 3, 5],
+        _f32(0, 0, 0),
+        sample_weight=weights,
+    )
 
 
 def _at_the_ends_of_the_range(case: _Make) -> Iterator[Case]:
     """Subnormal results, results that overflow, and exponentials that do."""
     offsets = [[710, 700], [722, 712], [-740, -741], [-760, -750.5], [87.5, 88.5], [-103, -104]]
-    yield case("exponentials out of range", _CE, "float32", offsets, [0, 1, 0, 1, 0, 1], compiled=True)
+    yield case(
+        "exponentials out of range", _CE, "float32", offsets, [0, 1, 0, 1, 0, 1], compiled=True
+    )
     one_hot = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]]
     yield case("exponentials out of range, dense", _CE, "float32", offsets, one_hot)
     yield case("exponentials out of range", _CE, "float64", offsets, [0, 1, 0, 1, 0, 1])
-    yield case("logits whose difference overflows", _CE, "float64", [[1e308, -1e308], [1e308, -1e308]], [0, 1])
-    yield case("logits whose difference overflows", _CE, "float32", [[3e38, -3e38], [3e38, -3e38]], [0, 1])
+    yield case(
+        "logits whose difference overflows",
+        _CE,
+        "float64",
+        [[1e308, -1e308], [1e308, -1e308]],
+        [0, 1],
+    )
+    yield case(
+        "logits whose difference overflows", _CE, "float32", [[3e38, -3e38], [3e38, -3e38]], [0, 1]
+    )
     gaps = {
         "float16": (9.75, 16, 17.5),
         "bfloat16": (88, 92, 92.5),
@@ -282,7 +396,13 @@ def _at_the_ends_of_the_range(case: _Make) -> Iterator[Case]:
         yield case("subnormal results", _CE, dtype, rows, [0, 0, 0])
         yield case("subnormal results, binary", _BCE, dtype, gap, np.ones(3, np.float32))
     tiny = 2.0**-149
-    yield case("subnormal results, squared error", _MSE, "float32", [3 * tiny, 2.0**-75, 2.0**-74], _f32(tiny, 0, 0))
+    yield case(
+        "subnormal results, squared error",
+        _MSE,
+        "float32",
+        [3 * tiny, 2.0**-75, 2.0**-74],
+        _f32(tiny, 0, 0),
+    )
     # The largest float16 is 65504, and from 65520 on results are infinite.
     weight = _f32(65519.99609375, 65520, 65504)
     yield case("overflow", _MSE, "float16", [1, 1, 1], _f32(0, 0, 0), sample_weight=weight)

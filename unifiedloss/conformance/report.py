@@ -33,7 +33,9 @@ class Tally:
     value_ulps: float = 0.0
     gradient_ulps: float = 0.0
 
-    def add(self, comparisons: int, *, failed: bool, value_ulps: float, gradient_ulps: float) -> None:
+    def add(
+        self, comparisons: int, *, failed: bool, value_ulps: float, gradient_ulps: float
+    ) -> None:
         """Count one case."""
         self.cases += 1
         self.comparisons += comparisons
@@ -116,7 +118,10 @@ class Row:
             losses={name: _tally_from_dict(tally) for name, tally in data["losses"].items()},
             not_held=dict(data["not_held"]),
             left_out=data["left_out"],
-            failures=[Failure(x["case"], x["loss"], tuple(x["what"]), x["snippet"]) for x in data["failures"]],
+            failures=[
+                Failure(x["case"], x["loss"], tuple(x["what"]), x["snippet"])
+                for x in data["failures"]
+            ],
             seconds=data["seconds"],
         )
 
@@ -127,7 +132,9 @@ def _tally_to_dict(tally: Tally) -> dict[str, Any]:
 
 def _tally_from_dict(data: Mapping[str, Any]) -> Tally:
     counts = {name: int(data[name]) for name in ("cases", "comparisons", "failed")}
-    return Tally(**counts, value_ulps=float(data["value_ulps"]), gradient_ulps=float(data["gradient_ulps"]))
+    return Tally(
+        **counts, value_ulps=float(data["value_ulps"]), gradient_ulps=float(data["gradient_ulps"])
+    )
 
 
 def _plain(x: float) -> float | str:
@@ -177,13 +184,21 @@ class Report:
     def summary(self) -> str:
         """The run in a few lines: what failed, or how much was compared."""
         lines = [f"{name} was not checked to the end: {why}" for name, why in self.errors.items()]
-        lines += [f"{row.backend}, {row.mode}: nothing was compared" for row in self.rows if not row.total.comparisons]
+        lines += [
+            f"{row.backend}, {row.mode}: nothing was compared"
+            for row in self.rows
+            if not row.total.comparisons
+        ]
         for row, failure in self.failures:
-            lines.append(f"{row.backend}, {row.mode}, {failure.case}: {'; '.join(failure.what)}\n{failure.snippet}")
+            lines.append(
+                f"{row.backend}, {row.mode}, {failure.case}: {'; '.join(failure.what)}\n{failure.snippet}"
+            )
         if not self.rows and not self.errors:
             lines.append("no backend was checked")
         found = "nothing differs" if self.ok else f"{len(self.failures)} cases failed"
-        return "\n".join([*lines, f"{self.comparisons} comparisons in {len(self.rows)} rows: {found}."])
+        return "\n".join(
+            [*lines, f"{self.comparisons} comparisons in {len(self.rows)} rows: {found}."]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, with a version."""
@@ -216,7 +231,15 @@ class Report:
                 rows=[Row.from_dict(row) for row in data["rows"]],
                 **{
                     name: data[name]
-                    for name in ("errors", "absent", "rounding", "seconds", "unifiedloss", "python", "machine")
+                    for name in (
+                        "errors",
+                        "absent",
+                        "rounding",
+                        "seconds",
+                        "unifiedloss",
+                        "python",
+                        "machine",
+                    )
                 },
             )
         except (KeyError, TypeError, ValueError) as error:

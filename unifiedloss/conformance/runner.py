@@ -33,7 +33,13 @@ from unifiedloss.spec import suggestion
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
 
 SOFTMAX = "softmax"
-LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "negative_log_likelihood", SOFTMAX)
+LOSSES = (
+    "cross_entropy",
+    "binary_cross_entropy",
+    "mean_squared_error",
+    "negative_log_likelihood",
+    SOFTMAX,
+)
 """What is checked and counted by its name: the losses, and the softmax beside them."""
 
 
@@ -95,7 +101,9 @@ def run(
     report = Report(absent=absent, rounding=rounding, unifiedloss=unifiedloss.__version__)
     has: dict[str, list[str]] = {}
     at = {target.label: "it had not begun" for target in targets}
-    tasks: list[tuple[Target, dict[str, Any]]] = [(target, {"job": "conform"}) for target in targets]
+    tasks: list[tuple[Target, dict[str, Any]]] = [
+        (target, {"job": "conform"}) for target in targets
+    ]
     for message in workers.work(tasks, work, max_workers):
         label, content = message.target.label, message.content
         if content is None:
@@ -158,15 +166,23 @@ def expected(
     """
     wanted = _of(losses)
     hard = hard_cases() if rounding == "exact" else ()
-    every: Sequence[Case | SoftmaxCase] = (*all_cases(), *hard, *softmax_cases()) if cases is None else cases
+    every: Sequence[Case | SoftmaxCase] = (
+        (*all_cases(), *hard, *softmax_cases()) if cases is None else cases
+    )
     chosen = [_rounded(case, rounding) for case in every if _loss(case) in wanted]
     return [(case, case.expected()) for case in chosen if case is not None]
 
 
-def _bad_calls(losses: Sequence[str] | None, rounding: str = "native") -> list[BadCall | SoftmaxCase]:
+def _bad_calls(
+    losses: Sequence[str] | None, rounding: str = "native"
+) -> list[BadCall | SoftmaxCase]:
     wanted = _of(losses)
     every: Sequence[BadCall | SoftmaxCase] = (*bad_calls(), *bad_softmax_calls())
-    return [call for call in (_rounded(call, rounding) for call in every if _loss(call) in wanted) if call is not None]
+    return [
+        call
+        for call in (_rounded(call, rounding) for call in every if _loss(call) in wanted)
+        if call is not None
+    ]
 
 
 def _rounded(case: _Checked, rounding: str) -> _Checked | None:
@@ -244,7 +260,10 @@ def assert_conforms(
 
 
 def check(
-    adapter: Adapter, target: Target, work: Work, note: Callable[[str, str, int, int], None] = lambda *_: None
+    adapter: Adapter,
+    target: Target,
+    work: Work,
+    note: Callable[[str, str, int, int], None] = lambda *_: None,
 ) -> Iterator[Row]:
     """Check an adapter, mode by mode.
 
@@ -254,7 +273,11 @@ def check(
         work: what is to be checked.
         note: called with the mode, the case that comes next, how many are done and how many there are.
     """
-    modes = {name: mode for name, mode in adapter.modes().items() if work.modes is None or name in work.modes}
+    modes = {
+        name: mode
+        for name, mode in adapter.modes().items()
+        if work.modes is None or name in work.modes
+    }
     held = set(adapter.dtypes())
     planned = []
     for name, mode in modes.items():
@@ -268,7 +291,12 @@ def check(
                 case, reference, mode, target, complete=name == _complete(adapter, case)
             ):
                 row.left_out += 1
-            elif isinstance(case, Case) and _is_exact(case) and not mode.exact and not _is_refused(case):
+            elif (
+                isinstance(case, Case)
+                and _is_exact(case)
+                and not mode.exact
+                and not _is_refused(case)
+            ):
                 row.left_out += 1  # a refusal is the same for all, and what is not refused takes too long to compile
             else:
                 cases.append((case, reference))
@@ -290,12 +318,19 @@ def check(
                 _count(row, case, checks.check_refused(adapter, mode, case), str)
                 continue
             outcome = checks.check_case(adapter, mode, case, reference)
-            _count(row, case, outcome, partial(snippets.of_case, adapter, target, row.mode, case, reference))
+            _count(
+                row,
+                case,
+                outcome,
+                partial(snippets.of_case, adapter, target, row.mode, case, reference),
+            )
         for call in calls:
             note(row.mode, call.name, done, total)
             done += 1
             outcome = checks.check_bad_call(adapter, mode, call)
-            _count(row, call, outcome, partial(snippets.of_bad_call, adapter, target, row.mode, call))
+            _count(
+                row, call, outcome, partial(snippets.of_bad_call, adapter, target, row.mode, call)
+            )
         row.seconds = time.monotonic() - started
         yield row
 
@@ -307,7 +342,9 @@ def _complete(adapter: Adapter, case: Case | SoftmaxCase) -> str:
     return next(iter([*declared, *modes]))
 
 
-def _is_spared(case: Case | SoftmaxCase, reference: Any, mode: Mode, target: Target, *, complete: bool) -> bool:
+def _is_spared(
+    case: Case | SoftmaxCase, reference: Any, mode: Mode, target: Target, *, complete: bool
+) -> bool:
     """Whether a mode leaves a case out: a complete one next to nothing, others what would have to be compiled once more."""
     by_keras = target.on is not None and case.of_backend and not _is_exact(case)
     if complete:
@@ -331,7 +368,12 @@ def _reads(call: BadCall | SoftmaxCase) -> bool:
     return isinstance(call, BadCall) and call.reads
 
 
-def _count(row: Row, case: Case | BadCall | SoftmaxCase, outcome: checks.Outcome, snippet: Callable[[], str]) -> None:
+def _count(
+    row: Row,
+    case: Case | BadCall | SoftmaxCase,
+    outcome: checks.Outcome,
+    snippet: Callable[[], str],
+) -> None:
     loss = _loss(case)
     for tally in (row.total, row.losses.setdefault(loss, Tally())):
         tally.add(

@@ -23,7 +23,9 @@ _SHOWN = 60
 """Expected numbers that stand in a comment. An array of thousands is a constant in the cases, and the rest of it is like its beginning."""
 
 
-def of_case(adapter: Adapter, target: Target, mode: str, case: Case | SoftmaxCase, expected: Any) -> str:
+def of_case(
+    adapter: Adapter, target: Target, mode: str, case: Case | SoftmaxCase, expected: Any
+) -> str:
     """The snippet of a case."""
     if isinstance(case, SoftmaxCase):
         return _of_softmax(adapter, target, mode, case, expected)
@@ -38,7 +40,9 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
         lines.append("upstream = None")
     else:
         result = tolerances.plan_of(case).result_dtype
-        lines.append(f"upstream = adapter.tensor({_literal(np.asarray(case.upstream, np.float32))}, {result!r})")
+        lines.append(
+            f"upstream = adapter.tensor({_literal(np.asarray(case.upstream, np.float32))}, {result!r})"
+        )
     lines += ["", *_loss(inputs)]
     given = ", ".join(inputs)
     if error is not None:
@@ -49,9 +53,13 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
             "gradients = (gradient,)",
         ]
     elif adapter.modes()[mode].whole_step:
-        lines.append(f"value, gradients = mode.run(lambda *xs: adapter.differentiate(loss, xs, upstream), {given})")
+        lines.append(
+            f"value, gradients = mode.run(lambda *xs: adapter.differentiate(loss, xs, upstream), {given})"
+        )
     else:
-        lines.append(f"value, gradients = adapter.differentiate(lambda *xs: mode.run(loss, *xs), ({given},), upstream)")
+        lines.append(
+            f"value, gradients = adapter.differentiate(lambda *xs: mode.run(loss, *xs), ({given},), upstream)"
+        )
     results: dict[str, Any] = {"predictions": expected.grad_predictions}
     results |= {"targets": expected.grad_targets, "sample_weight": expected.grad_sample_weight}
     lines += ["", f'print("loss:", adapter.to_numpy(value))  # should be {_shown(expected.loss)}']
@@ -62,20 +70,35 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
     return "\n".join(lines) + "\n"
 
 
-def _of_softmax(adapter: Adapter, target: Target, mode: str, case: SoftmaxCase, expected: Softmax) -> str:
+def _of_softmax(
+    adapter: Adapter, target: Target, mode: str, case: SoftmaxCase, expected: Softmax
+) -> str:
     lines = _softmax_head(
-        adapter, target, mode, case, f"upstream = adapter.tensor({_typed(case.upstream, case.dtype)})"
+        adapter,
+        target,
+        mode,
+        case,
+        f"upstream = adapter.tensor({_typed(case.upstream, case.dtype)})",
     )
     if not adapter.differentiates:
         lines.append("value = mode.run(softmax, logits)")
     elif adapter.modes()[mode].whole_step:
-        lines.append("value, (gradient,) = mode.run(lambda z: adapter.differentiate(softmax, (z,), upstream), logits)")
+        lines.append(
+            "value, (gradient,) = mode.run(lambda z: adapter.differentiate(softmax, (z,), upstream), logits)"
+        )
     else:
-        lines.append("value, (gradient,) = adapter.differentiate(lambda z: mode.run(softmax, z), (logits,), upstream)")
-    lines += ["", f'print("softmax:", adapter.to_numpy(value))  # should be {_shown(expected.values)}']
+        lines.append(
+            "value, (gradient,) = adapter.differentiate(lambda z: mode.run(softmax, z), (logits,), upstream)"
+        )
+    lines += [
+        "",
+        f'print("softmax:", adapter.to_numpy(value))  # should be {_shown(expected.values)}',
+    ]
     if adapter.differentiates:
         shown = _shown(expected.gradient)
-        lines.append(f'print("gradient to the logits:", adapter.to_numpy(gradient))  # should be {shown}')
+        lines.append(
+            f'print("gradient to the logits:", adapter.to_numpy(gradient))  # should be {shown}'
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +147,9 @@ def _head(adapter: Adapter, target: Target, mode: str, case: Case) -> list[str]:
     return lines
 
 
-def _softmax_head(adapter: Adapter, target: Target, mode: str, case: SoftmaxCase, *more: str) -> list[str]:
+def _softmax_head(
+    adapter: Adapter, target: Target, mode: str, case: SoftmaxCase, *more: str
+) -> list[str]:
     return [
         *_setting(adapter, target, mode, case.name),
         f"logits = adapter.tensor({_typed(case.logits, case.dtype)})",
@@ -136,7 +161,9 @@ def _softmax_head(adapter: Adapter, target: Target, mode: str, case: SoftmaxCase
 def _setting(adapter: Adapter, target: Target, mode: str, name: str, *imported: str) -> list[str]:
     import unifiedloss
 
-    lines = [f"# unifiedloss {unifiedloss.__version__}, {target.label} {adapter.version()}, mode {mode}: {name}"]
+    lines = [
+        f"# unifiedloss {unifiedloss.__version__}, {target.label} {adapter.version()}, mode {mode}: {name}"
+    ]
     if target.environment:
         lines.append("import os")
         lines.append("")

@@ -76,7 +76,9 @@ def plan_of(case: Case) -> Plan:
         case.spec,
         Signature(case.predictions.shape, case.dtype),
         Signature(case.targets.shape, case.targets.dtype.name),
-        None if case.sample_weight is None else Signature(case.sample_weight.shape, case.sample_weight.dtype.name),
+        None
+        if case.sample_weight is None
+        else Signature(case.sample_weight.shape, case.sample_weight.dtype.name),
         None if case.mask is None else Signature(case.mask.shape, "bool"),
     )
 
@@ -86,7 +88,9 @@ def limit(plan: Plan) -> float:
     return 12 + (plan.count or 0) / 2 + (plan.classes or 0) / 2
 
 
-def distance(got: Array, exact: Array, magnitude: Array, plan: Plan, dtype: str, *, underflows: bool = True) -> Array:
+def distance(
+    got: Array, exact: Array, magnitude: Array, plan: Plan, dtype: str, *, underflows: bool = True
+) -> Array:
     """The distance of finite results from the exact ones, in ulps of the magnitude. Infinities and NaN are compared elsewhere.
 
     Without `underflows` nothing may be lost to it but what the result's dtype cannot hold.
@@ -109,8 +113,12 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         parts = _parts(case, plan)
         shape = parts.loss.shape
         on, weight = _kept(case, plan, shape)
-        parts = _Parts(*(plan.scale * x for x in (parts.loss, parts.by_predictions, parts.by_targets)))
-        upstream = np.ones(()) if case.upstream is None else np.abs(np.asarray(case.upstream, np.float64))
+        parts = _Parts(
+            *(plan.scale * x for x in (parts.loss, parts.by_predictions, parts.by_targets))
+        )
+        upstream = (
+            np.ones(()) if case.upstream is None else np.abs(np.asarray(case.upstream, np.float64))
+        )
         losses = np.where(on, np.abs(weight) * parts.loss, 0.0)
         omega = _unit_weights(case, plan, shape)
         divisor, condition = _divisor(case, plan, on, weight, omega)
@@ -121,7 +129,9 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         averaged_over = shape[-1] if plan.averaged and plan.spec.reduction != "mean" else 1
         factor = np.broadcast_to(factor, shape) / averaged_over
         each = losses.sum(-1) if plan.averaged else losses
-        loss = (each if plan.spec.reduction == "none" else losses.sum() * condition / divisor) / averaged_over
+        loss = (
+            each if plan.spec.reduction == "none" else losses.sum() * condition / divisor
+        ) / averaged_over
         # The divisor's gradient: the mean itself, over the divisor, for every unit of weight.
         through = 0.0
         if plan.spec.reduction == "mean" and plan.divisor == "weights":
@@ -136,7 +146,10 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         if case.sample_weight is not None:
             own = _element_weights(plan, shape)
             each = (
-                np.where(on, upstream * own * (parts.loss / divisor + omega * through) * condition, 0.0) / averaged_over
+                np.where(
+                    on, upstream * own * (parts.loss / divisor + omega * through) * condition, 0.0
+                )
+                / averaged_over
             )
             rank = case.sample_weight.ndim
             by_weight = each.sum(axis=tuple(range(rank, each.ndim)))
@@ -146,7 +159,9 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
 def plan_of_row(case: SoftmaxCase) -> Plan:
     """The plan of the cross-entropy of one of a softmax's rows, which has the same compute dtype and as many classes."""
     row = (case.logits.shape[class_axis(case.axis, case.logits.shape)],)
-    return resolve(CrossEntropyLoss(from_logits=True), Signature(row, case.dtype), Signature((), "int64"))
+    return resolve(
+        CrossEntropyLoss(from_logits=True), Signature(row, case.dtype), Signature((), "int64")
+    )
 
 
 def softmax_magnitudes(case: SoftmaxCase) -> tuple[Array, Array]:
@@ -190,7 +205,9 @@ def _class_weights(plan: Plan) -> Any:
 def kept(case: Case, plan: Plan) -> NDArray[np.bool_]:
     """Which positions, or elements of averaged ones, are neither dropped nor switched off by a weight of 0."""
     shape = case.predictions.shape
-    return _kept(case, plan, shape if plan.axis is None else shape[: plan.axis] + shape[plan.axis + 1 :])[0]
+    return _kept(
+        case, plan, shape if plan.axis is None else shape[: plan.axis] + shape[plan.axis + 1 :]
+    )[0]
 
 
 def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], Array]:
@@ -214,7 +231,11 @@ def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bo
 
 
 def _element_weights(plan: Plan, shape: tuple[int, ...]) -> Any:
-    return 1.0 if plan.element_weights is None else np.broadcast_to(np.asarray(plan.element_weights, np.float64), shape)
+    return (
+        1.0
+        if plan.element_weights is None
+        else np.broadcast_to(np.asarray(plan.element_weights, np.float64), shape)
+    )
 
 
 def _labels(case: Case, plan: Plan) -> Any:
@@ -260,7 +281,9 @@ def _parts(case: Case, plan: Plan) -> _Parts:
     if plan.kind == "regression":
         difference = np.abs(x - t)
         rounded = np.abs(t) if case.targets.dtype.kind in "iu" else 0.0
-        return _Parts(difference**2 + 2 * difference * rounded, 2 * (difference + rounded), 2 * difference)
+        return _Parts(
+            difference**2 + 2 * difference * rounded, 2 * (difference + rounded), 2 * difference
+        )
     t = np.where(t < plan.tiny_target, 0.0, t)
     if plan.kind == "binary":
         return _binary(plan, x, t)
@@ -303,10 +326,15 @@ def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
     if plan.clamped:
         slope = (p * negative + rest * positive) / np.maximum(p * rest, 1e-12)
     else:
-        slope = np.where(passes, _safe(positive, p + plan.added) + _safe(negative, rest + plan.added), 0.0)
+        slope = np.where(
+            passes, _safe(positive, p + plan.added) + _safe(negative, rest + plan.added), 0.0
+        )
     loss = _weighted(positive, cost) + _weighted(negative, complement)
     return _Parts(
-        loss, slope, keep * (np.where(np.isinf(cost), 0, q * cost) + np.where(np.isinf(complement), 0, complement))
+        loss,
+        slope,
+        keep
+        * (np.where(np.isinf(cost), 0, q * cost) + np.where(np.isinf(complement), 0, complement)),
     )
 
 
@@ -350,7 +378,9 @@ def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
     finite_cost = np.where(np.isfinite(cost), cost, 0.0)
     by_targets = w * keep * finite_cost
     if plan.by_position:
-        by_targets = w * (smoothed * finite_cost).sum(axis, keepdims=True) + position * keep * finite_cost
+        by_targets = (
+            w * (smoothed * finite_cost).sum(axis, keepdims=True) + position * keep * finite_cost
+        )
     return _Parts(_weighted(tau, cost).sum(axis), slope, by_targets)
 
 
@@ -360,7 +390,9 @@ def _renormalized(plan: Plan, p: Array, tau: Array) -> tuple[Array, Array]:
     clipped, _, passes = _clipped(plan, p)
     if plan.renormalize == "after_clip":
         total = clipped.sum(plan.axis, keepdims=True)
-        slope = np.where(passes, tau.sum(plan.axis, keepdims=True) / total + _safe(tau, clipped), 0.0)
+        slope = np.where(
+            passes, tau.sum(plan.axis, keepdims=True) / total + _safe(tau, clipped), 0.0
+        )
         return _cost(plan, clipped) + np.abs(np.log(total)), slope
     total = p.sum(plan.axis, keepdims=True)
     quotient, _, passes = _clipped(plan, p / total)

@@ -93,7 +93,9 @@ def all_targets() -> list[Target]:
 
 def by_name(target: Target) -> tuple[int, str]:
     """The order in which people are shown the targets: that of the registry."""
-    return (BUILT_IN.index(target.backend) if target.backend in BUILT_IN else len(BUILT_IN)), target.label
+    return (
+        BUILT_IN.index(target.backend) if target.backend in BUILT_IN else len(BUILT_IN)
+    ), target.label
 
 
 def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
@@ -118,7 +120,9 @@ def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
         asked = [target for target in known if name in (target.label, target.backend)]
         if not asked:
             ordered = sorted(known, key=by_name)
-            labels = dict.fromkeys(name for target in ordered for name in (target.backend, target.label))
+            labels = dict.fromkeys(
+                name for target in ordered for name in (target.backend, target.label)
+            )
             msg = f"there is no backend {name!r}; known are {', '.join(labels)}.{suggestion(name, labels)}"
             raise SpecValueError(msg)
         if not any(target in here for target in asked):
@@ -136,7 +140,9 @@ class Message(NamedTuple):
     death: str | None = None
 
 
-def work(tasks: Sequence[tuple[Target, dict[str, Any]]], shared: Any, workers: int | None = None) -> Iterator[Message]:
+def work(
+    tasks: Sequence[tuple[Target, dict[str, Any]]], shared: Any, workers: int | None = None
+) -> Iterator[Message]:
     """Run a worker for each task, a few at a time, and yield what they say as they say it.
 
     Every worker's last message has no content. Closing the iterator, as an exception in the loop over it does, kills those that run.
@@ -150,7 +156,10 @@ def work(tasks: Sequence[tuple[Target, dict[str, Any]]], shared: Any, workers: i
     messages: queue.Queue[Message] = queue.Queue()
     waiting = list(tasks)
     running: dict[str, _Worker] = {}
-    with tempfile.TemporaryDirectory(prefix="unifiedloss-") as name, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="unifiedloss-") as name,
+        contextlib.ExitStack() as stack,
+    ):
         folder = Path(name)
         (folder / "shared.pickle").write_bytes(pickle.dumps(shared))
         stack.callback(_kill_all, running)
@@ -175,14 +184,18 @@ def _kill_all(running: Mapping[str, _Worker]) -> None:
 def _silent(running: dict[str, _Worker]) -> Message:
     worker = next(iter(running.values()))
     return Message(
-        worker.target, None, f"its process said nothing for {SILENCE:.0f} s and was ended. {worker.last_words()}"
+        worker.target,
+        None,
+        f"its process said nothing for {SILENCE:.0f} s and was ended. {worker.last_words()}",
     )
 
 
 class _Worker:
     """One process, and a thread that reads what it says."""
 
-    def __init__(self, target: Target, task: dict[str, Any], folder: Path, messages: queue.Queue[Message]) -> None:
+    def __init__(
+        self, target: Target, task: dict[str, Any], folder: Path, messages: queue.Queue[Message]
+    ) -> None:
         self.target = target
         self._messages = messages
         stem = "".join(c if c.isalnum() else "-" for c in target.label)
@@ -191,7 +204,14 @@ class _Worker:
         path.write_bytes(pickle.dumps(task | {"target": target}))
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "unifiedloss.conformance", str(folder / "shared.pickle"), str(path)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "unifiedloss.conformance",
+                    str(folder / "shared.pickle"),
+                    str(path),
+                ],
                 env=_environment(target, folder),
                 stdin=subprocess.PIPE,  # never written to: see `_end_with_parent`
                 stdout=subprocess.PIPE,
@@ -220,7 +240,9 @@ class _Worker:
             lines = self._stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except FileNotFoundError:  # it was killed, and the run has cleaned up already
             return ""
-        return "Its last words:\n" + "\n".join(lines[-15:]) if lines else "It wrote nothing to stderr."
+        return (
+            "Its last words:\n" + "\n".join(lines[-15:]) if lines else "It wrote nothing to stderr."
+        )
 
     def kill(self) -> None:
         """End it, if it has not ended."""

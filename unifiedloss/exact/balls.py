@@ -59,7 +59,9 @@ def two_prod(a: Any, b: Any) -> tuple[Any, Any]:
     product = a * b
     a_high, a_low = _split(a)
     b_high, b_low = _split(b)
-    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+    return product, a_low * b_low - (
+        ((product - a_high * b_high) - a_low * b_high) - a_high * b_low
+    )
 
 
 class Ball(NamedTuple):
@@ -92,9 +94,9 @@ class Ball(NamedTuple):
         size = np.abs(high)
         lost = np.where(exact, 0.0, 9 * U * U * size)
         lost = lost + np.where((size < UNDERFLOW) & (self.high != 0) & (other.high != 0), LOST, 0.0)
-        carried = self.radius * (np.abs(other.high) * (1 + 4 * U) + other.radius) + other.radius * np.abs(self.high) * (
-            1 + 4 * U
-        )
+        carried = self.radius * (
+            np.abs(other.high) * (1 + 4 * U) + other.radius
+        ) + other.radius * np.abs(self.high) * (1 + 4 * U)
         exact = (self.radius == 0) & (other.radius == 0) | self.is_0() | other.is_0()
         return Ball(high, low, np.where(exact, 0.0, carried + _FLOOR) + lost)
 
@@ -108,7 +110,8 @@ class Ball(NamedTuple):
         size = np.abs(high)
         lost = np.where(exact, 0.0, 16 * U * U * size)
         lost = lost + np.where(
-            (size < UNDERFLOW) & (self.high != 0) | (np.abs(self.high) < UNDERFLOW) & (self.high != 0),
+            (size < UNDERFLOW) & (self.high != 0)
+            | (np.abs(self.high) < UNDERFLOW) & (self.high != 0),
             LOST / np.abs(other.high),
             0.0,
         )
@@ -144,7 +147,12 @@ class Ball(NamedTuple):
             half = n // 2
             folded = part.at((..., slice(half))) + part.at((..., slice(half, 2 * half)))
             part = (
-                Ball(*(np.concatenate([x, y[..., -1:]], -1) for x, y in zip(folded, part, strict=True)))
+                Ball(
+                    *(
+                        np.concatenate([x, y[..., -1:]], -1)
+                        for x, y in zip(folded, part, strict=True)
+                    )
+                )
                 if n % 2
                 else folded
             )
@@ -157,12 +165,24 @@ class Ball(NamedTuple):
         x = np.where(deep, 0.0, x)
         steps = np.rint(x * (STEPS / LN2))
         first, second, third = step_parts()
-        rest, error = two_sum(x, -steps * first)  # both products are exact, and so is this difference
-        r = Ball(rest, error) + Ball(-steps * second) + Ball(-steps * third) + Ball(np.where(deep, 0.0, more))
+        rest, error = two_sum(
+            x, -steps * first
+        )  # both products are exact, and so is this difference
+        r = (
+            Ball(rest, error)
+            + Ball(-steps * second)
+            + Ball(-steps * third)
+            + Ball(np.where(deep, 0.0, more))
+        )
         y = r.high
         tail = y * (
             1 / 120
-            + y * (1 / 720 + y * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880 + y * (1 / 3628800 + y / 39916800)))))
+            + y
+            * (
+                1 / 720
+                + y
+                * (1 / 5040 + y * (1 / 40320 + y * (1 / 362880 + y * (1 / 3628800 + y / 39916800))))
+            )
         )
         series = ratio(1, 24) + Ball(tail)
         for divisor in (6, 2, 1):
@@ -203,7 +223,11 @@ class Ball(NamedTuple):
         # What the operands' own radius does: the slope is 1 / (1 + x). Operations above carry it too, more pessimistically.
         carried = self.radius / (1.0 + self.high - self.radius)
         carried = np.where(carried >= 0, carried, np.inf) + np.where(self.radius != 0, _FLOOR, 0.0)
-        bound = np.abs(result.high) * LOG_ERROR + carried + np.where(result.high < UNDERFLOW, _FLOOR, 0.0)
+        bound = (
+            np.abs(result.high) * LOG_ERROR
+            + carried
+            + np.where(result.high < UNDERFLOW, _FLOOR, 0.0)
+        )
         return Ball(result.high, result.low, np.where(self.high == 0, carried, bound))
 
     def negative_log(self, complement: Ball) -> Ball:
@@ -214,7 +238,10 @@ class Ball(NamedTuple):
         # -log x = log(1 / x) = log1p((1 - x) / x), a large number's logarithm: split off the power of two, which is exact.
         _, exponents = np.frexp(self.high)
         mantissa = Ball(*(np.ldexp(part, -exponents) for part in self))  # in [1/2, 1)
-        far = Ball(-exponents.astype(np.float64)) * _log_2() + ((Ball(1.0) - mantissa) / mantissa).log1p()
+        far = (
+            Ball(-exponents.astype(np.float64)) * _log_2()
+            + ((Ball(1.0) - mantissa) / mantissa).log1p()
+        )
         return close.where(near, far)
 
 
@@ -229,13 +256,23 @@ def exp_in_two(x: Floats, more: Floats) -> tuple[Floats, Floats]:
     first, second, third = step_parts()
     r, lost = two_sum(x - steps * first, -steps * second)  # the first difference is exact
     lost = lost - steps * third + more
-    square = r * r * (0.5 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r / 40320))))))
+    square = (
+        r
+        * r
+        * (
+            0.5
+            + r
+            * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r / 40320)))))
+        )
+    )
     index = steps.astype(np.int64)
     table_high, table_low = table_of_powers()
     base, base_low = table_high[index & (STEPS - 1)], table_low[index & (STEPS - 1)]
     product, error = two_prod(base, r)
     high, rest = two_sum(base, product)
-    high, low = two_sum(high, rest + error + base * (square + lost * (1.0 + r)) + base_low * (1.0 + r))
+    high, low = two_sum(
+        high, rest + error + base * (square + lost * (1.0 + r)) + base_low * (1.0 + r)
+    )
     power = (index >> 6).astype(np.int32)
     return np.where(deep, 0.0, np.ldexp(high, power)), np.where(deep, 0.0, np.ldexp(low, power))
 

@@ -60,7 +60,12 @@ def _height(k: int) -> int:
 
 
 def carry_out(
-    call: Call, todo: Bools, losses: NDArray[Any], slopes: NDArray[Any] | None, scale: Scale | None, dtype: str
+    call: Call,
+    todo: Bools,
+    losses: NDArray[Any],
+    slopes: NDArray[Any] | None,
+    scale: Scale | None,
+    dtype: str,
 ) -> Bools:
     """Round what float64 decides, and say which positions are left.
 
@@ -75,7 +80,11 @@ def carry_out(
     plan = call.plan
     if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
         return todo
-    if plan.scale != 1.0 or plan.averaged or (plan.by_position and (plan.kind == "dense" or plan.smoothing)):
+    if (
+        plan.scale != 1.0
+        or plan.averaged
+        or (plan.by_position and (plan.kind == "dense" or plan.smoothing))
+    ):
         return todo
     if not _is_in_reach(plan, scale):
         return todo
@@ -92,11 +101,15 @@ def carry_out(
     whole = len(chosen) == len(todo)
     for start in range(0, len(chosen), step):
         # A slice where that is all there is: an index copies.
-        some: Any = slice(start, min(start + step, len(chosen))) if whole else chosen[start : start + step]
+        some: Any = (
+            slice(start, min(start + step, len(chosen))) if whole else chosen[start : start + step]
+        )
         if not _are_in_reach(call, some, scale):
             left[some] = True
             continue
-        left[some] = carry(call, some, losses, slopes, scale, dtype, *([] if space is None else [space]))
+        left[some] = carry(
+            call, some, losses, slopes, scale, dtype, *([] if space is None else [space])
+        )
     return left
 
 
@@ -122,7 +135,11 @@ def _are_in_reach(call: Call, some: Any, scale: Scale | None) -> bool:
     """Whether what some positions have of their own is."""
     if call.weight is not None and not _in_reach(call.weight[some]):
         return False
-    if call.plan.kind == "dense" and call.plan.targets_dtype == "float64" and not _in_reach(call.targets[some]):
+    if (
+        call.plan.kind == "dense"
+        and call.plan.targets_dtype == "float64"
+        and not _in_reach(call.targets[some])
+    ):
         return False
     return scale is None or not scale.upstream.ndim or _in_reach(scale.upstream[some])
 
@@ -155,7 +172,9 @@ def _between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools
 # ------------------------------------------------------------------------------------------------------------- cross-entropy
 
 
-def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str, space: _Space) -> Bools:
+def _index(
+    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str, space: _Space
+) -> Bools:
     rows = call.rows[some]
     n, size = rows.shape
     labels = call.targets[some].astype(np.intp)
@@ -177,14 +196,18 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     undecided |= ~fits
     if undecided.any():
         where = np.flatnonzero(undecided)
-        losses[_indices(some)[where]], undecided[where] = _saturated(call, _indices(some)[where], dtype)
+        losses[_indices(some)[where]], undecided[where] = _saturated(
+            call, _indices(some)[where], dtype
+        )
     if slopes is None or scale is None:
         return undecided
     ratio = scale.float64(some) * call.own_class_weight(labels) / total
     fits &= np.abs(ratio) < _LARGEST_RATIO
     error = sum_error + _EXP + 12 * U
     form = call.plan.predictions_dtype
-    at_label_rounded, label_undecided = _between(-others * ratio * (1 - error), -others * ratio * (1 + error), form)
+    at_label_rounded, label_undecided = _between(
+        -others * ratio * (1 - error), -others * ratio * (1 + error), form
+    )
     differ = _scaled_into(space, n, ratio, error, slopes, some, form)
     slopes[_indices(some), labels] = stored(at_label_rounded, form)
     # What does not fit is left whether or not the two ends agree: an infinite total makes them both 0.
@@ -204,11 +227,15 @@ def _index(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
     return undecided
 
 
-def _scaled_into(space: _Space, n: int, ratio: Floats, error: float, slopes: Any, some: Any, form: str) -> Bools:
+def _scaled_into(
+    space: _Space, n: int, ratio: Floats, error: float, slopes: Any, some: Any, form: str
+) -> Bools:
     """Write e_c r, rounded, and say which elements are undecided. Writes over the exponentials."""
     exp, upper = space.exp[:n], space.upper[:n]
     if form != "float32":
-        rounded, undecided = _between(exp * (ratio * (1 - error))[:, None], exp * (ratio * (1 + error))[:, None], form)
+        rounded, undecided = _between(
+            exp * (ratio * (1 - error))[:, None], exp * (ratio * (1 + error))[:, None], form
+        )
         slopes[some] = stored(rounded, form)
         return undecided
     lower = slopes[some] if isinstance(some, slice) else np.empty(exp.shape, np.float32)
@@ -252,7 +279,9 @@ def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
     return decide(high, low, radius, dtype)
 
 
-def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+def _dense(
+    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
+) -> Bools:
     plan = call.plan
     shifted = call.rows[some].astype(np.float64)
     n, size = shifted.shape
@@ -300,7 +329,9 @@ def _dense(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None,
 # ------------------------------------------------------------------------------------------------------------- elementwise
 
 
-def _binary(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+def _binary(
+    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
+) -> Bools:
     z = call.rows[some][:, 0].astype(np.float64)
     yes, no, target_error = call.sides(some)
     exp = -np.abs(z)
@@ -333,7 +364,9 @@ def _binary(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None
     return undecided | differ
 
 
-def _regression(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str) -> Bools:
+def _regression(
+    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
+) -> Bools:
     p = call.rows[some][:, 0].astype(np.float64)
     difference, lost = two_sum(p, -call.targets[some][:, 0].astype(np.float64))
     sample = 1.0 if call.weight is None else call.weight[some]
@@ -346,7 +379,9 @@ def _regression(call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | 
         return undecided
     slope = 2.0 * difference * scale.float64(some)
     form = call.plan.predictions_dtype
-    if scale.power_of_two:  # so the product is exact, and half of these are ties that no interval decides
+    if (
+        scale.power_of_two
+    ):  # so the product is exact, and half of these are ties that no interval decides
         rounded, differ = to_format(slope, form), np.zeros(len(p), bool)
     else:
         error = 8 * U

@@ -30,9 +30,9 @@ def weighted_targets(plan: Plan, targets: Floats) -> Ball:
     tau = Ball(targets)
     if plan.smoothing:
         assert plan.classes is not None
-        tau = _one_minus(np.float64(plan.smoothing)) * tau + Ball(np.float64(plan.smoothing)) / Ball(
-            np.float64(plan.classes)
-        )
+        tau = _one_minus(np.float64(plan.smoothing)) * tau + Ball(
+            np.float64(plan.smoothing)
+        ) / Ball(np.float64(plan.classes))
     if plan.class_weights is None:
         return tau
     weights = Ball(np.asarray(plan.class_weights))
@@ -68,10 +68,15 @@ def partition(logits: Floats, top: int) -> Ball:
     numbers = high.tolist()
     total = math.fsum(numbers)
     rest = math.fsum([*numbers, -total]) + float(low.sum())
-    return Ball(*two_sum(np.float64(total), np.float64(rest)), np.float64(total * 2.0**-60 + len(numbers) * 2.0**-990))
+    return Ball(
+        *two_sum(np.float64(total), np.float64(rest)),
+        np.float64(total * 2.0**-60 + len(numbers) * 2.0**-990),
+    )
 
 
-def cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, tau: Ball) -> tuple[Ball, Ball]:
+def cross_entropy_of_probabilities(
+    plan: Plan, probabilities: Floats, tau: Ball
+) -> tuple[Ball, Ball]:
     r"""\(\ell = \sum_c \tau_c (-\log p_c)\) and \(-\tau_c / p_c\); where \(\tau_c = 0\) nothing is read."""
     weighs = ~tau.is_0()
     p, q, slope_kept = _read(plan, probabilities, weighs)
@@ -100,14 +105,20 @@ def binary_cross_entropy(logits: Floats, yes: Ball, no: Ball) -> tuple[Ball, Bal
     The slope is \((1 - t') \sigma(z) - q t' \sigma(-z)\).
     """
     exp = Ball(-np.abs(logits)).exp()
-    loss = yes * Ball(np.maximum(-logits, 0.0)) + no * Ball(np.maximum(logits, 0.0)) + (yes + no) * exp.log1p()
+    loss = (
+        yes * Ball(np.maximum(-logits, 0.0))
+        + no * Ball(np.maximum(logits, 0.0))
+        + (yes + no) * exp.log1p()
+    )
     total = _ONE + exp
     larger, smaller = _ONE / total, exp / total
     positive = logits >= 0
     return loss, no * larger.where(positive, smaller) - yes * smaller.where(positive, larger)
 
 
-def binary_cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, yes: Ball, no: Ball) -> tuple[Ball, Ball]:
+def binary_cross_entropy_of_probabilities(
+    plan: Plan, probabilities: Floats, yes: Ball, no: Ball
+) -> tuple[Ball, Ball]:
     r"""\(\ell = -q t' \log p - (1 - t') \log(1 - p)\) and \((1 - t') / (1 - p) - q t' / p\)."""
     everywhere = np.ones(probabilities.shape, bool)
     p, q, slope_kept = _read(plan, probabilities, everywhere)
@@ -120,7 +131,9 @@ def binary_cross_entropy_of_probabilities(plan: Plan, probabilities: Floats, yes
     has_yes, has_no = ~yes.is_0(), ~no.is_0()
     p, q = p.where(has_yes, _ONE), q.where(has_no, _ONE)
     whole_p, whole_q = _complement_of(q, p, has_no), _complement_of(p, q, has_yes)
-    loss = (yes * p.negative_log(whole_p)).where(has_yes, _ZERO) + (no * q.negative_log(whole_q)).where(has_no, _ZERO)
+    loss = (yes * p.negative_log(whole_p)).where(has_yes, _ZERO) + (
+        no * q.negative_log(whole_q)
+    ).where(has_no, _ZERO)
     slope = (no / q).where(has_no, _ZERO) - (yes / p).where(has_yes, _ZERO)
     return loss, slope.where(slope_kept, _ZERO)
 
@@ -168,17 +181,23 @@ def cross_entropy_of_shares(plan: Plan, numbers: Floats, tau: Ball) -> tuple[Bal
         others = total - read
         q, rest, moving, known = _clip(plan, read / total, others / total)
         weight = tau.where(moving, _ZERO).sum()
-        slope = weight / total - (tau / read.where(moving & (read.high != 0), _ONE)).where(moving, _ZERO)
+        slope = weight / total - (tau / read.where(moving & (read.high != 0), _ONE)).where(
+            moving, _ZERO
+        )
     else:
         clipped, _, moving, known = _clip(plan, read, _ONE - read)
         total = clipped.sum()
         q, rest = clipped / total, (total - clipped) / total
         slope = (tau.sum() / total - tau / clipped).where(moving, _ZERO)
     # Of a share near 1 what is left may be known to be small and no more; then so is its logarithm.
-    cost = q.negative_log(Ball(np.maximum(rest.high, 0.0), np.where(rest.high < 0, 0.0, rest.low), rest.radius))
+    cost = q.negative_log(
+        Ball(np.maximum(rest.high, 0.0), np.where(rest.high < 0, 0.0, rest.low), rest.radius)
+    )
     unknown = np.where(known.all(-1, keepdims=True), 0.0, np.inf)
     loss = (tau * cost).sum()
-    return Ball(loss.high, loss.low, loss.radius + unknown), Ball(slope.high, slope.low, slope.radius + unknown)
+    return Ball(loss.high, loss.low, loss.radius + unknown), Ball(
+        slope.high, slope.low, slope.radius + unknown
+    )
 
 
 def _clip(plan: Plan, x: Ball, complement: Ball) -> tuple[Ball, Ball, Any, Any]:

@@ -56,7 +56,11 @@ def kind_of(plan: Plan) -> Kind:
         return Kind(index64, index_balls)
     if plan.kind in ("index", "dense"):
         return Kind(dense64, dense_balls)
-    return Kind(binary64, binary_balls) if plan.kind == "binary" else Kind(regression64, regression_balls)
+    return (
+        Kind(binary64, binary_balls)
+        if plan.kind == "binary"
+        else Kind(regression64, regression_balls)
+    )
 
 
 def _settled(form: Form, c: Block, found: Found) -> Found:
@@ -95,7 +99,9 @@ def balls_tier(form: Form, c: Block) -> Found:
         weight = weight if c.own_weight is None else weight * c.own_weight
         # Other numbers of the row may still be NaN, and 0 times infinity is for nobody to say here.
         told = (losses[1].radius < float("inf")) & (xp.constant(weight, "float64") > 0)
-        terms = xp.where(endless, to_bits(xp, xp.constant(float("inf"), "float64"), form.term_dtype), terms)
+        terms = xp.where(
+            endless, to_bits(xp, xp.constant(float("inf"), "float64"), form.term_dtype), terms
+        )
         undecided = xp.where(endless, ~told, undecided)
     if "balls" in skipped_tiers:
         undecided = undecided | True
@@ -130,18 +136,26 @@ def in_blocks(form: Form, c: Block) -> Found:
     if count == n:
         return float64_tier(form, c)
     wide = k if form.elementwise else 1
-    start = [xp.broadcast(xp.constant(0, "int32"), (n, wide)), xp.broadcast(xp.constant(False, "bool"), (n, 1))]  # noqa: FBT003
+    start = [
+        xp.broadcast(xp.constant(0, "int32"), (n, wide)),
+        xp.broadcast(xp.constant(False, "bool"), (n, 1)),  # noqa: FBT003
+    ]
     if form.gradient:
         start.append(xp.empty((n, k), form.dtype))
 
     def step(i: Array, terms: Array, left: Array, *slopes: Array) -> tuple[Array, ...]:
         first = xp.minimum(i * count, n - count)  # the last block may do some rows again
-        found = float64_tier(form, Block(*(x if x is None or x.shape[0] == 1 else xp.rows(x, first, count) for x in c)))
+        found = float64_tier(
+            form,
+            Block(*(x if x is None or x.shape[0] == 1 else xp.rows(x, first, count) for x in c)),
+        )
         written = xp.with_rows(terms, found.terms, first), xp.with_rows(left, found.left, first)
         return (i + 1, *written, *(xp.with_rows(x, found.slopes, first) for x in slopes))
 
     blocks = -(-n // count)
-    _, terms, left, *slopes = xp.loop(lambda i, *_: i < blocks, step, (xp.constant(0, "int32"), *start))
+    _, terms, left, *slopes = xp.loop(
+        lambda i, *_: i < blocks, step, (xp.constant(0, "int32"), *start)
+    )
     return Found(terms, slopes[0] if slopes else None, left)
 
 
@@ -170,7 +184,12 @@ def windows(form: Form, found: Found, count: int, again: Callable[[Array, Array]
             written.append(xp.with_rows(x, kept, start))
         return todo, left, *written
 
-    state = (found.left, found.left & False, found.terms, *(() if found.slopes is None else (found.slopes,)))
+    state = (
+        found.left,
+        found.left & False,
+        found.terms,
+        *(() if found.slopes is None else (found.slopes,)),
+    )
     done = xp.loop(lambda todo, *_: xp.any(xp.reshape(todo, (n,))), step, state)
     return Found(done[2], done[3] if len(done) > 3 else None, done[1])
 
@@ -350,7 +369,14 @@ class Call:
             found = found | (t > 1)
         return bad | xp.reshape(found, (self.examples, self.count))
 
-    def _divisor(self, present: Array, kept: Array, bad: Array, own_weight: Array | None, weight: Array | None) -> Ball:
+    def _divisor(
+        self,
+        present: Array,
+        kept: Array,
+        bad: Array,
+        own_weight: Array | None,
+        weight: Array | None,
+    ) -> Ball:
         xp, plan, f = self.xp, self.plan, self.form.field
         rule = plan.divisor
         if rule == "all":
@@ -408,17 +434,23 @@ class Call:
         divisor = None if self.divisor is None else self.divisor.where(~self.empty, 1.0)
         if careful:
             bits, undecided = (
-                (total if divisor is None else total / divisor).kept((self.examples, 1)).rounded(plan.result_dtype)
+                (total if divisor is None else total / divisor)
+                .kept((self.examples, 1))
+                .rounded(plan.result_dtype)
             )
         else:
             bits, undecided = quotient64(form, total, divisor)
         # Infinities and NaN among the terms: what float64 makes of them. The sign of a NaN is nobody's.
-        special = xp.where(xp.isnan(rough), _nan(plan.result_dtype), to_bits(xp, rough, plan.result_dtype))
+        special = xp.where(
+            xp.isnan(rough), _nan(plan.result_dtype), to_bits(xp, rough, plan.result_dtype)
+        )
         bits = xp.where(finite, bits, special)
         undecided = undecided & finite
         if self.divisor is not None:
             undecided = undecided | ~(self.divisor.high >= 0)
-            bits = xp.where(self.empty, 0 if plan.spec.on_empty == "zero" else _nan(plan.result_dtype), bits)
+            bits = xp.where(
+                self.empty, 0 if plan.spec.on_empty == "zero" else _nan(plan.result_dtype), bits
+            )
             undecided = undecided & ~self.empty
         return xp.of_bits(xp.reshape(bits, (self.examples,)), plan.result_dtype), xp.reshape(
             undecided, (self.examples,)
@@ -438,5 +470,6 @@ class Call:
 def _width(count: int) -> int:
     """How many elements make a row: as many as divide the call evenly, about a thousand at most."""
     return next(
-        (w for w in range(min(count, 1024), 31, -1) if count % w == 0), min(count, 1024) if count <= 1024 else 1
+        (w for w in range(min(count, 1024), 31, -1) if count % w == 0),
+        min(count, 1024) if count <= 1024 else 1,
     )

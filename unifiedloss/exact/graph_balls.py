@@ -108,9 +108,13 @@ class Ball:
     def where(self, condition: Array, other: Ball | float) -> Ball:
         """This ball where the condition holds, else the other."""
         where = self.field.xp.where
-        high, low, radius = (other.high, other.low, other.radius) if isinstance(other, Ball) else (other, 0.0, 0.0)
+        high, low, radius = (
+            (other.high, other.low, other.radius) if isinstance(other, Ball) else (other, 0.0, 0.0)
+        )
         return self._new(
-            where(condition, self.high, high), where(condition, self.low, low), where(condition, self.radius, radius)
+            where(condition, self.high, high),
+            where(condition, self.low, low),
+            where(condition, self.radius, radius),
         )
 
     def apply(self, function: Callable[[Array], Array]) -> Ball:
@@ -144,14 +148,18 @@ class Ball:
         high, low = xp.where(deep, 0.0, x.high), xp.where(deep, 0.0, x.low)
         steps = xp.rint(f.mul(high, STEPS / LN2))
         first, second, third = step_parts()
-        rest, error = f.two_sum(high, -f.mul(steps, first))  # both products are exact, and so is this difference
+        rest, error = f.two_sum(
+            high, -f.mul(steps, first)
+        )  # both products are exact, and so is this difference
         r = self._new(rest, error, 0.0) + self._number(-f.mul(steps, second))
         r = r + self._number(-f.mul(steps, third)) + self._number(low)
         series = self._series(r)
 
         def found() -> tuple[Array, Array]:
             index = xp.int32(steps)
-            highs, lows = (xp.take(xp.constant(t, "float64"), index & (STEPS - 1)) for t in table_of_powers())
+            highs, lows = (
+                xp.take(xp.constant(t, "float64"), index & (STEPS - 1)) for t in table_of_powers()
+            )
             base = self._new(highs, lows, 0.0)
             result = base + base * (series * r)
             power = power_of_two(xp, xp.right(index, 6))
@@ -182,10 +190,14 @@ class Ball:
         highs, lows = (xp.constant([d[part] for d in divisors], "float64") for part in (0, 1))
 
         def step(i: Array, high: Array, low: Array) -> tuple[Array, ...]:
-            found = self._new(high, low, 0.0) * r + self._new(xp.take(highs, i), xp.take(lows, i), 0.0)
+            found = self._new(high, low, 0.0) * r + self._new(
+                xp.take(highs, i), xp.take(lows, i), 0.0
+            )
             return i + 1, found.high, found.low
 
-        _, high, low = xp.loop(lambda i, *_: i < len(divisors), step, (xp.constant(0, "int32"), start.high, start.low))
+        _, high, low = xp.loop(
+            lambda i, *_: i < len(divisors), step, (xp.constant(0, "int32"), start.high, start.low)
+        )
         return self._new(high, low, 0.0)
 
     def _number(self, x: Array) -> Ball:
@@ -262,7 +274,9 @@ def _added_up(ball: Ball, n: int, k: int, width: int) -> Ball:
 
     def slices(x: Array) -> Array:
         if count * width > k:
-            x = xp.concatenate([x, xp.broadcast(xp.constant(0.0, "float64"), (n, count * width - k))])
+            x = xp.concatenate(
+                [x, xp.broadcast(xp.constant(0.0, "float64"), (n, count * width - k))]
+            )
         return xp.reshape(xp.moved(xp.reshape(x, (n, count, width)), 1, 0), (count, n * width))
 
     parts = ball.full((n, k)).apply(slices)
@@ -273,5 +287,7 @@ def _added_up(ball: Ball, n: int, k: int, width: int) -> Ball:
         return i + 1, found.high, found.low, found.radius
 
     nothing = [xp.broadcast(xp.constant(0.0, "float64"), (1, n * width))] * 3
-    _, *total = xp.loop(lambda i, *_: i < shape[1] // width, step, (xp.constant(0, "int32"), *nothing))
+    _, *total = xp.loop(
+        lambda i, *_: i < shape[1] // width, step, (xp.constant(0, "int32"), *nothing)
+    )
     return Ball(ball.field, *total).apply(lambda x: xp.reshape(x, (n, width)))

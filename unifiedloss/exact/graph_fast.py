@@ -190,7 +190,9 @@ def binary64(form: Form, c: Block) -> Found:
         rest, apart = field.opaque(rest * c.weight), field.opaque(apart * c.weight)
         spread = abs(spread * c.weight) + 2 * U * abs(apart)
     high, low = field.two_sum(apart, rest)
-    terms, undecided = _decided(form, high, low, spread * (1 + 2.0**-40) + 4 * U * abs(low), form.term_dtype)
+    terms, undecided = _decided(
+        form, high, low, spread * (1 + 2.0**-40) + 4 * U * abs(low), form.term_dtype
+    )
     undecided = undecided | ~(abs(z) < 1e300) | ~(abs(high) < 1e300)
     if c.weight is not None:
         undecided = undecided | lost | ~_in_order(c.weight)
@@ -213,7 +215,9 @@ def regression64(form: Form, c: Block) -> Found:
     p = read(xp, c.x, form.dtype)
     t = read(xp, c.t, form.plan.targets_dtype)
     difference, lost = field.two_sum(p, -t)
-    undecided = (lost != 0) | ~(abs(difference) < 1e150) | ((difference != 0) & (abs(difference) < 1e-100))
+    undecided = (
+        (lost != 0) | ~(abs(difference) < 1e150) | ((difference != 0) & (abs(difference) < 1e-100))
+    )
     high, low = field.two_prod(difference, difference)
     if c.weight is None:
         spread = abs(high) * 0.0
@@ -240,7 +244,13 @@ def quotient64(form: Form, total: Ball, divisor: Ball | None) -> tuple[Array, Ar
     if divisor is not None:
         quotient = f.opaque(total.high / divisor.high)
         product, lost = f.two_prod(quotient, divisor.high)
-        exact = exact & (divisor.low == 0) & (divisor.radius == 0) & (product == total.high) & (lost == 0)
+        exact = (
+            exact
+            & (divisor.low == 0)
+            & (divisor.radius == 0)
+            & (product == total.high)
+            & (lost == 0)
+        )
         error = error + (abs(divisor.low) + divisor.radius) / abs(divisor.high) + 4 * U
     error = xp.where(exact, 0.0, error * (1 + 2.0**-20))
     return between(xp, quotient * (1 - error), quotient * (1 + error), form.plan.result_dtype)

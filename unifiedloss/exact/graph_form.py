@@ -78,7 +78,11 @@ class Form:
 
 def read(xp: Ops, x: Array, dtype: str) -> Array:
     """Numbers in float64, subnormal ones as they are."""
-    return from_bits(xp, xp.int32(xp.bits(x)), dtype) if dtype in FORMATS and dtype != "float64" else xp.float64(x)
+    return (
+        from_bits(xp, xp.int32(xp.bits(x)), dtype)
+        if dtype in FORMATS and dtype != "float64"
+        else xp.float64(x)
+    )
 
 
 def numbers(form: Form, c: Block) -> Array:
@@ -110,7 +114,9 @@ def why_not(plan: Plan) -> str | None:
     ):
         if used:
             return f"the rule {rule}"
-    if plan.targets_dtype == "uint64" or (plan.kind == "regression" and plan.targets_dtype == "int64"):
+    if plan.targets_dtype == "uint64" or (
+        plan.kind == "regression" and plan.targets_dtype == "int64"
+    ):
         return f"{plan.targets_dtype} targets"
     weighs = plan.spec.reduction == "mean" and plan.divisor in ("weights", "nonzero")
     if plan.kind == "dense" and plan.class_weights is not None and weighs:

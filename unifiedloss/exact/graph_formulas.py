@@ -77,7 +77,10 @@ def index_balls(form: Form, c: Block) -> Parts:
     total = Ball(f, 1.0) + others
     share = others.where(own & top, exp) / total
     one = Ball(f, xp.where(own & ~top, -1.0, 0.0))
-    losses, slopes = (apart, others.log1p(others.high.shape)), (one, (-share).where(own & top, share))
+    losses, slopes = (
+        (apart, others.log1p(others.high.shape)),
+        (one, (-share).where(own & top, share)),
+    )
     if c.own_weight is None:
         return Parts(losses, slopes, endless)
     weight = Ball(f, c.own_weight)
@@ -139,7 +142,10 @@ def binary_balls(form: Form, c: Block) -> Parts:
     # What is nearly 1 - t' or -q t' differs from it by as much.
     positive = z >= 0
     rest = both * (exp / (Ball(f, 1.0) + exp))
-    return Parts((apart, both * exp.log1p(z.shape)), (no.where(positive, -yes), (-rest).where(positive, rest)))
+    return Parts(
+        (apart, both * exp.log1p(z.shape)),
+        (no.where(positive, -yes), (-rest).where(positive, rest)),
+    )
 
 
 def regression_balls(form: Form, c: Block) -> Parts:

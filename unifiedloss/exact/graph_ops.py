@@ -137,7 +137,9 @@ class Field:
         """a / b, to an error of 2 u: XLA may multiply with a reciprocal."""
         return self.opaque(a / b)
 
-    def kept(self, function: Callable[[], tuple[Array, ...]], shape: tuple[int, ...], count: int) -> tuple[Array, ...]:
+    def kept(
+        self, function: Callable[[], tuple[Array, ...]], shape: tuple[int, ...], count: int
+    ) -> tuple[Array, ...]:
         """The float64 arrays of a shape that a function gives, computed once and stored.
 
         XLA would compute them anew for each use, and compile that. It does not enter a loop, of which it must not know that it is gone

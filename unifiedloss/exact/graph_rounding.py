@@ -56,7 +56,9 @@ def from_bits(xp: Ops, bits: Array, dtype: str) -> Array:
     odd = field == (1 << (_width(form) - p)) - 1
     size = xp.float64(mantissa) * power_of_two(xp, exponent)
     value = xp.where((xp.right(bits, _width(form) - 1) & 1) != 0, -size, size)
-    special = xp.where(fraction == 0, xp.where(value < 0, -float("inf"), float("inf")), float("nan"))
+    special = xp.where(
+        fraction == 0, xp.where(value < 0, -float("inf"), float("inf")), float("nan")
+    )
     return xp.where(odd, special, value)
 
 

@@ -54,4 +54,6 @@ def exact_sum(field: Field, x: Array, n: int) -> Ball:
         exponent = exponent - 53
     unit = power_of_two(xp, exponent)
     radius = xp.where(xp.any(x != 0), n * unit, 0.0)
-    return Ball(field, *field.two_sum(*sums), xp.where(inside | (largest == 0), radius, float("inf")))
+    return Ball(
+        field, *field.two_sum(*sums), xp.where(inside | (largest == 0), radius, float("inf"))
+    )

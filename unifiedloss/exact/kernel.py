@@ -76,10 +76,14 @@ def evaluate(
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
     """
     if plan.extended:
-        value, slope = _by_oracle(plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient)
+        value, slope = _by_oracle(
+            plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient
+        )
         return value, slope if slope is None or room is None else _written(room, slope)
     with np.errstate(all="ignore"):
-        return Call(plan, predictions, targets, sample_weight, mask, exp).carried_out(upstream, room, gradient=gradient)
+        return Call(plan, predictions, targets, sample_weight, mask, exp).carried_out(
+            upstream, room, gradient=gradient
+        )
 
 
 def evaluate_some(
@@ -109,11 +113,18 @@ def evaluate_some(
         The rounded losses of the positions, before any reduction, and the rows of the gradient, (positions, K), bfloat16 as its bits.
     """
     with np.errstate(all="ignore"):
-        return Call(plan, predictions, targets, sample_weight, mask).some(positions, upstream, gradient=gradient)
+        return Call(plan, predictions, targets, sample_weight, mask).some(
+            positions, upstream, gradient=gradient
+        )
 
 
 def reduce_terms(
-    plan: Plan, losses: Array, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    plan: Plan,
+    losses: Array,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
 ) -> Array:
     """The reduced loss of a call whose rounded losses, one per position, are known."""
     with np.errstate(all="ignore"):
@@ -152,7 +163,9 @@ def _by_oracle(
     loss = stored(np.asarray(found.loss, np.float64).reshape(shape), plan.result_dtype)
     if found.grad_predictions is None:
         return loss, None
-    return loss, stored(np.reshape(found.grad_predictions, predictions.shape), plan.predictions_dtype)
+    return loss, stored(
+        np.reshape(found.grad_predictions, predictions.shape), plan.predictions_dtype
+    )
 
 
 def _written(room: Array, x: Array) -> Array:
@@ -204,13 +217,21 @@ class Call:
         self.present = np.ones(n, bool) if mask is None else self._per_position(mask)
         for label in plan.ignored_labels:
             self.present = self.present & (self.targets != label)
-        self.weight = None if sample_weight is None else self._per_position(_plain(sample_weight).astype(np.float64))
+        self.weight = (
+            None
+            if sample_weight is None
+            else self._per_position(_plain(sample_weight).astype(np.float64))
+        )
         if plan.element_weights is not None:  # and no sample weights, or the plan would be extended
-            self.weight = np.broadcast_to(np.asarray(plan.element_weights, np.float64), self.positions).reshape(-1)
+            self.weight = np.broadcast_to(
+                np.asarray(plan.element_weights, np.float64), self.positions
+            ).reshape(-1)
         self.kept = self.present
         if self.weight is not None:
             # Told in the compute dtype, where a number that is too small counts as 0.
-            self.kept = self.present & ~(np.abs(self.weight.astype(plan.compute_dtype)) < plan.tiny_weight)
+            self.kept = self.present & ~(
+                np.abs(self.weight.astype(plan.compute_dtype)) < plan.tiny_weight
+            )
         # Integer weights that float64 does not hold; what they touch is for the oracle.
         self._long_weight = None
         if sample_weight is not None and sample_weight.dtype in (np.int64, np.uint64):
@@ -218,7 +239,9 @@ class Call:
             if ((whole > MAX_INTEGER_TARGET) | (whole < -MAX_INTEGER_TARGET)).any():
                 self._long_weight = whole
         self.pos_weight = self._pos_weight()
-        self.read = np.take_along_axis(self.rows, self.labels[:, None], 1) if self.of_labels else self.rows
+        self.read = (
+            np.take_along_axis(self.rows, self.labels[:, None], 1) if self.of_labels else self.rows
+        )
         self.bad, self.nan, self.special = self._classified()
         self._oracle: reference.PositionRules | None = None
         self._known: dict[int, Any] = {}
@@ -241,7 +264,9 @@ class Call:
         return moved.reshape(-1, moved.shape[-1])
 
     def _per_position(self, x: Array) -> Array:
-        wide = np.broadcast_to(x.reshape(x.shape + (1,) * (len(self.positions) - x.ndim)), self.positions)
+        wide = np.broadcast_to(
+            x.reshape(x.shape + (1,) * (len(self.positions) - x.ndim)), self.positions
+        )
         return wide.reshape(-1)
 
     def _pos_weight(self) -> Floats | None:
@@ -293,7 +318,9 @@ class Call:
             bad |= self._reads_no_probability()
             special |= self._holds_odd_probability()
         bad &= self.kept
-        if plan.averaged:  # one element that is NaN does not make the gradients of its neighbours so
+        if (
+            plan.averaged
+        ):  # one element that is NaN does not make the gradients of its neighbours so
             return bad, bad_weight, (special | nan | bad) & self.kept & ~bad_weight
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
 
@@ -314,7 +341,9 @@ class Call:
     def _reads_no_probability(self) -> Bools:
         """Which positions read a number that is no probability."""
         plan = self.plan
-        outside: Bools = (self.read <= -np.float64(plan.tiny)) | (self.read > np.float64(plan.probability_limit))
+        outside: Bools = (self.read <= -np.float64(plan.tiny)) | (
+            self.read > np.float64(plan.probability_limit)
+        )
         if plan.kind == "dense" and not plan.reads_all and outside.any():
             outside &= ~(self.targets < np.float64(plan.tiny_target))
         return np.asarray(outside.any(1))
@@ -353,7 +382,11 @@ class Call:
         own = self._own_weights()
         weight = np.ones(len(self.rows)) if self.weight is None else self.weight
         if rule == "nonzero":
-            nonzero = self.bad | np.isnan(own[0]).any(1) | np.logical_and.reduce([f != 0 for f in own]).any(1)
+            nonzero = (
+                self.bad
+                | np.isnan(own[0]).any(1)
+                | np.logical_and.reduce([f != 0 for f in own]).any(1)
+            )
             return _count(int(np.count_nonzero(nonzero & self.kept)))
         if self.bad.any():
             return np.nan
@@ -395,7 +428,9 @@ class Call:
     def _of_classes(self, some: Any) -> Floats:
         """Targets of a cross-entropy for each class, (n, K)."""
         if self.plan.kind == "index":
-            hot: Floats = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(np.float64)
+            hot: Floats = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(
+                np.float64
+            )
             return hot
         return self.numbers(some)
 
@@ -445,7 +480,9 @@ class Call:
 
     # ------------------------------------------------------------------------------------------------------------ the tiers
 
-    def carried_out(self, upstream: Any, room: Array | None, *, gradient: bool) -> tuple[Array, Array | None]:
+    def carried_out(
+        self, upstream: Any, room: Array | None, *, gradient: bool
+    ) -> tuple[Array, Array | None]:
         """What `evaluate` returns."""
         plan = self.plan
         none = plan.spec.reduction == "none"
@@ -454,13 +491,19 @@ class Call:
         form = self._slope_form
         room = None if room is None else room.view(form)
         slopes = self._room_for_slopes(form, room) if gradient else None
-        self._positions_into(losses, slopes, self._scale(upstream, divisor) if gradient else None, self._term_dtype)
+        self._positions_into(
+            losses, slopes, self._scale(upstream, divisor) if gradient else None, self._term_dtype
+        )
         reduced = (
-            losses.reshape(self.positions).astype(np.float64, copy=False) if none else self.reduced(losses, divisor)
+            losses.reshape(self.positions).astype(np.float64, copy=False)
+            if none
+            else self.reduced(losses, divisor)
         )
         return stored(np.asarray(reduced), plan.result_dtype), self._back(slopes, room)
 
-    def some(self, positions: NDArray[np.intp], upstream: Any, *, gradient: bool) -> tuple[Array, Array | None]:
+    def some(
+        self, positions: NDArray[np.intp], upstream: Any, *, gradient: bool
+    ) -> tuple[Array, Array | None]:
         """What `evaluate_some` returns."""
         divisor = self.divisor_of_mean()
         losses = self._room_for_losses()
@@ -470,7 +513,11 @@ class Call:
         only = np.zeros(len(self.rows), bool)
         only[positions] = True
         self._positions_into(
-            losses, slopes, self._scale(upstream, divisor) if gradient else None, self._term_dtype, only
+            losses,
+            slopes,
+            self._scale(upstream, divisor) if gradient else None,
+            self._term_dtype,
+            only,
         )
         return losses[positions], None if slopes is None else slopes[positions]
 
@@ -482,7 +529,9 @@ class Call:
 
     @property
     def _slope_form(self) -> np.dtype[Any]:
-        return np.dtype("uint16" if self.plan.predictions_dtype == "bfloat16" else self.plan.predictions_dtype)
+        return np.dtype(
+            "uint16" if self.plan.predictions_dtype == "bfloat16" else self.plan.predictions_dtype
+        )
 
     def _room_for_losses(self) -> Array:
         # float32 holds what is rounded to it, and to narrower types.
@@ -535,7 +584,12 @@ class Call:
         return quotient(Sum(losses), ball, exactly, self.plan.result_dtype)
 
     def _positions_into(
-        self, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str, only: Bools | None = None
+        self,
+        losses: Array,
+        slopes: Array | None,
+        scale: Scale | None,
+        dtype: str,
+        only: Bools | None = None,
     ) -> None:
         plan = self.plan
         form = plan.predictions_dtype
@@ -562,13 +616,25 @@ class Call:
         for i in np.flatnonzero(special).tolist():
             losses[i] = self.oracle_loss(i, dtype)
             if slopes is not None and scale is not None:
-                slopes[i] = stored(np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form)
+                slopes[i] = stored(
+                    np.array([self.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form
+                )
 
     def _finite_into(
-        self, todo: Bools, special: Bools, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str
+        self,
+        todo: Bools,
+        special: Bools,
+        losses: Array,
+        slopes: Array | None,
+        scale: Scale | None,
+        dtype: str,
     ) -> None:
         """Positions whose scale is finite, or whose slopes are not wanted. What is for the oracle is noted in `special`."""
-        left = todo if "fast" in skipped_tiers else fast.carry_out(self, todo, losses, slopes, scale, dtype)
+        left = (
+            todo
+            if "fast" in skipped_tiers
+            else fast.carry_out(self, todo, losses, slopes, scale, dtype)
+        )
         chosen = np.flatnonzero(left)
         if not len(chosen):
             return
@@ -585,7 +651,9 @@ class Call:
         if slopes is not None:
             slopes[which] = stored(np.full(1, np.nan), self.plan.predictions_dtype)
 
-    def block(self, chosen: Any, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str) -> None:
+    def block(
+        self, chosen: Any, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str
+    ) -> None:
         """Some positions, by balls, and what they leave undecided by the oracle."""
         undecided["rows"] += len(chosen)
         form = self.plan.predictions_dtype
@@ -603,10 +671,14 @@ class Call:
             losses[i] = self.oracle_loss(i, dtype)
         if slopes is None or scale is None:
             return
-        rounded, doubtful = _decided(scale.times(slope, chosen), (len(chosen), self.read.shape[1]), form)
+        rounded, doubtful = _decided(
+            scale.times(slope, chosen), (len(chosen), self.read.shape[1]), form
+        )
         labels = self.labels[chosen] if self.of_labels else None
         for row, c in np.argwhere(doubtful):
-            rounded[row, c] = self.oracle_slope(chosen[row], c if labels is None else labels[row], scale)
+            rounded[row, c] = self.oracle_slope(
+                chosen[row], c if labels is None else labels[row], scale
+            )
         if labels is None:
             slopes[chosen] = stored(rounded, form)
         else:
@@ -625,9 +697,17 @@ class Call:
         for c in columns:
             gap = Ball(*two_sum(logits[c], -logits[top]))
             at_top = c == top
-            share = ((others if c == label else Ball(np.float64(1.0))) if at_top else gap.exp()) / total
+            share = (
+                (others if c == label else Ball(np.float64(1.0))) if at_top else gap.exp()
+            ) / total
             # At the label p - 1; where it is the largest logit, from what the others have.
-            slope = -share if at_top and c == label else share - Ball(np.float64(1.0)) if c == label else share
+            slope = (
+                -share
+                if at_top and c == label
+                else share - Ball(np.float64(1.0))
+                if c == label
+                else share
+            )
             found, doubtful = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
             value = self.oracle_slope(i, int(c), scale) if doubtful[0, 0] else found[0, 0]
             slopes[i, c] = stored(np.array([value]), form)[0]
@@ -644,14 +724,18 @@ class Call:
                 return formulas.binary_cross_entropy(rows, yes, no)
             return formulas.binary_cross_entropy_of_probabilities(plan, rows, yes, no)
         tau = (
-            self._label_weights(chosen) if self.of_labels else formulas.weighted_targets(plan, self._of_classes(chosen))
+            self._label_weights(chosen)
+            if self.of_labels
+            else formulas.weighted_targets(plan, self._of_classes(chosen))
         )
         if plan.log_probabilities:
             return formulas.negative_log_likelihood(rows, tau)
         if plan.from_logits:
             return formulas.cross_entropy(rows, tau)
         of_probabilities = (
-            formulas.cross_entropy_of_shares if plan.renormalize else formulas.cross_entropy_of_probabilities
+            formulas.cross_entropy_of_shares
+            if plan.renormalize
+            else formulas.cross_entropy_of_probabilities
         )
         return of_probabilities(plan, rows, tau)
 
@@ -689,13 +773,17 @@ class Call:
         """A position's loss times its sample weight, by the oracle."""
         undecided["oracle"] += 1
         factor = reference.times(self.weight_of(i), Fraction(self.plan.scale))
-        return reference.round_value(reference.scaled(factor, self._position(i).loss), FORMATS[dtype])
+        return reference.round_value(
+            reference.scaled(factor, self._position(i).loss), FORMATS[dtype]
+        )
 
     def oracle_slope(self, i: int, c: int, scale: Scale) -> float:
         """An element of the gradient, by the oracle."""
         undecided["oracle"] += 1
         slope = self._position(i).predictions[c]
-        return reference.round_value(reference.scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype])
+        return reference.round_value(
+            reference.scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype]
+        )
 
 
 class Scale:
@@ -737,12 +825,16 @@ class Scale:
         result: Any = self.upstream[some] if self.upstream.ndim else self.upstream
         if self._call.weight is not None:
             result = result * self._call.weight[some]
-        scaled: Floats = result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
+        scaled: Floats = (
+            result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
+        )
         return scaled
 
     def times(self, slope: Ball, chosen: Any) -> Ball:
         """Slopes times the scales of their positions."""
-        result = slope * Ball(self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream)
+        result = slope * Ball(
+            self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream
+        )
         if self._call.weight is not None:
             result = result * Ball(self._call.weight[chosen][:, None])
         if self._call.plan.scale != 1.0:
@@ -796,7 +888,9 @@ def _count(n: int) -> _Divisor:
 
 
 def _ball(x: Fraction) -> Ball:
-    if not 2.0**-1000 < abs(x) < 2.0**1000:  # float64 may not hold it, and nothing but its sign is said of it
+    if (
+        not 2.0**-1000 < abs(x) < 2.0**1000
+    ):  # float64 may not hold it, and nothing but its sign is said of it
         return Ball(np.float64(1.0 if x > 0 else -1.0), np.float64(0.0), np.float64(np.inf))
     high = float(x)
     low = float(x - Fraction(high))

@@ -51,7 +51,9 @@ def _to_odd(high: Floats, low: Floats) -> Floats:
     return np.where((error != 0) & even & np.isfinite(total), (bits + step).view(np.float64), total)
 
 
-def decide(high: Floats, low: Floats, radius: Floats, dtype: str) -> tuple[Floats, NDArray[np.bool_]]:
+def decide(
+    high: Floats, low: Floats, radius: Floats, dtype: str
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Round numbers known to lie within `radius` of high + low, where that tells what they round to.
 
     Returns:
@@ -67,7 +69,10 @@ def decide(high: Floats, low: Floats, radius: Floats, dtype: str) -> tuple[Float
         if dtype == "float64":
             first, last = high + below, high + above
         else:
-            first, last = to_format(_to_odd(high, below), dtype), to_format(_to_odd(high, above), dtype)
+            first, last = (
+                to_format(_to_odd(high, below), dtype),
+                to_format(_to_odd(high, above), dtype),
+            )
         known = (first == last) & np.isfinite(high) & np.isfinite(radius)
     return first + 0.0, ~known
 

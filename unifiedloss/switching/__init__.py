@@ -21,7 +21,16 @@ from unifiedloss.switching import sklearn as _sklearn
 from unifiedloss.switching import tensorflow as _tensorflow
 from unifiedloss.switching import torch as _torch
 from unifiedloss.switching.calls import Call, parse
-from unifiedloss.switching.tables import LIBRARIES, NATIVES, Closest, Native, call_of, closest, find, spec_of
+from unifiedloss.switching.tables import (
+    LIBRARIES,
+    NATIVES,
+    Closest,
+    Native,
+    call_of,
+    closest,
+    find,
+    spec_of,
+)
 
 __all__ = [
     "LIBRARIES",
@@ -168,7 +177,11 @@ def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | No
         msg = f"rank must be at least {_SMALLEST_RANK}, as an ONNX model has its classes on axis 1, got {rank!r}."
         raise SpecValueError(msg)
     if code:
-        return str(call if call.backend is None or "keras" not in sys.modules else adapter("keras").written(call))
+        return str(
+            call
+            if call.backend is None or "keras" not in sys.modules
+            else adapter("keras").written(call)
+        )
     return build(call) if rank is None else adapter(library).build(call, rank)
 
 
@@ -185,7 +198,9 @@ def build(call: Call) -> Any:
     return adapter(call.library).build(call)
 
 
-def run(call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None) -> tuple[Any, Any]:
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+) -> tuple[Any, Any]:
     """What the library itself computes: its value and gradient, as NumPy arrays.
 
     The gradient is that of the sum of the values, and None where the library has none. `native` is the object or function that the call

@@ -41,7 +41,10 @@ def as_bfloat16(tensor: Any, array: Any) -> Any:
 
     PyTorch hands such a tensor over in float32, in which nothing is rounded as it was.
     """
-    if str(getattr(tensor, "dtype", None)).rpartition(".")[2] != "bfloat16" or array.dtype != np.float32:
+    if (
+        str(getattr(tensor, "dtype", None)).rpartition(".")[2] != "bfloat16"
+        or array.dtype != np.float32
+    ):
         return array
     try:
         return array.astype(np.dtype("bfloat16"))

@@ -95,7 +95,9 @@ def parse(text: str | Any) -> Call:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
+        reason = (
+            error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
+        )
         msg = f"{shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
         raise SpecValueError(msg) from error
     if isinstance(tree, ast.List):
@@ -113,7 +115,9 @@ def parse(text: str | Any) -> Call:
             msg = "functools.partial needs the function first, as in functools.partial(optax.l2_loss)."
             raise SpecValueError(msg)
         name, backend = _dotted(positional.pop(0))
-    return _bound(name, [_literal(value) for value in positional], _keywords(tree), backend, called=called)
+    return _bound(
+        name, [_literal(value) for value in positional], _keywords(tree), backend, called=called
+    )
 
 
 def _keywords(call: ast.Call) -> dict[str, Any]:
@@ -122,7 +126,9 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
         if keyword.arg is None:
             msg = f"**{_source(keyword.value)} is not read; write every argument with its name."
             raise SpecValueError(msg)
-        if keyword.arg in keywords:  # Python refuses this too, but not before it compiles what was parsed
+        if (
+            keyword.arg in keywords
+        ):  # Python refuses this too, but not before it compiles what was parsed
             msg = f"{_source(call.func)}: {keyword.arg!r} is given twice; leave one of them out."
             raise SpecTypeError(msg)
         keywords[keyword.arg] = _literal(keyword.value)
@@ -138,11 +144,15 @@ def _nodes(elements: list[ast.expr]) -> Call:
         if not isinstance(element, ast.Call) or _dotted(element.func)[0] != _NODE:
             msg = f"{_source(element)} is no node; a list of {_NODE}(...) is read as the nodes of a graph."
             raise SpecValueError(msg)
-        nodes.append(node_of_arguments([_literal(value) for value in element.args], _keywords(element)))
+        nodes.append(
+            node_of_arguments([_literal(value) for value in element.args], _keywords(element))
+        )
     return call_of_nodes(nodes, {})
 
 
-def _bound(name: str, positional: list[Any], keywords: dict[str, Any], backend: str | None, *, called: bool) -> Call:
+def _bound(
+    name: str, positional: list[Any], keywords: dict[str, Any], backend: str | None, *, called: bool
+) -> Call:
     """The call with its arguments by name."""
     from unifiedloss.switching.tables import find
 
@@ -167,7 +177,11 @@ def _dotted(node: ast.expr) -> tuple[str, str | None]:
         if isinstance(inner, ast.Attribute):
             parts.insert(0, inner.attr)
             inner = inner.value
-        elif isinstance(inner, ast.Subscript) and backend is None and _source(inner.value) in ("keras", "tf.keras"):
+        elif (
+            isinstance(inner, ast.Subscript)
+            and backend is None
+            and _source(inner.value) in ("keras", "tf.keras")
+        ):
             backend = _backend(inner.slice)
             inner = inner.value
         elif isinstance(inner, ast.Name):
@@ -197,7 +211,9 @@ def _backend(node: ast.expr) -> str:
 
 def _literal(node: ast.expr) -> Any:
     """The value of a literal. Arrays become nested tuples."""
-    if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool | int | float | str)):
+    if isinstance(node, ast.Constant) and (
+        node.value is None or isinstance(node.value, bool | int | float | str)
+    ):
         return node.value
     if (
         isinstance(node, ast.UnaryOp)
@@ -235,7 +251,11 @@ def _array(node: ast.Call) -> Any:
 
 
 def _all_numbers(value: Any) -> bool:
-    return all(map(_all_numbers, value)) if isinstance(value, tuple) else isinstance(value, bool | int | float)
+    return (
+        all(map(_all_numbers, value))
+        if isinstance(value, tuple)
+        else isinstance(value, bool | int | float)
+    )
 
 
 def _is_array(node: ast.expr) -> bool:

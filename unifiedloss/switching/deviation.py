@@ -55,7 +55,9 @@ class Deviation:
             return False
         if self.when is not None and not self.when(spec, call):
             return False
-        if self.predictions is not None and getattr(spec, "from_logits", None) is not (self.predictions == "logits"):
+        if self.predictions is not None and getattr(spec, "from_logits", None) is not (
+            self.predictions == "logits"
+        ):
             return False
         return self.kind is None or call is None or self.kind in kinds_of(call.name)
 
@@ -64,7 +66,9 @@ class Deviation:
         if call is not None:
             name = keyed(call)
             # A name may begin with another: the longest that fits decides, and an empty text is what a spec does.
-            found = max((prefix for prefix in self.native if name.startswith(prefix)), key=len, default=None)
+            found = max(
+                (prefix for prefix in self.native if name.startswith(prefix)), key=len, default=None
+            )
             if found is not None and self.native[found]:
                 return self.native[found]
         return self.spec
@@ -83,7 +87,9 @@ class Deviation:
             return bool(a.value.dtype != b.value.dtype)
         if self.of == "shape":
             return a.value.shape != b.value.shape
-        first, second = (a.gradient, b.gradient) if self.of == "gradient_digits" else (a.value, b.value)
+        first, second = (
+            (a.gradient, b.gradient) if self.of == "gradient_digits" else (a.value, b.value)
+        )
         if first is None or second is None or first.size != second.size:
             return False
         x, y = (np.asarray(each, np.float64).ravel() for each in (first, second))

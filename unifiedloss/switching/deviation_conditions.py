@@ -87,7 +87,9 @@ def clipped(spec: Any, _: Call | None) -> bool:
 
 def clipped_otherwise(spec: Any, call: Call | None) -> bool:
     """It clips probabilities, and is no function of Keras' that does more wrong there than its gradient."""
-    return clipped(spec, call) and (call is None or call.library != "keras" or call.backend == "torch")
+    return clipped(spec, call) and (
+        call is None or call.library != "keras" or call.backend == "torch"
+    )
 
 
 def clipped_unsmoothed(spec: Any, call: Call | None) -> bool:
@@ -137,7 +139,9 @@ def several_pos_weights(spec: Any, _: Call | None) -> bool:
 
 def pos_weight_of_many_axes(spec: Any, call: Call | None) -> bool:
     """Its pos_weight is one number, and written with more than two axes."""
-    return spec.pos_weight is not None and (call is None or np.ndim(call.arguments.get("pos_weight", 1.0)) > _TWO)
+    return spec.pos_weight is not None and (
+        call is None or np.ndim(call.arguments.get("pos_weight", 1.0)) > _TWO
+    )
 
 
 _TWO = 2
@@ -167,5 +171,7 @@ def narrow_weights(spec: Any, call: Call | None) -> bool:
     """It holds weights that float32 rounds, large enough to show; or, in TensorFlow, several in a tensor, which has a dtype."""
     if call is not None and call.library == "tensorflow":
         return isinstance(getattr(spec, "pos_weight", None), tuple)
-    held = (np.ravel(getattr(spec, name, None) or 0.0) for name in ("element_weights", "pos_weight"))
+    held = (
+        np.ravel(getattr(spec, name, None) or 0.0) for name in ("element_weights", "pos_weight")
+    )
     return any(np.any((np.float32(weights) != weights) & (weights > _SMALL)) for weights in held)

@@ -158,7 +158,9 @@ def weightless_class(layout: Layout) -> Iterator[Input]:
     weights = list(layout.weights)
     if any(weights):
         counted = weights.index(max(weights))
-        yield layout.rows([(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [counted, weights.index(0.0)])
+        yield layout.rows(
+            [(2.0, 1.0, 0.0), (np.nan, np.nan, np.nan)], [counted, weights.index(0.0)]
+        )
 
 
 def infinite_class(layout: Layout) -> Iterator[Input]:
@@ -167,7 +169,8 @@ def infinite_class(layout: Layout) -> Iterator[Input]:
     if any(weights):
         counted, label = weights.index(max(weights)), weights.index(0.0)
         yield layout.rows(
-            [(2.0, 1.0, 0.0), [-np.inf if c == label else 0.0 for c in range(len(weights))]], [counted, label]
+            [(2.0, 1.0, 0.0), [-np.inf if c == label else 0.0 for c in range(len(weights))]],
+            [counted, label],
         )
 
 
@@ -175,7 +178,10 @@ def weightless_elements(layout: Layout) -> Iterator[Input]:
     """NaN in the elements whose weight is 0."""
     weights = np.asarray(layout.weights)
     if weights.any():
-        yield Input(np.where(weights == 0, np.nan, 0.25).astype(np.float32), np.ones(weights.shape, np.float32))
+        yield Input(
+            np.where(weights == 0, np.nan, 0.25).astype(np.float32),
+            np.ones(weights.shape, np.float32),
+        )
 
 
 def no_class_weight(layout: Layout) -> Iterator[Input]:
@@ -228,7 +234,9 @@ def label_column(layout: Layout) -> Iterator[Input]:
 def one_axis(_: Layout) -> Iterator[Input]:
     """Elementwise predictions with one axis, without and with weights."""
     yield Input(np.array([0.25, 0.75], np.float32), np.ones(2, np.float32))
-    yield Input(np.array([0.25, 0.75], np.float32), np.ones(2, np.float32), np.array([1.0, 3.0], np.float32))
+    yield Input(
+        np.array([0.25, 0.75], np.float32), np.ones(2, np.float32), np.array([1.0, 3.0], np.float32)
+    )
 
 
 def steps(_: Layout) -> Iterator[Input]:
@@ -248,8 +256,12 @@ def _sequences(layout: Layout, weight: list[Any]) -> Iterator[Input]:
     if not -3 <= layout.axis < 3:
         return
     rows = np.zeros((2, 2, layout.classes), np.float32)
-    rows[:, :, :3] = np.array([[[0.5, 0.375, 0.125]], [[0.125, 0.25, 0.625]]], np.float32)[:, :, : layout.classes]
-    yield Input(np.moveaxis(rows, -1, layout.axis), np.zeros((2, 2), np.int64), np.array(weight, np.float32))
+    rows[:, :, :3] = np.array([[[0.5, 0.375, 0.125]], [[0.125, 0.25, 0.625]]], np.float32)[
+        :, :, : layout.classes
+    ]
+    yield Input(
+        np.moveaxis(rows, -1, layout.axis), np.zeros((2, 2), np.int64), np.array(weight, np.float32)
+    )
 
 
 def weighted_sequences(layout: Layout) -> Iterator[Input]:
@@ -286,13 +298,21 @@ def few_labels(layout: Layout) -> Iterator[Input]:
 def compiled(layout: Layout) -> Iterator[Input]:
     """A label that is no class, compiled by XLA."""
     row = layout.rows([(2.0, 1.0, 0.0)], [layout.classes])
-    yield Input(row.predictions, row.targets, None, "run_compiled", note="in a tf.function with jit_compile=True")
+    yield Input(
+        row.predictions,
+        row.targets,
+        None,
+        "run_compiled",
+        note="in a tf.function with jit_compile=True",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ kinds and dtypes
 
 
-def _every_class(layout: Layout, targets: Any = None, weight: Any = None, dtype: str = "float32") -> Input:
+def _every_class(
+    layout: Layout, targets: Any = None, weight: Any = None, dtype: str = "float32"
+) -> Input:
     """A batch in which every class occurs, as scikit-learn asks for."""
     rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)]
     labels = [min(label, layout.classes - 1) for label in range(3)]
@@ -393,7 +413,10 @@ def half_row_of_targets(layout: Layout) -> Iterator[Input]:
 
 def integer_rows_of_predictions(layout: Layout) -> Iterator[Input]:
     """Predictions that are integers."""
-    x = layout.rows([(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)], [min(c, layout.classes - 1) for c in range(3)])
+    x = layout.rows(
+        [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)],
+        [min(c, layout.classes - 1) for c in range(3)],
+    )
     yield replace(x, predictions=x.predictions.astype(np.int64))
 
 
@@ -455,7 +478,9 @@ def one_row_for_two(layout: Layout) -> Iterator[Input]:
     x = layout.rows([(2.0, 1.0, 0.0), (0.0, 1.0, 2.0)], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     shape = list(x.targets.shape)
     shape[shape.index(2)] = 1
-    yield Input(x.predictions, np.ascontiguousarray(x.targets.ravel()[: layout.classes].reshape(shape)))
+    yield Input(
+        x.predictions, np.ascontiguousarray(x.targets.ravel()[: layout.classes].reshape(shape))
+    )
     yield Input(np.full((2, 1), 0.5, np.float32), np.ones(2, np.float32))
 
 
@@ -476,14 +501,18 @@ def no_probability(layout: Layout) -> Iterator[Input]:
     for number in (-0.2, np.inf):
         yield layout.rows([(0.5, number, 0.7)], [0])
     yield layout.rows(
-        [(0.5, -0.2, 0.7), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)], [min(c, layout.classes - 1) for c in range(3)]
+        [(0.5, -0.2, 0.7), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)],
+        [min(c, layout.classes - 1) for c in range(3)],
     )
 
 
 def four_axes(layout: Layout) -> Iterator[Input]:
     """Probabilities with four axes."""
     if layout.axis == -1:
-        yield Input(np.full((1, 2, 1, layout.classes), 1 / layout.classes, np.float32), np.zeros((1, 2, 1), np.int64))
+        yield Input(
+            np.full((1, 2, 1, layout.classes), 1 / layout.classes, np.float32),
+            np.zeros((1, 2, 1), np.int64),
+        )
 
 
 def subnormal_row(layout: Layout) -> Iterator[Input]:
@@ -565,7 +594,11 @@ def half_overflow_of_probabilities(layout: Layout) -> Iterator[Input]:
 def half_probabilities(layout: Layout) -> Iterator[Input]:
     """float16 probabilities near 1."""
     labels = [min(c, layout.classes - 1) for c in range(3)]
-    yield layout.rows([(0.998, 0.001, 0.001), (0.001, 0.998, 0.001), (0.001, 0.001, 0.998)], labels, dtype="float16")
+    yield layout.rows(
+        [(0.998, 0.001, 0.001), (0.001, 0.998, 0.001), (0.001, 0.001, 0.998)],
+        labels,
+        dtype="float16",
+    )
 
 
 def half_logit(layout: Layout) -> Iterator[Input]:
@@ -602,7 +635,8 @@ def infinite_other_class(layout: Layout) -> Iterator[Input]:
     if any(weights):
         label, other = weights.index(max(weights)), weights.index(0.0)
         yield layout.rows(
-            [[-np.inf if c == other else 2.0 if c == label else 0.0 for c in range(len(weights))]], [label]
+            [[-np.inf if c == other else 2.0 if c == label else 0.0 for c in range(len(weights))]],
+            [label],
         )
 
 
@@ -686,7 +720,9 @@ def empty_axes(layout: Layout) -> Iterator[Input]:
 def weight_of_ignored(layout: Layout) -> Iterator[Input]:
     """A weight that is NaN, of an ignored label."""
     if layout.ignored is not None:
-        yield layout.rows([(0.5, 0.25, 0.25), (0.25, 0.5, 0.25)], [0, layout.ignored], [1.0, np.nan])
+        yield layout.rows(
+            [(0.5, 0.25, 0.25), (0.25, 0.5, 0.25)], [0, layout.ignored], [1.0, np.nan]
+        )
 
 
 def infinite_logit_of_another(layout: Layout) -> Iterator[Input]:

@@ -23,7 +23,16 @@ from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.inputs import Layout, inputs, layouts, weights_of
 from unifiedloss.switching.refusals import Refusal, refusal_of
 from unifiedloss.switching.sentences import TITLES, sentence
-from unifiedloss.switching.sides import Input, Outcome, Side, evaluate, same, settings_of, shown, side_of
+from unifiedloss.switching.sides import (
+    Input,
+    Outcome,
+    Side,
+    evaluate,
+    same,
+    settings_of,
+    shown,
+    side_of,
+)
 
 INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
 """What makes probabilities of predictions. Where one of these contradicts the others of the other loss, they are changed together."""
@@ -79,7 +88,9 @@ class Difference:
             lines.append(f"  a gives {_told(x.a)}")
             lines.append(f"  {'b' if x.alone is None else x.alone} gives {_told(x.b)}")
             if x.gradients and x.a.gradient is not None and x.b.gradient is not None:
-                lines.append(f"  gradients {shown(x.a.gradient, dtype=False)} and {shown(x.b.gradient, dtype=False)}")
+                lines.append(
+                    f"  gradients {shown(x.a.gradient, dtype=False)} and {shown(x.b.gradient, dtype=False)}"
+                )
         if self.note is not None:
             lines.append(f"  {self.note}")
         return "\n".join(lines)
@@ -131,7 +142,9 @@ class Diff:
         if not self.differences:
             return f"{head}\nThere is no difference: the rules are the same."
         rules = [difference.rule for difference in self.differences]
-        told = f"{head}They differ in {len(rules)} rule{'s' * (len(rules) > 1)}: {', '.join(rules)}."
+        told = (
+            f"{head}They differ in {len(rules)} rule{'s' * (len(rules) > 1)}: {', '.join(rules)}."
+        )
         return "\n\n".join([told, *map(str, self.differences)])
 
 
@@ -214,7 +227,12 @@ def _of_fields(
     example = None
     if type(near_a) is type(near_b) and names != ("rounding",):
         example = _example(
-            a, b, near_a.replace(rounding="native"), near_b.replace(rounding="native"), names, native=native
+            a,
+            b,
+            near_a.replace(rounding="native"),
+            near_b.replace(rounding="native"),
+            names,
+            native=native,
         )
     for name in names:
         shown_with = None if name == names[0] else f"This goes with {names[0]}, which shows it."
@@ -223,7 +241,11 @@ def _of_fields(
         elif name == names[0] and example is None:
             shown_with = "No small input shows it: it changes rounding alone, or nothing together with the other rules."
         yield Difference(
-            name, _sentence(near_a, name), _sentence(near_b, name), example if name == names[0] else None, shown_with
+            name,
+            _sentence(near_a, name),
+            _sentence(near_b, name),
+            example if name == names[0] else None,
+            shown_with,
         )
 
 
@@ -231,7 +253,10 @@ def _example(
     a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, native: bool
 ) -> Example | None:
     """What shows these fields best: two finite numbers, if there are any; rather of the two losses than of one, changed."""
-    isolated, alone = _isolated(a, b, near_a, near_b, names, native=native), _alone(near_a, near_b, names)
+    isolated, alone = (
+        _isolated(a, b, near_a, near_b, names, native=native),
+        _alone(near_a, near_b, names),
+    )
     if isolated is None or alone is None:
         return isolated or alone
     first, second = (_told_apart(example.a, example.b) for example in (isolated, alone))
@@ -264,9 +289,16 @@ def _isolated(
         one, other = evaluate(near_a, x), evaluate(near_b, x)
         rank = _told_apart(one, other)
         # Strictly: a dtype that differs still is a difference that is left.
-        if rank is not None and same(one, evaluate(closed, x)) and _dtype(one) == _dtype(evaluate(closed, x)):
+        if (
+            rank is not None
+            and same(one, evaluate(closed, x))
+            and _dtype(one) == _dtype(evaluate(closed, x))
+        ):
             found.append((rank, x))
-    examples = [Example(x, _by_spec(a, near_a, x), _by_spec(b, near_b, x)) for _, x in sorted(found, key=itemgetter(0))]
+    examples = [
+        Example(x, _by_spec(a, near_a, x), _by_spec(b, near_b, x))
+        for _, x in sorted(found, key=itemgetter(0))
+    ]
     if not native or not examples:
         return examples[0] if examples else None
     second = None
@@ -381,20 +413,32 @@ def _refused(
             continue
         refusal = refusal_of(side.call)
         if refusal is None:
-            texts = [one.refusal or (one.name if one.spec is None else "A spec computes it.") for one in (a, b)]
+            texts = [
+                one.refusal or (one.name if one.spec is None else "A spec computes it.")
+                for one in (a, b)
+            ]
             yield Difference("not_imported", texts[0], texts[1]), ()
         elif refusal.name not in seen:
             seen.add(refusal.name)
             texts = [refusal.sentence(one.call) for one in (a, b)]
-            yield Difference(refusal.name, texts[0], texts[1], _first(a, b, near_a, near_b, refusal)), refusal.fields
+            yield (
+                Difference(refusal.name, texts[0], texts[1], _first(a, b, near_a, near_b, refusal)),
+                refusal.fields,
+            )
 
 
-def _first(a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None, refusal: Refusal) -> Example | None:
+def _first(
+    a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None, refusal: Refusal
+) -> Example | None:
     """The first input on which two sides differ that arguments set apart."""
     for x in refusal.inputs(_layout(near_a, near_b)):
         found = _both(a, b, x)
         # An error of both, or of the wrong kind of input, shows nothing.
-        if found is not None and not same(found.a, found.b) and "ShapeError" not in f"{found.a.error}{found.b.error}":
+        if (
+            found is not None
+            and not same(found.a, found.b)
+            and "ShapeError" not in f"{found.a.error}{found.b.error}"
+        ):
             return found
     return None
 
@@ -409,7 +453,9 @@ def _both(a: Side, b: Side, x: Input) -> Example | None:
 def _layout(a: AnyLoss | None, b: AnyLoss | None) -> Layout:
     if a is not None and b is not None and type(a) is type(b):
         layout = layouts(a, b)[0]
-        labels: Any = getattr(a, "ignore_index", None) or getattr(b, "ignore_index", None) or (None,)
+        labels: Any = (
+            getattr(a, "ignore_index", None) or getattr(b, "ignore_index", None) or (None,)
+        )
         weights = weights_of(a) if weights_of(a) is not None else weights_of(b)
         return replace(layout, ignored=labels[0], weights=weights)
     return Layout(elementwise=a is not None and not isinstance(a, WITH_CLASSES))
@@ -424,14 +470,23 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
         if not all(deviation.concerns(spec, None) for spec in (near_a, near_b)):
             continue
         concerned = [
-            side.call is not None and deviation.concerns(spec, side.call) and deviation.has(side.call)
+            side.call is not None
+            and deviation.concerns(spec, side.call)
+            and deviation.has(side.call)
             for side, spec in ((a, near_a), (b, near_b))
         ]
         if not any(concerned):
             continue
-        texts = [deviation.sentence(side.call if has else None) for side, has in zip((a, b), concerned, strict=True)]
-        examples = [found for x in deviation.inputs(layout) if (found := _both(a, b, x)) is not None]
-        example = next((found for found in examples if _at_work(deviation, found, near_a, near_b)), None)
+        texts = [
+            deviation.sentence(side.call if has else None)
+            for side, has in zip((a, b), concerned, strict=True)
+        ]
+        examples = [
+            found for x in deviation.inputs(layout) if (found := _both(a, b, x)) is not None
+        ]
+        example = next(
+            (found for found in examples if _at_work(deviation, found, near_a, near_b)), None
+        )
         if example is None and (texts[0] == texts[1] or _shown_equal(examples, concerned)):
             continue
         yield Difference(deviation.name, texts[0], texts[1], example)
@@ -450,7 +505,10 @@ def _at_work(deviation: Deviation, found: Example, near_a: AnyLoss, near_b: AnyL
 def _shown_equal(examples: list[Example], concerned: list[bool]) -> bool:
     """Whether both losses ran on what should show the rule, and did the same."""
     ran = [
-        all((one.ran == "native") or not has for one, has in zip((found.a, found.b), concerned, strict=True))
+        all(
+            (one.ran == "native") or not has
+            for one, has in zip((found.a, found.b), concerned, strict=True)
+        )
         for found in examples
     ]
     return bool(examples) and all(ran)

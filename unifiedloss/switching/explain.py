@@ -15,7 +15,16 @@ from unifiedloss.spec import (
     NegativeLogLikelihoodLoss,
 )
 from unifiedloss.switching.deviations import rules_of
-from unifiedloss.switching.phrases import Phrase, code, escape, formula, number, number_latex, say, value
+from unifiedloss.switching.phrases import (
+    Phrase,
+    code,
+    escape,
+    formula,
+    number,
+    number_latex,
+    say,
+    value,
+)
 from unifiedloss.switching.sentences import TITLES, sentences, special_values
 from unifiedloss.switching.sides import side_of
 
@@ -68,7 +77,10 @@ class Explanation:
                 r"\end{align*}",
                 r"\paragraph{Rules}",
                 r"\begin{description}",
-                *(rf"\item[\texttt{{{escape(name)}}}] {rule.latex}" for name, rule in self.rules.items()),
+                *(
+                    rf"\item[\texttt{{{escape(name)}}}] {rule.latex}"
+                    for name, rule in self.rules.items()
+                ),
                 r"\end{description}",
                 r"\paragraph{Special values}",
                 r"\begin{itemize}",
@@ -84,7 +96,10 @@ class Explanation:
         return [
             r"\paragraph{What no spec can say, and this loss does}",
             r"\begin{description}",
-            *(rf"\item[\texttt{{{escape(name)}}}] {phrase.latex}" for name, phrase in self.deviations),
+            *(
+                rf"\item[\texttt{{{escape(name)}}}] {phrase.latex}"
+                for name, phrase in self.deviations
+            ),
             r"\end{description}",
         ]
 
@@ -99,7 +114,9 @@ def explain_spec(spec: AnyLoss) -> Explanation:
     )
 
 
-def _equals(left: str, right: str, left_latex: str, right_latex: str, *after: str | Phrase) -> Phrase:
+def _equals(
+    left: str, right: str, left_latex: str, right_latex: str, *after: str | Phrase
+) -> Phrase:
     """One line of the formula: an equation, and what its signs mean."""
     words = say(*after)
     latex = f"{left_latex} &= {right_latex}"
@@ -130,7 +147,10 @@ def _cross_entropy(spec: CrossEntropyLoss) -> list[Phrase]:
     scale, scale_latex = _factor(spec)
     return [
         _equals(
-            "l_i", f"{scale}sum_c tau_ic (-log p_ic)", r"\ell_i", rf"{scale_latex}\sum_c \tau_{{ic}} (-\log p_{{ic}})"
+            "l_i",
+            f"{scale}sum_c tau_ic (-log p_ic)",
+            r"\ell_i",
+            rf"{scale_latex}\sum_c \tau_{{ic}} (-\log p_{{ic}})",
         ),
         *_probabilities(spec),
         *_weighted_target(spec),
@@ -156,9 +176,15 @@ def _clipped(inside: str, epsilon: float | str) -> tuple[str, str]:
             rf"\operatorname{{clip}}({inside}, \operatorname{{RN}}(10^{{-7}}), \operatorname{{RN}}(1 - 10^{{-7}}))",
         )
     if epsilon == "sklearn":
-        return f"clip({inside}, eps, 1 - eps)", rf"\operatorname{{clip}}({inside}, \varepsilon, 1 - \varepsilon)"
+        return (
+            f"clip({inside}, eps, 1 - eps)",
+            rf"\operatorname{{clip}}({inside}, \varepsilon, 1 - \varepsilon)",
+        )
     text, latex = number(float(epsilon)), number_latex(float(epsilon))
-    return f"clip({inside}, {text}, 1 - {text})", rf"\operatorname{{clip}}({inside}, {latex}, 1 - {latex})"
+    return (
+        f"clip({inside}, {text}, 1 - {text})",
+        rf"\operatorname{{clip}}({inside}, {latex}, 1 - {latex})",
+    )
 
 
 def _probabilities(spec: CrossEntropyLoss) -> list[Phrase]:
@@ -201,7 +227,12 @@ def _weighted_target(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> list
     if getattr(spec, "class_weighting", "entries") == "position":
         return [
             _equals(
-                "tau_ic", f"{entry} sum_k w_k t_ik", r"\tau_{ic}", rf"{latex} \sum_k w_k t_{{ik}}", weights, *target
+                "tau_ic",
+                f"{entry} sum_k w_k t_ik",
+                r"\tau_{ic}",
+                rf"{latex} \sum_k w_k t_{{ik}}",
+                weights,
+                *target,
             )
         ]
     return [_equals("tau_ic", f"w_c {entry}", r"\tau_{ic}", f"w_c {latex}", weights, *target)]
@@ -224,7 +255,9 @@ def _smoothed(amount: float, answers: str, entry: str, entry_latex: str) -> list
 
 def _element(spec: AnyLoss) -> tuple[str, str]:
     """The name of an elementwise loss: of a position, or of an element that is averaged away."""
-    return ("l_ij", r"\ell_{ij}") if getattr(spec, "average_last_axis", False) else ("l_i", r"\ell_i")
+    return (
+        ("l_ij", r"\ell_{ij}") if getattr(spec, "average_last_axis", False) else ("l_i", r"\ell_i")
+    )
 
 
 def _binary(spec: BinaryCrossEntropyLoss) -> list[Phrase]:
@@ -252,7 +285,9 @@ def _binary(spec: BinaryCrossEntropyLoss) -> list[Phrase]:
         )  # fmt: skip
     lines += _smoothed(spec.label_smoothing, "2", "t", "t")
     if spec.pos_weight is not None:
-        lines.append(_equals("q", value(spec.pos_weight), "q", rf"\text{{{escape(value(spec.pos_weight))}}}"))
+        lines.append(
+            _equals("q", value(spec.pos_weight), "q", rf"\text{{{escape(value(spec.pos_weight))}}}")
+        )
     return [*lines, *_element_weights(spec)]
 
 
@@ -274,7 +309,14 @@ def _logarithms(spec: BinaryCrossEntropyLoss) -> tuple[str, str, str, str]:
 
 def _binary_probability(spec: BinaryCrossEntropyLoss) -> Phrase:
     if spec.from_logits:
-        return _equals("p", "1 / (1 + exp(-z))", "p", r"\frac{1}{1 + e^{-z}}", formula("z"), " the prediction, a logit")
+        return _equals(
+            "p",
+            "1 / (1 + exp(-z))",
+            "p",
+            r"\frac{1}{1 + e^{-z}}",
+            formula("z"),
+            " the prediction, a logit",
+        )
     x = (formula("x"), " the prediction, a probability")
     if spec.epsilon_added or spec.epsilon == "torch" or not spec.epsilon:
         return _equals("p", "x", "p", "x", *x)
@@ -286,7 +328,15 @@ def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> list[Ph
     if spec.element_weights is None:
         return []
     text = value(spec.element_weights)
-    return [_equals("v", text, "v", rf"\text{{{escape(text)}}}", "repeated over the leading axes of the predictions")]
+    return [
+        _equals(
+            "v",
+            text,
+            "v",
+            rf"\text{{{escape(text)}}}",
+            "repeated over the leading axes of the predictions",
+        )
+    ]
 
 
 def _squared(spec: MeanSquaredError) -> list[Phrase]:

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss.spec import WITH_CLASSES, AnyLoss, BinaryCrossEntropyLoss, NegativeLogLikelihoodLoss, extents
+from unifiedloss.spec import (
+    WITH_CLASSES,
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    NegativeLogLikelihoodLoss,
+    extents,
+)
 from unifiedloss.switching.sides import Array, Input
 
 _ROWS = ((2.0, 1.0, 0.0), (0.0, 1.0, 2.0), (1.0, 3.0, -1.0), (0.5, 0.5, 0.5))
@@ -41,13 +47,21 @@ class Layout:
     elementwise: bool = False
     weights: Any = None
 
-    def rows(self, rows: Sequence[Sequence[float]], targets: Any, weight: Any = None, dtype: str = "float32") -> Input:
+    def rows(
+        self,
+        rows: Sequence[Sequence[float]],
+        targets: Any,
+        weight: Any = None,
+        dtype: str = "float32",
+    ) -> Input:
         """Rows of classes, cut or filled with 0 to the number there is, and labels, or rows of targets."""
         predictions = self._placed(np.array([_fitted(row, self.classes) for row in rows], dtype))
         if targets and isinstance(targets[0], Sequence):
             placed = self._placed(np.array([_fitted(row, self.classes) for row in targets], dtype))
         else:
-            placed = np.array(targets, np.int64).reshape(np.delete(predictions.shape, self._axis(predictions.ndim)))
+            placed = np.array(targets, np.int64).reshape(
+                np.delete(predictions.shape, self._axis(predictions.ndim))
+            )
         return Input(predictions, placed, _weight(weight, dtype))
 
     def _axis(self, rank: int) -> int:
@@ -115,7 +129,10 @@ def layouts(a: AnyLoss, b: AnyLoss) -> list[Layout]:
 def _classes(own: Any, other: Any) -> Layout:
     weights = own.class_weights if own.class_weights is not None else other.class_weights
     axis = own.axis if own.axis is not None else other.axis
-    return Layout(classes=len(weights) if weights is not None else 3, axis=-1 if axis is None else _plain(axis))
+    return Layout(
+        classes=len(weights) if weights is not None else 3,
+        axis=-1 if axis is None else _plain(axis),
+    )
 
 
 def _plain(axis: int) -> int:
@@ -124,7 +141,9 @@ def _plain(axis: int) -> int:
 
 
 def _elementwise(a: Any, b: Any) -> Layout:
-    averaged = bool(getattr(a, "average_last_axis", False) or getattr(b, "average_last_axis", False))
+    averaged = bool(
+        getattr(a, "average_last_axis", False) or getattr(b, "average_last_axis", False)
+    )
     tail: tuple[int, ...] = ()
     for spec in (a, b):
         weights = getattr(spec, "element_weights", None)
@@ -189,7 +208,9 @@ def _logits(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
     yield layout.rows(_ROWS[:2], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
-def _rows(layout: Layout, rows: Sequence[Sequence[float]], labels: Sequence[int]) -> Iterator[Input]:
+def _rows(
+    layout: Layout, rows: Sequence[Sequence[float]], labels: Sequence[int]
+) -> Iterator[Input]:
     """The first rows, in both dtypes, and with weights."""
     last = layout.classes - 1
     labels = [min(label, last) for label in labels]
@@ -206,7 +227,9 @@ def _rows(layout: Layout, rows: Sequence[Sequence[float]], labels: Sequence[int]
 
 
 def _probabilities(layout: Layout) -> Iterator[Input]:
-    yield from _rows(layout, ((0.5, 0.25, 0.25), (0.2, 0.7, 0.1), (0.1, 0.6, 0.3), (0.3, 0.3, 0.4)), _LABELS)
+    yield from _rows(
+        layout, ((0.5, 0.25, 0.25), (0.2, 0.7, 0.1), (0.1, 0.6, 0.3), (0.3, 0.3, 0.4)), _LABELS
+    )
     yield layout.rows([(0.0, 0.5, 0.5)], [0])
     yield layout.rows([(0.0, 0.5, 0.5)], [0], dtype="float64")
     yield layout.rows([(1.0, 0.0, 0.0)], [0])
@@ -249,7 +272,9 @@ def _of_elements(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
     yield from _squares(layout, binary)
 
 
-def _pairs(layout: Layout, predictions: Sequence[float], targets: Sequence[float]) -> Iterator[Input]:
+def _pairs(
+    layout: Layout, predictions: Sequence[float], targets: Sequence[float]
+) -> Iterator[Input]:
     one, other = predictions[:1], targets[:1]
     yield layout.elements(one, other)
     yield layout.elements(one, other, dtype="float64")

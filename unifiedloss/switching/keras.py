@@ -6,10 +6,23 @@ from types import MappingProxyType
 from typing import Any
 
 from unifiedloss.floats import HALF_TYPES
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError, as_integer
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    Loss,
+    MeanSquaredError,
+    as_integer,
+)
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
-_REDUCTIONS = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum", "none": "none", None: "none"}
+_REDUCTIONS = {
+    "sum_over_batch_size": "mean",
+    "mean": "mean",
+    "sum": "sum",
+    "none": "none",
+    None: "none",
+}
 
 _REASONS = MappingProxyType(
     {
@@ -37,7 +50,9 @@ def _checked_reduction(name: str, arguments: Arguments) -> str:
         )
     if reduction not in _REDUCTIONS:
         known = ", ".join(map(repr, _REDUCTIONS))
-        refuse(f"{name}: reduction must be one of {known} or 'mean_with_sample_weight', got {reduction!r}.")
+        refuse(
+            f"{name}: reduction must be one of {known} or 'mean_with_sample_weight', got {reduction!r}."
+        )
     return _REDUCTIONS[reduction]
 
 
@@ -135,7 +150,9 @@ def _binary(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
             "keras[tensorflow]."
         )
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, None)
-    return BinaryCrossEntropyLoss(average_last_axis=True, label_smoothing=arguments["label_smoothing"], **fields)
+    return BinaryCrossEntropyLoss(
+        average_last_axis=True, label_smoothing=arguments["label_smoothing"], **fields
+    )
 
 
 def _squared(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
@@ -144,7 +161,10 @@ def _squared(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
 
 def _class_arguments(spec: Any) -> dict[str, Any]:
     reduction = {"mean": "sum_over_batch_size"}.get(spec.reduction, spec.reduction)
-    return {"reduction": reduction, "dtype": None if spec.dtype in (None, "float32") else spec.dtype}
+    return {
+        "reduction": reduction,
+        "dtype": None if spec.dtype in (None, "float32") else spec.dtype,
+    }
 
 
 def _from_sparse(spec: CrossEntropyLoss) -> dict[str, Any]:
@@ -153,7 +173,11 @@ def _from_sparse(spec: CrossEntropyLoss) -> dict[str, Any]:
         refuse(f"Keras ignores one class, and the spec has ignore_index={list(labels)}.")
     if spec.label_smoothing:
         refuse("Keras smooths dense labels alone.")
-    return {"from_logits": spec.from_logits, "ignore_class": labels[0], "axis": _from_spec_axis(spec)}
+    return {
+        "from_logits": spec.from_logits,
+        "ignore_class": labels[0],
+        "axis": _from_spec_axis(spec),
+    }
 
 
 def _last_axis(arguments: Arguments, backend: str) -> Arguments:
@@ -184,7 +208,12 @@ _LOSSES: tuple[tuple[str, str, type[Loss], dict[str, Any], Any, Any], ...] = (
         "SparseCategoricalCrossentropy",
         "sparse_categorical_crossentropy",
         CrossEntropyLoss,
-        {"from_logits": False, "ignore_class": None, "reduction": "sum_over_batch_size", "axis": -1},
+        {
+            "from_logits": False,
+            "ignore_class": None,
+            "reduction": "sum_over_batch_size",
+            "axis": -1,
+        },
         _sparse,
         _from_sparse,
     ),
@@ -217,7 +246,12 @@ _LOSSES: tuple[tuple[str, str, type[Loss], dict[str, Any], Any, Any], ...] = (
 
 
 def _natives(
-    cls: str, function: str, loss: type[Loss], parameters: dict[str, Any], to_spec: Any, from_spec: Any
+    cls: str,
+    function: str,
+    loss: type[Loss],
+    parameters: dict[str, Any],
+    to_spec: Any,
+    from_spec: Any,
 ) -> tuple[Native, Native]:
     name, called = f"keras.losses.{cls}", f"keras.losses.{function}"
     adapt = _last_axis if to_spec is _sparse else None
@@ -245,7 +279,11 @@ def _natives(
         Native(
             called,
             loss,
-            {parameter: default for parameter, default in parameters.items() if parameter != "reduction"},
+            {
+                parameter: default
+                for parameter, default in parameters.items()
+                if parameter != "reduction"
+            },
             lambda arguments, backend: to_spec(called, arguments, backend),
             from_unreduced,
             aliases=(f"keras.metrics.{function}",),

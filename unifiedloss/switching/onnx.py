@@ -15,7 +15,10 @@ from unifiedloss.spec import AnyLoss, CrossEntropyLoss, Loss, NegativeLogLikelih
 from unifiedloss.switching.calls import Call
 from unifiedloss.switching.tables import Arguments, Native, find, literal, register
 
-OPERATORS = {"SoftmaxCrossEntropyLoss": CrossEntropyLoss, "NegativeLogLikelihoodLoss": NegativeLogLikelihoodLoss}
+OPERATORS = {
+    "SoftmaxCrossEntropyLoss": CrossEntropyLoss,
+    "NegativeLogLikelihoodLoss": NegativeLogLikelihoodLoss,
+}
 """Operator -> the spec it is."""
 
 INPUTS = {
@@ -51,7 +54,10 @@ class Node(NamedTuple):
 
 
 def call_of_nodes(
-    nodes: Sequence[Node], constants: Mapping[str, Any], weights: Any = None, provided: Collection[str] | None = None
+    nodes: Sequence[Node],
+    constants: Mapping[str, Any],
+    weights: Any = None,
+    provided: Collection[str] | None = None,
 ) -> Call:
     """The call of the one loss among these nodes.
 
@@ -80,7 +86,10 @@ def call_of_nodes(
             "a LogSoftmax node for them."
         )
         raise UnsupportedError(msg)
-    known = {**constants, **{key: value for each in nodes for key, value in _constant(each).items()}}
+    known = {
+        **constants,
+        **{key: value for each in nodes for key, value in _constant(each).items()},
+    }
     arguments = dict(node.attributes)
     arguments["weights"] = _class_weights(name, node, known, weights)
     return Call(name, find(name).bind([], arguments))
@@ -100,7 +109,9 @@ def _check_ends(node: Node, provided: Collection[str] | None) -> None:
     if len(set(names)) < len(names):
         msg = f"onnx.{node.operator}: the inputs and outputs {names} are not all different; give each its own name."
         raise SpecTypeError(msg)
-    unknown = [name for name in node.inputs if name and provided is not None and name not in provided]
+    unknown = [
+        name for name in node.inputs if name and provided is not None and name not in provided
+    ]
     if unknown:
         msg = f"onnx.{node.operator}: its inputs {unknown} are no inputs, constants or results in the graph; connect them."
         raise SpecTypeError(msg)
@@ -140,7 +151,9 @@ def _source(operator: str, arguments: Arguments) -> str:
     if not weighted:
         return node
     values = literal(arguments["weights"])
-    constant = f'onnx.helper.make_node("Constant", [], {literal((weights,))}, value_floats={values})'
+    constant = (
+        f'onnx.helper.make_node("Constant", [], {literal((weights,))}, value_floats={values})'
+    )
     return f"[{constant}, {node}]"
 
 
@@ -212,7 +225,12 @@ def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) ->
     values = given | dict(keywords)
     attributes = {key: value for key, value in values.items() if key not in _NO_ATTRIBUTES}
     operator, inputs, outputs = (values.get(key) for key in ("op_type", "inputs", "outputs"))
-    if len(positional) > 3 or not isinstance(operator, str) or not _names(inputs) or not _names(outputs):
+    if (
+        len(positional) > 3
+        or not isinstance(operator, str)
+        or not _names(inputs)
+        or not _names(outputs)
+    ):
         msg = (
             "onnx.helper.make_node needs an operator, the names of its inputs and those of its outputs, as in "
             'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss"]).'

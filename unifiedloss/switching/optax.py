@@ -6,7 +6,13 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, Loss, MeanSquaredError
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    Loss,
+    MeanSquaredError,
+)
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _DATA = ("logits", "labels", "predictions", "targets")
@@ -53,7 +59,13 @@ def _no_arguments(_: Any) -> dict[str, Any]:
 
 
 def _native(
-    name: str, loss: type[Loss], to_spec: Any, from_spec: Any, parameters: dict[str, Any], *, exported: bool = True
+    name: str,
+    loss: type[Loss],
+    to_spec: Any,
+    from_spec: Any,
+    parameters: dict[str, Any],
+    *,
+    exported: bool = True,
 ) -> Native:
     full = f"optax.losses.{name}"
     return Native(
@@ -72,7 +84,13 @@ def _native(
 _AXIS = {"axis": -1, "where": None}
 
 register(
-    _native("softmax_cross_entropy_with_integer_labels", CrossEntropyLoss, _softmax, _from_softmax, _AXIS),
+    _native(
+        "softmax_cross_entropy_with_integer_labels",
+        CrossEntropyLoss,
+        _softmax,
+        _from_softmax,
+        _AXIS,
+    ),
     _native("softmax_cross_entropy", CrossEntropyLoss, _softmax, _from_softmax, _AXIS),
     # Differs from the one above at infinite logits alone, where it is what a spec says, but has no axis.
     _native(
@@ -90,6 +108,18 @@ register(
         _no_arguments,
         {},
     ),
-    _native("squared_error", MeanSquaredError, _always(MeanSquaredError(reduction="none")), _no_arguments, {}),
-    _native("l2_loss", MeanSquaredError, _always(MeanSquaredError(scale=0.5, reduction="none")), _no_arguments, {}),
+    _native(
+        "squared_error",
+        MeanSquaredError,
+        _always(MeanSquaredError(reduction="none")),
+        _no_arguments,
+        {},
+    ),
+    _native(
+        "l2_loss",
+        MeanSquaredError,
+        _always(MeanSquaredError(scale=0.5, reduction="none")),
+        _no_arguments,
+        {},
+    ),
 )

@@ -53,7 +53,9 @@ def code(text: str) -> Phrase:
 def say(*parts: str | Phrase) -> Phrase:
     """A sentence made of plain text, formulas and names."""
     phrases = [part if isinstance(part, Phrase) else Phrase(part, escape(part)) for part in parts]
-    return Phrase("".join(phrase.text for phrase in phrases), "".join(phrase.latex for phrase in phrases))
+    return Phrase(
+        "".join(phrase.text for phrase in phrases), "".join(phrase.latex for phrase in phrases)
+    )
 
 
 def number(value: float) -> str:

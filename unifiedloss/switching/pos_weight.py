@@ -15,7 +15,9 @@ def varying_axes(weights: Any) -> list[int]:
 
 def along_one_axis(weights: Any) -> tuple[Any, int | None]:
     """The numbers of an array that varies along one axis at most, and that axis; None for the last."""
-    weights = None if weights is None else nested_weights("pos_weight", weights)  # which refuses what is no array
+    weights = (
+        None if weights is None else nested_weights("pos_weight", weights)
+    )  # which refuses what is no array
     axes, flat = varying_axes(weights), _flat(weights)
     if not axes:
         return flat[0], None
@@ -23,7 +25,11 @@ def along_one_axis(weights: Any) -> tuple[Any, int | None]:
 
 
 def _flat(value: Any) -> tuple[Any, ...]:
-    return tuple(number for part in value for number in _flat(part)) if isinstance(value, tuple) else (value,)
+    return (
+        tuple(number for part in value for number in _flat(part))
+        if isinstance(value, tuple)
+        else (value,)
+    )
 
 
 def against_last_axes(weights: Any, axis: int | None) -> Any:

@@ -47,7 +47,11 @@ class Refusal:
 
 def _without(name: str) -> Callable[[Call], Call]:
     def without(call: Call) -> Call:
-        return Call(call.name, {key: value for key, value in call.arguments.items() if key != name}, call.backend)
+        return Call(
+            call.name,
+            {key: value for key, value in call.arguments.items() if key != name},
+            call.backend,
+        )
 
     return without
 
@@ -88,7 +92,9 @@ def _many(layout: Layout) -> Iterator[Input]:
 
 
 def _smoothed(layout: Layout) -> Iterator[Input]:
-    yield layout.elements([0.3], [1.0]) if layout.elementwise else layout.rows([(0.3, 0.6, 0.1)], [0])
+    yield (
+        layout.elements([0.3], [1.0]) if layout.elementwise else layout.rows([(0.3, 0.6, 0.1)], [0])
+    )
 
 
 def _turned(_: Layout) -> Iterator[Input]:

@@ -62,7 +62,9 @@ class Gap:
     @property
     def closed(self) -> bool:
         """Whether only rounding is left."""
-        return self.value <= self.limit and (self.gradient is None or self.gradient <= self.gradient_limit)
+        return self.value <= self.limit and (
+            self.gradient is None or self.gradient <= self.gradient_limit
+        )
 
     def __str__(self) -> str:
         gradient = "" if self.gradient is None else f", gradients by {self.gradient:.3g} ulps"
@@ -162,7 +164,11 @@ class PortReport:
                 for letter, reason in (("a", self.reason_a), ("b", self.reason_b))
                 if reason is not None
             ),
-            *(setting for setting in self.settings if setting not in (self.reason_a, self.reason_b)),
+            *(
+                setting
+                for setting in self.settings
+                if setting not in (self.reason_a, self.reason_b)
+            ),
         ]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
@@ -173,11 +179,15 @@ class PortReport:
         one_failed = self.value_a is None or self.value_b is None
         lines.append("One of them is an error." if one_failed else f"The {self.gap}.")
         if self.same:
-            unseen = f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
+            unseen = (
+                f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
+            )
             return "\n".join([*lines, *([unseen] if self.unseen else []), "Only rounding is left."])
         if self.row is not None and self.losses_of_row is not None:
             first, second = map(number, self.losses_of_row)
-            lines.append(f"The first position that differs is {list(self.row)}: {first} and {second}.")
+            lines.append(
+                f"The first position that differs is {list(self.row)}: {first} and {second}."
+            )
         lines.append("")
         for attempt in self.attempts:
             verdict = "closes the gap" if attempt.gap.closed else "does not close it"
@@ -187,7 +197,9 @@ class PortReport:
         if self.untried is not None:
             lines.append(self.untried)
         elif self.together:
-            lines.append(f"No single rule closes the gap; together these do: {', '.join(self.together)}.")
+            lines.append(
+                f"No single rule closes the gap; together these do: {', '.join(self.together)}."
+            )
         elif not self.rules:
             lines.append("No rule closes the gap, and all of them together do not.")
         return "\n".join(lines)
@@ -270,7 +282,11 @@ def port_report(
 def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
     """The specs, and the tensors in float32, where rules set the losses apart by less than a half type tells; else None."""
     near_a, near_b = nearest(a), nearest(b)
-    if x.predictions.dtype.name not in HALF_TYPES or near_a is None or type(near_a) is not type(near_b):
+    if (
+        x.predictions.dtype.name not in HALF_TYPES
+        or near_a is None
+        or type(near_a) is not type(near_b)
+    ):
         return None
     assert near_b is not None
     targets = x.targets.astype(np.float32) if x.targets.dtype.name in HALF_TYPES else x.targets
@@ -312,7 +328,9 @@ def _untried(a: Side, b: Side) -> str:
     if type(near_a) is not type(near_b):
         kinds = " and a ".join(type(near).__name__ for near in (near_a, near_b))
         return f"No rule was tried, as the losses are of two kinds: a {kinds}."
-    return "The rules of both are the same; this comes from what one of them does with these values."
+    return (
+        "The rules of both are the same; this comes from what one of them does with these values."
+    )
 
 
 def _array(name: str, tensor: Any) -> Any:
@@ -359,7 +377,9 @@ def _ulps(a: Array, b: Array) -> float:
     x, y = x[~special], y[~special]
     if not x.size:
         return 0.0
-    epsilon = max(FORMATS[array.dtype.name].epsilon for array in (a, b) if array.dtype.name in FORMATS)
+    epsilon = max(
+        FORMATS[array.dtype.name].epsilon for array in (a, b) if array.dtype.name in FORMATS
+    )
     return float(np.max(np.abs(x - y)) / (epsilon * _scale(x, y)))
 
 
@@ -376,7 +396,9 @@ _SMALL = 2.0**-6
 # --------------------------------------------------------------------------------------------------------------- positions
 
 
-def _first_row(a: Side, b: Side, x: Input) -> tuple[tuple[int, ...] | None, tuple[float, float] | None]:
+def _first_row(
+    a: Side, b: Side, x: Input
+) -> tuple[tuple[int, ...] | None, tuple[float, float] | None]:
     """The first position whose losses differ, and its losses."""
     outcomes = [_per_position(side, x) for side in (a, b)]
     values = [None if outcome is None else outcome.value for outcome in outcomes]
@@ -387,7 +409,9 @@ def _first_row(a: Side, b: Side, x: Input) -> tuple[tuple[int, ...] | None, tupl
         return None, None
     p, q = first.astype(np.float64), second.astype(np.float64)
     tolerance = _limit(first, second) * max(
-        FORMATS[array.dtype.name].epsilon for array in (first, second) if array.dtype.name in FORMATS
+        FORMATS[array.dtype.name].epsilon
+        for array in (first, second)
+        if array.dtype.name in FORMATS
     )
     bad = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
     if not bad.any():
@@ -445,11 +469,17 @@ def _by_fields(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> 
         made_same = changed(near_b, near_a, group)
         if made_same is None:
             continue
-        rules, change = list(group), "b with " + ", ".join(f"{name}={getattr(near_a, name)!r}" for name in group)
+        rules, change = (
+            list(group),
+            "b with " + ", ".join(f"{name}={getattr(near_a, name)!r}" for name in group),
+        )
         second = _with_fields(b, near_b, made_same, x)
         if second is None:
             rules.append(_deviation(b, near_b, x)[0])
-            change, second = change.replace("b with", "b as its spec has it, with"), evaluate(made_same, x)
+            change, second = (
+                change.replace("b with", "b as its spec has it, with"),
+                evaluate(made_same, x),
+            )
         found.append(Attempt(", ".join(rules), change, gap_of(first, second)))
     return found
 
@@ -490,7 +520,9 @@ def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
     needed: list[str | tuple[str, ...]] = [*own, *_groups(near_a, near_b)]
 
     def closes(rules: list[str | tuple[str, ...]]) -> bool:
-        made_same = changed(near_b, near_a, [name for group in rules if isinstance(group, tuple) for name in group])
+        made_same = changed(
+            near_b, near_a, [name for group in rules if isinstance(group, tuple) for name in group]
+        )
         if made_same is None:
             return False
         first = evaluate(near_a, x) if "a" in rules else a.outcome(x)
@@ -523,7 +555,9 @@ def _deviation(side: Side, near: AnyLoss, x: Input) -> tuple[str, str | None]:
     assert side.call is not None
     rules = told(side, x)
     names = [name for name, _ in rules or rules_of(near, side.call)] or ["unlisted"]
-    return " or ".join(dict.fromkeys(names)), " Or: ".join(dict.fromkeys(text for _, text in rules)) or None
+    return " or ".join(dict.fromkeys(names)), " Or: ".join(
+        dict.fromkeys(text for _, text in rules)
+    ) or None
 
 
 def told(side: Side, x: Input) -> list[tuple[str, str]]:
@@ -562,11 +596,22 @@ def _kind(x: Input) -> str | None:
         return None
     if x.targets.shape == x.predictions.shape:
         return "dense"
-    return "index" if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu" else None
+    return (
+        "index"
+        if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu"
+        else None
+    )
 
 
 _OF_GRADIENTS = frozenset(
-    {"target_sum", "gradient_at_zero", "clip_tie", "half_gradient", "nan_in_ignored", "weightless_mean"}
+    {
+        "target_sum",
+        "gradient_at_zero",
+        "clip_tie",
+        "half_gradient",
+        "nan_in_ignored",
+        "weightless_mean",
+    }
 )
 """Rules about gradients, and never about values."""
 
@@ -578,5 +623,12 @@ def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) 
         refusal = None if side.call is None or side.spec is not None else refusal_of(side.call)
         if refusal is not None:
             left = gap_of(evaluate(spec, x), other.outcome(x))
-            found.append(Attempt(refusal.name, f"{letter} without it, as {spec!r}", left, refusal.sentence(side.call)))
+            found.append(
+                Attempt(
+                    refusal.name,
+                    f"{letter} without it, as {spec!r}",
+                    left,
+                    refusal.sentence(side.call),
+                )
+            )
     return found

@@ -36,7 +36,9 @@ def _from_logits(spec: Any) -> Phrase:
         return say(f"predictions are logits, and the {squash} is part of the loss")
     if getattr(spec, "renormalize", None):
         return say("predictions are non-negative numbers, of which probabilities are made")
-    return say(f"predictions are probabilities, taken as they are: no {squash}, no division by their sum")
+    return say(
+        f"predictions are probabilities, taken as they are: no {squash}, no division by their sum"
+    )
 
 
 _PRESETS = {
@@ -61,17 +63,30 @@ def _epsilon(spec: Any) -> Phrase:
     if isinstance(given, str):
         return _PRESETS[given]
     if not given:
-        return say("nothing is clipped" if spec.from_logits else "nothing is clipped, and -log 0 is infinite")
+        return say(
+            "nothing is clipped"
+            if spec.from_logits
+            else "nothing is clipped, and -log 0 is infinite"
+        )
     if getattr(spec, "epsilon_added", False):
         return say("added to probabilities inside the logarithms")
-    bounds = formula(f"[{number(given)}, 1 - {number(given)}]", f"[{number_latex(given)}, 1 - {number_latex(given)}]")
-    return say("probabilities are clipped to ", bounds, "; the gradient is 0 where it clips, and not at the bound")
+    bounds = formula(
+        f"[{number(given)}, 1 - {number(given)}]",
+        f"[{number_latex(given)}, 1 - {number_latex(given)}]",
+    )
+    return say(
+        "probabilities are clipped to ",
+        bounds,
+        "; the gradient is 0 where it clips, and not at the bound",
+    )
 
 
 def _epsilon_added(spec: Any) -> Phrase:
     if not spec.epsilon_added:
         return say("epsilon bounds probabilities, it is not added to them")
-    return say("epsilon is added inside the logarithms instead of clipping to it; the gradient never vanishes")
+    return say(
+        "epsilon is added inside the logarithms instead of clipping to it; the gradient never vanishes"
+    )
 
 
 def _renormalize(spec: Any) -> Phrase:
@@ -90,7 +105,9 @@ def _axis(spec: Any) -> Phrase:
             return say(f"the positive weights run along {where}")
         return say(f"several positive weights would run along {where}")
     if given is None:
-        return say("classes lie on the last axis of predictions with one axis or two; with more it must be named")
+        return say(
+            "classes lie on the last axis of predictions with one axis or two; with more it must be named"
+        )
     return say(f"classes lie on axis {given} of the predictions")
 
 
@@ -147,7 +164,9 @@ def _element_weights(spec: Any) -> Phrase:
 
 def _average_last_axis(spec: Any) -> Phrase:
     if spec.average_last_axis:
-        return say("the losses along the last axis are averaged to one per position, before any reduction")
+        return say(
+            "the losses along the last axis are averaged to one per position, before any reduction"
+        )
     return say("every element is a position of its own")
 
 
@@ -189,18 +208,28 @@ def _on_empty(spec: Any) -> Phrase:
 
 def _rounding(spec: Any) -> Phrase:
     if spec.rounding == "native":
-        return say("computed with the framework's own operations, within a derived bound of the exact result")
-    return say("every loss and every element of the gradient is correctly rounded, the same bits in every backend")
+        return say(
+            "computed with the framework's own operations, within a derived bound of the exact result"
+        )
+    return say(
+        "every loss and every element of the gradient is correctly rounded, the same bits in every backend"
+    )
 
 
 def _scale(spec: Any) -> Phrase:
-    return say("losses are not scaled" if spec.scale == 1.0 else "multiplies every loss, and no weight")
+    return say(
+        "losses are not scaled" if spec.scale == 1.0 else "multiplies every loss, and no weight"
+    )
 
 
 def _dtype(spec: Any) -> Phrase:
     if spec.dtype is None:
-        return say("losses have the dtype of the predictions; sums and means of half types are float32")
-    return say("predictions, floating targets and sample weights are cast to it, and it is the dtype of the loss")
+        return say(
+            "losses have the dtype of the predictions; sums and means of half types are float32"
+        )
+    return say(
+        "predictions, floating targets and sample weights are cast to it, and it is the dtype of the loss"
+    )
 
 
 _SENTENCES: dict[str, Callable[[Any], Phrase]] = {
@@ -250,12 +279,18 @@ def special_values(spec: AnyLoss) -> list[Phrase]:
 
 def _special_predictions(spec: AnyLoss) -> list[Phrase]:
     if isinstance(spec, MeanSquaredError):
-        return [say("Infinite and NaN predictions and targets: the loss is what the formula gives, infinite or NaN.")]
+        return [
+            say(
+                "Infinite and NaN predictions and targets: the loss is what the formula gives, infinite or NaN."
+            )
+        ]
     zero = say(formula("0 log 0 = 0", r"0 \log 0 = 0"), ", in value and gradient.")
     if isinstance(spec, CrossEntropyLoss | BinaryCrossEntropyLoss):
         return [zero, _special_logits(spec) if spec.from_logits else _special_probabilities(spec)]
     return [
-        say("A log-probability of -inf costs infinitely much where the target gives it weight, and nothing elsewhere."),
+        say(
+            "A log-probability of -inf costs infinitely much where the target gives it weight, and nothing elsewhere."
+        ),
         say("Entries whose target is 0 are not read."),
     ]
 
@@ -272,7 +307,9 @@ def _special_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> Phrase:
 
 
 def _special_probabilities(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> Phrase:
-    refused = " A probability below 0, or above 1 by more than rounding, is an error (NaN under tracing)."
+    refused = (
+        " A probability below 0, or above 1 by more than rounding, is an error (NaN under tracing)."
+    )
     if isinstance(spec, CrossEntropyLoss) and spec.renormalize is not None:
         refused = " A negative prediction is an error (NaN under tracing)."
     return say(f"{_logarithm_of_zero(spec)}{refused}")
@@ -289,7 +326,11 @@ def _logarithm_of_zero(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> str:
     if isinstance(spec, CrossEntropyLoss) and spec.renormalize == "after_clip":
         return "A prediction of 0 counts as the bound it is clipped to, with the gradient 0."
     if spec.epsilon == "keras":
-        one = "" if isinstance(spec, CrossEntropyLoss) else ", that of 1 - p at the probability 1 as -15.942 in float32"
+        one = (
+            ""
+            if isinstance(spec, CrossEntropyLoss)
+            else ", that of 1 - p at the probability 1 as -15.942 in float32"
+        )
         return f"{at_zero} -16.118{one}, with the gradient 0."
     if spec.epsilon == "sklearn":
         return f"{at_zero} -15.942 in float32 and -36.044 in float64, with the gradient 0."
@@ -302,13 +343,17 @@ def _special_targets(spec: AnyLoss) -> list[Phrase]:
     if isinstance(spec, BinaryCrossEntropyLoss):
         return [say("A target outside [0, 1] is an error (NaN under tracing).")]
     return [
-        say("A class index outside 0..K-1 that is not ignored is an error (NaN under tracing); it never wraps."),
+        say(
+            "A class index outside 0..K-1 that is not ignored is an error (NaN under tracing); it never wraps."
+        ),
     ]
 
 
 def _special_positions(spec: AnyLoss) -> list[Phrase]:
     found = [
-        say("Positions that are masked or have sample weight 0 have loss and gradient 0, and nothing in them is read."),
+        say(
+            "Positions that are masked or have sample weight 0 have loss and gradient 0, and nothing in them is read."
+        ),
         say("Shapes must fit: nothing is squeezed and nothing is broadcast."),
     ]
     empty = {"none": "an empty array", "sum": "0"}.get(spec.reduction)

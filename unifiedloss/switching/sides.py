@@ -133,12 +133,20 @@ class Side:
         Raises:
             UnsupportedError: it takes labels, and gets dense targets.
         """
-        if self.call is None or self.call.name not in NATIVES or NATIVES[self.call.name].loss not in WITH_CLASSES:
+        if (
+            self.call is None
+            or self.call.name not in NATIVES
+            or NATIVES[self.call.name].loss not in WITH_CLASSES
+        ):
             return x
         if x.way == AS_GIVEN:
             return x
         kinds = kinds_of(self.call.name)
-        if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu" and "index" not in kinds:
+        if (
+            x.targets.ndim == x.predictions.ndim - 1
+            and x.targets.dtype.kind in "iu"
+            and "index" not in kinds
+        ):
             return replace(x, targets=_one_hot(x, _class_axis(self, x.predictions), self.call.name))
         if x.targets.shape == x.predictions.shape and "dense" not in kinds:
             msg = f"{self.call.name} takes class indices."
@@ -160,7 +168,11 @@ def kinds_of(name: str) -> tuple[str, ...]:
     last = name.rpartition(".")[2].lower()
     if name in ("torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy"):
         return ("index", "dense")
-    if name.startswith(("onnx.", "sklearn.", "torch.")) or last.startswith("sparse") or "integer_labels" in last:
+    if (
+        name.startswith(("onnx.", "sklearn.", "torch."))
+        or last.startswith("sparse")
+        or "integer_labels" in last
+    ):
         return ("index",)
     return ("dense",)
 
@@ -247,14 +259,18 @@ def unreduced(side: Side) -> Side:
     if "reduction" not in native.parameters:
         return side
     call = Call(
-        side.call.name, native.bind([], {**side.call.arguments, **_unreduced(native.parameters)}), side.call.backend
+        side.call.name,
+        native.bind([], {**side.call.arguments, **_unreduced(native.parameters)}),
+        side.call.backend,
     )
     return _of_call(call, _copy(side.native, _unreduced(native.parameters)))
 
 
 def _unreduced(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that reduce nothing; torch's old ones, which would win, as they are by default."""
-    return {"reduction": "none"} | {name: None for name in ("size_average", "reduce") if name in parameters}
+    return {"reduction": "none"} | {
+        name: None for name in ("size_average", "reduce") if name in parameters
+    }
 
 
 def _copy(native: Any, arguments: dict[str, Any]) -> Any:
@@ -265,7 +281,9 @@ def _copy(native: Any, arguments: dict[str, Any]) -> Any:
         return functools.partial(native, **arguments)
     if not hasattr(native, "reduction"):
         return None
-    changed = object.__new__(type(native))  # copy.copy would save a loss of Keras as a model is saved
+    changed = object.__new__(
+        type(native)
+    )  # copy.copy would save a loss of Keras as a model is saved
     changed.__dict__.update(native.__dict__)
     changed.reduction = arguments["reduction"]
     return changed
@@ -284,7 +302,9 @@ def evaluate(spec: AnyLoss, x: Input) -> Outcome:
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value, gradient = spec.value_and_grad(x.predictions, x.targets, sample_weight=x.sample_weight, mask=x.mask)
+            value, gradient = spec.value_and_grad(
+                x.predictions, x.targets, sample_weight=x.sample_weight, mask=x.mask
+            )
     except UnifiedLossError as error:
         return Outcome(error=_described(error))
     return Outcome(np.asarray(value), np.asarray(gradient))
@@ -312,7 +332,9 @@ def _run(call: Call, x: Input, native: Any) -> Outcome:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a library raises is what comes of the input
         return Outcome(error=_described(error), ran="native")
-    return Outcome(np.asarray(value), None if gradient is None else np.asarray(gradient), ran="native")
+    return Outcome(
+        np.asarray(value), None if gradient is None else np.asarray(gradient), ran="native"
+    )
 
 
 def _described(error: BaseException) -> str:

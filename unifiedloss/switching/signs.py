@@ -70,14 +70,24 @@ class _Seen:
     @property
     def positions(self) -> tuple[int, ...]:
         """The shape of the losses."""
-        axis = self.axis if self.axis is not None else (-1 if getattr(self.spec, "average_last_axis", False) else None)
-        return self.p.shape if axis is None or not self.p.ndim else tuple(np.delete(self.p.shape, axis))
+        axis = (
+            self.axis
+            if self.axis is not None
+            else (-1 if getattr(self.spec, "average_last_axis", False) else None)
+        )
+        return (
+            self.p.shape
+            if axis is None or not self.p.ndim
+            else tuple(np.delete(self.p.shape, axis))
+        )
 
     @property
     def switched_off(self) -> bool:
         """Whether some weight is 0: of the call, or of the loss itself."""
         weights = weights_of(self.spec)
-        return bool(self.w is not None and np.any(self.w == 0)) or (weights is not None and 0 in np.ravel(weights))
+        return bool(self.w is not None and np.any(self.w == 0)) or (
+            weights is not None and 0 in np.ravel(weights)
+        )
 
 
 def _not_finite(x: Array) -> bool:
@@ -89,7 +99,9 @@ def _largest(x: Array) -> float:
 
 
 def _near(x: Array, numbers: tuple[float, ...], distance: float) -> bool:
-    return any(bool(np.any(np.abs(x.astype(np.float64) - number) <= distance)) for number in numbers)
+    return any(
+        bool(np.any(np.abs(x.astype(np.float64) - number) <= distance)) for number in numbers
+    )
 
 
 def _sum_of_targets(s: _Seen) -> bool:
@@ -112,7 +124,9 @@ def _alone(s: _Seen) -> bool:
     if s.axis is None:
         return not weights.any()
     return bool(
-        s.labels and not np.any(s.bad) and not np.take(weights, s.t[(s.t >= 0) & (s.t < s.k)], mode="clip").any()
+        s.labels
+        and not np.any(s.bad)
+        and not np.take(weights, s.t[(s.t >= 0) & (s.t < s.k)], mode="clip").any()
     )
 
 
@@ -141,7 +155,9 @@ _ELEMENTS: dict[str, Callable[[_Seen], bool]] = {
     "shapes": lambda s: not s.dense,
     "target_range": lambda s: bool(((s.t < 0) | (s.t > 1)).any()),
     "infinite_logit": lambda s: bool(np.isinf(s.p.astype(np.float64)).any()),
-    "weightless_target": lambda s: s.w is not None and 0 in s.w and bool(((s.t < 0) | (s.t > 1)).any()),
+    "weightless_target": lambda s: (
+        s.w is not None and 0 in s.w and bool(((s.t < 0) | (s.t > 1)).any())
+    ),
     "integer_targets": lambda s: s.t.dtype.kind in "iub",
     "one_axis": lambda s: s.p.ndim <= 1,
     "no_elements": lambda s: not s.p.size,
@@ -151,7 +167,9 @@ _ELEMENTS: dict[str, Callable[[_Seen], bool]] = {
     "zero_times_log": lambda s: _near(s.p, (0.0, 1.0), FORMATS["float32"].tiny),
     "confident_element": lambda s: _largest(s.p) > _FAR,
     "half_clip": lambda s: _half(s) and _near(s.p, (0.0, 1.0), _CLIPPED),
-    "half_gradient": lambda s: _half(s) and s.dense and _near(s.p[s.p == s.t], (0.0, 1.0), _CLIPPED),
+    "half_gradient": lambda s: (
+        _half(s) and s.dense and _near(s.p[s.p == s.t], (0.0, 1.0), _CLIPPED)
+    ),
     "number_of_axes": lambda s: s.p.ndim not in (1, 2),
     "small_pos_weight": _always,
     "subnormal_weight": _always,
@@ -177,7 +195,9 @@ _CLASSES: dict[str, Callable[[_Seen], bool]] = {
     "dense_targets": lambda s: s.dense and s.t.dtype.kind == "f",
     "index_targets": lambda s: s.labels,
     "dense_shape": lambda s: not s.dense and (s.t.dtype.kind == "f" or s.t.shape != s.positions),
-    "dense_range": lambda s: s.dense and s.t.dtype.kind == "f" and bool(((s.t < 0) | np.isinf(s.t)).any()),
+    "dense_range": lambda s: (
+        s.dense and s.t.dtype.kind == "f" and bool(((s.t < 0) | np.isinf(s.t)).any())
+    ),
     "target_kind": lambda s: s.t.dtype.kind == "b" or (s.dense and s.t.dtype.kind in "iu"),
     "target_sum": _sum_of_targets,
     "zero_times_infinity": lambda s: bool(np.isneginf(s.p.astype(np.float64)).any()),
@@ -185,7 +205,9 @@ _CLASSES: dict[str, Callable[[_Seen], bool]] = {
     "plus_infinity": lambda s: bool(np.isposinf(s.p.astype(np.float64)).any()),
     "offset": lambda s: _largest(s.p) > _LARGE,
     "confident_row": _gap_of_rows,
-    "nan_in_ignored": lambda s: s.labels and _not_finite(s.p) and bool(np.isin(s.t, s.spec.ignore_index or ()).any()),
+    "nan_in_ignored": lambda s: (
+        s.labels and _not_finite(s.p) and bool(np.isin(s.t, s.spec.ignore_index or ()).any())
+    ),
     "weight_of_ignored": lambda s: s.labels and s.w is not None and _not_finite(s.w),
     "ignored_dense": lambda s: s.dense,
     "no_classes": lambda s: s.k == 0,
@@ -201,12 +223,16 @@ _ALL: dict[str, Callable[[_Seen], bool]] = {
     "half_mean": _half,
     "half_sum": _half,
     "bfloat16": lambda s: "bfloat16" in (s.p.dtype.name, s.t.dtype.name),
-    "target_rounding": lambda s: s.t.dtype.name in HALF_TYPES or s.t.dtype.itemsize < s.p.dtype.itemsize,
+    "target_rounding": lambda s: (
+        s.t.dtype.name in HALF_TYPES or s.t.dtype.itemsize < s.p.dtype.itemsize
+    ),
     "target_dtype": lambda s: s.t.dtype.kind not in "iub" and s.t.dtype != s.p.dtype,
     "integer_predictions": lambda s: s.p.dtype.kind in "iub",
     "probability_range": _outside,
     "rounded_probability": _outside,
-    "nan_probability": lambda s: bool(np.isnan(s.p.astype(np.float64)).any() or np.isnan(s.t.astype(np.float64)).any()),
+    "nan_probability": lambda s: bool(
+        np.isnan(s.p.astype(np.float64)).any() or np.isnan(s.t.astype(np.float64)).any()
+    ),
     "not_finite": lambda s: _not_finite(s.p) or _not_finite(s.t),
     "subnormal": _subnormal,
     "nan_in_weightless": lambda s: s.switched_off and (_not_finite(s.p) or _not_finite(s.t)),
@@ -227,6 +253,8 @@ def signs(spec: AnyLoss, x: Input) -> set[str]:
         axis = -1 if spec.axis is None else spec.axis
         if not -x.predictions.ndim <= axis < x.predictions.ndim:
             axis = -1
-    seen = _Seen(spec, x.predictions, x.targets, x.sample_weight, axis if x.predictions.ndim else None)
+    seen = _Seen(
+        spec, x.predictions, x.targets, x.sample_weight, axis if x.predictions.ndim else None
+    )
     with np.errstate(all="ignore"):
         return {name for name, held in rules.items() if held(seen)}

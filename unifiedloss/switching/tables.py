@@ -95,7 +95,11 @@ class Native:
                 msg = f"{self.name} has no parameter {name!r}; it has {known}.{suggestion(name, self.parameters)}"
                 raise SpecTypeError(msg)
             given[name] = value
-        return {name: given[name] for name in self.parameters if name in given and not self._is_default(name, given)}
+        return {
+            name: given[name]
+            for name in self.parameters
+            if name in given and not self._is_default(name, given)
+        }
 
     def _is_default(self, name: str, given: Mapping[str, Any]) -> bool:
         default, value = self.parameters[name], given[name]
@@ -256,8 +260,12 @@ def _candidates(spec: AnyLoss, library: str) -> list[Native]:
 
 def _changes(said: AnyLoss, spec: AnyLoss) -> dict[str, Any]:
     averaged = "mean" in (said.reduction, spec.reduction)
-    names = [own.name for own in fields(spec) if averaged or own.name not in ("divisor", "on_empty")]
-    return {name: getattr(said, name) for name in names if getattr(said, name) != getattr(spec, name)}
+    names = [
+        own.name for own in fields(spec) if averaged or own.name not in ("divisor", "on_empty")
+    ]
+    return {
+        name: getattr(said, name) for name in names if getattr(said, name) != getattr(spec, name)
+    }
 
 
 def call_of(spec: AnyLoss, library: str, backend: str | None = None) -> Call:

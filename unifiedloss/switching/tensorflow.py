@@ -5,7 +5,13 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError, extents
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    MeanSquaredError,
+    extents,
+)
 from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
@@ -87,7 +93,9 @@ def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:
 
 def _from_weighted(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is None:
-        refuse("tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none.")
+        refuse(
+            "tf.nn.weighted_cross_entropy_with_logits is about a pos_weight, and the spec has none."
+        )
     _check_unreduced(spec)
     return {"pos_weight": against_last_axes(spec.pos_weight, spec.axis)}
 
@@ -145,7 +153,9 @@ def _weighting(name: str, arguments: Arguments) -> dict[str, Any]:
     """The fields that `weights` and `reduction` come to."""
     reduction, weights = arguments["reduction"], arguments["weights"]
     if reduction not in _REDUCTIONS:
-        refuse(f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}.")
+        refuse(
+            f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}."
+        )
     if isinstance(weights, bool) or not isinstance(weights, int | float):
         refuse(
             f"{name}: weights that are no single number belong to the examples of one call; leave them out here, and pass them to the spec "
@@ -161,7 +171,9 @@ def _weighting(name: str, arguments: Arguments) -> dict[str, Any]:
 
 def _v1_softmax(arguments: Arguments, _: str | None) -> AnyLoss:
     fields = _weighting("tf.compat.v1.losses.softmax_cross_entropy", arguments)
-    return CrossEntropyLoss(from_logits=True, axis=-1, label_smoothing=arguments["label_smoothing"], **fields)
+    return CrossEntropyLoss(
+        from_logits=True, axis=-1, label_smoothing=arguments["label_smoothing"], **fields
+    )
 
 
 def _v1_sparse(arguments: Arguments, _: str | None) -> AnyLoss:
@@ -171,13 +183,17 @@ def _v1_sparse(arguments: Arguments, _: str | None) -> AnyLoss:
 
 def _v1_sigmoid(arguments: Arguments, _: str | None) -> AnyLoss:
     fields = _weighting("tf.compat.v1.losses.sigmoid_cross_entropy", arguments)
-    return BinaryCrossEntropyLoss(from_logits=True, label_smoothing=arguments["label_smoothing"], **fields)
+    return BinaryCrossEntropyLoss(
+        from_logits=True, label_smoothing=arguments["label_smoothing"], **fields
+    )
 
 
 def _v1_log(arguments: Arguments, _: str | None) -> AnyLoss:
     fields = _weighting("tf.compat.v1.losses.log_loss", arguments)
     epsilon = arguments["epsilon"]
-    return BinaryCrossEntropyLoss(epsilon=epsilon, epsilon_added=bool(epsilon), dtype="float32", **fields)
+    return BinaryCrossEntropyLoss(
+        epsilon=epsilon, epsilon_added=bool(epsilon), dtype="float32", **fields
+    )
 
 
 def _v1_squared(arguments: Arguments, _: str | None) -> AnyLoss:
@@ -200,7 +216,9 @@ def _from_smoothed(spec: Any) -> dict[str, Any]:
 
 def _from_sigmoid(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is not None:
-        refuse("Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term.")
+        refuse(
+            "Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term."
+        )
     return _from_smoothed(spec)
 
 
@@ -208,19 +226,45 @@ def _from_log(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.from_logits:
         refuse("tf.compat.v1.losses.log_loss takes probabilities.")
     # What is not added is not what this function does, and reading the call back says so.
-    return _from_weighting(spec) | {"epsilon": spec.epsilon if isinstance(spec.epsilon, float) else 0.0}
+    return _from_weighting(spec) | {
+        "epsilon": spec.epsilon if isinstance(spec.epsilon, float) else 0.0
+    }
 
 
 def _v1(name: str, loss: Any, own: dict[str, Any], to_spec: Any, from_spec: Any) -> Native:
-    parameters = {"weights": 1.0} | own | {"scope": None, "loss_collection": "losses", "reduction": _BY_NONZERO}
-    return Native(f"tf.compat.v1.losses.{name}", loss, parameters, to_spec, from_spec, data=_DATA, reasons=_V1_REASONS)
+    parameters = (
+        {"weights": 1.0}
+        | own
+        | {"scope": None, "loss_collection": "losses", "reduction": _BY_NONZERO}
+    )
+    return Native(
+        f"tf.compat.v1.losses.{name}",
+        loss,
+        parameters,
+        to_spec,
+        from_spec,
+        data=_DATA,
+        reasons=_V1_REASONS,
+    )
 
 
 # After tf.nn, which is what a person writes today.
 register(
     _v1("sparse_softmax_cross_entropy", CrossEntropyLoss, {}, _v1_sparse, _from_weighting),
-    _v1("softmax_cross_entropy", CrossEntropyLoss, {"label_smoothing": 0}, _v1_softmax, _from_smoothed),
-    _v1("sigmoid_cross_entropy", BinaryCrossEntropyLoss, {"label_smoothing": 0}, _v1_sigmoid, _from_sigmoid),
+    _v1(
+        "softmax_cross_entropy",
+        CrossEntropyLoss,
+        {"label_smoothing": 0},
+        _v1_softmax,
+        _from_smoothed,
+    ),
+    _v1(
+        "sigmoid_cross_entropy",
+        BinaryCrossEntropyLoss,
+        {"label_smoothing": 0},
+        _v1_sigmoid,
+        _from_sigmoid,
+    ),
     _v1("log_loss", BinaryCrossEntropyLoss, {"epsilon": 1e-7}, _v1_log, _from_log),
     _v1("mean_squared_error", MeanSquaredError, {}, _v1_squared, _from_weighting),
 )

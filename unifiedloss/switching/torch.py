@@ -77,7 +77,10 @@ def _likelihood(arguments: Arguments, _backend: str | None) -> AnyLoss:
 
 def _binary(arguments: Arguments, _backend: str | None) -> AnyLoss:
     return BinaryCrossEntropyLoss(
-        epsilon="torch", element_weights=arguments["weight"], divisor="all", reduction=_reduction(arguments)
+        epsilon="torch",
+        element_weights=arguments["weight"],
+        divisor="all",
+        reduction=_reduction(arguments),
     )
 
 
@@ -101,7 +104,9 @@ def _binary_logits(arguments: Arguments, _backend: str | None) -> AnyLoss:
 
 
 def _squared(arguments: Arguments, _backend: str | None) -> AnyLoss:
-    return MeanSquaredError(element_weights=arguments.get("weight"), reduction=_reduction(arguments))
+    return MeanSquaredError(
+        element_weights=arguments.get("weight"), reduction=_reduction(arguments)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------- writing
@@ -126,7 +131,11 @@ def _from_cross_entropy(spec: CrossEntropyLoss) -> Arguments:
 
 
 def _from_likelihood(spec: NegativeLogLikelihoodLoss) -> Arguments:
-    return {"weight": spec.class_weights, "ignore_index": _ignored(spec), "reduction": spec.reduction}
+    return {
+        "weight": spec.class_weights,
+        "ignore_index": _ignored(spec),
+        "reduction": spec.reduction,
+    }
 
 
 def _from_binary(spec: BinaryCrossEntropyLoss) -> Arguments:
@@ -179,12 +188,25 @@ def _native(
     )
 
 
-_LABELS = {"weight": None, "size_average": None, "ignore_index": -100, "reduce": None, "reduction": "mean"}
+_LABELS = {
+    "weight": None,
+    "size_average": None,
+    "ignore_index": -100,
+    "reduce": None,
+    "reduction": "mean",
+}
 _SMOOTHED = {**_LABELS, "label_smoothing": 0.0}
 _PLAIN = {"size_average": None, "reduce": None, "reduction": "mean"}
 _WEIGHTED = {"weight": None, **_PLAIN}
 _CLASSES = (
-    ("CrossEntropyLoss", "cross_entropy", CrossEntropyLoss, _SMOOTHED, _cross_entropy, _from_cross_entropy),
+    (
+        "CrossEntropyLoss",
+        "cross_entropy",
+        CrossEntropyLoss,
+        _SMOOTHED,
+        _cross_entropy,
+        _from_cross_entropy,
+    ),
     ("NLLLoss", "nll_loss", NegativeLogLikelihoodLoss, _LABELS, _likelihood, _from_likelihood),
     ("BCELoss", "binary_cross_entropy", BinaryCrossEntropyLoss, _WEIGHTED, _binary, _from_binary),
     (
