@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from unifiedloss import from_native, registry, switching
 from unifiedloss.conformance.tolerances import limit
-from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
-from unifiedloss.switching.calls import Call
+from unifiedloss.plan import Plan, Signature, resolve
+from unifiedloss.spec import AnyLoss
 from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.inputs import Layout, layouts, weights_of
 from unifiedloss.switching.sides import evaluate, side_of
 from unifiedloss.switching.signs import UNSEEN, signs
+from unifiedloss.switching.tables import Call
 
 Array = NDArray[Any]
 

@@ -20,7 +20,7 @@ from unifiedloss import reference, registry
 from unifiedloss.adapter import Mode
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.cases import Case, all_cases
-from unifiedloss.exact import balls, fast, kernel, rounding, sums
+from unifiedloss.exact import balls, counts, fast, kernel, rounding, sums
 from unifiedloss.exact.balls import Ball
 from unifiedloss.floats import FORMATS
 from unifiedloss.reference import nearest
@@ -40,8 +40,8 @@ moderate = st.floats(-1e100, 1e100).filter(lambda x: x == 0 or abs(x) > 1e-100)
 @pytest.fixture
 def without() -> Iterator[set[str]]:
     """Tiers to skip, for one test."""
-    yield kernel.skipped_tiers
-    kernel.skipped_tiers.clear()
+    yield counts.skipped_tiers
+    counts.skipped_tiers.clear()
 
 
 # ---------------------------------------------------------------------------------------------------------------------- tiers
@@ -169,9 +169,9 @@ def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.Mo
     # As if exp were worth half its digits: hundreds of elements are in doubt, and go to the row's sum in two parts.
     monkeypatch.setattr(fast, "_EXP", 2.0**-34)
     seen = []
-    resolve = kernel.Call.resolve
+    by_balls = fast.round_elements
     monkeypatch.setattr(
-        kernel.Call, "resolve", lambda self, i, *rest: seen.append(i) or resolve(self, i, *rest)
+        fast, "round_elements", lambda call, i, *rest: seen.append(i) or by_balls(call, i, *rest)
     )
     again, doubtful = CE.value_and_grad(z[:16], y[:16], upstream=16 / 64)
     assert len(seen) > 8
@@ -665,12 +665,12 @@ def test_upstream_gradients_that_are_not_finite(reduction: Any) -> None:
             None,
             np.float32(upstream if reduction == "none" else upstream[0]),
         )
-    kernel.undecided.clear()
+    counts.undecided.clear()
     _, gradient = CE.value_and_grad(
         np.zeros((50, 50), np.float32), np.zeros(50, int), upstream=np.float32(np.nan)
     )
     assert np.isnan(gradient).all()
-    assert not kernel.undecided["oracle"]
+    assert not counts.undecided["oracle"]
 
 
 @pytest.mark.parametrize("weights", [None, (3e-21, 1e-21)])

@@ -13,7 +13,7 @@ from unifiedloss import registry
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.cases import Case, all_cases
 from unifiedloss.conformance.hard import hard_cases
-from unifiedloss.exact import kernel
+from unifiedloss.exact import counts
 from unifiedloss.floats import FORMATS
 from unifiedloss.reference import Reference
 
@@ -32,8 +32,8 @@ def expected() -> dict[str, Reference]:
 @pytest.fixture
 def without() -> Iterator[set[str]]:
     """Tiers to skip, for one test."""
-    yield kernel.skipped_tiers
-    kernel.skipped_tiers.clear()
+    yield counts.skipped_tiers
+    counts.skipped_tiers.clear()
 
 
 @pytest.mark.parametrize("skipped", [(), ("fast",), ("fast", "balls")])
@@ -68,11 +68,11 @@ def _undecided(case: Case) -> dict[str, int]:
     predictions: Any = case.predictions
     if case.dtype == "bfloat16":
         predictions = predictions.astype(pytest.importorskip("ml_dtypes").bfloat16)
-    kernel.undecided.clear()
+    counts.undecided.clear()
     case.spec.value_and_grad(
         predictions, case.targets, sample_weight=case.sample_weight, upstream=case.upstream
     )
-    return dict(kernel.undecided)
+    return dict(counts.undecided)
 
 
 @pytest.mark.parametrize(

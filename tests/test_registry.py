@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
-from unifiedloss import registry
+from unifiedloss import owners, registry
 from unifiedloss.adapter import Adapter
 
 
@@ -227,18 +227,18 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def register(adapter: Any) -> Any:
-        entry = EntryPoint("strange", "strange:ADAPTER", registry.ENTRY_POINTS)
+        entry = EntryPoint("strange", "strange:ADAPTER", owners.ENTRY_POINTS)
         module = importlib.import_module("strange")
         module.ADAPTER = adapter  # type: ignore[attr-defined]
         monkeypatch.setattr(
-            registry, "_entry_point", lambda name: entry if name == "strange" else None
+            owners, "entry_point", lambda name: entry if name == "strange" else None
         )
         return module.Tensor()  # type: ignore[attr-defined]
 
     yield register
     registry._adapters.pop("strange", None)
-    for cls in [cls for cls in registry._by_type if cls.__module__ == "strange"]:
-        del registry._by_type[cls]
+    for cls in [cls for cls in owners.by_type if cls.__module__ == "strange"]:
+        del owners.by_type[cls]
     sys.modules.pop("strange", None)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
-from unifiedloss.spec import Signature, resolve
+from unifiedloss.plan import Signature, resolve
 
 SPECS = [
     ul.CrossEntropyLoss(),
@@ -258,7 +258,7 @@ def test_traced_numbers_are_no_fields() -> None:
         ("from_logit", "Did you mean 'from_logits'?"),
         ("size_average", "Did you mean 'reduction'?"),
         ("sample_weight", "sample_weight is given to the call, beside the targets."),
-        ("temperature", "rounding, scale, dtype."),
+        ("temperature", "class_weighting, scale, dtype."),
     ],
 )
 def test_unknown_fields(name: str, hint: str) -> None:

@@ -17,12 +17,12 @@ import pytest
 import unifiedloss as ul
 from tests.switching_grid import check_deviations
 from unifiedloss.switching import NATIVES
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.deviation import keyed
 from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.diff import Diff, diff
 from unifiedloss.switching.refusals import of_arguments
 from unifiedloss.switching.sides import Input, Outcome, Side, side_of
+from unifiedloss.switching.tables import Call
 
 ALL = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", "jax")
 NAN, ERROR = float("nan"), "error"

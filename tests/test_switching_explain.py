@@ -13,7 +13,7 @@ from latex2mathml.converter import convert
 import unifiedloss as ul
 from unifiedloss.spec import AnyLoss
 from unifiedloss.switching.explain import Explanation, explain_spec
-from unifiedloss.switching.phrases import escape, number, number_latex, say, value
+from unifiedloss.text import Text, escape, number, number_latex, value
 
 MANY = tuple(float(n) for n in range(30))
 
@@ -84,7 +84,7 @@ def _pairs() -> list[Any]:
 def test_every_change_is_said(base: AnyLoss, field: str, a: object, b: object) -> None:
     """Two values of one field never have the same explanation, and it is the sentence of that field that differs."""
     one, other = explain_spec(base.replace(**{field: a})), explain_spec(base.replace(**{field: b}))
-    assert one.rules[field].text != other.rules[field].text
+    assert one.rules[field].plain != other.rules[field].plain
     assert one.rules[field].latex != other.rules[field].latex
     assert str(one) != str(other)
     assert one.latex != other.latex
@@ -153,7 +153,7 @@ def test_formula_of_torchs_defaults() -> None:
         divisor="label_weights",
         label_smoothing=0.1,
     )
-    assert [formula.text for formula in explain_spec(spec).formulas] == [
+    assert [formula.plain for formula in explain_spec(spec).formulas] == [
         "l_i = sum_c tau_ic (-log p_ic)",
         "p_ic = exp(z_ic) / sum_k exp(z_ik),  z the predictions, logits",
         "tau_ic = w_c t'_ic,  w = (1, 2, 4); t_ic = 1 where c is the class index, else 0; or the dense target",
@@ -168,7 +168,7 @@ def test_special_values_follow_the_fields() -> None:
     """What a probability of 0 costs depends on epsilon, an empty batch on the reduction and on_empty."""
 
     def special(spec: AnyLoss) -> str:
-        return " ".join(phrase.text for phrase in explain_spec(spec).special)
+        return " ".join(phrase.plain for phrase in explain_spec(spec).special)
 
     assert "-16.118" in special(ul.CrossEntropyLoss(epsilon="keras"))
     assert "-15.942" in special(ul.BinaryCrossEntropyLoss(epsilon="keras"))
@@ -190,7 +190,7 @@ def test_phrases() -> None:
     )
     assert [number(x) for x in (1.0, 0.1, 1e-7, 2.5e-8)] == ["1", "0.1", "1e-07", "2.5e-08"]
     assert [number_latex(x) for x in (1.0, 1e-7, 2.5e-8)] == ["1", "10^{-7}", r"2.5 \cdot 10^{-8}"]
-    assert say("x_", "y").latex == r"x\_y"
+    assert Text.of("x_", "y").latex == r"x\_y"
     assert value(((1.0, 2.0), (3.0, 4.5))) == "((1, 2), (3, 4.5))"
     assert value((1.0,)) == "(1,)"
     assert (
@@ -201,11 +201,13 @@ def test_phrases() -> None:
 def test_losses_of_other_libraries() -> None:
     """The title has both names, and what the loss does that no spec says stands at the end; a loss without a spec is refused."""
     explanation = ul.explain("tf.nn.softmax_cross_entropy_with_logits")
-    assert explanation.title.text == (
+    assert explanation.title.plain == (
         "tf.nn.softmax_cross_entropy_with_logits, as a spec CrossEntropyLoss(from_logits=True, axis=-1, reduction='none')"
     )
     rules = dict(explanation.deviations)
-    assert rules["target_sum"].text == "The gradient is p - t, as if every dense row had the sum 1."
+    assert (
+        rules["target_sum"].plain == "The gradient is p - t, as if every dense row had the sum 1."
+    )
     assert (
         str(explanation).rpartition("What no spec can say, and this loss does\n")[2].count("\n")
         == len(rules) - 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import unifiedloss as ul
 from unifiedloss import switching
-from unifiedloss.spec import WITH_CLASSES, AnyLoss
+from unifiedloss.spec import AnyLoss, Categorical
 from unifiedloss.switching import LIBRARIES, NATIVES, Call, Native, spec_of
 
 # Shortest decimals of float32 numbers, which a float32 tensor gives back.
@@ -85,7 +85,7 @@ def calls(draw: st.DrawFn, native: Native) -> Call:
     else:
         weights = (
             SEVERAL
-            if issubclass(native.loss, WITH_CLASSES)
+            if issubclass(native.loss, Categorical)
             else NUMBERS | SEVERAL | SEVERAL.map(lambda row: (row, row))
         )
         known["weight"] = known["weights"] = weights

@@ -26,13 +26,12 @@ from unifiedloss.functional import (
     softmax,
 )
 from unifiedloss.registry import backends
+from unifiedloss.serialization import from_dict, from_json
 from unifiedloss.spec import (
     BinaryCrossEntropyLoss,
     CrossEntropyLoss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
-    from_dict,
-    from_json,
 )
 
 if TYPE_CHECKING:
@@ -49,17 +48,19 @@ _LATE = {
     "from_native": "unifiedloss.switching",
     "port_report": "unifiedloss.switching.report",
 }
-"""What is imported when it is first asked for, and from where: training needs none of it, and ``import unifiedloss`` stays quick."""
+"""Names that are imported when they are first used, because training needs none of them."""
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LATE:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    from importlib import import_module
+if not TYPE_CHECKING:  # a checker that saw this would accept every misspelled name
 
-    found = globals()[name] = getattr(import_module(_LATE[name]), name)
-    return found
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(_LATE[name]), name)
+        return found
 
 
 __all__ = [

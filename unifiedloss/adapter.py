@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 
 from unifiedloss import pipeline, values
+from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import (
     DTypeError,
     MixedBackendsError,
@@ -26,18 +27,17 @@ from unifiedloss.errors import (
     UnsupportedError,
 )
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
-from unifiedloss.spec import (
-    AnyLoss,
-    Message,
+from unifiedloss.messages import Message, describe, foreign
+from unifiedloss.owners import backend_of
+from unifiedloss.plan import (
     Plan,
     Signature,
-    as_written,
     check_predictions_dtype,
     check_upstream,
     class_axis,
-    describe,
     resolve,
 )
+from unifiedloss.spec import AnyLoss, Loss
 
 Array = Any
 
@@ -101,10 +101,35 @@ class Adapter(ABC):
         self._plans: dict[Any, Plan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Objects that hold an adapter pickle and copy it by name: there is one of each in a process.
-        from unifiedloss.registry import adapter
+        # Objects that hold an adapter pickle and copy it by name: a process has one of each.
+        return Loss._registry.adapter, (self.name,)  # noqa: SLF001 - the registry imports this module
 
-        return adapter, (self.name,)
+    @classmethod
+    def contract_mismatch(cls, name: str) -> str | None:
+        """What keeps this class from filling the contract; None where it does.
+
+        Args:
+            name: the name of the entry point that leads to the class.
+        """
+        if cls.__abstractmethods__:
+            return f"the methods {', '.join(sorted(cls.__abstractmethods__))} are missing."
+        for member in ("name", "tensor_type", "ops", "native"):
+            if not hasattr(cls, member):
+                return f"the attribute {member!r} is missing."
+        if cls.name != name:
+            return (
+                f"its name is {cls.name!r}, and the entry point is called {name!r}; the two must "
+                "be the same."
+            )
+        for member, protocol in (("ops", pipeline.Ops), ("native", pipeline.Native)):
+            wanted = [function for function in vars(protocol) if not function.startswith("_")]
+            brought = getattr(cls, member)
+            missing = [
+                function for function in wanted if not callable(getattr(brought, function, None))
+            ]
+            if missing:
+                return f"{member!r} has no {', '.join(missing)}."
+        return None
 
     # ----------------------------------------------------------------------------------------------- what an adapter brings
 
@@ -201,7 +226,7 @@ class Adapter(ABC):
 
     # ---------------------------------------------------------------------------------------------------- what is shared
 
-    @as_written
+    @no_autograph
     def loss(
         self,
         spec: AnyLoss,
@@ -220,7 +245,7 @@ class Adapter(ABC):
             return self.exact(plan, predictions, targets, sample_weight, mask)
         return self.compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
-    @as_written
+    @no_autograph
     def value_and_grad(
         self,
         spec: AnyLoss,
@@ -244,7 +269,7 @@ class Adapter(ABC):
         value, (gradient,) = self.differentiate(function, (predictions,), upstream)
         return value, gradient
 
-    @as_written
+    @no_autograph
     def check(
         self,
         spec: AnyLoss,
@@ -258,7 +283,7 @@ class Adapter(ABC):
         plan = self.plan(spec, *tensors)
         self._check(plan, *tensors)
 
-    @as_written
+    @no_autograph
     def softmax(self, logits: Any, axis: int | None) -> Array:
         """Softmax, with 0 for results below the smallest normal number of the compute dtype."""
         (logits,) = self.own(logits)
@@ -326,8 +351,6 @@ class Adapter(ABC):
 
     def _refuse(self, name: str, x: Any) -> NoReturn:
         """Say of an argument that is neither this framework's tensor nor an array, a number or a list, what it is."""
-        from unifiedloss.registry import backend_of
-
         owner = backend_of(x, name)  # raises where nobody owns the type
         if owner in (self.name, "numpy"):
             msg = f"{name} is a {_class_of(x)}, which is no tensor; pass a tensor, a NumPy array, a number or a list."
@@ -389,14 +412,6 @@ class Adapter(ABC):
         values.check(plan, *(None if x is None else self.to_numpy(x) for x in tensors))  # type: ignore[arg-type]
 
 
-def foreign(argument: str, owner: str, backend: str) -> str:
-    """What is said of an argument that belongs to another framework than the call."""
-    return (
-        f"{argument} is a {owner} tensor and the call is carried out by {backend}; one call has one framework. "
-        f"Convert {argument} first, or pass it as a NumPy array."
-    )
-
-
 def _stranger(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
     """The first element of a nested list that is no number, in a tuple.
 
@@ -421,8 +436,6 @@ def _stranger(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
 
 
 def _refuse_in_list(name: str, element: Any) -> NoReturn:
-    from unifiedloss.registry import backend_of
-
     what = _class_of(element)
     try:
         owner = backend_of(element, name)

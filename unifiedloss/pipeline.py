@@ -17,7 +17,7 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 from unifiedloss.floats import FORMATS, TORCH_LEAST_SPREAD
-from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
+from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = Any
 """A tensor of whichever framework the operations belong to."""

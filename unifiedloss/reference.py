@@ -44,17 +44,11 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
+from unifiedloss.checks import extents
 from unifiedloss.errors import EmptyMeanError
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, TORCH_LEAST_SPREAD, Format
-from unifiedloss.spec import (
-    MAX_INTEGER_TARGET,
-    AnyLoss,
-    Plan,
-    Signature,
-    class_axis,
-    extents,
-    resolve,
-)
+from unifiedloss.plan import MAX_INTEGER_TARGET, Plan, Signature, class_axis, resolve
+from unifiedloss.spec import AnyLoss
 
 NAN = math.nan
 INFINITY = math.inf

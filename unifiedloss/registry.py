@@ -1,44 +1,20 @@
-"""Which adapter owns a tensor, told by the tensor's type, without importing a framework the caller has not imported.
-
-The built-in adapters stand in a table of strings and are imported when a tensor of theirs arrives, or by name. A third party's
-adapter is found through the entry-point group ``unifiedloss.adapters``, where the entry's name is the backend's name and the
-top-level module its tensor types come from.
-"""
+"""The adapter of each backend, imported when a tensor of its framework arrives, or by name."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from unifiedloss.errors import (
-    AdapterError,
-    MissingBackendError,
-    MixedBackendsError,
-    UnknownTensorError,
-)
-from unifiedloss.spec import Loss, suggestion
-
-if TYPE_CHECKING:
-    from unifiedloss.adapter import Adapter
-
-ENTRY_POINTS = "unifiedloss.adapters"
-
-BUILT_IN = ("numpy", "torch", "tensorflow", "keras", "jax")
-"""The adapters of this library, each in ``unifiedloss.adapters.<name>``, whose extra has the same name."""
-
-_OWNERS = {
-    "numpy": "numpy",
-    "torch": "torch",
-    "tensorflow": "tensorflow",
-    "keras": "keras",
-    "jax": "jax",
-    "jaxlib": "jax",
-}
-"""Top-level module of a tensor's type -> backend."""
+from unifiedloss import owners
+from unifiedloss.adapter import Adapter
+from unifiedloss.errors import AdapterError, MissingBackendError, MixedBackendsError
+from unifiedloss.messages import foreign
+from unifiedloss.owners import BUILT_IN, ENTRY_POINTS, backend_of, by_type
+from unifiedloss.spec import Loss
+from unifiedloss.suggestion import suggestion
 
 _adapters: dict[str, Adapter] = {}
-_by_type: dict[type, str] = dict.fromkeys((list, tuple, int, float, bool), "numpy")
 
 
 def adapter_for(
@@ -46,15 +22,15 @@ def adapter_for(
 ) -> Adapter:
     """The adapter for the tensors of one call.
 
-    NumPy arrays, Python numbers and lists may accompany any framework's tensors; the framework with a tensor in the call carries it
-    out.
+    NumPy arrays, Python numbers and lists may accompany any framework's tensors; the framework with
+    a tensor in the call carries it out.
 
     Raises:
         UnknownTensorError: no known backend owns a tensor of this type.
         MixedBackendsError: the tensors belong to two frameworks.
     """
     try:
-        first, second = _by_type[type(predictions)], _by_type[type(targets)]
+        first, second = by_type[type(predictions)], by_type[type(targets)]
         if first == second and sample_weight is None and mask is None:
             return _adapters[first]
     except KeyError:
@@ -74,30 +50,8 @@ def _choose(arguments: dict[str, Any]) -> Adapter:
     owner = adapter(chosen)
     for argument, name in names.items():
         if name != chosen and not owner.accepts(name):
-            from unifiedloss.adapter import foreign
-
             raise MixedBackendsError(foreign(argument, name, chosen))
     return owner
-
-
-def backend_of(x: Any, argument: str = "the argument") -> str:
-    """The name of the backend that owns `x`, by its type."""
-    cls = type(x)
-    try:
-        return _by_type[cls]
-    except KeyError:
-        pass
-    for base in cls.__mro__[:-1]:
-        root = base.__module__.partition(".")[0]
-        if root in _OWNERS or (root != "builtins" and _entry_point(root) is not None):
-            name = _OWNERS.get(root, root)
-            _by_type[cls] = name
-            return name
-    msg = (
-        f"{argument} is a {cls.__module__}.{cls.__qualname__}, which no backend owns; known are tensors of "
-        f"{', '.join(BUILT_IN)}, Python numbers and lists. Convert it, for example with numpy.asarray."
-    )
-    raise UnknownTensorError(msg)
 
 
 def adapter(name: str) -> Adapter:
@@ -105,7 +59,7 @@ def adapter(name: str) -> Adapter:
 
     Raises:
         MissingBackendError: the framework is not installed, or the name is unknown.
-        AdapterError: a third party's adapter does not fill the contract.
+        AdapterError: another package's adapter does not fill the contract.
     """
     try:
         return _adapters[name]
@@ -130,64 +84,39 @@ def _built_in(name: str) -> Adapter:
     return loaded
 
 
-def _entry_point(name: str) -> Any:
-    # importlib.metadata costs 27 ms to import, so only a call that needs it pays.
-    from importlib.metadata import entry_points
-
-    found = entry_points(group=ENTRY_POINTS, name=name)
-    return next(iter(found), None)
-
-
 def _third_party(name: str) -> Adapter:
-    entry = _entry_point(name)
+    entry = owners.entry_point(name)
     if entry is None:
         msg = (
-            f"There is no backend {name!r}; known are {', '.join(BUILT_IN)}, and what other packages register "
-            f"under the entry-point group {ENTRY_POINTS!r}.{suggestion(name, BUILT_IN)}"
+            f"There is no backend {name!r}; known are {', '.join(BUILT_IN)}, and what other "
+            f"packages register under the entry-point group {ENTRY_POINTS!r}."
+            f"{suggestion(name, BUILT_IN)}"
         )
         raise MissingBackendError(msg)
     cls = entry.load()
-    _check_contract(name, cls)
-    loaded: Adapter = cls()
-    return loaded
-
-
-def _check_contract(name: str, cls: Any) -> None:
-    """Say which member of a third party's adapter does not fit, when it is loaded and not when it is used."""
-    from unifiedloss.adapter import Adapter
-
-    def refuse(what: str) -> None:
-        msg = f"The adapter {name!r} does not fill the contract of unifiedloss.adapter.Adapter: {what}"
-        raise AdapterError(msg)
-
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
-        refuse(f"the entry point must name a class derived from it, got {cls!r}.")
-    if cls.__abstractmethods__:
-        refuse(f"the methods {', '.join(sorted(cls.__abstractmethods__))} are missing.")
-    for member in ("name", "tensor_type", "ops", "native"):
-        if not hasattr(cls, member):
-            refuse(f"the attribute {member!r} is missing.")
-    if cls.name != name:
-        refuse(
-            f"its name is {cls.name!r}, and the entry point is called {name!r}; the two must be the same."
+        mismatch = f"the entry point must name a class derived from it, got {cls!r}."
+    else:
+        mismatch = cls.contract_mismatch(name)
+    if mismatch is not None:
+        msg = (
+            f"The adapter {name!r} does not fill the contract of unifiedloss.adapter.Adapter: "
+            f"{mismatch}"
         )
-    from unifiedloss.pipeline import Native, Ops
+        raise AdapterError(msg)
+    return cls()
 
-    for member, protocol in (("ops", Ops), ("native", Native)):
-        wanted = [function for function in vars(protocol) if not function.startswith("_")]
-        missing = [
-            function
-            for function in wanted
-            if not callable(getattr(getattr(cls, member), function, None))
-        ]
-        if missing:
-            refuse(f"{member!r} has no {', '.join(missing)}.")
+
+def switching() -> Any:
+    """The module that reads and writes losses of other libraries, imported when it is needed."""
+    return importlib.import_module("unifiedloss.switching")
 
 
 def backends() -> dict[str, str]:
     """The backends that are installed here, with the versions of their frameworks.
 
-    Imports each framework to ask it. A framework that is missing is left out; one that is installed and broken raises.
+    Imports each framework to ask it. A framework that is missing is left out; one that is installed
+    and broken raises.
     """
     from importlib.metadata import entry_points
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.errors import BadValueError, EmptyMeanError
-from unifiedloss.spec import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
+from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = NDArray[Any]
 

@@ -19,7 +19,8 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.jax import exact, native, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss, Plan, check_upstream
+from unifiedloss.plan import Plan, check_upstream
+from unifiedloss.spec import AnyLoss
 
 _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
 """The dtypes JAX has only where x64 is enabled."""

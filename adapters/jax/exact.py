@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from unifiedloss import host
 from unifiedloss.adapters.jax import callback, ops, program
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 NumPyArray = NDArray[Any]
 

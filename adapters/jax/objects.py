@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from unifiedloss import registry
 from unifiedloss.spec import AnyLoss
 
 
@@ -21,10 +22,8 @@ class LossFunction:
         self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
     ) -> Any:
         """The loss; arguments and errors as for calling the spec."""
-        # Looked up in the module, not bound in __init__: the function must survive pickling, and an adapter does not travel.
-        from unifiedloss.adapters.jax import ADAPTER
-
-        return ADAPTER.loss(self.spec, predictions, targets, sample_weight, mask)
+        adapter = registry.adapter("jax")
+        return adapter.loss(self.spec, predictions, targets, sample_weight, mask)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LossFunction):

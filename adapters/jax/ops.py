@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from unifiedloss.spec import Plan, Signature, resolve
+from unifiedloss.plan import Plan, Signature, resolve
 
 Rule = Callable[..., tuple[Array, Array]]
 

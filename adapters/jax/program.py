@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from unifiedloss.adapters.jax import callback, ops
 from unifiedloss.adapters.jax.graph import JaxOps
 from unifiedloss.exact import graph, graph_form
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 NumPyArray = NDArray[Any]
 

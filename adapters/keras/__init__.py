@@ -16,7 +16,8 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.keras import native, objects, ops
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import AnyLoss, Plan
+from unifiedloss.plan import Plan
+from unifiedloss.spec import AnyLoss
 
 Array = Any
 

@@ -11,7 +11,9 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import scale_loss_for_distribution
 
 from unifiedloss import registry
-from unifiedloss.spec import WITH_CLASSES, AnyLoss, class_axis, from_dict
+from unifiedloss.plan import class_axis
+from unifiedloss.serialization import from_dict
+from unifiedloss.spec import AnyLoss, Categorical
 
 Array = Any
 
@@ -91,7 +93,7 @@ class KerasLoss(keras.losses.Loss):
         true, pred = self._adapter.shape(y_true), self._adapter.shape(y_pred)
         if true is None or pred is None:
             return y_true
-        if isinstance(self.spec, WITH_CLASSES):
+        if isinstance(self.spec, Categorical):
             index = "int" in self._adapter.dtype_name(y_true.dtype)
             if not index and in_symbolic_scope() and len(true) < len(pred):
                 # Where Keras only looks for shapes under tf.distribute, it hands over the mean of the replicas' labels.

@@ -13,8 +13,8 @@ import numpy as np
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.switching.arrays import as_bfloat16
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.functions import call_with, with_arguments
+from unifiedloss.switching.tables import Call
 
 _OBJECTS: dict[str, Any] = {
     f"keras.losses.{name}": getattr(keras.losses, name)

@@ -14,7 +14,8 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.numpy import exact, gradient, native, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss, Plan, check_upstream
+from unifiedloss.plan import Plan, check_upstream
+from unifiedloss.spec import AnyLoss
 
 Array = NDArray[Any]
 

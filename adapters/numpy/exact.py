@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.adapters.numpy import ops
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 Array = NDArray[Any]
 

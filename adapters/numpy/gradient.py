@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unifiedloss import pipeline
 from unifiedloss.adapters.numpy import native, ops
 from unifiedloss.floats import TORCH_LEAST_SPREAD
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 Array = NDArray[Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 Array = NDArray[Any]
 

@@ -9,8 +9,8 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from unifiedloss.errors import SpecTypeError, UnsupportedError
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.onnx import INPUTS, OPERATORS, OUTPUT, Node, call_of_nodes
+from unifiedloss.switching.tables import Call
 
 OPSET = 13
 """The first version of the operators as they are today; whatever runs ONNX knows it."""

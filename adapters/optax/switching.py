@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.functions import read_function, with_arguments
+from unifiedloss.switching.tables import Call
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"optax.losses.{name}": getattr(optax.losses, name)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn import metrics
 
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.functions import read_function, with_arguments
+from unifiedloss.switching.tables import Call
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sklearn.metrics.log_loss": metrics.log_loss,

@@ -12,8 +12,10 @@ import tensorflow as tf
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.tensorflow import exact, native, objects, ops, shapes
+from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
-from unifiedloss.spec import AnyLoss, Plan, Signature, as_written, resolve
+from unifiedloss.plan import Plan, Signature, resolve
+from unifiedloss.spec import AnyLoss
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +73,7 @@ class TensorFlowAdapter(Adapter):
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
         return ops.to_numpy(tf.convert_to_tensor(x))
 
-    @as_written
+    @no_autograph
     def loss(
         self,
         spec: AnyLoss,

@@ -16,7 +16,8 @@ from tensorflow.python.eager import record  # nothing public tells whether a tap
 
 from unifiedloss.adapters.tensorflow import ops, program, shapes
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import AnyLoss, Plan, Signature, resolve
+from unifiedloss.plan import Plan, Signature, resolve
+from unifiedloss.spec import AnyLoss
 
 Tensor = Any
 Array = np.ndarray[Any, Any]

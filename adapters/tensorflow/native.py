@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from unifiedloss.adapters.tensorflow import shapes
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 Tensor = Any
 

@@ -11,7 +11,7 @@ from unifiedloss.spec import AnyLoss
 class LossFunction:
     """A spec as a function of (predictions, targets) on TensorFlow's tensors; pickles, copies and compares by its spec."""
 
-    autograph_info__ = None  # see unifiedloss.spec.as_written
+    autograph_info__ = None  # see unifiedloss.spec.no_autograph
 
     def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
         self.spec = spec

@@ -15,7 +15,7 @@ from tensorflow.python.eager import record  # see `exact`
 from tensorflow.python.ops import control_flow_util  # nothing public tells who will compile a graph
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 Tensor = Any
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from unifiedloss.spec import Message, Plan, extents
+from unifiedloss.checks import extents
+from unifiedloss.messages import Message
+from unifiedloss.plan import Plan
 
 Tensor = Any
 

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.functions import read_function, with_arguments
+from unifiedloss.switching.tables import Call
 
 _V1 = tf.compat.v1.losses
 

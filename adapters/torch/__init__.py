@@ -14,7 +14,8 @@ from torch import Tensor
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, native, objects, ops
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
-from unifiedloss.spec import AnyLoss, Plan
+from unifiedloss.plan import Plan
+from unifiedloss.spec import AnyLoss
 
 _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 

@@ -19,7 +19,9 @@ from torch.autograd import Function
 from unifiedloss import host, registry
 from unifiedloss.adapters.torch import ops
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.spec import AnyLoss, Plan, from_dict
+from unifiedloss.plan import Plan
+from unifiedloss.serialization import from_dict
+from unifiedloss.spec import AnyLoss
 
 _Array = np.ndarray[Any, Any]
 _Companion = Tensor | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 IGNORE_NOTHING = -(2**63)
 """torch ignores one label in any case, -100 by default. No label of this value gets here: it would have been found out of range."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 DTYPES = {
     name: getattr(torch, name)

@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from unifiedloss.adapters.torch import ADAPTER
 from unifiedloss.errors import SpecTypeError, UnsupportedError
-from unifiedloss.spec import WITH_CLASSES
+from unifiedloss.spec import Categorical
 from unifiedloss.switching.arrays import as_bfloat16
-from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import find
+from unifiedloss.switching.tables import Call, find
 
 # The attributes that hold what a module was made with: the old arguments are resolved into `reduction` when it is made.
 _ATTRIBUTES = {
@@ -131,7 +130,7 @@ def run(
     `native` is the module or function that the call was read from; without it, that is run which `build` makes.
     """
     predictions, targets = np.asarray(predictions), np.asarray(targets)
-    if find(call.name).loss not in WITH_CLASSES:
+    if find(call.name).loss not in Categorical:
         targets = targets.astype(predictions.dtype) if targets.dtype.kind in "iub" else targets
     elif targets.dtype.kind in "iu":
         targets = targets.astype(np.int64)

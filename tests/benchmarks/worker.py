@@ -99,14 +99,14 @@ def rare(case: Any, times: int = 10) -> dict[str, Any]:
     """How much of a case the first tier of exact mode leaves undecided, over several batches."""
     import numpy as np
 
-    from unifiedloss.exact import kernel
+    from unifiedloss.exact import counts
 
-    kernel.undecided.clear()
+    counts.undecided.clear()
     random = np.random.default_rng(1)
     for _ in range(times):
         predictions = random.normal(0, 4, case.shape).astype(np.float32)
         case.spec.value_and_grad(predictions, random.integers(0, case.shape[1], case.shape[0]))
-    left = dict(kernel.undecided)
+    left = dict(counts.undecided)
     return {
         "shape": list(case.shape),
         "elements": times * case.shape[0] * case.shape[1],

@@ -13,8 +13,8 @@ from unifiedloss.conformance import tolerances
 from unifiedloss.conformance.cases import BadCall, Case, SoftmaxCase
 from unifiedloss.errors import BadValueError, EmptyMeanError, UnifiedLossError
 from unifiedloss.floats import FORMATS, Format
+from unifiedloss.plan import Plan
 from unifiedloss.reference import Reference, Softmax
-from unifiedloss.spec import Plan
 
 Array = NDArray[Any]
 

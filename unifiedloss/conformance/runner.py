@@ -28,7 +28,7 @@ from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
 from unifiedloss.exact import graph_form
 from unifiedloss.reference import Reference
-from unifiedloss.spec import suggestion
+from unifiedloss.suggestion import suggestion
 
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
 

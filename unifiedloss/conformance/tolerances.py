@@ -55,7 +55,8 @@ from numpy.typing import NDArray
 
 from unifiedloss.conformance.cases import Case, SoftmaxCase
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import CrossEntropyLoss, Plan, Signature, class_axis, resolve
+from unifiedloss.plan import Plan, Signature, class_axis, resolve
+from unifiedloss.spec import CrossEntropyLoss
 
 Array = NDArray[np.float64]
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from unifiedloss.errors import MissingBackendError, SpecValueError
-from unifiedloss.registry import BUILT_IN, ENTRY_POINTS
-from unifiedloss.spec import suggestion
+from unifiedloss.owners import BUILT_IN, ENTRY_POINTS
+from unifiedloss.suggestion import suggestion
 
 KERAS_BACKENDS = ("torch", "jax", "tensorflow", "numpy")
 

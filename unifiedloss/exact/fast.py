@@ -21,17 +21,17 @@ rounded to 0.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.exact.balls import Ball, U, two_sum
+from unifiedloss.exact.call import Call
 from unifiedloss.exact.rounding import decide, stored, to_format
-
-if TYPE_CHECKING:
-    from unifiedloss.exact.kernel import Call, Scale
-    from unifiedloss.spec import Plan
+from unifiedloss.exact.scale import Scale
+from unifiedloss.exact.tiers import round_elements
+from unifiedloss.plan import Plan
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -223,7 +223,7 @@ def _index(
             if label_undecided[row]:
                 columns = np.append(columns, labels[row])
             if fits[row]:
-                call.resolve(_indices(some)[row], columns, slopes, scale)
+                round_elements(call, _indices(some)[row], columns, slopes, scale)
     return undecided
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.exact.balls import Ball, exp_in_two, two_sum
 from unifiedloss.floats import TORCH_LEAST_SPREAD
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 Floats = NDArray[np.float64]
 _ZERO, _ONE = Ball(0.0), Ball(1.0)

@@ -28,7 +28,7 @@ from unifiedloss.exact.graph_ops import Array, Field, Ops, hidden_zero
 from unifiedloss.exact.graph_rounding import from_bits, to_bits
 from unifiedloss.exact.graph_sums import exact_sum
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 BLOCK = 1 << 15
 """Elements of a block in float64: what a processor's second cache holds beside the block's results."""

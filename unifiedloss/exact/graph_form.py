@@ -8,7 +8,7 @@ from typing import NamedTuple
 from unifiedloss.exact.graph_ops import Array, Field, Ops
 from unifiedloss.exact.graph_rounding import from_bits
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import Plan
+from unifiedloss.plan import Plan
 
 
 class Found(NamedTuple):

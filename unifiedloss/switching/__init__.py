@@ -12,18 +12,22 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from unifiedloss.checks import integer
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError
-from unifiedloss.spec import LOSSES, AnyLoss, Loss, as_integer, bound_spec, from_json, suggestion
+from unifiedloss.serialization import from_json
+from unifiedloss.spec import LOSSES, AnyLoss, Loss, bound_spec
+from unifiedloss.suggestion import suggestion
 from unifiedloss.switching import keras as _keras
 from unifiedloss.switching import onnx as _onnx
 from unifiedloss.switching import optax as _optax
 from unifiedloss.switching import sklearn as _sklearn
 from unifiedloss.switching import tensorflow as _tensorflow
 from unifiedloss.switching import torch as _torch
-from unifiedloss.switching.calls import Call, parse
+from unifiedloss.switching.parse import parse
 from unifiedloss.switching.tables import (
     LIBRARIES,
     NATIVES,
+    Call,
     Closest,
     Native,
     call_of,
@@ -173,7 +177,7 @@ def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | No
     if rank is not None and (code or library != "onnx"):
         msg = f"rank={rank!r} is that of the predictions in an ONNX model; leave it out here."
         raise SpecTypeError(msg)
-    if rank is not None and as_integer("rank", rank) < _SMALLEST_RANK:
+    if rank is not None and integer("rank", rank) < _SMALLEST_RANK:
         msg = f"rank must be at least {_SMALLEST_RANK}, as an ONNX model has its classes on axis 1, got {rank!r}."
         raise SpecValueError(msg)
     if code:

@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, Loss, MeanSquaredError
-from unifiedloss.switching.calls import Call
+from unifiedloss.spec import AnyLoss, Elementwise, Loss
 from unifiedloss.switching.inputs import Layout
 from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
+from unifiedloss.switching.tables import Call
 
 Of = Literal["value", "gradient", "digits", "gradient_digits", "sign", "dtype", "shape"]
 
-ELEMENTS = (BinaryCrossEntropyLoss, MeanSquaredError)
+ELEMENTS = (Elementwise,)
 """The losses that have no classes."""
 
 When = Callable[[AnyLoss, Call | None], bool]

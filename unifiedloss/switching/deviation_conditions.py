@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from unifiedloss.floats import FORMATS
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.inputs import weights_of
+from unifiedloss.switching.tables import Call
 
 
 def weightless(spec: Any, _: Call | None) -> bool:

@@ -8,16 +8,15 @@ is told by their names, and tests/test_switching_diff.py runs every importable l
 from __future__ import annotations
 
 from unifiedloss.spec import (
-    WITH_CLASSES,
     AnyLoss,
     BinaryCrossEntropyLoss,
+    Categorical,
     CrossEntropyLoss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
 )
 from unifiedloss.switching import deviation_conditions as where
 from unifiedloss.switching import deviation_inputs as shows
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.deviation import ELEMENTS, Deviation
 from unifiedloss.switching.deviation_names import (
     BINARY,
@@ -39,11 +38,12 @@ from unifiedloss.switching.deviation_names import (
     keras,
 )
 from unifiedloss.switching.deviations_of_dtypes import of_dtypes
-from unifiedloss.switching.phrases import Phrase, say
+from unifiedloss.switching.tables import Call
+from unifiedloss.text import Text
 
 of_tensors: tuple[Deviation, ...] = (
     Deviation(
-        "bad_index", WITH_CLASSES,
+        "bad_index", (Categorical,),
         "A label outside 0..K-1 is an error (NaN under tracing).",
         {
             OPTAX_INDEX: "Labels -1 to -K count from the end; any other that is no class gives NaN, with a finite gradient.",
@@ -54,13 +54,13 @@ of_tensors: tuple[Deviation, ...] = (
         shows.bad_labels,
     ),
     Deviation(
-        "compiled_checks", WITH_CLASSES,
+        "compiled_checks", (Categorical,),
         "A label outside 0..K-1 is an error where values can be read, and NaN in loss and gradient under tracing.",
         each("A label outside 0..K-1 is an error, and under XLA NaN.", *TF_SPARSE),
         shows.compiled, kind="index",
     ),
     Deviation(
-        "target_kind", WITH_CLASSES,
+        "target_kind", (Categorical,),
         "Integer targets are class indices, floating ones rows of a dense target.",
         each(
             "Dense targets may be integers.", *TF_DENSE, OPTAX_DENSE[0], *keras(CATEGORICAL),
@@ -68,14 +68,14 @@ of_tensors: tuple[Deviation, ...] = (
         shows.integer_rows, kind="dense",
     ),
     Deviation(
-        "label_dtype", WITH_CLASSES,
+        "label_dtype", (Categorical,),
         "A floating target is a dense one; labels are integers.",
         each("Floating labels are cut off: 1.7 is class 1.", *keras(SPARSE))
         | each("Floating labels are taken where they are whole.", "sklearn."),
         shows.floating_labels, kind="index",
     ),
     Deviation(
-        "target_sum", WITH_CLASSES,
+        "target_sum", (Categorical,),
         "A dense row with the sum T has the gradient T p - t.",
         each("The gradient is p - t, as if every dense row had the sum 1.", *TF_DENSE, *keras(CATEGORICAL, "tensorflow")),
         shows.unnormalized, "logits", "dense", "gradient",
@@ -106,7 +106,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.infinite_row, kind="dense",
     ),
     Deviation(
-        "zero_times_infinity", WITH_CLASSES,
+        "zero_times_infinity", (Categorical,),
         "0 log 0 = 0: a class with the logit -inf and the target 0 adds nothing.",
         each(
             "0 times infinity is NaN: a class with the logit -inf and the target 0 makes the loss NaN, where targets are dense.",
@@ -169,7 +169,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.half_overflow,
     ),
     Deviation(
-        "float64", WITH_CLASSES,
+        "float64", (Categorical,),
         "float64 predictions are computed in float64.",
         each("The losses are rounded to float32, though float64 is returned.", f"{V1}s")
         | each("Everything is float32, unless jax_enable_x64 is set.", "optax.")
@@ -186,7 +186,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.double_elements, of="digits", digits=1e-9,
     ),
     Deviation(
-        "sign_of_zero", WITH_CLASSES,
+        "sign_of_zero", (Categorical,),
         "A loss of 0 is +0.",
         each("A loss of 0 can be -0.", *TORCH_CE, *OPTAX_DENSE, "onnx.Softmax", *keras(SPARSE, "jax"), *keras(CATEGORICAL, "jax"),
             *keras((SPARSE[1], CATEGORICAL[1]), "torch", "numpy"),
@@ -311,14 +311,14 @@ of_tensors: tuple[Deviation, ...] = (
         shows.behind_sigmoid, "probabilities",
     ),
     Deviation(
-        "weight_dtype", WITH_CLASSES,
+        "weight_dtype", (Categorical,),
         "The weights of a spec are computed with in the dtype of the predictions.",
         each("Class weights keep the dtype they were made in, float32 by default: with labels, predictions of another are an error.",
              *TORCH_CE, *TORCH_NLL),
         shows.double, kind="index", when=where.weighted,
     ),
     Deviation(
-        "weight_dtype", WITH_CLASSES,
+        "weight_dtype", (Categorical,),
         "The weights of a spec are computed with in the dtype of the predictions.",
         each("A model keeps the dtype it was made for, float32 by default, in weights and inputs: predictions of another are an error.",
              "onnx."),
@@ -333,7 +333,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.double_beside_weights, when=where.narrow_weights,
     ),
     Deviation(
-        "nan_in_ignored", WITH_CLASSES,
+        "nan_in_ignored", (Categorical,),
         "Nothing in an ignored position is read: its gradient is 0 even where it holds NaN.",
         each("An ignored position that holds NaN has the gradient NaN.", *TORCH_CE),
         shows.dropped_nan, of="gradient",
@@ -382,7 +382,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.infinite_other_class, "logits", "index", when=where.smoothed_weightless,
     ),
     Deviation(
-        "weightless_mean", WITH_CLASSES,
+        "weightless_mean", (Categorical,),
         "A mean with nothing to divide by has the gradient 0.",
         each("A mean of positions whose classes have the weight 0 is 0 / 0, and its gradient NaN.", *TORCH_CE, *TORCH_NLL),
         shows.no_class_weight, kind="index", of="gradient", when=where.weightless,
@@ -402,21 +402,21 @@ of_tensors: tuple[Deviation, ...] = (
         shows.column,
     ),
     Deviation(
-        "label_shape", WITH_CLASSES,
+        "label_shape", (Categorical,),
         "There is one label per position; nothing is squeezed or broadcast.",
         each("Fewer labels than rows broadcast.", OPTAX_INDEX)
         | each("Fewer labels than rows are accepted, and only their rows count.", "onnx."),
         shows.one_label, kind="index",
     ),
     Deviation(
-        "dense_shape", WITH_CLASSES,
+        "dense_shape", (Categorical,),
         "Dense targets have the predictions' shape; nothing is broadcast.",
         each("Dense targets broadcast: one row is that of every row of the predictions.", "tf.nn.softmax", *OPTAX_DENSE)
         | each("An axis of length 1 at the end is squeezed or added.", *keras(CATEGORICAL[:1])) | {OPTAX_INDEX: ""},
         shows.one_row_for_two, kind="dense",
     ),
     Deviation(
-        "label_column", WITH_CLASSES,
+        "label_column", (Categorical,),
         "Labels have the predictions' shape without the class axis.",
         each("An axis of length 1 at the end of the labels is squeezed.", *keras(SPARSE), f"{V1}sparse", "sklearn."),
         shows.label_column, kind="index",
@@ -455,7 +455,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.repeated_sequences,
     ),
     Deviation(
-        "empty_batch", WITH_CLASSES,
+        "empty_batch", (Categorical,),
         "An empty batch has one mean, which on_empty says.",
         each("An empty batch gives an empty array.", *keras(OBJECTS))
         | {
@@ -496,7 +496,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.no_classes, "probabilities",
     ),
     Deviation(
-        "class_weight_count", WITH_CLASSES,
+        "class_weight_count", (Categorical,),
         "There is one class weight for each class.",
         each("There may be more class weights than classes.", "onnx."),
         shows.too_few_classes, when=where.weighted,
@@ -526,7 +526,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.class_to_ignore, "logits", "dense", when=where.ignoring,
     ),
     Deviation(
-        "weightless_label", WITH_CLASSES,
+        "weightless_label", (Categorical,),
         "The label of a position with sample weight 0 is not read.",
         each("Labels are checked also where the sample weight is 0.",
              *keras(SPARSE[:1], "numpy", "torch", "tensorflow"), f"{V1}sparse", "sklearn."),
@@ -546,7 +546,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.four_axes, "probabilities", "index", when=where.last_axis,
     ),
     Deviation(
-        "negative_weight", WITH_CLASSES,
+        "negative_weight", (Categorical,),
         'Under divisor="weights" a negative sample weight is an error (NaN under tracing).',
         each("Sample weights may be negative, and so may their sum.", V1, "sklearn."),
         shows.negative_weight_of_a_row, when=where.averaged_by_weights,
@@ -602,7 +602,7 @@ of_tensors: tuple[Deviation, ...] = (
         shows.binary_probabilities, "probabilities", when=where.of_sklearn,
     ),
     Deviation(
-        "one_example", WITH_CLASSES,
+        "one_example", (Categorical,),
         "The class axis is where the spec has it, whatever the rank.",
         each("Predictions with one axis are one example, and their axis is that of the classes.", *TORCH_CE, *TORCH_NLL),
         shows.one_example, kind="index",
@@ -624,10 +624,10 @@ of_tensors: tuple[Deviation, ...] = (
 """What a loss does at some tensors, in the order in which differences are listed."""
 
 
-def rules_of(spec: AnyLoss, call: Call) -> list[tuple[str, Phrase]]:
+def rules_of(spec: AnyLoss, call: Call) -> list[tuple[str, Text]]:
     """What the loss of a call does at some tensors that its spec does not: the names of the rules, and sentences."""
     return [
-        (deviation.name, say(deviation.sentence(call)))
+        (deviation.name, Text.of(deviation.sentence(call)))
         for deviation in of_tensors
         if deviation.concerns(spec, call) and deviation.has(call)
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unifiedloss.spec import (
-    WITH_CLASSES,
     BinaryCrossEntropyLoss,
+    Categorical,
     CrossEntropyLoss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
@@ -35,14 +35,14 @@ _V1_LOGITS = (f"{V1}softmax", f"{V1}sparse", f"{V1}sigmoid")
 
 of_dtypes: tuple[Deviation, ...] = (
     Deviation(
-        "dense_targets", WITH_CLASSES,
+        "dense_targets", (Categorical,),
         "Dense targets are taken as well as class indices.",
         each("Dense targets are an error.", *TORCH_NLL, *TF_SPARSE, OPTAX_INDEX, "onnx.", *keras(SPARSE))
         | each("Dense targets are an error, unless they are one-hot.", "sklearn."),
         shows.soft_row, kind="index",
     ),
     Deviation(
-        "index_targets", WITH_CLASSES,
+        "index_targets", (Categorical,),
         "Class indices are taken as well as dense targets.",
         each("Class indices are an error.", *keras(CATEGORICAL), f"{V1}softmax", OPTAX_DENSE[1])
         | each("Class indices are taken for dense targets, and broadcast where their shape allows it.", "tf.nn.softmax", OPTAX_DENSE[0])
@@ -50,14 +50,14 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.plain_label, kind="dense",
     ),
     Deviation(
-        "label_types", WITH_CLASSES,
+        "label_types", (Categorical,),
         "Labels may have any integer dtype.",
         each("Labels are int64 or uint8; other integers are an error.", *TORCH_CE, *TORCH_NLL)
         | each("Labels are int32 or int64; other integers are an error.", *TF_SPARSE, "onnx."),
         shows.narrow_labels, kind="index",
     ),
     Deviation(
-        "label_types", WITH_CLASSES,
+        "label_types", (Categorical,),
         "Labels may have any integer dtype.",
         each("Labels of uint64 are an error.", *keras(SPARSE, "torch"))
         | each("Labels are int64 or uint8; other integers are an error.", *TORCH_CE, *TORCH_NLL)
@@ -65,7 +65,7 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.unsigned_labels, kind="index",
     ),
     Deviation(
-        "bool_labels", WITH_CLASSES,
+        "bool_labels", (Categorical,),
         "Bools are no labels.",
         each("Bools are the labels 0 and 1.", *keras(SPARSE), "sklearn."),
         shows.bool_labels, kind="index",
@@ -84,7 +84,7 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.wider_targets,
     ),
     Deviation(
-        "integer_predictions", WITH_CLASSES,
+        "integer_predictions", (Categorical,),
         "Predictions are floating; integers are an error.",
         each("Integers are taken as floating numbers.", "sklearn.", *keras((SPARSE[0], CATEGORICAL[0]), "tensorflow"),
              *keras((*SPARSE, *CATEGORICAL), "numpy", "jax")),
@@ -99,7 +99,7 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.integer_predictions,
     ),
     Deviation(
-        "result_dtype", WITH_CLASSES,
+        "result_dtype", (Categorical,),
         "The result has the predictions' dtype; a mean or a sum of half types is float32.",
         each("The result has the wider of both dtypes, the predictions' and the targets'.", *TORCH_CE, *OPTAX_DENSE)
         | each("The result has the predictions' dtype, and so has a mean or a sum of half types.", f"{V1}softmax") | {OPTAX_INDEX: ""},
@@ -122,7 +122,7 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.other_target_dtype, of="dtype",
     ),
     Deviation(
-        "half_result", WITH_CLASSES,
+        "half_result", (Categorical,),
         "A mean or a sum of half types is float32.",
         each("A mean or a sum of half types has their dtype.", *TORCH_CE, *TORCH_NLL, *_V1_LOGITS, "onnx.")
         | each("The result is a Python float.", "sklearn."),
@@ -231,7 +231,7 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.half_element, of="digits", when=where.smoothed,
     ),
     Deviation(
-        "bfloat16", WITH_CLASSES,
+        "bfloat16", (Categorical,),
         "Predictions may be bfloat16.",
         each("bfloat16 is an error in onnxruntime.", "onnx."),
         shows.bfloat16_rows, when=where.of_sklearn_or_onnx,
@@ -243,7 +243,7 @@ of_dtypes: tuple[Deviation, ...] = (
         shows.bfloat16_elements, when=where.of_sklearn_or_onnx,
     ),
     Deviation(
-        "bool_weight", WITH_CLASSES,
+        "bool_weight", (Categorical,),
         "Sample weights are numbers; bools are an error, and belong in the mask.",
         each("Bools are the sample weights 0 and 1.", *keras(OBJECTS), V1, "sklearn."),
         shows.bool_weight_of_a_row,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.spec import WITH_CLASSES, AnyLoss
+from unifiedloss.spec import AnyLoss, Categorical
 from unifiedloss.switching import spec_of
 from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.deviations import of_tensors
@@ -266,7 +266,7 @@ def _example(
 def _sentence(spec: AnyLoss, name: str) -> str:
     if name not in {field.name for field in fields(spec)}:
         return f"A {type(spec).__name__} has no such rule."
-    return sentence(spec, name).text
+    return sentence(spec, name).plain
 
 
 def changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | None:
@@ -384,7 +384,7 @@ def _of_losses(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Difference
 
 
 def _alike(a: AnyLoss, b: AnyLoss) -> bool:
-    return isinstance(a, WITH_CLASSES) == isinstance(b, WITH_CLASSES)
+    return isinstance(a, Categorical) == isinstance(b, Categorical)
 
 
 # -------------------------------------------------------------------------------------------- rules that no spec can say
@@ -458,7 +458,7 @@ def _layout(a: AnyLoss | None, b: AnyLoss | None) -> Layout:
         )
         weights = weights_of(a) if weights_of(a) is not None else weights_of(b)
         return replace(layout, ignored=labels[0], weights=weights)
-    return Layout(elementwise=a is not None and not isinstance(a, WITH_CLASSES))
+    return Layout(elementwise=a is not None and not isinstance(a, Categorical))
 
 
 def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterator[Difference]:

@@ -15,18 +15,17 @@ from unifiedloss.spec import (
     NegativeLogLikelihoodLoss,
 )
 from unifiedloss.switching.deviations import rules_of
-from unifiedloss.switching.phrases import (
-    Phrase,
+from unifiedloss.switching.sentences import TITLES, sentences, special_values
+from unifiedloss.switching.sides import side_of
+from unifiedloss.text import (
+    Text,
     code,
     escape,
     formula,
     number,
     number_latex,
-    say,
     value,
 )
-from unifiedloss.switching.sentences import TITLES, sentences, special_values
-from unifiedloss.switching.sides import side_of
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,28 @@ class Explanation:
         deviations: what a loss of another library does that its spec does not, by the names of the rules.
     """
 
-    title: Phrase
-    formulas: tuple[Phrase, ...]
-    rules: Mapping[str, Phrase]
-    special: tuple[Phrase, ...]
-    deviations: tuple[tuple[str, Phrase], ...] = ()
+    title: Text
+    formulas: tuple[Text, ...]
+    rules: Mapping[str, Text]
+    special: tuple[Text, ...]
+    deviations: tuple[tuple[str, Text], ...] = ()
 
     def __str__(self) -> str:
         width = max(map(len, self.rules))
         return "\n".join(
             (
-                self.title.text,
+                self.title.plain,
                 "",
                 "Formula",
-                *(f"  {line.text}" for line in self.formulas),
+                *(f"  {line.plain}" for line in self.formulas),
                 "",
                 "Rules",
-                *(f"  {name:{width}}  {rule.text}" for name, rule in self.rules.items()),
+                *(f"  {name:{width}}  {rule.plain}" for name, rule in self.rules.items()),
                 "",
                 "Special values",
-                *(f"  {phrase.text}" for phrase in self.special),
+                *(f"  {phrase.plain}" for phrase in self.special),
                 *(["", "What no spec can say, and this loss does"] if self.deviations else []),
-                *(f"  {name}: {phrase.text}" for name, phrase in self.deviations),
+                *(f"  {name}: {phrase.plain}" for name, phrase in self.deviations),
             )
         )
 
@@ -107,25 +106,23 @@ class Explanation:
 def explain_spec(spec: AnyLoss) -> Explanation:
     """The explanation of a spec."""
     return Explanation(
-        title=say(f"{TITLES[spec.name]}: ", code(repr(spec))),
+        title=Text.of(f"{TITLES[spec.name]}: ", code(repr(spec))),
         formulas=tuple(_formulas(spec)),
         rules=sentences(spec),
         special=tuple(special_values(spec)),
     )
 
 
-def _equals(
-    left: str, right: str, left_latex: str, right_latex: str, *after: str | Phrase
-) -> Phrase:
+def _equals(left: str, right: str, left_latex: str, right_latex: str, *after: str | Text) -> Text:
     """One line of the formula: an equation, and what its signs mean."""
-    words = say(*after)
+    words = Text.of(*after)
     latex = f"{left_latex} &= {right_latex}"
     if not after:
-        return Phrase(f"{left} = {right}", latex)
-    return Phrase(f"{left} = {right},  {words.text}", rf"{latex}, && \text{{{words.latex}}}")
+        return Text(f"{left} = {right}", latex)
+    return Text(f"{left} = {right},  {words.plain}", rf"{latex}, && \text{{{words.latex}}}")
 
 
-def _formulas(spec: AnyLoss) -> list[Phrase]:
+def _formulas(spec: AnyLoss) -> list[Text]:
     if isinstance(spec, CrossEntropyLoss):
         lines = _cross_entropy(spec)
     elif isinstance(spec, NegativeLogLikelihoodLoss):
@@ -143,7 +140,7 @@ def _factor(spec: AnyLoss) -> tuple[str, str]:
     return ("", "") if scale == 1.0 else (f"{number(scale)} * ", rf"{number_latex(scale)} \cdot ")
 
 
-def _cross_entropy(spec: CrossEntropyLoss) -> list[Phrase]:
+def _cross_entropy(spec: CrossEntropyLoss) -> list[Text]:
     scale, scale_latex = _factor(spec)
     return [
         _equals(
@@ -158,7 +155,7 @@ def _cross_entropy(spec: CrossEntropyLoss) -> list[Phrase]:
     ]
 
 
-def _likelihood(spec: NegativeLogLikelihoodLoss) -> list[Phrase]:
+def _likelihood(spec: NegativeLogLikelihoodLoss) -> list[Text]:
     return [
         _equals(
             "l_i", "sum_c tau_ic (-x_ic)", r"\ell_i", r"\sum_c \tau_{ic} (-x_{ic})",
@@ -187,7 +184,7 @@ def _clipped(inside: str, epsilon: float | str) -> tuple[str, str]:
     )
 
 
-def _probabilities(spec: CrossEntropyLoss) -> list[Phrase]:
+def _probabilities(spec: CrossEntropyLoss) -> list[Text]:
     if spec.from_logits:
         return [
             _equals(
@@ -215,7 +212,7 @@ def _probabilities(spec: CrossEntropyLoss) -> list[Phrase]:
     return [_equals("p_ic", clip.replace("{ic}", "ic"), "p_{ic}", latex, *x)]
 
 
-def _weighted_target(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> list[Phrase]:
+def _weighted_target(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> list[Text]:
     smoothed = "'" if getattr(spec, "label_smoothing", 0.0) else ""
     entry, latex = f"t{smoothed}_ic", f"t{smoothed}_{{ic}}"
     target = (
@@ -223,7 +220,7 @@ def _weighted_target(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> list
     )  # fmt: skip
     if spec.class_weights is None:
         return [_equals("tau_ic", entry, r"\tau_{ic}", latex, *target)]
-    weights = say(formula("w"), " = ", code(value(spec.class_weights)), "; ")
+    weights = Text.of(formula("w"), " = ", code(value(spec.class_weights)), "; ")
     if getattr(spec, "class_weighting", "entries") == "position":
         return [
             _equals(
@@ -238,7 +235,7 @@ def _weighted_target(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> list
     return [_equals("tau_ic", f"w_c {entry}", r"\tau_{ic}", f"w_c {latex}", weights, *target)]
 
 
-def _smoothed(amount: float, answers: str, entry: str, entry_latex: str) -> list[Phrase]:
+def _smoothed(amount: float, answers: str, entry: str, entry_latex: str) -> list[Text]:
     """The smoothed target, where there is smoothing."""
     if not amount:
         return []
@@ -260,7 +257,7 @@ def _element(spec: AnyLoss) -> tuple[str, str]:
     )
 
 
-def _binary(spec: BinaryCrossEntropyLoss) -> list[Phrase]:
+def _binary(spec: BinaryCrossEntropyLoss) -> list[Text]:
     scale, scale_latex = _factor(spec)
     smoothed = "'" if spec.label_smoothing else ""
     q, q_latex = ("", "") if spec.pos_weight is None else ("q ", r"q\,")
@@ -307,7 +304,7 @@ def _logarithms(spec: BinaryCrossEntropyLoss) -> tuple[str, str, str, str]:
     return "log p", "log(1 - p)", r"\log p", r"\log (1 - p)"
 
 
-def _binary_probability(spec: BinaryCrossEntropyLoss) -> Phrase:
+def _binary_probability(spec: BinaryCrossEntropyLoss) -> Text:
     if spec.from_logits:
         return _equals(
             "p",
@@ -324,7 +321,7 @@ def _binary_probability(spec: BinaryCrossEntropyLoss) -> Phrase:
     return _equals("p", clip, "p", latex, *x)
 
 
-def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> list[Phrase]:
+def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> list[Text]:
     if spec.element_weights is None:
         return []
     text = value(spec.element_weights)
@@ -339,7 +336,7 @@ def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> list[Ph
     ]
 
 
-def _squared(spec: MeanSquaredError) -> list[Phrase]:
+def _squared(spec: MeanSquaredError) -> list[Text]:
     scale, scale_latex = _factor(spec)
     v, v_latex = ("", "") if spec.element_weights is None else ("v ", r"v\,")
     name, name_latex = _element(spec)
@@ -352,7 +349,7 @@ def _squared(spec: MeanSquaredError) -> list[Phrase]:
     ]  # fmt: skip
 
 
-def _averaged(spec: AnyLoss) -> list[Phrase]:
+def _averaged(spec: AnyLoss) -> list[Text]:
     if not getattr(spec, "average_last_axis", False):
         return []
     return [
@@ -370,7 +367,7 @@ _COUNTS = {
 }
 
 
-def _reduced(spec: AnyLoss) -> list[Phrase]:
+def _reduced(spec: AnyLoss) -> list[Text]:
     """From the losses of positions to what is returned."""
     weight = (formula("s_i"), " the sample weight, 1 where none is given")
     if spec.reduction == "none":
@@ -383,7 +380,7 @@ def _reduced(spec: AnyLoss) -> list[Phrase]:
     ]
 
 
-def _divided(spec: AnyLoss) -> list[Phrase]:
+def _divided(spec: AnyLoss) -> list[Text]:
     """What D is."""
     if spec.divisor in ("present", "all"):
         return [_count(spec.divisor)]
@@ -391,7 +388,7 @@ def _divided(spec: AnyLoss) -> list[Phrase]:
     each = _equals("W_i", weight, "W_i", latex)
     if spec.divisor == "nonzero":
         return [_count("nonzero"), each]
-    positions: tuple[str | Phrase, ...] = ("over the positions not dropped",)
+    positions: tuple[str | Text, ...] = ("over the positions not dropped",)
     if spec.divisor == "label_weights":
         positions = (
             "over the positions not dropped; for dense targets ",
@@ -401,7 +398,7 @@ def _divided(spec: AnyLoss) -> list[Phrase]:
     return [_equals("D", "sum_i W_i", "D", r"\sum_i W_i", *positions), each]
 
 
-def _count(divisor: str) -> Phrase:
+def _count(divisor: str) -> Text:
     return _equals("D", _COUNTS[divisor], "D", rf"\text{{{_COUNTS[divisor]}}}")
 
 
@@ -442,5 +439,5 @@ def explain(loss: Any) -> Explanation:
     found = explain_spec(side.spec)
     if side.call is None:
         return found
-    title = say(code(side.name), ", as a spec ", code(repr(side.spec)))
+    title = Text.of(code(side.name), ", as a spec ", code(repr(side.spec)))
     return replace(found, title=title, deviations=tuple(rules_of(side.spec, side.call)))

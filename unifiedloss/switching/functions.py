@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 from unifiedloss.switching.arrays import plain
-from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import find
+from unifiedloss.switching.tables import Call, find
 
 Functions = Mapping[str, Callable[..., Any]]
 

@@ -12,13 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss.spec import (
-    WITH_CLASSES,
-    AnyLoss,
-    BinaryCrossEntropyLoss,
-    NegativeLogLikelihoodLoss,
-    extents,
-)
+from unifiedloss.checks import extents
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, Categorical, NegativeLogLikelihoodLoss
 from unifiedloss.switching.sides import Array, Input
 
 _ROWS = ((2.0, 1.0, 0.0), (0.0, 1.0, 2.0), (1.0, 3.0, -1.0), (0.5, 0.5, 0.5))
@@ -114,14 +109,14 @@ def weights_of(spec: AnyLoss) -> Any:
     """The weights that a spec holds itself, of classes or of elements; None where it has none."""
     return (
         getattr(spec, "class_weights", None)
-        if isinstance(spec, WITH_CLASSES)
+        if isinstance(spec, Categorical)
         else getattr(spec, "element_weights", None)
     )
 
 
 def layouts(a: AnyLoss, b: AnyLoss) -> list[Layout]:
     """The layouts that one of two losses of the same kind asks for, or that both do where they agree."""
-    if isinstance(a, WITH_CLASSES):
+    if isinstance(a, Categorical):
         return list(dict.fromkeys(_classes(own, other) for own, other in ((a, b), (b, a))))
     return [_elementwise(a, b)]
 
@@ -167,7 +162,7 @@ def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 def inputs(a: AnyLoss, b: AnyLoss) -> list[Input]:
     """What two losses of one kind are tried on, the smallest first, and the empty batch last."""
-    make = _of_classes if isinstance(a, WITH_CLASSES) else _of_elements
+    make = _of_classes if isinstance(a, Categorical) else _of_elements
     found = [x for layout in layouts(a, b) for x in make(layout, a, b)]
 
     def size(x: Input) -> tuple[bool, int, bool, bool]:

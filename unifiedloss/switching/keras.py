@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from unifiedloss.checks import integer
 from unifiedloss.floats import HALF_TYPES
 from unifiedloss.spec import (
     AnyLoss,
@@ -12,7 +13,6 @@ from unifiedloss.spec import (
     CrossEntropyLoss,
     Loss,
     MeanSquaredError,
-    as_integer,
 )
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
@@ -119,7 +119,7 @@ def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, order)
     ignored = arguments["ignore_class"]
     if ignored is not None:
-        ignored = as_integer("ignore_class", ignored)
+        ignored = integer("ignore_class", ignored)
     return CrossEntropyLoss(axis=axis, ignore_index=ignored, **fields)
 
 

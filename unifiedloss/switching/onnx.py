@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss, CrossEntropyLoss, Loss, NegativeLogLikelihoodLoss
-from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import Arguments, Native, find, literal, register
+from unifiedloss.switching.tables import Arguments, Call, Native, find, literal, register
 
 OPERATORS = {
     "SoftmaxCrossEntropyLoss": CrossEntropyLoss,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifiedloss.spec import extents, nested_weights
+from unifiedloss.checks import extents, nested_weights
 
 
 def varying_axes(weights: Any) -> list[int]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from unifiedloss.floats import HALF_TYPES
-from unifiedloss.switching.calls import Call
 from unifiedloss.switching.inputs import Layout
 from unifiedloss.switching.sides import Input
+from unifiedloss.switching.tables import Call
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import numpy as np
 from unifiedloss import registry
 from unifiedloss.errors import ShapeError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
+from unifiedloss.owners import backend_of
 from unifiedloss.spec import AnyLoss
 from unifiedloss.switching.arrays import as_bfloat16
 from unifiedloss.switching.deviation import Deviation
@@ -341,7 +342,7 @@ def _array(name: str, tensor: Any) -> Any:
         except ValueError as error:  # lists of different lengths
             msg = f"{name} cannot be read as an array of numbers: {error}"
             raise ShapeError(msg) from error
-    adapter: Any = registry.adapter(registry.backend_of(tensor, name))
+    adapter: Any = registry.adapter(backend_of(tensor, name))
     return as_bfloat16(tensor, np.asarray(adapter.to_numpy(tensor)))
 
 

@@ -23,9 +23,8 @@ from unifiedloss.errors import (
     UnsupportedError,
 )
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import WITH_CLASSES, AnyLoss, Loss, bound_spec
-from unifiedloss.switching.calls import Call
-from unifiedloss.switching.tables import NATIVES
+from unifiedloss.spec import AnyLoss, Categorical, Loss, bound_spec
+from unifiedloss.switching.tables import NATIVES, Call
 
 Array = NDArray[Any]
 
@@ -136,7 +135,7 @@ class Side:
         if (
             self.call is None
             or self.call.name not in NATIVES
-            or NATIVES[self.call.name].loss not in WITH_CLASSES
+            or not issubclass(NATIVES[self.call.name].loss, Categorical)
         ):
             return x
         if x.way == AS_GIVEN:

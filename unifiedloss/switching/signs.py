@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unifiedloss.floats import FORMATS, HALF_TYPES
-from unifiedloss.spec import WITH_CLASSES, AnyLoss
+from unifiedloss.spec import AnyLoss, Categorical
 from unifiedloss.switching.inputs import weights_of
 from unifiedloss.switching.sides import Array, Input
 
@@ -248,7 +248,7 @@ _ALL: dict[str, Callable[[_Seen], bool]] = {
 def signs(spec: AnyLoss, x: Input) -> set[str]:
     """The rules whose signs are in these tensors."""
     rules, axis = _ALL | _ELEMENTS, None
-    if isinstance(spec, WITH_CLASSES):
+    if isinstance(spec, Categorical):
         rules = _ALL | _CLASSES
         axis = -1 if spec.axis is None else spec.axis
         if not -x.predictions.ndim <= axis < x.predictions.ndim:

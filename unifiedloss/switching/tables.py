@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.spec import AnyLoss, Loss, suggestion
-from unifiedloss.switching.calls import Call, shortened
+from unifiedloss.spec import AnyLoss, Loss
+from unifiedloss.suggestion import suggestion
+from unifiedloss.text import shortened
 
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 """The libraries losses are read from and written for."""
@@ -24,6 +25,34 @@ Arguments = Mapping[str, Any]
 KERAS_BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 
 _DATA_ADVICE = "is given to the call, beside the other tensors; leave it out here."
+
+
+@dataclass(frozen=True)
+class Call:
+    """A loss of another library, as it is written.
+
+    Attributes:
+        name: the canonical dotted name, such as "torch.nn.CrossEntropyLoss".
+        arguments: those that differ from their defaults, by name, in the order the library has them. Arrays are nested tuples.
+        backend: the framework that Keras runs on, where its numbers depend on it; None for every other library.
+    """
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    backend: str | None = None
+
+    @property
+    def library(self) -> str:
+        """The library, as `to_native` calls it."""
+        root = self.name.partition(".")[0]
+        return {"tf": "tensorflow"}.get(root, root)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.arguments.items()), self.backend))
+
+    def __str__(self) -> str:
+        """The source line a person would write."""
+        return find(self.name).source(self.arguments)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,13 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.spec import (
-    AnyLoss,
-    BinaryCrossEntropyLoss,
-    CrossEntropyLoss,
-    MeanSquaredError,
-    extents,
-)
+from unifiedloss.checks import extents
+from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
 from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
 from unifiedloss.switching.tables import Arguments, Native, refuse, register
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
+from unifiedloss.checks import extents, integer
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.spec import (
     AnyLoss,
@@ -14,8 +15,6 @@ from unifiedloss.spec import (
     Loss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
-    as_integer,
-    extents,
 )
 from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
 from unifiedloss.switching.tables import Arguments, Native, register
@@ -58,7 +57,7 @@ def _cross_entropy(arguments: Arguments, _backend: str | None) -> AnyLoss:
         from_logits=True,
         axis=1,
         class_weights=arguments["weight"],
-        ignore_index=as_integer("ignore_index", arguments["ignore_index"]),
+        ignore_index=integer("ignore_index", arguments["ignore_index"]),
         label_smoothing=arguments["label_smoothing"],
         divisor="label_weights",
         reduction=_reduction(arguments),
@@ -69,7 +68,7 @@ def _likelihood(arguments: Arguments, _backend: str | None) -> AnyLoss:
     return NegativeLogLikelihoodLoss(
         axis=1,
         class_weights=arguments["weight"],
-        ignore_index=as_integer("ignore_index", arguments["ignore_index"]),
+        ignore_index=integer("ignore_index", arguments["ignore_index"]),
         divisor="label_weights",
         reduction=_reduction(arguments),
     )

@@ -1,15 +1,18 @@
-"""A loss of another library as it is written: its name and its arguments, as plain Python values.
+"""Read the text of a call that makes a loss of another library.
 
-Text is read by its syntax and never evaluated: a call with literal arguments is understood, everything else is refused.
+The text is parsed and never evaluated: a call with literal arguments is read, everything else is
+refused.
 """
 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
 from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError
+from unifiedloss.switching.onnx import call_of_nodes, node_of_arguments
+from unifiedloss.switching.tables import Call, find
+from unifiedloss.text import shortened
 
 _PREFIXES = {
     ("nn",): ("torch", "nn"),
@@ -41,36 +44,6 @@ _SIZED = frozenset({"torch.Tensor", "torch.FloatTensor"})
 _NODE = "onnx.helper.make_node"
 
 _PARTIAL = ("functools.partial", "partial")
-
-
-@dataclass(frozen=True)
-class Call:
-    """A loss of another library, as it is written.
-
-    Attributes:
-        name: the canonical dotted name, such as "torch.nn.CrossEntropyLoss".
-        arguments: those that differ from their defaults, by name, in the order the library has them. Arrays are nested tuples.
-        backend: the framework that Keras runs on, where its numbers depend on it; None for every other library.
-    """
-
-    name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    backend: str | None = None
-
-    @property
-    def library(self) -> str:
-        """The library, as `to_native` calls it."""
-        root = self.name.partition(".")[0]
-        return {"tf": "tensorflow"}.get(root, root)
-
-    def __hash__(self) -> int:
-        return hash((self.name, tuple(self.arguments.items()), self.backend))
-
-    def __str__(self) -> str:
-        """The source line a person would write."""
-        from unifiedloss.switching.tables import find
-
-        return find(self.name).source(self.arguments)
 
 
 def parse(text: str | Any) -> Call:
@@ -137,8 +110,6 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
 
 def _nodes(elements: list[ast.expr]) -> Call:
     """The call of a loss that is written as a node of ONNX, or as a list of nodes with its constants."""
-    from unifiedloss.switching.onnx import call_of_nodes, node_of_arguments
-
     nodes = []
     for element in elements:
         if not isinstance(element, ast.Call) or _dotted(element.func)[0] != _NODE:
@@ -154,8 +125,6 @@ def _bound(
     name: str, positional: list[Any], keywords: dict[str, Any], backend: str | None, *, called: bool
 ) -> Call:
     """The call with its arguments by name."""
-    from unifiedloss.switching.tables import find
-
     if name.startswith("unifiedloss."):
         if positional or not called:
             msg = f"{name} takes its fields by name, as in {name}(reduction='sum')."
@@ -270,9 +239,3 @@ def _source(node: ast.AST) -> str:
         return shortened(ast.unparse(node))
     except RecursionError:
         return "this expression"
-
-
-def shortened(text: str) -> str:
-    """A text on one line, cut where it is long, for a message."""
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:76]} ..."

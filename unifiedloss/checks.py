@@ -1,0 +1,220 @@
+"""Checks of what fields are given: each takes a name and a value, and returns the canonical value.
+
+A check raises `SpecTypeError` for a value of the wrong type and `SpecValueError` for one that is out
+of range. The message starts with the name.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from unifiedloss.errors import SpecTypeError, SpecValueError
+
+Check = Callable[[str, Any], Any]
+"""The canonical value of a field, from its name and the value given."""
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def optional(check: Check) -> Check:
+    """Admit None beside what a check admits."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def boolean(name: str, value: object) -> bool:
+    """True or False; 0 and 1 are numbers."""
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False, got {_typed(value)}."
+        raise SpecTypeError(msg)
+    return value
+
+
+def one_of(*choices: str) -> Check:
+    """Admit these strings."""
+    listed = ", ".join(map(repr, choices))
+
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str):
+            msg = f"{name} must be one of {listed}, got {_typed(value)}."
+            raise SpecTypeError(msg)
+        if value not in choices:
+            msg = f"{name} must be one of {listed}, got {value!r}."
+            raise SpecValueError(msg)
+        return str(value)
+
+    return check
+
+
+def number(name: str, value: object) -> float:
+    """A finite number, out of any library's scalar."""
+    value = value if isinstance(value, Real) else _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        msg = f"{name} must be a number, got {_typed(value)}."
+        raise SpecTypeError(msg)
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        msg = f"{name} must be finite, got {value!r}."
+        raise SpecValueError(msg)
+    return found + 0.0  # -0.0 becomes 0.0: equal specs print alike
+
+
+def non_negative(name: str, value: object) -> float:
+    """A number from 0 up."""
+    found = number(name, value)
+    if found < 0.0:
+        msg = f"{name} must not be negative, got {value!r}."
+        raise SpecValueError(msg)
+    return found
+
+
+def positive(name: str, value: object) -> float:
+    """A number above 0."""
+    found = number(name, value)
+    if found <= 0.0:
+        msg = f"{name} must be positive, got {value!r}."
+        raise SpecValueError(msg)
+    return found
+
+
+def unit_interval(name: str, value: object) -> float:
+    """A number in [0, 1]."""
+    found = number(name, value)
+    if not 0.0 <= found <= 1.0:
+        msg = f"{name} must lie in [0, 1], got {value!r}."
+        raise SpecValueError(msg)
+    return found
+
+
+def clip_bound(*presets: str) -> Check:
+    """Admit a number in [0, 0.5), or the name of a preset."""
+
+    def check(name: str, value: object) -> float | str:
+        if isinstance(value, str):
+            if value not in presets:
+                listed = ", ".join(map(repr, presets))
+                msg = f"{name} must be a number in [0, 0.5) or one of {listed}, got {value!r}."
+                raise SpecValueError(msg)
+            return str(value)
+        found = number(name, value)
+        if not 0.0 <= found < 0.5:
+            msg = (
+                f"{name} must lie in [0, 0.5), as probabilities are clipped to "
+                f"[{name}, 1 - {name}], got {value!r}."
+            )
+            raise SpecValueError(msg)
+        return found
+
+    return check
+
+
+def integer(name: str, value: object) -> int:
+    """A Python int, out of any library's integer."""
+    value = value if isinstance(value, Integral) else _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        msg = f"{name} must be an int, got {_typed(value)}."
+        raise SpecTypeError(msg)
+    return operator.index(value)
+
+
+def axis_if_not_last(name: str, value: object) -> int | None:
+    """An axis; the last one, -1, becomes None, so that equal specs compare equal."""
+    axis = integer(name, value)
+    return None if axis == -1 else axis
+
+
+def labels(name: str, value: object) -> tuple[int, ...] | None:
+    """One int64 label or several, sorted and without duplicates; None where there is none."""
+    elements = _sequence(name, value)
+    elements = [value] if elements is None else elements
+    found = sorted({integer(name, element) for element in elements})
+    for label in found:
+        if label not in _INT64:
+            msg = f"{name} must fit in int64, as labels are compared as int64, got {label}."
+            raise SpecValueError(msg)
+    return tuple(found) or None
+
+
+def weights(name: str, value: object) -> tuple[float, ...]:
+    """Non-negative numbers, one per class."""
+    elements = _sequence(name, value)
+    if elements is None:
+        msg = f"{name} must be a sequence of numbers, one per class, got {_typed(value)}."
+        raise SpecTypeError(msg)
+    if not elements:
+        raise SpecValueError(_empty(name))
+    return tuple(non_negative(f"{name}[{i}]", element) for i, element in enumerate(elements))
+
+
+def weight_or_weights(name: str, value: object) -> float | tuple[float, ...]:
+    """A non-negative number, or several."""
+    elements = _sequence(name, value)
+    return non_negative(name, value) if elements is None else weights(name, elements)
+
+
+def nested_weights(name: str, value: Any) -> float | tuple[Any, ...]:
+    """Non-negative numbers in an array of any rank, as nested tuples of one shape."""
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list):  # NumPy arrays, torch and JAX tensors
+        value = to_list()
+    elif callable(getattr(value, "numpy", None)):  # TensorFlow's eager tensors
+        value = value.numpy().tolist()
+    if not isinstance(value, list | tuple):
+        return non_negative(name, value)
+    if not value:
+        raise SpecValueError(_empty(name))
+    nested = tuple(nested_weights(f"{name}[{i}]", element) for i, element in enumerate(value))
+    if len({extents(element) for element in nested}) > 1:
+        msg = f"{name} must be an array, got nested sequences of different lengths."
+        raise SpecValueError(msg)
+    return nested
+
+
+def extents(nested: Any) -> tuple[int, ...]:
+    """The shape of an array that is written as nested tuples."""
+    if not isinstance(nested, tuple):
+        return ()
+    return (len(nested), *(extents(nested[0]) if nested else ()))
+
+
+def _typed(value: object) -> str:
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def _empty(name: str) -> str:
+    return f"{name} must not be empty; leave it out for no weights."
+
+
+def _scalar(value: Any) -> object:
+    """The Python number in a tensor without axes, of any framework; anything else as it is."""
+    # TensorFlow's tensors have no `item`, but the NumPy arrays that they give do. A traced tensor
+    # has no value to give.
+    try:
+        if value.shape == ():
+            return (value if hasattr(value, "item") else value.numpy()).item()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        pass
+    return value
+
+
+def _sequence(name: str, value: object) -> list[object] | None:
+    """The elements of a list, tuple, set or one-dimensional array; None for anything else."""
+    to_list = getattr(value, "tolist", None)
+    to_numpy: Any = getattr(value, "numpy", None)
+    if callable(to_list):  # NumPy arrays and scalars, torch and JAX tensors
+        value = to_list()
+    elif callable(to_numpy):  # TensorFlow's eager tensors
+        value = to_numpy().tolist()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return None
+    elements = list(value)
+    if any(isinstance(element, list | tuple) for element in elements):
+        msg = f"{name} must have one axis, got nested sequences."
+        raise SpecValueError(msg)
+    return elements

@@ -1,0 +1,403 @@
+"""The arrays of one call in exact mode, read and classified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss import reference
+from unifiedloss.exact import counts
+from unifiedloss.exact.balls import Ball, U
+from unifiedloss.exact.sums import Sum, products
+from unifiedloss.floats import FORMATS
+from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+Divisor = tuple[Ball, Callable[[], Fraction]] | float
+"""A ball around the divisor of a mean and the divisor itself; a float where it is 0, infinite or NaN."""
+
+_LARGEST_SHARE = 2.0**100
+"""Numbers up to it that are divided by their sum are for the balls."""
+
+
+class Call:
+    """The positions of a call in a row, their class axis last.
+
+    Attributes:
+        rows: predictions, shape (n, K); K = 1 for elementwise losses, or the elements that are averaged.
+        targets: labels (n,), or numbers (n, K).
+        read: those predictions that losses depend on: `rows`, or what stands at the labels, (n, 1), where nothing else matters.
+        weight: sample weights, float64 (n,), or None.
+        present: which positions are not dropped.
+        kept: which are neither dropped nor of weight 0.
+        nan: which are NaN because of a bad value or of a NaN that is read.
+        special: which hold infinities or other things that the formulas do not take.
+        exp: the exponential of the first tier.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        exp: Callable[..., Any] = np.exp,
+    ) -> None:
+        self.plan = plan
+        self.exp = exp
+        self.shape = predictions.shape
+        axis = predictions.ndim - 1 if plan.averaged else plan.axis
+        self.positions = predictions.shape if axis is None else _without(predictions.shape, axis)
+        self.rows = self._in_rows(plain(predictions))
+        n = len(self.rows)
+        targets = plain(targets)
+        self.targets: Array = targets.reshape(n) if plan.kind == "index" else self._in_rows(targets)
+        self.present = np.ones(n, bool) if mask is None else self._per_position(mask)
+        for label in plan.ignored_labels:
+            self.present = self.present & (self.targets != label)
+        self.weight = (
+            None
+            if sample_weight is None
+            else self._per_position(plain(sample_weight).astype(np.float64))
+        )
+        if plan.element_weights is not None:  # and no sample weights, or the plan would be extended
+            self.weight = np.broadcast_to(
+                np.asarray(plan.element_weights, np.float64), self.positions
+            ).reshape(-1)
+        self.kept = self.present
+        if self.weight is not None:
+            # Told in the compute dtype, where a number that is too small counts as 0.
+            self.kept = self.present & ~(
+                np.abs(self.weight.astype(plan.compute_dtype)) < plan.tiny_weight
+            )
+        # Integer weights that float64 does not hold; what they touch is for the oracle.
+        self._long_weight = None
+        if sample_weight is not None and sample_weight.dtype in (np.int64, np.uint64):
+            whole = self._per_position(plain(sample_weight))
+            if ((whole > MAX_INTEGER_TARGET) | (whole < -MAX_INTEGER_TARGET)).any():
+                self._long_weight = whole
+        self.pos_weight = self._pos_weight()
+        self.read = (
+            np.take_along_axis(self.rows, self.labels[:, None], 1) if self.of_labels else self.rows
+        )
+        self.bad, self.nan, self.special = self._classified()
+        self._oracle: reference.PositionRules | None = None
+        self._known: dict[int, Any] = {}
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether a loss depends on the prediction at the label alone: that of a probability, or of its logarithm."""
+        return self.plan.kind == "index" and not self.plan.reads_all and not self.plan.from_logits
+
+    @cached_property
+    def labels(self) -> NDArray[np.intp]:
+        """Labels as an index, 0 where they are bad or dropped."""
+        known = self.kept & (self.targets >= 0) & (self.targets < self.rows.shape[1])
+        return np.where(known, self.targets, 0).astype(np.intp)
+
+    def _in_rows(self, x: Array) -> Array:
+        if self.plan.axis is None:
+            return x.reshape(-1, self.shape[-1] if self.plan.averaged else 1)
+        moved = x if self.plan.axis == x.ndim - 1 else np.moveaxis(x, self.plan.axis, -1)
+        return moved.reshape(-1, moved.shape[-1])
+
+    def _per_position(self, x: Array) -> Array:
+        wide = np.broadcast_to(
+            x.reshape(x.shape + (1,) * (len(self.positions) - x.ndim)), self.positions
+        )
+        return wide.reshape(-1)
+
+    def _pos_weight(self) -> Floats | None:
+        if self.plan.pos_weight is None:
+            return None
+        weight = np.asarray(self.plan.pos_weight, np.float64)
+        if weight.ndim:
+            axis = self.plan.pos_weight_axis % len(self.shape)
+            weight = weight.reshape(-1, *[1] * (len(self.shape) - axis - 1))
+        return self._in_rows(np.broadcast_to(weight, self.shape))
+
+    # ---------------------------------------------------------------------------------------------------- what is special
+
+    def _classified(self) -> tuple[Bools, Bools, Bools]:
+        """Which kept positions hold a bad value, which are NaN through and through, and which are for the oracle."""
+        plan, rows = self.plan, self.rows
+        n = len(rows)
+        bad, nan, special, bad_weight = (np.zeros(n, bool) for _ in range(4))
+        if self.weight is not None:
+            special |= ~np.isfinite(self.weight) | (
+                np.abs(self.weight) > MAX_INTEGER_TARGET if self._long_weight is not None else False
+            )
+            if plan.spec.reduction == "mean" and plan.divisor == "weights":
+                bad_weight = (self.weight < 0) & self.kept
+                bad |= bad_weight
+        if plan.kind == "index":
+            bad |= (self.targets < 0) | (self.targets >= rows.shape[1])
+        elif plan.kind == "dense":
+            t = self.targets
+            bad |= ((t <= -np.float64(plan.tiny_target)) | np.isinf(t)).any(1)
+            nan |= np.isnan(t).any(1)
+        elif plan.kind == "binary":
+            t = self.targets
+            if t.dtype != bool:
+                bad |= ((t <= -np.float64(plan.tiny_target)) | (t > 1)).any(1)
+                nan |= np.isnan(t).any(1)
+        elif plan.targets_dtype in BEYOND_FLOAT64:
+            t = self.targets
+            bad |= ((t > MAX_INTEGER_TARGET) | (t < -MAX_INTEGER_TARGET)).any(1)
+        if plan.kind == "regression":
+            special |= ~np.isfinite(rows).all(1)
+            if self.targets.dtype.kind not in "iub":
+                special |= ~np.isfinite(self.targets).all(1)
+        elif plan.log_probabilities:
+            special |= ~np.isfinite(self.read).all(1)
+        elif plan.from_logits:
+            pass  # see `odd_logits`
+        else:
+            bad |= self._reads_no_probability()
+            special |= self._holds_odd_probability()
+        bad &= self.kept
+        if (
+            plan.averaged
+        ):  # one element that is NaN does not make the gradients of its neighbours so
+            return bad, bad_weight, (special | nan | bad) & self.kept & ~bad_weight
+        return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
+
+    def _holds_odd_probability(self) -> Bools:
+        """Which positions hold something out of the ordinary, for the oracle to find out whether it is read."""
+        plan = self.plan
+        smallest, largest = self.read.min(1), self.read.max(1)
+        low, gap = plan.bounds or (0.0, 0.0)
+        least = 0.0 if low > 0 or plan.added or plan.clamped else plan.tiny
+        most = _LARGEST_SHARE if plan.renormalize else 1.0
+        odd: Bools = ~((smallest >= np.float64(least)) & (largest <= np.float64(most)))
+        if plan.renormalize:
+            odd |= largest < np.float64(plan.tiny)
+        elif plan.kind == "binary" and not gap and not plan.added and not plan.clamped:
+            odd |= largest == 1
+        return odd
+
+    def _reads_no_probability(self) -> Bools:
+        """Which positions read a number that is no probability."""
+        plan = self.plan
+        outside: Bools = (self.read <= -np.float64(plan.tiny)) | (
+            self.read > np.float64(plan.probability_limit)
+        )
+        if plan.kind == "dense" and not plan.reads_all and outside.any():
+            outside &= ~(self.targets < np.float64(plan.tiny_target))
+        return np.asarray(outside.any(1))
+
+    def odd_logits(self, chosen: Any) -> tuple[Bools, Bools]:
+        """Of some positions, which are NaN because of their logits, and which are for the oracle.
+
+        Asked of those that `fast` leaves: what it decides is in order, so that most calls need not look at all.
+        """
+        plan, rows = self.plan, self.rows[chosen]
+        if not plan.from_logits:
+            return np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+        largest = rows.max(1)  # NaN where there is one
+        if plan.averaged:
+            return np.zeros(len(rows), bool), ~np.isfinite(rows).all(1)
+        if plan.axis is None:
+            return np.isnan(largest), np.isinf(largest)
+        nan = ~(np.abs(largest) < np.inf)
+        # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
+        endless = (rows == -np.inf).any(1) & ~nan
+        if plan.kind == "index" and not plan.smoothing:
+            endless &= rows[np.arange(len(rows)), self.labels[chosen]] == -np.inf
+        return nan, endless
+
+    # ----------------------------------------------------------------------------------------------------------- divisor
+
+    def divisor(self) -> Divisor:
+        """A ball around the divisor of the mean and the divisor itself; a float where it is 0, infinite or NaN."""
+        plan = self.plan
+        rule = plan.divisor
+        counted = self.weight is None and plan.class_weights is None
+        if rule == "all":
+            return _count(len(self.rows))
+        if rule == "present" or counted:
+            return _count(int(np.count_nonzero(self.present)))
+        own = self._own_weights()
+        weight = np.ones(len(self.rows)) if self.weight is None else self.weight
+        if rule == "nonzero":
+            nonzero = (
+                self.bad
+                | np.isnan(own[0]).any(1)
+                | np.logical_and.reduce([f != 0 for f in own]).any(1)
+            )
+            return _count(int(np.count_nonzero(nonzero & self.kept)))
+        if self.bad.any():
+            return np.nan
+        factors = [f[self.kept] for f in (*own, weight[:, None])]
+        if not all(np.isfinite(f).all() for f in factors):
+            return float(np.sum(np.prod(np.stack(np.broadcast_arrays(*factors)), axis=0)))
+        if self._long_weight is not None:
+            factors[-1] = self._long_weight[self.kept][:, None].astype(object)
+        wide = np.broadcast_arrays(*factors)
+        terms = None if self._long_weight is not None else products(*wide)
+        if terms is None:
+            each = zip(*(f.ravel().tolist() for f in wide), strict=True)
+            total = sum((Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in each), Fraction(0))
+            return (_ball(total), lambda: total) if total else 0.0
+        found = Sum(terms)
+        ball = found.ball()
+        return (ball, found.fraction) if ball.high else 0.0
+
+    def divisor_of_mean(self) -> Any:
+        """The divisor; of a sum and of single losses it is 1."""
+        mean = self.plan.spec.reduction == "mean"
+        return self.divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
+
+    def _own_weights(self) -> tuple[Floats, Floats]:
+        """Two factors whose product, summed over the last axis, is W_i without the sample weight."""
+        w = self.plan.class_weights
+        n = len(self.rows)
+        if w is None:
+            one = np.ones((n, 1))
+            return one, one
+        each = np.asarray(w)
+        if self.plan.kind == "index":
+            return each[self.labels][:, None], np.ones((n, 1))
+        return np.broadcast_to(each, self.rows.shape), self.numbers(slice(None))
+
+    # -------------------------------------------------------------------------------------------------------------- targets
+
+    def numbers(self, some: Any) -> Floats:
+        """Targets of a cross-entropy that are numbers, float64 (n, K); what is too small counts as 0."""
+        t: Floats = self.targets[some].astype(np.float64)
+        t[t < self.plan.tiny_target] = 0.0
+        return t
+
+    def of_classes(self, some: Any) -> Floats:
+        """Targets of a cross-entropy for each class, (n, K)."""
+        if self.plan.kind == "index":
+            hot: Floats = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(
+                np.float64
+            )
+            return hot
+        return self.numbers(some)
+
+    def label_weights(self, some: Any) -> Ball:
+        """The class weights of the labels of some positions, (n, 1)."""
+        each: Any = self.own_class_weight(self.labels[some])
+        return Ball(np.broadcast_to(each, len(some))[:, None])
+
+    def own_class_weight(self, labels: Any) -> Floats | float:
+        """The class weights of labels."""
+        w = self.plan.class_weights
+        return 1.0 if w is None else np.asarray(w)[labels]
+
+    def class_weight_of(self, some: Any, labels: Any) -> Floats | float:
+        """The class weights of labels times the sample weights of their positions, to u."""
+        own = self.own_class_weight(labels)
+        return own if self.weight is None else own * self.weight[some]
+
+    def tau(self, some: Any) -> tuple[Floats, float]:
+        """The weighted, smoothed targets (n, K), and their relative error."""
+        plan = self.plan
+        t = self.of_classes(some)
+        error = 0.0
+        if plan.smoothing:
+            t = (1.0 - plan.smoothing) * t + plan.smoothing / plan.shared_by
+            error += 4 * U
+        if plan.class_weights is not None:
+            t = t * np.asarray(plan.class_weights)
+            error += U
+        return t, error
+
+    def sides(self, some: Any) -> tuple[Floats, Floats, float]:
+        """q t' and 1 - t' of binary targets, and their relative error."""
+        t = self.numbers(some)[:, 0]
+        yes, no, error = t, 1.0 - t, U
+        if self.plan.smoothing:
+            keep, share = 1.0 - self.plan.smoothing, self.plan.smoothing / 2
+            yes, no, error = keep * yes + share, keep * no + share, 5 * U
+        if self.pos_weight is not None:
+            yes, error = yes * self.pos_weight[some][:, 0], error + U
+        return yes, no, error
+
+    @cached_property
+    def hard(self) -> bool:
+        """Whether binary targets are 0 and 1 alone, and so are their weights."""
+        plain = not self.plan.smoothing and self.pos_weight is None
+        return plain and bool(((self.targets == 0) | (self.targets == 1)).all())
+
+    # --------------------------------------------------------------------------------------------------------- the oracle
+
+    def _position(self, i: int) -> Any:
+        if i not in self._known:
+            if len(self._known) > 64:
+                self._known.clear()
+            oracle = self._oracle = self._oracle or reference.PositionRules(self.plan)
+            row = self.rows[i].astype(np.float64).tolist()
+            if self.plan.kind == "index":
+                found = oracle.cross_entropy(row, [int(self.targets[i])])
+            elif self.plan.kind == "dense":
+                found = oracle.cross_entropy(row, self.targets[i].astype(np.float64).tolist())
+            else:
+                found = oracle.averaged([self._element(oracle, i, c, x) for c, x in enumerate(row)])
+            self._known[i] = found
+        return self._known[i]
+
+    def _element(self, oracle: reference.PositionRules, i: int, c: int, prediction: float) -> Any:
+        target = self.targets[i, c].item()
+        if self.plan.kind == "regression":
+            return oracle.squared_error(prediction, target)
+        q = Fraction(1) if self.pos_weight is None else Fraction(float(self.pos_weight[i, c]))
+        return oracle.binary_cross_entropy(prediction, float(target), q)
+
+    def weight_of(self, i: int) -> Any:
+        """The sample weight, exactly, or as a float where it is not finite."""
+        if self._long_weight is not None:
+            return Fraction(int(self._long_weight[i]))
+        return Fraction(1) if self.weight is None else reference.extended(float(self.weight[i]))
+
+    def oracle_loss(self, i: int, dtype: str) -> float:
+        """A position's loss times its sample weight, by the oracle."""
+        counts.undecided["oracle"] += 1
+        factor = reference.times(self.weight_of(i), Fraction(self.plan.scale))
+        return reference.round_value(
+            reference.scaled(factor, self._position(i).loss), FORMATS[dtype]
+        )
+
+    def oracle_slope(self, i: int, c: int, scale: Any) -> float:
+        """An element of the gradient, by the oracle."""
+        counts.undecided["oracle"] += 1
+        slope = self._position(i).predictions[c]
+        return reference.round_value(
+            reference.scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype]
+        )
+
+
+def plain(x: Array) -> Array:
+    """An array in a dtype of NumPy's own, in this machine's byte order."""
+    if x.dtype.kind not in "fiub":  # ml_dtypes' bfloat16
+        return x.astype(np.float32)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _count(n: int) -> Divisor:
+    return (Ball(np.float64(n)), lambda: Fraction(n)) if n else 0.0
+
+
+def _ball(x: Fraction) -> Ball:
+    if (
+        not 2.0**-1000 < abs(x) < 2.0**1000
+    ):  # float64 may not hold it, and nothing but its sign is said of it
+        return Ball(np.float64(1.0 if x > 0 else -1.0), np.float64(0.0), np.float64(np.inf))
+    high = float(x)
+    low = float(x - Fraction(high))
+    return Ball(np.float64(high), np.float64(low), np.float64(abs(low) * 2.0**-50 + 2.0**-1060))

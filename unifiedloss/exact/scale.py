@@ -1,0 +1,83 @@
+"""The factor of a gradient's elements: upstream gradient times weight over divisor."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from unifiedloss import reference
+from unifiedloss.exact.balls import Ball
+from unifiedloss.exact.call import Bools, Call, Floats
+
+
+class Scale:
+    """u s_i / D: what every slope is multiplied with.
+
+    Attributes:
+        nothing: whether all gradients are 0: an empty mean.
+        special: whether one of the factors is not finite.
+    """
+
+    def __init__(self, call: Call, upstream: Floats, divisor: Any) -> None:
+        self._call, self.upstream = call, upstream
+        self.nothing = isinstance(divisor, float) and divisor == 0.0
+        self.special = isinstance(divisor, float) or not np.isfinite(upstream).all()
+        self._odd = divisor if isinstance(divisor, float) else None
+        self.divisor: Ball = Ball(np.float64(1.0)) if isinstance(divisor, float) else divisor[0]
+        self._exactly = None if isinstance(divisor, float) else divisor[1]
+        self._fraction: Fraction | None = None
+
+    def not_finite(self, n: int) -> tuple[Bools, Bools]:
+        """Of n positions, those whose scale is NaN, and those for which it, or its divisor, is infinite."""
+        divisor = 1.0 if self._odd is None else self._odd
+        nan = np.isnan(self.upstream) | np.isnan(divisor)
+        endless = ~nan & (np.isinf(self.upstream) | np.isinf(divisor))
+        return np.broadcast_to(nan, n), np.broadcast_to(endless, n)
+
+    @cached_property
+    def power_of_two(self) -> bool:
+        """Whether every scale is a power of two, so that a product with it is exact."""
+        mean = self._call.plan.spec.reduction == "mean"
+        parts = [self.upstream] + ([] if self._call.weight is None else [self._call.weight])
+        if mean:
+            parts.append(np.atleast_1d(self.divisor.high))
+        exact = not mean or (self.divisor.low == 0 and self.divisor.radius == 0)
+        return bool(exact and all((np.abs(np.frexp(x)[0]) == 0.5).all() for x in parts))
+
+    def float64(self, some: Any) -> Floats:
+        """The scale of some positions, to a relative error of 4 u."""
+        result: Any = self.upstream[some] if self.upstream.ndim else self.upstream
+        if self._call.weight is not None:
+            result = result * self._call.weight[some]
+        scaled: Floats = (
+            result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
+        )
+        return scaled
+
+    def times(self, slope: Ball, chosen: Any) -> Ball:
+        """Slopes times the scales of their positions."""
+        result = slope * Ball(
+            self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream
+        )
+        if self._call.weight is not None:
+            result = result * Ball(self._call.weight[chosen][:, None])
+        if self._call.plan.scale != 1.0:
+            result = result * Ball(np.float64(self._call.plan.scale))
+        return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
+
+    def exactly(self, i: int) -> Any:
+        """The scale of a position, as a fraction, or as a float where it is not finite."""
+        factor = reference.times(
+            reference.extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
+            self._call.weight_of(i),
+        )
+        factor = reference.times(factor, Fraction(self._call.plan.scale))
+        if self._odd is not None:
+            return reference.over(factor, self._odd)
+        if self._fraction is None:
+            assert self._exactly is not None
+            self._fraction = self._exactly()
+        return reference.over(factor, self._fraction)

@@ -1,0 +1,210 @@
+"""Immutable values whose fields are declared once.
+
+A `Record` is a frozen dataclass of keyword-only fields. Each field is declared by one call of
+`field`, and everything else follows from the declaration: validation, serialization versions, the
+signature, the arguments in the docstring, and the sentence that `explain` prints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
+
+from unifiedloss.checks import Check
+from unifiedloss.errors import SpecTypeError
+from unifiedloss.suggestion import suggestion
+from unifiedloss.text import Text
+
+Sentence = Callable[[Any], Text] | Mapping[Any, Text | str]
+"""What a field means at its value: a function of the record, or a table by the value."""
+
+_WIDTH = 92
+"""Columns of a generated docstring."""
+
+
+class Declaration(NamedTuple):
+    """One field.
+
+    Attributes:
+        default: the value of a record that is made without this field.
+        check: returns the canonical value, or raises.
+        sentence: what the value means, in one sentence without its full stop.
+        doc: what the field means, for the docstring. Without it, the sentences of all values.
+        since: the version of the serialization that first had this field.
+        late_values: values that a later version added, with that version.
+        group: "common", or "ported" for fields that only losses of other libraries need.
+    """
+
+    default: Any
+    check: Check
+    sentence: Sentence
+    doc: str | None
+    since: int
+    late_values: Mapping[str, int]
+    group: Literal["common", "ported"]
+
+    def described(self) -> str:
+        """What the field means, for the docstring."""
+        if self.doc is not None:
+            return self.doc
+        assert isinstance(self.sentence, Mapping)
+        shown = [(f'"{x}"' if isinstance(x, str) else x, what) for x, what in self.sentence.items()]
+        return " ".join(f"{value}: {what}." for value, what in shown)
+
+    def version_of(self, value: Any) -> int:
+        """The version of the serialization that knows the field with this value."""
+        late = self.late_values.get(value, 1) if isinstance(value, str) else 1
+        return max(self.since, late)
+
+
+def field(
+    *,
+    default: Any,
+    check: Check,
+    sentence: Sentence,
+    doc: str | None = None,
+    since: int = 1,
+    late_values: Mapping[str, int] | None = None,
+    group: Literal["common", "ported"] = "common",
+) -> Any:
+    """Declare a field of a `Record`. Arguments as for `Declaration`."""
+    declaration = Declaration(default, check, sentence, doc, since, late_values or {}, group)
+    return dataclasses.field(default=default, metadata={"declaration": declaration})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class Record:
+    """The base of values with declared fields.
+
+    Two records are equal when they are of one class and all their canonical fields are equal. The
+    docstring of a subclass says ``{fields}`` where the fields are to be described.
+    """
+
+    declarations: ClassVar[Mapping[str, Declaration]] = {}
+    """The declared fields by name. Fields of a class come before those of its bases, and ported
+    fields last."""
+
+    written_order: ClassVar[tuple[str, ...]] = ()
+    """The order in which `changed` has these fields; others follow as they are declared."""
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)(cls)
+        cls.declarations = _ordered(cls)
+        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declaration.default)
+                for name, declaration in cls.declarations.items()
+            ]
+        )
+        arguments = f"Args:\n{described(cls.declarations)}"
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace("{fields}", arguments)
+
+    def __init__(self, /, **given: Any) -> None:
+        for name in given:
+            if name not in self.declarations:
+                known = fields_and_hint(type(self), name)
+                msg = f"{name!r} is not a field of {type(self).__name__}; {known}"
+                raise SpecTypeError(msg)
+        values = []
+        for name, declaration in self.declarations.items():
+            value = declaration.default
+            if name in given:
+                value = declaration.check(name, given[name])
+            object.__setattr__(self, name, value)
+            values.append(value)
+        # A tuple of 32,000 class weights takes 0.4 ms to hash, and a spec is a key of a cache at
+        # every call, so the hash is computed once.
+        object.__setattr__(self, "_values", tuple(values))
+        object.__setattr__(self, "_hash", hash((type(self).__name__, self._values)))  # type: ignore[attr-defined]
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse fields that exclude each other. Overridden where there are such fields."""
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if type(self) is not type(other):
+            return NotImplemented
+        return self._values == other._values  # type: ignore[attr-defined,no-any-return]
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.changed().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The hash of a string differs between processes, so the cached hash is not pickled.
+        return rebuild, (type(self), self.changed())
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        names = dict.fromkeys((*self.written_order, *self.declarations))
+        return {
+            name: getattr(self, name)
+            for name in names
+            if name in self.declarations and getattr(self, name) != self.declarations[name].default
+        }
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated anew.
+
+        Args:
+            changes: the fields, by name.
+
+        Raises:
+            SpecTypeError: there is no field of that name. The message lists the fields.
+            SpecValueError: a field is out of range.
+        """
+        return type(self)(**(self.changed() | changes))
+
+
+def rebuild(cls: type[Record], changed: dict[str, Any]) -> Record:
+    """The record of a pickle."""
+    return cls(**changed)
+
+
+def fields_and_hint(cls: type[Record], unknown: str) -> str:
+    """The fields of a record, for a message about a name that is none of them."""
+    known = list(cls.declarations)
+    if unknown in ("sample_weight", "mask"):
+        hint = f" {unknown} is given to the call, beside the targets."
+    else:
+        hint = suggestion(unknown, known)
+    return f"its fields are {', '.join(known)}.{hint}"
+
+
+def _ordered(cls: type[Record]) -> dict[str, Declaration]:
+    """The declarations of a class and its bases, in the order of `Record.declarations`."""
+    # A field that a subclass declares anew keeps the place that its base gave it.
+    places = {
+        name: (depth, place)
+        for depth, base in enumerate(cls.__mro__)
+        for place, name in enumerate(vars(base).get("__annotations__", ()))
+    }
+    found = {
+        declared.name: declared.metadata["declaration"]
+        for declared in dataclasses.fields(cls)  # type: ignore[arg-type]
+    }
+    names = sorted(found, key=lambda name: (found[name].group == "ported", places[name]))
+    return {name: found[name] for name in names}
+
+
+def described(declarations: Mapping[str, Declaration]) -> str:
+    """The declared fields as entries of a docstring's section "Args:"."""
+    return "\n".join(
+        textwrap.fill(
+            f"{name}: {declaration.described()}",
+            _WIDTH,
+            initial_indent="    ",
+            subsequent_indent="        ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, declaration in declarations.items()
+    )

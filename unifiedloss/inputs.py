@@ -1,0 +1,26 @@
+"""The types of what a loss is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+Shape = tuple[int | None, ...]
+"""The extents of a tensor's axes; None where an extent is unknown under tracing."""
+
+
+class Tensor(Protocol):
+    """What a tensor of any framework has. Bounds the type variable that lets the type that went in come out."""
+
+    @property
+    def shape(self) -> Any:
+        """The extents of its axes."""
+
+    @property
+    def dtype(self) -> Any:
+        """The type of its elements."""
+
+
+TensorT = TypeVar("TensorT", bound=Tensor)
+Numbers = float | Sequence[Any]
+"""Python numbers and (nested) sequences of them, which are read as NumPy arrays."""

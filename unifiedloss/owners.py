@@ -1,0 +1,60 @@
+"""Which backend owns a tensor, told by its type and without importing any framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unifiedloss.errors import UnknownTensorError
+
+ENTRY_POINTS = "unifiedloss.adapters"
+"""The entry-point group in which other packages register their adapters.
+
+The name of an entry is the name of the backend and the top-level module of its tensors' types.
+"""
+
+BUILT_IN = ("numpy", "torch", "tensorflow", "keras", "jax")
+"""The adapters of this library, each in ``unifiedloss.adapters.<name>``. The extra that installs
+the framework has the same name."""
+
+_OWNERS = {**dict(zip(BUILT_IN, BUILT_IN, strict=True)), "jaxlib": "jax"}
+"""Top-level module of a tensor's type -> backend."""
+
+by_type: dict[type, str] = dict.fromkeys((list, tuple, int, float, bool), "numpy")
+"""The types met so far. A type that no backend owns is not remembered."""
+
+
+def backend_of(x: Any, argument: str = "the argument") -> str:
+    """The name of the backend that owns `x`.
+
+    Args:
+        x: a tensor, an array, or a Python number or list, which are NumPy's.
+        argument: what an error calls it.
+
+    Raises:
+        UnknownTensorError: no backend owns a tensor of this type.
+    """
+    cls = type(x)
+    try:
+        return by_type[cls]
+    except KeyError:
+        pass
+    for base in cls.__mro__[:-1]:
+        root = base.__module__.partition(".")[0]
+        if root in _OWNERS or (root != "builtins" and entry_point(root) is not None):
+            name = _OWNERS.get(root, root)
+            by_type[cls] = name
+            return name
+    msg = (
+        f"{argument} is a {cls.__module__}.{cls.__qualname__}, which no backend owns; known are "
+        f"tensors of {', '.join(BUILT_IN)}, Python numbers and lists. Convert it, for example with "
+        "numpy.asarray."
+    )
+    raise UnknownTensorError(msg)
+
+
+def entry_point(name: str) -> Any:
+    """What another package registered under this name, or None."""
+    # importlib.metadata costs 27 ms to import, so only a call that needs it pays.
+    from importlib.metadata import entry_points
+
+    return next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)

@@ -1,0 +1,662 @@
+"""Join a spec with the shapes and dtypes of one call.
+
+`resolve` returns a `Plan`, which holds everything an adapter has to know. All that can be said of a
+call without reading a value is checked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from unifiedloss.checks import extents, integer
+from unifiedloss.errors import DTypeError, ShapeError, SpecValueError
+from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
+from unifiedloss.inputs import Shape
+from unifiedloss.messages import Message, describe
+from unifiedloss.spec import (
+    AnyLoss,
+    BinaryCrossEntropyLoss,
+    Categorical,
+    CrossEntropyLoss,
+    MeanSquaredError,
+    NegativeLogLikelihoodLoss,
+    Renormalize,
+)
+
+MAX_INTEGER_TARGET = 2**53
+"""The largest integer target of the squared error in size: up to it every integer is a float64."""
+
+
+BEYOND_FLOAT64 = frozenset({"int64", "uint64"})
+"""Integer dtypes with numbers past `MAX_INTEGER_TARGET`."""
+
+_LEAST_ADDED = 2.0**-500
+"""An added epsilon below it may be lost in pairs of float64."""
+
+
+class Signature(NamedTuple):
+    """What can be known of a tensor without reading it: its shape (None where unknown, under tracing) and its dtype's name."""
+
+    shape: Shape | None
+    dtype: str
+
+
+class Clip(NamedTuple):
+    """Where probabilities are clipped in the compute dtype, and what -log gives there.
+
+    A probability p counts as clipped from below where ``p < low`` and from above where ``p > high``. Both bounds are rounded
+    inwards (low up, high down), so that comparing in the compute dtype decides as comparing real numbers would.
+
+    Attributes:
+        low: the lower bound.
+        high: the upper bound.
+        costs: -log p at the real bounds.
+        complement_costs: -log(1 - p) there.
+    """
+
+    low: float
+    high: float
+    costs: tuple[float, float]
+    complement_costs: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A spec joined with the shapes and dtypes of one call: all that an adapter has to know, checked.
+
+    Attributes:
+        spec: the loss.
+        kind: "index" or "dense" for the cross-entropy, "binary", or "regression".
+        shape: the predictions' shape; None for an unknown rank, None entries for unknown extents.
+        axis: the class axis, counted from the front where the rank is known (else -1); None for elementwise losses.
+        classes: K, where it is known.
+        positions: the shape of the per-position loss.
+        predictions_dtype: the dtype's name; so are `targets_dtype`, `compute_dtype` and `result_dtype`.
+        targets_dtype: the targets' dtype.
+        compute_dtype: the widest of float32, the predictions' and floating targets' dtypes.
+        result_dtype: the dtype of the returned loss.
+        weight_rank: the number of leading axes `sample_weight` covers; None without one.
+        mask_rank: the same for `mask`.
+        unchecked: whether some extent is unknown, so that the adapter must compare shapes once they are known.
+        count: the number of positions, where the shape is known.
+        ignored_labels: the labels that drop their position; none with dense targets.
+        largest_target: the largest target that is surely no bad value, where the smallest is 0; None for the squared error, and
+            for an unknown K.
+        plain: whether no position can be dropped, switched off or weighted: then all four divisors are the number of positions.
+        class_weights: w_c, one per class, numbers that are too small to be told from 0 as 0; so are the next two.
+        pos_weight: q.
+        smoothing: the amount of label smoothing; 0 where the share of each class is too small.
+        may_cancel: whether class weights can leave a mean of kept positions nothing to divide by.
+        tiny: probabilities below it count as 0. Here and below it is the smallest normal number of the compute dtype, or the tensor's own
+            where that is larger: JAX and TensorFlow read smaller numbers as 0, NumPy and torch do not.
+        tiny_target: target entries of the cross-entropies below it count as 0.
+        tiny_weight: sample weights below it in size, once they are rounded to the compute dtype, count as 0.
+        divisor: the rule of the mean, told for this kind of target.
+        scale: the factor of every loss.
+        element_weights: the static weights of elements, numbers that are too small to be told from 0 as 0.
+        averaged: whether the losses along the last axis are averaged; `positions` has no such axis then, `count` counts elements.
+        log_probabilities: whether predictions are logarithms of probabilities.
+        by_position: whether class weights multiply the loss of a position, not the entries of its target.
+        bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap], or None; so where logarithms are clamped.
+        added: what is added to probabilities inside the logarithms.
+        extended: whether rules are used that exact mode's kernel leaves to the oracle as a whole: two weights for one element, or an added
+            epsilon that is next to nothing.
+        whole: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
+            reduced, with nothing to cast. A native mean then divides by the number of positions as well.
+    """
+
+    # Plain fields and properties: torch.compile traces through here and cannot enter the lock in functools.cached_property.
+
+    spec: AnyLoss
+    kind: Literal["index", "dense", "binary", "regression"]
+    shape: Shape | None
+    axis: int | None
+    classes: int | None
+    positions: Shape | None
+    predictions_dtype: str
+    targets_dtype: str
+    compute_dtype: str
+    result_dtype: str
+    weight_rank: int | None
+    mask_rank: int | None
+    unchecked: bool
+    count: int | None
+    ignored_labels: tuple[int, ...]
+    largest_target: float | None
+    plain: bool
+    class_weights: tuple[float, ...] | None
+    pos_weight: float | tuple[float, ...] | None
+    smoothing: float
+    may_cancel: bool
+    tiny: float
+    tiny_target: float
+    tiny_weight: float
+    divisor: Literal["weights", "present", "nonzero", "all"]
+    scale: float
+    element_weights: float | tuple[Any, ...] | None
+    averaged: bool
+    log_probabilities: bool
+    by_position: bool
+    bounds: tuple[float, float] | None
+    added: float
+    extended: bool
+    whole: bool
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether predictions are probabilities, or what is to be made into some."""
+        return self.kind != "regression" and not self.from_logits and not self.log_probabilities
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether a class index alone does not tell which predictions of its position are read."""
+        return bool(self.smoothing) or self.renormalize is not None
+
+    @property
+    def renormalize(self) -> Renormalize | None:
+        """When probabilities are divided by their sum."""
+        return getattr(self.spec, "renormalize", None)
+
+    @property
+    def clamped(self) -> bool:
+        """Whether logarithms are clamped at -100 and have torch's gradient."""
+        return getattr(self.spec, "epsilon", 0.0) == "torch"
+
+    @property
+    def pos_weight_axis(self) -> int:
+        """The axis that several pos_weight run along."""
+        axis: int | None = getattr(self.spec, "axis", None)
+        return -1 if axis is None else axis
+
+    @property
+    def from_logits(self) -> bool:
+        """Whether the predictions are logits; False for the squared error."""
+        return getattr(self.spec, "from_logits", False)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every number is to be the correctly rounded real one."""
+        return self.spec.rounding == "exact"
+
+    @property
+    def probability_limit(self) -> float:
+        """The largest number that is no bad value: 1 + 4 eps of float32, or 1 + eps of a half type, if nothing renormalizes.
+
+        So large a number reads as the probability 1. Four eps is what a softmax or a sigmoid in float32 exceeds 1 by at most; a float64
+        probability was often computed in float32, so it has the same limit.
+        """
+        if self.renormalize is not None:
+            return FORMATS[self.predictions_dtype].largest
+        if self.predictions_dtype in HALF_TYPES:
+            return 1.0 + FORMATS[self.predictions_dtype].epsilon
+        return 1.0 + 4.0 * FORMATS["float32"].epsilon
+
+    @property
+    def clip(self) -> Clip | None:
+        """The clip of `epsilon`, or None where nothing is clipped."""
+        if self.bounds is None:
+            return None
+        low, gap = self.bounds
+        return Clip(
+            low=max(FORMATS[self.compute_dtype].ceil(low), self.tiny),
+            high=_floor_of_one_minus(gap, self.compute_dtype),
+            costs=(-math.log(low), 0.0 - math.log1p(-gap)),
+            complement_costs=(-math.log1p(-low), -math.log(gap) if gap else math.inf),
+        )
+
+    @property
+    def shared_by(self) -> int:
+        """Over how many answers smoothing spreads: K for the cross-entropy, 2 for the binary one."""
+        if self.kind == "binary":
+            return 2
+        assert self.classes is not None
+        return self.classes
+
+
+def _bounds(epsilon: float | str, dtype: str) -> tuple[float, float] | None:
+    """(low, gap) of the clip [low, 1 - gap] of probabilities of a dtype."""
+    if epsilon == "sklearn":
+        epsilon = FORMATS[dtype].epsilon
+    elif epsilon == "keras":
+        return FORMATS[dtype].nearest(1e-7), 1.0 - FORMATS[dtype].nearest(1.0 - 1e-7)
+    if isinstance(epsilon, str) or not epsilon:
+        return None
+    return epsilon, epsilon
+
+
+def _floor_of_one_minus(gap: float, dtype: str) -> float:
+    """The largest number of the format that is at most the real number 1 - gap."""
+    form = FORMATS[dtype]
+    nearest = form.floor(1.0 - gap)
+    # 1.0 - gap is rounded to float64, perhaps upwards past the real number. 1.0 - nearest is exact, by Sterbenz' lemma for
+    # nearest >= 0.5, so the comparison is one of real numbers.
+    if 1.0 - nearest < gap:
+        nearest -= form.ulp(math.nextafter(nearest, 0.0))
+    return nearest
+
+
+def _same(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can be the same, unknown extents taken as fitting."""
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )
+
+
+def _known(*shapes: Shape | None) -> bool:
+    return all(shape is not None and None not in shape for shape in shapes)
+
+
+def resolve(
+    spec: AnyLoss,
+    predictions: Signature,
+    targets: Signature,
+    sample_weight: Signature | None = None,
+    mask: Signature | None = None,
+) -> Plan:
+    """Join a spec with the shapes and dtypes of one call.
+
+    Every rule about shapes and dtypes is checked here, for all backends at once. Extents that are unknown under tracing are taken as
+    fitting, and the plan says so in `unchecked`.
+
+    Raises:
+        ShapeError: the shapes do not fit; the message names them and the fix.
+        DTypeError: a dtype is not admitted.
+        SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong number of class weights, ...).
+    """
+    check_predictions_dtype(predictions.dtype)
+    read_in: str | None = getattr(spec, "dtype", None)
+    own_dtypes = (
+        predictions.dtype,
+        targets.dtype,
+        None if sample_weight is None else sample_weight.dtype,
+    )
+    if read_in is not None:
+        predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
+        sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
+    if isinstance(spec, Categorical):
+        kind = _target_kind(targets.dtype)
+        axis, classes, positions = _classes(spec, predictions, targets, kind)
+    else:
+        kind = "binary" if isinstance(spec, BinaryCrossEntropyLoss) else "regression"
+        axis, classes, positions = None, None, _elements(spec, predictions, targets)
+    _check_companions(positions, sample_weight, mask)
+    elements = positions
+    if getattr(spec, "average_last_axis", False):
+        elements = predictions.shape
+    floating_targets = targets.dtype if targets.dtype in FORMATS else "float32"
+    compute_dtype = widest(predictions.dtype, floating_targets)
+    reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
+    known = all(
+        _known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None
+    )
+    known_elements: Any = elements
+    count = math.prod(known_elements) if known_elements is not None and known else None
+    if not isinstance(count, int):
+        # A symbol, as torch.export has, which no question may be asked of: the answer would be frozen.
+        count = None
+    ignored_labels = _ignored_labels(spec, kind, targets.dtype)
+    class_weights = getattr(spec, "class_weights", None)
+    pos_weight = getattr(spec, "pos_weight", None)
+    element_weights = getattr(spec, "element_weights", None)
+    unweighted = sample_weight is None and class_weights is None and element_weights is None
+    tiny = FORMATS[compute_dtype].tiny
+    plain = (
+        unweighted and mask is None and len(ignored_labels) == 0
+    )  # torch.compile cannot say "not" of a tuple
+    divisor: Any = spec.divisor
+    if divisor == "label_weights":
+        divisor = "all" if kind == "dense" else "weights"
+    epsilon: Any = getattr(spec, "epsilon", 0.0)
+    added = epsilon if getattr(spec, "epsilon_added", False) else 0.0
+    averaged = getattr(spec, "average_last_axis", False)
+    return Plan(
+        spec=spec,
+        kind=kind,  # type: ignore[arg-type]
+        shape=predictions.shape,
+        axis=axis,
+        classes=classes,
+        positions=positions,
+        predictions_dtype=predictions.dtype,
+        targets_dtype=targets.dtype,
+        compute_dtype=compute_dtype,
+        result_dtype="float32" if reduced_half else predictions.dtype,
+        weight_rank=_rank(sample_weight),
+        mask_rank=_rank(mask),
+        unchecked=not known,
+        count=count,
+        ignored_labels=ignored_labels,
+        largest_target=_largest_target(kind, classes, targets.dtype),
+        plain=plain,
+        class_weights=class_weights
+        if class_weights is None
+        else _read_weights(class_weights, tiny),
+        pos_weight=_read_weights(pos_weight, tiny)
+        if isinstance(pos_weight, tuple)
+        else _read_weight(pos_weight, tiny),
+        smoothing=_read_smoothing(spec, kind, classes, tiny),
+        may_cancel=_may_cancel(spec, divisor, kind, class_weights, tiny),
+        tiny=_tiny(compute_dtype, own_dtypes[0]),
+        tiny_target=_tiny(compute_dtype, own_dtypes[1]),
+        tiny_weight=_tiny(compute_dtype, own_dtypes[2]),
+        divisor=divisor,
+        scale=getattr(spec, "scale", 1.0),
+        element_weights=_read_nested(element_weights, tiny),
+        averaged=averaged,
+        log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
+        by_position=class_weights is not None
+        and getattr(spec, "class_weighting", "entries") == "position",
+        bounds=None if added else _bounds(epsilon, predictions.dtype),
+        added=added,
+        extended=(element_weights is not None and (averaged or sample_weight is not None))
+        or 0 < added < _LEAST_ADDED,
+        whole=plain
+        and not averaged
+        and getattr(spec, "scale", 1.0) == 1.0
+        and read_in is None
+        and bool(count)
+        and _is_native(spec, kind, predictions.dtype, targets.dtype),
+    )
+
+
+def _read_in(dtype: str, x: Signature) -> Signature:
+    return x._replace(dtype=dtype) if x.dtype in FORMATS else x
+
+
+def _read_nested(weights: Any, tiny: float) -> Any:
+    if isinstance(weights, tuple):
+        return tuple(_read_nested(weight, tiny) for weight in weights)
+    return _read_weight(weights, tiny)
+
+
+def _tiny(compute: str, own: str | None) -> float:
+    """Below which a tensor's numbers count as 0 where they are cast to the compute dtype.
+
+    Casting float32 to float64, JAX and TensorFlow read what is subnormal as 0. Subnormal float16 numbers are ordinary in float32.
+    """
+    tiny = FORMATS[compute].tiny
+    return tiny if own not in FORMATS or own == "float16" else max(tiny, FORMATS[own].tiny)
+
+
+def _read_weight(weight: float | None, tiny: float) -> float | None:
+    return 0.0 if weight is not None and weight < tiny else weight
+
+
+def _read_weights(weights: tuple[float, ...], tiny: float) -> tuple[float, ...]:
+    # min() runs through 32,000 weights in a tenth of the time a comprehension takes.
+    return (
+        weights
+        if min(weights) >= tiny
+        else tuple(0.0 if weight < tiny else weight for weight in weights)
+    )
+
+
+def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
+    """The amount of smoothing; 0 where what it gives each class, eps / K or eps / 2, counts as 0. An unknown K is taken for 1."""
+    smoothing: float = getattr(spec, "label_smoothing", 0.0)
+    return smoothing if smoothing / (2 if kind == "binary" else classes or 1) >= tiny else 0.0
+
+
+def _may_cancel(
+    spec: AnyLoss, divisor: str, kind: str, class_weights: tuple[float, ...] | None, tiny: float
+) -> bool:
+    if class_weights is None or spec.reduction != "mean" or divisor not in ("weights", "nonzero"):
+        return False
+    return kind == "dense" or min(class_weights) < tiny
+
+
+def check_upstream(plan: Plan, upstream: Signature) -> None:
+    """Raise where the gradient from above has not the loss's shape, or holds no real numbers."""
+    if upstream.dtype not in FORMATS and upstream.dtype not in INTEGER_TYPES:
+        msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
+        raise DTypeError(msg)
+    loss = plan.positions if plan.spec.reduction == "none" else ()
+    if loss is not None and upstream.shape is not None and not _same(loss, upstream.shape):
+        raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
+
+
+def _ignored_labels(spec: AnyLoss, kind: str, dtype: str) -> tuple[int, ...]:
+    labels: tuple[int, ...] = getattr(spec, "ignore_index", None) or ()
+    if kind != "index":
+        return ()
+    # A uint8 label of 156 is not -100, though in torch, TensorFlow and JAX the two compare equal as uint8.
+    return tuple(label for label in labels if label >= 0) if dtype.startswith("u") else labels
+
+
+def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
+    if kind == "binary":
+        return 1
+    if kind == "dense":
+        return FORMATS["float16"].largest  # any finite number that every format holds
+    if kind == "regression" or classes is None:
+        return None
+    # A dtype too narrow for K - 1 holds no label past it.
+    bits = int(dtype.lstrip("uint")) - (not dtype.startswith("u"))
+    return min(classes, 1 << bits) - 1
+
+
+def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
+    """Whether a framework's own kernels compute the reduced loss in the dtypes given, if every position counts once."""
+    if spec.rounding == "exact" or spec.reduction == "none" or predictions in HALF_TYPES:
+        return False
+    if isinstance(spec, NegativeLogLikelihoodLoss):
+        return False
+    if isinstance(spec, MeanSquaredError):
+        return targets == predictions
+    if not spec.from_logits:
+        return False
+    if kind == "index":
+        return targets == "int64"
+    if isinstance(spec, BinaryCrossEntropyLoss) and (
+        spec.label_smoothing or spec.pos_weight is not None
+    ):
+        return False
+    return targets == predictions
+
+
+def _rank(signature: Signature | None) -> int | None:
+    return None if signature is None or signature.shape is None else len(signature.shape)
+
+
+def check_predictions_dtype(dtype: str) -> None:
+    """Refuse predictions of a dtype that is not floating."""
+    if dtype not in FORMATS:
+        msg = (
+            f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "
+            "cast them, or check that predictions come first and targets second."
+        )
+        raise DTypeError(msg)
+
+
+def _target_kind(dtype: str) -> str:
+    if dtype in INTEGER_TYPES:
+        return "index"
+    if dtype in FORMATS:
+        return "dense"
+    if dtype == "bool":
+        msg = "bool targets are not class indices; cast them to an integer dtype, or use the binary cross-entropy."
+        raise DTypeError(msg)
+    msg = f"targets must be integer class indices or floating ({', '.join(FORMATS)}), got {dtype}."
+    raise DTypeError(msg)
+
+
+def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
+    if rank == 0:
+        raise ShapeError(Message.NO_AXIS)
+    if axis is None:
+        if rank > 2:
+            msg = (
+                f"predictions have {rank} axes {describe(shape)}: name the class axis. torch uses axis=1, "
+                "TensorFlow, Keras and JAX use axis=-1."
+            )
+            raise SpecValueError(msg)
+        return rank - 1
+    if not -rank <= axis < rank:
+        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
+    return axis % rank
+
+
+def checked_axis(axis: object) -> int | None:
+    """An axis that came without a spec, which would have validated it."""
+    return None if axis is None else integer("axis", axis)
+
+
+def class_axis(axis: int | None, shape: Shape | None) -> int:
+    """The class axis of predictions of this shape, counted from the front where the rank is known."""
+    if shape is None:
+        return -1 if axis is None else axis
+    return _normalized_axis(axis, len(shape), shape)
+
+
+def _classes(
+    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss,
+    predictions: Signature,
+    targets: Signature,
+    kind: str,
+) -> tuple[int, int | None, Shape | None]:
+    shape = predictions.shape
+    axis = class_axis(spec.axis, shape)
+    if shape is None:
+        classes, positions = None, None
+    else:
+        classes, positions = shape[axis], shape[:axis] + shape[axis + 1 :]
+    if classes == 0:
+        raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
+    if (
+        classes is not None
+        and spec.class_weights is not None
+        and len(spec.class_weights) != classes
+    ):
+        msg = Message.CLASS_WEIGHTS.format(
+            count=len(spec.class_weights), predictions=describe(shape), classes=classes, axis=axis
+        )
+        raise SpecValueError(msg)
+    if kind == "index":
+        _check_index_shape(shape, axis, positions, targets.shape)
+    else:
+        if shape is not None and targets.shape is not None and not _same(shape, targets.shape):
+            msg = Message.DENSE_TARGETS.format(
+                predictions=describe(shape),
+                targets=describe(targets.shape),
+                positions=describe(positions),
+            )
+            raise ShapeError(msg)
+        _check_dense_ignore(spec, classes)
+    return axis, classes, positions
+
+
+def _check_index_shape(
+    shape: Shape | None, axis: int, positions: Shape | None, targets: Shape | None
+) -> None:
+    if shape is None or positions is None or targets is None or _same(positions, targets):
+        return
+    if _same(shape, targets):
+        fix = "for one-hot or soft targets use a floating dtype."
+    elif _same((*positions[:axis], 1, *positions[axis:]), targets):
+        fix = f"remove the axis of length 1 with targets.reshape({describe(positions)})."
+    else:
+        fix = Message.FIX_INDEX_TARGETS
+    msg = Message.INDEX_TARGETS.format(
+        predictions=describe(shape),
+        axis=axis,
+        positions=describe(positions),
+        targets=describe(targets),
+        fix=fix,
+    )
+    raise ShapeError(msg)
+
+
+def _check_dense_ignore(
+    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, classes: int | None
+) -> None:
+    for label in spec.ignore_index or ():  # type: ignore[union-attr]
+        if classes is not None and 0 <= label < classes:
+            raise SpecValueError(Message.DENSE_IGNORED.format(label=label))
+
+
+def _elements(
+    spec: BinaryCrossEntropyLoss | MeanSquaredError, predictions: Signature, targets: Signature
+) -> Shape | None:
+    if (
+        targets.dtype not in FORMATS
+        and targets.dtype not in INTEGER_TYPES
+        and targets.dtype != "bool"
+    ):
+        msg = f"targets must be bool, integer or floating ({', '.join(FORMATS)}), got {targets.dtype}."
+        raise DTypeError(msg)
+    shape = predictions.shape
+    if shape is None:
+        return None
+    if targets.shape is not None and not _same(shape, targets.shape):
+        fix = _elementwise_fix(shape, targets.shape)
+        msg = Message.ELEMENTS.format(
+            predictions=describe(shape), targets=describe(targets.shape), fix=fix
+        )
+        raise ShapeError(msg)
+    if isinstance(spec, BinaryCrossEntropyLoss):
+        _check_pos_weight(spec, shape)
+    if spec.element_weights is not None:
+        _check_element_weights(extents(spec.element_weights), shape)
+    if not spec.average_last_axis:
+        return shape
+    if len(shape) < 2 or shape[-1] == 0:
+        raise ShapeError(Message.AVERAGED.format(predictions=describe(shape)))
+    return shape[:-1]
+
+
+def _check_pos_weight(spec: BinaryCrossEntropyLoss, shape: Shape) -> None:
+    weights = spec.pos_weight
+    if not isinstance(weights, tuple):
+        return
+    if not shape:
+        raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
+    axis = -1 if spec.axis is None else spec.axis
+    if not -len(shape) <= axis < len(shape):
+        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
+    extent = shape[axis]
+    if extent is not None and extent != len(weights):
+        msg = Message.POS_WEIGHT.format(
+            count=len(weights), axis=axis, predictions=describe(shape), extent=extent
+        )
+        raise SpecValueError(msg)
+
+
+def _check_element_weights(weights: Shape, shape: Shape) -> None:
+    last = shape[len(shape) - len(weights) :] if len(weights) <= len(shape) else None
+    if last is None or any(
+        n not in (1, m) and m is not None for n, m in zip(weights, last, strict=True)
+    ):
+        msg = Message.ELEMENT_WEIGHTS.format(weights=describe(weights), predictions=describe(shape))
+        raise SpecValueError(msg)
+
+
+def _elementwise_fix(predictions: Shape, targets: Shape) -> str:
+    if [n for n in predictions if n != 1] == [n for n in targets if n != 1]:
+        return f"reshape one of them, as in targets.reshape({describe(predictions)})."
+    return Message.FIX_ELEMENTS
+
+
+def _check_companions(
+    positions: Shape | None, sample_weight: Signature | None, mask: Signature | None
+) -> None:
+    if mask is not None and mask.dtype != "bool":
+        msg = f"mask must be bool, got {mask.dtype}; cast it, or pass numbers as sample_weight."
+        raise DTypeError(msg)
+    if (
+        sample_weight is not None
+        and sample_weight.dtype not in FORMATS
+        and sample_weight.dtype not in INTEGER_TYPES
+    ):
+        hint = "pass a bool tensor as mask." if sample_weight.dtype == "bool" else "cast it."
+        msg = f"sample_weight must be floating or integer, got {sample_weight.dtype}; {hint}"
+        raise DTypeError(msg)
+    for name, signature in (("sample_weight", sample_weight), ("mask", mask)):
+        if signature is None or signature.shape is None or positions is None:
+            continue
+        leading = positions[: len(signature.shape)]
+        if not _same(leading, signature.shape):
+            msg = Message.LEADING.format(
+                name=name, positions=describe(positions), got=describe(signature.shape)
+            )
+            raise ShapeError(msg)

@@ -1,0 +1,95 @@
+"""Read specs from dictionaries and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unifiedloss.errors import SerializationError
+from unifiedloss.field import fields_and_hint
+from unifiedloss.spec import LOSSES, AnyLoss
+from unifiedloss.suggestion import suggestion
+
+LATEST_VERSION = 2
+"""The latest version that `from_dict` reads."""
+
+
+def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
+    """The spec that `Loss.to_dict` described.
+
+    Args:
+        data: the mapping: "loss", "version", and the fields that differ from their defaults.
+
+    Returns:
+        The spec, validated as if its class had been called.
+
+    Raises:
+        SerializationError: the dictionary is no spec, is of a later version, or has a key this loss does not know. The message
+            names the key.
+        SpecValueError, SpecTypeError: a field's value is refused, as if given to the class.
+    """
+    if not isinstance(data, Mapping):
+        # JSON holds other things too, and not every caller has a type checker.
+        msg = f"A spec is a mapping with the keys 'loss' and 'version', got {type(data).__name__}."
+        raise SerializationError(msg)
+    rest = dict(data)
+    for key in ("loss", "version"):
+        if key not in rest:
+            msg = f"The key {key!r} is missing; a spec is written by to_dict() and has 'loss' and 'version'."
+            raise SerializationError(msg)
+    name, version = rest.pop("loss"), rest.pop("version")
+    if not isinstance(name, str) or name not in LOSSES:
+        msg = (
+            f"The key 'loss' must be one of {', '.join(map(repr, sorted(LOSSES)))}, got {name!r}."
+            f"{suggestion(name, LOSSES)}"
+        )
+        raise SerializationError(msg)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        msg = f"The key 'version' must be a positive int, got {version!r}."
+        raise SerializationError(msg)
+    if version > LATEST_VERSION:
+        msg = (
+            f"The key 'version' is {version}, and this unifiedloss reads versions up to {LATEST_VERSION}; "
+            "upgrade unifiedloss to read it."
+        )
+        raise SerializationError(msg)
+    cls = LOSSES[name]
+    for key in rest:
+        if key not in cls.declarations:
+            msg = f"The key {key!r} is not a field of {name!r}; {fields_and_hint(cls, key)}"
+            raise SerializationError(msg)
+    return cls(**rest)  # type: ignore[return-value]
+
+
+def from_json(text: str | bytes | Any) -> AnyLoss:
+    """The spec that `Loss.to_json` wrote.
+
+    Args:
+        text: the JSON text.
+
+    Returns:
+        The spec, validated as if its class had been called.
+
+    Raises:
+        SerializationError: the text is not JSON, repeats a key, or is no spec.
+    """
+    import json  # here and not above: it would take a fifth of this package's import
+
+    if not isinstance(text, str | bytes):
+        msg = f"from_json reads a str, got {type(text).__name__}; for a dictionary use from_dict."
+        raise SerializationError(msg)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                msg = f"The key {key!r} stands twice in the JSON text."
+                raise SerializationError(msg)
+        return dict(pairs)
+
+    try:
+        data = json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        msg = f"The text is not JSON: {error}."
+        raise SerializationError(msg) from error
+    return from_dict(data)
