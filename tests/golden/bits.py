@@ -1,0 +1,81 @@
+"""The bits of exact mode in NumPy, which no version may change."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from unifiedloss import registry
+from unifiedloss.conformance.cases import Case, all_cases
+from unifiedloss.conformance.hard import hard_cases
+from unifiedloss.errors import UnifiedLossError
+
+_SHOWN = 15
+"""One case of so many has its bits in full, so that a difference can be read. The name of a case decides."""
+
+
+PROBE = "NumPy's exponential"
+"""The entry that tells machines apart on which NumPy's exponential has another last bit."""
+
+
+def rows() -> dict[str, list[str]]:
+    """For each case that NumPy can hold here digests of its inputs, its loss and its gradient, and for some the bits."""
+    adapter = registry.adapter("numpy")
+    held = set(adapter.dtypes())
+    every = (*all_cases(), *hard_cases())
+    return {PROBE: [_probe()]} | {
+        case.name: _row(adapter, case.rounded("exact"))
+        for case in every
+        if case.has_exact_mode() and case.dtype in held
+    }
+
+
+def may_differ(case: Case) -> bool:
+    """Whether the inputs hang on the last bit of an exponential, and so on the machine."""
+    return case.name.startswith(("rules/", "product/", "random/")) and case.is_wide()
+
+
+def _probe() -> str:
+    return _digest(_bits(np.exp(np.linspace(-20.0, 20.0, 20001))))[:8]
+
+
+def _row(adapter: Any, case: Case) -> list[str]:
+    given = (case.predictions, case.targets, case.sample_weight, case.mask, case.upstream)
+    described = "|".join(
+        [repr(case.spec), case.dtype, *("" if x is None else _bits(x) for x in given)]
+    )
+    inputs = _digest(described)[:8]
+    predictions = adapter.tensor(case.predictions, case.dtype)
+    rest = (case.targets, case.sample_weight, case.mask)
+    upstream = case.upstream
+    if upstream is not None and case.spec.reduction != "none":
+        upstream = np.asarray(upstream, np.float32)
+    try:
+        value, gradient = adapter.value_and_grad(case.spec, predictions, *rest, upstream)
+        loss = adapter.loss(case.spec, predictions, *rest)
+    except UnifiedLossError as error:
+        return [inputs, type(error).__name__]
+    found = [_bits(value), _bits(gradient)]
+    assert _bits(loss) == found[0], f"{case.name}: the two ways to the loss give different bits"
+    is_shown = int(_digest(case.name)[:8], 16) % _SHOWN == 0
+    return [inputs, *(_digest(x)[:16] for x in found), *(found if is_shown else [])]
+
+
+def _bits(x: Any) -> str:
+    """The dtype, the shape, and each element in hexadecimal; all NaN are one."""
+    array = np.asarray(x)
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    unsigned = np.ascontiguousarray(array).view(f"<u{array.dtype.itemsize}").reshape(-1)
+    digits = 2 * array.dtype.itemsize
+    written = [
+        "nan" if bad else f"{int(word):0{digits}x}"
+        for word, bad in zip(unsigned, (array != array).reshape(-1), strict=True)
+    ]
+    return f"{array.dtype.name}{list(array.shape)} {' '.join(written)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
