@@ -130,7 +130,7 @@ def run(
     `native` is the module or function that the call was read from; without it, that is run which `build` makes.
     """
     predictions, targets = np.asarray(predictions), np.asarray(targets)
-    if find(call.name).loss not in Categorical:
+    if not issubclass(find(call.name).loss, Categorical):
         targets = targets.astype(predictions.dtype) if targets.dtype.kind in "iub" else targets
     elif targets.dtype.kind in "iu":
         targets = targets.astype(np.int64)
