@@ -5,12 +5,17 @@ Named in mkdocs.yml twice, as a hook and as an extension of the reader of the AP
 
 from __future__ import annotations
 
+import inspect
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import griffe
 from latex2mathml.converter import convert
+
+from unifiedloss import functional
+from unifiedloss.spec import LOSSES, Loss
 
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[(\[])(?P<latex>.*?)\\[)\]]</(?P=tag)>',
@@ -29,13 +34,38 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 class Specs(griffe.Extension):
-    """Tell griffe, which knows dataclasses by their decorator alone, that ``@_spec`` makes one."""
+    """Show griffe, which reads source text alone, what `unifiedloss.field` makes of the specs."""
 
-    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Give a class decorated with ``_spec`` the decorator behind it."""
-        if any(decorator.callable_path == "unifiedloss.spec._spec" for decorator in cls.decorators):
-            call = griffe.ExprCall(
-                griffe.ExprName("dataclass", parent=cls.module),
-                [griffe.ExprKeyword("frozen", "True"), griffe.ExprKeyword("kw_only", "True")],
-            )
-            cls.decorators.append(griffe.Decorator(call, lineno=cls.lineno, endlineno=cls.lineno))
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Give specs their signature and described fields, and functions the stub's signature."""
+        if pkg.path != "unifiedloss":
+            return
+        for cls in LOSSES.values():
+            shown = pkg["spec"].members[cls.__name__]
+            assert shown.docstring is not None
+            shown.docstring.value = inspect.getdoc(cls)
+            shown.set_member("__init__", _constructor(cls))
+        path = Path(functional.__file__).with_suffix(".pyi")
+        stub = griffe.visit("functional", filepath=path, code=path.read_text(encoding="utf-8"))
+        for name, function in stub.functions.items():
+            if isinstance(pkg["functional"].members.get(name), griffe.Attribute):
+                overloads = stub.overloads[name]
+                overloads[0].docstring = None
+                function.docstring = griffe.Docstring(
+                    inspect.getdoc(getattr(functional, name)) or "", parent=function
+                )
+                function.overloads = overloads
+                pkg["functional"].set_member(name, function)
+
+
+def _constructor(cls: type[Loss]) -> griffe.Function:
+    types: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        types |= inspect.get_annotations(base)
+    kind = griffe.ParameterKind.keyword_only
+    fields = [
+        griffe.Parameter(name, annotation=types[name], kind=kind, default=repr(field.default))
+        for name, field in cls.declarations.items()
+    ]
+    own = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
+    return griffe.Function("__init__", parameters=griffe.Parameters(own, *fields))

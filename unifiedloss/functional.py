@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from unifiedloss import registry
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import SpecTypeError
 from unifiedloss.field import described
+from unifiedloss.inputs import Numbers, TensorT
 from unifiedloss.plan import checked_axis
 from unifiedloss.spec import (
     AnyLoss,
@@ -33,19 +34,19 @@ Args:
     predictions: floating tensor of any known framework; a Python number or list is read as a
         float64 NumPy array.
     targets: tensor of the same framework, NumPy array or list.
-    sample_weight: number per position, shaped like the per-position loss or a leading part of that
-        shape.
+    sample_weight: number per position, shaped like the per-position loss or a leading part of
+        that shape.
     mask: bool per position, aligned the same way; False drops the position.
 {fields}
 
 Returns:
-    The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position under
-    "none"; a tensor of the predictions' framework.
+    The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
+    under "none"; a tensor of the predictions' framework.
 
 Raises:
     SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
-    ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a bad
-        value.
+    ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a
+        bad value.
 """
 
 
@@ -89,6 +90,7 @@ def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
     parameters = [own[name] for name in ("predictions", "targets", "sample_weight", "mask")]
     parameters += inspect.signature(cls).parameters.values()
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.loss_class = cls  # type: ignore[attr-defined]  # tools/stubs.py reads it
     function.__name__ = function.__qualname__ = name
     function.__module__ = __name__
     summary = (cls.__doc__ or "").partition(":")[0].partition(",")[0]
@@ -106,6 +108,10 @@ negative_log_likelihood_loss = _function_of(
 )
 
 
+@overload
+def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT: ...
+@overload
+def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
 @no_autograph
 def softmax(logits: Any, *, axis: int | None = None) -> Any:
     r"""The probabilities of logits, $p_c = e^{z_c} / \sum_j e^{z_j}$.

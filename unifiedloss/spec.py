@@ -336,8 +336,9 @@ class Loss(Record):
             loss under "none".
 
         Raises:
-            ShapeError, DTypeError, BadValueError, EmptyMeanError, UnknownTensorError,
-                MixedBackendsError: see `unifiedloss.errors`.
+            ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a
+                bad value.
+            UnknownTensorError, MixedBackendsError: no backend, or more than one, owns the tensors.
         """
         adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         return adapter.loss(self, predictions, targets, sample_weight, mask)
