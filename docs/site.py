@@ -47,13 +47,19 @@ class Specs(griffe.Extension):
             shown.set_member("__init__", _constructor(cls))
         path = Path(functional.__file__).with_suffix(".pyi")
         stub = griffe.visit("functional", filepath=path, code=path.read_text(encoding="utf-8"))
-        for name, function in stub.functions.items():
-            if isinstance(pkg["functional"].members.get(name), griffe.Attribute):
-                overloads = stub.overloads[name]
-                overloads[0].docstring = None
-                function.docstring = griffe.Docstring(
-                    inspect.getdoc(getattr(functional, name)) or "", parent=function
+        for name, overloads in stub.overloads.items():
+            if isinstance(pkg["functional"].members[name], griffe.Attribute):
+                function = griffe.Function(
+                    name, parameters=overloads[-1].parameters, returns=overloads[-1].returns
                 )
+                known = pkg["functional.softmax"].docstring
+                function.docstring = griffe.Docstring(
+                    inspect.getdoc(getattr(functional, name)) or "",
+                    parent=function,
+                    parser=known.parser,
+                    parser_options=known.parser_options,
+                )
+                overloads[0].docstring = None
                 function.overloads = overloads
                 pkg["functional"].set_member(name, function)
 
