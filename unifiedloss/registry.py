@@ -95,7 +95,7 @@ def _third_party(name: str) -> Adapter:
         raise MissingBackendError(msg)
     cls = entry.load()
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
-        mismatch = f"the entry point must name a class derived from it, got {cls!r}."
+        mismatch: str | None = f"the entry point must name a class derived from it, got {cls!r}."
     else:
         mismatch = cls.contract_mismatch(name)
     if mismatch is not None:
