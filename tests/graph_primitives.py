@@ -11,7 +11,7 @@ import numpy as np
 
 from unifiedloss.exact import graph_fast, graph_sums
 from unifiedloss.exact.balls import U
-from unifiedloss.exact.graph_ops import Field, Ops, hidden_zero
+from unifiedloss.exact.graph_ops import Field, GraphOps, hidden_zero
 from unifiedloss.exact.graph_rounding import from_bits, to_bits, to_odd
 from unifiedloss.floats import FORMATS
 from unifiedloss.reference import nearest
@@ -22,7 +22,7 @@ Run = Callable[..., list[Any]]
 HALVES = ("float16", "bfloat16")
 
 
-def check_all(xp: Ops, run: Run) -> None:
+def check_all(xp: GraphOps, run: Run) -> None:
     """All of them, in two programs."""
     random = np.random.default_rng(0)
     a, b = (random.normal(size=2000) * 2.0 ** random.integers(-60, 60, 2000) for _ in range(2))

@@ -19,7 +19,7 @@ from unifiedloss import registry, switching
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import BadValueError, ShapeError, SpecTypeError, UnsupportedError
 from unifiedloss.switching import Call
-from unifiedloss.switching.deviations import of_tensors
+from unifiedloss.switching.quirks import QUIRKS
 from unifiedloss.switching.sides import side_of
 
 ON = BACKEND.name
@@ -603,16 +603,18 @@ def test_exports() -> None:
 
 # Rules that depend on the framework Keras runs on; what it does on all of them, tests/test_switching_diff.py sees on TensorFlow.
 BY_BACKEND = [
-    deviation
-    for deviation in of_tensors
+    quirk
+    for quirk in QUIRKS
     if 0
-    < len({prefix.partition("]")[0] for prefix in deviation.native if prefix.startswith("keras[")})
+    < len({prefix.partition("]")[0] for prefix in quirk.native if prefix.startswith("keras[")})
     < 4
 ]
 
 
 # On TensorFlow tests/test_switching_diff.py does it for all.
-NAMES = [name for name in switching.NATIVES if name.startswith("keras.")][-1 if TENSORFLOW else 0 :]
+NAMES = [name for name in switching.LIBRARY_LOSSES if name.startswith("keras.")][
+    -1 if TENSORFLOW else 0 :
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -621,7 +623,7 @@ def test_list_of_deviations_is_true(name: str) -> None:
     assert len(BY_BACKEND) > 4
     for arguments in ({}, {"from_logits": True}):
         if (
-            arguments.keys() <= switching.NATIVES[name].parameters.keys()
+            arguments.keys() <= switching.LIBRARY_LOSSES[name].parameters.keys()
             and side_of(Call(name, arguments, ON)).spec is not None
         ):
             check_deviations(Call(name, arguments, ON), BY_BACKEND)

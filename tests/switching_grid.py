@@ -17,11 +17,11 @@ from unifiedloss import from_native, registry, switching
 from unifiedloss.conformance.tolerances import limit
 from unifiedloss.plan import Plan, Signature, resolve
 from unifiedloss.spec import AnyLoss
-from unifiedloss.switching.deviation import Deviation
 from unifiedloss.switching.inputs import Layout, layouts, weights_of
-from unifiedloss.switching.sides import evaluate, side_of
-from unifiedloss.switching.signs import UNSEEN, signs
-from unifiedloss.switching.tables import Call
+from unifiedloss.switching.library_loss import Call
+from unifiedloss.switching.quirk import Quirk
+from unifiedloss.switching.quirks_shown import UNSEEN, quirks_shown_by
+from unifiedloss.switching.sides import run_spec, side_of
 
 Array = NDArray[Any]
 
@@ -163,7 +163,7 @@ def close(what: str, got: Array, native: Array, allowed: Any) -> None:
     assert same.all(), f"{what}:\n{got}\nand the native call gives\n{native}"
 
 
-def check_deviations(call: Call, listed: Iterable[Deviation]) -> set[str]:
+def check_deviations(call: Call, listed: Iterable[Quirk]) -> set[str]:
     """A loss differs from its spec on what shows a rule where the rule is listed for it, and nowhere else; the names of those tried.
 
     Where it differs, the tensors have the sign by which a report tells the rule.
@@ -178,25 +178,23 @@ def check_deviations(call: Call, listed: Iterable[Deviation]) -> set[str]:
         weights=weights_of(side.spec),
     )
     tried = set()
-    for deviation in listed:
-        if not deviation.concerns(side.spec, call):
+    for quirk in listed:
+        if not quirk.concerns(side.spec, call):
             continue
-        outcomes = [(x, side.outcome(x)) for x in deviation.inputs(layout)]
-        if (
-            deviation.when is not None and not outcomes
-        ):  # it takes some weights of 0, or all of them
+        outcomes = [(x, side.outcome(x)) for x in quirk.inputs(layout)]
+        if quirk.when is not None and not outcomes:  # it takes some weights of 0, or all of them
             continue
         shown = [
             x
             for x, outcome in outcomes
-            if outcome.ran == "native" and deviation.differ(outcome, evaluate(side.spec, x))
+            if outcome.ran == "native" and quirk.differ(outcome, run_spec(side.spec, x))
         ]
         if any(outcome.ran == "native" for _, outcome in outcomes):
-            tried.add(deviation.name)
-        assert bool(shown) == deviation.has(call), (deviation.name, str(call))
+            tried.add(quirk.name)
+        assert bool(shown) == quirk.has(call), (quirk.name, str(call))
         for x in shown:
-            assert deviation.name in signs(side.spec, x) | UNSEEN, (
-                deviation.name,
+            assert quirk.name in quirks_shown_by(side.spec, x) | UNSEEN, (
+                quirk.name,
                 str(call),
                 str(x),
             )

@@ -72,7 +72,7 @@ class CountsAll(Long):
 
     def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
         """The sum over the wrong count."""
-        found = pipeline.terms(self.ops, self.native, plan, *tensors, checked=checked)
+        found = pipeline.terms(self.ops, self.kernels, plan, *tensors, checked=checked)
         if plan.spec.reduction != "mean":
             return pipeline.reduce(self.ops, plan, found)
         return (found.losses.sum() / max(plan.count, 1)).to(self.ops.DTYPES[plan.result_dtype])
@@ -81,8 +81,8 @@ class CountsAll(Long):
 class NoShift(Long):
     """Takes the exponentials of the logits as they are."""
 
-    native = variant(
-        TORCH.native,
+    kernels = variant(
+        TORCH.kernels,
         cross_entropy=lambda z, y, axis: z.exp().sum(axis).log() - TORCH.ops.take_class(z, y, axis),
     )
 
@@ -102,9 +102,9 @@ class Detached(Long):
 class Wraps(Long):
     """A negative label counts from the end."""
 
-    def own(self, predictions: Any, *companions: Any) -> Any:
+    def to_tensors(self, predictions: Any, *companions: Any) -> Any:
         """Labels wrapped."""
-        p, t, *rest = super().own(predictions, *companions)
+        p, t, *rest = super().to_tensors(predictions, *companions)
         if not t.dtype.is_floating_point and t.ndim < p.ndim:
             t = torch.where((t < 0) & (t >= -p.shape[-1]), t + p.shape[-1], t)
         return p, t, *rest
@@ -139,15 +139,15 @@ class AssumesOne(Long):
             (result,) = ctx.saved_tensors
             return g + result.exp(), None
 
-    native = variant(TORCH.native, log_softmax=_LogSoftmax.apply)
+    kernels = variant(TORCH.kernels, log_softmax=_LogSoftmax.apply)
 
 
 class Squeezes(Long):
     """Drops axes of length 1 of the targets."""
 
-    def own(self, predictions: Any, *companions: Any) -> Any:
+    def to_tensors(self, predictions: Any, *companions: Any) -> Any:
         """Targets squeezed."""
-        p, t, *rest = super().own(predictions, *companions)
+        p, t, *rest = super().to_tensors(predictions, *companions)
         return (
             p,
             (
@@ -168,9 +168,9 @@ class TrailingWeights(Long):
 class NarrowLabels(Long):
     """Compares labels in their own dtype."""
 
-    def own(self, predictions: Any, *companions: Any) -> Any:
+    def to_tensors(self, predictions: Any, *companions: Any) -> Any:
         """Labels that have been squeezed into eight bits."""
-        p, t, *rest = super().own(predictions, *companions)
+        p, t, *rest = super().to_tensors(predictions, *companions)
         return (
             p,
             (t.to(torch.int8).to(t.dtype) if t.dtype is torch.int64 and t.ndim < p.ndim else t),
@@ -288,7 +288,7 @@ class SumsRows(Long):
 
     def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
         """Each of the averages times what it is divided by."""
-        size = plan.shape[-1] if plan.averaged and plan.spec.reduction != "mean" else 1
+        size = plan.shape[-1] if plan.average_last_axis and plan.spec.reduction != "mean" else 1
         return super().compute(plan, *tensors, checked=checked) * size
 
 
@@ -350,8 +350,8 @@ class ReadsEverything(Long):
 class Flushes(Long):
     """A softmax that gives 0 below twice the smallest normal number, as TensorFlow's does outside XLA."""
 
-    native = variant(
-        TORCH.native,
+    kernels = variant(
+        TORCH.kernels,
         softmax=lambda z, axis: torch.where((p := z.softmax(axis)) < 2.0**-125, 0.0 * p, p),
     )
 
@@ -359,15 +359,15 @@ class Flushes(Long):
 class NoShiftSoftmax(Long):
     """A softmax of the exponentials of the logits as they are."""
 
-    native = variant(
-        TORCH.native, softmax=lambda z, axis: z.exp() / z.exp().sum(axis, keepdim=True)
+    kernels = variant(
+        TORCH.kernels, softmax=lambda z, axis: z.exp() / z.exp().sum(axis, keepdim=True)
     )
 
 
 class LastAxis(Long):
     """A softmax over the last axis, whichever is named."""
 
-    native = variant(TORCH.native, softmax=lambda z, _: z.softmax(-1))
+    kernels = variant(TORCH.kernels, softmax=lambda z, _: z.softmax(-1))
 
 
 class TinySoftmax(Long):
@@ -382,8 +382,8 @@ class TinySoftmax(Long):
 class FlatSoftmax(Long):
     """A softmax whose gradient takes the sum for a constant."""
 
-    native = variant(
-        TORCH.native, softmax=lambda z, axis: (z - z.logsumexp(axis, keepdim=True).detach()).exp()
+    kernels = variant(
+        TORCH.kernels, softmax=lambda z, axis: (z - z.logsumexp(axis, keepdim=True).detach()).exp()
     )
 
 

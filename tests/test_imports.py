@@ -273,13 +273,13 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.conformance.cases", "from unifiedloss import cli"),
         ("unifiedloss.cli", "import torch"),
         ("unifiedloss.adapters", "from . import torch"),
-        ("unifiedloss.adapters.torch.native", "import tensorflow as tf"),
-        ("unifiedloss.adapters.torch.native", "import ml_dtypes"),
-        ("unifiedloss.adapters.torch.native", "from ..jax import native"),
-        ("unifiedloss.adapters.torch.native", "import unifiedloss.adapters.numpy.ops"),
-        ("unifiedloss.adapters.torch.native", "from unifiedloss.conformance import cases"),
+        ("unifiedloss.adapters.torch.kernels", "import tensorflow as tf"),
+        ("unifiedloss.adapters.torch.kernels", "import ml_dtypes"),
+        ("unifiedloss.adapters.torch.kernels", "from ..jax import native"),
+        ("unifiedloss.adapters.torch.kernels", "import unifiedloss.adapters.numpy.ops"),
+        ("unifiedloss.adapters.torch.kernels", "from unifiedloss.conformance import cases"),
         ("unifiedloss.adapters.keras.exact", "import torch"),
-        ("unifiedloss.adapters.mxnet.native", "import mxnet"),
+        ("unifiedloss.adapters.mxnet.kernels", "import mxnet"),
         ("unifiedloss.adapters.onnx.switching", "import torch"),
         ("unifiedloss.switching.torch", "import torch"),
         ("unifiedloss.switching", "from unifiedloss.adapters.torch import switching"),
@@ -314,7 +314,7 @@ def test_violation_is_caught(module: str, source: str) -> None:
             "import typer\nfrom rich.table import Table\nfrom unifiedloss.conformance import report",
         ),
         (
-            "unifiedloss.adapters.jax.native",
+            "unifiedloss.adapters.jax.kernels",
             "import jax.numpy\nimport numpy\nfrom . import ops\nfrom unifiedloss.exact import a",
         ),
         (
@@ -337,9 +337,9 @@ def test_relative_imports_in_a_package() -> None:
     """In a package's ``__init__`` one dot is the package itself, in a module it is the package around it."""
     source = "from .native import loss"
     (found,) = imports(source, "unifiedloss.adapters.torch", package=True)
-    assert found.target == "unifiedloss.adapters.torch.native.loss"
+    assert found.target == "unifiedloss.adapters.torch.kernels.loss"
     (found,) = imports(source, "unifiedloss.adapters.torch.exact", package=False)
-    assert found.target == "unifiedloss.adapters.torch.native.loss"
+    assert found.target == "unifiedloss.adapters.torch.kernels.loss"
 
 
 def _in_a_new_process(code: str, folder: Path) -> str:

@@ -234,7 +234,7 @@ def test_other_objects_are_refused(obj: Any) -> None:
 
 def test_every_loss_is_in_one_table() -> None:
     """Names are full, aliases are no second loss, and every library that is promised has some."""
-    natives = switching.NATIVES
+    natives = switching.LIBRARY_LOSSES
     assert {native.library for native in natives.values()} == set(switching.LIBRARIES)
     for name, native in natives.items():
         assert native.name == name
@@ -254,7 +254,7 @@ def defaults() -> list[Any]:
             {"pos_weight": 2.0} if name == "tf.nn.weighted_cross_entropy_with_logits" else {},
             backend,
         )
-        for name, native in switching.NATIVES.items()
+        for name, native in switching.LIBRARY_LOSSES.items()
         for backend in (backends if native.library == "keras" else (None,))
     ]
     return [pytest.param(call, id=f"{call}-{call.backend}") for call in calls]

@@ -16,13 +16,13 @@ import pytest
 
 import unifiedloss as ul
 from tests.switching_grid import check_deviations
-from unifiedloss.switching import NATIVES
-from unifiedloss.switching.deviation import keyed
-from unifiedloss.switching.deviations import of_tensors
+from unifiedloss.switching import LIBRARY_LOSSES
 from unifiedloss.switching.diff import Diff, diff
+from unifiedloss.switching.library_loss import Call
+from unifiedloss.switching.quirk import keyed
+from unifiedloss.switching.quirks import QUIRKS
 from unifiedloss.switching.refusals import of_arguments
 from unifiedloss.switching.sides import Input, Outcome, Side, side_of
-from unifiedloss.switching.tables import Call
 
 ALL = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", "jax")
 NAN, ERROR = float("nan"), "error"
@@ -247,7 +247,7 @@ def test_half_rounding_in_bfloat16() -> None:
 def importable() -> list[Call]:
     """Every loss of the tables, with logits where it has the choice."""
     calls = []
-    for name, native in NATIVES.items():
+    for name, native in LIBRARY_LOSSES.items():
         arguments: list[dict[str, Any]] = [{}]
         if "from_logits" in native.parameters:
             arguments.append({"from_logits": True})
@@ -266,7 +266,7 @@ def importable() -> list[Call]:
 )
 def test_list_of_deviations_is_true(call: Call) -> None:
     """A loss differs from its spec on the inputs of exactly those rules that are listed for it."""
-    assert len(check_deviations(call, of_tensors)) > 2
+    assert len(check_deviations(call, QUIRKS)) > 2
 
 
 @ALL
@@ -314,7 +314,7 @@ def settings() -> list[Call]:
     """Every loss with the arguments that some rules are about."""
     calls = []
     for call in importable():
-        native = NATIVES[call.name]
+        native = LIBRARY_LOSSES[call.name]
         found = [
             given
             for name, choices in SETTINGS.items()
@@ -348,7 +348,7 @@ def settings() -> list[Call]:
 @ALL
 def test_list_of_deviations_is_true_of_settings() -> None:
     """So it is of the rules that are about losses with certain arguments; each of them is tried."""
-    rules = [deviation for deviation in of_tensors if deviation.when is not None]
+    rules = [quirk for quirk in QUIRKS if quirk.when is not None]
     seen: set[str] = set()
     for call in settings():
         plain = next(other for other in importable() if other.name == call.name)
@@ -371,9 +371,9 @@ def test_listed_names_are_losses() -> None:
         for call in calls
         for backend in ("numpy", "torch", "tensorflow", "jax")
     ]
-    for deviation in of_tensors:
-        for prefix in deviation.native:
-            assert any(name.startswith(prefix) for name in names), (deviation.name, prefix)
+    for quirk in QUIRKS:
+        for prefix in quirk.native:
+            assert any(name.startswith(prefix) for name in names), (quirk.name, prefix)
     assert len({refusal.name for refusal in of_arguments}) == len(of_arguments)
 
 

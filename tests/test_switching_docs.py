@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import unifiedloss as ul
-from unifiedloss.switching import LIBRARIES, NATIVES, Call, spec_of
-from unifiedloss.switching.deviation import keyed
-from unifiedloss.switching.deviations import of_tensors
+from unifiedloss.switching import LIBRARIES, LIBRARY_LOSSES, Call, spec_of
+from unifiedloss.switching.library_loss import KERAS_BACKENDS
+from unifiedloss.switching.quirk import keyed
+from unifiedloss.switching.quirks import QUIRKS
 from unifiedloss.switching.sides import side_of
-from unifiedloss.switching.tables import KERAS_BACKENDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "switching.md"
@@ -66,8 +66,8 @@ def table_of_refusals() -> str:
 def table_of_deviations() -> str:
     """The table of what no spec can say of some tensors, as the page has it."""
     rules: dict[str, dict[str, None]] = {}
-    for deviation in of_tensors:
-        rules.setdefault(deviation.name, {})[deviation.spec] = None
+    for quirk in QUIRKS:
+        rules.setdefault(quirk.name, {})[quirk.spec] = None
     rows = [
         f"| `{name}` | {'<br>'.join(specs)} | {_natives(name)} |" for name, specs in rules.items()
     ]
@@ -78,20 +78,16 @@ def _natives(rule: str) -> str:
     """What other libraries do, each sentence after the names it is true of."""
     by_text: dict[str, list[str]] = {}
     for call in importable():
-        for deviation in of_tensors:
-            if (
-                deviation.name == rule
-                and deviation.concerns(spec_of(call), call)
-                and deviation.has(call)
-            ):
-                by_text.setdefault(deviation.sentence(call), []).append(keyed(call))
+        for quirk in QUIRKS:
+            if quirk.name == rule and quirk.concerns(spec_of(call), call) and quirk.has(call):
+                by_text.setdefault(quirk.sentence(call), []).append(keyed(call))
     return "<br>".join(f"{', '.join(_names(names))}: {text}" for text, names in by_text.items())
 
 
 def importable() -> list[Call]:
     """Every loss of the tables, on every backend of Keras, with logits and probabilities where it takes both."""
     calls = []
-    for name, native in NATIVES.items():
+    for name, native in LIBRARY_LOSSES.items():
         choices: list[dict[str, Any]] = (
             [{}, {"from_logits": True}] if "from_logits" in native.parameters else [{}]
         )
@@ -142,7 +138,7 @@ def table_of_losses() -> str:
     rows = []
     for library in LIBRARIES:
         by_loss: dict[str, list[str]] = {}
-        for native in NATIVES.values():
+        for native in LIBRARY_LOSSES.values():
             if native.library == library:
                 by_loss.setdefault(native.loss.__name__, []).append(f"`{native.name}`")
         rows += [

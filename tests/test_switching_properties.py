@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import unifiedloss as ul
 from unifiedloss import switching
 from unifiedloss.spec import AnyLoss, Categorical
-from unifiedloss.switching import LIBRARIES, NATIVES, Call, Native, spec_of
+from unifiedloss.switching import LIBRARIES, LIBRARY_LOSSES, Call, LibraryLoss, spec_of
 
 # Shortest decimals of float32 numbers, which a float32 tensor gives back.
 NUMBERS = st.floats(0.0, 8.0, width=32).map(lambda x: float(str(np.float32(x))))
@@ -62,7 +62,7 @@ UNUSED = ("divisor", "on_empty")
 def specs(draw: st.DrawFn, library: str) -> AnyLoss | None:
     """A spec near those that a library can say: one of its losses, read, with a field or two changed; None where that is none."""
     native = draw(
-        st.sampled_from([native for native in NATIVES.values() if native.library == library])
+        st.sampled_from([native for native in LIBRARY_LOSSES.values() if native.library == library])
     )
     try:
         spec = spec_of(draw(calls(native)))
@@ -75,7 +75,7 @@ def specs(draw: st.DrawFn, library: str) -> AnyLoss | None:
 
 
 @st.composite
-def calls(draw: st.DrawFn, native: Native) -> Call:
+def calls(draw: st.DrawFn, native: LibraryLoss) -> Call:
     """A call of a loss, with some of its arguments."""
     known = dict(ARGUMENTS)
     if native.library in REDUCTIONS:

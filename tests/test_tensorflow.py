@@ -22,7 +22,7 @@ import unifiedloss as ul
 tf = pytest.importorskip("tensorflow")
 
 from unifiedloss import registry  # noqa: E402 - after the question whether TensorFlow is here
-from unifiedloss.adapters.tensorflow import native, shapes  # noqa: E402
+from unifiedloss.adapters.tensorflow import kernels, shapes  # noqa: E402
 
 pytestmark = pytest.mark.framework("tensorflow")
 
@@ -167,7 +167,7 @@ def test_binary_kernel_has_the_bits_of_tensorflows() -> None:
     """The unweighted kernel is tf.nn.sigmoid_cross_entropy_with_logits in fewer steps, bit for bit."""
     logits = tf.constant(np.r_[RNG.normal(size=999) * 20, 0.0], tf.float32)
     targets = tf.constant(np.r_[RNG.uniform(size=500), np.ones(250), np.zeros(250)], tf.float32)
-    ours = native.binary_cross_entropy(logits, targets, None)
+    ours = kernels.binary_cross_entropy(logits, targets, None)
     theirs = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
     assert ours.numpy().tobytes() == theirs.numpy().tobytes()
 

@@ -1,7 +1,7 @@
 """The contract an adapter fills, and what all adapters share.
 
 An adapter carries plans out in one framework. It brings the framework's array operations (`unifiedloss.pipeline.Ops`), its loss
-kernels (`unifiedloss.pipeline.Native`) and what is listed as abstract here; this class turns those into calls: it reads lists, tells
+kernels (`unifiedloss.pipeline.Kernels`) and what is listed as abstract here; this class turns those into calls: it reads lists, tells
 companions from strangers, caches plans, and looks for bad values where they can be read.
 
 Third parties derive from `Adapter` and register the class under the entry-point group ``unifiedloss.adapters``; see the documentation page
@@ -94,8 +94,8 @@ class Adapter(ABC):
     ops: ClassVar[Any]
     """The framework's array operations, as `unifiedloss.pipeline.Ops` names them."""
 
-    native: ClassVar[Any]
-    """The framework's kernels, as `unifiedloss.pipeline.Native` names them."""
+    kernels: ClassVar[Any]
+    """The framework's kernels, as `unifiedloss.pipeline.Kernels` names them."""
 
     def __init__(self) -> None:
         self._plans: dict[Any, Plan] = {}
@@ -113,7 +113,7 @@ class Adapter(ABC):
         """
         if cls.__abstractmethods__:
             return f"the methods {', '.join(sorted(cls.__abstractmethods__))} are missing."
-        for member in ("name", "tensor_type", "ops", "native"):
+        for member in ("name", "tensor_type", "ops", "kernels"):
             if not hasattr(cls, member):
                 return f"the attribute {member!r} is missing."
         if cls.name != name:
@@ -121,7 +121,7 @@ class Adapter(ABC):
                 f"its name is {cls.name!r}, and the entry point is called {name!r}; the two must "
                 "be the same."
             )
-        for member, protocol in (("ops", pipeline.Ops), ("native", pipeline.Native)):
+        for member, protocol in (("ops", pipeline.Ops), ("kernels", pipeline.Kernels)):
             wanted = [function for function in vars(protocol) if not function.startswith("_")]
             brought = getattr(cls, member)
             missing = [
@@ -189,7 +189,7 @@ class Adapter(ABC):
         """Whether tensors of the backend `other` may accompany this one's."""
         return other == "numpy"
 
-    def admit(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
+    def keep_numpy(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         """A NumPy array that takes part in a call; may stay one where this framework's operations take it as it is."""
         return self.convert(x, reference)
 
@@ -205,7 +205,7 @@ class Adapter(ABC):
     ) -> Array:
         """Carry a plan out. Overridden where a framework has a shorter way for the common case."""
         return pipeline.evaluate(
-            self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked
+            self.ops, self.kernels, plan, predictions, targets, sample_weight, mask, checked=checked
         )
 
     def exact(
@@ -236,7 +236,7 @@ class Adapter(ABC):
         mask: Any = None,
     ) -> Array:
         """Evaluate a spec on tensors of this framework (and NumPy arrays and lists, which may accompany them)."""
-        predictions, targets, sample_weight, mask = self.own(
+        predictions, targets, sample_weight, mask = self.to_tensors(
             predictions, targets, sample_weight, mask
         )
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
@@ -256,7 +256,7 @@ class Adapter(ABC):
         upstream: Any = None,
     ) -> tuple[Array, Array]:
         """The loss and its gradient with respect to the predictions."""
-        tensors = self.own(predictions, targets, sample_weight, mask, upstream)
+        tensors = self.to_tensors(predictions, targets, sample_weight, mask, upstream)
         predictions, targets, sample_weight, mask, upstream = tensors
         if upstream is not None:
             check_upstream(
@@ -279,14 +279,14 @@ class Adapter(ABC):
         mask: Any = None,
     ) -> None:
         """Read the values, on whichever device they are, and raise for the first bad one."""
-        tensors = self.own(predictions, targets, sample_weight, mask)
+        tensors = self.to_tensors(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, *tensors)
         self._check(plan, *tensors)
 
     @no_autograph
     def softmax(self, logits: Any, axis: int | None) -> Array:
         """Softmax, with 0 for results below the smallest normal number of the compute dtype."""
-        (logits,) = self.own(logits)
+        (logits,) = self.to_tensors(logits)
         name = self.dtype_name(logits.dtype)
         if name not in FORMATS:
             msg = f"softmax needs floating logits ({', '.join(FORMATS)}), got {name}; cast them."
@@ -297,10 +297,10 @@ class Adapter(ABC):
             raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
         compute_dtype = "float32" if name in HALF_TYPES else name
         return pipeline.softmax(
-            self.ops, self.native, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny
+            self.ops, self.kernels, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny
         )
 
-    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+    def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         """Predictions and companions as tensors of this framework, lists and NumPy arrays converted, strangers refused."""
         names = _ARGUMENTS if companions else _LOGITS  # softmax has no companions
         for name, x in zip(names, (predictions, *companions), strict=False):
@@ -322,10 +322,10 @@ class Adapter(ABC):
         if isinstance(x, self.tensor_type):
             return x
         if not isinstance(x, _ARRAYS):
-            x = self._read_list(name, x, list_dtype)
+            x = self._parse_list(name, x, list_dtype)
         x = np.asarray(x)
         if self._is_numeric(x):
-            return self.admit(x, reference)
+            return self.keep_numpy(x, reference)
         if reference is None:
             check_predictions_dtype(x.dtype.name)
         # No framework but NumPy has such tensors. The array stays as it is, so that `resolve` refuses it in the words it has for all.
@@ -335,7 +335,7 @@ class Adapter(ABC):
         """Whether an array's dtype is one that some rule admits."""
         return x.dtype.name in _DTYPES
 
-    def _read_list(self, name: str, x: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    def _parse_list(self, name: str, x: Any, dtype: Any) -> np.ndarray[Any, Any]:
         """A Python number or (nested) list as a NumPy array."""
         if not isinstance(x, _PLAIN_PYTHON):
             self._refuse(name, x)

@@ -112,7 +112,7 @@ class Ops(Protocol):
         raise NotImplementedError
 
 
-class Native(Protocol):
+class Kernels(Protocol):
     """The framework's own kernels an adapter brings. All arguments are in the compute dtype, labels valid."""
 
     def cross_entropy(self, logits: Array, labels: Array, axis: int) -> Array:
@@ -149,7 +149,7 @@ class Terms(NamedTuple):
     kept: Array | None
 
 
-class _Fate(NamedTuple):
+class _Selection(NamedTuple):
     """What becomes of each position, before any prediction is read. Not broadcast to full shape; None means all or none.
 
     Attributes:
@@ -162,12 +162,12 @@ class _Fate(NamedTuple):
     present: Array | None
     kept: Array | None
     weight: Array | None
-    spoiled: Array | None
+    poisoned: Array | None
 
 
 def evaluate(
     ops: Ops,
-    native: Native,
+    kernels: Kernels,
     plan: Plan,
     predictions: Array,
     targets: Array,
@@ -188,7 +188,7 @@ def evaluate(
         mask: bool tensor or None.
         checked: bad values have been looked for and there are none, so no position needs to be poisoned with NaN.
     """
-    found = terms(ops, native, plan, predictions, targets, sample_weight, mask, checked=checked)
+    found = terms(ops, kernels, plan, predictions, targets, sample_weight, mask, checked=checked)
     return reduce(ops, plan, found)
 
 
@@ -197,7 +197,7 @@ def reduce(ops: Ops, plan: Plan, found: Terms) -> Array:
     if plan.spec.reduction == "none":
         losses = (
             ops.sum_axis(found.losses, -1) / averaged_over(ops, plan, found)
-            if plan.averaged
+            if plan.average_last_axis
             else found.losses
         )
         return ops.cast(losses, plan.result_dtype)
@@ -205,7 +205,7 @@ def reduce(ops: Ops, plan: Plan, found: Terms) -> Array:
     if plan.spec.reduction == "mean":
         # An average over the last axis divides this sum and its divisor, which counts elements, by the same number.
         total = _mean(ops, plan, found, total)
-    elif plan.averaged:
+    elif plan.average_last_axis:
         total = total / averaged_over(ops, plan, found)
     return ops.cast(total, plan.result_dtype)
 
@@ -218,7 +218,7 @@ def averaged_over(ops: Ops, plan: Plan, found: Terms) -> Array | int:
 
 def terms(
     ops: Ops,
-    native: Native,
+    kernels: Kernels,
     plan: Plan,
     predictions: Array,
     targets: Array,
@@ -235,34 +235,34 @@ def terms(
     predictions = ops.cast(predictions, plan.compute_dtype)
     if plan.kind == "index":
         targets = ops.cast_labels(targets)
-    fate = _fate(ops, plan, predictions, targets, sample_weight, mask, checked)
+    selection = _select(ops, plan, predictions, targets, sample_weight, mask, checked)
     losses, unit_weights, bad = _LOSSES[plan.kind](
-        ops, native, plan, predictions, targets, fate, checked
+        ops, kernels, plan, predictions, targets, selection, checked
     )
     if plan.scale != 1.0:
         losses = losses * plan.scale
     weights = unit_weights
-    if fate.weight is not None:
-        losses = losses * fate.weight
+    if selection.weight is not None:
+        losses = losses * selection.weight
         if weights is None:
-            weights = ops.broadcast_like(fate.weight, losses)
+            weights = ops.broadcast_like(selection.weight, losses)
         else:
-            weights = product(ops, plan, weights, fate.weight)
-    if fate.spoiled is not None:
-        spoiled = ops.broadcast_like(fate.spoiled, losses)
-        bad = spoiled if bad is None else bad | spoiled
+            weights = product(ops, plan, weights, selection.weight)
+    if selection.poisoned is not None:
+        poisoned = ops.broadcast_like(selection.poisoned, losses)
+        bad = poisoned if bad is None else bad | poisoned
     if bad is not None:
         # A product, not a select: the gradient of that position must be NaN too, never a plausible number.
         losses = losses * ops.where(bad, _scalar(ops, plan, NAN, losses), 1.0)
         if weights is not None:
             weights = ops.where(~bad, weights, NAN)
-    kept = None if fate.kept is None else ops.broadcast_like(fate.kept, losses)
+    kept = None if selection.kept is None else ops.broadcast_like(selection.kept, losses)
     if kept is not None:
         losses = ops.where(kept, losses, 0.0)
         weights = None if weights is None else ops.where(kept, weights, 0.0)
     if agree is not None:
         losses = losses * ops.where(agree, _scalar(ops, plan, 1.0, losses), NAN)
-    present = None if fate.present is None else ops.broadcast_like(fate.present, losses)
+    present = None if selection.present is None else ops.broadcast_like(selection.present, losses)
     return Terms(losses, weights, present, kept)
 
 
@@ -289,7 +289,7 @@ def divisor(ops: Ops, plan: Plan, found: Terms) -> Array | int:
         nonzero = ~ops.equal(found.weights, 0)
         if found.kept is not None:
             nonzero = nonzero & found.kept
-        if plan.averaged:
+        if plan.average_last_axis:
             # Positions are counted, each for as many elements as it has: see `reduce`.
             return ops.count(ops.any_axis(nonzero, -1), dtype) * averaged_over(ops, plan, found)
         return ops.count(nonzero, dtype)
@@ -298,7 +298,7 @@ def divisor(ops: Ops, plan: Plan, found: Terms) -> Array | int:
     return ops.size(found.losses, dtype) if plan.count is None else plan.count
 
 
-def _fate(
+def _select(
     ops: Ops,
     plan: Plan,
     predictions: Array,
@@ -306,14 +306,14 @@ def _fate(
     sample_weight: Array | None,
     mask: Array | None,
     checked: bool,
-) -> _Fate:
+) -> _Selection:
     if (
         mask is None
         and sample_weight is None
         and not plan.ignored_labels
         and plan.element_weights is None
     ):
-        return _Fate(None, None, None, None)
+        return _Selection(None, None, None, None)
     # Any tensor with one axis per position axis tells the rank to align to.
     reference = targets if plan.kind != "dense" else ops.sum_axis(predictions, _axis(plan))
     present = None if mask is None else ops.align(mask, reference)
@@ -327,18 +327,18 @@ def _fate(
         own = ops.constant(plan.element_weights, plan.compute_dtype, predictions)
         weight = own if weight is None else weight * own
     if weight is None:
-        return _Fate(present, present, None, None)
+        return _Selection(present, present, None, None)
     # Below the smallest normal number it is 0, also where the framework knows smaller ones. NaN is not.
     switched_on = ~((weight < plan.tiny_weight) & (weight > -plan.tiny_weight))
     kept = switched_on if present is None else present & switched_on
-    spoiled = None
+    poisoned = None
     if not checked and _divides_by_weights(plan):
-        spoiled = weight <= -plan.tiny_weight
+        poisoned = weight <= -plan.tiny_weight
     if plan.kind != "regression" and not plan.from_logits:
         # From logits and for the squared error the product with NaN is enough: no entry of the position is left unread there.
         unknown = ~((weight < 0) | (weight >= 0))
-        spoiled = unknown if spoiled is None else spoiled | unknown
-    return _Fate(present, kept, weight, None if spoiled is None else spoiled & kept)
+        poisoned = unknown if poisoned is None else poisoned | unknown
+    return _Selection(present, kept, weight, None if poisoned is None else poisoned & kept)
 
 
 def _divides_by_weights(plan: Plan) -> bool:
@@ -369,16 +369,16 @@ _Positions = tuple[Array, Array | None, Array | None]
 
 def _cross_entropy_index(
     ops: Ops,
-    native: Native,
+    kernels: Kernels,
     plan: Plan,
     predictions: Array,
     labels: Array,
-    fate: _Fate,
+    selection: _Selection,
     checked: bool,
 ) -> _Positions:
     axis = _axis(plan)
     bad = None
-    labels = _replace(ops, fate.kept, labels, 0)
+    labels = _replace(ops, selection.kept, labels, 0)
     if not checked:
         classes = (
             plan.classes if plan.classes is not None else ops.extent(predictions, axis, "int64")
@@ -386,7 +386,7 @@ def _cross_entropy_index(
         bad = (labels < 0) | (labels >= classes)
         labels = ops.where(~bad, labels, 0)
     harmless = 1.0 if plan.probabilities else 0.0
-    predictions = _replace(ops, fate.kept, predictions, harmless, axis)
+    predictions = _replace(ops, selection.kept, predictions, harmless, axis)
     weights = class_weight = None
     if plan.class_weights is not None:
         class_weight = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
@@ -397,55 +397,57 @@ def _cross_entropy_index(
             bad = bad | ops.any_axis(_no_probability(plan, predictions), axis)
         else:
             bad = bad | _no_probability(plan, ops.take_class(predictions, labels, axis))
-    predictions = _unless_empty(ops, plan, fate, weights, bad, predictions, harmless)
+    predictions = _unless_empty(ops, plan, selection, weights, bad, predictions, harmless)
     if not plan.from_logits:
         predictions = _poisoned(
-            ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad), axis
+            ops, plan, predictions, _spoiled(ops, plan, selection, weights, bad), axis
         )
 
     if not plan.reads_all:
         if plan.from_logits:
-            losses = native.cross_entropy(predictions, labels, axis)
+            losses = kernels.cross_entropy(predictions, labels, axis)
         else:
             true_class = ops.take_class(predictions, labels, axis)
             if plan.log_probabilities and weights is not None:
                 true_class = ops.where(~ops.equal(weights, 0), true_class, 0.0)
-            losses = _cost(ops, plan, _spared(ops, plan, weights, true_class), axis)
-        return (losses if weights is None else _times(ops, weights, losses)), weights, bad
+            losses = _cost(ops, plan, _guard_log_zero(ops, plan, weights, true_class), axis)
+        return (losses if weights is None else _multiply_no_nan(ops, weights, losses)), weights, bad
 
     each_weight = None
     if class_weight is not None and weights is not None:
         each_weight = (
             ops.expand(weights, axis)
-            if plan.by_position
+            if plan.class_weighting == "position"
             else ops.along(class_weight, predictions, axis)
         )
     if plan.from_logits:
-        costs = -native.log_softmax(predictions, axis)
+        costs = -kernels.log_softmax(predictions, axis)
     else:
-        costs = _cost(ops, plan, _spared(ops, plan, each_weight, predictions), axis)
+        costs = _cost(ops, plan, _guard_log_zero(ops, plan, each_weight, predictions), axis)
     losses = ops.take_class(costs, labels, axis)
     if weights is not None:
-        losses = _times(ops, weights, losses)
-    if plan.smoothing:
+        losses = _multiply_no_nan(ops, weights, losses)
+    if plan.label_smoothing:
         if each_weight is not None:
-            costs = _times(ops, each_weight, costs)
+            costs = _multiply_no_nan(ops, each_weight, costs)
         shared = ops.sum_axis(costs, axis) * _share(ops, plan, predictions)
-        losses = shared + losses * (1.0 - plan.smoothing) if plan.smoothing < 1.0 else shared
+        losses = (
+            shared + losses * (1.0 - plan.label_smoothing) if plan.label_smoothing < 1.0 else shared
+        )
     return losses, weights, bad
 
 
 def _cross_entropy_dense(
     ops: Ops,
-    native: Native,
+    kernels: Kernels,
     plan: Plan,
     predictions: Array,
     targets: Array,
-    fate: _Fate,
+    selection: _Selection,
     checked: bool,
 ) -> _Positions:
     axis = _axis(plan)
-    targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
+    targets = _replace(ops, selection.kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
     bad = (
         None
         if checked
@@ -453,11 +455,13 @@ def _cross_entropy_dense(
     )
     targets = _normal(ops, plan, targets)
     smoothed = (
-        _smoothed(ops, plan, targets, _share(ops, plan, predictions)) if plan.smoothing else targets
+        _smoothed(ops, plan, targets, _share(ops, plan, predictions))
+        if plan.label_smoothing
+        else targets
     )
     weights = None
     weighted = smoothed
-    if plan.class_weights is not None and plan.by_position:
+    if plan.class_weights is not None and plan.class_weighting == "position":
         class_weight = ops.along(
             ops.constant(plan.class_weights, plan.compute_dtype, predictions), targets, axis
         )
@@ -478,11 +482,11 @@ def _cross_entropy_dense(
         each = weighted
         if plan.divisor == "nonzero":
             each = product(ops, plan, targets, class_weight)
-        elif plan.smoothing:
+        elif plan.label_smoothing:
             each = targets * class_weight
         weights = ops.sum_axis(each, axis)
     harmless = 1.0 if plan.probabilities else 0.0
-    predictions = _replace(ops, fate.kept, predictions, harmless, axis)
+    predictions = _replace(ops, selection.kept, predictions, harmless, axis)
     read = (
         None
         if plan.from_logits
@@ -491,9 +495,9 @@ def _cross_entropy_dense(
     if bad is not None and plan.probabilities:
         outside = _no_probability(plan, predictions)
         bad = bad | ops.any_axis(outside if plan.reads_all else read & outside, axis)
-    predictions = _unless_empty(ops, plan, fate, weights, bad, predictions, harmless)
+    predictions = _unless_empty(ops, plan, selection, weights, bad, predictions, harmless)
     if read is None:
-        costs = -native.log_softmax(predictions, axis)
+        costs = -kernels.log_softmax(predictions, axis)
     else:
         total = (
             ops.sum_axis(targets, axis) if weights is None else weights
@@ -501,33 +505,33 @@ def _cross_entropy_dense(
         unknown = ~((total < 0) | (total >= 0))
         bad_or_unknown = unknown if bad is None else bad | unknown
         predictions = _poisoned(
-            ops, plan, predictions, _spoiled(ops, plan, fate, weights, bad_or_unknown), axis
+            ops, plan, predictions, _spoiled(ops, plan, selection, weights, bad_or_unknown), axis
         )
         if plan.renormalize is None:
             # An entry the target gives no weight is not read. Where it could be read without harm it is, for the targets' gradient.
             predictions = ops.where(_harmless(plan, predictions) | read, predictions, harmless)
-        costs = _cost(ops, plan, _spared(ops, plan, weighted, predictions), axis)
-    return ops.sum_axis(_times(ops, weighted, costs), axis), weights, bad
+        costs = _cost(ops, plan, _guard_log_zero(ops, plan, weighted, predictions), axis)
+    return ops.sum_axis(_multiply_no_nan(ops, weighted, costs), axis), weights, bad
 
 
 def _binary_cross_entropy(
     ops: Ops,
-    native: Native,
+    kernels: Kernels,
     plan: Plan,
     predictions: Array,
     targets: Array,
-    fate: _Fate,
+    selection: _Selection,
     checked: bool,
 ) -> _Positions:
-    targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0)
+    targets = _replace(ops, selection.kept, ops.cast(targets, plan.compute_dtype), 0.0)
     bad = None if checked else (targets <= -plan.tiny_target) | (targets > 1.0)
     if plan.targets_dtype in FORMATS:
         targets = _normal(ops, plan, targets)
-    predictions = _replace(ops, fate.kept, predictions, 0.0 if plan.from_logits else 0.5)
+    predictions = _replace(ops, selection.kept, predictions, 0.0 if plan.from_logits else 0.5)
     # 1 - t' is formed from 1 - t: subtracting the rounded t' from 1 would lose all digits at small eps.
     complement = 1.0 - targets
-    if plan.smoothing:
-        share = plan.smoothing / 2
+    if plan.label_smoothing:
+        share = plan.label_smoothing / 2
         # XLA and TensorFlow's graphs make (1 + share) - t of (1 - t) + share, if that is a constant, and so lose a small share.
         complement = _smoothed(ops, plan, complement, 0.0 * ops.stop_gradient(targets) + share)
         targets = _smoothed(ops, plan, targets, share)
@@ -545,34 +549,34 @@ def _binary_cross_entropy(
         # costs the side it denies is added here, for the loss's value and for the targets' gradient.
         affirmed, denied = ops.equal(predictions, INFINITY), ops.equal(predictions, -INFINITY)
         finite_targets = ops.where(~(affirmed | denied), targets, ops.stop_gradient(targets))
-        losses = native.binary_cross_entropy(ops.finite(predictions), finite_targets, pos_weight)
+        losses = kernels.binary_cross_entropy(ops.finite(predictions), finite_targets, pos_weight)
         endless = _scalar(ops, plan, INFINITY, losses)
         return (
             losses
-            + _times(ops, complement, ops.where(affirmed, endless, 0.0))
-            + _times(ops, positive, ops.where(denied, endless, 0.0)),
+            + _multiply_no_nan(ops, complement, ops.where(affirmed, endless, 0.0))
+            + _multiply_no_nan(ops, positive, ops.where(denied, endless, 0.0)),
             None,
             bad,
         )
     if bad is not None:
         bad = bad | _no_probability(plan, predictions)
-    predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, fate, None, bad))
+    predictions = _poisoned(ops, plan, predictions, _spoiled(ops, plan, selection, None, bad))
     if plan.clamped:
         return _clamped(ops, plan, predictions, targets, complement), None, bad
-    yes = _negative_log(ops, plan, _spared(ops, plan, positive, predictions))
+    yes = _negative_log(ops, plan, _guard_log_zero(ops, plan, positive, predictions))
     no = _negative_log_complement(
-        ops, plan, _spared(ops, plan, complement, predictions, complement=True)
+        ops, plan, _guard_log_zero(ops, plan, complement, predictions, complement=True)
     )
-    return _times(ops, positive, yes) + _times(ops, complement, no), None, bad
+    return _multiply_no_nan(ops, positive, yes) + _multiply_no_nan(ops, complement, no), None, bad
 
 
 def _squared_error(
     ops: Ops,
-    native: Native,
+    kernels: Kernels,
     plan: Plan,
     predictions: Array,
     targets: Array,
-    fate: _Fate,
+    selection: _Selection,
     checked: bool,
 ) -> _Positions:
     bad = None
@@ -581,8 +585,12 @@ def _squared_error(
         integers = ops.cast_labels(targets)
         lowest = 0 if plan.targets_dtype == "uint64" else -MAX_INTEGER_TARGET
         bad = (integers > MAX_INTEGER_TARGET) | (integers < lowest)
-    targets = _replace(ops, fate.kept, ops.cast(targets, plan.compute_dtype), 0.0)
-    return native.squared_error(_replace(ops, fate.kept, predictions, 0.0), targets), None, bad
+    targets = _replace(ops, selection.kept, ops.cast(targets, plan.compute_dtype), 0.0)
+    return (
+        kernels.squared_error(_replace(ops, selection.kept, predictions, 0.0), targets),
+        None,
+        bad,
+    )
 
 
 _LOSSES = {
@@ -611,13 +619,13 @@ def product(ops: Ops, plan: Plan, x: Array, y: Array) -> Array:
 
 def _smoothed(ops: Ops, plan: Plan, targets: Array, share: Array | float) -> Array:
     """(1 - eps) t + share."""
-    if plan.smoothing == 1.0:
+    if plan.label_smoothing == 1.0:
         # No gradient reaches the targets: an infinite cost times 1 - eps = 0 would be NaN.
         targets = ops.stop_gradient(targets)
-    return targets * (1.0 - plan.smoothing) + share
+    return targets * (1.0 - plan.label_smoothing) + share
 
 
-def _times(ops: Ops, weight: Array, cost: Array) -> Array:
+def _multiply_no_nan(ops: Ops, weight: Array, cost: Array) -> Array:
     """weight * cost with 0 * infinity = 0, in value and gradient: 0 log 0 = 0."""
     return weight * ops.where(~(ops.equal(weight, 0) & ops.equal(cost, INFINITY)), cost, 0.0)
 
@@ -625,18 +633,18 @@ def _times(ops: Ops, weight: Array, cost: Array) -> Array:
 def _share(ops: Ops, plan: Plan, predictions: Array) -> Array | float:
     """What smoothing gives each class: eps / K."""
     if plan.classes is not None:
-        return plan.smoothing / plan.classes
-    return plan.smoothing / ops.extent(predictions, _axis(plan), plan.compute_dtype)
+        return plan.label_smoothing / plan.classes
+    return plan.label_smoothing / ops.extent(predictions, _axis(plan), plan.compute_dtype)
 
 
-def _spared(
+def _guard_log_zero(
     ops: Ops, plan: Plan, weight: Array | None, p: Array, *, complement: bool = False
 ) -> Array:
     """Probabilities with 1 in the place of a 0 that has no weight (for the complement, 0 in the place of a 1).
 
     0 log 0 = 0 in the gradient too: behind a logarithm of 0 even a gradient of 0 comes out as NaN.
     """
-    if weight is None or plan.added or plan.log_probabilities:
+    if weight is None or plan.epsilon_added or plan.log_probabilities:
         return p
     if plan.clip is not None and not (
         complement and plan.clip.high == 1.0
@@ -654,7 +662,7 @@ def _no_probability(plan: Plan, p: Array) -> Array:
 def _unless_empty(
     ops: Ops,
     plan: Plan,
-    fate: _Fate,
+    selection: _Selection,
     weights: Array | None,
     bad: Array | None,
     predictions: Array,
@@ -666,31 +674,31 @@ def _unless_empty(
     """
     if not plan.may_cancel or weights is None:
         return predictions
-    if fate.weight is not None:
-        weights = product(ops, plan, weights, fate.weight)
+    if selection.weight is not None:
+        weights = product(ops, plan, weights, selection.weight)
     counts = ~ops.equal(weights, 0)
     if bad is not None:
         counts = counts | bad
-    if fate.kept is not None:
-        counts = counts & fate.kept
+    if selection.kept is not None:
+        counts = counts & selection.kept
     return ops.where(ops.count(counts, plan.compute_dtype) > 0, predictions, harmless)
 
 
 def _spoiled(
-    ops: Ops, plan: Plan, fate: _Fate, weights: Array | None, bad: Array | None
+    ops: Ops, plan: Plan, selection: _Selection, weights: Array | None, bad: Array | None
 ) -> Array | None:
     """Which positions' gradients must be NaN all over: bad ones and those with a NaN weight, and all where the divisor is NaN."""
-    found = [x for x in (bad, fate.spoiled) if x is not None]
-    if not _divides_by_weights(plan) or (weights is None and fate.weight is None):
+    found = [x for x in (bad, selection.poisoned) if x is not None]
+    if not _divides_by_weights(plan) or (weights is None and selection.weight is None):
         return found[0] | found[1] if len(found) == 2 else found[0] if found else None
     if not found:
         return None
-    spoiled = found[0]
+    poisoned = found[0]
     for more in found[1:]:
-        spoiled = spoiled | more
+        poisoned = poisoned | more
     # What is not kept must stay finite, for the gradient of its weight.
-    every = ops.broadcast_like(ops.count(spoiled, plan.compute_dtype) > 0, spoiled)
-    return every if fate.kept is None else every & fate.kept
+    every = ops.broadcast_like(ops.count(poisoned, plan.compute_dtype) > 0, poisoned)
+    return every if selection.kept is None else every & selection.kept
 
 
 def _poisoned(ops: Ops, plan: Plan, p: Array, bad: Array | None, axis: int | None = None) -> Array:
@@ -767,7 +775,7 @@ def _negative_log(ops: Ops, plan: Plan, p: Array) -> Array:
     """-log p, p read and clipped as the plan says."""
     if plan.clip is None:
         p = _read(ops, plan, p)
-        return -ops.log(p + plan.added if plan.added else p)
+        return -ops.log(p + plan.epsilon_added if plan.epsilon_added else p)
     clip = plan.clip
     inside = ~((p < clip.low) | (p > clip.high))
     low, high = clip.costs
@@ -777,16 +785,18 @@ def _negative_log(ops: Ops, plan: Plan, p: Array) -> Array:
 
 def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
     """-log(1 - p), p read and clipped as the plan says."""
-    if plan.added:
+    if plan.epsilon_added:
         p = _read(ops, plan, p)
         # Next to p = 1 the difference is exact and eps what is left; next to 0 the logarithm is that of a number next to 1.
         large = p > 0.5
         # XLA makes (1 + eps) - p of (1 - p) + eps, if eps is a constant, and so loses most of it.
         near_one = ops.log(
-            (1.0 - ops.where(large, p, 1.0)) + (0.0 * ops.stop_gradient(p) + plan.added)
+            (1.0 - ops.where(large, p, 1.0)) + (0.0 * ops.stop_gradient(p) + plan.epsilon_added)
         )
         return -ops.where(
-            large, near_one, ops.log1p(plan.added - ops.where(large, 0.0 * ops.stop_gradient(p), p))
+            large,
+            near_one,
+            ops.log1p(plan.epsilon_added - ops.where(large, 0.0 * ops.stop_gradient(p), p)),
         )
     if plan.clip is None:
         return -ops.log1p(-_read(ops, plan, p))
@@ -798,10 +808,16 @@ def _negative_log_complement(ops: Ops, plan: Plan, p: Array) -> Array:
 
 
 def softmax(
-    ops: Ops, native: Native, logits: Array, axis: int, dtype: str, compute_dtype: str, tiny: float
+    ops: Ops,
+    kernels: Kernels,
+    logits: Array,
+    axis: int,
+    dtype: str,
+    compute_dtype: str,
+    tiny: float,
 ) -> Array:
     """Softmax in the compute dtype, with 0 for results below its smallest normal number, rounded once to `dtype`."""
-    probabilities = native.softmax(ops.cast(logits, compute_dtype), axis)
+    probabilities = kernels.softmax(ops.cast(logits, compute_dtype), axis)
     # Not ~(p < tiny), of which TensorFlow's graphs make p >= tiny: NaN would become 0.
     zero = 0.0 * ops.stop_gradient(probabilities)
     return ops.cast(ops.where(probabilities < tiny, zero, probabilities), dtype)

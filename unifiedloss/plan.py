@@ -19,6 +19,7 @@ from unifiedloss.spec import (
     AnyLoss,
     BinaryCrossEntropyLoss,
     Categorical,
+    ClassWeighting,
     CrossEntropyLoss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
@@ -98,12 +99,12 @@ class Plan:
         element_weights: the static weights of elements, numbers that are too small to be told from 0 as 0.
         averaged: whether the losses along the last axis are averaged; `positions` has no such axis then, `count` counts elements.
         log_probabilities: whether predictions are logarithms of probabilities.
-        by_position: whether class weights multiply the loss of a position, not the entries of its target.
+        class_weighting: what class weights multiply; "entries" where there are none.
         bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap], or None; so where logarithms are clamped.
         added: what is added to probabilities inside the logarithms.
         extended: whether rules are used that exact mode's kernel leaves to the oracle as a whole: two weights for one element, or an added
             epsilon that is next to nothing.
-        whole: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
+        fused: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
             reduced, with nothing to cast. A native mean then divides by the number of positions as well.
     """
 
@@ -128,7 +129,7 @@ class Plan:
     plain: bool
     class_weights: tuple[float, ...] | None
     pos_weight: float | tuple[float, ...] | None
-    smoothing: float
+    label_smoothing: float
     may_cancel: bool
     tiny: float
     tiny_target: float
@@ -136,13 +137,13 @@ class Plan:
     divisor: Literal["weights", "present", "nonzero", "all"]
     scale: float
     element_weights: float | tuple[Any, ...] | None
-    averaged: bool
+    average_last_axis: bool
     log_probabilities: bool
-    by_position: bool
+    class_weighting: ClassWeighting
     bounds: tuple[float, float] | None
-    added: float
+    epsilon_added: float
     extended: bool
-    whole: bool
+    fused: bool
 
     @property
     def probabilities(self) -> bool:
@@ -152,7 +153,7 @@ class Plan:
     @property
     def reads_all(self) -> bool:
         """Whether a class index alone does not tell which predictions of its position are read."""
-        return bool(self.smoothing) or self.renormalize is not None
+        return bool(self.label_smoothing) or self.renormalize is not None
 
     @property
     def renormalize(self) -> Renormalize | None:
@@ -335,7 +336,7 @@ def resolve(
         pos_weight=_read_weights(pos_weight, tiny)
         if isinstance(pos_weight, tuple)
         else _read_weight(pos_weight, tiny),
-        smoothing=_read_smoothing(spec, kind, classes, tiny),
+        label_smoothing=_read_smoothing(spec, kind, classes, tiny),
         may_cancel=_may_cancel(spec, divisor, kind, class_weights, tiny),
         tiny=_tiny(compute_dtype, own_dtypes[0]),
         tiny_target=_tiny(compute_dtype, own_dtypes[1]),
@@ -343,15 +344,16 @@ def resolve(
         divisor=divisor,
         scale=getattr(spec, "scale", 1.0),
         element_weights=_read_nested(element_weights, tiny),
-        averaged=averaged,
+        average_last_axis=averaged,
         log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
-        by_position=class_weights is not None
-        and getattr(spec, "class_weighting", "entries") == "position",
+        class_weighting="entries"
+        if class_weights is None
+        else getattr(spec, "class_weighting", "entries"),
         bounds=None if added else _bounds(epsilon, predictions.dtype),
-        added=added,
+        epsilon_added=added,
         extended=(element_weights is not None and (averaged or sample_weight is not None))
         or 0 < added < _LEAST_ADDED,
-        whole=plain
+        fused=plain
         and not averaged
         and getattr(spec, "scale", 1.0) == 1.0
         and read_in is None
@@ -394,8 +396,9 @@ def _read_weights(weights: tuple[float, ...], tiny: float) -> tuple[float, ...]:
 
 def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
     """The amount of smoothing; 0 where what it gives each class, eps / K or eps / 2, counts as 0. An unknown K is taken for 1."""
-    smoothing: float = getattr(spec, "label_smoothing", 0.0)
-    return smoothing if smoothing / (2 if kind == "binary" else classes or 1) >= tiny else 0.0
+    label_smoothing: float = getattr(spec, "label_smoothing", 0.0)
+    share = label_smoothing / (2 if kind == "binary" else classes or 1)
+    return label_smoothing if share >= tiny else 0.0
 
 
 def _may_cancel(

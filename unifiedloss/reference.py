@@ -119,7 +119,7 @@ _ZERO = Decimal(0)
 _ONE = Decimal(1)
 
 
-class _Ball(NamedTuple):
+class _Interval(NamedTuple):
     """All numbers that differ from `middle` by at most `radius`."""
 
     middle: Decimal
@@ -147,17 +147,17 @@ def _ulps(count: int, digits: int) -> Decimal:
     return Decimal(count).scaleb(1 - digits, _RADIUS)
 
 
-def _log1p(s: Decimal, radius: Decimal, digits: int) -> _Ball:
+def _log1p(s: Decimal, radius: Decimal, digits: int) -> _Interval:
     """log(1 + s) for s >= 0, to `digits` digits however small s is."""
     if not s:
-        return _Ball(_ZERO, radius)
+        return _Interval(_ZERO, radius)
     context = _context(digits)
     depth = max(0, -s.adjusted())
     if depth > digits + 2:  # s - s^2/2 < log(1 + s) < s, and s < 10^-(digits + 2)
         log = context.plus(s)
     else:
         log = context.ln(_context(digits + depth + 3).add(_ONE, s))
-    return _Ball(log, _RADIUS.fma(log, _ulps(2, digits), radius))
+    return _Interval(log, _RADIUS.fma(log, _ulps(2, digits), radius))
 
 
 class _Atom:
@@ -166,15 +166,15 @@ class _Atom:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: tuple[int, _Ball] | None = None
+        self._known: tuple[int, _Interval] | None = None
 
-    def ball(self, digits: int) -> _Ball:
+    def ball(self, digits: int) -> _Interval:
         """Where the number lies."""
         if self._known is None or self._known[0] != digits:
             self._known = digits, self._evaluate(digits)
         return self._known[1]
 
-    def _evaluate(self, digits: int) -> _Ball:
+    def _evaluate(self, digits: int) -> _Interval:
         raise NotImplementedError
 
 
@@ -187,7 +187,7 @@ class _NegativeLog(_Atom):
         super().__init__()
         self.ratio = ratio
 
-    def _evaluate(self, digits: int) -> _Ball:
+    def _evaluate(self, digits: int) -> _Interval:
         context = _context(digits)
         numerator, denominator = self.ratio.numerator, self.ratio.denominator
         rest = context.divide(Decimal(denominator - numerator), Decimal(denominator))
@@ -197,7 +197,7 @@ class _NegativeLog(_Atom):
         else:
             ratio = _context(digits + depth + 3).divide(Decimal(numerator), Decimal(denominator))
             log = context.ln(ratio).copy_negate()
-        return _Ball(log, _RADIUS.multiply(log, _ulps(2, digits)))
+        return _Interval(log, _RADIUS.multiply(log, _ulps(2, digits)))
 
 
 class _Partition:
@@ -228,28 +228,28 @@ class _Partition:
 
     def _evaluate(self, digits: int) -> _Sums:
         context = _context(digits)
-        terms = [_Ball(_ONE, _ZERO)]
+        terms = [_Interval(_ONE, _ZERO)]
         total, hidden = _ZERO, _ZERO
         for gap, count in zip(self.gaps[1:], self.counts[1:], strict=True):
             if gap > _DEEPEST_GAP:
-                terms.append(_Ball(_ZERO, _BELOW_DEEPEST))
+                terms.append(_Interval(_ZERO, _BELOW_DEEPEST))
                 hidden = _RADIUS.fma(_BELOW_DEEPEST, count, hidden)
                 continue
             # A gap of magnitude 10^k loses k digits of the exponential when it is rounded.
             argument = _context(digits + max(gap.adjusted(), 0) + 3).plus(gap)
             power = context.exp(argument.copy_negate())
-            terms.append(_Ball(power, _RADIUS.multiply(power, _ulps(1, digits))))
+            terms.append(_Interval(power, _RADIUS.multiply(power, _ulps(1, digits))))
             total = context.fma(power, count, total)
         return _Sums(
-            terms, _Ball(total, _RADIUS.fma(total, _ulps(len(self.gaps) + 2, digits), hidden))
+            terms, _Interval(total, _RADIUS.fma(total, _ulps(len(self.gaps) + 2, digits), hidden))
         )
 
 
 class _Sums(NamedTuple):
     """exp(-gap) of each group of classes, and the sum over all classes but the first group."""
 
-    terms: list[_Ball]
-    others: _Ball
+    terms: list[_Interval]
+    others: _Interval
 
 
 class _LogSum(_Atom):
@@ -261,7 +261,7 @@ class _LogSum(_Atom):
         super().__init__()
         self.partition = partition
 
-    def _evaluate(self, digits: int) -> _Ball:
+    def _evaluate(self, digits: int) -> _Interval:
         others = self.partition.sums(digits).others
         n = self.partition.counts[0]
         return _log1p(
@@ -281,7 +281,7 @@ class _Share(_Atom):
         self.partition = partition
         self.group = group
 
-    def _evaluate(self, digits: int) -> _Ball:
+    def _evaluate(self, digits: int) -> _Interval:
         context = _context(digits)
         terms, others = self.partition.sums(digits)
         power = terms[self.group]
@@ -289,7 +289,7 @@ class _Share(_Atom):
         relative = _RADIUS.add(
             others.radius, _ulps(3, digits)
         )  # n + S >= 1, so S's error is at most its relative one
-        return _Ball(share, _RADIUS.fma(share, relative, power.radius))
+        return _Interval(share, _RADIUS.fma(share, relative, power.radius))
 
 
 class _Shortfall(_Atom):
@@ -301,14 +301,14 @@ class _Shortfall(_Atom):
         super().__init__()
         self.partition = partition
 
-    def _evaluate(self, digits: int) -> _Ball:
+    def _evaluate(self, digits: int) -> _Interval:
         context = _context(digits)
         others = self.partition.sums(digits).others
         n = self.partition.counts[0]
         lack = context.divide(others.middle, context.multiply(context.add(others.middle, n), n))
         # The derivative by S is 1 / (n + S)^2 <= 1 / n^2.
         spread = _RADIUS.divide(others.radius, Decimal(n * n))
-        return _Ball(lack, _RADIUS.fma(lack, _ulps(4, digits), spread))
+        return _Interval(lack, _RADIUS.fma(lack, _ulps(4, digits), spread))
 
 
 class _Product(_Atom):
@@ -320,14 +320,14 @@ class _Product(_Atom):
         super().__init__()
         self.factors = x, y
 
-    def _evaluate(self, digits: int) -> _Ball:
+    def _evaluate(self, digits: int) -> _Interval:
         x, y = (factor.ball(digits) for factor in self.factors)
         product = _context(digits).multiply(x.middle, y.middle)
         # |x y - x' y'| <= |x - x'| y + x |y - y'| + |x - x'| |y - y'|
         spread = _RADIUS.fma(
             x.radius, _RADIUS.add(y.middle, y.radius), _RADIUS.multiply(x.middle, y.radius)
         )
-        return _Ball(product, _RADIUS.fma(product, _ulps(1, digits), spread))
+        return _Interval(product, _RADIUS.fma(product, _ulps(1, digits), spread))
 
 
 # --------------------------------------------------------------------------------------------------------------- real numbers
@@ -343,15 +343,15 @@ class Real:
     ) -> None:
         self.rational = rational
         self.terms = terms
-        self._known: tuple[int, _Ball] | None = None
+        self._known: tuple[int, _Interval] | None = None
 
-    def ball(self, digits: int) -> _Ball:
+    def ball(self, digits: int) -> _Interval:
         """Where the number lies; the rational part is included and rounded."""
         if self._known is None or self._known[0] != digits:
             self._known = digits, self._evaluate(digits)
         return self._known[1]
 
-    def _evaluate(self, digits: int, *, rational: bool = True) -> _Ball:
+    def _evaluate(self, digits: int, *, rational: bool = True) -> _Interval:
         context = _context(digits)
         middle = size = radius = _ZERO
         if rational and self.rational:
@@ -368,7 +368,7 @@ class Real:
             radius = _RADIUS.add(
                 radius, _RADIUS.divide(_RADIUS.multiply(top.copy_abs(), inner.radius), bottom)
             )
-        return _Ball(middle, _RADIUS.fma(size, _ulps(len(self.terms) + 2, digits), radius))
+        return _Interval(middle, _RADIUS.fma(size, _ulps(len(self.terms) + 2, digits), radius))
 
     def round(self, form: Format) -> float:
         """The nearest number of a format, ties to even."""
@@ -417,7 +417,7 @@ class Real:
         low_end, high_end = Fraction(down.subtract(*ball)), Fraction(up.add(*ball))
         return nearest(self.rational + low_end, form), nearest(self.rational + high_end, form)
 
-    def known_sign(self, ball: _Ball) -> int:
+    def known_sign(self, ball: _Interval) -> int:
         """The sign of the irrational part, 0 if unknown: that of all coefficients if they agree, else what the ball shows."""
         if all(coefficient > 0 for coefficient, _ in self.terms):
             return 1
@@ -437,7 +437,7 @@ class Real:
                 flat = flat.simplified()
             if not flat.terms:
                 return flat.sign()
-            if not flat.rational and (sign := flat.known_sign(_Ball(_ZERO, _ONE))):
+            if not flat.rational and (sign := flat.known_sign(_Interval(_ZERO, _ONE))):
                 return sign
             ball = flat.ball(digits)
             if ball.middle.copy_abs() > ball.radius:
@@ -660,7 +660,7 @@ class PositionRules:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.smoothing = Fraction(plan.smoothing)
+        self.smoothing = Fraction(plan.label_smoothing)
         self.kept_target = 1 - self.smoothing
         self.spread = self.smoothing / plan.shared_by if plan.kind != "regression" else ZERO
         self.class_weights = (
@@ -668,7 +668,7 @@ class PositionRules:
         )
         low, gap = plan.bounds or (0.0, 0.0)
         self.lowest, self.highest = Fraction(low), 1 - Fraction(gap)
-        self.added = Fraction(plan.added)
+        self.added = Fraction(plan.epsilon_added)
         self.tiny = plan.tiny
         self.tiny_target = plan.tiny_target
         self._partitions: dict[Any, _Partition] = {}
@@ -739,7 +739,7 @@ class PositionRules:
             smoothed = {c: smoothed.get(c, ZERO) + self.spread for c in range(size)}
         # The entries that are read are those with t'_c != 0; a class weight of 0 hides nothing.
         tau = smoothed
-        if self.plan.by_position:
+        if self.plan.class_weighting == "position":
             tau = {c: weight * t for c, t in smoothed.items()}
         elif w is not None:
             tau = {c: w[c] * t for c, t in smoothed.items()}
@@ -885,7 +885,7 @@ class PositionRules:
         self, costs: list[Value], smoothed: dict[int, Fraction], weight: Extended
     ) -> list[Value]:
         """The derivatives by the targets; `costs` holds no infinity that has not a part in the loss."""
-        if not self.plan.by_position:
+        if self.plan.class_weighting == "entries":
             return [self._by_target(c, cost) for c, cost in enumerate(costs)]
         assert self.class_weights is not None
         own = _combined((t, costs[c]) for c, t in smoothed.items() if t)
@@ -1277,7 +1277,7 @@ class _Reduction:
             None if mask is None else _signature(mask),
         )
         assert self.plan.count is not None
-        self.size = predictions.shape[-1] if self.plan.averaged else 1
+        self.size = predictions.shape[-1] if self.plan.average_last_axis else 1
         self.count = self.plan.count // self.size
         self._own_dtypes = predictions.dtype, targets.dtype
         read_in: str | None = getattr(spec, "dtype", None)

@@ -104,7 +104,8 @@ def _third_party(name: str) -> Adapter:
             f"{mismatch}"
         )
         raise AdapterError(msg)
-    return cls()
+    loaded: Adapter = cls()
+    return loaded
 
 
 def switching() -> Any:

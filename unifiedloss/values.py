@@ -36,7 +36,7 @@ def check(
         EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
     """
     on_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
-    if not on_empty and sample_weight is None and surely_good(plan, predictions, targets):
+    if not on_empty and sample_weight is None and trivially_valid(plan, predictions, targets):
         return
     shape = _position_shape(plan, predictions)
     present = np.ones(shape, bool) if mask is None else _align(mask, shape)
@@ -94,7 +94,7 @@ def _bits(limit: float, dtype: np.dtype[Any]) -> int:
     return int(np.asarray(limit).astype(dtype).view(_UNSIGNED[dtype.itemsize]))
 
 
-def surely_good(plan: Plan, predictions: Array | None, targets: Array) -> bool:
+def trivially_valid(plan: Plan, predictions: Array | None, targets: Array) -> bool:
     """Whether nothing is bad even if every value were read, shown as cheaply as possible.
 
     The predictions are looked at only where they are probabilities, and may be left out where the plan says they are not.

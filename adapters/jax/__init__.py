@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.jax import exact, native, objects, ops
+from unifiedloss.adapters.jax import exact, kernels, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.plan import Plan, check_upstream
@@ -47,7 +47,7 @@ class JaxAdapter(Adapter):
     name = "jax"
     tensor_type = Array
     ops: ClassVar[Any] = ops
-    native: ClassVar[Any] = native
+    kernels: ClassVar[Any] = kernels
 
     def version(self) -> str:
         return jax.__version__
@@ -65,7 +65,7 @@ class JaxAdapter(Adapter):
         with ops.x64():
             return super().tensor(x, dtype)
 
-    def admit(self, x: np.ndarray[Any, Any], reference: Array | None) -> Any:
+    def keep_numpy(self, x: np.ndarray[Any, Any], reference: Array | None) -> Any:
         return _native_order(x)
 
     def readable(self, *tensors: Any) -> bool:
@@ -100,7 +100,7 @@ class JaxAdapter(Adapter):
         checked: bool,
     ) -> Array:
         found = pipeline.terms(
-            self.ops, self.native, plan, predictions, targets, sample_weight, mask, checked=checked
+            self.ops, self.kernels, plan, predictions, targets, sample_weight, mask, checked=checked
         )
         if plan.kind == "binary" or not plan.plain:
             found = found._replace(losses=ops.settle(found.losses))
@@ -126,7 +126,7 @@ class JaxAdapter(Adapter):
         mask: Any = None,
     ) -> Array:
         if not _is_own(predictions, targets, sample_weight, mask):
-            predictions, targets, sample_weight, mask = self.own(
+            predictions, targets, sample_weight, mask = self.to_tensors(
                 predictions, targets, sample_weight, mask
             )
         elif _is_small(plan := self.plan(spec, predictions, targets, None, None)):
@@ -156,7 +156,7 @@ class JaxAdapter(Adapter):
             _is_own(predictions, targets, sample_weight, mask)
             and (upstream is None or type(upstream) is float)
         ):
-            tensors = self.own(predictions, targets, sample_weight, mask, upstream)
+            tensors = self.to_tensors(predictions, targets, sample_weight, mask, upstream)
             predictions, targets, sample_weight, mask, upstream = tensors
         elif upstream is not None:
             upstream = np.asarray(upstream)
@@ -182,7 +182,7 @@ class JaxAdapter(Adapter):
         return value, gradient
 
     def softmax(self, logits: Any, axis: int | None) -> Array:
-        (logits,) = self.own(logits)
+        (logits,) = self.to_tensors(logits)
         with wide_enough(logits):
             probabilities: Array = _softmax(axis, logits)
         return probabilities

@@ -195,6 +195,6 @@ def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     value, *slopes = results
     for i in np.ndindex(mapped):
         given: list[Any] = [None if x is None else x[(*i, ...)] for x in arrays]
-        room = slopes[0][(*i, ...)] if slopes else None
-        found, _ = exact.evaluate(plan, *given, gradient=room is not None, room=room)
+        out = slopes[0][(*i, ...)] if slopes else None
+        found, _ = exact.evaluate(plan, *given, gradient=out is not None, out=out)
         value[(*i, ...)] = found.view(value.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from unifiedloss.exact.graph_ops import Ops
+from unifiedloss.exact.graph_ops import GraphOps
 
 Array = Any
 
@@ -19,7 +19,7 @@ _INTEGERS = {
 }
 
 
-class JaxOps(Ops):
+class JaxOps(GraphOps):
     """See `unifiedloss.exact.graph_ops.Ops`."""
 
     def float64(self, x: Array) -> Array:

@@ -91,7 +91,7 @@ def _evaluate(
 ) -> tuple[Array, ...]:
     rest = iter(arrays)
     given = graph.Given(*(next(rest) if is_there else None for is_there in there))
-    call = graph.Call(_XP, plan, given, gradient=gradient)
+    call = graph.GraphCall(_XP, plan, given, gradient=gradient)
     each = given[:5]
     found = _mended(call, call.found(), each)
     loss, undecided = call.loss(found.terms, careful=False)
@@ -100,7 +100,9 @@ def _evaluate(
     return (loss,) if found.slopes is None else (loss, call.gradient(found.slopes))
 
 
-def _mended(call: graph.Call, found: graph_form.Found, arrays: Sequence[Any]) -> graph_form.Found:
+def _mended(
+    call: graph.GraphCall, found: graph_form.Found, arrays: Sequence[Any]
+) -> graph_form.Found:
     """The undecided rows, from the host."""
     n, width = call.rows, call.form.width
     count = min(n, max(1, _ON_HOST // width))
@@ -116,7 +118,7 @@ def _mended(call: graph.Call, found: graph_form.Found, arrays: Sequence[Any]) ->
 
 
 def _reduced(
-    call: graph.Call, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]
+    call: graph.GraphCall, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]
 ) -> Array:
     """The loss, from the host where a mean or a sum is undecided."""
     forms = [jax.ShapeDtypeStruct(loss.shape, loss.dtype)]

@@ -13,7 +13,7 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from unifiedloss import pipeline
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.keras import native, objects, ops
+from unifiedloss.adapters.keras import kernels, objects, ops
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan
@@ -38,7 +38,7 @@ class KerasAdapter(Adapter):
     name = "keras"
     tensor_type = (keras.Variable, keras.KerasTensor, *_BACKEND_TYPES)
     ops: ClassVar[Any] = ops
-    native: ClassVar[Any] = native
+    kernels: ClassVar[Any] = kernels
 
     differentiates = BACKEND.differentiates
 
@@ -73,8 +73,8 @@ class KerasAdapter(Adapter):
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         return BACKEND.to_numpy(x)
 
-    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
-        tensors = super().own(_value(predictions), *companions)
+    def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().to_tensors(_value(predictions), *companions)
         return tuple(map(_value, tensors))
 
     def read_in(self, spec: AnyLoss, predictions: Any) -> Any:
@@ -93,7 +93,7 @@ class KerasAdapter(Adapter):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> Array:
-        tensors = self.own(self.read_in(spec, predictions), targets, sample_weight, mask)
+        tensors = self.to_tensors(self.read_in(spec, predictions), targets, sample_weight, mask)
         for x in tensors:
             if isinstance(x, keras.KerasTensor):
                 return objects.LossOperation(spec)(*tensors)
@@ -139,7 +139,7 @@ class KerasAdapter(Adapter):
             return super().value_and_grad(spec, p, t, w, m, u)
 
     def _with_values(self, *tensors: Any) -> tuple[Any, ...]:
-        tensors = self.own(*tensors)
+        tensors = self.to_tensors(*tensors)
         if any(isinstance(x, keras.KerasTensor) for x in tensors):
             msg = "a symbolic Keras tensor has no values to differentiate at; call value_and_grad with tensors that have some."
             raise UnsupportedError(msg)
@@ -169,7 +169,7 @@ class KerasAdapter(Adapter):
         if plan.kind == "binary" and not checked:
             # Traced, the selects for infinite logits cost twice what the loss does, unless written as the backend compiles them best.
             return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=False)
-        losses = _plain_losses(plan, predictions, targets) if checked and plan.whole else None
+        losses = _plain_losses(plan, predictions, targets) if checked and plan.fused else None
         if losses is not None:
             loss = pipeline.reduce(self.ops, plan, pipeline.Terms(losses, None, None, None))
             # At an infinite logit it is NaN, where the loss is defined. The long way knows the cases.
@@ -181,12 +181,12 @@ class KerasAdapter(Adapter):
 def _plain_losses(plan: Plan, predictions: Array, targets: Array) -> Array | None:
     """The losses of finite logits in a call without weights and bad values, for the kinds in which the long way takes many selects."""
     if plan.kind == "binary":
-        return native.binary_cross_entropy(predictions, targets, None)
+        return kernels.binary_cross_entropy(predictions, targets, None)
     if plan.kind != "dense" or plan.axis is None:
         return None
-    if plan.smoothing:
-        targets = targets * (1.0 - plan.smoothing) + plan.smoothing / plan.shared_by
-    return native.dense_cross_entropy(predictions, targets, plan.axis)
+    if plan.label_smoothing:
+        targets = targets * (1.0 - plan.label_smoothing) + plan.label_smoothing / plan.shared_by
+    return kernels.dense_cross_entropy(predictions, targets, plan.axis)
 
 
 class _KerasOnNumPy(KerasAdapter):
@@ -226,8 +226,8 @@ class _KerasOnNumPy(KerasAdapter):
 class _KerasOnTorch(KerasAdapter):
     """The same where Keras runs on PyTorch, whose tensors Keras moves to the device it is set to, whichever they lie on."""
 
-    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
-        tensors = super().own(predictions, *companions)
+    def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().to_tensors(predictions, *companions)
         return tuple(
             keras.ops.convert_to_tensor(x) if isinstance(x, BACKEND.tensor_type) else x
             for x in tensors

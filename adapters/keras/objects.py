@@ -72,7 +72,7 @@ class KerasLoss(keras.losses.Loss):
 
     def _evaluate(self, spec: AnyLoss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
         mask = get_keras_mask(y_pred)
-        tensors = self._adapter.own(
+        tensors = self._adapter.to_tensors(
             self._adapter.read_in(spec, y_pred), y_true, sample_weight, mask
         )
         if any(isinstance(x, np.ndarray) and not self._adapter._is_numeric(x) for x in tensors):

@@ -14,7 +14,7 @@ from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.switching.arrays import as_bfloat16
 from unifiedloss.switching.functions import call_with, with_arguments
-from unifiedloss.switching.tables import Call
+from unifiedloss.switching.library_loss import Call
 
 _OBJECTS: dict[str, Any] = {
     f"keras.losses.{name}": getattr(keras.losses, name)
@@ -127,23 +127,23 @@ def build(call: Call) -> Any:
     return with_arguments(own, call.arguments)
 
 
-def _loss(call: Call, native: Any) -> Any:
+def _loss(call: Call, given: Any) -> Any:
     """What is run: the loss that was read, which clips as Keras does now, or one that is made."""
-    if native is None:
+    if given is None:
         return build(call)
     _check_epsilon(call)
-    return native
+    return given
 
 
 def run(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
 
     There is no gradient where Keras runs on NumPy. `native` is the loss that the call was read from; without it, that is run which `build`
     makes.
     """
-    loss: Callable[..., Any] = _loss(call, native)
+    loss: Callable[..., Any] = _loss(call, given)
     if sample_weight is not None:
         if not isinstance(loss, keras.losses.Loss):
             msg = f"{call.name} takes no sample weights; multiply the losses it returns."
@@ -162,25 +162,25 @@ def run(
 
 
 def run_behind_softmax(
-    call: Call, logits: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, logits: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, None]:
     """The value for predictions that come from ``keras.ops.softmax``: on TensorFlow, Keras finds the logits on them."""
     x, y_true = (BACKEND.convert(np.asarray(tensor), None) for tensor in (logits, targets))
-    return keras.ops.convert_to_numpy(_loss(call, native)(y_true, keras.ops.softmax(x))), None
+    return keras.ops.convert_to_numpy(_loss(call, given)(y_true, keras.ops.softmax(x))), None
 
 
 def run_behind_sigmoid(
-    call: Call, logits: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, logits: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, None]:
     """The value for predictions that come from a sigmoid in a compiled graph, in which Keras on TensorFlow looks for the operation."""
     model = keras.Sequential([keras.layers.Activation("sigmoid")])
-    model.compile(loss=_loss(call, native))
+    model.compile(loss=_loss(call, given))
     value = model.evaluate(np.asarray(logits), np.asarray(targets), verbose=0)  # pyright: ignore[reportArgumentType] # Keras' own value
     return np.asarray(value, np.float32), None
 
 
 def run_aligned(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """What `run` gives with sample weights that align to the first axes, as those of a spec do: axes of length 1 are appended."""
     weight = None if sample_weight is None else np.asarray(sample_weight)
@@ -190,7 +190,7 @@ def run_aligned(
         predictions,
         targets,
         None if weight is None else weight.reshape(weight.shape + (1,) * (positions - weight.ndim)),
-        native,
+        given,
     )
 
 

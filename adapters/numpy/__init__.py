@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.numpy import exact, gradient, native, objects, ops
+from unifiedloss.adapters.numpy import exact, gradient, kernels, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.plan import Plan, check_upstream
@@ -26,7 +26,7 @@ class NumPyAdapter(Adapter):
     name = "numpy"
     tensor_type = np.ndarray
     ops: ClassVar[Any] = ops
-    native: ClassVar[Any] = native
+    kernels: ClassVar[Any] = kernels
     differentiates = False
 
     def dtypes(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class NumPyAdapter(Adapter):
             found = self._whole(spec, predictions, targets, 1.0 if upstream is None else upstream)
             if found is not None:
                 return found
-        tensors = self.own(predictions, targets, sample_weight, mask, upstream)
+        tensors = self.to_tensors(predictions, targets, sample_weight, mask, upstream)
         predictions, targets, sample_weight, mask, upstream = tensors
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if upstream is not None:
@@ -117,7 +117,7 @@ class NumPyAdapter(Adapter):
                 return self._rowwise(plan, predictions, targets, upstream)
             found = pipeline.terms(
                 self.ops,
-                self.native,
+                self.kernels,
                 plan,
                 predictions,
                 targets,
@@ -127,7 +127,7 @@ class NumPyAdapter(Adapter):
             )
             value = pipeline.reduce(self.ops, plan, found)
             factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
-            if plan.averaged and plan.spec.reduction != "mean":
+            if plan.average_last_axis and plan.spec.reduction != "mean":
                 factor = factor / pipeline.averaged_over(self.ops, plan, found)
                 factor = np.expand_dims(factor, -1) if factor.ndim else factor
             empty = False
@@ -163,15 +163,15 @@ class NumPyAdapter(Adapter):
         ):
             return None
         plan = self.plan(spec, predictions, targets, None, None)
-        if not plan.whole or plan.kind == "dense" or plan.smoothing:
+        if not plan.fused or plan.kind == "dense" or plan.label_smoothing:
             return None
         if upstream is not None and type(upstream) is not float:
-            upstream = self.own(predictions, targets, None, None, upstream)[-1]
+            upstream = self.to_tensors(predictions, targets, None, None, upstream)[-1]
             check_upstream(plan, self.signature(upstream))
-        if not values.surely_good(plan, None, targets):
+        if not values.trivially_valid(plan, None, targets):
             return None
         with np.errstate(all="ignore"):
-            value, gradient = native.whole_loss(plan, predictions, targets, upstream)
+            value, gradient = kernels.fused_loss(plan, predictions, targets, upstream)
         # Of an infinite logit the elementwise kernel makes NaN where the loss is 0. The long way knows the cases.
         return (value, gradient) if plan.kind != "binary" or isfinite(value) else None
 
@@ -198,7 +198,7 @@ class NumPyAdapter(Adapter):
         if plan.spec.reduction == "mean" and labels.size:
             scale = scale / labels.size
         scale = np.broadcast_to(scale, labels.shape).reshape(-1)
-        losses, slopes = native.cross_entropy_rows(
+        losses, slopes = kernels.cross_entropy_rows(
             rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale
         )
         assert slopes is not None
@@ -228,7 +228,7 @@ def _is_rowwise(plan: Plan) -> bool:
         plan.plain
         and plan.kind == "index"
         and plan.from_logits
-        and not plan.smoothing
+        and not plan.label_smoothing
         and plan.scale == 1.0
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import pipeline
-from unifiedloss.adapters.numpy import native, ops
+from unifiedloss.adapters.numpy import kernels, ops
 from unifiedloss.floats import TORCH_LEAST_SPREAD
 from unifiedloss.plan import Plan
 
@@ -49,13 +49,13 @@ def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
             predictions,
             plan.axis,
         )
-        if plan.by_position:
+        if plan.class_weighting == "position":
             weights = pipeline.product(_OPS, plan, dense, weights).sum(plan.axis, keepdims=True)
-    if plan.smoothing:
-        dense = dense * (1 - plan.smoothing) + plan.smoothing / plan.shared_by
+    if plan.label_smoothing:
+        dense = dense * (1 - plan.label_smoothing) + plan.label_smoothing / plan.shared_by
     tau = dense if weights is None else pipeline.product(_OPS, plan, dense, weights)
     if plan.from_logits:
-        return native.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
+        return kernels.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
     unknown = np.isnan(dense).any(plan.axis, keepdims=True)
     if plan.log_probabilities:
         return np.where(unknown, np.nan, np.where(tau != 0, -tau, 0))
@@ -92,9 +92,9 @@ def _renormalized(plan: Plan, predictions: Array, tau: Array) -> Array:
 def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
     """(1 - t') sigma(z) - q t' sigma(-z) from logits; (1 - t') / (1 - p) - q t' / p from probabilities."""
     complement = 1 - targets
-    if plan.smoothing:
-        complement = complement * (1 - plan.smoothing) + plan.smoothing / 2
-        targets = targets * (1 - plan.smoothing) + plan.smoothing / 2
+    if plan.label_smoothing:
+        complement = complement * (1 - plan.label_smoothing) + plan.label_smoothing / 2
+        targets = targets * (1 - plan.label_smoothing) + plan.label_smoothing / 2
     positive = targets
     if plan.pos_weight is not None:
         weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
@@ -102,12 +102,12 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
             weight = ops.along(weight, predictions, plan.pos_weight_axis)
         positive = pipeline.product(_OPS, plan, targets, weight)
     if plan.from_logits:
-        return complement * native.sigmoid(predictions) - positive * native.sigmoid(-predictions)
+        return complement * kernels.sigmoid(predictions) - positive * kernels.sigmoid(-predictions)
     p, inside = _read(plan, predictions)
     if plan.clamped:
         return (p - targets) / np.maximum(p * (1 - p), TORCH_LEAST_SPREAD).astype(p.dtype)
-    if plan.added:
-        slope = complement / (1 - p + plan.added) - positive / (p + plan.added)
+    if plan.epsilon_added:
+        slope = complement / (1 - p + plan.epsilon_added) - positive / (p + plan.epsilon_added)
         return np.where(np.isnan(p), p, slope)
     slope = np.where(complement == 0, 0, complement / (1 - p)) - np.where(
         positive == 0, 0, positive / p

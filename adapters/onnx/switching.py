@@ -9,8 +9,8 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from unifiedloss.errors import SpecTypeError, UnsupportedError
+from unifiedloss.switching.library_loss import Call
 from unifiedloss.switching.onnx import INPUTS, OPERATORS, OUTPUT, Node, call_of_nodes
-from unifiedloss.switching.tables import Call
 
 OPSET = 13
 """The first version of the operators as they are today; whatever runs ONNX knows it."""
@@ -136,9 +136,9 @@ def _around(
     )
 
 
-def weight_dtype(_: Call, native: Any = None) -> str | None:
+def weight_dtype(_: Call, given: Any = None) -> str | None:
     """The dtype of the predictions that a model takes; None where one is made for the dtype they have."""
-    graph = native.graph if isinstance(native, onnx.ModelProto) else None
+    graph = given.graph if isinstance(given, onnx.ModelProto) else None
     if graph is None:
         return None
     scores = _losses(graph)[0].input[0]
@@ -147,7 +147,7 @@ def weight_dtype(_: Call, native: Any = None) -> str | None:
 
 
 def run(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """The value that onnxruntime gives, which takes labels of int32 and int64; others are cast. There is no gradient.
 
@@ -157,11 +157,11 @@ def run(
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     if targets.dtype.kind in "iu" and targets.dtype not in (np.int32, np.int64):
         targets = targets.astype(np.int64)
-    return run_as_given(call, predictions, targets, sample_weight, native)
+    return run_as_given(call, predictions, targets, sample_weight, given)
 
 
 def run_as_given(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """What `run` gives, for labels of the dtype they have, which onnxruntime may refuse."""
     import onnxruntime  # here, as reading and building needs none
@@ -171,7 +171,7 @@ def run_as_given(
         raise UnsupportedError(msg)
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     kinds = predictions.ndim, predictions.dtype, targets.dtype
-    model = build(call, *kinds) if native is None else _as_it_is(native, *kinds)
+    model = build(call, *kinds) if given is None else _as_it_is(given, *kinds)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -183,16 +183,16 @@ def run_as_given(
     return np.asarray(value), None
 
 
-def _as_it_is(native: Any, rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
+def _as_it_is(given: Any, rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
     """The model that was given; or, of a node or of a graph that does more, one around the node of the loss."""
-    if isinstance(native, NodeProto):
-        return _around(native, [], rank, dtype, labels)
-    graph = native.graph if isinstance(native, onnx.ModelProto) else native
+    if isinstance(given, NodeProto):
+        return _around(given, [], rank, dtype, labels)
+    graph = given.graph if isinstance(given, onnx.ModelProto) else given
     (node,) = _losses(graph)
     held = {tensor.name for tensor in graph.initializer}
     fed = {given.name for given in graph.input} - held
-    if isinstance(native, onnx.ModelProto) and fed == set(node.input[:2]) and len(graph.node) == 1:
-        return native
+    if isinstance(given, onnx.ModelProto) and fed == set(node.input[:2]) and len(graph.node) == 1:
+        return given
     constants = {tensor.name: tensor for tensor in graph.initializer} | _constants(graph)
     return _around(node, [constants[name] for name in node.input[2:] if name], rank, dtype, labels)
 

@@ -12,7 +12,7 @@ import optax
 
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.switching.functions import read_function, with_arguments
-from unifiedloss.switching.tables import Call
+from unifiedloss.switching.library_loss import Call
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"optax.losses.{name}": getattr(optax.losses, name)
@@ -38,7 +38,7 @@ def build(call: Call) -> Callable[..., Any]:
 
 
 def run(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
 
@@ -47,7 +47,7 @@ def run(
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; multiply the losses it returns."
         raise UnsupportedError(msg)
-    function = build(call) if native is None else native
+    function = build(call) if given is None else given
     labels = jnp.asarray(targets)
     value, pullback = jax.vjp(lambda x: function(x, labels), jnp.asarray(predictions))
     (gradient,) = pullback(jnp.ones_like(value))

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn import metrics
 
 from unifiedloss.switching.functions import read_function, with_arguments
-from unifiedloss.switching.tables import Call
+from unifiedloss.switching.library_loss import Call
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sklearn.metrics.log_loss": metrics.log_loss,
@@ -28,9 +28,9 @@ def build(call: Call) -> Callable[..., Any]:
 
 
 def run(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, None]:
     """The value of the native call itself, or of the function it was read from; there is no gradient."""
-    metric = build(call) if native is None else native
+    metric = build(call) if given is None else given
     value = metric(targets, predictions, sample_weight=sample_weight)
     return np.asarray(value), None

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import exact, native, objects, ops, shapes
+from unifiedloss.adapters.tensorflow import exact, kernels, objects, ops, shapes
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.plan import Plan, Signature, resolve
@@ -31,7 +31,7 @@ class TensorFlowAdapter(Adapter):
     name = "tensorflow"
     tensor_type = (tf.Tensor, tf.Variable)
     ops: ClassVar[Any] = ops
-    native: ClassVar[Any] = native
+    kernels: ClassVar[Any] = kernels
 
     def version(self) -> str:
         return str(tf.__version__)
@@ -49,8 +49,8 @@ class TensorFlowAdapter(Adapter):
             msg = f"TensorFlow has no tensors for a NumPy array of dtype {x.dtype}; cast it."
             raise DTypeError(msg) from error
 
-    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
-        tensors = super().own(predictions, *companions)
+    def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().to_tensors(predictions, *companions)
         return tuple(tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in tensors)
 
     def _as_tensor(self, name: str, x: Any, reference: Tensor | None, list_dtype: Any) -> Tensor:
@@ -90,8 +90,8 @@ class TensorFlowAdapter(Adapter):
             and self.readable(predictions, targets)
         ):
             plan = self.plan(spec, predictions, targets, None, None)
-            if plan.whole and values.surely_good(plan, None, ops.view(targets)):
-                loss = native.checked_loss(plan, predictions, targets)
+            if plan.fused and values.trivially_valid(plan, None, ops.view(targets)):
+                loss = kernels.checked_loss(plan, predictions, targets)
                 # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
                 if isfinite(loss):
                     return loss
@@ -107,8 +107,8 @@ class TensorFlowAdapter(Adapter):
         *,
         checked: bool,
     ) -> Tensor:
-        if plan.whole and not checked:
-            return native.unchecked_loss(plan, predictions, targets)
+        if plan.fused and not checked:
+            return kernels.unchecked_loss(plan, predictions, targets)
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
     def exact(
@@ -123,13 +123,13 @@ class TensorFlowAdapter(Adapter):
 
     def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
         plan = super()._resolve(spec, *tensors)
-        if plan.smoothing:  # no kernel of TensorFlow's smooths
-            return replace(plan, whole=False)
+        if plan.label_smoothing:  # no kernel of TensorFlow's smooths
+            return replace(plan, fused=False)
         # TensorFlow's kernel reads these labels as it does int64.
         if plan.kind == "index" and plan.targets_dtype == "int32" and plan.plain:
             signature = self.signature(tensors[0])
             return replace(
-                plan, whole=resolve(spec, signature, Signature(plan.positions, "int64")).whole
+                plan, fused=resolve(spec, signature, Signature(plan.positions, "int64")).fused
             )
         return plan
 

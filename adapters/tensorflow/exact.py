@@ -166,9 +166,9 @@ def _on_host(
 def _tensor(x: Array, device: str) -> Tensor:
     """An array as a tensor in the same memory, where TensorFlow can work there: it dies of one that is not aligned."""
     if x.ctypes.data % 64 or not x.flags.c_contiguous or not x.flags.writeable:
-        room = np.empty(x.nbytes + 64, np.uint8)
-        start = -room.ctypes.data % 64
-        aligned = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+        out = np.empty(x.nbytes + 64, np.uint8)
+        start = -out.ctypes.data % 64
+        aligned = out[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
         aligned[...] = x
         x = aligned
     made = tf.experimental.dlpack.from_dlpack(x.__dlpack__())

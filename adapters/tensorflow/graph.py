@@ -9,14 +9,14 @@ import tensorflow as tf
 # Nothing public writes into an array in place, or keeps results apart.
 from tensorflow.compiler.tf2xla.python import xla
 
-from unifiedloss.exact.graph_ops import Ops
+from unifiedloss.exact.graph_ops import GraphOps
 
 Array = Any
 
 _INTEGERS = {"float16": tf.int16, "bfloat16": tf.int16, "float32": tf.int32, "float64": tf.int64}
 
 
-class TensorFlowOps(Ops):
+class TensorFlowOps(GraphOps):
     """See `unifiedloss.exact.graph_ops.Ops`."""
 
     def float64(self, x: Array) -> Array:

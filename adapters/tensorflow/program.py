@@ -121,7 +121,7 @@ def _evaluate(
         for x in (plan.class_weights, plan.pos_weight)
     ]
     each = (None if x is None else x[None] for x in (*given, upstream, *weights))
-    call = graph.Call(xp, plan, graph.Given(*each), gradient=gradient)
+    call = graph.GraphCall(xp, plan, graph.Given(*each), gradient=gradient)
     found = call.mended(call.found())
     value = call.loss(found.terms, careful=True)[0]
     return [value[0]] if found.slopes is None else [value[0], call.gradient(found.slopes)[0]]

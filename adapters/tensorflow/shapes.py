@@ -141,7 +141,7 @@ def _checks(
             message = _message(Message.ELEMENTS, **say, fix=Message.FIX_ELEMENTS)
             yield _equal(shape, tf.shape(targets)), message
     yield from _check_elements(plan, shape)
-    if plan.averaged:
+    if plan.average_last_axis:
         positions = shape[:-1]
         say["positions"] = positions
     for name, x in (("sample_weight", sample_weight), ("mask", mask)):
@@ -176,7 +176,7 @@ def _check_elements(plan: Plan, shape: Tensor) -> Iterator[_Check]:
         wanted = tf.constant(weights)
         last = shape[-len(weights) :]
         yield _fits(wanted, last), message
-    if plan.averaged and (plan.shape is None or plan.shape[-1] is None):
+    if plan.average_last_axis and (plan.shape is None or plan.shape[-1] is None):
         message = _message(Message.AVERAGED, **say)
         yield tf.size(shape) > 1, message
         yield tf.reduce_all(shape[-1:] > 0), message

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.switching.functions import read_function, with_arguments
-from unifiedloss.switching.tables import Call
+from unifiedloss.switching.library_loss import Call
 
 _V1 = tf.compat.v1.losses
 
@@ -73,28 +73,28 @@ def build(call: Call) -> Callable[..., Any]:
     return with_arguments(function, arguments)
 
 
-def weight_dtype(call: Call, native: Any = None) -> str | None:
+def weight_dtype(call: Call, given: Any = None) -> str | None:
     """The dtype of the tensor of positive weights that a function holds; None where there is none."""
-    weights = getattr(build(call) if native is None else native, "keywords", {}).get("pos_weight")
+    weights = getattr(build(call) if given is None else given, "keywords", {}).get("pos_weight")
     return str(weights.dtype.name) if isinstance(weights, tf.Tensor | tf.Variable) else None
 
 
 def run(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
 
     `native` is the function that the call was read from; without it, that is run which `build` makes.
     """
-    value, gradient = _differentiated(call, predictions, targets, sample_weight, native)
+    value, gradient = _differentiated(call, predictions, targets, sample_weight, given)
     return value.numpy(), tf.convert_to_tensor(gradient).numpy()
 
 
 def _differentiated(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any, native: Any
+    call: Call, predictions: Any, targets: Any, sample_weight: Any, given: Any
 ) -> tuple[Any, Any]:
     _, labels, logits = _FUNCTIONS[call.name]
-    function = build(call) if native is None else native
+    function = build(call) if given is None else given
     weights = {}
     leaf = tf.convert_to_tensor(predictions)
     with tf.GradientTape() as tape:
@@ -108,13 +108,13 @@ def _differentiated(
 
 
 def run_compiled(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """What `run` gives, compiled by XLA, where a function raises nothing."""
 
     @tf.function(jit_compile=True, autograph=False)
     def compiled() -> tuple[Any, Any]:
-        return _differentiated(call, predictions, targets, sample_weight, native)
+        return _differentiated(call, predictions, targets, sample_weight, given)
 
     value, gradient = compiled()
     return value.numpy(), gradient.numpy()

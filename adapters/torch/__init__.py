@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.torch import exact, native, objects, ops
+from unifiedloss.adapters.torch import exact, kernels, objects, ops
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
 from unifiedloss.plan import Plan
 from unifiedloss.spec import AnyLoss
@@ -42,7 +42,7 @@ class TorchAdapter(Adapter):
     name = "torch"
     tensor_type = Tensor
     ops: ClassVar[Any] = ops
-    native: ClassVar[Any] = native
+    kernels: ClassVar[Any] = kernels
 
     def version(self) -> str:
         return torch.__version__
@@ -66,8 +66,8 @@ class TorchAdapter(Adapter):
             x = x.copy()
         return torch.from_numpy(x).to(device)
 
-    def own(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
-        tensors = super().own(predictions, *companions)
+    def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().to_tensors(predictions, *companions)
         for x in tensors:
             if isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested):
                 kind, fix = (
@@ -132,8 +132,8 @@ class TorchAdapter(Adapter):
         ):
             try:
                 plan = super().plan(spec, predictions, targets, None, None)
-                if plan.whole and _surely_good(plan, targets):
-                    loss = native.whole_loss(plan, predictions, targets)
+                if plan.fused and _trivially_valid(plan, targets):
+                    loss = kernels.fused_loss(plan, predictions, targets)
                     # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases. The squared
                     # error is what it is.
                     if plan.kind == "regression" or isfinite(loss.item()):
@@ -234,7 +234,7 @@ class TorchAdapter(Adapter):
         }
 
 
-def _surely_good(plan: Plan, targets: Tensor) -> bool:
+def _trivially_valid(plan: Plan, targets: Tensor) -> bool:
     """What `unifiedloss.values.surely_good` tells, of targets that a native kernel takes as they are.
 
     In torch, not on a NumPy view: on a small batch NumPy's code pushes torch's out of the processor's caches, and the gradient that comes

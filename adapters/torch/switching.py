@@ -14,7 +14,7 @@ from unifiedloss.adapters.torch import ADAPTER
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.spec import Categorical
 from unifiedloss.switching.arrays import as_bfloat16
-from unifiedloss.switching.tables import Call, find
+from unifiedloss.switching.library_loss import Call, find
 
 # The attributes that hold what a module was made with: the old arguments are resolved into `reduction` when it is made.
 _ATTRIBUTES = {
@@ -89,15 +89,15 @@ def _tuples(value: Any) -> Any:
 
 def build(call: Call) -> Any:
     """The module, or the function with its arguments bound. Weights have torch's default dtype, as torch.tensor([0.5]) has."""
-    native, dtype = find(call.name), torch.get_default_dtype()
+    given, dtype = find(call.name), torch.get_default_dtype()
     arguments = {
         name: torch.tensor(value, dtype=dtype)
-        if name in native.tensors and value is not None
+        if name in given.tensors and value is not None
         else value
         for name, value in call.arguments.items()
     }
     found: Any = functools.reduce(getattr, call.name.split(".")[1:], torch)
-    return found(**arguments) if native.is_class else functools.partial(found, **arguments)
+    return found(**arguments) if given.is_class else functools.partial(found, **arguments)
 
 
 def _weights(loss: Any) -> list[torch.Tensor]:
@@ -110,9 +110,9 @@ def _weights(loss: Any) -> list[torch.Tensor]:
     return [each for each in held.values() if isinstance(each, torch.Tensor)]
 
 
-def weight_dtype(call: Call, native: Any = None) -> str | None:
+def weight_dtype(call: Call, given: Any = None) -> str | None:
     """The dtype of the weights that a loss holds: of the object, or of what is made from the call; None where there are none."""
-    weights = _weights(build(call) if native is None else native)
+    weights = _weights(build(call) if given is None else given)
     return str(weights[0].dtype).removeprefix("torch.") if weights else None
 
 
@@ -122,7 +122,7 @@ def _device(loss: Any) -> torch.device:
 
 
 def run(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """The value and the gradient of its sum, as arrays.
 
@@ -134,17 +134,17 @@ def run(
         targets = targets.astype(predictions.dtype) if targets.dtype.kind in "iub" else targets
     elif targets.dtype.kind in "iu":
         targets = targets.astype(np.int64)
-    return run_as_given(call, predictions, targets, sample_weight, native)
+    return run_as_given(call, predictions, targets, sample_weight, given)
 
 
 def run_as_given(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """What `run` gives, for targets of the dtype they have, which torch may refuse."""
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
-    loss = build(call) if native is None else native
+    loss = build(call) if given is None else given
     # Whatever is switched off around the report: a gradient is what it is about.
     with torch.inference_mode(mode=False), torch.enable_grad():
         x, t = (

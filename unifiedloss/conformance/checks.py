@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 @dataclass
-class Outcome:
+class CheckResult:
     """What came of one case.
 
     Attributes:
@@ -40,7 +40,9 @@ class Outcome:
         self.failures.append(what)
 
 
-def check_case(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase, expected: Any) -> Outcome:
+def check_case(
+    adapter: Adapter, mode: Mode, case: Case | SoftmaxCase, expected: Any
+) -> CheckResult:
     """Run a case and compare the loss or the softmax, its dtype and shape, and every gradient.
 
     Args:
@@ -54,8 +56,8 @@ def check_case(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase, expected:
     return _check_loss(adapter, mode, case, expected)
 
 
-def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -> Outcome:
-    outcome = Outcome()
+def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -> CheckResult:
+    outcome = CheckResult()
     plan = tolerances.plan_of(case)
     if mode.raises and expected.bad_positions:
         _expect_error(outcome, adapter, mode, case, BadValueError)
@@ -69,7 +71,7 @@ def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -
     reduced = plan.spec.reduction != "none"
     shape = () if reduced else plan.positions
     kept = tolerances.kept(case, plan)
-    some_kept = np.asarray(kept.any(-1)) if plan.averaged else kept
+    some_kept = np.asarray(kept.any(-1)) if plan.average_last_axis else kept
     _compare(
         outcome, "loss", plan, adapter, value, plan.result_dtype, shape, expected.loss, magnitudes.loss,
         None if reduced else some_kept,
@@ -97,11 +99,13 @@ def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -
 def _defined(expected: Reference, shape: tuple[int, ...], plan: Plan) -> Array:
     """Where a gradient to targets is defined: where the loss of their position is a number."""
     number = ~np.isnan(np.reshape(np.array(expected.position_losses), shape))
-    return number[..., None] if plan.averaged else _expand(number, plan)
+    return number[..., None] if plan.average_last_axis else _expand(number, plan)
 
 
-def _check_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase, expected: Softmax) -> Outcome:
-    outcome = Outcome()
+def _check_softmax(
+    adapter: Adapter, mode: Mode, case: SoftmaxCase, expected: Softmax
+) -> CheckResult:
+    outcome = CheckResult()
     try:
         value, gradient = _evaluate_softmax(adapter, mode, case)
     except Exception as error:  # noqa: BLE001 - as above
@@ -201,7 +205,7 @@ def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, 
 
 
 def _compare(
-    outcome: Outcome,
+    outcome: CheckResult,
     what: str,
     plan: Plan,
     adapter: Adapter,
@@ -291,7 +295,7 @@ def _compare(
         )
 
 
-def _compare_bits(outcome: Outcome, what: str, got: Array, exact: Array, form: Format) -> None:
+def _compare_bits(outcome: CheckResult, what: str, got: Array, exact: Array, form: Format) -> None:
     """Exact mode has one right answer, to the sign of zero."""
     wrong = (got != exact) & ~np.isnan(exact) | (np.signbit(got) != np.signbit(exact)) & (
         exact == 0
@@ -316,7 +320,9 @@ def _compare_bits(outcome: Outcome, what: str, got: Array, exact: Array, form: F
         )
 
 
-def _fail_at(outcome: Outcome, what: str, wrong: Array, got: Array, exact: Array, why: str) -> None:
+def _fail_at(
+    outcome: CheckResult, what: str, wrong: Array, got: Array, exact: Array, why: str
+) -> None:
     position = tuple(int(i) for i in np.argwhere(wrong)[0])
     found, wanted = float(got[position]), float(exact[position])
     outcome.fail(
@@ -328,9 +334,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def check_refused(adapter: Adapter, mode: Mode, case: Case) -> Outcome:
+def check_refused(adapter: Adapter, mode: Mode, case: Case) -> CheckResult:
     """A mode that cannot hold exact mode's promise says so, and gives no number."""
-    outcome = Outcome(comparisons=1)
+    outcome = CheckResult(comparisons=1)
     try:
         value = adapter.to_numpy(_call(adapter, mode, case))
     except Exception as error:  # noqa: BLE001 - a compiler may wrap the refusal in an error of its own
@@ -343,12 +349,12 @@ def check_refused(adapter: Adapter, mode: Mode, case: Case) -> Outcome:
     return outcome
 
 
-def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall | SoftmaxCase) -> Outcome:
+def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall | SoftmaxCase) -> CheckResult:
     """Make a call that must fail, and compare the error's class and message with those NumPy gives.
 
     Where the mistake can only be seen by reading values and this mode cannot read them, the loss must be NaN.
     """
-    outcome = Outcome()
+    outcome = CheckResult()
     if isinstance(call, SoftmaxCase):
         _expect_error(outcome, adapter, mode, call, UnifiedLossError)
         return outcome
@@ -375,7 +381,7 @@ def _call(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase) -> Any:
 
 
 def _expect_error(
-    outcome: Outcome,
+    outcome: CheckResult,
     adapter: Adapter,
     mode: Mode,
     case: Case | SoftmaxCase,

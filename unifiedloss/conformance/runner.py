@@ -371,7 +371,7 @@ def _reads(call: BadCall | SoftmaxCase) -> bool:
 def _count(
     row: Row,
     case: Case | BadCall | SoftmaxCase,
-    outcome: checks.Outcome,
+    outcome: checks.CheckResult,
     snippet: Callable[[], str],
 ) -> None:
     loss = _loss(case)

@@ -123,13 +123,13 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         losses = np.where(on, np.abs(weight) * parts.loss, 0.0)
         omega = _unit_weights(case, plan, shape)
         divisor, condition = _divisor(case, plan, on, weight, omega)
-        if plan.averaged and upstream.ndim:
+        if plan.average_last_axis and upstream.ndim:
             upstream = upstream[..., None]
         factor = np.where(on, upstream * np.abs(weight) / divisor, 0.0)
         # Averages of m elements count m times in a mean's divisor: it then divides elements by elements.
-        averaged_over = shape[-1] if plan.averaged and plan.spec.reduction != "mean" else 1
+        averaged_over = shape[-1] if plan.average_last_axis and plan.spec.reduction != "mean" else 1
         factor = np.broadcast_to(factor, shape) / averaged_over
-        each = losses.sum(-1) if plan.averaged else losses
+        each = losses.sum(-1) if plan.average_last_axis else losses
         loss = (
             each if plan.spec.reduction == "none" else losses.sum() * condition / divisor
         ) / averaged_over
@@ -267,7 +267,7 @@ def _divisor(case: Case, plan: Plan, kept: Any, weight: Array, omega: Array) -> 
     if rule == "all":
         return float(each.size), 1.0
     counted = _present(case, plan, weight.shape) if rule == "present" else kept & (each != 0)
-    if plan.averaged:
+    if plan.average_last_axis:
         counted = np.broadcast_to(counted.any(-1, keepdims=True), counted.shape)
     return float(np.count_nonzero(counted)), 1.0
 
@@ -307,7 +307,7 @@ def _read(plan: Plan, p: Array) -> Array:
 
 def _cost(plan: Plan, p: Array) -> Array:
     """The size of -log p, and the error that a relative one of p makes."""
-    cost = np.abs(np.log(p + plan.added))
+    cost = np.abs(np.log(p + plan.epsilon_added))
     return (np.minimum(cost, 100.0) if plan.clamped else cost) + 1
 
 
@@ -316,9 +316,9 @@ def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
     q = 1.0 if q is None else np.asarray(q)
     if np.ndim(q):
         q = np.reshape(q, [-1 if i == plan.pos_weight_axis % x.ndim else 1 for i in range(x.ndim)])
-    keep = 1 - plan.smoothing
-    positive = q * (keep * t + plan.smoothing / 2)
-    negative = keep * (1 - t) + plan.smoothing / 2
+    keep = 1 - plan.label_smoothing
+    positive = q * (keep * t + plan.label_smoothing / 2)
+    negative = keep * (1 - t) + plan.label_smoothing / 2
     if plan.from_logits:
         size = np.abs(x) + 1
         return _Parts((positive + negative) * size, positive + negative, keep * (q + 1) * size)
@@ -328,7 +328,9 @@ def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
         slope = (p * negative + rest * positive) / np.maximum(p * rest, 1e-12)
     else:
         slope = np.where(
-            passes, _safe(positive, p + plan.added) + _safe(negative, rest + plan.added), 0.0
+            passes,
+            _safe(positive, p + plan.epsilon_added) + _safe(negative, rest + plan.epsilon_added),
+            0.0,
         )
     loss = _weighted(positive, cost) + _weighted(negative, complement)
     return _Parts(
@@ -361,10 +363,10 @@ def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
         t = np.zeros(x.shape)
         np.put_along_axis(t, np.expand_dims(_labels(case, plan), axis), 1.0, axis)
     w = _class_weights(plan)
-    keep = 1 - plan.smoothing
-    smoothed = keep * t + plan.smoothing / plan.shared_by
+    keep = 1 - plan.label_smoothing
+    smoothed = keep * t + plan.label_smoothing / plan.shared_by
     position = (w * t).sum(axis, keepdims=True)
-    tau = (position if plan.by_position else w) * smoothed
+    tau = (position if plan.class_weighting == "position" else w) * smoothed
     if plan.log_probabilities:
         cost, slope = np.abs(x), tau
     elif plan.from_logits:
@@ -378,7 +380,7 @@ def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
         slope = np.where(passes, _safe(tau, p), 0.0)
     finite_cost = np.where(np.isfinite(cost), cost, 0.0)
     by_targets = w * keep * finite_cost
-    if plan.by_position:
+    if plan.class_weighting == "position":
         by_targets = (
             w * (smoothed * finite_cost).sum(axis, keepdims=True) + position * keep * finite_cost
         )

@@ -132,7 +132,7 @@ def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
     return chosen, {label: why for label, why in absent.items() if label.partition(" ")[0] in names}
 
 
-class Message(NamedTuple):
+class WorkerMessage(NamedTuple):
     """What a worker says: a line of JSON, or how it ended (None for well)."""
 
     target: Target
@@ -142,7 +142,7 @@ class Message(NamedTuple):
 
 def work(
     tasks: Sequence[tuple[Target, dict[str, Any]]], shared: Any, workers: int | None = None
-) -> Iterator[Message]:
+) -> Iterator[WorkerMessage]:
     """Run a worker for each task, a few at a time, and yield what they say as they say it.
 
     Every worker's last message has no content. Closing the iterator, as an exception in the loop over it does, kills those that run.
@@ -153,7 +153,7 @@ def work(
         workers: how many run at a time; as many as there are cores by default.
     """
     limit = workers or os.cpu_count() or 1
-    messages: queue.Queue[Message] = queue.Queue()
+    messages: queue.Queue[WorkerMessage] = queue.Queue()
     waiting = list(tasks)
     running: dict[str, _Worker] = {}
     with (
@@ -181,9 +181,9 @@ def _kill_all(running: Mapping[str, _Worker]) -> None:
         worker.kill()
 
 
-def _silent(running: dict[str, _Worker]) -> Message:
+def _silent(running: dict[str, _Worker]) -> WorkerMessage:
     worker = next(iter(running.values()))
-    return Message(
+    return WorkerMessage(
         worker.target,
         None,
         f"its process said nothing for {SILENCE:.0f} s and was ended. {worker.last_words()}",
@@ -194,7 +194,11 @@ class _Worker:
     """One process, and a thread that reads what it says."""
 
     def __init__(
-        self, target: Target, task: dict[str, Any], folder: Path, messages: queue.Queue[Message]
+        self,
+        target: Target,
+        task: dict[str, Any],
+        folder: Path,
+        messages: queue.Queue[WorkerMessage],
     ) -> None:
         self.target = target
         self._messages = messages
@@ -229,10 +233,10 @@ class _Worker:
                     continue
                 finished = content.get("event") == "end"
                 if not finished:
-                    self._messages.put(Message(self.target, content))
+                    self._messages.put(WorkerMessage(self.target, content))
         code = self._process.wait()
         death = None if finished else f"its process ended with status {code}. {self.last_words()}"
-        self._messages.put(Message(self.target, None, death))
+        self._messages.put(WorkerMessage(self.target, None, death))
 
     def last_words(self) -> str:
         """The end of what it wrote to stderr."""

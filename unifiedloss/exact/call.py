@@ -28,7 +28,7 @@ _LARGEST_SHARE = 2.0**100
 """Numbers up to it that are divided by their sum are for the balls."""
 
 
-class Call:
+class HostCall:
     """The positions of a call in a row, their class axis last.
 
     Attributes:
@@ -55,7 +55,7 @@ class Call:
         self.plan = plan
         self.exp = exp
         self.shape = predictions.shape
-        axis = predictions.ndim - 1 if plan.averaged else plan.axis
+        axis = predictions.ndim - 1 if plan.average_last_axis else plan.axis
         self.positions = predictions.shape if axis is None else _without(predictions.shape, axis)
         self.rows = self._in_rows(plain(predictions))
         n = len(self.rows)
@@ -106,7 +106,7 @@ class Call:
 
     def _in_rows(self, x: Array) -> Array:
         if self.plan.axis is None:
-            return x.reshape(-1, self.shape[-1] if self.plan.averaged else 1)
+            return x.reshape(-1, self.shape[-1] if self.plan.average_last_axis else 1)
         moved = x if self.plan.axis == x.ndim - 1 else np.moveaxis(x, self.plan.axis, -1)
         return moved.reshape(-1, moved.shape[-1])
 
@@ -166,7 +166,7 @@ class Call:
             special |= self._holds_odd_probability()
         bad &= self.kept
         if (
-            plan.averaged
+            plan.average_last_axis
         ):  # one element that is NaN does not make the gradients of its neighbours so
             return bad, bad_weight, (special | nan | bad) & self.kept & ~bad_weight
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
@@ -176,12 +176,12 @@ class Call:
         plan = self.plan
         smallest, largest = self.read.min(1), self.read.max(1)
         low, gap = plan.bounds or (0.0, 0.0)
-        least = 0.0 if low > 0 or plan.added or plan.clamped else plan.tiny
+        least = 0.0 if low > 0 or plan.epsilon_added or plan.clamped else plan.tiny
         most = _LARGEST_SHARE if plan.renormalize else 1.0
         odd: Bools = ~((smallest >= np.float64(least)) & (largest <= np.float64(most)))
         if plan.renormalize:
             odd |= largest < np.float64(plan.tiny)
-        elif plan.kind == "binary" and not gap and not plan.added and not plan.clamped:
+        elif plan.kind == "binary" and not gap and not plan.epsilon_added and not plan.clamped:
             odd |= largest == 1
         return odd
 
@@ -204,14 +204,14 @@ class Call:
         if not plan.from_logits:
             return np.zeros(len(rows), bool), np.zeros(len(rows), bool)
         largest = rows.max(1)  # NaN where there is one
-        if plan.averaged:
+        if plan.average_last_axis:
             return np.zeros(len(rows), bool), ~np.isfinite(rows).all(1)
         if plan.axis is None:
             return np.isnan(largest), np.isinf(largest)
         nan = ~(np.abs(largest) < np.inf)
         # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
         endless = (rows == -np.inf).any(1) & ~nan
-        if plan.kind == "index" and not plan.smoothing:
+        if plan.kind == "index" and not plan.label_smoothing:
             endless &= rows[np.arange(len(rows)), self.labels[chosen]] == -np.inf
         return nan, endless
 
@@ -306,20 +306,20 @@ class Call:
         plan = self.plan
         t = self.of_classes(some)
         error = 0.0
-        if plan.smoothing:
-            t = (1.0 - plan.smoothing) * t + plan.smoothing / plan.shared_by
+        if plan.label_smoothing:
+            t = (1.0 - plan.label_smoothing) * t + plan.label_smoothing / plan.shared_by
             error += 4 * U
         if plan.class_weights is not None:
             t = t * np.asarray(plan.class_weights)
             error += U
         return t, error
 
-    def sides(self, some: Any) -> tuple[Floats, Floats, float]:
+    def binary_targets(self, some: Any) -> tuple[Floats, Floats, float]:
         """q t' and 1 - t' of binary targets, and their relative error."""
         t = self.numbers(some)[:, 0]
         yes, no, error = t, 1.0 - t, U
-        if self.plan.smoothing:
-            keep, share = 1.0 - self.plan.smoothing, self.plan.smoothing / 2
+        if self.plan.label_smoothing:
+            keep, share = 1.0 - self.plan.label_smoothing, self.plan.label_smoothing / 2
             yes, no, error = keep * yes + share, keep * no + share, 5 * U
         if self.pos_weight is not None:
             yes, error = yes * self.pos_weight[some][:, 0], error + U
@@ -328,7 +328,7 @@ class Call:
     @cached_property
     def hard(self) -> bool:
         """Whether binary targets are 0 and 1 alone, and so are their weights."""
-        plain = not self.plan.smoothing and self.pos_weight is None
+        plain = not self.plan.label_smoothing and self.pos_weight is None
         return plain and bool(((self.targets == 0) | (self.targets == 1)).all())
 
     # --------------------------------------------------------------------------------------------------------- the oracle

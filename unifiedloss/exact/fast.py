@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.exact.balls import Ball, U, two_sum
-from unifiedloss.exact.call import Call
+from unifiedloss.exact.call import HostCall
 from unifiedloss.exact.rounding import decide, stored, to_format
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.tiers import round_elements
@@ -60,7 +60,7 @@ def _height(k: int) -> int:
 
 
 def carry_out(
-    call: Call,
+    call: HostCall,
     todo: Bools,
     losses: NDArray[Any],
     slopes: NDArray[Any] | None,
@@ -82,13 +82,13 @@ def carry_out(
         return todo
     if (
         plan.scale != 1.0
-        or plan.averaged
-        or (plan.by_position and (plan.kind == "dense" or plan.smoothing))
+        or plan.average_last_axis
+        or (plan.class_weighting == "position" and (plan.kind == "dense" or plan.label_smoothing))
     ):
         return todo
     if not _is_in_reach(plan, scale):
         return todo
-    if plan.kind == "index" and not plan.smoothing:
+    if plan.kind == "index" and not plan.label_smoothing:
         carry: Any = _index
     elif plan.kind in ("index", "dense"):
         carry = _dense
@@ -131,7 +131,7 @@ def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
     return all(map(_in_reach, shared))
 
 
-def _are_in_reach(call: Call, some: Any, scale: Scale | None) -> bool:
+def _are_in_reach(call: HostCall, some: Any, scale: Scale | None) -> bool:
     """Whether what some positions have of their own is."""
     if call.weight is not None and not _in_reach(call.weight[some]):
         return False
@@ -173,7 +173,13 @@ def _between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools
 
 
 def _index(
-    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str, space: _Space
+    call: HostCall,
+    some: Any,
+    losses: Any,
+    slopes: Any,
+    scale: Scale | None,
+    dtype: str,
+    space: _Space,
 ) -> Bools:
     rows = call.rows[some]
     n, size = rows.shape
@@ -254,7 +260,7 @@ def _scaled_into(
     return differ
 
 
-def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
+def _saturated(call: HostCall, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
     r"""Losses of rows, the exact part \(A = m - z_y\) kept apart from \(\log(1 + s)\): A is often a tie, which a tiny s decides."""
     rows = call.rows[chosen].astype(np.float64)
     labels = call.targets[chosen].astype(np.intp)
@@ -280,7 +286,7 @@ def _saturated(call: Call, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
 
 
 def _dense(
-    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
+    call: HostCall, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
 ) -> Bools:
     plan = call.plan
     shifted = call.rows[some].astype(np.float64)
@@ -330,10 +336,10 @@ def _dense(
 
 
 def _binary(
-    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
+    call: HostCall, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
 ) -> Bools:
     z = call.rows[some][:, 0].astype(np.float64)
-    yes, no, target_error = call.sides(some)
+    yes, no, target_error = call.binary_targets(some)
     exp = -np.abs(z)
     call.exp(exp, out=exp)
     rest = (yes + no) * np.log1p(exp)
@@ -365,7 +371,7 @@ def _binary(
 
 
 def _regression(
-    call: Call, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
+    call: HostCall, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
 ) -> Bools:
     p = call.rows[some][:, 0].astype(np.float64)
     difference, lost = two_sum(p, -call.targets[some][:, 0].astype(np.float64))

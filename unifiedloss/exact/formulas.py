@@ -28,15 +28,19 @@ def _one_minus(x: Any) -> Ball:
 def weighted_targets(plan: Plan, targets: Floats) -> Ball:
     r"""\(\tau_c = w_c t'_c\) of dense targets (n, K), or \(W t'_c\) with \(W = \sum_c w_c t_c\) where positions are weighted."""
     tau = Ball(targets)
-    if plan.smoothing:
+    if plan.label_smoothing:
         assert plan.classes is not None
-        tau = _one_minus(np.float64(plan.smoothing)) * tau + Ball(
-            np.float64(plan.smoothing)
+        tau = _one_minus(np.float64(plan.label_smoothing)) * tau + Ball(
+            np.float64(plan.label_smoothing)
         ) / Ball(np.float64(plan.classes))
     if plan.class_weights is None:
         return tau
     weights = Ball(np.asarray(plan.class_weights))
-    return (weights * Ball(targets)).sum() * tau if plan.by_position else weights * tau
+    return (
+        (weights * Ball(targets)).sum() * tau
+        if plan.class_weighting == "position"
+        else weights * tau
+    )
 
 
 def cross_entropy(logits: Floats, tau: Ball) -> tuple[Ball, Ball]:
@@ -93,8 +97,11 @@ def negative_log_likelihood(logarithms: Floats, tau: Ball) -> tuple[Ball, Ball]:
 def binary_targets(plan: Plan, targets: Floats, pos_weight: Floats | None) -> tuple[Ball, Ball]:
     r"""\(q t'\) and \(1 - t'\), the latter from \(1 - t\): near t = 1 nothing cancels."""
     yes, no = Ball(targets), _one_minus(targets)
-    if plan.smoothing:
-        keep, share = _one_minus(np.float64(plan.smoothing)), Ball(np.float64(plan.smoothing) / 2)
+    if plan.label_smoothing:
+        keep, share = (
+            _one_minus(np.float64(plan.label_smoothing)),
+            Ball(np.float64(plan.label_smoothing) / 2),
+        )
         yes, no = keep * yes + share, keep * no + share
     return (yes if pos_weight is None else Ball(pos_weight) * yes), no
 
@@ -124,8 +131,8 @@ def binary_cross_entropy_of_probabilities(
     p, q, slope_kept = _read(plan, probabilities, everywhere)
     if plan.clamped:
         return _clamped(p, q, yes, no)
-    if plan.added:
-        p, q = p + Ball(plan.added), q + Ball(plan.added)
+    if plan.epsilon_added:
+        p, q = p + Ball(plan.epsilon_added), q + Ball(plan.epsilon_added)
         return yes * _cost(p) + no * _cost(q), no / q - yes / p
     # A side without weight may be 0, and is not read.
     has_yes, has_no = ~yes.is_0(), ~no.is_0()

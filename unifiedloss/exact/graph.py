@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from unifiedloss.exact.graph_balls import Ball
+from unifiedloss.exact.graph_balls import GraphBall
 from unifiedloss.exact.graph_fast import binary64, dense64, index64, quotient64, regression64
 from unifiedloss.exact.graph_form import Block, Form, Found, read
 from unifiedloss.exact.graph_formulas import (
@@ -24,7 +24,7 @@ from unifiedloss.exact.graph_formulas import (
     scaled_loss,
     scaled_slope,
 )
-from unifiedloss.exact.graph_ops import Array, Field, Ops, hidden_zero
+from unifiedloss.exact.graph_ops import Array, Field, GraphOps, hidden_zero
 from unifiedloss.exact.graph_rounding import from_bits, to_bits
 from unifiedloss.exact.graph_sums import exact_sum
 from unifiedloss.floats import FORMATS
@@ -52,7 +52,7 @@ class Kind(NamedTuple):
 
 def kind_of(plan: Plan) -> Kind:
     """The forms of a plan."""
-    if plan.kind == "index" and not plan.smoothing:
+    if plan.kind == "index" and not plan.label_smoothing:
         return Kind(index64, index_balls)
     if plan.kind in ("index", "dense"):
         return Kind(dense64, dense_balls)
@@ -194,7 +194,7 @@ def windows(form: Form, found: Found, count: int, again: Callable[[Array, Array]
     return Found(done[2], done[3] if len(done) > 3 else None, done[1])
 
 
-def _first(xp: Ops, flags: Array, n: int) -> Array:
+def _first(xp: GraphOps, flags: Array, n: int) -> Array:
     """The first row whose flag is set, an int32 without axes; n or less if none is."""
     return xp.reshape(-xp.max(xp.where(xp.reshape(flags, (n,)), -xp.arange(n), -n)), ())
 
@@ -230,7 +230,7 @@ class Given(NamedTuple):
     pos_weight: Array | None
 
 
-class Call:
+class GraphCall:
     """A call inside a program: its arrays as rows, and its rows as results.
 
     Args:
@@ -240,7 +240,7 @@ class Call:
         gradient: whether the gradient is wanted.
     """
 
-    def __init__(self, xp: Ops, plan: Plan, given: Given, *, gradient: bool) -> None:
+    def __init__(self, xp: GraphOps, plan: Plan, given: Given, *, gradient: bool) -> None:
         self.xp, self.plan, self.given = xp, plan, given
         self.examples: int = given.predictions.shape[0]
         assert plan.shape is not None
@@ -252,7 +252,7 @@ class Call:
         term_dtype = plan.result_dtype if plan.spec.reduction == "none" else "float32"
         self.form = Form(plan, field, width, term_dtype, gradient)
         self.rows = self.examples * math.prod(plan.shape) // width  # type: ignore[arg-type]
-        self.divisor: Ball | None = None
+        self.divisor: GraphBall | None = None
         self.block = self._block()
 
     def _positions(self, x: Array) -> Array:
@@ -376,11 +376,11 @@ class Call:
         bad: Array,
         own_weight: Array | None,
         weight: Array | None,
-    ) -> Ball:
+    ) -> GraphBall:
         xp, plan, f = self.xp, self.plan, self.form.field
         rule = plan.divisor
         if rule == "all":
-            return Ball(
+            return GraphBall(
                 f,
                 xp.constant([[float(self.count)]], "float64"),
                 xp.constant([[0.0]], "float64"),
@@ -405,10 +405,10 @@ class Call:
         known = found.radius <= abs(found.high) * 2.0**-60
         return found.where(~xp.any(bad) & known, float("nan"))
 
-    def _counted(self, which: Array) -> Ball:
+    def _counted(self, which: Array) -> GraphBall:
         xp = self.xp
         count = xp.sum(xp.float64(xp.where(which, 1.0, 0.0)))
-        return Ball(self.form.field, count, 0.0 * count, 0.0 * count)
+        return GraphBall(self.form.field, count, 0.0 * count, 0.0 * count)
 
     def found(self) -> Found:
         """The rows in float64."""

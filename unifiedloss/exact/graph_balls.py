@@ -38,7 +38,7 @@ _SLACK = 1.0 + 2.0**-40
 
 
 @dataclass(frozen=True)
-class Ball:
+class GraphBall:
     """All real numbers within `radius` of high + low; arrays that broadcast against each other, or Python's floats."""
 
     field: Field
@@ -46,10 +46,10 @@ class Ball:
     low: Array = 0.0
     radius: Array = 0.0
 
-    def _new(self, high: Array, low: Array, radius: Array) -> Ball:
-        return Ball(self.field, high, low, radius)
+    def _new(self, high: Array, low: Array, radius: Array) -> GraphBall:
+        return GraphBall(self.field, high, low, radius)
 
-    def __add__(self, other: Ball) -> Ball:
+    def __add__(self, other: GraphBall) -> GraphBall:
         f = self.field
         where = f.xp.where
         total, error = f.two_sum(self.high, other.high)
@@ -60,13 +60,13 @@ class Ball:
         high, low = f.two_sum(total, rest)
         return self._new(high, low, self.radius + other.radius + lost)
 
-    def __neg__(self) -> Ball:
+    def __neg__(self) -> GraphBall:
         return self._new(-self.high, -self.low, self.radius)
 
-    def __sub__(self, other: Ball) -> Ball:
+    def __sub__(self, other: GraphBall) -> GraphBall:
         return self + -other
 
-    def __mul__(self, other: Ball) -> Ball:
+    def __mul__(self, other: GraphBall) -> GraphBall:
         f = self.field
         where = f.xp.where
         high, error = f.two_prod(self.high, other.high)
@@ -79,7 +79,7 @@ class Ball:
         carried = carried + other.radius * abs(self.high) * (1 + 4 * U) + self._least(other)
         return self._new(high, low, carried + lost)
 
-    def __truediv__(self, other: Ball) -> Ball:
+    def __truediv__(self, other: GraphBall) -> GraphBall:
         f = self.field
         where = f.xp.where
         first = f.div(self.high, other.high)
@@ -97,19 +97,21 @@ class Ball:
         carried = (self.radius + other.radius * size * (1 + 4 * U) + floor) / least + floor
         return self._new(high, low, where(least > 0, carried, float("inf")) + lost)
 
-    def _least(self, other: Ball) -> Array:
+    def _least(self, other: GraphBall) -> Array:
         """What keeps a radius from becoming 0, and so a claim of exactness, by underflow: a normal number, as XLA flushes others."""
         return self.field.xp.where(_either(self.radius, other.radius), LOST, 0.0)
 
-    def scaled(self, power: float) -> Ball:
+    def scaled(self, power: float) -> GraphBall:
         """Times a power of two, exactly."""
         return self._new(self.high * power, self.low * power, self.radius * power)
 
-    def where(self, condition: Array, other: Ball | float) -> Ball:
+    def where(self, condition: Array, other: GraphBall | float) -> GraphBall:
         """This ball where the condition holds, else the other."""
         where = self.field.xp.where
         high, low, radius = (
-            (other.high, other.low, other.radius) if isinstance(other, Ball) else (other, 0.0, 0.0)
+            (other.high, other.low, other.radius)
+            if isinstance(other, GraphBall)
+            else (other, 0.0, 0.0)
         )
         return self._new(
             where(condition, self.high, high),
@@ -117,21 +119,21 @@ class Ball:
             where(condition, self.radius, radius),
         )
 
-    def apply(self, function: Callable[[Array], Array]) -> Ball:
+    def apply(self, function: Callable[[Array], Array]) -> GraphBall:
         """The function of each of the three arrays, which have one shape."""
         return self._new(function(self.high), function(self.low), function(self.radius))
 
-    def full(self, shape: tuple[int, ...]) -> Ball:
+    def full(self, shape: tuple[int, ...]) -> GraphBall:
         """Broadcast to a shape."""
         xp = self.field.xp
         return self.apply(lambda x: xp.broadcast(xp.constant(x, "float64"), shape))
 
-    def kept(self, shape: tuple[int, ...]) -> Ball:
+    def kept(self, shape: tuple[int, ...]) -> GraphBall:
         """The same, of a shape, computed once and stored."""
         full = self.full(shape)
         return self._new(*self.field.kept(lambda: (full.high, full.low, full.radius), shape, 3))
 
-    def sum(self, shape: tuple[int, ...]) -> Ball:
+    def sum(self, shape: tuple[int, ...]) -> GraphBall:
         """The sum along the last axis of a matrix of that shape, which stays with length 1: slices are added to slices, one by one."""
         part, (n, k) = self.kept(shape), shape
         while k > 1:
@@ -139,7 +141,7 @@ class Ball:
             part, k = _added_up(part, n, k, width), width
         return part
 
-    def exp(self, shape: tuple[int, ...]) -> Ball:
+    def exp(self, shape: tuple[int, ...]) -> GraphBall:
         """e^x of a shape, for x <= 700; exactly 1 at 0, and positive, if nothing else, where it is too small."""
         f = self.field
         xp = f.xp
@@ -177,7 +179,7 @@ class Ball:
             xp.where(deep, _TAIL * (1 - 2.0**-20), radius),
         )
 
-    def _series(self, r: Ball) -> Ball:
+    def _series(self, r: GraphBall) -> GraphBall:
         """(e^r - 1) / r, as a loop: what is in it is compiled once."""
         f = self.field
         xp = f.xp
@@ -200,13 +202,13 @@ class Ball:
         )
         return self._new(high, low, 0.0)
 
-    def _number(self, x: Array) -> Ball:
+    def _number(self, x: Array) -> GraphBall:
         return self._new(x, 0.0, 0.0)
 
-    def _constant(self, high: float, low: float, radius: float) -> Ball:
+    def _constant(self, high: float, low: float, radius: float) -> GraphBall:
         return self._new(high, low, radius)
 
-    def log1p(self, shape: tuple[int, ...]) -> Ball:
+    def log1p(self, shape: tuple[int, ...]) -> GraphBall:
         """log(1 + x) of a shape, for x >= 0."""
         f = self.field
         where = f.xp.where
@@ -266,7 +268,7 @@ def _either(a: Array, b: Array) -> Array:
     return (a != 0) | (b != 0)
 
 
-def _added_up(ball: Ball, n: int, k: int, width: int) -> Ball:
+def _added_up(ball: GraphBall, n: int, k: int, width: int) -> GraphBall:
     """The sum of slices of so many columns each."""
     xp = ball.field.xp
     count = -(-k // width)
@@ -283,11 +285,11 @@ def _added_up(ball: Ball, n: int, k: int, width: int) -> Ball:
 
     def step(i: Array, *total: Array) -> tuple[Array, ...]:
         one = parts.apply(lambda x: xp.rows(x, i, 1))
-        found = Ball(ball.field, *total) + one
+        found = GraphBall(ball.field, *total) + one
         return i + 1, found.high, found.low, found.radius
 
     nothing = [xp.broadcast(xp.constant(0.0, "float64"), (1, n * width))] * 3
     _, *total = xp.loop(
         lambda i, *_: i < shape[1] // width, step, (xp.constant(0, "int32"), *nothing)
     )
-    return Ball(ball.field, *total).apply(lambda x: xp.reshape(x, (n, width)))
+    return GraphBall(ball.field, *total).apply(lambda x: xp.reshape(x, (n, width)))

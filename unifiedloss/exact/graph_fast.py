@@ -10,9 +10,9 @@ import math
 from itertools import zip_longest
 
 from unifiedloss.exact.balls import U
-from unifiedloss.exact.graph_balls import Ball
+from unifiedloss.exact.graph_balls import GraphBall
 from unifiedloss.exact.graph_form import Block, Form, Found, numbers, read
-from unifiedloss.exact.graph_ops import Array, Ops
+from unifiedloss.exact.graph_ops import Array, GraphOps
 from unifiedloss.exact.graph_rounding import between, to_bits, to_odd
 from unifiedloss.exact.graph_sums import height, tree_sum
 
@@ -21,7 +21,7 @@ _LOG1P = 10 * U
 """Of the framework's own log1p, which only a number per position goes through."""
 
 
-def exp64(xp: Ops, x: Array) -> Array:
+def exp64(xp: GraphOps, x: Array) -> Array:
     """e^x to 3 u for x from -708 to 709, as at these ends beyond them; NaN stays NaN."""
     x = xp.minimum(xp.maximum(x, -708.0), 709.0)
     k = xp.rint(x * 1.4426950408889634)
@@ -102,8 +102,8 @@ def _tau64(form: Form, c: Block) -> tuple[Array, float]:
     else:
         tau = numbers(form, c)
     error = 0.0
-    if plan.smoothing:
-        tau = (1.0 - plan.smoothing) * tau + plan.smoothing / plan.shared_by
+    if plan.label_smoothing:
+        tau = (1.0 - plan.label_smoothing) * tau + plan.label_smoothing / plan.shared_by
         error += 4 * U
     if c.class_weights is not None:
         tau = tau * c.class_weights
@@ -164,8 +164,8 @@ def _sides(form: Form, c: Block) -> tuple[Array, Array, float, Array]:
     t = numbers(form, c)
     yes, no, error = t, 1.0 - t, U
     exact = (t == 0) | (t == 1)
-    if plan.smoothing:
-        keep, share = 1.0 - plan.smoothing, plan.smoothing / 2
+    if plan.label_smoothing:
+        keep, share = 1.0 - plan.label_smoothing, plan.label_smoothing / 2
         yes, no, error = keep * yes + share, keep * no + share, 5 * U
         exact = exact & False
     if c.pos_weight is not None:
@@ -236,7 +236,7 @@ def regression64(form: Form, c: Block) -> Found:
     return Found(terms, slopes, xp.any(undecided | differ | ~_in_order(scale)))
 
 
-def quotient64(form: Form, total: Ball, divisor: Ball | None) -> tuple[Array, Array]:
+def quotient64(form: Form, total: GraphBall, divisor: GraphBall | None) -> tuple[Array, Array]:
     """The bits of a sum over a divisor, and where they are undecided. It is known exactly where all that was lost is 0."""
     xp, f = form.xp, form.field
     quotient, exact = total.high, (total.low == 0) & (total.radius == 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from unifiedloss.exact.graph_ops import Array, Field, Ops
+from unifiedloss.exact.graph_ops import Array, Field, GraphOps
 from unifiedloss.exact.graph_rounding import from_bits
 from unifiedloss.floats import FORMATS
 from unifiedloss.plan import Plan
@@ -56,7 +56,7 @@ class Form:
     gradient: bool
 
     @property
-    def xp(self) -> Ops:
+    def xp(self) -> GraphOps:
         """The array operations."""
         return self.field.xp
 
@@ -76,7 +76,7 @@ class Form:
         return self.plan.spec.reduction == "mean"
 
 
-def read(xp: Ops, x: Array, dtype: str) -> Array:
+def read(xp: GraphOps, x: Array, dtype: str) -> Array:
     """Numbers in float64, subnormal ones as they are."""
     return (
         from_bits(xp, xp.int32(xp.bits(x)), dtype)
@@ -108,8 +108,8 @@ def why_not(plan: Plan) -> str | None:
     for rule, used in (
         ("scale", plan.scale != 1.0),
         ("element_weights", plan.element_weights is not None),
-        ("average_last_axis", plan.averaged),
-        ("class_weighting", plan.by_position),
+        ("average_last_axis", plan.average_last_axis),
+        ("class_weighting", plan.class_weighting == "position"),
         ("axis of pos_weight", along),
     ):
         if used:

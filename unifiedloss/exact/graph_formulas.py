@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unifiedloss.exact import balls
-from unifiedloss.exact.graph_balls import Ball
+from unifiedloss.exact.graph_balls import GraphBall
 from unifiedloss.exact.graph_form import Block, Form, numbers, read
 from unifiedloss.exact.graph_ops import Array, Field
 
@@ -21,34 +21,34 @@ class Parts(NamedTuple):
         endless: where the loss is infinite, whatever `losses` says: the target wants a class that the logits rule out.
     """
 
-    losses: tuple[Ball, ...]
-    slopes: tuple[Ball, ...]
+    losses: tuple[GraphBall, ...]
+    slopes: tuple[GraphBall, ...]
     endless: Array | None = None
 
 
-def scaled_loss(form: Form, c: Block, parts: tuple[Ball, ...]) -> Ball:
+def scaled_loss(form: Form, c: Block, parts: tuple[GraphBall, ...]) -> GraphBall:
     """Losses times their sample weights, the parts added."""
     if c.weight is not None:
-        weight = Ball(form.field, c.weight)
+        weight = GraphBall(form.field, c.weight)
         parts = tuple(x * weight for x in parts)
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def scaled_slope(form: Form, c: Block, parts: tuple[Ball, ...]) -> Ball:
+def scaled_slope(form: Form, c: Block, parts: tuple[GraphBall, ...]) -> GraphBall:
     """Slopes times u s_i / D, the parts added."""
     f = form.field
     assert c.upstream is not None
-    scale = Ball(f, c.upstream)
+    scale = GraphBall(f, c.upstream)
     if c.weight is not None:
-        scale = scale * Ball(f, c.weight)
+        scale = scale * GraphBall(f, c.weight)
     parts = tuple(x * scale for x in parts)
     if c.divisor is not None:
-        divisor = Ball(f, c.divisor, c.divisor_low, c.divisor_radius)
+        divisor = GraphBall(f, c.divisor, c.divisor_low, c.divisor_radius)
         parts = tuple(x / divisor for x in parts)
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def _softmax(form: Form, c: Block) -> tuple[Ball, Array, Ball, Ball]:
+def _softmax(form: Form, c: Block) -> tuple[GraphBall, Array, GraphBall, GraphBall]:
     """e^(z - m), where m is, the sum of the others, and z - m."""
     xp, f, k = form.xp, form.field, form.width
     z = read(xp, c.x, form.dtype)
@@ -56,12 +56,12 @@ def _softmax(form: Form, c: Block) -> tuple[Ball, Array, Ball, Ball]:
     columns = xp.reshape(xp.arange(k), (1, k))
     top = columns == -xp.max(xp.where(z == largest, -columns, -k))
     finite = z != -float("inf")
-    gap = Ball(f, *f.two_sum(xp.where(finite, z, largest), -largest))
+    gap = GraphBall(f, *f.two_sum(xp.where(finite, z, largest), -largest))
     exp = gap.exp(z.shape).where(finite, 0.0).kept(z.shape)
     others = exp.where(~top, 0.0).sum(z.shape)
     # No class at all, or one that is infinitely likely: nothing is known.
     odd = ~(abs(largest) < float("inf"))
-    others = Ball(f, others.high, others.low, xp.where(odd, float("inf"), others.radius))
+    others = GraphBall(f, others.high, others.low, xp.where(odd, float("inf"), others.radius))
     return exp, top, others, gap
 
 
@@ -74,21 +74,21 @@ def index_balls(form: Form, c: Block) -> Parts:
     apart = (-gap).where(own, 0.0).apply(xp.sum)
     # A label that the logits rule out: the loss is infinite, which balls are not.
     endless = xp.any(own & (read(xp, c.x, form.dtype) == -float("inf")))
-    total = Ball(f, 1.0) + others
+    total = GraphBall(f, 1.0) + others
     share = others.where(own & top, exp) / total
-    one = Ball(f, xp.where(own & ~top, -1.0, 0.0))
+    one = GraphBall(f, xp.where(own & ~top, -1.0, 0.0))
     losses, slopes = (
         (apart, others.log1p(others.high.shape)),
         (one, (-share).where(own & top, share)),
     )
     if c.own_weight is None:
         return Parts(losses, slopes, endless)
-    weight = Ball(f, c.own_weight)
+    weight = GraphBall(f, c.own_weight)
     return Parts(tuple(x * weight for x in losses), tuple(x * weight for x in slopes), endless)
 
 
-def _one_minus(f: Field, x: Any) -> Ball:
-    return Ball(f, *f.two_sum(1.0 + 0.0 * x, -x))
+def _one_minus(f: Field, x: Any) -> GraphBall:
+    return GraphBall(f, *f.two_sum(1.0 + 0.0 * x, -x))
 
 
 def dense_balls(form: Form, c: Block) -> Parts:
@@ -100,28 +100,28 @@ def dense_balls(form: Form, c: Block) -> Parts:
         t = xp.where(xp.reshape(xp.arange(form.width), (1, form.width)) == c.label, 1.0, 0.0)
     else:
         t = numbers(form, c)
-    tau = Ball(f, t)
-    if plan.smoothing:
-        keep, share = _constants(f, plan.smoothing, plan.shared_by)
+    tau = GraphBall(f, t)
+    if plan.label_smoothing:
+        keep, share = _constants(f, plan.label_smoothing, plan.shared_by)
         tau = keep * tau + share
     if c.class_weights is not None:
-        tau = Ball(f, c.class_weights) * tau
+        tau = GraphBall(f, c.class_weights) * tau
     finite = read(xp, c.x, form.dtype) != -float("inf")
     weight = tau.sum(shape)
     apart = (tau * -gap).sum(shape)
     # A class that the logits rule out and the target wants.
     endless = xp.any(~finite & (tau.high != 0))
-    total = Ball(f, 1.0) + others
+    total = GraphBall(f, 1.0) + others
     exact = tau.where(~top, 0.0).sum(shape).where(top, -tau)
     rest = weight * ((-others).where(top, exp) / total)
     return Parts((apart, weight * others.log1p(others.high.shape)), (exact, rest), endless)
 
 
-def _constants(f: Field, smoothing: float, shared_by: int) -> tuple[Ball, Ball]:
+def _constants(f: Field, smoothing: float, shared_by: int) -> tuple[GraphBall, GraphBall]:
     """1 - a and a / K, exact or to 2^-106."""
     keep = balls.Ball(*balls.two_sum(1.0, -np.float64(smoothing)))
     share = balls.Ball(np.float64(smoothing)) / balls.Ball(np.float64(shared_by))
-    first, second = (Ball(f, *map(float, (x.high, x.low, x.radius))) for x in (keep, share))
+    first, second = (GraphBall(f, *map(float, (x.high, x.low, x.radius))) for x in (keep, share))
     return first, second
 
 
@@ -130,18 +130,18 @@ def binary_balls(form: Form, c: Block) -> Parts:
     xp, f, plan = form.xp, form.field, form.plan
     z = read(xp, c.x, form.dtype)
     t = numbers(form, c)
-    yes, no = Ball(f, t), _one_minus(f, t)
-    if plan.smoothing:
-        keep, share = _constants(f, plan.smoothing, 2)
+    yes, no = GraphBall(f, t), _one_minus(f, t)
+    if plan.label_smoothing:
+        keep, share = _constants(f, plan.label_smoothing, 2)
         yes, no = keep * yes + share, keep * no + share
     if c.pos_weight is not None:
-        yes = Ball(f, c.pos_weight) * yes
-    exp = Ball(f, -abs(z)).exp(z.shape)
-    apart = yes * Ball(f, xp.maximum(-z, 0.0)) + no * Ball(f, xp.maximum(z, 0.0))
+        yes = GraphBall(f, c.pos_weight) * yes
+    exp = GraphBall(f, -abs(z)).exp(z.shape)
+    apart = yes * GraphBall(f, xp.maximum(-z, 0.0)) + no * GraphBall(f, xp.maximum(z, 0.0))
     both = yes + no
     # What is nearly 1 - t' or -q t' differs from it by as much.
     positive = z >= 0
-    rest = both * (exp / (Ball(f, 1.0) + exp))
+    rest = both * (exp / (GraphBall(f, 1.0) + exp))
     return Parts(
         (apart, both * exp.log1p(z.shape)),
         (no.where(positive, -yes), (-rest).where(positive, rest)),
@@ -152,5 +152,5 @@ def regression_balls(form: Form, c: Block) -> Parts:
     """The squared error."""
     xp, f = form.xp, form.field
     p, t = read(xp, c.x, form.dtype), read(xp, c.t, form.plan.targets_dtype)
-    difference = Ball(f, *f.two_sum(p, -t))
+    difference = GraphBall(f, *f.two_sum(p, -t))
     return Parts((difference * difference,), (difference.scaled(2.0),))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 Array = Any
 
 
-class Ops(Protocol):
+class GraphOps(Protocol):
     """Array operations on float64, int64 and int32, named after NumPy's. Python's operators work on the arrays as well."""
 
     def float64(self, x: Array) -> Array:
@@ -118,7 +118,7 @@ class Field:
         zero: an int64 that is 0, which the compiler must not know.
     """
 
-    def __init__(self, xp: Ops, zero: Array) -> None:
+    def __init__(self, xp: GraphOps, zero: Array) -> None:
         self.xp, self.zero = xp, zero
 
     def opaque(self, x: Array) -> Array:
@@ -175,7 +175,7 @@ class Field:
         return product, self.add(self.mul(a_low, b_low), -rest)
 
 
-def hidden_zero(xp: Ops, *arrays: Array) -> Array:
+def hidden_zero(xp: GraphOps, *arrays: Array) -> Array:
     """An int64 that is 0, made of numbers that are known when the program runs only.
 
     A float32 has 24 bits; as a float64, whatever it is, its last 16 are 0.

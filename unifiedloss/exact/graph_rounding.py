@@ -6,7 +6,7 @@ numbers from float64 to float32: others round twice, or flush.
 
 from __future__ import annotations
 
-from unifiedloss.exact.graph_ops import Array, Field, Ops
+from unifiedloss.exact.graph_ops import Array, Field, GraphOps
 from unifiedloss.floats import FORMATS, Format
 
 _INTEGERS = 1.5 * 2.0**52
@@ -15,7 +15,7 @@ _INTEGERS = 1.5 * 2.0**52
 _SIGN32 = -(2**31)
 
 
-def to_bits(xp: Ops, x: Array, dtype: str) -> Array:
+def to_bits(xp: GraphOps, x: Array, dtype: str) -> Array:
     """The bits of numbers rounded to float32 or a half type, int32; every zero is +0, and NaN becomes something that is not finite."""
     if dtype == "float32":
         return _to_float32(xp, x)
@@ -34,7 +34,7 @@ def to_bits(xp: Ops, x: Array, dtype: str) -> Array:
     return xp.where((x < 0) & (bits != 0), bits | sign, bits)
 
 
-def _to_float32(xp: Ops, x: Array) -> Array:
+def _to_float32(xp: GraphOps, x: Array) -> Array:
     normal = xp.bits(xp.float32(x))
     # Too small to be normal: so many times the smallest float32.
     steps = xp.int32(xp.bits(x * 2.0**149 + _INTEGERS))
@@ -42,7 +42,7 @@ def _to_float32(xp: Ops, x: Array) -> Array:
     return xp.where(abs(x) < 2.0**-126, subnormal, normal)
 
 
-def from_bits(xp: Ops, bits: Array, dtype: str) -> Array:
+def from_bits(xp: GraphOps, bits: Array, dtype: str) -> Array:
     """What finite bits stand for, in float64, subnormal numbers too."""
     form = FORMATS[dtype]
     p = form.precision
@@ -62,7 +62,7 @@ def from_bits(xp: Ops, bits: Array, dtype: str) -> Array:
     return xp.where(odd, special, value)
 
 
-def power_of_two(xp: Ops, exponent: Array) -> Array:
+def power_of_two(xp: GraphOps, exponent: Array) -> Array:
     """2^e, for e from -1022 to 1023."""
     return xp.of_bits(xp.left(xp.int64(exponent + 1023), 52), "float64")
 
@@ -75,7 +75,7 @@ def _infinity(form: Format) -> int:
     return (form.max_exponent - form.min_exponent + 2) << (form.precision - 1)
 
 
-def between(xp: Ops, low: Array, high: Array, dtype: str) -> tuple[Array, Array]:
+def between(xp: GraphOps, low: Array, high: Array, dtype: str) -> tuple[Array, Array]:
     """The bits that both ends of an interval round to, and where they do not."""
     first, last = to_bits(xp, low, dtype), to_bits(xp, high, dtype)
     return first, first != last

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from unifiedloss.exact.graph_balls import Ball
-from unifiedloss.exact.graph_ops import Array, Field, Ops
+from unifiedloss.exact.graph_balls import GraphBall
+from unifiedloss.exact.graph_ops import Array, Field, GraphOps
 from unifiedloss.exact.graph_rounding import power_of_two
 
 _FOLDED = 16
@@ -21,7 +21,7 @@ def height(k: int) -> int:
     return found + max(k - 1, 0)
 
 
-def tree_sum(xp: Ops, x: Array, k: int) -> Array:
+def tree_sum(xp: GraphOps, x: Array, k: int) -> Array:
     """The sum along the last axis, of length k, which stays with length 1: 32 slices added in pairs, and again until few are left."""
     while k > _FOLDED and k >= 32:
         size = k // 32
@@ -34,7 +34,7 @@ def tree_sum(xp: Ops, x: Array, k: int) -> Array:
     return xp.sum(x)
 
 
-def exact_sum(field: Field, x: Array, n: int) -> Ball:
+def exact_sum(field: Field, x: Array, n: int) -> GraphBall:
     """The sum along the last axis, of length n, as a ball (..., 1): of radius 0 where two parts of it hold all digits.
 
     Each part is a multiple of a unit so large that sums of it are exact in any order.
@@ -54,6 +54,6 @@ def exact_sum(field: Field, x: Array, n: int) -> Ball:
         exponent = exponent - 53
     unit = power_of_two(xp, exponent)
     radius = xp.where(xp.any(x != 0), n * unit, 0.0)
-    return Ball(
+    return GraphBall(
         field, *field.two_sum(*sums), xp.where(inside | (largest == 0), radius, float("inf"))
     )

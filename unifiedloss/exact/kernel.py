@@ -15,7 +15,7 @@ import numpy as np
 
 from unifiedloss import reference
 from unifiedloss.exact import counts, fast
-from unifiedloss.exact.call import Array, Bools, Call, plain
+from unifiedloss.exact.call import Array, Bools, HostCall, plain
 from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
@@ -36,7 +36,7 @@ def evaluate(
     *,
     gradient: bool,
     exp: Callable[..., Any] = np.exp,
-    room: Array | None = None,
+    out: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """The loss of a plan and, where asked for, its gradient with respect to the predictions.
 
@@ -61,10 +61,10 @@ def evaluate(
         value, slope = _by_oracle(
             plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient
         )
-        return value, slope if slope is None or room is None else _written(room, slope)
+        return value, slope if slope is None or out is None else _written(out, slope)
     with np.errstate(all="ignore"):
-        call = Call(plan, predictions, targets, sample_weight, mask, exp)
-        return _carry_out(call, upstream, room, gradient=gradient)
+        call = HostCall(plan, predictions, targets, sample_weight, mask, exp)
+        return _carry_out(call, upstream, out, gradient=gradient)
 
 
 def evaluate_some(
@@ -94,7 +94,7 @@ def evaluate_some(
         The rounded losses of the positions, before any reduction, and the rows of the gradient, (positions, K), bfloat16 as its bits.
     """
     with np.errstate(all="ignore"):
-        call = Call(plan, predictions, targets, sample_weight, mask)
+        call = HostCall(plan, predictions, targets, sample_weight, mask)
         return _carry_out_some(call, positions, upstream, gradient=gradient)
 
 
@@ -108,7 +108,7 @@ def reduce_terms(
 ) -> Array:
     """The reduced loss of a call whose rounded losses, one per position, are known."""
     with np.errstate(all="ignore"):
-        call = Call(plan, predictions, targets, sample_weight, mask)
+        call = HostCall(plan, predictions, targets, sample_weight, mask)
         divisor = call.divisor_of_mean()
         return stored(np.asarray(_reduced(call, losses.reshape(-1), divisor)), plan.result_dtype)
 
@@ -148,11 +148,11 @@ def _by_oracle(
     )
 
 
-def _written(room: Array, x: Array) -> Array:
+def _written(out: Array, x: Array) -> Array:
     """An array in memory that was given for it, whose dtype may be that of which x holds the bits."""
-    room = room.view(x.dtype)
-    room[...] = x
-    return room
+    out = out.view(x.dtype)
+    out[...] = x
+    return out
 
 
 def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
@@ -162,16 +162,16 @@ def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
 
 
 def _carry_out(
-    call: Call, upstream: Any, room: Array | None, *, gradient: bool
+    call: HostCall, upstream: Any, out: Array | None, *, gradient: bool
 ) -> tuple[Array, Array | None]:
     """What `evaluate` returns."""
     plan = call.plan
     none = plan.spec.reduction == "none"
     divisor = call.divisor_of_mean()
-    losses = _room_for_losses(call)
+    losses = _new_losses(call)
     form = _slope_form(call)
-    room = None if room is None else room.view(form)
-    slopes = _room_for_slopes(call, form, room) if gradient else None
+    out = None if out is None else out.view(form)
+    slopes = _slopes_in(call, form, out) if gradient else None
     _positions_into(
         call,
         losses,
@@ -184,15 +184,15 @@ def _carry_out(
         if none
         else _reduced(call, losses, divisor)
     )
-    return stored(np.asarray(reduced), plan.result_dtype), _back(call, slopes, room)
+    return stored(np.asarray(reduced), plan.result_dtype), _back(call, slopes, out)
 
 
 def _carry_out_some(
-    call: Call, positions: Array, upstream: Any, *, gradient: bool
+    call: HostCall, positions: Array, upstream: Any, *, gradient: bool
 ) -> tuple[Array, Array | None]:
     """What `evaluate_some` returns."""
     divisor = call.divisor_of_mean()
-    losses = _room_for_losses(call)
+    losses = _new_losses(call)
     slopes = (
         np.zeros(call.rows.shape, _slope_form(call)) if gradient else None
     )  # memory that is not touched costs nothing
@@ -209,53 +209,53 @@ def _carry_out_some(
     return losses[positions], None if slopes is None else slopes[positions]
 
 
-def _term_dtype(call: Call) -> str:
+def _term_dtype(call: HostCall) -> str:
     if call.plan.spec.reduction == "none":
         return call.plan.result_dtype
     return "float64" if call.plan.predictions_dtype == "float64" else "float32"
 
 
-def _slope_form(call: Call) -> np.dtype[Any]:
+def _slope_form(call: HostCall) -> np.dtype[Any]:
     return np.dtype(
         "uint16" if call.plan.predictions_dtype == "bfloat16" else call.plan.predictions_dtype
     )
 
 
-def _room_for_losses(call: Call) -> Array:
+def _new_losses(call: HostCall) -> Array:
     # float32 holds what is rounded to it, and to narrower types.
     return np.zeros(len(call.rows), np.float64 if _term_dtype(call) == "float64" else np.float32)
 
 
-def _scale(call: Call, upstream: Any, divisor: Any) -> Scale:
+def _scale(call: HostCall, upstream: Any, divisor: Any) -> Scale:
     u = np.asarray(1.0 if upstream is None else upstream, np.float64)
     return Scale(call, u.reshape(-1) if u.ndim else u, divisor)
 
 
-def _room_for_slopes(call: Call, dtype: np.dtype[Any], room: Array | None) -> Array:
+def _slopes_in(call: HostCall, dtype: np.dtype[Any], out: Array | None) -> Array:
     """Where the gradient is made, row by row; 0 where nothing will be written."""
-    if room is None or not _classes_last(call):
+    if out is None or not _classes_last(call):
         return _aligned_zeros(call.rows.shape, dtype)
-    rows = room.reshape(call.rows.shape)
+    rows = out.reshape(call.rows.shape)
     if not call.kept.all():
         rows[~call.kept] = 0
     return rows
 
 
-def _classes_last(call: Call) -> bool:
+def _classes_last(call: HostCall) -> bool:
     return call.plan.axis in (None, len(call.shape) - 1)
 
 
-def _back(call: Call, slopes: Array | None, room: Array | None) -> Array | None:
+def _back(call: HostCall, slopes: Array | None, out: Array | None) -> Array | None:
     if slopes is None or _classes_last(call):
         return None if slopes is None else slopes.reshape(call.shape)
     moved = np.moveaxis(slopes.reshape(*call.positions, call.rows.shape[1]), -1, call.plan.axis)  # type: ignore[arg-type]
-    if room is None:
+    if out is None:
         return np.ascontiguousarray(moved)
-    room[...] = moved
-    return room
+    out[...] = moved
+    return out
 
 
-def _reduced(call: Call, losses: Array, divisor: Any) -> float:
+def _reduced(call: HostCall, losses: Array, divisor: Any) -> float:
     """The sum or the mean of rounded losses."""
     mean = call.plan.spec.reduction == "mean"
     if mean and isinstance(divisor, float) and divisor == 0.0:
@@ -272,7 +272,7 @@ def _reduced(call: Call, losses: Array, divisor: Any) -> float:
 
 
 def _positions_into(
-    call: Call,
+    call: HostCall,
     losses: Array,
     slopes: Array | None,
     scale: Scale | None,
@@ -286,7 +286,7 @@ def _positions_into(
         if slopes is not None:
             slopes[...] = 0
         scale = slopes = None
-    _spoil(call, call.nan, losses, slopes)
+    _poison(call, call.nan, losses, slopes)
     todo = call.kept & ~call.nan & ~call.special
     special = call.special.copy()
     if only is not None:
@@ -310,7 +310,7 @@ def _positions_into(
 
 
 def _finite_into(
-    call: Call,
+    call: HostCall,
     todo: Bools,
     special: Bools,
     losses: Array,
@@ -328,7 +328,7 @@ def _finite_into(
     if not len(chosen):
         return
     nan, odd = call.odd_logits(chosen)
-    _spoil(call, chosen[nan], losses, slopes)
+    _poison(call, chosen[nan], losses, slopes)
     special[chosen[odd]] = True
     chosen = chosen[~(nan | odd)]
     step = max(1, _BLOCK // max(1, call.read.shape[1]))
@@ -336,7 +336,7 @@ def _finite_into(
         round_positions(call, chosen[start : start + step], losses, slopes, scale, dtype)
 
 
-def _spoil(call: Call, which: Any, losses: Array, slopes: Array | None) -> None:
+def _poison(call: HostCall, which: Any, losses: Array, slopes: Array | None) -> None:
     losses[which] = np.nan
     if slopes is not None:
         slopes[which] = stored(np.full(1, np.nan), call.plan.predictions_dtype)
@@ -345,7 +345,7 @@ def _spoil(call: Call, which: Any, losses: Array, slopes: Array | None) -> None:
 def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
     """Zeros that begin at a multiple of 64 bytes: such memory TensorFlow and JAX take over as it is, and other memory they copy."""
     size = shape[0] * shape[1] * dtype.itemsize
-    room = np.zeros(size + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    zeros: Array = room[start : start + size].view(dtype).reshape(shape)
+    out = np.zeros(size + 64, np.uint8)
+    start = -out.ctypes.data % 64
+    zeros: Array = out[start : start + size].view(dtype).reshape(shape)
     return zeros

@@ -10,7 +10,7 @@ import numpy as np
 
 from unifiedloss import reference
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Bools, Call, Floats
+from unifiedloss.exact.call import Bools, Floats, HostCall
 
 
 class Scale:
@@ -21,7 +21,7 @@ class Scale:
         special: whether one of the factors is not finite.
     """
 
-    def __init__(self, call: Call, upstream: Floats, divisor: Any) -> None:
+    def __init__(self, call: HostCall, upstream: Floats, divisor: Any) -> None:
         self._call, self.upstream = call, upstream
         self.nothing = isinstance(divisor, float) and divisor == 0.0
         self.special = isinstance(divisor, float) or not np.isfinite(upstream).all()

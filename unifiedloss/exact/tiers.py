@@ -8,19 +8,24 @@ import numpy as np
 
 from unifiedloss.exact import counts, formulas
 from unifiedloss.exact.balls import Ball, two_sum
-from unifiedloss.exact.call import Array, Bools, Call, Floats
+from unifiedloss.exact.call import Array, Bools, Floats, HostCall
 from unifiedloss.exact.rounding import decide, stored
 from unifiedloss.exact.scale import Scale
 
 
 def round_positions(
-    call: Call, chosen: Any, losses: Array, slopes: Array | None, scale: Scale | None, dtype: str
+    call: HostCall,
+    chosen: Any,
+    losses: Array,
+    slopes: Array | None,
+    scale: Scale | None,
+    dtype: str,
 ) -> None:
     """Some positions, by balls, and what they leave undecided by the oracle."""
     counts.undecided["rows"] += len(chosen)
     form = call.plan.predictions_dtype
     loss, slope = _balls(call, chosen)
-    if call.plan.averaged:
+    if call.plan.average_last_axis:
         count = Ball(np.float64(call.rows.shape[1]))
         loss, slope = loss.sum() / count, slope / count
     if call.weight is not None:
@@ -48,7 +53,7 @@ def round_positions(
         slopes[chosen, labels] = stored(rounded[:, 0], form)
 
 
-def round_elements(call: Call, i: int, columns: Any, slopes: Array, scale: Scale) -> None:
+def round_elements(call: HostCall, i: int, columns: Any, slopes: Array, scale: Scale) -> None:
     """Some elements of the gradient of one row of logits with a class index."""
     counts.undecided["elements"] += len(columns)
     logits = call.rows[i].astype(np.float64)
@@ -74,7 +79,7 @@ def round_elements(call: Call, i: int, columns: Any, slopes: Array, scale: Scale
         slopes[i, c] = stored(np.array([value]), form)[0]
 
 
-def _balls(call: Call, chosen: Any) -> tuple[Ball, Ball]:
+def _balls(call: HostCall, chosen: Any) -> tuple[Ball, Ball]:
     plan = call.plan
     rows = call.read[chosen].astype(np.float64)
     if plan.kind == "regression":

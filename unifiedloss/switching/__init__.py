@@ -23,25 +23,25 @@ from unifiedloss.switching import optax as _optax
 from unifiedloss.switching import sklearn as _sklearn
 from unifiedloss.switching import tensorflow as _tensorflow
 from unifiedloss.switching import torch as _torch
-from unifiedloss.switching.parse import parse
-from unifiedloss.switching.tables import (
+from unifiedloss.switching.library_loss import (
     LIBRARIES,
-    NATIVES,
+    LIBRARY_LOSSES,
     Call,
     Closest,
-    Native,
+    LibraryLoss,
     call_of,
     closest,
     find,
     spec_of,
 )
+from unifiedloss.switching.parse import parse
 
 __all__ = [
     "LIBRARIES",
-    "NATIVES",
+    "LIBRARY_LOSSES",
     "Call",
     "Closest",
-    "Native",
+    "LibraryLoss",
     "adapter",
     "build",
     "call_of",
@@ -203,14 +203,14 @@ def build(call: Call) -> Any:
 
 
 def run(
-    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, native: Any = None
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
     """What the library itself computes: its value and gradient, as NumPy arrays.
 
     The gradient is that of the sum of the values, and None where the library has none. `native` is the object or function that the call
     was read from, which is run as it is; without it, that is run which `build` makes.
     """
-    value, gradient = adapter(call.library).run(call, predictions, targets, sample_weight, native)
+    value, gradient = adapter(call.library).run(call, predictions, targets, sample_weight, given)
     return value, gradient
 
 

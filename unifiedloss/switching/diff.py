@@ -1,6 +1,6 @@
 """Say in which rules two losses differ, each with the smallest input that shows it.
 
-A rule is a field of the specs, or one that no spec can say (`unifiedloss.switching.deviations`). For a field, inputs are tried from the
+A rule is a field of the specs, or one that no spec can say (`unifiedloss.switching.quirks`). For a field, inputs are tried from the
 smallest on until one *isolates* it: the two losses differ there, and would not if this one field were the same. What is shown are the
 numbers of the losses themselves where their libraries are installed. Where several fields always act together no input isolates one, and
 the first loss is compared with itself, that field changed.
@@ -18,16 +18,16 @@ import numpy as np
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss, Categorical
 from unifiedloss.switching import spec_of
-from unifiedloss.switching.deviation import Deviation
-from unifiedloss.switching.deviations import of_tensors
 from unifiedloss.switching.inputs import Layout, inputs, layouts, weights_of
+from unifiedloss.switching.quirk import Quirk
+from unifiedloss.switching.quirks import QUIRKS
 from unifiedloss.switching.refusals import Refusal, refusal_of
 from unifiedloss.switching.sentences import TITLES, sentence
 from unifiedloss.switching.sides import (
     Input,
     Outcome,
     Side,
-    evaluate,
+    run_spec,
     same,
     settings_of,
     shown,
@@ -189,7 +189,7 @@ def _differences(a: Side, b: Side) -> Iterator[Difference]:
     names = [name for name in differing(near_a, near_b) if name not in hidden]
     plain = hidden or a.spec is None or b.spec is None
     for group in groups(near_a, near_b, names):
-        yield from _of_fields(a, b, near_a, near_b, group, native=not plain)
+        yield from _of_fields(a, b, near_a, near_b, group, run_objects=not plain)
     yield from _of_deviations(a, b, near_a, near_b)
 
 
@@ -222,7 +222,7 @@ def groups(a: AnyLoss, b: AnyLoss, names: list[str]) -> list[tuple[str, ...]]:
 
 
 def _of_fields(
-    a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, native: bool
+    a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, run_objects: bool
 ) -> Iterator[Difference]:
     example = None
     if type(near_a) is type(near_b) and names != ("rounding",):
@@ -232,7 +232,7 @@ def _of_fields(
             near_a.replace(rounding="native"),
             near_b.replace(rounding="native"),
             names,
-            native=native,
+            run_objects=run_objects,
         )
     for name in names:
         shown_with = None if name == names[0] else f"This goes with {names[0]}, which shows it."
@@ -250,12 +250,12 @@ def _of_fields(
 
 
 def _example(
-    a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, native: bool
+    a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, run_objects: bool
 ) -> Example | None:
     """What shows these fields best: two finite numbers, if there are any; rather of the two losses than of one, changed."""
     isolated, alone = (
-        _isolated(a, b, near_a, near_b, names, native=native),
-        _alone(near_a, near_b, names),
+        _isolated(a, b, near_a, near_b, names, run_objects=run_objects),
+        _by_substitution(near_a, near_b, names),
     )
     if isolated is None or alone is None:
         return isolated or alone
@@ -278,7 +278,7 @@ def changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | No
 
 
 def _isolated(
-    a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, native: bool
+    a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, run_objects: bool
 ) -> Example | None:
     """The smallest input on which two losses differ, and would not if these fields were the same."""
     closed = changed(near_b, near_a, names)
@@ -286,20 +286,20 @@ def _isolated(
         return None
     found: list[tuple[int, Input]] = []
     for x in inputs(near_a, near_b):
-        one, other = evaluate(near_a, x), evaluate(near_b, x)
+        one, other = run_spec(near_a, x), run_spec(near_b, x)
         rank = _told_apart(one, other)
         # Strictly: a dtype that differs still is a difference that is left.
         if (
             rank is not None
-            and same(one, evaluate(closed, x))
-            and _dtype(one) == _dtype(evaluate(closed, x))
+            and same(one, run_spec(closed, x))
+            and _dtype(one) == _dtype(run_spec(closed, x))
         ):
             found.append((rank, x))
     examples = [
         Example(x, _by_spec(a, near_a, x), _by_spec(b, near_b, x))
         for _, x in sorted(found, key=itemgetter(0))
     ]
-    if not native or not examples:
+    if not run_objects or not examples:
         return examples[0] if examples else None
     second = None
     for example in examples[:_TRIED]:
@@ -312,7 +312,7 @@ def _isolated(
 
 def _by_spec(side: Side, spec: AnyLoss, x: Input) -> Outcome:
     """What the spec of a side makes of an input, marked where it stands for a loss of another library."""
-    outcome = evaluate(spec, x)
+    outcome = run_spec(spec, x)
     return outcome if side.call is None else replace(outcome, ran="instead")
 
 
@@ -335,20 +335,20 @@ def _natively(a: Side, b: Side, example: Example) -> Example | None:
     return Example(example.input, outcomes[0], outcomes[1])
 
 
-def _alone(a: AnyLoss, b: AnyLoss, names: tuple[str, ...]) -> Example | None:
+def _by_substitution(a: AnyLoss, b: AnyLoss, names: tuple[str, ...]) -> Example | None:
     """The smallest input on which a loss differs from itself with these fields changed."""
     other = changed(a, b, names)
     if other is None:
         return None
     best: tuple[int, Input] | None = None
     for x in inputs(a, other):
-        rank = _told_apart(evaluate(a, x), evaluate(other, x))
+        rank = _told_apart(run_spec(a, x), run_spec(other, x))
         if rank is not None and (best is None or rank < best[0]):
             best = (rank, x)
     if best is None:
         return None
     written = ", ".join(f"{name}={getattr(other, name)!r}" for name in names)
-    return Example(best[1], evaluate(a, best[1]), evaluate(other, best[1]), f"a with {written}")
+    return Example(best[1], run_spec(a, best[1]), run_spec(other, best[1]), f"a with {written}")
 
 
 def _dtype(outcome: Outcome) -> Any:
@@ -466,38 +466,34 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
     if type(near_a) is not type(near_b):
         return
     layout = _layout(near_a, near_b)
-    for deviation in of_tensors:
-        if not all(deviation.concerns(spec, None) for spec in (near_a, near_b)):
+    for quirk in QUIRKS:
+        if not all(quirk.concerns(spec, None) for spec in (near_a, near_b)):
             continue
         concerned = [
-            side.call is not None
-            and deviation.concerns(spec, side.call)
-            and deviation.has(side.call)
+            side.call is not None and quirk.concerns(spec, side.call) and quirk.has(side.call)
             for side, spec in ((a, near_a), (b, near_b))
         ]
         if not any(concerned):
             continue
         texts = [
-            deviation.sentence(side.call if has else None)
+            quirk.sentence(side.call if has else None)
             for side, has in zip((a, b), concerned, strict=True)
         ]
-        examples = [
-            found for x in deviation.inputs(layout) if (found := _both(a, b, x)) is not None
-        ]
+        examples = [found for x in quirk.inputs(layout) if (found := _both(a, b, x)) is not None]
         example = next(
-            (found for found in examples if _at_work(deviation, found, near_a, near_b)), None
+            (found for found in examples if _is_active(quirk, found, near_a, near_b)), None
         )
         if example is None and (texts[0] == texts[1] or _shown_equal(examples, concerned)):
             continue
-        yield Difference(deviation.name, texts[0], texts[1], example)
+        yield Difference(quirk.name, texts[0], texts[1], example)
 
 
-def _at_work(deviation: Deviation, found: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
+def _is_active(quirk: Quirk, found: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
     """Whether the losses themselves differ, and at least one of them from its own spec."""
-    if not deviation.differ(found.a, found.b):
+    if not quirk.differ(found.a, found.b):
         return False
     return any(
-        outcome.ran == "native" and deviation.differ(outcome, evaluate(spec, found.input))
+        outcome.ran == "native" and quirk.differ(outcome, run_spec(spec, found.input))
         for outcome, spec in ((found.a, near_a), (found.b, near_b))
     )
 

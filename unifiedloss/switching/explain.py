@@ -14,7 +14,7 @@ from unifiedloss.spec import (
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
 )
-from unifiedloss.switching.deviations import rules_of
+from unifiedloss.switching.quirks import rules_of
 from unifiedloss.switching.sentences import TITLES, sentences, special_values
 from unifiedloss.switching.sides import side_of
 from unifiedloss.text import (

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from unifiedloss.switching.arrays import plain
-from unifiedloss.switching.tables import Call, find
+from unifiedloss.switching.library_loss import Call, find
 
 Functions = Mapping[str, Callable[..., Any]]
 

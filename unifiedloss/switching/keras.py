@@ -14,7 +14,7 @@ from unifiedloss.spec import (
     Loss,
     MeanSquaredError,
 )
-from unifiedloss.switching.tables import Arguments, Native, refuse, register
+from unifiedloss.switching.library_loss import Arguments, LibraryLoss, refuse, register
 
 _REDUCTIONS = {
     "sum_over_batch_size": "mean",
@@ -252,7 +252,7 @@ def _natives(
     parameters: dict[str, Any],
     to_spec: Any,
     from_spec: Any,
-) -> tuple[Native, Native]:
+) -> tuple[LibraryLoss, LibraryLoss]:
     name, called = f"keras.losses.{cls}", f"keras.losses.{function}"
     adapt = _last_axis if to_spec is _sparse else None
 
@@ -266,7 +266,7 @@ def _natives(
         return arguments
 
     return (
-        Native(
+        LibraryLoss(
             name,
             loss,
             parameters | {"name": function, "dtype": None},
@@ -276,7 +276,7 @@ def _natives(
             reasons=_REASONS,
             adapt=adapt,
         ),
-        Native(
+        LibraryLoss(
             called,
             loss,
             {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.spec import AnyLoss, CrossEntropyLoss, Loss, NegativeLogLikelihoodLoss
-from unifiedloss.switching.tables import Arguments, Call, Native, find, literal, register
+from unifiedloss.switching.library_loss import Arguments, Call, LibraryLoss, find, literal, register
 
 OPERATORS = {
     "SoftmaxCrossEntropyLoss": CrossEntropyLoss,
@@ -191,8 +191,8 @@ def _from_spec(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> Arguments:
     }
 
 
-def _native(operator: str, loss: type[Loss]) -> Native:
-    return Native(
+def _native(operator: str, loss: type[Loss]) -> LibraryLoss:
+    return LibraryLoss(
         f"onnx.{operator}",
         loss,
         {"ignore_index": None, "reduction": "mean", "weights": None},

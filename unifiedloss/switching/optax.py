@@ -13,7 +13,7 @@ from unifiedloss.spec import (
     Loss,
     MeanSquaredError,
 )
-from unifiedloss.switching.tables import Arguments, Native, refuse, register
+from unifiedloss.switching.library_loss import Arguments, LibraryLoss, refuse, register
 
 _DATA = ("logits", "labels", "predictions", "targets")
 
@@ -66,9 +66,9 @@ def _native(
     parameters: dict[str, Any],
     *,
     exported: bool = True,
-) -> Native:
+) -> LibraryLoss:
     full = f"optax.losses.{name}"
-    return Native(
+    return LibraryLoss(
         full,
         loss,
         parameters,

@@ -10,8 +10,8 @@ import ast
 from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError
+from unifiedloss.switching.library_loss import Call, find
 from unifiedloss.switching.onnx import call_of_nodes, node_of_arguments
-from unifiedloss.switching.tables import Call, find
 from unifiedloss.text import shortened
 
 _PREFIXES = {
@@ -130,11 +130,11 @@ def _bound(
             msg = f"{name} takes its fields by name, as in {name}(reduction='sum')."
             raise SpecTypeError(msg)
         return Call(name, keywords)
-    native = find(name)
-    if native.is_class and not called:
-        msg = f"{native.name} is a class; write {native.name}() for the loss with its defaults."
+    library_loss = find(name)
+    if library_loss.is_class and not called:
+        msg = f"{library_loss.name} is a class; write {library_loss.name}() for the loss with its defaults."
         raise SpecValueError(msg)
-    return Call(native.name, native.bind(positional, keywords), backend)
+    return Call(library_loss.name, library_loss.bind(positional, keywords), backend)
 
 
 def _dotted(node: ast.expr) -> tuple[str, str | None]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from unifiedloss.floats import HALF_TYPES
 from unifiedloss.switching.inputs import Layout
+from unifiedloss.switching.library_loss import Call
 from unifiedloss.switching.sides import Input
-from unifiedloss.switching.tables import Call
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Refusal:
 
     name: str
     spec: str
-    native: Mapping[str, str]
+    libraries: Mapping[str, str]
     applies: Callable[[Call], bool]
     closest: Callable[[Call], Call]
     fields: tuple[str, ...]
@@ -42,7 +42,7 @@ class Refusal:
         """What a side does: the loss of a call, or a spec."""
         if call is None or not self.applies(call):
             return self.spec
-        return next(text for prefix, text in self.native.items() if call.name.startswith(prefix))
+        return next(text for prefix, text in self.libraries.items() if call.name.startswith(prefix))
 
 
 def _without(name: str) -> Callable[[Call], Call]:

@@ -17,24 +17,24 @@ from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.owners import backend_of
 from unifiedloss.spec import AnyLoss
 from unifiedloss.switching.arrays import as_bfloat16
-from unifiedloss.switching.deviation import Deviation
-from unifiedloss.switching.deviations import of_tensors, rules_of
 from unifiedloss.switching.diff import changed, differing, groups, nearest
+from unifiedloss.switching.library_loss import call_of
+from unifiedloss.switching.quirk import Quirk
+from unifiedloss.switching.quirks import QUIRKS, rules_of
+from unifiedloss.switching.quirks_shown import quirks_shown_by
 from unifiedloss.switching.refusals import refusal_of
 from unifiedloss.switching.sides import (
     Array,
     Input,
     Outcome,
     Side,
-    evaluate,
     number,
+    run_spec,
     settings_of,
     side_of,
     unreduced,
     weight_dtype,
 )
-from unifiedloss.switching.signs import signs
-from unifiedloss.switching.tables import call_of
 
 _FEW_ULPS = 64
 """What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
@@ -292,9 +292,9 @@ def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
     assert near_b is not None
     targets = x.targets.astype(np.float32) if x.targets.dtype.name in HALF_TYPES else x.targets
     wide = replace(x, predictions=x.predictions.astype(np.float32), targets=targets)
-    first, second = evaluate(near_a, wide), evaluate(near_b, wide)
+    first, second = run_spec(near_a, wide), run_spec(near_b, wide)
     if gap_of(first, second).closed or not all(
-        gap_of(evaluate(near, x), each).closed for near, each in ((near_a, first), (near_b, second))
+        gap_of(run_spec(near, x), each).closed for near, each in ((near_a, first), (near_b, second))
     ):
         return None
     return Side(a.name, near_a), Side(b.name, near_b), wide
@@ -437,14 +437,14 @@ def _per_position(side: Side, x: Input) -> Outcome | None:
         return None
     each = spec.replace(reduction="none")
     if side.call is None:
-        return evaluate(each, x)
+        return run_spec(each, x)
     try:
         outcome = unreduced(side).outcome(x)
         if outcome.value is not None:
             return outcome
     except (UnsupportedError, SpecTypeError, SpecValueError):
         pass
-    return evaluate(each, x)
+    return run_spec(each, x)
 
 
 # ---------------------------------------------------------------------------------------------------------------- attempts
@@ -463,7 +463,7 @@ def _attempts(a: Side, b: Side, x: Input) -> list[Attempt]:
 
 
 def _by_fields(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
-    if gap_of(evaluate(near_a, x), evaluate(near_b, x)).closed:
+    if gap_of(run_spec(near_a, x), run_spec(near_b, x)).closed:
         return []  # the rules of specs are not what sets the two apart here
     first, found = a.outcome(x), []
     for group in _groups(near_a, near_b):
@@ -479,7 +479,7 @@ def _by_fields(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> 
             rules.append(_deviation(b, near_b, x)[0])
             change, second = (
                 change.replace("b with", "b as its spec has it, with"),
-                evaluate(made_same, x),
+                run_spec(made_same, x),
             )
         found.append(Attempt(", ".join(rules), change, gap_of(first, second)))
     return found
@@ -491,7 +491,7 @@ def _with_fields(side: Side, near: AnyLoss, made_same: AnyLoss, x: Input) -> Out
     Where it does what its spec does not, it takes a loss of its library to tell whether it still does; None where that has none.
     """
     if side.call is None or not _deviates(side, near, x):
-        return evaluate(made_same, x)
+        return run_spec(made_same, x)
     try:
         return side_of(call_of(made_same, side.call.library, side.call.backend)).outcome(x)
     except UnsupportedError:
@@ -503,7 +503,7 @@ def _deviates(side: Side, near: AnyLoss, x: Input) -> bool:
     if side.call is None or side.spec is None:
         return False
     own = side.outcome(x)
-    return own.ran == "native" and not gap_of(own, evaluate(near, x)).closed
+    return own.ran == "native" and not gap_of(own, run_spec(near, x)).closed
 
 
 def _groups(a: AnyLoss, b: AnyLoss) -> list[tuple[str, ...]]:
@@ -526,8 +526,8 @@ def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
         )
         if made_same is None:
             return False
-        first = evaluate(near_a, x) if "a" in rules else a.outcome(x)
-        second = evaluate(made_same, x) if "b" in rules else _with_fields(b, near_b, made_same, x)
+        first = run_spec(near_a, x) if "a" in rules else a.outcome(x)
+        second = run_spec(made_same, x) if "b" in rules else _with_fields(b, near_b, made_same, x)
         return second is not None and gap_of(first, second).closed
 
     if not closes(needed):
@@ -546,7 +546,7 @@ def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input)
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
         if _deviates(side, spec, x):
             names, reason = _deviation(side, spec, x)
-            left = gap_of(evaluate(spec, x), other.outcome(x))
+            left = gap_of(run_spec(spec, x), other.outcome(x))
             found.append(Attempt(names, f"{letter} as its spec has it", left, reason))
     return found
 
@@ -565,8 +565,8 @@ def told(side: Side, x: Input) -> list[tuple[str, str]]:
     """The rules that can be at work where a loss differs from its spec, told by what the tensors hold."""
     assert side.call is not None
     assert side.spec is not None
-    own, expected = side.outcome(x), evaluate(side.spec, x)
-    held = signs(side.spec, x)
+    own, expected = side.outcome(x), run_spec(side.spec, x)
+    held = quirks_shown_by(side.spec, x)
     if weight_dtype(side) not in (None, x.predictions.dtype.name):
         held = held | {"weight_dtype"}
     # A rule of gradients alone is not what sets values apart.
@@ -574,21 +574,21 @@ def told(side: Side, x: Input) -> list[tuple[str, str]]:
     values = gap.value > gap.limit
     kind = _kind(side.adapted(x))
     return [
-        (deviation.name, deviation.sentence(side.call))
-        for deviation in of_tensors
-        if deviation.name in held
-        and (kind is None or deviation.kind in (None, kind))
-        and _concerns(deviation, side)
-        and deviation.has(side.call)
-        and not (values and deviation.of == "gradient" and deviation.name in _OF_GRADIENTS)
+        (quirk.name, quirk.sentence(side.call))
+        for quirk in QUIRKS
+        if quirk.name in held
+        and (kind is None or quirk.kind in (None, kind))
+        and _concerns(quirk, side)
+        and quirk.has(side.call)
+        and not (values and quirk.of == "gradient" and quirk.name in _OF_GRADIENTS)
     ]
 
 
-def _concerns(deviation: Deviation, side: Side) -> bool:
+def _concerns(quirk: Quirk, side: Side) -> bool:
     """Whether a loss takes what a rule is about; of the dtype of its weights the object tells more than its call."""
     assert side.spec is not None
-    when = None if deviation.name == "weight_dtype" else deviation.when
-    return replace(deviation, when=when).concerns(side.spec, side.call)
+    when = None if quirk.name == "weight_dtype" else quirk.when
+    return replace(quirk, when=when).concerns(side.spec, side.call)
 
 
 def _kind(x: Input) -> str | None:
@@ -623,7 +623,7 @@ def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) 
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
         refusal = None if side.call is None or side.spec is not None else refusal_of(side.call)
         if refusal is not None:
-            left = gap_of(evaluate(spec, x), other.outcome(x))
+            left = gap_of(run_spec(spec, x), other.outcome(x))
             found.append(
                 Attempt(
                     refusal.name,

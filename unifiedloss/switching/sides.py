@@ -24,7 +24,7 @@ from unifiedloss.errors import (
 )
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import AnyLoss, Categorical, Loss, bound_spec
-from unifiedloss.switching.tables import NATIVES, Call
+from unifiedloss.switching.library_loss import LIBRARY_LOSSES, Call
 
 Array = NDArray[Any]
 
@@ -105,7 +105,7 @@ class Side:
     spec: AnyLoss | None
     call: Call | None = None
     refusal: str | None = None
-    native: Any = field(default=None, compare=False)
+    given: Any = field(default=None, compare=False)
     _seen: dict[int, tuple[Input, Outcome]] = field(default_factory=dict, compare=False, repr=False)
 
     def outcome(self, x: Input) -> Outcome:
@@ -118,13 +118,13 @@ class Side:
     def _outcome(self, x: Input) -> Outcome:
         if self.call is not None:
             try:
-                return _run(self.call, self.adapted(x), self.native)
+                return _run(self.call, self.adapted(x), self.given)
             except (MissingBackendError, UnsupportedError) as error:
                 if self.spec is None:
                     raise
-                return replace(evaluate(self.spec, x), ran="instead", reason=str(error))
+                return replace(run_spec(self.spec, x), ran="instead", reason=str(error))
         assert self.spec is not None
-        return evaluate(self.spec, x)
+        return run_spec(self.spec, x)
 
     def adapted(self, x: Input) -> Input:
         """The input in the form this library's loss takes: one-hot rows in place of labels where it takes only those.
@@ -134,8 +134,8 @@ class Side:
         """
         if (
             self.call is None
-            or self.call.name not in NATIVES
-            or not issubclass(NATIVES[self.call.name].loss, Categorical)
+            or self.call.name not in LIBRARY_LOSSES
+            or not issubclass(LIBRARY_LOSSES[self.call.name].loss, Categorical)
         ):
             return x
         if x.way == AS_GIVEN:
@@ -213,11 +213,11 @@ def side_of(loss: Any) -> Side:
     return _of_call(call, None)
 
 
-def _of_call(call: Call, native: Any) -> Side:
+def _of_call(call: Call, given: Any) -> Side:
     try:
-        return Side(named(call), switching.spec_of(call), call, native=native)
+        return Side(named(call), switching.spec_of(call), call, given=given)
     except (UnsupportedError, SpecValueError, SpecTypeError) as error:
-        return Side(named(call), None, call, str(error), native)
+        return Side(named(call), None, call, str(error), given)
 
 
 def weight_dtype(side: Side) -> str | None:
@@ -225,14 +225,14 @@ def weight_dtype(side: Side) -> str | None:
     if side.call is None or not _runs_here(side.call):
         return None
     dtype_of = getattr(switching.adapter(side.call.library), "weight_dtype", None)
-    return None if dtype_of is None else dtype_of(side.call, side.native)
+    return None if dtype_of is None else dtype_of(side.call, side.given)
 
 
 def settings_of(*sides: Side) -> tuple[str, ...]:
     """What this process has changed in the libraries of texts, so that their losses are others here. Objects are run as they are."""
     found = []
     for side in sides:
-        if side.call is not None and side.native is None and _runs_here(side.call):
+        if side.call is not None and side.given is None and _runs_here(side.call):
             setting = getattr(switching.adapter(side.call.library), "setting", None)
             found.append(None if setting is None else setting(side.call))
     return tuple(dict.fromkeys(sentence for sentence in found if sentence is not None))
@@ -254,15 +254,15 @@ def unreduced(side: Side) -> Side:
         UnsupportedError, SpecTypeError, SpecValueError: its library does not give them.
     """
     assert side.call is not None
-    native = switching.find(side.call.name)
-    if "reduction" not in native.parameters:
+    given = switching.find(side.call.name)
+    if "reduction" not in given.parameters:
         return side
     call = Call(
         side.call.name,
-        native.bind([], {**side.call.arguments, **_unreduced(native.parameters)}),
+        given.bind([], {**side.call.arguments, **_unreduced(given.parameters)}),
         side.call.backend,
     )
-    return _of_call(call, _copy(side.native, _unreduced(native.parameters)))
+    return _of_call(call, _copy(side.given, _unreduced(given.parameters)))
 
 
 def _unreduced(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,18 +272,18 @@ def _unreduced(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _copy(native: Any, arguments: dict[str, Any]) -> Any:
+def _copy(given: Any, arguments: dict[str, Any]) -> Any:
     """A loss with other arguments; None, so that one is made from its call, where no copy takes them."""
-    if native is None:
+    if given is None:
         return None
-    if callable(native) and not hasattr(native, "reduction"):
-        return functools.partial(native, **arguments)
-    if not hasattr(native, "reduction"):
+    if callable(given) and not hasattr(given, "reduction"):
+        return functools.partial(given, **arguments)
+    if not hasattr(given, "reduction"):
         return None
     changed = object.__new__(
-        type(native)
+        type(given)
     )  # copy.copy would save a loss of Keras as a model is saved
-    changed.__dict__.update(native.__dict__)
+    changed.__dict__.update(given.__dict__)
     changed.reduction = arguments["reduction"]
     return changed
 
@@ -296,7 +296,7 @@ def named(call: Call) -> str:
     return text.replace("keras.", f"keras[{call.backend}].", 1)
 
 
-def evaluate(spec: AnyLoss, x: Input) -> Outcome:
+def run_spec(spec: AnyLoss, x: Input) -> Outcome:
     """What a spec makes of an input, on NumPy."""
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -309,7 +309,7 @@ def evaluate(spec: AnyLoss, x: Input) -> Outcome:
     return Outcome(np.asarray(value), np.asarray(gradient))
 
 
-def _run(call: Call, x: Input, native: Any) -> Outcome:
+def _run(call: Call, x: Input, given: Any) -> Outcome:
     """What the library's own loss makes of an input: the object that was given, or one that is made from the call."""
     if x.mask is not None:
         msg = f"{call.name} takes no mask; select the positions that count before it is called."
@@ -326,7 +326,7 @@ def _run(call: Call, x: Input, native: Any) -> Outcome:
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            value, gradient = run(call, predictions, x.targets, x.sample_weight, native)
+            value, gradient = run(call, predictions, x.targets, x.sample_weight, given)
     except UnsupportedError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a library raises is what comes of the input

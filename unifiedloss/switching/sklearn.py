@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unifiedloss.spec import AnyLoss, CrossEntropyLoss, MeanSquaredError
-from unifiedloss.switching.tables import Arguments, Native, refuse, register
+from unifiedloss.switching.library_loss import Arguments, LibraryLoss, refuse, register
 
 _REASONS = MappingProxyType(
     {
@@ -55,7 +55,7 @@ def _from_squared(_: MeanSquaredError) -> dict[str, Any]:
 
 
 register(
-    Native(
+    LibraryLoss(
         "sklearn.metrics.log_loss",
         CrossEntropyLoss,
         {"normalize": True, "labels": None},
@@ -64,7 +64,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    Native(
+    LibraryLoss(
         "sklearn.metrics.mean_squared_error",
         MeanSquaredError,
         {"multioutput": "uniform_average"},

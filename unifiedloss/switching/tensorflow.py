@@ -7,8 +7,8 @@ from typing import Any
 
 from unifiedloss.checks import extents
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
+from unifiedloss.switching.library_loss import Arguments, LibraryLoss, refuse, register
 from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
-from unifiedloss.switching.tables import Arguments, Native, refuse, register
 
 _BY_NONZERO = "weighted_sum_by_nonzero_weights"
 
@@ -101,7 +101,7 @@ def _no_arguments(spec: Any) -> dict[str, Any]:
 
 
 register(
-    Native(
+    LibraryLoss(
         "tf.nn.sparse_softmax_cross_entropy_with_logits",
         CrossEntropyLoss,
         {"name": None},
@@ -110,7 +110,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    Native(
+    LibraryLoss(
         "tf.nn.softmax_cross_entropy_with_logits",
         CrossEntropyLoss,
         {"axis": -1, "name": None},
@@ -119,7 +119,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    Native(
+    LibraryLoss(
         "tf.nn.sigmoid_cross_entropy_with_logits",
         BinaryCrossEntropyLoss,
         {"name": None},
@@ -128,7 +128,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    Native(
+    LibraryLoss(
         "tf.nn.weighted_cross_entropy_with_logits",
         BinaryCrossEntropyLoss,
         {"pos_weight": None, "name": None},
@@ -226,13 +226,13 @@ def _from_log(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     }
 
 
-def _v1(name: str, loss: Any, own: dict[str, Any], to_spec: Any, from_spec: Any) -> Native:
+def _v1(name: str, loss: Any, own: dict[str, Any], to_spec: Any, from_spec: Any) -> LibraryLoss:
     parameters = (
         {"weights": 1.0}
         | own
         | {"scope": None, "loss_collection": "losses", "reduction": _BY_NONZERO}
     )
-    return Native(
+    return LibraryLoss(
         f"tf.compat.v1.losses.{name}",
         loss,
         parameters,

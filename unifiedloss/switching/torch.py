@@ -16,8 +16,8 @@ from unifiedloss.spec import (
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
 )
+from unifiedloss.switching.library_loss import Arguments, LibraryLoss, register
 from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, varying_axes
-from unifiedloss.switching.tables import Arguments, Native, register
 
 _REASONS = MappingProxyType(
     {
@@ -173,8 +173,8 @@ def _native(
     from_spec: Callable[[Any], Arguments],
     *,
     exported: bool = True,
-) -> Native:
-    return Native(
+) -> LibraryLoss:
+    return LibraryLoss(
         name,
         loss,
         parameters,

@@ -245,7 +245,7 @@ _ALL: dict[str, Callable[[_Seen], bool]] = {
 }
 
 
-def signs(spec: AnyLoss, x: Input) -> set[str]:
+def quirks_shown_by(spec: AnyLoss, x: Input) -> set[str]:
     """The rules whose signs are in these tensors."""
     rules, axis = _ALL | _ELEMENTS, None
     if isinstance(spec, Categorical):

@@ -1,4 +1,4 @@
-"""The settings of a loss that a rule of `unifiedloss.switching.deviations` is about, where it is not about all.
+"""The settings of a loss that a rule of `unifiedloss.switching.quirks` is about, where it is not about all.
 
 Each takes the spec of a loss, and its call; that is None where the loss is a spec.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from unifiedloss.floats import FORMATS
 from unifiedloss.switching.inputs import weights_of
-from unifiedloss.switching.tables import Call
+from unifiedloss.switching.library_loss import Call
 
 
 def weightless(spec: Any, _: Call | None) -> bool:

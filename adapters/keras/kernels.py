@@ -20,7 +20,7 @@ def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     if BACKEND.name == "torch" or BACKEND.shape(logits) is None or BACKEND.shape(labels) is None:
         # On torch, Keras' function multiplied with a one-hot matrix for years; on TensorFlow it wants to know the ranks, which are
         # unknown where a model has met (N,) and (N, 1) labels in turn.
-        losses: Array = BACKEND.native.cross_entropy(logits, labels, axis)
+        losses: Array = BACKEND.kernels.cross_entropy(logits, labels, axis)
         return losses
     if BACKEND.name == "tensorflow":
         if axis not in (-1, len(logits.shape) - 1):
@@ -50,7 +50,7 @@ def log_softmax(logits: Array, axis: int) -> Array:
 def softmax(logits: Array, axis: int) -> Array:
     if BACKEND.name == "tensorflow":
         # Its kernel, which Keras' function calls, gives 0 where the smallest numbers are not yet reached.
-        probabilities: Array = BACKEND.native.softmax(logits, axis)
+        probabilities: Array = BACKEND.kernels.softmax(logits, axis)
         return probabilities
     if logits.shape[axis] == 1:  # of which Keras warns
         return keras.ops.exp(keras.ops.log_softmax(logits, axis))
@@ -61,7 +61,7 @@ def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None
     """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element."""
     if BACKEND.name in ("numpy", "torch"):
         # Of keras.ops.binary_crossentropy torch.compile cannot make a graph, and on NumPy it clips what it clips nowhere else.
-        losses: Array = BACKEND.native.binary_cross_entropy(logits, targets, pos_weight)
+        losses: Array = BACKEND.kernels.binary_cross_entropy(logits, targets, pos_weight)
         return losses
     if pos_weight is None:
         return keras.ops.binary_crossentropy(targets, _of_no_origin(logits), from_logits=True)

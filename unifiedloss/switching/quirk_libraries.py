@@ -1,4 +1,4 @@
-"""Which losses a rule of `unifiedloss.switching.deviations` is about: names, and beginnings of names, by their kind."""
+"""Which losses a rule of `unifiedloss.switching.quirks` is about: names, and beginnings of names, by their kind."""
 
 from __future__ import annotations
 

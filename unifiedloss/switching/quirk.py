@@ -1,4 +1,4 @@
-"""One rule of other libraries' losses that no spec can say, as `unifiedloss.switching.deviations` lists them."""
+"""One rule of other libraries' losses that no spec can say, as `unifiedloss.switching.quirks` lists them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from unifiedloss.spec import AnyLoss, Elementwise, Loss
 from unifiedloss.switching.inputs import Layout
+from unifiedloss.switching.library_loss import Call
 from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
-from unifiedloss.switching.tables import Call
 
 Of = Literal["value", "gradient", "digits", "gradient_digits", "sign", "dtype", "shape"]
 
@@ -22,7 +22,7 @@ When = Callable[[AnyLoss, Call | None], bool]
 
 
 @dataclass(frozen=True, eq=False)
-class Deviation:
+class Quirk:
     """One rule that no spec can say.
 
     Attributes:
@@ -41,7 +41,7 @@ class Deviation:
     name: str
     losses: tuple[type[Loss], ...]
     spec: str
-    native: Mapping[str, str]
+    libraries: Mapping[str, str]
     inputs: Callable[[Layout], Iterator[Input]]
     predictions: Literal["logits", "probabilities"] | None = None
     kind: Literal["index", "dense"] | None = None
@@ -67,10 +67,12 @@ class Deviation:
             name = keyed(call)
             # A name may begin with another: the longest that fits decides, and an empty text is what a spec does.
             found = max(
-                (prefix for prefix in self.native if name.startswith(prefix)), key=len, default=None
+                (prefix for prefix in self.libraries if name.startswith(prefix)),
+                key=len,
+                default=None,
             )
-            if found is not None and self.native[found]:
-                return self.native[found]
+            if found is not None and self.libraries[found]:
+                return self.libraries[found]
         return self.spec
 
     def has(self, call: Call) -> bool:

@@ -56,7 +56,7 @@ class Call:
 
 
 @dataclass(frozen=True, eq=False)
-class Native:
+class LibraryLoss:
     """One loss of another library.
 
     Attributes:
@@ -171,40 +171,40 @@ def refuse(why: str) -> NoReturn:
     raise UnsupportedError(why)
 
 
-NATIVES: dict[str, Native] = {}
+LIBRARY_LOSSES: dict[str, LibraryLoss] = {}
 """Every importable loss by its canonical name. The modules of this package fill it, in the order in which exports prefer them."""
 
 _ALIASES: dict[str, str] = {}
 
 
-def register(*natives: Native) -> None:
+def register(*library_losses: LibraryLoss) -> None:
     """Enter losses into `NATIVES`."""
-    for native in natives:
-        NATIVES[native.name] = native
-        for alias in native.aliases:
-            _ALIASES[alias] = native.name
+    for library_loss in library_losses:
+        LIBRARY_LOSSES[library_loss.name] = library_loss
+        for alias in library_loss.aliases:
+            _ALIASES[alias] = library_loss.name
 
 
-def find(name: str) -> Native:
+def find(name: str) -> LibraryLoss:
     """The loss of a name or alias.
 
     Raises:
         SpecValueError: there is none.
     """
-    native = NATIVES.get(_ALIASES.get(name, name))
-    if native is None:
+    library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name))
+    if library_loss is None:
         msg = (
             f"{shortened(name)} is no loss that is known here; known are the losses of {', '.join(LIBRARIES)}, by their full "
             f"names.{_suggested(name)}"
         )
         raise SpecValueError(msg)
-    return native
+    return library_loss
 
 
 def _suggested(name: str) -> str:
     """The full names that end like this one, or nearly so, as the end of a message."""
     endings: dict[str, list[str]] = {}
-    for known in NATIVES:
+    for known in LIBRARY_LOSSES:
         endings.setdefault(known.rpartition(".")[2].lower(), []).append(known)
     near = get_close_matches(name.rpartition(".")[2].lower(), endings, n=1)
     return f" Did you mean {' or '.join(endings[near[0]])}?" if near else ""
@@ -212,17 +212,17 @@ def _suggested(name: str) -> str:
 
 def spec_of(call: Call) -> AnyLoss:
     """The spec that computes what a call does. Raises `UnsupportedError`, naming the rule, where none does."""
-    native = find(call.name)
-    if native.library != "keras":
+    library_loss = find(call.name)
+    if library_loss.library != "keras":
         if call.backend is not None:
             msg = f"{call.name} runs on no other framework; only keras[{call.backend}] says on which one."
             raise SpecValueError(msg)
-        return native.spec(call.arguments)
+        return library_loss.spec(call.arguments)
     backend = call.backend or "tensorflow"
     if backend not in KERAS_BACKENDS:
         msg = f"keras[{backend}]: Keras runs on {', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
         raise SpecValueError(msg)
-    return native.spec(call.arguments, backend)
+    return library_loss.spec(call.arguments, backend)
 
 
 @dataclass(frozen=True)
@@ -254,13 +254,13 @@ def closest(spec: AnyLoss, library: str, backend: str | None = None) -> Closest:
     """
     found: list[Closest] = []
     refusals: list[str] = []
-    for native in _candidates(spec, library):
+    for library_loss in _candidates(spec, library):
         try:
             runs_on = (backend or "tensorflow") if library == "keras" else None
-            arguments = native.from_spec(spec)
-            if native.adapt is not None and runs_on is not None:
-                arguments = native.adapt(arguments, runs_on)
-            call = Call(native.name, native.bind([], arguments), runs_on)
+            arguments = library_loss.from_spec(spec)
+            if library_loss.adapt is not None and runs_on is not None:
+                arguments = library_loss.adapt(arguments, runs_on)
+            call = Call(library_loss.name, library_loss.bind([], arguments), runs_on)
             said = spec_of(call)
         except UnsupportedError as error:
             refusals.append(str(error))
@@ -273,7 +273,7 @@ def closest(spec: AnyLoss, library: str, backend: str | None = None) -> Closest:
     return min(found, key=lambda candidate: len(candidate.changes))
 
 
-def _candidates(spec: AnyLoss, library: str) -> list[Native]:
+def _candidates(spec: AnyLoss, library: str) -> list[LibraryLoss]:
     if library not in LIBRARIES:
         meant = suggestion(library, LIBRARIES)
         if library in ("jax", "numpy"):
@@ -281,9 +281,11 @@ def _candidates(spec: AnyLoss, library: str) -> list[Native]:
         msg = f"losses are written for {', '.join(LIBRARIES)}, got {library!r}.{meant}"
         raise SpecValueError(msg)
     return [
-        native
-        for native in NATIVES.values()
-        if native.library == library and native.loss is type(spec) and native.exported
+        library_loss
+        for library_loss in LIBRARY_LOSSES.values()
+        if library_loss.library == library
+        and library_loss.loss is type(spec)
+        and library_loss.exported
     ]
 
 
@@ -307,13 +309,15 @@ def call_of(spec: AnyLoss, library: str, backend: str | None = None) -> Call:
     """
     nearest = closest(spec, library, backend)
     if nearest.changes:
-        native = find(nearest.call.name)
+        library_loss = find(nearest.call.name)
         wanted = ", ".join(f"{name}={getattr(spec, name)!r}" for name in nearest.changes)
         has = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
-        reasons = [native.reasons[name] for name in nearest.changes if name in native.reasons]
+        reasons = [
+            library_loss.reasons[name] for name in nearest.changes if name in library_loss.reasons
+        ]
         msg = " ".join(
             [
-                f"{native.name} cannot say {wanted}: the nearest it has is {has}.",
+                f"{library_loss.name} cannot say {wanted}: the nearest it has is {has}.",
                 *reasons,
                 f"Where that is meant, say so with spec.replace({has}).",
                 instead(library),

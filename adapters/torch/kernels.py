@@ -45,7 +45,7 @@ def _classes_second(logits: Tensor, axis: int) -> tuple[Tensor, tuple[int, ...]]
     return rows, (rows.shape[0],)
 
 
-def whole_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
+def fused_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
     """The sum or the mean over all positions in one native call, for a plan where every position counts once.
 
     There the four divisors are one number and torch divides by it too; a native mean is taken nowhere else. Saves a division, which
@@ -70,5 +70,5 @@ def whole_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
         targets,
         ignore_index=IGNORE_NOTHING,
         reduction=reduction,
-        label_smoothing=plan.smoothing,
+        label_smoothing=plan.label_smoothing,
     )

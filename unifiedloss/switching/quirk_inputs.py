@@ -1,4 +1,4 @@
-"""The inputs that show the rules of `unifiedloss.switching.deviations`, laid out as a loss takes them, the smallest first."""
+"""The inputs that show the rules of `unifiedloss.switching.quirks`, laid out as a loss takes them, the smallest first."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _squared_block(p: Array, t: Array, losses: Array, gradient: Array | None) ->
     np.multiply(difference, difference, out=losses)
 
 
-def whole_loss(
+def fused_loss(
     plan: Plan, predictions: Array, targets: Array, upstream: Array | float | None = None
 ) -> tuple[Array, Array | None]:
     """The sum or the mean over all positions, where every position counts once, and with an upstream gradient that of the predictions.
