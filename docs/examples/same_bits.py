@@ -1,9 +1,10 @@
-"""The same training in four frameworks, with the same bits: every loss, every gradient, and so the model.
+"""Train one model in four frameworks with the same bits: every loss, gradient and weight.
 
-A softmax regression on images of digits is trained with NumPy, PyTorch, TensorFlow and JAX. Each computes the loss and its gradient with
-its own tensors and its own differentiation. The two matrix products of the model are one function's for all, since each framework adds
-up products in an order of its own. With rounding="exact" nothing is left that could differ, and the script fails if a bit does. Beside
-it, for contrast, the same training with rounding="native".
+The script trains a softmax regression on images of digits in NumPy, PyTorch, TensorFlow and JAX.
+Each framework computes the loss and its gradient with its own tensors and its own differentiation.
+One NumPy function computes the two matrix products of the model for all four, because each
+framework adds up products in its own order. With rounding="exact" nothing else can differ, and the
+script fails if one bit does. For contrast it repeats the training with rounding="native".
 
     pip install 'unifiedloss[all]' scikit-learn
     python same_bits.py
@@ -30,22 +31,23 @@ except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
     wanted = "scikit-learn" if missing == "sklearn" else f"'unifiedloss[{missing}]'"
     sys.exit(
-        f"This example needs {missing}, which is not installed; install it with: pip install {wanted}"
+        f"This example needs {missing}, which is not installed; "
+        f"install it with: pip install {wanted}"
     )
 
 
-# --------------------------------------------------------------------------------------------------------- the loss
-# One line, whichever framework the logits are from.
+# ----------------------------------------------------------------------------------------- the loss
+# One line, for the logits of any framework.
 
 
 def exact_loss(logits: Any, y: Any) -> Any:
-    """The mean over the batch, with every bit defined."""
+    """The mean over the batch, correctly rounded."""
     loss = ul.cross_entropy_loss(logits, y, from_logits=True, rounding="exact")
-    return loss  # noqa: RET504 - the line as it stands in a training step
+    return loss  # noqa: RET504 - the line of a training step
 
 
 def native_loss(logits: Any, y: Any) -> Any:
-    """The same by the framework's own operations, which round as they do."""
+    """The same loss with the framework's own operations and their rounding."""
     loss = ul.cross_entropy_loss(logits, y, from_logits=True, rounding="native")
     return loss  # noqa: RET504
 
@@ -53,15 +55,16 @@ def native_loss(logits: Any, y: Any) -> Any:
 LOSSES = {"exact": exact_loss, "native": native_loss}
 
 
-# ------------------------------------------------------------------------------------------------- and its gradient
-# Each function returns one that computes the loss and its gradient in a framework, from NumPy arrays to NumPy arrays.
+# --------------------------------------------------------------------------------- and its gradient
+# Each function returns a step, which computes the loss and its gradient in one framework. NumPy
+# arrays go in, and NumPy arrays come out.
 
 Array = np.ndarray
 Step = Callable[[Array, Array], tuple[Array, Array]]
 
 
 def in_numpy(rounding: str) -> Step:
-    """NumPy has no gradients of its own; the same loss as an object knows its gradient."""
+    """NumPy does not differentiate, so the loss object computes the gradient."""
     loss, loss_object = LOSSES[rounding], ul.CrossEntropyLoss(from_logits=True, rounding=rounding)
     return lambda logits, y: (loss(logits, y), loss_object.value_and_grad(logits, y)[1])
 
@@ -112,14 +115,17 @@ def in_jax(rounding: str) -> Step:
 FRAMEWORKS = {"NumPy": in_numpy, "PyTorch": in_torch, "TensorFlow": in_tensorflow, "JAX": in_jax}
 
 
-# ------------------------------------------------------------------------------------------------------ the training
+# ------------------------------------------------------------------------------------- the training
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 10, 50, np.float32(0.3)
 
 
 @dataclass(frozen=True)
 class Digits:
-    """1,797 images of handwritten digits, 8 by 8 pixels, and a 1 for the bias; the last 297 are kept for the test."""
+    """1,797 images of handwritten digits, 8 by 8 pixels, with a 1 for the bias.
+
+    The last 297 are for the test.
+    """
 
     x: Array
     y: Array
@@ -128,7 +134,7 @@ class Digits:
 
 
 def digits() -> Digits:
-    """The data in an order that mixes the writers, and that no version of NumPy's random numbers changes."""
+    """The data, shuffled so that the writers mix, in an order that no version of NumPy changes."""
     x, y = sklearn.datasets.load_digits(return_X_y=True)
     order = np.arange(len(x)) * 1000 % len(x)
     x = np.hstack([x[order] / 16, np.ones((len(x), 1))]).astype(np.float32)
@@ -136,9 +142,10 @@ def digits() -> Digits:
 
 
 def product(a: Array, b: Array) -> Array:
-    """The matrix product, with an order: from the first term to the last, in float64, rounded to float32 at the end.
+    """The matrix product, added in order, in float64, and rounded to float32 at the end.
 
-    A linear algebra library chooses an order by machine, shape and number of threads. With this one the bits are the same everywhere.
+    A linear algebra library chooses an order by machine, shape and number of threads. This product
+    has the same bits everywhere.
     """
     terms = a[:, :, None].astype(np.float64) * b
     return np.add.accumulate(terms, axis=1)[:, -1].astype(np.float32)
@@ -152,13 +159,14 @@ class Result:
     weights: Array
 
     def row(self, data: Digits) -> str:
-        """Both in short: numbers to read, and hashes of all the bits."""
+        """One line of the table: the last loss, the accuracy, and hashes of all bits."""
         accuracy = np.mean(np.argmax(product(data.x_test, self.weights), axis=1) == data.y_test)
-        return f"{self.losses[-1]:>13.9f}{accuracy:>11.4f}   {digest(self.losses)}   {digest(self.weights)}"
+        hashes = f"{digest(self.losses)}   {digest(self.weights)}"
+        return f"{self.losses[-1]:>13.9f}{accuracy:>11.4f}   {hashes}"
 
 
 def digest(x: Array) -> str:
-    """The first 16 of a SHA-256's 64 digits, of float32 numbers in their order."""
+    """The first 16 of the 64 digits of the SHA-256 of float32 numbers."""
     return hashlib.sha256(x.astype("<f4").tobytes()).hexdigest()[:16]
 
 
@@ -174,14 +182,14 @@ def train(step: Step, data: Digits) -> Result:
     return Result(np.array(losses), weights)
 
 
-# --------------------------------------------------------------------------------------------------- the comparison
+# ----------------------------------------------------------------------------------- the comparison
 
 
 def compare(rounding: str, data: Digits) -> bool:
-    """Train in every framework, print what came out, and tell whether all bits are the same."""
+    """Train in every framework, print the results, and return whether all bits are the same."""
     results = {name: train(framework(rounding), data) for name, framework in FRAMEWORKS.items()}
     first, *others = results.values()
-    # Compared as bytes: to a comparison of numbers 0 and -0 are the same.
+    # Compare bytes, because 0 == -0.
     steps = first.losses.view(np.uint32)
     same_steps = np.all([steps == other.losses.view(np.uint32) for other in others], axis=0)
     same = bool(same_steps.all()) and all(
@@ -192,18 +200,15 @@ def compare(rounding: str, data: Digits) -> bool:
     print(f"{'':<10}{'last loss':>13}{'accuracy':>11}   {'SHA-256, losses':<16}   SHA-256, weights")
     for name, result in results.items():
         print(f"{name:<10}{result.row(data)}")
-    print(
-        f"\nlosses with the same bits in all: {np.count_nonzero(same_steps)} of {len(same_steps)} steps"
-    )
+    count = np.count_nonzero(same_steps)
+    print(f"\nlosses with the same bits in all: {count} of {len(same_steps)} steps")
     print("the weights are the same\n" if same else "the weights differ\n")
     return same
 
 
 def main() -> None:
-    """Train with both roundings; exit with an error if exact mode did not give the same bits."""
-    torch.set_num_threads(
-        1
-    )  # there is little to share out, and waiting for a second thread takes longer
+    """Train with both roundings; fail if exact mode does not give the same bits."""
+    torch.set_num_threads(1)  # the batches are small: a second thread would cost more than it gives
     data = digits()
     print("Softmax regression on handwritten digits, cross-entropy from logits\n")
     same = compare("exact", data)

@@ -1,9 +1,10 @@
-"""The same training in five frameworks, with one loss that none of them changes.
+"""Train the same model in five frameworks with the same loss code.
 
-Two models, a softmax regression on images of digits and a linear regression on medical data, are each trained in NumPy, PyTorch,
-TensorFlow, Keras and JAX: the same data in the same order, the same start, the same learning rate. What differs is how each
-framework makes a step. What does not is the loss. So the five loss curves agree to the last digits of float32, and the
-script fails if they do not.
+The script trains two models, a softmax regression on images of digits and a linear regression on
+medical data, in NumPy, PyTorch, TensorFlow, Keras and JAX. The data, their order, the initial
+weights and the learning rate are the same. Each framework takes a step in its own way, with the
+same loss. So the five loss curves agree to the last digits of float32, and the script fails if they
+do not.
 
     pip install 'unifiedloss[all]' scikit-learn
     python switch_frameworks.py
@@ -30,16 +31,17 @@ except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
     wanted = "scikit-learn" if missing == "sklearn" else f"'unifiedloss[{missing}]'"
     sys.exit(
-        f"This example needs {missing}, which is not installed; install it with: pip install {wanted}"
+        f"This example needs {missing}, which is not installed; "
+        f"install it with: pip install {wanted}"
     )
 
 
-# ------------------------------------------------------------------------------------------------------- the losses
-# These two functions are all the loss code there is. A framework is told by the tensors that arrive.
+# --------------------------------------------------------------------------------------- the losses
+# These two functions are the whole loss code. The type of the tensors selects the framework.
 
 
 def digits_loss(logits: Any, labels: Any) -> Any:
-    """How many nats the model spends on the right digit, on average."""
+    """The mean cross-entropy, in nats."""
     return ul.cross_entropy_loss(logits, labels, from_logits=True)
 
 
@@ -48,17 +50,18 @@ def diabetes_loss(predictions: Any, targets: Any) -> Any:
     return ul.mean_squared_error(predictions, targets)
 
 
-# The same two as objects: for Keras, which compiles a loss into the model, and for NumPy, which has no gradients of its own.
+# The same losses as objects: for Keras, which compiles a loss into the model, and for NumPy, which
+# does not differentiate.
 DIGITS_LOSS = ul.CrossEntropyLoss(from_logits=True)
 DIABETES_LOSS = ul.MeanSquaredError()
 
 
-# --------------------------------------------------------------------------------------------------------- the data
+# ----------------------------------------------------------------------------------------- the data
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, a start and a loss: everything a framework is given."""
+    """Data, initial weights, a loss and the settings of the training, for every framework."""
 
     x: np.ndarray
     y: np.ndarray
@@ -73,13 +76,13 @@ class Problem:
     epochs: int
 
     def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The training data in batches of equal size, in the order in which every framework sees them."""
+        """The training data in batches of equal size, in the same order for every framework."""
         starts = range(0, len(self.x), self.batch_size)
         return [(self.x[i : i + self.batch_size], self.y[i : i + self.batch_size]) for i in starts]
 
 
 def digits() -> Problem:
-    """1,797 images of handwritten digits, 8 by 8 pixels; the last 297 are kept for the test."""
+    """1,797 images of handwritten digits, 8 by 8 pixels; the last 297 are for the test."""
     x, y = sklearn.datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     x, y = (x[order] / 16).astype(np.float32), y[order]
@@ -100,11 +103,15 @@ def digits() -> Problem:
 
 
 def diabetes() -> Problem:
-    """Ten measurements of 442 patients and how their disease went on, all standardized; the last 142 are kept for the test."""
+    """Ten measurements of 442 patients and the progression of their disease, all standardized.
+
+    The last 142 are for the test.
+    """
     x, y = sklearn.datasets.load_diabetes(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     x = (x[order] / x.std(axis=0)).astype(np.float32)
-    # One column, as the predictions have: shapes are strict, and (300, 1) against (300,) would be an error that says so.
+    # One column, like the predictions, because shapes are strict: (300, 1) against (300,) is an
+    # error that names both.
     y = ((y[order] - y.mean()) / y.std()).astype(np.float32)[:, None]
     weight = np.random.default_rng(1).normal(0, 0.01, (10, 1)).astype(np.float32)
     return Problem(
@@ -122,14 +129,15 @@ def diabetes() -> Problem:
     )
 
 
-# ----------------------------------------------------------------------------------------------------- the training
-# Each function trains a linear model and returns the mean loss of each epoch and the predictions for the test data.
+# ------------------------------------------------------------------------------------- the training
+# Each function trains a linear model. It returns the mean loss of each epoch and the predictions
+# for the test data.
 
 Result = tuple[list[float], Any]
 
 
 def train_numpy(problem: Problem) -> Result:
-    """NumPy: the loss object knows its gradient in closed form, the chain rule is written out."""
+    """NumPy: the loss object computes the gradient, and the chain rule is written out."""
     weight, bias, curve = problem.weight.copy(), problem.bias.copy(), []
     for _ in range(problem.epochs):
         losses = []
@@ -184,7 +192,7 @@ def train_tensorflow(problem: Problem) -> Result:
 
 
 def train_keras(problem: Problem) -> Result:
-    """Keras, on whichever backend it is configured for: compile and fit."""
+    """Keras, on its configured backend: compile and fit."""
     features, outputs = problem.weight.shape
     model = keras.Sequential([keras.Input((features,)), keras.layers.Dense(outputs)])
     model.set_weights([problem.weight, problem.bias])
@@ -228,14 +236,15 @@ FRAMEWORKS = {
 }
 
 
-# --------------------------------------------------------------------------------------------------- the comparison
+# ----------------------------------------------------------------------------------- the comparison
 
 
 def digits_quality(logits: Any, labels: np.ndarray) -> dict[str, float]:
-    """Two numbers on test data, for tensors of any framework.
+    """The loss and the accuracy on test data, for tensors of any framework.
 
-    The loss is taken from probabilities here, and is the same number as from logits, up to a gap of 87 between two logits. At 88 the
-    smaller probability is 0 in float32: this loss is infinite where the one from logits is 88, so train on logits.
+    This loss takes probabilities, and gives the same number as from logits up to a gap of 87
+    between two logits. At 88 the smaller probability is 0 in float32, and the loss is infinite; the
+    loss from logits is 88. So train on logits.
     """
     probabilities = ul.softmax(logits)
     loss = ul.cross_entropy_loss(probabilities, labels)
@@ -244,7 +253,7 @@ def digits_quality(logits: Any, labels: np.ndarray) -> dict[str, float]:
 
 
 def diabetes_quality(predictions: Any, targets: np.ndarray) -> dict[str, float]:
-    """The same for the regression: the loss, and the share of the variance that the model explains."""
+    """For the regression: the loss, and the share of the variance that the model explains."""
     loss = ul.mean_squared_error(predictions, targets)
     return {"test loss": float(loss), "R squared": 1 - float(loss) / float(np.var(targets))}
 
@@ -252,14 +261,16 @@ def diabetes_quality(predictions: Any, targets: np.ndarray) -> dict[str, float]:
 def compare(
     title: str, problem: Problem, quality: Callable[[Any, np.ndarray], dict[str, float]]
 ) -> bool:
-    """Train in every framework, print the curves side by side, and tell whether they agree."""
+    """Train in every framework, print the curves side by side, and return whether they agree."""
     results = {name: train(problem) for name, train in FRAMEWORKS.items()}
     curves = np.array([curve for curve, _ in results.values()])
     steps = problem.epochs * len(problem.batches())
 
-    # By how much may they differ? Each step rounds a little differently in each framework. Both losses are convex and the learning rates
-    # are below 2 / (the largest curvature), where a gradient step never moves two models apart. So the differences of the steps add up
-    # and are not amplified: after so many steps the losses differ by at most so many roundings. One is 2^-23 of the largest loss.
+    # By how much may the curves differ? Each step rounds a little differently in each framework.
+    # Both losses are convex and the learning rates are below 2 / (the largest curvature), so a
+    # gradient step never moves two models apart. The differences of the steps therefore add up and
+    # are not amplified: after n steps the losses differ by at most n roundings, each 2^-23 of the
+    # largest loss.
     bound = steps * 2.0**-23 * float(curves.max())
     difference = float((curves.max(axis=0) - curves.min(axis=0)).max())
 
@@ -279,11 +290,12 @@ def compare(
 
 
 def main() -> None:
-    """Compare both models; exit with an error if one disagrees."""
-    # Accelerators multiply float32 with 10 bits of it unless they are told not to. The losses do not depend on it, the models would.
+    """Compare both models; fail if the curves of one disagree."""
+    # By default accelerators multiply float32 with 10 bits of it. The losses do not use such
+    # products, but the models do.
     tf.config.experimental.enable_tensor_float_32_execution(enabled=False)
     jax.config.update("jax_default_matmul_precision", "highest")
-    # A step on 50 images is no work to share out: waiting for a second thread takes longer, much longer on a busy machine.
+    # A batch of 50 images is small: a second thread would cost more than it gives.
     torch.set_num_threads(1)
 
     agreements = [
