@@ -25,7 +25,7 @@ ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 # The same file name is the same job in every adapter, so whoever has read one knows his way about the others.
 # Those of backends also read and write the losses of their framework, which is all that the other folders do.
 SWITCHED = ("onnx", "optax", "sklearn")
-ADAPTER_FILES = {"__init__.py", "native.py", "ops.py", "objects.py"}
+ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
 # NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; JAX and TensorFlow
 # have exact mode in compiled programs, and JAX a way from there to the host; Keras hands exact mode to the adapter of the backend
 # it runs on.
@@ -59,7 +59,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("tree")
     for folder in ("unifiedloss", "adapters"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, copy / file)
     output(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", cwd=copy)
     (built,) = (copy / "dist").glob("*.whl")
@@ -102,7 +102,8 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     expected = {"unifiedloss/py.typed"}
     for name, folder in SOURCES.items():
         expected |= {
-            f"{name}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")
+            f"{name}/{path.relative_to(folder).as_posix()}"
+            for path in (*folder.rglob("*.py"), *folder.rglob("*.pyi"))
         }
     names = set(zipfile.ZipFile(wheel).namelist())
     packed = {name for name in names if ".dist-info/" not in name}

@@ -248,7 +248,7 @@ def _nothing(*_: Any) -> None:
 
 def _adapter(**members: Any) -> type[Adapter]:
     methods = dict.fromkeys(Adapter.__abstractmethods__, _nothing)
-    given = {"name": "strange", "tensor_type": object, "ops": np, "native": np}
+    given = {"name": "strange", "tensor_type": object, "ops": np, "kernels": np}
     return type("Strange", (Adapter,), methods | given | members)
 
 

@@ -372,7 +372,7 @@ def test_listed_names_are_losses() -> None:
         for backend in ("numpy", "torch", "tensorflow", "jax")
     ]
     for quirk in QUIRKS:
-        for prefix in quirk.native:
+        for prefix in quirk.libraries:
             assert any(name.startswith(prefix) for name in names), (quirk.name, prefix)
     assert len({refusal.name for refusal in of_arguments}) == len(of_arguments)
 

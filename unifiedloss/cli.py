@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -318,7 +317,7 @@ def _check_options(given: dict[str, Any], options: list[str]) -> None:
               "negative_log_likelihood": unifiedloss.NegativeLogLikelihoodLoss}  # fmt: skip
     if name not in losses:
         return  # which from_dict says
-    known = [field.name for field in fields(losses[name]) if field.name in options]
+    known = [field for field in losses[name].declarations if field in options]
     for option in given:
         if option not in ("loss", *known):
             has = ", ".join(_option(field) for field in known)

@@ -1552,9 +1552,7 @@ _EVERY_REPRESENTATIVE = 12
 
 def _traits(case: Case) -> set[tuple[str, Any]]:
     """What a case is one of: each field's value, the shapes and dtypes, what accompanies the predictions."""
-    found: dict[str, Any] = {
-        field.name: getattr(case.spec, field.name) for field in dataclasses.fields(case.spec)
-    }
+    found: dict[str, Any] = {name: getattr(case.spec, name) for name in case.spec.declarations}
     # Numbers drawn for the case: not which they are counts, but their kind.
     for name in ("class_weights", "pos_weight", "element_weights"):
         if isinstance(values := found.get(name), tuple):

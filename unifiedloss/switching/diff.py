@@ -9,7 +9,7 @@ the first loss is compared with itself, that field changed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -198,7 +198,7 @@ def _differences(a: Side, b: Side) -> Iterator[Difference]:
 
 def differing(a: AnyLoss, b: AnyLoss) -> list[str]:
     """The fields in which two specs differ, those that only one of them has and uses included."""
-    own, other = ([field.name for field in fields(spec)] for spec in (a, b))
+    own, other = list(a.declarations), list(b.declarations)
     both = [name for name in own if name in other and getattr(a, name) != getattr(b, name)]
     if type(a) is type(b):
         return both
@@ -207,8 +207,7 @@ def differing(a: AnyLoss, b: AnyLoss) -> list[str]:
 
 def _used(spec: AnyLoss, known: list[str]) -> list[str]:
     """The fields of a spec that another kind does not have, where they are used."""
-    own = [field for field in fields(spec) if field.name not in known]
-    return [field.name for field in own if getattr(spec, field.name) != field.default]
+    return [name for name in spec.declarations if name in spec.changed() and name not in known]
 
 
 def groups(a: AnyLoss, b: AnyLoss, names: list[str]) -> list[tuple[str, ...]]:
@@ -264,7 +263,7 @@ def _example(
 
 
 def _sentence(spec: AnyLoss, name: str) -> str:
-    if name not in {field.name for field in fields(spec)}:
+    if name not in spec.declarations:
         return f"A {type(spec).__name__} has no such rule."
     return sentence(spec, name).plain
 

@@ -6,7 +6,7 @@ A table is plain Python on literals. No framework is needed to read a loss from 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -291,9 +291,7 @@ def _candidates(spec: AnyLoss, library: str) -> list[LibraryLoss]:
 
 def _changes(said: AnyLoss, spec: AnyLoss) -> dict[str, Any]:
     averaged = "mean" in (said.reduction, spec.reduction)
-    names = [
-        own.name for own in fields(spec) if averaged or own.name not in ("divisor", "on_empty")
-    ]
+    names = [x for x in spec.declarations if averaged or x not in ("divisor", "on_empty")]
     return {
         name: getattr(said, name) for name in names if getattr(said, name) != getattr(spec, name)
     }
