@@ -15,6 +15,8 @@ from unifiedloss.adapter import Adapter
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.cases import all_cases, bad_calls, bad_softmax_calls, softmax_cases
 from unifiedloss.errors import ShapeError
+from unifiedloss.evaluator import Evaluator
+from unifiedloss.inputs import Inputs
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.framework("torch")
@@ -72,9 +74,10 @@ class CountsAll(Long):
 
     def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
         """The sum over the wrong count."""
-        found = pipeline.terms(self.ops, self.kernels, plan, *tensors, checked=checked)
+        e = Evaluator(self.ops, self.kernels, plan, checked=checked)
+        found = pipeline.terms(e, Inputs(*tensors))
         if plan.spec.reduction != "mean":
-            return pipeline.reduce(self.ops, plan, found)
+            return e.reduce(found)
         return (found.losses.sum() / max(plan.count, 1)).to(self.ops.DTYPES[plan.result_dtype])
 
 

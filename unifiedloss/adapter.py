@@ -26,7 +26,9 @@ from unifiedloss.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
+from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
+from unifiedloss.inputs import Inputs
 from unifiedloss.messages import Message, describe, foreign
 from unifiedloss.owners import backend_of
 from unifiedloss.plan import (
@@ -204,9 +206,8 @@ class Adapter(ABC):
         checked: bool,
     ) -> Array:
         """Carry a plan out. Overridden where a framework has a shorter way for the common case."""
-        return pipeline.evaluate(
-            self.ops, self.kernels, plan, predictions, targets, sample_weight, mask, checked=checked
-        )
+        e = Evaluator(self.ops, self.kernels, plan, checked=checked)
+        return pipeline.evaluate(e, Inputs(predictions, targets, sample_weight, mask))
 
     def exact(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import unifiedloss
 from unifiedloss.errors import UnifiedLossError
+from unifiedloss.spec import LOSSES
 
 if TYPE_CHECKING:
     from unifiedloss.conformance import Report, Row
@@ -312,12 +313,9 @@ def compare(
 def _check_options(given: dict[str, Any], options: list[str]) -> None:
     """Say of an option that the loss does not have what was typed, not the name of a field."""
     name = given.get("loss", "cross_entropy")
-    losses = {"binary_cross_entropy": unifiedloss.BinaryCrossEntropyLoss, "cross_entropy": unifiedloss.CrossEntropyLoss,
-              "mean_squared_error": unifiedloss.MeanSquaredError,
-              "negative_log_likelihood": unifiedloss.NegativeLogLikelihoodLoss}  # fmt: skip
-    if name not in losses:
+    if name not in LOSSES:
         return  # which from_dict says
-    known = [field for field in losses[name].declarations if field in options]
+    known = [field for field in LOSSES[name].declarations if field in options]
     for option in given:
         if option not in ("loss", *known):
             has = ", ".join(_option(field) for field in known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 Shape = tuple[int | None, ...]
 """The extents of a tensor's axes; None where an extent is unknown under tracing."""
@@ -24,3 +24,12 @@ class Tensor(Protocol):
 TensorT = TypeVar("TensorT", bound=Tensor)
 Numbers = float | Sequence[Any]
 """Python numbers and (nested) sequences of them, which are read as NumPy arrays."""
+
+
+class Inputs(NamedTuple):
+    """The tensors of one call, all of one framework."""
+
+    predictions: Any
+    targets: Any
+    sample_weight: Any = None
+    mask: Any = None

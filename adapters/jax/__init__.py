@@ -18,7 +18,9 @@ from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.jax import exact, kernels, objects, ops
 from unifiedloss.errors import UnsupportedError
+from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS
+from unifiedloss.inputs import Inputs
 from unifiedloss.plan import Plan, check_upstream
 from unifiedloss.spec import AnyLoss
 
@@ -99,12 +101,11 @@ class JaxAdapter(Adapter):
         *,
         checked: bool,
     ) -> Array:
-        found = pipeline.terms(
-            self.ops, self.kernels, plan, predictions, targets, sample_weight, mask, checked=checked
-        )
+        e = Evaluator(self.ops, self.kernels, plan, checked=checked)
+        found = pipeline.terms(e, Inputs(predictions, targets, sample_weight, mask))
         if plan.kind == "binary" or not plan.plain:
             found = found._replace(losses=ops.settle(found.losses))
-        return pipeline.reduce(self.ops, plan, found)
+        return e.reduce(found)
 
     def exact(
         self,

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from unifiedloss import pipeline
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.keras import kernels, objects, ops
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import UnsupportedError
+from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.plan import Plan
 from unifiedloss.spec import AnyLoss
 
@@ -171,7 +171,7 @@ class KerasAdapter(Adapter):
             return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         losses = _plain_losses(plan, predictions, targets) if checked and plan.fused else None
         if losses is not None:
-            loss = pipeline.reduce(self.ops, plan, pipeline.Terms(losses, None, None, None))
+            loss = Evaluator(self.ops, self.kernels, plan).reduce(Terms(losses))
             # At an infinite logit it is NaN, where the loss is defined. The long way knows the cases.
             if isfinite(BACKEND.to_numpy(loss)):
                 return loss

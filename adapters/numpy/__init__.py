@@ -13,7 +13,9 @@ from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.numpy import exact, gradient, kernels, objects, ops
 from unifiedloss.errors import UnsupportedError
+from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.floats import FORMATS
+from unifiedloss.inputs import Inputs
 from unifiedloss.plan import Plan, check_upstream
 from unifiedloss.spec import AnyLoss
 
@@ -115,24 +117,16 @@ class NumPyAdapter(Adapter):
         with np.errstate(all="ignore"):
             if _is_rowwise(plan):
                 return self._rowwise(plan, predictions, targets, upstream)
-            found = pipeline.terms(
-                self.ops,
-                self.kernels,
-                plan,
-                predictions,
-                targets,
-                sample_weight,
-                mask,
-                checked=checked,
-            )
-            value = pipeline.reduce(self.ops, plan, found)
+            e = Evaluator(self.ops, self.kernels, plan, checked=checked)
+            found = pipeline.terms(e, Inputs(predictions, targets, sample_weight, mask))
+            value = e.reduce(found)
             factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
             if plan.average_last_axis and plan.spec.reduction != "mean":
-                factor = factor / pipeline.averaged_over(self.ops, plan, found)
+                factor = factor / e.averaged_over(found)
                 factor = np.expand_dims(factor, -1) if factor.ndim else factor
             empty = False
             if plan.spec.reduction == "mean":
-                divisor = pipeline.divisor(self.ops, plan, found)
+                divisor = e.divisor(found)
                 empty = bool(divisor == 0)
                 factor = factor / divisor
             if sample_weight is not None:
@@ -202,9 +196,8 @@ class NumPyAdapter(Adapter):
             rows.reshape(-1, rows.shape[-1]), labels.reshape(-1), scale
         )
         assert slopes is not None
-        value = pipeline.reduce(
-            self.ops, plan, pipeline.Terms(losses.reshape(labels.shape), None, None, None)
-        )
+        e = Evaluator(self.ops, self.kernels, plan)
+        value = e.reduce(Terms(losses.reshape(labels.shape)))
         return value[()], ops.cast(
             np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), plan.predictions_dtype
         )

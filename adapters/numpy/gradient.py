@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss import pipeline
 from unifiedloss.adapters.numpy import kernels, ops
+from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import TORCH_LEAST_SPREAD
 from unifiedloss.plan import Plan
 
 Array = NDArray[Any]
 
+# Any, because type checkers do not see that a module fills a protocol.
 _OPS: Any = ops
-"""The module as what `unifiedloss.pipeline` takes for operations, which a checker of types does not see it to be."""
+_KERNELS: Any = kernels
 
 
 def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
@@ -50,10 +51,10 @@ def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
             plan.axis,
         )
         if plan.class_weighting == "position":
-            weights = pipeline.product(_OPS, plan, dense, weights).sum(plan.axis, keepdims=True)
+            weights = _evaluator(plan).product(dense, weights).sum(plan.axis, keepdims=True)
     if plan.label_smoothing:
         dense = dense * (1 - plan.label_smoothing) + plan.label_smoothing / plan.shared_by
-    tau = dense if weights is None else pipeline.product(_OPS, plan, dense, weights)
+    tau = dense if weights is None else _evaluator(plan).product(dense, weights)
     if plan.from_logits:
         return kernels.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
     unknown = np.isnan(dense).any(plan.axis, keepdims=True)
@@ -100,7 +101,7 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
         weight = ops.constant(plan.pos_weight, plan.compute_dtype, predictions)
         if weight.ndim:
             weight = ops.along(weight, predictions, plan.pos_weight_axis)
-        positive = pipeline.product(_OPS, plan, targets, weight)
+        positive = _evaluator(plan).product(targets, weight)
     if plan.from_logits:
         return complement * kernels.sigmoid(predictions) - positive * kernels.sigmoid(-predictions)
     p, inside = _read(plan, predictions)
@@ -127,3 +128,7 @@ def _read(plan: Plan, p: Array) -> tuple[Array, Array]:
     if plan.clip is None:
         return read, np.ones(p.shape, bool)
     return read, (read >= plan.clip.low) & (read <= plan.clip.high)
+
+
+def _evaluator(plan: Plan) -> Evaluator:
+    return Evaluator(_OPS, _KERNELS, plan)
