@@ -54,7 +54,7 @@ class Specs(griffe.Extension):
                 )
                 known = pkg["functional.softmax"].docstring
                 function.docstring = griffe.Docstring(
-                    inspect.getdoc(getattr(functional, name)) or "",
+                    overloads[0].docstring.value,
                     parent=function,
                     parser=known.parser,
                     parser_options=known.parser_options,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unifiedloss import functional
+from unifiedloss.field import described
 
 PATH = Path(functional.__file__).with_suffix(".pyi")
 
@@ -65,6 +66,16 @@ def _functions_of_specs() -> list[Any]:
     return [function for function in vars(functional).values() if hasattr(function, "loss_class")]
 
 
+def documentation(function: Any) -> str:
+    """The docstring of a function that is made out of a spec, with each field described."""
+    short = (
+        f"    {', '.join(function.loss_class.declarations)}: see `{function.loss_class.__name__}`."
+    )
+    assert short in function.__doc__
+    text: str = function.__doc__.replace(short, described(function.loss_class.declarations))
+    return text
+
+
 def _made(function: Any) -> str:
     """The overloads of a function that is made out of a spec."""
     types: dict[str, str] = {}
@@ -74,7 +85,7 @@ def _made(function: Any) -> str:
         f"{name}: {types[name]} = {declaration.default!r}"
         for name, declaration in function.loss_class.declarations.items()
     )
-    doc = textwrap.indent(function.__doc__.strip(), "    ").lstrip()
+    doc = textwrap.indent(documentation(function), "    ").strip()
     return "".join(
         _OVERLOAD.format(
             name=function.__name__, predictions=taken, fields=fields, result=given, body=body

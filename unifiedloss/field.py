@@ -75,6 +75,27 @@ def field(
     return dataclasses.field(default=default, metadata={"declaration": declaration})
 
 
+class _Doc:
+    """The docstring of a record, completed when it is asked for.
+
+    Describing the fields of all losses takes a millisecond, which an import need not pay.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get__(self, _: object, cls: type[Record]) -> str:
+        arguments = f"Args:\n{described(cls.declarations)}"
+        return inspect.cleandoc(self._text).replace("{fields}", arguments)
+
+
+class _Signature:
+    """The signature of a record's class. That of an instance is the signature of its call."""
+
+    def __get__(self, instance: object, cls: type[Record]) -> inspect.Signature | None:
+        return None if instance is not None else inspect.Signature(parameters(cls))
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
     """The base of values with declared fields.
@@ -93,14 +114,8 @@ class Record:
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)(cls)
         cls.declarations = _ordered(cls)
-        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declaration.default)
-                for name, declaration in cls.declarations.items()
-            ]
-        )
-        arguments = f"Args:\n{described(cls.declarations)}"
-        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace("{fields}", arguments)
+        cls.__signature__ = _Signature()  # type: ignore[attr-defined]
+        cls.__doc__ = _Doc(cls.__doc__ or "")  # type: ignore[assignment]
 
     def __init__(self, /, **given: Any) -> None:
         for name in given:
@@ -193,6 +208,15 @@ def _ordered(cls: type[Record]) -> dict[str, Declaration]:
     }
     names = sorted(found, key=lambda name: (found[name].group == "ported", places[name]))
     return {name: found[name] for name in names}
+
+
+def parameters(cls: type[Record]) -> list[inspect.Parameter]:
+    """The fields as keyword-only parameters."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(name, kind, default=declaration.default)
+        for name, declaration in cls.declarations.items()
+    ]
 
 
 def described(declarations: Mapping[str, Declaration]) -> str:

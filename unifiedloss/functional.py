@@ -12,10 +12,10 @@ from typing import Any, overload
 
 from unifiedloss import registry
 from unifiedloss.autograph import no_autograph
+from unifiedloss.checks import integer, optional
 from unifiedloss.errors import SpecTypeError
-from unifiedloss.field import described
+from unifiedloss.field import parameters
 from unifiedloss.inputs import Numbers, TensorT
-from unifiedloss.plan import checked_axis
 from unifiedloss.spec import (
     AnyLoss,
     BinaryCrossEntropyLoss,
@@ -25,10 +25,23 @@ from unifiedloss.spec import (
     NegativeLogLikelihoodLoss,
 )
 
+_class_axis = optional(integer)
+
+_TENSORS = [
+    inspect.Parameter(name, kind, default=default)
+    for name, kind, default in (
+        ("predictions", inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty),
+        ("targets", inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty),
+        ("sample_weight", inspect.Parameter.KEYWORD_ONLY, None),
+        ("mask", inspect.Parameter.KEYWORD_ONLY, None),
+    )
+]
+"""The parameters that all losses have."""
+
 _specs: dict[tuple[Any, ...], Any] = {}
 _MAX_SPECS = 1024
 
-_DOC = """{summary}; the formula and the rules stand at `{cls}`.
+_DOC = """Evaluate a `{cls}` with these fields; its formula and rules stand there.
 
 Args:
     predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -37,7 +50,7 @@ Args:
     sample_weight: number per position, shaped like the per-position loss or a leading part of
         that shape.
     mask: bool per position, aligned the same way; False drops the position.
-{fields}
+    {fields}: see `{cls}`.
 
 Returns:
     The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
@@ -86,17 +99,11 @@ def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
         adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
         return adapter.loss(spec, predictions, targets, sample_weight, mask)
 
-    own = inspect.signature(function).parameters
-    parameters = [own[name] for name in ("predictions", "targets", "sample_weight", "mask")]
-    parameters += inspect.signature(cls).parameters.values()
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__signature__ = inspect.Signature([*_TENSORS, *parameters(cls)])  # type: ignore[attr-defined]
     function.loss_class = cls  # type: ignore[attr-defined]  # tools/stubs.py reads it
     function.__name__ = function.__qualname__ = name
     function.__module__ = __name__
-    summary = (cls.__doc__ or "").partition(":")[0].partition(",")[0]
-    function.__doc__ = _DOC.format(
-        summary=summary, cls=cls.__name__, fields=described(cls.declarations)
-    )
+    function.__doc__ = _DOC.format(cls=cls.__name__, fields=", ".join(cls.declarations))
     return function
 
 
@@ -132,7 +139,7 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
         ShapeError: there is no class axis, or no class on it.
     """
     adapter = registry.adapter(registry.backend_of(logits, "logits"))
-    return adapter.softmax(logits, checked_axis(axis))
+    return adapter.softmax(logits, _class_axis("axis", axis))
 
 
 @no_autograph

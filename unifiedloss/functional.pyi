@@ -38,7 +38,7 @@ def cross_entropy_loss(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Categorical cross-entropy; the formula and the rules stand at `CrossEntropyLoss`.
+    r"""Evaluate a `CrossEntropyLoss` with these fields; its formula and rules stand there.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -138,7 +138,7 @@ def binary_cross_entropy_loss(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Binary cross-entropy; the formula and the rules stand at `BinaryCrossEntropyLoss`.
+    r"""Evaluate a `BinaryCrossEntropyLoss` with these fields; its formula and rules stand there.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -229,7 +229,7 @@ def mean_squared_error(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Squared error; the formula and the rules stand at `MeanSquaredError`.
+    r"""Evaluate a `MeanSquaredError` with these fields; its formula and rules stand there.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -299,7 +299,7 @@ def negative_log_likelihood_loss(
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
 ) -> TensorT:
-    r"""Negative log-likelihood; the formula and the rules stand at `NegativeLogLikelihoodLoss`.
+    r"""Evaluate a `NegativeLogLikelihoodLoss` with these fields; its formula and rules stand there.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from unifiedloss.checks import extents, integer
+from unifiedloss.checks import extents
 from unifiedloss.errors import DTypeError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
 from unifiedloss.inputs import Shape
@@ -498,11 +498,6 @@ def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
     if not -rank <= axis < rank:
         raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
     return axis % rank
-
-
-def checked_axis(axis: object) -> int | None:
-    """An axis that came without a spec, which would have validated it."""
-    return None if axis is None else integer("axis", axis)
 
 
 def class_axis(axis: int | None, shape: Shape | None) -> int:

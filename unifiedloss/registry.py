@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unifiedloss import owners
-from unifiedloss.adapter import Adapter
 from unifiedloss.errors import AdapterError, MissingBackendError, MixedBackendsError
 from unifiedloss.messages import foreign
 from unifiedloss.owners import BUILT_IN, ENTRY_POINTS, backend_of, by_type
 from unifiedloss.spec import Loss
 from unifiedloss.suggestion import suggestion
+
+if TYPE_CHECKING:
+    from unifiedloss.adapter import Adapter
 
 _adapters: dict[str, Adapter] = {}
 
@@ -93,6 +95,8 @@ def _third_party(name: str) -> Adapter:
             f"{suggestion(name, BUILT_IN)}"
         )
         raise MissingBackendError(msg)
+    from unifiedloss.adapter import Adapter  # which every adapter imports, and nothing before it
+
     cls = entry.load()
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
         mismatch: str | None = f"the entry point must name a class derived from it, got {cls!r}."
