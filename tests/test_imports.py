@@ -46,31 +46,31 @@ NUMPY_IMPORT_MS = 75.0
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: the module it comes from or is, where it stands, and whether it waits for a call."""
+    """One imported name: the module it comes from or is, where it stands, and whether a string names it."""
 
     target: str
     line: int
-    lazy: bool
+    by_name: bool
 
 
 @dataclass(frozen=True)
 class Rule:
     """What a module may import: third-party packages, and modules of unifiedloss, each by prefix.
 
-    `lazy` adds what is allowed inside a function or under ``TYPE_CHECKING``, so not when the module loads.
+    `by_name` adds modules that a call of ``importlib.import_module`` may name inside a function.
     """
 
     packages: frozenset[str] = frozenset()
     own: tuple[str, ...] = ()
     not_own: tuple[str, ...] = ()
-    lazy: tuple[str, ...] = ()
+    by_name: tuple[str, ...] = ()
 
     def allows(self, found: Import) -> bool:
         """Whether a module under this rule may have this import."""
         top = found.target.partition(".")[0]
         if top != "unifiedloss":
             return top in sys.stdlib_module_names or top in self.packages
-        own = self.own + (self.lazy if found.lazy else ())
+        own = self.own + (self.by_name if found.by_name else ())
         return _under(found.target, own) and not _under(found.target, self.not_own)
 
 
@@ -79,52 +79,84 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-# The core reaches adapters by name through the registry, and neither the suite nor the command line is a part of it.
-OUTSIDE_THE_CORE = ("unifiedloss.adapters", "unifiedloss.conformance", "unifiedloss.cli")
-CORE = Rule(packages=frozenset({"numpy"}), own=("unifiedloss",), not_own=OUTSIDE_THE_CORE)
+# The rings of the core, low to high. A module imports its own ring and the rings below it. The exact
+# kernels and the oracle stand side by side, because the kernels ask the oracle and never the reverse.
+RINGS = (
+    ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
+    ("checks", "field", "messages"),
+    ("spec",),
+    ("serialization", "plan"),
+    ("ops", "evaluator", "positions", "pipeline", "values", "reference"),
+    ("exact",),
+    ("adapter",),
+    ("registry",),
+    ("functional",),
+    ("switching", "conformance"),
+    ("cli",),
+)
+
+# A module of a lower ring reaches these by name, through importlib, when a call asks for them.
+BY_NAME = {"unifiedloss.registry": ("unifiedloss.switching",)}
+
+# Modules that compute without NumPy: the specs, and the oracle, in which no array library has a hand.
+PURE = (*RINGS[0][:-1], *RINGS[1], *RINGS[2], *RINGS[3], "reference")
+
+
+def ring_of(module: str) -> int:
+    """The ring of a core module.
+
+    Raises:
+        LookupError: the module stands in no ring.
+    """
+    name = module.split(".")[1]
+    for number, ring in enumerate(RINGS):
+        if name in ring:
+            return number
+    msg = f"{module} stands in no ring of tests/test_imports.py."
+    raise LookupError(msg)
+
+
+def _rings(*numbers: int) -> tuple[str, ...]:
+    return tuple(f"unifiedloss.{name}" for number in numbers for name in RINGS[number])
 
 
 def rule_for(module: str) -> Rule:
-    """The rule of one module, by its dotted name; a core module that is not named here may use NumPy and the core."""
-    if module in ("unifiedloss.errors", "unifiedloss.floats"):
-        return Rule()
-    if module == "unifiedloss.spec":
-        # Calling a spec reaches the registry, and only then.
-        return Rule(
-            own=("unifiedloss.errors", "unifiedloss.floats"),
-            lazy=("unifiedloss",),
-            not_own=OUTSIDE_THE_CORE,
-        )
-    if module == "unifiedloss.reference":
-        # The oracle: no array library, no framework and no adapter has a hand in it.
-        return Rule(own=("unifiedloss.spec", "unifiedloss.errors", "unifiedloss.floats"))
-    if _under(module, ("unifiedloss.conformance",)):
-        # pytest, because the suite runs under it too.
-        not_own = ("unifiedloss.adapters", "unifiedloss.cli")
-        return Rule(packages=frozenset({"numpy", "pytest"}), own=("unifiedloss",), not_own=not_own)
-    if module == "unifiedloss.cli":
-        return Rule(
-            packages=frozenset({"numpy", "typer", "rich"}),
-            own=("unifiedloss",),
-            not_own=("unifiedloss.adapters",),
-        )
+    """The rule of one module, by its dotted name."""
+    if module == "unifiedloss":
+        return Rule(own=("unifiedloss",), not_own=("unifiedloss.adapters", "unifiedloss.cli"))
     if module == "unifiedloss.adapters":
         return Rule()
     if _under(module, ("unifiedloss.adapters",)):
-        name = module.split(".")[2]
-        others = tuple(
-            f"unifiedloss.adapters.{other}" for other in ADAPTERS | SWITCHED if other != name
-        )
-        # Keras runs on another framework, and in exact mode hands its tensors to that framework's adapter.
-        forbidden = (
-            "unifiedloss.conformance",
-            "unifiedloss.cli",
-            *(() if name == "keras" else others),
-        )
-        # A folder without an entry above gets no framework at all.
-        packages = frozenset({"numpy"} | (ADAPTERS | SWITCHED).get(name, set()))
-        return Rule(packages=packages, own=("unifiedloss",), not_own=forbidden)
-    return CORE
+        return _rule_for_adapter(module)
+    ring = ring_of(module)
+    own = _rings(*range(ring + 1))
+    name = module.split(".")[1]
+    if name == "reference":
+        # The oracle: it shares no helper with what it checks.
+        return Rule(own=_rings(*range(4)))
+    packages = frozenset() if name in PURE else frozenset({"numpy"})
+    if name == "conformance":
+        # pytest, because the suite runs under it too. The version of the package stands at its top.
+        return Rule(packages=packages | {"pytest"}, own=(*own, "unifiedloss.__version__"))
+    if name == "cli":
+        return Rule(packages=packages | {"typer", "rich"}, own=("unifiedloss",), not_own=ADAPTERS_)
+    return Rule(packages=packages, own=own, by_name=BY_NAME.get(module, ()))
+
+
+ADAPTERS_ = ("unifiedloss.adapters",)
+
+
+def _rule_for_adapter(module: str) -> Rule:
+    name = module.split(".")[2]
+    others = tuple(f"unifiedloss.adapters.{x}" for x in ADAPTERS | SWITCHED if x != name)
+    # Keras runs on another framework, and in exact mode hands its tensors to that one's adapter.
+    forbidden = () if name == "keras" else others
+    # A folder without an entry above gets no framework at all.
+    packages = frozenset({"numpy"} | (ADAPTERS | SWITCHED).get(name, set()))
+    own = ("unifiedloss.adapters", *_rings(*range(RINGS.index(("functional",)))))
+    if module.endswith(".switching"):
+        own = (*own, "unifiedloss.switching")
+    return Rule(packages=packages, own=own, not_own=forbidden)
 
 
 def imports(source: str, module: str, *, package: bool) -> Iterator[Import]:
@@ -135,24 +167,9 @@ def imports(source: str, module: str, *, package: bool) -> Iterator[Import]:
         module: Its dotted name, which relative imports start from.
         package: Whether it is a package's ``__init__``.
     """
-    tree = ast.parse(source)
-    lazy = set[ast.AST]()
-    for node in ast.walk(tree):
-        if isinstance(
-            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-        ) or _is_type_checking(node):
-            body = node.body if isinstance(node.body, list) else [node.body]
-            lazy.update(child for statement in body for child in ast.walk(statement))
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         for target in _targets(node, module, package=package):
-            yield Import(target, node.lineno, node in lazy)
-
-
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in (
-        "TYPE_CHECKING",
-        "typing.TYPE_CHECKING",
-    )
+            yield Import(target, node.lineno, isinstance(node, ast.Call))
 
 
 def _targets(node: ast.AST, module: str, *, package: bool) -> list[str]:
@@ -206,6 +223,49 @@ def modules() -> dict[str, Path]:
     return found
 
 
+def _graph() -> dict[str, set[str]]:
+    """Which modules each module imports, wherever in it the import stands."""
+    known = modules()
+    graph: dict[str, set[str]] = {}
+    for module, path in known.items():
+        package = path.name == "__init__.py"
+        found = imports(path.read_text(encoding="utf-8"), module, package=package)
+        targets = [x.target for x in found if not x.by_name]
+        owners = {x if x in known else x.rpartition(".")[0] for x in targets}
+        graph[module] = {x for x in owners if x in known and x != module}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that import each other, directly or through others."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for target in graph[waiting.pop()] - seen:
+                seen.add(target)
+                waiting.append(target)
+        reached[start] = seen
+    groups = {
+        tuple(sorted(x for x in reached[start] if start in reached[x]))
+        for start in graph
+        if start in reached[start]
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def test_no_modules_import_each_other() -> None:
+    """There is no circle, not even through an import inside a function or for the type checkers."""
+    assert circles(_graph()) == []
+
+
+def test_a_circle_is_found() -> None:
+    """Of two modules that import each other through a third, all three are named."""
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set[str]()}
+    assert circles(graph) == [["a", "b", "c"]]
+
+
 def test_walk_reaches_every_part() -> None:
     """The rules hold nothing together if the files they are about are not found."""
     core = (
@@ -221,7 +281,7 @@ def test_walk_reaches_every_part() -> None:
     adapters = [
         f"adapters.{name}{part}"
         for name in ADAPTERS
-        for part in ("", ".native", ".ops", ".objects")
+        for part in ("", ".kernels", ".ops", ".objects")
     ]
     expected = {"unifiedloss", *(f"unifiedloss.{name}" for name in (*core, *adapters))}
     assert expected <= modules().keys()
@@ -265,7 +325,14 @@ def test_module_imports_only_what_it_may(module: str) -> None:
             "from importlib import import_module\nimport_module('.adapters.torch', 'unifiedloss')",
         ),
         ("unifiedloss.registry", "__import__('keras')"),
-        ("unifiedloss.not_yet_written", "import tensorflow"),
+        ("unifiedloss.plan", "import tensorflow"),
+        ("unifiedloss.spec", "def call():\n    from unifiedloss import registry"),
+        ("unifiedloss.plan", "from unifiedloss.pipeline import Ops"),
+        ("unifiedloss.adapter", "from unifiedloss import registry"),
+        ("unifiedloss.exact.fast", "from unifiedloss.adapter import Adapter"),
+        ("unifiedloss.reference", "from unifiedloss.evaluator import Evaluator"),
+        ("unifiedloss.registry", "from unifiedloss import switching"),
+        ("unifiedloss.adapters.torch", "from unifiedloss.conformance import cases"),
         ("unifiedloss.exact.kernel", "import torch"),
         ("unifiedloss.exact.kernel", "from ..conformance import cases"),
         ("unifiedloss.conformance.cases", "import torch"),
@@ -295,7 +362,10 @@ def test_violation_is_caught(module: str, source: str) -> None:
     [
         ("unifiedloss.errors", "from __future__ import annotations\nimport os.path"),
         ("unifiedloss.spec", "import json\nfrom .errors import ShapeError"),
-        ("unifiedloss.spec", "def call():\n    from unifiedloss import registry"),
+        (
+            "unifiedloss.registry",
+            "import importlib\nimportlib.import_module('unifiedloss.switching')",
+        ),
         (
             "unifiedloss.reference",
             "from decimal import Decimal\nfrom fractions import Fraction\nfrom . import spec",
@@ -335,7 +405,7 @@ def test_allowed_import_passes(module: str, source: str) -> None:
 
 def test_relative_imports_in_a_package() -> None:
     """In a package's ``__init__`` one dot is the package itself, in a module it is the package around it."""
-    source = "from .native import loss"
+    source = "from .kernels import loss"
     (found,) = imports(source, "unifiedloss.adapters.torch", package=True)
     assert found.target == "unifiedloss.adapters.torch.kernels.loss"
     (found,) = imports(source, "unifiedloss.adapters.torch.exact", package=False)

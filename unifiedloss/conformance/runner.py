@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import unifiedloss
-from unifiedloss import registry
+from unifiedloss import __version__, registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks, snippets, workers
 from unifiedloss.conformance.cases import (
@@ -98,7 +97,7 @@ def run(
     _check_rounding(rounding)
     targets, absent = workers.choose(backends)
     work = Work(expected(losses, rounding=rounding), _bad_calls(losses, rounding), modes)
-    report = Report(absent=absent, rounding=rounding, unifiedloss=unifiedloss.__version__)
+    report = Report(absent=absent, rounding=rounding, unifiedloss=__version__)
     has: dict[str, list[str]] = {}
     at = {target.label: "it had not begun" for target in targets}
     tasks: list[tuple[Target, dict[str, Any]]] = [
@@ -221,7 +220,7 @@ def check_adapter(
     """
     started = time.monotonic()
     calls = _bad_calls(losses) if cases is None else []
-    report = Report(unifiedloss=unifiedloss.__version__)
+    report = Report(unifiedloss=__version__)
     known = adapter.modes()
     for mode in modes or ():
         if mode not in known:

@@ -159,10 +159,10 @@ def _softmax_head(
 
 
 def _setting(adapter: Adapter, target: Target, mode: str, name: str, *imported: str) -> list[str]:
-    import unifiedloss
+    from unifiedloss import __version__
 
     lines = [
-        f"# unifiedloss {unifiedloss.__version__}, {target.label} {adapter.version()}, mode {mode}: {name}"
+        f"# unifiedloss {__version__}, {target.label} {adapter.version()}, mode {mode}: {name}"
     ]
     if target.environment:
         lines.append("import os")
