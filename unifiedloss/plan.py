@@ -37,6 +37,20 @@ _LEAST_ADDED = 2.0**-500
 """An added epsilon below it may be lost in pairs of float64."""
 
 
+FAST_PATH_FIELDS = frozenset(
+    {
+        "average_last_axis", "axis", "class_weighting", "class_weights", "divisor", "dtype",
+        "element_weights", "epsilon", "epsilon_added", "from_logits", "ignore_index",
+        "label_smoothing", "on_empty", "pos_weight", "reduction", "renormalize", "rounding", "scale",
+    }
+)  # fmt: skip
+"""The fields that fused kernels, NumPy's closed-form gradients and the tiers of exact mode know.
+
+`unifiedloss.positions` and the oracle alone carry out a loss that changes another field, until its
+fast paths are written and the field is added here.
+"""
+
+
 class Signature(NamedTuple):
     """What can be known of a tensor without reading it: its shape (None where unknown, under tracing) and its dtype's name."""
 
@@ -102,8 +116,10 @@ class Plan:
         class_weighting: what class weights multiply; "entries" where there are none.
         bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap], or None; so where logarithms are clamped.
         added: what is added to probabilities inside the logarithms.
-        extended: whether rules are used that exact mode's kernel leaves to the oracle as a whole: two weights for one element, or an added
-            epsilon that is next to nothing.
+        fast_paths: whether the spec changes only fields in `FAST_PATH_FIELDS`.
+        oracle_only: whether exact mode leaves the call to the oracle as a whole, because it has two
+            weights for one element, an added epsilon near the smallest numbers, or a field that the
+            tiers do not know.
         fused: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
             reduced, with nothing to cast. A native mean then divides by the number of positions as well.
     """
@@ -142,7 +158,8 @@ class Plan:
     class_weighting: ClassWeighting
     bounds: tuple[float, float] | None
     epsilon_added: float
-    extended: bool
+    fast_paths: bool
+    oracle_only: bool
     fused: bool
 
     @property
@@ -312,6 +329,7 @@ def resolve(
     epsilon: Any = getattr(spec, "epsilon", 0.0)
     added = epsilon if getattr(spec, "epsilon_added", False) else 0.0
     averaged = getattr(spec, "average_last_axis", False)
+    fast_paths = FAST_PATH_FIELDS.issuperset(spec.changed())
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]
@@ -351,9 +369,12 @@ def resolve(
         else getattr(spec, "class_weighting", "entries"),
         bounds=None if added else _bounds(epsilon, predictions.dtype),
         epsilon_added=added,
-        extended=(element_weights is not None and (averaged or sample_weight is not None))
-        or 0 < added < _LEAST_ADDED,
+        fast_paths=fast_paths,
+        oracle_only=(element_weights is not None and (averaged or sample_weight is not None))
+        or 0 < added < _LEAST_ADDED
+        or not fast_paths,
         fused=plain
+        and fast_paths
         and not averaged
         and getattr(spec, "scale", 1.0) == 1.0
         and read_in is None

@@ -69,7 +69,9 @@ class HostCall:
             if sample_weight is None
             else self._per_position(plain(sample_weight).astype(np.float64))
         )
-        if plan.element_weights is not None:  # and no sample weights, or the plan would be extended
+        if (
+            plan.element_weights is not None
+        ):  # and no sample weights, or the plan would be for the oracle
             self.weight = np.broadcast_to(
                 np.asarray(plan.element_weights, np.float64), self.positions
             ).reshape(-1)

@@ -104,6 +104,8 @@ def why_not(plan: Plan) -> str | None:
         return "log-probabilities"
     if plan.kind != "regression" and not plan.from_logits:
         return "probabilities"
+    if not plan.fast_paths:
+        return f"all of the fields {', '.join(plan.spec.changed())}"
     along = isinstance(plan.pos_weight, tuple) and plan.pos_weight_axis != -1
     for rule, used in (
         ("scale", plan.scale != 1.0),

@@ -57,7 +57,7 @@ def evaluate(
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
     """
-    if plan.extended:
+    if plan.oracle_only:
         value, slope = _by_oracle(
             plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient
         )
