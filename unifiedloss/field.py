@@ -18,8 +18,8 @@ from unifiedloss.errors import SpecTypeError
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import Text
 
-Sentence = Callable[[Any], Text] | Mapping[Any, Text | str]
-"""What a field means at its value: a function of the record, or a table by the value."""
+Sentence = str | Mapping[Any, Text | str] | Callable[[Any], Text]
+"""What a field means: one text, a text for each value, or a function of the record."""
 
 _WIDTH = 92
 """Columns of a generated docstring."""
@@ -31,8 +31,8 @@ class Declaration(NamedTuple):
     Attributes:
         default: the value of a record that is made without this field.
         check: returns the canonical value, or raises.
-        sentence: what the value means, in one sentence without its full stop.
-        doc: what the field means, for the docstring. Without it, the sentences of all values.
+        sentence: what the field means at its value, without a full stop.
+        doc: what the field means, for the docstring. Without it, the sentence, or those of all values.
         since: the version of the serialization that first had this field.
         late_values: values that a later version added, with that version.
         group: "common", or "ported" for fields that only losses of other libraries need.
@@ -50,9 +50,18 @@ class Declaration(NamedTuple):
         """What the field means, for the docstring."""
         if self.doc is not None:
             return self.doc
+        if isinstance(self.sentence, str):
+            return f"{self.sentence}."
         assert isinstance(self.sentence, Mapping)
         shown = [(f'"{x}"' if isinstance(x, str) else x, what) for x, what in self.sentence.items()]
         return " ".join(f"{value}: {what}." for value, what in shown)
+
+    def meaning(self, record: Any, value: Any) -> Text:
+        """What the field means at its value, as `explain` says it."""
+        if callable(self.sentence):
+            return self.sentence(record)
+        meaning = self.sentence if isinstance(self.sentence, str) else self.sentence[value]
+        return Text.of(meaning)
 
     def version_of(self, value: Any) -> int:
         """The version of the serialization that knows the field with this value."""

@@ -10,8 +10,15 @@ from unifiedloss.field import fields_and_hint
 from unifiedloss.spec import LOSSES, AnyLoss
 from unifiedloss.suggestion import suggestion
 
-LATEST_VERSION = 2
-"""The latest version that `from_dict` reads."""
+
+def latest_version() -> int:
+    """The latest version that `from_dict` reads: the first that knows all losses, fields, values."""
+    return max(
+        version
+        for cls in LOSSES.values()
+        for declaration in cls.declarations.values()
+        for version in (cls.since, declaration.since, *declaration.late_values.values())
+    )
 
 
 def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
@@ -47,9 +54,10 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         msg = f"The key 'version' must be a positive int, got {version!r}."
         raise SerializationError(msg)
-    if version > LATEST_VERSION:
+    latest = latest_version()
+    if version > latest:
         msg = (
-            f"The key 'version' is {version}, and this unifiedloss reads versions up to {LATEST_VERSION}; "
+            f"The key 'version' is {version}, and this unifiedloss reads versions up to {latest}; "
             "upgrade unifiedloss to read it."
         )
         raise SerializationError(msg)

@@ -7,7 +7,6 @@ specs beside each other. Every sentence begins with the value, so that no two va
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from unifiedloss.spec import AnyLoss, BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
 from unifiedloss.text import Text, code, formula, value
@@ -20,8 +19,8 @@ def sentence(spec: AnyLoss, field: str) -> Text:
         spec: the loss.
         field: the name of one of its fields.
     """
-    said, given = spec.declarations[field].sentence, getattr(spec, field)
-    meaning = said[given] if isinstance(said, Mapping) else said(spec)
+    given = getattr(spec, field)
+    meaning = spec.declarations[field].meaning(spec, given)
     return Text.of(code(value(given)), ": ", meaning, ".")
 
 
