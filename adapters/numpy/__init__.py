@@ -112,8 +112,12 @@ class NumPyAdapter(Adapter):
         if upstream is not None:
             check_upstream(plan, self.signature(upstream))
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
-        if plan.exact or not plan.fast_paths:  # NumPy has no closed form of what it does not know
+        if plan.exact:
             return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+        tensors = predictions, targets, sample_weight, mask
+        if not plan.fast_paths:  # no closed form of the gradient is written for such a field
+            _, slope = exact.value_and_grad(plan, *tensors, upstream)
+            return self.compute(plan, *tensors, checked=checked), slope
         with np.errstate(all="ignore"):
             if _is_rowwise(plan):
                 return self._rowwise(plan, predictions, targets, upstream)
