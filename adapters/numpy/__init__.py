@@ -117,7 +117,8 @@ class NumPyAdapter(Adapter):
         tensors = predictions, targets, sample_weight, mask
         if not plan.fast_paths:  # no closed form of the gradient is written for such a field
             _, slope = exact.value_and_grad(plan, *tensors, upstream)
-            return self.compute(plan, *tensors, checked=checked), slope
+            value = self.compute(plan, *tensors, checked=checked)
+            return value, ops.cast(slope, predictions.dtype.name)
         with np.errstate(all="ignore"):
             if _is_rowwise(plan):
                 return self._rowwise(plan, predictions, targets, upstream)
