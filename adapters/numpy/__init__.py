@@ -116,7 +116,12 @@ class NumPyAdapter(Adapter):
             return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
         tensors = predictions, targets, sample_weight, mask
         if not plan.fast_paths:  # no closed form of the gradient is written for such a field
-            _, slope = exact.value_and_grad(plan, *tensors, upstream)
+            read_in = getattr(spec, "dtype", None)
+            read = [
+                x if x is None or read_in is None or x.dtype.kind != "f" else ops.cast(x, read_in)
+                for x in tensors
+            ]
+            _, slope = exact.value_and_grad(plan, *read, upstream)
             value = self.compute(plan, *tensors, checked=checked)
             return value, ops.cast(slope, predictions.dtype.name)
         with np.errstate(all="ignore"):
