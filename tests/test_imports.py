@@ -85,7 +85,7 @@ RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
     ("checks", "field", "messages"),
     ("spec",),
-    ("serialization", "plan"),
+    ("serialization", "shapes", "plan"),
     ("ops", "evaluator", "positions", "pipeline", "values", "reference"),
     ("exact",),
     ("adapter",),

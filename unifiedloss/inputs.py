@@ -26,6 +26,18 @@ Numbers = float | Sequence[Any]
 """Python numbers and (nested) sequences of them, which are read as NumPy arrays."""
 
 
+class Signature(NamedTuple):
+    """What is known of a tensor without reading it.
+
+    Attributes:
+        shape: its extents; None where the rank is unknown, under tracing.
+        dtype: the name of its dtype.
+    """
+
+    shape: Shape | None
+    dtype: str
+
+
 class Inputs(NamedTuple):
     """The tensors of one call, all of one framework."""
 

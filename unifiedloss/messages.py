@@ -1,4 +1,4 @@
-"""Messages that more than one place has to word alike."""
+"""Messages that more than one place words, so that the words are the same."""
 
 from __future__ import annotations
 
@@ -11,37 +11,50 @@ def describe(shape: Shape | None) -> str:
 
 
 class Message:
-    """What can be wrong with the shapes of a call. `resolve` says it of shapes it knows, a traced graph of those it learns when it runs."""
+    """What can be wrong with the shapes of a call.
+
+    `unifiedloss.shapes` says it of the shapes it knows, and a traced graph of those that it learns
+    when it runs.
+    """
 
     NO_AXIS = "predictions need a class axis, got a scalar of shape ()."
     AXIS = "axis={axis} is out of range for predictions of shape {predictions}."
     NO_CLASSES = "predictions of shape {predictions} have no classes on axis {axis}."
-    CLASS_WEIGHTS = "class_weights has {count} entries, and predictions of shape {predictions} have {classes} classes on axis {axis}."
+    CLASS_WEIGHTS = (
+        "class_weights has {count} entries, and predictions of shape {predictions} have {classes} "
+        "classes on axis {axis}."
+    )
     INDEX_TARGETS = (
-        "class indices must have the predictions' shape without the class axis: predictions {predictions} with class axis {axis} "
-        "need targets {positions}, got {targets}; {fix}"
+        "class indices must have the predictions' shape without the class axis: predictions "
+        "{predictions} with class axis {axis} need targets {positions}, got {targets}; {fix}"
     )
     DENSE_TARGETS = (
-        "dense (floating) targets must have the shape of the predictions {predictions}, got {targets}; "
-        "for class indices use an integer dtype and the shape {positions}."
+        "dense (floating) targets must have the shape of the predictions {predictions}, got "
+        "{targets}; for class indices use an integer dtype and the shape {positions}."
     )
     DENSE_IGNORED = (
         "ignore_index={label} names a class, and dense targets have no label to compare it with; "
         "use a mask to drop positions, or index targets."
     )
     ELEMENTS = (
-        "targets must have the shape of the predictions, nothing is broadcast or squeezed: predictions {predictions}, "
-        "targets {targets}; {fix}"
+        "targets must have the shape of the predictions, nothing is broadcast or squeezed: "
+        "predictions {predictions}, targets {targets}; {fix}"
     )
-    POS_WEIGHT_SCALAR = "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a scalar."
-    POS_WEIGHT = "pos_weight has {count} entries, and axis {axis} of the predictions {predictions} has {extent}."
+    POS_WEIGHT_SCALAR = (
+        "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a "
+        "scalar."
+    )
+    POS_WEIGHT = (
+        "pos_weight has {count} entries, and axis {axis} of the predictions {predictions} has "
+        "{extent}."
+    )
     ELEMENT_WEIGHTS = (
         "element_weights of shape {weights} do not fit the last axes of predictions {predictions}: "
         "each extent must be 1 or the same."
     )
     AVERAGED = (
-        "average_last_axis leaves no position of predictions {predictions}: they need another axis, and at least one entry on the last; "
-        "add an axis, or leave average_last_axis out."
+        "average_last_axis leaves no position of predictions {predictions}: they need another "
+        "axis, and at least one entry on the last; add an axis, or leave average_last_axis out."
     )
     UPSTREAM = "upstream must have the shape of the loss {loss}, got {got}; nothing is broadcast."
     LEADING = (
@@ -54,8 +67,8 @@ class Message:
 
 
 def foreign(argument: str, owner: str, backend: str) -> str:
-    """What is said of an argument that belongs to another framework than the call."""
+    """The message about an argument that belongs to another framework than the call."""
     return (
-        f"{argument} is a {owner} tensor and the call is carried out by {backend}; one call has one framework. "
-        f"Convert {argument} first, or pass it as a NumPy array."
+        f"{argument} is a {owner} tensor and the call is carried out by {backend}; one call has "
+        f"one framework. Convert {argument} first, or pass it as a NumPy array."
     )

@@ -10,21 +10,34 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from unifiedloss.checks import extents
-from unifiedloss.errors import DTypeError, ShapeError, SpecValueError
+from unifiedloss import shapes
+from unifiedloss.errors import DTypeError, ShapeError
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
-from unifiedloss.inputs import Shape
+from unifiedloss.inputs import Shape, Signature
 from unifiedloss.messages import Message, describe
+from unifiedloss.shapes import check_predictions_dtype, class_axis
 from unifiedloss.spec import (
     AnyLoss,
     BinaryCrossEntropyLoss,
     Categorical,
     ClassWeighting,
-    CrossEntropyLoss,
     MeanSquaredError,
     NegativeLogLikelihoodLoss,
     Renormalize,
 )
+
+__all__ = [
+    "BEYOND_FLOAT64",
+    "FAST_PATH_FIELDS",
+    "MAX_INTEGER_TARGET",
+    "Clip",
+    "Plan",
+    "Signature",
+    "check_predictions_dtype",
+    "check_upstream",
+    "class_axis",
+    "resolve",
+]
 
 MAX_INTEGER_TARGET = 2**53
 """The largest integer target of the squared error in size: up to it every integer is a float64."""
@@ -49,13 +62,6 @@ FAST_PATH_FIELDS = frozenset(
 `unifiedloss.positions` and the oracle alone carry out a loss that changes another field, until its
 fast paths are written and the field is added here.
 """
-
-
-class Signature(NamedTuple):
-    """What can be known of a tensor without reading it: its shape (None where unknown, under tracing) and its dtype's name."""
-
-    shape: Shape | None
-    dtype: str
 
 
 class Clip(NamedTuple):
@@ -255,13 +261,6 @@ def _floor_of_one_minus(gap: float, dtype: str) -> float:
     return nearest
 
 
-def _same(a: Shape, b: Shape) -> bool:
-    """Whether two shapes can be the same, unknown extents taken as fitting."""
-    return len(a) == len(b) and all(
-        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
-    )
-
-
 def _known(*shapes: Shape | None) -> bool:
     return all(shape is not None and None not in shape for shape in shapes)
 
@@ -294,12 +293,12 @@ def resolve(
         predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
         sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
     if isinstance(spec, Categorical):
-        kind = _target_kind(targets.dtype)
-        axis, classes, positions = _classes(spec, predictions, targets, kind)
+        kind = shapes.target_kind(targets.dtype)
+        axis, classes, positions = shapes.classes(spec, predictions, targets, kind)
     else:
         kind = "binary" if isinstance(spec, BinaryCrossEntropyLoss) else "regression"
-        axis, classes, positions = None, None, _elements(spec, predictions, targets)
-    _check_companions(positions, sample_weight, mask)
+        axis, classes, positions = None, None, shapes.elements(spec, predictions, targets)
+    shapes.check_companions(positions, sample_weight, mask)
     elements = positions
     if getattr(spec, "average_last_axis", False):
         elements = predictions.shape
@@ -436,7 +435,7 @@ def check_upstream(plan: Plan, upstream: Signature) -> None:
         msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
         raise DTypeError(msg)
     loss = plan.positions if plan.spec.reduction == "none" else ()
-    if loss is not None and upstream.shape is not None and not _same(loss, upstream.shape):
+    if loss is not None and upstream.shape is not None and not shapes.same(loss, upstream.shape):
         raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
 
 
@@ -481,201 +480,3 @@ def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool
 
 def _rank(signature: Signature | None) -> int | None:
     return None if signature is None or signature.shape is None else len(signature.shape)
-
-
-def check_predictions_dtype(dtype: str) -> None:
-    """Refuse predictions of a dtype that is not floating."""
-    if dtype not in FORMATS:
-        msg = (
-            f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "
-            "cast them, or check that predictions come first and targets second."
-        )
-        raise DTypeError(msg)
-
-
-def _target_kind(dtype: str) -> str:
-    if dtype in INTEGER_TYPES:
-        return "index"
-    if dtype in FORMATS:
-        return "dense"
-    if dtype == "bool":
-        msg = "bool targets are not class indices; cast them to an integer dtype, or use the binary cross-entropy."
-        raise DTypeError(msg)
-    msg = f"targets must be integer class indices or floating ({', '.join(FORMATS)}), got {dtype}."
-    raise DTypeError(msg)
-
-
-def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
-    if rank == 0:
-        raise ShapeError(Message.NO_AXIS)
-    if axis is None:
-        if rank > 2:
-            msg = (
-                f"predictions have {rank} axes {describe(shape)}: name the class axis. torch uses axis=1, "
-                "TensorFlow, Keras and JAX use axis=-1."
-            )
-            raise SpecValueError(msg)
-        return rank - 1
-    if not -rank <= axis < rank:
-        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
-    return axis % rank
-
-
-def class_axis(axis: int | None, shape: Shape | None) -> int:
-    """The class axis of predictions of this shape, counted from the front where the rank is known."""
-    if shape is None:
-        return -1 if axis is None else axis
-    return _normalized_axis(axis, len(shape), shape)
-
-
-def _classes(
-    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss,
-    predictions: Signature,
-    targets: Signature,
-    kind: str,
-) -> tuple[int, int | None, Shape | None]:
-    shape = predictions.shape
-    axis = class_axis(spec.axis, shape)
-    if shape is None:
-        classes, positions = None, None
-    else:
-        classes, positions = shape[axis], shape[:axis] + shape[axis + 1 :]
-    if classes == 0:
-        raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
-    if (
-        classes is not None
-        and spec.class_weights is not None
-        and len(spec.class_weights) != classes
-    ):
-        msg = Message.CLASS_WEIGHTS.format(
-            count=len(spec.class_weights), predictions=describe(shape), classes=classes, axis=axis
-        )
-        raise SpecValueError(msg)
-    if kind == "index":
-        _check_index_shape(shape, axis, positions, targets.shape)
-    else:
-        if shape is not None and targets.shape is not None and not _same(shape, targets.shape):
-            msg = Message.DENSE_TARGETS.format(
-                predictions=describe(shape),
-                targets=describe(targets.shape),
-                positions=describe(positions),
-            )
-            raise ShapeError(msg)
-        _check_dense_ignore(spec, classes)
-    return axis, classes, positions
-
-
-def _check_index_shape(
-    shape: Shape | None, axis: int, positions: Shape | None, targets: Shape | None
-) -> None:
-    if shape is None or positions is None or targets is None or _same(positions, targets):
-        return
-    if _same(shape, targets):
-        fix = "for one-hot or soft targets use a floating dtype."
-    elif _same((*positions[:axis], 1, *positions[axis:]), targets):
-        fix = f"remove the axis of length 1 with targets.reshape({describe(positions)})."
-    else:
-        fix = Message.FIX_INDEX_TARGETS
-    msg = Message.INDEX_TARGETS.format(
-        predictions=describe(shape),
-        axis=axis,
-        positions=describe(positions),
-        targets=describe(targets),
-        fix=fix,
-    )
-    raise ShapeError(msg)
-
-
-def _check_dense_ignore(
-    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, classes: int | None
-) -> None:
-    for label in spec.ignore_index or ():  # type: ignore[union-attr]
-        if classes is not None and 0 <= label < classes:
-            raise SpecValueError(Message.DENSE_IGNORED.format(label=label))
-
-
-def _elements(
-    spec: BinaryCrossEntropyLoss | MeanSquaredError, predictions: Signature, targets: Signature
-) -> Shape | None:
-    if (
-        targets.dtype not in FORMATS
-        and targets.dtype not in INTEGER_TYPES
-        and targets.dtype != "bool"
-    ):
-        msg = f"targets must be bool, integer or floating ({', '.join(FORMATS)}), got {targets.dtype}."
-        raise DTypeError(msg)
-    shape = predictions.shape
-    if shape is None:
-        return None
-    if targets.shape is not None and not _same(shape, targets.shape):
-        fix = _elementwise_fix(shape, targets.shape)
-        msg = Message.ELEMENTS.format(
-            predictions=describe(shape), targets=describe(targets.shape), fix=fix
-        )
-        raise ShapeError(msg)
-    if isinstance(spec, BinaryCrossEntropyLoss):
-        _check_pos_weight(spec, shape)
-    if spec.element_weights is not None:
-        _check_element_weights(extents(spec.element_weights), shape)
-    if not spec.average_last_axis:
-        return shape
-    if len(shape) < 2 or shape[-1] == 0:
-        raise ShapeError(Message.AVERAGED.format(predictions=describe(shape)))
-    return shape[:-1]
-
-
-def _check_pos_weight(spec: BinaryCrossEntropyLoss, shape: Shape) -> None:
-    weights = spec.pos_weight
-    if not isinstance(weights, tuple):
-        return
-    if not shape:
-        raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
-    axis = -1 if spec.axis is None else spec.axis
-    if not -len(shape) <= axis < len(shape):
-        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
-    extent = shape[axis]
-    if extent is not None and extent != len(weights):
-        msg = Message.POS_WEIGHT.format(
-            count=len(weights), axis=axis, predictions=describe(shape), extent=extent
-        )
-        raise SpecValueError(msg)
-
-
-def _check_element_weights(weights: Shape, shape: Shape) -> None:
-    last = shape[len(shape) - len(weights) :] if len(weights) <= len(shape) else None
-    if last is None or any(
-        n not in (1, m) and m is not None for n, m in zip(weights, last, strict=True)
-    ):
-        msg = Message.ELEMENT_WEIGHTS.format(weights=describe(weights), predictions=describe(shape))
-        raise SpecValueError(msg)
-
-
-def _elementwise_fix(predictions: Shape, targets: Shape) -> str:
-    if [n for n in predictions if n != 1] == [n for n in targets if n != 1]:
-        return f"reshape one of them, as in targets.reshape({describe(predictions)})."
-    return Message.FIX_ELEMENTS
-
-
-def _check_companions(
-    positions: Shape | None, sample_weight: Signature | None, mask: Signature | None
-) -> None:
-    if mask is not None and mask.dtype != "bool":
-        msg = f"mask must be bool, got {mask.dtype}; cast it, or pass numbers as sample_weight."
-        raise DTypeError(msg)
-    if (
-        sample_weight is not None
-        and sample_weight.dtype not in FORMATS
-        and sample_weight.dtype not in INTEGER_TYPES
-    ):
-        hint = "pass a bool tensor as mask." if sample_weight.dtype == "bool" else "cast it."
-        msg = f"sample_weight must be floating or integer, got {sample_weight.dtype}; {hint}"
-        raise DTypeError(msg)
-    for name, signature in (("sample_weight", sample_weight), ("mask", mask)):
-        if signature is None or signature.shape is None or positions is None:
-            continue
-        leading = positions[: len(signature.shape)]
-        if not _same(leading, signature.shape):
-            msg = Message.LEADING.format(
-                name=name, positions=describe(positions), got=describe(signature.shape)
-            )
-            raise ShapeError(msg)

@@ -1,0 +1,223 @@
+"""Check the shapes and dtypes of a call against a spec.
+
+Unknown extents, under tracing, are taken as fitting. A traced graph checks them when it runs.
+"""
+
+from __future__ import annotations
+
+from unifiedloss.checks import extents
+from unifiedloss.errors import DTypeError, ShapeError, SpecValueError
+from unifiedloss.floats import FORMATS, INTEGER_TYPES
+from unifiedloss.inputs import Shape, Signature
+from unifiedloss.messages import Message, describe
+from unifiedloss.spec import (
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    MeanSquaredError,
+    NegativeLogLikelihoodLoss,
+)
+
+
+def check_predictions_dtype(dtype: str) -> None:
+    """Refuse predictions of a dtype that is not floating."""
+    if dtype not in FORMATS:
+        msg = (
+            f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "
+            "cast them, or check that predictions come first and targets second."
+        )
+        raise DTypeError(msg)
+
+
+def target_kind(dtype: str) -> str:
+    """The kind of targets that losses with a class axis take, told by the dtype."""
+    if dtype in INTEGER_TYPES:
+        return "index"
+    if dtype in FORMATS:
+        return "dense"
+    if dtype == "bool":
+        msg = (
+            "bool targets are not class indices; cast them to an integer dtype, or use the binary "
+            "cross-entropy."
+        )
+        raise DTypeError(msg)
+    msg = f"targets must be integer class indices or floating ({', '.join(FORMATS)}), got {dtype}."
+    raise DTypeError(msg)
+
+
+def class_axis(axis: int | None, shape: Shape | None) -> int:
+    """The class axis, counted from the front where the rank is known."""
+    if shape is None:
+        return -1 if axis is None else axis
+    return _normalized_axis(axis, len(shape), shape)
+
+
+def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
+    if rank == 0:
+        raise ShapeError(Message.NO_AXIS)
+    if axis is None:
+        if rank > 2:
+            msg = (
+                f"predictions have {rank} axes {describe(shape)}: name the class axis. torch uses "
+                "axis=1, TensorFlow, Keras and JAX use axis=-1."
+            )
+            raise SpecValueError(msg)
+        return rank - 1
+    if not -rank <= axis < rank:
+        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
+    return axis % rank
+
+
+def classes(
+    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss,
+    predictions: Signature,
+    targets: Signature,
+    kind: str,
+) -> tuple[int, int | None, Shape | None]:
+    """The class axis, the number of classes, and the shape of the per-position loss."""
+    shape = predictions.shape
+    axis = class_axis(spec.axis, shape)
+    if shape is None:
+        classes, positions = None, None
+    else:
+        classes, positions = shape[axis], shape[:axis] + shape[axis + 1 :]
+    if classes == 0:
+        raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
+    weights = spec.class_weights
+    if classes is not None and weights is not None and len(weights) != classes:
+        msg = Message.CLASS_WEIGHTS.format(
+            count=len(weights), predictions=describe(shape), classes=classes, axis=axis
+        )
+        raise SpecValueError(msg)
+    if kind == "index":
+        _check_index_shape(shape, axis, positions, targets.shape)
+    else:
+        if shape is not None and targets.shape is not None and not same(shape, targets.shape):
+            msg = Message.DENSE_TARGETS.format(
+                predictions=describe(shape),
+                targets=describe(targets.shape),
+                positions=describe(positions),
+            )
+            raise ShapeError(msg)
+        _check_dense_ignore(spec, classes)
+    return axis, classes, positions
+
+
+def _check_index_shape(
+    shape: Shape | None, axis: int, positions: Shape | None, targets: Shape | None
+) -> None:
+    if shape is None or positions is None or targets is None or same(positions, targets):
+        return
+    if same(shape, targets):
+        fix = "for one-hot or soft targets use a floating dtype."
+    elif same((*positions[:axis], 1, *positions[axis:]), targets):
+        fix = f"remove the axis of length 1 with targets.reshape({describe(positions)})."
+    else:
+        fix = Message.FIX_INDEX_TARGETS
+    msg = Message.INDEX_TARGETS.format(
+        predictions=describe(shape),
+        axis=axis,
+        positions=describe(positions),
+        targets=describe(targets),
+        fix=fix,
+    )
+    raise ShapeError(msg)
+
+
+def _check_dense_ignore(
+    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, classes: int | None
+) -> None:
+    for label in spec.ignore_index or ():  # type: ignore[union-attr]
+        if classes is not None and 0 <= label < classes:
+            raise SpecValueError(Message.DENSE_IGNORED.format(label=label))
+
+
+def elements(
+    spec: BinaryCrossEntropyLoss | MeanSquaredError, predictions: Signature, targets: Signature
+) -> Shape | None:
+    """The shape of the per-position loss of an elementwise loss."""
+    if targets.dtype not in (*FORMATS, *INTEGER_TYPES, "bool"):
+        msg = (
+            f"targets must be bool, integer or floating ({', '.join(FORMATS)}), got "
+            f"{targets.dtype}."
+        )
+        raise DTypeError(msg)
+    shape = predictions.shape
+    if shape is None:
+        return None
+    if targets.shape is not None and not same(shape, targets.shape):
+        fix = _elementwise_fix(shape, targets.shape)
+        msg = Message.ELEMENTS.format(
+            predictions=describe(shape), targets=describe(targets.shape), fix=fix
+        )
+        raise ShapeError(msg)
+    if isinstance(spec, BinaryCrossEntropyLoss):
+        _check_pos_weight(spec, shape)
+    if spec.element_weights is not None:
+        _check_element_weights(extents(spec.element_weights), shape)
+    if not spec.average_last_axis:
+        return shape
+    if len(shape) < 2 or shape[-1] == 0:
+        raise ShapeError(Message.AVERAGED.format(predictions=describe(shape)))
+    return shape[:-1]
+
+
+def _check_pos_weight(spec: BinaryCrossEntropyLoss, shape: Shape) -> None:
+    weights = spec.pos_weight
+    if not isinstance(weights, tuple):
+        return
+    if not shape:
+        raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
+    axis = -1 if spec.axis is None else spec.axis
+    if not -len(shape) <= axis < len(shape):
+        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
+    extent = shape[axis]
+    if extent is not None and extent != len(weights):
+        msg = Message.POS_WEIGHT.format(
+            count=len(weights), axis=axis, predictions=describe(shape), extent=extent
+        )
+        raise SpecValueError(msg)
+
+
+def _check_element_weights(weights: Shape, shape: Shape) -> None:
+    fits = len(weights) <= len(shape)
+    if fits:
+        last = shape[len(shape) - len(weights) :]
+        fits = all(n in (1, m) or m is None for n, m in zip(weights, last, strict=True))
+    if not fits:
+        msg = Message.ELEMENT_WEIGHTS.format(weights=describe(weights), predictions=describe(shape))
+        raise SpecValueError(msg)
+
+
+def _elementwise_fix(predictions: Shape, targets: Shape) -> str:
+    if [n for n in predictions if n != 1] == [n for n in targets if n != 1]:
+        return f"reshape one of them, as in targets.reshape({describe(predictions)})."
+    return Message.FIX_ELEMENTS
+
+
+def check_companions(
+    positions: Shape | None, sample_weight: Signature | None, mask: Signature | None
+) -> None:
+    """Refuse a mask or sample weights whose dtype or shape does not fit."""
+    if mask is not None and mask.dtype != "bool":
+        msg = f"mask must be bool, got {mask.dtype}; cast it, or pass numbers as sample_weight."
+        raise DTypeError(msg)
+    if sample_weight is not None and sample_weight.dtype not in (*FORMATS, *INTEGER_TYPES):
+        hint = "pass a bool tensor as mask." if sample_weight.dtype == "bool" else "cast it."
+        msg = f"sample_weight must be floating or integer, got {sample_weight.dtype}; {hint}"
+        raise DTypeError(msg)
+    for name, signature in (("sample_weight", sample_weight), ("mask", mask)):
+        if signature is None or signature.shape is None or positions is None:
+            continue
+        leading = positions[: len(signature.shape)]
+        if not same(leading, signature.shape):
+            msg = Message.LEADING.format(
+                name=name, positions=describe(positions), got=describe(signature.shape)
+            )
+            raise ShapeError(msg)
+
+
+def same(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can be the same, unknown extents taken as fitting."""
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )
