@@ -40,21 +40,20 @@ __all__ = [
 ]
 
 MAX_INTEGER_TARGET = 2**53
-"""The largest integer target of the squared error in size: up to it every integer is a float64."""
-
+"""The largest integer target of the squared error in size: float64 holds every integer up to it."""
 
 BEYOND_FLOAT64 = frozenset({"int64", "uint64"})
 """Integer dtypes with numbers past `MAX_INTEGER_TARGET`."""
 
-_LEAST_ADDED = 2.0**-500
-"""An added epsilon below it may be lost in pairs of float64."""
-
+_SMALLEST_EPSILON_ADDED = 2.0**-500
+"""Pairs of float64 may lose a smaller added epsilon."""
 
 FAST_PATH_FIELDS = frozenset(
     {
         "average_last_axis", "axis", "class_weighting", "class_weights", "divisor", "dtype",
         "element_weights", "epsilon", "epsilon_added", "from_logits", "ignore_index",
-        "label_smoothing", "on_empty", "pos_weight", "reduction", "renormalize", "rounding", "scale",
+        "label_smoothing", "on_empty", "pos_weight", "reduction", "renormalize", "rounding",
+        "scale",
     }
 )  # fmt: skip
 """The fields that fused kernels, NumPy's closed-form gradients and the tiers of exact mode know.
@@ -67,8 +66,9 @@ fast paths are written and the field is added here.
 class Clip(NamedTuple):
     """Where probabilities are clipped in the compute dtype, and what -log gives there.
 
-    A probability p counts as clipped from below where ``p < low`` and from above where ``p > high``. Both bounds are rounded
-    inwards (low up, high down), so that comparing in the compute dtype decides as comparing real numbers would.
+    A probability p is clipped from below where ``p < low`` and from above where ``p > high``. Both
+    bounds are rounded inwards, low up and high down, so that comparing in the compute dtype decides
+    as comparing real numbers would.
 
     Attributes:
         low: the lower bound.
@@ -85,52 +85,64 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A spec joined with the shapes and dtypes of one call: all that an adapter has to know, checked.
+    """A spec joined with the shapes and dtypes of one call: all that an adapter has to know.
+
+    Static weights (`class_weights`, `pos_weight`, `element_weights`) and `label_smoothing` hold 0
+    for numbers below the smallest normal number of the compute dtype.
 
     Attributes:
         spec: the loss.
-        kind: "index" or "dense" for the cross-entropy, "binary", or "regression".
+        kind: "index" or "dense" for losses with a class axis, "binary", or "regression".
         shape: the predictions' shape; None for an unknown rank, None entries for unknown extents.
-        axis: the class axis, counted from the front where the rank is known (else -1); None for elementwise losses.
+        axis: the class axis, counted from the front where the rank is known (else -1); None for
+            elementwise losses.
         classes: K, where it is known.
         positions: the shape of the per-position loss.
-        predictions_dtype: the dtype's name; so are `targets_dtype`, `compute_dtype` and `result_dtype`.
-        targets_dtype: the targets' dtype.
+        predictions_dtype: the name of the predictions' dtype.
+        targets_dtype: the name of the targets' dtype.
         compute_dtype: the widest of float32, the predictions' and floating targets' dtypes.
         result_dtype: the dtype of the returned loss.
-        weight_rank: the number of leading axes `sample_weight` covers; None without one.
-        mask_rank: the same for `mask`.
-        unchecked: whether some extent is unknown, so that the adapter must compare shapes once they are known.
-        count: the number of positions, where the shape is known.
+        weight_rank: the number of leading axes that `sample_weight` covers; None without one.
+        mask_rank: the number of leading axes that `mask` covers; None without one.
+        unchecked: whether an extent is unknown, so that the adapter must compare shapes once they
+            are known.
+        count: the number of positions, or of elements where `average_last_axis`; None where the
+            shape is unknown.
         ignored_labels: the labels that drop their position; none with dense targets.
-        largest_target: the largest target that is surely no bad value, where the smallest is 0; None for the squared error, and
-            for an unknown K.
-        plain: whether no position can be dropped, switched off or weighted: then all four divisors are the number of positions.
-        class_weights: w_c, one per class, numbers that are too small to be told from 0 as 0; so are the next two.
+        largest_target: targets from 0 to this one are never bad values; None for the squared error,
+            and for an unknown K.
+        plain: whether no position can be dropped, zero-weighted or weighted. All divisors are then
+            the number of positions.
+        class_weights: w_c, one per class.
         pos_weight: q.
-        smoothing: the amount of label smoothing; 0 where the share of each class is too small.
-        may_cancel: whether class weights can leave a mean of kept positions nothing to divide by.
-        tiny: probabilities below it count as 0. Here and below it is the smallest normal number of the compute dtype, or the tensor's own
-            where that is larger: JAX and TensorFlow read smaller numbers as 0, NumPy and torch do not.
-        tiny_target: target entries of the cross-entropies below it count as 0.
-        tiny_weight: sample weights below it in size, once they are rounded to the compute dtype, count as 0.
-        divisor: the rule of the mean, told for this kind of target.
+        label_smoothing: the amount of smoothing.
+        may_cancel: whether class weights can leave a mean of kept positions a divisor of 0.
+        tiny: the smallest magnitude of predictions that survives the cast to the compute dtype.
+            JAX and TensorFlow read smaller numbers as 0, NumPy and torch do not. Probabilities
+            below it count as 0.
+        tiny_target: the same for targets; for entries of dense targets below it.
+        tiny_weight: the same for sample weights, whose size counts.
+        divisor: what the mean divides by for this kind of target.
         scale: the factor of every loss.
-        element_weights: the static weights of elements, numbers that are too small to be told from 0 as 0.
-        averaged: whether the losses along the last axis are averaged; `positions` has no such axis then, `count` counts elements.
+        element_weights: the static weights of elements.
+        average_last_axis: whether the losses along the last axis are averaged; `positions` then
+            lacks that axis.
         log_probabilities: whether predictions are logarithms of probabilities.
         class_weighting: what class weights multiply; "entries" where there are none.
-        bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap], or None; so where logarithms are clamped.
-        added: what is added to probabilities inside the logarithms.
+        bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap]; None
+            where they are not clipped, and where logarithms are clamped.
+        epsilon_added: what is added to probabilities inside the logarithms.
         fast_paths: whether the spec changes only fields in `FAST_PATH_FIELDS`.
         oracle_only: whether exact mode leaves the call to the oracle as a whole, because it has two
             weights for one element, an added epsilon near the smallest numbers, or a field that the
             tiers do not know.
-        fused: whether a framework's kernel with its own reduction computes this plan: it is plain, from logits (or the squared error),
-            reduced, with nothing to cast. A native mean then divides by the number of positions as well.
+        fused: whether a framework's kernel with its own reduction computes this plan: every
+            position counts once, and nothing is to be cast. The mean of such a kernel divides by
+            the number of positions as well.
     """
 
-    # Plain fields and properties: torch.compile traces through here and cannot enter the lock in functools.cached_property.
+    # Plain fields and properties, because torch.compile traces through here and cannot enter the
+    # lock in functools.cached_property.
 
     spec: AnyLoss
     kind: Literal["index", "dense", "binary", "regression"]
@@ -206,10 +218,11 @@ class Plan:
 
     @property
     def probability_limit(self) -> float:
-        """The largest number that is no bad value: 1 + 4 eps of float32, or 1 + eps of a half type, if nothing renormalizes.
+        """The largest number that is read as a probability, 1 by rounding; larger ones are bad.
 
-        So large a number reads as the probability 1. Four eps is what a softmax or a sigmoid in float32 exceeds 1 by at most; a float64
-        probability was often computed in float32, so it has the same limit.
+        It is 1 + 4 eps of float32, or 1 + eps of a half type. A softmax or sigmoid in float32
+        exceeds 1 by at most 4 eps, and float64 probabilities were often computed in float32. Where
+        predictions are renormalized, every number is admitted.
         """
         if self.renormalize is not None:
             return FORMATS[self.predictions_dtype].largest
@@ -232,7 +245,7 @@ class Plan:
 
     @property
     def shared_by(self) -> int:
-        """Over how many answers smoothing spreads: K for the cross-entropy, 2 for the binary one."""
+        """How many answers smoothing spreads over: K, or 2 for the binary cross-entropy."""
         if self.kind == "binary":
             return 2
         assert self.classes is not None
@@ -254,15 +267,11 @@ def _floor_of_one_minus(gap: float, dtype: str) -> float:
     """The largest number of the format that is at most the real number 1 - gap."""
     form = FORMATS[dtype]
     nearest = form.floor(1.0 - gap)
-    # 1.0 - gap is rounded to float64, perhaps upwards past the real number. 1.0 - nearest is exact, by Sterbenz' lemma for
-    # nearest >= 0.5, so the comparison is one of real numbers.
+    # 1.0 - gap is rounded to float64, perhaps upwards past the real number. 1.0 - nearest is exact
+    # by Sterbenz' lemma for nearest >= 0.5, so the comparison is one of real numbers.
     if 1.0 - nearest < gap:
         nearest -= form.ulp(math.nextafter(nearest, 0.0))
     return nearest
-
-
-def _known(*shapes: Shape | None) -> bool:
-    return all(shape is not None and None not in shape for shape in shapes)
 
 
 def resolve(
@@ -274,21 +283,18 @@ def resolve(
 ) -> Plan:
     """Join a spec with the shapes and dtypes of one call.
 
-    Every rule about shapes and dtypes is checked here, for all backends at once. Extents that are unknown under tracing are taken as
-    fitting, and the plan says so in `unchecked`.
+    Every rule about shapes and dtypes is checked here, for all backends at once. Unknown extents,
+    under tracing, are taken as fitting, and the plan says so in `unchecked`.
 
     Raises:
         ShapeError: the shapes do not fit; the message names them and the fix.
         DTypeError: a dtype is not admitted.
-        SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong number of class weights, ...).
+        SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong
+            number of class weights, ...).
     """
     check_predictions_dtype(predictions.dtype)
+    own_dtypes = [None if x is None else x.dtype for x in (predictions, targets, sample_weight)]
     read_in: str | None = getattr(spec, "dtype", None)
-    own_dtypes = (
-        predictions.dtype,
-        targets.dtype,
-        None if sample_weight is None else sample_weight.dtype,
-    )
     if read_in is not None:
         predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
         sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
@@ -299,36 +305,33 @@ def resolve(
         kind = "binary" if isinstance(spec, BinaryCrossEntropyLoss) else "regression"
         axis, classes, positions = None, None, shapes.elements(spec, predictions, targets)
     shapes.check_companions(positions, sample_weight, mask)
-    elements = positions
-    if getattr(spec, "average_last_axis", False):
-        elements = predictions.shape
-    floating_targets = targets.dtype if targets.dtype in FORMATS else "float32"
-    compute_dtype = widest(predictions.dtype, floating_targets)
-    reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
-    known = all(
-        _known(s.shape) for s in (predictions, targets, sample_weight, mask) if s is not None
+
+    compute_dtype = widest(
+        predictions.dtype, targets.dtype if targets.dtype in FORMATS else "float32"
     )
-    known_elements: Any = elements
-    count = math.prod(known_elements) if known_elements is not None and known else None
-    if not isinstance(count, int):
-        # A symbol, as torch.export has, which no question may be asked of: the answer would be frozen.
-        count = None
-    ignored_labels = _ignored_labels(spec, kind, targets.dtype)
-    class_weights = getattr(spec, "class_weights", None)
-    pos_weight = getattr(spec, "pos_weight", None)
-    element_weights = getattr(spec, "element_weights", None)
-    unweighted = sample_weight is None and class_weights is None and element_weights is None
     tiny = FORMATS[compute_dtype].tiny
-    plain = (
-        unweighted and mask is None and len(ignored_labels) == 0
-    )  # torch.compile cannot say "not" of a tuple
+    reduced_half = spec.reduction != "none" and predictions.dtype in HALF_TYPES
     divisor: Any = spec.divisor
     if divisor == "label_weights":
         divisor = "all" if kind == "dense" else "weights"
+
+    # Some losses lack these fields.
+    averaged: bool = getattr(spec, "average_last_axis", False)
+    class_weights = getattr(spec, "class_weights", None)
+    element_weights = getattr(spec, "element_weights", None)
+    scale: float = getattr(spec, "scale", 1.0)
     epsilon: Any = getattr(spec, "epsilon", 0.0)
-    added = epsilon if getattr(spec, "epsilon_added", False) else 0.0
-    averaged = getattr(spec, "average_last_axis", False)
+    epsilon_added = epsilon if getattr(spec, "epsilon_added", False) else 0.0
+    class_weighting: Any = getattr(spec, "class_weighting", "entries")
+    ignored_labels = _ignored_labels(spec, kind, targets.dtype)
+
+    known = all(_known(x.shape) for x in (predictions, targets, sample_weight, mask) if x)
+    count = _count(predictions.shape if averaged else positions) if known else None
+    unweighted = sample_weight is None and class_weights is None and element_weights is None
+    # len(), because torch.compile cannot negate a tuple.
+    plain = unweighted and mask is None and len(ignored_labels) == 0
     fast_paths = FAST_PATH_FIELDS.issuperset(spec.changed())
+    two_weights = element_weights is not None and (averaged or sample_weight is not None)
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]
@@ -347,75 +350,90 @@ def resolve(
         ignored_labels=ignored_labels,
         largest_target=_largest_target(kind, classes, targets.dtype),
         plain=plain,
-        class_weights=class_weights
-        if class_weights is None
-        else _read_weights(class_weights, tiny),
-        pos_weight=_read_weights(pos_weight, tiny)
-        if isinstance(pos_weight, tuple)
-        else _read_weight(pos_weight, tiny),
+        class_weights=_read_weights(class_weights, tiny),
+        pos_weight=_read_weights(getattr(spec, "pos_weight", None), tiny),
         label_smoothing=_read_smoothing(spec, kind, classes, tiny),
         may_cancel=_may_cancel(spec, divisor, kind, class_weights, tiny),
         tiny=_tiny(compute_dtype, own_dtypes[0]),
         tiny_target=_tiny(compute_dtype, own_dtypes[1]),
         tiny_weight=_tiny(compute_dtype, own_dtypes[2]),
         divisor=divisor,
-        scale=getattr(spec, "scale", 1.0),
-        element_weights=_read_nested(element_weights, tiny),
+        scale=scale,
+        element_weights=_read_weights(element_weights, tiny),
         average_last_axis=averaged,
         log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
-        class_weighting="entries"
-        if class_weights is None
-        else getattr(spec, "class_weighting", "entries"),
-        bounds=None if added else _bounds(epsilon, predictions.dtype),
-        epsilon_added=added,
+        class_weighting="entries" if class_weights is None else class_weighting,
+        bounds=None if epsilon_added else _bounds(epsilon, predictions.dtype),
+        epsilon_added=epsilon_added,
         fast_paths=fast_paths,
-        oracle_only=(element_weights is not None and (averaged or sample_weight is not None))
-        or 0 < added < _LEAST_ADDED
-        or not fast_paths,
-        fused=plain
-        and fast_paths
-        and not averaged
-        and getattr(spec, "scale", 1.0) == 1.0
-        and read_in is None
-        and bool(count)
-        and _is_native(spec, kind, predictions.dtype, targets.dtype),
+        oracle_only=(two_weights or 0 < epsilon_added < _SMALLEST_EPSILON_ADDED or not fast_paths),
+        fused=(
+            plain
+            and fast_paths
+            and not averaged
+            and scale == 1.0
+            and read_in is None
+            and bool(count)
+            and _has_fused_kernel(spec, kind, predictions.dtype, targets.dtype)
+        ),
     )
+
+
+def check_upstream(plan: Plan, upstream: Signature) -> None:
+    """Raise where the upstream gradient has not the loss's shape, or holds no real numbers."""
+    if upstream.dtype not in FORMATS and upstream.dtype not in INTEGER_TYPES:
+        msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
+        raise DTypeError(msg)
+    loss = plan.positions if plan.spec.reduction == "none" else ()
+    if loss is not None and upstream.shape is not None and not shapes.same(loss, upstream.shape):
+        raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
 
 
 def _read_in(dtype: str, x: Signature) -> Signature:
     return x._replace(dtype=dtype) if x.dtype in FORMATS else x
 
 
-def _read_nested(weights: Any, tiny: float) -> Any:
-    if isinstance(weights, tuple):
-        return tuple(_read_nested(weight, tiny) for weight in weights)
-    return _read_weight(weights, tiny)
+def _rank(signature: Signature | None) -> int | None:
+    return None if signature is None or signature.shape is None else len(signature.shape)
+
+
+def _known(shape: Shape | None) -> bool:
+    return shape is not None and None not in shape
+
+
+def _count(shape: Any) -> int | None:
+    """How many entries a known shape has."""
+    count = math.prod(shape)
+    # torch.export's shapes are symbols. None may be compared, because its answer would be frozen
+    # into the program.
+    return count if isinstance(count, int) else None
 
 
 def _tiny(compute: str, own: str | None) -> float:
-    """Below which a tensor's numbers count as 0 where they are cast to the compute dtype.
+    """Smallest magnitude of a tensor's numbers that survives the cast to the compute dtype.
 
-    Casting float32 to float64, JAX and TensorFlow read what is subnormal as 0. Subnormal float16 numbers are ordinary in float32.
+    In a cast from float32 to float64, JAX and TensorFlow read subnormal numbers as 0. Subnormal
+    float16 numbers are normal in float32.
     """
     tiny = FORMATS[compute].tiny
     return tiny if own not in FORMATS or own == "float16" else max(tiny, FORMATS[own].tiny)
 
 
-def _read_weight(weight: float | None, tiny: float) -> float | None:
-    return 0.0 if weight is not None and weight < tiny else weight
-
-
-def _read_weights(weights: tuple[float, ...], tiny: float) -> tuple[float, ...]:
-    # min() runs through 32,000 weights in a tenth of the time a comprehension takes.
-    return (
-        weights
-        if min(weights) >= tiny
-        else tuple(0.0 if weight < tiny else weight for weight in weights)
-    )
+def _read_weights(weights: Any, tiny: float) -> Any:
+    """A weight or an array of them as nested tuples, with 0 for those below `tiny`."""
+    if weights is None or isinstance(weights, float):
+        return 0.0 if weights is not None and weights < tiny else weights
+    # min() runs through 32,000 weights in a tenth of the time that a comprehension takes.
+    if not isinstance(weights[0], tuple) and min(weights) >= tiny:
+        return weights
+    return tuple(_read_weights(weight, tiny) for weight in weights)
 
 
 def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
-    """The amount of smoothing; 0 where what it gives each class, eps / K or eps / 2, counts as 0. An unknown K is taken for 1."""
+    """The amount of smoothing; 0 where the share of an answer, eps / K or eps / 2, counts as 0.
+
+    An unknown K is taken as 1.
+    """
     label_smoothing: float = getattr(spec, "label_smoothing", 0.0)
     share = label_smoothing / (2 if kind == "binary" else classes or 1)
     return label_smoothing if share >= tiny else 0.0
@@ -429,21 +447,11 @@ def _may_cancel(
     return kind == "dense" or min(class_weights) < tiny
 
 
-def check_upstream(plan: Plan, upstream: Signature) -> None:
-    """Raise where the gradient from above has not the loss's shape, or holds no real numbers."""
-    if upstream.dtype not in FORMATS and upstream.dtype not in INTEGER_TYPES:
-        msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
-        raise DTypeError(msg)
-    loss = plan.positions if plan.spec.reduction == "none" else ()
-    if loss is not None and upstream.shape is not None and not shapes.same(loss, upstream.shape):
-        raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
-
-
 def _ignored_labels(spec: AnyLoss, kind: str, dtype: str) -> tuple[int, ...]:
     labels: tuple[int, ...] = getattr(spec, "ignore_index", None) or ()
     if kind != "index":
         return ()
-    # A uint8 label of 156 is not -100, though in torch, TensorFlow and JAX the two compare equal as uint8.
+    # A uint8 label of 156 is not -100, though torch, TensorFlow and JAX compare the two as equal.
     return tuple(label for label in labels if label >= 0) if dtype.startswith("u") else labels
 
 
@@ -451,7 +459,7 @@ def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
     if kind == "binary":
         return 1
     if kind == "dense":
-        return FORMATS["float16"].largest  # any finite number that every format holds
+        return FORMATS["float16"].largest  # a finite number that every format holds
     if kind == "regression" or classes is None:
         return None
     # A dtype too narrow for K - 1 holds no label past it.
@@ -459,8 +467,8 @@ def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
     return min(classes, 1 << bits) - 1
 
 
-def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
-    """Whether a framework's own kernels compute the reduced loss in the dtypes given, if every position counts once."""
+def _has_fused_kernel(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
+    """Whether frameworks have a kernel for the reduced loss, if every position counts once."""
     if spec.rounding == "exact" or spec.reduction == "none" or predictions in HALF_TYPES:
         return False
     if isinstance(spec, NegativeLogLikelihoodLoss):
@@ -476,7 +484,3 @@ def _is_native(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool
     ):
         return False
     return targets == predictions
-
-
-def _rank(signature: Signature | None) -> int | None:
-    return None if signature is None or signature.shape is None else len(signature.shape)
