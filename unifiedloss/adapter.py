@@ -1,11 +1,12 @@
-"""The contract an adapter fills, and what all adapters share.
+"""The contract that an adapter fills, and what all adapters share.
 
-An adapter carries plans out in one framework. It brings the framework's array operations (`unifiedloss.pipeline.Ops`), its loss
-kernels (`unifiedloss.pipeline.Kernels`) and what is listed as abstract here; this class turns those into calls: it reads lists, tells
-companions from strangers, caches plans, and looks for bad values where they can be read.
+An adapter carries plans out in one framework. It brings the framework's array operations and loss
+kernels (`unifiedloss.ops`), and the methods that are abstract here. This class turns those into
+calls: it converts lists and NumPy arrays, refuses tensors of other frameworks, caches plans, and
+looks for bad values where values can be read.
 
-Third parties derive from `Adapter` and register the class under the entry-point group ``unifiedloss.adapters``; see the documentation page
-on adding a backend.
+Other packages derive from `Adapter` and register the class under the entry-point group
+``unifiedloss.adapters``; see the documentation page on adding a backend.
 """
 
 from __future__ import annotations
@@ -43,12 +44,15 @@ from unifiedloss.spec import AnyLoss, Loss
 
 Array = Any
 
-# Tuples and not unions, which torch.compile does not understand.
+# Tuples, because torch.compile does not understand unions.
 _ARRAYS = (np.ndarray, np.generic)
 _MASKED = np.ma.MaskedArray
 _PLAIN_PYTHON = (list, tuple, int, float)
 _IN_LISTS = (int, float, complex, str, bytes, *_ARRAYS)
-"""What a list may hold besides lists: what numpy.asarray reads as it is. The dtype that comes out may still be refused."""
+"""What a list may hold besides lists, because numpy.asarray reads it without converting.
+
+The dtype that comes out may still be refused.
+"""
 
 _NUMBERS = frozenset({int, float, bool})
 _LISTS = frozenset({list, tuple})
@@ -58,22 +62,24 @@ _ARGUMENTS = ("predictions", "targets", "sample_weight", "mask", "upstream")
 _LOGITS = ("logits",)
 
 _MAX_PLANS = 4096
-"""Plans kept per adapter. A loop over ever new shapes must not grow memory without bound."""
+"""Plans kept per adapter. It bounds the memory of a loop over ever new shapes."""
 
 
 class Mode(NamedTuple):
     """A way to run this framework, for the conformance suite.
 
     Attributes:
-        run: ``run(function, *tensors)`` calls the function, compiled or not, and returns what it returns.
+        run: ``run(function, *tensors)`` calls the function, compiled or not.
         raises: whether bad values raise in this mode; otherwise they give NaN.
-        whole_step: whether a function that differentiates can be compiled as well. If not, the loss alone is, and its gradient is
-            taken through the compiled function.
+        whole_step: whether a function that differentiates can be compiled as well. If not, only the
+            loss is compiled, and its gradient is taken through the compiled function.
         costly: whether compiling takes so long that only a small part of the cases is run.
-        exact: whether ``rounding="exact"`` is held for all losses in this mode. If not, there is no way to the host, and what
-            `unifiedloss.exact.graph_form` has no form of is refused.
-        complete: whether this is the mode in which every case is run, where that is not the adapter's first. For a framework that
-            compiles eager calls too, the mode that compiles a call and its gradients as one program is the cheapest.
+        exact: whether all losses have ``rounding="exact"`` in this mode. If not, the program cannot
+            call back to the host, and a loss without a form in `unifiedloss.exact.graph_form` is
+            refused.
+        complete: whether every case is run in this mode instead of the adapter's first. A framework
+            that compiles eager calls too runs cheapest where it compiles a call and its gradients
+            as one program.
     """
 
     run: Callable[..., Any]
@@ -85,7 +91,7 @@ class Mode(NamedTuple):
 
 
 class Adapter(ABC):
-    """One framework's way to carry a loss out."""
+    """Carries losses out in one framework."""
 
     name: ClassVar[str]
     """The backend's name, as in ``spec.to(name)``."""
@@ -94,17 +100,18 @@ class Adapter(ABC):
     """The class of this framework's tensors, traced ones included (or a tuple of classes)."""
 
     ops: ClassVar[Any]
-    """The framework's array operations, as `unifiedloss.pipeline.Ops` names them."""
+    """The framework's array operations, under the names of `unifiedloss.pipeline.Ops`."""
 
     kernels: ClassVar[Any]
-    """The framework's kernels, as `unifiedloss.pipeline.Kernels` names them."""
+    """The framework's loss kernels, under the names of `unifiedloss.pipeline.Kernels`."""
 
     def __init__(self) -> None:
         self._plans: dict[Any, Plan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Objects that hold an adapter pickle and copy it by name: a process has one of each.
-        return Loss._registry.adapter, (self.name,)  # noqa: SLF001 - the registry imports this module
+        by_name = Loss._registry.adapter  # noqa: SLF001 - the registry imports this module
+        return by_name, (self.name,)
 
     @classmethod
     def contract_mismatch(cls, name: str) -> str | None:
@@ -133,7 +140,7 @@ class Adapter(ABC):
                 return f"{member!r} has no {', '.join(missing)}."
         return None
 
-    # ----------------------------------------------------------------------------------------------- what an adapter brings
+    # ---------------------------------------------------------------------- what an adapter brings
 
     @abstractmethod
     def version(self) -> str:
@@ -141,7 +148,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def dtype_name(self, dtype: Any) -> str:
-        """The name of a dtype of this framework's tensors: "float32", "bfloat16", "int64", "bool", ..."""
+        """The name of a dtype of this framework: "float32", "bfloat16", "int64", "bool", ..."""
 
     @abstractmethod
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
@@ -149,37 +156,43 @@ class Adapter(ABC):
 
     @abstractmethod
     def readable(self, *tensors: Array) -> bool:
-        """Whether the values can be read now: neither traced nor on an accelerator that would have to be waited for."""
+        """Whether the values can be read now: they are neither traced nor on an accelerator."""
 
     @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
-        """The values as NumPy array: a view where possible, from any device. bfloat16 may be widened to float32."""
+        """The values as a NumPy array, from any device: a view where possible.
+
+        bfloat16 may be widened to float32.
+        """
 
     @abstractmethod
     def differentiate(
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """``function(*tensors)`` and the gradients of its inner product with `upstream` (ones by default) with respect to each of them."""
+        """``function(*tensors)``, and its vector-Jacobian product with `upstream` for each tensor.
+
+        `upstream` is ones by default.
+        """
 
     @abstractmethod
     def bind(self, spec: AnyLoss) -> Any:
-        """The spec as an object of the framework's own kind: what ``spec.to(name)`` returns."""
+        """The spec as an object of the framework's own kind, for ``spec.to(name)``."""
 
     @abstractmethod
     def modes(self) -> Mapping[str, Mode]:
-        """The ways to run this framework that conformance is claimed for, by name; "eager" first."""
+        """The modes that conformance is claimed for, by name; "eager" first."""
 
-    # -------------------------------------------------------------------------------------------------- what may be refined
+    # ------------------------------------------------------------------------- what may be refined
 
     differentiates: bool = True
-    """Whether `differentiate` works here. If not, `value_and_grad` is overridden with a closed form."""
+    """Whether `differentiate` works. If not, `value_and_grad` is overridden with a closed form."""
 
     def dtypes(self) -> tuple[str, ...]:
         """The floating dtypes this framework can hold here and now."""
         return tuple(FORMATS)
 
     def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
-        """A NumPy array as a tensor of this framework, in the dtype named: also bfloat16, which NumPy has not."""
+        """A NumPy array as a tensor of this framework, in any dtype, bfloat16 included."""
         made = self.convert(np.asarray(x), None)
         return made if dtype is None else self.ops.cast(made, dtype)
 
@@ -192,7 +205,10 @@ class Adapter(ABC):
         return other == "numpy"
 
     def keep_numpy(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
-        """A NumPy array that takes part in a call; may stay one where this framework's operations take it as it is."""
+        """Convert a NumPy array that takes part in a call.
+
+        Return it unconverted where this framework's operations take NumPy arrays.
+        """
         return self.convert(x, reference)
 
     def compute(
@@ -205,7 +221,7 @@ class Adapter(ABC):
         *,
         checked: bool,
     ) -> Array:
-        """Carry a plan out. Overridden where a framework has a shorter way for the common case."""
+        """Carry a plan out. Overridden where a framework has a shortcut for common plans."""
         e = Evaluator(self.ops, self.kernels, plan, checked=checked)
         return pipeline.evaluate(e, Inputs(predictions, targets, sample_weight, mask))
 
@@ -217,15 +233,16 @@ class Adapter(ABC):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> Array:
-        """Carry out a plan with ``rounding="exact"``: the numbers of `unifiedloss.exact.evaluate`, differentiable once, by the predictions.
+        """Carry out a plan with ``rounding="exact"``, as `unifiedloss.exact.evaluate` rounds.
 
-        Bad values give NaN; where they can be read, they were looked for before.
+        The result is differentiable once, with respect to the predictions. Bad values give NaN;
+        where values can be read, bad ones have raised before.
         """
         del plan, predictions, targets, sample_weight, mask
         msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'
         raise UnsupportedError(msg)
 
-    # ---------------------------------------------------------------------------------------------------- what is shared
+    # ----------------------------------------------------------------------------- what is shared
 
     @no_autograph
     def loss(
@@ -236,7 +253,7 @@ class Adapter(ABC):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> Array:
-        """Evaluate a spec on tensors of this framework (and NumPy arrays and lists, which may accompany them)."""
+        """Evaluate a spec on tensors of this framework, accompanied by NumPy arrays and lists."""
         predictions, targets, sample_weight, mask = self.to_tensors(
             predictions, targets, sample_weight, mask
         )
@@ -260,9 +277,8 @@ class Adapter(ABC):
         tensors = self.to_tensors(predictions, targets, sample_weight, mask, upstream)
         predictions, targets, sample_weight, mask, upstream = tensors
         if upstream is not None:
-            check_upstream(
-                self.plan(spec, predictions, targets, sample_weight, mask), self.signature(upstream)
-            )
+            plan = self.plan(spec, predictions, targets, sample_weight, mask)
+            check_upstream(plan, self.signature(upstream))
 
         def function(p: Array) -> Array:
             return self.loss(spec, p, targets, sample_weight, mask)
@@ -286,7 +302,7 @@ class Adapter(ABC):
 
     @no_autograph
     def softmax(self, logits: Any, axis: int | None) -> Array:
-        """Softmax, with 0 for results below the smallest normal number of the compute dtype."""
+        """Softmax; results below the smallest normal number of the compute dtype are 0."""
         (logits,) = self.to_tensors(logits)
         name = self.dtype_name(logits.dtype)
         if name not in FORMATS:
@@ -302,13 +318,16 @@ class Adapter(ABC):
         )
 
     def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
-        """Predictions and companions as tensors of this framework, lists and NumPy arrays converted, strangers refused."""
+        """Predictions and companions as tensors of this framework.
+
+        Lists and NumPy arrays are converted. Tensors of other frameworks are refused.
+        """
         names = _ARGUMENTS if companions else _LOGITS  # softmax has no companions
         for name, x in zip(names, (predictions, *companions), strict=False):
             if isinstance(x, _MASKED):
                 msg = (
-                    f"{name} is a {_class_of(x)}, whose mask no loss would see; pass its data, and as mask= the positions that count, "
-                    "which are those its mask does not hide."
+                    f"{name} is a {_class_of(x)}, whose mask no loss would see; pass its data, and "
+                    "as mask= the positions that count, which are those its mask does not hide."
                 )
                 raise UnknownTensorError(msg)
         reference = self._as_tensor(names[0], predictions, None, np.float64)
@@ -329,7 +348,8 @@ class Adapter(ABC):
             return self.keep_numpy(x, reference)
         if reference is None:
             check_predictions_dtype(x.dtype.name)
-        # No framework but NumPy has such tensors. The array stays as it is, so that `resolve` refuses it in the words it has for all.
+        # Only NumPy has tensors of this dtype. Leave the array as it is, so that `resolve` refuses
+        # it with the message that all backends share.
         return x
 
     def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
@@ -341,9 +361,9 @@ class Adapter(ABC):
         if not isinstance(x, _PLAIN_PYTHON):
             self._refuse(name, x)
         if isinstance(x, list | tuple):
-            stranger = _stranger(x)
-            if stranger:
-                _refuse_in_list(name, *stranger)
+            foreign_element = _foreign_element(x)
+            if foreign_element:
+                _refuse_in_list(name, *foreign_element)
         try:
             return np.asarray(x, dtype=dtype)
         except (ValueError, TypeError, OverflowError) as error:
@@ -351,10 +371,13 @@ class Adapter(ABC):
             raise ShapeError(msg) from error
 
     def _refuse(self, name: str, x: Any) -> NoReturn:
-        """Say of an argument that is neither this framework's tensor nor an array, a number or a list, what it is."""
+        """Refuse an argument that is neither a tensor of this framework nor read by NumPy."""
         owner = backend_of(x, name)  # raises where nobody owns the type
         if owner in (self.name, "numpy"):
-            msg = f"{name} is a {_class_of(x)}, which is no tensor; pass a tensor, a NumPy array, a number or a list."
+            msg = (
+                f"{name} is a {_class_of(x)}, which is no tensor; pass a tensor, a NumPy array, a "
+                "number or a list."
+            )
             raise UnknownTensorError(msg)
         raise MixedBackendsError(foreign(name, owner, self.name))
 
@@ -366,7 +389,7 @@ class Adapter(ABC):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> Plan:
-        """The plan for these tensors, from the cache where one of these shapes and dtypes has been made before."""
+        """The plan for these tensors, cached by the spec, the shapes and the dtypes."""
         if sample_weight is None and mask is None:
             key: Any = (spec, predictions.shape, predictions.dtype, targets.shape, targets.dtype)
         else:
@@ -376,10 +399,8 @@ class Adapter(ABC):
             return self._plans[key]
         except KeyError:
             pass
-        except (
-            TypeError,
-            ValueError,
-        ):  # a shape of unknown rank or extents does not hash: nothing to look up
+        except (TypeError, ValueError):
+            # A shape of unknown rank or extents does not hash, so there is nothing to look up.
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
@@ -387,7 +408,8 @@ class Adapter(ABC):
         return plan
 
     def _resolve(self, spec: AnyLoss, *tensors: Array | None) -> Plan:
-        return resolve(spec, *(None if x is None else self.signature(x) for x in tensors))  # type: ignore[arg-type]
+        signatures: Any = [None if x is None else self.signature(x) for x in tensors]
+        return resolve(spec, *signatures)
 
     def signature(self, x: Array) -> Signature:
         """What can be known of a tensor without reading it."""
@@ -403,22 +425,25 @@ class Adapter(ABC):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> bool:
-        """Check the values if they can be read here and now, and tell whether they were."""
+        """Check the values if they can be read now, and return whether they were."""
         if not self.readable(predictions, targets, sample_weight, mask):
             return False
         self._check(plan, predictions, targets, sample_weight, mask)
         return True
 
     def _check(self, plan: Plan, *tensors: Array | None) -> None:
-        values.check(plan, *(None if x is None else self.to_numpy(x) for x in tensors))  # type: ignore[arg-type]
+        arrays: Any = [None if x is None else self.to_numpy(x) for x in tensors]
+        values.check(plan, *arrays)
 
 
-def _stranger(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
+def _foreign_element(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
     """The first element of a nested list that is no number, in a tuple.
 
-    numpy.asarray would copy tensors from wherever they are and cut them off from their gradients, without a word.
+    Without this check, numpy.asarray would silently copy tensors from any device and detach them
+    from their gradients.
     """
-    # Level by level: several times as fast as looking at one element after the other, and most lists hold nothing but numbers.
+    # Level by level, because that is several times as fast as element by element, and most lists
+    # hold only numbers.
     level: Any = x
     kinds = set(map(type, level))
     while kinds and kinds <= _LISTS:
@@ -428,7 +453,7 @@ def _stranger(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
         return ()
     for element in x:
         if isinstance(element, list | tuple):
-            found = _stranger(element)
+            found = _foreign_element(element)
             if found:
                 return found
         elif not isinstance(element, _IN_LISTS):
@@ -441,7 +466,10 @@ def _refuse_in_list(name: str, element: Any) -> NoReturn:
     try:
         owner = backend_of(element, name)
     except UnknownTensorError:
-        msg = f"{name} is a list that holds a {what}, which is no number; pass numbers, or one array of them."
+        msg = (
+            f"{name} is a list that holds a {what}, which is no number; pass numbers, or one array "
+            "of them."
+        )
         raise UnknownTensorError(msg) from None
     msg = f"{name} is a list of tensors (a {what}, of {owner}); stack them into one tensor first."
     raise UnknownTensorError(msg)

@@ -9,7 +9,7 @@ EntryT = TypeVar("EntryT", bound=Callable[..., Any])
 
 
 def no_autograph(entry: EntryT) -> EntryT:
-    """Mark a function, or a class whose objects are called, so that tf.function does not rewrite it.
+    """Mark a function, or a class of callables, so that tf.function does not rewrite it.
 
     The mark covers everything that the function calls. Without it, autograph rewrites the source of
     every function it meets, which takes 0.3 s at the first call and warns of what it cannot

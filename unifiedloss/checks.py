@@ -1,7 +1,7 @@
 """Checks of what fields are given: each takes a name and a value, and returns the canonical value.
 
-A check raises `SpecTypeError` for a value of the wrong type and `SpecValueError` for one that is out
-of range. The message starts with the name.
+A check raises `SpecTypeError` for a value of the wrong type and `SpecValueError` for one that is
+out of range. The message starts with the name.
 """
 
 from __future__ import annotations

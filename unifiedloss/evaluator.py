@@ -32,7 +32,7 @@ class Selection(NamedTuple):
         present: the positions that are not dropped.
         kept: the positions that are neither dropped nor zero-weighted.
         weight: the sample weights, times the static weights of elements.
-        poisoned: the positions whose weight is NaN or a bad value; None where nothing needs to know.
+        poisoned: the positions whose weight is NaN or a bad value; None where it does not matter.
     """
 
     present: Array | None = None

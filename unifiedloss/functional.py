@@ -99,7 +99,7 @@ def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
         adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
         return adapter.loss(spec, predictions, targets, sample_weight, mask)
 
-    function.__signature__ = inspect.Signature([*_TENSORS, *parameters(cls)])  # type: ignore[attr-defined]
+    vars(function)["__signature__"] = inspect.Signature([*_TENSORS, *parameters(cls)])
     function.loss_class = cls  # type: ignore[attr-defined]  # tools/stubs.py reads it
     function.__name__ = function.__qualname__ = name
     function.__module__ = __name__

@@ -10,7 +10,7 @@ Shape = tuple[int | None, ...]
 
 
 class Tensor(Protocol):
-    """What a tensor of any framework has. Bounds the type variable that lets the type that went in come out."""
+    """A tensor of any framework, for the type variable of functions that return what they got."""
 
     @property
     def shape(self) -> Any:

@@ -13,15 +13,18 @@ Array = Any
 class Ops(Protocol):
     """Array operations an adapter brings, each differentiable and traceable.
 
-    Besides these, tensors must understand ``+ - * /``, ``< <= > >=`` and, where they are bool, ``& | ~``, also with Python numbers,
-    which never change a tensor's dtype.
+    Besides these, tensors must understand ``+ - * /``, ``< <= > >=`` and, where they are bool,
+    ``& | ~``. They must also do so with Python numbers, which never change a tensor's dtype.
     """
 
     def cast(self, x: Array, dtype: str) -> Array:
         """`x` in another dtype, rounded to nearest."""
 
     def cast_labels(self, x: Array) -> Array:
-        """Integer labels as int64, or as the framework's widest signed integer, in which no label changes its meaning."""
+        """Integer labels as int64, or as the framework's widest signed integer.
+
+        No label changes its meaning.
+        """
 
     def where(self, condition: Array, x: Array, y: Array | float) -> Array:
         """`x` where the condition holds, else `y`, broadcast; the dtype of `x`."""
@@ -39,7 +42,10 @@ class Ops(Protocol):
         """`x`, constant to differentiation."""
 
     def finite(self, x: Array) -> Array:
-        """`x` with infinities replaced by the largest finite numbers, or by 2^100 of their sign; its derivative is 1 everywhere."""
+        """`x` with infinities replaced by finite numbers of their sign, 2^100 or more in size.
+
+        The derivative is 1 everywhere.
+        """
 
     def sum(self, x: Array) -> Array:
         """The sum of all elements."""
@@ -54,7 +60,7 @@ class Ops(Protocol):
         """How many elements are True: counted in integers, then cast."""
 
     def size(self, x: Array, dtype: str) -> Array:
-        """How many elements `x` has, as a scalar tensor, for shapes that are unknown under tracing."""
+        """How many elements `x` has, as a scalar tensor, where that is unknown under tracing."""
 
     def expand(self, x: Array, axis: int) -> Array:
         """`x` with an axis of length 1 inserted."""
@@ -66,7 +72,10 @@ class Ops(Protocol):
         """`x` repeated to the shape of `reference`."""
 
     def take_class(self, x: Array, index: Array, axis: int) -> Array:
-        """For every position the entry of `x` along the class axis that the index names; the class axis disappears."""
+        """The entry of each position that the index names along the class axis.
+
+        The class axis disappears.
+        """
 
     def constant(self, values: tuple[float, ...] | float, dtype: str, reference: Array) -> Array:
         """A scalar or vector of Python numbers, on the device of `reference`."""
@@ -88,16 +97,20 @@ class Ops(Protocol):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> tuple[Array, tuple[Array, Array, Array | None, Array | None]]:
-        """Compare extents the plan could not know, by the rules and with the messages of `unifiedloss.spec.resolve`.
+        """Compare extents the plan could not know.
 
-        Only called where the plan says `unchecked`. Returns whether all fit, a bool scalar, and the four tensors, which wait for an error
-        to be raised, where the framework can raise one.
+        The rules and messages are those of `unifiedloss.shapes`. Only called where the plan says
+        `unchecked`.
+
+        Returns:
+            Whether all extents fit, a bool scalar, and the four tensors. Where the framework can
+            raise an error from inside a program, the tensors depend on the comparison.
         """
         raise NotImplementedError
 
 
 class Kernels(Protocol):
-    """The framework's own kernels an adapter brings. All arguments are in the compute dtype, labels valid."""
+    """Loss kernels an adapter brings. Arguments are in the compute dtype, and labels are valid."""
 
     def cross_entropy(self, logits: Array, labels: Array, axis: int) -> Array:
         """log sum exp z - z_y per position."""

@@ -12,7 +12,7 @@ from unifiedloss.suggestion import suggestion
 
 
 def latest_version() -> int:
-    """The latest version that `from_dict` reads: the first that knows all losses, fields, values."""
+    """The latest version that `from_dict` reads, because it knows all losses, fields and values."""
     return max(
         version
         for cls in LOSSES.values()
@@ -31,8 +31,8 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
         The spec, validated as if its class had been called.
 
     Raises:
-        SerializationError: the dictionary is no spec, is of a later version, or has a key this loss does not know. The message
-            names the key.
+        SerializationError: the dictionary is no spec, is of a later version, or has a key that this
+            loss does not know. The message names the key.
         SpecValueError, SpecTypeError: a field's value is refused, as if given to the class.
     """
     if not isinstance(data, Mapping):
@@ -42,7 +42,10 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
     rest = dict(data)
     for key in ("loss", "version"):
         if key not in rest:
-            msg = f"The key {key!r} is missing; a spec is written by to_dict() and has 'loss' and 'version'."
+            msg = (
+                f"The key {key!r} is missing; a spec is written by to_dict() and has 'loss' and "
+                "'version'."
+            )
             raise SerializationError(msg)
     name, version = rest.pop("loss"), rest.pop("version")
     if not isinstance(name, str) or name not in LOSSES:

@@ -789,7 +789,7 @@ class MeanSquaredError(Elementwise):
 
 
 class NegativeLogLikelihoodLoss(Categorical):
-    r"""Negative log-likelihood: the cross-entropy of predictions that are log-probabilities already.
+    r"""Negative log-likelihood: the cross-entropy of log-probabilities.
 
     $$\ell_i = \sum_c \tau_{ic}\,(-x_{ic}), \qquad \tau_{ic} = w_c\,t_{ic}$$
 

@@ -1,8 +1,9 @@
-"""Looks for bad values where they can be read, and raises for the first one.
+"""Look for bad values where values can be read, and raise for the first one.
 
-Reading is done in NumPy for every backend, on views of CPU tensors, so that the same bad call fails with the same error and
-message everywhere. Where values cannot be read (under tracing, on an accelerator) `unifiedloss.pipeline` gives NaN instead, by the same
-rules. Order: dropped positions and those of weight 0 are not looked at; then weights, targets, predictions.
+Values are read in NumPy for every backend, as views of CPU tensors, so that the same bad call fails
+with the same error and message everywhere. Where values cannot be read, under tracing and on an
+accelerator, `unifiedloss.positions` gives NaN instead, by the same rules. Dropped and zero-weighted
+positions are not looked at. The order is weights, targets, predictions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def check(
     """Raise for the first bad value of a call.
 
     Args:
-        plan: from `unifiedloss.spec.resolve`.
+        plan: from `unifiedloss.plan.resolve`.
         predictions: values as NumPy reads them, in their own dtype; so are the others.
         targets: values.
         sample_weight: values or None.
@@ -44,24 +45,19 @@ def check(
         present = present & (targets != label)
     kept = present
     if sample_weight is not None or plan.element_weights is not None:
-        # What is too small for the compute dtype is 0, and rounding to it may overflow.
+        # Weights too small for the compute dtype are 0, and the cast to it may overflow.
         with np.errstate(over="ignore"):
             given = np.ones((), bool) if sample_weight is None else sample_weight
             weight = _align(given.astype(plan.compute_dtype), shape)
             if plan.element_weights is not None:
                 weight = weight * np.asarray(plan.element_weights, plan.compute_dtype)
         kept = present & ~(np.abs(weight) < plan.tiny_weight)
-        if (
-            sample_weight is not None
-            and plan.divisor == "weights"
-            and plan.spec.reduction == "mean"
-        ):
-            _raise_at(
-                kept & (weight < 0),
-                sample_weight,
-                "sample_weight",
-                "a negative weight makes no weighted mean; use another divisor, or reduction 'sum'.",
+        weighted_mean = plan.divisor == "weights" and plan.spec.reduction == "mean"
+        if sample_weight is not None and weighted_mean:
+            why = (
+                "a negative weight makes no weighted mean; use another divisor, or reduction 'sum'."
             )
+            _raise_at(kept & (weight < 0), sample_weight, "sample_weight", why)
     _check_targets(plan, targets, kept)
     if plan.probabilities:
         _check_probabilities(plan, predictions, targets, kept)
@@ -73,10 +69,11 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def _within(x: Array, limit: float) -> bool:
-    """Whether all numbers surely lie in [0, limit]; False may also mean that a slower look is needed.
+    """Whether one pass shows that all numbers lie in [0, limit]. False may mean "look closer".
 
-    The bits of a non-negative float order as the float does, and those of a negative number or a NaN are larger still, as are those of a
-    negative integer read as unsigned. So one maximum over the bits tells: one pass where comparing takes four.
+    The bits of non-negative floats order as the floats do. The bits of negative floats and NaN are
+    larger, and so are those of negative integers read as unsigned. So one maximum over the bits
+    decides, where comparing takes four passes.
     """
     dtype = x.dtype
     if dtype.kind == "b":
@@ -95,9 +92,9 @@ def _bits(limit: float, dtype: np.dtype[Any]) -> int:
 
 
 def trivially_valid(plan: Plan, predictions: Array | None, targets: Array) -> bool:
-    """Whether nothing is bad even if every value were read, shown as cheaply as possible.
+    """Whether one cheap pass shows that no value is bad, even if every value were read.
 
-    The predictions are looked at only where they are probabilities, and may be left out where the plan says they are not.
+    Only probabilities are looked at among predictions; others may be left out.
     """
     if plan.kind == "regression":
         return plan.targets_dtype not in BEYOND_FLOAT64
@@ -117,7 +114,10 @@ def _align(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
-    """Raise for the first True of `bad`, naming its position in `values`, whose axes may be a leading part of those of `bad`."""
+    """Raise for the first True of `bad`, naming its position and value.
+
+    The axes of `values` may be a leading part of those of `bad`.
+    """
     if not bad.any():
         return
     position = tuple(int(i) for i in np.argwhere(bad)[0][: values.ndim])
@@ -128,7 +128,8 @@ def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
     raise BadValueError(msg)
 
 
-# The limits are np.float64, which NumPy does not round to the array's dtype: in float32 the smallest normal float64 is 0.
+# Limits are np.float64, because NumPy rounds a Python float to the array's dtype, and the smallest
+# normal float64 is 0 in float32.
 
 
 def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
@@ -185,7 +186,10 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
         read = read & ~(targets < np.float64(plan.tiny_target))
     why = "not a probability. If these are logits, set from_logits=True."
     if plan.renormalize is not None:
-        why = "renormalize divides finite numbers that are not negative. If these are logits, set from_logits=True."
+        why = (
+            "renormalize divides finite numbers that are not negative. If these are logits, set "
+            "from_logits=True."
+        )
     _raise_at(outside & read, predictions, "predictions", why)
 
 
@@ -197,8 +201,9 @@ def _check_empty(
     kept: Array,
     shape: tuple[int, ...],
 ) -> None:
-    # No weight is negative where their sum counts, so the sum is 0 only where all of them are. Whether one is, its factors tell: their
-    # product may underflow. NaN is not 0.
+    # No weight is negative where their sum counts, so the sum is 0 only where all of them are 0. A
+    # weight is 0 where a factor is 0, because the product of nonzero factors may underflow. NaN is
+    # not 0.
     weighty = kept
     if plan.class_weights is not None:
         w = np.asarray(plan.class_weights) != 0
@@ -219,7 +224,8 @@ def _check_empty(
         empty = not weighty.any()
     if empty:
         msg = (
-            f"the mean has nothing to divide by: divisor {rule!r} is 0 for a per-position loss of shape {shape}. "
-            "Every position is dropped or has weight 0; set on_empty to 'nan' or 'zero' to get a number."
+            f"the mean has nothing to divide by: divisor {rule!r} is 0 for a per-position loss of "
+            f"shape {shape}. Every position is dropped or has weight 0; set on_empty to 'nan' or "
+            "'zero' to get a number."
         )
         raise EmptyMeanError(msg)
