@@ -290,9 +290,11 @@ def test_report_is_read_back() -> None:
     """Every field survives JSON, infinite and undefined distances too."""
     row = Row(
         "torch", "2", "eager", Tally(3, 5, 1, float("inf"), 0.5), {"x": Tally(3, 5, 1, float("inf"), 0.5)},
-        {"no float64": 2}, 7, [Failure("edge/a", "x", ("loss is 1",), "import x\n")], 1.25,
+        {"no float64": 2}, 7, [Failure("edge/a", "x", ("loss is 1",), "import x\n")], 9, 1.25, 2.5,
     )  # fmt: skip
-    report = Report([row], {"jax": "died"}, {"keras (jax)": "missing"}, "native", 2.5, "0.1.0")
+    report = Report(
+        [row], {"jax": "died"}, {"keras (jax)": "missing"}, "native", "quick", 2.5, "0.1.0"
+    )
     again = Report.from_dict(json.loads(report.to_json()))
     assert again == report
     assert not again.ok

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,22 +52,50 @@ def check_case(
         case: the case.
         expected: what the oracle says of it.
     """
-    if isinstance(case, SoftmaxCase):
-        return _check_softmax(adapter, mode, case, expected)
-    return _check_loss(adapter, mode, case, expected)
-
-
-def _check_loss(adapter: Adapter, mode: Mode, case: Case, expected: Reference) -> CheckResult:
-    outcome = CheckResult()
-    plan = tolerances.plan_of(case)
-    if mode.raises and expected.bad_positions:
+    if must_raise(mode, expected):
+        outcome = CheckResult()
         _expect_error(outcome, adapter, mode, case, BadValueError)
         return outcome
     try:
         value, gradients = _evaluate(adapter, mode, case)
     except Exception as error:  # noqa: BLE001 - whatever a backend throws is a failure of this case, not of the run
+        outcome = CheckResult()
         outcome.fail(f"raised {type(error).__name__}: {_first_line(error)}")
         return outcome
+    return compare(adapter, case, expected, value, gradients)
+
+
+def must_raise(mode: Mode, expected: Any) -> bool:
+    """Whether a mode has to refuse a case because of the values in it."""
+    return mode.raises and isinstance(expected, Reference) and bool(expected.bad_positions)
+
+
+def compare(
+    adapter: Adapter,
+    case: Case | SoftmaxCase,
+    expected: Any,
+    value: Any,
+    gradients: Mapping[str, Any],
+) -> CheckResult:
+    """Compare what a case gave with the oracle.
+
+    Args:
+        adapter: the backend's adapter.
+        case: the case.
+        expected: what the oracle says of it.
+        value: the loss, or the softmax.
+        gradients: each under its argument's name.
+    """
+    if isinstance(case, SoftmaxCase):
+        return _compare_softmax(adapter, case, expected, value, gradients)
+    return _compare_loss(adapter, case, expected, value, gradients)
+
+
+def _compare_loss(
+    adapter: Adapter, case: Case, expected: Reference, value: Any, gradients: Mapping[str, Any]
+) -> CheckResult:
+    outcome = CheckResult()
+    plan = tolerances.plan_of(case)
     magnitudes = tolerances.magnitudes(case, plan)
     reduced = plan.spec.reduction != "none"
     shape = () if reduced else plan.positions
@@ -102,15 +131,14 @@ def _defined(expected: Reference, shape: tuple[int, ...], plan: Plan) -> Array:
     return number[..., None] if plan.average_last_axis else _expand(number, plan)
 
 
-def _check_softmax(
-    adapter: Adapter, mode: Mode, case: SoftmaxCase, expected: Softmax
+def _compare_softmax(
+    adapter: Adapter,
+    case: SoftmaxCase,
+    expected: Softmax,
+    value: Any,
+    gradients: Mapping[str, Any],
 ) -> CheckResult:
     outcome = CheckResult()
-    try:
-        value, gradient = _evaluate_softmax(adapter, mode, case)
-    except Exception as error:  # noqa: BLE001 - as above
-        outcome.fail(f"raised {type(error).__name__}: {_first_line(error)}")
-        return outcome
     plan, shape = tolerances.plan_of_row(case), case.logits.shape
     magnitude, steepness = tolerances.softmax_magnitudes(case)
     exact = np.reshape(expected.values, shape)
@@ -122,64 +150,46 @@ def _check_softmax(
     _compare(
         outcome, "softmax", plan, adapter, value, case.dtype, shape, exact, magnitude, exact != 0, underflows=False
     )  # fmt: skip
-    if gradient is not None:
+    if "logits" in gradients:
         _compare(
-            outcome, "gradient to the logits", plan, adapter, gradient, case.dtype, shape, expected.gradient, steepness,
+            outcome, "gradient to the logits", plan, adapter, gradients["logits"], case.dtype, shape, expected.gradient, steepness,
             None,
         )  # fmt: skip
     return outcome
-
-
-def _evaluate_softmax(adapter: Adapter, mode: Mode, case: SoftmaxCase) -> tuple[Any, Any]:
-    """The softmax and its gradient; None for the gradient in a backend that does not differentiate."""
-    logits, upstream = (
-        adapter.tensor(case.logits, case.dtype),
-        adapter.tensor(case.upstream, case.dtype),
-    )
-
-    def softmax(z: Any) -> Any:
-        return adapter.softmax(z, case.axis)
-
-    if not adapter.differentiates:
-        return mode.run(softmax, logits), None
-    if mode.whole_step:
-        value, (gradient,) = mode.run(
-            lambda z: adapter.differentiate(softmax, (z,), upstream), logits
-        )
-    else:
-        value, (gradient,) = adapter.differentiate(
-            lambda z: mode.run(softmax, z), (logits,), upstream
-        )
-    return value, gradient
 
 
 def _expand(x: Array, plan: Plan) -> Array:
     return x if plan.axis is None else np.expand_dims(x, plan.axis)
 
 
-def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, Any]]:
-    """The loss, and its gradients by the name of the argument."""
-    predictions = adapter.tensor(case.predictions, case.dtype)
+class Step(NamedTuple):
+    """What a case asks of a backend that differentiates.
+
+    Attributes:
+        function: the loss, or the softmax, of the inputs.
+        inputs: the tensors that gradients are asked to, by the argument's name.
+        upstream: the gradient that arrives from above; None for ones.
+    """
+
+    function: Callable[..., Any]
+    inputs: dict[str, Any]
+    upstream: Any
+
+
+def step_of(adapter: Adapter, case: Case | SoftmaxCase) -> Step:
+    """The call a case makes, on tensors of the backend."""
+    if isinstance(case, SoftmaxCase):
+        logits = adapter.tensor(case.logits, case.dtype)
+        upstream = adapter.tensor(case.upstream, case.dtype)
+        return Step(lambda z: adapter.softmax(z, case.axis), {"logits": logits}, upstream)
     targets = adapter.tensor(case.targets)
     weight = None if case.sample_weight is None else adapter.tensor(case.sample_weight)
     mask = None if case.mask is None else adapter.tensor(case.mask)
-    upstream = None
-    if case.upstream is not None:
-        result = tolerances.plan_of(case).result_dtype
-        upstream = adapter.tensor(np.asarray(case.upstream, np.float32), result)
-    if not adapter.differentiates:
-        value, gradient = adapter.value_and_grad(
-            case.spec, predictions, targets, weight, mask, upstream
-        )
-        again = mode.run(
-            lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets
-        )
-        if not np.array_equal(adapter.to_numpy(value), adapter.to_numpy(again), equal_nan=True):
-            msg = f"value_and_grad gives the loss {value}, calling gives {again}"
-            raise AssertionError(msg)
-        return value, {"predictions": gradient}
-
-    tensors = {"predictions": predictions, "targets": targets, "sample_weight": weight}
+    tensors = {
+        "predictions": adapter.tensor(case.predictions, case.dtype),
+        "targets": targets,
+        "sample_weight": weight,
+    }
     inputs = {name: tensors[name] for name in case.differentiated()}
     names = list(inputs)
 
@@ -193,15 +203,54 @@ def _evaluate(adapter: Adapter, mode: Mode, case: Case) -> tuple[Any, dict[str, 
             mask,
         )
 
+    return Step(loss, inputs, _upstream(adapter, case))
+
+
+def _upstream(adapter: Adapter, case: Case) -> Any:
+    if case.upstream is None:
+        return None
+    result = tolerances.plan_of(case).result_dtype
+    return adapter.tensor(np.asarray(case.upstream, np.float32), result)
+
+
+def _evaluate(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase) -> tuple[Any, dict[str, Any]]:
+    """The loss or the softmax, and the gradients by the name of the argument."""
+    if not adapter.differentiates:
+        return _evaluate_without_gradients(adapter, mode, case)
+    step = step_of(adapter, case)
+    tensors = tuple(step.inputs.values())
     if mode.whole_step:
         value, gradients = mode.run(
-            lambda *xs: adapter.differentiate(loss, xs, upstream), *inputs.values()
+            lambda *xs: adapter.differentiate(step.function, xs, step.upstream), *tensors
         )
     else:
         value, gradients = adapter.differentiate(
-            lambda *xs: mode.run(loss, *xs), tuple(inputs.values()), upstream
+            lambda *xs: mode.run(step.function, *xs), tensors, step.upstream
         )
-    return value, dict(zip(names, gradients, strict=True))
+    return value, dict(zip(step.inputs, gradients, strict=True))
+
+
+def _evaluate_without_gradients(
+    adapter: Adapter, mode: Mode, case: Case | SoftmaxCase
+) -> tuple[Any, dict[str, Any]]:
+    """The same where nothing but a loss's closed form gives a gradient; a softmax has none then."""
+    if isinstance(case, SoftmaxCase):
+        logits = adapter.tensor(case.logits, case.dtype)
+        return mode.run(lambda z: adapter.softmax(z, case.axis), logits), {}
+    predictions, targets = (
+        adapter.tensor(case.predictions, case.dtype),
+        adapter.tensor(case.targets),
+    )
+    weight = None if case.sample_weight is None else adapter.tensor(case.sample_weight)
+    mask = None if case.mask is None else adapter.tensor(case.mask)
+    value, gradient = adapter.value_and_grad(
+        case.spec, predictions, targets, weight, mask, _upstream(adapter, case)
+    )
+    again = mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
+    if not np.array_equal(adapter.to_numpy(value), adapter.to_numpy(again), equal_nan=True):
+        msg = f"value_and_grad gives the loss {value}, calling gives {again}"
+        raise AssertionError(msg)
+    return value, {"predictions": gradient}
 
 
 def _compare(

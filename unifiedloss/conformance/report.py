@@ -75,7 +75,9 @@ class Row:
         left_out: how many cases are left to another row: compiled modes run a part of what eager mode runs, as each case takes a
             compilation, and "jax (x64)" only what has float64 numbers in it.
         failures: the cases that failed.
+        programs: how many programs were compiled; several cases may share one.
         seconds: how long it took.
+        processor_seconds: how much of a processor's time it took.
     """
 
     backend: str
@@ -86,7 +88,9 @@ class Row:
     not_held: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
     failures: list[Failure] = field(default_factory=list)
+    programs: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -102,7 +106,9 @@ class Row:
             **_tally_to_dict(self.total),
             "not_held": self.not_held,
             "left_out": self.left_out,
+            "programs": self.programs,
             "seconds": round(self.seconds, 3),
+            "processor_seconds": round(self.processor_seconds, 3),
             "losses": {name: _tally_to_dict(tally) for name, tally in self.losses.items()},
             "failures": [vars(failure) | {"what": list(failure.what)} for failure in self.failures],
         }
@@ -123,6 +129,9 @@ class Row:
                 for x in data["failures"]
             ],
             seconds=data["seconds"],
+            # Reports from before they were counted have neither.
+            programs=data.get("programs", 0),
+            processor_seconds=data.get("processor_seconds", 0.0),
         )
 
 
@@ -150,7 +159,8 @@ class Report:
         rows: one per backend and mode.
         errors: backends that could not be checked to the end, and why; each is a failure.
         absent: backends that are not installed and were not asked for by name, and what is missing.
-        rounding: "native".
+        rounding: "native" or "exact".
+        strength: how much was run: "full", "test" or "quick".
         seconds: how long the run took.
         unifiedloss: the version of this library.
         python: the version of Python.
@@ -161,6 +171,7 @@ class Report:
     errors: dict[str, str] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     rounding: str = "native"
+    strength: str = "full"
     seconds: float = 0.0
     unifiedloss: str = ""
     python: str = field(default_factory=platform.python_version)
@@ -209,6 +220,7 @@ class Report:
             "python": self.python,
             "machine": self.machine,
             "rounding": self.rounding,
+            "strength": self.strength,
             "seconds": round(self.seconds, 3),
             "rows": [row.to_dict() for row in self.rows],
             "errors": self.errors,
@@ -229,6 +241,7 @@ class Report:
         try:
             return cls(
                 rows=[Row.from_dict(row) for row in data["rows"]],
+                strength=data.get("strength", "full"),
                 **{
                     name: data[name]
                     for name in (

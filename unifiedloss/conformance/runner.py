@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from unifiedloss import __version__, registry
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.conformance import checks, snippets, workers
+from unifiedloss.conformance import checks, groups, snippets, workers
 from unifiedloss.conformance.cases import (
     BadCall,
     Case,
@@ -22,11 +22,18 @@ from unifiedloss.conformance.cases import (
 )
 from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
+from unifiedloss.conformance.strength import (
+    FULL,
+    Share,
+    Strength,
+    complete_mode,
+    share,
+    strength_named,
+)
 from unifiedloss.conformance.tolerances import plan_of
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
 from unifiedloss.exact import graph_form
-from unifiedloss.reference import Reference
 from unifiedloss.suggestion import suggestion
 
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
@@ -60,11 +67,12 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be checked: cases with what the oracle says of them, calls that must fail, modes."""
+    """What is to be checked: cases with what the oracle says of them, calls that must fail, modes, how much."""
 
     cases: Sequence[tuple[Case | SoftmaxCase, Any]]
     bad_calls: Sequence[BadCall | SoftmaxCase]
     modes: Sequence[str] | None = None
+    strength: Strength = FULL
 
 
 def run(
@@ -73,6 +81,7 @@ def run(
     modes: Sequence[str] | None = None,
     *,
     rounding: str = "native",
+    strength: str = "full",
     progress: Callable[[Progress], None] | None = None,
     finished: Callable[[Row], None] | None = None,
     max_workers: int | None = None,
@@ -85,6 +94,7 @@ def run(
         losses: names of losses ("cross_entropy", ..., and "softmax"). Default: all.
         modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
         rounding: "native" or "exact".
+        strength: "full", "test" for each thing once, or "quick"; see `unifiedloss.conformance.strength`.
         progress: called with how far each backend has come.
         finished: called with each row of the report when it is complete.
         max_workers: how many backends are checked at a time. Default: as many as there are cores.
@@ -95,9 +105,10 @@ def run(
     """
     started = time.monotonic()
     _check_rounding(rounding)
+    chosen = strength_named(strength)
     targets, absent = workers.choose(backends)
-    work = Work(expected(losses, rounding=rounding), _bad_calls(losses, rounding), modes)
-    report = Report(absent=absent, rounding=rounding, unifiedloss=__version__)
+    work = Work(expected(losses, rounding=rounding), _bad_calls(losses, rounding), modes, chosen)
+    report = Report(absent=absent, rounding=rounding, strength=strength, unifiedloss=__version__)
     has: dict[str, list[str]] = {}
     at = {target.label: "it had not begun" for target in targets}
     tasks: list[tuple[Target, dict[str, Any]]] = [
@@ -272,31 +283,26 @@ def check(
         work: what is to be checked.
         note: called with the mode, the case that comes next, how many are done and how many there are.
     """
-    modes = {
-        name: mode
-        for name, mode in adapter.modes().items()
-        if work.modes is None or name in work.modes
-    }
     held = set(adapter.dtypes())
     planned = []
-    for name, mode in modes.items():
+    for name, mode in adapter.modes().items():
+        if work.modes is not None and name not in work.modes:
+            continue
         row = Row(target.label, _version(adapter, target), name)
+        shares = {
+            exact: _share(work, adapter, name, target, exact=exact) for exact in (False, True)
+        }
+        if set(shares.values()) == {Share.NOTHING}:
+            continue
         cases = []
         for case, reference in work.cases:
             if case.dtype not in held:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
             elif (target.wide and not case.is_wide()) or _is_spared(
-                case, reference, mode, target, complete=name == _complete(adapter, case)
+                case, reference, adapter, name, target, shares[_is_exact(case)]
             ):
                 row.left_out += 1
-            elif (
-                isinstance(case, Case)
-                and _is_exact(case)
-                and not mode.exact
-                and not _is_refused(case)
-            ):
-                row.left_out += 1  # a refusal is the same for all, and what is not refused takes too long to compile
             else:
                 cases.append((case, reference))
         calls = [
@@ -309,49 +315,97 @@ def check(
     total = sum(len(cases) + len(calls) for _, _, cases, calls in planned)
     done = 0
     for row, mode, cases, calls in planned:
-        started = time.monotonic()
-        for case, reference in cases:
-            note(row.mode, case.name, done, total)
-            done += 1
-            if isinstance(case, Case) and _is_exact(case) and not mode.exact:
-                _count(row, case, checks.check_refused(adapter, mode, case), str)
-                continue
-            outcome = checks.check_case(adapter, mode, case, reference)
-            _count(
-                row,
-                case,
-                outcome,
-                partial(snippets.of_case, adapter, target, row.mode, case, reference),
-            )
+        started, spent = time.monotonic(), time.process_time()
+        counting = _counting(mode, row)
+        for group in _groups(adapter, mode, cases, work.strength):
+            more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+            note(row.mode, f"{group[0][0].name}{more}", done, total)
+            done += len(group)
+            for (case, reference), outcome in zip(
+                group, _check_group(adapter, counting, group), strict=True
+            ):
+                _count(
+                    row,
+                    case,
+                    outcome,
+                    partial(snippets.of_case, adapter, target, row.mode, case, reference),
+                )
         for call in calls:
             note(row.mode, call.name, done, total)
             done += 1
-            outcome = checks.check_bad_call(adapter, mode, call)
+            outcome = checks.check_bad_call(adapter, counting, call)
             _count(
                 row, call, outcome, partial(snippets.of_bad_call, adapter, target, row.mode, call)
             )
         row.seconds = time.monotonic() - started
+        row.processor_seconds = time.process_time() - spent
         yield row
 
 
-def _complete(adapter: Adapter, case: Case | SoftmaxCase) -> str:
-    """The mode in which all are run. Exact mode leaves the computing to the host, so nothing is saved by compiling it."""
-    modes = adapter.modes()
-    declared = [] if _is_exact(case) else [name for name, mode in modes.items() if mode.complete]
-    return next(iter([*declared, *modes]))
+def _share(work: Work, adapter: Adapter, name: str, target: Target, *, exact: bool) -> Share:
+    """What a mode runs; one that is asked for by name runs something."""
+    found = share(work.strength, adapter, name, by_keras=target.on is not None, exact=exact)
+    return Share.REPRESENTATIVE if found is Share.NOTHING and work.modes is not None else found
+
+
+def _groups(
+    adapter: Adapter, mode: Mode, cases: Sequence[groups.Checked], strength: Strength
+) -> list[list[groups.Checked]]:
+    """The cases that are checked together; those that a mode refuses are checked alone."""
+    if not strength.grouped or not groups.is_grouped(adapter, mode):
+        return [[checked] for checked in cases]
+    refused = [checked for checked in cases if _refuses(mode, checked[0])]
+    return [
+        *([checked] for checked in refused),
+        *groups.split([checked for checked in cases if not _refuses(mode, checked[0])]),
+    ]
+
+
+def _check_group(
+    adapter: Adapter, mode: Mode, group: Sequence[groups.Checked]
+) -> list[checks.CheckResult]:
+    first = group[0][0]
+    if isinstance(first, Case) and _refuses(mode, first):
+        return [checks.check_refused(adapter, mode, first)]
+    return groups.check(adapter, mode, group)
+
+
+def _refuses(mode: Mode, case: Case | SoftmaxCase) -> bool:
+    return _is_exact(case) and not mode.exact
+
+
+def _counting(mode: Mode, row: Row) -> Mode:
+    """The mode, which counts the programs it compiles; one that can raise runs eagerly."""
+    if mode.raises:
+        return mode
+
+    def run(function: Callable[..., Any], *tensors: Any) -> Any:
+        row.programs += 1
+        return mode.run(function, *tensors)
+
+    return mode._replace(run=run)
 
 
 def _is_spared(
-    case: Case | SoftmaxCase, reference: Any, mode: Mode, target: Target, *, complete: bool
+    case: Case | SoftmaxCase,
+    reference: Any,
+    adapter: Adapter,
+    name: str,
+    target: Target,
+    share: Share,
 ) -> bool:
-    """Whether a mode leaves a case out: a complete one next to nothing, others what would have to be compiled once more."""
-    by_keras = target.on is not None and case.of_backend and not _is_exact(case)
-    if complete:
-        return mode.complete and by_keras and not case.compiled
-    # Bad values are for every mode that raises: no other can tell.
-    if mode.raises and isinstance(reference, Reference) and reference.bad_positions:
+    """Whether a mode leaves a case out."""
+    mode, exact = adapter.modes()[name], _is_exact(case)
+    if isinstance(case, Case) and _refuses(mode, case) and not _is_refused(case):
+        return (
+            True  # a refusal is the same for all, and what is not refused takes too long to compile
+        )
+    complete = name == complete_mode(adapter, exact=exact)
+    by_keras = target.on is not None and case.of_backend and not exact
+    if share.has(case) and (complete or not by_keras):
         return False
-    return by_keras or not (case.representative if mode.costly else case.compiled)
+    # Bad values are for every mode that raises: no other can tell.
+    return not checks.must_raise(mode, reference)
 
 
 def _is_refused(case: Case) -> bool:
