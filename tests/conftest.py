@@ -4,6 +4,9 @@ A test that needs a framework says so with ``@pytest.mark.framework("torch")``, 
 framework is not installed the test is skipped, so the suite runs on any machine. With ``UNIFIEDLOSS_REQUIRE_ALL=1``, which
 is how a change is accepted, it fails instead, and so does the whole run if some framework had no test that passed: a suite
 that compared nothing must not be green.
+
+A test that repeats in a slow compiler what a quicker test shows says so with ``@pytest.mark.slow("what stays")``. Such tests run
+with ``--strength all`` (``make test-all``), and otherwise are deselected and counted at the end of the run.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +30,8 @@ LONGEST = (
     "test_keras.py",
     "test_exact_tensorflow.py",
     "test_jax.py",
-    "test_switching_torch.py",
+    "test_docs.py",
+    "test_examples.py",
 )
 """The files that take minutes. They come first, so that no process is left alone with one of them at the end."""
 
@@ -44,8 +49,23 @@ def all_required() -> bool:
     return os.environ.get("UNIFIEDLOSS_REQUIRE_ALL", "") not in ("", "0")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare how much is run; the child processes of tests read it from the environment."""
+    parser.addoption(
+        "--strength",
+        choices=("test", "all"),
+        default=os.environ.get("UNIFIEDLOSS_STRENGTH", "test"),
+        help="test: each thing once; all: what only repeats in a slow compiler, too",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker and start counting."""
+    """Declare the markers and start counting."""
+    os.environ["UNIFIEDLOSS_STRENGTH"] = config.getoption("strength")
+    config.addinivalue_line(
+        "markers",
+        "slow(what_stays, only=[...]): run with --strength all; `only` names words of the parameters' ids",
+    )
     config.addinivalue_line(
         "markers", "framework(name, ...): needs these frameworks; skipped, or failed, without them"
     )
@@ -53,10 +73,32 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         _share_compiled_programs(config)
         config.pluginmanager.register(_Frameworks(), "unifiedloss-frameworks")
+        config.pluginmanager.register(_Summary(), "unifiedloss-summary")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, with everything else as it was."""
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test is marked slow, all of it or with its parameters."""
+    for mark in item.iter_markers("slow"):
+        if not (mark.args and isinstance(mark.args[0], str)):
+            msg = f"{item.nodeid}: the slow marker says what stays in the quicker run"
+            raise pytest.UsageError(msg)
+        only, callspec = mark.kwargs.get("only"), getattr(item, "callspec", None)
+        if only is None or (callspec is not None and any(word in callspec.id for word in only)):
+            return True
+    return False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is slow, unless it is asked for, and put the longest files first."""
+    by_name = any("::" in argument for argument in config.args)
+    if config.getoption("strength") != "all" and not by_name:
+        slow = [item for item in items if is_slow(item)]
+        items[:] = [item for item in items if not is_slow(item)]
+        config.hook.pytest_deselected(items=slow)
+        # A worker of pytest-xdist tells its main process; without workers, this is the main process.
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["slow"] = len(slow)
+        config.stash[_SLOW] = len(slow)
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
 
@@ -92,6 +134,43 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         )
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+_SLOW = pytest.StashKey[int]()
+
+
+class _Summary:
+    """Says at the end how much was left out, and where the conformance runs' time went."""
+
+    def __init__(self) -> None:
+        self.slow = 0
+        self.rows: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Read the count of a run without workers."""
+        self.slow = session.config.stash.get(_SLOW, 0)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Read the count of a worker: each collects all tests."""
+        self.slow = max(self.slow, getattr(node, "workeroutput", {}).get("slow", 0))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note the rows that the tests of the conformance suite have read."""
+        if report.when == "call":
+            self.rows += [str(row) for key, row in report.user_properties if key == "row"]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print both."""
+        if self.rows:
+            terminalreporter.section("conformance: cases, programs, processor seconds")
+            for row in self.rows:
+                terminalreporter.line(row)
+        if self.slow:
+            terminalreporter.section("slow")
+            terminalreporter.line(
+                f"{self.slow} slow tests were deselected; run them with --strength all, or make test-all"
+            )
 
 
 class _Frameworks:

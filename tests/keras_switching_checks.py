@@ -25,6 +25,9 @@ from unifiedloss.switching.sides import side_of
 ON = BACKEND.name
 NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tensorflow", "jax"))
 
+# JAX compiles each operation for each shape.
+slow_on_jax = pytest.mark.slow("the same specs on Keras' other backends", only=None if JAX else [])
+
 RNG = np.random.default_rng(0)
 # As many rows as the special values below have: JAX compiles each operation for each shape.
 LOGITS = (RNG.normal(size=(7, 3)) * 4).astype(np.float32)
@@ -215,12 +218,14 @@ if TENSORFLOW:
     ]
 
 
+@slow_on_jax
 def test_grid() -> None:
     """Every class over its arguments, and every function."""
     for native, *tensors in GRID:
         check(native, *tensors, backends=("numpy", "keras"))
 
 
+@slow_on_jax
 def test_special_values() -> None:
     """Infinities, NaN, numbers at and past the bounds of the clip, nothing to average, other dtypes."""
     for native, *tensors in SPECIAL:

@@ -370,6 +370,7 @@ SNIPPETS = [
 
 
 @pytest.mark.parametrize(("label", "mode"), SNIPPETS)
+@pytest.mark.slow("eager snippets, and those of a mode under jit", only=["torch", "tensorflow"])
 def test_snippets_run_as_pasted(label: str, mode: str) -> None:
     """They choose the backend themselves, make the call the suite makes, and print what the comment beside says."""
     kept = {

@@ -1,6 +1,6 @@
 """The documentation holds: the site builds, every example runs and prints what the page says, every argument is described.
 
-In README.md, the pages and the docstrings, each block marked ``python`` is run, those of one page in order and in one process.
+In README.md, the pages and the docstrings, each block marked ``python`` is run, those of one page in order and in one module.
 A block marked ``output`` right after one holds exactly what that one prints. ``python {.no-run}`` is for code that cannot run
 here; any other marking of Python code is an error, so that no example escapes by a misspelling.
 """
@@ -8,6 +8,7 @@ here; any other marking of Python code is an error, so that no example escapes b
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -34,18 +36,65 @@ _FENCE = re.compile(
 )
 _RUN = re.compile(r'python(?: (?:title|hl_lines|linenums)="[^"]*")*')
 
-# Runs in a child process. The blocks keep their lines, so a traceback shows the page, and what compiles from source finds it.
+# Runs in a child process, page after page.
+# The blocks keep their lines, so a traceback shows the page, and what compiles from source finds it.
 _RUNNER = """
-import contextlib, io, json, sys, types
-page, blocks = json.load(sys.stdin)
-module = sys.modules["__main__"] = types.ModuleType("__main__")
-for source, line, expected in blocks:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile("\\n" * (line - 1) + source, page, "exec"), module.__dict__)
-    if expected is not None and printed.getvalue().rstrip() != expected.rstrip():
-        sys.exit(f"{page}, line {line}: the page says\\n{expected}\\nand the code prints\\n{printed.getvalue()}")
+import contextlib, io, json, os, sys, traceback, types
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for task in sys.stdin:
+    page, blocks, folder = json.loads(task)
+    os.chdir(folder)
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    error = ""
+    try:
+        for source, line, expected in blocks:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile("\\n" * (line - 1) + source, page, "exec"), module.__dict__)
+            if expected is not None and printed.getvalue().rstrip() != expected.rstrip():
+                error = f"{page}, line {line}: the page says\\n{expected}\\nand the code prints\\n{printed.getvalue()}"
+                break
+    except BaseException:
+        error = traceback.format_exc()
+    print(json.dumps(error), file=answers, flush=True)
 """
+
+
+class Pages:
+    """A process that runs pages one after the other, each in a module of its own, so that frameworks are loaded once."""
+
+    def __init__(self, stderr: Path) -> None:
+        self._stderr = stderr
+        with stderr.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _RUNNER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env=_environment(),
+                text=True,
+            )
+
+    def run(self, page: str, blocks: list[Block], folder: Path) -> None:
+        """Run blocks in order; one that raises, or prints something else than it should, fails the test."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        task = [page, [astuple(block) for block in blocks], str(folder)]
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            said = self._stderr.read_text(encoding="utf-8", errors="replace")
+            pytest.fail(f"{page} ended the process:\n{said[-2000:]}", pytrace=False)
+        if error := json.loads(answer):
+            pytest.fail(error, pytrace=False)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
 
 
 @dataclass(frozen=True)
@@ -85,25 +134,39 @@ def runnable(text: str) -> list[Block]:
     return found
 
 
-def run_blocks(page: str, blocks: list[Block], folder: Path) -> None:
-    """Run blocks in order in one process; one that raises, or prints something else than it should, fails the test."""
-    _run(
-        "-c", _RUNNER, folder=folder, text=json.dumps([page, [astuple(block) for block in blocks]])
-    )
+@pytest.fixture(scope="module")
+def shared_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """One process for all pages."""
+    with contextlib.closing(Pages(tmp_path_factory.mktemp("pages") / "stderr")) as pages:
+        yield pages
 
 
-def _run(*arguments: str, folder: Path, text: str | None = None) -> str:
+@pytest.fixture
+def pages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pages]:
+    """What runs a page: with --strength all a process of its own, as its reader has, and otherwise the one for all."""
+    if request.config.getoption("strength") != "all":
+        yield request.getfixturevalue("shared_pages")
+        return
+    with contextlib.closing(Pages(tmp_path / "stderr")) as alone:
+        yield alone
+
+
+def _environment() -> dict[str, str]:
+    """What a reader's process has: nothing of Python's, and the default backend of Keras."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    kept.pop("KERAS_BACKEND", None)  # readers have the default
+    kept.pop("KERAS_BACKEND", None)
+    return kept
+
+
+def _run(*arguments: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
-        input=text,
-        stdin=None if text is not None else subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
         cwd=folder,
-        env=kept,
+        env=_environment(),
         timeout=280,
     )
     if done.returncode:
@@ -161,9 +224,11 @@ def _parameters() -> list[object]:
 
 
 @pytest.mark.parametrize(("page", "blocks"), _parameters())
-def test_page_runs(page: Path, blocks: list[Block], tmp_path: Path) -> None:
+def test_page_runs(page: Path, blocks: list[Block], pages: Pages, tmp_path: Path) -> None:
     """Every example on the page runs, in order, in a folder of its own, and prints what the page says."""
-    run_blocks(str(page), blocks, tmp_path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    pages.run(str(page), blocks, folder)
 
 
 def test_pages_have_examples() -> None:
@@ -190,6 +255,7 @@ def test_pages_have_examples() -> None:
         for path in EXAMPLES
     ],
 )
+@pytest.mark.slow("tests/test_examples.py runs both scripts")
 def test_example_runs(example: Path, tmp_path: Path) -> None:
     """Every script of docs/examples runs and says something."""
     assert _run(str(example), folder=tmp_path).strip()
@@ -247,28 +313,28 @@ def test_every_argument_is_described(name: str) -> None:
     assert described == list(inspect.signature(public).parameters)
 
 
-def test_blocks_run_in_order_and_share_names(tmp_path: Path) -> None:
+def test_blocks_run_in_order_and_share_names(pages: Pages, tmp_path: Path) -> None:
     """A page is one session: a later block sees what an earlier one defined."""
     text = "# Title\n\n```python\nx = 1\n```\n\n1. step\n\n    ```python\n    print(x + 1)\n    ```\n\n    ```output\n    2\n    ```\n"
     blocks = runnable(text)
     assert [(block.line, block.expected) for block in blocks] == [(4, None), (10, "2\n")]
-    run_blocks("page.md", blocks, tmp_path)
+    pages.run("page.md", blocks, tmp_path)
     with pytest.raises(pytest.fail.Exception, match="NameError"):
-        run_blocks("page.md", blocks[::-1], tmp_path)
+        pages.run("page.md", blocks[::-1], tmp_path)
 
 
-def test_failing_example_is_caught(tmp_path: Path) -> None:
+def test_failing_example_is_caught(pages: Pages, tmp_path: Path) -> None:
     """An example that raises fails, and the traceback names the page and the line."""
     with pytest.raises(
         pytest.fail.Exception, match=r'File "page.md", line 3(.|\n)*ZeroDivisionError'
     ):
-        run_blocks("page.md", runnable("\n```python\n1 / 0\n```\n"), tmp_path)
+        pages.run("page.md", runnable("\n```python\n1 / 0\n```\n"), tmp_path)
 
 
-def test_wrong_output_is_caught(tmp_path: Path) -> None:
+def test_wrong_output_is_caught(pages: Pages, tmp_path: Path) -> None:
     """An example that prints something else than the page says fails."""
     with pytest.raises(pytest.fail.Exception, match="the page says\n3\n"):
-        run_blocks(
+        pages.run(
             "page.md", runnable("```python\nprint(1 + 1)\n```\n\n```output\n3\n```\n"), tmp_path
         )
 

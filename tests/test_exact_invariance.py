@@ -279,6 +279,7 @@ def test_threads_of_torch() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS[2:])
+@pytest.mark.slow("TensorFlow, whose calls take the same way to the host", only=["jax"])
 def test_threads_of_a_process(backend: str) -> None:
     """Where their number is fixed once and for all: this process takes as many as it likes, another is told to take one."""
     names = (

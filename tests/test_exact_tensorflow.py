@@ -263,6 +263,7 @@ def test_bits_under_xla() -> None:
     assert bits(*found) == bits(*spec.value_and_grad(x, y))
 
 
+@pytest.mark.slow("test_bits_under_xla, and test_training without XLA")
 def test_training_under_xla() -> None:
     """A step that differentiates, from zeros on: equal logits in every row. Its loss falls, and the logits' gradient has NumPy's bits.
 
@@ -293,6 +294,7 @@ def test_training_under_xla() -> None:
 @pytest.mark.parametrize(
     "spec", [BCE.replace(reduction="none"), MSE.replace(reduction="sum")], ids=["binary", "squared"]
 )
+@pytest.mark.slow("the squared error, which takes the same way", only=["binary"])
 def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any) -> None:
     """With weights, an upstream gradient that is not 1, and everything left to the balls."""
     monkeypatch.setattr(graph, "skipped_tiers", {"float64"})

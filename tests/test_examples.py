@@ -159,6 +159,9 @@ example["main"]()
     ],
     ids=lambda value: value.stem if isinstance(value, Path) else None,
 )
+@pytest.mark.slow(
+    "one of each script's messages", only=["torch", "sklearn", "switch_frameworks-jax"]
+)
 def test_missing_framework_is_named(
     example: Path, module: str, install: str, tmp_path: Path
 ) -> None:

@@ -340,6 +340,7 @@ def test_lists_and_dtypes() -> None:
     [CE, CE.replace(label_smoothing=0.1), BCE, ul.CrossEntropyLoss(), ul.BinaryCrossEntropyLoss()],
     ids=["logits", "smoothed", "binary", "probabilities", "binary probabilities"],
 )
+@pytest.mark.slow("the specs that take another way", only=["smoothed", "probabilities"])
 def test_rules_traced_after_the_loss_has_returned(spec: Any) -> None:
     """jax.checkpoint and lax.scan ask for a rule of differentiation when the context that enabled x64 has been left."""
     code = f"""

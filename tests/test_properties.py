@@ -21,6 +21,8 @@ BACKENDS = [
     for name in ("numpy", "torch", "tensorflow", "jax")
 ]
 
+pytestmark = pytest.mark.slow("the frameworks that compile no eager call", only=["jax"])
+
 # One example of a few rows is enough work for an eager framework; no deadline, as the first call loads it.
 settings.register_profile("unifiedloss", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("unifiedloss")

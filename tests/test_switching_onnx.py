@@ -52,6 +52,7 @@ GRID = [
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+@pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
     """Every combination of attributes."""
     for call, predictions, labels in GRID:

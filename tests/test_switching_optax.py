@@ -79,6 +79,7 @@ SPECIAL: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+@pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
     """In float32, every loss over its arguments, and what both do at special values."""
     for native, *tensors in [*GRID, *SPECIAL]:

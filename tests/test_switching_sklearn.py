@@ -53,6 +53,7 @@ GRID: list[tuple[Any, ...]] = [
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+@pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str, dtype: str) -> None:
     """Every loss over its arguments."""
     if backend == "jax" and dtype == "float64":

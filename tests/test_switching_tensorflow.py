@@ -88,6 +88,7 @@ GRID: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+@pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
     """In float32, every loss over its arguments."""
     for native, *tensors in GRID:

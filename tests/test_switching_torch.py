@@ -96,6 +96,7 @@ GRID = [
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+@pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
     """In float32, every combination of arguments."""
     for call, predictions, targets in GRID:
@@ -204,6 +205,7 @@ SAME: list[tuple[str, Any, Any, Any]] = [
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
+@pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_special_values(backend: str) -> None:
     """Infinities, NaN, nothing at all, the corners of the clamp: value and gradient as torch has them."""
     for text, predictions, targets, value in SAME:

@@ -55,6 +55,10 @@ SAME = [
 
 
 @pytest.mark.parametrize(("framework", "case"), SAME)
+@pytest.mark.slow(
+    "exact mode in the frameworks that compile nothing",
+    only=["tensorflow exact", "jax exact", "keras exact"],
+)
 def test_both_sides_compute_the_same(framework: str, case: Case) -> None:
     """A ratio means nothing where the two calls do different things."""
     works = set()

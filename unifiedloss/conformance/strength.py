@@ -95,13 +95,16 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
     if name == complete_mode(adapter, exact=exact):
         if mode.complete and strength is QUICK:  # it compiles
             return Share.COMPILED
-        if by_keras and exact and strength is not FULL:  # it calls the backend's adapter
-            return Share.COMPILED
+        if by_keras and (exact or mode.complete) and strength is not FULL:
+            return (
+                Share.COMPILED
+            )  # exact mode is the backend's own; in the other the backend's row compiles the rest
         if by_keras and not exact and mode.complete:
             return Share.NEW
         return Share.EVERY
     if mode.costly:
-        return Share.NOTHING if strength is QUICK else Share.REPRESENTATIVE
+        spared = strength is QUICK or (strength is TEST and by_keras)
+        return Share.NOTHING if spared else Share.REPRESENTATIVE
     if strength is FULL:
         return Share.COMPILED
     if strength is QUICK:
