@@ -108,18 +108,17 @@ def _evaluate(
             ],
             *tensors,
         )
-        values, gradients = zip(*results, strict=True)
     else:
-        values, gradients = _through(adapter, mode, steps, tensors, apart)
+        results = _through(adapter, mode, steps, tensors, apart)
     return [
         (value, dict(zip(step.inputs, found, strict=True)))
-        for step, value, found in zip(steps, values, gradients, strict=True)
+        for step, (value, found) in zip(steps, results, strict=True)
     ]
 
 
 def _through(
     adapter: Adapter, mode: Mode, steps: Sequence[checks.Step], tensors: Sequence[Any], apart: Any
-) -> tuple[list[Any], list[tuple[Any, ...]]]:
+) -> list[tuple[Any, tuple[Any, ...]]]:
     """The losses, and the gradients through the compiled losses.
 
     Their sum is what is differentiated, each times its upstream gradient, so that this is the gradient each of them gets.
@@ -137,4 +136,4 @@ def _through(
         )
 
     _, gradients = adapter.differentiate(total, tuple(tensors), None)
-    return values, apart(gradients)
+    return list(zip(values, apart(gradients), strict=True))
