@@ -95,14 +95,39 @@ def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     done = run("conform", "--backend", "numpy", "--loss", "mean_squared_error", "--json", str(path))
     assert done.returncode == 0, done.stderr
-    for word in ("backend", "comparisons", "failures", "numpy", "eager", "nothing differs"):
+    for word in ("backend", "compared", "programs", "failed", "numpy", "eager"):
         assert word in done.stdout
-    # No terminal, no bars: a log says which rows are done.
-    (line,) = done.stderr.splitlines()
-    assert re.fullmatch(r"numpy, eager: \d+ cases, 0 failures, \d+ s", line)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stdout.splitlines()[-1].endswith("nothing differs.")
+    # No terminal, no bars: a log says how long it takes, and which rows are done.
+    first, line = done.stderr.splitlines()
+    assert re.fullmatch(r"Checking 1 backend: at most \d+ minutes on two cores\.", first)
+    assert re.fullmatch(r"1 of 1: numpy, eager: \d+ cases, 0 failures, \d+ s", line)
     report = json.loads(path.read_text(encoding="utf-8"))
     assert [row["backend"] for row in report["rows"]] == ["numpy"]
     assert report["rows"][0]["comparisons"] > 50
+
+
+@pytest.mark.framework("numpy", "torch")
+def test_quick_conform_says_so(tmp_path: Path) -> None:
+    """Less is compiled, and the report knows; the table fits 80 columns whatever the backends."""
+    path = tmp_path / "report.json"
+    only = ("--backend", "numpy", "--backend", "torch", "--loss", "mean_squared_error")
+    done = run("conform", "--quick", *only, "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("Checking 2 backends, quick: at most ")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    assert report.strength == "quick"
+    assert [(row.backend, row.mode) for row in report.rows] == [
+        ("numpy", "eager"),
+        ("torch", "eager"),
+        ("torch", "aot_eager"),
+    ]
+    eager, compiled = report.rows[1:]
+    assert not eager.left_out
+    assert 0 < compiled.total.cases < eager.total.cases
+    assert compiled.programs
 
 
 def test_conform_fails_with_a_wrong_backend(fake: Install, tmp_path: Path) -> None:  # noqa: F811
@@ -115,8 +140,8 @@ def test_conform_fails_with_a_wrong_backend(fake: Install, tmp_path: Path) -> No
     for _, failure in report.failures:
         assert failure.case in done.stdout
         assert failure.snippet.strip() in done.stdout
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"│ {name}"))
-    assert [cell.strip() for cell in line.split("│")][8] == str(len(report.failures))
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"{name} "))
+    assert line.split()[6] == str(len(report.failures))
     assert f"{len(report.failures)} cases failed" in done.stdout
 
 

@@ -62,6 +62,7 @@ def test_curves_agree(tmp_path: Path) -> None:
     assert min(digits["accuracy"]) > 0.9
     assert min(diabetes["R squared"]) > 0.3
     assert done.stdout.count("the curves agree") == 2
+    assert done.stdout.splitlines()[-1].startswith("Passed: ")
 
 
 @all_frameworks
@@ -114,6 +115,9 @@ def test_same_bits(tmp_path: Path) -> None:
         done.stdout.count("the weights are the same")
         == done.stdout.count("the weights differ")
         == 1
+    )
+    assert done.stdout.splitlines()[-1] == (
+        "Passed: the exact weights are the same bits; the native weights differ, as expected."
     )
 
 

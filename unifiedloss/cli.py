@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,6 +15,7 @@ from unifiedloss.spec import LOSSES
 if TYPE_CHECKING:
     from unifiedloss.conformance import Report, Row
     from unifiedloss.conformance.compare import Line, Truth
+    from unifiedloss.conformance.strength import Strength
     from unifiedloss.spec import AnyLoss
 
 try:
@@ -85,22 +87,37 @@ def conform(
         typer.Option(help="A mode ('eager', 'jit', ...); may be repeated. Default: all."),
     ] = None,
     rounding: Annotated[str, typer.Option(help="The rounding to check.")] = "native",
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="All cases where nothing is compiled, and a few in one compiled mode of each backend.",
+        ),
+    ] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write the report to this file.", dir_okay=False)
     ] = None,
 ) -> None:
     """Check the installed backends against the oracle. The exit status is 1 if anything differs."""
     from unifiedloss import conformance
+    from unifiedloss.conformance import workers
+    from unifiedloss.conformance.strength import FULL, QUICK
 
+    strength = QUICK if quick else FULL
     try:
-        with _progress() as note:
+        labels = [target.label for target in workers.choose(backend or None)[0]]
+        with _progress(len(labels)) as (note, say_finished):
             report = conformance.run(
                 backend or None,
                 loss or None,
                 mode or None,
                 rounding=rounding,
+                strength=strength.name,
                 progress=note,
-                finished=None if _err.is_terminal else _say_finished,
+                finished=say_finished,
+                started=partial(
+                    _say_started, len(labels), strength, part=bool(backend or loss or mode)
+                ),
             )
     except UnifiedLossError as error:
         _fail(error)
@@ -113,8 +130,22 @@ def conform(
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _progress() -> Any:
-    """A context with the function that draws how far each backend has come."""
+def _say_started(backends: int, strength: Strength, *, part: bool) -> None:
+    """Say what is run and how long it takes."""
+    most = "at most" if part else "about"
+    more = "" if strength.name == "full" else f", {strength.name}"
+    _err.print(
+        f"Checking {_count(backends, 'backend')}{more}: {most} {_count(strength.minutes, 'minute')} on two cores.",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _progress(backends: int) -> Any:
+    """A context with two functions: one draws how far each backend has come, the other says which rows are finished."""
     import contextlib
 
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -131,6 +162,10 @@ def _progress() -> Any:
         )
         with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bars:
             tasks: dict[str, TaskID] = {}
+            seen: dict[str, str] = {}
+
+            def place(label: str) -> str:
+                return seen.setdefault(label, f"{len(seen) + 1} of {backends}")
 
             def note(at: conformance.Progress) -> None:
                 if at.backend not in tasks:
@@ -139,19 +174,23 @@ def _progress() -> Any:
                     tasks[at.backend],
                     completed=at.done,
                     total=at.total,
-                    description=f"{at.backend}, {at.mode}",
+                    description=f"{place(at.backend)}: {at.backend}, {at.mode}",
                 )
 
-            yield note
+            def say_finished(row: Row) -> None:
+                if not _err.is_terminal:
+                    _say_finished(place(row.backend), row)
+
+            yield note, say_finished
 
     return drawn()
 
 
-def _say_finished(row: Row) -> None:
-    """What stands for the bars where nobody looks at a terminal, and a log should tell that something goes on."""
+def _say_finished(place: str, row: Row) -> None:
+    """Log one line per finished row when stderr is not a terminal."""
     total = row.total
     _err.print(
-        f"{row.backend}, {row.mode}: {total.cases} cases, {total.failed} failures, {row.seconds:.0f} s",
+        f"{place}: {row.backend}, {row.mode}: {total.cases} cases, {total.failed} failures, {row.seconds:.0f} s",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -166,28 +205,38 @@ def _print_report(report: Report) -> None:
         for what in failure.what:
             _out.print(f"  {what}", markup=False, highlight=False, soft_wrap=True)
         _out.print(failure.snippet, markup=False, highlight=False, soft_wrap=True)
-    table = Table()
-    for column in ("backend", "version", "mode"):
-        table.add_column(column)
+    versions = {row.backend: row.version for row in report.rows}
+    for label, version in versions.items():
+        _out.print(f"{label}: {version}", markup=False, highlight=False, soft_wrap=True)
+    # No frame and no version in it, so that it fits a terminal of 80 columns.
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("backend", "mode"):
+        table.add_column(column, no_wrap=True)
     for column in (
         "cases",
-        "left out",
-        "not held",
-        "comparisons",
-        "failures",
-        "value ulps",
-        "gradient ulps",
-        "seconds",
+        "left\nout",
+        "compared",
+        "programs",
+        "failed",
+        "value\nulps",
+        "grad\nulps",
+        "s",
     ):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in report.rows:
         total = row.total
-        held = ", ".join(f"{count}: {reason}" for reason, count in row.not_held.items()) or "0"
         table.add_row(
-            row.backend, row.version, row.mode, str(total.cases), str(row.left_out), held, str(total.comparisons), str(total.failed),
+            row.backend, row.mode, str(total.cases), str(row.left_out), str(total.comparisons), str(row.programs), str(total.failed),
             f"{total.value_ulps:.2f}", f"{total.gradient_ulps:.2f}", f"{row.seconds:.0f}",
         )  # fmt: skip
     _out.print(table)
+    for row in report.rows:
+        for reason, count in row.not_held.items():
+            _out.print(
+                f"{row.backend}, {row.mode}: {count} cases not held: {reason}",
+                markup=False,
+                highlight=False,
+            )
     for label, why in report.errors.items():
         _out.print(
             f"{label} was not checked to the end: {why}",

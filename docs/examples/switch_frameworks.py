@@ -310,6 +310,7 @@ def main() -> None:
     ]
     if not all(agreements):
         sys.exit("The same loss gave different curves.")
+    print("Passed: one loss, five frameworks, the same curves.")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def run(
     strength: str = "full",
     progress: Callable[[Progress], None] | None = None,
     finished: Callable[[Row], None] | None = None,
+    started: Callable[[], None] | None = None,
     max_workers: int | None = None,
 ) -> Report:
     """Check installed backends against the oracle, each in a process of its own, on the CPU.
@@ -97,17 +98,20 @@ def run(
         strength: "full", "test" for each thing once, or "quick"; see `unifiedloss.conformance.strength`.
         progress: called with how far each backend has come.
         finished: called with each row of the report when it is complete.
+        started: called once, when what is asked for is known and nothing is checked yet.
         max_workers: how many backends are checked at a time. Default: as many as there are cores.
 
     Raises:
         SpecValueError: a name is unknown.
         MissingBackendError: a backend that is asked for by name is not installed.
     """
-    started = time.monotonic()
+    begun = time.monotonic()
     _check_rounding(rounding)
     chosen = strength_named(strength)
     targets, absent = workers.choose(backends)
     work = Work(expected(losses, rounding=rounding), _bad_calls(losses, rounding), modes, chosen)
+    if started is not None:
+        started()
     report = Report(absent=absent, rounding=rounding, strength=strength, unifiedloss=__version__)
     has: dict[str, list[str]] = {}
     at = {target.label: "it had not begun" for target in targets}
@@ -133,7 +137,7 @@ def run(
     report.rows.sort(key=lambda row: order[row.backend])
     if modes is not None and not report.errors:
         _check_modes(modes, {label: has[label] for label in sorted(has, key=order.__getitem__)})
-    report.seconds = time.monotonic() - started
+    report.seconds = time.monotonic() - begun
     return report
 
 

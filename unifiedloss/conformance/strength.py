@@ -93,9 +93,9 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
     modes = adapter.modes()
     mode = modes[name]
     if name == complete_mode(adapter, exact=exact):
-        if mode.complete and strength is QUICK:  # it compiles
+        if mode.complete and strength == QUICK:  # it compiles
             return Share.COMPILED
-        if by_keras and (exact or mode.complete) and strength is not FULL:
+        if by_keras and (exact or mode.complete) and strength != FULL:
             return (
                 Share.COMPILED
             )  # exact mode is the backend's own; in the other the backend's row compiles the rest
@@ -103,11 +103,11 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
             return Share.NEW
         return Share.EVERY
     if mode.costly:
-        spared = strength is QUICK or (strength is TEST and by_keras)
+        spared = strength == QUICK or (strength == TEST and by_keras)
         return Share.NOTHING if spared else Share.REPRESENTATIVE
-    if strength is FULL:
+    if strength == FULL:
         return Share.COMPILED
-    if strength is QUICK:
+    if strength == QUICK:
         compiled = [other for other, mode in modes.items() if not mode.raises]
         return Share.REPRESENTATIVE if mode.raises or name == compiled[0] else Share.NOTHING
     # The backend's own rows have Keras' programs; the declared mode has those of the modes beside it; outside it exact mode is one
