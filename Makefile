@@ -31,7 +31,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-all suite lint ruff types typing-tree bench docs clean force
+.PHONY: help run check test test-all test-oldest suite lint ruff types typing-tree bench docs clean force
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -67,6 +67,9 @@ test: ruff
 
 test-all: ruff
 	@+$(MAKE) --no-print-directory -j 2 types suite PYTEST_ARGS="--strength all $(PYTEST_ARGS)"
+
+test-oldest: $(STAMP)
+	$(RUN) -m tests.oldest
 
 suite: $(STAMP)
 	$(RUN) -m pytest $(PYTEST_ARGS)
