@@ -622,6 +622,7 @@ NAMES = [name for name in switching.LIBRARY_LOSSES if name.startswith("keras.")]
 ]
 
 
+@pytest.mark.slow("the functions", only=["losses.Sparse", "losses.Binary"] if JAX else [])
 @pytest.mark.parametrize("name", NAMES)
 def test_list_of_deviations_is_true(name: str) -> None:
     """What is listed of this backend is what it does."""
