@@ -157,7 +157,7 @@ def test_which_mode_runs_what(monkeypatch: pytest.MonkeyPatch) -> None:
             eager = super().modes()["eager"]
             return {"eager": eager, "traced": eager._replace(raises=False, complete=True)}
 
-    monkeypatch.setattr(checks, "check_case", lambda *_: checks.Outcome(comparisons=1))
+    monkeypatch.setattr(checks, "check_case", lambda *_: checks.CheckResult(comparisons=1))
     every = runner.expected(["cross_entropy"])
     run: dict[str, dict[str, set[str]]] = {}
     for target in (workers.Target("both", "both"), workers.Target("keras (both)", "both", "numpy")):

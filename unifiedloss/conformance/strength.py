@@ -34,7 +34,7 @@ FULL = Strength("full", grouped=False, minutes=8)
 """Every case that an adapter marks as compiled in every compiled mode, each in a program of its own, and again through Keras."""
 
 TEST = Strength("test", grouped=True, minutes=3)
-"""All cases in every eager mode, and two thirds under JAX's jit; the compiled ones in one mode per compiler; representative ones elsewhere."""
+"""All cases in every eager mode, most under JAX's jit, the compiled ones in one mode per compiler, representative ones elsewhere."""
 
 QUICK = Strength("quick", grouped=True, minutes=1)
 """All cases in every eager mode, and representative ones in one compiled mode of each backend."""

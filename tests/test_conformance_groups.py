@@ -1,0 +1,102 @@
+"""Cases that share a program: how they are grouped, and that a group hides no failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from unifiedloss import registry
+from unifiedloss.adapter import Adapter, Mode
+from unifiedloss.conformance import groups, runner, workers
+from unifiedloss.conformance.cases import all_cases
+from unifiedloss.conformance.strength import FULL, TEST
+
+TARGET = workers.Target("torch", "torch")
+CHECKED = [(case, None) for case in all_cases()]
+
+
+def test_groups_hold_each_case_once() -> None:
+    """No group is too large, and each has one dtype."""
+    split = groups.split(CHECKED)
+    names = [case.name for group in split for case, _ in group]
+    assert sorted(names) == sorted(case.name for case, _ in CHECKED)
+    assert max(map(len, split)) <= groups.SIZE
+    assert len(split) < len(CHECKED) / 6
+    assert all(len({case.dtype for case, _ in group}) == 1 for group in split)
+
+
+def test_another_case_changes_one_group() -> None:
+    """The others stay as they are, and so do their programs."""
+    whole, less = (
+        {frozenset(case.name for case, _ in group) for group in groups.split(checked)}
+        for checked in (CHECKED, CHECKED[1:])
+    )
+    assert len(whole - less) == 1
+
+
+@pytest.fixture
+def torch() -> Adapter:
+    """The adapter, with a traced mode that costs nothing."""
+    adapter = registry.adapter("torch")
+
+    class Traced(type(adapter)):  # type: ignore[misc]
+        most = 1000
+
+        def modes(self) -> dict[str, Mode]:
+            def run(function: Any, *tensors: Any) -> Any:
+                assert len(tensors) <= self.most, "too many tensors"
+                return function(*tensors)
+
+            eager = super().modes()["eager"]
+            return {"eager": eager, "traced": Mode(run, raises=False, whole_step=False)}
+
+        def loss(self, spec: Any, *tensors: Any) -> Any:
+            value = super().loss(spec, *tensors)
+            return 2 * value if spec.name == "mean_squared_error" and self.most == 1000 else value
+
+    return Traced()
+
+
+@pytest.mark.framework("torch")
+def test_wrong_case_in_a_group_is_named(torch: Adapter) -> None:
+    """The same cases fail as one by one, for the same reasons, each with its snippet."""
+    expected = runner.expected(["mean_squared_error", "binary_cross_entropy"])
+    chosen = [checked for checked in expected if checked[0].compiled]
+    found = []
+    for strength in (FULL, TEST):
+        work = runner.Work(chosen, [], ["traced"], strength)
+        (row,) = runner.check(torch, TARGET, work)
+        found.append(row)
+    one_by_one, grouped = found
+    assert 5 < len(one_by_one.failures) < len(chosen)
+    by_name = [sorted(row.failures, key=lambda failure: failure.case) for row in found]
+    assert by_name[0] == by_name[1]
+    assert {failure.loss for failure in grouped.failures} == {"mean_squared_error"}
+    assert one_by_one.programs == len(chosen)
+
+
+@pytest.mark.framework("torch")
+def test_group_that_does_not_compile_runs_one_by_one(torch: Adapter) -> None:
+    """What a compiler cannot take together is no failure of the cases."""
+    torch.most = 3  # type: ignore[attr-defined]
+    chosen = [x for x in runner.expected(["binary_cross_entropy"]) if x[0].compiled]
+    (row,) = runner.check(torch, TARGET, runner.Work(chosen, [], ["traced"], TEST))
+    assert not row.failures
+    assert row.total.cases == len(chosen) < row.programs
+
+
+@pytest.mark.framework("torch")
+def test_wrong_in_company_alone_is_a_failure(torch: Adapter) -> None:
+    """A case that is right alone and wrong beside others fails, and its company is named."""
+    torch.most = 999  # type: ignore[attr-defined]
+    modes = torch.modes()
+
+    def run(function: Any, *tensors: Any) -> Any:
+        found = function(*tensors)
+        return [2 * value for value in found] if isinstance(found, list) else found
+
+    mode = modes["traced"]._replace(run=run)
+    chosen = [x for x in runner.expected(["binary_cross_entropy"]) if x[0].compiled][:4]
+    outcomes = groups.check(torch, mode, chosen)
+    assert any("only in one program with" in what for x in outcomes for what in x.failures)
