@@ -193,7 +193,7 @@ def _differences(a: Side, b: Side) -> Iterator[Difference]:
     yield from _of_deviations(a, b, near_a, near_b)
 
 
-# ------------------------------------------------------------------------------------------------------------------ fields
+# ------------------------------------------------------------------------------------------- fields
 
 
 def differing(a: AnyLoss, b: AnyLoss) -> list[str]:
@@ -386,7 +386,7 @@ def _alike(a: AnyLoss, b: AnyLoss) -> bool:
     return isinstance(a, Categorical) == isinstance(b, Categorical)
 
 
-# -------------------------------------------------------------------------------------------- rules that no spec can say
+# ----------------------------------------------------------------------- rules that no spec can say
 
 
 def nearest(side: Side) -> AnyLoss | None:
