@@ -1,6 +1,6 @@
-r"""Sentences with formulas in them, readable as plain text and as LaTeX.
+r"""Text with formulas in it, as plain text and as LaTeX.
 
-A formula is given in both readings, because neither can be derived from the other:
+Write a formula in both forms, because neither can be derived from the other:
 ``Text.of("a mean over ", formula("sum_i s_i", r"\sum_i s_i"))``.
 """
 
@@ -10,11 +10,11 @@ import re
 from typing import NamedTuple
 
 MOST_SHOWN = 20
-"""Longer arrays of weights are described by their length, range and ends."""
+"""Describe longer arrays of weights by their length, range, first and last number."""
 
 
 class Text(NamedTuple):
-    """A sentence or a formula, in both readings."""
+    """A sentence or a formula, as plain text and as LaTeX."""
 
     plain: str
     latex: str
@@ -24,7 +24,7 @@ class Text(NamedTuple):
 
     @classmethod
     def of(cls, *parts: str | Text) -> Text:
-        """Join plain text, formulas and names."""
+        """Join strings, formulas and names."""
         texts = [part if isinstance(part, Text) else cls(part, escape(part)) for part in parts]
         return cls("".join(x.plain for x in texts), "".join(x.latex for x in texts))
 
@@ -46,27 +46,27 @@ _SPECIAL = {
 
 
 def escape(plain: str) -> str:
-    """Plain text with LaTeX's special characters escaped."""
+    """Escape the special characters of LaTeX."""
     return "".join(_SPECIAL.get(character, character) for character in plain)
 
 
 def formula(plain: str, latex: str | None = None) -> Text:
-    """A formula inside a sentence. Without LaTeX of its own, the plain text serves as both."""
+    """Return a formula inside a sentence; `latex` defaults to the plain text."""
     return Text(plain, f"${plain if latex is None else latex}$")
 
 
 def code(plain: str) -> Text:
-    """A name or a value as a program writes it."""
+    """Return a name or a value, set as code."""
     return Text(plain, rf"\texttt{{{escape(plain)}}}")
 
 
 def number(given: float) -> str:
-    """A number with all its digits, without ".0" where it is whole."""
+    """Return a number with all its digits, and an integer without ".0"."""
     return repr(float(given)).removesuffix(".0")
 
 
 def number_latex(given: float) -> str:
-    """A number as LaTeX, 1e-07 as a power of ten."""
+    """Return a number as LaTeX, 1e-07 as a power of ten."""
     mantissa, power, exponent = number(given).partition("e")
     if not power:
         return mantissa
@@ -75,7 +75,7 @@ def number_latex(given: float) -> str:
 
 
 def value(given: object) -> str:
-    """The value of a field as text."""
+    """Return the value of a field as text."""
     if isinstance(given, str):
         return f'"{given}"'
     if isinstance(given, bool) or given is None:
@@ -100,6 +100,6 @@ def _array(given: tuple[object, ...]) -> str:
 
 
 def shortened(given: str) -> str:
-    """A text on one line, cut where it is long, for a message."""
+    """Put a text on one line of a message, and cut it after 76 characters if it is long."""
     line = " ".join(given.split())
     return line if len(line) <= 80 else f"{line[:76]} ..."

@@ -1,7 +1,8 @@
-"""Losses of other libraries: read as specs, and written from them.
+"""Convert losses of other libraries to specs, and specs to losses of other libraries.
 
-`from_native` reads an object, a function with its keyword arguments, or text; `to_native` writes one. What a library's losses
-mean stands in its table here, as plain Python; objects are read and built by ``unifiedloss.adapters.<library>.switching``.
+`from_native` reads an object, a function with its keyword arguments, or text; `to_native` writes
+one. The module of each library in this package says in plain Python which spec each of its losses
+is; ``unifiedloss.adapters.<library>.switching`` reads and builds the library's objects.
 """
 
 from __future__ import annotations
@@ -56,36 +57,41 @@ __all__ = [
 ]
 
 _TABLES = (_torch, _keras, _tensorflow, _optax, _sklearn, _onnx)
-"""Importing a table enters it."""
+"""Importing a table adds its losses to `LIBRARY_LOSSES`."""
 
 _PACKAGES = {"sklearn": "scikit-learn", "onnx": "onnx onnxruntime"}
-"""What is installed for a library, where that is not its name."""
+"""Names on PyPI, where they differ from the name of the library."""
 
-_SMALLEST_RANK = 2
+_SMALLEST_ONNX_RANK = 2
 
 _SPECS = {cls.__name__: cls for cls in LOSSES.values()}
 
 
 def from_native(obj: Any, /, **arguments: Any) -> AnyLoss:
-    """The spec that computes the same numbers as a loss of another library.
+    """Return the spec that computes the same numbers as a loss of another library.
 
     Args:
-        obj: a loss object of torch or Keras; a loss function of torch, Keras, TensorFlow, optax or scikit-learn; a
-            ``functools.partial`` of one; an ``onnx.NodeProto``; or the text of a call with literal arguments, which is parsed and never
-            evaluated, such as ``"torch.nn.CrossEntropyLoss(label_smoothing=0.1)"``. A spec is returned as it is; so is one that was
-            bound with `Loss.to`, or is written as JSON or as ``"ul.CrossEntropyLoss(...)"``.
-        arguments: what a function is called with beside the tensors, by name; the class weights of an ONNX node as `weights`.
+        obj: a loss object of torch or Keras; a loss function of torch, Keras, TensorFlow, optax or
+            scikit-learn; a ``functools.partial`` of one; an ``onnx.NodeProto``; or the text of a
+            call with literal arguments, such as
+            ``"torch.nn.CrossEntropyLoss(label_smoothing=0.1)"``, which is parsed and never
+            evaluated. A spec is returned unchanged. A loss bound with `Loss.to` gives its spec.
+            Text may also be the JSON of a spec or a call such as ``"ul.CrossEntropyLoss(...)"``.
+        arguments: the keyword arguments that configure a function, without its tensors. Pass the
+            class weights of an ONNX node as `weights`.
 
     Returns:
-        The spec. A Keras loss is read as it runs on the backend that Keras has here; in text, ``keras[jax].losses...`` says which one
-        is meant, and TensorFlow is where nothing does.
+        The spec. A Keras loss is read as it runs on the installed backend of Keras. In text,
+        ``keras[jax].losses...`` names the backend; without it TensorFlow is assumed.
 
-        Weights in a float32 tensor are read as the shortest decimals that round to it: 0.1 is what was written, where float32 has
-        0.10000000149. For float32 predictions the two are one; for others they are not, which is the rule "weight_dtype" of `diff`.
+        Weights in a float32 tensor are read as the shortest decimals that round to it: a weight
+        written as 0.1 is read as 0.1, although float32 holds 0.10000000149. The two are equal for
+        float32 predictions. For other dtypes they differ; `diff` calls this rule "weight_dtype".
 
     Raises:
         UnsupportedError: no spec computes what this loss does. The message names the rule.
-        SpecTypeError, SpecValueError: this is no loss that is known, or the text is no call with literal arguments.
+        SpecTypeError, SpecValueError: the object is not a known loss, or the text is not a call
+            with literal arguments.
         MissingBackendError: the library of the object is not installed.
 
     Example:
@@ -120,17 +126,20 @@ def _from_text(text: str, arguments: Mapping[str, Any]) -> AnyLoss:
     if root != "unifiedloss":
         return spec_of(call)
     if name not in _SPECS:
-        msg = f"unifiedloss has no loss {name!r}; it has {', '.join(_SPECS)}.{suggestion(name, _SPECS)}"
+        msg = (
+            f"unifiedloss has no loss {name!r}; it has {', '.join(_SPECS)}."
+            f"{suggestion(name, _SPECS)}"
+        )
         raise SpecValueError(msg)
     cls = _SPECS[name]
     return cls(**call.arguments)  # type: ignore[return-value]
 
 
 def read(obj: Any, /, **arguments: Any) -> Call:
-    """The call that makes this object, or that a function with these arguments is.
+    """Return the call that makes this object, or that applies this function.
 
     Raises:
-        SpecTypeError: this is no loss that is known.
+        SpecTypeError: the object is not a known loss.
     """
     function, arguments = _unwrapped(obj, arguments)
     for library in _libraries_of(function):
@@ -138,20 +147,27 @@ def read(obj: Any, /, **arguments: Any) -> Call:
         if call is not None:
             return call
     if isinstance(function, type):
-        msg = f"{function.__module__}.{function.__qualname__} is a class; call it, and pass the loss that it makes."
+        msg = (
+            f"{function.__module__}.{function.__qualname__} is a class; "
+            "call it, and pass the loss that it makes."
+        )
     else:
         msg = (
-            f"{_described(function)} is no loss that is known here: losses of {', '.join(LIBRARIES)} are read. "
+            f"{_described(function)} is no loss that is known here: "
+            f"losses of {', '.join(LIBRARIES)} are read. "
             "A subclass or a function of your own may compute anything; write its rules as a spec."
         )
     raise SpecTypeError(msg)
 
 
 def _unwrapped(obj: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A function and its keyword arguments, out of any number of ``functools.partial``."""
+    """Unwrap nested ``functools.partial`` into a function and its keyword arguments."""
     while isinstance(obj, functools.partial):
         if obj.args:
-            msg = f"{obj!r} binds positional arguments, which are tensors; bind those that configure the loss, by name."
+            msg = (
+                f"{obj!r} binds positional arguments, which are tensors; "
+                "bind those that configure the loss, by name."
+            )
             raise SpecTypeError(msg)
         arguments = {**obj.keywords, **arguments}
         obj = obj.func
@@ -159,7 +175,7 @@ def _unwrapped(obj: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]
 
 
 def _libraries_of(obj: Any) -> list[str]:
-    """The libraries that may know this object, told by the modules that its class and bases, or the function, come from."""
+    """List the libraries that define the function, or the class of the object or a base of it."""
     bases = obj.__mro__ if isinstance(obj, type) else type(obj).__mro__
     modules = [str(getattr(obj, "__module__", "")), *(base.__module__ for base in bases)]
     roots = dict.fromkeys(module.partition(".")[0] for module in modules)
@@ -172,25 +188,26 @@ def _described(obj: Any) -> str:
 
 
 def to_native(spec: AnyLoss, library: str, *, code: bool = False, rank: int | None = None) -> Any:
-    """A spec as a library's own loss, or as the line that makes it; see `Loss.to_native`."""
+    """Return a spec as a library's own loss, or as the code that makes it; see `Loss.to_native`."""
     call = call_of(spec, library, _keras_backend(code=code) if library == "keras" else None)
     if rank is not None and (code or library != "onnx"):
         msg = f"rank={rank!r} is that of the predictions in an ONNX model; leave it out here."
         raise SpecTypeError(msg)
-    if rank is not None and integer("rank", rank) < _SMALLEST_RANK:
-        msg = f"rank must be at least {_SMALLEST_RANK}, as an ONNX model has its classes on axis 1, got {rank!r}."
+    if rank is not None and integer("rank", rank) < _SMALLEST_ONNX_RANK:
+        msg = (
+            f"rank must be at least {_SMALLEST_ONNX_RANK}, "
+            f"as an ONNX model has its classes on axis 1, got {rank!r}."
+        )
         raise SpecValueError(msg)
     if code:
-        return str(
-            call
-            if call.backend is None or "keras" not in sys.modules
-            else adapter("keras").written(call)
-        )
+        if call.backend is None or "keras" not in sys.modules:
+            return str(call)
+        return str(adapter("keras").written(call))
     return build(call) if rank is None else adapter(library).build(call, rank)
 
 
 def _keras_backend(*, code: bool) -> str | None:
-    """The framework that Keras runs on; None where that need not be known, as for text without Keras at hand."""
+    """Return the backend Keras runs on, or None for code while Keras is not imported."""
     if code and "keras" not in sys.modules:
         return None
     backend: str = adapter("keras").backend()
@@ -198,24 +215,25 @@ def _keras_backend(*, code: bool) -> str | None:
 
 
 def build(call: Call) -> Any:
-    """The library's own object, or function, of a call."""
+    """Build the library's own loss, an object or a function, from a call."""
     return adapter(call.library).build(call)
 
 
 def run(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
-    """What the library itself computes: its value and gradient, as NumPy arrays.
+    """Run the library's own loss and return its value and gradient as NumPy arrays.
 
-    The gradient is that of the sum of the values, and None where the library has none. `native` is the object or function that the call
-    was read from, which is run as it is; without it, that is run which `build` makes.
+    The gradient is that of the sum of the values; it is None if the library computes no gradients.
+    `given` is the object or function that `call` was read from. Run it unchanged; without it, run
+    the loss that `build` makes.
     """
     value, gradient = adapter(call.library).run(call, predictions, targets, sample_weight, given)
     return value, gradient
 
 
 def adapter(library: str) -> Any:
-    """The module that reads, builds and runs the losses of a library.
+    """Import the module that reads, builds and runs the losses of a library.
 
     Raises:
         MissingBackendError: the library is not installed.
@@ -226,5 +244,8 @@ def adapter(library: str) -> Any:
         if error.name is not None and error.name.partition(".")[0] == "unifiedloss":
             raise
         packages = _PACKAGES.get(library, library)
-        msg = f"The losses of {library} need the module {error.name!r}, which is not installed; install it with: pip install {packages}."
+        msg = (
+            f"The losses of {library} need the module {error.name!r}, which is not installed; "
+            f"install it with: pip install {packages}."
+        )
         raise MissingBackendError(msg) from error

@@ -1,4 +1,4 @@
-"""Arguments of a loss as the literals a person would write."""
+"""Turn tensors of other libraries into plain numbers, tuples and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """A number, or an array as nested tuples; anything else as it is.
+    """Return a scalar as a Python number, an array as nested tuples, anything else unchanged.
 
-    A number of a narrow dtype is the shortest decimal that rounds to it: where 0.1 is written, float32 has 0.10000000149. Where float32 is
-    computed in, and such arrays are made for that, the two are one.
+    A number of a narrow dtype becomes the shortest decimal that rounds to it: 0.1, where float32
+    holds 0.10000000149. The two are equal in float32, the dtype that such arrays are made for.
     """
     if isinstance(value, list | tuple):
         return tuple(map(plain, value))
@@ -25,7 +25,7 @@ def plain(value: Any) -> Any:
 
 
 def _number(number: Any) -> Any:
-    # bfloat16 too, which is no numpy.floating; its kind is that of raw bytes.
+    # bfloat16 is not a numpy.floating: its kind is "V", that of raw bytes.
     return float(str(number)) if number.dtype.kind in "fV" else number.item()
 
 
@@ -37,9 +37,11 @@ def _tuples(numbers: list[Any], shape: tuple[int, ...]) -> Any:
 
 
 def as_bfloat16(tensor: Any, array: Any) -> Any:
-    """The array of a tensor, in bfloat16 where the tensor has that and NumPy too: where the package ml_dtypes is loaded.
+    """Return `array`, the NumPy copy of `tensor`, as bfloat16 if the tensor is bfloat16.
 
-    PyTorch hands such a tensor over in float32, in which nothing is rounded as it was.
+    PyTorch's adapter converts a bfloat16 tensor to float32, so the array no longer shows how
+    results were rounded. NumPy has bfloat16 only after the package ml_dtypes is imported; without
+    it, return the array unchanged.
     """
     if (
         str(getattr(tensor, "dtype", None)).rpartition(".")[2] != "bfloat16"

@@ -1,9 +1,10 @@
-"""Say in which rules two losses differ, each with the smallest input that shows it.
+"""List the rules in which two losses differ, each with the smallest input that shows it.
 
-A rule is a field of the specs, or one that no spec can say (`unifiedloss.switching.quirks`). For a field, inputs are tried from the
-smallest on until one *isolates* it: the two losses differ there, and would not if this one field were the same. What is shown are the
-numbers of the losses themselves where their libraries are installed. Where several fields always act together no input isolates one, and
-the first loss is compared with itself, that field changed.
+A rule is a field of the specs, or a quirk that no spec expresses (`unifiedloss.switching.quirks`).
+For a field, try inputs from the smallest on until one *isolates* it: the two losses differ on it,
+and would agree if this one field were the same. If several fields always act together, no input
+isolates one of them; then compare the first loss with itself, with that field changed. The numbers
+come from the losses themselves if their libraries are installed.
 """
 
 from __future__ import annotations
@@ -35,18 +36,22 @@ from unifiedloss.switching.sides import (
 )
 
 INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
-"""What makes probabilities of predictions. Where one of these contradicts the others of the other loss, they are changed together."""
+"""Fields that turn predictions into probabilities.
+
+If one of them contradicts the others of the other loss, change all of them together.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An input, and what two losses make of it.
+    """An input and the outcomes of two losses on it.
 
     Attributes:
         input: the tensors.
-        a: what the first loss makes of it.
-        b: what the second makes of it.
-        alone: None, or what stands for the second loss: the first one, this field changed.
+        a: the outcome of the first loss.
+        b: the outcome of the second loss.
+        alone: None, or a description of the loss that replaces the second one: the first loss with
+            this field changed.
     """
 
     input: Input
@@ -56,10 +61,10 @@ class Example:
 
     @property
     def gradients(self) -> bool:
-        """Whether the gradients are what differs, or differ as well."""
-        return self.a.gradient is not None and self.b.gradient is not None and (
-            same(self.a, self.b, gradients=False) or not same(self.a, self.b)
-        )  # fmt: skip
+        """Whether the gradients differ, alone or together with the values."""
+        if self.a.gradient is None or self.b.gradient is None:
+            return False
+        return same(self.a, self.b, gradients=False) or not same(self.a, self.b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +72,12 @@ class Difference:
     """One rule in which two losses differ.
 
     Attributes:
-        rule: the name of the field of a spec, or of a rule that no spec can say.
-        a: what the first loss does, in a sentence.
-        b: what the second does.
-        example: the smallest input found that shows it; None where none did, or the libraries are not installed.
-        note: what else is to be said.
+        rule: the name of a field of the specs, or of a quirk that no spec expresses.
+        a: a sentence that says what the first loss does.
+        b: a sentence that says what the second loss does.
+        example: the smallest input found that shows the difference; None if no input did, or if the
+            libraries are not installed.
+        note: a remark, or None.
     """
 
     rule: str
@@ -85,31 +91,35 @@ class Difference:
         if self.example is not None:
             x = self.example
             lines.append(f"  for {x.input}:")
-            lines.append(f"  a gives {_told(x.a)}")
-            lines.append(f"  {'b' if x.alone is None else x.alone} gives {_told(x.b)}")
+            lines.append(f"  a gives {_written(x.a)}")
+            lines.append(f"  {'b' if x.alone is None else x.alone} gives {_written(x.b)}")
             if x.gradients and x.a.gradient is not None and x.b.gradient is not None:
-                lines.append(
-                    f"  gradients {shown(x.a.gradient, dtype=False)} and {shown(x.b.gradient, dtype=False)}"
-                )
+                first, second = (shown(y, dtype=False) for y in (x.a.gradient, x.b.gradient))
+                lines.append(f"  gradients {first} and {second}")
         if self.note is not None:
             lines.append(f"  {self.note}")
         return "\n".join(lines)
 
 
-def _told(outcome: Outcome) -> str:
-    told = str(outcome) if outcome.value is None else f"{outcome} in {outcome.value.dtype}"
-    return f"{told} (its spec does)" if outcome.ran == "instead" else told
+def _written(outcome: Outcome) -> str:
+    text = str(outcome) if outcome.value is None else f"{outcome} in {outcome.value.dtype}"
+    return f"{text} (its spec does)" if outcome.ran == "instead" else text
 
 
 @dataclass(frozen=True, eq=False)
 class Diff:
-    """The rules in which two losses differ. ``str()`` says them; it is false where there are none, and is iterated over.
+    """The rules in which two losses differ.
+
+    ``str()`` describes them. Iterate over the object for its differences; it is false if there are
+    none.
 
     Attributes:
         a: the first loss, as it was written.
-        b: the second.
-        differences: the rules, fields of the specs first.
-        settings: what this process has changed in a library, so that a text would make another loss here, in sentences.
+        b: the second loss, as it was written.
+        differences: the rules in which they differ: those of arguments that no spec expresses, then
+            the fields of the specs, then quirks.
+        settings: sentences about global settings of a library that this process has changed, and
+            that change which loss a text makes.
     """
 
     a: str
@@ -124,10 +134,10 @@ class Diff:
         return len(self.differences)
 
     def __getitem__(self, rule: str) -> Difference:
-        """The difference in a rule, by its name.
+        """Return the difference in a rule, by the name of the rule.
 
         Raises:
-            KeyError: the two do not differ in it.
+            KeyError: the losses do not differ in it.
         """
         for difference in self.differences:
             if difference.rule == rule:
@@ -142,27 +152,28 @@ class Diff:
         if not self.differences:
             return f"{head}\nThere is no difference: the rules are the same."
         rules = [difference.rule for difference in self.differences]
-        told = (
-            f"{head}They differ in {len(rules)} rule{'s' * (len(rules) > 1)}: {', '.join(rules)}."
-        )
-        return "\n\n".join([told, *map(str, self.differences)])
+        plural = "s" if len(rules) > 1 else ""
+        summary = f"{head}They differ in {len(rules)} rule{plural}: {', '.join(rules)}."
+        return "\n\n".join([summary, *map(str, self.differences)])
 
 
 def diff(a: Any, b: Any) -> Diff:
-    """The rules in which two losses differ, in words, each with the smallest input that shows it and both numbers.
+    """List the rules in which two losses differ, each with the smallest input that shows it.
 
     Args:
-        a: a spec, a loss of another library, or the text of either, as `from_native` reads them. A loss that no spec computes is
-            compared as well, by the spec nearest to it and by the rule that keeps it from being one.
-        b: the same.
+        a: a spec, a loss of another library, or the text of either, as `from_native` reads them. A
+            loss that no spec computes is compared by the nearest spec and by the rule that no spec
+            expresses.
+        b: the same for the second loss.
 
     Returns:
-        An object that prints as text; each of its `differences` has the name of a rule, a sentence for either loss, and an example. The
-        numbers come from the losses themselves where their library is installed (Keras: on the backend it runs on), else from their
-        specs.
+        An object that prints as text. Each of its `differences` has the name of a rule, a sentence
+        for either loss, and an example with both numbers. The numbers come from the losses
+        themselves if their library is installed (for Keras: on the backend it runs on), else from
+        their specs.
 
     Raises:
-        SpecTypeError, SpecValueError: `a` or `b` is no loss that is known.
+        SpecTypeError, SpecValueError: `a` or `b` is not a known loss.
 
     Example:
         ```python
@@ -187,31 +198,35 @@ def _differences(a: Side, b: Side) -> Iterator[Difference]:
     if type(near_a) is not type(near_b):
         yield _of_losses(a, b, near_a, near_b)
     names = [name for name in differing(near_a, near_b) if name not in hidden]
-    plain = hidden or a.spec is None or b.spec is None
+    exact_specs = not hidden and a.spec is not None and b.spec is not None
     for group in groups(near_a, near_b, names):
-        yield from _of_fields(a, b, near_a, near_b, group, run_objects=not plain)
-    yield from _of_deviations(a, b, near_a, near_b)
+        yield from _of_fields(a, b, near_a, near_b, group, run_objects=exact_specs)
+    yield from _of_quirks(a, b, near_a, near_b)
 
 
-# ------------------------------------------------------------------------------------------------------------------ fields
+# ------------------------------------------------------------------------------------------- fields
 
 
 def differing(a: AnyLoss, b: AnyLoss) -> list[str]:
-    """The fields in which two specs differ, those that only one of them has and uses included."""
-    own, other = list(a.declarations), list(b.declarations)
-    both = [name for name in own if name in other and getattr(a, name) != getattr(b, name)]
+    """List the fields in which two specs differ.
+
+    A field that only one of them has is listed if its value is not the default.
+    """
+    shared = [name for name in a.declarations if name in b.declarations]
+    differ = [name for name in shared if getattr(a, name) != getattr(b, name)]
     if type(a) is type(b):
-        return both
-    return [*both, *_used(a, other), *_used(b, own)]
+        return differ
+    return [*differ, *_set_fields(a, shared), *_set_fields(b, shared)]
 
 
-def _used(spec: AnyLoss, known: list[str]) -> list[str]:
-    """The fields of a spec that another kind does not have, where they are used."""
-    return [name for name in spec.declarations if name in spec.changed() and name not in known]
+def _set_fields(spec: AnyLoss, excluded: list[str]) -> list[str]:
+    """List the fields of a spec that are not at their defaults, without the excluded ones."""
+    changes = spec.changed()
+    return [name for name in spec.declarations if name in changes and name not in excluded]
 
 
 def groups(a: AnyLoss, b: AnyLoss, names: list[str]) -> list[tuple[str, ...]]:
-    """The fields one by one, but those together that can only be changed together."""
+    """Group fields that can only be changed together; every other field is a group by itself."""
     if type(a) is not type(b):
         return [(name,) for name in names]
     together = tuple(name for name in INPUT_FIELDS if name in names)
@@ -234,32 +249,35 @@ def _of_fields(
             run_objects=run_objects,
         )
     for name in names:
-        shown_with = None if name == names[0] else f"This goes with {names[0]}, which shows it."
+        first = name == names[0]
+        note = None if first else f"This goes with {names[0]}, which shows it."
         if type(near_a) is not type(near_b):
-            shown_with = "The losses are of two kinds, so that no input shows this rule alone."
-        elif name == names[0] and example is None:
-            shown_with = "No small input shows it: it changes rounding alone, or nothing together with the other rules."
-        yield Difference(
-            name,
-            _sentence(near_a, name),
-            _sentence(near_b, name),
-            example if name == names[0] else None,
-            shown_with,
-        )
+            note = "The losses are of two kinds, so that no input shows this rule alone."
+        elif first and example is None:
+            note = (
+                "No small input shows it: "
+                "it changes rounding alone, or nothing together with the other rules."
+            )
+        texts = _sentence(near_a, name), _sentence(near_b, name)
+        yield Difference(name, *texts, example if first else None, note)
 
 
 def _example(
     a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, run_objects: bool
 ) -> Example | None:
-    """What shows these fields best: two finite numbers, if there are any; rather of the two losses than of one, changed."""
-    isolated, alone = (
-        _isolated(a, b, near_a, near_b, names, run_objects=run_objects),
-        _by_substitution(near_a, near_b, names),
-    )
-    if isolated is None or alone is None:
-        return isolated or alone
-    first, second = (_told_apart(example.a, example.b) for example in (isolated, alone))
-    return alone if second is not None and second <= _GRADIENTS < (first or 0) else isolated
+    """Choose the example that shows these fields best.
+
+    Prefer the outcomes of the two losses to those of one loss with changed fields, unless only the
+    latter differ in finite numbers.
+    """
+    isolated = _isolated(a, b, near_a, near_b, names, run_objects=run_objects)
+    substituted = _by_substitution(near_a, near_b, names)
+    if isolated is None or substituted is None:
+        return isolated or substituted
+    first, second = (_rank(example.a, example.b) for example in (isolated, substituted))
+    if second is not None and second <= _GRADIENTS < (first or 0):
+        return substituted
+    return isolated
 
 
 def _sentence(spec: AnyLoss, name: str) -> str:
@@ -269,7 +287,7 @@ def _sentence(spec: AnyLoss, name: str) -> str:
 
 
 def changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | None:
-    """A spec with some fields of another, or None where they contradict the rest."""
+    """Copy some fields of another spec; return None if they contradict the other fields."""
     try:
         return spec.replace(**{name: getattr(other, name) for name in names})
     except (SpecValueError, SpecTypeError):
@@ -279,55 +297,58 @@ def changed(spec: AnyLoss, other: AnyLoss, names: Iterable[str]) -> AnyLoss | No
 def _isolated(
     a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, names: tuple[str, ...], *, run_objects: bool
 ) -> Example | None:
-    """The smallest input on which two losses differ, and would not if these fields were the same."""
+    """Find the smallest input on which two losses differ only because of these fields.
+
+    They would agree if these fields were the same.
+    """
     closed = changed(near_b, near_a, names)
     if closed is None:
         return None
-    found: list[tuple[int, Input]] = []
+    ranked: list[tuple[int, Input]] = []
     for x in inputs(near_a, near_b):
-        one, other = run_spec(near_a, x), run_spec(near_b, x)
-        rank = _told_apart(one, other)
-        # Strictly: a dtype that differs still is a difference that is left.
+        first, second = run_spec(near_a, x), run_spec(near_b, x)
+        rank = _rank(first, second)
+        # Compare dtypes too: if they still differ, the fields do not close the difference.
         if (
             rank is not None
-            and same(one, run_spec(closed, x))
-            and _dtype(one) == _dtype(run_spec(closed, x))
+            and same(first, run_spec(closed, x))
+            and _dtype(first) == _dtype(run_spec(closed, x))
         ):
-            found.append((rank, x))
+            ranked.append((rank, x))
     examples = [
         Example(x, _by_spec(a, near_a, x), _by_spec(b, near_b, x))
-        for _, x in sorted(found, key=itemgetter(0))
+        for _, x in sorted(ranked, key=itemgetter(0))
     ]
     if not run_objects or not examples:
         return examples[0] if examples else None
-    second = None
-    for example in examples[:_TRIED]:
-        measured = _natively(a, b, example)
+    partly_run = None
+    for example in examples[:_MOST_RUN]:
+        measured = _run_example(a, b, example)
         if measured is not None and "instead" not in (measured.a.ran, measured.b.ran):
             return measured
-        second = second or measured
-    return second or examples[0]
+        partly_run = partly_run or measured
+    return partly_run or examples[0]
 
 
 def _by_spec(side: Side, spec: AnyLoss, x: Input) -> Outcome:
-    """What the spec of a side makes of an input, marked where it stands for a loss of another library."""
+    """Run the spec of a side; mark the outcome if the spec replaces another library's loss."""
     outcome = run_spec(spec, x)
     return outcome if side.call is None else replace(outcome, ran="instead")
 
 
-_TRIED = 8
-"""How many inputs are given to the losses themselves before one that only a spec takes will do."""
+_MOST_RUN = 8
+"""Run the losses themselves on this many inputs at most; then take the outcomes of the specs."""
 
 
-def _natively(a: Side, b: Side, example: Example) -> Example | None:
-    """The numbers of the losses themselves, where they are those of their specs."""
+def _run_example(a: Side, b: Side, example: Example) -> Example | None:
+    """Run the losses themselves; return None if they do not confirm the outcomes of their specs."""
     outcomes: list[Outcome] = []
     for side, expected in ((a, example.a), (b, example.b)):
         try:
             outcome = side.outcome(example.input)
         except (UnsupportedError, MissingBackendError):
             return None
-        # Otherwise something else is at work here, which is a difference of its own.
+        # A loss that differs from its spec here shows another rule, not these fields.
         if not same(outcome, expected):
             return None
         outcomes.append(outcome)
@@ -335,13 +356,13 @@ def _natively(a: Side, b: Side, example: Example) -> Example | None:
 
 
 def _by_substitution(a: AnyLoss, b: AnyLoss, names: tuple[str, ...]) -> Example | None:
-    """The smallest input on which a loss differs from itself with these fields changed."""
+    """Find the smallest input on which a loss differs from itself with these fields changed."""
     other = changed(a, b, names)
     if other is None:
         return None
     best: tuple[int, Input] | None = None
     for x in inputs(a, other):
-        rank = _told_apart(run_spec(a, x), run_spec(other, x))
+        rank = _rank(run_spec(a, x), run_spec(other, x))
         if rank is not None and (best is None or rank < best[0]):
             best = (rank, x)
     if best is None:
@@ -355,11 +376,15 @@ def _dtype(outcome: Outcome) -> Any:
 
 
 _NUMBERS, _GRADIENTS, _SPECIAL, _ERROR = range(4)
-"""How well outcomes tell what differs: by finite values, by gradients alone, by NaN, infinities or dtypes, by an error of one."""
+"""Ranks of examples, the best first.
+
+Finite values differ; only gradients differ; one value is NaN or infinite, or only dtypes differ;
+one loss is an error.
+"""
 
 
-def _told_apart(a: Outcome, b: Outcome) -> int | None:
-    """None where two outcomes are the same; else how well they tell what differs, the best being the least."""
+def _rank(a: Outcome, b: Outcome) -> int | None:
+    """Rank how well two outcomes show a difference; return None if they are the same."""
     if same(a, b):
         return None if _dtype(a) == _dtype(b) else _SPECIAL
     if a.value is None or b.value is None:
@@ -371,26 +396,22 @@ def _told_apart(a: Outcome, b: Outcome) -> int | None:
 
 def _of_losses(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Difference:
     example = None
-    for x in inputs(near_a, near_b) if _alike(near_a, near_b) else ():
-        try:
-            found = Example(x, a.outcome(x), b.outcome(x))
-        except (UnsupportedError, MissingBackendError):
+    same_shapes = isinstance(near_a, Categorical) == isinstance(near_b, Categorical)
+    for x in inputs(near_a, near_b) if same_shapes else ():
+        tried = _run_both(a, b, x)
+        if tried is None or tried.a.value is None or tried.b.value is None:
             continue
-        if found.a.value is not None and found.b.value is not None and not same(found.a, found.b):
-            example = found
+        if not same(tried.a, tried.b):
+            example = tried
             break
     return Difference("loss", f"{TITLES[near_a.name]}.", f"{TITLES[near_b.name]}.", example)
 
 
-def _alike(a: AnyLoss, b: AnyLoss) -> bool:
-    return isinstance(a, Categorical) == isinstance(b, Categorical)
-
-
-# -------------------------------------------------------------------------------------------- rules that no spec can say
+# --------------------------------------------------------------------- rules that no spec expresses
 
 
 def nearest(side: Side) -> AnyLoss | None:
-    """The spec of a side, or the one that says all but what cannot be said."""
+    """Return the spec of a side; if none computes its loss, the spec of all its other rules."""
     if side.spec is not None or side.call is None:
         return side.spec
     refusal = refusal_of(side.call)
@@ -405,7 +426,7 @@ def nearest(side: Side) -> AnyLoss | None:
 def _refused(
     a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None
 ) -> Iterator[tuple[Difference, tuple[str, ...]]]:
-    """The rules of arguments that no spec can say, and the fields they stand for."""
+    """Yield the rules of arguments that no spec expresses, with the fields that they replace."""
     seen: set[str] = set()
     for side in (a, b):
         if side.spec is not None or side.call is None:
@@ -420,29 +441,27 @@ def _refused(
         elif refusal.name not in seen:
             seen.add(refusal.name)
             texts = [refusal.sentence(one.call) for one in (a, b)]
-            yield (
-                Difference(refusal.name, texts[0], texts[1], _first(a, b, near_a, near_b, refusal)),
-                refusal.fields,
-            )
+            example = _example_of_refusal(a, b, near_a, near_b, refusal)
+            yield Difference(refusal.name, texts[0], texts[1], example), refusal.fields
 
 
-def _first(
+def _example_of_refusal(
     a: Side, b: Side, near_a: AnyLoss | None, near_b: AnyLoss | None, refusal: Refusal
 ) -> Example | None:
-    """The first input on which two sides differ that arguments set apart."""
+    """Find the first input on which two losses differ in a rule that no spec expresses."""
     for x in refusal.inputs(_layout(near_a, near_b)):
-        found = _both(a, b, x)
-        # An error of both, or of the wrong kind of input, shows nothing.
+        example = _run_both(a, b, x)
+        # Two errors show no difference, and a ShapeError only shows that the input does not fit.
         if (
-            found is not None
-            and not same(found.a, found.b)
-            and "ShapeError" not in f"{found.a.error}{found.b.error}"
+            example is not None
+            and not same(example.a, example.b)
+            and "ShapeError" not in f"{example.a.error}{example.b.error}"
         ):
-            return found
+            return example
     return None
 
 
-def _both(a: Side, b: Side, x: Input) -> Example | None:
+def _run_both(a: Side, b: Side, x: Input) -> Example | None:
     try:
         return Example(x, a.outcome(x), b.outcome(x))
     except (UnsupportedError, MissingBackendError):
@@ -460,8 +479,8 @@ def _layout(a: AnyLoss | None, b: AnyLoss | None) -> Layout:
     return Layout(elementwise=a is not None and not isinstance(a, Categorical))
 
 
-def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterator[Difference]:
-    """The rules of tensors that no spec can say, in which the two differ; shown where their libraries are installed."""
+def _of_quirks(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterator[Difference]:
+    """Yield the quirks in which the two losses differ, with examples if the libraries run here."""
     if type(near_a) is not type(near_b):
         return
     layout = _layout(near_a, near_b)
@@ -478,32 +497,31 @@ def _of_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss) -> Iterat
             quirk.sentence(side.call if has else None)
             for side, has in zip((a, b), concerned, strict=True)
         ]
-        examples = [found for x in quirk.inputs(layout) if (found := _both(a, b, x)) is not None]
-        example = next(
-            (found for found in examples if _is_active(quirk, found, near_a, near_b)), None
-        )
-        if example is None and (texts[0] == texts[1] or _shown_equal(examples, concerned)):
+        tried = [_run_both(a, b, x) for x in quirk.inputs(layout)]
+        examples = [example for example in tried if example is not None]
+        active = (each for each in examples if _is_active(quirk, each, near_a, near_b))
+        example = next(active, None)
+        if example is None and (texts[0] == texts[1] or _all_ran(examples, concerned)):
             continue
         yield Difference(quirk.name, texts[0], texts[1], example)
 
 
-def _is_active(quirk: Quirk, found: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
-    """Whether the losses themselves differ, and at least one of them from its own spec."""
-    if not quirk.differ(found.a, found.b):
+def _is_active(quirk: Quirk, example: Example, near_a: AnyLoss, near_b: AnyLoss) -> bool:
+    """Tell whether the losses differ, and at least one of them differs from its own spec."""
+    if not quirk.differ(example.a, example.b):
         return False
     return any(
-        outcome.ran == "native" and quirk.differ(outcome, run_spec(spec, found.input))
-        for outcome, spec in ((found.a, near_a), (found.b, near_b))
+        outcome.ran == "native" and quirk.differ(outcome, run_spec(spec, example.input))
+        for outcome, spec in ((example.a, near_a), (example.b, near_b))
     )
 
 
-def _shown_equal(examples: list[Example], concerned: list[bool]) -> bool:
-    """Whether both losses ran on what should show the rule, and did the same."""
-    ran = [
-        all(
-            (one.ran == "native") or not has
-            for one, has in zip((found.a, found.b), concerned, strict=True)
-        )
-        for found in examples
-    ]
-    return bool(examples) and all(ran)
+def _all_ran(examples: list[Example], concerned: list[bool]) -> bool:
+    """Tell whether every concerned loss ran itself on all inputs that should show the quirk."""
+    if not examples:
+        return False
+    return all(
+        outcome.ran == "native" or not has
+        for example in examples
+        for outcome, has in zip((example.a, example.b), concerned, strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Say what a loss computes: its formula, its divisor, its rules and its special values, as plain text and as LaTeX."""
+"""Explain a loss as plain text and LaTeX: formula, divisor, rules and special values."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ from unifiedloss.text import (
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a loss computes. ``str()`` gives plain text, `latex` a LaTeX fragment that needs the package amsmath.
+    """The meaning of a loss in words and formulas.
+
+    ``str()`` gives plain text; `latex` is a LaTeX fragment that needs the package amsmath.
 
     Attributes:
         title: the loss, as it was written.
-        formulas: what is computed, from the predictions to the number returned.
-        rules: a sentence for each field of the spec, by its name.
-        special: what comes of infinities, NaN, bad labels and empty batches.
-        deviations: what a loss of another library does that its spec does not, by the names of the rules.
+        formulas: the loss of a position, the definitions of its symbols, then the reduction.
+        rules: a sentence for each field of the spec, by the name of the field.
+        special: sentences about infinities, NaN, invalid labels and empty batches.
+        deviations: the rules in which a loss of another library deviates from its spec, as pairs of
+            a name and a sentence.
     """
 
     title: Text
@@ -67,7 +70,7 @@ class Explanation:
 
     @property
     def latex(self) -> str:
-        """The same as LaTeX: paragraphs, formulas in an align environment, rules in a list."""
+        """Return LaTeX: paragraphs, formulas in an align environment, rules in a list."""
         return "\n".join(
             (
                 rf"\paragraph{{{self.title.latex}}}",
@@ -104,7 +107,7 @@ class Explanation:
 
 
 def explain_spec(spec: AnyLoss) -> Explanation:
-    """The explanation of a spec."""
+    """Explain a spec."""
     return Explanation(
         title=Text.of(f"{TITLES[spec.name]}: ", code(repr(spec))),
         formulas=tuple(_formulas(spec)),
@@ -114,7 +117,7 @@ def explain_spec(spec: AnyLoss) -> Explanation:
 
 
 def _equals(left: str, right: str, left_latex: str, right_latex: str, *after: str | Text) -> Text:
-    """One line of the formula: an equation, and what its signs mean."""
+    """Write one line of the formula: an equation, and what its symbols mean."""
     words = Text.of(*after)
     latex = f"{left_latex} &= {right_latex}"
     if not after:
@@ -135,7 +138,7 @@ def _formulas(spec: AnyLoss) -> list[Text]:
 
 
 def _factor(spec: AnyLoss) -> tuple[str, str]:
-    """The scale in front of a loss."""
+    """Write the scale in front of a loss, as text and as LaTeX."""
     scale = getattr(spec, "scale", 1.0)
     return ("", "") if scale == 1.0 else (f"{number(scale)} * ", rf"{number_latex(scale)} \cdot ")
 
@@ -166,11 +169,13 @@ def _likelihood(spec: NegativeLogLikelihoodLoss) -> list[Text]:
 
 
 def _clipped(inside: str, epsilon: float | str) -> tuple[str, str]:
-    """A probability, clipped."""
+    """Write the clip of a probability, as text and as LaTeX. RN rounds to the nearest float."""
     if epsilon == "keras":
+        low_latex = r"\operatorname{RN}(10^{-7})"
+        high_latex = r"\operatorname{RN}(1 - 10^{-7})"
         return (
             f"clip({inside}, RN(1e-07), RN(1 - 1e-07))",
-            rf"\operatorname{{clip}}({inside}, \operatorname{{RN}}(10^{{-7}}), \operatorname{{RN}}(1 - 10^{{-7}}))",
+            rf"\operatorname{{clip}}({inside}, {low_latex}, {high_latex})",
         )
     if epsilon == "sklearn":
         return (
@@ -188,7 +193,8 @@ def _probabilities(spec: CrossEntropyLoss) -> list[Text]:
     if spec.from_logits:
         return [
             _equals(
-                "p_ic", "exp(z_ic) / sum_k exp(z_ik)", "p_{ic}", r"\frac{e^{z_{ic}}}{\sum_k e^{z_{ik}}}",
+                "p_ic", "exp(z_ic) / sum_k exp(z_ik)",
+                "p_{ic}", r"\frac{e^{z_{ic}}}{\sum_k e^{z_{ik}}}",
                 formula("z"), " the predictions, logits",
             )
         ]  # fmt: skip
@@ -216,27 +222,27 @@ def _weighted_target(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> list
     smoothed = "'" if getattr(spec, "label_smoothing", 0.0) else ""
     entry, latex = f"t{smoothed}_ic", f"t{smoothed}_{{ic}}"
     target = (
-        formula("t_ic = 1", "t_{ic} = 1"), " where ", formula("c"), " is the class index, else 0; or the dense target",
-    )  # fmt: skip
+        formula("t_ic = 1", "t_{ic} = 1"),
+        " where ",
+        formula("c"),
+        " is the class index, else 0; or the dense target",
+    )
     if spec.class_weights is None:
         return [_equals("tau_ic", entry, r"\tau_{ic}", latex, *target)]
     weights = Text.of(formula("w"), " = ", code(value(spec.class_weights)), "; ")
     if getattr(spec, "class_weighting", "entries") == "position":
         return [
             _equals(
-                "tau_ic",
-                f"{entry} sum_k w_k t_ik",
-                r"\tau_{ic}",
-                rf"{latex} \sum_k w_k t_{{ik}}",
-                weights,
-                *target,
+                "tau_ic", f"{entry} sum_k w_k t_ik",
+                r"\tau_{ic}", rf"{latex} \sum_k w_k t_{{ik}}",
+                weights, *target,
             )
-        ]
+        ]  # fmt: skip
     return [_equals("tau_ic", f"w_c {entry}", r"\tau_{ic}", f"w_c {latex}", weights, *target)]
 
 
 def _smoothed(amount: float, answers: str, entry: str, entry_latex: str) -> list[Text]:
-    """The smoothed target, where there is smoothing."""
+    """Define the smoothed target, if there is label smoothing."""
     if not amount:
         return []
     text, latex = number(amount), number_latex(amount)
@@ -251,10 +257,10 @@ def _smoothed(amount: float, answers: str, entry: str, entry_latex: str) -> list
 
 
 def _element(spec: AnyLoss) -> tuple[str, str]:
-    """The name of an elementwise loss: of a position, or of an element that is averaged away."""
-    return (
-        ("l_ij", r"\ell_{ij}") if getattr(spec, "average_last_axis", False) else ("l_i", r"\ell_i")
-    )
+    """Name an elementwise loss: l_ij if the last axis is averaged afterwards, else l_i."""
+    if getattr(spec, "average_last_axis", False):
+        return "l_ij", r"\ell_{ij}"
+    return "l_i", r"\ell_i"
 
 
 def _binary(spec: BinaryCrossEntropyLoss) -> list[Text]:
@@ -264,19 +270,21 @@ def _binary(spec: BinaryCrossEntropyLoss) -> list[Text]:
     v, v_latex = ("", "") if spec.element_weights is None else ("v ", r"v\,")
     yes, no, yes_latex, no_latex = _logarithms(spec)
     name, name_latex = _element(spec)
+    t, no_t = f"t{smoothed}", f"(1 - t{smoothed})"
+    logarithms_latex = rf"{q_latex}{t} {yes_latex} + {no_t} {no_latex}"
     lines = [
         _equals(
-            name, f"{scale}{v}(-({q}t{smoothed} {yes} + (1 - t{smoothed}) {no}))",
-            name_latex, rf"{scale_latex}{v_latex}\bigl(-({q_latex}t{smoothed} {yes_latex} + (1 - t{smoothed}) {no_latex})\bigr)",
+            name, f"{scale}{v}(-({q}{t} {yes} + {no_t} {no}))",
+            name_latex, rf"{scale_latex}{v_latex}\bigl(-({logarithms_latex})\bigr)",
             formula("t"), " the target",
         ),
         _binary_probability(spec),
     ]  # fmt: skip
     if spec.epsilon == "torch":
-        gradient = rf"{scale_latex}{v_latex}\frac{{p - t{smoothed}}}{{\max(p (1 - p), 10^{{-12}})}}"
+        gradient = rf"{scale_latex}{v_latex}\frac{{p - {t}}}{{\max(p (1 - p), 10^{{-12}})}}"
         lines.append(
             _equals(
-                f"d{name}/dp", f"{scale}{v}(p - t{smoothed}) / max(p (1 - p), 1e-12)",
+                f"d{name}/dp", f"{scale}{v}(p - {t}) / max(p (1 - p), 1e-12)",
                 rf"\partial {name_latex} / \partial p", gradient, "not the derivative",
             )
         )  # fmt: skip
@@ -289,7 +297,7 @@ def _binary(spec: BinaryCrossEntropyLoss) -> list[Text]:
 
 
 def _logarithms(spec: BinaryCrossEntropyLoss) -> tuple[str, str, str, str]:
-    """The logarithms of the probabilities of yes and no, as text and as LaTeX."""
+    """Write the logarithms of p and 1 - p, both as text, then both as LaTeX."""
     if spec.epsilon_added:
         text, latex = number(float(spec.epsilon)), number_latex(float(spec.epsilon))
         return (
@@ -307,13 +315,9 @@ def _logarithms(spec: BinaryCrossEntropyLoss) -> tuple[str, str, str, str]:
 def _binary_probability(spec: BinaryCrossEntropyLoss) -> Text:
     if spec.from_logits:
         return _equals(
-            "p",
-            "1 / (1 + exp(-z))",
-            "p",
-            r"\frac{1}{1 + e^{-z}}",
-            formula("z"),
-            " the prediction, a logit",
-        )
+            "p", "1 / (1 + exp(-z))", "p", r"\frac{1}{1 + e^{-z}}",
+            formula("z"), " the prediction, a logit",
+        )  # fmt: skip
     x = (formula("x"), " the prediction, a probability")
     if spec.epsilon_added or spec.epsilon == "torch" or not spec.epsilon:
         return _equals("p", "x", "p", "x", *x)
@@ -327,13 +331,10 @@ def _element_weights(spec: BinaryCrossEntropyLoss | MeanSquaredError) -> list[Te
     text = value(spec.element_weights)
     return [
         _equals(
-            "v",
-            text,
-            "v",
-            rf"\text{{{escape(text)}}}",
+            "v", text, "v", rf"\text{{{escape(text)}}}",
             "repeated over the leading axes of the predictions",
         )
-    ]
+    ]  # fmt: skip
 
 
 def _squared(spec: MeanSquaredError) -> list[Text]:
@@ -368,7 +369,7 @@ _COUNTS = {
 
 
 def _reduced(spec: AnyLoss) -> list[Text]:
-    """From the losses of positions to what is returned."""
+    """Write the reduction, from the losses of positions to the value returned."""
     weight = (formula("s_i"), " the sample weight, 1 where none is given")
     if spec.reduction == "none":
         return [_equals("L_i", "s_i l_i", "L_i", r"s_i \ell_i", *weight)]
@@ -381,7 +382,7 @@ def _reduced(spec: AnyLoss) -> list[Text]:
 
 
 def _divided(spec: AnyLoss) -> list[Text]:
-    """What D is."""
+    """Define D, the divisor of the mean."""
     if spec.divisor in ("present", "all"):
         return [_count(spec.divisor)]
     weight, latex = _position_weight(spec)
@@ -403,27 +404,29 @@ def _count(divisor: str) -> Text:
 
 
 def _position_weight(spec: AnyLoss) -> tuple[str, str]:
-    """W_i, the weight with which a position counts."""
+    """Write W_i, the weight of a position in the divisor, as text and as LaTeX."""
     if getattr(spec, "class_weights", None) is not None:
         return "s_i sum_c w_c t_ic", r"s_i \sum_c w_c t_{ic}"
-    if getattr(spec, "element_weights", None) is not None and not spec.average_last_axis:  # type: ignore[union-attr]
+    weighted = getattr(spec, "element_weights", None) is not None
+    if weighted and not getattr(spec, "average_last_axis", False):
         return "s_i v_i", "s_i v_i"
     return "s_i", "s_i"
 
 
 def explain(loss: Any) -> Explanation:
-    """What a loss computes: its formula, what its mean divides by, each of its rules and its special values.
+    """Explain what a loss computes: its formula, its divisor, its rules and its special values.
 
     Args:
         loss: a spec, a loss of another library, or the text of either, as `from_native` reads them.
 
     Returns:
-        An object that prints as plain text and has `latex`, a fragment of LaTeX for the package amsmath. More than 20 class weights are
-        told by their number, their ends and their range.
+        An object that prints as plain text and has `latex`, a LaTeX fragment for the package
+        amsmath. More than 20 class weights are shortened to their number, their range, and the
+        first and last of them.
 
     Raises:
         UnsupportedError: no spec computes what this loss does. The message names the rule.
-        SpecTypeError, SpecValueError: this is no loss that is known.
+        SpecTypeError, SpecValueError: `loss` is not a known loss.
 
     Example:
         ```python
@@ -436,8 +439,8 @@ def explain(loss: Any) -> Explanation:
     side = side_of(loss)
     if side.spec is None:
         raise UnsupportedError(side.refusal)
-    found = explain_spec(side.spec)
+    explanation = explain_spec(side.spec)
     if side.call is None:
-        return found
+        return explanation
     title = Text.of(code(side.name), ", as a spec ", code(repr(side.spec)))
-    return replace(found, title=title, deviations=tuple(rules_of(side.spec, side.call)))
+    return replace(explanation, title=title, deviations=tuple(rules_of(side.spec, side.call)))

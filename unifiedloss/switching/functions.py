@@ -1,4 +1,4 @@
-"""Losses that are plain functions: read as calls, and built from them, for the adapters of their libraries."""
+"""Read and build losses that are plain functions; used by the adapters of their libraries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Functions = Mapping[str, Callable[..., Any]]
 
 
 def call_with(name: str, arguments: Mapping[str, Any], backend: str | None = None) -> Call:
-    """The call of a loss with arguments as its library has them."""
+    """Return the call of a loss, with its arguments converted from the library's types."""
     return Call(
         name, find(name).bind([], {key: plain(value) for key, value in arguments.items()}), backend
     )
 
 
 def read_function(functions: Functions, obj: Any, arguments: Mapping[str, Any]) -> Call | None:
-    """The call that one of these functions and the arguments given with it make; None for anything else."""
+    """Return the call of `obj` with `arguments`, or None if `obj` is not one of `functions`."""
     return next(
         (call_with(name, arguments) for name, function in functions.items() if obj is function),
         None,
@@ -30,5 +30,5 @@ def read_function(functions: Functions, obj: Any, arguments: Mapping[str, Any]) 
 def with_arguments(
     function: Callable[..., Any], arguments: Mapping[str, Any]
 ) -> Callable[..., Any]:
-    """The function itself, with arguments filled in where there are any."""
+    """Return the function, with its arguments bound if there are any."""
     return partial(function, **arguments) if arguments else function

@@ -1,7 +1,8 @@
-"""Small inputs on which losses can differ, laid out so that two given losses take them.
+"""Make small inputs on which two losses can differ, in shapes that both losses accept.
 
-Class weights fix the number of classes, `axis` where they lie, weights of elements the last extents: a `Layout` knows, and places rows of
-numbers accordingly. `inputs` lists what a search for the smallest telling input goes through, the smallest first.
+Class weights fix the number of classes, `axis` fixes the class axis, and element weights fix the
+last extents. A `Layout` holds these and places rows of numbers accordingly. `diff` searches the
+list that `inputs` returns, smallest first, for an input that shows a difference.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ _LABELS = (0, 1, 1, 2)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where predictions have their classes or elements.
+    """The shape that predictions must have.
 
     Attributes:
         classes: the number of classes.
         axis: the class axis.
         tail: the last extents of elementwise predictions.
-        averaged: whether the last axis is averaged away, so that there must be one more.
-        ignored: a label that is ignored, where one is.
+        averaged: whether the loss averages the last axis, so predictions need a second axis.
+        ignored: a label that the loss ignores, or None.
         elementwise: whether the loss has no classes.
-        weights: the loss's own weights, of classes or of elements, where it has some.
+        weights: the class weights or element weights of the loss, or None.
     """
 
     classes: int = 3
@@ -49,7 +50,7 @@ class Layout:
         weight: Any = None,
         dtype: str = "float32",
     ) -> Input:
-        """Rows of classes, cut or filled with 0 to the number there is, and labels, or rows of targets."""
+        """Place rows, cut or zero-padded to the number of classes, with labels or target rows."""
         predictions = self._placed(np.array([_fitted(row, self.classes) for row in rows], dtype))
         if targets and isinstance(targets[0], Sequence):
             placed = self._placed(np.array([_fitted(row, self.classes) for row in targets], dtype))
@@ -67,7 +68,7 @@ class Layout:
         axis = self.axis % rank
         shape = [1] * rank
         shape[axis] = rows.shape[1]
-        free = 0 if axis else 1  # the first axis that holds no classes counts the rows
+        free = 0 if axis else 1  # rows lie along the first axis that is not the class axis
         shape[free] = rows.shape[0]
         return np.ascontiguousarray(np.moveaxis(rows, 1, 1 if axis > free else 0).reshape(shape))
 
@@ -78,17 +79,14 @@ class Layout:
         weight: Any = None,
         dtype: str = "float32",
     ) -> Input:
-        """One number for each example, repeated with small changes where an example has several."""
-        shape = self._elements(len(predictions))
+        """Place one number per example, repeated in all elements of the example."""
+        tail = (1,) if self.averaged and not self.tail else self.tail
+        shape = (len(predictions), *tail)
         return Input(
-            _filled(predictions, shape, dtype), _filled(targets, shape, dtype), _weight(weight, dtype)
-        )  # fmt: skip
-
-    def _elements(self, examples: int) -> tuple[int, ...]:
-        tail = self.tail
-        if self.averaged and not tail:
-            return (examples, 1)
-        return (examples, *tail)
+            _filled(predictions, shape, dtype),
+            _filled(targets, shape, dtype),
+            _weight(weight, dtype),
+        )
 
 
 def _fitted(row: Sequence[float], length: int) -> list[float]:
@@ -96,7 +94,7 @@ def _fitted(row: Sequence[float], length: int) -> list[float]:
 
 
 def _filled(values: Sequence[float], shape: tuple[int, ...], dtype: str) -> Array:
-    """Each value along the first axis, the same in all elements of the example."""
+    """Put the values along the first axis and repeat each in all elements of its example."""
     column = np.array(values, dtype).reshape(len(values), *(1,) * (len(shape) - 1))
     return np.ascontiguousarray(np.broadcast_to(column, shape))
 
@@ -106,33 +104,27 @@ def _weight(weight: Any, dtype: str) -> Array | None:
 
 
 def weights_of(spec: AnyLoss) -> Any:
-    """The weights that a spec holds itself, of classes or of elements; None where it has none."""
-    return (
-        getattr(spec, "class_weights", None)
-        if isinstance(spec, Categorical)
-        else getattr(spec, "element_weights", None)
-    )
+    """Return the class weights or element weights of a spec, or None."""
+    field = "class_weights" if isinstance(spec, Categorical) else "element_weights"
+    return getattr(spec, field, None)
 
 
 def layouts(a: AnyLoss, b: AnyLoss) -> list[Layout]:
-    """The layouts that one of two losses of the same kind asks for, or that both do where they agree."""
+    """List the layouts of two losses of the same kind: one, or one for each if they contradict."""
     if isinstance(a, Categorical):
-        return list(dict.fromkeys(_classes(own, other) for own, other in ((a, b), (b, a))))
+        return list(dict.fromkeys([_categorical(a, b), _categorical(b, a)]))
     return [_elementwise(a, b)]
 
 
-def _classes(own: Any, other: Any) -> Layout:
-    weights = own.class_weights if own.class_weights is not None else other.class_weights
-    axis = own.axis if own.axis is not None else other.axis
-    return Layout(
-        classes=len(weights) if weights is not None else 3,
-        axis=-1 if axis is None else _plain(axis),
-    )
-
-
-def _plain(axis: int) -> int:
-    # Rows and classes alone are the layout that most axes share.
-    return -1 if axis in (1, -1) else axis
+def _categorical(preferred: Any, other: Any) -> Layout:
+    """Take the class weights and the axis of `preferred`; take those it lacks from `other`."""
+    weights = preferred.class_weights
+    if weights is None:
+        weights = other.class_weights
+    axis = preferred.axis if preferred.axis is not None else other.axis
+    if axis is None or axis == 1:  # with two axes, rows and classes, 1 is the last axis
+        axis = -1
+    return Layout(classes=3 if weights is None else len(weights), axis=axis)
 
 
 def _elementwise(a: Any, b: Any) -> Layout:
@@ -144,11 +136,11 @@ def _elementwise(a: Any, b: Any) -> Layout:
         weights = getattr(spec, "element_weights", None)
         if isinstance(weights, tuple):
             tail = _broadcast(tail, extents(weights))
-        several = getattr(spec, "pos_weight", None)
-        if isinstance(several, tuple):
+        pos_weight = getattr(spec, "pos_weight", None)
+        if isinstance(pos_weight, tuple):
             axis = -1 if spec.axis is None else spec.axis
             shape = [1] * (-axis if axis < 0 else 1)
-            shape[0] = len(several)
+            shape[0] = len(pos_weight)
             tail = _broadcast(tail, tuple(shape))
     return Layout(tail=tail, averaged=averaged, elementwise=True)
 
@@ -161,9 +153,9 @@ def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def inputs(a: AnyLoss, b: AnyLoss) -> list[Input]:
-    """What two losses of one kind are tried on, the smallest first, and the empty batch last."""
+    """List inputs for two losses of one kind, smallest first, empty batches last."""
     make = _of_classes if isinstance(a, Categorical) else _of_elements
-    found = [x for layout in layouts(a, b) for x in make(layout, a, b)]
+    unsorted = [x for layout in layouts(a, b) for x in make(layout, a, b)]
 
     def size(x: Input) -> tuple[bool, int, bool, bool]:
         return (
@@ -173,11 +165,11 @@ def inputs(a: AnyLoss, b: AnyLoss) -> list[Input]:
             x.predictions.dtype != np.float32,
         )
 
-    return sorted(found, key=size)
+    return sorted(unsorted, key=size)
 
 
-_MANY = 64
-"""As many classes, or elements along an axis, are no small input any more."""
+_LARGEST_SMALL_EXTENT = 64
+"""Skip inputs with more classes, or more elements per axis, because they are not small."""
 
 
 def _of_classes(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
@@ -206,7 +198,7 @@ def _logits(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
 def _rows(
     layout: Layout, rows: Sequence[Sequence[float]], labels: Sequence[int]
 ) -> Iterator[Input]:
-    """The first rows, in both dtypes, and with weights."""
+    """Yield one, two and four of the rows, in both dtypes, and with weights."""
     last = layout.classes - 1
     labels = [min(label, last) for label in labels]
     yield layout.rows(rows[:1], labels[:1])
@@ -228,7 +220,7 @@ def _probabilities(layout: Layout) -> Iterator[Input]:
     yield layout.rows([(0.0, 0.5, 0.5)], [0])
     yield layout.rows([(0.0, 0.5, 0.5)], [0], dtype="float64")
     yield layout.rows([(1.0, 0.0, 0.0)], [0])
-    # Every class occurs, as scikit-learn asks for.
+    # Let every class occur, because scikit-learn requires it.
     yield layout.rows(
         [(0.0, 0.5, 0.5), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)],
         list(range(min(3, layout.classes))) + [0] * (3 - layout.classes),
@@ -239,9 +231,9 @@ def _probabilities(layout: Layout) -> Iterator[Input]:
 
 
 def _cubes(layout: Layout) -> Iterator[Input]:
-    """As many positions as classes along every axis, so that no shape tells which holds the classes."""
+    """Yield cubes: all axes have the same length, so any of them could be the class axis."""
     k = layout.classes
-    if k > _MANY:
+    if k > _LARGEST_SMALL_EXTENT:
         return
     for shape in ((k, k), (1, k, k)):
         size = int(np.prod(shape))
@@ -270,22 +262,23 @@ def _of_elements(layout: Layout, a: Any, b: Any) -> Iterator[Input]:
 def _pairs(
     layout: Layout, predictions: Sequence[float], targets: Sequence[float]
 ) -> Iterator[Input]:
-    one, other = predictions[:1], targets[:1]
-    yield layout.elements(one, other)
-    yield layout.elements(one, other, dtype="float64")
-    yield layout.elements(one, other, weight=[0.0])
-    yield layout.elements(one, other, weight=[2.0])
+    """Yield the first example and both, in both dtypes, and with weights; then an empty batch."""
+    prediction, target = predictions[:1], targets[:1]
+    yield layout.elements(prediction, target)
+    yield layout.elements(prediction, target, dtype="float64")
+    yield layout.elements(prediction, target, weight=[0.0])
+    yield layout.elements(prediction, target, weight=[2.0])
     for weight in (None, [1.0, 3.0], [1.0, 0.0]):
         yield layout.elements(predictions, targets, weight)
     yield layout.elements([], [])
 
 
 def _squares(layout: Layout, binary: bool) -> Iterator[Input]:
-    """Two examples of several elements that differ, whichever axis is weighted or averaged."""
+    """Yield elements that all differ, so weights and means along any axis change the loss."""
     tail = layout.tail or (2,)
     for shape in (tail, (2, *tail), (2, 2, *tail)):
         size = int(np.prod(shape))
-        if size > _MANY**2:
+        if size > _LARGEST_SMALL_EXTENT**2:
             continue
         values = np.arange(1, size + 1, dtype=np.float32).reshape(shape)
         if binary:

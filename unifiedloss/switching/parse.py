@@ -24,7 +24,7 @@ _PREFIXES = {
     ("ul",): ("unifiedloss",),
     ("helper",): ("onnx", "helper"),
 }
-"""How modules are commonly called, and how this library calls them."""
+"""Canonical names of modules, by their common names."""
 
 _ARRAYS = frozenset(
     f"{module}.{function}"
@@ -36,10 +36,10 @@ _ARRAYS = frozenset(
     for module in modules
     for function in functions
 )
-"""What may stand around a literal and only makes a tensor of it."""
+"""Functions that make a tensor of a literal; they are read as the literal."""
 
 _SIZED = frozenset({"torch.Tensor", "torch.FloatTensor"})
-"""Of these, those to which a number alone is a size."""
+"""Those of `_ARRAYS` that take a single number as a size, not as a value."""
 
 _NODE = "onnx.helper.make_node"
 
@@ -47,19 +47,22 @@ _PARTIAL = ("functools.partial", "partial")
 
 
 def parse(text: str | Any) -> Call:
-    """The call that a text writes: a dotted name and literal arguments. Nothing in it is evaluated.
+    """Parse a call with a dotted name and literal arguments. Nothing in the text is evaluated.
 
     Args:
-        text: such as ``torch.nn.CrossEntropyLoss(label_smoothing=0.1)``, a function's name alone, or
-            ``functools.partial(optax.softmax_cross_entropy, axis=1)``. The common names of modules are known: ``nn``, ``F``, ``tf``.
-            Literals are numbers, strings, True, False, None, and lists and tuples of numbers, also inside ``torch.tensor`` and
-            its like in the other frameworks. ``keras[torch].losses...`` says which framework Keras runs on.
+        text: a call such as ``torch.nn.CrossEntropyLoss(label_smoothing=0.1)``, the name of a
+            function, or ``functools.partial(optax.softmax_cross_entropy, axis=1)``. The common
+            names of modules are known: ``nn``, ``F``, ``tf``. Literals are numbers, strings, True,
+            False, None, and lists and tuples of numbers, also inside ``torch.tensor`` and the same
+            functions of other frameworks. ``keras[torch].losses...`` names the backend of Keras.
 
     Returns:
-        The call, with the arguments as they are written; a class of this library has the name "unifiedloss.CrossEntropyLoss" and so on.
+        The call, with the arguments as they are written. The name of a class of unifiedloss begins
+        with "unifiedloss.", as in "unifiedloss.CrossEntropyLoss".
 
     Raises:
-        SpecValueError: the text is anything else, or names no loss that is known. The message says what was found.
+        SpecValueError: the text is anything else, or does not name a known loss. The message says
+            what was found.
         SpecTypeError: the loss has no such argument.
     """
     if not isinstance(text, str):
@@ -68,10 +71,14 @@ def parse(text: str | Any) -> Call:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        reason = (
-            error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
+        if isinstance(error, SyntaxError):
+            reason = error.msg
+        else:
+            reason = str(error) or "it is nested too deeply"
+        msg = (
+            f"{shortened(text)} is not one Python expression: {reason}. "
+            "Write a call, as in torch.nn.MSELoss()."
         )
-        msg = f"{shortened(text)} is not one Python expression: {reason}. Write a call, as in torch.nn.MSELoss()."
         raise SpecValueError(msg) from error
     if isinstance(tree, ast.List):
         return _nodes(tree.elts)
@@ -85,12 +92,14 @@ def parse(text: str | Any) -> Call:
     called = name not in _PARTIAL
     if not called:
         if not positional:
-            msg = "functools.partial needs the function first, as in functools.partial(optax.l2_loss)."
+            msg = (
+                "functools.partial needs the function first, "
+                "as in functools.partial(optax.l2_loss)."
+            )
             raise SpecValueError(msg)
         name, backend = _dotted(positional.pop(0))
-    return _bound(
-        name, [_literal(value) for value in positional], _keywords(tree), backend, called=called
-    )
+    values = [_literal(value) for value in positional]
+    return _bound(name, values, _keywords(tree), backend, called=called)
 
 
 def _keywords(call: ast.Call) -> dict[str, Any]:
@@ -99,9 +108,8 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
         if keyword.arg is None:
             msg = f"**{_source(keyword.value)} is not read; write every argument with its name."
             raise SpecValueError(msg)
-        if (
-            keyword.arg in keywords
-        ):  # Python refuses this too, but not before it compiles what was parsed
+        # `ast.parse` accepts a repeated keyword; only the compiler refuses it.
+        if keyword.arg in keywords:
             msg = f"{_source(call.func)}: {keyword.arg!r} is given twice; leave one of them out."
             raise SpecTypeError(msg)
         keywords[keyword.arg] = _literal(keyword.value)
@@ -109,22 +117,24 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
 
 
 def _nodes(elements: list[ast.expr]) -> Call:
-    """The call of a loss that is written as a node of ONNX, or as a list of nodes with its constants."""
+    """Read the call of a loss written as one ONNX node, or as a list of nodes with constants."""
     nodes = []
     for element in elements:
         if not isinstance(element, ast.Call) or _dotted(element.func)[0] != _NODE:
-            msg = f"{_source(element)} is no node; a list of {_NODE}(...) is read as the nodes of a graph."
+            msg = (
+                f"{_source(element)} is no node; "
+                f"a list of {_NODE}(...) is read as the nodes of a graph."
+            )
             raise SpecValueError(msg)
-        nodes.append(
-            node_of_arguments([_literal(value) for value in element.args], _keywords(element))
-        )
+        values = [_literal(value) for value in element.args]
+        nodes.append(node_of_arguments(values, _keywords(element)))
     return call_of_nodes(nodes, {})
 
 
 def _bound(
     name: str, positional: list[Any], keywords: dict[str, Any], backend: str | None, *, called: bool
 ) -> Call:
-    """The call with its arguments by name."""
+    """Return the call, its positional arguments bound to the names of the parameters."""
     if name.startswith("unifiedloss."):
         if positional or not called:
             msg = f"{name} takes its fields by name, as in {name}(reduction='sum')."
@@ -132,13 +142,16 @@ def _bound(
         return Call(name, keywords)
     library_loss = find(name)
     if library_loss.is_class and not called:
-        msg = f"{library_loss.name} is a class; write {library_loss.name}() for the loss with its defaults."
+        msg = (
+            f"{library_loss.name} is a class; "
+            f"write {library_loss.name}() for the loss with its defaults."
+        )
         raise SpecValueError(msg)
     return Call(library_loss.name, library_loss.bind(positional, keywords), backend)
 
 
 def _dotted(node: ast.expr) -> tuple[str, str | None]:
-    """The name a chain of attributes spells, its module by its canonical name, and the backend of ``keras[backend]``."""
+    """Return a dotted name with its module's canonical name, and the backend of ``keras[...]``."""
     parts: list[str] = []
     backend = None
     inner = node
@@ -158,7 +171,8 @@ def _dotted(node: ast.expr) -> tuple[str, str | None]:
             break
         else:
             msg = (
-                f"{_source(node)} is no name of a loss: a call with literal arguments is read, as in "
+                f"{_source(node)} is no name of a loss: "
+                "a call with literal arguments is read, as in "
                 "torch.nn.CrossEntropyLoss(label_smoothing=0.1), and nothing is evaluated."
             )
             raise SpecValueError(msg)
@@ -173,13 +187,16 @@ def _dotted(node: ast.expr) -> tuple[str, str | None]:
 def _backend(node: ast.expr) -> str:
     name = node.id if isinstance(node, ast.Name) else getattr(node, "value", None)
     if not isinstance(name, str):
-        msg = f"keras[{_source(node)}] names no backend; write keras[torch], keras[jax], keras[numpy] or keras[tensorflow]."
+        msg = (
+            f"keras[{_source(node)}] names no backend; "
+            "write keras[torch], keras[jax], keras[numpy] or keras[tensorflow]."
+        )
         raise SpecValueError(msg)
     return name
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a literal. Arrays become nested tuples."""
+    """Return the value of a literal; arrays become nested tuples."""
     if isinstance(node, ast.Constant) and (
         node.value is None or isinstance(node.value, bool | int | float | str)
     ):
@@ -197,15 +214,17 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and _is_array(node.func):
         return _array(node)
     msg = (
-        f"{_source(node)} is no literal: numbers, strings, True, False, None, lists and tuples are read, also inside "
-        "torch.tensor(...), np.array(...), tf.constant(...) and jnp.array(...), and nothing is evaluated."
+        f"{_source(node)} is no literal: "
+        "numbers, strings, True, False, None, lists and tuples are read, also inside "
+        "torch.tensor(...), np.array(...), tf.constant(...) and jnp.array(...), "
+        "and nothing is evaluated."
     )
     raise SpecValueError(msg)
 
 
 def _array(node: ast.Call) -> Any:
-    """The numbers in what only makes a tensor of them."""
-    # torch.Tensor(3) has three numbers, and nobody knows which.
+    """Return the numbers in a call that makes a tensor, such as ``torch.tensor([1.0, 2.0])``."""
+    # Refuse torch.Tensor(3): it makes three uninitialized numbers.
     sized = _dotted(node.func)[0] in _SIZED and not isinstance(
         node.args[0] if node.args else None, ast.List | ast.Tuple
     )
@@ -214,17 +233,18 @@ def _array(node: ast.Call) -> Any:
         raise SpecValueError(msg)
     value = _literal(node.args[0])
     if not _all_numbers(value):
-        msg = f"{_source(node)} is no array of numbers; write it as in {_source(node.func)}([1.0, 2.0])."
+        msg = (
+            f"{_source(node)} is no array of numbers; "
+            f"write it as in {_source(node.func)}([1.0, 2.0])."
+        )
         raise SpecValueError(msg)
     return value
 
 
 def _all_numbers(value: Any) -> bool:
-    return (
-        all(map(_all_numbers, value))
-        if isinstance(value, tuple)
-        else isinstance(value, bool | int | float)
-    )
+    if isinstance(value, tuple):
+        return all(map(_all_numbers, value))
+    return isinstance(value, bool | int | float)
 
 
 def _is_array(node: ast.expr) -> bool:

@@ -1,7 +1,8 @@
-"""Port a loss: run two losses on real tensors, find the first row that differs, and the one rule that closes the gap.
+"""Run two losses on the same tensors, and find the first position and the rules that differ.
 
-Each field in which their specs differ is tried: the second spec with this field of the first. If the losses then agree, the rule is found.
-What no spec can say is tried too: where a loss differs from its own spec on these tensors, and the specs agree, it is at work.
+Try each field in which the specs differ: give the second spec this field of the first. If the
+losses then agree, this is the rule that closes the gap. Try quirks too, which no spec expresses: if
+a loss differs from its own spec on these tensors, replace the loss by its spec.
 """
 
 from __future__ import annotations
@@ -36,33 +37,42 @@ from unifiedloss.switching.sides import (
     weight_dtype,
 )
 
-_FEW_ULPS = 64
-"""What the kernels of two frameworks may be apart in a mean of many terms, in units in the last place of its largest term or of 1."""
+_ROUNDING_ULPS = 64
+"""Largest distance between the kernels of two frameworks in a mean of many terms.
 
-_FEW_HALF_ULPS = 4
-"""The same of half types, which most kernels round to once or twice: 64 of them are 6% in float16 and 50% in bfloat16."""
+Its unit is the ulp of the largest term, or of 1.
+"""
+
+_ROUNDING_HALF_ULPS = 4
+"""The same for half types.
+
+Most kernels round to a half type only once or twice, and 64 ulps would be 6% in float16 and 50% in
+bfloat16.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Gap:
-    """How far two outcomes are apart.
+    """The distance between two outcomes.
 
     Attributes:
-        value: the largest distance of values, in units in the last place of the coarser dtype (at 1, for numbers below 1); infinite where
-            one is an error, or NaN or infinite and the other is not, or they have different sizes.
-        gradient: the same of gradients; None where there are none to compare.
-        limit: how large a distance of values counts as rounding.
-        gradient_limit: the same of gradients.
+        value: the largest distance of values, in ulps of the coarser dtype. The ulp is that of the
+            largest number, or of 1 if the largest number lies between 2**-6 and 1. The distance is
+            infinite if one outcome is an error, if a value is NaN or infinite in one outcome only,
+            or if the sizes differ.
+        gradient: the same for gradients; None if they cannot be compared.
+        limit: the largest distance of values that counts as rounding.
+        gradient_limit: the largest distance of gradients that counts as rounding.
     """
 
     value: float
     gradient: float | None
-    limit: int = _FEW_ULPS
-    gradient_limit: int = _FEW_ULPS
+    limit: int = _ROUNDING_ULPS
+    gradient_limit: int = _ROUNDING_ULPS
 
     @property
     def closed(self) -> bool:
-        """Whether only rounding is left."""
+        """Whether the outcomes differ by rounding at most."""
         return self.value <= self.limit and (
             self.gradient is None or self.gradient <= self.gradient_limit
         )
@@ -77,10 +87,11 @@ class Attempt:
     """One rule, made the same in both losses.
 
     Attributes:
-        rule: the field of a spec, several that go together, or a rule that no spec can say.
-        change: what was changed, in words.
-        gap: what is left of the difference.
-        reason: what the loss does that no spec can say, in a sentence; None for a field of a spec.
+        rule: the name of a field of the specs, of several fields that go together, or of a rule
+            that no spec expresses.
+        change: a description of the change.
+        gap: the distance that remains after the change.
+        reason: a sentence that says what the loss does and no spec expresses; None for a field.
     """
 
     rule: str
@@ -91,34 +102,41 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class PortReport:
-    """What two losses make of the same tensors. ``str()`` says it.
+    """The results of two losses on the same tensors, and the rules that close their gap.
+
+    ``str()`` describes them.
 
     Attributes:
         a: the first loss, as it was written.
-        b: the second.
-        value_a: the value of the first; None after an error, which `error_a` holds. So are `value_b` and `error_b`.
-        value_b: the value of the second.
-        gradient_a: its gradient with respect to the predictions; None where its library has none. So is `gradient_b`.
-        gradient_b: that of the second.
-        error_a: what the first raised.
-        error_b: what the second raised.
-        ran_a: "native" where the first computed it itself, "instead" where its spec did in its place, as its library is not installed,
-            or refused, or Keras runs on another framework; "spec" for a spec.
-        ran_b: the same of the second.
-        reason_a: why its spec did in its place, in a sentence; None where it did not.
-        reason_b: the same of the second.
-        settings: what this process has changed in a library, so that a text would make another loss here, in sentences.
-        gap: how far they are apart.
-        row: the index of the first position whose losses differ, along the axes of the per-position loss; None where none does, or where
-            the losses cannot be told position by position.
-        losses_of_row: the losses of that position.
-        attempts: what was tried to close the gap, in the order of the fields.
-        together: the rules that close it only together, where none does alone, fields first; empty where one does, or where all do not.
-        unseen: the rules in which the two differ all the same, where only rounding is left: these tensors do not show them.
-        untried: where nothing was tried, why, in a sentence; else None.
-        widened: whether the two are no further apart than rounding in the half type of the predictions, and their rules are: what is
-            said of the gap is then of their specs in float32.
-        rules: the rules of those attempts that closed it, each by itself.
+        b: the second loss, as it was written.
+        value_a: the value of the first loss; None after an error.
+        value_b: the same for the second.
+        gradient_a: the gradient of the first loss with respect to the predictions; None after an
+            error, or if its library computes no gradients.
+        gradient_b: the same for the second.
+        error_a: the error that the first loss raised, or None.
+        error_b: the same for the second.
+        ran_a: "native" if the first loss itself was run; "instead" if its spec was run in its
+            place, because its library is not installed or refused the tensors, or because Keras
+            runs on another backend; "spec" for a spec.
+        ran_b: the same for the second.
+        reason_a: a sentence that says why the spec of the first loss was run in its place, or None.
+        reason_b: the same for the second.
+        settings: sentences about global settings of a library that this process has changed, and
+            that change which loss a text makes.
+        gap: the distance between the two results.
+        row: the index of the first position whose losses differ, along the axes of the unreduced
+            loss; None if no position differs, or if the losses have no common positions.
+        losses_of_row: the losses of that position, or None.
+        attempts: the changes that were tried to close the gap, in the order of the fields.
+        together: the rules that close the gap only together, fields first; empty if a single rule
+            closes it, or if all together do not.
+        unseen: if only rounding is left, the rules in which the losses differ although these
+            tensors do not show it.
+        untried: a sentence that says why no rule was tried; None if one was.
+        widened: whether the rules differ by less than the rounding of the half type of the
+            predictions. The gap and everything after it then compare the specs in float32.
+        rules: the rules that close the gap, each by itself.
     """
 
     a: str
@@ -150,7 +168,7 @@ class PortReport:
 
     @property
     def same(self) -> bool:
-        """Whether the losses differ by rounding alone."""
+        """Whether the losses differ by rounding at most."""
         return self.gap.closed
 
     def __str__(self) -> str:
@@ -158,32 +176,28 @@ class PortReport:
             f"a: {self.a}",
             f"b: {self.b}",
             "",
-            f"a gives {_said(self.value_a, self.error_a, self.ran_a)}",
-            f"b gives {_said(self.value_b, self.error_b, self.ran_b)}",
-            *(
-                f"{letter} itself was not run: {reason}"
-                for letter, reason in (("a", self.reason_a), ("b", self.reason_b))
-                if reason is not None
-            ),
-            *(
-                setting
-                for setting in self.settings
-                if setting not in (self.reason_a, self.reason_b)
-            ),
+            f"a gives {_result(self.value_a, self.error_a, self.ran_a)}",
+            f"b gives {_result(self.value_b, self.error_b, self.ran_b)}",
         ]
+        reasons = (self.reason_a, self.reason_b)
+        for letter, reason in zip("ab", reasons, strict=True):
+            if reason is not None:
+                lines.append(f"{letter} itself was not run: {reason}")
+        lines += [setting for setting in self.settings if setting not in reasons]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
         if self.widened:
             lines.append(
-                "In the half type of the predictions only rounding is left; what follows is of their specs in float32."
+                "In the half type of the predictions only rounding is left; "
+                "what follows is of their specs in float32."
             )
         one_failed = self.value_a is None or self.value_b is None
         lines.append("One of them is an error." if one_failed else f"The {self.gap}.")
         if self.same:
-            unseen = (
-                f"They differ in rules that these tensors do not show: {', '.join(self.unseen)}."
-            )
-            return "\n".join([*lines, *([unseen] if self.unseen else []), "Only rounding is left."])
+            if self.unseen:
+                unseen = ", ".join(self.unseen)
+                lines.append(f"They differ in rules that these tensors do not show: {unseen}.")
+            return "\n".join([*lines, "Only rounding is left."])
         if self.row is not None and self.losses_of_row is not None:
             first, second = map(number, self.losses_of_row)
             lines.append(
@@ -206,44 +220,46 @@ class PortReport:
         return "\n".join(lines)
 
 
-def _said(value: Array | None, error: str | None, ran: str) -> str:
-    told = str(error) if value is None else _written(value)
-    return f"{told} (its spec does)" if ran == "instead" else told
+def _result(value: Array | None, error: str | None, ran: str) -> str:
+    text = str(error) if value is None else _written(value)
+    return f"{text} (its spec does)" if ran == "instead" else text
 
 
 def _written(value: Array) -> str:
     if value.size == 1:
         return f"{number(value.item())} in {value.dtype}"
-    return (
-        f"{value.dtype} of shape {value.shape}, from {number(value.min())} to {number(value.max())}"
-        if value.size
-        else "nothing"
-    )
+    if not value.size:
+        return "nothing"
+    low, high = number(value.min()), number(value.max())
+    return f"{value.dtype} of shape {value.shape}, from {low} to {high}"
 
 
 def port_report(
     a: Any, b: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
 ) -> PortReport:
-    """Run two losses on the same tensors, and find what sets them apart.
+    """Run two losses on the same tensors, and find the rules that make their results differ.
 
     Args:
-        a: a spec, a loss of another library, or the text of either, as `from_native` reads them. An object is run as it is; of text, that
-            is run which a person would make of it.
-        b: the same.
-        predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy array, and each library is given its
-            own tensors. Where the package ml_dtypes is not loaded NumPy has no bfloat16, and such a tensor of torch is read in float32.
+        a: a spec, a loss of another library, or the text of either, as `from_native` reads them. An
+            object is run unchanged; text is run as the loss that its library makes of it.
+        b: the same for the second loss.
+        predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy
+            array and converted for each library. NumPy has bfloat16 only if the package ml_dtypes
+            is loaded; without it, a bfloat16 tensor of torch is read in float32.
         targets: likewise. Labels become one-hot rows for a loss that takes no labels.
-        sample_weight: weights of positions, or None. Of losses that take none, the spec is run.
-        mask: True where a position counts, or None. No loss of another library takes one: of each, the spec is run, and the report says so.
+        sample_weight: weights of positions, or None. For a loss that takes none, its spec is run.
+        mask: True where a position counts, or None. No loss of another library takes a mask: the
+            spec is run in its place, and the report says so.
 
     Returns:
-        An object that prints as text: both values and how far they are apart, in units in the last place; the first position that
-        differs; and, tried one by one, which single rule, made the same in both, closes the gap. If only rounding is left it says so.
+        An object that prints as text: both values and their distance in units in the last place;
+        the first position that differs; and which single rule, made the same in both losses, closes
+        the gap. If only rounding is left, the text says so.
 
     Raises:
-        SpecTypeError, SpecValueError: `a` or `b` is no loss that is known.
+        SpecTypeError, SpecValueError: `a` or `b` is not a known loss.
         UnsupportedError: a loss that no spec computes cannot be run here.
-        ShapeError: lists are no array, as where rows have different lengths.
+        ShapeError: nested lists are not an array, for example if rows have different lengths.
 
     Example:
         ```python
@@ -265,31 +281,49 @@ def port_report(
     )
     first, second = one.outcome(x), other.outcome(x)
     gap = gap_of(first, second)
-    hidden = _widened(one, other, x) if gap.closed else None
-    if hidden is not None:
-        one, other, x = hidden
+    widened = _widened(one, other, x) if gap.closed else None
+    if widened is not None:
+        one, other, x = widened
         gap = gap_of(one.outcome(x), other.outcome(x))
     row, losses = (None, None) if gap.closed else _first_row(one, other, x)
     attempts = () if gap.closed else tuple(_attempts(one, other, x))
-    alone = gap.closed or any(attempt.gap.closed for attempt in attempts)
+    one_closes = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
-        one.name, other.name, first.value, second.value, first.gradient, second.gradient, first.error, second.error,
-        first.ran, second.ran, first.reason, second.reason, settings_of(one, other),
-        gap, row, losses, attempts, () if alone else _together(one, other, x),
-        _unseen(one, other) if gap.closed else (), None if gap.closed or attempts else _untried(one, other), hidden is not None,
-    )  # fmt: skip
+        a=one.name,
+        b=other.name,
+        value_a=first.value,
+        value_b=second.value,
+        gradient_a=first.gradient,
+        gradient_b=second.gradient,
+        error_a=first.error,
+        error_b=second.error,
+        ran_a=first.ran,
+        ran_b=second.ran,
+        reason_a=first.reason,
+        reason_b=second.reason,
+        settings=settings_of(one, other),
+        gap=gap,
+        row=row,
+        losses_of_row=losses,
+        attempts=attempts,
+        together=() if one_closes else _together(one, other, x),
+        unseen=_unseen(one, other) if gap.closed else (),
+        untried=None if gap.closed or attempts else _untried(one, other),
+        widened=widened is not None,
+    )
 
 
 def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
-    """The specs, and the tensors in float32, where rules set the losses apart by less than a half type tells; else None."""
+    """Return the specs and the tensors in float32 if a half type hides the difference, else None.
+
+    Return them only if the specs differ in float32 while the float32 value of each spec agrees with
+    its value on the given tensors, up to the rounding of the half type.
+    """
     near_a, near_b = nearest(a), nearest(b)
-    if (
-        x.predictions.dtype.name not in HALF_TYPES
-        or near_a is None
-        or type(near_a) is not type(near_b)
-    ):
+    if x.predictions.dtype.name not in HALF_TYPES:
         return None
-    assert near_b is not None
+    if near_a is None or near_b is None or type(near_a) is not type(near_b):
+        return None
     targets = x.targets.astype(np.float32) if x.targets.dtype.name in HALF_TYPES else x.targets
     wide = replace(x, predictions=x.predictions.astype(np.float32), targets=targets)
     first, second = run_spec(near_a, wide), run_spec(near_b, wide)
@@ -301,7 +335,7 @@ def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
 
 
 def _unseen(a: Side, b: Side) -> tuple[str, ...]:
-    """The rules in which two losses differ, by their specs or by the arguments that no spec can say."""
+    """List the rules in which two losses differ: fields, and arguments that no spec expresses."""
     near_a, near_b = nearest(a), nearest(b)
     refused = dict.fromkeys(name for name in map(_refused, (a, b)) if name is not None)
     if a.name == b.name:
@@ -313,7 +347,7 @@ def _unseen(a: Side, b: Side) -> tuple[str, ...]:
 
 
 def _refused(side: Side) -> str | None:
-    """The rule of a loss's arguments that keeps it from being a spec; None for a spec."""
+    """Name the rule because of which no spec computes the loss; None if a spec does."""
     if side.spec is not None or side.call is None:
         return None
     refusal = refusal_of(side.call)
@@ -321,7 +355,7 @@ def _refused(side: Side) -> str | None:
 
 
 def _untried(a: Side, b: Side) -> str:
-    """Why no rule was tried."""
+    """Say why no rule was tried."""
     near_a, near_b = nearest(a), nearest(b)
     for side, near in ((a, near_a), (b, near_b)):
         if near is None:
@@ -335,39 +369,40 @@ def _untried(a: Side, b: Side) -> str:
 
 
 def _array(name: str, tensor: Any) -> Any:
-    """Any framework's tensor as a NumPy array."""
+    """Convert a tensor of any framework, a number or nested lists to a NumPy array."""
     if tensor is None or isinstance(tensor, np.ndarray | list | tuple | int | float):
         try:
             return None if tensor is None else np.asarray(tensor)
-        except ValueError as error:  # lists of different lengths
+        except ValueError as error:  # rows have different lengths
             msg = f"{name} cannot be read as an array of numbers: {error}"
             raise ShapeError(msg) from error
     adapter: Any = registry.adapter(backend_of(tensor, name))
     return as_bfloat16(tensor, np.asarray(adapter.to_numpy(tensor)))
 
 
-# -------------------------------------------------------------------------------------------------------------- distances
+# ---------------------------------------------------------------------------------------- distances
 
 
 def gap_of(a: Outcome, b: Outcome) -> Gap:
-    """How far two outcomes are apart."""
+    """Measure the distance between two outcomes."""
     if a.value is None or b.value is None:
         return Gap(0.0 if a.value is None and b.value is None else float("inf"), None)
-    gradient, limit = None, _FEW_ULPS
+    gradient, limit = None, _ROUNDING_ULPS
     if a.gradient is not None and b.gradient is not None:
         gradient, limit = _ulps(a.gradient, b.gradient), _limit(a.gradient, b.gradient)
     return Gap(_ulps(a.value, b.value), gradient, _limit(a.value, b.value), limit)
 
 
 def _limit(a: Array, b: Array) -> int:
-    """How many units in the last place of the coarser dtype count as rounding."""
-    return _FEW_HALF_ULPS if {a.dtype.name, b.dtype.name} & {*HALF_TYPES} else _FEW_ULPS
+    """Return how many ulps of the coarser dtype count as rounding."""
+    return _ROUNDING_HALF_ULPS if {a.dtype.name, b.dtype.name} & {*HALF_TYPES} else _ROUNDING_ULPS
 
 
 def _ulps(a: Array, b: Array) -> float:
-    """The largest distance, in units in the last place of the coarser dtype; at 1, or at the largest number, where that is larger.
+    """Return the largest distance, in ulps of the coarser dtype at `_scale(x, y)`.
 
-    What a kernel makes of one row is as exact as the largest of its terms, and a mean as exact as the largest of its rows.
+    All elements share this ulp, because the error of a row grows with the largest of its terms, and
+    the error of a mean with the largest of its rows.
     """
     if a.size != b.size:
         return float("inf")
@@ -378,29 +413,33 @@ def _ulps(a: Array, b: Array) -> float:
     x, y = x[~special], y[~special]
     if not x.size:
         return 0.0
-    epsilon = max(
-        FORMATS[array.dtype.name].epsilon for array in (a, b) if array.dtype.name in FORMATS
-    )
-    return float(np.max(np.abs(x - y)) / (epsilon * _scale(x, y)))
+    return float(np.max(np.abs(x - y)) / (_coarser_epsilon(a, b) * _scale(x, y)))
+
+
+def _coarser_epsilon(a: Array, b: Array) -> float:
+    return max(FORMATS[x.dtype.name].epsilon for x in (a, b) if x.dtype.name in FORMATS)
 
 
 def _scale(x: Array, y: Array) -> float:
-    """The number at which one unit in the last place is taken."""
+    """Return the number whose ulp is the unit of the distance: the largest number, or 1.
+
+    A loss below 1 is the difference of numbers near 1, so its errors are ulps of 1. Numbers that
+    are all below `_SMALL` are taken for the gradient of a mean over many rows.
+    """
     largest = float(max(np.max(np.abs(x)), np.max(np.abs(y))))
-    # A gradient of a mean over many rows is small as a whole; a loss near 0 is the difference of numbers near 1.
     return largest if 0.0 < largest < _SMALL or largest > 1.0 else 1.0
 
 
 _SMALL = 2.0**-6
 
 
-# --------------------------------------------------------------------------------------------------------------- positions
+# ---------------------------------------------------------------------------------------- positions
 
 
 def _first_row(
     a: Side, b: Side, x: Input
 ) -> tuple[tuple[int, ...] | None, tuple[float, float] | None]:
-    """The first position whose losses differ, and its losses."""
+    """Find the first position whose losses differ, and return its index and its two losses."""
     outcomes = [_per_position(side, x) for side in (a, b)]
     values = [None if outcome is None else outcome.value for outcome in outcomes]
     if values[0] is None or values[1] is None:
@@ -409,20 +448,16 @@ def _first_row(
     if first.shape != second.shape:
         return None, None
     p, q = first.astype(np.float64), second.astype(np.float64)
-    tolerance = _limit(first, second) * max(
-        FORMATS[array.dtype.name].epsilon
-        for array in (first, second)
-        if array.dtype.name in FORMATS
-    )
-    bad = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
-    if not bad.any():
+    tolerance = _limit(first, second) * _coarser_epsilon(first, second)
+    differs = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if not differs.any():
         return None, None
-    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    index = tuple(int(i) for i in np.argwhere(differs)[0])
     return index, (float(p[index]), float(q[index]))
 
 
 def _common(a: Array, b: Array) -> tuple[Array, Array]:
-    """The losses of both on the positions they share: those of elements are averaged where the other has one per row."""
+    """Average the last axes of the loss with more axes, so both have one number per position."""
     while a.ndim > b.ndim:
         a = a.mean(axis=-1)
     while b.ndim > a.ndim:
@@ -431,7 +466,7 @@ def _common(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _per_position(side: Side, x: Input) -> Outcome | None:
-    """The losses of all positions: the library's own where it can be asked for them, else those of the spec."""
+    """Compute the loss of every position with the library if it can do so, else with the spec."""
     spec = nearest(side)
     if spec is None:
         return None
@@ -447,50 +482,49 @@ def _per_position(side: Side, x: Input) -> Outcome | None:
     return run_spec(each, x)
 
 
-# ---------------------------------------------------------------------------------------------------------------- attempts
+# ----------------------------------------------------------------------------------------- attempts
 
 
 def _attempts(a: Side, b: Side, x: Input) -> list[Attempt]:
-    """Each rule that differs, made the same, and what is left then."""
+    """Make each rule that differs the same in both losses, and measure the remaining gap."""
     near_a, near_b = nearest(a), nearest(b)
     if near_a is None or near_b is None:
         return []
-    found = [*_by_arguments(a, b, near_a, near_b, x)]
+    attempts = _by_arguments(a, b, near_a, near_b, x)
     if type(near_a) is type(near_b):
-        found += _by_fields(a, b, near_a, near_b, x)
-        found += _by_deviations(a, b, near_a, near_b, x)
-    return found
+        attempts += _by_fields(a, b, near_a, near_b, x)
+        attempts += _by_quirks(a, b, near_a, near_b, x)
+    return attempts
 
 
 def _by_fields(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
+    """Give b each field of a in turn; try none if the specs agree on these tensors."""
     if gap_of(run_spec(near_a, x), run_spec(near_b, x)).closed:
-        return []  # the rules of specs are not what sets the two apart here
-    first, found = a.outcome(x), []
+        return []
+    first, attempts = a.outcome(x), []
     for group in _groups(near_a, near_b):
         made_same = changed(near_b, near_a, group)
         if made_same is None:
             continue
-        rules, change = (
-            list(group),
-            "b with " + ", ".join(f"{name}={getattr(near_a, name)!r}" for name in group),
-        )
+        rules = ", ".join(group)
+        fields = ", ".join(f"{name}={getattr(near_a, name)!r}" for name in group)
+        change = f"b with {fields}"
         second = _with_fields(b, near_b, made_same, x)
         if second is None:
-            rules.append(_deviation(b, near_b, x)[0])
-            change, second = (
-                change.replace("b with", "b as its spec has it, with"),
-                run_spec(made_same, x),
-            )
-        found.append(Attempt(", ".join(rules), change, gap_of(first, second)))
-    return found
+            rules = f"{rules}, {_quirk_names(b, near_b, x)[0]}"
+            change = f"b as its spec has it, with {fields}"
+            second = run_spec(made_same, x)
+        attempts.append(Attempt(rules, change, gap_of(first, second)))
+    return attempts
 
 
 def _with_fields(side: Side, near: AnyLoss, made_same: AnyLoss, x: Input) -> Outcome | None:
-    """What comes of a loss whose fields were changed.
+    """Run a loss with changed fields.
 
-    Where it does what its spec does not, it takes a loss of its library to tell whether it still does; None where that has none.
+    If the loss differs from its spec on these tensors, run the library's loss with the changed
+    fields, because it may still differ. Return None if the library has no such loss.
     """
-    if side.call is None or not _deviates(side, near, x):
+    if side.call is None or not _differs_from_spec(side, near, x):
         return run_spec(made_same, x)
     try:
         return side_of(call_of(made_same, side.call.library, side.call.backend)).outcome(x)
@@ -498,32 +532,40 @@ def _with_fields(side: Side, near: AnyLoss, made_same: AnyLoss, x: Input) -> Out
         return None
 
 
-def _deviates(side: Side, near: AnyLoss, x: Input) -> bool:
-    """Whether a loss does on these tensors what its spec does not."""
+def _differs_from_spec(side: Side, near: AnyLoss, x: Input) -> bool:
+    """Tell whether a library's loss differs from its spec on these tensors."""
     if side.call is None or side.spec is None:
         return False
-    own = side.outcome(x)
-    return own.ran == "native" and not gap_of(own, run_spec(near, x)).closed
+    outcome = side.outcome(x)
+    return outcome.ran == "native" and not gap_of(outcome, run_spec(near, x)).closed
 
 
 def _groups(a: AnyLoss, b: AnyLoss) -> list[tuple[str, ...]]:
-    """The fields that differ and that change numbers by more than rounding."""
+    """Group the fields that differ, without `rounding`, which changes numbers by rounding only."""
     return groups(a, b, [name for name in differing(a, b) if name != "rounding"])
 
 
 def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
-    """The rules that close it only together, none of which can be left out; nothing where all of them do not."""
+    """Find a set of rules that closes the gap and none of which can be left out.
+
+    Return no rules if all of them together do not close the gap.
+    """
     near_a, near_b = nearest(a), nearest(b)
     if near_a is None or near_b is None or type(near_a) is not type(near_b):
         return ()
-    own = {letter: _deviation(side, near, x)[0] for letter, side, near in (("a", a, near_a), ("b", b, near_b))
-           if _deviates(side, near, x)}  # fmt: skip
-    needed: list[str | tuple[str, ...]] = [*own, *_groups(near_a, near_b)]
+    quirks = {
+        letter: _quirk_names(side, near, x)[0]
+        for letter, side, near in (("a", a, near_a), ("b", b, near_b))
+        if _differs_from_spec(side, near, x)
+    }
+    # "a" or "b" stands for the quirks of that loss, a tuple for a group of fields.
+    needed: list[str | tuple[str, ...]] = [*quirks, *_groups(near_a, near_b)]
+
+    def fields_of(rules: list[str | tuple[str, ...]]) -> list[str]:
+        return [name for group in rules if isinstance(group, tuple) for name in group]
 
     def closes(rules: list[str | tuple[str, ...]]) -> bool:
-        made_same = changed(
-            near_b, near_a, [name for group in rules if isinstance(group, tuple) for name in group]
-        )
+        made_same = changed(near_b, near_a, fields_of(rules))
         if made_same is None:
             return False
         first = run_spec(near_a, x) if "a" in rules else a.outcome(x)
@@ -536,75 +578,81 @@ def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
         rest = [other for other in needed if other != rule]
         if closes(rest):
             needed = rest
-    fields = [name for group in needed if isinstance(group, tuple) for name in group]
-    return (*fields, *dict.fromkeys(name for letter, name in own.items() if letter in needed))
+    names = [name for letter, name in quirks.items() if letter in needed]
+    return (*fields_of(needed), *dict.fromkeys(names))
 
 
-def _by_deviations(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
-    """What the losses themselves do otherwise than their specs, on these tensors."""
-    found = []
+def _by_quirks(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
+    """Replace each loss that differs from its spec on these tensors by its spec."""
+    attempts = []
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
-        if _deviates(side, spec, x):
-            names, reason = _deviation(side, spec, x)
-            left = gap_of(run_spec(spec, x), other.outcome(x))
-            found.append(Attempt(names, f"{letter} as its spec has it", left, reason))
-    return found
+        if _differs_from_spec(side, spec, x):
+            names, reason = _quirk_names(side, spec, x)
+            gap = gap_of(run_spec(spec, x), other.outcome(x))
+            attempts.append(Attempt(names, f"{letter} as its spec has it", gap, reason))
+    return attempts
 
 
-def _deviation(side: Side, near: AnyLoss, x: Input) -> tuple[str, str | None]:
-    """The rule by which a loss does what its spec does not, and what it does; where no sign tells them apart, all it may be."""
+def _quirk_names(side: Side, near: AnyLoss, x: Input) -> tuple[str, str | None]:
+    """Name the quirks that can explain why a loss differs from its spec, and say what they do.
+
+    If the tensors show none, name all quirks of the loss, without a sentence.
+    """
     assert side.call is not None
-    rules = told(side, x)
-    names = [name for name, _ in rules or rules_of(near, side.call)] or ["unlisted"]
-    return " or ".join(dict.fromkeys(names)), " Or: ".join(
-        dict.fromkeys(text for _, text in rules)
-    ) or None
+    shown = _quirks_shown(side, x)
+    names = [name for name, _ in shown or rules_of(near, side.call)] or ["unlisted"]
+    sentences = dict.fromkeys(text for _, text in shown)
+    return " or ".join(dict.fromkeys(names)), " Or: ".join(sentences) or None
 
 
-def told(side: Side, x: Input) -> list[tuple[str, str]]:
-    """The rules that can be at work where a loss differs from its spec, told by what the tensors hold."""
+def _quirks_shown(side: Side, x: Input) -> list[tuple[str, str]]:
+    """List the quirks of a loss that these tensors can show, with their sentences."""
     assert side.call is not None
     assert side.spec is not None
-    own, expected = side.outcome(x), run_spec(side.spec, x)
-    held = quirks_shown_by(side.spec, x)
+    names = quirks_shown_by(side.spec, x)
     if weight_dtype(side) not in (None, x.predictions.dtype.name):
-        held = held | {"weight_dtype"}
-    # A rule of gradients alone is not what sets values apart.
-    gap = gap_of(own, expected)
-    values = gap.value > gap.limit
+        names = names | {"weight_dtype"}
+    # A quirk of gradients only cannot explain why the values differ.
+    gap = gap_of(side.outcome(x), run_spec(side.spec, x))
+    values_differ = gap.value > gap.limit
     kind = _kind(side.adapted(x))
     return [
         (quirk.name, quirk.sentence(side.call))
         for quirk in QUIRKS
-        if quirk.name in held
+        if quirk.name in names
         and (kind is None or quirk.kind in (None, kind))
         and _concerns(quirk, side)
         and quirk.has(side.call)
-        and not (values and quirk.of == "gradient" and quirk.name in _OF_GRADIENTS)
+        and not (values_differ and quirk.of == "gradient" and quirk.name in _GRADIENT_QUIRKS)
     ]
 
 
 def _concerns(quirk: Quirk, side: Side) -> bool:
-    """Whether a loss takes what a rule is about; of the dtype of its weights the object tells more than its call."""
+    """Tell whether a quirk concerns a loss with its settings.
+
+    Skip the condition of "weight_dtype", because the object knows the dtype of its weights and its
+    call does not.
+    """
     assert side.spec is not None
     when = None if quirk.name == "weight_dtype" else quirk.when
     return replace(quirk, when=when).concerns(side.spec, side.call)
 
 
 def _kind(x: Input) -> str | None:
-    """The kind of targets, "index" or "dense"; None where their shape is that of neither, or there is no axis beside the classes."""
+    """Return the kind of the targets, "index" or "dense".
+
+    Return None if the shapes fit neither, or if the predictions have no axis besides the classes.
+    """
     if x.predictions.ndim <= 1:
         return None
     if x.targets.shape == x.predictions.shape:
         return "dense"
-    return (
-        "index"
-        if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu"
-        else None
-    )
+    if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu":
+        return "index"
+    return None
 
 
-_OF_GRADIENTS = frozenset(
+_GRADIENT_QUIRKS = frozenset(
     {
         "target_sum",
         "gradient_at_zero",
@@ -614,22 +662,16 @@ _OF_GRADIENTS = frozenset(
         "weightless_mean",
     }
 )
-"""Rules about gradients, and never about values."""
+"""Quirks that change gradients and never values."""
 
 
 def _by_arguments(a: Side, b: Side, near_a: AnyLoss, near_b: AnyLoss, x: Input) -> list[Attempt]:
-    """The rule of arguments that no spec can say, taken away."""
-    found = []
+    """Replace each loss that no spec computes by the nearest spec."""
+    attempts = []
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
         refusal = None if side.call is None or side.spec is not None else refusal_of(side.call)
         if refusal is not None:
-            left = gap_of(run_spec(spec, x), other.outcome(x))
-            found.append(
-                Attempt(
-                    refusal.name,
-                    f"{letter} without it, as {spec!r}",
-                    left,
-                    refusal.sentence(side.call),
-                )
-            )
-    return found
+            gap = gap_of(run_spec(spec, x), other.outcome(x))
+            change = f"{letter} without it, as {spec!r}"
+            attempts.append(Attempt(refusal.name, change, gap, refusal.sentence(side.call)))
+    return attempts

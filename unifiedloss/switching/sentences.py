@@ -1,7 +1,8 @@
-"""What each field of a spec means at its value, in a sentence.
+"""Say in a sentence what each field of a spec means at its value.
 
-`sentence` says it of one field; `unifiedloss.explain` puts the sentences of all fields under the formula, `unifiedloss.diff` those of two
-specs beside each other. Every sentence begins with the value, so that no two values of a field have the same.
+`unifiedloss.explain` prints the sentences of all fields under the formula; `unifiedloss.diff`
+compares those of two specs. Every sentence begins with the value, so no two values of a field have
+the same sentence.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from unifiedloss.text import Text, code, formula, value
 
 
 def sentence(spec: AnyLoss, field: str) -> Text:
-    """What the field says at its value.
+    """Say what the field means at its value.
 
     Args:
         spec: the loss.
@@ -25,7 +26,7 @@ def sentence(spec: AnyLoss, field: str) -> Text:
 
 
 def sentences(spec: AnyLoss) -> dict[str, Text]:
-    """A sentence for every field, in the order of the fields."""
+    """Return a sentence for every field, in the order of the fields."""
     return {field: sentence(spec, field) for field in spec.declarations}
 
 
@@ -38,25 +39,26 @@ TITLES = {
 
 
 def special_values(spec: AnyLoss) -> list[Text]:
-    """What comes of infinities, NaN, zeros, bad labels and nothing at all."""
-    found = [*_special_predictions(spec), *_special_targets(spec), *_special_positions(spec)]
-    if not isinstance(spec, MeanSquaredError) and not isinstance(spec, BinaryCrossEntropyLoss):
-        found.append(
-            Text.of(
-                "Rows of dense targets need not sum to 1: with the sum T the gradient at the logits is ",
-                formula("T p_c - tau_c", r"T p_c - \tau_c"), ".",
-            )
-            if getattr(spec, "from_logits", False)
-            else Text.of("Rows of dense targets need not sum to 1.")
-        )  # fmt: skip
-    return found
+    """Say how the loss treats infinities, NaN, zeros, invalid labels and empty batches."""
+    texts = [*_special_predictions(spec), *_special_targets(spec), *_special_positions(spec)]
+    if isinstance(spec, MeanSquaredError | BinaryCrossEntropyLoss):
+        return texts
+    any_sum = "Rows of dense targets need not sum to 1"
+    if not getattr(spec, "from_logits", False):
+        return [*texts, Text.of(f"{any_sum}.")]
+    gradient = formula("T p_c - tau_c", r"T p_c - \tau_c")
+    return [
+        *texts,
+        Text.of(f"{any_sum}: with the sum T the gradient at the logits is ", gradient, "."),
+    ]
 
 
 def _special_predictions(spec: AnyLoss) -> list[Text]:
     if isinstance(spec, MeanSquaredError):
         return [
             Text.of(
-                "Infinite and NaN predictions and targets: the loss is what the formula gives, infinite or NaN."
+                "Infinite and NaN predictions and targets: "
+                "the loss is what the formula gives, infinite or NaN."
             )
         ]
     zero = Text.of(formula("0 log 0 = 0", r"0 \log 0 = 0"), ", in value and gradient.")
@@ -64,7 +66,8 @@ def _special_predictions(spec: AnyLoss) -> list[Text]:
         return [zero, _special_logits(spec) if spec.from_logits else _special_probabilities(spec)]
     return [
         Text.of(
-            "A log-probability of -inf costs infinitely much where the target gives it weight, and nothing elsewhere."
+            "A log-probability of -inf costs infinitely much where the target gives it weight, "
+            "and nothing elsewhere."
         ),
         Text.of("Entries whose target is 0 are not read."),
     ]
@@ -73,11 +76,14 @@ def _special_predictions(spec: AnyLoss) -> list[Text]:
 def _special_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> Text:
     if isinstance(spec, BinaryCrossEntropyLoss):
         return Text.of(
-            "An infinite logit: the loss is 0 where the label agrees and infinite where not, the gradient ",
-            formula("p - t'"), "; a NaN logit gives NaN.",
-        )  # fmt: skip
+            "An infinite logit: the loss is 0 where the label agrees and infinite where not, "
+            "the gradient ",
+            formula("p - t'"),
+            "; a NaN logit gives NaN.",
+        )
     return Text.of(
-        "A logit of -inf is the probability 0, with a finite gradient; a row with +inf, with NaN, or with -inf alone is NaN."
+        "A logit of -inf is the probability 0, with a finite gradient; "
+        "a row with +inf, with NaN, or with -inf alone is NaN."
     )
 
 
@@ -101,12 +107,10 @@ def _logarithm_of_zero(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> str:
     if isinstance(spec, CrossEntropyLoss) and spec.renormalize == "after_clip":
         return "A prediction of 0 counts as the bound it is clipped to, with the gradient 0."
     if spec.epsilon == "keras":
-        one = (
-            ""
-            if isinstance(spec, CrossEntropyLoss)
-            else ", that of 1 - p at the probability 1 as -15.942 in float32"
-        )
-        return f"{at_zero} -16.118{one}, with the gradient 0."
+        at_one = ", that of 1 - p at the probability 1 as -15.942 in float32"
+        if isinstance(spec, CrossEntropyLoss):
+            at_one = ""
+        return f"{at_zero} -16.118{at_one}, with the gradient 0."
     if spec.epsilon == "sklearn":
         return f"{at_zero} -15.942 in float32 and -36.044 in float64, with the gradient 0."
     return f"{at_zero} {math.log(float(spec.epsilon)):.6g}, with the gradient 0."
@@ -119,19 +123,21 @@ def _special_targets(spec: AnyLoss) -> list[Text]:
         return [Text.of("A target outside [0, 1] is an error (NaN under tracing).")]
     return [
         Text.of(
-            "A class index outside 0..K-1 that is not ignored is an error (NaN under tracing); it never wraps."
+            "A class index outside 0..K-1 that is not ignored is an error (NaN under tracing); "
+            "it never wraps."
         ),
     ]
 
 
 def _special_positions(spec: AnyLoss) -> list[Text]:
-    found = [
+    texts = [
         Text.of(
-            "Positions that are masked or have sample weight 0 have loss and gradient 0, and nothing in them is read."
+            "Positions that are masked or have sample weight 0 have loss and gradient 0, "
+            "and nothing in them is read."
         ),
         Text.of("Shapes must fit: nothing is squeezed and nothing is broadcast."),
     ]
     empty = {"none": "an empty array", "sum": "0"}.get(spec.reduction)
     if empty is None:
         empty = {"nan": "NaN", "zero": "0", "error": "an error"}[spec.on_empty]
-    return [*found, Text.of(f"An empty batch gives {empty}.")]
+    return [*texts, Text.of(f"An empty batch gives {empty}.")]

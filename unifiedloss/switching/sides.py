@@ -1,6 +1,6 @@
-"""One side of a comparison: a spec, or another library's loss, which is run itself where its library is installed.
+"""Run one side of a comparison: a spec, or a loss of another library if it is installed.
 
-What comes of an input is an `Outcome`: a value and a gradient, or the error.
+The result on an input is an `Outcome`: a value and a gradient, or an error.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from unifiedloss.switching.library_loss import LIBRARY_LOSSES, Call
 
 Array = NDArray[Any]
 
-
 AS_GIVEN = "run_as_given"
-"""The `way` of an input that is not to be adapted: labels stay labels, and dtypes what they are."""
+"""The `way` of an input that must not be adapted: labels stay labels, dtypes stay as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +37,16 @@ class Input:
     """The tensors of one call.
 
     Attributes:
-        predictions: as an array; so are `targets` and `sample_weight`.
-        targets: what they are compared with.
-        sample_weight: weights, or None.
-        way: how another library computes it where that matters: the name of a function of its adapter. Of libraries whose adapter has
-            none, the spec is evaluated. `AS_GIVEN` hands over the tensors as they are, where they would be made what the loss takes.
-        origin: what `way` is given in place of the predictions, such as the logits behind them.
-        note: what `way` does, in words.
-        mask: which positions count, or None. Specs alone take one.
+        predictions: an array.
+        targets: an array of labels or of targets.
+        sample_weight: an array of weights, or None.
+        way: the name of the function of an adapter that runs the library's loss on this input;
+            None for ``run``. If an adapter has no such function, the spec is run instead.
+            `AS_GIVEN` passes the tensors on unchanged, without adapting them to the loss.
+        origin: the array that `way` takes in place of the predictions, such as the logits that they
+            were computed from.
+        note: a description of `way`.
+        mask: an array, True where a position counts, or None. Only specs take a mask.
     """
 
     predictions: Array
@@ -69,14 +70,16 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of an input.
+    """The result of a loss on an input.
 
     Attributes:
         value: the loss, in the shape and dtype it was returned in; None after an error.
-        gradient: of its sum, with respect to the predictions; None where there is none.
-        error: what was raised, as "ErrorName: message".
-        ran: "native" where the other library itself computed it, "instead" where its spec did in its place, "spec" for a spec.
-        reason: why the library itself was not asked, where it was not and could have been.
+        gradient: the gradient of the sum of `value` with respect to the predictions; None if there
+            is none.
+        error: the error that was raised, as "ErrorName: message", or None.
+        ran: "native" if the other library computed the loss, "instead" if its spec was run in its
+            place, "spec" for a spec.
+        reason: why the spec of a library's loss was run in its place, or None.
     """
 
     value: Array | None = None
@@ -86,7 +89,9 @@ class Outcome:
     reason: str | None = None
 
     def __str__(self) -> str:
-        return self.error if self.value is None else shown(self.value, dtype=False)  # type: ignore[return-value]
+        if self.value is None:
+            return str(self.error)
+        return shown(self.value, dtype=False)
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,12 @@ class Side:
     """One of two losses that are compared.
 
     Attributes:
-        name: how it is written.
-        spec: what it computes; None where no spec does.
-        call: what it is in its own library; None for a spec.
-        refusal: why there is no spec.
-        native: the object or function that was given, which is run as it is; None for a spec and for text, of which one is made.
+        name: the loss as text.
+        spec: the spec that computes the same; None if no spec does.
+        call: the call that makes the loss in its library; None for a spec.
+        refusal: why no spec computes the same.
+        given: the object or function that the user passed, which is run unchanged; None for a spec,
+            and for text, whose loss is built from the call.
     """
 
     name: str
@@ -106,14 +112,17 @@ class Side:
     call: Call | None = None
     refusal: str | None = None
     given: Any = field(default=None, compare=False)
-    _seen: dict[int, tuple[Input, Outcome]] = field(default_factory=dict, compare=False, repr=False)
+    _cache: dict[int, tuple[Input, Outcome]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def outcome(self, x: Input) -> Outcome:
-        """What comes of an input: of the library's own loss where that can be run here, else of the spec."""
-        found = self._seen.get(id(x))
-        if found is None:  # the input is kept as well, so that its id is not given to another
-            found = self._seen[id(x)] = (x, self._outcome(x))
-        return found[1]
+        """Run the library's own loss on an input if that is possible here, else the spec."""
+        cached = self._cache.get(id(x))
+        if cached is None:
+            # Keep the input alive, because a freed input's id can be reused by another input.
+            cached = self._cache[id(x)] = (x, self._outcome(x))
+        return cached[1]
 
     def _outcome(self, x: Input) -> Outcome:
         if self.call is not None:
@@ -127,18 +136,14 @@ class Side:
         return run_spec(self.spec, x)
 
     def adapted(self, x: Input) -> Input:
-        """The input in the form this library's loss takes: one-hot rows in place of labels where it takes only those.
+        """Return the input with one-hot targets for labels if the library's loss takes no labels.
 
         Raises:
-            UnsupportedError: it takes labels, and gets dense targets.
+            UnsupportedError: the loss takes labels only, and the targets are dense.
         """
-        if (
-            self.call is None
-            or self.call.name not in LIBRARY_LOSSES
-            or not issubclass(LIBRARY_LOSSES[self.call.name].loss, Categorical)
-        ):
+        if self.call is None or self.call.name not in LIBRARY_LOSSES or x.way == AS_GIVEN:
             return x
-        if x.way == AS_GIVEN:
+        if not issubclass(LIBRARY_LOSSES[self.call.name].loss, Categorical):
             return x
         kinds = kinds_of(self.call.name)
         if (
@@ -163,7 +168,7 @@ def _one_hot(x: Input, axis: int, name: str) -> Array:
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
-    """The kinds of targets that a library's loss with classes takes: "index", "dense", or both."""
+    """Return the kinds of targets that a loss with classes takes: "index", "dense" or both."""
     last = name.rpartition(".")[2].lower()
     if name in ("torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy"):
         return ("index", "dense")
@@ -177,19 +182,19 @@ def kinds_of(name: str) -> tuple[str, ...]:
 
 
 def _class_axis(side: Side, predictions: Array) -> int:
-    """The class axis, counted from the end."""
+    """Return the class axis, counted from the end."""
     axis = getattr(side.spec, "axis", None)
     axis = -1 if axis is None else int(axis)
     return axis if axis < 0 else axis - predictions.ndim
 
 
 def side_of(loss: Any) -> Side:
-    """A spec, another library's loss, or the text of one.
+    """Return the side of a spec, of another library's loss, or of the text of either.
 
-    A loss that no spec computes is a side as well, with the reason.
+    If no spec computes the loss, the side has no spec; `refusal` gives the reason.
 
     Raises:
-        SpecTypeError, SpecValueError: it is no loss, or the text is not one.
+        SpecTypeError, SpecValueError: `loss` is not a known loss.
     """
     if isinstance(loss, Side):
         return loss
@@ -221,7 +226,7 @@ def _of_call(call: Call, given: Any) -> Side:
 
 
 def weight_dtype(side: Side) -> str | None:
-    """The dtype of the tensors that a loss holds; None where it holds none, or where its library has numbers in their place."""
+    """Return the dtype of a loss's weight tensors; None if it has none or keeps plain numbers."""
     if side.call is None or not _runs_here(side.call):
         return None
     dtype_of = getattr(switching.adapter(side.call.library), "weight_dtype", None)
@@ -229,17 +234,20 @@ def weight_dtype(side: Side) -> str | None:
 
 
 def settings_of(*sides: Side) -> tuple[str, ...]:
-    """What this process has changed in the libraries of texts, so that their losses are others here. Objects are run as they are."""
-    found = []
+    """List global settings of this process under which a text makes a different loss.
+
+    They do not concern objects, which already exist and are run unchanged.
+    """
+    settings = []
     for side in sides:
         if side.call is not None and side.given is None and _runs_here(side.call):
             setting = getattr(switching.adapter(side.call.library), "setting", None)
-            found.append(None if setting is None else setting(side.call))
-    return tuple(dict.fromkeys(sentence for sentence in found if sentence is not None))
+            settings.append(None if setting is None else setting(side.call))
+    return tuple(dict.fromkeys(sentence for sentence in settings if sentence is not None))
 
 
 def _runs_here(call: Call) -> bool:
-    """Whether a loss is run by its own library."""
+    """Tell whether the library of a loss is installed; for Keras, also on the right backend."""
     try:
         adapter = switching.adapter(call.library)
     except MissingBackendError:
@@ -248,48 +256,52 @@ def _runs_here(call: Call) -> bool:
 
 
 def unreduced(side: Side) -> Side:
-    """The side that gives the losses of all positions: of an object, a copy of it that reduces nothing.
+    """Return the side without its reduction, which gives the loss of every position.
+
+    If the side holds an object, copy the object.
 
     Raises:
-        UnsupportedError, SpecTypeError, SpecValueError: its library does not give them.
+        UnsupportedError, SpecTypeError, SpecValueError: the library has no unreduced loss.
     """
     assert side.call is not None
-    given = switching.find(side.call.name)
-    if "reduction" not in given.parameters:
+    library_loss = switching.find(side.call.name)
+    if "reduction" not in library_loss.parameters:
         return side
-    call = Call(
-        side.call.name,
-        given.bind([], {**side.call.arguments, **_unreduced(given.parameters)}),
-        side.call.backend,
-    )
-    return _of_call(call, _copy(side.given, _unreduced(given.parameters)))
+    no_reduction = _no_reduction(library_loss.parameters)
+    arguments = library_loss.bind([], {**side.call.arguments, **no_reduction})
+    call = Call(side.call.name, arguments, side.call.backend)
+    return _of_call(call, _copy(side.given, no_reduction))
 
 
-def _unreduced(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that reduce nothing; torch's old ones, which would win, as they are by default."""
-    return {"reduction": "none"} | {
-        name: None for name in ("size_average", "reduce") if name in parameters
-    }
+def _no_reduction(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that switch the reduction off.
+
+    Reset torch's deprecated `size_average` and `reduce`, because they override `reduction`.
+    """
+    deprecated = [name for name in ("size_average", "reduce") if name in parameters]
+    return {"reduction": "none"} | dict.fromkeys(deprecated)
 
 
 def _copy(given: Any, arguments: dict[str, Any]) -> Any:
-    """A loss with other arguments; None, so that one is made from its call, where no copy takes them."""
+    """Copy a loss with other arguments.
+
+    Return None if no copy can take them; the loss is then built from its call.
+    """
     if given is None:
         return None
     if callable(given) and not hasattr(given, "reduction"):
         return functools.partial(given, **arguments)
     if not hasattr(given, "reduction"):
         return None
-    changed = object.__new__(
-        type(given)
-    )  # copy.copy would save a loss of Keras as a model is saved
+    # Do not use copy.copy: it would serialize a Keras loss the way Keras saves a model.
+    changed = object.__new__(type(given))
     changed.__dict__.update(given.__dict__)
     changed.reduction = arguments["reduction"]
     return changed
 
 
 def named(call: Call) -> str:
-    """The source line of a call, with the backend of Keras where it is not the usual one."""
+    """Return the code of a call, with the backend of Keras if it is not TensorFlow."""
     text = str(call)
     if call.backend in (None, "tensorflow"):
         return text
@@ -297,7 +309,7 @@ def named(call: Call) -> str:
 
 
 def run_spec(spec: AnyLoss, x: Input) -> Outcome:
-    """What a spec makes of an input, on NumPy."""
+    """Run a spec on an input, with NumPy."""
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -310,7 +322,7 @@ def run_spec(spec: AnyLoss, x: Input) -> Outcome:
 
 
 def _run(call: Call, x: Input, given: Any) -> Outcome:
-    """What the library's own loss makes of an input: the object that was given, or one that is made from the call."""
+    """Run the library's own loss on an input: the given object, or one built from the call."""
     if x.mask is not None:
         msg = f"{call.name} takes no mask; select the positions that count before it is called."
         raise UnsupportedError(msg)
@@ -329,7 +341,7 @@ def _run(call: Call, x: Input, given: Any) -> Outcome:
             value, gradient = run(call, predictions, x.targets, x.sample_weight, given)
     except UnsupportedError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a library raises is what comes of the input
+    except Exception as error:  # noqa: BLE001 - any error of a library is the outcome
         return Outcome(error=_described(error), ran="native")
     return Outcome(
         np.asarray(value), None if gradient is None else np.asarray(gradient), ran="native"
@@ -342,34 +354,37 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-# -------------------------------------------------------------------------------------------------------------- comparing
+# ---------------------------------------------------------------------------------------- comparing
 
 
 def same(a: Outcome, b: Outcome, *, gradients: bool = True) -> bool:
-    """Whether two outcomes are the same up to rounding; two errors are.
+    """Tell whether two outcomes are the same up to rounding. Two errors count as the same.
 
     Args:
         a: one outcome.
         b: the other.
-        gradients: whether gradients are compared too, where both have one.
+        gradients: whether to compare the gradients too, if both outcomes have one.
     """
     if a.value is None or b.value is None:
         return a.value is None and b.value is None
     pairs = [(a.value, b.value)]
     if gradients and a.gradient is not None and b.gradient is not None:
         pairs.append((a.gradient, b.gradient))
-    # A loss of float32 has a gradient of float32, in whichever dtype it is handed out.
+    # Take the coarser dtype of value and gradient: a float32 loss has a gradient with float32
+    # accuracy, even if the gradient is returned in float64.
     tolerance = _ULPS * max(_epsilon(x) for pair in pairs for x in pair)
     return all(close(x, y, tolerance) for x, y in pairs)
 
 
 _ULPS = 16
-"""More than the frameworks' kernels differ by on inputs as small as the ones here, in units in the last place of numbers near 1: a
-loss comes from such numbers, whose last bits it inherits."""
+"""Tolerance in ulps of 1, because a loss is computed from numbers near 1 and inherits their errors.
+
+The kernels of the frameworks differ by less on inputs as small as those of `diff`.
+"""
 
 
 def close(a: Array, b: Array, tolerance: float) -> bool:
-    """Whether two arrays hold the same numbers up to a tolerance, whatever their shapes."""
+    """Tell whether two arrays hold the same numbers up to a tolerance. Their shapes may differ."""
     if a.size != b.size:
         return False
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
@@ -381,12 +396,12 @@ def _epsilon(a: Array) -> float:
 
 
 def shown(array: Array, *, dtype: bool = True) -> str:
-    """An array as people write it; large ones by their shape and range."""
+    """Write an array as nested lists, and a large array as its shape and range."""
     suffix = f" {array.dtype}" if dtype and array.dtype.name not in ("float32", "int64") else ""
     if array.size > 24:
         low, high = array.astype(np.float64).min(), array.astype(np.float64).max()
-        held = f"all {number(low)}" if low == high else f"from {number(low)} to {number(high)}"
-        return f"of shape {array.shape}, {held}{suffix}"
+        values = f"all {number(low)}" if low == high else f"from {number(low)} to {number(high)}"
+        return f"of shape {array.shape}, {values}{suffix}"
     return f"{_written(array)}{suffix}"
 
 
@@ -399,5 +414,5 @@ def _written(array: Array) -> str:
 
 
 def number(x: float) -> str:
-    """A number with 9 digits, enough to tell any two of float32."""
+    """Write a number with 9 digits, enough to distinguish any two float32 numbers."""
     return f"{x:.9g}"
