@@ -65,7 +65,7 @@ def cross_entropy_rows(
             total = others + target
             if np.minimum.reduce(target) >= low and np.maximum.reduce(total) <= high:
                 losses[block] = np.log1p(others / target)
-            else:  # also where a comparison meets NaN
+            else:  # also if a value is NaN
                 target, others, total = _shifted(z, y, row, e, losses[block])
             if scale is not None:
                 factor = scale[block] / total
