@@ -1,4 +1,4 @@
-"""A spec as a pure function, which is what ``spec.to("jax")`` returns."""
+"""A spec as a pure function, made by ``spec.to("jax")``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A spec as a plain function, which is what ``spec.to("numpy")`` returns."""
+"""A spec as a plain function, made by ``spec.to("numpy")``."""
 
 from __future__ import annotations
 

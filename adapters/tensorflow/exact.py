@@ -24,7 +24,7 @@ Tensor = Any
 Array = np.ndarray[Any, Any]
 
 _NODE = "unifiedloss_exact_mode_needs_the_host_so_set_jit_compile_False"
-"""The name of the host call's node: XLA's error shows only the name of what it cannot compile."""
+"""The name of the host call: an XLA error shows only the name of the node it cannot compile."""
 
 _SECOND = (
     "rounding='exact' has no second derivative, as its gradient is rounded; "

@@ -1,4 +1,4 @@
-"""A spec as a function for ``tf.function``, which is what ``spec.to("tensorflow")`` returns."""
+"""A spec as a function for ``tf.function``, made by ``spec.to("tensorflow")``."""
 
 from __future__ import annotations
 

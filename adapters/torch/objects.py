@@ -1,4 +1,4 @@
-"""A spec as an ``nn.Module``, which is what ``spec.to("torch")`` returns."""
+"""A spec as an ``nn.Module``, made by ``spec.to("torch")``."""
 
 from __future__ import annotations
 
