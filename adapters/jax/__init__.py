@@ -25,25 +25,30 @@ from unifiedloss.plan import Plan, check_upstream
 from unifiedloss.spec import AnyLoss
 
 _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
-"""The dtypes JAX has only where x64 is enabled."""
+"""The dtypes that JAX supports only if x64 is enabled."""
 
 _FEW = 4096
-"""With so few predictions, waiting for the loss costs less than looking at the targets meanwhile."""
+"""Up to this many predictions, waiting for the loss costs less than checking the targets."""
 
 _AS_IT_IS = nullcontext()
 
 _WITH_VALUES: set[type] = set()
-"""The classes of arrays with values, learned from the first: no public name leads to them, and isinstance takes four times as long."""
+"""The classes of arrays that are not traced, collected as calls bring them.
+
+JAX has no public name for them, and isinstance takes four times as long as a look-up here.
+"""
 
 
 class JaxAdapter(Adapter):
-    """Carries plans out with ``jax.nn`` and ``jax.numpy``, compiled once per spec, shapes and dtypes.
+    """Carry out plans with ``jax.nn`` and ``jax.numpy``, compiled once per spec, shapes and dtypes.
 
-    The same program serves eager calls and tracing: in both a bad value turns its position into NaN. Where the values can be read, they
-    are looked at while the program runs; of a small call the loss, which tells by NaN whether there is anything to look for.
+    Eager calls and traced calls run the same program, in which a bad value makes its position NaN.
+    If the values can be read, they are checked while the program runs. In a small call they are
+    checked only if the loss is NaN.
 
-    Where x64 is off, companions of 64 bits (labels, float64 targets, Python lists) are read as they are all the same: they stay NumPy
-    arrays until they meet the compiled function, which is called within ``jax.enable_x64``.
+    Companions of 64 bits (labels, float64 targets, Python lists) are read exactly also if x64 is
+    off: they stay NumPy arrays until the compiled function, which is called within
+    ``jax.enable_x64``.
     """
 
     name = "jax"
@@ -71,7 +76,7 @@ class JaxAdapter(Adapter):
         return _native_order(x)
 
     def readable(self, *tensors: Any) -> bool:
-        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
+        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long
             if not (
                 x is None
                 or (_has_values(x) and (_only_cpu() or _on_cpu(x.sharding)))
@@ -87,9 +92,8 @@ class JaxAdapter(Adapter):
         shape: tuple[int, ...] = x.shape
         if all(type(extent) is int for extent in shape):
             return shape
-        return tuple(
-            extent if type(extent) is int else None for extent in shape
-        )  # a symbol of jax.export
+        # Any other extent is a symbol of jax.export.
+        return tuple(extent if type(extent) is int else None for extent in shape)
 
     def compute(
         self,
@@ -191,17 +195,17 @@ class JaxAdapter(Adapter):
     def _look(
         self, plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any
     ) -> None:
-        """Raise for the first bad value, if the values can be read here and now. The program is running meanwhile."""
+        """Raise for the first bad value, if values can be read now. The program runs meanwhile."""
         if (
             plan.kind == "regression"
             and sample_weight is None
             and plan.spec.on_empty != "error"
             and plan.targets_dtype in FORMATS
         ):
-            return  # there is no bad value
+            return  # no value is bad
         if not self.readable(predictions, targets, sample_weight, mask):
             return
-        # Of logits the shape is enough, so nothing waits for the model that computes them.
+        # Only the shape of logits is needed, so do not block on their computation.
         reads = plan.probabilities
         values.check(
             plan,
@@ -224,7 +228,8 @@ class JaxAdapter(Adapter):
     def modes(self) -> dict[str, Mode]:
         return {
             "eager": Mode(_in_x64(lambda function, *tensors: function(*tensors)), raises=True),
-            # An eager call is a compiled program as well, and differentiated eagerly it compiles each step of the way back.
+            # An eager call is a compiled program too, and its eager differentiation compiles each
+            # step of the backward pass. So this mode runs all cases in less time.
             "jit": Mode(
                 _in_x64(lambda function, *tensors: jax.jit(function)(*tensors)),
                 raises=False,
@@ -234,8 +239,8 @@ class JaxAdapter(Adapter):
         }
 
 
-# One program per plan, which hashes by its identity. Within another trace it is inlined: the outer program then holds our
-# operations, not a call.
+# One program per plan, because a plan hashes by its identity. Within another trace the program is
+# inlined, so that the outer program contains its operations and not a call.
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
@@ -267,7 +272,7 @@ def _softmax(axis: int | None, logits: Array) -> Array:
 
 
 def _has_values(x: Any) -> bool:
-    """Whether it is an array of JAX's that is not traced."""
+    """Whether `x` is a JAX array and not a tracer."""
     if type(x) in _WITH_VALUES:
         return True
     found = isinstance(x, Array) and not isinstance(x, Tracer)
@@ -277,7 +282,7 @@ def _has_values(x: Any) -> bool:
 
 
 def _is_own(predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> bool:
-    """Whether these are arrays of JAX's with values and nothing else, told in the shortest way, for the smallest calls."""
+    """Whether these are two untraced JAX arrays and nothing else, checked fast for small calls."""
     return (
         sample_weight is None
         and mask is None
@@ -288,7 +293,11 @@ def _is_own(predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> bo
 
 @lru_cache(maxsize=4096)
 def _is_small(plan: Plan) -> bool:
-    """Whether bad values are best told from the loss, which they make NaN, and nothing else is to be thought of."""
+    """Whether it is fastest to look for bad values only if the loss is NaN.
+
+    That holds for few elements on a CPU without 64-bit dtypes, and where bad values make the loss
+    NaN.
+    """
     wide = {plan.predictions_dtype, plan.targets_dtype} & {dtype.name for dtype in _WIDE}
     few = plan.count is not None and plan.count * (plan.classes or 1) <= _FEW
     fit = plan.kind != "regression" and plan.spec.reduction != "none" and not plan.exact
@@ -296,7 +305,7 @@ def _is_small(plan: Plan) -> bool:
 
 
 def read_in(dtype: str | None, predictions: Any) -> Any:
-    """Predictions for a spec that names the dtype it computes in, where x64 is off."""
+    """Predictions in the dtype that a spec asks to compute in, if x64 is off."""
     if dtype is None or jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         return predictions
     if dtype == "float64":
@@ -309,7 +318,13 @@ def read_in(dtype: str | None, predictions: Any) -> Any:
 
 
 def wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[None]:
-    """Where x64 is off and a tensor has 64 bits, the context in which JAX computes with them; so the inputs are read exactly."""
+    """The context in which JAX reads these tensors exactly.
+
+    It enables x64 if that is off and a companion has 64 bits.
+
+    Raises:
+        UnsupportedError: the predictions are float64 and x64 is off.
+    """
     wide = predictions.dtype in _WIDE
     for x in companions:
         wide = wide or (x is not None and x.dtype in _WIDE)
@@ -317,8 +332,9 @@ def wide_enough(predictions: Any, *companions: Any) -> AbstractContextManager[No
         return _AS_IT_IS
     if predictions.dtype == np.float64:
         msg = (
-            "predictions are float64 (as Python numbers and lists are), and JAX computes in float64 only where x64 is enabled; "
-            "cast them to float32, or set jax.config.update('jax_enable_x64', True)."
+            "predictions are float64 (as Python numbers and lists are), and JAX computes in "
+            "float64 only where x64 is enabled; cast them to float32, or set "
+            "jax.config.update('jax_enable_x64', True)."
         )
         raise UnsupportedError(msg)
     return ops.x64()
@@ -330,7 +346,7 @@ def _native_order(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @lru_cache(maxsize=1)
 def _only_cpu() -> bool:
-    """Whether this is one process on CPUs, which saves asking each array for its place."""
+    """Whether all arrays are on the CPUs of one process, so that no sharding need be asked."""
     return jax.process_count() == 1 and jax.default_backend() == "cpu"
 
 
@@ -341,8 +357,11 @@ def _on_cpu(sharding: jax.sharding.Sharding) -> bool:
 
 
 def _mapped(function: Callable[..., Any], *tensors: Any) -> Any:
-    """Two copies at once, of which the first is looked at. NumPy makes them: JAX would compile that for each shape."""
-    with ops.x64():  # must not narrow what is handed over
+    """Run two copies of the arguments under vmap and return the first result.
+
+    NumPy stacks the copies and takes the first result, because JAX would compile both per shape.
+    """
+    with ops.x64():  # so that device_put does not narrow 64-bit arrays
         stacked = [jax.device_put(np.stack([np.asarray(x)] * 2)) for x in tensors]
     found = jax.jit(jax.vmap(function))(*stacked)
     with ops.x64():
@@ -350,7 +369,7 @@ def _mapped(function: Callable[..., Any], *tensors: Any) -> Any:
 
 
 def _in_x64(run: Callable[..., Any]) -> Callable[..., Any]:
-    """For float64 predictions x64 is enabled, as their user has it; for others it stays as it is."""
+    """Enable x64 for float64 predictions, as their user must; leave it as it is for others."""
 
     def enabled(function: Callable[..., Any], *tensors: Any) -> Any:
         with ops.x64() if tensors and tensors[0].dtype == np.float64 else _AS_IT_IS:

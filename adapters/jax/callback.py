@@ -1,10 +1,12 @@
-"""Calling back to the host from a compiled program, with arrays as they are.
+"""Host callbacks from a compiled program that keep every bit of the arrays.
 
-- The callback is NumPy and nothing else: JAX called from within a callback can wait for itself. The part of `jax.pure_callback` that is
-  JAX's own does (0.10), with more than 100 KiB where the process may use a single processor. So on CPUs the callback is the one that is
-  handed XLA's buffers as they are, and writes its results there; that also saves two copies.
-- Elsewhere numbers travel as bits. Results are bitcast, because a cast would flush subnormal numbers. What has 64 bits is two uint32,
-  because where x64 is off the thread that calls back would narrow it.
+- The callback uses NumPy alone, because JAX called within a callback can deadlock (jax#24255). In
+  JAX 0.10 the code of `jax.pure_callback` does so itself, with more than 100 KiB if the process may
+  use a single processor. So on CPUs the callback is `buffer_callback`, which reads XLA's buffers
+  and writes its results into them. That also saves two copies.
+- On other devices, arrays travel as unsigned integers of the same bits, because a cast of the
+  results would flush subnormal numbers. A 64-bit number travels as two uint32, because the thread
+  that calls back would narrow it if x64 is off.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ NumPyArray = NDArray[Any]
 buffer_callback: Any
 try:
     from jax.experimental.buffer_callback import buffer_callback
-except ImportError:  # it is called experimental
+except ImportError:  # experimental, so it may move or vanish
     buffer_callback = None
 
 
@@ -35,21 +37,23 @@ def on_host(
     forms: Sequence[jax.ShapeDtypeStruct],
     *arrays: Any,
 ) -> tuple[Array, ...]:
-    """Call a function of arrays to fill and arrays to read, either with mapped axes in front, on NumPy's.
+    """Call a function of NumPy arrays on the host.
 
-    Of an array that is not mapped, those axes have the extent 1. What is None stays None.
+    Its arguments are a list of arrays to fill and a list of arrays to read. Both have the axes
+    mapped by vmap in front, with the extent 1 if an array is not mapped. None stays None.
+
+    Args:
+        function: the function.
+        forms: shapes and dtypes of the arrays to fill, without mapped axes.
+        *arrays: the arrays to read, or None.
     """
     if buffer_callback is not None and jax.default_backend() == "cpu":
         return tuple(
             buffer_callback(partial(_in_place, function), forms, vmap_method="expand_dims")(*arrays)
         )
+    kinds = [None if x is None else (x.dtype, x.ndim) for x in arrays]
     bits = jax.pure_callback(
-        partial(
-            _with_copies,
-            function,
-            forms,
-            [None if x is None else (x.dtype, x.ndim) for x in arrays],
-        ),
+        partial(_with_copies, function, forms, kinds),
         [_packed_form(form) for form in forms],
         *(None if x is None else _packed(x) for x in arrays),
         vmap_method="expand_dims",
@@ -77,12 +81,9 @@ def _with_copies(
         None if x is None else _unpacked(np.asarray(x), kind[0])
         for x, kind in zip(packed, kinds, strict=True)
     ]
+    pairs = zip(arrays, kinds, strict=True)
     mapped = np.broadcast_shapes(
-        *(
-            x.shape[: x.ndim - kind[1]]
-            for x, kind in zip(arrays, kinds, strict=True)
-            if x is not None
-        )
+        *(x.shape[: x.ndim - kind[1]] for x, kind in pairs if x is not None)
     )
     results = [np.empty((*mapped, *form.shape), form.dtype) for form in forms]
     host.run(function, results, arrays)
@@ -110,9 +111,7 @@ def _packed_form(form: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def _as_bits(x: NumPyArray) -> NumPyArray:
-    """Unsigned integers of the same size, and pairs of them for 64 bits."""
-    return (
-        x[..., None].view(np.uint32)
-        if x.dtype.itemsize == 8
-        else x.view(f"uint{8 * x.dtype.itemsize}")
-    )
+    """The bits as unsigned integers of the same size, or as pairs of uint32 for 64 bits."""
+    if x.dtype.itemsize == 8:
+        return x[..., None].view(np.uint32)
+    return x.view(f"uint{8 * x.dtype.itemsize}")

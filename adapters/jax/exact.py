@@ -1,7 +1,9 @@
-"""Exact mode on JAX arrays: arrays that have values are handed to the kernel of `unifiedloss.exact` as they are.
+"""Exact mode on JAX arrays, on the host or in a compiled program.
 
-Under tracing, and for arrays with values once enough calls like theirs have come to be worth compiling for, `program` has what there is a
-form of inside a compiled program. The rest is computed by a call back to the host, which goes over mapped axes one by one.
+- Untraced arrays go to the kernel of `unifiedloss.exact` as they are. After many calls with the
+  same plan, they go to a compiled program instead, if `program` has one for the plan.
+- Under tracing, `program` computes the loss if it can. If not, a host callback does, which runs
+  through the axes mapped by vmap index by index.
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ NumPyArray = NDArray[Any]
 
 
 def loss(plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> Array:
-    """The loss, correctly rounded. Its gradient to the predictions is so too, and is the only one it has."""
+    """The loss, correctly rounded.
+
+    It is differentiable once, by the predictions alone, and that gradient is correctly rounded too.
+    """
     arrays = predictions, targets, sample_weight, mask
-    value: Array = (
-        _with_values(plan, *arrays, None)[0]
-        if _at_hand(*arrays)
-        else _differentiable(plan, *arrays)
-    )
+    if _is_concrete(*arrays):
+        return _with_values(plan, *arrays, None)[0]
+    value: Array = _differentiable(plan, *arrays)
     return value
 
 
@@ -57,12 +60,14 @@ def _differentiable(plan: Plan, *arrays: Any) -> Array:
 def _forward(plan: Plan, *primals: Any) -> tuple[Array, Any]:
     if any(x is not None and x.perturbed for x in primals[1:]):
         msg = (
-            "rounding='exact' has a gradient to the predictions only, and here targets or sample_weight depend on what is differentiated; "
-            "hold them with jax.lax.stop_gradient, or use rounding='native', which differentiates all three."
+            "rounding='exact' has a gradient to the predictions only, and here targets or "
+            "sample_weight depend on what is differentiated; hold them with "
+            "jax.lax.stop_gradient, or use rounding='native', which differentiates all three."
         )
         raise UnsupportedError(msg)
     arrays = [None if x is None else x.value for x in primals]
-    # A reduced loss is most often where the program ends, and upstream is 1 there: that gradient comes along with the value.
+    # A reduced loss is most often the end of a program, where the upstream gradient is 1. So
+    # compute the gradient for that with the value.
     value, *gradient = _evaluate(plan, *arrays, None, gradient=plan.spec.reduction != "none")
     return value, (arrays, gradient)
 
@@ -70,53 +75,63 @@ def _forward(plan: Plan, *primals: Any) -> tuple[Array, Any]:
 def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None, None, None]:
     arrays, gradient = kept
 
-    def again() -> (
-        Array
-    ):  # from the start: the gradient for 1 times `upstream` would be rounded twice
+    def again() -> Array:
+        # Not the kept gradient times `upstream`, which would be rounded twice.
         return _evaluate(plan, *arrays, upstream, gradient=True)[1]
 
     if isinstance(upstream, SymbolicZero):
-        found = None
+        slope = None
     elif not gradient:
-        found = again()
-    elif _at_hand(upstream):
-        found = gradient[0] if float(upstream) == 1 else again()
+        slope = again()
+    elif _is_concrete(upstream):
+        slope = gradient[0] if float(upstream) == 1 else again()
     else:
         with ops.x64():  # so that 64-bit arrays enter the branches as they are
-            found = lax.cond(upstream == 1, lambda: gradient[0], again)
-    return found, None, None, None
+            slope = lax.cond(upstream == 1, lambda: gradient[0], again)
+    return slope, None, None, None
 
 
 _differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _evaluate(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for, from predictions, targets, sample_weight, mask, upstream (the last three or None)."""
-    return (_with_values if _at_hand(*arrays) else _traced)(plan, *arrays, gradient=gradient)
+    """The loss, and the gradient if asked for.
+
+    Args:
+        plan: the plan of the call.
+        *arrays: predictions, targets, sample_weight, mask, upstream; the last three may be None.
+        gradient: whether to compute the gradient too.
+    """
+    compute = _with_values if _is_concrete(*arrays) else _traced
+    return compute(plan, *arrays, gradient=gradient)
 
 
 def _with_values(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    return (_traced if _pays(plan, arrays) else _found_at_once)(plan, *arrays, gradient=gradient)
+    compute = _traced if _is_worth_compiling(plan, arrays) else _on_host
+    return compute(plan, *arrays, gradient=gradient)
 
 
 _MANY = 1 << 26
-"""Elements of calls with the same plan that the host computes first: in the time they take it, a program for them is compiled."""
+"""Elements of calls with the same plan that the host computes before a program is compiled.
+
+The host takes about as long for them as compiling takes.
+"""
 
 
-def _pays(plan: Plan, arrays: tuple[Any, ...]) -> bool:
-    """Whether arrays at hand are better handed to a compiled program, as calls like this one keep coming."""
+def _is_worth_compiling(plan: Plan, arrays: tuple[Any, ...]) -> bool:
+    """Whether so many calls had this plan that a compiled program is faster than the host."""
     return program.holds(plan, arrays) and next(_elements(plan)) >= _MANY
 
 
 @lru_cache(maxsize=4096)
 def _elements(plan: Plan) -> Iterator[int]:
-    """How many elements calls with this plan have had before each."""
+    """For each call with this plan, the number of elements in all calls before."""
     assert plan.count is not None
     return count(0, max(1, plan.count * (plan.classes or 1)))
 
 
-def _at_hand(*arrays: Any) -> bool:
-    """Whether all have values, each in one place."""
+def _is_concrete(*arrays: Any) -> bool:
+    """Whether no array is traced and each is on a single device."""
     return all(
         x is None
         or isinstance(x, np.ndarray)
@@ -125,42 +140,44 @@ def _at_hand(*arrays: Any) -> bool:
     )
 
 
-def _found_at_once(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    found = host.run(
-        _kernel, plan, [None if x is None else np.asarray(x) for x in arrays], gradient
-    )
-    found = [x.view(jnp.bfloat16) if x.dtype == np.uint16 else x for x in found]
+def _on_host(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
+    given = [None if x is None else np.asarray(x) for x in arrays]
+    results = host.run(_kernel, plan, given, gradient)
+    results = [x.view(jnp.bfloat16) if x.dtype == np.uint16 else x for x in results]
     predictions = arrays[0]
     if isinstance(predictions, Array) and predictions.committed:
-        return tuple(jax.device_put(found, predictions.device))
-    return tuple(map(jnp.asarray, found))
+        return tuple(jax.device_put(results, predictions.device))
+    return tuple(map(jnp.asarray, results))
 
 
 def _kernel(plan: Plan, arrays: list[Any], gradient: bool) -> list[NumPyArray]:
-    # Here and not above: native mode does without it, and this thread is one that reads its tables right.
+    # Imported here, because native mode does not need it, and because this thread keeps the
+    # subnormal numbers in its tables.
     from unifiedloss import exact
 
-    found = exact.evaluate(plan, *arrays, gradient=gradient)
-    return [np.asarray(x) for x in found if x is not None]
+    results = exact.evaluate(plan, *arrays, gradient=gradient)
+    return [np.asarray(x) for x in results if x is not None]
 
 
-# ------------------------------------------------------------------------------------------------------------ under tracing
+# ----------------------------------------------------------------------------------- under tracing
 
 
 def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
     if plan.unchecked:
-        msg = "rounding='exact' calls back to Python, which jax.export cannot keep in a program; use rounding='native'."
+        msg = (
+            "rounding='exact' calls back to Python, which jax.export cannot keep in a program; "
+            "use rounding='native'."
+        )
         raise UnsupportedError(msg)
-    with (
-        ops.x64() if any(x is not None and x.dtype.itemsize == 8 for x in arrays) else nullcontext()
-    ):
-        found: tuple[Array, ...] = _compiled(plan, gradient, *arrays)
-    return found
+    wide = any(x is not None and x.dtype.itemsize == 8 for x in arrays)
+    with ops.x64() if wide else nullcontext():
+        results: tuple[Array, ...] = _compiled(plan, gradient, *arrays)
+    return results
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _once(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
-    """The values; their only derivative is the one `_backward` gives."""
+def _no_jvp(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
+    """The loss, and the gradient if asked for. Only `_backward` may differentiate the loss."""
     if program.holds(plan, arrays):
         return program.run(plan, arrays, gradient=gradient)
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
@@ -171,21 +188,26 @@ def _once(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     return callback.on_host(partial(_filled, plan), forms, *arrays)
 
 
-@_once.defjvp
+@_no_jvp.defjvp
 def _refuse(*_: Any) -> Any:
     msg = (
-        "rounding='exact' can be differentiated once, and this is the derivative of its gradient or of value_and_grad; use "
-        "rounding='native', or take the inner gradient at jax.lax.stop_gradient(...) if it is meant to be a constant."
+        "rounding='exact' can be differentiated once, and this is the derivative of its gradient "
+        "or of value_and_grad; use rounding='native', or take the inner gradient at "
+        "jax.lax.stop_gradient(...) if it is meant to be a constant."
     )
     raise UnsupportedError(msg)
 
 
-# Arrays on several devices meet the callback only in a compiled program. Within another trace it is inlined.
-_compiled = jax.jit(_once, static_argnums=(0, 1), inline=True)
+# A callback takes arrays on several devices only in a compiled program. Within another trace this
+# is inlined.
+_compiled = jax.jit(_no_jvp, static_argnums=(0, 1), inline=True)
 
 
 def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
-    """The kernel over the mapped axes, which stand in front; of an array that is not mapped they have the extent 1."""
+    """Run the kernel for each index of the mapped axes, which are in front.
+
+    Their extent is 1 in an array that is not mapped.
+    """
     from unifiedloss import exact
 
     assert plan.shape is not None
@@ -196,5 +218,5 @@ def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     for i in np.ndindex(mapped):
         given: list[Any] = [None if x is None else x[(*i, ...)] for x in arrays]
         out = slopes[0][(*i, ...)] if slopes else None
-        found, _ = exact.evaluate(plan, *given, gradient=out is not None, out=out)
-        value[(*i, ...)] = found.view(value.dtype)
+        loss_of_one, _ = exact.evaluate(plan, *given, gradient=out is not None, out=out)
+        value[(*i, ...)] = loss_of_one.view(value.dtype)

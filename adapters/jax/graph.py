@@ -1,4 +1,4 @@
-"""The array operations of `unifiedloss.exact.graph` in JAX, to be called where 64-bit arrays are enabled."""
+"""The array operations of `unifiedloss.exact.graph` in JAX. Call them with x64 enabled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INTEGERS = {
 
 
 class JaxOps(GraphOps):
-    """See `unifiedloss.exact.graph_ops.Ops`."""
+    """See `unifiedloss.exact.graph_ops.GraphOps`."""
 
     def float64(self, x: Array) -> Array:
         return jnp.asarray(x, jnp.float64)
@@ -99,12 +99,10 @@ class JaxOps(GraphOps):
         return jnp.moveaxis(x, source, destination)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        # In JAX 0.8 and 0.9 there may be nothing but zeros, which cost a pass over the memory.
-        return (
-            lax.empty(shape, jnp.dtype(dtype))
-            if hasattr(lax, "empty")
-            else jnp.zeros(shape, jnp.dtype(dtype))
-        )
+        # JAX 0.8 and 0.9 may have no lax.empty. Zeros cost a pass over the memory.
+        if hasattr(lax, "empty"):
+            return lax.empty(shape, jnp.dtype(dtype))
+        return jnp.zeros(shape, jnp.dtype(dtype))
 
     def constant(self, x: Any, dtype: str) -> Array:
         return jnp.asarray(x, jnp.dtype(dtype))

@@ -13,9 +13,9 @@ from unifiedloss.adapters.jax import ops
 
 def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     """log sum exp z - z_y per position."""
-    # Both terms are shifted: log_sum_exp(z) - z_y alone loses all digits to a large common offset (google-deepmind/optax PR 1792;
-    # test_large_common_offset).
-    # Not take(jax.nn.log_softmax(z), y) either, for which XLA writes all of the log-probabilities down to read one per row.
+    # Both terms are shifted, because log_sum_exp(z) - z_y loses all digits to a large common offset
+    # (optax#1792; test_large_common_offset). Not take(jax.nn.log_softmax(z), y) either, for which
+    # XLA writes all log-probabilities to memory to read one per row.
     largest = lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     total = jnp.sum(jnp.exp(logits - largest), axis)
     return jnp.log(total) - (ops.take_class(logits, labels, axis) - jnp.squeeze(largest, axis))
@@ -31,7 +31,7 @@ def log_softmax(logits: Array, axis: int) -> Array:
 def _log_softmax_jvp(
     axis: int, primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
-    """The same derivative as jax.nn.log_softmax has, from its result; XLA makes twice as fast a program of it."""
+    """The derivative of jax.nn.log_softmax, computed from its result; that runs twice as fast."""
     log_p = log_softmax(primals[0], axis)
     (tangent,) = tangents
     return log_p, tangent - jnp.sum(jnp.exp(log_p) * tangent, axis, keepdims=True)
@@ -43,9 +43,9 @@ def softmax(logits: Array, axis: int) -> Array:
 
 @jax.custom_jvp
 def _softplus(x: Array) -> Array:
-    # A third of the cost of jax.nn.softplus, which is written for two arguments. Its derivative is given below, as that of this
-    # formula would be 0 at 0: there JAX halves the slope of the maximum, and that of the absolute value is 1
-    # (test_binary_gradient_at_zero).
+    # A third of the cost of jax.nn.softplus, which is a logaddexp of two arguments. The derivative
+    # is given below, because that of this formula is 0 at 0: JAX takes 1/2 as the slope of the
+    # maximum there, and 1 as that of the absolute value (test_binary_gradient_at_zero).
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 

@@ -1,4 +1,4 @@
-"""What users of JAX hold: a pure function."""
+"""A spec as a pure function, made by ``spec.to("jax")``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from unifiedloss.spec import AnyLoss
 
 
 class LossFunction:
-    """A spec as a pure function of (predictions, targets), for ``jax.jit``, ``jax.grad`` and ``jax.vmap``.
+    """A spec as a pure function of (predictions, targets).
 
-    It hashes and compares by its spec, so it can be a static argument of a jitted function: two equal ones compile once.
+    It works under ``jax.jit``, ``jax.grad`` and ``jax.vmap``. It hashes and compares by its spec,
+    so it can be a static argument of a jitted function: two equal ones compile once.
     """
 
     def __init__(self, spec: AnyLoss) -> None:
         self.spec = spec
-        self.__name__ = self.__qualname__ = spec.name  # what jax.jit calls the compiled function
+        self.__name__ = self.__qualname__ = spec.name  # jax.jit names the compiled function so
 
     def __call__(
         self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None

@@ -18,21 +18,23 @@ Rule = Callable[..., tuple[Array, Array]]
 
 
 def x64() -> AbstractContextManager[None]:
-    """Where 64-bit arrays stay what they are."""
-    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - JAX takes it so
+    """The context in which 64-bit arrays keep their dtype."""
+    context: AbstractContextManager[None] = jax.enable_x64(True)  # noqa: FBT003 - positional in JAX
     return context
 
 
 def in_own_width(rule: Rule) -> Rule:
-    """A rule of differentiation that knows 64 bits where what it differentiates has them.
+    """Run a differentiation rule with x64 enabled if what it differentiates has 64 bits.
 
-    Under jax.checkpoint and lax.scan JAX asks for it when the loss has returned, and left the context that enabled x64.
+    Under jax.checkpoint and lax.scan, JAX calls the rule after the loss has returned, which is
+    outside the context that enabled x64.
     """
 
     @wraps(rule)
     def run(*arguments: Any) -> tuple[Array, Array]:
         primals = arguments[-2]
-        if any(x.dtype.itemsize == 8 for x in primals) and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        enabled: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+        if not enabled and any(x.dtype.itemsize == 8 for x in primals):
             with x64():
                 return rule(*arguments)
         return rule(*arguments)
@@ -44,7 +46,7 @@ where = jnp.where
 log = jnp.log
 log1p = jnp.log1p
 stop_gradient = lax.stop_gradient
-sum = jnp.sum  # noqa: A001 - the name the contract gives
+sum = jnp.sum  # noqa: A001 - the name that `Ops` prescribes
 
 
 def cast(x: Array, dtype: str) -> Array:
@@ -52,7 +54,8 @@ def cast(x: Array, dtype: str) -> Array:
 
 
 def cast_labels(x: Array) -> Array:
-    # Without x64 the widest signed integer is int32, in which a uint32 label would turn negative. Unsigned it keeps its meaning.
+    # Without x64 the widest signed integer is int32, in which a large uint32 label would become
+    # negative. So uint32 labels stay unsigned.
     if x.dtype.name in ("int64", "uint32", "uint64"):
         return x
     return lax.convert_element_type(x, jnp.int32)
@@ -62,11 +65,10 @@ def equal(x: Array, value: float) -> Array:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         return jnp.equal(x, value)
     limits = jnp.iinfo(x.dtype)
-    if not limits.min <= value <= limits.max:  # would wrap around, and then equal another label
+    if not limits.min <= value <= limits.max:  # it would wrap around and equal another label
         return jnp.zeros(x.shape, bool)
-    return jnp.equal(
-        x, np.asarray(value, x.dtype)
-    )  # a bare number past int32 is an error where x64 is off
+    # Not the bare number, which is an error beyond int32 if x64 is off.
+    return jnp.equal(x, np.asarray(value, x.dtype))
 
 
 @jax.custom_jvp
@@ -77,7 +79,7 @@ def finite(x: Array) -> Array:
 @finite.defjvp
 @in_own_width
 def _finite_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """Lets the derivative pass where it clamps, which jnp.clip would set to 0."""
+    """The derivative is 1 everywhere; that of jnp.clip is 0 where it clips."""
     return finite(*primals), *tangents
 
 
@@ -122,7 +124,7 @@ def take_class(x: Array, index: Array, axis: int) -> Array:
 def _take_class_jvp(
     axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """A select in place of the scatter that take_along_axis has for a derivative: XLA fuses it into what comes before and after."""
+    """The derivative as a select, which XLA fuses, in place of take_along_axis's scatter."""
     return take_class(*primals, axis), _select_class(tangents[0], primals[1], axis)
 
 
@@ -140,7 +142,10 @@ def take(vector: Array, index: Array) -> Array:
 
 
 def _sharding(x: Array) -> Any:
-    """How a tensor is split over devices, as far as its type says so: under jax.make_mesh it does, and gathering has to be told."""
+    """How a tensor's type says that it is split over devices; a gather must be given this.
+
+    Types say so under jax.make_mesh.
+    """
     return jax.typeof(x).sharding
 
 
@@ -159,7 +164,10 @@ def extent(x: Array, axis: int, dtype: str) -> Array:
 
 
 def shapes_agree(plan: Plan, *tensors: Any) -> tuple[Array, tuple[Any, ...]]:
-    """An extent is unknown only where it is a symbol (jax.export), and symbols can be compared while tracing."""
+    """Check shapes while tracing.
+
+    An unknown extent is a symbol of jax.export, and symbols can be compared while tracing.
+    """
     signatures: Any = (None if x is None else Signature(x.shape, x.dtype.name) for x in tensors)
     resolve(plan.spec, *signatures)
     return jnp.asarray(True), tensors  # noqa: FBT003 - a value
@@ -168,8 +176,9 @@ def shapes_agree(plan: Plan, *tensors: Any) -> tuple[Array, tuple[Any, ...]]:
 def settle(x: Array) -> Array:
     """`x`, with a hint to XLA to compute it in one pass before it is summed.
 
-    XLA on the CPU takes the arithmetic before a sum into a kernel that knows no selects, and writes down what each of them yields (JAX
-    0.10: four times the time of the binary cross-entropy). Rounding to the precision the numbers have ends that kernel's reach.
+    On the CPU, XLA fuses the arithmetic before a sum into a kernel that has no selects, and writes
+    the result of each select to memory (in JAX 0.10 this takes four times as long for the binary
+    cross-entropy). Rounding to the dtype's own precision changes no number and ends that fusion.
     """
     form = jnp.finfo(x.dtype)
     return lax.reduce_precision(x, form.nexp, form.nmant)

@@ -1,7 +1,8 @@
-"""Exact mode as part of a compiled program: float64 in the graph, and for the few rows that it leaves undecided a call back to the host.
+"""Exact mode in a compiled program: float64, and a host callback for the few undecided rows.
 
-Mapped axes are folded into the axis of examples that `unifiedloss.exact.graph` has in front: under `jax.vmap` a condition becomes a
-selection, and the way to the host would be taken at every step.
+Axes mapped by `jax.vmap` are folded into the axis of examples that `unifiedloss.exact.graph` has in
+front. Otherwise vmap would turn the condition for the callback into a select, and every step would
+call the host.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from unifiedloss.plan import Plan
 NumPyArray = NDArray[Any]
 
 LEAST = 256
-"""A call of fewer elements is computed by the host: the way there costs 0.2 ms, and to compile such a program half a second."""
+"""The host computes calls of fewer elements: a callback takes 0.2 ms, compiling half a second."""
 
 _ON_HOST = 1 << 16
-"""Elements that are sent to the host at a time."""
+"""Elements sent to the host at a time."""
 
 _XP = JaxOps()
 
 
 def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
-    """Whether there is such a program; a TPU's float64 is not IEEE's."""
+    """Whether there is such a program for this call. There is none on TPUs: no IEEE float64."""
     weight = arrays[2]
     fits = weight is None or graph_form.fits(weight.dtype.name)
     large = plan.count is not None and max(1, LEAST) <= plan.count * (plan.classes or 1)
@@ -47,19 +48,23 @@ def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
 
 
 def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for, of predictions, targets, sample_weight, mask, upstream."""
+    """The loss, and the gradient if asked for.
+
+    Args:
+        plan: the plan of the call.
+        arrays: predictions, targets, sample_weight, mask, upstream; the last three may be None.
+        gradient: whether to compute the gradient too.
+    """
     weights = plan.class_weights, plan.pos_weight
     given = tuple(x is not None for x in (*arrays, *weights))
     with ops.x64():
         arrays = (*arrays, *(None if x is None else jnp.asarray(x, jnp.float64) for x in weights))
-        found = _folded(plan, gradient, given)(
-            *(jnp.expand_dims(x, 0) for x in arrays if x is not None)
-        )
-        return tuple(x[0] for x in found)
+        examples = (jnp.expand_dims(x, 0) for x in arrays if x is not None)
+        return tuple(x[0] for x in _folded(plan, gradient, given)(*examples))
 
 
 def _folded(plan: Plan, gradient: bool, given: tuple[bool, ...]) -> Any:
-    """The program for arrays that have an axis of examples in front."""
+    """The program for arrays with an axis of examples in front."""
 
     @custom_vmap
     def program(*arrays: Any) -> tuple[Array, ...]:
@@ -78,19 +83,18 @@ def _folded(plan: Plan, gradient: bool, given: tuple[bool, ...]) -> Any:
                 for x, b in zip(arrays, batched, strict=True)
             ]
             folded = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in wide]
-            found = _folded(plan, gradient, given)(*folded)
-            return tuple(x.reshape(size, x.shape[0] // size, *x.shape[1:]) for x in found), (
-                True,
-            ) * len(found)
+            results = _folded(plan, gradient, given)(*folded)
+            split = tuple(x.reshape(size, x.shape[0] // size, *x.shape[1:]) for x in results)
+            return split, (True,) * len(split)
 
     return program
 
 
 def _evaluate(
-    plan: Plan, gradient: bool, there: tuple[bool, ...], *arrays: Any
+    plan: Plan, gradient: bool, is_given: tuple[bool, ...], *arrays: Any
 ) -> tuple[Array, ...]:
     rest = iter(arrays)
-    given = graph.Given(*(next(rest) if is_there else None for is_there in there))
+    given = graph.Given(*(next(rest) if x_is_given else None for x_is_given in is_given))
     call = graph.GraphCall(_XP, plan, given, gradient=gradient)
     each = given[:5]
     found = _mended(call, call.found(), each)
@@ -103,7 +107,7 @@ def _evaluate(
 def _mended(
     call: graph.GraphCall, found: graph_form.Found, arrays: Sequence[Any]
 ) -> graph_form.Found:
-    """The undecided rows, from the host."""
+    """`found` with its undecided rows computed by the host."""
     n, width = call.rows, call.form.width
     count = min(n, max(1, _ON_HOST // width))
     forms = [jax.ShapeDtypeStruct((count, found.terms.shape[1]), np.dtype(np.int32))]
@@ -120,22 +124,24 @@ def _mended(
 def _reduced(
     call: graph.GraphCall, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]
 ) -> Array:
-    """The loss, from the host where a mean or a sum is undecided."""
+    """`loss` with its undecided means and sums computed by the host."""
     forms = [jax.ShapeDtypeStruct(loss.shape, loss.dtype)]
 
     def ask() -> Array:
-        return callback.on_host(
-            partial(_means, call.plan), forms, undecided, loss, terms, *arrays[:4]
-        )[0]
+        means = partial(_means, call.plan)
+        return callback.on_host(means, forms, undecided, loss, terms, *arrays[:4])[0]
 
     return lax.cond(undecided.any(), ask, lambda: loss)
 
 
-# ---------------------------------------------------------------------------------------------------------------- on the host
+# ------------------------------------------------------------------------------------- on the host
 
 
 def _rows(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
-    """Fill in the bits of losses, and gradients, of some rows of a window; all examples' rows are one after the other."""
+    """Fill in the bits of the losses, and the gradients, of some rows of a window.
+
+    A window is a range of rows, counted through all examples.
+    """
     from unifiedloss.exact import kernel
 
     terms, *slopes = results
@@ -156,7 +162,7 @@ def _rows(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
 
 
 def _bits(losses: NumPyArray, plan: Plan) -> NumPyArray:
-    """Rounded losses as `unifiedloss.exact.graph` holds them."""
+    """The bits of rounded losses, as `unifiedloss.exact.graph` holds them."""
     from unifiedloss.exact.rounding import stored
 
     if plan.spec.reduction != "none" or plan.result_dtype == "float32":
@@ -165,7 +171,7 @@ def _bits(losses: NumPyArray, plan: Plan) -> NumPyArray:
 
 
 def _means(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
-    """Fill in the reduced losses of the examples where they are undecided."""
+    """Fill in the reduced losses of the undecided examples."""
     from unifiedloss.exact import kernel
 
     undecided, loss, terms, *given = arrays

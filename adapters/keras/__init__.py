@@ -29,10 +29,11 @@ _BACKEND_TYPES = (
 
 
 class KerasAdapter(Adapter):
-    """Carries plans out with ``keras.ops``, on whichever backend Keras runs in this process.
+    """Carry out plans with ``keras.ops``, on the backend that Keras runs on.
 
-    Variables and symbolic tensors of Keras are its own; a plain tensor of the backend goes to the backend's adapter, unless it stands
-    beside one of Keras', or the loss was made by ``spec.to("keras")``.
+    This adapter owns Keras' variables and symbolic tensors. A plain tensor of the backend goes to
+    the backend's adapter, unless it comes with a tensor of Keras or the loss was made by
+    ``spec.to("keras")``.
     """
 
     name = "keras"
@@ -67,7 +68,7 @@ class KerasAdapter(Adapter):
         return BACKEND.tensor(x, dtype)
 
     def readable(self, *tensors: Array | None) -> bool:
-        # Where Keras infers shapes, what looks like a tensor holds made-up or uninitialized numbers.
+        # While Keras infers shapes, tensors hold made-up or uninitialized numbers.
         return not in_symbolic_scope() and BACKEND.readable(*tensors)
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
@@ -78,11 +79,11 @@ class KerasAdapter(Adapter):
         return tuple(map(_value, tensors))
 
     def read_in(self, spec: AnyLoss, predictions: Any) -> Any:
-        """Predictions for a spec that may name the dtype it computes in, where the backend could not hold them otherwise."""
+        """Predictions in the dtype that a spec asks for, if the backend cannot hold their own."""
         return predictions
 
     def around(self, *tensors: Array | None) -> AbstractContextManager[None]:
-        """What must be entered to compute with these tensors, predictions first."""
+        """The context to enter to compute with these tensors, predictions first."""
         return _AS_IT_IS
 
     def loss(
@@ -112,9 +113,8 @@ class KerasAdapter(Adapter):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> Array:
-        if (
-            in_symbolic_scope()
-        ):  # only shapes and dtypes are asked for, which are those of native mode
+        if in_symbolic_scope():
+            # Keras asks only for shape and dtype, which are the same as in native mode.
             return self.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         return BACKEND.exact(plan, predictions, targets, sample_weight, mask)
 
@@ -141,7 +141,10 @@ class KerasAdapter(Adapter):
     def _with_values(self, *tensors: Any) -> tuple[Any, ...]:
         tensors = self.to_tensors(*tensors)
         if any(isinstance(x, keras.KerasTensor) for x in tensors):
-            msg = "a symbolic Keras tensor has no values to differentiate at; call value_and_grad with tensors that have some."
+            msg = (
+                "a symbolic Keras tensor has no values to differentiate at; call value_and_grad "
+                "with tensors that have some."
+            )
             raise UnsupportedError(msg)
         return tensors
 
@@ -167,19 +170,24 @@ class KerasAdapter(Adapter):
         checked: bool,
     ) -> Array:
         if plan.kind == "binary" and not checked:
-            # Traced, the selects for infinite logits cost twice what the loss does, unless written as the backend compiles them best.
+            # Under tracing, the selects for infinite logits cost twice as much as the loss. The
+            # backend's adapter writes them as the backend compiles them best.
             return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         losses = _plain_losses(plan, predictions, targets) if checked and plan.fused else None
         if losses is not None:
             loss = Evaluator(self.ops, self.kernels, plan).reduce(Terms(losses))
-            # At an infinite logit it is NaN, where the loss is defined. The long way knows the cases.
+            # The plain losses are NaN at infinite logits, where the loss is defined. The pipeline
+            # handles them.
             if isfinite(BACKEND.to_numpy(loss)):
                 return loss
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
 
 def _plain_losses(plan: Plan, predictions: Array, targets: Array) -> Array | None:
-    """The losses of finite logits in a call without weights and bad values, for the kinds in which the long way takes many selects."""
+    """The losses of a call without weights and bad values, right for finite logits alone.
+
+    None for the kinds of loss for which the pipeline needs few selects.
+    """
     if plan.kind == "binary":
         return kernels.binary_cross_entropy(predictions, targets, None)
     if plan.kind != "dense" or plan.axis is None:
@@ -190,7 +198,7 @@ def _plain_losses(plan: Plan, predictions: Array, targets: Array) -> Array | Non
 
 
 class _KerasOnNumPy(KerasAdapter):
-    """The same where Keras runs on NumPy."""
+    """The adapter for Keras on NumPy."""
 
     def compute(
         self,
@@ -203,7 +211,8 @@ class _KerasOnNumPy(KerasAdapter):
         checked: bool,
     ) -> Array:
         if plan.compute_dtype == "float64":
-            # Keras takes NumPy's float64 for Python's float, as the two compare equal, and would compute in float32.
+            # Keras takes NumPy's float64 for Python's float, because the two compare equal, and
+            # would compute in float32.
             return BACKEND.compute(plan, predictions, targets, sample_weight, mask, checked=checked)
         with np.errstate(all="ignore"):
             return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
@@ -218,13 +227,13 @@ class _KerasOnNumPy(KerasAdapter):
         upstream: Any = None,
     ) -> tuple[Array, Array]:
         p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
-        # NumPy cannot differentiate Keras' operations, but knows the gradient.
+        # NumPy cannot differentiate Keras' operations, but its adapter has closed-form gradients.
         value, gradient = BACKEND.value_and_grad(spec, p, t, w, m, u)
         return (value if spec.rounding == "exact" else self.loss(spec, p, t, w, m)), gradient
 
 
 class _KerasOnTorch(KerasAdapter):
-    """The same where Keras runs on PyTorch, whose tensors Keras moves to the device it is set to, whichever they lie on."""
+    """The adapter for Keras on PyTorch; Keras moves all tensors to the device that it is set to."""
 
     def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         tensors = super().to_tensors(predictions, *companions)
@@ -244,12 +253,13 @@ class _KerasOnTorch(KerasAdapter):
         tensors = predictions, targets, sample_weight, mask
         if in_symbolic_scope() or any(isinstance(x, keras.KerasTensor) for x in tensors):
             return super().plan(spec, *tensors)
-        # torch.compile would trace through this adapter's cache, entry by entry; torch's adapter knows when to leave its own alone.
+        # torch.compile would trace this adapter's cache, entry by entry. The torch adapter bypasses
+        # its cache under torch.compile.
         return BACKEND.plan(spec, *tensors)
 
 
 class _KerasOnJAX(KerasAdapter):
-    """The same where Keras runs on JAX, which narrows 64 bits unless it is told not to."""
+    """The adapter for Keras on JAX, which narrows 64-bit dtypes unless x64 is enabled."""
 
     def read_in(self, spec: AnyLoss, predictions: Any) -> Any:
         from unifiedloss.adapters.jax import read_in
@@ -263,7 +273,7 @@ class _KerasOnJAX(KerasAdapter):
 
 
 def _value(x: Any) -> Any:
-    """What a variable holds; anything else as it is."""
+    """The value of a variable; anything else as it is."""
     return keras.ops.convert_to_tensor(x.value) if isinstance(x, keras.Variable) else x
 
 

@@ -1,7 +1,7 @@
-"""Keras' kernels, from ``keras.ops``.
+"""Loss kernels from ``keras.ops``.
 
-Nothing of ``keras.losses`` takes part: what it clips, ignores and divides by differs between Keras' own backends. Of ``keras.ops`` those
-are used that mean the same on every backend they are used on.
+``keras.losses`` is not used, because its clipping, masking and divisors differ between Keras'
+backends. A function of ``keras.ops`` is used only on backends where it has the same meaning.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ Array = Any
 def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
     """log sum exp z - z_y per position."""
     if BACKEND.name == "torch" or BACKEND.shape(logits) is None or BACKEND.shape(labels) is None:
-        # On torch, Keras' function multiplied with a one-hot matrix for years; on TensorFlow it wants to know the ranks, which are
-        # unknown where a model has met (N,) and (N, 1) labels in turn.
+        # On torch, Keras' function multiplied with a one-hot matrix for years. On TensorFlow it
+        # needs the ranks, which are unknown after a model has had (N,) and (N, 1) labels in turn.
         losses: Array = BACKEND.kernels.cross_entropy(logits, labels, axis)
         return losses
     if BACKEND.name == "tensorflow":
         if axis not in (-1, len(logits.shape) - 1):
             logits = keras.ops.moveaxis(logits, axis, -1)
         return keras.ops.sparse_categorical_crossentropy(
-            labels, _of_no_origin(logits), from_logits=True
+            labels, _without_history(logits), from_logits=True
         )
-    # The same function multiplies with a one-hot matrix here: slower, and NaN where a logit is -inf.
+    # On the other backends that function multiplies with a one-hot matrix, which is slower and
+    # gives NaN where a logit is -inf.
     return -take_class(keras.ops.log_softmax(logits, axis), labels, axis)
 
 
-def _of_no_origin(x: Array) -> Array:
-    """`x`, without anything that tells which operation it came from.
+def _without_history(x: Array) -> Array:
+    """`x`, without the traces of the operation that computed it.
 
-    On TensorFlow, Keras' crossentropies look for that: what they find to be a softmax or a sigmoid they put aside and compute from its
-    argument, also where they are told that it is the logits. Eager tensors know only what Keras itself wrote down.
+    On TensorFlow, Keras' cross-entropies look for these. If `x` is the result of a softmax or
+    sigmoid, they compute from the argument of that instead, also under ``from_logits=True``. Graph
+    tensors have an `op`; on eager tensors Keras sets `_keras_logits` (keras#15271).
     """
     if hasattr(x, "_keras_logits") or hasattr(x, "op"):
         return keras.ops.reshape(x, keras.ops.shape(x))
@@ -49,10 +51,11 @@ def log_softmax(logits: Array, axis: int) -> Array:
 
 def softmax(logits: Array, axis: int) -> Array:
     if BACKEND.name == "tensorflow":
-        # Its kernel, which Keras' function calls, gives 0 where the smallest numbers are not yet reached.
+        # Not Keras' function, because tf.nn.softmax gives 0 for results that are still normal
+        # numbers, see `unifiedloss.adapters.tensorflow.kernels.softmax`.
         probabilities: Array = BACKEND.kernels.softmax(logits, axis)
         return probabilities
-    if logits.shape[axis] == 1:  # of which Keras warns
+    if logits.shape[axis] == 1:  # Keras' softmax warns about a single class
         return keras.ops.exp(keras.ops.log_softmax(logits, axis))
     return keras.ops.softmax(logits, axis)
 
@@ -60,14 +63,13 @@ def softmax(logits: Array, axis: int) -> Array:
 def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None) -> Array:
     """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element."""
     if BACKEND.name in ("numpy", "torch"):
-        # Of keras.ops.binary_crossentropy torch.compile cannot make a graph, and on NumPy it clips what it clips nowhere else.
+        # torch.compile cannot trace keras.ops.binary_crossentropy, and on NumPy alone it clips.
         losses: Array = BACKEND.kernels.binary_cross_entropy(logits, targets, pos_weight)
         return losses
     if pos_weight is None:
-        return keras.ops.binary_crossentropy(targets, _of_no_origin(logits), from_logits=True)
-    return targets * pos_weight * keras.ops.softplus(-logits) + (1 - targets) * keras.ops.softplus(
-        logits
-    )
+        return keras.ops.binary_crossentropy(targets, _without_history(logits), from_logits=True)
+    positive, negative = keras.ops.softplus(-logits), keras.ops.softplus(logits)
+    return targets * pos_weight * positive + (1 - targets) * negative
 
 
 def squared_error(predictions: Array, targets: Array) -> Array:
@@ -76,6 +78,7 @@ def squared_error(predictions: Array, targets: Array) -> Array:
 
 def dense_cross_entropy(logits: Array, targets: Array, axis: int) -> Array:
     """-sum t log p per position, without the selects that infinite logits need."""
-    # Not keras.ops.categorical_crossentropy, whose gradient on TensorFlow is that of targets that sum to 1 (tensorflow#60314).
+    # Not keras.ops.categorical_crossentropy, whose gradient on TensorFlow assumes that the targets
+    # of a position sum to 1 (tensorflow#60314).
     likelihoods: Array = keras.ops.sum(targets * keras.ops.log_softmax(logits, axis), axis)
     return -likelihoods

@@ -1,4 +1,4 @@
-"""What users of Keras hold: a ``keras.losses.Loss``, and the nodes of functional models."""
+"""A spec as a ``keras.losses.Loss``, and losses as nodes of functional models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ Array = Any
 
 @keras.saving.register_keras_serializable(package="unifiedloss")
 class KerasLoss(keras.losses.Loss):
-    """A spec as a ``keras.losses.Loss``: called with (y_true, y_pred), compiled into a model, saved with it.
+    """A spec as a ``keras.losses.Loss``.
+
+    Call it with (y_true, y_pred), or compile a model with it. It is saved with the model.
 
     ```python
     import keras
@@ -30,28 +32,31 @@ class KerasLoss(keras.losses.Loss):
     model.compile("adam", loss=CrossEntropyLoss(from_logits=True).to("keras"))
     ```
 
-    What Keras hands to a loss is understood as Keras means it:
+    The arguments are read as Keras means them:
 
-    - ``sample_weight`` of ``fit`` and ``evaluate``, and what ``class_weight`` becomes, is the spec's `sample_weight`; a mask that a
-      layer has computed for `y_pred` is the spec's `mask`. A last axis of length 1 of either is dropped, which changes nothing: with or
-      without it the number is repeated over the trailing axes.
-    - `y_true` keeps its dtype, so integer labels stay integers. Its shape is the one the spec asks for, with these exceptions and no other:
-      class indices (N, 1) are read as (N,) beside predictions (N, K); targets of the elementwise losses are read as (N, 1) where they
-      are (N,) and the predictions (N, 1), and as (N,) where it is the other way around. In front of N and in its place more axes may
-      stand.
+    - ``sample_weight`` of ``fit`` and ``evaluate``, also where Keras makes it from
+      ``class_weight``, is the spec's `sample_weight`. The mask that a layer computed for `y_pred`
+      is the spec's `mask`. A last axis of length 1 of either is dropped. This changes nothing,
+      because the value is repeated over the trailing axes with or without it.
+    - `y_true` keeps its dtype, so integer labels stay integers. It must have the shape that the
+      spec asks for, with two exceptions. Class indices (N, 1) are read as (N,) beside predictions
+      (N, K). Targets of the elementwise losses are read as (N, 1) if they are (N,) and the
+      predictions (N, 1), and as (N,) if it is the other way around. N stands for any number of
+      axes.
 
-    Keras shows for an epoch the average of the batches' losses, each counted by its number of examples. Where weights, masks or
-    ignored labels make a batch's divisor another number, that is not the loss of the whole epoch.
+    For an epoch, Keras reports the average of the batches' losses, weighted by the number of
+    examples. If weights, masks or ignored labels make a batch's divisor another number, this is not
+    the loss of the epoch.
 
-    XLA on TensorFlow has no form of ``rounding="exact"`` for the batches of `fit`, whose shapes are unknown when it compiles, and Keras
-    turns it on by itself where there is a GPU: there compile the model with ``jit_compile=False``. Otherwise the first step fails with an
-    error that says so.
+    XLA on TensorFlow cannot compile ``rounding="exact"`` for the batches of `fit`, because their
+    shapes are unknown then. Keras enables XLA by default if there is a GPU, so compile the model
+    with ``jit_compile=False`` there. Otherwise the first step fails with an error that says so.
 
-    Before a model that was saved with such a loss is loaded, ``unifiedloss.adapters.keras`` must have been imported.
+    Import ``unifiedloss.adapters.keras`` before you load a model that was saved with such a loss.
 
     Args:
         spec: the loss.
-        name: what Keras calls it. Default: the name of the kind of loss.
+        name: its name in Keras. Default: the name of the kind of loss.
     """
 
     def __init__(self, spec: AnyLoss, name: str | None = None) -> None:
@@ -61,13 +66,15 @@ class KerasLoss(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Array:
         """The loss; errors as for calling the spec."""
-        # Not Keras' own __call__, which casts labels to the loss's dtype: in bfloat16 the label 257 is 256 (keras#15012).
+        # Not Keras' __call__, which casts labels to the dtype of the loss. In bfloat16 the label
+        # 257 becomes 256 (keras#15012).
         loss = self._evaluate(self.spec, y_true, y_pred, sample_weight)
-        # The replicas' gradients are summed under tf.distribute, so Keras wants each to bring its share of a mean.
+        # tf.distribute sums the replicas' gradients, so each replica's mean is divided by their
+        # number, as Keras does for its own losses.
         return scale_loss_for_distribution(loss) if self.spec.reduction == "mean" else loss
 
     def call(self, y_true: Any, y_pred: Any) -> Array:
-        """The loss per position, which Keras asks of every loss and calls nowhere itself."""
+        """The loss per position. Keras requires this method, but does not call it."""
         return self._evaluate(self.spec.replace(reduction="none"), y_true, y_pred, None)
 
     def _evaluate(self, spec: AnyLoss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
@@ -76,9 +83,8 @@ class KerasLoss(keras.losses.Loss):
             self._adapter.read_in(spec, y_pred), y_true, sample_weight, mask
         )
         if any(isinstance(x, np.ndarray) and not self._adapter._is_numeric(x) for x in tensors):
-            self._adapter.plan(
-                spec, *tensors
-            )  # refuses them, where Keras could not even reshape them
+            # This raises for the dtype, before Keras fails to reshape the array.
+            self._adapter.plan(spec, *tensors)
         y_pred, y_true, sample_weight, mask = tensors
         with self._adapter.around(y_pred, y_true, sample_weight, mask):
             y_true = self._as_keras_means_it(y_true, y_pred)
@@ -89,16 +95,17 @@ class KerasLoss(keras.losses.Loss):
             return self._adapter.loss(spec, y_pred, y_true, sample_weight, mask)
 
     def _as_keras_means_it(self, y_true: Array, y_pred: Array) -> Array:
-        """`y_true` with a last axis of length 1 dropped or added, where the class docstring says so."""
+        """`y_true` with a last axis of length 1 dropped or added, by the rules of the class."""
         true, pred = self._adapter.shape(y_true), self._adapter.shape(y_pred)
         if true is None or pred is None:
             return y_true
         if isinstance(self.spec, Categorical):
             index = "int" in self._adapter.dtype_name(y_true.dtype)
             if not index and in_symbolic_scope() and len(true) < len(pred):
-                # Where Keras only looks for shapes under tf.distribute, it hands over the mean of the replicas' labels.
+                # When Keras infers shapes under tf.distribute, it passes the mean of the replicas'
+                # labels, which is floating.
                 return keras.ops.cast(y_true, "int32")
-            # Floating targets are dense, also those of one class.
+            # Floating targets are dense, also with a single class.
             drop = index and len(true) == len(pred) and true[-1:] == (1,)
         elif len(true) + 1 == len(pred) and pred[-1] == 1:
             return keras.ops.expand_dims(y_true, -1)
@@ -108,11 +115,8 @@ class KerasLoss(keras.losses.Loss):
 
     def _without_last_one(self, x: Array) -> Array:
         shape = self._adapter.shape(x)
-        return (
-            keras.ops.squeeze(x, -1)
-            if shape is not None and len(shape) > 1 and shape[-1] == 1
-            else x
-        )
+        drop = shape is not None and len(shape) > 1 and shape[-1] == 1
+        return keras.ops.squeeze(x, -1) if drop else x
 
     def get_config(self) -> dict[str, Any]:
         """The spec as a dictionary, and the name."""
@@ -129,9 +133,10 @@ class KerasLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="unifiedloss")
 class LossOperation(keras.Operation):
-    """A loss as a node of a functional model: what calling a spec with symbolic tensors makes.
+    """A loss as a node of a functional model, made by calling a spec with symbolic tensors.
 
-    Shapes and dtypes are checked when the model is built, and again, with what is known then, when it runs.
+    Shapes and dtypes are checked when the model is built, and again when it runs and more of them
+    is known.
     """
 
     def __init__(self, spec: AnyLoss, name: str | None = None) -> None:

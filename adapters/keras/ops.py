@@ -1,8 +1,9 @@
-"""Keras' array operations under the names of `unifiedloss.pipeline.Ops`, on whichever backend Keras runs.
+"""Keras' array operations under the names of `unifiedloss.pipeline.Ops`.
 
-Arithmetic is ``keras.ops``. What selects, or finds its way by shapes and indices, is the running backend's own: it knows about extents that
-are unknown under tracing and about integers JAX cannot hold, where ``keras.ops.take_along_axis`` and ``where`` first spend several times
-what they cost there on making tensors of their arguments alike.
+Arithmetic is ``keras.ops``. Selection, indexing and reshaping use the adapter of Keras' backend,
+because it handles extents that are unknown under tracing and integers that JAX cannot hold.
+``keras.ops.where`` and ``take_along_axis`` also cost several times more, because they first convert
+their arguments to tensors of one dtype.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ BACKEND = registry.adapter(keras.backend.backend())
 log = keras.ops.log
 log1p = keras.ops.log1p
 stop_gradient = keras.ops.stop_gradient
-sum = keras.ops.sum  # noqa: A001 - the name the contract gives
+sum = keras.ops.sum  # noqa: A001 - the name that `Ops` prescribes
 sum_axis = keras.ops.sum
 any_axis = keras.ops.any
 
@@ -43,5 +44,5 @@ shapes_agree = BACKEND.ops.shapes_agree
 
 
 def cast(x: Array, dtype: str) -> Array:
-    # On TensorFlow even a cast to the same dtype takes 10 microseconds, and there are three in every call.
+    # On TensorFlow even a cast to the same dtype takes 10 microseconds, and every call has three.
     return x if BACKEND.dtype_name(x.dtype) == dtype else keras.ops.cast(x, dtype)

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 class NumPyAdapter(Adapter):
-    """Carries plans out in NumPy, with closed-form gradients."""
+    """Carry out plans in NumPy, with closed-form gradients."""
 
     name = "numpy"
     tensor_type = np.ndarray
@@ -151,7 +151,8 @@ class NumPyAdapter(Adapter):
             slope = self._slope(plan, predictions, targets, found.kept)
             if plan.axis is not None:
                 factor = np.expand_dims(factor, plan.axis)
-            # A slope may be NaN or infinite, so that no factor of 0 makes the gradient of an empty mean 0.
+            # A slope may be NaN or infinite, so a factor of 0 would not make an empty mean's
+            # gradient 0.
             result = np.zeros_like(slope) if empty else slope * factor
             if found.kept is not None:
                 kept = found.kept if plan.axis is None else np.expand_dims(found.kept, plan.axis)
@@ -159,7 +160,10 @@ class NumPyAdapter(Adapter):
             return value[()], ops.cast(result, predictions.dtype.name)
 
     def _whole(self, spec: AnyLoss, predictions: Any, targets: Any, upstream: Any) -> Any:
-        """The loss, and its gradient unless `upstream` is None, in one go over the memory; None for a call that needs the long way."""
+        """Compute a common loss in one pass over the memory; None if the call needs the pipeline.
+
+        The gradient is computed too, unless `upstream` is None.
+        """
         if (
             type(predictions) is not np.ndarray
             or type(targets) is not np.ndarray
@@ -176,7 +180,8 @@ class NumPyAdapter(Adapter):
             return None
         with np.errstate(all="ignore"):
             value, gradient = kernels.fused_loss(plan, predictions, targets, upstream)
-        # Of an infinite logit the elementwise kernel makes NaN where the loss is 0. The long way knows the cases.
+        # The elementwise kernel gives NaN at infinite logits, also where the loss is 0. The
+        # pipeline handles them.
         return (value, gradient) if plan.kind != "binary" or isfinite(value) else None
 
     @staticmethod
@@ -191,7 +196,7 @@ class NumPyAdapter(Adapter):
     def _rowwise(
         self, plan: Plan, predictions: Array, labels: Array, upstream: Any
     ) -> tuple[Array, Array]:
-        """Loss and gradient from one exponential per logit."""
+        """Compute loss and gradient with one exponential per logit."""
         assert plan.axis is not None
         rows = np.moveaxis(ops.cast(predictions, plan.compute_dtype), plan.axis, -1)
         scale = (
@@ -215,7 +220,10 @@ class NumPyAdapter(Adapter):
     def differentiate(
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
     ) -> tuple[Array, tuple[Array, ...]]:
-        msg = "NumPy cannot differentiate a function; use spec.value_and_grad, whose gradient is a closed form."
+        msg = (
+            "NumPy cannot differentiate a function; use spec.value_and_grad, whose gradient is a "
+            "closed form."
+        )
         raise UnsupportedError(msg)
 
     def bind(self, spec: AnyLoss) -> objects.LossFunction:
@@ -226,7 +234,7 @@ class NumPyAdapter(Adapter):
 
 
 def _is_rowwise(plan: Plan) -> bool:
-    """Whether the loss is the cross-entropy of class indices from logits, every position counting once."""
+    """Whether the loss is an unweighted, unmasked cross-entropy of class indices from logits."""
     return (
         plan.plain
         and plan.kind == "index"

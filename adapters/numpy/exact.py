@@ -1,4 +1,4 @@
-"""Exact mode on NumPy arrays: the kernel of `unifiedloss.exact`, as it is."""
+"""Exact mode on NumPy arrays, which the kernel of `unifiedloss.exact` takes as they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ def loss(plan: Plan, *arrays: Array | None) -> Array:
 
 
 def value_and_grad(plan: Plan, *arrays: Any) -> tuple[Array, Array]:
-    """The loss of (predictions, targets, sample_weight, mask, upstream) and its gradient to the predictions, correctly rounded."""
+    """The loss and its gradient with respect to the predictions, correctly rounded.
+
+    Args:
+        plan: the plan of the call.
+        *arrays: predictions, targets, sample_weight, mask, upstream.
+    """
     *tensors, upstream = arrays
     value, gradient = _evaluate(
         plan, *tensors, None if upstream is None else np.asarray(upstream), gradient=True
@@ -31,14 +36,14 @@ def value_and_grad(plan: Plan, *arrays: Any) -> tuple[Array, Array]:
 
 
 def _evaluate(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, Array | None]:
-    from unifiedloss import exact, host  # here and not above: native mode does without them
+    from unifiedloss import exact, host  # imported here because native mode needs neither
 
     value, slope = host.run(partial(exact.evaluate, gradient=gradient), plan, *arrays)
-    # A reduction gives a NumPy scalar, as np.mean does.
-    return _array(value, plan.result_dtype)[()], None if slope is None else _array(
-        slope, plan.predictions_dtype
-    )
+    # [()] makes a reduced loss a NumPy scalar, as np.mean does.
+    rounded = _array(value, plan.result_dtype)[()]
+    return rounded, None if slope is None else _array(slope, plan.predictions_dtype)
 
 
 def _array(x: Array, dtype: str) -> Array:
+    """Read bfloat16 results, which arrive as their bits, as bfloat16."""
     return x.view(ops.dtype(dtype)) if dtype == "bfloat16" else x

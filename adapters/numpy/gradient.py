@@ -1,8 +1,8 @@
-"""Closed-form gradients, as NumPy cannot differentiate.
+"""Closed-form gradients, because NumPy cannot differentiate.
 
-Each is the derivative of a position's loss with respect to the predictions, before the factor every position has: the upstream
-gradient times its sample weight over the divisor. Of the squared error it is half the derivative: twice a difference may overflow where its
-share of a mean does not.
+Each is the derivative of a position's loss with respect to the predictions, without the factor
+upstream gradient * sample weight / divisor. For the squared error it is half the derivative,
+because 2 * (p - t) may overflow where the gradient of the mean does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ _KERNELS: Any = kernels
 
 
 def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
-    """d l_i / d prediction, or half of it, for predictions of the compute dtype in which every unread position holds something harmless."""
+    """d l_i / d prediction, or half of it for the squared error.
+
+    The predictions have the compute dtype. Every position that does not count must already hold a
+    harmless value.
+    """
     if plan.kind == "regression":
         slope = predictions - ops.cast(targets, plan.compute_dtype)
     elif plan.kind == "binary":
@@ -36,7 +40,10 @@ def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
 
 
 def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
-    """p T - tau from logits, with T the sum of tau; -tau / p from probabilities; -tau from logarithms."""
+    """p T - tau from logits, -tau / p from probabilities, -tau from log-probabilities.
+
+    tau are the smoothed and weighted targets, and T is their sum over the classes.
+    """
     assert plan.axis is not None
     if plan.kind == "index":
         dense = np.zeros(predictions.shape, predictions.dtype)
@@ -57,21 +64,21 @@ def _cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
     tau = dense if weights is None else _evaluator(plan).product(dense, weights)
     if plan.from_logits:
         return kernels.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
-    unknown = np.isnan(dense).any(plan.axis, keepdims=True)
+    poisoned = np.isnan(dense).any(plan.axis, keepdims=True)
     if plan.log_probabilities:
-        return np.where(unknown, np.nan, np.where(tau != 0, -tau, 0))
+        return np.where(poisoned, np.nan, np.where(tau != 0, -tau, 0))
     if plan.renormalize is not None:
-        return np.where(unknown, np.nan, _renormalized(plan, predictions, tau))
+        return np.where(poisoned, np.nan, _renormalized(plan, predictions, tau))
     p, inside = _read(plan, predictions)
-    return np.where(
-        unknown, np.nan, np.where(inside & (tau != 0) | (dense != 0) & np.isnan(p), -tau / p, 0)
-    )
+    sloped = inside & (tau != 0) | (dense != 0) & np.isnan(p)
+    return np.where(poisoned, np.nan, np.where(sloped, -tau / p, 0))
 
 
 def _renormalized(plan: Plan, predictions: Array, tau: Array) -> Array:
-    r"""With g the slope by what the logarithm is taken of, q = p / s of the sum s: (g_c - \sum_j g_j q_j) / s.
+    r"""The gradient where each row of probabilities is divided by its sum.
 
-    After the clip, the sum has a part of its own: -tau_c / p_c + T / s, where it does not clip.
+    Before the clip, with the sum s, q = p / s, and g = dl / dq: (g_c - \sum_j g_j q_j) / s. After
+    the clip: T / s - tau_c / p_c, where p_c is not clipped.
     """
     assert plan.axis is not None
     assert plan.clip is not None
@@ -91,7 +98,7 @@ def _renormalized(plan: Plan, predictions: Array, tau: Array) -> Array:
 
 
 def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Array:
-    """(1 - t') sigma(z) - q t' sigma(-z) from logits; (1 - t') / (1 - p) - q t' / p from probabilities."""
+    """(1 - t') sigma(z) - q t' sigma(-z) from logits, (1 - t') / (1 - p) - q t' / p from p."""
     complement = 1 - targets
     if plan.label_smoothing:
         complement = complement * (1 - plan.label_smoothing) + plan.label_smoothing / 2
@@ -117,13 +124,13 @@ def _binary_cross_entropy(plan: Plan, predictions: Array, targets: Array) -> Arr
 
 
 def _normal(plan: Plan, targets: Array) -> Array:
-    """Targets with 0 for what is below the smallest normal number."""
+    """Targets in the compute dtype, with 0 for those below the smallest normal number."""
     targets = ops.cast(targets, plan.compute_dtype)
     return np.where(targets < plan.tiny_target, 0, targets)
 
 
 def _read(plan: Plan, p: Array) -> tuple[Array, Array]:
-    """Probabilities as they are read, and where the clip lets the gradient pass."""
+    """Probabilities as the rules read them, and where the clip lets the gradient pass."""
     read = np.where(p < plan.tiny, 0, np.where(p > 1, 1, p))
     if plan.clip is None:
         return read, np.ones(p.shape, bool)

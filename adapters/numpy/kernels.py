@@ -1,4 +1,4 @@
-"""NumPy's loss kernels. NumPy has no losses of its own, so these are written from ``exp``, ``log1p`` and sums, in cache-sized blocks."""
+"""Loss kernels for NumPy, written with ``exp``, ``log1p`` and sums in cache-sized blocks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from unifiedloss.plan import Plan
 Array = NDArray[Any]
 
 _BLOCK = 1 << 18
-"""Elements per block: small enough to stay in a cache (1 MiB of float32), large enough to hide the cost of the calls for one."""
+"""Elements per block of rows.
+
+A block must fit into a cache (1 MiB of float32) and be large enough to hide the cost of the calls.
+"""
 
 _FLAT_BLOCK = 1 << 16
-"""The same for elementwise losses, which have more arrays at hand at once."""
+"""Elements per block of the elementwise losses, which use more arrays at once."""
 
-# While e^{z_y} and the sum of all e^{z_c} lie within these bounds, what underflows is below every digit of the loss and nothing overflows,
-# so the pass that finds each row's maximum can be saved.
+# While e^{z_y} and the sum of all e^{z_c} lie within these bounds, nothing overflows, and a term
+# that underflows is below every digit of the loss. So the pass that finds each row's maximum can be
+# skipped.
 _SAFE = {np.dtype(np.float32): (1e-30, 1e30), np.dtype(np.float64): (1e-280, 1e280)}
 
 
@@ -33,9 +37,12 @@ def cross_entropy(logits: Array, labels: Array, axis: int) -> Array:
 def cross_entropy_rows(
     logits: Array, labels: Array, scale: Array | None = None
 ) -> tuple[Array, Array | None]:
-    """The losses of the rows of an (N, K) array and, with a scale per row, the gradient of sum scale_i l_i.
+    """The losses of the rows of an (N, K) array and, with a scale per row, a gradient.
 
-    l = log1p(sum_{c != y} e^{z_c} / e^{z_y}), which keeps all digits of a confident row, where log sum exp z - z_y cancels.
+    The gradient is that of sum scale_i l_i.
+
+    l = log1p(sum_{c != y} e^{z_c} / e^{z_y}) keeps all digits of a confident row, for which
+    log sum exp z - z_y cancels.
     """
     count, classes = logits.shape
     losses = np.empty(count, logits.dtype)
@@ -58,7 +65,7 @@ def cross_entropy_rows(
             total = others + target
             if np.minimum.reduce(target) >= low and np.maximum.reduce(total) <= high:
                 losses[block] = np.log1p(others / target)
-            else:  # also where a comparison meets NaN
+            else:  # also if a value is NaN
                 target, others, total = _shifted(z, y, row, e, losses[block])
             if scale is not None:
                 factor = scale[block] / total
@@ -68,7 +75,10 @@ def cross_entropy_rows(
 
 
 def _shifted(z: Array, y: Array, row: Array, e: Array, losses: Array) -> tuple[Array, Array, Array]:
-    """A block of rows once more, each shifted by its maximum. Fills `e` and `losses`; returns e^{z_y}, the sum without it, and with it."""
+    """Compute a block again, with each row shifted by its maximum.
+
+    Fills `e` and `losses`. Returns e^{z_y}, the sum of the other exponentials, and the sum of all.
+    """
     largest = z.max(axis=1)
     np.subtract(z, largest[:, None], out=e)
     gap = -e[row, y]
@@ -77,7 +87,7 @@ def _shifted(z: Array, y: Array, row: Array, e: Array, losses: Array) -> tuple[A
     e[row, y] = 0.0
     others = e.sum(axis=1)
     total = others + target
-    # Where e^{z_y} underflows, its logarithm is known all the same.
+    # Where e^{z_y} underflows, use its logarithm -gap.
     losses[...] = np.where(
         target > _SAFE[z.dtype][0], np.log1p(others / target), gap + np.log(total)
     )
@@ -94,7 +104,10 @@ def _blocks(count: int, classes: int) -> Iterator[slice]:
 
 
 def _flat_blocks(*arrays: Array) -> Iterator[list[Array]]:
-    """Arrays of one shape in blocks of one axis. What is to be written into must be contiguous, so that its blocks are views."""
+    """Arrays of one shape in flat blocks.
+
+    An array that is written to must be contiguous, because only then its blocks are views.
+    """
     flat = [x.reshape(-1) for x in arrays]
     return (
         [x[start : start + _FLAT_BLOCK] for x in flat]
@@ -120,7 +133,7 @@ def softmax(logits: Array, axis: int) -> Array:
 
 
 def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | None) -> Array:
-    """q t softplus(-z) + (1 - t) softplus(z), with one exponential for both."""
+    """q t softplus(-z) + (1 - t) softplus(z), with one exponential per logit."""
     if pos_weight is not None:
         tail = np.log1p(np.exp(-np.abs(logits)))
         return targets * pos_weight * (np.maximum(-logits, 0) + tail) + (1 - targets) * (
@@ -138,12 +151,15 @@ def squared_error(predictions: Array, targets: Array) -> Array:
 
 
 def _binary_block(z: Array, t: Array, losses: Array, gradient: Array | None) -> None:
-    """log(1 + e^-|z|) + |z| |[z > 0] - t|, in which no term is negative and nothing cancels, and its derivative."""
+    """log(1 + e^-|z|) + |z| |[z > 0] - t| and its derivative.
+
+    No term is negative, so nothing cancels.
+    """
     size = np.abs(z)
     e = np.exp(np.negative(size, out=losses), out=losses)
     distance = np.subtract(z > 0, t, dtype=z.dtype)
     if gradient is not None:
-        # (1 - t) sigma(z) - t sigma(-z), where sigma(|z|) is 1 / (1 + e) and sigma(-|z|) is e / (1 + e).
+        # (1 - t) sigma(z) - t sigma(-z), with sigma(|z|) = 1 / (1 + e), sigma(-|z|) = e / (1 + e).
         np.subtract(z <= 0, t, out=gradient)
         gradient *= e
         gradient += distance
@@ -154,7 +170,7 @@ def _binary_block(z: Array, t: Array, losses: Array, gradient: Array | None) -> 
 
 
 def _squared_block(p: Array, t: Array, losses: Array, gradient: Array | None) -> None:
-    """(p - t)^2 and half its derivative: see `unifiedloss.adapters.numpy.gradient`."""
+    """(p - t)^2 and half its derivative, see `unifiedloss.adapters.numpy.gradient`."""
     difference = np.subtract(p, t, out=losses)
     if gradient is not None:
         np.copyto(gradient, difference)
@@ -164,16 +180,17 @@ def _squared_block(p: Array, t: Array, losses: Array, gradient: Array | None) ->
 def fused_loss(
     plan: Plan, predictions: Array, targets: Array, upstream: Array | float | None = None
 ) -> tuple[Array, Array | None]:
-    """The sum or the mean over all positions, where every position counts once, and with an upstream gradient that of the predictions.
+    """The sum or the mean over all positions, each of which counts once.
 
-    There is no array of the losses, whose memory would have to be got and written; each block of them is summed while it is at hand.
+    With an upstream gradient, also the gradient to the predictions. Each block of losses is summed
+    while it is in the cache, so no array of all losses is allocated and written.
     """
     share = 1.0 / plan.count if plan.spec.reduction == "mean" and plan.count else 1.0
-    times = 2 * share if plan.kind == "regression" else share
+    slope_factor = 2 * share if plan.kind == "regression" else share
     factor = (
         None
         if upstream is None
-        else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * times)
+        else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * slope_factor)
     )
     if plan.kind == "index":
         assert plan.axis is not None
@@ -203,6 +220,6 @@ def fused_loss(
 
 
 def sigmoid(logits: Array) -> Array:
-    """1 / (1 + e^-z), without overflow on either side."""
+    """1 / (1 + e^-z), without overflow for large or small z."""
     e = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1, e) / (1 + e)

@@ -1,4 +1,4 @@
-"""What users of NumPy hold: a plain function."""
+"""A spec as a plain function, made by ``spec.to("numpy")``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from unifiedloss.spec import AnyLoss
 
 
 class LossFunction:
-    """A spec as a function of (predictions, targets) on NumPy arrays; pickles, copies and compares by its spec."""
+    """A spec as a function of (predictions, targets) on NumPy arrays.
+
+    It can be pickled and copied.
+    """
 
     def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
         self.spec = spec

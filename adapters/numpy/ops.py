@@ -15,11 +15,15 @@ where = np.where
 equal = np.equal
 log = np.log
 log1p = np.log1p
-sum = np.sum  # noqa: A001 - the name the contract gives
+sum = np.sum  # noqa: A001 - the name that `Ops` prescribes
 
 
 def dtype(name: str) -> Any:
-    """A dtype by name. bfloat16 is no type of NumPy's own; ml_dtypes brings it, and whoever has such an array has that."""
+    """A dtype by name.
+
+    NumPy has no bfloat16. The package ml_dtypes defines it; without that package no such array
+    exists.
+    """
     if name == "bfloat16":
         import ml_dtypes
 

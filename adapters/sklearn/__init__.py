@@ -1,1 +1,4 @@
-"""The losses of scikit-learn, for switching. No backend: a spec runs on its tensors in the adapter that owns them."""
+"""The losses of scikit-learn, for switching.
+
+This is no backend: the adapter that owns the tensors computes the loss.
+"""

@@ -26,7 +26,7 @@ _COMPOSITES = (tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
 
 
 class TensorFlowAdapter(Adapter):
-    """Carries plans out with ``tf.nn``, eagerly, in ``tf.function`` and under XLA."""
+    """Carry out plans with ``tf.nn``, eagerly, in ``tf.function`` and under XLA."""
 
     name = "tensorflow"
     tensor_type = (tf.Tensor, tf.Variable)
@@ -65,7 +65,7 @@ class TensorFlowAdapter(Adapter):
     def readable(self, *tensors: Tensor | None) -> bool:
         if not tf.executing_eagerly():
             return False
-        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long, at every call
+        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long
             if x is not None and "CPU" not in x.device:
                 return False
         return True
@@ -92,7 +92,8 @@ class TensorFlowAdapter(Adapter):
             plan = self.plan(spec, predictions, targets, None, None)
             if plan.fused and values.trivially_valid(plan, None, ops.view(targets)):
                 loss = kernels.checked_loss(plan, predictions, targets)
-                # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases.
+                # The native kernels give NaN at infinite logits, where the loss is defined. The
+                # pipeline handles them.
                 if isfinite(loss):
                     return loss
         return super().loss(spec, predictions, targets, sample_weight, mask)
@@ -123,9 +124,9 @@ class TensorFlowAdapter(Adapter):
 
     def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
         plan = super()._resolve(spec, *tensors)
-        if plan.label_smoothing:  # no kernel of TensorFlow's smooths
+        if plan.label_smoothing:  # TensorFlow's kernels have no label smoothing
             return replace(plan, fused=False)
-        # TensorFlow's kernel reads these labels as it does int64.
+        # TensorFlow's kernel also takes int32 labels, so they fuse where int64 labels would.
         if plan.kind == "index" and plan.targets_dtype == "int32" and plan.plain:
             signature = self.signature(tensors[0])
             return replace(
@@ -139,12 +140,12 @@ class TensorFlowAdapter(Adapter):
         leaves = [tf.convert_to_tensor(x) for x in tensors]
         with tf.GradientTape() as tape:
             for x in leaves:
-                if x.dtype.is_floating:  # TensorFlow warns of others, which have no gradient
+                if x.dtype.is_floating:  # TensorFlow warns about watched integers
                     tape.watch(x)
             value = function(*leaves)
         if upstream is not None:
             upstream = shapes.shaped_like(value, tf.cast(upstream, value.dtype))
-        # Not None but 0 where nothing depends on a leaf: an empty mean is a constant.
+        # ZERO, because the value may not depend on a leaf: an empty mean is a constant.
         gradients = tape.gradient(value, leaves, upstream, tf.UnconnectedGradients.ZERO)
         return value, tuple(tf.convert_to_tensor(x) for x in gradients)
 
@@ -161,7 +162,8 @@ class TensorFlowAdapter(Adapter):
 
 def _traced(*, jit_compile: bool) -> Callable[..., Any]:
     def run(function: Callable[..., Any], *tensors: Tensor) -> Any:
-        # Through its concrete function, as a new tf.function at every run looks like retracing, of which TensorFlow warns.
+        # Call the concrete function, because TensorFlow takes a new tf.function at every run for
+        # retracing and warns.
         traced = tf.function(function, autograph=False, jit_compile=jit_compile or None)
         return traced.get_concrete_function(*tensors)(*tensors)
 

@@ -1,7 +1,8 @@
-"""Exact mode in TensorFlow: the kernel of `unifiedloss.exact` on the host, called at once or from within a graph.
+"""Exact mode in TensorFlow: the kernel of `unifiedloss.exact`, called on the host.
 
-TensorFlow calculates nothing here: it would read subnormal numbers as 0. Eagerly the kernel reads the tensors' memory, and TensorFlow takes
-over the memory of the results. In a graph it is called through tf.numpy_function, which XLA cannot compile.
+TensorFlow computes nothing here, because it reads subnormal numbers as 0. In an eager call, the
+kernel reads the tensors' memory and TensorFlow takes over the memory of the results. In a graph,
+the kernel is called through tf.numpy_function, which XLA cannot compile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import record  # nothing public tells whether a tape is watching
+from tensorflow.python.eager import record  # no public function says whether a tape is watching
 
 from unifiedloss.adapters.tensorflow import ops, program, shapes
 from unifiedloss.errors import UnsupportedError
@@ -23,13 +24,22 @@ Tensor = Any
 Array = np.ndarray[Any, Any]
 
 _NODE = "unifiedloss_exact_mode_needs_the_host_so_set_jit_compile_False"
-"""What nodes of a graph are called: XLA's error names the node it cannot compile, and nothing else can speak there."""
+"""The name of the host call: an XLA error shows only the name of the node it cannot compile."""
 
-_SECOND = "rounding='exact' has no second derivative, as its gradient is rounded; rounding='native' has one."
+_SECOND = (
+    "rounding='exact' has no second derivative, as its gradient is rounded; "
+    "rounding='native' has one."
+)
 
 
 class _Call(NamedTuple):
-    """What is known of a call before its shapes are: the spec, the tensors' dtypes (None: not given) and the loss's."""
+    """The part of a call that is known before its shapes.
+
+    Attributes:
+        spec: the loss.
+        dtypes: those of predictions, targets, sample_weight and mask, None for one not given.
+        result: the dtype of the loss.
+    """
 
     spec: AnyLoss
     dtypes: tuple[str | None, ...]
@@ -37,37 +47,35 @@ class _Call(NamedTuple):
 
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
-    """The loss of (predictions, targets, sample_weight, mask), correctly rounded, with a gradient that is."""
+    """The loss of (predictions, targets, sample_weight, mask); loss and gradient are exact."""
     for name, x in (("targets", tensors[1]), ("sample_weight", tensors[2])):
         if x is not None and record.should_record_backprop([x]):
             msg = (
-                f"rounding='exact' gives a gradient to the predictions alone, and a tape watches {name}; "
-                f"pass tf.stop_gradient({name}), or use rounding='native', which differentiates by both."
+                "rounding='exact' gives a gradient to the predictions alone, and a tape watches "
+                f"{name}; pass tf.stop_gradient({name}), or use rounding='native', which "
+                "differentiates by both."
             )
             raise UnsupportedError(msg)
     if program.compiles():
         return program.loss(plan, *tensors)
     if plan.unchecked:
         _, tensors = shapes.shapes_agree(plan, *tensors)
-    # On the host the rank is known, and must not raise a question there that is none here.
-    spec = (
-        plan.spec.replace(axis=plan.axis)
-        if plan.shape is None and plan.axis is not None
-        else plan.spec
-    )
-    call = _Call(
-        spec, tuple(None if x is None else x.dtype.name for x in tensors), plan.result_dtype
-    )
+    spec = plan.spec
+    if plan.shape is None and plan.axis is not None:
+        # Name the axis, because on the host the rank is known and the default may be ambiguous.
+        spec = spec.replace(axis=plan.axis)
+    dtypes = tuple(None if x is None else x.dtype.name for x in tensors)
+    call = _Call(spec, dtypes, plan.result_dtype)
     given = [x for x in tensors if x is not None]
     if tf.executing_eagerly() and not record.could_possibly_record():
         (result,) = _on_host(partial(_evaluate, call, gradient=False), given, [call.result])
         return result
     if not tf.executing_eagerly():
-        given[0] = tf.reshape(
-            given[0], tf.shape(given[0])
-        )  # which gives the gradient a shape that a graph can know
-    # Where the gradient will surely be asked for, it comes with the loss: both are made of the same exponentials. Under "none" the
-    # upstream gradient is seldom the 1 it is made for.
+        # The reshape gives the gradient a shape that the graph can infer.
+        given[0] = tf.reshape(given[0], tf.shape(given[0]))
+    # While a tape records, compute the gradient with the loss, because both need the same
+    # exponentials. Not under "none": the upstream gradient there is seldom the 1 that this gradient
+    # is for.
     keeps = spec.reduction != "none" and record.should_record_backprop(given[:1])
     result = _loss(call, bool(keeps))(*given)
     result.set_shape(plan.positions if spec.reduction == "none" else ())
@@ -84,7 +92,7 @@ def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             slope = _slope(call, keeps)(upstream, *kept, *tensors)
-            return slope, *map(_unknown, tensors[1:])
+            return slope, *map(_refused_gradient, tensors[1:])
 
         return value, gradient
 
@@ -93,7 +101,11 @@ def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
 
 @cache
 def _slope(call: _Call, keeps: bool) -> Callable[..., Tensor]:
-    """The gradient to the predictions: of the upstream gradient, the gradient for an upstream of 1 if it was kept, and the tensors."""
+    """The gradient to the predictions, as a function.
+
+    Its arguments are the upstream gradient, then, if `keeps`, the gradient for an upstream gradient
+    of 1, then the tensors.
+    """
     dtypes = [dtype for dtype in call.dtypes if dtype is not None]
 
     def slope(upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -107,10 +119,10 @@ def _slope(call: _Call, keeps: bool) -> Callable[..., Tensor]:
         def gradient(second: Tensor) -> list[Tensor | None]:
             if tf.executing_eagerly():
                 raise UnsupportedError(_SECOND)
-            # A graph of gradients is also made where nobody will ask for it, and then runs with zeros if at all.
-            with tf.control_dependencies(
-                [tf.debugging.Assert(tf.reduce_all(tf.equal(second, 0)), [_SECOND])]
-            ):
+            # TensorFlow builds this graph even if nobody asks for the second derivative. If it runs
+            # then, `second` is 0.
+            unused = tf.reduce_all(tf.equal(second, 0))
+            with tf.control_dependencies([tf.debugging.Assert(unused, [_SECOND])]):
                 return [
                     tf.zeros_like(x) if x.dtype.is_floating else None for x in (upstream, *tensors)
                 ]
@@ -121,7 +133,7 @@ def _slope(call: _Call, keeps: bool) -> Callable[..., Tensor]:
 
 
 def _differentiable(function: Callable[..., Any], dtypes: Sequence[str]) -> Callable[..., Tensor]:
-    """A function with a gradient of its own, which in graphs of any shapes is one and the same graph."""
+    """A function with a custom gradient, traced once for graphs of all shapes."""
     eager = tf.custom_gradient(function)
     traced = shapes.traced_once(eager, *dtypes)
 
@@ -131,25 +143,24 @@ def _differentiable(function: Callable[..., Any], dtypes: Sequence[str]) -> Call
     return call
 
 
-def _unknown(x: Tensor) -> Tensor | None:
-    """The gradient to what is not differentiated by.
+def _refused_gradient(x: Tensor) -> Tensor | None:
+    """The gradient to a tensor that exact mode does not differentiate by: NaN in a graph.
 
-    Around a tf.function TensorFlow asks for the gradient to every argument, also to those that no tape is watching, so this cannot
-    raise. Nor can it be 0, as some tape may be watching.
+    Around a tf.function TensorFlow asks for the gradient to every argument, also if no tape watches
+    it, so this cannot raise. It cannot be 0 either, because a tape may be watching.
     """
-    return None if tf.executing_eagerly() else program.unknown(x)
+    return None if tf.executing_eagerly() else program.nan_gradient(x)
 
 
-# ---------------------------------------------------------------------------------------------------------------- on the host
+# ------------------------------------------------------------------------------------- on the host
 
 
 def _on_host(
     function: Callable[..., Sequence[Array]], tensors: Sequence[Tensor], dtypes: Sequence[str]
 ) -> list[Tensor]:
-    """Call a function of arrays on tensors. bfloat16 results come as their bits."""
-    from unifiedloss import (
-        host,
-    )  # here and not above: it starts a thread, without which native mode does
+    """Call a function of arrays on tensors. It returns bfloat16 results as their bits."""
+    # Imported here, because it starts a thread that native mode does not need.
+    from unifiedloss import host
 
     function = partial(host.run, function)
     if tf.executing_eagerly():
@@ -164,7 +175,11 @@ def _on_host(
 
 
 def _tensor(x: Array, device: str) -> Tensor:
-    """An array as a tensor in the same memory, where TensorFlow can work there: it dies of one that is not aligned."""
+    """An array as a tensor in the same memory, or in a copy that TensorFlow can use.
+
+    TensorFlow crashes at memory that is not aligned to 64 bytes (VoVAllen/tf-dlpack#4;
+    test_memory_that_tensorflow_cannot_use_is_copied).
+    """
     if x.ctypes.data % 64 or not x.flags.c_contiguous or not x.flags.writeable:
         out = np.empty(x.nbytes + 64, np.uint8)
         start = -out.ctypes.data % 64
@@ -181,7 +196,7 @@ def _tensor(x: Array, device: str) -> Tensor:
 def _evaluate(
     call: _Call, *arrays: Array, upstream: Array | None = None, gradient: bool
 ) -> list[Array]:
-    """The loss and, where asked for, the gradient."""
+    """The loss and, if asked for, the gradient."""
     from unifiedloss import exact
 
     given = iter(arrays)

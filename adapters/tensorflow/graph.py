@@ -1,4 +1,7 @@
-"""The array operations of `unifiedloss.exact.graph` in TensorFlow, for XLA: shapes are known, and nothing is differentiated."""
+"""The array operations of `unifiedloss.exact.graph` in TensorFlow, for XLA.
+
+Shapes are known, and nothing is differentiated.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# Nothing public writes into an array in place, or keeps results apart.
+# No public operation updates a slice in place or is an optimization barrier.
 from tensorflow.compiler.tf2xla.python import xla
 
 from unifiedloss.exact.graph_ops import GraphOps
@@ -17,7 +20,7 @@ _INTEGERS = {"float16": tf.int16, "bfloat16": tf.int16, "float32": tf.int32, "fl
 
 
 class TensorFlowOps(GraphOps):
-    """See `unifiedloss.exact.graph_ops.Ops`."""
+    """See `unifiedloss.exact.graph_ops.GraphOps`."""
 
     def float64(self, x: Array) -> Array:
         return self.constant(x, "float64")

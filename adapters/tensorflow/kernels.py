@@ -16,7 +16,7 @@ from unifiedloss.plan import Plan
 Tensor = Any
 
 raw = tf.raw_ops
-"""The kernels without the functions around them, which on a small batch cost several times what the kernels do."""
+"""The bare kernels: on a small batch, the public functions around them cost several times more."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, axis: int) -> Tensor:
@@ -32,7 +32,8 @@ def log_softmax(logits: Tensor, axis: int) -> Tensor:
 
 
 def softmax(logits: Tensor, axis: int) -> Tensor:
-    # Not tf.nn.softmax, which outside XLA gives 0 for float32 results below 2^-125, twice the smallest normal number.
+    # Not tf.nn.softmax, which outside XLA gives 0 for float32 results below 2^-125. That is twice
+    # the smallest normal number.
     e = tf.exp(logits - tf.stop_gradient(tf.reduce_max(logits, axis, keepdims=True)))
     return e / tf.reduce_sum(e, axis, keepdims=True)
 
@@ -40,9 +41,10 @@ def softmax(logits: Tensor, axis: int) -> Tensor:
 def binary_cross_entropy(logits: Tensor, targets: Tensor, pos_weight: Tensor | None) -> Tensor:
     """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element.
 
-    Without a weight, bit for bit what tf.nn.sigmoid_cross_entropy_with_logits gives, at a third of its price on a small batch: -|z| is
-    z - 2 max(z, 0), whose slope at 0 is also the one that makes the gradient there right. tf.nn.weighted_cross_entropy_with_logits has
-    the gradient 1 - t at 0, and at -20 no digit of the loss.
+    Without a weight, the result has the same bits as tf.nn.sigmoid_cross_entropy_with_logits, at a
+    third of its cost on a small batch. It computes -|z| as z - 2 max(z, 0), because the slope of
+    that at 0 also makes the gradient right there. tf.nn.weighted_cross_entropy_with_logits is not
+    used: its gradient at 0 is 1 - t, and at -20 its loss has no correct digit.
     """
     positive = raw.Relu(features=logits)
     tail = raw.Log1p(x=raw.Exp(x=raw.Sub(x=logits, y=raw.AddV2(x=positive, y=positive))))
@@ -55,13 +57,16 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return tf.math.squared_difference(predictions, targets)
 
 
-# ------------------------------------------------------------------------------------------- the whole loss, weights all equal
-# Where every position counts once, the four divisors are one number, and tf.reduce_mean divides by it too; a native mean is taken
-# nowhere else.
+# ------------------------------------------------------- fused losses, where all weights are equal
+# Where every position counts once, all four divisors are the number of positions, by which
+# tf.reduce_mean divides too. Nothing else here uses a native mean.
 
 
 def checked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
-    """The reduced loss of an eager call whose targets are known to be good; not finite where a logit is infinite."""
+    """The reduced loss of an eager call whose targets are known to be valid.
+
+    It is not finite where a logit is infinite.
+    """
     if plan.kind == "index":
         assert plan.axis is not None
         labels = targets if len(targets.shape) == 1 else tf.reshape(targets, [-1])
@@ -69,7 +74,8 @@ def checked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
         losses, _ = raw.SparseSoftmaxCrossEntropyWithLogits(features=rows, labels=labels)
     elif plan.kind == "dense":
         assert plan.axis is not None
-        # tf.nn.softmax_cross_entropy_with_logits would take it, in its gradient, that the targets sum to 1 (tensorflow#60314).
+        # Not tf.nn.softmax_cross_entropy_with_logits, whose gradient assumes that the targets of a
+        # position sum to 1 (tensorflow#60314).
         losses = raw.Mul(x=targets, y=-log_softmax(predictions, plan.axis))
     elif plan.kind == "binary":
         losses = binary_cross_entropy(predictions, targets, None)
@@ -83,14 +89,16 @@ def checked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
 
 @cache
 def _axes(rank: int) -> Tensor:
-    """All axes of a tensor. Made once: to make a tensor of Python numbers costs as much as to reduce."""
+    """All axes of a tensor, cached because creating this tensor costs as much as reducing."""
     return tf.range(rank)
 
 
 def unchecked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
-    """The reduced loss where no value can be looked at: NaN at bad ones, and right at every other, infinite logits included.
+    """The reduced loss of a call whose values cannot be read.
 
-    The same as `unifiedloss.pipeline` gives, in a third of the passes over memory, of which in a tf.function each operation is one.
+    Bad values give NaN. All other values give the right loss, infinite logits included. The result
+    is the same as `unifiedloss.pipeline` gives, with a third of the passes over memory: each
+    operation of a tf.function is one pass.
     """
     if plan.kind == "index":
         assert plan.axis is not None
@@ -122,7 +130,7 @@ def _over_count(plan: Plan, total: Tensor) -> Tensor:
 
 
 def _nan_where(bad: Tensor, losses: Tensor) -> Tensor:
-    """The factor 1, or NaN, which makes loss and gradient of a bad position NaN."""
+    """A factor per position: NaN, which poisons loss and gradient, where it is bad, else 1."""
     return tf.where(bad, tf.constant(math.nan, losses.dtype), tf.constant(1.0, losses.dtype))
 
 
@@ -134,21 +142,21 @@ def _kernel(function: Callable[..., Any], dtype: Any) -> Callable[..., Tensor]:
 def _binary_cross_entropy(
     logits: Tensor, targets: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """(1 - t) softplus(z) + t softplus(-z), 0 times infinity being 0; NaN at targets outside [0, 1]."""
+    """(1 - t) softplus(z) + t softplus(-z), with 0 * inf = 0; NaN at targets outside [0, 1]."""
     bad = (targets <= -FORMATS[targets.dtype.name].tiny) | (targets > 1.0)
     nan = tf.constant(math.nan, targets.dtype)
     targets = tf.where(bad, nan, targets)
-    against = tf.math.multiply_no_nan(tf.nn.relu(logits), 1.0 - targets)
-    towards = tf.math.multiply_no_nan(tf.nn.relu(-logits), targets)
-    tail = tf.exp(
-        tf.minimum(logits, -logits)
-    )  # not -|z|, whose slope of 0 at 0 would make the second derivative there 0
-    losses = against + towards + tf.math.log1p(tail)
+    negative_part = tf.math.multiply_no_nan(tf.nn.relu(logits), 1.0 - targets)
+    positive_part = tf.math.multiply_no_nan(tf.nn.relu(-logits), targets)
+    # Not -|z|: its slope of 0 at 0 would make the second derivative 0 there.
+    tail = tf.exp(tf.minimum(logits, -logits))
+    losses = negative_part + positive_part + tf.math.log1p(tail)
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
-        agreed = tf.math.is_inf(logits) & tf.equal(targets, tf.cast(logits > 0.0, targets.dtype))
-        by_targets = tf.where(bad, nan, tf.where(agreed, tf.zeros_like(logits), -logits))
-        # tf.sigmoid, with the exponential that is there: XLA's own costs more than all the rest.
+        certain = tf.math.is_inf(logits) & tf.equal(targets, tf.cast(logits > 0.0, targets.dtype))
+        by_targets = tf.where(bad, nan, tf.where(certain, tf.zeros_like(logits), -logits))
+        # The sigmoid from the exponential above, because XLA's own sigmoid costs more than all the
+        # rest.
         sigmoid = tf.where(logits <= 0.0, tail, tf.ones_like(tail)) / (1.0 + tail)
         return upstream * (sigmoid - targets), upstream * by_targets
 
@@ -156,10 +164,11 @@ def _binary_cross_entropy(
 
 
 def _dense_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """sum_c -t_c log p_c over the last axis, 0 times infinity being 0."""
+    """sum_c -t_c log p_c over the last axis, with 0 * inf = 0."""
     log_p = tf.nn.log_softmax(logits)
     losses = -tf.reduce_sum(tf.math.multiply_no_nan(log_p, targets), -1)
-    # A row that is NaN is NaN in every entry; multiply_no_nan loses it where all targets are 0.
+    # Keep the NaN of a poisoned row, which is NaN in every entry. multiply_no_nan loses it where
+    # all targets are 0.
     losses = tf.where(tf.math.is_nan(log_p[..., 0]), log_p[..., 0], losses)
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:

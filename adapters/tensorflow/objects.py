@@ -1,4 +1,4 @@
-"""What users of TensorFlow hold: a callable for ``tf.function``."""
+"""A spec as a function for ``tf.function``, made by ``spec.to("tensorflow")``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from unifiedloss.spec import AnyLoss
 
 
 class LossFunction:
-    """A spec as a function of (predictions, targets) on TensorFlow's tensors; pickles, copies and compares by its spec."""
+    """A spec as a function of (predictions, targets) on TensorFlow tensors.
 
-    autograph_info__ = None  # see unifiedloss.spec.no_autograph
+    It pickles, copies and compares by its spec.
+    """
+
+    autograph_info__ = None  # see `unifiedloss.autograph.no_autograph`
 
     def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
         self.spec = spec

@@ -1,6 +1,6 @@
 """TensorFlow's array operations under the names of `unifiedloss.pipeline.Ops`.
 
-Each works on eager tensors, in a ``tf.function`` whose shapes are not known yet, and under XLA.
+Each works on eager tensors, in a ``tf.function`` with unknown shapes, and under XLA.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tensor = Any
 log = tf.math.log
 log1p = tf.math.log1p
 stop_gradient = tf.stop_gradient
-sum = tf.reduce_sum  # noqa: A001 - the name the contract gives
+sum = tf.reduce_sum  # noqa: A001 - the name that `Ops` prescribes
 sum_axis = tf.reduce_sum
 any_axis = tf.reduce_any
 expand = tf.expand_dims
@@ -36,7 +36,8 @@ def cast_labels(x: Tensor) -> Tensor:
 
 
 def where(condition: Tensor, x: Tensor, y: Tensor | float) -> Tensor:
-    # The operation reads a Python number in the dtype of x; tf.where would too, after reading it once on its own.
+    # The raw operation converts a Python number to the dtype of x. So does tf.where, but only after
+    # it has made another tensor of the number.
     return tf.raw_ops.SelectV2(condition=condition, t=x, e=y)
 
 
@@ -54,7 +55,7 @@ def finite(x: Tensor) -> Tensor:
 
 @cache
 def _finite(dtype: Any) -> Callable[[Tensor], Tensor]:
-    """tf.clip_by_value, but for the gradient, which that sets to 0 where it clips."""
+    """A clip with the gradient 1 everywhere, because tf.clip_by_value has 0 where it clips."""
 
     @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
     def clip(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -108,12 +109,12 @@ def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:
 
 
 def view(x: Any) -> np.ndarray[Any, Any]:
-    """The values of a tensor in this machine's memory, which x.numpy() would copy."""
+    """A view of a CPU tensor's values, which x.numpy() would copy."""
     return np.asarray(memoryview(x))
 
 
 def to_numpy(x: Tensor) -> np.ndarray[Any, Any]:
-    """The same of any dtype: Python's buffers do not know bfloat16."""
+    """A view of the values in any dtype; Python's buffer protocol has no bfloat16."""
     if x.dtype == tf.bfloat16:
         return view(tf.bitcast(x, tf.uint16)).view(tf.bfloat16.as_numpy_dtype)
     return view(x)

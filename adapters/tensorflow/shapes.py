@@ -1,4 +1,4 @@
-"""Shapes that are not known while a graph is traced: the checks on them, and layouts that need none known."""
+"""Checks of shapes that are unknown while a graph is traced, and layouts for such shapes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unifiedloss.plan import Plan
 Tensor = Any
 
 _Check = tuple[Tensor, list[Any]]
-"""A condition, and what to say where it does not hold: text and shapes in turn."""
+"""A condition and its error message, as alternating text and shapes."""
 
 
-# ------------------------------------------------------------------------------------------------------------------- layouts
+# ----------------------------------------------------------------------------------------- layouts
 
 
 def classes_last(x: Tensor, axis: int) -> Tensor:
@@ -43,10 +43,11 @@ def _order(x: Tensor, axis: int) -> Tensor:
 
 
 def traced_once(function: Callable[..., Tensor], *dtypes: Any) -> Callable[..., Tensor]:
-    """A function with a gradient of its own as a graph of its own, for tensors of any shapes.
+    """A function with a custom gradient as a separate graph, for tensors of any shapes.
 
-    A graph in which tf.custom_gradient is called is kept for good, as the gradient is registered under a new name each time. So users'
-    graphs call this one, which is made at its first call and never again.
+    TensorFlow never frees a graph in which tf.custom_gradient is called, because it registers the
+    gradient under a new name each time (tensorflow#27492). So users' graphs call this one, which is
+    traced once, at its first call.
     """
     unknown: Any = None
     traced: Callable[..., Tensor] = tf.function(
@@ -67,16 +68,16 @@ def rows(x: Tensor, axis: int) -> Tensor:
 
 
 def _without(vector: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """A vector before and after one of its entries; nothing fails where it has no such entry."""
+    """The parts of a vector before and after an entry; no error if the entry does not exist."""
     return vector[:axis], vector[axis + 1 :] if axis != -1 else vector[:0]
 
 
 def _entry(vector: Tensor, axis: int) -> Tensor:
-    """One entry of a vector, as a vector of length 1, or 0 where it has no such entry."""
+    """One entry of a vector, as a vector of length 1, or length 0 if the entry does not exist."""
     return vector[axis : axis + 1] if axis != -1 else vector[-1:]
 
 
-# -------------------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------ checks
 
 
 def shapes_agree(
@@ -86,27 +87,30 @@ def shapes_agree(
     sample_weight: Tensor | None,
     mask: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
-    """Whether extents that were unknown fit, and the tensors, which are there only once this has been looked at.
+    """Whether unknown extents agree, and the tensors, which depend on the assertion that they do.
 
-    Under XLA nothing raises: it drops assertions. There the answer turns the loss into NaN.
+    XLA drops assertions, so nothing raises there. There the first result makes the loss NaN.
     """
     tensors = (predictions, targets, sample_weight, mask)
     fits = tf.constant(value=True)
     previous: list[Any] = []
     for holds, message in _checks(plan, *tensors):
         fits &= holds
-        with tf.control_dependencies(
-            previous
-        ):  # one after the other, so that the same call gives the same error
+        # One after the other, so that the same call always gives the same error.
+        with tf.control_dependencies(previous):
             previous = [tf.debugging.Assert(holds, message)]
     with tf.control_dependencies(previous):
-        return fits, tuple(None if x is None else tf.identity(x) for x in tensors)  # type: ignore[return-value]
+        checked: Any = tuple(None if x is None else tf.identity(x) for x in tensors)
+        return fits, checked
 
 
 def shaped_like(loss: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient from above, once it is seen to have the loss's shape. NaN where it has not and XLA has dropped the assertion."""
+    """The upstream gradient, after a check that it has the shape of the loss.
+
+    If it has not, it becomes NaN where XLA drops the assertion.
+    """
     if _known(loss, upstream):
-        return upstream  # seen by `unifiedloss.spec.check_upstream`
+        return upstream  # checked by `unifiedloss.plan.check_upstream`
     fits = _equal(tf.shape(loss), tf.shape(upstream))
     message = _message(Message.UPSTREAM, loss=tf.shape(loss), got=tf.shape(upstream))
     with tf.control_dependencies([tf.debugging.Assert(fits, message)]):
@@ -120,7 +124,7 @@ def _checks(
     sample_weight: Tensor | None,
     mask: Tensor | None,
 ) -> Iterator[_Check]:
-    """The checks of `unifiedloss.spec.resolve` that shapes known at tracing did not decide."""
+    """The checks that `unifiedloss.plan.resolve` could not make, because shapes were unknown."""
     shape, positions = tf.shape(predictions), tf.shape(predictions)
     if plan.axis is not None:
         yield from _check_classes(plan, plan.axis, shape)
@@ -154,7 +158,7 @@ def _checks(
 
 
 def _check_elements(plan: Plan, shape: Tensor) -> Iterator[_Check]:
-    """The weights of elements, and the axis they are averaged along."""
+    """The checks of `pos_weight`, `element_weights` and `average_last_axis`."""
     say = {"predictions": shape}
     pos_weight, axis = getattr(plan.spec, "pos_weight", None), plan.pos_weight_axis
     if isinstance(pos_weight, tuple) and (plan.shape is None or plan.shape[axis] is None):
@@ -207,7 +211,10 @@ def _check_classes(plan: Plan, axis: int, shape: Tensor) -> Iterator[_Check]:
 
 
 def _fits(weights: Tensor, last: Tensor) -> Tensor:
-    """Whether each weight's extent is 1 or the same as that of the last axes, of which there may be too few."""
+    """Whether each extent of the weights is 1 or that of its axis, aligned at the last axes.
+
+    `last` may have fewer axes than the weights; another check reports that.
+    """
     common = tf.minimum(tf.size(weights), tf.size(last))
     weights, last = weights[tf.size(weights) - common :], last[tf.size(last) - common :]
     return tf.reduce_all((weights == 1) | (weights == last))
@@ -218,13 +225,13 @@ def _known(*tensors: Tensor) -> bool:
 
 
 def _equal(a: Tensor, b: Tensor) -> Tensor:
-    """Whether two shapes are the same, also of different lengths."""
+    """Whether two shapes are equal; their ranks may differ."""
     common = tf.minimum(tf.size(a), tf.size(b))
     return tf.equal(tf.size(a), tf.size(b)) & tf.reduce_all(tf.equal(a[:common], b[:common]))
 
 
 def _message(template: str, **fields: Any) -> list[Any]:
-    """A message as tf.debugging.Assert takes it: text, and shapes that are known when it is printed."""
+    """A message as tf.debugging.Assert takes it: text and shapes, which it prints at run time."""
     parts: list[Any] = [""]
     for text, name, _, _ in Formatter().parse(template):
         parts[-1] += text

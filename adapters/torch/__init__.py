@@ -19,25 +19,29 @@ from unifiedloss.spec import AnyLoss
 
 _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 
-# What torch.func does right now, or None. No public function tells.
-_transform = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+# The innermost torch.func transform now, or None. No public function returns it.
+_transform = _functorch.peek_interpreter_stack
 
-# How many modes see every operation now, make_fx's among them. No public function tells.
+# How many dispatch modes are active, such as make_fx's. No public function returns it.
 _modes = torch._C._len_torch_dispatch_stack
 
-# The plain classes. A subclass may be a fake, a traced or a distributed tensor, whose values cannot be read.
+# Only these classes surely hold values. A subclass may be a fake, traced or distributed tensor.
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
-
 _FEW = 64
-"""So few labels are read faster one by one than in a call."""
+"""Up to this many labels, `tolist()` is faster than `aminmax`."""
 
 _MANY = 1 << 14
+"""From this many elements on, `aminmax` of floats is faster on their bits."""
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 class TorchAdapter(Adapter):
-    """Carries plans out with ``torch.nn.functional``, eagerly, under ``torch.compile`` and under ``torch.func``."""
+    """Carry out plans with ``torch.nn.functional``.
+
+    It works eagerly, under ``torch.compile`` and under ``torch.func``.
+    """
 
     name = "torch"
     tensor_type = Tensor
@@ -52,16 +56,14 @@ class TorchAdapter(Adapter):
 
     def convert(self, x: np.ndarray[Any, Any], reference: Tensor | None) -> Tensor:
         device = None if reference is None else reference.device
-        if (
-            torch.compiler.is_compiling()
-        ):  # where an array is traced as a tensor, and knows no dtype of NumPy's
+        if torch.compiler.is_compiling():
+            # torch.compile traces an array as a tensor, which has no NumPy dtype.
             return torch.as_tensor(x, device=device)
-        if (
-            x.dtype.name == "bfloat16"
-        ):  # NumPy has none of its own; ml_dtypes' is known to torch by its bits alone
+        if x.dtype.name == "bfloat16":  # a type of ml_dtypes, which torch.from_numpy does not know
             return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16).to(device)
         x = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")).reshape(x.shape)
-        # An axis of length 1 may keep any stride in an array that counts as contiguous, and torch takes only those it could make.
+        # A contiguous array may have any stride at an axis of length 1, which ascontiguousarray
+        # keeps (numpy#23349). torch refuses some of those strides.
         if not x.flags.writeable or any(stride < 0 or stride % x.itemsize for stride in x.strides):
             x = x.copy()
         return torch.from_numpy(x).to(device)
@@ -86,7 +88,7 @@ class TorchAdapter(Adapter):
             or torch.is_inference_mode_enabled()
         ):
             return tensors
-        # A tensor made in inference mode cannot be kept for a gradient, its copy can.
+        # Autograd cannot save a tensor made in inference mode for the backward pass, but its copy.
         return tuple(
             x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in tensors
         )
@@ -107,7 +109,7 @@ class TorchAdapter(Adapter):
             x = x.detach()
         if x.dtype is torch.bfloat16:
             x = x.float()
-        if x.is_neg():  # a view that is negated when it is read, which NumPy could not know
+        if x.is_neg():  # a view that torch negates lazily, which NumPy cannot
             x = x.resolve_neg()
         return x.numpy() if x.is_cpu else x.cpu().numpy()
 
@@ -127,20 +129,22 @@ class TorchAdapter(Adapter):
             and type(targets) is Tensor
             and predictions.is_cpu
             and targets.is_cpu
-            and not torch._C._is_any_autocast_enabled()  # the public question, device by device, takes three times as long
+            # The public function, called for each device, takes three times as long.
+            and not torch._C._is_any_autocast_enabled()
             and _transform() is None
         ):
             try:
                 plan = super().plan(spec, predictions, targets, None, None)
                 if plan.fused and _trivially_valid(plan, targets):
                     loss = kernels.fused_loss(plan, predictions, targets)
-                    # The native kernels give NaN at infinite logits, where the loss is defined. The long way knows the cases. The squared
-                    # error is what it is.
+                    # The native kernels give NaN at infinite logits, where the loss is defined. The
+                    # pipeline handles them. The squared error needs no such check.
                     if plan.kind == "regression" or isfinite(loss.item()):
                         return loss
             except RuntimeError:
-                # torch refuses what is sparse, nested, negated when read, made in inference mode or traced by make_fx. To ask for each
-                # beforehand would cost every call; the long way does.
+                # torch refuses tensors that are sparse, nested, lazily negated, made in inference
+                # mode or traced by make_fx. Checking for each beforehand would slow every call; the
+                # call below does that.
                 pass
         return super().loss(spec, predictions, targets, sample_weight, mask)
 
@@ -152,17 +156,19 @@ class TorchAdapter(Adapter):
         sample_weight: Tensor | None,
         mask: Tensor | None,
     ) -> Plan:
-        # Looking a symbolic shape up in a dictionary would pin it to the number it has now, and recompile for the next.
+        # Looking up a symbolic shape in a dictionary would specialize it to its current value, and
+        # torch.compile would recompile for the next one.
         if torch.compiler.is_compiling():
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         return super().plan(spec, predictions, targets, sample_weight, mask)
 
     def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
-        # Here and not in `loss`, as no plan is found in the cache while torch.jit traces: its extents are tensors, and each is another.
+        # This is checked here and not in `loss`, because every call under torch.jit.trace gets
+        # here: its extents are tensors, each a new object, so no plan is found in the cache.
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
             msg = (
-                "torch.jit.trace would freeze the number of positions that a mean divides by; use torch.export.export, "
-                "or trace the model without its loss."
+                "torch.jit.trace would freeze the number of positions that a mean divides by; use "
+                "torch.export.export, or trace the model without its loss."
             )
             raise UnsupportedError(msg)
         return super()._resolve(spec, *tensors)
@@ -177,7 +183,7 @@ class TorchAdapter(Adapter):
         *,
         checked: bool,
     ) -> Tensor:
-        # Autocast would compute in the half type what the plan says to compute in float32.
+        # Autocast would compute in half precision where the plan says float32.
         device = predictions.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -199,14 +205,12 @@ class TorchAdapter(Adapter):
     def differentiate(
         self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], upstream: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if _transform() is not None:  # under torch.func nothing else differentiates
+        if _transform() is not None:  # under torch.func only torch.func.vjp differentiates
             value, pull_back, *_ = torch.func.vjp(function, *tensors)
             return value, pull_back(
                 torch.ones_like(value) if upstream is None else upstream.to(value.dtype)
             )
-        if (
-            torch.is_inference_mode_enabled()
-        ):  # nothing is recorded in it, and every gradient would be 0
+        if torch.is_inference_mode_enabled():  # it records nothing, so every gradient would be 0
             with torch.inference_mode(mode=False):
                 return self.differentiate(function, tensors, upstream)
         with torch.enable_grad():
@@ -235,13 +239,13 @@ class TorchAdapter(Adapter):
 
 
 def _trivially_valid(plan: Plan, targets: Tensor) -> bool:
-    """What `unifiedloss.values.surely_good` tells, of targets that a native kernel takes as they are.
+    """`unifiedloss.values.trivially_valid` for targets that a native kernel takes as they are.
 
-    In torch, not on a NumPy view: on a small batch NumPy's code pushes torch's out of the processor's caches, and the gradient that comes
-    next takes half as long again.
+    This uses torch and not a NumPy view: on a small batch, NumPy's code displaces torch's from the
+    processor's caches, and the gradient after it takes half as long again.
     """
     limit = plan.largest_target
-    if limit is None:  # the squared error, whose targets are all good
+    if limit is None:  # the squared error, for which all targets are valid
         return True
     if targets.requires_grad:
         targets = targets.detach()
@@ -249,7 +253,8 @@ def _trivially_valid(plan: Plan, targets: Tensor) -> bool:
         numbers = targets.tolist()
         return bool(min(numbers) >= 0 and max(numbers) <= limit)
     if targets.numel() >= _MANY and targets.dtype in _INTEGERS:
-        # Read as integers, numbers from 0 to the limit are in the same order, and negative ones are negative: found in half the time.
+        # Compare the bits as integers, which takes half the time: floats from 0 to the limit have
+        # the same order as their bits, and negative floats are negative integers.
         limit = _bits(limit, targets.dtype)
         targets = targets.view(_INTEGERS[targets.dtype])
     ends = torch.aminmax(targets)
@@ -257,7 +262,7 @@ def _trivially_valid(plan: Plan, targets: Tensor) -> bool:
 
 
 def _is_proxied() -> bool:
-    """Whether make_fx writes down what happens now, of which no value can be read."""
+    """Whether make_fx is tracing, so that no value can be read."""
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
     return get_proxy_mode() is not None

@@ -1,7 +1,9 @@
-"""Exact mode on tensors: the kernel of `unifiedloss.exact`, on the host, behind two operators that torch's compilers do not look into.
+"""Exact mode on tensors: the kernel of `unifiedloss.exact`, on the host, behind two operators.
 
-``unifiedloss::exact`` gives the loss and, if asked, the gradient for an upstream gradient of 1; ``unifiedloss::exact_gradient`` gives the
-gradient for any. A spec travels to them as text, since an operator takes only tensors, numbers and strings.
+The operators are opaque to torch's compilers. ``unifiedloss::exact`` computes the loss and, if
+asked, the gradient for an upstream gradient of 1. ``unifiedloss::exact_gradient`` computes the
+gradient for any upstream gradient. They take the spec as text, because an operator takes only
+tensors, numbers and strings.
 """
 
 from __future__ import annotations
@@ -28,49 +30,53 @@ _Companion = Tensor | None
 
 _MAX_SPECS = 1024
 
-_C: Any = torch._C  # whose parts a checker of types does not know
-# What torch.func does right now, or None. No public function tells.
+_C: Any = torch._C  # Any, because type checkers do not know its parts
+# The innermost torch.func transform now, or None. No public function returns it.
 _transform = _C._functorch.peek_interpreter_stack
 
 
 def loss(
     plan: Plan, predictions: Tensor, targets: Tensor, sample_weight: _Companion, mask: _Companion
 ) -> Tensor:
-    """The loss, correctly rounded, and once differentiable by the predictions."""
+    """The loss, correctly rounded and differentiable once, by the predictions."""
     wanted = torch.is_grad_enabled()
     for name, x in (("targets", targets), ("sample_weight", sample_weight)):
         if wanted and x is not None and x.requires_grad:
             msg = (
-                f"rounding='exact' gives a gradient to the predictions alone, and {name} requires one; "
-                f"detach {name}, or use rounding='native', which differentiates by both."
+                "rounding='exact' gives a gradient to the predictions alone, and "
+                f"{name} requires one; detach {name}, or use rounding='native', which "
+                "differentiates by both."
             )
             raise UnsupportedError(msg)
-    # Under "none" the upstream gradient is seldom made of ones.
+    # Not under "none", where the upstream gradient seldom consists of ones.
     ahead = wanted and predictions.requires_grad and plan.spec.reduction != "none"
-    # torch.func looks into a Function only from outside, torch.compile into no Function with a rule for vmap. So torch.func.grad inside
-    # torch.compile finds neither and raises.
+    # torch.func needs the Function, but torch.compile cannot trace one that has a vmap rule
+    # (pytorch#118397), so it gets the operator. torch.func.grad inside torch.compile raises.
     if torch.compiler.is_compiling():
         return _LOSS(predictions, targets, sample_weight, mask, _text(plan.spec), ahead)[0]
     return _Loss.apply(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
 
 
-# ------------------------------------------------------------------------------------------------------------------- the spec
+# ---------------------------------------------------------------------------------------- the spec
 
 
 def _text(spec: AnyLoss) -> str:
-    """The spec in writing, so that torch.compile can trace how it is written: it cannot trace the module json."""
+    """The spec as text, made with repr because torch.compile cannot trace the module json."""
     return repr({name: _constant(value) for name, value in spec.to_dict().items()})
 
 
 def _constant(x: Any) -> Any:
-    """`x`, with the numbers in it pinned: under ``dynamic=True`` torch.compile traces a spec's numbers as unknowns."""
+    """`x` with its numbers made constant.
+
+    Under ``dynamic=True`` torch.compile traces a spec's numbers as symbols, whose text is unknown.
+    """
     if isinstance(x, list):
         return [_constant(each) for each in x]
     if isinstance(x, float):
         numerator, denominator = x.as_integer_ratio()
-        return numerator / denominator  # the very number, and known
+        return numerator / denominator  # the same number, and constant
     if isinstance(x, int) and not isinstance(x, bool):
-        return next(iter({x: None}))  # a key must be known
+        return next(iter({x: None}))  # torch.compile makes a dictionary key constant
     return x
 
 
@@ -86,14 +92,14 @@ def _plan(text: str, *tensors: Any) -> Plan:
     return registry.adapter("torch").plan(_spec(text), *tensors)
 
 
-# ------------------------------------------------------------------------------------------------------------------- the host
+# ---------------------------------------------------------------------------------------- the host
 
 
 def _evaluate(
     text: str, upstream: _Companion, tensors: tuple[_Companion, ...], *, gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """`unifiedloss.exact.evaluate` on tensors of any device."""
-    from unifiedloss import exact  # here and not above: native mode does without it
+    from unifiedloss import exact  # imported here because native mode does not need it
 
     plan = _plan(text, *tensors)
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
@@ -101,19 +107,20 @@ def _evaluate(
         partial(exact.evaluate, gradient=gradient, exp=_exponential()), plan, *arrays
     )
     device = tensors[0].device if tensors[0] is not None else None
-    return (
-        _tensor(value, plan.result_dtype, device),
-        None if slope is None else _tensor(slope, plan.predictions_dtype, device),
-    )
+    rounded = _tensor(value, plan.result_dtype, device)
+    return rounded, None if slope is None else _tensor(slope, plan.predictions_dtype, device)
 
 
 @cache
 def _exponential() -> Callable[..., Any]:
-    """NumPy's exponential, or torch's where NumPy's takes more than twice as long: without AVX-512 it goes number by number in float64."""
+    """NumPy's float64 exponential, or torch's if the processor has no AVX-512.
+
+    Without AVX-512 NumPy's is not vectorized and takes more than twice as long.
+    """
     try:
         known = np.lib.introspect.opt_func_info(func_name="^exp$", signature="^float64$")
         chosen: str = known["exp"]["dd"]["current"]
-    except (AttributeError, KeyError):  # another NumPy, or a processor for which it has but one
+    except (AttributeError, KeyError):  # another NumPy, or only one variant for this processor
         return _exp
     return np.exp if chosen in ("X86_V4", "AVX512_SKX") else _exp
 
@@ -123,7 +130,11 @@ def _exp(x: _Array, out: _Array) -> None:
 
 
 def _array(x: Tensor) -> _Array:
-    """The values on the host, by their bits: torch may be told to flush subnormal numbers in its own casts."""
+    """The values on the host.
+
+    bfloat16 is widened by its bits, because a cast in torch flushes subnormal numbers after
+    ``torch.set_flush_denormal(True)``.
+    """
     if x.dtype is torch.bfloat16:
         bits: _Array = x.view(torch.int16).numpy(force=True)
         return np.asarray(bits.astype(np.int32) << 16, np.int32).view(np.float32)
@@ -136,8 +147,8 @@ def _tensor(x: _Array, dtype: str, device: torch.device | None) -> Tensor:
     return torch.from_numpy(np.asarray(x)).view(ops.DTYPES[dtype]).to(device)
 
 
-# -------------------------------------------------------------------------------------------------------------- the operators
-# Not torch.library.custom_op: the derivative registered there gives 0, and no error, in forward mode.
+# ----------------------------------------------------------------------------------- the operators
+# Not torch.library.custom_op, whose registered derivative silently gives 0 in forward mode.
 
 _TENSORS = "Tensor predictions, Tensor targets, Tensor? sample_weight, Tensor? mask"
 _LIBRARY = torch.library.Library("unifiedloss", "FRAGMENT")
@@ -160,7 +171,7 @@ def _loss(
     spec: str,
     ahead: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and the gradient for upstream 1 if asked for `ahead` of time, else an empty tensor."""
+    """The loss, and the gradient for an upstream gradient of 1, empty unless asked for `ahead`."""
     value, gradient = _evaluate(
         spec, None, (predictions, targets, sample_weight, mask), gradient=ahead
     )
@@ -177,7 +188,8 @@ def _fake_loss(
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(spec, predictions, targets, sample_weight, mask)
     shape = plan.positions if plan.spec.reduction == "none" else ()
-    value = predictions.new_empty(shape, dtype=ops.DTYPES[plan.result_dtype])  # type: ignore[arg-type]
+    dtype = ops.DTYPES[plan.result_dtype]
+    value = predictions.new_empty(shape, dtype=dtype)  # type: ignore[arg-type]
     return value, predictions.new_empty(predictions.shape if ahead else 0)
 
 
@@ -190,7 +202,11 @@ def _gradient(
     mask: _Companion,
     spec: str,
 ) -> Tensor:
-    """The gradient to the predictions. That made ahead serves where the upstream gradient is 1: scaled by another it would not be exact."""
+    """The gradient to the predictions.
+
+    That computed `ahead` is used only if the upstream gradient is 1, because scaling it would round
+    it twice.
+    """
     if ahead.shape == predictions.shape and upstream.ndim == 0 and upstream.item() == 1:
         return ahead.clone(memory_format=torch.contiguous_format)
     _, gradient = _evaluate(
@@ -204,7 +220,7 @@ def _fake_gradient(upstream: Tensor, ahead: Tensor, predictions: Tensor, *rest: 
     return predictions.new_empty(predictions.shape)
 
 
-# -------------------------------------------------------------------------------------------------------------------- autograd
+# ---------------------------------------------------------------------------------------- autograd
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -218,53 +234,51 @@ def _backward(ctx: Any, upstream: _Companion, _: _Companion) -> tuple[Any, ...]:
     if upstream is None:
         return (None,) * 6
     ahead = ctx.saved_tensors[0]
-    if not _may_give_away(ahead, upstream) or upstream.item() != 1:
+    if not _is_reusable(ahead, upstream) or upstream.item() != 1:
         ahead = _Gradient.apply(upstream, *ctx.saved_tensors, ctx.spec)
     return ahead, None, None, None, None, None
 
 
-def _may_give_away(ahead: Tensor, upstream: Tensor) -> bool:
-    """Whether the gradient made ahead may be handed out itself, without a copy, if the upstream one is 1.
+def _is_reusable(ahead: Tensor, upstream: Tensor) -> bool:
+    """Whether the gradient computed ahead may be returned without a copy if the upstream one is 1.
 
-    Not where another backward pass will want it again, where its own derivative may be asked for, or where nothing can be read.
+    It may not if another backward pass may use it again, if its own derivative may be asked for, or
+    if the upstream gradient cannot be read.
     """
     return (
         ahead.numel() > 0
         and not torch.is_grad_enabled()
-        and not _C._autograd._get_current_graph_task_keep_graph()  # no public function tells
+        # No public function says whether the graph is retained.
+        and not _C._autograd._get_current_graph_task_keep_graph()
         and type(upstream) is Tensor
         and not upstream.is_meta
-        and not _C._functorch.is_legacy_batchedtensor(
-            upstream
-        )  # as in autograd.grad(is_grads_batched=True)
+        # autograd.grad(is_grads_batched=True) brings such tensors.
+        and not _C._functorch.is_legacy_batchedtensor(upstream)
         and _transform() is None
     )
 
 
-def _each(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule for torch.func.vmap: one call per entry of the mapped axis."""
+def _vmap_rule(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule for torch.func.vmap: one call per index of the mapped axis."""
 
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        found = [
-            call(
-                *(
-                    x if axis is None else x.select(axis, i)
-                    for x, axis in zip(args, in_dims, strict=True)
-                )
-            )
-            for i in range(info.batch_size)
-        ]
-        if isinstance(found[0], tuple):
-            return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])
-        return torch.stack(found), 0
+        def call_at(i: int) -> Any:
+            pairs = zip(args, in_dims, strict=True)
+            return call(*(x if axis is None else x.select(axis, i) for x, axis in pairs))
+
+        results = [call_at(i) for i in range(info.batch_size)]
+        if isinstance(results[0], tuple):
+            return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+        return torch.stack(results), 0
 
     return vmap
 
 
 def _no_forward_mode(ctx: Any, *tangents: Any) -> NoReturn:
     msg = (
-        "rounding='exact' has no forward-mode derivative (torch.func.jvp, jacfwd, hessian), for its gradient is rounded from the real "
-        "one in the backward pass; use reverse mode, or rounding='native', which has both."
+        "rounding='exact' has no forward-mode derivative (torch.func.jvp, jacfwd, hessian), for "
+        "its gradient is rounded from the real one in the backward pass; use reverse mode, or "
+        "rounding='native', which has both."
     )
     raise UnsupportedError(msg)
 
@@ -280,11 +294,12 @@ class _Loss(Function):
     setup_context = staticmethod(_setup)
     backward = staticmethod(_backward)  # pyright: ignore[reportAssignmentType]
     jvp = staticmethod(_no_forward_mode)
-    vmap = staticmethod(_each(lambda *args: _Loss.apply(*args)))  # noqa: PLW0108 - there is no _Loss yet
+    # _Loss is not yet defined here, hence the lambda.
+    vmap = staticmethod(_vmap_rule(lambda *args: _Loss.apply(*args)))  # noqa: PLW0108
 
 
 class _Gradient(Function):
-    """The gradient, which has no derivative."""
+    """The gradient, which has no derivative because it is rounded."""
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
@@ -293,7 +308,7 @@ class _Gradient(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is kept."""
+        """Save nothing."""
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> NoReturn:
@@ -304,7 +319,7 @@ class _Gradient(Function):
         raise UnsupportedError(msg)
 
     jvp = staticmethod(_no_forward_mode)
-    vmap = staticmethod(_each(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108 - nor a _Gradient
+    vmap = staticmethod(_vmap_rule(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108
 
 
 for _operator, _kernel, _fake, _function in (
@@ -314,4 +329,4 @@ for _operator, _kernel, _fake, _function in (
     _LIBRARY.impl(_operator, _kernel, "CompositeExplicitAutograd")
     _LIBRARY.impl(_operator, _function.apply, "Autograd")
     torch.library.register_fake(_operator, _fake, lib=_LIBRARY)
-    torch.library.register_vmap(_operator, _each(_operator), lib=_LIBRARY)
+    torch.library.register_vmap(_operator, _vmap_rule(_operator), lib=_LIBRARY)

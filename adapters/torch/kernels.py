@@ -8,7 +8,10 @@ from torch import Tensor
 from unifiedloss.plan import Plan
 
 IGNORE_NOTHING = -(2**63)
-"""torch ignores one label in any case, -100 by default. No label of this value gets here: it would have been found out of range."""
+"""A label that never occurs here, for torch's ignore_index, which cannot be switched off.
+
+Its default is -100. A label of this value is out of range and has been refused or replaced before.
+"""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, axis: int) -> Tensor:
@@ -38,7 +41,7 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def _classes_second(logits: Tensor, axis: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Logits with the class axis where torch wants it, second, and the shape of the labels that go with them."""
+    """Logits with the class axis second, as torch wants it, and the shape of their labels."""
     if axis == 1:
         return logits, (logits.shape[0], *logits.shape[2:])
     rows = logits.movedim(axis, -1).reshape(-1, logits.shape[axis])
@@ -46,10 +49,11 @@ def _classes_second(logits: Tensor, axis: int) -> tuple[Tensor, tuple[int, ...]]
 
 
 def fused_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
-    """The sum or the mean over all positions in one native call, for a plan where every position counts once.
+    """The sum or the mean in one native call, for a plan where every position counts once.
 
-    There the four divisors are one number and torch divides by it too; a native mean is taken nowhere else. Saves a division, which
-    with its gradient costs more than half as much as the loss itself on a small batch.
+    For such a plan all four divisors are the number of positions, by which torch divides too.
+    Nothing else here uses a native mean. It saves a division, which with its gradient costs more
+    than half as much as the loss itself on a small batch.
     """
     reduction = plan.spec.reduction
     if plan.kind == "regression":

@@ -1,4 +1,4 @@
-"""What users of PyTorch hold: an ``nn.Module``."""
+"""A spec as an ``nn.Module``, made by ``spec.to("torch")``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unifiedloss.spec import AnyLoss
 class LossModule(nn.Module):
     """A spec as an ``nn.Module``, called with (predictions, targets).
 
-    It has no parameters and no buffers, so its ``state_dict`` is empty and any checkpoint loads with or without it; the spec itself is
-    kept by ``pickle`` and ``deepcopy``.
+    It has no parameters and no buffers, so its ``state_dict`` is empty and any checkpoint loads
+    with or without it. ``pickle`` and ``deepcopy`` keep the spec.
     """
 
     def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
@@ -29,5 +29,5 @@ class LossModule(nn.Module):
         return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
 
     def extra_repr(self) -> str:
-        """The spec, in what printing the module shows."""
+        """The spec, for the module's repr."""
         return repr(self.spec)

@@ -22,7 +22,7 @@ equal = torch.eq
 log = torch.log
 log1p = torch.log1p
 stop_gradient = torch.Tensor.detach
-sum = torch.sum  # noqa: A001 - the name the contract gives
+sum = torch.sum  # noqa: A001 - the name that `Ops` prescribes
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
@@ -36,7 +36,7 @@ def cast_labels(x: Tensor) -> Tensor:
 def finite(x: Tensor) -> Tensor:
     largest = torch.finfo(x.dtype).max
     y = x.clone()
-    # Autograd sees the copy alone, so the derivative is 1, where that of torch.clamp is 0 at infinity.
+    # Autograd records only the copy, so the derivative is 1. That of torch.clamp is 0 at infinity.
     with torch.no_grad():
         y.copy_(x.clamp(-largest, largest))
     return y
@@ -79,7 +79,7 @@ def constant(values: tuple[float, ...] | float, dtype: str, reference: Tensor) -
 
 
 def take(vector: Tensor, index: Tensor) -> Tensor:
-    return vector.take(index)  # vector[index] reads a scalar index, which compiled code cannot
+    return vector.take(index)  # vector[index] reads a scalar index; compiled code cannot
 
 
 def along(vector: Tensor, reference: Tensor, axis: int) -> Tensor:
@@ -93,4 +93,4 @@ def extent(x: Tensor, axis: int, dtype: str) -> Tensor:
 
 
 def shapes_agree(plan: Plan, *tensors: Tensor | None) -> tuple[Any, Any]:
-    return torch.tensor(data=True), tensors  # torch knows every shape, also while it compiles
+    return torch.tensor(data=True), tensors  # torch knows every shape, also in torch.compile
