@@ -255,7 +255,7 @@ class GraphBall:
         result = self._new(high, low, 0.0)
         carried = self.radius / (1.0 + self.high - self.radius)
         bound = abs(result.high) * LOG_ERROR + where(carried >= 0, carried, float("inf"))
-        # Keep the result positive where the radius is nearly x itself: log(1 + x) = x up to x^2 / 2.
+        # Keep the result positive where the radius is nearly x: log(1 + x) is x up to x^2 / 2.
         tiny = self.high < 2.0**-500
         high, low = where(tiny, self.high, result.high), where(tiny, self.low, result.low)
         bound = where(tiny, self.radius + self.high * 2.0**-400, bound)
@@ -268,7 +268,7 @@ class GraphBall:
             The bits of the result, and where the numbers of the ball do not all round to it.
         """
         xp = self.field.xp
-        # Two additions round, each by u of its result. Where the radius is 0, none is needed.
+        # Two additions round, each by u of its result. A radius of 0 stays 0.
         wide = self.radius * _SLACK
         spread = wide + xp.where(wide != 0, (abs(self.low) + wide) * (4 * U), 0.0)
         first = to_bits(xp, to_odd(self.field, self.high, self.low - spread), dtype)

@@ -24,7 +24,7 @@ _LOG1P = 10 * U
 
 
 def exp64(xp: GraphOps, x: Array) -> Array:
-    """e^x to 3 u for x from -708 to 709. Arguments outside are clipped to that range; NaN stays NaN."""
+    """e^x to 3 u for x from -708 to 709; other x are clipped to that range, and NaN stays NaN."""
     x = xp.minimum(xp.maximum(x, -708.0), 709.0)
     k = xp.rint(x * 1.4426950408889634)
     r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10
@@ -91,8 +91,8 @@ def index64(form: Form, c: Block) -> Found:
     label_slope = -others * ratio
     at, differ = between(xp, label_slope * (1 - error), label_slope * (1 + error), form.dtype)
     undecided = undecided | differ | ~_in_order(scale)
-    # Exclude the label's element from the comparison. Otherwise the compiler would compute the slope
-    # of the label for every element.
+    # Exclude the label's element from the comparison. Otherwise the compiler would compute the
+    # label's slope for every element.
     low, high = (xp.barrier(ratio * side) for side in (1 - error, 1 + error))
     slopes = to_bits(xp, exp * low, form.dtype)
     differ = (to_bits(xp, exp * high, form.dtype) != slopes) & ~own
