@@ -84,4 +84,4 @@ def widest(*names: str) -> str:
 
 
 TORCH_LEAST_SPREAD = 9.999999960041972e-13
-"""Smallest divisor in torch's binary cross-entropy of probabilities: float32(1e-12) in any dtype."""
+"""Smallest divisor in torch's binary cross-entropy of probabilities: float32(1e-12) always."""
