@@ -84,4 +84,7 @@ def widest(*names: str) -> str:
 
 
 TORCH_LEAST_SPREAD = 9.999999960041972e-13
-"""Smallest divisor in torch's binary cross-entropy of probabilities: float32(1e-12) always."""
+"""Smallest divisor in torch's binary cross-entropy of probabilities.
+
+It is 1e-12 rounded to float32, in float64 computations too.
+"""

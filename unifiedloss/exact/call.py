@@ -286,8 +286,9 @@ class HostCall:
     def of_classes(self, some: Any) -> Floats:
         """Targets per class, (n, K); one-hot for index targets."""
         if self.plan.kind == "index":
-            one_hot = self.targets[some][:, None] == np.arange(self.rows.shape[1])
-            return one_hot.astype(np.float64)
+            is_label = self.targets[some][:, None] == np.arange(self.rows.shape[1])
+            one_hot: Floats = is_label.astype(np.float64)
+            return one_hot
         return self.numbers(some)
 
     def label_weights(self, some: Any) -> Ball:

@@ -93,7 +93,7 @@ def index64(form: Form, c: Block) -> Found:
     undecided = undecided | differ | ~_in_order(scale)
     # Exclude the label's element from the comparison. Otherwise the compiler would compute the
     # label's slope for every element.
-    low, high = (xp.barrier(ratio * side) for side in (1 - error, 1 + error))
+    low, high = (xp.barrier(ratio * factor) for factor in (1 - error, 1 + error))
     slopes = to_bits(xp, exp * low, form.dtype)
     differ = (to_bits(xp, exp * high, form.dtype) != slopes) & ~own
     slopes = xp.where(own, xp.barrier(at), slopes)

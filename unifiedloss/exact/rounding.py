@@ -17,7 +17,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 _SLACK = 1.0 + 2.0**-40
-"""Bounds are computed in float64 too. This factor covers what rounding took off them."""
+"""Bounds are computed in float64 too. This factor covers their own rounding errors."""
 
 _NUMPY_HAS = {"float16": np.float16, "float32": np.float32}
 
