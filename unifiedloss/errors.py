@@ -1,8 +1,8 @@
 """The errors unifiedloss raises.
 
-Every one of them derives from `UnifiedLossError` and from the built-in exception a caller would expect, so both
-``except UnifiedLossError`` and ``except ValueError`` work. Each takes one message and nothing else: tf.function rebuilds an
-exception raised while it traces from its class and its message alone.
+Each derives from `UnifiedLossError` and from the built-in exception that a caller expects, so both
+``except UnifiedLossError`` and ``except ValueError`` work. Each takes one message and nothing else,
+because tf.function rebuilds an exception raised during tracing from its class and message alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 class UnifiedLossError(Exception):
     """Base of every error this library raises on purpose."""
 
-    # Not ValueError's or ImportError's own, though those do the same: tf.function rebuilds an exception only where it finds this
-    # very one, and raises a StagingError in its place otherwise.
+    # Set explicitly, although ValueError's and ImportError's own do the same: tf.function rebuilds
+    # an exception only if its __init__ is exactly this one. Otherwise it raises a StagingError.
     __init__ = Exception.__init__
 
 
@@ -29,19 +29,22 @@ class SerializationError(UnifiedLossError, ValueError):
 
 
 class ShapeError(UnifiedLossError, ValueError):
-    """The shapes of the tensors in one call do not fit. Nothing is squeezed and nothing is broadcast."""
+    """The shapes of the tensors in one call do not fit.
+
+    Nothing is squeezed and nothing is broadcast.
+    """
 
 
 class DTypeError(UnifiedLossError, TypeError):
-    """A tensor has a dtype the rule does not admit. Nothing is cast silently."""
+    """A tensor has a dtype that the rule does not allow. Nothing is cast silently."""
 
 
 class BadValueError(UnifiedLossError, ValueError):
-    """A tensor holds a value the loss is not defined for, such as a class index out of range."""
+    """A tensor holds a value that the loss is undefined for, such as a class index out of range."""
 
 
 class EmptyMeanError(UnifiedLossError, ValueError):
-    """The mean has nothing to divide by, and the spec says ``on_empty="error"``."""
+    """The divisor of the mean is 0, and the spec says ``on_empty="error"``."""
 
 
 class UnknownTensorError(UnifiedLossError, TypeError):
@@ -57,8 +60,8 @@ class MissingBackendError(UnifiedLossError, ImportError):
 
 
 class UnsupportedError(UnifiedLossError, ValueError):
-    """The request is well formed, but this backend or this mode cannot carry it out."""
+    """The request is valid, but this backend or this mode does not support it."""
 
 
 class AdapterError(UnifiedLossError, TypeError):
-    """An adapter does not fill the contract of `unifiedloss.adapter.Adapter`."""
+    """An adapter does not fulfil the contract of `unifiedloss.adapter.Adapter`."""

@@ -1,7 +1,7 @@
-"""The four floating-point formats predictions may have, and rounding to them in a chosen direction.
+"""The four floating-point formats of predictions, and rounding to them in a chosen direction.
 
-Works on Python floats (float64) with the standard library alone, so that the spec can say where a clip begins without asking
-any framework. Rounding real numbers to these formats is the oracle's business: see `unifiedloss.reference`.
+Works on Python floats (float64) with the standard library alone, so that the spec can compute clip
+bounds without a framework. `unifiedloss.reference` rounds real numbers to these formats.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Format(NamedTuple):
     """A binary floating-point format of IEEE 754 shape.
 
     Attributes:
-        name: the dtype's name, the same in all five frameworks.
+        name: name of the dtype, the same in all five frameworks.
         precision: significand bits, the hidden one included.
         min_exponent: exponent e of the smallest normal number 2^e.
         max_exponent: exponent e of the largest binade [2^e, 2^(e+1)).
@@ -27,7 +27,7 @@ class Format(NamedTuple):
 
     @property
     def epsilon(self) -> float:
-        """Distance from 1 to the next larger number."""
+        """The distance from 1 to the next larger number."""
         return math.ldexp(1.0, 1 - self.precision)
 
     @property
@@ -41,13 +41,11 @@ class Format(NamedTuple):
         return math.ldexp(2.0 - self.epsilon, self.max_exponent)
 
     def ulp(self, value: float) -> float:
-        """The distance between neighbouring numbers of this format around `value`, subnormals included."""
-        exponent = (
-            math.frexp(value)[1] - 1 if math.isfinite(value) and value != 0.0 else self.min_exponent
-        )
-        return math.ldexp(
-            1.0, min(max(exponent, self.min_exponent), self.max_exponent) - self.precision + 1
-        )
+        """The distance between neighbouring numbers at `value`, subnormal numbers included."""
+        exponent = self.min_exponent
+        if math.isfinite(value) and value != 0.0:
+            exponent = max(math.frexp(value)[1] - 1, self.min_exponent)
+        return math.ldexp(1.0, min(exponent, self.max_exponent) - self.precision + 1)
 
     def floor(self, value: float) -> float:
         """The largest number of this format that is at most the finite `value`."""
@@ -61,7 +59,7 @@ class Format(NamedTuple):
         return -self.floor(-value)
 
     def nearest(self, value: float) -> float:
-        """The number of this format nearest to a finite `value` that is no tie, as its numbers go."""
+        """The number of this format nearest to a finite `value` that is not a tie."""
         low, high = self.floor(value), self.ceil(value)
         return low if value - low < high - value else high
 
@@ -81,9 +79,12 @@ INTEGER_TYPES = frozenset(
 
 
 def widest(*names: str) -> str:
-    """The name of the most precise of float32 and the floating formats named."""
+    """The name of the most precise of float32 and the given floating formats."""
     return "float64" if "float64" in names else "float32"
 
 
 TORCH_LEAST_SPREAD = 9.999999960041972e-13
-"""What torch's binary cross-entropy of probabilities divides by at least: 1e-12 as float32 has it, in float64 too."""
+"""Smallest divisor in torch's binary cross-entropy of probabilities.
+
+It is 1e-12 rounded to float32, in float64 computations too.
+"""

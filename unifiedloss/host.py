@@ -1,8 +1,9 @@
-"""Runs NumPy where it keeps subnormal numbers.
+"""Runs NumPy code in a thread that keeps subnormal numbers.
 
-TensorFlow and JAX call back into Python from threads whose processor reads subnormal numbers as 0 and writes 0 in their place, and
-``torch.set_flush_denormal(True)`` asks the same of the user's own thread. NumPy obeys: there 1e-40 in float32 is 0. The setting
-belongs to the thread, and a new thread takes it over from the one that starts it.
+TensorFlow and JAX run host callbacks in threads that flush subnormal numbers to 0, both when they
+read and when they write. ``torch.set_flush_denormal(True)`` does the same to the calling thread.
+NumPy is affected too: in such a thread the float32 1e-40 is 0. The setting belongs to the thread,
+and a new thread inherits it from the thread that starts it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ _ONE = np.ones(1, np.float32)
 
 def keeps_subnormals() -> bool:
     """Whether arithmetic in this thread reads and writes subnormal numbers."""
-    return bool(
-        (_SUBNORMAL * _ONE).view(np.uint32)[0]
-    )  # by its bits: a comparison would read it as 0 once more
+    # Test the bits, because a floating-point comparison would flush the number to 0 again.
+    return bool((_SUBNORMAL * _ONE).view(np.uint32)[0])
 
 
 def run(function: Callable[..., R], *args: Any) -> R:
-    """Call the function here if this thread keeps subnormal numbers, and otherwise in one that does.
+    """Call the function in this thread if it keeps subnormal numbers, else in a worker that does.
 
     Raises:
-        UnsupportedError: there is no such thread, because this module was imported where subnormal numbers were flushed.
+        UnsupportedError: the worker flushes them too, because this module was imported in a thread
+            that flushes them.
     """
     if keeps_subnormals():
         return function(*args)
@@ -43,24 +44,25 @@ def run(function: Callable[..., R], *args: Any) -> R:
 def _run_checked(function: Callable[..., R], *args: Any) -> R:
     if not keeps_subnormals():
         msg = (
-            "rounding='exact' needs a thread that keeps subnormal numbers, and they were already flushed to 0 where unifiedloss was "
-            "first used; use an exact loss (or import unifiedloss.host) before torch.set_flush_denormal(True)."
+            "rounding='exact' needs a thread that keeps subnormal numbers, and they were already "
+            "flushed to 0 where unifiedloss was first used; use an exact loss (or import "
+            "unifiedloss.host) before torch.set_flush_denormal(True)."
         )
         raise UnsupportedError(msg)
     return function(*args)
 
 
 class _Worker:
-    """One thread, started now, in the setting of the thread that is running now."""
+    """A worker thread that starts at once and inherits the setting of the current thread."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
         self.submit = ThreadPoolExecutor(1, "unifiedloss").submit
-        self.submit(int)  # without work a pool starts no thread
+        self.submit(int)  # a pool starts its thread at the first task
 
 
 _worker = _Worker()
-if hasattr(os, "register_at_fork"):  # a fork's child has none of its parent's threads
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
     os.register_at_fork(after_in_child=_worker.start)

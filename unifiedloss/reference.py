@@ -1,23 +1,27 @@
-r"""The oracle: what every adapter is compared with, on Python's integers, fractions and decimals.
+r"""The oracle: correctly rounded losses and gradients on Python's integers, fractions and decimals.
 
-`evaluate` gives the value and the closed-form gradients of a loss, each *correctly rounded*: the number of the result's dtype that is
-nearest to the real number the spec defines, ties to even. No framework and no floating-point rounding error has a hand in it.
+Every adapter is compared with it. `evaluate` computes the value and the closed-form gradients of a
+loss, each *correctly rounded*: the number of the result's dtype nearest to the real number that the
+spec defines, ties to even. It uses no framework and makes no floating-point rounding error.
 
-How a number becomes known. Inputs are exact rationals. Every result is a `Real`: a rational, plus positive transcendental
-numbers (logarithms and shares of a softmax) times rational coefficients,
+How it computes a number: inputs are exact rationals. Every result is a `Real`: a rational plus
+positive transcendental numbers (logarithms and shares of a softmax) times rational coefficients,
 
 $$x = a + \sum_k b_k X_k .$$
 
-The rational part stays exact and each X_k is known to a *relative* error, to any number of digits. So the digits wanted are raised
-until both ends of the interval round to the same number. Three things make that end:
+The rational part stays exact. Each X_k is computed to a *relative* error, with any number of
+digits. The number of digits rises until both ends of the interval round to the same number. Three
+rules make this terminate:
 
-- Rational results have exact ties, which no precision decides. They have no X_k left, and are rounded from the fraction.
-- A tiny X_k beside a tie of `a` needs only its sign: logits [100000, -0.00390625] would need 43,435 digits otherwise. Below a size that
-  follows from the denominator of `a` it is a sticky bit and is never added.
-- Equal X_k are merged before they are added, and logarithms of rationals are broken down to coprime bases, so what cancels
-  does so exactly.
+- Rational results have exact ties, which no precision decides. They have no X_k left, so they are
+  rounded from the fraction.
+- A tiny X_k beside a tie of `a` needs only its sign: logits [100000, -0.00390625] would need 43,435
+  digits otherwise. Below a size that follows from the denominator of `a`, the X_k are only a sticky
+  bit and are never added.
+- Equal X_k are merged before they are added, and logarithms of rationals are decomposed over
+  coprime bases, so that terms cancel exactly.
 
-Where none of this decides, `evaluate` raises AssertionError; it never guesses.
+If none of this decides a rounding, `evaluate` raises AssertionError; it never guesses.
 """
 
 from __future__ import annotations
@@ -56,17 +60,19 @@ ZERO = Fraction(0)
 ONE = Fraction(1)
 
 
-# -------------------------------------------------------------------------------------------------------- rounding to a format
+# ----------------------------------------------------------------------- rounding to a format
 
 
 def nearest(value: Fraction, form: Format, sticky: int = 0) -> float:
-    """The number of a format nearest to a rational, ties to even; overflow gives an infinity, and every zero is +0.
+    """Round a rational to the nearest number of a format, ties to even.
+
+    Overflow gives an infinity, and every zero is +0.
 
     Args:
         value: the rational.
         form: the format to round to.
-        sticky: -1 or 1 if the number meant lies below or above `value` by less than the distance to any other number or midpoint of
-            the format, so that it matters at a tie alone.
+        sticky: -1 or 1 if the true number lies below or above `value` by less than the distance to
+            any other number or midpoint of the format, so that it matters only at a tie.
     """
     numerator, denominator = value.numerator, value.denominator
     if numerator < 0:
@@ -87,10 +93,10 @@ def nearest(value: Fraction, form: Format, sticky: int = 0) -> float:
 
 
 def _narrow(value: float, form: Format) -> float:
-    """A float64 rounded to one of the formats, ties to even."""
+    """Round a float64 to one of the formats, ties to even."""
     if value == 0.0 or math.isinf(value) or form.precision == 53:
         return value + 0.0
-    if abs(value) > 2 * form.largest:  # which scaling could take past the largest float64
+    if abs(value) > 2 * form.largest:  # the scaling below could overflow float64
         return math.copysign(INFINITY, value)
     exponent = math.frexp(value)[1] - 1
     shift = form.precision - 1 - max(exponent, form.min_exponent)
@@ -98,22 +104,22 @@ def _narrow(value: float, form: Format) -> float:
     return rounded + 0.0 if abs(rounded) <= form.largest else math.copysign(INFINITY, value)
 
 
-# ------------------------------------------------------------------------------------------------ decimals with known errors
+# ----------------------------------------------------------------- decimals with known errors
 
 _TRAPS = [InvalidOperation, DivisionByZero, Overflow]
 _RADIUS = Context(prec=9, rounding=ROUND_UP, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=_TRAPS)
-# The difference of two float64 numbers has at most 309 digits before the point and 1074 behind it.
+# The difference of two float64 numbers has at most 309 digits before the point and 1074 after it.
 _EXACT = Context(prec=1400, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[*_TRAPS, Inexact])
 
 _DEEPEST_GAP = Decimal(-MIN_EMIN // 4)
-"""Beyond this gap exp(-gap) is not evaluated: it would leave the exponents a Decimal has."""
+"""Above this gap exp(-gap) is not evaluated, because it would underflow a Decimal."""
 _BELOW_DEEPEST = Decimal((0, (1,), -(-MIN_EMIN // 10)))
-"""An upper bound of exp(-gap) there: 0.4 < log10(e), so 10^(-0.4 gap) is one."""
+"""An upper bound of exp(-gap) above `_DEEPEST_GAP`: 10^(-0.4 gap), because 0.4 < log10(e)."""
 
 _FIRST_DIGITS = 28
 _MORE_DIGITS = (50, 100, 200, 400, 800, 1600, 3200, 6400)
 _SIMPLIFY_FROM = 100
-"""Where this many digits do not decide, logarithms of rationals may cancel: they are broken down before going on."""
+"""From this many digits on, decompose logarithms of rationals first, because they may cancel."""
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
@@ -135,7 +141,7 @@ def _context(digits: int) -> Context:
 
 @cache
 def _outwards(digits: int) -> tuple[Context, Context]:
-    """Contexts that round the ends of a ball down and up, with digits to spare."""
+    """Contexts that round the ends of a ball down and up, with 20 extra digits."""
     low, high = _context(digits + 20).copy(), _context(digits + 20).copy()
     low.rounding, high.rounding = ROUND_FLOOR, ROUND_CEILING
     return low, high
@@ -143,12 +149,15 @@ def _outwards(digits: int) -> tuple[Context, Context]:
 
 @cache
 def _ulps(count: int, digits: int) -> Decimal:
-    """`count` times the largest relative distance of neighbouring decimals; rounding to nearest errs by at most half of one."""
+    """`count` times the largest relative distance of neighbouring decimals.
+
+    Rounding to nearest errs by at most half of one such distance.
+    """
     return Decimal(count).scaleb(1 - digits, _RADIUS)
 
 
 def _log1p(s: Decimal, radius: Decimal, digits: int) -> _Interval:
-    """log(1 + s) for s >= 0, to `digits` digits however small s is."""
+    """log(1 + s) for s >= 0, to `digits` digits for any s, however small."""
     if not s:
         return _Interval(_ZERO, radius)
     context = _context(digits)
@@ -161,7 +170,7 @@ def _log1p(s: Decimal, radius: Decimal, digits: int) -> _Interval:
 
 
 class _Atom:
-    """A positive real number that is not rational, known to any number of digits."""
+    """A positive irrational number, computable to any number of digits."""
 
     __slots__ = ("_known",)
 
@@ -169,7 +178,7 @@ class _Atom:
         self._known: tuple[int, _Interval] | None = None
 
     def ball(self, digits: int) -> _Interval:
-        """Where the number lies."""
+        """An interval that contains the number."""
         if self._known is None or self._known[0] != digits:
             self._known = digits, self._evaluate(digits)
         return self._known[1]
@@ -201,11 +210,12 @@ class _NegativeLog(_Atom):
 
 
 class _Partition:
-    """The sum over a row's classes of exp(-gap), where gap is the distance to the row's largest logit.
+    """The sum of exp(-gap) over a row's classes. A gap is the distance to the largest logit.
 
     Attributes:
-        gaps: the different gaps of the finite logits, exact, ascending; the first is 0.
-        counts: how many logits have each, divided by `common`, their greatest common divisor.
+        gaps: the distinct gaps of the finite logits, exact, ascending; the first is 0.
+        counts: the number of logits with each gap, divided by the greatest common divisor of
+            these numbers.
     """
 
     __slots__ = ("_known", "counts", "gaps", "log_sum", "shares")
@@ -221,7 +231,7 @@ class _Partition:
         ]
 
     def sums(self, digits: int) -> _Sums:
-        """The exponentials, and the sum of all but the first group."""
+        """The exponential of each group, and the sum over all classes but the first group."""
         if self._known is None or self._known[0] != digits:
             self._known = digits, self._evaluate(digits)
         return self._known[1]
@@ -229,20 +239,19 @@ class _Partition:
     def _evaluate(self, digits: int) -> _Sums:
         context = _context(digits)
         terms = [_Interval(_ONE, _ZERO)]
-        total, hidden = _ZERO, _ZERO
+        total, skipped = _ZERO, _ZERO
         for gap, count in zip(self.gaps[1:], self.counts[1:], strict=True):
             if gap > _DEEPEST_GAP:
                 terms.append(_Interval(_ZERO, _BELOW_DEEPEST))
-                hidden = _RADIUS.fma(_BELOW_DEEPEST, count, hidden)
+                skipped = _RADIUS.fma(_BELOW_DEEPEST, count, skipped)
                 continue
-            # A gap of magnitude 10^k loses k digits of the exponential when it is rounded.
+            # Rounding a gap of magnitude 10^k costs k digits of the exponential.
             argument = _context(digits + max(gap.adjusted(), 0) + 3).plus(gap)
             power = context.exp(argument.copy_negate())
             terms.append(_Interval(power, _RADIUS.multiply(power, _ulps(1, digits))))
             total = context.fma(power, count, total)
-        return _Sums(
-            terms, _Interval(total, _RADIUS.fma(total, _ulps(len(self.gaps) + 2, digits), hidden))
-        )
+        radius = _RADIUS.fma(total, _ulps(len(self.gaps) + 2, digits), skipped)
+        return _Sums(terms, _Interval(total, radius))
 
 
 class _Sums(NamedTuple):
@@ -253,7 +262,7 @@ class _Sums(NamedTuple):
 
 
 class _LogSum(_Atom):
-    """log(n + S): the log of a partition, whose largest n logits are equal."""
+    """log(n + S): the log of a partition whose n largest logits are equal."""
 
     __slots__ = ("partition",)
 
@@ -264,15 +273,12 @@ class _LogSum(_Atom):
     def _evaluate(self, digits: int) -> _Interval:
         others = self.partition.sums(digits).others
         n = self.partition.counts[0]
-        return _log1p(
-            _context(digits).add(others.middle, n - 1) if n > 1 else others.middle,
-            others.radius,
-            digits,
-        )
+        middle = _context(digits).add(others.middle, n - 1) if n > 1 else others.middle
+        return _log1p(middle, others.radius, digits)
 
 
 class _Share(_Atom):
-    """exp(-gap) / (n + S): the probability of one class that has not the largest logit."""
+    """exp(-gap) / (n + S): the probability of a class below the largest logit."""
 
     __slots__ = ("group", "partition")
 
@@ -286,14 +292,13 @@ class _Share(_Atom):
         terms, others = self.partition.sums(digits)
         power = terms[self.group]
         share = context.divide(power.middle, context.add(others.middle, self.partition.counts[0]))
-        relative = _RADIUS.add(
-            others.radius, _ulps(3, digits)
-        )  # n + S >= 1, so S's error is at most its relative one
+        # n + S >= 1, so the relative error of n + S is at most the absolute error of S.
+        relative = _RADIUS.add(others.radius, _ulps(3, digits))
         return _Interval(share, _RADIUS.fma(share, relative, power.radius))
 
 
 class _Shortfall(_Atom):
-    """1/n - 1/(n + S) = S / (n (n + S)): what the largest class lacks to 1/n."""
+    """1/n - 1/(n + S) = S / (n (n + S)): 1/n minus the probability of a largest class."""
 
     __slots__ = ("partition",)
 
@@ -305,10 +310,12 @@ class _Shortfall(_Atom):
         context = _context(digits)
         others = self.partition.sums(digits).others
         n = self.partition.counts[0]
-        lack = context.divide(others.middle, context.multiply(context.add(others.middle, n), n))
+        shortfall = context.divide(
+            others.middle, context.multiply(context.add(others.middle, n), n)
+        )
         # The derivative by S is 1 / (n + S)^2 <= 1 / n^2.
         spread = _RADIUS.divide(others.radius, Decimal(n * n))
-        return _Interval(lack, _RADIUS.fma(lack, _ulps(4, digits), spread))
+        return _Interval(shortfall, _RADIUS.fma(shortfall, _ulps(4, digits), spread))
 
 
 class _Product(_Atom):
@@ -330,11 +337,11 @@ class _Product(_Atom):
         return _Interval(product, _RADIUS.fma(product, _ulps(1, digits), spread))
 
 
-# --------------------------------------------------------------------------------------------------------------- real numbers
+# ------------------------------------------------------------------------------- real numbers
 
 
 class Real:
-    """A real number: a rational, plus rational multiples of positive irrational numbers or of other such sums."""
+    """A real number: a rational plus rational multiples of irrational atoms or of other `Real`s."""
 
     __slots__ = ("_known", "rational", "terms")
 
@@ -346,7 +353,7 @@ class Real:
         self._known: tuple[int, _Interval] | None = None
 
     def ball(self, digits: int) -> _Interval:
-        """Where the number lies; the rational part is included and rounded."""
+        """An interval that contains the number. It includes the rational part, rounded."""
         if self._known is None or self._known[0] != digits:
             self._known = digits, self._evaluate(digits)
         return self._known[1]
@@ -371,7 +378,7 @@ class Real:
         return _Interval(middle, _RADIUS.fma(size, _ulps(len(self.terms) + 2, digits), radius))
 
     def round(self, form: Format) -> float:
-        """The nearest number of a format, ties to even."""
+        """Round to the nearest number of a format, ties to even."""
         if not self.terms:
             return nearest(self.rational, form)
         ball = self.ball(_FIRST_DIGITS)
@@ -381,7 +388,8 @@ class Real:
             if low == float(up.add(*ball)):
                 return low + 0.0
         elif ball.middle and ball.radius.adjusted() <= ball.middle.adjusted() - 18:
-            # The nearest float64 and its two neighbours enclose the number; float64 to narrower formats is then one rounding.
+            # The neighbours of the nearest float64 enclose the number. If both round to the same
+            # number of the narrower format, so does the number itself.
             near = float(ball.middle)
             low = _narrow(math.nextafter(near, -INFINITY), form)
             if low == _narrow(math.nextafter(near, INFINITY), form):
@@ -398,15 +406,19 @@ class Real:
             low, high = flat.ends(digits, form)
             if low == high:
                 return low
-        msg = f"{_MORE_DIGITS[-1]} digits do not decide how to round {flat.rational} plus {len(flat.terms)} irrational terms"
+        msg = (
+            f"{_MORE_DIGITS[-1]} digits do not decide how to round {flat.rational} plus "
+            f"{len(flat.terms)} irrational terms"
+        )
         raise AssertionError(msg)
 
     def ends(self, digits: int, form: Format) -> tuple[float, float]:
-        """What the lower and the upper end of the interval round to, the rational part taken exactly."""
+        """Round the lower and the upper end of the interval, with the exact rational part."""
         ball = self._evaluate(digits, rational=False)
         largest = _RADIUS.add(ball.middle.copy_abs(), ball.radius)
-        # Numbers and midpoints of all formats are multiples of 2^-1075, so `rational`, if it is none, is at least
-        # 2^-1075 / denominator away from each. What is smaller is felt at a tie alone, and there by its sign.
+        # Numbers and midpoints of all formats are multiples of 2^-1075. So `rational`, unless it is
+        # one of them, is at least 2^-1075 / denominator away from each. A smaller irrational part
+        # matters only at a tie, and there only its sign does.
         if largest.adjusted() < -(1080 + self.rational.denominator.bit_length()) * 0.30103 - 2:
             sign = self.known_sign(ball)
             if sign:
@@ -418,7 +430,10 @@ class Real:
         return nearest(self.rational + low_end, form), nearest(self.rational + high_end, form)
 
     def known_sign(self, ball: _Interval) -> int:
-        """The sign of the irrational part, 0 if unknown: that of all coefficients if they agree, else what the ball shows."""
+        """The sign of the irrational part, or 0 if unknown.
+
+        It is the sign of all coefficients if they agree, else the sign of the ball.
+        """
         if all(coefficient > 0 for coefficient, _ in self.terms):
             return 1
         if all(coefficient < 0 for coefficient, _ in self.terms):
@@ -428,7 +443,7 @@ class Real:
         return 0
 
     def sign(self) -> int:
-        """-1, 0 or 1."""
+        """The sign: -1, 0 or 1."""
         if not self.terms:
             return (self.rational > 0) - (self.rational < 0)
         flat = self.flattened()
@@ -442,18 +457,24 @@ class Real:
             ball = flat.ball(digits)
             if ball.middle.copy_abs() > ball.radius:
                 return 1 if ball.middle > 0 else -1
-        msg = f"{_MORE_DIGITS[-1]} digits do not decide the sign of {flat.rational} plus {len(flat.terms)} irrational terms"
+        msg = (
+            f"{_MORE_DIGITS[-1]} digits do not decide the sign of {flat.rational} plus "
+            f"{len(flat.terms)} irrational terms"
+        )
         raise AssertionError(msg)
 
     def flattened(self) -> Real:
-        """The same number with no sums inside, each irrational number standing once."""
+        """The same number without nested sums, with one term per irrational number."""
         coefficients: dict[_Atom, Fraction] = {}
-        return Real(
-            self.collect(ONE, coefficients), tuple((b, x) for x, b in coefficients.items() if b)
-        )
+        rational = self.collect(ONE, coefficients)
+        return Real(rational, tuple((b, x) for x, b in coefficients.items() if b))
 
     def collect(self, factor: Fraction, coefficients: dict[_Atom, Fraction]) -> Fraction:
-        """Add `factor` times the irrational terms to the coefficients, and return `factor` times the rational part."""
+        """Add `factor` times the irrational terms to the coefficients.
+
+        Returns:
+            `factor` times the rational part.
+        """
         rational = self.rational * factor
         for coefficient, node in self.terms:
             if isinstance(node, Real):
@@ -463,28 +484,25 @@ class Real:
         return rational
 
     def simplified(self) -> Real:
-        """A flattened number with the logarithms of rationals over coprime bases: it has none left where they cancel.
+        """Decompose the logarithms of rationals of a flattened number over coprime bases.
 
-        The logs of coprime integers are linearly independent over the rationals, so 2 log 2 - log 4 disappears here and only here.
+        The logs of coprime integers are linearly independent over the rationals, so logarithms that
+        cancel, as in 2 log 2 - log 4, disappear here and only here.
         """
         logs = [(b, x) for b, x in self.terms if isinstance(x, _NegativeLog)]
         bases = _coprime_bases({n for _, x in logs for n in x.ratio.as_integer_ratio()} - {1})
         rest = [(b, x) for b, x in self.terms if not isinstance(x, _NegativeLog)]
         for base in bases:
-            power = sum(
-                (
-                    b * (_power(x.ratio.denominator, base) - _power(x.ratio.numerator, base))
-                    for b, x in logs
-                ),
-                ZERO,
-            )
+            power = ZERO
+            for b, x in logs:
+                power += b * (_power(x.ratio.denominator, base) - _power(x.ratio.numerator, base))
             if power:
                 rest.append((power, _NegativeLog(Fraction(1, base))))
         return Real(self.rational, tuple(rest))
 
 
 def _coprime_bases(numbers: set[int]) -> list[int]:
-    """Integers > 1, each two of them coprime, of which every number is a product of powers."""
+    """Pairwise coprime integers > 1 such that every number is a product of their powers."""
     bases: list[int] = []
     waiting = list(numbers)
     while waiting:
@@ -501,7 +519,7 @@ def _coprime_bases(numbers: set[int]) -> list[int]:
 
 
 def _power(number: int, base: int) -> int:
-    """How often `base` divides `number`."""
+    """The exponent of the largest power of `base` that divides `number`."""
     power = 0
     while number % base == 0:
         number //= base
@@ -509,21 +527,21 @@ def _power(number: int, base: int) -> int:
     return power
 
 
-# ---------------------------------------------------------------------------------------- numbers that may be infinite or NaN
-# Finite numbers are a Fraction or a Real; infinities and NaN are floats, and follow IEEE 754.
+# --------------------------------------------------------- numbers that may be infinite or NaN
+# Finite numbers are a Fraction or a Real. Infinities and NaN are floats and follow IEEE 754.
 
 Extended = Fraction | float
 Value = Real | float
 
 _NOTHING = Real(ZERO)
 
-# epsilon="torch", as torch.nn.BCELoss has it: ATen/native/Loss.cpp
+# The constants of epsilon="torch", from torch.nn.BCELoss: ATen/native/Loss.cpp
 _LARGEST_COST = Fraction(100)
 _LEAST_SPREAD = Fraction(TORCH_LEAST_SPREAD)
 
 
 def extended(value: float) -> Extended:
-    """A float as a rational, unless it is not finite."""
+    """Convert a float to a Fraction if it is finite, else keep it."""
     return Fraction(value) if math.isfinite(value) else float(value)
 
 
@@ -544,7 +562,7 @@ def times(x: Extended, y: Extended) -> Extended:
 
 
 def over(x: Extended, y: Extended) -> Extended:
-    """The quotient by a divisor that is not 0."""
+    """The quotient; the divisor must not be 0."""
     if isinstance(y, Fraction):
         return times(x, 1 / y)
     if isinstance(x, Fraction):
@@ -553,7 +571,7 @@ def over(x: Extended, y: Extended) -> Extended:
 
 
 def scaled(factor: Extended, x: Value) -> Value:
-    """The product with a number that need not be rational."""
+    """The product with a number that may be irrational."""
     if isinstance(factor, Fraction) and isinstance(x, Real):
         if factor == 1:
             return x
@@ -568,27 +586,27 @@ def scaled(factor: Extended, x: Value) -> Value:
 def _combined(parts: Iterable[tuple[Extended, Value]]) -> Value:
     """The sum of factor times number over all parts."""
     rational, special = ZERO, 0.0
-    factors: dict[Real, Fraction] = {}  # the total of a batch may stand in every part, and is long
+    # Merge equal numbers, because the total of a batch is long and may occur in every part.
+    factors: dict[Real, Fraction] = {}
     for factor, x in parts:
         if not isinstance(factor, Fraction) or not isinstance(x, Real):
-            special += float(scaled(factor, x))  # type: ignore[arg-type] # one of the two is a float, so the product is
+            # One of the two is a float, and so is the product.
+            special += float(scaled(factor, x))  # type: ignore[arg-type]
         elif not x.terms:
             rational += factor * x.rational
         elif factor:
             factors[x] = factors[x] + factor if x in factors else factor
-    return (
-        Real(rational, tuple((b, x) for x, b in factors.items() if b))
-        if special == 0.0
-        else special
-    )
+    if special != 0.0:
+        return special
+    return Real(rational, tuple((b, x) for x, b in factors.items() if b))
 
 
 def round_value(x: Value, form: Format) -> float:
-    """The number of a format that is nearest."""
+    """Round to the nearest number of a format."""
     return x.round(form) if isinstance(x, Real) else x
 
 
-# --------------------------------------------------------------------------------------------------- the losses, per position
+# -------------------------------------------------------------------- the losses, per position
 
 
 class _Position(NamedTuple):
@@ -596,10 +614,11 @@ class _Position(NamedTuple):
 
     Attributes:
         loss: l_i.
-        predictions: the derivatives of l_i by the position's predictions, in the order of the class axis.
-        targets: the same by the targets; empty for index targets.
+        predictions: the derivatives of l_i by the position's predictions, in the order of the
+            class axis.
+        targets: the derivatives of l_i by the targets; empty for index targets.
         weight: W_i without the sample weight.
-        bad: whether it holds a bad value, so that everything here is NaN.
+        bad: whether the position holds a bad value, so that all its numbers are NaN.
     """
 
     loss: Value
@@ -609,12 +628,13 @@ class _Position(NamedTuple):
     bad: bool = False
 
 
-def _spoiled(size: int, weight: Extended = NAN, *, bad: bool = True) -> _Position:
+def _poisoned(size: int, weight: Extended = NAN, *, bad: bool = True) -> _Position:
+    """A position whose loss and derivatives are NaN."""
     return _Position(NAN, [NAN] * size, [NAN] * size, weight, bad)
 
 
 class _Softmax:
-    """One row of logits, at least one of them finite and the others finite or -inf.
+    """One row of logits. At least one is finite, and the others are finite or -inf.
 
     Attributes:
         log_sum: log sum_j exp(z_j - max z).
@@ -629,7 +649,7 @@ class _Softmax:
         common = math.gcd(*counts.values())
         groups: list[Real]
         if len(distinct) == 1:
-            # Without gaps everything but one logarithm is rational.
+            # All finite logits are equal: everything but one logarithm is rational.
             self.log_sum = _negative_log(Fraction(1, common))
             groups = [Real(Fraction(1, common))]
         else:
@@ -638,12 +658,12 @@ class _Softmax:
             key = gaps, tuple(counts[z] // common for z in distinct)
             partition = partitions.get(key) or partitions.setdefault(key, _Partition(*key))
             factor = Fraction(1, common)
-            # log(common * sum) is split, so that rows which differ by a factor share one logarithm.
+            # Split log(common * sum), so that rows that differ only by a factor share a log.
             self.log_sum = Real(ZERO, ((ONE, partition.log_sum), *_negative_log(factor).terms))
             groups = [Real(ZERO, ((factor, share),)) for share in partition.shares]
             groups[0] = Real(factor / partition.counts[0], ((-factor, partition.shares[0]),))
-        place = dict(zip(distinct, groups, strict=True))
-        self.probabilities = [_NOTHING if z == -INFINITY else place[z] for z in logits]
+        group_of = dict(zip(distinct, groups, strict=True))
+        self.probabilities = [_NOTHING if z == -INFINITY else group_of[z] for z in logits]
 
     def gap(self, c: int) -> Fraction:
         """max z - z_c, for a finite z_c."""
@@ -656,7 +676,10 @@ def _negative_log(ratio: Fraction) -> Real:
 
 
 class PositionRules:
-    """What a plan says of one position at a time, and what the positions share. Exact mode asks it for those it cannot decide."""
+    """Computes single positions of a plan, and caches what positions share.
+
+    Exact mode uses it for the positions that its other tiers cannot decide.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -674,26 +697,30 @@ class PositionRules:
         self._partitions: dict[Any, _Partition] = {}
         self._logs: dict[Fraction, Real] = {}
 
-    # What is read
+    # Reading of inputs
 
     def _is_bad_probability(self, p: float) -> bool:
         return p <= -self.tiny or p > self.plan.probability_limit
 
     def _share(self, p: float) -> Fraction:
-        """A number that is neither bad nor NaN as it is read; what is below the smallest normal number reads as 0."""
+        """Read a prediction that is neither bad nor NaN; below `tiny` it counts as 0."""
         return ZERO if abs(p) < self.tiny else Fraction(p)
 
     def _clipped(self, p: Fraction) -> tuple[Fraction, bool]:
-        """A probability between the bounds, and whether it was clipped to them."""
+        """Clip a probability to the bounds, and return whether that changed it."""
         clipped = min(max(p, self.lowest), self.highest)
         return clipped, clipped != p
 
     def _probability(self, p: float) -> tuple[Fraction, bool]:
-        """The probability a number reads as, and whether `epsilon` clipped it. For numbers that are neither bad nor NaN."""
+        """Read and clip a prediction that is neither bad nor NaN.
+
+        Returns:
+            The probability, and whether `epsilon` clipped it.
+        """
         return self._clipped(min(self._share(p), ONE))
 
     def _target(self, t: float) -> Fraction:
-        """A dense or binary target that is neither bad nor NaN; what is below the smallest normal number reads as 0."""
+        """Read a target that is neither bad nor NaN; below `tiny_target` it counts as 0."""
         return ZERO if t < self.tiny_target else Fraction(t)
 
     def _log(self, p: Fraction) -> Value:
@@ -701,43 +728,46 @@ class PositionRules:
         if not p:
             return INFINITY
         if p not in self._logs:
-            self._logs[p] = (
-                _negative_log(p) if p <= 1 else Real(ZERO, ((-ONE, _NegativeLog(1 / p)),))
-            )
+            if p <= 1:
+                self._logs[p] = _negative_log(p)
+            else:
+                self._logs[p] = Real(ZERO, ((-ONE, _NegativeLog(1 / p)),))
         return self._logs[p]
 
     # Cross-entropy
 
     def cross_entropy(self, predictions: Sequence[float], target: Sequence[float]) -> _Position:
-        r"""One row.
+        r"""One row of a cross-entropy.
 
         $$\ell = \sum_c \tau_c (-\log p_c), \qquad
         \frac{\partial \ell}{\partial z_c} = T p_c - \tau_c, \quad T = \sum_c \tau_c, \qquad
         \frac{\partial \ell}{\partial p_c} = -\frac{\tau_c}{p_c}, \qquad
         \frac{\partial \ell}{\partial t_c} = w_c (1 - \epsilon_s)(-\log p_c)$$
 
-        Where class weights multiply positions, with $W = \sum_c w_c t_c$ and $\ell = W \sum_c t'_c (-\log p_c)$,
+        Where class weights multiply positions, with $W = \sum_c w_c t_c$ and
+        $\ell = W \sum_c t'_c (-\log p_c)$,
 
-        $$\frac{\partial \ell}{\partial t_c} = w_c \sum_k t'_k (-\log p_k) + W (1 - \epsilon_s)(-\log p_c)$$
+        $$\frac{\partial \ell}{\partial t_c}
+        = w_c \sum_k t'_k (-\log p_k) + W (1 - \epsilon_s)(-\log p_c)$$
         """
         size = len(predictions)
         w = self.class_weights
         if self.plan.kind == "index":
             (label,) = target
             if not 0 <= label < size:
-                return _spoiled(size)
+                return _poisoned(size)
             sparse = {int(label): ONE}
         else:
             if any(t <= -self.tiny_target or math.isinf(t) for t in target):
-                return _spoiled(size)
+                return _poisoned(size)
             if any(math.isnan(t) for t in target):
-                return _spoiled(size, ONE if w is None else NAN, bad=False)
+                return _poisoned(size, ONE if w is None else NAN, bad=False)
             sparse = {c: t for c, t in enumerate(map(self._target, target)) if t}
         weight = ONE if w is None else sum((w[c] * t for c, t in sparse.items()), ZERO)
         smoothed = {c: self.kept_target * t for c, t in sparse.items()} if self.kept_target else {}
         if self.spread:
             smoothed = {c: smoothed.get(c, ZERO) + self.spread for c in range(size)}
-        # The entries that are read are those with t'_c != 0; a class weight of 0 hides nothing.
+        # All entries with t'_c != 0 are read, also those with the class weight 0.
         tau = smoothed
         if self.plan.class_weighting == "position":
             tau = {c: weight * t for c, t in smoothed.items()}
@@ -758,29 +788,34 @@ class PositionRules:
     def _from_log_probabilities(
         self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended
     ) -> _Position:
-        r"""One row of any numbers: $\ell = \sum_c \tau_c (-x_c)$ is linear, and an entry with $\tau_c = 0$ is not read."""
+        r"""One row of any numbers: $\ell = \sum_c \tau_c (-x_c)$.
+
+        An entry with $\tau_c = 0$ is not read.
+        """
         costs = [_value(extended(0.0 - x)) for x in predictions]
         loss = _combined((t, costs[c]) for c, t in tau.items() if t)
         gradient: list[Value] = [Real(-tau.get(c, ZERO)) for c in range(len(predictions))]
-        # Not read for the loss; yet the loss changes with the target, unless there is no number to speak of.
-        read = [
-            cost if tau.get(c) or isinstance(cost, Real) else _NOTHING
-            for c, cost in enumerate(costs)
-        ]
-        targets = (
-            [self._by_target(c, cost) for c, cost in enumerate(read)]
-            if self.plan.kind == "dense"
-            else []
-        )
+        targets: list[Value] = []
+        if self.plan.kind == "dense":
+            for c, cost in enumerate(costs):
+                # The loss does not read an entry with tau_c = 0, but its derivative by t_c does,
+                # unless the entry is infinite or NaN.
+                read = tau.get(c) or isinstance(cost, Real)
+                targets.append(self._by_target(c, cost if read else _NOTHING))
         return _Position(loss, gradient, targets, weight)
 
     def _from_logits(
         self, logits: Sequence[float], tau: dict[int, Fraction], weight: Extended
     ) -> tuple[_Position, list[Value]]:
-        """The position, its derivatives by the targets left out, and -log p_c, as the other two below."""
+        """One row of logits.
+
+        Returns:
+            The position without its derivatives by the targets, and the costs -log p_c. The next
+            two methods return the same.
+        """
         size = len(logits)
         if any(z != z or z == INFINITY for z in logits) or max(logits) == -INFINITY:
-            return _spoiled(size, weight, bad=False), []
+            return _poisoned(size, weight, bad=False), []
         row = _Softmax(logits, self._partitions)
         total = sum(tau.values(), ZERO)
         gradient: list[Value] = []
@@ -809,9 +844,10 @@ class PositionRules:
     def _from_probabilities(
         self, predictions: Sequence[float], tau: dict[int, Fraction], weight: Extended
     ) -> tuple[_Position, list[Value]]:
+        """One row of probabilities."""
         size = len(predictions)
         if any(self._is_bad_probability(predictions[c]) for c in tau):
-            return _spoiled(size), []
+            return _poisoned(size), []
         gradient: list[Value] = [_NOTHING] * size
         costs: list[Value] = [_NOTHING] * size
         parts: list[tuple[Extended, Value]] = []
@@ -828,7 +864,8 @@ class PositionRules:
             elif p:
                 costs[c] = self._log(p)
         for c, number in enumerate(predictions if self.plan.kind == "dense" else ()):
-            # Not read for the loss; yet the loss changes with the target, unless there is no probability to speak of.
+            # The loss does not read entries outside tau, but their derivatives by t_c do, unless
+            # the entry is NaN or not a probability.
             if c not in tau and not math.isnan(number) and not self._is_bad_probability(number):
                 p, _ = self._probability(number)
                 costs[c] = self._log(p) if p else _NOTHING
@@ -839,29 +876,31 @@ class PositionRules:
     ) -> tuple[_Position, list[Value]]:
         r"""One row of non-negative numbers, all of which are read.
 
-        $$-\log q_c = -\log\mathrm{clip}(p_c / S) \quad\text{or}\quad -\log(\mathrm{clip}(p_c) / S), \qquad
+        $$-\log q_c = -\log\mathrm{clip}(p_c / S) \quad\text{or}\quad
+        -\log(\mathrm{clip}(p_c) / S), \qquad
         \frac{\partial \ell}{\partial p_k} = \frac{T}{S} - \frac{\tau_k}{p_k}$$
 
-        with S the sum of what is divided. "before_clip" T is the sum of $\tau_c$ over what is not clipped, and the second part is there for
-        such k alone; "after_clip" T is the sum of all, and the derivative by what is clipped is 0, also beside a NaN.
+        For "before_clip" (the first form), S is the sum of p. T is the sum of $\tau_c$ over the
+        unclipped classes, and only they have the term $\tau_k / p_k$. For "after_clip" (the second
+        form), S is the sum of $\mathrm{clip}(p)$ and T the sum of all $\tau_c$. The derivative by a
+        clipped class is 0, also in a row with a NaN.
         """
         size = len(predictions)
         if any(map(self._is_bad_probability, predictions)):
-            return _spoiled(size), []
+            return _poisoned(size), []
         first = self.plan.renormalize == "before_clip"
         if any(map(math.isnan, predictions)):
-            unknown = _spoiled(size, weight, bad=False)
+            position = _poisoned(size, weight, bad=False)
             if first:
-                return unknown, []
-            still = [not math.isnan(p) and self._clipped(self._share(p))[1] for p in predictions]
-            return unknown._replace(
-                predictions=[_NOTHING if clipped else NAN for clipped in still]
-            ), []
+                return position, []
+            constant = [not math.isnan(p) and self._clipped(self._share(p))[1] for p in predictions]
+            slopes: list[Value] = [_NOTHING if clipped else NAN for clipped in constant]
+            return position._replace(predictions=slopes), []
         shares = [self._share(p) for p in predictions]
         if first:
             total = sum(shares, ZERO)
             if not total:
-                return _spoiled(size, weight, bad=False), []
+                return _poisoned(size, weight, bad=False), []
             clips = [self._clipped(p / total) for p in shares]
             probabilities = [q for q, _ in clips]
             moving = sum((t for c, t in tau.items() if not clips[c][1]), ZERO)
@@ -877,14 +916,13 @@ class PositionRules:
             else:
                 gradient.append(Real(moving / total - tau.get(k, ZERO) / p))
         costs = [self._log(q) for q in probabilities]
-        return _Position(
-            _combined((t, costs[c]) for c, t in tau.items()), gradient, [], weight
-        ), costs
+        loss = _combined((t, costs[c]) for c, t in tau.items())
+        return _Position(loss, gradient, [], weight), costs
 
     def _by_targets(
         self, costs: list[Value], smoothed: dict[int, Fraction], weight: Extended
     ) -> list[Value]:
-        """The derivatives by the targets; `costs` holds no infinity that has not a part in the loss."""
+        """The derivatives by the targets. Every infinity in `costs` must be part of the loss."""
         if self.plan.class_weighting == "entries":
             return [self._by_target(c, cost) for c, cost in enumerate(costs)]
         assert self.class_weights is not None
@@ -896,12 +934,10 @@ class PositionRules:
         ]
 
     def _by_target(self, c: int, cost: Value) -> Value:
-        """w_c (1 - eps_s) (-log p_c), where a factor of 0 makes the product 0 even for a probability of 0."""
-        factor = (
-            self.kept_target
-            if self.class_weights is None
-            else self.kept_target * self.class_weights[c]
-        )
+        """w_c (1 - eps_s) (-log p_c); 0 where the factor is 0, even for p_c = 0."""
+        factor = self.kept_target
+        if self.class_weights is not None:
+            factor = factor * self.class_weights[c]
         return _NOTHING if not factor and cost == INFINITY else scaled(factor, cost)
 
     # Binary cross-entropy
@@ -917,22 +953,22 @@ class PositionRules:
         \frac{\partial \ell}{\partial t} = (1 - \epsilon_s)(q a - b)$$
         """
         if target <= -self.tiny_target or target > 1:
-            return _spoiled(1)
+            return _poisoned(1)
         if math.isnan(target):
-            return _spoiled(1, ONE, bad=False)
+            return _poisoned(1, ONE, bad=False)
         smoothed = self.kept_target * self._target(target) + self.spread
         yes, no = pos_weight * smoothed, 1 - smoothed
         if self.plan.from_logits:
             if math.isnan(prediction):
-                return _spoiled(1, ONE, bad=False)
+                return _poisoned(1, ONE, bad=False)
             a, b, gradient = self._binary_logit(prediction, yes, no)
         else:
             if self._is_bad_probability(prediction):
-                return _spoiled(1)
+                return _poisoned(1)
             if math.isnan(prediction):
-                return _spoiled(1, ONE, bad=False)
+                return _poisoned(1, ONE, bad=False)
             a, b, gradient = self._binary_probability(prediction, yes, no)
-        # An infinite logarithm with the coefficient 0 is 0 log 0.
+        # Drop an infinite logarithm whose coefficient is 0, because 0 log 0 = 0.
         a = _NOTHING if a == INFINITY and not yes else a
         b = _NOTHING if b == INFINITY and not no else b
         loss = _combined([(yes, a), (no, b)])
@@ -942,7 +978,7 @@ class PositionRules:
     def _binary_probability(
         self, prediction: float, yes: Fraction, no: Fraction
     ) -> tuple[Value, Value, Value]:
-        """-log p, -log(1 - p) and the derivative of the loss by p, each as the rule of `epsilon` has it."""
+        """-log p, -log(1 - p) and the derivative of the loss by p, under the rule of `epsilon`."""
         p, clipped = self._probability(prediction)
         if self.plan.clamped:
             slope = (p * no - (1 - p) * yes) / max(p * (1 - p), _LEAST_SPREAD)
@@ -958,9 +994,9 @@ class PositionRules:
         return a, b, Real((no / rest if no else ZERO) - (yes / p if yes else ZERO))
 
     def _clamped(self, cost: Value) -> Value:
-        if (
-            isinstance(cost, Real) and Real(-_LARGEST_COST, cost.terms).sign() < 0
-        ):  # -log p has no rational part
+        """min(cost, 100) for a cost -log p."""
+        # -log p has no rational part, so -100 can take its place.
+        if isinstance(cost, Real) and Real(-_LARGEST_COST, cost.terms).sign() < 0:
             return cost
         return Real(_LARGEST_COST)
 
@@ -986,9 +1022,12 @@ class PositionRules:
         return _Position(loss, by_predictions, [], ONE, any(element.bad for element in elements))
 
     def squared_error(self, prediction: float, target: float) -> _Position:
-        r"""One element: $\ell = (p - t)^2$, with the derivatives $2(p - t)$ and $-2(p - t)$; IEEE rules for infinities."""
+        r"""One element: $\ell = (p - t)^2$, with the derivatives $2(p - t)$ and $-2(p - t)$.
+
+        Infinities follow the rules of IEEE 754.
+        """
         if self.plan.targets_dtype in INTEGER_TYPES and abs(target) > MAX_INTEGER_TARGET:
-            return _spoiled(1)
+            return _poisoned(1)
         if not math.isfinite(prediction) or not math.isfinite(target):
             difference = prediction - target
             return _Position(difference * difference, [difference], [-difference], ONE)
@@ -996,7 +1035,7 @@ class PositionRules:
         return _Position(Real(exact * exact), [Real(2 * exact)], [Real(-2 * exact)], ONE)
 
 
-# --------------------------------------------------------------------------------------------------------------- whole calls
+# --------------------------------------------------------------------------------- full calls
 
 
 class Tensor(NamedTuple):
@@ -1008,7 +1047,7 @@ class Tensor(NamedTuple):
 
 
 def tensor(values: Any, shape: Sequence[int] | None = None, dtype: str = "float32") -> Tensor:
-    """A tensor from a flat sequence with its shape, or from a number or nested lists.
+    """Make a tensor from a flat sequence with its shape, or from a number or nested lists.
 
     Raises:
         ValueError: the numbers do not fill the shape, or one is not a number of the dtype.
@@ -1037,15 +1076,20 @@ def tensor(values: Any, shape: Sequence[int] | None = None, dtype: str = "float3
 
 @dataclass(frozen=True)
 class Reference:
-    """What a call should give.
+    """The expected results of a call.
 
     Attributes:
-        loss: in the result dtype: one float under "sum" and "mean", a flat list in C order under "none".
-        grad_predictions: flat, in the predictions' dtype; where the spec names a dtype, rounded to that and then to their own.
-        grad_targets: flat, in the targets' dtype, the same way; None for targets that are not floating.
-        grad_sample_weight: flat, in the weights' dtype, or float64 for integer weights; None without weights.
-        position_losses: sample_weight_i * l_i of every position, in float64: what is summed, before any rounding to the result dtype.
-        divisor: what the mean divides by, in float64; None for other reductions.
+        loss: in the result dtype: one float under "sum" and "mean", a flat list in C order under
+            "none".
+        grad_predictions: flat, in the predictions' dtype. If the spec names a dtype, each number is
+            rounded to that dtype first.
+        grad_targets: flat, in the targets' dtype, rounded the same way; None for targets that are
+            not floating.
+        grad_sample_weight: flat, in the weights' dtype, or float64 for integer weights; None
+            without weights.
+        position_losses: sample_weight_i * l_i of every position, in float64: the terms of the sum,
+            before any rounding to the result dtype.
+        divisor: the divisor of the mean, in float64; None for other reductions.
         bad_positions: the positions that hold a bad value.
     """
 
@@ -1069,19 +1113,23 @@ def evaluate(
     upstream: float | Sequence[float] | None = None,
     gradients: bool | Literal["predictions"] = True,
 ) -> Reference:
-    r"""The loss and its gradients, each number correctly rounded to its dtype.
+    r"""Compute the loss and its gradients, each number correctly rounded to its dtype.
 
-    With N the sum of s_i l_i over all kept positions, s_i the sample weight, and D the divisor, the mean is N / D and, for an upstream
-    gradient u,
+    N is the sum of s_i l_i over all kept positions, s_i the sample weight, and D the divisor. The
+    mean is N / D and, for an upstream gradient u,
 
     $$\frac{\partial}{\partial x} = \frac{u\, s_i}{D} \frac{\partial \ell_i}{\partial x}, \qquad
-    \frac{\partial}{\partial s_i} = u \Bigl(\frac{\ell_i}{D} - \frac{N \omega_i}{D^2}\Bigr), \qquad
-    \frac{\partial}{\partial t_{ic}} = u s_i \Bigl(\frac{1}{D} \frac{\partial \ell_i}{\partial t_{ic}} - \frac{N w_c}{D^2}\Bigr)$$
+    \frac{\partial}{\partial s_i}
+    = u \Bigl(\frac{\ell_i}{D} - \frac{N \omega_i}{D^2}\Bigr), \qquad
+    \frac{\partial}{\partial t_{ic}}
+    = u s_i \Bigl(\frac{1}{D} \frac{\partial \ell_i}{\partial t_{ic}} - \frac{N w_c}{D^2}\Bigr)$$
 
-    where the parts with N are there under the divisor "weights" alone, and $\omega_i = \sum_c w_c t_{ic}$ (1 without class weights).
-    Under "sum" D is 1 and constant, under "none" u is one number per position. Bad values are not raised: they give NaN. Element weights
-    $v_e$ make $\ell_i = v_i \ell'_i$ and $\omega_i = v_i$; where the m losses along the last axis are averaged, $\ell_i = \frac1m
-    \sum_e v_e \ell_e$ and $\omega_i = \frac1m \sum_e v_e$.
+    where the terms with N exist only under the divisor "weights", and
+    $\omega_i = \sum_c w_c t_{ic}$ (1 without class weights). Under "sum" D is 1 and constant; under
+    "none" u is one number per position. Bad values do not raise an error; they give NaN. With
+    element weights $v_e$, $\ell_i = v_i \ell'_i$ and $\omega_i = v_i$. Where the m losses along the
+    last axis are averaged, $\ell_i = \frac1m \sum_e v_e \ell_e$ and
+    $\omega_i = \frac1m \sum_e v_e$.
 
     Args:
         spec: the loss.
@@ -1089,20 +1137,23 @@ def evaluate(
         targets: the targets.
         sample_weight: weights, aligned to the leading axes.
         mask: bools, aligned to the leading axes.
-        terms: what a reduction adds up: the "real" per-position losses, or the ones "rounded" to float32 (float64 for float64
-            predictions), as exact mode does. Gradients are those of the real loss in both cases.
-        upstream: the gradient that arrives from above: a number, or under "none" a flat list. Default: ones.
-        gradients: False leaves all gradients None, "predictions" all but that to them.
+        terms: the terms of a reduction: the "real" per-position losses, or the losses "rounded" to
+            float32 (float64 for float64 predictions), as in exact mode. In both cases the gradients
+            are those of the real loss.
+        upstream: the upstream gradient: a number, or under "none" a flat list. Default: ones.
+        gradients: False computes no gradient, "predictions" only the gradient with respect to the
+            predictions. The others are None.
 
     Raises:
-        EmptyMeanError: nothing to divide by, and the spec says so.
+        EmptyMeanError: the divisor is 0, and the spec says ``on_empty="error"``.
         ShapeError, DTypeError, SpecValueError: as `unifiedloss.spec.resolve`.
-        AssertionError: the digits tried do not decide a rounding.
+        AssertionError: the largest number of digits does not decide a rounding.
     """
     call = _Reduction(spec, predictions, targets, sample_weight, mask)
     form = FORMATS[call.plan.result_dtype]
-    nothing: list[float] | None = None
-    by_predictions = by_targets = by_weight = nothing
+    by_predictions: list[float] | None = None
+    by_targets: list[float] | None = None
+    by_weight: list[float] | None = None
     if gradients:
         factors = call.factors(upstream)
         by_predictions = call.by_predictions(factors)
@@ -1111,26 +1162,25 @@ def evaluate(
         if sample_weight is not None and gradients is True:
             by_weight = call.by_sample_weight(factors)
     wide = FORMATS["float64"]
+    mean = call.plan.spec.reduction == "mean"
     return Reference(
         loss=call.reduced(form, rounded=terms == "rounded"),
         grad_predictions=by_predictions,
         grad_targets=by_targets,
         grad_sample_weight=by_weight,
         position_losses=[round_value(loss, wide) for loss in call.losses],
-        divisor=round_value(_value(call.divisor), wide)
-        if call.plan.spec.reduction == "mean"
-        else None,
+        divisor=round_value(_value(call.divisor), wide) if mean else None,
         bad_positions=call.bad_positions(),
     )
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """What a softmax should give, each flat in C order.
+    """The expected results of a softmax, each flat in C order.
 
     Attributes:
         values: in the logits' dtype.
-        probabilities: in float64, also where the rule makes them 0.
+        probabilities: in float64, also where the value is flushed to 0.
         gradient: with respect to the logits, in their dtype.
     """
 
@@ -1142,25 +1192,27 @@ class Softmax:
 def softmax(
     logits: Tensor, axis: int | None = None, *, upstream: Sequence[float] | None = None
 ) -> Softmax:
-    r"""The softmax and its gradient, each number correctly rounded to the logits' dtype.
+    r"""Compute the softmax and its gradient, correctly rounded to the logits' dtype.
 
     $$p_c = \frac{e^{z_c}}{\sum_j e^{z_j}}, \qquad
-    \frac{\partial}{\partial z_c} \sum_j u_j p_j = p_c \Bigl(u_c - \sum_j u_j p_j\Bigr) = \sum_j (u_c - u_j)\, p_c\, p_j$$
+    \frac{\partial}{\partial z_c} \sum_j u_j p_j = p_c \Bigl(u_c - \sum_j u_j p_j\Bigr)
+    = \sum_j (u_c - u_j)\, p_c\, p_j$$
 
-    A value that rounds to less than the smallest normal number of the compute dtype is 0. The gradient is that of the real softmax: what
-    the zeros take from it is below that number too. A row with NaN or +inf, or of nothing but -inf, is NaN.
+    A value that rounds to less than the smallest normal number of the compute dtype is 0. The
+    gradient is that of the real softmax: the zeros would change it by less than that number too. A
+    row with NaN or +inf, or with only -inf, is NaN.
 
     Args:
         logits: the logits.
         axis: the class axis, as for `unifiedloss.softmax`.
-        upstream: the gradient that arrives from above, flat. Default: ones.
+        upstream: the upstream gradient, flat. Default: ones.
     """
     form, wide = FORMATS[logits.dtype], FORMATS["float64"]
     compute = FORMATS["float32" if logits.dtype in HALF_TYPES else logits.dtype]
     axis = class_axis(axis, logits.shape)
     size, inner = logits.shape[axis], math.prod(logits.shape[axis + 1 :])
     count = len(logits.values)
-    found = Softmax([NAN] * count, [NAN] * count, [NAN] * count)
+    result = Softmax([NAN] * count, [NAN] * count, [NAN] * count)
     partitions: dict[Any, _Partition] = {}
     for i in range(count // size):
         start = i // inner * size * inner + i % inner
@@ -1170,19 +1222,18 @@ def softmax(
             continue
         above = [ONE if upstream is None else Fraction(upstream[j]) for j in places]
         probabilities = _Softmax(row, partitions).probabilities
-        for j, p, slope in zip(
-            places, probabilities, _softmax_gradient(row, probabilities, above), strict=True
-        ):
-            found.values[j] = p.round(form) if p.round(compute) >= compute.tiny else 0.0
-            found.probabilities[j] = p.round(wide)
-            found.gradient[j] = slope.round(form)
-    return found
+        slopes = _softmax_gradient(row, probabilities, above)
+        for j, p, slope in zip(places, probabilities, slopes, strict=True):
+            result.values[j] = p.round(form) if p.round(compute) >= compute.tiny else 0.0
+            result.probabilities[j] = p.round(wide)
+            result.gradient[j] = slope.round(form)
+    return result
 
 
 def _softmax_gradient(
     row: Sequence[float], probabilities: Sequence[Real], above: Sequence[Fraction]
 ) -> list[Real]:
-    """sum_j (u_c - u_j) p_c p_j for each class c, equal products standing once."""
+    """sum_j (u_c - u_j) p_c p_j for each class c, with equal products merged."""
     share = {z: p for z, p in zip(row, probabilities, strict=True) if z != -INFINITY}
     products: dict[tuple[float, float], _Product] = {}
     gradient = []
@@ -1192,9 +1243,8 @@ def _softmax_gradient(
             if z != -INFINITY and other != -INFINITY:
                 slopes[other] = slopes.get(other, ZERO) + u - v
         if len(share) == 1:  # all probabilities are rational
-            gradient.append(
-                Real(sum((slope * share[z].rational ** 2 for slope in slopes.values()), ZERO))
-            )
+            total = sum((slope * share[z].rational ** 2 for slope in slopes.values()), ZERO)
+            gradient.append(Real(total))
             continue
         terms = []
         for other, slope in slopes.items():
@@ -1214,24 +1264,30 @@ def _total(parts: Iterable[tuple[Extended, Extended]]) -> Extended:
 
 
 def _read_in(x: Tensor, dtype: str | None) -> Tensor:
-    """A floating tensor as a spec that names a dtype reads it; numbers below the smallest normal one of either dtype are 0."""
+    """Round a floating tensor to the dtype that the spec names.
+
+    Numbers below the smallest normal number of either dtype become 0.
+    """
     if dtype is None or x.dtype not in FORMATS or x.dtype == dtype:
         return x
     form, tiny = FORMATS[dtype], FORMATS[dtype].tiny
-    if x.dtype != "float16":  # whose subnormal numbers are ordinary in the wider types
+    if x.dtype != "float16":  # subnormal float16 numbers are normal in the wider dtypes
         tiny = max(tiny, FORMATS[x.dtype].tiny)
     rounded = [_narrow(v, form) if math.isfinite(v) else v for v in x.values]
     return Tensor([0.0 if abs(v) < tiny else v for v in rounded], x.shape, dtype)
 
 
 def _in_turn(value: Value, dtype: str, own: str) -> float:
-    """A number rounded to the dtype it was computed in, and then to its tensor's own."""
+    """Round a number to the dtype that it was computed in, then to its tensor's own dtype."""
     rounded = round_value(value, FORMATS[dtype])
     return rounded if own == dtype or not math.isfinite(rounded) else _narrow(rounded, FORMATS[own])
 
 
 def _flat(nested: Any, shape: tuple[int, ...]) -> list[Fraction]:
-    """Nested tuples of weights, aligned to the last axes of a shape and repeated along those of extent 1, flat in C order."""
+    """Broadcast nested tuples of weights to a shape, flat in C order.
+
+    They are aligned to the last axes and repeated along axes of extent 1.
+    """
     if not shape:
         return [Fraction(nested)]
     if len(extents(nested)) < len(shape):
@@ -1249,13 +1305,13 @@ def _signature(x: Tensor) -> Signature:
 
 
 class _Reduction:
-    """All positions of a call, and what becomes of them.
+    """Computes all positions of a call, their reduction and its gradients.
 
-    A position is one row of a cross-entropy or one element, or, where the last axis is averaged, the `size` elements along it. Rows and
-    elements are called units here.
+    A position is one row of a cross-entropy or one element. Where the last axis is averaged, it is
+    the `size` elements along that axis. This class calls rows and elements units.
 
     Attributes:
-        units: one per row or element; None where it is dropped or its weight is 0.
+        units: one per row or element; None where it is dropped or zero-weighted.
         losses: s_i l_i of each position.
         divisor: D; 1 unless the mean is taken.
         empty: whether the mean has nothing to divide by.
@@ -1286,12 +1342,9 @@ class _Reduction:
         self._own_weight = sample_weight
         self._weight = None if sample_weight is None else _read_in(sample_weight, read_in)
         self._call = PositionRules(self.plan)
-        weights = (
-            [ONE] * self.count if self._weight is None else _repeated(self._weight, self.count)
-        )
-        self._weights: list[Extended] = [
-            w if isinstance(w, Fraction) else extended(w) for w in weights
-        ]
+        self._weights: list[Extended] = [ONE] * self.count
+        if self._weight is not None:
+            self._weights = [extended(w) for w in _repeated(self._weight, self.count)]
         each = [ONE] * self.plan.count
         if self.plan.element_weights is not None and self.plan.count:
             each = _flat(self.plan.element_weights, predictions.shape)
@@ -1317,9 +1370,9 @@ class _Reduction:
         return self._weight is None and plan.class_weights is None and plan.element_weights is None
 
     def of(self, i: int) -> list[tuple[int, _Position]]:
-        """The units of a position that are neither dropped nor switched off."""
-        places = range(i * self.size, (i + 1) * self.size)
-        return [(u, unit) for u in places if (unit := self.units[u]) is not None]
+        """The units of a position that are neither dropped nor zero-weighted."""
+        indices = range(i * self.size, (i + 1) * self.size)
+        return [(u, unit) for u in indices if (unit := self.units[u]) is not None]
 
     def _loss(self, i: int) -> Value:
         weight = times(self._weights[i], self._scale)
@@ -1331,7 +1384,7 @@ class _Reduction:
         return tuple(i for i in range(self.count) if any(unit.bad for _, unit in self.of(i)))
 
     def entries(self, i: int) -> range:
-        """Where the predictions of a unit lie."""
+        """The flat indices of a unit's predictions."""
         if self.plan.axis is None:
             return range(i, i + 1)
         shape, size = self._predictions.shape, self._predictions.shape[self.plan.axis]
@@ -1341,12 +1394,12 @@ class _Reduction:
 
     def _unit(self, i: int, own: Fraction) -> _Position | None:
         weight = self._weights[i // self.size]
-        if not self._present[i // self.size] or self._is_switched_off(weight, own):
+        if not self._present[i // self.size] or self._is_zero_weighted(weight, own):
             return None
         predictions = [self._predictions.values[j] for j in self.entries(i)]
         spec = self.plan.spec
         if weight < 0 and spec.reduction == "mean" and self.plan.divisor == "weights":
-            return _spoiled(len(predictions))
+            return _poisoned(len(predictions))
         if self.plan.kind == "index":
             return self._call.cross_entropy(predictions, [self._targets.values[i]])
         if self.plan.kind == "dense":
@@ -1359,10 +1412,11 @@ class _Reduction:
             )
         return self._call.squared_error(predictions[0], self._targets.values[i])
 
-    def _is_switched_off(self, weight: Extended, own: Fraction) -> bool:
-        """Whether a sample weight, or its product with an element's own, is below the smallest normal number of the compute dtype in size.
+    def _is_zero_weighted(self, weight: Extended, own: Fraction) -> bool:
+        """Whether a sample weight, or its product with the element weight, counts as 0.
 
-        Both are rounded to that dtype.
+        Both are rounded to the compute dtype. They count as 0 if their magnitude is below the
+        smallest normal number of that dtype.
         """
         if (weight == ONE and own == ONE) or not math.isfinite(weight):
             return False
@@ -1370,10 +1424,9 @@ class _Reduction:
         rounded = nearest(Fraction(weight), form)
         if abs(rounded) < self.plan.tiny_weight:
             return True
-        return (
-            math.isfinite(rounded)
-            and abs(nearest(Fraction(rounded) * own, form)) < self.plan.tiny_weight
-        )
+        if not math.isfinite(rounded):
+            return False
+        return abs(nearest(Fraction(rounded) * own, form)) < self.plan.tiny_weight
 
     def _pos_weight(self, i: int) -> Fraction:
         weight = self.plan.pos_weight
@@ -1389,9 +1442,8 @@ class _Reduction:
             return Fraction(self.count)
         if rule == "present" or self._counts_only:
             return Fraction(sum(self._present))
-        weights = [
-            times(self._weights[i], self._unit_weight(i)) for i in range(self.count) if self.of(i)
-        ]
+        kept = [i for i in range(self.count) if self.of(i)]
+        weights = [times(self._weights[i], self._unit_weight(i)) for i in kept]
         if rule == "nonzero":
             return Fraction(sum(w != 0 for w in weights))
         return _total((ONE, w) for w in weights)
@@ -1403,7 +1455,7 @@ class _Reduction:
     # Values
 
     def reduced(self, form: Format, *, rounded: bool) -> float | list[float]:
-        """The loss."""
+        """The loss, rounded to a format."""
         if self.plan.spec.reduction == "none":
             return [round_value(loss, form) for loss in self.losses]
         if self.empty:
@@ -1413,9 +1465,8 @@ class _Reduction:
             return 0.0 if self.plan.spec.on_empty == "zero" else NAN
         total = self.total
         if rounded:
-            term_form = FORMATS[
-                "float64" if self.plan.predictions_dtype == "float64" else "float32"
-            ]
+            wide = self.plan.predictions_dtype == "float64"
+            term_form = FORMATS["float64" if wide else "float32"]
             terms = [round_value(loss, term_form) for loss in self.losses]
             total = _combined((ONE, _value(extended(term))) for term in terms)
         return round_value(scaled(over(ONE, self.divisor), total), form)
@@ -1429,7 +1480,10 @@ class _Reduction:
         if self.plan.spec.reduction == "none":
             several = [1.0] * self.count if upstream is None else upstream
             if not isinstance(several, Sequence) or len(several) != self.count:
-                msg = f"upstream must be a flat sequence of {self.count} numbers under reduction='none', got {upstream!r}."
+                msg = (
+                    f"upstream must be a flat sequence of {self.count} numbers under "
+                    f"reduction='none', got {upstream!r}."
+                )
                 raise ValueError(msg)
             return [extended(u) for u in several]
         if isinstance(upstream, Sequence):
@@ -1461,7 +1515,10 @@ class _Reduction:
         factors: list[Extended],
         parts: Callable[[_Position, int], list[tuple[Extended, Value]]],
     ) -> list[float]:
-        """Derivatives by tensors shaped like the predictions: factor times weight times the sum of the parts."""
+        """Derivatives by a tensor shaped like the predictions.
+
+        Each is the factor times the weight times the sum of the parts.
+        """
         gradient = [0.0] * len(self._predictions.values)
         for u, unit in enumerate(self.units):
             if unit is None or self.empty:
@@ -1478,7 +1535,7 @@ class _Reduction:
         return gradient
 
     def by_sample_weight(self, factors: list[Extended]) -> list[float]:
-        """The gradient with respect to the sample weights, summed over the positions that share one."""
+        """The gradient with respect to the sample weights, summed over all positions of each."""
         assert self._weight is not None
         assert self._own_weight is not None
         dtype = self._weight.dtype if self._weight.dtype in FORMATS else "float64"
@@ -1490,22 +1547,16 @@ class _Reduction:
                 break
             own = parts[i // (self.count // size)]
             units = self.of(i)
-            own += [
-                (times(times(factors[i], self._scale), self._shares[u]), unit.loss)
-                for u, unit in units
-            ]
+            scale = times(factors[i], self._scale)
+            own += [(times(scale, self._shares[u]), unit.loss) for u, unit in units]
             if self._weighted and units:
-                own.append(
-                    (
-                        times(factors[i], over(times(-ONE, self._unit_weight(i)), self.divisor)),
-                        self.total,
-                    )
-                )
+                through_divisor = over(times(-ONE, self._unit_weight(i)), self.divisor)
+                own.append((times(factors[i], through_divisor), self.total))
         return [_in_turn(_combined(own), dtype, own_dtype) for own in parts]
 
 
 def _repeated(x: Tensor, count: int) -> list[Any]:
-    """The numbers of a tensor, each repeated over the trailing axes it lacks."""
+    """Repeat the numbers of a tensor over the trailing axes that it lacks."""
     if not count:
         return []
     repeats = count // len(x.values)

@@ -1,7 +1,7 @@
-"""Exact mode: losses and gradients whose every number is the correctly rounded real value, on NumPy arrays.
+"""Exact mode: correctly rounded losses and gradients, computed on NumPy arrays.
 
-Frameworks hand their values over as arrays and take the results back: `evaluate` does the rest. It is imported when the first
-exact loss is computed, and not before.
+A backend passes its values to `evaluate` as arrays and converts the results back to tensors.
+The package is imported only when the first exact loss is computed.
 """
 
 from unifiedloss.exact.kernel import evaluate as evaluate

@@ -1,4 +1,4 @@
-"""The arrays of one call in exact mode, read and classified."""
+"""Reads the arrays of one exact call into rows and classifies the positions."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 Divisor = tuple[Ball, Callable[[], Fraction]] | float
-"""A ball around the divisor of a mean and the divisor itself; a float where it is 0, infinite or NaN."""
+"""A ball around the divisor of a mean, and a function that returns the exact divisor.
+
+A float instead where the divisor is 0, infinite or NaN.
+"""
 
 _LARGEST_SHARE = 2.0**100
-"""Numbers up to it that are divided by their sum are for the balls."""
+"""Largest prediction that balls divide by the sum of its row. The oracle takes larger ones."""
 
 
 class HostCall:
-    """The positions of a call in a row, their class axis last.
+    """A call as a matrix: one row per position, the class axis last.
 
     Attributes:
-        rows: predictions, shape (n, K); K = 1 for elementwise losses, or the elements that are averaged.
+        rows: predictions, shape (n, K). For elementwise losses K is 1, or the length of the
+            averaged last axis.
         targets: labels (n,), or numbers (n, K).
-        read: those predictions that losses depend on: `rows`, or what stands at the labels, (n, 1), where nothing else matters.
+        read: the predictions that the losses depend on: `rows`, or only the entries at the labels,
+            (n, 1), where no other entry matters.
         weight: sample weights, float64 (n,), or None.
-        present: which positions are not dropped.
-        kept: which are neither dropped nor of weight 0.
-        nan: which are NaN because of a bad value or of a NaN that is read.
-        special: which hold infinities or other things that the formulas do not take.
+        present: positions that are not dropped.
+        kept: positions that are neither dropped nor zero-weighted.
+        nan: positions that are poisoned by a bad value or by a NaN that is read.
+        special: positions with infinities or other values outside the domain of the formulas.
         exp: the exponential of the first tier.
     """
 
@@ -69,40 +74,41 @@ class HostCall:
             if sample_weight is None
             else self._per_position(plain(sample_weight).astype(np.float64))
         )
-        if (
-            plan.element_weights is not None
-        ):  # and no sample weights, or the plan would be for the oracle
+        if plan.element_weights is not None:
+            # There are no sample weights then: with both, the plan is `oracle_only`.
             self.weight = np.broadcast_to(
                 np.asarray(plan.element_weights, np.float64), self.positions
             ).reshape(-1)
         self.kept = self.present
         if self.weight is not None:
-            # Told in the compute dtype, where a number that is too small counts as 0.
-            self.kept = self.present & ~(
-                np.abs(self.weight.astype(plan.compute_dtype)) < plan.tiny_weight
-            )
-        # Integer weights that float64 does not hold; what they touch is for the oracle.
+            # Compare in the compute dtype, where smaller numbers count as 0.
+            size = np.abs(self.weight.astype(plan.compute_dtype))
+            self.kept = self.present & ~(size < plan.tiny_weight)
+        # Integer weights that float64 does not hold. The oracle computes their positions.
         self._long_weight = None
         if sample_weight is not None and sample_weight.dtype in (np.int64, np.uint64):
-            whole = self._per_position(plain(sample_weight))
-            if ((whole > MAX_INTEGER_TARGET) | (whole < -MAX_INTEGER_TARGET)).any():
-                self._long_weight = whole
+            integers = self._per_position(plain(sample_weight))
+            if ((integers > MAX_INTEGER_TARGET) | (integers < -MAX_INTEGER_TARGET)).any():
+                self._long_weight = integers
         self.pos_weight = self._pos_weight()
-        self.read = (
-            np.take_along_axis(self.rows, self.labels[:, None], 1) if self.of_labels else self.rows
-        )
+        self.read = self.rows
+        if self.of_labels:
+            self.read = np.take_along_axis(self.rows, self.labels[:, None], 1)
         self.bad, self.nan, self.special = self._classified()
         self._oracle: reference.PositionRules | None = None
         self._known: dict[int, Any] = {}
 
     @property
     def of_labels(self) -> bool:
-        """Whether a loss depends on the prediction at the label alone: that of a probability, or of its logarithm."""
+        """Whether a loss depends only on the prediction at its label.
+
+        True for index targets with probabilities or log-probabilities, unless the rule reads all.
+        """
         return self.plan.kind == "index" and not self.plan.reads_all and not self.plan.from_logits
 
     @cached_property
     def labels(self) -> NDArray[np.intp]:
-        """Labels as an index, 0 where they are bad or dropped."""
+        """Labels as class indices; 0 where a label is bad or its position is dropped."""
         known = self.kept & (self.targets >= 0) & (self.targets < self.rows.shape[1])
         return np.where(known, self.targets, 0).astype(np.intp)
 
@@ -113,10 +119,8 @@ class HostCall:
         return moved.reshape(-1, moved.shape[-1])
 
     def _per_position(self, x: Array) -> Array:
-        wide = np.broadcast_to(
-            x.reshape(x.shape + (1,) * (len(self.positions) - x.ndim)), self.positions
-        )
-        return wide.reshape(-1)
+        aligned = x.reshape(x.shape + (1,) * (len(self.positions) - x.ndim))
+        return np.broadcast_to(aligned, self.positions).reshape(-1)
 
     def _pos_weight(self) -> Floats | None:
         if self.plan.pos_weight is None:
@@ -127,17 +131,17 @@ class HostCall:
             weight = weight.reshape(-1, *[1] * (len(self.shape) - axis - 1))
         return self._in_rows(np.broadcast_to(weight, self.shape))
 
-    # ---------------------------------------------------------------------------------------------------- what is special
+    # ------------------------------------------------------------------------- special positions
 
     def _classified(self) -> tuple[Bools, Bools, Bools]:
-        """Which kept positions hold a bad value, which are NaN through and through, and which are for the oracle."""
+        """Flag the kept positions that hold a bad value, are poisoned, or need the oracle."""
         plan, rows = self.plan, self.rows
         n = len(rows)
         bad, nan, special, bad_weight = (np.zeros(n, bool) for _ in range(4))
         if self.weight is not None:
-            special |= ~np.isfinite(self.weight) | (
-                np.abs(self.weight) > MAX_INTEGER_TARGET if self._long_weight is not None else False
-            )
+            special |= ~np.isfinite(self.weight)
+            if self._long_weight is not None:
+                special |= np.abs(self.weight) > MAX_INTEGER_TARGET
             if plan.spec.reduction == "mean" and plan.divisor == "weights":
                 bad_weight = (self.weight < 0) & self.kept
                 bad |= bad_weight
@@ -162,33 +166,32 @@ class HostCall:
         elif plan.log_probabilities:
             special |= ~np.isfinite(self.read).all(1)
         elif plan.from_logits:
-            pass  # see `odd_logits`
+            pass  # `odd_logits` checks them later
         else:
-            bad |= self._reads_no_probability()
-            special |= self._holds_odd_probability()
+            bad |= self._reads_bad_probability()
+            special |= self._holds_special_probability()
         bad &= self.kept
-        if (
-            plan.average_last_axis
-        ):  # one element that is NaN does not make the gradients of its neighbours so
+        if plan.average_last_axis:
+            # A NaN element poisons the loss of its position, but not its neighbours' gradients.
             return bad, bad_weight, (special | nan | bad) & self.kept & ~bad_weight
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
 
-    def _holds_odd_probability(self) -> Bools:
-        """Which positions hold something out of the ordinary, for the oracle to find out whether it is read."""
+    def _holds_special_probability(self) -> Bools:
+        """Flag positions with a value outside the formulas' domain, whether or not it is read."""
         plan = self.plan
         smallest, largest = self.read.min(1), self.read.max(1)
         low, gap = plan.bounds or (0.0, 0.0)
         least = 0.0 if low > 0 or plan.epsilon_added or plan.clamped else plan.tiny
         most = _LARGEST_SHARE if plan.renormalize else 1.0
-        odd: Bools = ~((smallest >= np.float64(least)) & (largest <= np.float64(most)))
+        special: Bools = ~((smallest >= np.float64(least)) & (largest <= np.float64(most)))
         if plan.renormalize:
-            odd |= largest < np.float64(plan.tiny)
+            special |= largest < np.float64(plan.tiny)
         elif plan.kind == "binary" and not gap and not plan.epsilon_added and not plan.clamped:
-            odd |= largest == 1
-        return odd
+            special |= largest == 1
+        return special
 
-    def _reads_no_probability(self) -> Bools:
-        """Which positions read a number that is no probability."""
+    def _reads_bad_probability(self) -> Bools:
+        """Flag positions that read a number outside the range of probabilities."""
         plan = self.plan
         outside: Bools = (self.read <= -np.float64(plan.tiny)) | (
             self.read > np.float64(plan.probability_limit)
@@ -198,29 +201,30 @@ class HostCall:
         return np.asarray(outside.any(1))
 
     def odd_logits(self, chosen: Any) -> tuple[Bools, Bools]:
-        """Of some positions, which are NaN because of their logits, and which are for the oracle.
+        """Flag, of some positions, those poisoned by their logits and those that need the oracle.
 
-        Asked of those that `fast` leaves: what it decides is in order, so that most calls need not look at all.
+        Call this only for the positions that `fast` leaves. Positions that `fast` decides have
+        ordinary logits, so most calls skip this check.
         """
         plan, rows = self.plan, self.rows[chosen]
         if not plan.from_logits:
             return np.zeros(len(rows), bool), np.zeros(len(rows), bool)
-        largest = rows.max(1)  # NaN where there is one
+        largest = rows.max(1)  # NaN if the row has one
         if plan.average_last_axis:
             return np.zeros(len(rows), bool), ~np.isfinite(rows).all(1)
         if plan.axis is None:
             return np.isnan(largest), np.isinf(largest)
         nan = ~(np.abs(largest) < np.inf)
-        # -inf among finite logits: its class has no part in the softmax, and an infinite loss where the target wants it.
-        endless = (rows == -np.inf).any(1) & ~nan
+        # A class with the logit -inf has probability 0. The loss is infinite if the target has it.
+        infinite = (rows == -np.inf).any(1) & ~nan
         if plan.kind == "index" and not plan.label_smoothing:
-            endless &= rows[np.arange(len(rows)), self.labels[chosen]] == -np.inf
-        return nan, endless
+            infinite &= rows[np.arange(len(rows)), self.labels[chosen]] == -np.inf
+        return nan, infinite
 
-    # ----------------------------------------------------------------------------------------------------------- divisor
+    # ----------------------------------------------------------------------------------- divisor
 
     def divisor(self) -> Divisor:
-        """A ball around the divisor of the mean and the divisor itself; a float where it is 0, infinite or NaN."""
+        """The divisor of the mean: a ball and the exact value, or a float if 0, infinite or NaN."""
         plan = self.plan
         rule = plan.divisor
         counted = self.weight is None and plan.class_weights is None
@@ -250,17 +254,17 @@ class HostCall:
             each = zip(*(f.ravel().tolist() for f in wide), strict=True)
             total = sum((Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in each), Fraction(0))
             return (_ball(total), lambda: total) if total else 0.0
-        found = Sum(terms)
-        ball = found.ball()
-        return (ball, found.fraction) if ball.high else 0.0
+        weights = Sum(terms)
+        ball = weights.ball()
+        return (ball, weights.fraction) if ball.high else 0.0
 
     def divisor_of_mean(self) -> Any:
-        """The divisor; of a sum and of single losses it is 1."""
+        """The divisor; 1 for the reductions "sum" and "none"."""
         mean = self.plan.spec.reduction == "mean"
         return self.divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
 
     def _own_weights(self) -> tuple[Floats, Floats]:
-        """Two factors whose product, summed over the last axis, is W_i without the sample weight."""
+        """Two factors. Their product, summed over the last axis, is W_i without sample weight."""
         w = self.plan.class_weights
         n = len(self.rows)
         if w is None:
@@ -271,21 +275,20 @@ class HostCall:
             return each[self.labels][:, None], np.ones((n, 1))
         return np.broadcast_to(each, self.rows.shape), self.numbers(slice(None))
 
-    # -------------------------------------------------------------------------------------------------------------- targets
+    # ----------------------------------------------------------------------------------- targets
 
     def numbers(self, some: Any) -> Floats:
-        """Targets of a cross-entropy that are numbers, float64 (n, K); what is too small counts as 0."""
+        """Dense or binary targets, float64 (n, K); numbers below `plan.tiny_target` count as 0."""
         t: Floats = self.targets[some].astype(np.float64)
         t[t < self.plan.tiny_target] = 0.0
         return t
 
     def of_classes(self, some: Any) -> Floats:
-        """Targets of a cross-entropy for each class, (n, K)."""
+        """Targets per class, (n, K); one-hot for index targets."""
         if self.plan.kind == "index":
-            hot: Floats = (self.targets[some][:, None] == np.arange(self.rows.shape[1])).astype(
-                np.float64
-            )
-            return hot
+            is_label = self.targets[some][:, None] == np.arange(self.rows.shape[1])
+            one_hot: Floats = is_label.astype(np.float64)
+            return one_hot
         return self.numbers(some)
 
     def label_weights(self, some: Any) -> Ball:
@@ -299,7 +302,7 @@ class HostCall:
         return 1.0 if w is None else np.asarray(w)[labels]
 
     def class_weight_of(self, some: Any, labels: Any) -> Floats | float:
-        """The class weights of labels times the sample weights of their positions, to u."""
+        """Class weight times sample weight of some positions, to a relative error of u."""
         own = self.own_class_weight(labels)
         return own if self.weight is None else own * self.weight[some]
 
@@ -329,11 +332,11 @@ class HostCall:
 
     @cached_property
     def hard(self) -> bool:
-        """Whether binary targets are 0 and 1 alone, and so are their weights."""
+        """Whether all binary targets are 0 or 1, without smoothing or pos_weight."""
         plain = not self.plan.label_smoothing and self.pos_weight is None
         return plain and bool(((self.targets == 0) | (self.targets == 1)).all())
 
-    # --------------------------------------------------------------------------------------------------------- the oracle
+    # -------------------------------------------------------------------------------- the oracle
 
     def _position(self, i: int) -> Any:
         if i not in self._known:
@@ -342,12 +345,13 @@ class HostCall:
             oracle = self._oracle = self._oracle or reference.PositionRules(self.plan)
             row = self.rows[i].astype(np.float64).tolist()
             if self.plan.kind == "index":
-                found = oracle.cross_entropy(row, [int(self.targets[i])])
+                position = oracle.cross_entropy(row, [int(self.targets[i])])
             elif self.plan.kind == "dense":
-                found = oracle.cross_entropy(row, self.targets[i].astype(np.float64).tolist())
+                position = oracle.cross_entropy(row, self.targets[i].astype(np.float64).tolist())
             else:
-                found = oracle.averaged([self._element(oracle, i, c, x) for c, x in enumerate(row)])
-            self._known[i] = found
+                elements = [self._element(oracle, i, c, x) for c, x in enumerate(row)]
+                position = oracle.averaged(elements)
+            self._known[i] = position
         return self._known[i]
 
     def _element(self, oracle: reference.PositionRules, i: int, c: int, prediction: float) -> Any:
@@ -358,31 +362,28 @@ class HostCall:
         return oracle.binary_cross_entropy(prediction, float(target), q)
 
     def weight_of(self, i: int) -> Any:
-        """The sample weight, exactly, or as a float where it is not finite."""
+        """The exact sample weight: a Fraction, or a float where it is not finite."""
         if self._long_weight is not None:
             return Fraction(int(self._long_weight[i]))
         return Fraction(1) if self.weight is None else reference.extended(float(self.weight[i]))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
-        """A position's loss times its sample weight, by the oracle."""
+        """The loss of a position times its sample weight, by the oracle."""
         counts.undecided["oracle"] += 1
         factor = reference.times(self.weight_of(i), Fraction(self.plan.scale))
-        return reference.round_value(
-            reference.scaled(factor, self._position(i).loss), FORMATS[dtype]
-        )
+        loss = reference.scaled(factor, self._position(i).loss)
+        return reference.round_value(loss, FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Any) -> float:
         """An element of the gradient, by the oracle."""
         counts.undecided["oracle"] += 1
-        slope = self._position(i).predictions[c]
-        return reference.round_value(
-            reference.scaled(scale.exactly(i), slope), FORMATS[self.plan.predictions_dtype]
-        )
+        slope = reference.scaled(scale.exactly(i), self._position(i).predictions[c])
+        return reference.round_value(slope, FORMATS[self.plan.predictions_dtype])
 
 
 def plain(x: Array) -> Array:
-    """An array in a dtype of NumPy's own, in this machine's byte order."""
-    if x.dtype.kind not in "fiub":  # ml_dtypes' bfloat16
+    """Convert an array to a native NumPy dtype and byte order."""
+    if x.dtype.kind not in "fiub":  # bfloat16 of ml_dtypes
         return x.astype(np.float32)
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
@@ -396,9 +397,8 @@ def _count(n: int) -> Divisor:
 
 
 def _ball(x: Fraction) -> Ball:
-    if (
-        not 2.0**-1000 < abs(x) < 2.0**1000
-    ):  # float64 may not hold it, and nothing but its sign is said of it
+    if not 2.0**-1000 < abs(x) < 2.0**1000:
+        # float64 may not hold the number, so the ball only has its sign.
         return Ball(np.float64(1.0 if x > 0 else -1.0), np.float64(0.0), np.float64(np.inf))
     high = float(x)
     low = float(x - Fraction(high))

@@ -1,14 +1,15 @@
-"""What exact mode's tiers left to the next one, for tests and measurements."""
+"""Counts how often exact mode leaves its first tier, for tests and measurements."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 undecided: Counter[str] = Counter()
-"""What the first tier left undecided since this was cleared.
+"""What the tiers left undecided since this counter was cleared.
 
-"elements" of gradients and whole "rows" went to the balls, and "oracle" counts what these left.
+"elements" counts single gradient elements and "rows" counts full rows that the first tier left to
+the balls. "oracle" counts the numbers that the oracle computed.
 """
 
 skipped_tiers: set[str] = set()
-"""Tests put "fast" and "balls" here, so that every element takes the path of the rare ones."""
+"""Tiers to skip. Tests add "fast" and "balls" to send every element to the later tiers."""

@@ -1,21 +1,28 @@
-r"""The first tier of exact mode: float64, with bounds derived by hand, for losses from logits and the squared error.
+r"""The first tier of exact mode: float64 with hand-derived error bounds.
 
-With \(u = 2^{-53}\), and assumed of NumPy, as tests check: exp errs by at most 2 u (so does what an adapter brings in its place), log1p
-by at most 4 u, and the sum over a contiguous row of K float64 by at most `_height(K)` u of the sum of the sizes (it adds in pairs above
-blocks of 128, and eight at a time within them). A result v known to a relative error E is decided where v (1 - E) and v (1 + E) round to
-the same number.
+It covers the losses from logits and the squared error. With \(u = 2^{-53}\), it assumes these
+bounds of NumPy, which tests check:
 
-Cross-entropy with class indices takes the softmax without a shift: float64 holds \(e^z\) for \(|z| \le 300\), and then the argument of exp
-is exact. With S the sum of all \(e^{z_j}\) but that of the label, nothing cancels:
+- exp errs by at most 2 u, and so does an adapter's replacement;
+- log1p errs by at most 4 u;
+- the sum over a contiguous row of K float64 errs by at most `_height(K)` u times the sum of the
+  magnitudes. NumPy adds in pairs above blocks of 128, and eight terms at a time within a block.
+
+A result v with relative error E is decided where v (1 - E) and v (1 + E) round to the same number.
+
+Cross-entropy with class indices computes the softmax without a shift: float64 holds \(e^z\) for
+\(|z| \le 300\), and then the argument of exp is exact. With S the sum of all \(e^{z_j}\) except the
+label's, nothing cancels:
 
 $$\ell = \log(1 + S / e^{z_y}), \qquad p_y - 1 = -\frac{S}{S + e^{z_y}}.$$
 
-Elsewhere, and in rows that this cannot hold, logits are shifted by the largest, m. A float32 (or narrower) z loses digits in z - m
-only where \(|z| < 2^{-28} |m|\), so the argument of exp errs by at most u |m|.
+Dense or smoothed targets, and rows outside that range, subtract the largest logit m. A float32
+(or narrower) z loses digits in z - m only where \(|z| < 2^{-28} |m|\), so the argument of exp errs
+by at most u |m|.
 
-What float64 loses to underflow is at most \(2^{-1022}\), where exp gives 0, too. `_in_reach` and a bound on the factor of a row's
-exponentials see to it that no weight makes it matter: it stays below \(2^{-200}\), and thus below u times every result that is not
-rounded to 0.
+float64 loses at most \(2^{-1022}\) to underflow, also where exp returns 0. `_in_reach` and a bound
+on the factor of a row's exponentials keep that loss negligible under every weight: it stays below
+\(2^{-200}\), and thus below u times every result that is not rounded to 0.
 """
 
 from __future__ import annotations
@@ -37,25 +44,28 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _BLOCK = 1 << 17
-"""Elements at a time: more leaves the processor's caches, fewer pay for the calls."""
+"""Elements per block. Larger blocks exceed the caches; smaller ones cost more calls per element."""
 
 _ELEMENTS = 1 << 14
-"""The same for elementwise losses, whose many temporaries are to stay in the cache together."""
+"""Elements per block of elementwise losses: their many temporaries fit the cache together."""
 
 _EXP = 2 * U
 _LOG1P = 4 * U
 _SMALL = 2.0**-990
-"""More than what exp loses to underflow."""
+"""An upper bound of the absolute error of exp by underflow."""
 
 _REACH = 2.0**150
-"""Weights, upstream gradients and divisors from 1 / _REACH to _REACH are for this tier. Those of float32 are, subnormal ones too."""
+"""This tier takes weights, upstream gradients and divisors from 1 / _REACH to _REACH.
+
+The range includes all float32 numbers, subnormal ones too.
+"""
 
 _LARGEST_RATIO = 2.0**800
-"""The largest factor of exponentials that may have lost 2^-1022."""
+"""The largest factor of exponentials whose absolute error may be 2^-1022."""
 
 
 def _height(k: int) -> int:
-    """How many additions a term of NumPy's sum of k terms passes through, at most."""
+    """The most additions that a term passes through in NumPy's sum of k terms."""
     return min(k, 26 + max(0, math.ceil(math.log2(max(k, 1) / 128))))
 
 
@@ -67,15 +77,18 @@ def carry_out(
     scale: Scale | None,
     dtype: str,
 ) -> Bools:
-    """Round what float64 decides, and say which positions are left.
+    """Compute and round the positions that float64 decides.
 
     Args:
         call: the call.
-        todo: which positions are to be computed.
-        losses: where their losses go.
-        slopes: where their gradients go, or None.
-        scale: what the slopes are multiplied with, or None.
-        dtype: what losses are rounded to.
+        todo: the positions to compute.
+        losses: receives the losses.
+        slopes: receives the gradients, or None.
+        scale: the factor of the slopes, or None.
+        dtype: the dtype that losses are rounded to.
+
+    Returns:
+        The positions that are left undecided.
     """
     plan = call.plan
     if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
@@ -96,20 +109,19 @@ def carry_out(
         carry = _binary if plan.kind == "binary" else _regression
     left = np.zeros(len(todo), bool)
     step = _ELEMENTS if plan.axis is None else max(1, _BLOCK // call.rows.shape[1])
-    space = _Space(min(step, len(todo)), call.rows.shape[1]) if carry is _index else None
+    buffers: list[_Buffers] = []
+    if carry is _index:
+        buffers.append(_Buffers(min(step, len(todo)), call.rows.shape[1]))
     chosen = np.flatnonzero(todo)
-    whole = len(chosen) == len(todo)
+    all_chosen = len(chosen) == len(todo)
     for start in range(0, len(chosen), step):
-        # A slice where that is all there is: an index copies.
-        some: Any = (
-            slice(start, min(start + step, len(chosen))) if whole else chosen[start : start + step]
-        )
+        stop = min(start + step, len(chosen))
+        # Use a slice where every position is chosen, because an index array copies.
+        some: Any = slice(start, stop) if all_chosen else chosen[start:stop]
         if not _are_in_reach(call, some, scale):
             left[some] = True
             continue
-        left[some] = carry(
-            call, some, losses, slopes, scale, dtype, *([] if space is None else [space])
-        )
+        left[some] = carry(call, some, losses, slopes, scale, dtype, *buffers)
     return left
 
 
@@ -120,7 +132,7 @@ def _in_reach(x: Any) -> bool:
 
 
 def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
-    """Whether what all positions share is: see `_REACH`."""
+    """Whether the numbers that all positions share are in the range of `_REACH`."""
     shared: list[Any] = [x for x in (plan.class_weights, plan.pos_weight) if x is not None]
     if scale is not None:
         shared.append(scale.divisor.high)
@@ -132,20 +144,17 @@ def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
 
 
 def _are_in_reach(call: HostCall, some: Any, scale: Scale | None) -> bool:
-    """Whether what some positions have of their own is."""
+    """Whether the own weights, targets and upstream gradients of some positions are in range."""
     if call.weight is not None and not _in_reach(call.weight[some]):
         return False
-    if (
-        call.plan.kind == "dense"
-        and call.plan.targets_dtype == "float64"
-        and not _in_reach(call.targets[some])
-    ):
+    wide_targets = call.plan.kind == "dense" and call.plan.targets_dtype == "float64"
+    if wide_targets and not _in_reach(call.targets[some]):
         return False
     return scale is None or not scale.upstream.ndim or _in_reach(scale.upstream[some])
 
 
-class _Space:
-    """Memory for a block of rows, used again for the next: fresh pages cost as much as an exponential."""
+class _Buffers:
+    """Memory for a block of rows, reused because fresh pages cost as much as an exponential."""
 
     def __init__(self, rows: int, size: int) -> None:
         self.exp = np.empty((rows, size))
@@ -158,7 +167,7 @@ def _indices(some: Any) -> Any:
 
 
 def _between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools]:
-    """The numbers that both ends round to, in the dtype or in float64, and where they differ."""
+    """Round both ends of intervals. Return the rounded low ends and where the ends differ."""
     first: NDArray[Any]
     last: NDArray[Any]
     if dtype == "float32":
@@ -169,7 +178,7 @@ def _between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools
     return first, ~(first == last)
 
 
-# ------------------------------------------------------------------------------------------------------------- cross-entropy
+# ------------------------------------------------------------------------------------ cross-entropy
 
 
 def _index(
@@ -179,13 +188,13 @@ def _index(
     slopes: Any,
     scale: Scale | None,
     dtype: str,
-    space: _Space,
+    buffers: _Buffers,
 ) -> Bools:
     rows = call.rows[some]
     n, size = rows.shape
     labels = call.targets[some].astype(np.intp)
     each = np.arange(n)
-    exp = space.exp[:n]
+    exp = buffers.exp[:n]
     np.copyto(exp, rows)
     call.exp(exp, out=exp)
     at_label = exp[each, labels]
@@ -202,26 +211,26 @@ def _index(
     undecided |= ~fits
     if undecided.any():
         where = np.flatnonzero(undecided)
-        losses[_indices(some)[where]], undecided[where] = _saturated(
-            call, _indices(some)[where], dtype
-        )
+        indices = _indices(some)[where]
+        losses[indices], undecided[where] = _saturated(call, indices, dtype)
     if slopes is None or scale is None:
         return undecided
     ratio = scale.float64(some) * call.own_class_weight(labels) / total
     fits &= np.abs(ratio) < _LARGEST_RATIO
     error = sum_error + _EXP + 12 * U
     form = call.plan.predictions_dtype
+    label_slope = -others * ratio
     at_label_rounded, label_undecided = _between(
-        -others * ratio * (1 - error), -others * ratio * (1 + error), form
+        label_slope * (1 - error), label_slope * (1 + error), form
     )
-    differ = _scaled_into(space, n, ratio, error, slopes, some, form)
+    differ = _scaled_into(buffers, n, ratio, error, slopes, some, form)
     slopes[_indices(some), labels] = stored(at_label_rounded, form)
-    # What does not fit is left whether or not the two ends agree: an infinite total makes them both 0.
+    # Leave rows that do not fit even if both ends agree: an infinite total makes both ends 0.
     undecided |= ~fits
     if not differ.any() and not label_undecided.any():
         return undecided
     doubtful = np.flatnonzero(differ.any(1) | label_undecided)
-    if len(doubtful) > 32:  # many short rows: all of each at once
+    if len(doubtful) > 32:  # for many rows, the next tier is faster on full rows
         undecided[doubtful] = True
     else:
         for row in doubtful:
@@ -234,10 +243,13 @@ def _index(
 
 
 def _scaled_into(
-    space: _Space, n: int, ratio: Floats, error: float, slopes: Any, some: Any, form: str
+    buffers: _Buffers, n: int, ratio: Floats, error: float, slopes: Any, some: Any, form: str
 ) -> Bools:
-    """Write e_c r, rounded, and say which elements are undecided. Writes over the exponentials."""
-    exp, upper = space.exp[:n], space.upper[:n]
+    """Round e_c r into `slopes` and return which elements are undecided.
+
+    This overwrites the exponentials.
+    """
+    exp, upper = buffers.exp[:n], buffers.upper[:n]
     if form != "float32":
         rounded, undecided = _between(
             exp * (ratio * (1 - error))[:, None], exp * (ratio * (1 + error))[:, None], form
@@ -245,14 +257,15 @@ def _scaled_into(
         slopes[some] = stored(rounded, form)
         return undecided
     lower = slopes[some] if isinstance(some, slice) else np.empty(exp.shape, np.float32)
-    # A row's factor is repeated through NumPy's buffer, which is filled anew for each row only if it is no longer than that.
+    # NumPy broadcasts the factor of a row through its buffer. Make the buffer no longer than a row,
+    # because only then is it filled once per row.
     before = np.setbufsize(min(8192, max(512, exp.shape[1] // 16 * 16)))
     np.multiply(exp, (ratio * (1 - error))[:, None], out=exp)
     np.setbufsize(before)
     np.copyto(lower, exp, casting="same_kind")
     np.multiply(exp, (1 + error) / (1 - error) * (1 + 4 * U), out=exp)
     np.copyto(upper, exp, casting="same_kind")
-    differ: Bools = np.not_equal(lower, upper, out=space.differ[:n])
+    differ: Bools = np.not_equal(lower, upper, out=buffers.differ[:n])
     if np.signbit(ratio).any():
         lower += np.float32(0.0)  # no -0
     if not isinstance(some, slice):
@@ -261,7 +274,10 @@ def _scaled_into(
 
 
 def _saturated(call: HostCall, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
-    r"""Losses of rows, the exact part \(A = m - z_y\) kept apart from \(\log(1 + s)\): A is often a tie, which a tiny s decides."""
+    r"""Losses \(A + \log(1 + s)\) of rows, with the exact part \(A = m - z_y\) kept separate.
+
+    A is often a tie, which a tiny s decides.
+    """
     rows = call.rows[chosen].astype(np.float64)
     labels = call.targets[chosen].astype(np.intp)
     each = np.arange(len(rows))
@@ -317,7 +333,7 @@ def _dense(
     negative = tau * factor[:, None]
     positive = shifted
     positive *= (weight * factor / total)[:, None]
-    # At the largest logit p is next to 1: (T - tau) - T s / (1 + s).
+    # At the largest logit p is next to 1, so use (T - tau) - T s / (1 + s).
     tau = tau.copy()
     tau[each, top] = 0.0
     positive[each, top] = tau.sum(1) * factor
@@ -327,12 +343,11 @@ def _dense(
     form = plan.predictions_dtype
     rounded, differ = _between(middle - width, middle + width, form)
     slopes[some] = stored(rounded, form)
-    doubtful = np.flatnonzero(differ.any(1))
-    undecided[doubtful] = True
+    undecided[np.flatnonzero(differ.any(1))] = True
     return undecided
 
 
-# ------------------------------------------------------------------------------------------------------------- elementwise
+# -------------------------------------------------------------------------------------- elementwise
 
 
 def _binary(
@@ -349,7 +364,7 @@ def _binary(
     loss = (apart + rest) * sample
     rounded, undecided = _between(loss * (1 - error), loss * (1 + error), dtype)
     if undecided.any() and call.hard and call.weight is None:
-        # `apart` is exact, and often a tie that the tiny rest decides.
+        # `apart` is exact and often a tie, which the tiny `rest` decides.
         where = np.flatnonzero(undecided)
         high, low = two_sum(apart[where], rest[where])
         rounded[where], undecided[where] = decide(high, low, rest[where] * error + _SMALL, dtype)
@@ -385,9 +400,8 @@ def _regression(
         return undecided
     slope = 2.0 * difference * scale.float64(some)
     form = call.plan.predictions_dtype
-    if (
-        scale.power_of_two
-    ):  # so the product is exact, and half of these are ties that no interval decides
+    if scale.power_of_two:
+        # The product is exact. Half of these are ties, which no interval decides.
         rounded, differ = to_format(slope, form), np.zeros(len(p), bool)
     else:
         error = 8 * U

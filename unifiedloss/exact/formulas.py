@@ -1,8 +1,10 @@
-r"""The losses and their slopes, position by position, in balls: what `unifiedloss.exact.kernel` rounds.
+r"""The formulas of the losses and their slopes in balls, one row per position.
 
-Each function takes float64 arrays that hold the inputs exactly and gives \(\ell_i\), shape (n, 1), and its derivatives by the
-predictions, shape (n, K), without sample weight, divisor and upstream gradient. Inputs that are special (infinite, NaN, bad) are not for
-here. Wherever two numbers that nearly cancel are subtracted, they are written so that what cancels is exact.
+`unifiedloss.exact.tiers` multiplies the results by their weights and rounds them. Each function
+takes float64 arrays that hold the inputs exactly. It returns \(\ell_i\), shape (n, 1), and its
+derivatives with respect to the predictions, shape (n, K), without sample weight, divisor and
+upstream gradient. Callers keep special inputs (infinite, NaN, bad) away. Where two nearly equal
+numbers are subtracted, the formula is arranged so that the part that cancels is exact.
 """
 
 from __future__ import annotations
@@ -26,27 +28,29 @@ def _one_minus(x: Any) -> Ball:
 
 
 def weighted_targets(plan: Plan, targets: Floats) -> Ball:
-    r"""\(\tau_c = w_c t'_c\) of dense targets (n, K), or \(W t'_c\) with \(W = \sum_c w_c t_c\) where positions are weighted."""
+    r"""\(\tau_c = w_c t'_c\) of dense targets (n, K).
+
+    Where class weights multiply positions, \(\tau_c = W t'_c\) with \(W = \sum_c w_c t_c\).
+    """
     tau = Ball(targets)
     if plan.label_smoothing:
         assert plan.classes is not None
-        tau = _one_minus(np.float64(plan.label_smoothing)) * tau + Ball(
-            np.float64(plan.label_smoothing)
-        ) / Ball(np.float64(plan.classes))
+        smoothing = np.float64(plan.label_smoothing)
+        tau = _one_minus(smoothing) * tau + Ball(smoothing) / Ball(np.float64(plan.classes))
     if plan.class_weights is None:
         return tau
     weights = Ball(np.asarray(plan.class_weights))
-    return (
-        (weights * Ball(targets)).sum() * tau
-        if plan.class_weighting == "position"
-        else weights * tau
-    )
+    if plan.class_weighting == "position":
+        return (weights * Ball(targets)).sum() * tau
+    return weights * tau
 
 
 def cross_entropy(logits: Floats, tau: Ball) -> tuple[Ball, Ball]:
-    r"""\(\ell = \sum_c \tau_c (m - z_c) + T \log(1 + s)\) and \(T p_c - \tau_c\), m the largest logit, s the sum of other \(e^{z_j - m}\).
+    r"""\(\ell = \sum_c \tau_c (m - z_c) + T \log(1 + s)\) and its slope \(T p_c - \tau_c\).
 
-    Every part of the loss is positive. At the largest logit the slope is \((T - \tau_c) - T s / (1 + s)\), as p is next to 1 there.
+    m is the largest logit and s the sum of the other \(e^{z_j - m}\). Every part of the loss is
+    positive. At the largest logit p is next to 1, so the slope is computed as
+    \((T - \tau_c) - T s / (1 + s)\).
     """
     top = np.expand_dims(logits.argmax(-1), -1)
     other = np.ones(logits.shape, bool)
@@ -65,7 +69,10 @@ def cross_entropy(logits: Floats, tau: Ball) -> tuple[Ball, Ball]:
 
 
 def partition(logits: Floats, top: int) -> Ball:
-    r"""\(\sum_{c \ne m} e^{z_c - z_m}\) of one row, to a relative 2^-60: enough for nearly all that float64 leaves in doubt."""
+    r"""\(\sum_{c \ne m} e^{z_c - z_m}\) of one row, to a relative error of 2^-60.
+
+    This decides nearly all elements that float64 leaves undecided.
+    """
     shifted, lost = two_sum(logits, -logits[top])
     high, low = exp_in_two(shifted, lost)
     high[top] = low[top] = 0.0
@@ -81,42 +88,40 @@ def partition(logits: Floats, top: int) -> Ball:
 def cross_entropy_of_probabilities(
     plan: Plan, probabilities: Floats, tau: Ball
 ) -> tuple[Ball, Ball]:
-    r"""\(\ell = \sum_c \tau_c (-\log p_c)\) and \(-\tau_c / p_c\); where \(\tau_c = 0\) nothing is read."""
-    weighs = ~tau.is_0()
-    p, q, slope_kept = _read(plan, probabilities, weighs)
+    r"""\(\ell = \sum_c \tau_c (-\log p_c)\) and its slope \(-\tau_c / p_c\).
+
+    \(p_c\) is not read where \(\tau_c = 0\).
+    """
+    has_weight = ~tau.is_0()
+    p, q, unclipped = _read(plan, probabilities, has_weight)
     cost = p.negative_log(q)
-    loss = (tau * cost.where(weighs, _ZERO)).sum()
-    return loss, (-(tau / p)).where(weighs & slope_kept, _ZERO)
+    loss = (tau * cost.where(has_weight, _ZERO)).sum()
+    return loss, (-(tau / p)).where(has_weight & unclipped, _ZERO)
 
 
 def negative_log_likelihood(logarithms: Floats, tau: Ball) -> tuple[Ball, Ball]:
-    r"""\(\ell = \sum_c \tau_c (-x_c)\) and \(-\tau_c\)."""
+    r"""\(\ell = \sum_c \tau_c (-x_c)\) and its slope \(-\tau_c\)."""
     return (tau * Ball(-logarithms)).sum(), -tau
 
 
 def binary_targets(plan: Plan, targets: Floats, pos_weight: Floats | None) -> tuple[Ball, Ball]:
-    r"""\(q t'\) and \(1 - t'\), the latter from \(1 - t\): near t = 1 nothing cancels."""
+    r"""\(q t'\) and \(1 - t'\), the latter from \(1 - t\), so that nothing cancels near t = 1."""
     yes, no = Ball(targets), _one_minus(targets)
     if plan.label_smoothing:
-        keep, share = (
-            _one_minus(np.float64(plan.label_smoothing)),
-            Ball(np.float64(plan.label_smoothing) / 2),
-        )
+        smoothing = np.float64(plan.label_smoothing)
+        keep, share = _one_minus(smoothing), Ball(smoothing / 2)
         yes, no = keep * yes + share, keep * no + share
     return (yes if pos_weight is None else Ball(pos_weight) * yes), no
 
 
 def binary_cross_entropy(logits: Floats, yes: Ball, no: Ball) -> tuple[Ball, Ball]:
-    r"""\(\ell = q t' \max(-z, 0) + (1 - t') \max(z, 0) + (q t' + 1 - t') \log(1 + e^{-|z|})\) and its slope.
+    r"""\(\ell = q t' \max(-z, 0) + (1 - t') \max(z, 0) + (q t' + 1 - t') \log(1 + e^{-|z|})\).
 
     The slope is \((1 - t') \sigma(z) - q t' \sigma(-z)\).
     """
     exp = Ball(-np.abs(logits)).exp()
-    loss = (
-        yes * Ball(np.maximum(-logits, 0.0))
-        + no * Ball(np.maximum(logits, 0.0))
-        + (yes + no) * exp.log1p()
-    )
+    loss = yes * Ball(np.maximum(-logits, 0.0)) + no * Ball(np.maximum(logits, 0.0))
+    loss = loss + (yes + no) * exp.log1p()
     total = _ONE + exp
     larger, smaller = _ONE / total, exp / total
     positive = logits >= 0
@@ -126,27 +131,30 @@ def binary_cross_entropy(logits: Floats, yes: Ball, no: Ball) -> tuple[Ball, Bal
 def binary_cross_entropy_of_probabilities(
     plan: Plan, probabilities: Floats, yes: Ball, no: Ball
 ) -> tuple[Ball, Ball]:
-    r"""\(\ell = -q t' \log p - (1 - t') \log(1 - p)\) and \((1 - t') / (1 - p) - q t' / p\)."""
+    r"""\(\ell = -q t' \log p - (1 - t') \log(1 - p)\) and its slope.
+
+    The slope is \((1 - t') / (1 - p) - q t' / p\).
+    """
     everywhere = np.ones(probabilities.shape, bool)
-    p, q, slope_kept = _read(plan, probabilities, everywhere)
+    p, q, unclipped = _read(plan, probabilities, everywhere)
     if plan.clamped:
         return _clamped(p, q, yes, no)
     if plan.epsilon_added:
         p, q = p + Ball(plan.epsilon_added), q + Ball(plan.epsilon_added)
         return yes * _cost(p) + no * _cost(q), no / q - yes / p
-    # A side without weight may be 0, and is not read.
+    # Replace p by 1 where q t' = 0, and 1 - p by 1 where 1 - t' = 0, because they may be 0 there
+    # and 0 * log(0) counts as 0.
     has_yes, has_no = ~yes.is_0(), ~no.is_0()
     p, q = p.where(has_yes, _ONE), q.where(has_no, _ONE)
-    whole_p, whole_q = _complement_of(q, p, has_no), _complement_of(p, q, has_yes)
-    loss = (yes * p.negative_log(whole_p)).where(has_yes, _ZERO) + (
-        no * q.negative_log(whole_q)
-    ).where(has_no, _ZERO)
+    one_minus_p, one_minus_q = _complement_of(q, p, has_no), _complement_of(p, q, has_yes)
+    positive = (yes * p.negative_log(one_minus_p)).where(has_yes, _ZERO)
+    negative = (no * q.negative_log(one_minus_q)).where(has_no, _ZERO)
     slope = (no / q).where(has_no, _ZERO) - (yes / p).where(has_yes, _ZERO)
-    return loss, slope.where(slope_kept, _ZERO)
+    return positive + negative, slope.where(unclipped, _ZERO)
 
 
 def _cost(x: Ball) -> Ball:
-    """-log x for x > 0, which may be more than 1."""
+    """-log x for x > 0, where x may exceed 1."""
     beyond = x - _ONE
     above = beyond.high > 0
     below = x.where(~above, _ONE).negative_log((-beyond).where(~above, _ZERO))
@@ -154,62 +162,73 @@ def _cost(x: Ball) -> Ball:
 
 
 def _clamped(p: Ball, q: Ball, yes: Ball, no: Ball) -> tuple[Ball, Ball]:
-    r"""\(\ell = q t' \min(-\log p, 100) + (1 - t') \min(-\log(1 - p), 100)\) and \((p - t') / \max(p (1 - p), 10^{-12})\)."""
+    r"""\(\ell = q t' \min(-\log p, 100) + (1 - t') \min(-\log(1 - p), 100)\) and its slope.
+
+    The slope is \((p (1 - t') - (1 - p) q t') / \max(p (1 - p), 10^{-12})\), which for q = 1
+    is \((p - t') / \max(p (1 - p), 10^{-12})\).
+    """
     costs = []
     for x, complement in ((p, q), (q, p)):
-        none = x.is_0()
-        cost = x.where(~none, _ONE).negative_log(complement.where(~none, _ZERO))
-        costs.append(_greatest(cost, Ball(100.0), sign=-1.0).where(~none, Ball(100.0)))
+        zero = x.is_0()
+        cost = x.where(~zero, _ONE).negative_log(complement.where(~zero, _ZERO))
+        costs.append(_extremum(cost, Ball(100.0), sign=-1.0).where(~zero, Ball(100.0)))
     loss = yes * costs[0] + no * costs[1]
-    return loss, (p * no - q * yes) / _greatest(p * q, Ball(TORCH_LEAST_SPREAD), sign=1.0)
+    return loss, (p * no - q * yes) / _extremum(p * q, Ball(TORCH_LEAST_SPREAD), sign=1.0)
 
 
-def _greatest(x: Ball, bound: Ball, *, sign: float) -> Ball:
-    """The greater of x and an exact bound, or the lesser for the sign -1; of infinite radius where that is not known."""
+def _extremum(x: Ball, bound: Ball, *, sign: float) -> Ball:
+    """The maximum of x and an exact bound for the sign 1, the minimum for the sign -1.
+
+    The radius is infinite where the comparison is undecided.
+    """
     apart = x - bound
     chosen = x.where(sign * apart.high > 0, bound)
     return Ball(chosen.high, chosen.low, np.where(_sign_is_known(apart), chosen.radius, np.inf))
 
 
 def _sign_is_known(x: Ball) -> Any:
-    """Where all numbers of a ball have the sign of its high part."""
+    """Where all numbers of the ball have the sign of its high part."""
     return (x.radius == 0) | (np.abs(x.high) * (1 - 2.0**-50) > x.radius)
 
 
 def cross_entropy_of_shares(plan: Plan, numbers: Floats, tau: Ball) -> tuple[Ball, Ball]:
-    r"""\(\ell = \sum_c \tau_c (-\log q_c)\) with \(q = \mathrm{clip}(p / S)\) or \(\mathrm{clip}(p) / S\), and \(T / S - \tau_c / p_c\).
+    r"""\(\ell = \sum_c \tau_c (-\log q_c)\) and its slope \(T / S - \tau_c / p_c\).
 
-    S is the sum of what is divided by it. "before_clip", T counts what is not clipped, and the second part is there for that alone.
-    "after_clip", what is clipped has the slope 0.
+    For "before_clip", \(q = \mathrm{clip}(p / S)\) and S is the sum of p. T is the sum of
+    \(\tau_c\) over the unclipped classes, and only they have the term \(\tau_c / p_c\).
+    For "after_clip", \(q = \mathrm{clip}(p) / S\) and S is the sum of \(\mathrm{clip}(p)\). T is
+    the sum of all \(\tau_c\), and the slope of a clipped class is 0.
     """
     read = Ball(np.where(np.abs(numbers) < plan.tiny, 0.0, numbers))
     if plan.renormalize == "before_clip":
         total = read.sum()
         others = total - read
-        q, rest, moving, known = _clip(plan, read / total, others / total)
-        weight = tau.where(moving, _ZERO).sum()
-        slope = weight / total - (tau / read.where(moving & (read.high != 0), _ONE)).where(
-            moving, _ZERO
-        )
+        q, rest, unclipped, known = _clip(plan, read / total, others / total)
+        weight = tau.where(unclipped, _ZERO).sum()
+        own = tau / read.where(unclipped & (read.high != 0), _ONE)
+        slope = weight / total - own.where(unclipped, _ZERO)
     else:
-        clipped, _, moving, known = _clip(plan, read, _ONE - read)
+        clipped, _, unclipped, known = _clip(plan, read, _ONE - read)
         total = clipped.sum()
         q, rest = clipped / total, (total - clipped) / total
-        slope = (tau.sum() / total - tau / clipped).where(moving, _ZERO)
-    # Of a share near 1 what is left may be known to be small and no more; then so is its logarithm.
-    cost = q.negative_log(
-        Ball(np.maximum(rest.high, 0.0), np.where(rest.high < 0, 0.0, rest.low), rest.radius)
-    )
+        slope = (tau.sum() / total - tau / clipped).where(unclipped, _ZERO)
+    # For q near 1 the high part of 1 - q may be negative, although 1 - q >= 0. Replace it by 0 and
+    # keep the radius: 1 - q is known to be small and no more, and so is -log q.
+    zeroed = Ball(np.maximum(rest.high, 0.0), np.where(rest.high < 0, 0.0, rest.low), rest.radius)
+    cost = q.negative_log(zeroed)
     unknown = np.where(known.all(-1, keepdims=True), 0.0, np.inf)
     loss = (tau * cost).sum()
-    return Ball(loss.high, loss.low, loss.radius + unknown), Ball(
-        slope.high, slope.low, slope.radius + unknown
-    )
+    loss = Ball(loss.high, loss.low, loss.radius + unknown)
+    return loss, Ball(slope.high, slope.low, slope.radius + unknown)
 
 
 def _clip(plan: Plan, x: Ball, complement: Ball) -> tuple[Ball, Ball, Any, Any]:
-    """A ball between the bounds, 1 minus it, where the clip does not cut the slope off, and where all of that is known."""
-    assert plan.bounds is not None  # a spec that divides by the sum clips
+    """Clip a ball to the bounds.
+
+    Returns:
+        The clipped ball, 1 minus it, where nothing was clipped, and where these are known.
+    """
+    assert plan.bounds is not None  # every spec that divides by the sum clips too
     low, gap = (Ball(np.float64(bound)) for bound in plan.bounds)
     below, above = x - low, complement - gap
     known = _sign_is_known(below) & _sign_is_known(above)
@@ -220,17 +239,22 @@ def _clip(plan: Plan, x: Ball, complement: Ball) -> tuple[Ball, Ball, Any, Any]:
 
 
 def _complement_of(other: Ball, own: Ball, other_is_read: Any) -> Ball:
+    """1 - own: the other probability where it is read, else computed."""
     return other.where(other_is_read, _ONE - own)
 
 
 def squared_error(predictions: Floats, targets: Floats) -> tuple[Ball, Ball]:
-    r"""\((p - t)^2\) and \(2 (p - t)\)."""
+    r"""\(\ell = (p - t)^2\) and its slope \(2 (p - t)\)."""
     difference = Ball(*two_sum(predictions, -targets))
     return difference * difference, difference.scaled(2.0)
 
 
 def _read(plan: Plan, p: Floats, wanted: Any) -> tuple[Ball, Ball, Any]:
-    """Probabilities as they are read and clipped, 1 where none is wanted; 1 minus them; and where the clip does not cut the slope off."""
+    """Read and clip probabilities.
+
+    Returns:
+        The clipped probabilities (1 where not wanted), 1 minus them, and where nothing was clipped.
+    """
     read = np.where(wanted, np.where(np.abs(p) < plan.tiny, 0.0, np.minimum(p, 1.0)), 1.0)
     if plan.bounds is None:
         return Ball(read), _one_minus(read), np.ones(p.shape, bool)

@@ -1,9 +1,11 @@
-r"""Exact mode inside a compiled program: the tiers of `unifiedloss.exact.kernel` as array operations, for JAX and for XLA in TensorFlow.
+r"""Exact mode inside a compiled program, for JAX and for XLA in TensorFlow.
 
-A call is a matrix: a row is a position and its classes, or, of losses without classes, as many elements as make the matrix handy. All
-rows go through float64 with bounds (`unifiedloss.exact.graph_fast`), in blocks, so that no float64 copy of the whole is ever made. Rows in
-which something is left undecided are done again, few at a time: by the host, where the caller has a way to it, or in balls
-(`unifiedloss.exact.graph_formulas`), and what these leave undecided is NaN.
+It runs the tiers of `unifiedloss.exact.kernel` as array operations. A call is a matrix: a row is a
+position with its classes or, for losses without classes, a group of elements. All rows go through
+float64 with bounds (`unifiedloss.exact.graph_fast`), in blocks, so that no float64 copy of all rows
+exists. Rows with an undecided number are computed again, few at a time: by a host callback where
+the caller has one, else in balls (`unifiedloss.exact.graph_formulas`). A number that balls leave
+undecided is NaN.
 """
 
 from __future__ import annotations
@@ -31,40 +33,38 @@ from unifiedloss.floats import FORMATS
 from unifiedloss.plan import Plan
 
 BLOCK = 1 << 15
-"""Elements of a block in float64: what a processor's second cache holds beside the block's results."""
+"""Elements per block in float64, so that the block and its results fit the second-level cache."""
 
 AGAIN = 1 << 15
-"""Elements that are done again in balls at a time."""
+"""Elements per block that balls compute again."""
 
 skipped_tiers: set[str] = set()
-"""For tests: "float64" and "balls" leave everything undecided. Read when a program is traced."""
+"""Tiers that leave everything undecided, for tests: "float64", "balls". Read at tracing."""
 
 
-# -------------------------------------------------------------------------------------------------------------------- the two tiers
+# ------------------------------------------------------------------------------------ the two tiers
 
 
 class Kind(NamedTuple):
-    """The two forms of a kind of loss."""
+    """The functions of both tiers for one kind of loss."""
 
     float64: Callable[[Form, Block], Found]
     balls: Callable[[Form, Block], Parts]
 
 
 def kind_of(plan: Plan) -> Kind:
-    """The forms of a plan."""
+    """The functions of both tiers for a plan."""
     if plan.kind == "index" and not plan.label_smoothing:
         return Kind(index64, index_balls)
     if plan.kind in ("index", "dense"):
         return Kind(dense64, dense_balls)
-    return (
-        Kind(binary64, binary_balls)
-        if plan.kind == "binary"
-        else Kind(regression64, regression_balls)
-    )
+    if plan.kind == "binary":
+        return Kind(binary64, binary_balls)
+    return Kind(regression64, regression_balls)
 
 
 def _settled(form: Form, c: Block, found: Found) -> Found:
-    """Zeros where nothing is kept or there is nothing to divide by; bad positions are left."""
+    """Write 0 at positions that are not kept and slopes of empty means; leave bad positions."""
     xp = form.xp
     left = found.left | (c.bad if not form.elementwise else xp.any(c.bad))
     terms = xp.where(c.kept, found.terms, 0)
@@ -78,7 +78,7 @@ def _settled(form: Form, c: Block, found: Found) -> Found:
 
 
 def float64_tier(form: Form, c: Block) -> Found:
-    """Rows in float64."""
+    """Compute rows in float64."""
     found = _settled(form, c, kind_of(form.plan).float64(form, c))
     slopes = None if found.slopes is None else form.xp.of_bits(found.slopes, form.dtype)
     left = found.left
@@ -88,21 +88,21 @@ def float64_tier(form: Form, c: Block) -> Found:
 
 
 def balls_tier(form: Form, c: Block) -> Found:
-    """Rows in balls. What is undecided becomes NaN, and its row stays left."""
+    """Compute rows in balls. Undecided numbers become NaN, and their rows stay left."""
     xp = form.xp
-    losses, slopes_of, endless = kind_of(form.plan).balls(form, c)
+    losses, slopes_of, infinite = kind_of(form.plan).balls(form, c)
     wide = c.x.shape[0], form.width if form.elementwise else 1
     terms, undecided = scaled_loss(form, c, losses).kept(wide).rounded(form.term_dtype)
     shape = c.x.shape
-    if endless is not None:
+    if infinite is not None:
         weight = 1.0 if c.weight is None else c.weight
         weight = weight if c.own_weight is None else weight * c.own_weight
-        # Other numbers of the row may still be NaN, and 0 times infinity is for nobody to say here.
-        told = (losses[1].radius < float("inf")) & (xp.constant(weight, "float64") > 0)
-        terms = xp.where(
-            endless, to_bits(xp, xp.constant(float("inf"), "float64"), form.term_dtype), terms
-        )
-        undecided = xp.where(endless, ~told, undecided)
+        # Leave the row undecided where another number of it may be NaN, and for the weight 0,
+        # because 0 * inf is undefined at this point.
+        known = (losses[1].radius < float("inf")) & (xp.constant(weight, "float64") > 0)
+        infinity = to_bits(xp, xp.constant(float("inf"), "float64"), form.term_dtype)
+        terms = xp.where(infinite, infinity, terms)
+        undecided = xp.where(infinite, ~known, undecided)
     if "balls" in skipped_tiers:
         undecided = undecided | True
     undecided = undecided | c.bad
@@ -123,13 +123,14 @@ def balls_tier(form: Form, c: Block) -> Found:
 
 
 def _nan(dtype: str) -> int:
+    """The bits of a NaN."""
     form = FORMATS[dtype]
     width = 32 if form.precision == 24 else 16
     return ((1 << (width - form.precision)) - 1) << (form.precision - 1) | 1 << (form.precision - 2)
 
 
 def in_blocks(form: Form, c: Block) -> Found:
-    """All rows through float64, a block at a time."""
+    """Compute all rows in float64, a block at a time."""
     xp = form.xp
     n, k = c.x.shape
     count = min(n, max(1, BLOCK // k))
@@ -144,11 +145,8 @@ def in_blocks(form: Form, c: Block) -> Found:
         start.append(xp.empty((n, k), form.dtype))
 
     def step(i: Array, terms: Array, left: Array, *slopes: Array) -> tuple[Array, ...]:
-        first = xp.minimum(i * count, n - count)  # the last block may do some rows again
-        found = float64_tier(
-            form,
-            Block(*(x if x is None or x.shape[0] == 1 else xp.rows(x, first, count) for x in c)),
-        )
+        first = xp.minimum(i * count, n - count)  # the last block may repeat some rows
+        found = float64_tier(form, _rows_of(xp, c, first, count))
         written = xp.with_rows(terms, found.terms, first), xp.with_rows(left, found.left, first)
         return (i + 1, *written, *(xp.with_rows(x, found.slopes, first) for x in slopes))
 
@@ -159,14 +157,22 @@ def in_blocks(form: Form, c: Block) -> Found:
     return Found(terms, slopes[0] if slopes else None, left)
 
 
+def _rows_of(xp: GraphOps, c: Block, start: Array, count: int) -> Block:
+    """The block of `count` rows from `start` on. Arrays of one row are shared by all rows."""
+    return Block(*(x if x is None or x.shape[0] == 1 else xp.rows(x, start, count) for x in c))
+
+
 def windows(form: Form, found: Found, count: int, again: Callable[[Array, Array], Found]) -> Found:
-    """Do the rows that are left again, in windows of as many rows that begin at the first of them, and keep what was not left.
+    """Compute the rows that are left again, in windows, and keep all other rows.
+
+    Each window begins at the first row that is still left.
 
     Args:
-        form: of the call.
-        found: all rows.
-        count: the rows of a window.
-        again: finds the rows of a window, of its first row and of which of its rows are left.
+        form: the settings of the call.
+        found: the results of all rows.
+        count: the number of rows of a window.
+        again: computes the rows of a window. It takes the index of the first row and the flags of
+            the rows that are left.
     """
     xp = form.xp
     n = found.left.shape[0]
@@ -184,41 +190,40 @@ def windows(form: Form, found: Found, count: int, again: Callable[[Array, Array]
             written.append(xp.with_rows(x, kept, start))
         return todo, left, *written
 
-    state = (
-        found.left,
-        found.left & False,
-        found.terms,
-        *(() if found.slopes is None else (found.slopes,)),
+    start = [found.left, found.left & False, found.terms]
+    if found.slopes is not None:
+        start.append(found.slopes)
+    _, left, terms, *slopes = xp.loop(
+        lambda todo, *_: xp.any(xp.reshape(todo, (n,))), step, tuple(start)
     )
-    done = xp.loop(lambda todo, *_: xp.any(xp.reshape(todo, (n,))), step, state)
-    return Found(done[2], done[3] if len(done) > 3 else None, done[1])
+    return Found(terms, slopes[0] if slopes else None, left)
 
 
 def _first(xp: GraphOps, flags: Array, n: int) -> Array:
-    """The first row whose flag is set, an int32 without axes; n or less if none is."""
+    """The first row whose flag is set, a scalar int32; n if none is set."""
     return xp.reshape(-xp.max(xp.where(xp.reshape(flags, (n,)), -xp.arange(n), -n)), ())
 
 
 def mended(form: Form, c: Block, found: Found) -> Found:
-    """The undecided rows once more in balls, few at a time; what is undecided even then is NaN."""
+    """Compute the undecided rows again in balls, few at a time. Numbers still undecided are NaN."""
     xp = form.xp
     n, k = c.x.shape
     count = min(n, max(1, AGAIN // k))
 
     def again(start: Array, _: Array) -> Found:
-        part = Block(*(x if x is None or x.shape[0] == 1 else xp.rows(x, start, count) for x in c))
-        return balls_tier(form, part)
+        return balls_tier(form, _rows_of(xp, c, start, count))
 
     return windows(form, found, count, again)
 
 
-# ---------------------------------------------------------------------------------------------------------------- a whole call
+# -------------------------------------------------------------------------------------- a full call
 
 
 class Given(NamedTuple):
-    """The arrays of a call, each with an axis of examples in front, of which each is reduced by itself; what is not given is None.
+    """The arrays of a call, each with a leading axis of examples. Missing arrays are None.
 
-    The weights of a spec are among them, the same for every example: to JAX they are no constants, as it would map over these.
+    Each example is reduced separately. The weights of the spec are repeated for every example.
+    They are not constants for JAX, because JAX would batch those too.
     """
 
     predictions: Array
@@ -231,13 +236,13 @@ class Given(NamedTuple):
 
 
 class GraphCall:
-    """A call inside a program: its arrays as rows, and its rows as results.
+    """A call inside a program: converts its arrays to rows, and rows to results.
 
     Args:
         xp: the framework's operations.
-        plan: what is to be computed of each example; `why_not` has nothing to say to it.
+        plan: the plan of each example; `why_not` must return None for it.
         given: the arrays.
-        gradient: whether the gradient is wanted.
+        gradient: whether to compute the gradient.
     """
 
     def __init__(self, xp: GraphOps, plan: Plan, given: Given, *, gradient: bool) -> None:
@@ -256,14 +261,14 @@ class GraphCall:
         self.block = self._block()
 
     def _positions(self, x: Array) -> Array:
-        """What covers the leading axes of the positions, as (examples, positions)."""
+        """Broadcast an array aligned to the leading axes to (examples, positions)."""
         xp, plan = self.xp, self.plan
         shape = (self.examples, *plan.positions)  # type: ignore[misc]
         x = xp.reshape(x, (*x.shape, *[1] * (len(shape) - len(x.shape))))
         return xp.reshape(xp.broadcast(x, (self.examples, *shape[1:])), (self.examples, self.count))
 
     def _per_row(self, x: Array) -> Array:
-        """(examples, positions), (examples, 1) or (1, 1) as rows."""
+        """Reshape (examples, positions), (examples, 1) or (1, 1) to rows."""
         xp = self.xp
         if tuple(x.shape) == (1, 1):
             return x
@@ -273,7 +278,7 @@ class GraphCall:
         return xp.reshape(xp.broadcast(x, (self.examples, each)), (self.rows, 1))
 
     def _matrix(self, x: Array) -> Array:
-        """(examples, *shape) as rows, the classes along them."""
+        """Reshape (examples, *shape) to rows, with the classes along each row."""
         axis = self.plan.axis
         if axis is not None and axis != len(self.plan.shape) - 1:  # type: ignore[arg-type]
             x = self.xp.moved(x, axis + 1, len(x.shape) - 1)
@@ -303,7 +308,8 @@ class GraphCall:
         if given.sample_weight is not None:
             weight = self._positions(xp.float64(given.sample_weight))
             size = abs(weight)
-            # Told in the compute dtype, to which what is half a step below its smallest number is rounded.
+            # Compare as in the compute dtype, which rounds a weight half an ulp below its smallest
+            # normal number up to that number.
             least = plan.tiny_weight * (1 - 2.0**-24 if plan.compute_dtype == "float32" else 1)
             kept = present & ~(size < least)
             bad = bad | ~(size < float("inf"))
@@ -324,7 +330,8 @@ class GraphCall:
                 "divisor_radius": self._per_row(radius),
             }
         if given.pos_weight is not None:
-            wide = xp.broadcast(given.pos_weight[0], (self.examples, *plan.positions))  # type: ignore[misc]
+            shape = (self.examples, *plan.positions)  # type: ignore[misc]
+            wide = xp.broadcast(given.pos_weight[0], shape)
             pos_weight = self._per_row(xp.reshape(wide, (self.examples, self.count)))
         return Block(
             x=x,
@@ -354,20 +361,17 @@ class GraphCall:
         xp, plan = self.xp, self.plan
         t = xp.float64(t)
         if plan.kind == "regression":
-            # Numbers that are not finite, and such as can only be told from 0 where subnormal numbers can.
+            # Numbers that are not finite, and numbers so small that flushing may make them 0.
             tiny = (xp.left(xp.bits(t), 1) != 0) & (abs(t) < 1e-290)
-            found = (
-                tiny
-                | ~(abs(t) < float("inf"))
-                | ~(abs(xp.float64(self._matrix(self.given.predictions))) < float("inf"))
-            )
+            predictions = xp.float64(self._matrix(self.given.predictions))
+            flags = tiny | ~(abs(t) < float("inf")) | ~(abs(predictions) < float("inf"))
         else:
-            found = (t <= -plan.tiny_target) | ~(abs(t) < float("inf"))
+            flags = (t <= -plan.tiny_target) | ~(abs(t) < float("inf"))
         if plan.kind == "dense":
-            found = xp.any(found)
+            flags = xp.any(flags)
         elif plan.kind == "binary":
-            found = found | (t > 1)
-        return bad | xp.reshape(found, (self.examples, self.count))
+            flags = flags | (t > 1)
+        return bad | xp.reshape(flags, (self.examples, self.count))
 
     def _divisor(
         self,
@@ -380,12 +384,8 @@ class GraphCall:
         xp, plan, f = self.xp, self.plan, self.form.field
         rule = plan.divisor
         if rule == "all":
-            return GraphBall(
-                f,
-                xp.constant([[float(self.count)]], "float64"),
-                xp.constant([[0.0]], "float64"),
-                xp.constant([[0.0]], "float64"),
-            )
+            zero = xp.constant([[0.0]], "float64")
+            return GraphBall(f, xp.constant([[float(self.count)]], "float64"), zero, zero)
         if rule == "present" or (weight is None and own_weight is None):
             return self._counted(present)
         if rule == "nonzero":
@@ -393,17 +393,17 @@ class GraphCall:
         one = xp.constant(1.0, "float64")
         first = xp.where(kept & ~bad, one if own_weight is None else own_weight, 0.0)
         if weight is None:
-            found = exact_sum(f, first, self.count)
+            total = exact_sum(f, first, self.count)
         elif own_weight is None:
-            found = exact_sum(f, xp.where(bad, 0.0, weight), self.count)
+            total = exact_sum(f, xp.where(bad, 0.0, weight), self.count)
         else:
             product, error = f.two_prod(first, xp.where(bad, 0.0, weight))
-            # Where an error may be too small to be told, none of this holds.
+            # `error` is not exact where it underflows, so the divisor is unknown then.
             lost = xp.any((product != 0) & (abs(product) < 2.0**-800))
-            found = exact_sum(f, xp.concatenate([product, error]), 2 * self.count)
-            found = found.where(~lost, float("nan"))
-        known = found.radius <= abs(found.high) * 2.0**-60
-        return found.where(~xp.any(bad) & known, float("nan"))
+            total = exact_sum(f, xp.concatenate([product, error]), 2 * self.count)
+            total = total.where(~lost, float("nan"))
+        known = total.radius <= abs(total.high) * 2.0**-60
+        return total.where(~xp.any(bad) & known, float("nan"))
 
     def _counted(self, which: Array) -> GraphBall:
         xp = self.xp
@@ -411,17 +411,23 @@ class GraphCall:
         return GraphBall(self.form.field, count, 0.0 * count, 0.0 * count)
 
     def found(self) -> Found:
-        """The rows in float64."""
+        """Compute all rows in float64."""
         return in_blocks(self.form, self.block)
 
     def mended(self, found: Found) -> Found:
-        """What float64 left undecided, in balls."""
+        """Compute the rows that float64 left undecided in balls."""
         return mended(self.form, self.block, found)
 
     def loss(self, terms: Array, *, careful: bool) -> tuple[Array, Array | None]:
-        """The loss of rounded terms, (examples, ...), and of which examples it is undecided; of single positions none is.
+        """Reduce rounded terms to the loss.
 
-        Careful is with balls, and otherwise float64 has to do, which tells ties as well.
+        Args:
+            terms: bits of the rounded losses of the rows.
+            careful: whether to divide in balls. Otherwise float64 divides, which finds ties too.
+
+        Returns:
+            The loss, (examples, ...), and the examples for which it is undecided, or None under
+            "none", where every loss is decided.
         """
         xp, plan, form = self.xp, self.plan, self.form
         if plan.spec.reduction == "none":
@@ -432,44 +438,41 @@ class GraphCall:
         finite = abs(rough) < float("inf")
         total = exact_sum(form.field, xp.where(finite, values, 0.0), self.count)
         divisor = None if self.divisor is None else self.divisor.where(~self.empty, 1.0)
+        nan = _nan(plan.result_dtype)
         if careful:
-            bits, undecided = (
-                (total if divisor is None else total / divisor)
-                .kept((self.examples, 1))
-                .rounded(plan.result_dtype)
-            )
+            mean = total if divisor is None else total / divisor
+            bits, undecided = mean.kept((self.examples, 1)).rounded(plan.result_dtype)
         else:
             bits, undecided = quotient64(form, total, divisor)
-        # Infinities and NaN among the terms: what float64 makes of them. The sign of a NaN is nobody's.
-        special = xp.where(
-            xp.isnan(rough), _nan(plan.result_dtype), to_bits(xp, rough, plan.result_dtype)
-        )
+        # Infinities and NaN among the terms sum as in float64. The sign of a NaN is unspecified.
+        special = xp.where(xp.isnan(rough), nan, to_bits(xp, rough, plan.result_dtype))
         bits = xp.where(finite, bits, special)
         undecided = undecided & finite
         if self.divisor is not None:
             undecided = undecided | ~(self.divisor.high >= 0)
-            bits = xp.where(
-                self.empty, 0 if plan.spec.on_empty == "zero" else _nan(plan.result_dtype), bits
-            )
+            bits = xp.where(self.empty, 0 if plan.spec.on_empty == "zero" else nan, bits)
             undecided = undecided & ~self.empty
-        return xp.of_bits(xp.reshape(bits, (self.examples,)), plan.result_dtype), xp.reshape(
-            undecided, (self.examples,)
-        )
+        loss = xp.of_bits(xp.reshape(bits, (self.examples,)), plan.result_dtype)
+        return loss, xp.reshape(undecided, (self.examples,))
 
     def gradient(self, slopes: Array) -> Array:
-        """The gradient, (examples, *shape)."""
+        """Reshape the slopes of the rows to the gradient, (examples, *shape)."""
         xp, plan = self.xp, self.plan
         assert plan.shape is not None
         if plan.axis is None or plan.axis == len(plan.shape) - 1:
             return xp.reshape(slopes, (self.examples, *plan.shape))  # type: ignore[arg-type]
         assert plan.positions is not None
-        moved = xp.reshape(slopes, (self.examples, *plan.positions, self.form.width))  # type: ignore[arg-type]
-        return xp.moved(moved, len(plan.shape), plan.axis + 1)
+        shape = (self.examples, *plan.positions, self.form.width)
+        rows = xp.reshape(slopes, shape)  # type: ignore[arg-type]
+        return xp.moved(rows, len(plan.shape), plan.axis + 1)
 
 
 def _width(count: int) -> int:
-    """How many elements make a row: as many as divide the call evenly, about a thousand at most."""
-    return next(
-        (w for w in range(min(count, 1024), 31, -1) if count % w == 0),
-        min(count, 1024) if count <= 1024 else 1,
-    )
+    """Elements per row: the largest divisor of the count from 32 to 1024.
+
+    If there is none, all elements make one row up to 1024, and each makes its own row above.
+    """
+    for width in range(min(count, 1024), 31, -1):
+        if count % width == 0:
+            return width
+    return count if count <= 1024 else 1

@@ -1,9 +1,13 @@
-"""Balls, as in `unifiedloss.exact.balls`, in a compiled program: double-double numbers with a proven bound of what they are off by.
+"""Balls for compiled programs: double-double numbers with a proven error bound.
 
-The operations and their bounds are those of that module, which says why they hold, but twice as wide for a division, which `Field` has to
-2 u only. New are `Field`, which keeps the compiler from rewriting them, and exp of 0 and of what is far below 0: the one is exactly 1, the
-other a number that is known to be positive and nothing else, so that it breaks ties in its direction. Bounds are computed in float64
-with subnormal numbers flushed, and where one might be lost that way it is set to `LOST`.
+`unifiedloss.exact.balls` derives the operations and their bounds. The differences are:
+
+- `Field` keeps the compiler from rewriting the operations.
+- The bound of a division is twice as wide, because `Field` divides to 2 u only.
+- exp(0) is exactly 1. exp of numbers far below 0 is only known to be positive, so that it breaks
+  ties upwards.
+- Bounds are computed in float64 with subnormal numbers flushed. A bound that might be lost that way
+  is set to `LOST`.
 """
 
 from __future__ import annotations
@@ -29,17 +33,23 @@ from unifiedloss.exact.graph_rounding import power_of_two, to_bits, to_odd
 
 _LOWEST = -590.0
 _TAIL = 2.0**-852
-"""exp of less than _LOWEST is between 0 and twice this. Above it, what a number's low part loses is no subnormal number."""
+"""exp of an argument below `_LOWEST` is between 0 and twice this number.
+
+Above `_LOWEST` the rounding errors of the low part are not subnormal.
+"""
 
 _ONE_BY_ONE = 128
-"""So many columns are added one by one; of more, slices as wide as they are many."""
+"""`sum` adds up to this many columns one by one. It splits more into slices of sqrt(k) columns."""
 
 _SLACK = 1.0 + 2.0**-40
 
 
 @dataclass(frozen=True)
 class GraphBall:
-    """All real numbers within `radius` of high + low; arrays that broadcast against each other, or Python's floats."""
+    """All real numbers within `radius` of high + low.
+
+    The three parts are arrays that broadcast together, or Python floats.
+    """
 
     field: Field
     high: Array
@@ -98,51 +108,57 @@ class GraphBall:
         return self._new(high, low, where(least > 0, carried, float("inf")) + lost)
 
     def _least(self, other: GraphBall) -> Array:
-        """What keeps a radius from becoming 0, and so a claim of exactness, by underflow: a normal number, as XLA flushes others."""
+        """The number that keeps a radius from underflowing to 0, which would claim exactness.
+
+        It is a normal number, because XLA flushes subnormal ones.
+        """
         return self.field.xp.where(_either(self.radius, other.radius), LOST, 0.0)
 
     def scaled(self, power: float) -> GraphBall:
-        """Times a power of two, exactly."""
+        """Multiply by a power of two, exactly."""
         return self._new(self.high * power, self.low * power, self.radius * power)
 
     def where(self, condition: Array, other: GraphBall | float) -> GraphBall:
-        """This ball where the condition holds, else the other."""
+        """Select this ball where the condition holds, else the other."""
         where = self.field.xp.where
-        high, low, radius = (
-            (other.high, other.low, other.radius)
-            if isinstance(other, GraphBall)
-            else (other, 0.0, 0.0)
-        )
+        if not isinstance(other, GraphBall):
+            other = self._number(other)
         return self._new(
-            where(condition, self.high, high),
-            where(condition, self.low, low),
-            where(condition, self.radius, radius),
+            where(condition, self.high, other.high),
+            where(condition, self.low, other.low),
+            where(condition, self.radius, other.radius),
         )
 
     def apply(self, function: Callable[[Array], Array]) -> GraphBall:
-        """The function of each of the three arrays, which have one shape."""
+        """Apply a function to each of the three arrays."""
         return self._new(function(self.high), function(self.low), function(self.radius))
 
     def full(self, shape: tuple[int, ...]) -> GraphBall:
-        """Broadcast to a shape."""
+        """Broadcast the three arrays to a shape."""
         xp = self.field.xp
         return self.apply(lambda x: xp.broadcast(xp.constant(x, "float64"), shape))
 
     def kept(self, shape: tuple[int, ...]) -> GraphBall:
-        """The same, of a shape, computed once and stored."""
+        """Broadcast to a shape, compute once and store."""
         full = self.full(shape)
         return self._new(*self.field.kept(lambda: (full.high, full.low, full.radius), shape, 3))
 
     def sum(self, shape: tuple[int, ...]) -> GraphBall:
-        """The sum along the last axis of a matrix of that shape, which stays with length 1: slices are added to slices, one by one."""
+        """Sum a matrix of that shape along the last axis, which stays with length 1.
+
+        Slices are added to slices, one by one.
+        """
         part, (n, k) = self.kept(shape), shape
         while k > 1:
             width = math.isqrt(k) if k > _ONE_BY_ONE else 1
-            part, k = _added_up(part, n, k, width), width
+            part, k = _sum_of_slices(part, n, k, width), width
         return part
 
     def exp(self, shape: tuple[int, ...]) -> GraphBall:
-        """e^x of a shape, for x <= 700; exactly 1 at 0, and positive, if nothing else, where it is too small."""
+        """e^x of a shape, for x <= 700.
+
+        The result is exactly 1 at 0. Below `_LOWEST` it is only known to be positive.
+        """
         f = self.field
         xp = f.xp
         x = self.full(shape)
@@ -150,14 +166,13 @@ class GraphBall:
         high, low = xp.where(deep, 0.0, x.high), xp.where(deep, 0.0, x.low)
         steps = xp.rint(f.mul(high, STEPS / LN2))
         first, second, third = step_parts()
-        rest, error = f.two_sum(
-            high, -f.mul(steps, first)
-        )  # both products are exact, and so is this difference
+        # The products with `first` and `second` are exact, and so is this difference.
+        rest, error = f.two_sum(high, -f.mul(steps, first))
         r = self._new(rest, error, 0.0) + self._number(-f.mul(steps, second))
         r = r + self._number(-f.mul(steps, third)) + self._number(low)
         series = self._series(r)
 
-        def found() -> tuple[Array, Array]:
+        def scaled_result() -> tuple[Array, Array]:
             index = xp.int32(steps)
             highs, lows = (
                 xp.take(xp.constant(t, "float64"), index & (STEPS - 1)) for t in table_of_powers()
@@ -167,20 +182,21 @@ class GraphBall:
             power = power_of_two(xp, xp.right(index, 6))
             return f.mul(result.high, power), f.mul(result.low, power)
 
-        high_found, low_found = f.kept(found, shape, 2)
+        high_result, low_result = f.kept(scaled_result, shape, 2)
         wide = xp.where(x.radius < 2.0**-10, 1.01 * x.radius, float("inf"))
         exact = (high == 0) & (low == 0) & (x.radius == 0)
-        radius = xp.where(exact, 0.0, abs(high_found) * (EXP_ERROR + wide))
-        high_found, low_found = xp.where(exact, 1.0, high_found), xp.where(exact, 0.0, low_found)
-        # Between 0 and 2 _TAIL, and not 0.
+        radius = xp.where(exact, 0.0, abs(high_result) * (EXP_ERROR + wide))
+        high_result = xp.where(exact, 1.0, high_result)
+        low_result = xp.where(exact, 0.0, low_result)
+        # Below _LOWEST the ball lies between 0 and 2 _TAIL and does not contain 0.
         return self._new(
-            xp.where(deep, _TAIL, high_found),
-            xp.where(deep, 0.0, low_found),
+            xp.where(deep, _TAIL, high_result),
+            xp.where(deep, 0.0, low_result),
             xp.where(deep, _TAIL * (1 - 2.0**-20), radius),
         )
 
     def _series(self, r: GraphBall) -> GraphBall:
-        """(e^r - 1) / r, as a loop: what is in it is compiled once."""
+        """(e^r - 1) / r, as a loop, so that XLA compiles the step only once."""
         f = self.field
         xp = f.xp
         y = r.high
@@ -192,10 +208,9 @@ class GraphBall:
         highs, lows = (xp.constant([d[part] for d in divisors], "float64") for part in (0, 1))
 
         def step(i: Array, high: Array, low: Array) -> tuple[Array, ...]:
-            found = self._new(high, low, 0.0) * r + self._new(
-                xp.take(highs, i), xp.take(lows, i), 0.0
-            )
-            return i + 1, found.high, found.low
+            coefficient = self._new(xp.take(highs, i), xp.take(lows, i), 0.0)
+            total = self._new(high, low, 0.0) * r + coefficient
+            return i + 1, total.high, total.low
 
         _, high, low = xp.loop(
             lambda i, *_: i < len(divisors), step, (xp.constant(0, "int32"), start.high, start.low)
@@ -214,15 +229,15 @@ class GraphBall:
         where = f.xp.where
         one = self._constant(1.0, 0.0, 0.0)
         small = self.high < 2.0**-6
-        whole = one + self.where(~small, 1.0)
-        guess = f.opaque(f.xp.log(whole.high))
+        one_plus_x = one + self.where(~small, 1.0)
+        guess = f.opaque(f.xp.log(one_plus_x.high))
         inverse = self._number(-guess).exp(shape)
 
-        def found() -> tuple[Array, Array]:
-            # Where it is not small: one step of Newton, y + log(1 + (x' - 1)) with x' = (1 + x) e^-y next to 1.
-            off = whole * inverse - one
+        def logarithm() -> tuple[Array, Array]:
+            # x not small: one Newton step, y + log(1 + (x' - 1)) with x' = (1 + x) e^-y next to 1.
+            off = one_plus_x * inverse - one
             large = self._number(guess) + off - (off * off).scaled(0.5)
-            # Where it is: 2 artanh(w) with w = x / (2 + x), by its series in v = w^2 <= 2^-14.
+            # x small: 2 artanh(w) with w = x / (2 + x), by its series in v = w^2 <= 2^-14.
             x = self.where(small, 2.0**-10)
             w = x / (self._constant(2.0, 0.0, 0.0) + x)
             v = w * w
@@ -236,20 +251,24 @@ class GraphBall:
             result = (w * series).scaled(2.0).where(small, large)
             return result.high, result.low
 
-        high, low = f.kept(found, shape, 2)
+        high, low = f.kept(logarithm, shape, 2)
         result = self._new(high, low, 0.0)
         carried = self.radius / (1.0 + self.high - self.radius)
         bound = abs(result.high) * LOG_ERROR + where(carried >= 0, carried, float("inf"))
-        # What is off by nearly all of itself stays positive: log(1 + x) is x, to x^2 / 2.
+        # Keep the result positive where the radius is nearly x: log(1 + x) is x up to x^2 / 2.
         tiny = self.high < 2.0**-500
         high, low = where(tiny, self.high, result.high), where(tiny, self.low, result.low)
         bound = where(tiny, self.radius + self.high * 2.0**-400, bound)
         return self._new(high, low, where(self.high == 0, carried, bound))
 
     def rounded(self, dtype: str) -> tuple[Array, Array]:
-        """The bits of what all numbers of the ball round to, and where they do not all round to one."""
+        """Round the ball to a dtype.
+
+        Returns:
+            The bits of the result, and where the numbers of the ball do not all round to it.
+        """
         xp = self.field.xp
-        # Two additions that round, each by u of its result; none where there is no radius.
+        # Two additions round, each by u of its result. A radius of 0 stays 0.
         wide = self.radius * _SLACK
         spread = wide + xp.where(wide != 0, (abs(self.low) + wide) * (4 * U), 0.0)
         first = to_bits(xp, to_odd(self.field, self.high, self.low - spread), dtype)
@@ -259,37 +278,36 @@ class GraphBall:
 
 
 def _nonzero(a: Array, b: Array) -> Array:
-    """Where neither is 0."""
+    """Where neither number is 0."""
     return (a != 0) & (b != 0)
 
 
 def _either(a: Array, b: Array) -> Array:
-    """Where one of them is not 0."""
+    """Where at least one number is not 0."""
     return (a != 0) | (b != 0)
 
 
-def _added_up(ball: GraphBall, n: int, k: int, width: int) -> GraphBall:
-    """The sum of slices of so many columns each."""
+def _sum_of_slices(ball: GraphBall, n: int, k: int, width: int) -> GraphBall:
+    """Sum the slices of `width` columns of an (n, k) ball to one slice, (n, width)."""
     xp = ball.field.xp
     count = -(-k // width)
     shape = n, count * width
 
     def slices(x: Array) -> Array:
         if count * width > k:
-            x = xp.concatenate(
-                [x, xp.broadcast(xp.constant(0.0, "float64"), (n, count * width - k))]
-            )
+            padding = xp.broadcast(xp.constant(0.0, "float64"), (n, count * width - k))
+            x = xp.concatenate([x, padding])
         return xp.reshape(xp.moved(xp.reshape(x, (n, count, width)), 1, 0), (count, n * width))
 
     parts = ball.full((n, k)).apply(slices)
 
     def step(i: Array, *total: Array) -> tuple[Array, ...]:
         one = parts.apply(lambda x: xp.rows(x, i, 1))
-        found = GraphBall(ball.field, *total) + one
-        return i + 1, found.high, found.low, found.radius
+        new = GraphBall(ball.field, *total) + one
+        return i + 1, new.high, new.low, new.radius
 
-    nothing = [xp.broadcast(xp.constant(0.0, "float64"), (1, n * width))] * 3
+    zeros = [xp.broadcast(xp.constant(0.0, "float64"), (1, n * width))] * 3
     _, *total = xp.loop(
-        lambda i, *_: i < shape[1] // width, step, (xp.constant(0, "int32"), *nothing)
+        lambda i, *_: i < shape[1] // width, step, (xp.constant(0, "int32"), *zeros)
     )
     return GraphBall(ball.field, *total).apply(lambda x: xp.reshape(x, (n, width)))

@@ -1,7 +1,9 @@
-"""The first tier inside a compiled program: float64 with the bounds of `unifiedloss.exact.fast`, for rows of each kind of loss.
+"""The first tier inside a compiled program: float64 with error bounds, for each kind of loss.
 
-docs/exactness.md derives the bounds. They hold whatever the compiler contracts: no result depends on whether a product is rounded before it
-is added, but where `Field` is used. Of sums, the order is fixed down to a few numbers, and any order of these is allowed for.
+The bounds follow `unifiedloss.exact.fast`, and docs/exactness.md derives them. They hold for every
+contraction of the compiler: outside of `Field` no bound depends on whether a product is rounded
+before it is added. The order of sums is fixed except for the last few numbers, and the bounds allow
+any order of those.
 """
 
 from __future__ import annotations
@@ -18,33 +20,33 @@ from unifiedloss.exact.graph_sums import height, tree_sum
 
 _EXP = 3 * U
 _LOG1P = 10 * U
-"""Of the framework's own log1p, which only a number per position goes through."""
+"""Bound of the framework's own log1p, which runs once per position only."""
 
 
 def exp64(xp: GraphOps, x: Array) -> Array:
-    """e^x to 3 u for x from -708 to 709, as at these ends beyond them; NaN stays NaN."""
+    """e^x to 3 u for x from -708 to 709; other x are clipped to that range, and NaN stays NaN."""
     x = xp.minimum(xp.maximum(x, -708.0), 709.0)
     k = xp.rint(x * 1.4426950408889634)
     r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10
-    # 1 + (r + r^2 q): what q is off by hardly matters, so it may be summed in the shortest way.
+    # 1 + (r + r^2 q): the error of q hardly matters, so sum its terms in the fastest order.
     square = r * r
     terms, power = [1.0 / math.factorial(n) for n in range(2, 14)], r
     while len(terms) > 1:
         terms = [a if b is None else a + b * power for a, b in zip_longest(terms[::2], terms[1::2])]
         power = power * power
     total = 1.0 + (r + square * terms[0])
-    # k stands in the last bits of k + 1.5 2^52; the shift drops all others.
+    # The last bits of k + 1.5 2^52 are k. The shift drops all other bits.
     return total * xp.of_bits(xp.left(xp.bits(k + 1.5 * 2.0**52) + 1023, 52), "float64")
 
 
 def _scale64(c: Block) -> Array:
-    """u s_i / D to 4 u."""
+    """The factor u s_i / D to a relative error of 4 u."""
     scale = c.upstream if c.weight is None else c.upstream * c.weight
     return scale if c.divisor is None else scale / c.divisor
 
 
 def _scale_is_exact(form: Form, c: Block, scale: Array) -> Array:
-    """Whether `_scale64` has no error: its factors are powers of two."""
+    """Whether `_scale64` is exact because its factors are powers of two."""
     xp = form.xp
     exact = xp.constant(True, "bool")  # noqa: FBT003
     for x in (c.upstream, c.weight, c.divisor):
@@ -56,12 +58,15 @@ def _scale_is_exact(form: Form, c: Block, scale: Array) -> Array:
 
 
 def _in_order(x: Array) -> Array:
-    """Whether a scale is such that what exp64 does below -708 does not matter, nor does underflow."""
+    """Whether a scale is so moderate that underflow and the clip of `exp64` do not matter."""
     return (abs(x) < 1e30) & ((abs(x) > 1e-100) | (x == 0))
 
 
 def index64(form: Form, c: Block) -> Found:
-    """The cross-entropy of class indices: log(1 + S / e^z_y), S the sum of the other exponentials, without a shift."""
+    """The cross-entropy of class indices: log(1 + S / e^z_y), without a shift.
+
+    S is the sum of the other exponentials.
+    """
     xp, k = form.xp, form.width
     exp = xp.barrier(exp64(xp, xp.float64(c.x)))
     own = xp.reshape(xp.arange(k), (1, k)) == c.label
@@ -86,8 +91,9 @@ def index64(form: Form, c: Block) -> Found:
     label_slope = -others * ratio
     at, differ = between(xp, label_slope * (1 - error), label_slope * (1 + error), form.dtype)
     undecided = undecided | differ | ~_in_order(scale)
-    # The label's number is no part of the test's loop, which would compute it for every element.
-    low, high = (xp.barrier(ratio * side) for side in (1 - error, 1 + error))
+    # Exclude the label's element from the comparison. Otherwise the compiler would compute the
+    # label's slope for every element.
+    low, high = (xp.barrier(ratio * factor) for factor in (1 - error, 1 + error))
     slopes = to_bits(xp, exp * low, form.dtype)
     differ = (to_bits(xp, exp * high, form.dtype) != slopes) & ~own
     slopes = xp.where(own, xp.barrier(at), slopes)
@@ -112,7 +118,10 @@ def _tau64(form: Form, c: Block) -> tuple[Array, float]:
 
 
 def dense64(form: Form, c: Block) -> Found:
-    """The cross-entropy of targets for each class: sum_j tau_j (m - z_j) + T log(sum_j e^(z_j - m)), m the largest logit."""
+    """The cross-entropy of dense targets: sum_j tau_j (m - z_j) + T log(sum_j e^(z_j - m)).
+
+    m is the largest logit.
+    """
     xp, k = form.xp, form.width
     x = xp.float64(c.x)
     largest = xp.max(x)
@@ -140,7 +149,7 @@ def dense64(form: Form, c: Block) -> Found:
     scale = _scale64(c)
     total = 1.0 + others
     error = 3 * sum_error + 2 * tau_error + _EXP + shift_error + 18 * U
-    # At the largest logit p is next to 1: (T - tau) - T s / (1 + s).
+    # At the largest logit p is next to 1, so use (T - tau) - T s / (1 + s).
     rest = tree_sum(xp, xp.where(top, 0.0, tau), k)
     positive = xp.where(top, rest * scale, exp * (weight * scale / total))
     negative = xp.where(top, weight * scale * (others / total), tau * scale)
@@ -151,15 +160,19 @@ def dense64(form: Form, c: Block) -> Found:
 
 
 def _decided(form: Form, high: Array, low: Array, radius: Array, dtype: str) -> tuple[Array, Array]:
-    """The bits of high + low, to within the radius, and where that does not tell them. low is less than high."""
+    """Round high + low, known to within the radius, where low is less than high.
+
+    Returns:
+        The bits, and where the two ends of the interval do not round to the same bits.
+    """
     field, xp = form.field, form.xp
     first = to_bits(xp, to_odd(field, high, low - radius), dtype)
     last = to_bits(xp, to_odd(field, high, low + radius), dtype)
     return first, first != last
 
 
-def _sides(form: Form, c: Block) -> tuple[Array, Array, float, Array]:
-    """q t' and 1 - t' of binary targets, their relative error, and where they have none."""
+def _binary_targets64(form: Form, c: Block) -> tuple[Array, Array, float, Array]:
+    """q t' and 1 - t' of binary targets, their relative error, and where they are exact."""
     xp, plan = form.xp, form.plan
     t = numbers(form, c)
     yes, no, error = t, 1.0 - t, U
@@ -175,24 +188,27 @@ def _sides(form: Form, c: Block) -> tuple[Array, Array, float, Array]:
 
 
 def binary64(form: Form, c: Block) -> Found:
-    """The binary cross-entropy: q t' or 1 - t', whichever the logit speaks against, times |z|, and (q t' + 1 - t') log(1 + e^-|z|)."""
+    """The binary cross-entropy: v |z| + (q t' + 1 - t') log(1 + e^-|z|).
+
+    v is 1 - t' for z >= 0 and q t' for z < 0.
+    """
     xp, field = form.xp, form.field
     z = xp.float64(c.x)
-    yes, no, target_error, exact = _sides(form, c)
+    yes, no, target_error, exact = _binary_targets64(form, c)
     exp = xp.barrier(exp64(xp, -abs(z)))
     rest = field.opaque((yes + no) * xp.log1p(exp))
     apart = field.opaque(xp.where(z >= 0, no, yes) * abs(z))
-    # `apart` is exact where the target is 0 or 1, and often a tie that the tiny rest decides.
+    # `apart` is exact where the target is 0 or 1, and often a tie, which the tiny `rest` decides.
     spread = rest * (target_error + _EXP + _LOG1P + 8 * U)
     spread = spread + xp.where(exact, 0.0, apart * (target_error + 6 * U))
     if c.weight is not None:
-        lost = (rest < 1e-290) & (apart != 0)  # then the product may be 0, and no tie be broken
+        # A product of so small a `rest` may underflow to 0 and then breaks no tie.
+        lost = (rest < 1e-290) & (apart != 0)
         rest, apart = field.opaque(rest * c.weight), field.opaque(apart * c.weight)
         spread = abs(spread * c.weight) + 2 * U * abs(apart)
     high, low = field.two_sum(apart, rest)
-    terms, undecided = _decided(
-        form, high, low, spread * (1 + 2.0**-40) + 4 * U * abs(low), form.term_dtype
-    )
+    radius = spread * (1 + 2.0**-40) + 4 * U * abs(low)
+    terms, undecided = _decided(form, high, low, radius, form.term_dtype)
     undecided = undecided | ~(abs(z) < 1e300) | ~(abs(high) < 1e300)
     if c.weight is not None:
         undecided = undecided | lost | ~_in_order(c.weight)
@@ -210,14 +226,13 @@ def binary64(form: Form, c: Block) -> Found:
 
 
 def regression64(form: Form, c: Block) -> Found:
-    """The squared error, decided where the difference has no error in float64."""
+    """The squared error, decided where the difference is exact in float64."""
     xp, field = form.xp, form.field
     p = read(xp, c.x, form.dtype)
     t = read(xp, c.t, form.plan.targets_dtype)
     difference, lost = field.two_sum(p, -t)
-    undecided = (
-        (lost != 0) | ~(abs(difference) < 1e150) | ((difference != 0) & (abs(difference) < 1e-100))
-    )
+    tiny = (difference != 0) & (abs(difference) < 1e-100)
+    undecided = (lost != 0) | ~(abs(difference) < 1e150) | tiny
     high, low = field.two_prod(difference, difference)
     if c.weight is None:
         spread = abs(high) * 0.0
@@ -237,20 +252,20 @@ def regression64(form: Form, c: Block) -> Found:
 
 
 def quotient64(form: Form, total: GraphBall, divisor: GraphBall | None) -> tuple[Array, Array]:
-    """The bits of a sum over a divisor, and where they are undecided. It is known exactly where all that was lost is 0."""
+    """Divide a sum by a divisor and round.
+
+    Returns:
+        The bits of the quotient, and where they are undecided. The quotient is exact where all
+        errors are 0.
+    """
     xp, f = form.xp, form.field
     quotient, exact = total.high, (total.low == 0) & (total.radius == 0)
     error = (abs(total.low) + total.radius) / xp.maximum(abs(total.high), 2.0**-900) + 4 * U
     if divisor is not None:
         quotient = f.opaque(total.high / divisor.high)
         product, lost = f.two_prod(quotient, divisor.high)
-        exact = (
-            exact
-            & (divisor.low == 0)
-            & (divisor.radius == 0)
-            & (product == total.high)
-            & (lost == 0)
-        )
+        exact = exact & (divisor.low == 0) & (divisor.radius == 0)
+        exact = exact & (product == total.high) & (lost == 0)
         error = error + (abs(divisor.low) + divisor.radius) / abs(divisor.high) + 4 * U
     error = xp.where(exact, 0.0, error * (1 + 2.0**-20))
     return between(xp, quotient * (1 - error), quotient * (1 + error), form.plan.result_dtype)

@@ -1,4 +1,4 @@
-"""What a call inside a compiled program is made of: what is fixed, its rows, what is known of them; and which plans have such a form."""
+"""The data types of a call inside a compiled program, and which plans support one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from unifiedloss.plan import Plan
 
 
 class Found(NamedTuple):
-    """What is known of the rows.
+    """The results of a tier.
 
     Attributes:
         terms: bits of the rounded losses, int32 (n, 1), or (n, k) without classes.
         slopes: the gradient, (n, k), or None.
-        left: which rows hold something undecided, (n, 1); what is undecided is not in `terms` and `slopes`.
+        left: rows with an undecided number, (n, 1). Undecided numbers in `terms` and `slopes` are
+            not valid.
     """
 
     terms: Array
@@ -26,7 +27,11 @@ class Found(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Rows of a call. All but `x`, `t`, class weights (1, k) and a weight per element are (n, 1); what is not given is None."""
+    """Rows of a call.
+
+    All arrays are (n, 1), except `x`, `t`, class weights (1, k) and weights per element. Missing
+    arrays are None.
+    """
 
     x: Array
     kept: Array
@@ -47,7 +52,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """What is fixed when the program is made."""
+    """The settings that are fixed when the program is traced."""
 
     plan: Plan
     field: Field
@@ -67,7 +72,7 @@ class Form:
 
     @property
     def dtype(self) -> str:
-        """The predictions' dtype, and the gradient's."""
+        """The dtype of the predictions and of the gradient."""
         return self.plan.predictions_dtype
 
     @property
@@ -77,25 +82,23 @@ class Form:
 
 
 def read(xp: GraphOps, x: Array, dtype: str) -> Array:
-    """Numbers in float64, subnormal ones as they are."""
-    return (
-        from_bits(xp, xp.int32(xp.bits(x)), dtype)
-        if dtype in FORMATS and dtype != "float64"
-        else xp.float64(x)
-    )
+    """Convert numbers to float64 without flushing subnormal ones."""
+    if dtype in FORMATS and dtype != "float64":
+        return from_bits(xp, xp.int32(xp.bits(x)), dtype)
+    return xp.float64(x)
 
 
 def numbers(form: Form, c: Block) -> Array:
-    """Targets of a cross-entropy that are numbers; what is too small counts as 0."""
+    """Dense or binary targets; numbers below `plan.tiny_target` count as 0."""
     t = read(form.xp, c.t, form.plan.targets_dtype)
     return form.xp.where(t < form.plan.tiny_target, 0.0, t)
 
 
-# ------------------------------------------------------------------------------------------------------------- what there is a form of
+# ----------------------------------------------------------------------------- supported plans
 
 
 def why_not(plan: Plan) -> str | None:
-    """What of a plan has no form inside a compiled program, in words, or None."""
+    """Name the part of a plan that compiled programs do not support, or return None."""
     if plan.unchecked or plan.shape is None or any(extent is None for extent in plan.shape):
         return "shapes that are unknown when it is traced"
     if plan.predictions_dtype == "float64":

@@ -1,4 +1,7 @@
-"""The losses and their slopes in balls inside a compiled program, as `unifiedloss.exact.formulas` has them on the host."""
+"""The formulas of the losses and their slopes in balls, inside a compiled program.
+
+`unifiedloss.exact.formulas` has the same formulas for the host.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,25 @@ from unifiedloss.exact.graph_ops import Array, Field
 
 
 class Parts(NamedTuple):
-    """Numbers to be added: first what is exact, and often a tie, then what decides it. A product with both at once would lose the latter.
+    """Losses and slopes as summands that are still to be added.
+
+    The first summand is exact and often a tie. The second is small and decides the tie. The weights
+    multiply each summand separately, because a product with the sum would lose the second one.
 
     Attributes:
-        losses: of each position.
-        slopes: of each element of the gradient.
-        endless: where the loss is infinite, whatever `losses` says: the target wants a class that the logits rule out.
+        losses: summands of the loss of each position.
+        slopes: summands of each gradient element.
+        infinite: where the loss is infinite, regardless of `losses`: the target contains a class
+            whose logit is -inf.
     """
 
     losses: tuple[GraphBall, ...]
     slopes: tuple[GraphBall, ...]
-    endless: Array | None = None
+    infinite: Array | None = None
 
 
 def scaled_loss(form: Form, c: Block, parts: tuple[GraphBall, ...]) -> GraphBall:
-    """Losses times their sample weights, the parts added."""
+    """The losses times their sample weights: the sum of the parts."""
     if c.weight is not None:
         weight = GraphBall(form.field, c.weight)
         parts = tuple(x * weight for x in parts)
@@ -35,7 +42,7 @@ def scaled_loss(form: Form, c: Block, parts: tuple[GraphBall, ...]) -> GraphBall
 
 
 def scaled_slope(form: Form, c: Block, parts: tuple[GraphBall, ...]) -> GraphBall:
-    """Slopes times u s_i / D, the parts added."""
+    """The slopes times u s_i / D: the sum of the parts."""
     f = form.field
     assert c.upstream is not None
     scale = GraphBall(f, c.upstream)
@@ -49,7 +56,7 @@ def scaled_slope(form: Form, c: Block, parts: tuple[GraphBall, ...]) -> GraphBal
 
 
 def _softmax(form: Form, c: Block) -> tuple[GraphBall, Array, GraphBall, GraphBall]:
-    """e^(z - m), where m is, the sum of the others, and z - m."""
+    """e^(z - m), the position of the largest logit m, the sum of the others, and z - m."""
     xp, f, k = form.xp, form.field, form.width
     z = read(xp, c.x, form.dtype)
     largest = xp.max(z)
@@ -59,9 +66,10 @@ def _softmax(form: Form, c: Block) -> tuple[GraphBall, Array, GraphBall, GraphBa
     gap = GraphBall(f, *f.two_sum(xp.where(finite, z, largest), -largest))
     exp = gap.exp(z.shape).where(finite, 0.0).kept(z.shape)
     others = exp.where(~top, 0.0).sum(z.shape)
-    # No class at all, or one that is infinitely likely: nothing is known.
-    odd = ~(abs(largest) < float("inf"))
-    others = GraphBall(f, others.high, others.low, xp.where(odd, float("inf"), others.radius))
+    # If the largest logit is not finite, leave the row undecided.
+    undecided = ~(abs(largest) < float("inf"))
+    radius = xp.where(undecided, float("inf"), others.radius)
+    others = GraphBall(f, others.high, others.low, radius)
     return exp, top, others, gap
 
 
@@ -70,10 +78,10 @@ def index_balls(form: Form, c: Block) -> Parts:
     xp, f = form.xp, form.field
     exp, top, others, gap = _softmax(form, c)
     own = xp.reshape(xp.arange(form.width), (1, form.width)) == c.label
-    # The numbers of one column, with zeros elsewhere: any sum of them is exact.
+    # Only one column is not 0, so the sum is exact in any order.
     apart = (-gap).where(own, 0.0).apply(xp.sum)
-    # A label that the logits rule out: the loss is infinite, which balls are not.
-    endless = xp.any(own & (read(xp, c.x, form.dtype) == -float("inf")))
+    # The loss is infinite where the label's logit is -inf. Balls cannot represent infinity.
+    infinite = xp.any(own & (read(xp, c.x, form.dtype) == -float("inf")))
     total = GraphBall(f, 1.0) + others
     share = others.where(own & top, exp) / total
     one = GraphBall(f, xp.where(own & ~top, -1.0, 0.0))
@@ -82,9 +90,9 @@ def index_balls(form: Form, c: Block) -> Parts:
         (one, (-share).where(own & top, share)),
     )
     if c.own_weight is None:
-        return Parts(losses, slopes, endless)
+        return Parts(losses, slopes, infinite)
     weight = GraphBall(f, c.own_weight)
-    return Parts(tuple(x * weight for x in losses), tuple(x * weight for x in slopes), endless)
+    return Parts(tuple(x * weight for x in losses), tuple(x * weight for x in slopes), infinite)
 
 
 def _one_minus(f: Field, x: Any) -> GraphBall:
@@ -109,16 +117,16 @@ def dense_balls(form: Form, c: Block) -> Parts:
     finite = read(xp, c.x, form.dtype) != -float("inf")
     weight = tau.sum(shape)
     apart = (tau * -gap).sum(shape)
-    # A class that the logits rule out and the target wants.
-    endless = xp.any(~finite & (tau.high != 0))
+    # The loss is infinite where the target contains a class whose logit is -inf.
+    infinite = xp.any(~finite & (tau.high != 0))
     total = GraphBall(f, 1.0) + others
     exact = tau.where(~top, 0.0).sum(shape).where(top, -tau)
     rest = weight * ((-others).where(top, exp) / total)
-    return Parts((apart, weight * others.log1p(others.high.shape)), (exact, rest), endless)
+    return Parts((apart, weight * others.log1p(others.high.shape)), (exact, rest), infinite)
 
 
 def _constants(f: Field, smoothing: float, shared_by: int) -> tuple[GraphBall, GraphBall]:
-    """1 - a and a / K, exact or to 2^-106."""
+    """1 - a and a / K for the label smoothing a, exact or to 2^-106."""
     keep = balls.Ball(*balls.two_sum(1.0, -np.float64(smoothing)))
     share = balls.Ball(np.float64(smoothing)) / balls.Ball(np.float64(shared_by))
     first, second = (GraphBall(f, *map(float, (x.high, x.low, x.radius))) for x in (keep, share))
@@ -139,7 +147,7 @@ def binary_balls(form: Form, c: Block) -> Parts:
     exp = GraphBall(f, -abs(z)).exp(z.shape)
     apart = yes * GraphBall(f, xp.maximum(-z, 0.0)) + no * GraphBall(f, xp.maximum(z, 0.0))
     both = yes + no
-    # What is nearly 1 - t' or -q t' differs from it by as much.
+    # The slope is near 1 - t' for z >= 0 and near -q t' for z < 0. `rest` is the difference.
     positive = z >= 0
     rest = both * (exp / (GraphBall(f, 1.0) + exp))
     return Parts(

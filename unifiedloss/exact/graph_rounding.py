@@ -1,7 +1,8 @@
-"""Rounding inside a compiled program: float64 and pairs of them to the bits of a result, once, whatever becomes of subnormal numbers.
+"""Rounds float64 numbers and pairs once to the bits of a result, inside a compiled program.
 
-Results are int32 that hold the bits of a float32, or of a half type in their lower half. No cast is trusted with them but that of normal
-numbers from float64 to float32: others round twice, or flush.
+Results are int32 that hold the bits of a float32, or of a half type in their lower half. The only
+cast in use is that of normal numbers from float64 to float32, because the other casts round twice
+or flush subnormal numbers.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from unifiedloss.exact.graph_ops import Array, Field, GraphOps
 from unifiedloss.floats import FORMATS, Format
 
 _INTEGERS = 1.5 * 2.0**52
-"""float64 of this size have the spacing 1: a number added to it is rounded to an integer, ties to even, and stands in the last bits."""
+"""Adding this constant rounds to an integer, ties to even, and leaves it in the last bits.
+
+The reason is that float64 numbers of this size have the spacing 1.
+"""
 
 _SIGN32 = -(2**31)
 
 
 def to_bits(xp: GraphOps, x: Array, dtype: str) -> Array:
-    """The bits of numbers rounded to float32 or a half type, int32; every zero is +0, and NaN becomes something that is not finite."""
+    """Round numbers to float32 or a half type and return their bits, int32.
+
+    Every zero is +0, and NaN becomes an infinity or a NaN.
+    """
     if dtype == "float32":
         return _to_float32(xp, x)
     form = FORMATS[dtype]
@@ -26,7 +33,7 @@ def to_bits(xp: GraphOps, x: Array, dtype: str) -> Array:
     exponent = xp.minimum(exponent, form.max_exponent + 1)
     scaled = size * power_of_two(xp, p - 1 - exponent)
     mantissa = xp.int32(xp.bits(scaled + _INTEGERS))
-    # The leading bit of a normal number's mantissa counts as 1 in its exponent.
+    # The leading bit of a normal number's mantissa adds 1 to the exponent field.
     bits = xp.left(exponent - least, p - 1) + mantissa
     infinity = _infinity(form)
     bits = xp.where(size < 2.0 ** (form.max_exponent + 1), xp.minimum(bits, infinity), infinity)
@@ -36,14 +43,14 @@ def to_bits(xp: GraphOps, x: Array, dtype: str) -> Array:
 
 def _to_float32(xp: GraphOps, x: Array) -> Array:
     normal = xp.bits(xp.float32(x))
-    # Too small to be normal: so many times the smallest float32.
+    # A subnormal result is an integer multiple of the smallest float32.
     steps = xp.int32(xp.bits(x * 2.0**149 + _INTEGERS))
     subnormal = xp.where(steps < 0, _SIGN32 - steps, steps)
     return xp.where(abs(x) < 2.0**-126, subnormal, normal)
 
 
 def from_bits(xp: GraphOps, bits: Array, dtype: str) -> Array:
-    """What finite bits stand for, in float64, subnormal numbers too."""
+    """Convert the bits of a dtype to float64, subnormal numbers included."""
     form = FORMATS[dtype]
     p = form.precision
     if p == 53:
@@ -52,18 +59,17 @@ def from_bits(xp: GraphOps, bits: Array, dtype: str) -> Array:
     fraction = bits & ((1 << (p - 1)) - 1)
     mantissa = xp.where(field == 0, fraction, fraction | (1 << (p - 1)))
     exponent = xp.maximum(field, 1) - 1 + form.min_exponent - (p - 1)
-    # Beyond the largest exponent stand infinities and NaN.
-    odd = field == (1 << (_width(form) - p)) - 1
+    # The largest exponent field means infinity or NaN.
+    not_finite = field == (1 << (_width(form) - p)) - 1
     size = xp.float64(mantissa) * power_of_two(xp, exponent)
     value = xp.where((xp.right(bits, _width(form) - 1) & 1) != 0, -size, size)
-    special = xp.where(
-        fraction == 0, xp.where(value < 0, -float("inf"), float("inf")), float("nan")
-    )
-    return xp.where(odd, special, value)
+    infinity = xp.where(value < 0, -float("inf"), float("inf"))
+    special = xp.where(fraction == 0, infinity, float("nan"))
+    return xp.where(not_finite, special, value)
 
 
 def power_of_two(xp: GraphOps, exponent: Array) -> Array:
-    """2^e, for e from -1022 to 1023."""
+    """The power 2^e, for e from -1022 to 1023."""
     return xp.of_bits(xp.left(xp.int64(exponent + 1023), 52), "float64")
 
 
@@ -76,13 +82,16 @@ def _infinity(form: Format) -> int:
 
 
 def between(xp: GraphOps, low: Array, high: Array, dtype: str) -> tuple[Array, Array]:
-    """The bits that both ends of an interval round to, and where they do not."""
+    """Round both ends of intervals. Return the bits of the low end and where the ends differ."""
     first, last = to_bits(xp, low, dtype), to_bits(xp, high, dtype)
     return first, first != last
 
 
 def to_odd(field: Field, high: Array, low: Array) -> Array:
-    """high + low, which float64 does not hold, as the neighbour of it whose last bit is set: what is rounded once more is then right."""
+    """Round high + low to odd, so that a second rounding to a narrower dtype is correct.
+
+    If float64 cannot hold the sum, the result is the neighbour whose last bit is set.
+    """
     xp = field.xp
     total, error = field.two_sum(high, low)
     bits = xp.bits(total)

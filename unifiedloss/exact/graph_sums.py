@@ -1,4 +1,4 @@
-"""Sums inside a compiled program, along the last axis: in float64 in an order whose error is known, and exactly."""
+"""Sums along the last axis inside a compiled program: exact, or in float64 in a fixed order."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from unifiedloss.exact.graph_ops import Array, Field, GraphOps
 from unifiedloss.exact.graph_rounding import power_of_two
 
 _FOLDED = 16
-"""Numbers that are left to be summed in any order, once slices have been added to slices."""
+"""At most this many partial sums are added in any order at the end of `tree_sum`."""
 
 
 def height(k: int) -> int:
-    """How many additions a term passes through in `tree_sum`, at most."""
-    found = 0
+    """The most additions that a term passes through in `tree_sum`."""
+    additions = 0
     while k > _FOLDED and k >= 32:
-        found += 5
+        additions += 5
         k = k // 32 + k % 32
-    return found + max(k - 1, 0)
+    return additions + max(k - 1, 0)
 
 
 def tree_sum(xp: GraphOps, x: Array, k: int) -> Array:
-    """The sum along the last axis, of length k, which stays with length 1: 32 slices added in pairs, and again until few are left."""
+    """Sum along the last axis, of length k, which stays with length 1.
+
+    Each round adds 32 slices in pairs, until few partial sums are left.
+    """
     while k > _FOLDED and k >= 32:
         size = k // 32
         parts = [x[..., i * size : (i + 1) * size] for i in range(32)]
@@ -35,9 +38,10 @@ def tree_sum(xp: GraphOps, x: Array, k: int) -> Array:
 
 
 def exact_sum(field: Field, x: Array, n: int) -> GraphBall:
-    """The sum along the last axis, of length n, as a ball (..., 1): of radius 0 where two parts of it hold all digits.
+    """Sum along the last axis, of length n, as a ball (..., 1).
 
-    Each part is a multiple of a unit so large that sums of it are exact in any order.
+    The radius is 0 where two parts hold all digits of the sum. The terms are split into parts that
+    are multiples of a unit so large that their sums are exact in any order.
     """
     xp = field.xp
     largest = xp.max(abs(x))

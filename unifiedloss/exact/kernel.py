@@ -1,9 +1,15 @@
-"""The host kernel of exact mode: one call on NumPy arrays, from the plan to correctly rounded numbers.
+"""The host kernel of exact mode: computes one call on NumPy arrays, correctly rounded.
 
-Ziv's strategy, in three tiers. `fast` computes in float64 with a bound derived by hand, for the kinds of loss that are used most. What that
-leaves undecided, and every other kind, is computed in double-double `balls`, which carry their bound along. What they leave undecided
-(exact ties of irrational appearance, mostly) goes to the oracle, which raises its precision until the rounding is known. Each
-tier rounds only what it can prove. Plans with a rule that the tiers do not know are the oracle's as a whole.
+It follows Ziv's strategy in three tiers:
+
+1. `fast` computes the most used kinds of loss in float64 with hand-derived error bounds.
+2. Double-double `balls`, which carry their error bounds along, compute every other kind and what
+   `fast` leaves undecided.
+3. The oracle computes what the balls leave undecided (mostly exact ties that look irrational). It
+   raises its precision until the rounding is known.
+
+Each tier rounds only what it can prove. For a plan with a rule that the first two tiers do not
+support, the oracle computes the full call.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from unifiedloss.exact.tiers import round_positions
 from unifiedloss.plan import Plan
 
 _BLOCK = 1 << 13
-"""Elements that go through the balls at a time: their temporaries stay in the processor's cache."""
+"""Elements per block of the balls tier, so that their temporaries stay in the processor's cache."""
 
 
 def evaluate(
@@ -38,30 +44,37 @@ def evaluate(
     exp: Callable[..., Any] = np.exp,
     out: Array | None = None,
 ) -> tuple[Array, Array | None]:
-    """The loss of a plan and, where asked for, its gradient with respect to the predictions.
+    """Compute the loss of a plan and, on request, its gradient with respect to the predictions.
 
-    Bad values are not raised: those positions are NaN. So is an empty mean under ``on_empty="error"``.
+    Bad values do not raise an error: those positions are NaN. An empty mean under
+    ``on_empty="error"`` is NaN too.
 
     Args:
-        plan: from `unifiedloss.spec.resolve`, every extent known.
-        predictions: in the plan's dtype; bfloat16 as an array of ml_dtypes' type, or widened to float32. So are floating targets.
-        targets: labels or numbers.
+        plan: from `unifiedloss.spec.resolve`, with every extent known.
+        predictions: in the plan's dtype; bfloat16 as an array of ml_dtypes' type, or widened to
+            float32.
+        targets: labels or numbers; bfloat16 numbers in the same way.
         sample_weight: weights or None.
         mask: bools or None.
-        upstream: the gradient that arrives from above: a number, or under "none" an array shaped like the loss. Default: ones.
-        gradient: whether the gradient is wanted.
-        exp: the exponential of the first tier, ``exp(x, out=x)`` on float64, where an adapter has a faster one than NumPy's. It may err by
-            2 u as NumPy's may.
-        room: memory for the gradient, if it is to be written there: an array like the predictions, in C order.
+        upstream: the upstream gradient: a number, or under "none" an array shaped like the loss.
+            Default: ones.
+        gradient: whether to compute the gradient.
+        exp: the exponential of the first tier, ``exp(x, out=x)`` on float64, for adapters that have
+            a faster one than NumPy. It may err by 2 u, as NumPy's may.
+        out: array that receives the gradient: shaped like the predictions, in C order. None
+            allocates one.
 
     Returns:
-        The loss in the result dtype and the gradient in the predictions' dtype, in C order; bfloat16 as its bits in uint16.
+        The loss in the result dtype and the gradient in the predictions' dtype, in C order;
+        bfloat16 as its bits in uint16.
     """
     if plan.oracle_only:
         value, slope = _by_oracle(
             plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient
         )
-        return value, slope if slope is None or out is None else _written(out, slope)
+        if slope is not None and out is not None:
+            slope = _written(out, slope)
+        return value, slope
     with np.errstate(all="ignore"):
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp)
         return _carry_out(call, upstream, out, gradient=gradient)
@@ -78,20 +91,21 @@ def evaluate_some(
     *,
     gradient: bool,
 ) -> tuple[Array, Array | None]:
-    """What `evaluate` finds of some positions of a call, for programs that have found the others themselves.
+    """Compute some positions of a call, for programs that computed the others themselves.
 
     Args:
-        plan: see `evaluate`, and so are the arrays.
-        positions: which positions, counted over all of the loss's axes.
-        predictions: all of them.
-        targets: all of them.
+        plan: as for `evaluate`, like the arrays.
+        positions: flat indices of the positions, over all axes of the unreduced loss.
+        predictions: all predictions of the call.
+        targets: all targets of the call.
         sample_weight: weights or None.
         mask: bools or None.
-        upstream: the gradient that arrives from above.
-        gradient: whether the gradient is wanted.
+        upstream: the upstream gradient.
+        gradient: whether to compute the gradient.
 
     Returns:
-        The rounded losses of the positions, before any reduction, and the rows of the gradient, (positions, K), bfloat16 as its bits.
+        The rounded losses of the positions, before any reduction, and their rows of the gradient,
+        (positions, K), bfloat16 as its bits.
     """
     with np.errstate(all="ignore"):
         call = HostCall(plan, predictions, targets, sample_weight, mask)
@@ -106,7 +120,7 @@ def reduce_terms(
     sample_weight: Array | None,
     mask: Array | None,
 ) -> Array:
-    """The reduced loss of a call whose rounded losses, one per position, are known."""
+    """Reduce the known rounded losses of a call, one per position."""
     with np.errstate(all="ignore"):
         call = HostCall(plan, predictions, targets, sample_weight, mask)
         divisor = call.divisor_of_mean()
@@ -123,13 +137,13 @@ def _by_oracle(
     *,
     gradient: bool,
 ) -> tuple[Array, Array | None]:
-    """What `evaluate` returns, by the oracle alone."""
+    """Compute the results of `evaluate` by the oracle alone."""
     spec = plan.spec.replace(on_empty="nan") if plan.spec.on_empty == "error" else plan.spec
     above: Any = None
     if upstream is not None:
         each = np.asarray(upstream, np.float64)
         above = each.ravel().tolist() if plan.spec.reduction == "none" else each.item()
-    found = reference.evaluate(
+    result = reference.evaluate(
         spec,
         _tensor(predictions, plan.predictions_dtype),
         _tensor(targets, plan.targets_dtype),
@@ -140,23 +154,22 @@ def _by_oracle(
         gradients="predictions" if gradient else False,
     )
     shape: Any = plan.positions if plan.spec.reduction == "none" else ()
-    loss = stored(np.asarray(found.loss, np.float64).reshape(shape), plan.result_dtype)
-    if found.grad_predictions is None:
+    loss = stored(np.asarray(result.loss, np.float64).reshape(shape), plan.result_dtype)
+    if result.grad_predictions is None:
         return loss, None
-    return loss, stored(
-        np.reshape(found.grad_predictions, predictions.shape), plan.predictions_dtype
-    )
+    slopes = np.reshape(result.grad_predictions, predictions.shape)
+    return loss, stored(slopes, plan.predictions_dtype)
 
 
 def _written(out: Array, x: Array) -> Array:
-    """An array in memory that was given for it, whose dtype may be that of which x holds the bits."""
+    """Write x to `out`, whose dtype may be bfloat16 where x holds its bits."""
     out = out.view(x.dtype)
     out[...] = x
     return out
 
 
 def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
-    """An array as the oracle takes it; without a dtype named, in that of its numbers as NumPy knows them."""
+    """Convert an array to the oracle's tensor. The dtype defaults to the array's own."""
     x = plain(x)
     return reference.Tensor(x.ravel().tolist(), x.shape, x.dtype.name if dtype is None else dtype)
 
@@ -164,48 +177,35 @@ def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
 def _carry_out(
     call: HostCall, upstream: Any, out: Array | None, *, gradient: bool
 ) -> tuple[Array, Array | None]:
-    """What `evaluate` returns."""
+    """Compute the results of `evaluate` by the tiers."""
     plan = call.plan
-    none = plan.spec.reduction == "none"
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
     form = _slope_form(call)
     out = None if out is None else out.view(form)
     slopes = _slopes_in(call, form, out) if gradient else None
-    _positions_into(
-        call,
-        losses,
-        slopes,
-        _scale(call, upstream, divisor) if gradient else None,
-        _term_dtype(call),
-    )
-    reduced = (
-        losses.reshape(call.positions).astype(np.float64, copy=False)
-        if none
-        else _reduced(call, losses, divisor)
-    )
+    scale = _scale(call, upstream, divisor) if gradient else None
+    _positions_into(call, losses, slopes, scale, _term_dtype(call))
+    reduced: Any
+    if plan.spec.reduction == "none":
+        reduced = losses.reshape(call.positions).astype(np.float64, copy=False)
+    else:
+        reduced = _reduced(call, losses, divisor)
     return stored(np.asarray(reduced), plan.result_dtype), _back(call, slopes, out)
 
 
 def _carry_out_some(
     call: HostCall, positions: Array, upstream: Any, *, gradient: bool
 ) -> tuple[Array, Array | None]:
-    """What `evaluate_some` returns."""
+    """Compute the results of `evaluate_some`."""
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
-    slopes = (
-        np.zeros(call.rows.shape, _slope_form(call)) if gradient else None
-    )  # memory that is not touched costs nothing
+    # Allocate all rows, because zeroed memory that is never touched costs nothing.
+    slopes = np.zeros(call.rows.shape, _slope_form(call)) if gradient else None
     only = np.zeros(len(call.rows), bool)
     only[positions] = True
-    _positions_into(
-        call,
-        losses,
-        slopes,
-        _scale(call, upstream, divisor) if gradient else None,
-        _term_dtype(call),
-        only,
-    )
+    scale = _scale(call, upstream, divisor) if gradient else None
+    _positions_into(call, losses, slopes, scale, _term_dtype(call), only)
     return losses[positions], None if slopes is None else slopes[positions]
 
 
@@ -222,7 +222,7 @@ def _slope_form(call: HostCall) -> np.dtype[Any]:
 
 
 def _new_losses(call: HostCall) -> Array:
-    # float32 holds what is rounded to it, and to narrower types.
+    # float32 also holds losses that are rounded to narrower dtypes.
     return np.zeros(len(call.rows), np.float64 if _term_dtype(call) == "float64" else np.float32)
 
 
@@ -232,7 +232,7 @@ def _scale(call: HostCall, upstream: Any, divisor: Any) -> Scale:
 
 
 def _slopes_in(call: HostCall, dtype: np.dtype[Any], out: Array | None) -> Array:
-    """Where the gradient is made, row by row; 0 where nothing will be written."""
+    """The array that receives the gradient row by row, with 0 in rows that are not computed."""
     if out is None or not _classes_last(call):
         return _aligned_zeros(call.rows.shape, dtype)
     rows = out.reshape(call.rows.shape)
@@ -246,9 +246,12 @@ def _classes_last(call: HostCall) -> bool:
 
 
 def _back(call: HostCall, slopes: Array | None, out: Array | None) -> Array | None:
+    """The gradient in the shape of the predictions, in `out` if given."""
     if slopes is None or _classes_last(call):
         return None if slopes is None else slopes.reshape(call.shape)
-    moved = np.moveaxis(slopes.reshape(*call.positions, call.rows.shape[1]), -1, call.plan.axis)  # type: ignore[arg-type]
+    axis = call.plan.axis
+    assert axis is not None
+    moved = np.moveaxis(slopes.reshape(*call.positions, call.rows.shape[1]), -1, axis)
     if out is None:
         return np.ascontiguousarray(moved)
     out[...] = moved
@@ -279,10 +282,10 @@ def _positions_into(
     dtype: str,
     only: Bools | None = None,
 ) -> None:
+    """Compute all positions, or only the flagged ones, into `losses` and `slopes`."""
     plan = call.plan
     form = plan.predictions_dtype
-    nothing = scale is not None and scale.nothing
-    if nothing:
+    if scale is not None and scale.nothing:
         if slopes is not None:
             slopes[...] = 0
         scale = slopes = None
@@ -292,21 +295,21 @@ def _positions_into(
     if only is not None:
         todo, special = todo & only, special & only
     if scale is not None and scale.special:
-        nan, endless = scale.not_finite(len(todo))
-        special |= todo & endless
-        # Where the factor is NaN so is every slope, in a training that has diverged all of them: no work for the oracle.
-        lost = todo & nan
-        _finite_into(call, lost, special, losses, None, None, dtype)
+        nan, infinite = scale.not_finite(len(todo))
+        special |= todo & infinite
+        # A NaN factor makes every slope NaN. Write NaN here rather than ask the oracle, because
+        # a training that has diverged has a NaN factor at every position.
+        poisoned = todo & nan
+        _finite_into(call, poisoned, special, losses, None, None, dtype)
         if slopes is not None:
-            slopes[lost] = stored(np.full(1, np.nan), form)
-        todo &= ~(nan | endless)
+            slopes[poisoned] = stored(np.full(1, np.nan), form)
+        todo &= ~(nan | infinite)
     _finite_into(call, todo, special, losses, slopes, scale, dtype)
     for i in np.flatnonzero(special).tolist():
         losses[i] = call.oracle_loss(i, dtype)
         if slopes is not None and scale is not None:
-            slopes[i] = stored(
-                np.array([call.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]), form
-            )
+            row = [call.oracle_slope(i, c, scale) for c in range(slopes.shape[1])]
+            slopes[i] = stored(np.array(row), form)
 
 
 def _finite_into(
@@ -318,19 +321,20 @@ def _finite_into(
     scale: Scale | None,
     dtype: str,
 ) -> None:
-    """Positions whose scale is finite, or whose slopes are not wanted. What is for the oracle is noted in `special`."""
-    left = (
-        todo
-        if "fast" in counts.skipped_tiers
-        else fast.carry_out(call, todo, losses, slopes, scale, dtype)
-    )
+    """Compute positions whose scale is finite, or whose slopes are not wanted.
+
+    Positions that need the oracle are flagged in `special`.
+    """
+    left = todo
+    if "fast" not in counts.skipped_tiers:
+        left = fast.carry_out(call, todo, losses, slopes, scale, dtype)
     chosen = np.flatnonzero(left)
     if not len(chosen):
         return
-    nan, odd = call.odd_logits(chosen)
+    nan, infinite = call.odd_logits(chosen)
     _poison(call, chosen[nan], losses, slopes)
-    special[chosen[odd]] = True
-    chosen = chosen[~(nan | odd)]
+    special[chosen[infinite]] = True
+    chosen = chosen[~(nan | infinite)]
     step = max(1, _BLOCK // max(1, call.read.shape[1]))
     for start in range(0, len(chosen), step):
         round_positions(call, chosen[start : start + step], losses, slopes, scale, dtype)
@@ -343,7 +347,7 @@ def _poison(call: HostCall, which: Any, losses: Array, slopes: Array | None) -> 
 
 
 def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-    """Zeros that begin at a multiple of 64 bytes: such memory TensorFlow and JAX take over as it is, and other memory they copy."""
+    """Zeros aligned to 64 bytes, because TensorFlow and JAX copy arrays that are not aligned."""
     size = shape[0] * shape[1] * dtype.itemsize
     out = np.zeros(size + 64, np.uint8)
     start = -out.ctypes.data % 64

@@ -1,7 +1,7 @@
-"""Rounding to the dtypes of results: once, to nearest, ties to even, right for subnormals and at overflow.
+"""Rounds to the dtypes of results: once, to nearest, ties to even, also subnormals and overflow.
 
-A cast from float64 to a half type goes through float32 in most places, and rounds twice. Here numbers are rounded in float64 itself, or by
-NumPy's own casts to float32 and float16, which are right.
+Most casts from float64 to a half type go through float32 and round twice. This module rounds in
+float64 itself, or by NumPy's own casts to float32 and float16, which are correct.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 _SLACK = 1.0 + 2.0**-40
-"""Bounds are added up in float64 themselves, and may have lost this much of themselves to rounding."""
+"""Bounds are computed in float64 too. This factor covers their own rounding errors."""
 
 _NUMPY_HAS = {"float16": np.float16, "float32": np.float32}
 
 
 def to_format(x: Floats, dtype: str) -> Floats:
-    """float64 numbers rounded to a dtype, still held as float64; every zero is +0."""
+    """Round float64 numbers to a dtype and return them as float64; every zero is +0."""
     if dtype == "float64":
         return x + 0.0
     if dtype in _NUMPY_HAS:
@@ -40,13 +40,16 @@ def to_format(x: Floats, dtype: str) -> Floats:
 
 
 def _to_odd(high: Floats, low: Floats) -> Floats:
-    """high + low, which float64 does not hold, as the neighbour of it whose last bit is set: what is rounded once more is then right."""
+    """Round high + low to odd, so that a second rounding to a narrower dtype is correct.
+
+    If float64 cannot hold the sum, the result is the neighbour whose last bit is set.
+    """
     total = high + low
     back = total - high
     error = (high - (total - back)) + (low - back)
     bits = np.ascontiguousarray(total).view(np.int64)
     even = (bits & 1) == 0
-    # The neighbour on the side of the error: away from zero where it has the sign of the total.
+    # Step in the direction of the error: away from zero where it has the sign of the total.
     step = np.where((error > 0) == (total > 0), 1, -1)
     return np.where((error != 0) & even & np.isfinite(total), (bits + step).view(np.float64), total)
 
@@ -54,16 +57,16 @@ def _to_odd(high: Floats, low: Floats) -> Floats:
 def decide(
     high: Floats, low: Floats, radius: Floats, dtype: str
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Round numbers known to lie within `radius` of high + low, where that tells what they round to.
+    """Round numbers known to lie within `radius` of high + low, where that decides the rounding.
 
     Returns:
-        The rounded numbers, held as float64, and which of them are undecided: the two ends of the interval do not round to the same
-        number, or one of them is not finite.
+        The rounded numbers, as float64, and which of them are undecided: the two ends of the
+        interval do not round to the same number, or one of them is not finite.
     """
     with np.errstate(all="ignore"):
         wide = radius * _SLACK
         below, above = low - wide, low + wide
-        inexact = wide != 0  # where low -+ wide was rounded, one step outwards makes up for it
+        inexact = wide != 0  # one step outwards covers the rounding of low - wide and low + wide
         below = np.where(inexact, np.nextafter(below, -np.inf), low)
         above = np.where(inexact, np.nextafter(above, np.inf), low)
         if dtype == "float64":
@@ -78,7 +81,7 @@ def decide(
 
 
 def stored(x: Array, dtype: str) -> Array:
-    """Numbers that the dtype holds exactly, as an array of it; bfloat16, which NumPy has not, as its bits."""
+    """Store numbers that the dtype holds exactly in that dtype; bfloat16 as its bits in uint16."""
     if dtype == "bfloat16":
         bits: Array = (np.asarray(x.astype(np.float32)).view(np.uint32) >> 16).astype(np.uint16)
         return bits

@@ -1,4 +1,4 @@
-"""The factor of a gradient's elements: upstream gradient times weight over divisor."""
+"""The factor of gradient elements: upstream gradient times sample weight over divisor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from unifiedloss.exact.call import Bools, Floats, HostCall
 
 
 class Scale:
-    """u s_i / D: what every slope is multiplied with.
+    """The factor u s_i / D of every slope.
 
     Attributes:
-        nothing: whether all gradients are 0: an empty mean.
+        nothing: whether all gradients are 0, because the mean is empty.
         special: whether one of the factors is not finite.
     """
 
@@ -25,17 +25,17 @@ class Scale:
         self._call, self.upstream = call, upstream
         self.nothing = isinstance(divisor, float) and divisor == 0.0
         self.special = isinstance(divisor, float) or not np.isfinite(upstream).all()
-        self._odd = divisor if isinstance(divisor, float) else None
+        self._special_divisor = divisor if isinstance(divisor, float) else None
         self.divisor: Ball = Ball(np.float64(1.0)) if isinstance(divisor, float) else divisor[0]
         self._exactly = None if isinstance(divisor, float) else divisor[1]
         self._fraction: Fraction | None = None
 
     def not_finite(self, n: int) -> tuple[Bools, Bools]:
-        """Of n positions, those whose scale is NaN, and those for which it, or its divisor, is infinite."""
-        divisor = 1.0 if self._odd is None else self._odd
+        """Flag, of n positions, those with a NaN scale and those with an infinite u or D."""
+        divisor = 1.0 if self._special_divisor is None else self._special_divisor
         nan = np.isnan(self.upstream) | np.isnan(divisor)
-        endless = ~nan & (np.isinf(self.upstream) | np.isinf(divisor))
-        return np.broadcast_to(nan, n), np.broadcast_to(endless, n)
+        infinite = ~nan & (np.isinf(self.upstream) | np.isinf(divisor))
+        return np.broadcast_to(nan, n), np.broadcast_to(infinite, n)
 
     @cached_property
     def power_of_two(self) -> bool:
@@ -58,7 +58,7 @@ class Scale:
         return scaled
 
     def times(self, slope: Ball, chosen: Any) -> Ball:
-        """Slopes times the scales of their positions."""
+        """Multiply slopes by the scales of their positions."""
         result = slope * Ball(
             self.upstream[chosen][:, None] if self.upstream.ndim else self.upstream
         )
@@ -69,14 +69,14 @@ class Scale:
         return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
 
     def exactly(self, i: int) -> Any:
-        """The scale of a position, as a fraction, or as a float where it is not finite."""
+        """The exact scale of a position: a Fraction, or a float where it is not finite."""
         factor = reference.times(
             reference.extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
         )
         factor = reference.times(factor, Fraction(self._call.plan.scale))
-        if self._odd is not None:
-            return reference.over(factor, self._odd)
+        if self._special_divisor is not None:
+            return reference.over(factor, self._special_divisor)
         if self._fraction is None:
             assert self._exactly is not None
             self._fraction = self._exactly()

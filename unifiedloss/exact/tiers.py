@@ -1,4 +1,4 @@
-"""The second tier of exact mode, in double-double balls, and what it leaves to the oracle."""
+"""The second tier of exact mode: double-double balls, and the oracle where they do not decide."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def round_positions(
     scale: Scale | None,
     dtype: str,
 ) -> None:
-    """Some positions, by balls, and what they leave undecided by the oracle."""
+    """Compute some positions in balls, and by the oracle where balls leave them undecided."""
     counts.undecided["rows"] += len(chosen)
     form = call.plan.predictions_dtype
     loss, slope = _balls(call, chosen)
@@ -54,7 +54,7 @@ def round_positions(
 
 
 def round_elements(call: HostCall, i: int, columns: Any, slopes: Array, scale: Scale) -> None:
-    """Some elements of the gradient of one row of logits with a class index."""
+    """Compute some gradient elements of one row of logits with a class index."""
     counts.undecided["elements"] += len(columns)
     logits = call.rows[i].astype(np.float64)
     label, top = int(call.targets[i]), int(logits.argmax())
@@ -65,17 +65,14 @@ def round_elements(call: HostCall, i: int, columns: Any, slopes: Array, scale: S
     for c in columns:
         gap = Ball(*two_sum(logits[c], -logits[top]))
         at_top = c == top
-        share = ((others if c == label else Ball(np.float64(1.0))) if at_top else gap.exp()) / total
-        # At the label p - 1; where it is the largest logit, from what the others have.
-        slope = (
-            -share
-            if at_top and c == label
-            else share - Ball(np.float64(1.0))
-            if c == label
-            else share
-        )
-        found, doubtful = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
-        value = call.oracle_slope(i, int(c), scale) if doubtful[0, 0] else found[0, 0]
+        if at_top and c == label:
+            # p - 1 of the largest logit is minus the share of the others, which cancels nothing.
+            slope = -(others / total)
+        else:
+            share = (Ball(np.float64(1.0)) if at_top else gap.exp()) / total
+            slope = share - Ball(np.float64(1.0)) if c == label else share
+        rounded, doubtful = _decided(scale.times(slope * own, np.array([i])), (1, 1), form)
+        value = call.oracle_slope(i, int(c), scale) if doubtful[0, 0] else rounded[0, 0]
         slopes[i, c] = stored(np.array([value]), form)[0]
 
 
