@@ -111,8 +111,8 @@ class LibraryLoss:
         """
         if positional and not self.is_class:
             msg = (
-                f"{self.name}: the arguments that configure it are given by name; the tensors "
-                "are given to the call."
+                f"{self.name}: the arguments that configure it are given by name; the tensors are "
+                "given to the call."
             )
             raise SpecTypeError(msg)
         if len(positional) > len(self.parameters):
@@ -208,8 +208,7 @@ def find(name: str) -> LibraryLoss:
     if library_loss is None:
         msg = (
             f"{shortened(name)} is no loss that is known here; known are the losses of "
-            f"{', '.join(LIBRARIES)}, by their full "
-            f"names.{_suggested(name)}"
+            f"{', '.join(LIBRARIES)}, by their full names.{_suggested(name)}"
         )
         raise SpecValueError(msg)
     return library_loss
@@ -235,8 +234,8 @@ def spec_of(call: Call) -> AnyLoss:
     if library_loss.library != "keras":
         if call.backend is not None:
             msg = (
-                f"{call.name} runs on no other framework; only keras[{call.backend}] says on "
-                "which one."
+                f"{call.name} runs on no other framework; only keras[{call.backend}] says on which "
+                "one."
             )
             raise SpecValueError(msg)
         return library_loss.spec(call.arguments)
@@ -304,8 +303,8 @@ def _candidates(spec: AnyLoss, library: str) -> list[LibraryLoss]:
         meant = suggestion(library, LIBRARIES)
         if library in ("jax", "numpy"):
             meant = (
-                f" {library} has no losses of its own; spec.to({library!r}) gives the spec as "
-                "a function of it."
+                f" {library} has no losses of its own; spec.to({library!r}) gives the spec as a "
+                "function of it."
             )
         msg = f"losses are written for {', '.join(LIBRARIES)}, got {library!r}.{meant}"
         raise SpecValueError(msg)
