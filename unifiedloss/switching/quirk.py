@@ -14,7 +14,7 @@ import numpy as np
 from unifiedloss.spec import AnyLoss, Elementwise, Loss
 from unifiedloss.switching.inputs import Layout
 from unifiedloss.switching.library_loss import Call
-from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
+from unifiedloss.switching.sides import Array, Input, Outcome, kinds_of, same
 
 Of = Literal["value", "gradient", "digits", "gradient_digits", "sign", "dtype", "shape"]
 
@@ -92,9 +92,10 @@ class Quirk:
             return bool(a.value.dtype != b.value.dtype)
         if self.of == "shape":
             return a.value.shape != b.value.shape
-        first, second = a.value, b.value
+        pair: tuple[Array | None, Array | None] = (a.value, b.value)
         if self.of == "gradient_digits":
-            first, second = a.gradient, b.gradient
+            pair = (a.gradient, b.gradient)
+        first, second = pair
         if first is None or second is None or first.size != second.size:
             return False
         x, y = (np.asarray(each, np.float64).ravel() for each in (first, second))
