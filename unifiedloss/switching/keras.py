@@ -27,21 +27,20 @@ _REDUCTIONS = {
 _REASONS = MappingProxyType(
     {
         "divisor": "Keras divides by the number of positions that its mask keeps, whatever the "
-        "weights.",
-        "on_empty": "Keras gives 0 where nothing is left to average.",
-        "dtype": "A loss object of Keras computes in its own dtype, float32 by default; only a "
-        "function keeps the predictions' one.",
-        "class_weights": "Keras takes class weights in fit(class_weight=...), and makes sample "
-        "weights of them.",
-        "average_last_axis": "Keras averages the last axis of an elementwise loss before it "
-        "reduces.",
-        "epsilon": "Keras clips to its own epsilon, which is one for all losses of a process.",
+        "weights",
+        "on_empty": "Keras gives 0 where nothing is left to average",
+        "dtype": "a loss object of Keras computes in its own dtype, float32 by default; only a "
+        "function keeps the dtype of the predictions",
+        "class_weights": "Keras takes class weights in fit(class_weight=...), and turns them into "
+        "sample weights",
+        "average_last_axis": "Keras averages the last axis of elementwise losses before it reduces",
+        "epsilon": "Keras clips to its own epsilon, the same for all losses of a process",
         "renormalize": "Keras divides probabilities by their sum, before it clips them or, for "
-        "class indices on TensorFlow, after.",
-        "pos_weight": "No loss of Keras weights the positive term.",
-        "axis": "Keras takes a number.",
+        "class indices on TensorFlow, after",
+        "pos_weight": "no loss of Keras weights the positive term",
+        "axis": "Keras takes a number as the axis",
         "ignore_index": "SparseCategoricalCrossentropy ignores one class, and no other loss of "
-        "Keras any.",
+        "Keras ignores any",
     }
 )
 

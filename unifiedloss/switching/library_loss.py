@@ -73,7 +73,8 @@ class LibraryLoss:
         aliases: its other dotted names.
         data: parameters that hold the tensors of a call.
         tensors: parameters that are tensors in the library; the others are Python values.
-        reasons: why the library cannot express a field as the spec has it, by the field's name.
+        reasons: why the library cannot express a field as the spec has it, by the field's name;
+            without a final period.
         exported: whether specs are written as this loss. False for a function if a class computes
             the same.
         write: writes the call if it is not written as ``name(argument=value)``.
@@ -335,25 +336,37 @@ def call_of(spec: AnyLoss, library: str, backend: str | None = None) -> Call:
     """
     nearest = closest(spec, library, backend)
     if nearest.changes:
-        library_loss = find(nearest.call.name)
-        wanted = ", ".join(f"{name}={getattr(spec, name)!r}" for name in nearest.changes)
-        has = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
-        reasons = [
-            library_loss.reasons[name] for name in nearest.changes if name in library_loss.reasons
-        ]
-        msg = " ".join(
-            [
-                f"{library_loss.name} cannot say {wanted}: the nearest it has is {has}.",
-                *reasons,
-                f"Where that is meant, say so with spec.replace({has}).",
-                instead(library),
-            ]
-        )
-        raise UnsupportedError(msg)
+        raise UnsupportedError(_refusal(spec, nearest))
     return nearest.call
+
+
+def _refusal(spec: AnyLoss, nearest: Closest) -> str:
+    """The message that a library cannot express a spec, with a line for each field that differs."""
+    library_loss = find(nearest.call.name)
+    library = library_loss.library
+    rows = [
+        (
+            f"{name}={getattr(spec, name)!r}",
+            library_loss.reasons.get(name, f"{library_loss.name} has {name}={value!r}"),
+        )
+        for name, value in nearest.changes.items()
+    ]
+    # Weights can be long, so they do not set the width of the column.
+    width = max((len(field) for field, _ in rows if len(field) <= 40), default=0)
+    accepted = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
+    advice = (
+        f"Use spec.to({_backend_for(library)!r}), which computes the spec as it is, or accept "
+        f"{library}'s rules: spec.replace({accepted})"
+    )
+    lines = [f"  {field:<{width}}    {reason}" for field, reason in rows]
+    return "\n".join([f"{library_loss.name} cannot express this spec:", *lines, advice])
 
 
 def instead(library: str) -> str:
     """The sentence that says what to use if a library cannot express a spec."""
-    backend = {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)
-    return f"spec.to({backend!r}) computes the spec as it is."
+    return f"spec.to({_backend_for(library)!r}) computes the spec as it is."
+
+
+def _backend_for(library: str) -> str:
+    """The backend of unifiedloss for users of a library."""
+    return {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)

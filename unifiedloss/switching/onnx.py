@@ -31,15 +31,15 @@ OUTPUT = "loss"
 
 _REASONS = MappingProxyType(
     {
-        "axis": "ONNX has the classes on axis 1.",
-        "divisor": "ONNX divides by the sum of the class weights of the labels.",
-        "on_empty": "ONNX gives NaN where nothing is left to average.",
-        "from_logits": "ONNX has a loss of logits and one of log-probabilities.",
-        "label_smoothing": "ONNX smooths no labels.",
-        "epsilon": "ONNX clips nothing.",
-        "scale": "ONNX has no factor of the loss; add a Mul node.",
-        "dtype": "ONNX computes in the dtype of the predictions.",
-        "rounding": "ONNX says nothing of rounding.",
+        "axis": "ONNX has the classes on axis 1",
+        "divisor": "ONNX divides by the sum of the class weights of the labels",
+        "on_empty": "ONNX gives NaN where nothing is left to average",
+        "from_logits": "ONNX has a loss for logits and one for log-probabilities",
+        "label_smoothing": "ONNX smooths no labels",
+        "epsilon": "ONNX clips nothing",
+        "scale": "ONNX has no factor; add a Mul node",
+        "dtype": "ONNX computes in the dtype of the predictions",
+        "rounding": "ONNX does not specify rounding",
     }
 )
 

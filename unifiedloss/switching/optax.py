@@ -20,13 +20,13 @@ _DATA = ("logits", "labels", "predictions", "targets")
 _REASONS = MappingProxyType(
     {
         "reduction": "optax gives one loss per position and leaves the reduction to .mean() and "
-        ".sum().",
-        "axis": "optax takes a number.",
-        "label_smoothing": "optax smooths labels on their own, with optax.smooth_labels.",
-        "class_weights": "optax has no class weights; multiply the losses by class_weights[labels].",
-        "ignore_index": "optax ignores no label.",
-        "from_logits": "optax's cross-entropies take logits.",
-        "pos_weight": "optax does not weight the positive term.",
+        ".sum()",
+        "axis": "optax takes a number as the axis",
+        "label_smoothing": "optax smooths labels outside the loss, with optax.smooth_labels",
+        "class_weights": "optax has no class weights; multiply the losses by class_weights[labels]",
+        "ignore_index": "optax ignores no label",
+        "from_logits": "optax's cross-entropies take logits",
+        "pos_weight": "optax does not weight the positive term",
     }
 )
 

@@ -10,12 +10,12 @@ from unifiedloss.switching.library_loss import Arguments, LibraryLoss, refuse, r
 
 _REASONS = MappingProxyType(
     {
-        "on_empty": "scikit-learn raises where the weights sum to 0.",
-        "divisor": "scikit-learn divides by the sum of the sample weights.",
-        "epsilon": "scikit-learn clips to the spacing of the predictions' dtype.",
-        "axis": "scikit-learn has the classes on the last of two axes.",
-        "from_logits": "scikit-learn's log_loss takes probabilities.",
-        "reduction": "scikit-learn gives one number.",
+        "on_empty": "scikit-learn raises where the weights sum to 0",
+        "divisor": "scikit-learn divides by the sum of the sample weights",
+        "epsilon": "scikit-learn clips to the spacing of the predictions' dtype",
+        "axis": "scikit-learn has the classes on the last of two axes",
+        "from_logits": "scikit-learn's log_loss takes probabilities",
+        "reduction": "scikit-learn gives one number",
     }
 )
 

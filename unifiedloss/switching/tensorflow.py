@@ -28,28 +28,27 @@ _DATA = ("labels", "logits", "predictions", "onehot_labels", "multi_class_labels
 
 _REASONS = MappingProxyType(
     {
-        "reduction": "The functions of tf.nn give one loss per position and leave the rest to "
-        "tf.reduce_mean.",
-        "axis": "TensorFlow takes a number.",
+        "reduction": "the functions of tf.nn give one loss per position and leave the rest to "
+        "tf.reduce_mean",
+        "axis": "TensorFlow takes a number as the axis",
         "class_weights": "TensorFlow's losses have no class weights; gather them by label, and "
-        "multiply the losses by them.",
-        "ignore_index": "TensorFlow's losses ignore no label.",
-        "label_smoothing": "Of TensorFlow's losses, those of tf.compat.v1.losses smooth dense "
-        "labels.",
-        "from_logits": "TensorFlow's cross-entropies take logits.",
-        "scale": "The functions of tf.nn have no factor; multiply the losses.",
+        "multiply the losses by them",
+        "ignore_index": "TensorFlow's losses ignore no label",
+        "label_smoothing": "only tf.compat.v1.losses smooths labels, and only dense ones",
+        "from_logits": "TensorFlow's cross-entropies take logits",
+        "scale": "the functions of tf.nn have no factor; multiply the losses",
     }
 )
 
 _V1_REASONS = MappingProxyType(
     _REASONS
     | {
-        "on_empty": "tf.compat.v1.losses gives 0 where nothing is left to average.",
+        "on_empty": "tf.compat.v1.losses gives 0 where nothing is left to average",
         "divisor": "tf.compat.v1.losses divides by the number of weights that are not 0, of all "
-        "losses, or by the sum of weights.",
-        "dtype": "tf.compat.v1.losses casts what are no logits to float32.",
+        "losses, or by the sum of weights",
+        "dtype": "tf.compat.v1.losses casts everything but logits to float32",
         "ignore_index": "TensorFlow's losses ignore no label; in tf.compat.v1.losses a weight of 0 "
-        "stands for that.",
+        "stands for that",
     }
 )
 
@@ -87,7 +86,7 @@ def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
 
 def _check_unreduced(spec: Any) -> None:
     if spec.reduction != "none":
-        refuse(_REASONS["reduction"])
+        refuse("The functions of tf.nn give one loss per position, and tf.reduce_mean reduces.")
 
 
 def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:

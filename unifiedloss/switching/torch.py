@@ -21,22 +21,22 @@ from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, 
 
 _REASONS = MappingProxyType(
     {
-        "axis": "torch has the classes on axis 1.",
-        "ignore_index": "torch always ignores one label.",
-        "divisor": "torch divides by the sum of the class weights of the labels, by the number of "
-        "positions where targets are dense, and by the number of elements in an elementwise loss.",
-        "on_empty": "torch gives NaN where nothing is left to average.",
-        "epsilon": "torch clips no probability; it clamps logarithms at -100.",
-        "label_smoothing": "torch smooths the labels of torch.nn.CrossEntropyLoss alone.",
+        "axis": "torch has the classes on axis 1",
+        "ignore_index": "torch always ignores one label",
+        "divisor": "torch divides by the sum of the labels' class weights; with dense targets, by "
+        "the number of positions; in an elementwise loss, by the number of elements",
+        "on_empty": "torch gives NaN where nothing is left to average",
+        "epsilon": "torch clamps logarithms at -100 and clips nothing",
+        "label_smoothing": "torch smooths labels only in torch.nn.CrossEntropyLoss",
         "class_weighting": "torch multiplies the entries of the smoothed target by the class "
-        "weights.",
+        "weights",
         "element_weights": "torch.nn.functional.mse_loss takes weights of the predictions' own "
         "shape, and those of a spec are repeated along the axes before theirs; multiply the losses "
-        "of reduction='none' by them.",
-        "average_last_axis": "torch reduces all axes at once.",
-        "scale": "torch has no factor of the loss; multiply what it gives.",
-        "dtype": "torch computes in the dtype of the predictions.",
-        "rounding": "torch rounds as its kernels do.",
+        "of reduction='none' by them",
+        "average_last_axis": "torch reduces all axes at once",
+        "scale": "torch has no factor; multiply the loss it gives",
+        "dtype": "torch computes in the dtype of the predictions",
+        "rounding": "torch rounds as its kernels do",
     }
 )
 
