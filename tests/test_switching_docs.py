@@ -25,7 +25,9 @@ PAGE = ROOT / "docs" / "switching.md"
 TABLES = [ROOT / "unifiedloss" / "switching" / f"{library}.py" for library in LIBRARIES]
 
 # What is refused when a spec is written, not when a loss is read: the messages of to_native.
-WRITING = re.compile(r"_?from_\w+|_ignored|_check_unreduced|_native\w*|_class_arguments")
+WRITING = re.compile(
+    r"_?from_\w+|_ignored|_check_unreduced|_entry|_class_and_function|_class_arguments"
+)
 
 REFUSED = [
     "torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])",

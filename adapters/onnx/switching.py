@@ -1,4 +1,7 @@
-"""The loss operators of ONNX: read from nodes and models, built as models, run by onnxruntime."""
+"""ONNX's loss operators: read from nodes and models as calls, built as models, and run.
+
+onnxruntime runs them.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,22 @@ from unifiedloss.switching.library_loss import Call
 from unifiedloss.switching.onnx import INPUTS, OPERATORS, OUTPUT, Node, call_of_nodes
 
 OPSET = 13
-"""The first version of the operators as they are today; whatever runs ONNX knows it."""
+"""The version that introduced the current operators; every ONNX runtime supports it."""
 
 IR_VERSION = 8
 
 _DOMAINS = ("", "ai.onnx")
-"""How the standard's own operators are marked."""
+"""The domains of the standard's operators."""
 
 
 def read(obj: Any, **arguments: Any) -> Call | None:
-    """The call of a node, or of the one loss in a model or graph; None for anything else."""
+    """The call of a node, or of the only loss in a model or graph; None for anything else."""
     if isinstance(obj, onnx.ModelProto):
         obj = obj.graph
     provided = None
     if isinstance(obj, onnx.GraphProto):
-        nodes, initializers = (
-            list(obj.node),
-            {tensor.name: _plain(tensor) for tensor in obj.initializer},
-        )
+        nodes = list(obj.node)
+        initializers = {tensor.name: _plain(tensor) for tensor in obj.initializer}
         provided = (
             {each.name for each in obj.input}
             | initializers.keys()
@@ -42,7 +43,10 @@ def read(obj: Any, **arguments: Any) -> Call | None:
         return None
     unknown = arguments.keys() - {"weights"}
     if unknown:
-        msg = f"a node has its attributes already; beside it only weights are given, got {', '.join(sorted(unknown))}."
+        msg = (
+            "a node has its attributes already; beside it only weights are given, got "
+            f"{', '.join(sorted(unknown))}."
+        )
         raise SpecTypeError(msg)
     weights = arguments.get("weights")
     weights = None if weights is None else _plain(weights)
@@ -52,7 +56,8 @@ def read(obj: Any, **arguments: Any) -> Call | None:
 def _node(node: NodeProto) -> Node:
     operator = f"{node.domain}.{node.op_type}" if node.domain not in _DOMAINS else node.op_type
     attributes = {}
-    if operator in OPERATORS or operator == "Constant":  # others may hold whole graphs
+    # The attributes of other operators are not needed, and may hold graphs.
+    if operator in OPERATORS or operator == "Constant":
         attributes = {
             attribute.name: _plain(helper.get_attribute_value(attribute))
             for attribute in node.attribute
@@ -61,7 +66,10 @@ def _node(node: NodeProto) -> Node:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor or an attribute as Python values; float32 numbers as the shortest decimals that round to them."""
+    """A tensor or attribute as Python values.
+
+    A float32 number becomes the shortest decimal that rounds to it.
+    """
     if isinstance(value, TensorProto):
         value = numpy_helper.to_array(value)
     if isinstance(value, bytes):
@@ -69,9 +77,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | int):
         return value
     array: np.ndarray[Any, Any] = np.asarray(value)
-    if array.dtype == np.float64 and isinstance(
-        value, list
-    ):  # an attribute of numbers, which are float32 in the file
+    # The numbers of an attribute are float32 in the file.
+    if array.dtype == np.float64 and isinstance(value, list):
         array = array.astype(np.float32)
     plain = [float(str(number)) for number in array.ravel()]
     return tuple(plain) if array.ndim == 1 else _nested(np.reshape(plain, array.shape).tolist())
@@ -84,9 +91,10 @@ def _nested(value: Any) -> Any:
 def build(
     call: Call, rank: int = 2, dtype: Any = np.float32, labels: Any = np.int64
 ) -> onnx.ModelProto:
-    """A model of this one node, whose inputs are called as the standard calls them; class weights are an initializer.
+    """A model of the loss alone, with the standard's names for its inputs.
 
-    Extents are left open. The rank is not: without a shape a model is not valid.
+    Class weights are an initializer. Extents are symbolic, but the rank is fixed, because a model
+    without a shape is invalid.
     """
     operator = call.name.partition(".")[2]
     scores, targets, weights = INPUTS[operator]
@@ -111,7 +119,7 @@ def build(
 def _around(
     node: NodeProto, initializers: list[TensorProto], rank: int, dtype: Any, labels: Any
 ) -> onnx.ModelProto:
-    """A model of one node and the constants it has among its inputs."""
+    """A model of one node and the constants among its inputs."""
     scores, targets, result = node.input[0], node.input[1], node.output[0]
     positions = ["N", *(f"D{axis}" for axis in range(1, rank - 1))]
     unreduced = any(each.name == "reduction" and each.s == b"none" for each in node.attribute)
@@ -137,7 +145,7 @@ def _around(
 
 
 def weight_dtype(_: Call, given: Any = None) -> str | None:
-    """The dtype of the predictions that a model takes; None where one is made for the dtype they have."""
+    """The dtype of the predictions that a given model takes; None if `run` makes the model."""
     graph = given.graph if isinstance(given, onnx.ModelProto) else None
     if graph is None:
         return None
@@ -149,10 +157,12 @@ def weight_dtype(_: Call, given: Any = None) -> str | None:
 def run(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
-    """The value that onnxruntime gives, which takes labels of int32 and int64; others are cast. There is no gradient.
+    """The value from onnxruntime; there is no gradient.
 
-    `native` is the node, graph or model that the call was read from. A model of the loss alone is run as it is; in a larger one its node
-    is, with the class weights that it has there. Without it, a model for tensors of these types is made.
+    Integer labels are cast to int64 unless they are int32, because onnxruntime takes no others.
+    `given` is the node, graph or model that the call was read from. A model of the loss alone is
+    run unchanged. From a larger model or graph, only the node of the loss is run, with its class
+    weights. Without `given`, `build` makes a model for tensors of these dtypes.
     """
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     if targets.dtype.kind in "iu" and targets.dtype not in (np.int32, np.int64):
@@ -163,55 +173,55 @@ def run(
 def run_as_given(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
-    """What `run` gives, for labels of the dtype they have, which onnxruntime may refuse."""
-    import onnxruntime  # here, as reading and building needs none
+    """The result of `run` without casting the labels, whose dtype onnxruntime may refuse."""
+    import onnxruntime  # imported here, because reading and building do not need it
 
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     kinds = predictions.ndim, predictions.dtype, targets.dtype
-    model = build(call, *kinds) if given is None else _as_it_is(given, *kinds)
+    model = build(call, *kinds) if given is None else _model_of(given, *kinds)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     node = _losses(model.graph)[0]
     scores, labels = node.input[:2]
-    if {given.name: given.type for given in session.get_inputs()}[labels] == "tensor(int32)":
+    types = {each.name: each.type for each in session.get_inputs()}
+    if types[labels] == "tensor(int32)":
         targets = targets.astype(np.int32)
     (value,) = session.run([node.output[0]], {scores: predictions, labels: targets})
     return np.asarray(value), None
 
 
-def _as_it_is(given: Any, rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
-    """The model that was given; or, of a node or of a graph that does more, one around the node of the loss."""
+def _model_of(given: Any, rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
+    """The given model if it has only the loss; otherwise a model around the node of the loss."""
     if isinstance(given, NodeProto):
         return _around(given, [], rank, dtype, labels)
     graph = given.graph if isinstance(given, onnx.ModelProto) else given
     (node,) = _losses(graph)
-    held = {tensor.name for tensor in graph.initializer}
-    fed = {given.name for given in graph.input} - held
-    if isinstance(given, onnx.ModelProto) and fed == set(node.input[:2]) and len(graph.node) == 1:
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = {each.name for each in graph.input} - initializers
+    alone = inputs == set(node.input[:2]) and len(graph.node) == 1
+    if isinstance(given, onnx.ModelProto) and alone:
         return given
     constants = {tensor.name: tensor for tensor in graph.initializer} | _constants(graph)
     return _around(node, [constants[name] for name in node.input[2:] if name], rank, dtype, labels)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """What the Constant nodes of a graph hold, as initializers, by name."""
-    found = {}
+    """The values of the Constant nodes of a graph, as initializers, by name."""
+    constants = {}
     for node in graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             name, value = node.output[0], helper.get_attribute_value(attribute)
+            if not isinstance(value, TensorProto):
+                value = numpy_helper.from_array(np.array(value, np.float32))
             tensor = TensorProto()
-            tensor.CopyFrom(
-                value
-                if isinstance(value, TensorProto)
-                else numpy_helper.from_array(np.array(value, np.float32))
-            )
+            tensor.CopyFrom(value)
             tensor.name = name
-            found[name] = tensor
-    return found
+            constants[name] = tensor
+    return constants
 
 
 def _losses(graph: onnx.GraphProto) -> list[NodeProto]:

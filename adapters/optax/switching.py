@@ -1,4 +1,4 @@
-"""optax's own losses: read from what a user holds, made from a written call, and run."""
+"""optax' losses: read from functions as calls, built from calls, and run."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
-    """The call that a function of optax' and the arguments given with it make; None for anything else."""
+    """The call of a function of optax with its arguments; None for anything else."""
     return read_function(_FUNCTIONS, obj, arguments)
 
 
 def build(call: Call) -> Callable[..., Any]:
-    """The function itself, with the arguments of the call filled in where there are any."""
+    """The function, with the arguments of the call bound if there are any."""
     return with_arguments(_FUNCTIONS[call.name], call.arguments)
 
 
 def run(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
-    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
+    """The value of optax' loss and the gradient of its sum, as NumPy arrays.
 
-    `native` is the function that the call was read from; without it, that is run which `build` makes.
+    The gradient is with respect to the predictions. `given` is the function that the call was read
+    from; without it, `build` makes the function.
     """
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; multiply the losses it returns."

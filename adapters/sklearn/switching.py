@@ -1,4 +1,4 @@
-"""scikit-learn's own losses: read from what a user holds, made from a written call, and run."""
+"""scikit-learn's losses: read from metrics as calls, built from calls, and run."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
-    """The call that a metric and the arguments given with it make; None for anything else."""
+    """The call of a metric with its arguments; None for anything else."""
     return read_function(_FUNCTIONS, obj, arguments)
 
 
 def build(call: Call) -> Callable[..., Any]:
-    """The metric itself, with the arguments of the call filled in where there are any."""
+    """The metric, with the arguments of the call bound if there are any."""
     return with_arguments(_FUNCTIONS[call.name], call.arguments)
 
 
 def run(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, None]:
-    """The value of the native call itself, or of the function it was read from; there is no gradient."""
+    """The value of the metric that the call was read from or makes; there is no gradient."""
     metric = build(call) if given is None else given
     value = metric(targets, predictions, sample_weight=sample_weight)
     return np.asarray(value), None

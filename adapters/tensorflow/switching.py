@@ -1,4 +1,4 @@
-"""TensorFlow's own losses: read from what a user holds, made from a written call, and run."""
+"""TensorFlow's losses: read from functions as calls, built from calls, and run."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "tf.compat.v1.losses.log_loss": (_V1.log_loss, "labels", "predictions"),
     "tf.compat.v1.losses.mean_squared_error": (_V1.mean_squared_error, "labels", "predictions"),
 }
-"""The functions, and what each calls its targets and its predictions."""
+"""The functions, and the names of their parameters for targets and predictions."""
 
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
-    """The call that a function of TensorFlow's and the arguments given with it make; None for anything else."""
+    """The call of a function of TensorFlow with its arguments; None for anything else."""
     return read_function(
         {name: function for name, (function, _, _) in _FUNCTIONS.items()}, obj, arguments
     )
 
 
 def build(call: Call) -> Callable[..., Any]:
-    """The function itself, with the arguments of the call filled in where there are any."""
+    """The function, with the arguments of the call bound if there are any."""
     function, _, _ = _FUNCTIONS[call.name]
     arguments = {
         name: tf.constant(value) if isinstance(value, tuple) else value
@@ -74,7 +74,7 @@ def build(call: Call) -> Callable[..., Any]:
 
 
 def weight_dtype(call: Call, given: Any = None) -> str | None:
-    """The dtype of the tensor of positive weights that a function holds; None where there is none."""
+    """The dtype of a function's tensor of positive weights; None without such a tensor."""
     weights = getattr(build(call) if given is None else given, "keywords", {}).get("pos_weight")
     return str(weights.dtype.name) if isinstance(weights, tf.Tensor | tf.Variable) else None
 
@@ -82,9 +82,10 @@ def weight_dtype(call: Call, given: Any = None) -> str | None:
 def run(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
-    """The value of the native call itself, and the gradient of its sum with respect to the predictions, as NumPy arrays.
+    """The value of TensorFlow's loss and the gradient of its sum, as NumPy arrays.
 
-    `native` is the function that the call was read from; without it, that is run which `build` makes.
+    The gradient is with respect to the predictions. `given` is the function that the call was read
+    from; without it, `build` makes the function.
     """
     value, gradient = _differentiated(call, predictions, targets, sample_weight, given)
     return value.numpy(), tf.convert_to_tensor(gradient).numpy()
@@ -98,7 +99,7 @@ def _differentiated(
     weights = {}
     leaf = tf.convert_to_tensor(predictions)
     with tf.GradientTape() as tape:
-        if leaf.dtype.is_floating:  # of others there is no gradient, and TensorFlow would warn
+        if leaf.dtype.is_floating:  # other dtypes have no gradient, and watching them warns
             tape.watch(leaf)
         if sample_weight is not None:
             rank = len(leaf.shape) - ("softmax" in call.name)
@@ -110,7 +111,7 @@ def _differentiated(
 def run_compiled(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
-    """What `run` gives, compiled by XLA, where a function raises nothing."""
+    """The result of `run` compiled by XLA, under which a function raises no errors."""
 
     @tf.function(jit_compile=True, autograph=False)
     def compiled() -> tuple[Any, Any]:
@@ -121,11 +122,10 @@ def run_compiled(
 
 
 def _weights(call: Call, sample_weight: Any, rank: int) -> Any:
-    """Sample weights as tf.compat.v1.losses take them: with the rank of the losses, and times the scalar of the call."""
+    """Sample weights with the rank of the losses, times the scalar `weights` of the call."""
     if not call.name.startswith("tf.compat.v1"):
         msg = f"{call.name} takes no sample weights; multiply the losses it returns."
         raise UnsupportedError(msg)
     weight = np.asarray(sample_weight)
-    return weight.reshape(weight.shape + (1,) * (rank - weight.ndim)) * call.arguments.get(
-        "weights", 1.0
-    )
+    aligned = weight.reshape(weight.shape + (1,) * (rank - weight.ndim))
+    return aligned * call.arguments.get("weights", 1.0)

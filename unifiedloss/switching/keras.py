@@ -1,4 +1,4 @@
-"""The losses of Keras 3, its classes and the functions of the same names."""
+"""The table of Keras 3's losses, classes and functions: read as specs, and written from specs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ _REDUCTIONS = {
 
 _REASONS = MappingProxyType(
     {
-        "divisor": "Keras divides by the number of positions that its mask keeps, whatever the weights.",
-        "on_empty": "Keras gives 0 where nothing is left to average.",
-        "dtype": "A loss object of Keras computes in its own dtype, float32 by default; only a function keeps the predictions' one.",
-        "class_weights": "Keras takes class weights in fit(class_weight=...), and makes sample weights of them.",
-        "average_last_axis": "Keras averages the last axis of an elementwise loss before it reduces.",
-        "epsilon": "Keras clips to its own epsilon, which is one for all losses of a process.",
-        "renormalize": "Keras divides probabilities by their sum, before it clips them or, for class indices on TensorFlow, after.",
-        "pos_weight": "No loss of Keras weights the positive term.",
-        "axis": "Keras takes a number.",
-        "ignore_index": "SparseCategoricalCrossentropy ignores one class, and no other loss of Keras any.",
+        "divisor": "Keras divides by the number of positions that its mask keeps, whatever the "
+        "weights",
+        "on_empty": "Keras gives 0 where nothing is left to average",
+        "dtype": "a loss object of Keras computes in its own dtype, float32 by default; only a "
+        "function keeps the dtype of the predictions",
+        "class_weights": "Keras takes class weights in fit(class_weight=...), and turns them into "
+        "sample weights",
+        "average_last_axis": "Keras averages the last axis of elementwise losses before it reduces",
+        "epsilon": "Keras clips to its own epsilon, the same for all losses of a process",
+        "renormalize": "Keras divides probabilities by their sum, before it clips them or, for "
+        "class indices on TensorFlow, after",
+        "pos_weight": "no loss of Keras weights the positive term",
+        "axis": "Keras takes a number as the axis",
+        "ignore_index": "SparseCategoricalCrossentropy ignores one class, and no other loss of "
+        "Keras ignores any",
     }
 )
 
@@ -44,14 +49,16 @@ def _checked_reduction(name: str, arguments: Arguments) -> str:
     reduction = arguments["reduction"]
     if reduction == "mean_with_sample_weight":
         refuse(
-            f"{name}(reduction='mean_with_sample_weight') divides by the sum of the sample weights as they are passed, before they are "
-            "broadcast, so that its mean of losses (2, 3) with weights (2, 1) is three times too large; a spec with divisor='weights' "
+            f"{name}(reduction='mean_with_sample_weight') divides by the sum of the sample weights "
+            "as they are passed, before they are broadcast, so that its mean of losses (2, 3) "
+            "with weights (2, 1) is three times too large; a spec with divisor='weights' "
             "broadcasts first."
         )
     if reduction not in _REDUCTIONS:
         known = ", ".join(map(repr, _REDUCTIONS))
         refuse(
-            f"{name}: reduction must be one of {known} or 'mean_with_sample_weight', got {reduction!r}."
+            f"{name}: reduction must be one of {known} or 'mean_with_sample_weight', got "
+            f"{reduction!r}."
         )
     return _REDUCTIONS[reduction]
 
@@ -59,33 +66,37 @@ def _checked_reduction(name: str, arguments: Arguments) -> str:
 def _checked_dtype(name: str, arguments: Arguments, backend: str | None) -> str:
     dtype = arguments["dtype"] or "float32"
     if dtype == "float64" and backend != "tensorflow":
-        # Of Keras 3.15: keras.ops takes float64 for Python's float, and casts to float32. Guarded by test_refusals_are_real.
+        # In Keras 3.15, keras.ops treats float64 as Python's float and casts it to float32.
+        # Guarded by test_refusals_are_real.
         refuse(
-            f"{name}(dtype='float64') computes a part in float32 where Keras runs on {backend}, not on tensorflow; use dtype='float32' "
-            "or write the spec with dtype='float64'."
+            f"{name}(dtype='float64') computes a part in float32 where Keras runs on {backend}, "
+            "not on tensorflow; use dtype='float32' or write the spec with dtype='float64'."
         )
     if dtype not in ("float32", "float64", *HALF_TYPES, *(f"mixed_{half}" for half in HALF_TYPES)):
         refuse(
-            f"{name}(dtype={dtype!r}) casts predictions and labels to that dtype before it looks at them, in int32 1.5 to 1, and a spec "
-            "computes in float32 or float64; use dtype='float32'."
+            f"{name}(dtype={dtype!r}) casts predictions and labels to that dtype before it looks "
+            "at them, in int32 1.5 to 1, and a spec computes in float32 or float64; use "
+            "dtype='float32'."
         )
     if dtype not in ("float32", "float64"):
         refuse(
-            f"{name}(dtype={dtype!r}) rounds labels and predictions to that dtype before it looks at them: in bfloat16 the label 257 is "
-            "256 (keras#15012). Use dtype='float32', in which a spec reads half predictions anyway."
+            f"{name}(dtype={dtype!r}) rounds labels and predictions to that dtype before it looks "
+            "at them: in bfloat16 the label 257 is 256 (keras#15012). Use dtype='float32', in "
+            "which a spec reads half predictions anyway."
         )
     return str(dtype)
 
 
 def _of_class(name: str, arguments: Arguments, backend: str | None) -> dict[str, Any]:
-    """The fields that a class sets for all of its losses; a function has none of its arguments."""
+    """The fields that `reduction` and `dtype` set; functions have neither argument."""
     if "reduction" not in arguments:
         return {"reduction": "none"}
     reduction, dtype = _checked_reduction(name, arguments), _checked_dtype(name, arguments, backend)
     if reduction != "mean":
         return {"reduction": reduction, "dtype": dtype}
-    # A mask of Keras' leaves positions out of the count, a sample weight of 0 does not. keras.src.losses.loss.reduce_values divides
-    # with divide_no_nan. Guarded by test_special_values of tests/keras_switching_checks.py.
+    # Keras' mask excludes positions from the count, and a sample weight of 0 does not.
+    # keras.src.losses.loss.reduce_values divides with divide_no_nan.
+    # Guarded by test_special_values of tests/keras_switching_checks.py.
     return {"reduction": "mean", "divisor": "present", "on_empty": "zero", "dtype": dtype}
 
 
@@ -109,12 +120,14 @@ def _from_spec_axis(spec: CrossEntropyLoss) -> int:
 def _sparse(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     axis = _axis(name, arguments)
     if axis != -1 and backend != "torch":
-        # keras-team/keras: of the four, only the torch backend moves the class axis. Guarded by test_refusals_are_real.
+        # Of the four backends in keras-team/keras, only torch moves the class axis.
+        # Guarded by test_refusals_are_real.
         refuse(
-            f"{name}(axis={axis}) works where Keras runs on torch, and here it runs on {backend}, which asks for the last axis; "
-            "move the classes there and leave axis out."
+            f"{name}(axis={axis}) works where Keras runs on torch, and here it runs on {backend}, "
+            "which asks for the last axis; move the classes there and leave axis out."
         )
-    # Keras on TensorFlow hands the logarithms of clipped probabilities to a softmax. Guarded by the row [2, 1, 1] of test_special_values.
+    # Keras on TensorFlow computes a softmax of the logarithms of the clipped probabilities.
+    # Guarded by the row [2, 1, 1] of test_special_values.
     order = "after_clip" if backend == "tensorflow" else "before_clip"
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, order)
     ignored = arguments["ignore_class"]
@@ -128,8 +141,9 @@ def _categorical(name: str, arguments: Arguments, backend: str | None) -> AnyLos
     if smoothing and axis != -1:
         # keras#23437. Guarded by test_refused_smoothing_axis_is_real.
         refuse(
-            f"{name}(axis={axis}, label_smoothing={smoothing}) divides what it smooths by the length of the last axis, whichever holds the "
-            "classes; a spec counts the classes. Move them to the last axis, or write the spec."
+            f"{name}(axis={axis}, label_smoothing={smoothing}) divides what it smooths by the "
+            "length of the last axis, whichever holds the classes; a spec counts the classes. "
+            "Move them to the last axis, or write the spec."
         )
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, "before_clip")
     return CrossEntropyLoss(axis=axis, label_smoothing=smoothing, **fields)
@@ -139,14 +153,15 @@ def _binary(name: str, arguments: Arguments, backend: str | None) -> AnyLoss:
     axis = _axis(name, arguments)
     if axis != -1:
         refuse(
-            f"{name}(axis={axis}) averages axis {axis} before it reduces, and average_last_axis of a spec is about the last; "
-            "move that axis to the end and leave axis out."
+            f"{name}(axis={axis}) averages axis {axis} before it reduces, and average_last_axis of "
+            "a spec is about the last; move that axis to the end and leave axis out."
         )
     if arguments["from_logits"] and backend == "numpy":
         # Guarded by test_refusals_are_real.
         refuse(
-            f"{name}(from_logits=True) where Keras runs on numpy takes the sigmoid and clips it, so that the loss of a logit of 100 "
-            "is 15.94; on every other backend it is 100, which a spec with from_logits=True gives. Say which backend is meant, as in "
+            f"{name}(from_logits=True) where Keras runs on numpy takes the sigmoid and clips it, "
+            "so that the loss of a logit of 100 is 15.94; on every other backend it is 100, which "
+            "a spec with from_logits=True gives. Say which backend is meant, as in "
             "keras[tensorflow]."
         )
     fields = _of_class(name, arguments, backend) | _probabilities(arguments, None)
@@ -181,7 +196,7 @@ def _from_sparse(spec: CrossEntropyLoss) -> dict[str, Any]:
 
 
 def _last_axis(arguments: Arguments, backend: str) -> Arguments:
-    """The last axis, where the one that is asked for would be refused."""
+    """Replace the axis by the last one on the backends that refuse any other axis."""
     return arguments if backend == "torch" else {**arguments, "axis": -1}
 
 
@@ -242,10 +257,10 @@ _LOSSES: tuple[tuple[str, str, type[Loss], dict[str, Any], Any, Any], ...] = (
         _from_squared,
     ),
 )
-"""Class, function, what they are read as, the class's parameters in Keras' order, and the two directions."""
+"""Class, function, spec class, the parameters in Keras' order, `to_spec` and `from_spec`."""
 
 
-def _natives(
+def _class_and_function(
     cls: str,
     function: str,
     loss: type[Loss],
@@ -294,6 +309,7 @@ def _natives(
     )
 
 
-# The classes first: where a spec can be written as both, that is what people compile a model with.
-_PAIRS = [_natives(*loss) for loss in _LOSSES]
+# Classes come first, because a model is compiled with them: a spec that both can express is
+# written as the class.
+_PAIRS = [_class_and_function(*loss) for loss in _LOSSES]
 register(*(pair[0] for pair in _PAIRS), *(pair[1] for pair in _PAIRS))

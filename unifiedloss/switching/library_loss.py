@@ -1,6 +1,7 @@
-"""What every importable loss says, and how a spec is said by it: one `Native` for each, found by name.
+"""The importable losses: a `LibraryLoss` for each, found by name, and `Call`, a loss as written.
 
-A table is plain Python on literals. No framework is needed to read a loss from text or to write one.
+The modules beside this one, one for each library, register their losses here. They hold plain
+Python values, so reading a loss from text and writing one need no framework.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from unifiedloss.suggestion import suggestion
 from unifiedloss.text import shortened
 
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
-"""The libraries losses are read from and written for."""
+"""The libraries whose losses are read and written."""
 
 Arguments = Mapping[str, Any]
-"""The arguments of a loss, by name."""
+"""The arguments of a loss by name."""
 
 KERAS_BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 
@@ -33,8 +34,9 @@ class Call:
 
     Attributes:
         name: the canonical dotted name, such as "torch.nn.CrossEntropyLoss".
-        arguments: those that differ from their defaults, by name, in the order the library has them. Arrays are nested tuples.
-        backend: the framework that Keras runs on, where its numbers depend on it; None for every other library.
+        arguments: the arguments that differ from their defaults, by name, in the library's order.
+            Arrays are nested tuples.
+        backend: the backend of Keras, because its numbers depend on it; None for other libraries.
     """
 
     name: str
@@ -43,7 +45,7 @@ class Call:
 
     @property
     def library(self) -> str:
-        """The library, as `to_native` calls it."""
+        """The name of the library, as `to_native` takes it."""
         root = self.name.partition(".")[0]
         return {"tf": "tensorflow"}.get(root, root)
 
@@ -51,7 +53,7 @@ class Call:
         return hash((self.name, tuple(self.arguments.items()), self.backend))
 
     def __str__(self) -> str:
-        """The source line a person would write."""
+        """The call as a line of source code."""
         return find(self.name).source(self.arguments)
 
 
@@ -62,18 +64,21 @@ class LibraryLoss:
     Attributes:
         name: the canonical dotted name.
         loss: the class of the specs it is read as.
-        parameters: what configures it, with the library's defaults, in the library's order.
-        to_spec: the spec of the arguments, all of them given; `backend` is the framework Keras runs on, else None. It raises
-            `UnsupportedError`, naming the rule, where no spec computes the same.
-        from_spec: the arguments that come closest to a spec of class `loss`. What they then do not say is found by reading them back. It
-            may raise `UnsupportedError` where there are none.
-        aliases: other dotted names it goes by.
+        parameters: the parameters that configure it and their defaults, in the library's order.
+        to_spec: makes the spec from all arguments, defaults included, and the backend of Keras
+            (None for other libraries). Raises `UnsupportedError`, which names the rule, if no spec
+            computes the same.
+        from_spec: makes the arguments that come closest to a spec of class `loss`. `closest` reads
+            them back to find what they do not express. May raise `UnsupportedError`.
+        aliases: its other dotted names.
         data: parameters that hold the tensors of a call.
-        tensors: parameters that are tensors there; the rest are Python values.
-        reasons: why the library cannot say a field as the spec has it, by the field's name; put after what differs.
-        exported: whether specs are written as it. A function beside a class that says the same is not.
-        write: how the call is written, where that is not ``name(argument=value)``.
-        adapt: how the arguments of `from_spec` are changed for the framework that Keras runs on, where that has a say.
+        tensors: parameters that are tensors in the library; the others are Python values.
+        reasons: why the library cannot express a field as the spec has it, by the field's name;
+            without a final period.
+        exported: whether specs are written as this loss. False for a function if a class computes
+            the same.
+        write: writes the call if it is not written as ``name(argument=value)``.
+        adapt: changes the arguments of `from_spec` for the backend of Keras.
     """
 
     name: str
@@ -91,25 +96,31 @@ class LibraryLoss:
 
     @property
     def library(self) -> str:
-        """The library it belongs to, as `to_native` calls it."""
+        """The name of the library, as `to_native` takes it."""
         return Call(self.name).library
 
     @property
     def is_class(self) -> bool:
-        """Whether it is constructed and then called; a function is called at once."""
+        """Whether the loss is a class; otherwise it is a function."""
         return self.name.rpartition(".")[2][:1].isupper()
 
     def bind(self, positional: list[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments by name, those that equal their defaults left out.
+        """The arguments by name, without those that equal their defaults.
 
         Raises:
-            SpecTypeError: there is no such argument, or it holds the tensors of a call.
+            SpecTypeError: an argument does not exist, is given twice, or holds tensors of a call.
         """
         if positional and not self.is_class:
-            msg = f"{self.name}: the arguments that configure it are given by name; the tensors are given to the call."
+            msg = (
+                f"{self.name}: the arguments that configure it are given by name; the tensors are "
+                "given to the call."
+            )
             raise SpecTypeError(msg)
         if len(positional) > len(self.parameters):
-            msg = f"{self.name} has {len(self.parameters)} parameters ({', '.join(self.parameters)}), got {len(positional)}."
+            msg = (
+                f"{self.name} has {len(self.parameters)} parameters "
+                f"({', '.join(self.parameters)}), got {len(positional)}."
+            )
             raise SpecTypeError(msg)
         given = dict(zip(self.parameters, positional, strict=False))
         for name, value in keywords.items():
@@ -121,7 +132,10 @@ class LibraryLoss:
                 raise SpecTypeError(msg)
             if name not in self.parameters:
                 known = ", ".join(self.parameters)
-                msg = f"{self.name} has no parameter {name!r}; it has {known}.{suggestion(name, self.parameters)}"
+                msg = (
+                    f"{self.name} has no parameter {name!r}; it has "
+                    f"{known}.{suggestion(name, self.parameters)}"
+                )
                 raise SpecTypeError(msg)
             given[name] = value
         return {
@@ -135,15 +149,15 @@ class LibraryLoss:
         return type(value) is type(default) and bool(value == default)
 
     def spec(self, arguments: Mapping[str, Any], backend: str | None = None) -> AnyLoss:
-        """The spec that computes what the call with these arguments does.
+        """The spec that computes the same as the loss with these arguments.
 
         Raises:
-            UnsupportedError: no spec does. The message names the rule.
+            UnsupportedError: no spec computes the same. The message names the rule.
         """
         return self.to_spec({**self.parameters, **arguments}, backend)
 
     def source(self, arguments: Mapping[str, Any]) -> str:
-        """The source line a person would write."""
+        """The loss with these arguments as a line of source code."""
         if self.write is not None:
             return self.write(arguments)
         written = [f"{name}={self._written(name, value)}" for name, value in arguments.items()]
@@ -154,31 +168,31 @@ class LibraryLoss:
     def _written(self, name: str, value: Any) -> str:
         text = literal(value)
         array = {"torch": "torch.tensor", "tensorflow": "tf.constant"}.get(self.library)
-        # TensorFlow makes a number a tensor of the predictions' dtype; torch takes none.
+        # TensorFlow converts a number to a tensor of the predictions' dtype; torch does not.
         tensor = isinstance(value, tuple) or (self.library == "torch" and value is not None)
         return f"{array}({text})" if array and name in self.tensors and tensor else text
 
 
 def literal(value: Any) -> str:
-    """A value as Python source: nested tuples as the lists people write, strings in double quotes."""
+    """A value as Python source: nested tuples as lists, strings in double quotes."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(literal, value))}]"
     return f'"{value}"' if isinstance(value, str) and value.isidentifier() else repr(value)
 
 
 def refuse(why: str) -> NoReturn:
-    """Raise `UnsupportedError`: no spec, or no loss of the library, computes what is asked for."""
+    """Raise `UnsupportedError` with this reason."""
     raise UnsupportedError(why)
 
 
 LIBRARY_LOSSES: dict[str, LibraryLoss] = {}
-"""Every importable loss by its canonical name. The modules of this package fill it, in the order in which exports prefer them."""
+"""The importable losses by canonical name, the one that `call_of` prefers first."""
 
 _ALIASES: dict[str, str] = {}
 
 
 def register(*library_losses: LibraryLoss) -> None:
-    """Enter losses into `NATIVES`."""
+    """Add losses to `LIBRARY_LOSSES`."""
     for library_loss in library_losses:
         LIBRARY_LOSSES[library_loss.name] = library_loss
         for alias in library_loss.aliases:
@@ -186,23 +200,23 @@ def register(*library_losses: LibraryLoss) -> None:
 
 
 def find(name: str) -> LibraryLoss:
-    """The loss of a name or alias.
+    """The loss with this name or alias.
 
     Raises:
-        SpecValueError: there is none.
+        SpecValueError: no loss has this name.
     """
     library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name))
     if library_loss is None:
         msg = (
-            f"{shortened(name)} is no loss that is known here; known are the losses of {', '.join(LIBRARIES)}, by their full "
-            f"names.{_suggested(name)}"
+            f"{shortened(name)} is no loss that is known here; known are the losses of "
+            f"{', '.join(LIBRARIES)}, by their full names.{_suggested(name)}"
         )
         raise SpecValueError(msg)
     return library_loss
 
 
 def _suggested(name: str) -> str:
-    """The full names that end like this one, or nearly so, as the end of a message."""
+    """The full names whose last part is close to this name's, as the end of a message."""
     endings: dict[str, list[str]] = {}
     for known in LIBRARY_LOSSES:
         endings.setdefault(known.rpartition(".")[2].lower(), []).append(known)
@@ -211,28 +225,40 @@ def _suggested(name: str) -> str:
 
 
 def spec_of(call: Call) -> AnyLoss:
-    """The spec that computes what a call does. Raises `UnsupportedError`, naming the rule, where none does."""
+    """The spec that computes the same as a call.
+
+    Raises:
+        UnsupportedError: no spec computes the same. The message names the rule.
+        SpecValueError: the name, or the backend of Keras, is unknown.
+    """
     library_loss = find(call.name)
     if library_loss.library != "keras":
         if call.backend is not None:
-            msg = f"{call.name} runs on no other framework; only keras[{call.backend}] says on which one."
+            msg = (
+                f"{call.name} runs on no other framework; only keras[{call.backend}] says on which "
+                "one."
+            )
             raise SpecValueError(msg)
         return library_loss.spec(call.arguments)
     backend = call.backend or "tensorflow"
     if backend not in KERAS_BACKENDS:
-        msg = f"keras[{backend}]: Keras runs on {', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
+        msg = (
+            f"keras[{backend}]: Keras runs on "
+            f"{', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
+        )
         raise SpecValueError(msg)
     return library_loss.spec(call.arguments, backend)
 
 
 @dataclass(frozen=True)
 class Closest:
-    """The call of a library that says most of a spec.
+    """The call of a library that comes closest to a spec.
 
     Attributes:
         call: the call.
-        spec: what it computes.
-        changes: the fields in which `spec` differs from the spec that was asked for, with the values `spec` has.
+        spec: the spec that the call is read as.
+        changes: the fields in which `spec` differs from the requested spec, with the values in
+            `spec`.
     """
 
     call: Call
@@ -241,18 +267,18 @@ class Closest:
 
 
 def closest(spec: AnyLoss, library: str, backend: str | None = None) -> Closest:
-    """The call of a library that says most of a spec; `changes` is empty where it says all.
+    """The call of a library that comes closest to a spec, with no `changes` if it is the same.
 
     Args:
         spec: the spec.
         library: one of `LIBRARIES`.
-        backend: the framework Keras runs on; TensorFlow where it is not said.
+        backend: the backend of Keras; TensorFlow by default.
 
     Raises:
         UnsupportedError: the library has no loss of this kind.
         SpecValueError: the library is unknown.
     """
-    found: list[Closest] = []
+    candidates: list[Closest] = []
     refusals: list[str] = []
     for library_loss in _candidates(spec, library):
         try:
@@ -261,23 +287,26 @@ def closest(spec: AnyLoss, library: str, backend: str | None = None) -> Closest:
             if library_loss.adapt is not None and runs_on is not None:
                 arguments = library_loss.adapt(arguments, runs_on)
             call = Call(library_loss.name, library_loss.bind([], arguments), runs_on)
-            said = spec_of(call)
+            read_back = spec_of(call)
         except UnsupportedError as error:
             refusals.append(str(error))
             continue
-        found.append(Closest(call, said, _changes(said, spec)))
-    if not found:
+        candidates.append(Closest(call, read_back, _changes(read_back, spec)))
+    if not candidates:
         if not refusals:
             refusals = [f"{library} has no loss that a {type(spec).__name__} is written as."]
         raise UnsupportedError(" ".join([*refusals, instead(library)]))
-    return min(found, key=lambda candidate: len(candidate.changes))
+    return min(candidates, key=lambda candidate: len(candidate.changes))
 
 
 def _candidates(spec: AnyLoss, library: str) -> list[LibraryLoss]:
     if library not in LIBRARIES:
         meant = suggestion(library, LIBRARIES)
         if library in ("jax", "numpy"):
-            meant = f" {library} has no losses of its own; spec.to({library!r}) gives the spec as a function of it."
+            meant = (
+                f" {library} has no losses of its own; spec.to({library!r}) gives the spec as a "
+                "function of it."
+            )
         msg = f"losses are written for {', '.join(LIBRARIES)}, got {library!r}.{meant}"
         raise SpecValueError(msg)
     return [
@@ -289,43 +318,55 @@ def _candidates(spec: AnyLoss, library: str) -> list[LibraryLoss]:
     ]
 
 
-def _changes(said: AnyLoss, spec: AnyLoss) -> dict[str, Any]:
-    averaged = "mean" in (said.reduction, spec.reduction)
-    names = [x for x in spec.declarations if averaged or x not in ("divisor", "on_empty")]
-    return {
-        name: getattr(said, name) for name in names if getattr(said, name) != getattr(spec, name)
-    }
+def _changes(nearest: AnyLoss, spec: AnyLoss) -> dict[str, Any]:
+    # Without a mean, these two fields have no effect.
+    unused = () if "mean" in (nearest.reduction, spec.reduction) else ("divisor", "on_empty")
+    values = {name: getattr(nearest, name) for name in spec.declarations if name not in unused}
+    return {name: value for name, value in values.items() if value != getattr(spec, name)}
 
 
 def call_of(spec: AnyLoss, library: str, backend: str | None = None) -> Call:
-    """The call of a library that says exactly what the spec does.
+    """The call of a library that computes exactly the same as a spec.
 
-    Reading it back gives an equal spec, but for `divisor` and `on_empty` where nothing is averaged.
+    Reading it back gives an equal spec, except for `divisor` and `on_empty` without a mean.
 
     Raises:
-        UnsupportedError: the library cannot say one of the rules. The message names it, and what to use instead.
+        UnsupportedError: the library cannot express some fields. The message lists them with the
+            library's values and the reasons, and says what to use instead.
     """
     nearest = closest(spec, library, backend)
     if nearest.changes:
-        library_loss = find(nearest.call.name)
-        wanted = ", ".join(f"{name}={getattr(spec, name)!r}" for name in nearest.changes)
-        has = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
-        reasons = [
-            library_loss.reasons[name] for name in nearest.changes if name in library_loss.reasons
-        ]
-        msg = " ".join(
-            [
-                f"{library_loss.name} cannot say {wanted}: the nearest it has is {has}.",
-                *reasons,
-                f"Where that is meant, say so with spec.replace({has}).",
-                instead(library),
-            ]
-        )
-        raise UnsupportedError(msg)
+        raise UnsupportedError(_refusal(spec, nearest))
     return nearest.call
 
 
+def _refusal(spec: AnyLoss, nearest: Closest) -> str:
+    """The message that a library cannot express a spec, with a line for each field that differs."""
+    library_loss = find(nearest.call.name)
+    library = library_loss.library
+    rows = [
+        (
+            f"{name}={getattr(spec, name)!r}",
+            library_loss.reasons.get(name, f"{library_loss.name} has {name}={value!r}"),
+        )
+        for name, value in nearest.changes.items()
+    ]
+    # Weights can be long, so they do not set the width of the column.
+    width = max((len(field) for field, _ in rows if len(field) <= 40), default=0)
+    accepted = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
+    advice = (
+        f"Use spec.to({_backend_for(library)!r}), which computes the spec as it is, or accept "
+        f"{library}'s rules: spec.replace({accepted})"
+    )
+    lines = [f"  {field:<{width}}    {reason}" for field, reason in rows]
+    return "\n".join([f"{library_loss.name} cannot express this spec:", *lines, advice])
+
+
 def instead(library: str) -> str:
-    """What to use where a library cannot say a spec."""
-    backend = {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)
-    return f"spec.to({backend!r}) computes the spec as it is."
+    """The sentence that says what to use if a library cannot express a spec."""
+    return f"spec.to({_backend_for(library)!r}) computes the spec as it is."
+
+
+def _backend_for(library: str) -> str:
+    """The backend of unifiedloss for users of a library."""
+    return {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)

@@ -1,7 +1,8 @@
-"""The loss operators of ONNX, as nodes of a graph.
+"""The table of ONNX's loss operators, and their reading and writing as nodes of a graph.
 
-A node has attributes, which configure it, and inputs, which are names; class weights are an input. So the call of a node has one
-argument more than the node has attributes, `weights`, and is written as two nodes where it is given: a constant and the loss.
+The attributes of a node configure it, and its inputs are names. Class weights are an input, so
+the call of a node has the argument `weights` besides the attributes. A call with class weights is
+written as two nodes: a Constant and the loss.
 """
 
 from __future__ import annotations
@@ -18,33 +19,33 @@ OPERATORS = {
     "SoftmaxCrossEntropyLoss": CrossEntropyLoss,
     "NegativeLogLikelihoodLoss": NegativeLogLikelihoodLoss,
 }
-"""Operator -> the spec it is."""
+"""The spec class of each operator."""
 
 INPUTS = {
     "SoftmaxCrossEntropyLoss": ("scores", "labels", "weights"),
     "NegativeLogLikelihoodLoss": ("input", "target", "weight"),
 }
-"""The inputs by the names that the standard gives them."""
+"""The standard's names for the inputs of each operator."""
 
 OUTPUT = "loss"
 
 _REASONS = MappingProxyType(
     {
-        "axis": "ONNX has the classes on axis 1.",
-        "divisor": "ONNX divides by the sum of the class weights of the labels.",
-        "on_empty": "ONNX gives NaN where nothing is left to average.",
-        "from_logits": "ONNX has a loss of logits and one of log-probabilities.",
-        "label_smoothing": "ONNX smooths no labels.",
-        "epsilon": "ONNX clips nothing.",
-        "scale": "ONNX has no factor of the loss; add a Mul node.",
-        "dtype": "ONNX computes in the dtype of the predictions.",
-        "rounding": "ONNX says nothing of rounding.",
+        "axis": "ONNX has the classes on axis 1",
+        "divisor": "ONNX divides by the sum of the class weights of the labels",
+        "on_empty": "ONNX gives NaN where nothing is left to average",
+        "from_logits": "ONNX has a loss for logits and one for log-probabilities",
+        "label_smoothing": "ONNX smooths no labels",
+        "epsilon": "ONNX clips nothing",
+        "scale": "ONNX has no factor; add a Mul node",
+        "dtype": "ONNX computes in the dtype of the predictions",
+        "rounding": "ONNX does not specify rounding",
     }
 )
 
 
 class Node(NamedTuple):
-    """What is known of a node: its operator, the names of its inputs and outputs, and its attributes."""
+    """The operator of a node, the names of its inputs and outputs, and its attributes."""
 
     operator: str
     inputs: tuple[str, ...]
@@ -58,18 +59,20 @@ def call_of_nodes(
     weights: Any = None,
     provided: Collection[str] | None = None,
 ) -> Call:
-    """The call of the one loss among these nodes.
+    """The call of the only loss among these nodes.
 
     Args:
         nodes: the nodes of a graph.
-        constants: the values of its initializers, by name. Those of Constant nodes are found here.
-        weights: the class weights, where nothing among these says what the node's input holds.
-        provided: the names that a graph gives its nodes as inputs; None where there is no graph around them, so that a name may be any.
+        constants: the values of the graph's initializers, by name. The values of Constant nodes are
+            read from `nodes`.
+        weights: the class weights, if neither `constants` nor a Constant node holds them.
+        provided: the names that the graph provides as inputs of nodes; None without a graph, so
+            that any name is valid.
 
     Raises:
-        SpecTypeError: there is no loss among them, more than one, its inputs or output are missing or mixed up, or its class weights are
-            unknown.
-        UnsupportedError: the log-probabilities that a node gives beside its loss are asked for.
+        SpecTypeError: the nodes have no loss or more than one, its inputs or output are missing or
+            mixed up, or its class weights are unknown.
+        UnsupportedError: the node also outputs log-probabilities.
     """
     losses = [node for node in nodes if node.operator in OPERATORS]
     if len(losses) != 1:
@@ -81,8 +84,8 @@ def call_of_nodes(
     _check_ends(node, provided)
     if [output for output in node.outputs[1:] if output]:
         msg = (
-            f"{name} with a second output also gives log-probabilities, and a spec gives the loss alone; leave the output out, and add "
-            "a LogSoftmax node for them."
+            f"{name} with a second output also gives log-probabilities, and a spec gives the loss "
+            "alone; leave the output out, and add a LogSoftmax node for them."
         )
         raise UnsupportedError(msg)
     known = {
@@ -95,29 +98,39 @@ def call_of_nodes(
 
 
 def _check_ends(node: Node, provided: Collection[str] | None) -> None:
-    """Refuse a node that ONNX would not run: without predictions, labels or an output, or with a name for two of them."""
+    """Refuse a node that ONNX does not run.
+
+    Such a node lacks predictions, labels or an output, or uses one name for two of them.
+    """
     scores, labels, weights = INPUTS[node.operator]
     names = [name for name in (*node.inputs, *node.outputs) if name]
     if not 2 <= len(node.inputs) <= 3 or not all(node.inputs[:2]) or not any(node.outputs[:1]):
         msg = (
-            f"onnx.{node.operator} takes the inputs {scores}, {labels} and, where classes have them, {weights}, and gives a loss; the node "
-            f"has the inputs {list(node.inputs)} and the outputs {list(node.outputs)}. Name each, as in "
+            f"onnx.{node.operator} takes the inputs {scores}, {labels} and, where classes have "
+            f"them, {weights}, and gives a loss; the node has the inputs {list(node.inputs)} and "
+            f"the outputs {list(node.outputs)}. Name each, as in "
             f'onnx.helper.make_node("{node.operator}", ["{scores}", "{labels}"], ["{OUTPUT}"]).'
         )
         raise SpecTypeError(msg)
     if len(set(names)) < len(names):
-        msg = f"onnx.{node.operator}: the inputs and outputs {names} are not all different; give each its own name."
+        msg = (
+            f"onnx.{node.operator}: the inputs and outputs {names} are not all different; give "
+            "each its own name."
+        )
         raise SpecTypeError(msg)
     unknown = [
         name for name in node.inputs if name and provided is not None and name not in provided
     ]
     if unknown:
-        msg = f"onnx.{node.operator}: its inputs {unknown} are no inputs, constants or results in the graph; connect them."
+        msg = (
+            f"onnx.{node.operator}: its inputs {unknown} are no inputs, constants or results in "
+            "the graph; connect them."
+        )
         raise SpecTypeError(msg)
 
 
 def _constant(node: Node) -> dict[str, Any]:
-    """What a Constant node holds, under the name of its output."""
+    """The value of a Constant node by the name of its output; empty for other nodes."""
     values = node.attributes.get("value_floats", node.attributes.get("value"))
     return {node.outputs[0]: values} if node.operator == "Constant" and values is not None else {}
 
@@ -126,20 +139,24 @@ def _class_weights(name: str, node: Node, known: Mapping[str, Any], weights: Any
     given = node.inputs[2] if len(node.inputs) > 2 else ""
     if not given:
         if weights is not None:
-            msg = f"this node has no third input, so {name} has no class weights; add the input, or leave weights out."
+            msg = (
+                f"this node has no third input, so {name} has no class weights; add the input, or "
+                "leave weights out."
+            )
             raise SpecTypeError(msg)
         return None
     if weights is None and given not in known:
         msg = (
-            f"the class weights of {name} are its input {given!r}, whose values are not in the node; give them, as in "
-            f"from_native(node, weights=[...]), or in text as {name}(weights=[...])."
+            f"the class weights of {name} are its input {given!r}, whose values are not in the "
+            "node; give them, as in from_native(node, weights=[...]), or in text as "
+            f"{name}(weights=[...])."
         )
         raise SpecTypeError(msg)
     return known[given] if weights is None else weights
 
 
 def _source(operator: str, arguments: Arguments) -> str:
-    """The expression that makes the node; with class weights, the list of the constant and the node."""
+    """The source of the node; with class weights, of the list of a Constant and the node."""
     attributes = {name: value for name, value in arguments.items() if name != "weights"}
     scores, labels, weights = INPUTS[operator]
     weighted = "weights" in arguments
@@ -156,7 +173,7 @@ def _source(operator: str, arguments: Arguments) -> str:
     return f"[{constant}, {node}]"
 
 
-# ------------------------------------------------------------------------------------------------------------------ the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 def _fields(arguments: Arguments) -> dict[str, Any]:
@@ -179,7 +196,10 @@ def _likelihood(arguments: Arguments, _backend: str | None) -> AnyLoss:
 def _from_spec(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> Arguments:
     labels: tuple[int, ...] = spec.ignore_index or ()  # type: ignore[assignment]
     if len(labels) > 1:
-        msg = f"ONNX ignores one label, and the spec has ignore_index={list(labels)}: give all of them the same label."
+        msg = (
+            f"ONNX ignores one label, and the spec has ignore_index={list(labels)}: give all of "
+            "them the same label."
+        )
         raise UnsupportedError(msg)
     if isinstance(spec, CrossEntropyLoss) and not spec.from_logits:
         msg = "onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."
@@ -191,7 +211,7 @@ def _from_spec(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> Arguments:
     }
 
 
-def _native(operator: str, loss: type[Loss]) -> LibraryLoss:
+def _entry(operator: str, loss: type[Loss]) -> LibraryLoss:
     return LibraryLoss(
         f"onnx.{operator}",
         loss,
@@ -204,18 +224,18 @@ def _native(operator: str, loss: type[Loss]) -> LibraryLoss:
     )
 
 
-register(*(_native(operator, loss) for operator, loss in OPERATORS.items()))
+register(*(_entry(operator, loss) for operator, loss in OPERATORS.items()))
 
 
 _NO_ATTRIBUTES = ("op_type", "inputs", "outputs", "name", "doc_string")
 
 
 def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> Node:
-    """The node that ``onnx.helper.make_node`` makes of these arguments.
+    """The node that ``onnx.helper.make_node`` makes from these arguments.
 
     Raises:
-        SpecValueError: they are no operator, names of inputs and names of outputs.
-        SpecTypeError: one is given twice.
+        SpecValueError: the arguments are not an operator, names of inputs and names of outputs.
+        SpecTypeError: an argument is given twice.
     """
     given = dict(zip(("op_type", "inputs", "outputs"), positional, strict=False))
     for key in given.keys() & keywords.keys():
@@ -231,7 +251,8 @@ def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) ->
         or not _names(outputs)
     ):
         msg = (
-            "onnx.helper.make_node needs an operator, the names of its inputs and those of its outputs, as in "
+            "onnx.helper.make_node needs an operator, the names of its inputs and those of its "
+            "outputs, as in "
             'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss"]).'
         )
         raise SpecValueError(msg)

@@ -1,4 +1,4 @@
-"""The losses of optax."""
+"""The table of optax' losses: how each is read as a spec, and written from one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _DATA = ("logits", "labels", "predictions", "targets")
 
 _REASONS = MappingProxyType(
     {
-        "reduction": "optax gives one loss per position and leaves the reduction to .mean() and .sum().",
-        "axis": "optax takes a number.",
-        "label_smoothing": "optax smooths labels on their own, with optax.smooth_labels.",
-        "class_weights": "optax has no class weights; multiply the losses by class_weights[labels].",
-        "ignore_index": "optax ignores no label.",
-        "from_logits": "optax's cross-entropies take logits.",
-        "pos_weight": "optax does not weight the positive term.",
+        "reduction": "optax gives one loss per position and leaves the reduction to .mean() and "
+        ".sum()",
+        "axis": "optax takes a number as the axis",
+        "label_smoothing": "optax smooths labels outside the loss, with optax.smooth_labels",
+        "class_weights": "optax has no class weights; multiply the losses by class_weights[labels]",
+        "ignore_index": "optax ignores no label",
+        "from_logits": "optax's cross-entropies take logits",
+        "pos_weight": "optax does not weight the positive term",
     }
 )
 
@@ -33,14 +34,15 @@ _REASONS = MappingProxyType(
 def _softmax(name: str, arguments: Arguments) -> AnyLoss:
     if arguments["where"] is not None:
         refuse(
-            f"{name}(where=...) leaves classes out of the softmax, or positions out of the losses; a spec keeps every class, and takes "
-            "positions to leave out as mask, given to the call. Leave where out."
+            f"{name}(where=...) leaves classes out of the softmax, or positions out of the losses; "
+            "a spec keeps every class, and takes positions to leave out as mask, given to the "
+            "call. Leave where out."
         )
     axis = arguments["axis"]
     if isinstance(axis, bool) or not isinstance(axis, int):
         refuse(
-            f"{name}(axis={axis!r}) spreads one softmax over several axes, and a spec has one class axis; "
-            "reshape those axes into one."
+            f"{name}(axis={axis!r}) spreads one softmax over several axes, and a spec has one "
+            "class axis; reshape those axes into one."
         )
     return CrossEntropyLoss(from_logits=True, axis=axis, reduction="none")
 
@@ -50,7 +52,7 @@ def _from_softmax(spec: CrossEntropyLoss) -> dict[str, Any]:
 
 
 def _always(spec: AnyLoss) -> Callable[..., AnyLoss]:
-    """What a function without arguments is read as."""
+    """The `to_spec` of a function without arguments."""
     return lambda *_: spec
 
 
@@ -58,7 +60,7 @@ def _no_arguments(_: Any) -> dict[str, Any]:
     return {}
 
 
-def _native(
+def _entry(
     name: str,
     loss: type[Loss],
     to_spec: Any,
@@ -84,16 +86,17 @@ def _native(
 _AXIS = {"axis": -1, "where": None}
 
 register(
-    _native(
+    _entry(
         "softmax_cross_entropy_with_integer_labels",
         CrossEntropyLoss,
         _softmax,
         _from_softmax,
         _AXIS,
     ),
-    _native("softmax_cross_entropy", CrossEntropyLoss, _softmax, _from_softmax, _AXIS),
-    # Differs from the one above at infinite logits alone, where it is what a spec says, but has no axis.
-    _native(
+    _entry("softmax_cross_entropy", CrossEntropyLoss, _softmax, _from_softmax, _AXIS),
+    # It differs from the loss above only at infinite logits, where it computes what a spec does.
+    # But it has no axis, so no spec is written as it.
+    _entry(
         "safe_softmax_cross_entropy",
         CrossEntropyLoss,
         _always(CrossEntropyLoss(from_logits=True, axis=-1, reduction="none")),
@@ -101,21 +104,21 @@ register(
         {},
         exported=False,
     ),
-    _native(
+    _entry(
         "sigmoid_binary_cross_entropy",
         BinaryCrossEntropyLoss,
         _always(BinaryCrossEntropyLoss(from_logits=True, reduction="none")),
         _no_arguments,
         {},
     ),
-    _native(
+    _entry(
         "squared_error",
         MeanSquaredError,
         _always(MeanSquaredError(reduction="none")),
         _no_arguments,
         {},
     ),
-    _native(
+    _entry(
         "l2_loss",
         MeanSquaredError,
         _always(MeanSquaredError(scale=0.5, reduction="none")),

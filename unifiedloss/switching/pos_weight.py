@@ -1,4 +1,8 @@
-"""Positive weights as arrays that broadcast against the last axes, which torch and TensorFlow have, and as a spec has them."""
+"""Conversion of positive weights between other libraries' arrays and the fields of a spec.
+
+In torch and TensorFlow, `pos_weight` is an array that broadcasts against the last axes. In a spec,
+`pos_weight` runs along one axis.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,15 @@ from unifiedloss.checks import extents, nested_weights
 
 
 def varying_axes(weights: Any) -> list[int]:
-    """The axes of an array, in nested tuples, that are longer than 1, counted from the end."""
+    """The axes of nested tuples whose length is not 1, counted from the end."""
     shape = extents(weights)
     return [axis - len(shape) for axis, extent in enumerate(shape) if extent != 1]
 
 
 def along_one_axis(weights: Any) -> tuple[Any, int | None]:
-    """The numbers of an array that varies along one axis at most, and that axis; None for the last."""
-    weights = (
-        None if weights is None else nested_weights("pos_weight", weights)
-    )  # which refuses what is no array
+    """The numbers of an array that varies along one axis, and that axis (None: the last)."""
+    if weights is not None:
+        weights = nested_weights("pos_weight", weights)  # refuses anything but an array
     axes, flat = varying_axes(weights), _flat(weights)
     if not axes:
         return flat[0], None
@@ -25,15 +28,13 @@ def along_one_axis(weights: Any) -> tuple[Any, int | None]:
 
 
 def _flat(value: Any) -> tuple[Any, ...]:
-    return (
-        tuple(number for part in value for number in _flat(part))
-        if isinstance(value, tuple)
-        else (value,)
-    )
+    if isinstance(value, tuple):
+        return tuple(number for part in value for number in _flat(part))
+    return (value,)
 
 
 def against_last_axes(weights: Any, axis: int | None) -> Any:
-    """The array whose weights run along an axis that is counted from the end; axes of length 1 follow it."""
+    """The weights as an array along `axis`, counted from the end; axes of length 1 follow it."""
     if not isinstance(weights, tuple) or axis is None:
         return weights
     for _ in range(-1 - axis):

@@ -1,4 +1,7 @@
-"""One rule of other libraries' losses that no spec can say, as `unifiedloss.switching.quirks` lists them."""
+"""A `Quirk`: one rule of other libraries' losses that no field of a spec can express.
+
+`unifiedloss.switching.quirks` lists them.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,34 @@ import numpy as np
 from unifiedloss.spec import AnyLoss, Elementwise, Loss
 from unifiedloss.switching.inputs import Layout
 from unifiedloss.switching.library_loss import Call
-from unifiedloss.switching.sides import Input, Outcome, kinds_of, same
+from unifiedloss.switching.sides import Array, Input, Outcome, kinds_of, same
 
 Of = Literal["value", "gradient", "digits", "gradient_digits", "sign", "dtype", "shape"]
 
 ELEMENTS = (Elementwise,)
-"""The losses that have no classes."""
+"""The spec classes without a class axis."""
 
 When = Callable[[AnyLoss, Call | None], bool]
+"""Whether a quirk applies to a loss, by its spec and its call; a plain spec has no call."""
 
 
 @dataclass(frozen=True, eq=False)
 class Quirk:
-    """One rule that no spec can say.
+    """One rule that no field of a spec can express.
 
     Attributes:
-        name: what it is called in a difference.
-        losses: the kinds of specs that it is about.
+        name: the name of the rule in a difference.
+        losses: the spec classes the rule applies to.
         spec: what a spec does, in a sentence.
-        native: what the libraries do that have it, by the beginning of the names of their losses.
-        inputs: what shows it, the smallest first.
-        predictions: "logits" or "probabilities", where it is about such alone.
-        kind: "index" or "dense", where it is about losses that take such targets.
-        of: what is compared: values, values and gradients, the leading digits of either, the sign of values, their dtype, or their shape.
-        digits: how many digits count, as a relative difference.
-        when: which settings of a loss it is about, by its spec and its call, where not all; the call is None for a loss that has none.
+        libraries: what the libraries with the quirk do, in a sentence. A key is the name of a loss
+            or the beginning of several names.
+        inputs: makes the inputs on which the two results differ, the smallest first.
+        predictions: "logits" or "probabilities" if the rule applies only to such predictions.
+        kind: "index" or "dense" if the rule applies only to losses that take such targets.
+        of: what is compared: values ("value"), values and gradients ("gradient"), the leading
+            digits of either, the sign of the values, their dtype, or their shape.
+        digits: the relative difference up to which digits count as equal.
+        when: which settings the rule applies to; None for all.
     """
 
     name: str
@@ -50,7 +56,7 @@ class Quirk:
     when: When | None = None
 
     def concerns(self, spec: AnyLoss, call: Call | None) -> bool:
-        """Whether a loss takes what this rule is about."""
+        """Whether the rule applies to this loss and its settings."""
         if not isinstance(spec, self.losses):
             return False
         if self.when is not None and not self.when(spec, call):
@@ -62,25 +68,22 @@ class Quirk:
         return self.kind is None or call is None or self.kind in kinds_of(call.name)
 
     def sentence(self, call: Call | None) -> str:
-        """What a side does: the loss of a call, or a spec."""
+        """What the loss of a call does, or a spec if `call` is None."""
         if call is not None:
             name = keyed(call)
-            # A name may begin with another: the longest that fits decides, and an empty text is what a spec does.
-            found = max(
-                (prefix for prefix in self.libraries if name.startswith(prefix)),
-                key=len,
-                default=None,
-            )
-            if found is not None and self.libraries[found]:
-                return self.libraries[found]
+            # One key may begin with another, so the longest match decides. An empty sentence
+            # excludes a loss: it does what a spec does.
+            prefix = max(filter(name.startswith, self.libraries), key=len, default=None)
+            if prefix is not None and self.libraries[prefix]:
+                return self.libraries[prefix]
         return self.spec
 
     def has(self, call: Call) -> bool:
-        """Whether the loss of a call has this rule."""
+        """Whether the loss of a call has this quirk."""
         return self.sentence(call) != self.spec
 
     def differ(self, a: Outcome, b: Outcome) -> bool:
-        """Whether two outcomes differ in what this rule is about."""
+        """Whether two outcomes differ in the quantity that `of` names."""
         if self.of in ("value", "gradient"):
             return not same(a, b, gradients=self.of == "gradient")
         if a.value is None or b.value is None:
@@ -89,9 +92,10 @@ class Quirk:
             return bool(a.value.dtype != b.value.dtype)
         if self.of == "shape":
             return a.value.shape != b.value.shape
-        first, second = (
-            (a.gradient, b.gradient) if self.of == "gradient_digits" else (a.value, b.value)
-        )
+        pair: tuple[Array | None, Array | None] = (a.value, b.value)
+        if self.of == "gradient_digits":
+            pair = (a.gradient, b.gradient)
+        first, second = pair
         if first is None or second is None or first.size != second.size:
             return False
         x, y = (np.asarray(each, np.float64).ravel() for each in (first, second))
@@ -104,7 +108,7 @@ class Quirk:
 
 
 def keyed(call: Call) -> str:
-    """The name of a call, with the framework that Keras runs on: "keras[torch].losses.MeanSquaredError"."""
+    """The name of a call, with the backend of Keras: "keras[torch].losses.MeanSquaredError"."""
     if call.library != "keras":
         return call.name
     return call.name.replace("keras", f"keras[{call.backend or 'tensorflow'}]", 1)

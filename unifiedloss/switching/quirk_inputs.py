@@ -1,4 +1,7 @@
-"""The inputs that show the rules of `unifiedloss.switching.quirks`, laid out as a loss takes them, the smallest first."""
+"""The inputs on which losses with a quirk differ from their specs, the smallest first.
+
+Each function takes the `Layout` that the two losses need, and yields inputs of that layout.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ import numpy as np
 from unifiedloss.switching.inputs import Layout
 from unifiedloss.switching.sides import AS_GIVEN, Input
 
-# ------------------------------------------------------------------------------------------------------------------ labels
+# ------------------------------------------------------------------------------------------- labels
 
 
 def bad_labels(layout: Layout) -> Iterator[Input]:
-    """Labels that are no class."""
+    """Labels outside 0..K-1."""
     for label in (-1, layout.classes, -100):
         yield layout.rows([(2.0, 1.0, 0.0)], [label])
 
@@ -42,16 +45,16 @@ def out_of_range_target(layout: Layout) -> Iterator[Input]:
     yield layout.elements([0.5], [1.5])
 
 
-# ------------------------------------------------------------------------------------------------------------- predictions
+# -------------------------------------------------------------------------------------- predictions
 
 
 def minus_infinity(layout: Layout) -> Iterator[Input]:
-    """A logit of -inf where the dense target is 0."""
+    """A logit of -inf whose dense target is 0."""
     yield layout.rows([(2.0, -np.inf, 0.0)], [[1.0, 0.0, 0.0]])
 
 
 def infinite_logit(layout: Layout) -> Iterator[Input]:
-    """A logit of +inf, for either label."""
+    """A logit of +inf with the target 1, and with the target 0."""
     yield layout.elements([np.inf], [1.0])
     yield layout.elements([np.inf], [0.0])
 
@@ -67,7 +70,7 @@ def confident(layout: Layout) -> Iterator[Input]:
 
 
 def sure(layout: Layout) -> Iterator[Input]:
-    """A label's logit so far above the others that the loss is 0."""
+    """A label's logit so far above the others that the loss rounds to 0."""
     yield layout.rows([(200.0, 0.0, 0.0)], [[1.0, 0.0, 0.0]])
     yield layout.rows([(200.0, 0.0, 0.0)], [0])
 
@@ -83,7 +86,7 @@ def double(layout: Layout) -> Iterator[Input]:
 
 
 def double_beside_weights(layout: Layout) -> Iterator[Input]:
-    """float64 predictions for a loss that holds weights."""
+    """float64 predictions for a loss with weights."""
     shape = np.shape(layout.weights) if layout.weights is not None else layout.tail or (1,)
     yield Input(np.full(shape, 0.3), np.ones(shape))
 
@@ -114,12 +117,12 @@ def zero_logit(layout: Layout) -> Iterator[Input]:
 
 
 def at_the_bound(layout: Layout) -> Iterator[Input]:
-    """A probability that lies on the bound of Keras' clipping."""
+    """A probability equal to the lower bound of Keras' clipping."""
     yield layout.elements([1e-7], [1.0])
 
 
 def behind_softmax(_: Layout) -> Iterator[Input]:
-    """Probabilities that come from a softmax of Keras'."""
+    """Probabilities computed by `keras.ops.softmax`."""
     note = "the predictions come from keras.ops.softmax([[100, 0]])"
     yield Input(
         np.array([[1.0, 0.0]], np.float32),
@@ -132,7 +135,7 @@ def behind_softmax(_: Layout) -> Iterator[Input]:
 
 
 def behind_sigmoid(_: Layout) -> Iterator[Input]:
-    """A probability that comes from a sigmoid of Keras', in a graph."""
+    """A probability computed by `keras.ops.sigmoid`, in a graph."""
     note = "in a tf.function the predictions come from keras.ops.sigmoid([[100]])"
     yield Input(
         np.array([[1.0]], np.float32),
@@ -144,7 +147,7 @@ def behind_sigmoid(_: Layout) -> Iterator[Input]:
     )
 
 
-# --------------------------------------------------------------------------------------------------- positions and shapes
+# ----------------------------------------------------------------------------- positions and shapes
 
 
 def dropped_nan(layout: Layout) -> Iterator[Input]:
@@ -185,12 +188,12 @@ def weightless_elements(layout: Layout) -> Iterator[Input]:
 
 
 def no_class_weight(layout: Layout) -> Iterator[Input]:
-    """A label whose class has the weight 0, alone."""
+    """Only a label whose class has the weight 0."""
     yield layout.rows([(2.0, 1.0, 0.0)], [layout.weights.index(0.0)])
 
 
 def no_element_weight(layout: Layout) -> Iterator[Input]:
-    """An example all of whose elements have the weight 0."""
+    """An example whose elements all have the weight 0."""
     weights = np.asarray(layout.weights)
     if not weights.any():
         yield Input(np.full(weights.shape, 0.25, np.float32), np.ones(weights.shape, np.float32))
@@ -199,15 +202,17 @@ def no_element_weight(layout: Layout) -> Iterator[Input]:
 def switched_off_nan(_: Layout) -> Iterator[Input]:
     """An element that is NaN, with the sample weight 0."""
     yield Input(
-        np.array([[0.5], [np.nan]], np.float32), np.zeros((2, 1), np.float32), np.array([1.0, 0.0], np.float32)
-    )  # fmt: skip
+        np.array([[0.5], [np.nan]], np.float32),
+        np.zeros((2, 1), np.float32),
+        np.array([1.0, 0.0], np.float32),
+    )
 
 
 def switched_off_row(layout: Layout) -> Iterator[Input]:
     """A row of NaN with the sample weight 0."""
     nothing = (np.nan, np.nan, np.nan)
     yield layout.rows([(0.5, 0.375, 0.125), nothing], [0, 0], [1.0, 0.0])
-    # scikit-learn wants every class in a batch.
+    # scikit-learn needs every class in a batch.
     rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)]
     labels = [min(label, layout.classes - 1) for label in range(3)]
     yield layout.rows([*rows, nothing], [*labels, 0], [1.0, 1.0, 1.0, 0.0])
@@ -232,7 +237,7 @@ def label_column(layout: Layout) -> Iterator[Input]:
 
 
 def one_axis(_: Layout) -> Iterator[Input]:
-    """Elementwise predictions with one axis, without and with weights."""
+    """Elementwise predictions with one axis, without and with sample weights."""
     yield Input(np.array([0.25, 0.75], np.float32), np.ones(2, np.float32))
     yield Input(
         np.array([0.25, 0.75], np.float32), np.ones(2, np.float32), np.array([1.0, 3.0], np.float32)
@@ -240,19 +245,19 @@ def one_axis(_: Layout) -> Iterator[Input]:
 
 
 def steps(_: Layout) -> Iterator[Input]:
-    """Two examples of two steps, and a weight for each example."""
+    """Two examples of two steps, and a sample weight for each example."""
     values = np.array([[[0.25], [0.25]], [[0.5], [0.5]]], np.float32)
     yield Input(values, np.zeros_like(values), np.array([1.0, 3.0], np.float32))
 
 
 def repeated(_: Layout) -> Iterator[Input]:
-    """Two examples of three steps, and weights of shape (2, 1)."""
+    """Two examples of three steps, and sample weights of shape (2, 1)."""
     values = np.array([[[0.25]] * 3, [[0.5]] * 3], np.float32)
     yield Input(values, np.zeros_like(values), np.array([[1.0], [3.0]], np.float32))
 
 
 def _sequences(layout: Layout, weight: list[Any]) -> Iterator[Input]:
-    """Two examples of two steps, each step with classes."""
+    """Two sequences of two steps, each step with a class axis."""
     if not -3 <= layout.axis < 3:
         return
     rows = np.zeros((2, 2, layout.classes), np.float32)
@@ -265,38 +270,38 @@ def _sequences(layout: Layout, weight: list[Any]) -> Iterator[Input]:
 
 
 def weighted_sequences(layout: Layout) -> Iterator[Input]:
-    """Two sequences of two steps, and a weight for each."""
+    """Two sequences of two steps, and a sample weight for each sequence."""
     yield from _sequences(layout, [1.0, 3.0])
 
 
 def repeated_sequences(layout: Layout) -> Iterator[Input]:
-    """Two sequences of two steps, and weights of shape (2, 1); and one weight for all of a batch."""
+    """Sequences with sample weights of shape (2, 1), and a batch with one sample weight."""
     yield from _sequences(layout, [[1.0], [3.0]])
     yield replace(_every_class(layout), sample_weight=np.array(2.0, np.float32))
 
 
 def nothing(layout: Layout) -> Iterator[Input]:
-    """No rows of classes."""
+    """An empty batch with a class axis."""
     yield Input(np.zeros((0, layout.classes), np.float32), np.zeros(0, np.int64))
 
 
 def no_elements(_: Layout) -> Iterator[Input]:
-    """No rows of elements."""
+    """An empty batch of elements."""
     yield Input(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
 
 
 def one_example(layout: Layout) -> Iterator[Input]:
-    """Logits with one axis, and a label with none."""
+    """Logits of shape (K,), and a label of shape ()."""
     yield Input(layout.rows([(2.0, 1.0, 0.0)], [0]).predictions.reshape(-1), np.array(0))
 
 
 def few_labels(layout: Layout) -> Iterator[Input]:
-    """A batch in which most classes do not occur."""
+    """A batch without labels of most classes."""
     yield layout.rows([(0.5, 0.25, 0.25)], [0])
 
 
 def compiled(layout: Layout) -> Iterator[Input]:
-    """A label that is no class, compiled by XLA."""
+    """A label outside 0..K-1, compiled by XLA."""
     row = layout.rows([(2.0, 1.0, 0.0)], [layout.classes])
     yield Input(
         row.predictions,
@@ -307,25 +312,25 @@ def compiled(layout: Layout) -> Iterator[Input]:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ kinds and dtypes
+# --------------------------------------------------------------------------------- kinds and dtypes
 
 
 def _every_class(
     layout: Layout, targets: Any = None, weight: Any = None, dtype: str = "float32"
 ) -> Input:
-    """A batch in which every class occurs, as scikit-learn asks for."""
+    """A batch with labels of every class, because scikit-learn needs them."""
     rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625)]
     labels = [min(label, layout.classes - 1) for label in range(3)]
     return layout.rows(rows, labels if targets is None else targets, weight, dtype)
 
 
 def _given(x: Input, targets: Any = None) -> Input:
-    """An input whose tensors are handed over as they are."""
+    """An input whose tensors the loss gets unchanged, with these targets if there are any."""
     return replace(x, targets=x.targets if targets is None else targets, way=AS_GIVEN)
 
 
 def soft_row(layout: Layout) -> Iterator[Input]:
-    """A dense target that is no one-hot row."""
+    """A dense target that is not one-hot."""
     yield _given(layout.rows([(0.5, 0.25, 0.25)], [[0.5, 0.25, 0.25]]))
 
 
@@ -335,7 +340,7 @@ def plain_label(layout: Layout) -> Iterator[Input]:
 
 
 def narrow_labels(layout: Layout) -> Iterator[Input]:
-    """Labels of uint8 and of int32."""
+    """Labels of uint8, and of int32."""
     x = _every_class(layout)
     for dtype in (np.uint8, np.int32):
         yield _given(x, x.targets.astype(dtype))
@@ -348,7 +353,7 @@ def unsigned_labels(layout: Layout) -> Iterator[Input]:
 
 
 def floating_labels(layout: Layout) -> Iterator[Input]:
-    """A label of 1.7, and labels that are floating and whole."""
+    """A label of 1.7, and floating labels that are integers."""
     x = layout.rows([(2.0, 1.0, 0.0)], [0])
     yield Input(x.predictions, x.targets + np.float32(1.7))
     x = _every_class(layout)
@@ -361,7 +366,7 @@ def _two_classes(layout: Layout, targets: Any, weight: Any = None) -> Input:
 
 
 def bool_labels(layout: Layout) -> Iterator[Input]:
-    """Labels that are bools, of two classes."""
+    """Bool labels of two classes."""
     x = _two_classes(layout, [0, 1])
     yield _given(x, x.targets.astype(np.bool_))
 
@@ -373,14 +378,14 @@ def other_labels(layout: Layout) -> Iterator[Input]:
 
 
 def binary_probabilities(_: Layout) -> Iterator[Input]:
-    """One probability for each example, with and without an axis for it."""
+    """One probability for each example, of shape (2,) and of shape (2, 1)."""
     p = np.array([0.125, 0.75], np.float32)
     for predictions in (p, p[:, None]):
         yield Input(predictions, np.array([0, 1], np.int64))
 
 
 def integer_targets(layout: Layout) -> Iterator[Input]:
-    """A target that is an integer."""
+    """An integer target."""
     x = layout.elements([0.25], [1.0])
     yield _given(x, x.targets.astype(np.int64))
 
@@ -412,7 +417,7 @@ def half_row_of_targets(layout: Layout) -> Iterator[Input]:
 
 
 def integer_rows_of_predictions(layout: Layout) -> Iterator[Input]:
-    """Predictions that are integers."""
+    """Integer predictions."""
     x = layout.rows(
         [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)],
         [min(c, layout.classes - 1) for c in range(3)],
@@ -421,13 +426,13 @@ def integer_rows_of_predictions(layout: Layout) -> Iterator[Input]:
 
 
 def integer_predictions(layout: Layout) -> Iterator[Input]:
-    """Predictions that are integers."""
+    """Integer predictions."""
     x = layout.elements([1.0, 0.0], [1.0, 0.5])
     yield replace(x, predictions=x.predictions.astype(np.int64))
 
 
 def _bfloat16(x: Input) -> Iterator[Input]:
-    # NumPy has it where the package ml_dtypes is loaded, as TensorFlow and JAX do.
+    # NumPy knows bfloat16 once ml_dtypes is imported, which TensorFlow and JAX do.
     with suppress(TypeError):
         yield replace(x, predictions=x.predictions.astype(np.dtype("bfloat16")))
 
@@ -440,17 +445,17 @@ def bfloat16_rows(layout: Layout) -> Iterator[Input]:
 def bfloat16_elements(layout: Layout) -> Iterator[Input]:
     """An element of bfloat16."""
     x = layout.elements([0.25], [1.0])
-    for found in _bfloat16(x):
-        yield replace(found, targets=x.targets.astype(found.predictions.dtype))
+    for rounded in _bfloat16(x):
+        yield replace(rounded, targets=x.targets.astype(rounded.predictions.dtype))
 
 
 def any_rows(layout: Layout) -> Iterator[Input]:
-    """A batch that is nothing special."""
+    """An ordinary batch."""
     yield _every_class(layout)
 
 
 def any_elements(layout: Layout) -> Iterator[Input]:
-    """Elements that are nothing special."""
+    """Ordinary elements."""
     yield layout.elements([0.25], [1.0])
 
 
@@ -464,7 +469,7 @@ def half_elements(layout: Layout) -> Iterator[Input]:
     yield layout.elements([0.25], [1.0], dtype="float16")
 
 
-# ------------------------------------------------------------------------------------------------------------ more values
+# -------------------------------------------------------------------------------------- more values
 
 
 def infinite_row(layout: Layout) -> Iterator[Input]:
@@ -474,7 +479,7 @@ def infinite_row(layout: Layout) -> Iterator[Input]:
 
 
 def one_row_for_two(layout: Layout) -> Iterator[Input]:
-    """One row of dense targets for two rows of predictions, and targets without the axis of one class."""
+    """One dense row for two rows of predictions, and targets without the axis of one class."""
     x = layout.rows([(2.0, 1.0, 0.0), (0.0, 1.0, 2.0)], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     shape = list(x.targets.shape)
     shape[shape.index(2)] = 1
@@ -485,19 +490,19 @@ def one_row_for_two(layout: Layout) -> Iterator[Input]:
 
 
 def no_classes(_: Layout) -> Iterator[Input]:
-    """Predictions without classes."""
+    """Predictions with a class axis of length 0."""
     nothing = np.zeros((1, 0), np.float32)
     yield Input(nothing, nothing)
     yield Input(nothing, np.zeros(1, np.int64))
 
 
 def too_few_classes(_: Layout) -> Iterator[Input]:
-    """One class, where there are several class weights."""
+    """Predictions of one class, for a loss with several class weights."""
     yield Input(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
 
 
 def no_probability(layout: Layout) -> Iterator[Input]:
-    """A row with a negative number in another class than the label's, and one with infinity there."""
+    """A row with a negative number outside the label's class, and one with infinity there."""
     for number in (-0.2, np.inf):
         yield layout.rows([(0.5, number, 0.7)], [0])
     yield layout.rows(
@@ -516,7 +521,7 @@ def four_axes(layout: Layout) -> Iterator[Input]:
 
 
 def subnormal_row(layout: Layout) -> Iterator[Input]:
-    """A row whose sum is a subnormal number."""
+    """A row whose sum is subnormal."""
     yield layout.rows([(1e-40, 0.0, 0.0)], [0])
 
 
@@ -543,51 +548,51 @@ def infinite_element(layout: Layout) -> Iterator[Input]:
 
 
 def nan_probability_or_target(layout: Layout) -> Iterator[Input]:
-    """A probability that is NaN, and a target that is."""
+    """A probability that is NaN, and a target that is NaN."""
     yield layout.elements([np.nan], [1.0])
     yield layout.elements([0.25], [np.nan])
 
 
 def infinite_logits(layout: Layout) -> Iterator[Input]:
-    """A logit of +inf in another class than the label's, and in the label's own."""
+    """A logit of +inf in another class than the label's, and in the label's class."""
     yield layout.rows([(np.inf, 0.0, 0.0)], [1])
     yield layout.rows([(np.inf, 0.0, 0.0)], [0])
 
 
 def confident_element(layout: Layout) -> Iterator[Input]:
-    """A logit that is 20 on the side of its target."""
+    """A logit of -20 with the target 0, and of 20 with the target 1."""
     for logit, target in ((-20.0, 0.0), (20.0, 1.0)):
         yield layout.elements([logit], [target])
 
 
 def zero_and_zero(layout: Layout) -> Iterator[Input]:
-    """The probability 0 of the target 0."""
+    """A probability of 0 with the target 0."""
     yield layout.elements([0.0], [0.0])
 
 
 def half_certain(layout: Layout) -> Iterator[Input]:
-    """float16 probabilities that are their targets, 0 and 1."""
+    """float16 probabilities equal to their targets, 0 and 1."""
     for p in (0.0, 1.0):
         yield layout.elements([p], [p], dtype="float16")
 
 
 def half_wrong(layout: Layout) -> Iterator[Input]:
-    """The float16 probability 1 of the target 0."""
+    """A float16 probability of 1 with the target 0."""
     yield layout.elements([1.0], [0.0], dtype="float16")
 
 
 def half_overflow_of_rows(layout: Layout) -> Iterator[Input]:
-    """Two float16 rows whose losses a float16 number holds, and not their sum."""
+    """Two float16 rows whose losses are finite in float16, and whose sum is not."""
     yield layout.rows([(-40000.0, 20.0, 0.0)] * 2, [0, 0], dtype="float16")
 
 
 def half_overflow_of_logits(layout: Layout) -> Iterator[Input]:
-    """Two float16 logits whose losses a float16 number holds, and not their sum."""
+    """Two float16 logits whose losses are finite in float16, and whose sum is not."""
     yield layout.elements([40000.0, 40000.0], [0.0, 0.0], dtype="float16")
 
 
 def half_overflow_of_probabilities(layout: Layout) -> Iterator[Input]:
-    """So many float16 probabilities of 0, which cost 100 each, that no float16 number holds their sum."""
+    """700 float16 probabilities with a loss of 100 each, whose sum overflows in float16."""
     yield layout.elements([0.0] * 700, [1.0] * 700, dtype="float16")
 
 
@@ -602,7 +607,7 @@ def half_probabilities(layout: Layout) -> Iterator[Input]:
 
 
 def half_logit(layout: Layout) -> Iterator[Input]:
-    """A float16 logit far on the side of its target."""
+    """A float16 logit of 6 with the target 1, and of -6 with the target 0."""
     for logit, target in ((6.0, 1.0), (-6.0, 0.0)):
         yield layout.elements([logit], [target], dtype="float16")
 
@@ -614,23 +619,23 @@ def half_targets(layout: Layout) -> Iterator[Input]:
 
 
 def half_element(layout: Layout) -> Iterator[Input]:
-    """A float16 logit far on the side of its target, and a float16 probability near 1."""
+    """A float16 logit of 6, and a float16 probability near 1, with the target 1."""
     yield layout.elements([6.0], [1.0], dtype="float16")
     yield layout.elements([0.998], [1.0], dtype="float16")
 
 
 def logit_and_small_weight(layout: Layout) -> Iterator[Input]:
-    """A logit of the target 1, whose weight is small."""
+    """A logit with the target 1, for a loss with a small pos_weight."""
     yield layout.elements([1.0], [1.0])
 
 
 def fewer_than_pos_weights(_: Layout) -> Iterator[Input]:
-    """One element, where there are several pos_weights."""
+    """One element, for a loss with several pos_weights."""
     yield Input(np.array([[0.5]], np.float32), np.ones((1, 1), np.float32))
 
 
 def infinite_other_class(layout: Layout) -> Iterator[Input]:
-    """A logit of -inf in a class with the weight 0 that is not the label's."""
+    """A logit of -inf in another class than the label's, with the class weight 0."""
     weights = list(layout.weights)
     if any(weights):
         label, other = weights.index(max(weights)), weights.index(0.0)
@@ -641,14 +646,14 @@ def infinite_other_class(layout: Layout) -> Iterator[Input]:
 
 
 def class_to_ignore(layout: Layout) -> Iterator[Input]:
-    """Dense targets of so few classes that the ignored label is none of them."""
+    """Dense targets of so few classes that the ignored label is not one of them."""
     if layout.ignored is not None and layout.ignored > 0 and layout.weights is None:
         k = layout.ignored
         row = [1.0] + [0.0] * (k - 1)
         yield replace(layout, classes=k).rows([row], [row])
 
 
-# ------------------------------------------------------------------------------------------------------------ more weights
+# ------------------------------------------------------------------------------------- more weights
 
 
 def negative_weight(layout: Layout) -> Iterator[Input]:
@@ -662,13 +667,13 @@ def negative_weight_of_a_row(layout: Layout) -> Iterator[Input]:
 
 
 def bool_weight(layout: Layout) -> Iterator[Input]:
-    """Sample weights that are bools."""
+    """Bool sample weights."""
     x = layout.elements([0.25, 0.75], [1.0, 1.0])
     yield replace(x, sample_weight=np.array([True, False]))
 
 
 def bool_weight_of_a_row(layout: Layout) -> Iterator[Input]:
-    """Sample weights that are bools."""
+    """Bool sample weights."""
     yield replace(_every_class(layout), sample_weight=np.array([True, True, False]))
 
 
@@ -683,7 +688,7 @@ def infinite_weight_of_a_row(layout: Layout) -> Iterator[Input]:
 
 
 def weightless_label(layout: Layout) -> Iterator[Input]:
-    """A label that is no class, in a row with the sample weight 0."""
+    """A label outside 0..K-1, in a row with the sample weight 0."""
     rows = [(0.5, 0.375, 0.125), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625), (0.5, 0.25, 0.25)]
     labels = [min(c, layout.classes - 1) for c in range(3)]
     for label in (-1, layout.classes):
@@ -691,19 +696,19 @@ def weightless_label(layout: Layout) -> Iterator[Input]:
 
 
 def weightless_target(layout: Layout) -> Iterator[Input]:
-    """A target above 1 of the sample weight 0."""
+    """A target above 1 with the sample weight 0."""
     yield layout.elements([0.25, 0.75], [1.5, 1.0], [0.0, 1.0])
 
 
 def weights_of_elements(layout: Layout) -> Iterator[Input]:
-    """Weights of shape (2, 1), and weights of every element."""
+    """Sample weights of shape (2, 1), and a sample weight for every element."""
     yield from repeated(layout)
     values = np.array([[0.25, 0.5], [0.75, 0.5]], np.float32)
     yield Input(values, np.zeros_like(values), np.array([[1.0, 3.0], [2.0, 1.0]], np.float32))
 
 
 def other_than_weights(layout: Layout) -> Iterator[Input]:
-    """Two examples, where the elements of one are weighted."""
+    """Two examples, for a loss whose element weights have the shape of one example."""
     weights = np.asarray(layout.weights)
     if weights.ndim:
         values = np.full((2, *weights.shape), 0.25, np.float32)
@@ -711,14 +716,14 @@ def other_than_weights(layout: Layout) -> Iterator[Input]:
 
 
 def empty_axes(layout: Layout) -> Iterator[Input]:
-    """No rows of classes, and rows without positions."""
+    """An empty batch, and examples without positions."""
     yield from nothing(layout)
     if layout.axis in (-1, 1):
         yield Input(np.zeros((2, layout.classes, 0), np.float32), np.zeros((2, 0), np.int64))
 
 
 def weight_of_ignored(layout: Layout) -> Iterator[Input]:
-    """A weight that is NaN, of an ignored label."""
+    """A sample weight that is NaN, for an ignored label."""
     if layout.ignored is not None:
         yield layout.rows(
             [(0.5, 0.25, 0.25), (0.25, 0.5, 0.25)], [0, layout.ignored], [1.0, np.nan]
@@ -731,7 +736,7 @@ def infinite_logit_of_another(layout: Layout) -> Iterator[Input]:
 
 
 def nothing_that_counts(layout: Layout) -> Iterator[Input]:
-    """No rows, and rows whose sample weights are all 0."""
+    """An empty batch, and a batch whose sample weights are all 0."""
     yield from nothing(layout)
     yield _every_class(layout, weight=[0.0, 0.0, 0.0])
 

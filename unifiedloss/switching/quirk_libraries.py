@@ -1,10 +1,10 @@
-"""Which losses a rule of `unifiedloss.switching.quirks` is about: names, and beginnings of names, by their kind."""
+"""Groups of losses that the quirks name: full names, and beginnings of names, by kind of loss."""
 
 from __future__ import annotations
 
 
 def each(text: str, *names: str) -> dict[str, str]:
-    """One sentence for several losses."""
+    """Map each of these names to one sentence."""
     return dict.fromkeys(names, text)
 
 
@@ -27,7 +27,7 @@ OBJECTS = (CATEGORICAL[0], SPARSE[0], BINARY[0], SQUARED[0])
 
 
 def keras(names: tuple[str, ...], *backends: str) -> tuple[str, ...]:
-    """The losses of Keras of these names, on some backends or on all."""
+    """Name these losses of Keras on the given backends, or on all of them."""
     return tuple(
         f"{prefix}{name}"
         for prefix in KERAS

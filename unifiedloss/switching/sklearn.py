@@ -1,4 +1,4 @@
-"""The metrics of scikit-learn that are losses."""
+"""The table of scikit-learn's metrics that are losses: read as specs, and written from specs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from unifiedloss.switching.library_loss import Arguments, LibraryLoss, refuse, r
 
 _REASONS = MappingProxyType(
     {
-        "on_empty": "scikit-learn raises where the weights sum to 0.",
-        "divisor": "scikit-learn divides by the sum of the sample weights.",
-        "epsilon": "scikit-learn clips to the spacing of the predictions' dtype.",
-        "axis": "scikit-learn has the classes on the last of two axes.",
-        "from_logits": "scikit-learn's log_loss takes probabilities.",
-        "reduction": "scikit-learn gives one number.",
+        "on_empty": "scikit-learn raises where the weights sum to 0",
+        "divisor": "scikit-learn divides by the sum of the sample weights",
+        "epsilon": "scikit-learn clips to the spacing of the predictions' dtype",
+        "axis": "scikit-learn has the classes on the last of two axes",
+        "from_logits": "scikit-learn's log_loss takes probabilities",
+        "reduction": "scikit-learn gives one number",
     }
 )
 
@@ -25,8 +25,9 @@ _DATA = ("y_true", "y_proba", "y_pred", "sample_weight")
 def _log_loss(arguments: Arguments, _: str | None) -> AnyLoss:
     if arguments["labels"] is not None:
         refuse(
-            "sklearn.metrics.log_loss(labels=...) says which columns the labels mean, in sorted order; a spec takes the columns' numbers. "
-            "Replace the labels by them, as in numpy.searchsorted(sorted(labels), y_true), and leave labels out."
+            "sklearn.metrics.log_loss(labels=...) says which columns the labels mean, in sorted "
+            "order; a spec takes the columns' numbers. Replace the labels by them, as in "
+            "numpy.searchsorted(sorted(labels), y_true), and leave labels out."
         )
     normalize = arguments["normalize"]
     if normalize is not True and normalize is not False:
@@ -40,8 +41,9 @@ def _squared(arguments: Arguments, _: str | None) -> AnyLoss:
     multioutput = arguments["multioutput"]
     if multioutput != "uniform_average":
         refuse(
-            f"sklearn.metrics.mean_squared_error(multioutput={multioutput!r}) gives each output its own mean or weight; a spec gives one. "
-            "Use multioutput='uniform_average', or element_weights of a spec, which count in its divisor."
+            f"sklearn.metrics.mean_squared_error(multioutput={multioutput!r}) gives each output "
+            "its own mean or weight; a spec gives one. Use multioutput='uniform_average', or "
+            "element_weights of a spec, which count in its divisor."
         )
     return MeanSquaredError(on_empty="error")
 

@@ -1,4 +1,4 @@
-"""The losses of TensorFlow: ``tf.nn`` and ``tf.compat.v1.losses``."""
+"""The table of TensorFlow's losses, ``tf.nn`` and ``tf.compat.v1.losses``: read and written."""
 
 from __future__ import annotations
 
@@ -19,34 +19,41 @@ _REDUCTIONS: dict[str, dict[str, Any]] = {
     "weighted_sum": {"reduction": "sum"},
     "none": {"reduction": "none"},
 }
-"""What tf.compat.v1.losses.Reduction's constants are, as strings and as fields of a spec. All means give 0 for nothing (div_no_nan)."""
+"""The constants of tf.compat.v1.losses.Reduction, and the fields of a spec for each.
+
+All means give 0 if there is nothing to average (div_no_nan).
+"""
 
 _DATA = ("labels", "logits", "predictions", "onehot_labels", "multi_class_labels")
 
 _REASONS = MappingProxyType(
     {
-        "reduction": "The functions of tf.nn give one loss per position and leave the rest to tf.reduce_mean.",
-        "axis": "TensorFlow takes a number.",
-        "class_weights": "TensorFlow's losses have no class weights; gather them by label, and multiply the losses by them.",
-        "ignore_index": "TensorFlow's losses ignore no label.",
-        "label_smoothing": "Of TensorFlow's losses, those of tf.compat.v1.losses smooth dense labels.",
-        "from_logits": "TensorFlow's cross-entropies take logits.",
-        "scale": "The functions of tf.nn have no factor; multiply the losses.",
+        "reduction": "the functions of tf.nn give one loss per position and leave the rest to "
+        "tf.reduce_mean",
+        "axis": "TensorFlow takes a number as the axis",
+        "class_weights": "TensorFlow's losses have no class weights; gather them by label, and "
+        "multiply the losses by them",
+        "ignore_index": "TensorFlow's losses ignore no label",
+        "label_smoothing": "only tf.compat.v1.losses smooths labels, and only dense ones",
+        "from_logits": "TensorFlow's cross-entropies take logits",
+        "scale": "the functions of tf.nn have no factor; multiply the losses",
     }
 )
 
 _V1_REASONS = MappingProxyType(
     _REASONS
     | {
-        "on_empty": "tf.compat.v1.losses gives 0 where nothing is left to average.",
-        "divisor": "tf.compat.v1.losses divides by the number of weights that are not 0, of all losses, or by the sum of weights.",
-        "dtype": "tf.compat.v1.losses casts what are no logits to float32.",
-        "ignore_index": "TensorFlow's losses ignore no label; in tf.compat.v1.losses a weight of 0 stands for that.",
+        "on_empty": "tf.compat.v1.losses gives 0 where nothing is left to average",
+        "divisor": "tf.compat.v1.losses divides by the number of weights that are not 0, of all "
+        "losses, or by the sum of weights",
+        "dtype": "tf.compat.v1.losses casts everything but logits to float32",
+        "ignore_index": "TensorFlow's losses ignore no label; in tf.compat.v1.losses a weight of 0 "
+        "stands for that",
     }
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------- tf.nn
+# -------------------------------------------------------------------------------------------- tf.nn
 
 
 def _dense(arguments: Arguments, _: str | None) -> AnyLoss:
@@ -65,12 +72,13 @@ def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
     value = arguments["pos_weight"]
     if value is None:
         refuse(
-            "tf.nn.weighted_cross_entropy_with_logits needs its pos_weight, a number or an array that is written down here."
+            "tf.nn.weighted_cross_entropy_with_logits needs its pos_weight, a number or an array "
+            "that is written down here."
         )
     if len(varying_axes(value)) > 1:
         refuse(
-            f"pos_weight of shape {extents(value)} weights elements one by one, and pos_weight of a spec runs along one axis; "
-            "give the positive term of each class one weight."
+            f"pos_weight of shape {extents(value)} weights elements one by one, and pos_weight of "
+            "a spec runs along one axis; give the positive term of each class one weight."
         )
     weight, axis = along_one_axis(value)
     return BinaryCrossEntropyLoss(from_logits=True, pos_weight=weight, axis=axis, reduction="none")
@@ -78,7 +86,7 @@ def _weighted(arguments: Arguments, _: str | None) -> AnyLoss:
 
 def _check_unreduced(spec: Any) -> None:
     if spec.reduction != "none":
-        refuse(_REASONS["reduction"])
+        refuse("The functions of tf.nn give one loss per position, and tf.reduce_mean reduces.")
 
 
 def _from_dense(spec: CrossEntropyLoss) -> dict[str, Any]:
@@ -141,26 +149,29 @@ register(
 )
 
 
-# ----------------------------------------------------------------------------------------------------- tf.compat.v1.losses
+# ------------------------------------------------------------------------------ tf.compat.v1.losses
 
 
 def _weighting(name: str, arguments: Arguments) -> dict[str, Any]:
-    """The fields that `weights` and `reduction` come to."""
+    """The fields of a spec for `weights` and `reduction`."""
     reduction, weights = arguments["reduction"], arguments["weights"]
     if reduction not in _REDUCTIONS:
         refuse(
-            f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}."
+            f"{name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got "
+            f"{reduction!r}."
         )
     if isinstance(weights, bool) or not isinstance(weights, int | float):
         refuse(
-            f"{name}: weights that are no single number belong to the examples of one call; leave them out here, and pass them to the spec "
-            "as sample_weight."
+            f"{name}: weights that are no single number belong to the examples of one call; leave "
+            "them out here, and pass them to the spec as sample_weight."
         )
     if not weights > 0:
         refuse(
-            f"{name}(weights={weights!r}) makes the loss 0 or turns its sign; scale of a spec is positive. Multiply the loss instead."
+            f"{name}(weights={weights!r}) makes the loss 0 or turns its sign; scale of a spec is "
+            "positive. Multiply the loss instead."
         )
-    scale = {} if reduction == "weighted_mean" else {"scale": weights}  # there it cancels
+    # In a weighted mean the factor cancels.
+    scale = {} if reduction == "weighted_mean" else {"scale": weights}
     return _REDUCTIONS[reduction] | scale
 
 
@@ -212,7 +223,8 @@ def _from_smoothed(spec: Any) -> dict[str, Any]:
 def _from_sigmoid(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.pos_weight is not None:
         refuse(
-            "Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the positive term."
+            "Of TensorFlow's losses, tf.nn.weighted_cross_entropy_with_logits alone weights the "
+            "positive term."
         )
     return _from_smoothed(spec)
 
@@ -220,16 +232,17 @@ def _from_sigmoid(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
 def _from_log(spec: BinaryCrossEntropyLoss) -> dict[str, Any]:
     if spec.from_logits:
         refuse("tf.compat.v1.losses.log_loss takes probabilities.")
-    # What is not added is not what this function does, and reading the call back says so.
-    return _from_weighting(spec) | {
-        "epsilon": spec.epsilon if isinstance(spec.epsilon, float) else 0.0
-    }
+    # This function adds epsilon. If the spec clips instead, reading the call back shows it.
+    epsilon = spec.epsilon if isinstance(spec.epsilon, float) else 0.0
+    return _from_weighting(spec) | {"epsilon": epsilon}
 
 
-def _v1(name: str, loss: Any, own: dict[str, Any], to_spec: Any, from_spec: Any) -> LibraryLoss:
+def _v1(
+    name: str, loss: Any, arguments: dict[str, Any], to_spec: Any, from_spec: Any
+) -> LibraryLoss:
     parameters = (
         {"weights": 1.0}
-        | own
+        | arguments
         | {"scope": None, "loss_collection": "losses", "reduction": _BY_NONZERO}
     )
     return LibraryLoss(
@@ -243,7 +256,7 @@ def _v1(name: str, loss: Any, own: dict[str, Any], to_spec: Any, from_spec: Any)
     )
 
 
-# After tf.nn, which is what a person writes today.
+# These come after tf.nn, which new code uses, so exports prefer tf.nn.
 register(
     _v1("sparse_softmax_cross_entropy", CrossEntropyLoss, {}, _v1_sparse, _from_weighting),
     _v1(

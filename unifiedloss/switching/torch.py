@@ -1,4 +1,4 @@
-"""The losses of PyTorch."""
+"""The table of PyTorch's losses: how each is read as a spec, and written from one."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ from unifiedloss.switching.pos_weight import against_last_axes, along_one_axis, 
 
 _REASONS = MappingProxyType(
     {
-        "axis": "torch has the classes on axis 1.",
-        "ignore_index": "torch always ignores one label.",
-        "divisor": "torch divides by the sum of the class weights of the labels, by the number of positions where targets are dense, and "
-        "by the number of elements in an elementwise loss.",
-        "on_empty": "torch gives NaN where nothing is left to average.",
-        "epsilon": "torch clips no probability; it clamps logarithms at -100.",
-        "label_smoothing": "torch smooths the labels of torch.nn.CrossEntropyLoss alone.",
-        "class_weighting": "torch multiplies the entries of the smoothed target by the class weights.",
-        "element_weights": "torch.nn.functional.mse_loss takes weights of the predictions' own shape, and those of a spec are repeated "
-        "along the axes before theirs; multiply the losses of reduction='none' by them.",
-        "average_last_axis": "torch reduces all axes at once.",
-        "scale": "torch has no factor of the loss; multiply what it gives.",
-        "dtype": "torch computes in the dtype of the predictions.",
-        "rounding": "torch rounds as its kernels do.",
+        "axis": "torch has the classes on axis 1",
+        "ignore_index": "torch always ignores one label",
+        "divisor": "torch divides by the sum of the labels' class weights; with dense targets, by "
+        "the number of positions; in an elementwise loss, by the number of elements",
+        "on_empty": "torch gives NaN where nothing is left to average",
+        "epsilon": "torch clamps logarithms at -100 and clips nothing",
+        "label_smoothing": "torch smooths labels only in torch.nn.CrossEntropyLoss",
+        "class_weighting": "torch multiplies the entries of the smoothed target by the class "
+        "weights",
+        "element_weights": "torch.nn.functional.mse_loss takes weights of the predictions' own "
+        "shape, and those of a spec are repeated along the axes before theirs; multiply the losses "
+        "of reduction='none' by them",
+        "average_last_axis": "torch reduces all axes at once",
+        "scale": "torch has no factor; multiply the loss it gives",
+        "dtype": "torch computes in the dtype of the predictions",
+        "rounding": "torch rounds as its kernels do",
     }
 )
 
 
 def _reduction(arguments: Arguments) -> Any:
-    """What `reduction` comes to: the old arguments win over it where one of them is given, as in torch."""
+    """The effective reduction: as in torch, `size_average` and `reduce` override `reduction`."""
     average, reduce = arguments["size_average"], arguments["reduce"]
     if average is None and reduce is None:
         return arguments["reduction"]
@@ -49,7 +51,7 @@ def _reduction(arguments: Arguments) -> Any:
     return "mean" if average is None or average else "sum"
 
 
-# ------------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def _cross_entropy(arguments: Arguments, _backend: str | None) -> AnyLoss:
@@ -87,8 +89,9 @@ def _binary_logits(arguments: Arguments, _backend: str | None) -> AnyLoss:
     several = varying_axes(arguments["pos_weight"])
     if len(several) > 1:
         msg = (
-            f"pos_weight of shape {extents(arguments['pos_weight'])} varies along {len(several)} axes, and that of a spec runs along one; "
-            "give one number for each class, and if elements are to be weighted too, do it with weight."
+            f"pos_weight of shape {extents(arguments['pos_weight'])} varies along {len(several)} "
+            "axes, and that of a spec runs along one; give one number for each class, and if "
+            "elements are to be weighted too, do it with weight."
         )
         raise UnsupportedError(msg)
     pos_weight, axis = along_one_axis(arguments["pos_weight"])
@@ -108,14 +111,17 @@ def _squared(arguments: Arguments, _backend: str | None) -> AnyLoss:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def _ignored(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> int:
     """The one label that torch ignores."""
     labels: tuple[int, ...] = spec.ignore_index or (-100,)  # type: ignore[assignment]
     if len(labels) > 1:
-        msg = f"torch ignores one label, and the spec has ignore_index={list(labels)}: give all of them the same label."
+        msg = (
+            f"torch ignores one label, and the spec has ignore_index={list(labels)}: give all of "
+            "them the same label."
+        )
         raise UnsupportedError(msg)
     return labels[0]
 
@@ -150,8 +156,8 @@ def _from_binary_logits(spec: BinaryCrossEntropyLoss) -> Arguments:
         raise UnsupportedError(msg)
     if isinstance(spec.pos_weight, tuple) and spec.axis is not None and spec.axis >= 0:
         msg = (
-            f"torch aligns pos_weight to the last axes, and the spec counts axis={spec.axis} from the front: count it "
-            "from the end, as in axis=-3 for images (N, C, H, W)."
+            f"torch aligns pos_weight to the last axes, and the spec counts axis={spec.axis} from "
+            "the front: count it from the end, as in axis=-3 for images (N, C, H, W)."
         )
         raise UnsupportedError(msg)
     pos_weight = against_last_axes(spec.pos_weight, spec.axis)
@@ -162,10 +168,10 @@ def _from_squared(spec: MeanSquaredError) -> Arguments:
     return {"reduction": spec.reduction}
 
 
-# ------------------------------------------------------------------------------------------------------------------ the table
+# ---------------------------------------------------------------------------------------- the table
 
 
-def _native(
+def _entry(
     name: str,
     loss: type[Loss],
     parameters: dict[str, Any],
@@ -218,14 +224,14 @@ _CLASSES = (
     ),
 )
 for _name, _function, *_rest in _CLASSES:
-    register(
-        _native(f"torch.nn.{_name}", *_rest),  # type: ignore[arg-type]
-        _native(f"torch.nn.functional.{_function}", *_rest, exported=False),  # type: ignore[arg-type]
-    )
-# Weights are an argument of the function alone, which does not broadcast them, as a spec does: test_weights_that_mse_loss_takes.
+    _full_name = f"torch.nn.functional.{_function}"
+    register(_entry(f"torch.nn.{_name}", *_rest))  # type: ignore[arg-type]
+    register(_entry(_full_name, *_rest, exported=False))  # type: ignore[arg-type]
+# Only the function takes weights. It does not broadcast them, and a spec does, so no spec is
+# written as it. Guarded by test_weights_that_mse_loss_takes.
 register(
-    _native("torch.nn.MSELoss", MeanSquaredError, _PLAIN, _squared, _from_squared),
-    _native(
+    _entry("torch.nn.MSELoss", MeanSquaredError, _PLAIN, _squared, _from_squared),
+    _entry(
         "torch.nn.functional.mse_loss",
         MeanSquaredError,
         {**_PLAIN, "weight": None},
