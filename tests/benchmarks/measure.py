@@ -1,4 +1,4 @@
-"""How long two calls take, side by side."""
+"""Measure how long two calls take, side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 Call = Callable[[], Any]
 
 ROUND_SECONDS = 3e-4
-"""Calls are repeated until a round takes about this long: reading the clock is then no part of the result."""
+"""A round repeats its call for about this long, so that reading the clock takes no part of it."""
 
 WARM_UP_SECONDS = 0.1
 LEAST_ROUNDS = 9
@@ -24,14 +24,15 @@ class Timing:
     """Seconds per call of two calls measured together.
 
     Attributes:
-        ours: the median over the rounds; so is `native`.
-        native: see `ours`.
-        ours_least: the fastest round; so is `native_least`.
-        native_least: see `ours_least`.
-        ratio: the median over the rounds of ours / native. The two of a round ran one right after the other, so what slows the machine for
-            a while slows both, and the median of the ratios is steadier than the ratio of the medians.
+        ours: our call, the median over the rounds.
+        native: the framework's call, the median over the rounds.
+        ours_least: our call, the fastest round.
+        native_least: the framework's call, the fastest round.
+        ratio: the median over the rounds of ours / native. The two calls of a round run one right
+            after the other, so a slower machine slows both. The median of the ratios is therefore
+            steadier than the ratio of the medians.
         extra: the median over the rounds of ours - native.
-        rounds: how many there were.
+        rounds: the number of rounds.
     """
 
     ours: float
@@ -54,7 +55,7 @@ class Timing:
 
 
 def side_by_side(ours: Call, native: Call, seconds: float) -> Timing:
-    """Measure two calls in turns for about so many seconds, after a warm-up, with the garbage collector off."""
+    """Measure two calls in turns for `seconds`, after a warm-up and without garbage collection."""
     repeats = [max(1, math.ceil(ROUND_SECONDS / _warm_up(call))) for call in (ours, native)]
     times: tuple[list[float], list[float]] = ([], [])
     collecting = gc.isenabled()
@@ -62,7 +63,7 @@ def side_by_side(ours: Call, native: Call, seconds: float) -> Timing:
     try:
         end = perf_counter() + seconds
         while perf_counter() < end or len(times[0]) < LEAST_ROUNDS:
-            # Who goes second finds the caches as the other left them, so the order alternates.
+            # The second call finds the caches as the first one left them, so alternate the order.
             for which in (0, 1) if len(times[0]) % 2 else (1, 0):
                 times[which].append(_round((ours, native)[which], repeats[which]))
     finally:
@@ -80,7 +81,7 @@ def side_by_side(ours: Call, native: Call, seconds: float) -> Timing:
 
 
 def _warm_up(call: Call) -> float:
-    """Call until compilers, caches and allocators have settled; the seconds of the fastest call."""
+    """Call until compilers, caches and allocators settle; return the fastest call's seconds."""
     least = math.inf
     end = perf_counter() + WARM_UP_SECONDS
     calls = 0
@@ -91,8 +92,8 @@ def _warm_up(call: Call) -> float:
 
 
 def _round(call: Call, repeats: int) -> float:
-    # The processor time of all threads. One after the other on one processor, that is what the clock shows on a quiet machine; on a
-    # busy one it leaves out what others had of it.
+    # Processor time of all threads. On one processor of a quiet machine it equals the wall clock;
+    # on a busy machine it leaves out the time of other processes.
     start = process_time()
     for _ in range(repeats):
         call()

@@ -1,7 +1,7 @@
-"""What is measured against what: our call beside the best public call of each framework, for the same tensors and the same number.
+"""The pairs to measure: our call, and the best public call of a framework for the same number.
 
-Each ``..._pairs`` function yields the pairs of one framework for one case. Nothing is shared between our side and the native one but the
-tensors.
+Each ``..._pairs`` function yields the pairs of one framework for one case. The two calls of a pair
+share only their tensors.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SPECS = {
     "binary_cross_entropy": ul.BinaryCrossEntropyLoss(from_logits=True),
     "mean_squared_error": ul.MeanSquaredError(),
 }
-"""The losses with everything left at its default, which is what each framework has one call for."""
+"""The losses with default fields, because each framework has one call for these."""
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cross_entropy": partial(ul.cross_entropy_loss, from_logits=True),
     "binary_cross_entropy": partial(ul.binary_cross_entropy_loss, from_logits=True),
     "mean_squared_error": ul.mean_squared_error,
 }
-"""The same as functions, which look their spec up at every call."""
+"""The same losses as functions, which look up their spec at each call."""
 
 SMALL = (32, 10)
 SHAPES = {
@@ -44,7 +44,7 @@ BOTH = "with gradient"
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, a shape of the predictions, and how the results are rounded."""
+    """A loss, the shape of its predictions, and its rounding."""
 
     loss: str
     shape: tuple[int, int]
@@ -52,16 +52,16 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The loss as results name it."""
+        """The name of the loss in the results."""
         return self.loss if self.rounding == "native" else f"{self.rounding} {self.loss}"
 
     @property
     def spec(self) -> Any:
-        """The loss."""
+        """The spec."""
         return SPECS[self.loss].replace(rounding=self.rounding)
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions and targets: float32, class indices for the cross-entropy. The same ones at every call."""
+        """Predictions and targets, the same at every call: float32, or class indices."""
         random = np.random.default_rng(0)
         predictions = random.normal(0, 2, self.shape).astype(np.float32)
         if self.loss == "cross_entropy":
@@ -77,14 +77,14 @@ CASES += [Case("cross_entropy", shape, "exact") for shape in SHAPES["cross_entro
 
 @dataclass(frozen=True)
 class Pair:
-    """Two calls that compute the same.
+    """Two calls that compute the same number.
 
     Attributes:
-        case: what they compute.
+        case: the case that they compute.
         work: `FORWARD`, or `BOTH` for the loss and its gradient.
         mode: how the framework runs them.
-        against: the native call, as the tables name it.
-        ours: our call; so is `native` the framework's.
+        against: the name of the native call in the tables.
+        ours: our call.
         native: the framework's call.
     """
 
@@ -96,11 +96,14 @@ class Pair:
     native: Call
 
 
-# ------------------------------------------------------------------------------------------------------------------- NumPy
+# -------------------------------------------------------------------------------------------- NumPy
 
 
 def numpy_pairs(case: Case) -> Iterator[Pair]:
-    """NumPy has no losses, so: scipy and scikit-learn, the formula one would write, and PyTorch on as many threads, which is one."""
+    """NumPy has no losses, so compare with scipy, scikit-learn, a formula, and PyTorch.
+
+    All of them run on one thread.
+    """
     import torch
 
     predictions, targets = case.data()
@@ -109,18 +112,12 @@ def numpy_pairs(case: Case) -> Iterator[Pair]:
         other = SPECS[case.loss]
         works = ((FORWARD, spec, other), (BOTH, spec.value_and_grad, other.value_and_grad))
         for work, ours, native in works:
-            yield Pair(
-                case,
-                work,
-                "eager",
-                "native",
-                *(partial(f, predictions, targets) for f in (ours, native)),
-            )
+            calls = (partial(f, predictions, targets) for f in (ours, native))
+            yield Pair(case, work, "eager", "native", *calls)
     else:
         for against, ours, native in _numpy_forward(case.loss, predictions, targets):
-            yield Pair(
-                case, FORWARD, "eager", against, ours or partial(spec, predictions, targets), native
-            )
+            call = ours or partial(spec, predictions, targets)
+            yield Pair(case, FORWARD, "eager", against, call, native)
     x, y = torch.from_numpy(predictions), torch.from_numpy(targets)
     loss = _torch_loss(case.loss)
     yield Pair(
@@ -137,7 +134,10 @@ def numpy_pairs(case: Case) -> Iterator[Pair]:
 def _numpy_forward(
     loss: str, predictions: np.ndarray, targets: np.ndarray
 ) -> Iterator[tuple[str, Call | None, Call]]:
-    """What stands against our forward call; scikit-learn's cross-entropy takes probabilities, so ours does too there."""
+    """The native forward calls, each with its name and our call if that is not the spec's.
+
+    The cross-entropy of scikit-learn takes probabilities, so our call beside it does too.
+    """
     import scipy.special
     import sklearn.metrics
 
@@ -161,7 +161,7 @@ def _numpy_forward(
         yield "scikit-learn", None, lambda: sklearn.metrics.mean_squared_error(targets, predictions)
 
 
-# ----------------------------------------------------------------------------------------------------------------- PyTorch
+# ------------------------------------------------------------------------------------------ PyTorch
 
 
 def _torch_loss(loss: str) -> Callable[..., Any]:
@@ -189,9 +189,8 @@ def torch_pairs(case: Case) -> Iterator[Pair]:
         lambda: torch.autograd.grad(spec(leaf, y), leaf),
         lambda: torch.autograd.grad(loss(leaf, y), leaf),
     )
-    if (
-        case.shape == SMALL and case.rounding == "native"
-    ):  # what the look-up adds is the same in every framework
+    # The look-up of the spec costs the same in every framework, so measure it in this one only.
+    if case.shape == SMALL and case.rounding == "native":
         function = FUNCTIONS[case.loss]
         yield Pair(
             *(case, FORWARD, "as a function", "torch.nn.functional"),
@@ -200,7 +199,7 @@ def torch_pairs(case: Case) -> Iterator[Pair]:
         )
 
 
-# -------------------------------------------------------------------------------------------------------------- TensorFlow
+# --------------------------------------------------------------------------------------- TensorFlow
 
 
 def _tensorflow_loss(loss: str) -> Callable[..., Any]:
@@ -230,13 +229,13 @@ def _taped(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tensorflow_pairs(case: Case) -> Iterator[Pair]:
-    """TensorFlow: tf.nn and a mean, eagerly, in tf.function and compiled by XLA."""
+    """TensorFlow: tf.nn and a mean, eager, in tf.function and compiled by XLA."""
     import tensorflow as tf
 
     x, y = map(tf.constant, case.data())
     spec = case.spec
-    # In a function of x and y, as in a training step: where a function has optional arguments, tf.function takes 0.1 ms to bind them,
-    # which is no part of a loss.
+    # Wrap the spec in a function of x and y, as a training step does. The spec has optional
+    # arguments, and tf.function would take 0.1 ms to bind them, which is no cost of the loss.
     both = (lambda x, y: spec(x, y), _tensorflow_loss(case.loss))  # noqa: PLW0108
     modes = {
         "eager": lambda function: function,
@@ -249,7 +248,7 @@ def tensorflow_pairs(case: Case) -> Iterator[Pair]:
             yield Pair(case, work, mode, "tf.nn", partial(ours, x, y), partial(native, x, y))
 
 
-# --------------------------------------------------------------------------------------------------------------------- JAX
+# ---------------------------------------------------------------------------------------------- JAX
 
 
 def _jax_loss(loss: str) -> Callable[..., Any]:
@@ -266,7 +265,10 @@ def _jax_loss(loss: str) -> Callable[..., Any]:
 
 
 def jax_pairs(case: Case) -> Iterator[Pair]:
-    """JAX: optax and a mean, compiled; also beside our call outside of a compiled function, which looks at the labels."""
+    """JAX: optax and a mean, compiled, beside our call in jit and our eager call.
+
+    The eager call also checks the labels.
+    """
     import jax
 
     predictions, targets = case.data()
@@ -275,7 +277,7 @@ def jax_pairs(case: Case) -> Iterator[Pair]:
     wait = jax.block_until_ready
     value, ours = jax.jit(loss), jax.jit(spec.to("jax"))
     yield Pair(case, FORWARD, "jit", "optax", lambda: wait(ours(x, y)), lambda: wait(value(x, y)))
-    # Exact mode compiles a program for large eager calls once some of them have come.
+    # Exact mode compiles a program for large eager calls after some of them.
     many = 20 if case.rounding == "exact" else 0
     for function in (spec, spec.value_and_grad) * many:
         wait(function(x, y))
@@ -291,11 +293,11 @@ def jax_pairs(case: Case) -> Iterator[Pair]:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------- Keras
+# -------------------------------------------------------------------------------------------- Keras
 
 
 def keras_pairs(case: Case) -> Iterator[Pair]:
-    """Keras, on the backend it is configured for: keras.losses, eagerly and as ``fit`` compiles it."""
+    """Keras, on its configured backend: keras.losses, eager and compiled as in ``fit``."""
     import keras
 
     native = {
@@ -303,7 +305,7 @@ def keras_pairs(case: Case) -> Iterator[Pair]:
         "binary_cross_entropy": keras.losses.BinaryCrossentropy(from_logits=True),
         "mean_squared_error": keras.losses.MeanSquaredError(),
     }[case.loss]
-    # Keras' order is (y_true, y_pred); here it is turned once for both, so that they can be differentiated like the others.
+    # Keras' order is (y_true, y_pred). Swap it for both, so that the same code differentiates them.
     both = [lambda x, y, f=f: f(y, x) for f in (case.spec.to("keras"), native)]
     x, y = map(keras.ops.convert_to_tensor, case.data())
     for mode, work, run in _keras_modes():
@@ -312,7 +314,7 @@ def keras_pairs(case: Case) -> Iterator[Pair]:
 
 
 def _keras_modes() -> Iterator[tuple[str, str, Callable[..., Any]]]:
-    """How the backend of Keras runs a loss: mode, work, and what turns the loss into the function to call."""
+    """The modes of Keras' backend: mode, work, and a wrapper that makes the loss callable."""
     import keras
 
     backend = keras.config.backend()

@@ -1,8 +1,10 @@
-"""What the losses cost beside each framework's own, as ratios: ``make bench``.
+"""Measure what the losses cost beside each framework's own, as ratios: ``make bench``.
 
-    python -m tests.benchmarks.ratios [--quick] [--only FRAMEWORK]... [--json FILE] [--markdown FILE]
+    python -m tests.benchmarks.ratios [--quick] [--only FRAMEWORK]... [--shape N,K]...
+        [--json FILE] [--markdown FILE]
 
-Each framework is measured in a process of its own, on one processor and one thread, both sides in turns; see `worker` and `measure`.
+Each framework runs in its own process, on one processor and one thread, and the two calls of a pair
+run in turns; see `worker` and `measure`.
 """
 
 from __future__ import annotations
@@ -63,17 +65,18 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Row = dict[str, Any]
 
 
-# ------------------------------------------------------------------------------------------------------------------- goals
+# -------------------------------------------------------------------------------------------- goals
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a row has to reach: a limit that must hold, and the one aimed at; None where there is none.
+    """The goal of a row: a limit that must hold, and a better one to aim at; None for no limit.
 
     Attributes:
-        quantity: "ratio" of our time to the other, or "extra" seconds that a call of ours costs more.
-        must: the limit.
-        aim: the better limit.
+        quantity: "ratio" of our time to the other, "extra" seconds that our call takes, or
+            "import" seconds of the import.
+        must: the limit that must hold.
+        aim: the limit to aim at.
     """
 
     quantity: str
@@ -81,7 +84,7 @@ class Goal:
     aim: float | None
 
     def verdict(self, row: Row) -> str:
-        """How the row stands to its goal."""
+        """The verdict on a row: "aim", "must" or "short"; "" if nothing must hold."""
         value = row[self.quantity]
         if self.aim is not None and value <= self.aim:
             return "aim"
@@ -91,7 +94,7 @@ class Goal:
 
 
 def goal(row: Row) -> Goal | None:
-    """The goal of a row, None for those that are only told."""
+    """The goal of a row; None if the row is only reported."""
     if row["loss"].startswith("exact"):
         return _exact_goal(row)
     if row["framework"] == "numpy":
@@ -115,11 +118,11 @@ _EXACT = {
         "jax": (2.5, 1.8),
     },
 }
-"""What exact mode may cost with its gradient, as a ratio to the native loss: must and aim."""
+"""The largest cost of exact mode with its gradient, as a ratio to the native loss: must, aim."""
 
 
 def _exact_goal(row: Row) -> Goal | None:
-    """Exact mode is held to a multiple of the native loss, on a small batch to a time."""
+    """The goal in exact mode: a multiple of the native loss, or a time on a small batch."""
     shape, framework = tuple(row["shape"]), row["framework"]
     if framework not in _EXACT[(4096, 1000)] or (
         framework == "numpy" and row["against"] == "torch"
@@ -133,7 +136,7 @@ def _exact_goal(row: Row) -> Goal | None:
 
 
 def _numpy_goal(row: Row) -> Goal | None:
-    """NumPy has no losses of its own: what it stands beside is a library's, a formula's, or PyTorch's."""
+    """The goal in NumPy, which has no losses: beside a library, a formula, or PyTorch."""
     large = tuple(row["shape"]) != SMALL
     if row["against"] == "torch":
         if not large or row["loss"] != "cross_entropy":
@@ -149,14 +152,14 @@ def _numpy_goal(row: Row) -> Goal | None:
 IMPORT_MUST, IMPORT_AIM = 15e-3, 5e-3
 
 
-# --------------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def measure(worker: str, seconds: float, shapes: list[tuple[int, int]]) -> dict[str, Any]:
-    """Run one worker and read what it found.
+    """Run one worker and read its results.
 
     Raises:
-        SystemExit: the worker failed; its words are passed on.
+        SystemExit: the worker failed; the message has its output.
     """
     environment = os.environ | ENVIRONMENT
     if worker.startswith("keras-"):
@@ -177,12 +180,12 @@ def measure(worker: str, seconds: float, shapes: list[tuple[int, int]]) -> dict[
         )
         if done.returncode:
             sys.exit(f"measuring {TITLES[worker]} failed:\n{done.stdout}{done.stderr}")
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return results
 
 
 def import_seconds(times: int) -> float:
-    """How long ``import unifiedloss`` takes where NumPy is loaded already: the least processor time of so many processes."""
+    """The least processor time of ``import unifiedloss`` after NumPy, over several processes."""
     code = """
 import time, numpy
 start = time.process_time()
@@ -190,24 +193,20 @@ import unifiedloss
 print(time.process_time() - start)
 """
     command = [sys.executable, "-c", code]
-    # Not from the root, where the folder of the sources would be found before the installed package.
+    # Not from the root, where Python would import the sources and not the installed package.
     with tempfile.TemporaryDirectory() as folder:
-        return min(
-            float(subprocess.check_output(command, cwd=folder, text=True)) for _ in range(times + 1)
-        )
+        runs = [subprocess.check_output(command, cwd=folder, text=True) for _ in range(times + 1)]
+        return min(map(float, runs))
 
 
 def machine() -> dict[str, str]:
-    """The machine in words that say how fast it is, and nothing about whose it is."""
+    """Describe how fast the machine is, without names that identify it."""
     model = platform.processor() or platform.machine()
     memory = ""
     if sys.platform == "linux":
-        found = re.search(
-            r"^model name\s*: (.*)$",
-            Path("/proc/cpuinfo").read_text(encoding="utf-8"),
-            re.MULTILINE,
-        )
-        model = found[1].strip() if found else model
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        match = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+        model = match[1].strip() if match else model
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     return {
         "processor": model,
@@ -218,11 +217,11 @@ def machine() -> dict[str, str]:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------- printing
+# ----------------------------------------------------------------------------------------- printing
 
 
 def duration(seconds: float) -> str:
-    """A time as people read it, three digits."""
+    """A time with its unit and three digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{_three(seconds / size)} {unit}"
@@ -230,13 +229,16 @@ def duration(seconds: float) -> str:
 
 
 def _three(number: float) -> str:
-    return (
-        f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
-    )
+    if number >= 100:
+        return f"{number:.0f}"
+    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
 def judged_by(row: Row) -> str:
-    """What a row is told by: the difference on a small batch, where it does not grow with the work, else the ratio."""
+    """The quantity that decides on a row: the extra time on a small batch, else the ratio.
+
+    On a small batch the extra time does not grow with the work.
+    """
     rule = goal(row)
     if rule is not None:
         return rule.quantity
@@ -244,7 +246,7 @@ def judged_by(row: Row) -> str:
 
 
 def quantity(row: Row, suffix: str = "") -> str:
-    """The ratio, or the difference in microseconds, whichever the row is told by."""
+    """The ratio or the extra microseconds of a row, whichever decides on it."""
     if judged_by(row) == "ratio":
         return f"{row['ratio' + suffix]:.2f}"
     extra = row["extra" + suffix] * 1e6
@@ -257,38 +259,20 @@ _STYLES = {"short": "bold red", "aim": "green", "must": "", "": "dim"}
 def show(console: Console, worker: str, rows: list[Row]) -> None:
     """Print the rows of one framework."""
     table = Table(title=TITLES[worker], title_justify="left")
-    for name, justify in (
-        *(
-            ("loss", "left"),
-            ("shape", "left"),
-            ("work", "left"),
-            ("mode", "left"),
-            ("against", "left"),
-        ),
-        *(("ours", "right"), ("theirs", "right"), ("median", "right"), ("least", "right")),
-        *(("must", "right"), ("aim", "right"), ("reached", "left")),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("loss", "shape", "work", "mode", "against"):
+        table.add_column(name, no_wrap=True)
+    for name in ("ours", "theirs", "median", "least", "must", "aim"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reached", no_wrap=True)
     for row in rows:
         rule = goal(row)
         verdict = rule.verdict(row) if rule else ""
-        table.add_row(
-            *(
-                LOSSES[row["loss"]],
-                str(tuple(row["shape"])),
-                row["work"],
-                row["mode"],
-                row["against"],
-            ),
-            *(
-                duration(row["ours"]),
-                duration(row["native"]),
-                quantity(row),
-                quantity(row, "_least"),
-            ),
-            *(_limit(rule, "must"), _limit(rule, "aim"), verdict),
-            style=_STYLES[verdict],
-        )
+        call = (LOSSES[row["loss"]], str(tuple(row["shape"])))
+        call += (row["work"], row["mode"], row["against"])
+        times = (duration(row["ours"]), duration(row["native"]))
+        measured = (quantity(row), quantity(row, "_least"))
+        limits = (_limit(rule, "must"), _limit(rule, "aim"))
+        table.add_row(*call, *times, *measured, *limits, verdict, style=_STYLES[verdict])
     console.print(table)
 
 
@@ -300,47 +284,43 @@ def _limit(rule: Goal | None, name: str) -> str:
 
 
 def summary(results: dict[str, Any]) -> Iterator[str]:
-    """What falls short, one line each, or that nothing does."""
+    """One line with the number of rows per verdict, and one for each row that falls short."""
     rows = [row for found in results["frameworks"].values() for row in found["rows"]]
     judged = [(row, rule) for row in rows if (rule := goal(row)) is not None]
     short = [(row, rule) for row, rule in judged if rule.verdict(row) == "short"]
     aim = sum(rule.verdict(row) == "aim" for row, rule in judged)
-    yield f"{len(judged)} rows have a goal: {aim} reach what is aimed at, {len(short)} fall short of what must hold"
+    yield (
+        f"{len(judged)} rows have a goal: {aim} reach what is aimed at, "
+        f"{len(short)} fall short of what must hold"
+    )
     for row, rule in short:
         yield (
-            f"  {TITLES[row['framework']]}, {row['mode']}, {LOSSES[row['loss']]}, {tuple(row['shape'])}, {row['work']}, "
-            f"against {row['against']}: {quantity(row)} (at most {_limit(rule, 'must')})"
+            f"  {TITLES[row['framework']]}, {row['mode']}, {LOSSES[row['loss']]}, "
+            f"{tuple(row['shape'])}, {row['work']}, against {row['against']}: {quantity(row)} "
+            f"(at most {_limit(rule, 'must')})"
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------- the page
+# ----------------------------------------------------------------------------------------- the page
 
 
 def page(results: dict[str, Any]) -> str:
-    """The measured part of docs/performance.md."""
+    """The measured part of docs/performance.md, as Markdown."""
     rows = [row for found in results["frameworks"].values() for row in found["rows"]]
     about = results["machine"]
     versions = {
         name: v for found in results["frameworks"].values() for name, v in found["versions"].items()
     }
-    lines = [
-        f"Measured on {results['date']}: {about['processor']}, {about['cores']} cores of which one is used"
-        + (f", {about['memory']} of memory" if about["memory"] else "")
-        + f"; {about['system']}, Python {about['python']}, "
-        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-        + ".",
-    ]
+    processor = f"{about['processor']}, {about['cores']} cores of which one is used"
+    memory = f", {about['memory']} of memory" if about["memory"] else ""
+    software = [f"{about['system']}", f"Python {about['python']}"]
+    software += [f"{name} {version}" for name, version in sorted(versions.items())]
+    lines = [f"Measured on {results['date']}: {processor}{memory}; {', '.join(software)}."]
     for shape in dict.fromkeys(tuple(case.shape) for case in CASES):
         chosen = [row for row in rows if tuple(row["shape"]) == shape]
         if chosen:
             lines += ["", f"### Predictions of shape {shape}", "", *_grid(chosen)]
-    verdict = (
-        "aim"
-        if results["import"] <= IMPORT_AIM
-        else "must"
-        if results["import"] <= IMPORT_MUST
-        else "short"
-    )
+    verdict = Goal("import", IMPORT_MUST, IMPORT_AIM).verdict(results)
     took = f"`import unifiedloss` after NumPy: {duration(results['import'])}"
     goals = f"must be at most {duration(IMPORT_MUST)}, aimed at {duration(IMPORT_AIM)}"
     lines += ["", "### What exact mode leaves undecided", "", *rates(results)]
@@ -351,13 +331,14 @@ def page(results: dict[str, Any]) -> str:
 
 
 def rates(results: dict[str, Any]) -> Iterator[str]:
-    """How much of exact mode's results the first tier left undecided, one line for each shape."""
+    """For each shape, a line with the share of exact results that the first tier left undecided."""
     for found in results["frameworks"].get("numpy", {}).get("undecided", ()):
         left = found["left"]
         elements, rows, oracle = (left.get(name, 0) for name in ("elements", "rows", "oracle"))
         yield (
-            f"- Predictions of shape {tuple(found['shape'])}: {elements} of {found['elements']} elements and {rows} of {found['rows']} "
-            f"rows; {oracle} of them went on to the oracle."
+            f"- Predictions of shape {tuple(found['shape'])}: "
+            f"{elements} of {found['elements']} elements and {rows} of {found['rows']} rows; "
+            f"{oracle} of them went on to the oracle."
         )
 
 
@@ -382,15 +363,12 @@ def _grid(rows: list[Row]) -> Iterator[str]:
         }
         framework, mode, against = key
         name = TITLES[framework] + ("" if mode == "eager" else f", {mode}")
-        yield (
-            f"| {name} | {against} | "
-            + " | ".join(cells.get(column, "") for column in columns)
-            + " |"
-        )
+        line = " | ".join(cells.get(column, "") for column in columns)
+        yield f"| {name} | {against} | {line} |"
 
 
 def _cell(row: Row) -> str:
-    """Both times and what is judged; bold where it falls short."""
+    """Both times and the quantity that decides, in bold if it falls short."""
     rule = goal(row)
     value = quantity(row)
     if rule is not None and rule.verdict(row) == "short":
@@ -399,15 +377,16 @@ def _cell(row: Row) -> str:
 
 
 def write_page(file: Path, results: dict[str, Any]) -> None:
-    """Replace what stands between the two markers of a page.
+    """Replace the text between the two markers of a page.
 
     Raises:
-        SystemExit: the page does not have both markers, once each.
+        SystemExit: the page does not have each marker exactly once.
     """
     text = file.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         sys.exit(
-            f"{file.name} needs the lines {BEGIN} and {END}, once each, around what is to be replaced."
+            f"{file.name} needs the lines {BEGIN} and {END}, "
+            "once each, around what is to be replaced."
         )
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
@@ -415,7 +394,7 @@ def write_page(file: Path, results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, print the tables, and write the files that the options name."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.ratios", description=__doc__.partition("\n")[0]
     )
@@ -454,9 +433,10 @@ def main() -> None:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         for worker in arguments.only or WORKERS:
             task = progress.add_task(f"measuring {TITLES[worker]}", total=None)
-            results["frameworks"][worker] = measure(worker, seconds, shapes)  # type: ignore[arg-type]
+            found = measure(worker, seconds, shapes)  # type: ignore[arg-type]
+            results["frameworks"][worker] = found
             progress.remove_task(task)
-            show(console, worker, results["frameworks"][worker]["rows"])
+            show(console, worker, found["rows"])
     results["import"] = import_seconds(5 if arguments.quick else 20)
     console.print(
         f"import unifiedloss after NumPy: {duration(results['import'])} (must 15 ms, aim 5 ms)"

@@ -1,4 +1,4 @@
-"""The calls that `ratios` measures, under pytest-benchmark, and that the two of a pair compute the same.
+"""Run the calls that `ratios` measures, and check that both calls of a pair compute the same.
 
 ``pytest tests/benchmarks --benchmark-disable`` runs each of them once.
 """
@@ -24,14 +24,17 @@ NEEDED = {
 
 
 def values(result: Any) -> np.ndarray:
-    """The loss a call returned, or the gradient, which is the last of what comes with one."""
+    """The loss that a call returned, or the gradient if it returned one (as the last item)."""
     last = result[-1] if isinstance(result, tuple | list) else result
     return np.asarray(last.detach() if hasattr(last, "detach") else last)
 
 
 @pytest.fixture(autouse=True)
 def one_torch_thread() -> Iterator[None]:
-    """Keep PyTorch on one thread: on a busy machine a second one is waited for a thousand times as long as a small call takes."""
+    """Keep PyTorch on one thread.
+
+    On a busy machine the wait for a second thread takes a thousand times as long as a small call.
+    """
     if not installed("torch"):
         yield
         return
@@ -43,7 +46,7 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-# Small for every framework; large where the kernels are ours and work in blocks.
+# Small shapes for every framework; a large one for NumPy, because our kernels work in blocks there.
 SAME = [
     pytest.param(
         name, case, id=f"{name} {case.name} {case.shape}", marks=pytest.mark.framework(*needed)
@@ -60,13 +63,13 @@ SAME = [
     only=["tensorflow exact", "jax exact", "keras exact"],
 )
 def test_both_sides_compute_the_same(framework: str, case: Case) -> None:
-    """A ratio means nothing where the two calls do different things."""
+    """Both calls compute the same values; otherwise their ratio means nothing."""
     works = set()
     for pair in FRAMEWORKS[framework](case):
         if case.shape == SMALL or pair.against == "torch":
             ours, native = values(pair.ours()), values(pair.native())
             assert ours.shape == native.shape
-            # The gradient of one position is a part of a sum, so its rounding is that of the largest.
+            # The rounding of each gradient element scales with the largest of them.
             np.testing.assert_allclose(ours, native, rtol=1e-5, atol=1e-5 * np.abs(native).max())
             works.add(pair.work)
     assert works == {FORWARD, BOTH}
@@ -79,7 +82,7 @@ def test_both_sides_compute_the_same(framework: str, case: Case) -> None:
     [pytest.param(name, marks=pytest.mark.framework(*needed)) for name, needed in NEEDED.items()],
 )
 def test_small_call(benchmark: Any, framework: str, loss: str) -> None:
-    """A call on a small batch, where what surrounds the kernel is most of the cost."""
+    """Time a call on a small batch, where most of the cost is outside the kernel."""
     pair = next(
         p
         for p in FRAMEWORKS[framework](Case(loss, SMALL))

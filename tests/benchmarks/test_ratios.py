@@ -1,4 +1,4 @@
-"""The command that ``make bench`` runs: it measures, judges by the goals, and writes the page."""
+"""Test the command that ``make bench`` runs: it measures, applies the goals, writes the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def row(**changes: Any) -> ratios.Row:
-    """A row as a worker writes it."""
+    """A row in the form that a worker writes."""
     return {
         "framework": "torch",
         "loss": "cross_entropy",
@@ -35,7 +35,7 @@ def row(**changes: Any) -> ratios.Row:
 
 
 def test_a_slower_call_is_found_slower() -> None:
-    """Of two calls the one that does twice the work takes about twice the time, and a call beside itself as long as itself."""
+    """A call with twice the work takes about twice the time, and a call beside itself the same."""
 
     def once() -> float:
         return sum(range(20_000))
@@ -77,7 +77,7 @@ def test_a_slower_call_is_found_slower() -> None:
     ],
 )
 def test_goals(changes: dict[str, Any], verdict: str) -> None:
-    """Each limit is where it should be, and a row past it falls short."""
+    """Each goal has its limits, and a row above them falls short."""
     judged = row(**changes)
     goal = ratios.goal(judged)
     assert goal is not None
@@ -85,12 +85,12 @@ def test_goals(changes: dict[str, Any], verdict: str) -> None:
 
 
 def test_no_goal_beside_another_framework() -> None:
-    """NumPy's elementwise losses stand beside PyTorch's for information."""
+    """NumPy's elementwise losses have no goal beside PyTorch's, which the table only reports."""
     assert ratios.goal(row(framework="numpy", against="torch", loss="mean_squared_error")) is None
 
 
 def test_page_is_replaced_between_the_markers(tmp_path: Path) -> None:
-    """What stands around the markers stays, what stands between them is the new table, and what falls short is in bold."""
+    """The new table replaces the text between the markers, with rows that fall short in bold."""
     page = tmp_path / "performance.md"
     page.write_text(
         f"before\n\n{ratios.BEGIN}\noutdated\n{ratios.END}\n\nafter\n", encoding="utf-8"
@@ -108,22 +108,20 @@ def test_page_is_replaced_between_the_markers(tmp_path: Path) -> None:
         "frameworks": {"torch": {"versions": {"torch": "2.6"}, "rows": rows}},
         "import": 6e-3,
     }
-    for _ in range(2):  # writing it again changes nothing
+    for _ in range(2):  # writing the page again changes nothing
         ratios.write_page(page, results)
         text = page.read_text(encoding="utf-8")
         assert text.startswith("before\n\n<!--")
         assert text.endswith("-->\n\nafter\n")
         assert "outdated" not in text
-        assert (
-            "| PyTorch | torch.nn.functional | 1.00 ms / 1.00 ms: 1.00 | 1.00 ms / 1.00 ms: **1.23** |"
-            in text
-        )
+        cells = "1.00 ms / 1.00 ms: 1.00 | 1.00 ms / 1.00 ms: **1.23**"
+        assert f"| PyTorch | torch.nn.functional | {cells} |" in text
         assert "6.00 ms" in text
         assert text.count("(at most 1.05)") == 1
 
 
 def test_page_without_markers_is_left_alone(tmp_path: Path) -> None:
-    """A page that is not meant to be written into is not."""
+    """A page without markers is refused and stays as it is."""
     page = tmp_path / "page.md"
     page.write_text("text", encoding="utf-8")
     with pytest.raises(SystemExit, match="needs the lines"):
@@ -132,7 +130,7 @@ def test_page_without_markers_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_published_page_has_numbers() -> None:
-    """The page in docs/ holds the tables of a run, for every framework and every shape."""
+    """The page in docs/ has the tables of a run, for every framework and every shape."""
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     measured = text[text.index(ratios.BEGIN) : text.index(ratios.END)]
     assert [title for title in ratios.TITLES.values() if f"\n| {title}" not in measured] == []
@@ -142,7 +140,7 @@ def test_published_page_has_numbers() -> None:
 
 @pytest.mark.framework("torch")
 def test_command_measures(tmp_path: Path) -> None:
-    """The whole way, for one framework and one shape: the table is printed, and the numbers are in the file."""
+    """For one framework and one shape, the command prints the table and writes the file."""
     file = tmp_path / "results.json"
     options = ("--quick", "--only", "torch", "--shape", "32,10", "--json", str(file))
     command = [sys.executable, "-m", "tests.benchmarks.ratios", *options]

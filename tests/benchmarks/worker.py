@@ -1,4 +1,4 @@
-"""Measures one framework in a process of its own, on one processor and one thread, and writes what it found to a file.
+"""Measure one framework in this process, on one processor and one thread; write the results.
 
 python -m tests.benchmarks.worker FRAMEWORK SECONDS FILE SHAPES
 """
@@ -21,12 +21,12 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
-"""What a worker is started with: the libraries read it when they load."""
+"""The environment of a worker, set at its start because the libraries read it when they load."""
 
 
 def one_thread(framework: str) -> None:
-    """Keep this process on one processor and each library that is used in it on one thread."""
-    # Linux; elsewhere the settings below have to do.
+    """Keep this process on one processor, and each library in it on one thread."""
+    # Only Linux has this call; elsewhere the settings below must suffice.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if framework in ("torch", "numpy", "keras-torch"):  # NumPy is compared with torch
@@ -42,7 +42,7 @@ def one_thread(framework: str) -> None:
 
 
 def versions(framework: str) -> dict[str, str]:
-    """The versions of what took part."""
+    """The versions of the libraries that the measurement uses."""
     from importlib.metadata import version
 
     names = {
@@ -51,18 +51,22 @@ def versions(framework: str) -> dict[str, str]:
         "tensorflow": (),
         "jax": ("jax", "optax"),
     }.get(framework, ("keras",))
-    found = {name: version(name) for name in ("numpy", *names)}
-    if "tensorflow" in framework:  # whose distributions have several names
+    by_name = {name: version(name) for name in ("numpy", *names)}
+    if "tensorflow" in framework:
+        # Ask the module, because TensorFlow has distributions of several names.
         import tensorflow as tf
 
-        found["tensorflow"] = tf.__version__
+        by_name["tensorflow"] = tf.__version__
     elif framework.startswith("keras-") and framework != "keras-numpy":
-        found[framework.removeprefix("keras-")] = version(framework.removeprefix("keras-"))
-    return found
+        by_name[framework.removeprefix("keras-")] = version(framework.removeprefix("keras-"))
+    return by_name
 
 
 def main(framework: str, seconds: float, file: Path, shapes: list[list[int]]) -> None:
-    """Measure every pair of a framework; "keras-torch" is Keras on torch, whose name KERAS_BACKEND has to have as well."""
+    """Measure every pair of a framework.
+
+    "keras-torch" is Keras on torch; the environment variable KERAS_BACKEND must say torch, too.
+    """
     one_thread(framework)
     from tests.benchmarks import measure, pairs
 
@@ -85,18 +89,15 @@ def main(framework: str, seconds: float, file: Path, shapes: list[list[int]]) ->
                     "extra_least": timing.extra_least,
                 }
             )
-    found = {"versions": versions(framework), "rows": rows}
+    results = {"versions": versions(framework), "rows": rows}
     if framework == "numpy":
-        found["undecided"] = [
-            rare(case)
-            for case in pairs.CASES
-            if case.rounding == "exact" and list(case.shape) in shapes
-        ]
-    file.write_text(json.dumps(found), encoding="utf-8")
+        exact = [case for case in pairs.CASES if case.rounding == "exact"]
+        results["undecided"] = [rare(case) for case in exact if list(case.shape) in shapes]
+    file.write_text(json.dumps(results), encoding="utf-8")
 
 
 def rare(case: Any, times: int = 10) -> dict[str, Any]:
-    """How much of a case the first tier of exact mode leaves undecided, over several batches."""
+    """Count what the first tier of exact mode leaves undecided of a case, over several batches."""
     import numpy as np
 
     from unifiedloss.exact import counts

@@ -1,7 +1,8 @@
-"""The conformance suite: every backend, mode and option against an oracle that no framework had a hand in.
+"""The conformance suite: compare every backend, mode and option with a framework-free oracle.
 
-`run` checks the installed backends, each in a process of its own, and is what ``unifiedloss conform`` calls. `check_adapter` and
-`assert_conforms` check one adapter in this process, for the tests of other adapters:
+``unifiedloss conform`` calls `run`, which checks the installed backends, each in its own process.
+`check_adapter` and `assert_conforms` check one adapter in this process, for example in the tests of
+a third-party adapter:
 
 ```python
 from unifiedloss import registry

@@ -1,4 +1,7 @@
-"""A worker: see `unifiedloss.conformance.workers`. What people start is ``unifiedloss conform``."""
+"""Run one worker process of the conformance suite (see `unifiedloss.conformance.workers`).
+
+The suite starts it. The command for users is ``unifiedloss conform``.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from unifiedloss.conformance import compare, runner, workers
 
 
 def main() -> None:
-    """Do the task whose files are named on the command line."""
+    """Do the task whose two files the command line names."""
     if len(sys.argv) != 3:
         sys.exit(
-            "This module is run by the conformance suite itself. To check the backends: unifiedloss conform"
+            "This module is run by the conformance suite itself. "
+            "To check the backends: unifiedloss conform"
         )
     workers.serve(sys.argv[1], sys.argv[2], {"conform": runner.conform, "compare": compare.measure})
 

@@ -1,7 +1,11 @@
-"""The cases every backend is held to: edge cases picked by hand, a product of all fields trimmed by pairs, and seeded random ones.
+"""The conformance cases: hand-picked edge cases, pairwise products of all fields, and random calls.
 
-A case is data: a spec and NumPy arrays. What it should give is the oracle's business (`unifiedloss.reference`), what it may deviate
-by that of `tolerances`, and how a backend is asked that of `checks`.
+A case is data: a spec and NumPy arrays. The oracle (`unifiedloss.reference`) computes its expected
+result, `tolerances` bounds the deviation, and `checks` runs it in a backend.
+
+The number at the start of many case names ("07 negative label, none") stands for one known
+disagreement between frameworks. Reports and golden files refer to these names, so they never
+change. The comments say which rule the cases of a number prove.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ NAN, INF = math.nan, math.inf
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call, and which of its gradients are asked for.
+    """One call of a loss, and the modes it runs in.
 
     Attributes:
         name: unique; "edge/...", "rules/...", "product/..." or "random/...".
@@ -42,12 +46,12 @@ class Case:
         targets: values, in their own dtype.
         sample_weight: values or None.
         mask: values or None.
-        dtype: the predictions' dtype; bfloat16 is held in a float32 array, as NumPy has none of its own.
-        upstream: the gradient that arrives from above; None for ones.
-        compiled: whether it is also run in compiled modes, where each case needs a compilation.
-        representative: whether it is also run in the modes whose compilation is costly.
-        of_backend: whether Keras, where it would have to compile it, is left to compute it as the backend below does, which has it
-            compiled.
+        dtype: the predictions' dtype. NumPy has no bfloat16, so a float32 array holds its values.
+        upstream: the upstream gradient; None for ones.
+        compiled: whether it also runs in compiled modes, where each case needs a compilation.
+        representative: whether it also runs in the modes whose compilation is costly.
+        of_backend: whether Keras may skip it in modes that compile, because Keras calls the same
+            code as the backend below it, and that backend compiles the case itself.
     """
 
     name: str
@@ -63,14 +67,17 @@ class Case:
     of_backend: bool = False
 
     def is_wide(self) -> bool:
-        """Whether there are float64 numbers in it."""
+        """Whether an array of the case is float64."""
         given = (self.targets, self.sample_weight)
         return self.dtype == "float64" or any(
             x is not None and x.dtype.name == "float64" for x in given
         )
 
     def has_exact_mode(self) -> bool:
-        """Whether the call can be rounded exactly: a spec that names a dtype cannot, as that rounds what it reads."""
+        """Whether exact mode supports the call: not if the spec names a dtype.
+
+        Casting to that dtype rounds the inputs, so the result could not be exact.
+        """
         return getattr(self.spec, "dtype", None) is None
 
     def rounded(self, rounding: str) -> Case:
@@ -78,7 +85,7 @@ class Case:
         return dataclasses.replace(self, spec=self.spec.replace(rounding=rounding))
 
     def differentiated(self) -> list[str]:
-        """The arguments that gradients are asked to: the floating ones, and in exact mode the predictions alone."""
+        """The arguments to differentiate by: the floating ones; in exact mode only predictions."""
         others = {"targets": self.targets, "sample_weight": self.sample_weight}
         if self.spec.rounding == "exact":
             return ["predictions"]
@@ -88,7 +95,7 @@ class Case:
         ]
 
     def expected(self) -> reference.Reference:
-        """What the oracle says."""
+        """The oracle's result."""
         upstream: Any = self.upstream
         if isinstance(upstream, np.ndarray):
             upstream = upstream.ravel().tolist()
@@ -116,7 +123,8 @@ class BadCall:
         targets: values.
         sample_weight: values or None.
         mask: values or None.
-        reads: whether it takes reading a value to see the mistake, so that nothing can be raised under tracing.
+        reads: whether the mistake is in a value and not in a shape or dtype. Tracing sees no
+            values, so nothing is raised there.
     """
 
     name: str
@@ -135,7 +143,7 @@ class SoftmaxCase:
     Attributes:
         name: unique; begins with "softmax/".
         logits: values, already rounded to `dtype`.
-        axis: the class axis as it is passed.
+        axis: the class axis as the caller passes it.
         dtype: the logits' dtype.
         compiled: as in `Case`.
         representative: as in `Case`.
@@ -151,16 +159,16 @@ class SoftmaxCase:
     of_backend: bool = False
 
     def is_wide(self) -> bool:
-        """Whether there are float64 numbers in it."""
+        """Whether the logits are float64."""
         return self.dtype == "float64"
 
     @property
     def upstream(self) -> Array:
-        """The gradient that arrives from above: under ones a softmax has none."""
+        """The upstream gradient: random, because under ones a softmax has the gradient 0."""
         return round_to(_rng(self.name).normal(size=self.logits.shape), self.dtype)
 
     def expected(self) -> reference.Softmax:
-        """What the oracle says."""
+        """The oracle's result."""
         return reference.softmax(
             _tensor(self.logits, self.dtype), self.axis, upstream=self.upstream.ravel().tolist()
         )
@@ -170,7 +178,7 @@ def _tensor(x: Array, dtype: str) -> reference.Tensor:
     return reference.tensor(x.ravel().tolist(), x.shape, dtype)
 
 
-# ------------------------------------------------------------------------------------------------------------------ by hand
+# ------------------------------------------------------------------------------------------ by hand
 
 X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
 Y = np.array([0, 1, 1, 2])
@@ -199,7 +207,7 @@ def _i(*values: Any, dtype: Any = np.int64) -> Array:
 
 
 def edge_cases() -> Iterator[Case]:
-    """The rows of today's disagreements, and the places where a rule begins or ends."""
+    """The known disagreements between frameworks, and the boundaries of each rule."""
 
     def case(
         name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any
@@ -207,7 +215,8 @@ def edge_cases() -> Iterator[Case]:
         return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
 
     mean = {"reduction": "mean"}
-    # Divisors: rows 1 to 6, 22 to 24, 35, 41.
+    # Divisors of the mean: class weights with index and one-hot targets, sample weights, ignored
+    # labels, and an empty mean. Weights align with the leading axes.
     yield case("01 class weights, index", _ce(class_weights=W, **mean), X, Y)
     yield case("02 class weights, one-hot", _ce(class_weights=W, **mean), X, ONE_HOT)
     for divisor in ("weights", "present", "nonzero", "all"):
@@ -273,7 +282,8 @@ def edge_cases() -> Iterator[Case]:
     yield case("scalar mask, true", _ce(**mean), X, Y, None, np.array(1, bool))
     yield case("scalar mask, false", _ce(**mean), X, Y, None, np.array(0, bool))
 
-    # Labels: rows 7, 8, 25, 38, 40.
+    # Labels: a negative one never wraps, one that is too large is an error, or NaN under tracing,
+    # and any integer dtype is read without rounding.
     for name, labels in (
         ("07 negative", _i(0, -1, 1, 2)),
         ("08 too large", _i(0, 3, 1, 2)),
@@ -333,7 +343,8 @@ def edge_cases() -> Iterator[Case]:
         _i(0, 1, -100, 2),
     )
 
-    # Probabilities: rows 9 to 12, 36.
+    # Probabilities: clipping at p = 0 and at epsilon itself, rows that do not sum to 1, and logits
+    # passed by mistake.
     p = _f32([0, 0.5, 0.5], [1, 0, 0], [1e-7, 0.5, 0.5], [0.2, 0.3, 0.5])
     for epsilon in (0.0, 1e-7, 0.25):
         for target in (0, 1):
@@ -420,12 +431,22 @@ def edge_cases() -> Iterator[Case]:
 
     yield from _tiny_cases(case)
 
-    # Infinite, large and NaN logits: rows 15, 28 to 30, 32 to 34.
+    # Infinite, large and NaN logits: the shift by the maximum, 0 * -inf = 0 in dense targets, no
+    # NaN from dropped positions, and the binary gradient of 0.5 at z = 0.
     for name, row in (
-        ("-inf", [0, -INF, 2]), ("two -inf", [-INF, -INF, 2]), ("all -inf", [-INF, -INF, -INF]),
-        ("+inf", [0, INF, 2]), ("NaN", [0, NAN, 2]), ("offset 1e5", [1e5, 1e5 + 1, 1e5]), ("offset -1e7", [-1e7, -1e7 + 1, -1e7]),
-        ("confident", [18, 0, 0]), ("gap 88", [88, 0, 0]), ("gap 1000", [1000, 0, 0]), ("gap 2e38", [1e38, -1e38, 0]), ("equal", [7, 7, 7]),
-    ):  # fmt: skip
+        ("-inf", [0, -INF, 2]),
+        ("two -inf", [-INF, -INF, 2]),
+        ("all -inf", [-INF, -INF, -INF]),
+        ("+inf", [0, INF, 2]),
+        ("NaN", [0, NAN, 2]),
+        ("offset 1e5", [1e5, 1e5 + 1, 1e5]),
+        ("offset -1e7", [-1e7, -1e7 + 1, -1e7]),
+        ("confident", [18, 0, 0]),
+        ("gap 88", [88, 0, 0]),
+        ("gap 1000", [1000, 0, 0]),
+        ("gap 2e38", [1e38, -1e38, 0]),
+        ("equal", [7, 7, 7]),
+    ):
         z = _f32(row, row, row)
         for smoothing in (0.0, 0.1, 1.0):
             spec = _ce(label_smoothing=smoothing)
@@ -476,7 +497,8 @@ def edge_cases() -> Iterator[Case]:
     yield case("NaN dense target", _ce(), X[:2], _f32([NAN, 0, 1], [1, 0, 0]))
     yield case("NaN sample weight", _ce(), X, Y, _f32(1, NAN, 1, 1))
 
-    # Shapes: rows 16, 17, 31. Bad dense and binary targets.
+    # Shapes: the class axis where all axes have the same size, and smoothing by the size of that
+    # axis. Dense rows that do not sum to 1, and bad dense and binary targets.
     cube = np.arange(18, dtype=np.float32).reshape(2, 3, 3) % 5
     labels = _i([0, 1, 2], [2, 0, 1])
     for axis in (1, 2, -1, -2):
@@ -525,7 +547,8 @@ def edge_cases() -> Iterator[Case]:
         np.array([1 + 1e-9, 2.5]),
     )
 
-    # Precision: rows 20, 21, 26, 27, 42, 43.
+    # Precision: half types accumulate and count in float32, and round once at the end. A zero may
+    # have either sign. Shapes are strict, and sums run over all elements.
     yield case("20 column", _bce(**mean), _f32([0.5], [1]), _f32([1], [0]))
     yield case(
         "21 sum of squares",
@@ -570,7 +593,7 @@ def edge_cases() -> Iterator[Case]:
 
 
 def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """Numbers some frameworks read as 0, the empty mean, and NaN weights."""
+    """Numbers that some frameworks flush to 0, the empty mean, and NaN weights."""
     mean = {"reduction": "mean"}
     half, tiny = F32_TINY / 2, F32_TINY
     nan_row = np.vstack([_f32([NAN, 0, INF]), X[1:]])
@@ -618,11 +641,10 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
         dtype="float64",
     )
     for from_logits in (True, False):
-        z = (
-            _f32([-INF, 0, 1], [1, -INF, 0], [0, 1, -INF])
-            if from_logits
-            else _f32([0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0])
-        )
+        if from_logits:
+            z = _f32([-INF, 0, 1], [1, -INF, 0], [0, 1, -INF])
+        else:
+            z = _f32([0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0])
         kind = _source(from_logits)
         for small in (half, 1e-50, 1e-30):
             spec = _ce(from_logits=from_logits, class_weights=(small, 1, 2))
@@ -634,7 +656,7 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
         for small in (half, -half, tiny):
             dense = _f32([small, 1, 0], [1, small, 0], [0.5, 0.5, small])
             yield case(f"dense target {small:.3g}, {kind}", _ce(from_logits=from_logits), z, dense)
-            if not from_logits:  # from logits the gradient is a subnormal float32
+            if not from_logits:  # because from logits the gradient is a subnormal float32
                 yield case(
                     f"dense target {small:.3g} in float64",
                     _ce(from_logits=False),
@@ -732,7 +754,8 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
         "bad label where all weights are 0", _ce(class_weights=(0, 0, 0), **mean), X, _i(0, 3, 1, 2)
     )
 
-    # A NaN weight, and a divisor it makes NaN, reach every entry, read or not.
+    # A NaN weight, or a divisor that it makes NaN, makes every gradient element of its positions
+    # NaN, even of probabilities that the loss does not read.
     for divisor in ("weights", "all", "nonzero"):
         fields = {"from_logits": False, "divisor": divisor} | mean
         weight = _f32(1, NAN, 0, 2)
@@ -781,13 +804,14 @@ def _tiny_cases(case: Callable[..., Case]) -> Iterator[Case]:
     )
 
 
-# -------------------------------------------------------------------------------------------- by hand: what other losses need
+# ----------------------------------------------------------------- by hand: other libraries' losses
 
 
 def ruled_edge_cases() -> Iterator[Case]:
-    """The places where a rule that another library's loss needs begins or ends.
+    """The boundaries of the rules that exist for other libraries' losses.
 
-    One case of each rule is compiled, and of those two where compiling is costly: the loss's own, and one that compilers like to rewrite.
+    One case of each rule is compiled. Two of these also run where compilation is costly: one of the
+    negative log-likelihood, and one whose formula compilers tend to rewrite (log(p + epsilon)).
     """
 
     def case(
@@ -813,7 +837,7 @@ def _mse(**fields: Any) -> MeanSquaredError:
 
 
 def _likelihood_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """Any number may be a log-probability, and only what has a weight is read."""
+    """Any number may be a log-probability, and entries without weight are not read."""
     mean, both = {"reduction": "mean"}, {"compiled": True, "representative": True}
     logs = np.log(P)
     spec = _nll(class_weights=W, divisor="label_weights", ignore_index=-100, **mean)
@@ -847,7 +871,7 @@ def _likelihood_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 
 def _renormalized_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """What is divided by its sum, before it is clipped or after: row 12."""
+    """Probabilities divided by their sum, before or after they are clipped."""
     half = F32_TINY / 2
     rows = _f32([2, 1, 1], [0, 0, 0], [half, 0, 0], [-half, 1, 0], [NAN, 1, 1], [0.5, 0.25, 0.125])
     bad = _f32([-F32_TINY, 1, 1], [INF, 1, 1], [-INF, 1, 1], [8, 1, 1])
@@ -881,7 +905,7 @@ def _renormalized_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 
 def _clip_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """Where frameworks clip probabilities, clamp their logarithms, or add to them: rows 9, 10."""
+    """Clip p, clamp log p, or add epsilon to p, each with its gradient."""
     p = np.array([[0, 1, 0.25, 0.75, 1e-20, 1e-7, 1 - 1e-7]] * 3)
     answers = np.broadcast_to(_f32([0], [1], [0.25]), p.shape)
     spec = _bce(from_logits=False, epsilon="keras")
@@ -896,14 +920,14 @@ def _clip_cases(case: Callable[..., Case]) -> Iterator[Case]:
         _f32([0, 1, 0], [0, 1, 0]),
         _i(0, 1),
     )
-    # Without what lies next to a bound.
+    # Leave out the values next to a bound.
     values = round_to(p[:, :5], "float16")
     yield case(
         "09 sklearn", spec.replace(epsilon="sklearn"), values, answers[:, :5], dtype="float16"
     )
     torch = spec.replace(epsilon="torch")
     yield case("10 torch", torch, round_to(p, "float32"), answers, compiled=True)
-    # In float64 1e-45 is clamped, 1e-43 is not, and at 1e-12 the slope is no longer that of the logarithm.
+    # In float64, log p is clamped at 1e-45 and not at 1e-43. Below 1e-12 the slope is not 1 / p.
     deep = np.array(
         [[0, 1, 1e-45, 1e-43, 1e-13, 2e-12, 1 - 2.0**-53, 1 - 2.0**-40, 1 - 2.0**-30, 0.5]] * 3
     )
@@ -921,7 +945,7 @@ def _clip_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 
 def _class_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """Where class weights sit, torch's two divisors, the axis of pos_weight, a scale: rows 2, 18."""
+    """Class weights inside or outside the smoothing, torch's divisors, pos_weight's axis, scale."""
     mean = {"reduction": "mean"}
     dense = _f32([1, 0, 0], [0, 0.5, 0.5], [2, 0.25, 0], [0, 0, 1])
     spec = _ce(class_weights=(0, 2, 4), class_weighting="position", label_smoothing=0.25, **mean)
@@ -946,7 +970,7 @@ def _class_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 
 def _element_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """Static weights of elements, which torch's BCELoss and mse_loss have: row 35."""
+    """Element weights, as torch's BCELoss and mse_loss have them."""
     spec = _mse(element_weights=(1, 0, 3), divisor="nonzero", scale=0.5, reduction="mean")
     yield case("35 element weights", spec, X, ONE_HOT, _f32(1, 0, 2, 3), compiled=True)
     hidden = _bce(element_weights=(1, 0))
@@ -969,12 +993,12 @@ def _element_weight_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 
 def _averaged_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """Means over the last axis, as Keras takes them before anything else: rows 21 to 24."""
+    """Means over the last axis, which Keras takes before it weights and reduces."""
     grid = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
     mask = np.array([[True, False], [True, True]])
     spec = _mse(average_last_axis=True, divisor="present", reduction="mean")
     yield case("21 averaged", spec, grid, 0 * grid, _f32(1, 0), mask, compiled=True)
-    # Of some positions only some elements weigh.
+    # In some positions only some elements have weight.
     some = spec.replace(element_weights=((0, 0, 0), (0, 1, 3)), scale=2.0, divisor="nonzero")
     yield case("22 averaged, element weights", some, grid, 0 * grid, _f32(1, 2))
     rows = _bce(average_last_axis=True, element_weights=(1, 2, 0))
@@ -996,7 +1020,7 @@ def _averaged_cases(case: Callable[..., Case]) -> Iterator[Case]:
 
 
 def _dtype_cases(case: Callable[..., Case]) -> Iterator[Case]:
-    """Everything is read in the dtype that is named: row 39."""
+    """A spec that names a dtype casts all its inputs to it."""
     keras = _ce(
         from_logits=False,
         epsilon="keras",
@@ -1023,7 +1047,7 @@ def _dtype_cases(case: Callable[..., Case]) -> Iterator[Case]:
         dtype="float16",
         compiled=True,
     )
-    # JAX has float64 here as the predictions have.
+    # The predictions are float64, so that JAX runs the case with x64 enabled.
     beside = spec.replace(dtype="float64")
     yield case(
         "39 float32 beside float64",
@@ -1045,11 +1069,11 @@ def _dtype_cases(case: Callable[..., Case]) -> Iterator[Case]:
     yield case("39 subnormal in float32", spec.replace(from_logits=False), p, t, dtype="float64")
 
 
-# -------------------------------------------------------------------------------------------------------------- the product
+# -------------------------------------------------------------------------------------- the product
 
 
 def rule_cases() -> Iterator[Case]:
-    """The rules that other libraries' losses need, with each other and what accompanies them: pairs, trimmed further."""
+    """The rules of other libraries' losses: pairs of their fields, with fewer values per field."""
     companions: dict[str, Sequence[Any]] = {
         "reduction": ("mean", "sum", "none"),
         "on_empty": ("nan",),
@@ -1130,7 +1154,7 @@ def _ruled_elements(name: str, row: dict[str, Any]) -> Case:
 
 
 def _pairs(axes: dict[str, Sequence[Any]], seed: int) -> list[dict[str, Any]]:
-    """Choices of one value per axis in which every pair of values of two axes occurs: greedy, seeded."""
+    """Choose rows of one value per axis so that each pair of values occurs (greedy, seeded)."""
     names = list(axes)
     sizes = [len(axes[name]) for name in names]
     rng = np.random.default_rng(seed)
@@ -1173,7 +1197,7 @@ _REDUCED: dict[str, Sequence[Any]] = {
 
 
 def product_cases() -> Iterator[Case]:
-    """Every loss, input kind and target kind with every field, dtype and shape, such that every pair of choices occurs."""
+    """All losses, input and target kinds, with each pair of fields, dtypes and shapes."""
     for from_logits in (True, False):
         for kind in ("index", "dense"):
             axes = _REDUCED | {
@@ -1251,11 +1275,9 @@ def _common(
     upstream: Any = None
     if row["upstream"]:
         normal = np.asarray(rng.normal(size=positions))
-        upstream = (
-            -1.5
-            if row["reduction"] != "none"
-            else np.asarray(round_to(normal, row["dtype"]), np.float32)
-        )
+        upstream = -1.5
+        if row["reduction"] == "none":
+            upstream = np.asarray(round_to(normal, row["dtype"]), np.float32)
     return {
         "sample_weight": None if weight is None else weight.astype(np.float32),
         "mask": None if mask is None else np.asarray(mask),
@@ -1318,11 +1340,9 @@ def _binary(name: str, from_logits: bool, row: dict[str, Any]) -> Case:
     predictions = np.asarray(rng.normal(scale=3, size=shape))
     if not from_logits:
         predictions = 1 / (1 + np.exp(-predictions))
-    targets = (
-        np.asarray(rng.random(shape))
-        if row["target_dtype"].startswith("float")
-        else np.asarray(rng.random(shape) < 0.5)
-    )
+    targets = np.asarray(rng.random(shape))
+    if not row["target_dtype"].startswith("float"):
+        targets = np.asarray(targets < 0.5)
     pos_weight: Any = row["pos_weight"]
     if pos_weight == "given":
         pos_weight = rng.uniform(0.5, 3, shape[-1]) if shape else 0.5
@@ -1357,11 +1377,11 @@ def _regression(name: str, row: dict[str, Any]) -> Case:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- at random
+# ---------------------------------------------------------------------------------------- at random
 
 
 def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
-    """Plain calls on wider data: more rows and classes, larger spreads."""
+    """Default fields on more varied data: up to 8 rows, 39 classes and logits of spread 60."""
     for number in range(count):
         name = f"random/{seed}.{number:03}"
         rng = _rng(name)
@@ -1372,20 +1392,14 @@ def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
         z = round_to(rng.normal(scale=spread, size=(rows, classes)), dtype)
         spec: AnyLoss
         if number % 4 == 0:
-            spec, targets = (
-                BinaryCrossEntropyLoss(from_logits=True, reduction=reduction),
-                rng.random((rows, classes)),
-            )
+            spec = BinaryCrossEntropyLoss(from_logits=True, reduction=reduction)
+            targets = rng.random((rows, classes))
         elif number % 4 == 1:
-            spec, targets = (
-                MeanSquaredError(reduction=reduction),
-                rng.normal(scale=spread, size=(rows, classes)),
-            )
+            spec = MeanSquaredError(reduction=reduction)
+            targets = rng.normal(scale=spread, size=(rows, classes))
         elif number % 4 == 2:
-            spec, targets = (
-                CrossEntropyLoss(from_logits=True, reduction=reduction),
-                _softmax(z.astype(np.float64), 1),
-            )
+            spec = CrossEntropyLoss(from_logits=True, reduction=reduction)
+            targets = _softmax(z.astype(np.float64), 1)
         else:
             spec = CrossEntropyLoss(from_logits=True, reduction=reduction)
             yield Case(name, spec, z, rng.integers(classes, size=rows), dtype=dtype)
@@ -1393,32 +1407,34 @@ def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
         yield Case(name, spec, z, targets.astype(np.float32), dtype=dtype)
 
 
-# -------------------------------------------------------------------------------------------------------------- the softmax
+# -------------------------------------------------------------------------------------- the softmax
 
 _SPECIAL_LOGITS = (
-    [0, -INF, 2], [-INF, -INF, 2], [-INF, -INF, -INF], [0, INF, 2], [INF, -INF, INF], [0, NAN, 2], [-INF, NAN, INF],
-    [7, 7, 7], [-0.0, 0, 0], [1000, 0, -1000],
-)  # fmt: skip
-# Gaps on both sides of the largest that leaves a normal number of the compute dtype, and of the one that leaves twice this number. At
-# the second of float32 and float64 the result is within its own error of the smallest normal number.
+    [0, -INF, 2],
+    [-INF, -INF, 2],
+    [-INF, -INF, -INF],
+    [0, INF, 2],
+    [INF, -INF, INF],
+    [0, NAN, 2],
+    [-INF, NAN, INF],
+    [7, 7, 7],
+    [-0.0, 0, 0],
+    [1000, 0, -1000],
+)
+# Gaps between two logits on both sides of two thresholds: where exp(-gap) is the smallest normal
+# number of the compute dtype, and where it is twice that number. The second gap of float32 and of
+# float64 gives a result whose own error reaches the smallest normal number.
+# In float16 the result's dtype adds two: exp(-gap) is subnormal from 9.71, and 0 from 17.33.
 _GAPS: dict[str, tuple[float, ...]] = {
     "float32": (87.33, 87.33654, 87.34, 86.64, 86.65, 87, 87.4, 88, 103, 110, 1e5, 3e38),
     "bfloat16": (87, 87.5, 86, 86.5, 88, 103, 1e5),
-    "float16": (
-        9.7,
-        9.71,
-        16.5,
-        17.5,
-        87,
-        88,
-        6e4,
-    ),  # of the result's dtype: a subnormal number from 9.71, 0 from 17.33
+    "float16": (9.7, 9.71, 16.5, 17.5, 87, 88, 6e4),
     "float64": (708.39, 708.3964185322641, 708.4, 707.7, 707.71, 87.34, 745, 746, 1e300),
 }
 
 
 def softmax_cases() -> Iterator[SoftmaxCase]:
-    """Every dtype at the rule's threshold, with special and large logits, and every place for the class axis."""
+    """All dtypes at the flush threshold, special and large logits, and all class axes."""
 
     def case(
         name: str, dtype: str, logits: Any, axis: int | None = None, **options: Any
@@ -1462,7 +1478,7 @@ def softmax_cases() -> Iterator[SoftmaxCase]:
 
 
 def bad_softmax_calls() -> Iterator[SoftmaxCase]:
-    """Calls of the softmax that must fail alike everywhere."""
+    """Calls of the softmax that must raise the same error in every backend."""
     cube = np.zeros((2, 3, 3), np.float32)
     yield SoftmaxCase("softmax/axis not named", cube)
     yield SoftmaxCase("softmax/axis out of range", cube, 3)
@@ -1473,17 +1489,14 @@ def bad_softmax_calls() -> Iterator[SoftmaxCase]:
     yield SoftmaxCase("softmax/no classes", np.zeros((4, 0), np.float32))
 
 
-# ------------------------------------------------------------------------------------------------------------------ bad calls
+# ---------------------------------------------------------------------------------------- bad calls
 
 
 def bad_calls() -> Iterator[BadCall]:
-    """Calls of a loss that must fail alike everywhere."""
+    """Calls of a loss that must raise the same error in every backend."""
     z, y, t = X, Y, ONE_HOT
-    ce, bce, mse = (
-        CrossEntropyLoss(from_logits=True),
-        BinaryCrossEntropyLoss(from_logits=True),
-        MeanSquaredError(),
-    )
+    ce, bce = CrossEntropyLoss(from_logits=True), BinaryCrossEntropyLoss(from_logits=True)
+    mse = MeanSquaredError()
     cube = np.zeros((2, 3, 3), np.float32)
     yield BadCall("19 column against vector", mse, _f32([1], [2], [3]), _f32(1, 2, 3))
     yield BadCall("20 binary column against vector", bce, _f32([1], [2]), _f32(1, 0))
@@ -1544,35 +1557,37 @@ def bad_calls() -> Iterator[BadCall]:
     yield BadCall("an empty batch", mse.replace(on_empty="error"), z[:0], t[:0], reads=True)
 
 
-# Compiling a case takes up to a thousand times as long as running it. Variants of one rule stand one after the other among the
-# edge cases, so every fourth holds each rule; of a product as few are compiled as hold every value of every field.
+# To compile a case takes up to a thousand times as long as to run it. The variants of one rule are
+# neighbours in the list of edge cases, so every fourth case covers each rule. Of a product, only as
+# few cases are compiled as cover every value of every field.
 _EVERY_EDGE = 4
 _EVERY_REPRESENTATIVE = 12
 
 
 def _traits(case: Case) -> set[tuple[str, Any]]:
-    """What a case is one of: each field's value, the shapes and dtypes, what accompanies the predictions."""
-    found: dict[str, Any] = {name: getattr(case.spec, name) for name in case.spec.declarations}
-    # Numbers drawn for the case: not which they are counts, but their kind.
+    """The traits of a case: the value of each field, shapes, dtypes, and which inputs it has."""
+    traits: dict[str, Any] = {name: getattr(case.spec, name) for name in case.spec.declarations}
+    # These numbers are random, so only their kind is a trait.
     for name in ("class_weights", "pos_weight", "element_weights"):
-        if isinstance(values := found.get(name), tuple):
-            found[name] = "with zero" if 0 in values else "given"
-    found |= {
+        if isinstance(values := traits.get(name), tuple):
+            traits[name] = "with zero" if 0 in values else "given"
+    traits |= {
         "shape": case.predictions.shape,
         "dtype": case.dtype,
         "target_dtype": case.targets.dtype.name,
     }
     if case.sample_weight is not None:
-        found |= {"weight": case.sample_weight.ndim, "some weigh": bool(case.sample_weight.any())}
-        found["zero weight"] = bool((case.sample_weight == 0).any())
+        traits |= {"weight": case.sample_weight.ndim, "some weigh": bool(case.sample_weight.any())}
+        traits["zero weight"] = bool((case.sample_weight == 0).any())
     if case.mask is not None:
-        found |= {"mask": case.mask.ndim, "some kept": bool(case.mask.any())}
-    found |= {"weighted": case.sample_weight is not None, "masked": case.mask is not None}
-    return set((found | {"upstream": case.upstream is not None}).items())
+        traits |= {"mask": case.mask.ndim, "some kept": bool(case.mask.any())}
+    traits |= {"weighted": case.sample_weight is not None, "masked": case.mask is not None}
+    traits["upstream"] = case.upstream is not None
+    return set(traits.items())
 
 
 def _cover(cases: Sequence[Case]) -> list[Case]:
-    """A few of the cases that have every trait that one of them has: greedy, in their order."""
+    """A few cases that together have all traits of the given ones (greedy)."""
     missing = set[tuple[str, Any]]().union(*map(_traits, cases))
     chosen = []
     while missing:
@@ -1583,15 +1598,16 @@ def _cover(cases: Sequence[Case]) -> list[Case]:
 
 
 def _every(nth: int, cases: Sequence[Case]) -> list[Case]:
-    """Every so many-th of the cases of each loss."""
+    """Every nth case of each loss."""
     losses = (CrossEntropyLoss, BinaryCrossEntropyLoss, MeanSquaredError, NegativeLogLikelihoodLoss)
-    return [
-        case for loss in losses for case in [c for c in cases if isinstance(c.spec, loss)][::nth]
-    ]
+    chosen = []
+    for loss in losses:
+        chosen += [case for case in cases if isinstance(case.spec, loss)][::nth]
+    return chosen
 
 
 def all_cases() -> list[Case]:
-    """Every case of a loss, in a fixed order, with those marked that are also compiled."""
+    """All cases of the losses, in a fixed order; compiled and representative ones are marked."""
     edges, products = list(edge_cases()), list(product_cases())
     ruled_edges, rules = list(ruled_edge_cases()), list(rule_cases())
     chosen = _every(_EVERY_EDGE, edges)
@@ -1603,10 +1619,8 @@ def all_cases() -> list[Case]:
     compiled = {case.name for case in chosen}
     at_random = list(random_cases())
     of_backend = {case.name for case in _every(_EVERY_EDGE, edges)[1::2]} - representative
-    of_backend |= {
-        case.name
-        for case in [case for case in (*products, *at_random) if case.name not in compiled][1::2]
-    }
+    not_compiled = [case for case in (*products, *at_random) if case.name not in compiled]
+    of_backend |= {case.name for case in not_compiled[1::2]}
     cases = [
         dataclasses.replace(
             case,

@@ -1,4 +1,7 @@
-"""One loss over saved predictions and targets, rounded natively and exactly, in every installed backend, each in a process of its own."""
+"""Compare one loss over saved predictions and targets in every installed backend.
+
+Each backend runs in its own process, with native and with exact rounding.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ Array = NDArray[Any]
 ROUNDINGS = ("native", "exact")
 
 _ORACLE_ELEMENTS = 200_000
-"""Predictions up to which the oracle is asked, which takes 40 microseconds for each and rounding; past that NumPy stands in for it."""
+"""Largest number of predictions for the oracle; above it NumPy is the reference.
+
+The oracle takes 40 microseconds for each prediction and rounding.
+"""
 
 _ARRAYS = ("predictions", "targets", "sample_weight", "mask")
 _TIMED = 5
@@ -34,13 +40,14 @@ _TIMED = 5
 
 @dataclass(frozen=True)
 class Truth:
-    """What the results with one rounding are measured against.
+    """The reference for the results with one rounding.
 
     Attributes:
-        source: "oracle"; for inputs too large for it "float64 NumPy", or "exact NumPy" where results are rounded exactly.
-        loss: the loss, rounded to the result's dtype by the oracle.
+        source: "oracle"; for inputs too large for it "float64 NumPy", or "exact NumPy" if results
+            are rounded exactly.
+        loss: the loss; the oracle rounds it to the result's dtype.
         gradient: the gradient to the predictions.
-        seconds: how long it took.
+        seconds: how long its computation took.
     """
 
     source: str
@@ -51,19 +58,23 @@ class Truth:
 
 @dataclass(frozen=True)
 class Line:
-    """What one backend made of the data, with one rounding.
+    """The results of one backend with one rounding.
 
     Attributes:
         backend: "torch", "keras (jax)".
-        rounding: "native" or "exact"; None where the line is about the backend as such, with an error.
+        rounding: "native" or "exact"; None if an error concerns the backend with any rounding.
         value: the loss; under "none" the mean of the per-position losses.
-        value_ulps: the distance of the loss from the truth, in ulps of the result (its largest, under "none").
-        gradient_equal: the share of gradient elements with the bits of the truth.
-        gradient_ulps: the largest distance of a gradient element, in ulps of its magnitude (see `tolerances`).
-        within: whether loss and gradient lie within the bound of the conformance suite, which allows exact results no difference.
+        value_ulps: the distance of the loss from the truth, in ulps of the result; under "none" the
+            largest distance.
+        gradient_equal: the fraction of gradient elements with the same bits as the truth.
+        gradient_ulps: the largest distance of a gradient element, in ulps of its magnitude (see
+            `tolerances`).
+        within: whether loss and gradient lie within the bound of the conformance suite. Exact
+            results must equal the truth.
         milliseconds: the median time of a call for loss and gradient.
         error: why there is no result, or None.
-        absent: whether that is no failure, because the backend is not installed, or has no exact mode, and neither was asked for by name.
+        absent: whether the error is no failure: the backend is not installed, or has no exact mode,
+            and the caller did not ask for it by name.
     """
 
     backend: str
@@ -82,53 +93,56 @@ def load(path: Path) -> dict[str, Array]:
     """The arrays of an ``.npz`` file.
 
     Raises:
-        BadValueError: the file is missing, is no npz file, or holds other arrays than ``predictions``, ``targets`` and, where wanted,
-            ``sample_weight`` and ``mask``.
+        BadValueError: the file is missing, is no npz file, lacks ``predictions`` or ``targets``, or
+            holds other arrays than these, ``sample_weight`` and ``mask``.
     """
     save = "save it with numpy.savez(file, predictions=..., targets=...)"
     if not path.exists():
         msg = f"there is no file {path}."
         raise BadValueError(msg)
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     name = ""
     try:
-        # Asked first: of a file that is no archive NumPy says to allow pickles, which run whatever code is in them.
+        # Check this first: for a file that is no archive, NumPy's error suggests to allow pickles,
+        # which can run any code.
         archive = _is_archive(path)
         if archive:
             with np.load(path, allow_pickle=False) as file:
                 for name in file.files:
                     array = file[name]
-                    if isinstance(
-                        array, np.ndarray
-                    ):  # a member that was not saved by NumPy comes as bytes
-                        found[name] = array
+                    # NumPy returns a member that it did not save as bytes.
+                    if isinstance(array, np.ndarray):
+                        arrays[name] = array
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror or error}."
         raise BadValueError(msg) from error
     except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        msg = f"the array {name!r} in {path} is damaged, or holds Python objects and not numbers; {save}."
+        msg = (
+            f"the array {name!r} in {path} is damaged, or holds Python objects and not numbers; "
+            f"{save}."
+        )
         raise BadValueError(msg) from error
     if not archive:
         msg = f"{path} is no .npz file; {save}."
         raise BadValueError(msg)
     for name in ("predictions", "targets"):
-        if name not in found:
-            names = ", ".join(map(repr, found)) or "no named arrays"
+        if name not in arrays:
+            names = ", ".join(map(repr, arrays)) or "no named arrays"
             msg = f"{path} has no array {name!r}, but {names}; {save}."
             raise BadValueError(msg)
-    for name in found:
+    for name in arrays:
         if name not in _ARRAYS:
-            msg = f"{path} has an array {name!r}, and only {', '.join(map(repr, _ARRAYS))} are read; leave it out."
+            known = ", ".join(map(repr, _ARRAYS))
+            msg = f"{path} has an array {name!r}, and only {known} are read; leave it out."
             raise BadValueError(msg)
-    return found
+    return arrays
 
 
 def _is_archive(path: Path) -> bool:
     if path.is_dir():
         return False
-    with path.open(
-        "rb"
-    ) as opened:  # given the path, zipfile would keep to itself why a file cannot be read
+    # Open the file here, because `is_zipfile` hides why a path cannot be read.
+    with path.open("rb") as opened:
         return zipfile.is_zipfile(opened)
 
 
@@ -141,22 +155,28 @@ def compare(
     """Run a loss over the same data in several backends.
 
     Args:
-        spec: the loss. Its own rounding is not looked at.
-        arrays: ``predictions``, ``targets`` and, where wanted, ``sample_weight`` and ``mask``.
+        spec: the loss. `roundings` replaces its own rounding.
+        arrays: ``predictions``, ``targets`` and, optionally, ``sample_weight`` and ``mask``.
         backends: as for `unifiedloss.conformance.run`.
         roundings: "native", "exact" or both.
 
     Returns:
-        What the results with each rounding are measured against, and a line for each backend and rounding.
+        The truth for each rounding, and a line for each backend and rounding.
 
     Raises:
-        UnifiedLossError: the arrays do not fit the loss or hold a bad value, or a backend that is asked for is unknown or missing.
+        UnifiedLossError: the arrays do not fit the loss or hold a bad value, or a backend in
+            `backends` is unknown or missing.
     """
     predictions = arrays["predictions"]
     case = Case(
-        "compare", spec, predictions, arrays["targets"], arrays.get("sample_weight"), arrays.get("mask"),
+        "compare",
+        spec,
+        predictions,
+        arrays["targets"],
+        arrays.get("sample_weight"),
+        arrays.get("mask"),
         dtype=predictions.dtype.name,
-    )  # fmt: skip
+    )
     if len(roundings) > 1 and not case.has_exact_mode():
         roundings = ("native",)
     cases = {rounding: case.rounded(rounding) for rounding in roundings}
@@ -174,11 +194,9 @@ def compare(
             lines.append(Line(label, **message.content["line"]))
         elif message.death:
             lines.append(Line(label, error=message.death))
-    order = [
-        target.label
-        for target in sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))
-    ]
-    # A backend's own lines stay in the order in which they came.
+    in_order = sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))
+    order = [target.label for target in in_order]
+    # The sort is stable, so the lines of one backend keep their order.
     return truths, sorted(lines, key=lambda line: order.index(line.backend))
 
 
@@ -193,9 +211,9 @@ def _truth(case: Case) -> Truth:
         gradient = np.asarray(expected.grad_predictions).reshape(case.predictions.shape)
         return Truth("oracle", loss, gradient, time.perf_counter() - started)
     numpy = registry.adapter("numpy")
-    case = _read(case)
-    # Nothing approximate can stand in where every bit counts. That NumPy's own bits are right is what the conformance suite checks.
-    # Nor another dtype where the clip is that of the predictions' own.
+    case = _cast_to_named_dtype(case)
+    # Exact results need an exact reference; the conformance suite checks that NumPy's is right.
+    # A preset of epsilon depends on the predictions' dtype, so they must not become float64.
     exact = plan.exact or isinstance(getattr(case.spec, "epsilon", 0.0), str)
     spec = case.spec.replace(rounding="exact") if exact else case.spec
     predictions = case.predictions if exact else case.predictions.astype(np.float64)
@@ -207,8 +225,8 @@ def _truth(case: Case) -> Truth:
     return Truth(source, loss, gradient, time.perf_counter() - started)
 
 
-def _read(case: Case) -> Case:
-    """The same call with its tensors in the dtype that the spec names, if it names one, which then is no rule any more."""
+def _cast_to_named_dtype(case: Case) -> Case:
+    """Cast the inputs to the dtype that the spec names, if any, and drop it from the spec."""
     dtype = getattr(case.spec, "dtype", None)
     if dtype is None:
         return case
@@ -218,15 +236,19 @@ def _read(case: Case) -> Case:
     )
     assert targets is not None
     return dataclasses.replace(
-        case, spec=case.spec.replace(dtype=None), predictions=case.predictions.astype(dtype), targets=targets,
-        sample_weight=weight, dtype=dtype,
-    )  # fmt: skip
+        case,
+        spec=case.spec.replace(dtype=None),
+        predictions=case.predictions.astype(dtype),
+        targets=targets,
+        sample_weight=weight,
+        dtype=dtype,
+    )
 
 
 def measure(
     shared: list[tuple[Case, Truth]], task: dict[str, Any], send: Callable[..., None]
 ) -> None:
-    """A worker's job: run the loss in one backend, with each rounding, and send what came out."""
+    """Run the loss in one backend with each rounding, and send the results (a worker's job)."""
     adapter = registry.adapter(task["target"].backend)
     for case, truth in shared:
         line: dict[str, Any] = {"rounding": case.spec.rounding}
@@ -255,7 +277,7 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
         value, gradient = run(
             lambda p, t: adapter.value_and_grad(case.spec, p, t, *tensors[2:]), *tensors[:2]
         )
-        # Reading waits for a framework that is still computing. On the CPU it is a view.
+        # Converting waits for a framework that is still computing. On the CPU it makes no copy.
         return adapter.to_numpy(value), adapter.to_numpy(gradient)
 
     value, gradient = (np.asarray(x).astype(np.float64) for x in call())
@@ -265,40 +287,35 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
         call()
         times.append(time.perf_counter() - started)
     sizes = tolerances.magnitudes(case, plan)
-    far = _largest(
-        value,
-        truth.loss,
-        tolerances.distance(value, truth.loss, sizes.loss, plan, plan.result_dtype),
+    distances = tolerances.distance(value, truth.loss, sizes.loss, plan, plan.result_dtype)
+    value_distance = _largest(value, truth.loss, distances)
+    distances = tolerances.distance(
+        gradient, truth.gradient, sizes.grad_predictions, plan, case.dtype
     )
-    steep = _largest(
-        gradient,
-        truth.gradient,
-        tolerances.distance(gradient, truth.gradient, sizes.grad_predictions, plan, case.dtype),
-    )
+    gradient_distance = _largest(gradient, truth.gradient, distances)
     bound = tolerances.limit(plan)
     ulp = np.vectorize(FORMATS[plan.result_dtype].ulp, otypes=[np.float64])(truth.loss)
     with np.errstate(invalid="ignore"):
         ulps = _largest(value, truth.loss, np.abs(value - truth.loss) / ulp)
     rounded = truth.gradient.astype(case.predictions.dtype).astype(np.float64)
     equal = _same(gradient, rounded)
-    # What is exact is right or it is not, to the sign of a zero.
-    within = (
-        bool(_same(value, truth.loss).all() and equal.all())
-        if plan.exact
-        else far <= bound and steep <= bound
-    )
+    if plan.exact:
+        # Every bit must be right, even the sign of a zero.
+        within = bool(_same(value, truth.loss).all() and equal.all())
+    else:
+        within = value_distance <= bound and gradient_distance <= bound
     return {
         "value": float(value.mean()) if value.size else float("nan"),
         "value_ulps": ulps,
         "gradient_equal": float(equal.mean()) if equal.size else 1.0,
-        "gradient_ulps": steep,
+        "gradient_ulps": gradient_distance,
         "within": within,
         "milliseconds": float(np.median(times)) * 1e3,
     }
 
 
 def _same(got: Array, exact: Array) -> NDArray[np.bool_]:
-    """Which numbers have the same bits; every NaN is one."""
+    """Which numbers have the same bits; all NaN count as the same."""
     same: NDArray[np.bool_] = (got == exact) & (np.signbit(got) == np.signbit(exact)) | (
         np.isnan(got) & np.isnan(exact)
     )
@@ -306,7 +323,7 @@ def _same(got: Array, exact: Array) -> NDArray[np.bool_]:
 
 
 def _largest(got: Array, exact: Array, distances: Array) -> float:
-    """The largest distance: 0 where both numbers are NaN or the same infinity, infinite where only one of them is that."""
+    """The largest distance: 0 for two NaN or equal infinities, infinite if only one is special."""
     same = (got == exact) | (np.isnan(got) & np.isnan(exact))
     special = ~np.isfinite(got) | ~np.isfinite(exact)
     return float(np.max(np.where(same, 0.0, np.where(special, np.inf, distances)), initial=0.0))

@@ -1,15 +1,17 @@
-r"""Cases whose correct rounding hangs on little: their results lie next to the midpoint of two numbers of the dtype, or on it.
+r"""Cases that are hard to round correctly: results next to, or on, the midpoint of two floats.
 
-Such rows are rare: a float32 result comes within \(2^{-26}\) of an ulp of a midpoint once in \(3 \cdot 10^7\) times. They were searched
-for among some \(10^8\) random rows, or derived:
+Such rows are rare: a random float32 result lies within \(2^{-26}\) of an ulp of a midpoint once in
+\(3 \cdot 10^7\) times. A search among some \(10^8\) random rows found these, or they are derived:
 
-- \(-\log(1 - x) = x + x^2/2 + x^3/3 + \dots\) is a midpoint at \(x = 2^{1-p}\) for p bits of precision, but for a third term of
-  \(2^{2 - 2p} / 3\), and \(1 / (1 - x) = 1 + x + x^2 + \dots\) is one at \(x = 2^{-p}\) but for \(2^{-2p}\).
-- \(m - z_y\) and \(w\,p_c\) are exact ties where logits or weights are chosen so, and \(\log(1 + s)\) or \(1 - p_c\) is as small
-  as one likes.
-- \(d^2 w\) is one unit of its last place away from a midpoint for \(w \equiv (2^{b-1} \pm 1) / d^2\) modulo \(2^b\).
+- \(-\log(1 - x) = x + x^2/2 + x^3/3 + \dots\) at \(x = 2^{1-p}\), for p bits of precision, is a
+  midpoint except for its third term \(2^{2 - 2p} / 3\) relative to x. \(1 / (1 - x) = 1 + x + x^2 +
+  \dots\) at \(x = 2^{-p}\) is a midpoint except for \(2^{-2p}\).
+- \(m - z_y\) and \(w\,p_c\) are exact ties for suitable logits or weights, and \(\log(1 + s)\) or
+  \(1 - p_c\), which breaks the tie, can be made as small as one likes.
+- \(d^2 w\) is one unit of its last place away from a midpoint for
+  \(w \equiv (2^{b-1} \pm 1) / d^2\) modulo \(2^b\).
 
-They are for exact mode: to native mode they are calls like any other, and its cases have enough of those.
+These cases test exact mode. For native mode they are ordinary calls, and it has enough of those.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ INFINITY = float("inf")
 
 
 def hard_cases() -> Iterator[Case]:
-    """All of them; their names begin with "hard/"."""
+    """All hard cases; their names begin with "hard/"."""
 
     def case(name: str, spec: Any, dtype: str, predictions: Any, targets: Any, **more: Any) -> Case:
         predictions = np.array(predictions, _HELD[dtype])
@@ -51,7 +53,7 @@ def hard_cases() -> Iterator[Case]:
         )
 
     yield from _next_to_a_midpoint(case)
-    yield from _unmeasurably_next_to_a_midpoint(case)
+    yield from _ties_broken_by_a_tiny_term(case)
     yield from _on_a_midpoint(case)
     yield from _rounded_twice(case)
     yield from _cancelling(case)
@@ -63,7 +65,8 @@ def _f32(*values: Any) -> Array:
     return np.array(values, np.float32)
 
 
-# Rows of which one number, the loss or an element of the gradient, is left undecided by float64 with a bound of 30 units or so.
+# In each row one number, the loss or an element of the gradient, lies so close to a midpoint that
+# float64 arithmetic with an error bound of about 30 units in the last place cannot decide it.
 _INDEX_ROWS = (
     ([2.440800905227661, 4.715347766876221, -1.7557564973831177], 0),
     ([-0.12339119613170624, 1.8098288774490356, 1.772240400314331], 1),
@@ -107,14 +110,15 @@ _BINARY = (
     (-0.7469272613525391, 0.24382036924362183),
     (6.777421474456787, 0.4371098577976227),
 )
-# d^2 w, and d w u, are within 2^-26 of an ulp of a midpoint.
+# d^2 w and d w u lie within 2^-26 of an ulp of a midpoint.
 _SQUARES = ((15834249, 14117636), (12456753, 14225696))
 _PRODUCTS = (
     (9513525, 10500550, 10846296),
     (13096730, 16088190, 13572184),
     (9114473, 12610029, 16611832),
 )
-# Within 3e-7 and 5e-8 of an ulp of float32; for 1 / p and 1 / (1 - p) no quotient of two float32 comes much nearer.
+# Of the first three, log p lies within 3e-7 of a float32 ulp of a midpoint. Of the last two, 1 / p,
+# and of _Q, 1 / (1 - p), lie within 5e-8; no quotient of two float32 numbers comes much nearer.
 _P = (
     0.6841573119163513,
     0.728446900844574,
@@ -151,7 +155,7 @@ def _next_to_a_midpoint(case: _Make) -> Iterator[Case]:
             f"searched, binary p, target {t}", _BCE_P, "float32", p, np.full(len(p), t, np.float32)
         )
     yield case("searched, p", _CE_P, "float32", [[x, x] for x in p], [0] * len(p))
-    # float64, within 1e-7 of an ulp.
+    # These float64 results lie within 1e-7 of an ulp of a midpoint.
     wide = [
         [1.0334224372276304, 0.9128064315355026, -5.407383000113005],
         [2.282598805392552, -0.22977445549098685, -0.4669192211897324],
@@ -167,8 +171,11 @@ def _next_to_a_midpoint(case: _Make) -> Iterator[Case]:
     yield case("searched, binary p", _BCE_P, "float64", p * 2, [0.0] * 4 + [1.0] * 4)
 
 
-def _unmeasurably_next_to_a_midpoint(case: _Make) -> Iterator[Case]:
-    """What breaks these ties is below the bound of 80 digits in twos, or, where it can be chosen, below every number of digits."""
+def _ties_broken_by_a_tiny_term(case: _Make) -> Iterator[Case]:
+    """Ties broken by a term below 2^-80, the error bound of double-double arithmetic.
+
+    Where the term can be chosen freely, it is below any practical number of digits (e^-1000).
+    """
     tie = "a tie broken by next to nothing"
     yield case(f"{tie}, index", _CE, "float32", [[100000, -0.00390625]], [1], compiled=True)
     yield case(f"{tie}, index", _CE, "float64", [[2.0**53, -1]], [1])
@@ -177,7 +184,7 @@ def _unmeasurably_next_to_a_midpoint(case: _Make) -> Iterator[Case]:
             continue
         above = (1 + 2.0**-bits, 1)
         far = 1000.0
-        # A loss of (1 + 2^-p) 1024 and more, slopes of (1 + 2^-p) (1 - e^-1000) and -(1 + 2^-p) (1 - e^-1000).
+        # The loss is slightly above (1 + 2^-p) 1024; the slopes are +-(1 + 2^-p) (1 - e^-1000).
         yield case(
             f"{tie}, class weight",
             _CE.replace(class_weights=above),
@@ -192,11 +199,11 @@ def _unmeasurably_next_to_a_midpoint(case: _Make) -> Iterator[Case]:
             [-1024, -far],
             _f32(1, 1),
         )
-        # Slopes of 1 - 2^-(p+1) - e^-1000 and its negative.
+        # The slopes are 1 - 2^-(p+1) - e^-1000 and its negative.
         soft = np.array([2.0 ** -(bits + 1), 1 - 2.0 ** -(bits + 1)])
         yield case(f"{tie}, soft target", _BCE, dtype, [far, -far], soft)
         yield case(f"{tie}, dense", _CE, dtype, [[far, 0]], soft[None])
-    # Three times 2^52 + 3 has 54 bits, and e^-z more.
+    # 3 (2^52 + 3) has 54 bits, so it is a tie in float64, and log(1 + e^z) breaks it.
     yield case(f"{tie}, pos_weight", _BCE.replace(pos_weight=3), "float64", [-(2.0**52 + 3)], [1.0])
     for dtype, bits in _PRECISION.items():
         x = [2.0 ** (1 - bits), 2.0**-bits]
@@ -206,7 +213,7 @@ def _unmeasurably_next_to_a_midpoint(case: _Make) -> Iterator[Case]:
         yield case("a logarithm next to a tie, p", _CE_P, dtype, [[near_1, 0.5]], [0])
         clipped = _CE_P.replace(epsilon=2.0 ** (1 - bits))
         yield case("a logarithm next to a tie, clipped", clipped, dtype, [[1.0, 0.0]], [0])
-    # One unit of the last place of a product of 159 bits away from a midpoint.
+    # The product has 159 bits and lies one unit of its last place away from a midpoint.
     d, w = (
         [134217729.0, 134217731, 134217735],
         [9007198986305537.0, 5671199520820793, 8166877459162927],
@@ -217,7 +224,7 @@ def _unmeasurably_next_to_a_midpoint(case: _Make) -> Iterator[Case]:
 
 
 def _on_a_midpoint(case: _Make) -> Iterator[Case]:
-    """Rational results, which no precision decides."""
+    """Results that are midpoints themselves: more precision never decides how to round them."""
     for dtype, classes in (("bfloat16", 512), ("float16", 4096)):
         yield case("equal logits, (K - 1) / K is a tie", _CE, dtype, np.zeros((2, classes)), [0, 1])
     uniform = np.full((2, 8), 0.125, np.float32)
@@ -226,10 +233,11 @@ def _on_a_midpoint(case: _Make) -> Iterator[Case]:
     for dtype, bits in _PRECISION.items():
         floats = np.float64 if dtype == "float64" else np.float32
         ulp = 2.0 ** (1 - bits)
-        # 2 (p - t) with one bit too many, up and down to even; p - t itself is exact in float64 or told in two parts.
+        # 2 (p - t) has one bit too many, and the tie goes up or down to even. p - t itself is exact
+        # in float64, or as the sum of two float64 numbers.
         p, t = [1 + ulp, 1 + 3 * ulp, 1 + ulp], np.array([-1, -1, 1 + ulp], floats)
         yield case("slope of the squared error", _MSE, dtype, p, t)
-        # Terms of 1 and 1 + ulp, of 1 + ulp and 1 + 2 ulp.
+        # Means of 1 and 1 + ulp, and of 1 + ulp and 1 + 2 ulp.
         for terms in ([1, 1 + ulp], [1 + ulp, 1 + 2 * ulp]):
             mean = MeanSquaredError(divisor="all")
             if dtype in ("float32", "float64"):
@@ -242,7 +250,7 @@ def _on_a_midpoint(case: _Make) -> Iterator[Case]:
                     np.zeros(2, floats),
                     sample_weight=weight,
                 )
-        # w / p with w = (2 m + 1) p, 2 m + 1 having one bit too many. Weights are float64.
+        # w / p = 2 m + 1 has one bit too many, because w = (2 m + 1) p. Class weights are float64.
         if dtype != "float64":
             weights = (0.75 * (1 + 2.0**-bits), 0.25 * (1 + 3 * 2.0**-bits))
             spec = _CE_P.replace(class_weights=weights)
@@ -259,7 +267,7 @@ def _on_a_midpoint(case: _Make) -> Iterator[Case]:
 
 
 def _rounded_twice(case: _Make) -> Iterator[Case]:
-    """By way of float32 a half type gets the wrong one of two numbers."""
+    """Results that are wrong in a half type if they are rounded to float32 first."""
     rows = {
         "float16": [[0.90625, 2.265625, 4.01171875], [-5.6484375, -3.154296875, -3.9140625]],
         "bfloat16": [[3.6875, -10.0625, 1.578125], [-3.78125, 3.890625, 0.42578125]],
@@ -285,7 +293,7 @@ def _rounded_twice(case: _Make) -> Iterator[Case]:
     yield case("rounded twice, p", _CE_P, "float16", [[0.005340576171875, 0.5]], [0])
     p, t = [-1.3876953125, 2.896484375, 2.673828125], [2.61328125, 0.89599609375, -5.328125]
     yield case("rounded twice, squared error", _MSE, "float16", p, np.array(t, np.float16))
-    # 1 + 2^-p and a little, by weights of float64.
+    # float64 weights give a loss of 1 + 2^-p, a midpoint, and of slightly more and less.
     for dtype, bits in (("float16", 11), ("bfloat16", 8)):
         weight = np.array([1 + 2.0**-bits + 2.0**-40, 1 + 2.0**-bits, 1 + 2.0**-bits - 2.0**-40])
         yield case(
@@ -294,7 +302,7 @@ def _rounded_twice(case: _Make) -> Iterator[Case]:
 
 
 def _cancelling(case: _Make) -> Iterator[Case]:
-    """Differences of numbers that are nearly equal, as in a model that has learnt its targets."""
+    """Differences of nearly equal numbers, as in a model that has learnt its targets."""
     z = np.linspace(-9, 9, 12).astype(np.float32)
     fitted = (1 / (1 + np.exp(-z.astype(np.float64)))).astype(np.float32)
     yield case("fitted, binary", _BCE, "float32", z, fitted)
@@ -306,12 +314,12 @@ def _cancelling(case: _Make) -> Iterator[Case]:
     share /= share.sum(1, keepdims=True)
     yield case("fitted, dense", _CE, "float32", rows, share.astype(np.float32))
     yield case("fitted, dense of float64", _CE, "float32", rows, share)
-    # p = 0.9 + 0.1 / 4 at the label, 0.1 / 4 elsewhere.
+    # The softmax equals the smoothed target: 0.9 + 0.1 / 4 at the label, 0.1 / 4 elsewhere.
     at_label = np.float32(np.log(0.925 / 0.025))
     yield case(
         "fitted, smoothed", _CE.replace(label_smoothing=0.1), "float32", [[at_label, 0, 0, 0]], [0]
     )
-    # 1 - t' = 5e-13, whose digits a subtraction from 1 would lose.
+    # 1 - t' is 5e-13, and computing it as a subtraction from 1 would lose its digits.
     yield case(
         "1 - t'", _BCE.replace(label_smoothing=1e-12), "float32", [40, -40, 3], _f32(1, 0, 1)
     )
@@ -329,7 +337,7 @@ def _cancelling(case: _Make) -> Iterator[Case]:
 
 
 def _sums(case: _Make) -> Iterator[Case]:
-    """Where adding rounds, or what is added is infinite."""
+    """Sums that must not round their terms, and sums of infinite terms."""
     total = MeanSquaredError(reduction="sum")
     yield case(
         "a sum that a tiny term decides", total, "float32", [1, 2.0**-12, 2.0**-40], _f32(0, 0, 0)
@@ -367,7 +375,7 @@ def _sums(case: _Make) -> Iterator[Case]:
 
 
 def _at_the_ends_of_the_range(case: _Make) -> Iterator[Case]:
-    """Subnormal results, results that overflow, and exponentials that do."""
+    """Subnormal results, results that overflow, and exponentials that overflow."""
     offsets = [[710, 700], [722, 712], [-740, -741], [-760, -750.5], [87.5, 88.5], [-103, -104]]
     yield case(
         "exponentials out of range", _CE, "float32", offsets, [0, 1, 0, 1, 0, 1], compiled=True
@@ -403,7 +411,7 @@ def _at_the_ends_of_the_range(case: _Make) -> Iterator[Case]:
         [3 * tiny, 2.0**-75, 2.0**-74],
         _f32(tiny, 0, 0),
     )
-    # The largest float16 is 65504, and from 65520 on results are infinite.
+    # The largest float16 is 65504, and results from 65520 on round to infinity.
     weight = _f32(65519.99609375, 65520, 65504)
     yield case("overflow", _MSE, "float16", [1, 1, 1], _f32(0, 0, 0), sample_weight=weight)
     yield case("overflow, squared error", _MSE, "float16", [255.875, 256, 0], _f32(0, 0, 65520))

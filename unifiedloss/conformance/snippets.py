@@ -1,4 +1,7 @@
-"""Code to paste that shows a failure: it makes the same call as `checks`, and prints what came out beside what should have."""
+"""Write code to paste that reproduces a failure.
+
+A snippet makes the same call as `checks`, and prints each result beside the expected one.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,16 @@ from unifiedloss.reference import Reference, Softmax
 Array = NDArray[Any]
 
 _SHOWN = 60
-"""Expected numbers that stand in a comment. An array of thousands is a constant in the cases, and the rest of it is like its beginning."""
+"""Largest number of expected values in a comment.
+
+Only constant arrays of the cases are longer, and the rest of their results is like the beginning.
+"""
 
 
 def of_case(
     adapter: Adapter, target: Target, mode: str, case: Case | SoftmaxCase, expected: Any
 ) -> str:
-    """The snippet of a case."""
+    """Write the snippet of a case."""
     if isinstance(case, SoftmaxCase):
         return _of_softmax(adapter, target, mode, case, expected)
     return _of_loss(adapter, target, mode, case, expected)
@@ -40,32 +46,35 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
         lines.append("upstream = None")
     else:
         result = tolerances.plan_of(case).result_dtype
-        lines.append(
-            f"upstream = adapter.tensor({_literal(np.asarray(case.upstream, np.float32))}, {result!r})"
-        )
+        upstream = _literal(np.asarray(case.upstream, np.float32))
+        lines.append(f"upstream = adapter.tensor({upstream}, {result!r})")
     lines += ["", *_loss(inputs)]
     given = ", ".join(inputs)
     if error is not None:
         lines.append(f"# should raise {type(error).__name__}: {error}")
     if not adapter.differentiates:
-        lines += [
-            "value, gradient = adapter.value_and_grad(spec, predictions, targets, sample_weight, mask, upstream)",
-            "gradients = (gradient,)",
-        ]
+        lines.append(
+            "value, gradient = adapter.value_and_grad("
+            "spec, predictions, targets, sample_weight, mask, upstream)"
+        )
+        lines.append("gradients = (gradient,)")
     elif adapter.modes()[mode].whole_step:
         lines.append(
-            f"value, gradients = mode.run(lambda *xs: adapter.differentiate(loss, xs, upstream), {given})"
+            "value, gradients = mode.run("
+            f"lambda *xs: adapter.differentiate(loss, xs, upstream), {given})"
         )
     else:
         lines.append(
-            f"value, gradients = adapter.differentiate(lambda *xs: mode.run(loss, *xs), ({given},), upstream)"
+            "value, gradients = adapter.differentiate("
+            f"lambda *xs: mode.run(loss, *xs), ({given},), upstream)"
         )
     results: dict[str, Any] = {"predictions": expected.grad_predictions}
     results |= {"targets": expected.grad_targets, "sample_weight": expected.grad_sample_weight}
     lines += ["", f'print("loss:", adapter.to_numpy(value))  # should be {_shown(expected.loss)}']
     for i, name in enumerate(inputs):
         lines.append(
-            f'print("gradient to {name}:", adapter.to_numpy(gradients[{i}]))  # should be {_shown(results[name])}'
+            f'print("gradient to {name}:", adapter.to_numpy(gradients[{i}]))'
+            f"  # should be {_shown(results[name])}"
         )
     return "\n".join(lines) + "\n"
 
@@ -84,11 +93,13 @@ def _of_softmax(
         lines.append("value = mode.run(softmax, logits)")
     elif adapter.modes()[mode].whole_step:
         lines.append(
-            "value, (gradient,) = mode.run(lambda z: adapter.differentiate(softmax, (z,), upstream), logits)"
+            "value, (gradient,) = mode.run("
+            "lambda z: adapter.differentiate(softmax, (z,), upstream), logits)"
         )
     else:
         lines.append(
-            "value, (gradient,) = adapter.differentiate(lambda z: mode.run(softmax, z), (logits,), upstream)"
+            "value, (gradient,) = adapter.differentiate("
+            "lambda z: mode.run(softmax, z), (logits,), upstream)"
         )
     lines += [
         "",
@@ -103,7 +114,7 @@ def _of_softmax(
 
 
 def of_bad_call(adapter: Adapter, target: Target, mode: str, call: BadCall | SoftmaxCase) -> str:
-    """The snippet of a call that must fail."""
+    """Write the snippet of a call that must fail."""
     if isinstance(call, SoftmaxCase):
         error = _error(call)
         lines = _softmax_head(adapter, target, mode, call)
@@ -122,7 +133,7 @@ def of_bad_call(adapter: Adapter, target: Target, mode: str, call: BadCall | Sof
 
 
 def _error(case: Case | BadCall | SoftmaxCase) -> UnifiedLossError | None:
-    """What NumPy raises, and so every backend should."""
+    """The error that NumPy raises, and that every backend must raise; None if there is none."""
     numpy = registry.adapter("numpy")
     try:
         if isinstance(case, SoftmaxCase):
@@ -161,9 +172,8 @@ def _softmax_head(
 def _setting(adapter: Adapter, target: Target, mode: str, name: str, *imported: str) -> list[str]:
     from unifiedloss import __version__
 
-    lines = [
-        f"# unifiedloss {__version__}, {target.label} {adapter.version()}, mode {mode}: {name}"
-    ]
+    backend = f"{target.label} {adapter.version()}"
+    lines = [f"# unifiedloss {__version__}, {backend}, mode {mode}: {name}"]
     if target.environment:
         lines.append("import os")
         lines.append("")
@@ -175,34 +185,35 @@ def _setting(adapter: Adapter, target: Target, mode: str, name: str, *imported: 
 
 
 def _typed(x: Array, dtype: str) -> str:
-    """An array as code, and its dtype where NumPy does not have it."""
+    """An array as code, followed by its dtype if NumPy lacks it (bfloat16)."""
     return _literal(x) if x.dtype.name == dtype else f"{_literal(x)}, {dtype!r}"
 
 
 def _adapter(adapter: Adapter) -> str:
-    """How to get at the adapter: by name, or, for one that is not registered, by its class."""
+    """Code that gets the adapter: by name, or by its class if it is not registered."""
     try:
         if registry.adapter(adapter.name) is adapter:
             return f"adapter = registry.adapter({adapter.name!r})"
     except UnifiedLossError:
         pass
     cls = type(adapter)
-    found: Any = sys.modules.get(cls.__module__)
+    importable: Any = sys.modules.get(cls.__module__)
     for part in cls.__qualname__.split("."):
-        found = getattr(found, part, None)
-    if found is not cls or cls.__module__ == "__main__":
+        importable = getattr(importable, part, None)
+    if importable is not cls or cls.__module__ == "__main__":
         return f"adapter = {cls.__name__}()  # from {cls.__module__}"
-    return f"from {cls.__module__} import {cls.__qualname__.partition('.')[0]}\n\nadapter = {cls.__qualname__}()"
+    outer = cls.__qualname__.partition(".")[0]
+    return f"from {cls.__module__} import {outer}\n\nadapter = {cls.__qualname__}()"
 
 
 def _loss(inputs: Sequence[str]) -> list[str]:
-    """The loss as a function of the tensors that are differentiated by; the others are read from around it."""
+    """The loss as a function of the inputs to differentiate by; the others are globals."""
     call = "adapter.loss(spec, predictions, targets, sample_weight, mask)"
     return [f"def loss({', '.join(inputs)}):", f"    return {call}", "", ""]
 
 
 def _literal(x: Array) -> str:
-    """An array as code. A constant one by its shape and the number, so that thousands of entries stay readable."""
+    """An array as code: ``np.full`` for constants, because they may have thousands of entries."""
     dtype = x.dtype.name
     if x.size > 8 and (x.ravel() == x.flat[0]).all():
         return f"np.full({x.shape}, {_number(x.flat[0].item())}, {dtype!r})"
@@ -216,7 +227,7 @@ def _nested(x: Any) -> str:
 
 
 def _number(x: Any) -> str:
-    """repr, with the names NumPy gives to what Python writes as nan and inf."""
+    """repr, with np.nan and np.inf for nan and inf."""
     text = repr(x)
     return text.replace("nan", "np.nan").replace("inf", "np.inf") if isinstance(x, float) else text
 

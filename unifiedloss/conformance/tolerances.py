@@ -1,24 +1,34 @@
-r"""How far native mode may deviate from the oracle: one bound, derived here and used everywhere.
+r"""The bound on how far native mode may deviate from the oracle, and its derivation.
 
-A native kernel rounds at every step, so its error scales with the size of what it adds up and not with the result: where a loss of
-3e-8 is the difference of two numbers near 1, its absolute error is that of 1. So each result has a *magnitude*, the sum of the
-absolute values of the terms it is made of, and the distance is counted in ulps of that magnitude:
+A native kernel rounds at every step. Its error scales with the size of the terms that it adds, not
+with the result: if a loss of 3e-8 is the difference of two numbers near 1, its absolute error is
+that of numbers near 1. So each result has a *magnitude* $M$, the sum of the absolute values of its
+terms, and the distance is measured in ulps of that magnitude:
 
-$$\text{distance} = \frac{|\text{got} - \text{exact}|}{\epsilon_c M + \tfrac12 \epsilon_r |\text{exact}| + \eta}$$
+$$\text{distance} = \frac{|\text{got} - \text{exact}|}
+{\epsilon_c M + \tfrac12 \epsilon_r |\text{exact}| + \eta}$$
 
-with $\epsilon_c$ the epsilon of the compute dtype, $\epsilon_r$ that of the result's dtype (its own rounding, half an ulp), and
-$\eta$ what underflow may lose. The bound on the distance is
+Here $\epsilon_c$ is the epsilon of the compute dtype, $\epsilon_r$ that of the result's dtype (its
+own rounding is half an ulp), and $\eta$ the loss to underflow. The bound on the distance is
 
 $$\text{LIMIT} = 12 + n/2 + K/2$$
 
-for n positions and K classes. A sum of n terms in any order errs by at most (n - 1)/2 epsilons of the sum of their absolute values,
-and so does the softmax's sum over K. Each of exp, log and log1p errs by at most 2 epsilons in these frameworks, and every loss or
-gradient calls at most three of them, with six roundings of half an epsilon around them: the shift, the products with weight, smoothing
-and upstream, the division by the divisor, a sum of two terms. Static weights of elements, a scale and the average over the last axis
-round once more each. That is 3 * 2 + 9 / 2 = 10.5; with the divisor's own rounding and what the second order adds, 12. What is usual is
-1 to 3. Where the last axis is averaged n counts elements, as all of them are added up.
+for n positions and K classes:
 
-Magnitudes of a position's loss, with m the row's largest logit:
+- A sum of n terms, in any order, errs by at most (n - 1)/2 epsilons of the sum of their absolute
+  values. The softmax's sum over K errs in the same way.
+- Each of exp, log and log1p errs by at most 2 epsilons in these frameworks. Every loss or gradient
+  calls at most three of them. That is 6.
+- Around these calls there are six roundings of half an epsilon: the shift, the products with
+  weight, smoothing and upstream gradient, the division by the divisor, and a sum of two terms.
+  Element weights, the scale and the average over the last axis round once more each. These nine
+  roundings are 9/2.
+- The sum is 10.5. The divisor's own rounding and the terms of second order raise it to 12. Usual
+  distances are 1 to 3.
+
+Where the last axis is averaged, n counts elements, because all of them are added up.
+
+Magnitudes of a position's loss, where m is the row's largest logit:
 
 | loss | magnitude |
 |---|---|
@@ -27,21 +37,34 @@ Magnitudes of a position's loss, with m the row's largest logit:
 | binary, logits | $(q t' + 1 - t')(\lvert z\rvert + 1)$ |
 | binary, probabilities | $q t' (\lvert\log p\rvert + 1) + (1 - t')(\lvert\log(1-p)\rvert + 1)$ |
 | categorical, log-probabilities | $\sum_c \tau_c \lvert x_c\rvert$ |
-| categorical, divided by S after the clip | $\sum_c \tau_c (\lvert\log p_c\rvert + \lvert\log S\rvert + 1)$, as $\log S$ is subtracted |
-| squared error | $(p - t)^2$, plus $2 \lvert p - t\rvert \lvert t\rvert$ where integer targets are rounded to the compute dtype |
+| categorical, divided by S after the clip | $\sum_c \tau_c (\lvert\log p_c\rvert + L + 1)$ |
+| squared error | $(p - t)^2$ |
+| squared error, integer targets | $(p - t)^2 + 2 \lvert p - t\rvert \lvert t\rvert$ |
 
-Logarithms are those of what the rule of `epsilon` makes of p: clipped, clamped, added to, divided by S. That division and the sum S err by
-$(K + 1)/2$ epsilons, which the 1 beside the logarithm turns into part of the bound. A slope by what is divided is the difference of
-$T/S$ and $\tau_k/p_k$, and its magnitude their sum. Torch's clamp divides $p - t'$, which is a difference too, by
-$\max(p (1 - p), 10^{-12})$: its magnitude is $(p (1 - t') + (1 - p) t')$ over that.
+L is $\lvert\log S\rvert$, because $\log S$ is subtracted. The second term for integer targets
+covers their rounding to the compute dtype.
 
-The softmax itself has the magnitude $p_c C_c$ with $C_c = m - z_c + \log K + 1$, and its gradient
-$p_c \bigl(C_c (|u_c| + \sum_j |u_j| p_j) + \sum_j |u_j| p_j C_j\bigr)$ for the upstream gradient u, with n = 1. The exponential turns the
-rounding of its argument, half an epsilon of $m - z_c$, into a relative error; the average of these over the row, which the sum has, is at
-most half an epsilon of $\log K$. The exponentials of the term and of the sum err by 2 epsilons each, the sum by K/2, the division by half
-of one. The gradient adds up K terms once more, and that K/2 is covered by C, which is over 2 from 3 classes up. There is no $\eta$ for what
-underflows in the value, as the rule says from where on it is 0; where p is nearer to the smallest normal number than its bound, both 0
-and p are right.
+p in these formulas is the probability after the rule of `epsilon` is applied: clipped, clamped,
+added to, or divided by S. The division and the sum S err by $(K + 1)/2$ epsilons. The 1 beside the
+logarithm makes this a part of the bound. The slope by an entry that is divided by S is the
+difference of $T/S$ and $\tau_k/p_k$, where T is the sum of all $\tau_c$; its magnitude is their
+sum. Torch's clamp divides $p - t'$, which is also a difference, by $\max(p (1 - p), 10^{-12})$;
+its magnitude is $(p (1 - t') + (1 - p) t')$ over the same denominator.
+
+The softmax itself has the magnitude $p_c C_c$ with $C_c = m - z_c + \log K + 1$. Its gradient has
+
+$$p_c \bigl(C_c (|u_c| + \sum_j |u_j| p_j) + \sum_j |u_j| p_j C_j\bigr)$$
+
+for the upstream gradient u, and n = 1:
+
+- The exponential turns the rounding of its argument, half an epsilon of $m - z_c$, into a relative
+  error. The sum has the average of these errors over the row, which is at most half an epsilon of
+  $\log K$.
+- The exponentials of the term and of the sum err by 2 epsilons each, the sum by K/2, and the
+  division by half an epsilon.
+- The gradient adds up K terms once more. C covers that K/2, because C is above 2 from 3 classes on.
+- $\eta$ contains no underflow of the value, because the rule defines where the value becomes 0.
+  Where p differs from the smallest normal number by less than the bound, both 0 and p are right.
 """
 
 from __future__ import annotations
@@ -63,7 +86,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """The sums of absolute values behind each result of a case, in float64; shaped like the results."""
+    """The magnitude of each result of a case, in float64, with the result's shape."""
 
     loss: Array
     grad_predictions: Array
@@ -92,14 +115,15 @@ def limit(plan: Plan) -> float:
 def distance(
     got: Array, exact: Array, magnitude: Array, plan: Plan, dtype: str, *, underflows: bool = True
 ) -> Array:
-    """The distance of finite results from the exact ones, in ulps of the magnitude. Infinities and NaN are compared elsewhere.
+    """The distance of finite results from the exact ones, in ulps of the magnitude.
 
-    Without `underflows` nothing may be lost to it but what the result's dtype cannot hold.
+    `checks` compares infinities and NaN. Without `underflows`, a result may lose to underflow only
+    the digits that its dtype cannot hold.
     """
     compute, result = FORMATS[plan.compute_dtype], FORMATS[dtype]
     lost = result.tiny * result.epsilon
     if underflows:
-        # What each of the terms may lose to underflow, in a framework that flushes subnormal numbers to 0.
+        # Each term may lose this much in a framework that flushes subnormal numbers to 0.
         lost += compute.tiny * (1 + (plan.count or 0) + (plan.classes or 0))
         if plan.compute_dtype != "float16" and result.min_exponent == compute.min_exponent:
             lost += result.tiny
@@ -109,56 +133,55 @@ def distance(
 
 
 def magnitudes(case: Case, plan: Plan) -> Magnitudes:
-    """The magnitudes of a case's results. Positions that hold a special value get whatever comes out: they are not measured."""
+    """The magnitudes of a case's results.
+
+    They are meaningless for positions that hold an infinity or NaN, which nobody measures.
+    """
     with np.errstate(all="ignore"):
         parts = _parts(case, plan)
         shape = parts.loss.shape
-        on, weight = _kept(case, plan, shape)
+        on, weight = _kept_and_weight(case, plan, shape)
         parts = _Parts(
             *(plan.scale * x for x in (parts.loss, parts.by_predictions, parts.by_targets))
         )
-        upstream = (
-            np.ones(()) if case.upstream is None else np.abs(np.asarray(case.upstream, np.float64))
-        )
+        upstream = np.ones(())
+        if case.upstream is not None:
+            upstream = np.abs(np.asarray(case.upstream, np.float64))
         losses = np.where(on, np.abs(weight) * parts.loss, 0.0)
         omega = _unit_weights(case, plan, shape)
         divisor, condition = _divisor(case, plan, on, weight, omega)
         if plan.average_last_axis and upstream.ndim:
             upstream = upstream[..., None]
         factor = np.where(on, upstream * np.abs(weight) / divisor, 0.0)
-        # Averages of m elements count m times in a mean's divisor: it then divides elements by elements.
+        # The mean's divisor counts each of the m averaged elements, which divides by m already.
         averaged_over = shape[-1] if plan.average_last_axis and plan.spec.reduction != "mean" else 1
         factor = np.broadcast_to(factor, shape) / averaged_over
-        each = losses.sum(-1) if plan.average_last_axis else losses
-        loss = (
-            each if plan.spec.reduction == "none" else losses.sum() * condition / divisor
-        ) / averaged_over
-        # The divisor's gradient: the mean itself, over the divisor, for every unit of weight.
+        if plan.spec.reduction == "none":
+            loss = losses.sum(-1) if plan.average_last_axis else losses
+        else:
+            loss = losses.sum() * condition / divisor
+        loss = loss / averaged_over
+        # The gradient through the divisor: the mean over the divisor, for each unit of weight.
         through = 0.0
         if plan.spec.reduction == "mean" and plan.divisor == "weights":
             through = losses.sum() / divisor**2 * condition
         by_predictions = _expand(factor, plan) * parts.by_predictions * condition
         by_targets = _expand(factor, plan) * parts.by_targets * condition
         if plan.kind == "dense" and plan.class_weights is not None:
-            by_targets = by_targets + _expand(
-                np.where(on, upstream * np.abs(weight), 0.0) * through, plan
-            ) * _class_weights(plan)
+            by_divisor = np.where(on, upstream * np.abs(weight), 0.0) * through
+            by_targets = by_targets + _expand(by_divisor, plan) * _class_weights(plan)
         by_weight = None
         if case.sample_weight is not None:
-            own = _element_weights(plan, shape)
-            each = (
-                np.where(
-                    on, upstream * own * (parts.loss / divisor + omega * through) * condition, 0.0
-                )
-                / averaged_over
-            )
+            per_weight = upstream * _element_weights(plan, shape)
+            slope = per_weight * (parts.loss / divisor + omega * through) * condition
+            slope = np.where(on, slope, 0.0) / averaged_over
             rank = case.sample_weight.ndim
-            by_weight = each.sum(axis=tuple(range(rank, each.ndim)))
+            by_weight = slope.sum(axis=tuple(range(rank, slope.ndim)))
     return Magnitudes(loss, by_predictions, by_targets, by_weight)
 
 
 def plan_of_row(case: SoftmaxCase) -> Plan:
-    """The plan of the cross-entropy of one of a softmax's rows, which has the same compute dtype and as many classes."""
+    """The plan of a cross-entropy of one row, with the softmax's compute dtype and classes."""
     row = (case.logits.shape[class_axis(case.axis, case.logits.shape)],)
     return resolve(
         CrossEntropyLoss(from_logits=True), Signature(row, case.dtype), Signature((), "int64")
@@ -166,10 +189,13 @@ def plan_of_row(case: SoftmaxCase) -> Plan:
 
 
 def softmax_magnitudes(case: SoftmaxCase) -> tuple[Array, Array]:
-    """The magnitudes of a softmax and of its gradient; whatever comes out in rows that hold a special value."""
+    """The magnitudes of a softmax and of its gradient.
+
+    They are meaningless for rows that hold an infinity or NaN.
+    """
     axis = class_axis(case.axis, case.logits.shape)
     with np.errstate(all="ignore"):
-        p, cost = _shares(case.logits.astype(np.float64), axis, case.logits.shape[axis])
+        p, cost = _softmax_and_cost(case.logits.astype(np.float64), axis, case.logits.shape[axis])
         cost = np.where(p > 0, cost, 0)
         upstream = np.abs(case.upstream.astype(np.float64))
         mean, far = ((upstream * x).sum(axis, keepdims=True) for x in (p, p * cost))
@@ -177,7 +203,7 @@ def softmax_magnitudes(case: SoftmaxCase) -> tuple[Array, Array]:
 
 
 def or_zero(got: Array, exact: Array, probabilities: Array, magnitude: Array, plan: Plan) -> Array:
-    """What a softmax should be: `exact`; and where the rule's threshold is within the bound, 0 or p, whichever was given."""
+    """The expected softmax: `exact`, but near the flush threshold 0 if `got` is 0, else p."""
     form = FORMATS[plan.compute_dtype]
     near = np.abs(probabilities - form.tiny) <= limit(plan) * form.epsilon * magnitude
     return np.where(near, np.where(got == 0, 0.0, probabilities), exact)
@@ -204,14 +230,16 @@ def _class_weights(plan: Plan) -> Any:
 
 
 def kept(case: Case, plan: Plan) -> NDArray[np.bool_]:
-    """Which positions, or elements of averaged ones, are neither dropped nor switched off by a weight of 0."""
+    """The positions, or elements if averaged, that are neither dropped nor zero-weighted."""
     shape = case.predictions.shape
-    return _kept(
-        case, plan, shape if plan.axis is None else shape[: plan.axis] + shape[plan.axis + 1 :]
-    )[0]
+    if plan.axis is not None:
+        shape = shape[: plan.axis] + shape[plan.axis + 1 :]
+    return _kept_and_weight(case, plan, shape)[0]
 
 
-def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], Array]:
+def _kept_and_weight(
+    case: Case, plan: Plan, shape: tuple[int, ...]
+) -> tuple[NDArray[np.bool_], Array]:
     kept = np.ones(shape, bool)
 
     def spread(x: Any) -> Any:
@@ -232,11 +260,9 @@ def _kept(case: Case, plan: Plan, shape: tuple[int, ...]) -> tuple[NDArray[np.bo
 
 
 def _element_weights(plan: Plan, shape: tuple[int, ...]) -> Any:
-    return (
-        1.0
-        if plan.element_weights is None
-        else np.broadcast_to(np.asarray(plan.element_weights, np.float64), shape)
-    )
+    if plan.element_weights is None:
+        return 1.0
+    return np.broadcast_to(np.asarray(plan.element_weights, np.float64), shape)
 
 
 def _labels(case: Case, plan: Plan) -> Any:
@@ -245,7 +271,7 @@ def _labels(case: Case, plan: Plan) -> Any:
 
 
 def _unit_weights(case: Case, plan: Plan, shape: tuple[int, ...]) -> Array:
-    """sum_c w_c t_c, which the sample weight multiplies."""
+    """sum_c w_c t_c, the weight that a sample weight of 1 gives a position."""
     if plan.class_weights is None:
         return np.ones(shape)
     if plan.kind == "index":
@@ -256,7 +282,7 @@ def _unit_weights(case: Case, plan: Plan, shape: tuple[int, ...]) -> Array:
 
 
 def _divisor(case: Case, plan: Plan, kept: Any, weight: Array, omega: Array) -> tuple[float, float]:
-    """The divisor's size, and by how much cancellation in it enlarges a relative error."""
+    """The divisor's size, and the factor by which cancellation in it enlarges a relative error."""
     if plan.spec.reduction != "mean":
         return 1.0, 1.0
     each = np.where(kept, weight * omega, 0.0)
@@ -274,7 +300,7 @@ def _divisor(case: Case, plan: Plan, kept: Any, weight: Array, omega: Array) -> 
 
 def _present(case: Case, plan: Plan, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     unweighted = dataclasses.replace(plan, element_weights=None)
-    return _kept(dataclasses.replace(case, sample_weight=None), unweighted, shape)[0]
+    return _kept_and_weight(dataclasses.replace(case, sample_weight=None), unweighted, shape)[0]
 
 
 def _parts(case: Case, plan: Plan) -> _Parts:
@@ -292,7 +318,7 @@ def _parts(case: Case, plan: Plan) -> _Parts:
 
 
 def _clipped(plan: Plan, p: Array) -> tuple[Array, Array, Any]:
-    """Probabilities and what they leave of 1, both clipped, and where the gradient passes."""
+    """p and 1 - p, both clipped, and where the gradient passes through the clip."""
     if plan.bounds is None:
         return p, 1 - p, np.True_
     low, gap = plan.bounds
@@ -301,12 +327,13 @@ def _clipped(plan: Plan, p: Array) -> tuple[Array, Array, Any]:
     return np.where(below, low, np.where(above, 1 - gap, p)), rest, ~below & ~above
 
 
-def _read(plan: Plan, p: Array) -> Array:
+def _flush_and_cap(plan: Plan, p: Array) -> Array:
+    """p with subnormal numbers as 0, and at most 1 unless it is renormalized."""
     return np.where(p < plan.tiny, 0.0, p if plan.renormalize else np.minimum(p, 1.0))
 
 
 def _cost(plan: Plan, p: Array) -> Array:
-    """The size of -log p, and the error that a relative one of p makes."""
+    """|log p| + 1: the size of the logarithm, plus the error that a relative error of p causes."""
     cost = np.abs(np.log(p + plan.epsilon_added))
     return (np.minimum(cost, 100.0) if plan.clamped else cost) + 1
 
@@ -322,35 +349,32 @@ def _binary(plan: Plan, x: Array, t: Array) -> _Parts:
     if plan.from_logits:
         size = np.abs(x) + 1
         return _Parts((positive + negative) * size, positive + negative, keep * (q + 1) * size)
-    p, rest, passes = _clipped(plan, _read(plan, x))
+    p, rest, passes = _clipped(plan, _flush_and_cap(plan, x))
     cost, complement = _cost(plan, p), _cost(plan, rest)
     if plan.clamped:
         slope = (p * negative + rest * positive) / np.maximum(p * rest, 1e-12)
     else:
-        slope = np.where(
-            passes,
-            _safe(positive, p + plan.epsilon_added) + _safe(negative, rest + plan.epsilon_added),
-            0.0,
-        )
-    loss = _weighted(positive, cost) + _weighted(negative, complement)
-    return _Parts(
-        loss,
-        slope,
-        keep
-        * (np.where(np.isinf(cost), 0, q * cost) + np.where(np.isinf(complement), 0, complement)),
-    )
+        slope = _divide_no_nan(positive, p + plan.epsilon_added)
+        slope = slope + _divide_no_nan(negative, rest + plan.epsilon_added)
+        slope = np.where(passes, slope, 0.0)
+    loss = _multiply_no_nan(positive, cost) + _multiply_no_nan(negative, complement)
+    by_targets = np.where(np.isinf(cost), 0, q * cost)
+    by_targets = by_targets + np.where(np.isinf(complement), 0, complement)
+    return _Parts(loss, slope, keep * by_targets)
 
 
-def _weighted(weight: Array, cost: Array) -> Array:
+def _multiply_no_nan(weight: Array, cost: Array) -> Array:
+    """The product, or 0 where the weight is 0, because 0 * inf is NaN."""
     return np.where(weight == 0, 0.0, weight * cost)
 
 
-def _safe(weight: Array, p: Array) -> Array:
+def _divide_no_nan(weight: Array, p: Array) -> Array:
+    """The quotient, or 0 where the weight is 0, because 0 / 0 is NaN."""
     return np.where(weight == 0, 0.0, weight / p)
 
 
-def _shares(x: Array, axis: int, classes: int) -> tuple[Array, Array]:
-    """p of logits, and m - z + log K + 1: the exponential turns an absolute error of its argument into a relative one."""
+def _softmax_and_cost(x: Array, axis: int, classes: int) -> tuple[Array, Array]:
+    """The softmax, and its C = m - z + log K + 1 (see the module docstring)."""
     gap = x.max(axis, keepdims=True) - x
     p = np.exp(-gap)
     return p / p.sum(axis, keepdims=True), gap + np.log(classes) + 1
@@ -370,34 +394,34 @@ def _categorical(case: Case, plan: Plan, x: Array, t: Array) -> _Parts:
     if plan.log_probabilities:
         cost, slope = np.abs(x), tau
     elif plan.from_logits:
-        p, cost = _shares(x, axis, plan.shared_by)
+        p, cost = _softmax_and_cost(x, axis, plan.shared_by)
         slope = p * np.where(p > 0, cost, 0) * tau.sum(axis, keepdims=True) + tau
     elif plan.renormalize is not None:
-        cost, slope = _renormalized(plan, _read(plan, x), tau)
+        cost, slope = _renormalized(plan, _flush_and_cap(plan, x), tau)
     else:
-        p, _, passes = _clipped(plan, _read(plan, x))
+        p, _, passes = _clipped(plan, _flush_and_cap(plan, x))
         cost = _cost(plan, p)
-        slope = np.where(passes, _safe(tau, p), 0.0)
+        slope = np.where(passes, _divide_no_nan(tau, p), 0.0)
     finite_cost = np.where(np.isfinite(cost), cost, 0.0)
     by_targets = w * keep * finite_cost
     if plan.class_weighting == "position":
         by_targets = (
             w * (smoothed * finite_cost).sum(axis, keepdims=True) + position * keep * finite_cost
         )
-    return _Parts(_weighted(tau, cost).sum(axis), slope, by_targets)
+    return _Parts(_multiply_no_nan(tau, cost).sum(axis), slope, by_targets)
 
 
 def _renormalized(plan: Plan, p: Array, tau: Array) -> tuple[Array, Array]:
-    """The costs of numbers that are divided by their sum, and the slopes."""
+    """The costs and slopes of probabilities that are divided by their sum."""
     assert plan.axis is not None
     clipped, _, passes = _clipped(plan, p)
     if plan.renormalize == "after_clip":
         total = clipped.sum(plan.axis, keepdims=True)
-        slope = np.where(
-            passes, tau.sum(plan.axis, keepdims=True) / total + _safe(tau, clipped), 0.0
-        )
+        slope = tau.sum(plan.axis, keepdims=True) / total + _divide_no_nan(tau, clipped)
+        slope = np.where(passes, slope, 0.0)
         return _cost(plan, clipped) + np.abs(np.log(total)), slope
     total = p.sum(plan.axis, keepdims=True)
     quotient, _, passes = _clipped(plan, p / total)
     moving = np.where(passes, tau, 0.0)
-    return _cost(plan, quotient), moving.sum(plan.axis, keepdims=True) / total + _safe(moving, p)
+    slope = moving.sum(plan.axis, keepdims=True) / total + _divide_no_nan(moving, p)
+    return _cost(plan, quotient), slope
