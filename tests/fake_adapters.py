@@ -1,4 +1,4 @@
-"""Adapters that another package could bring, installed for one test: they do something wrong, and the suite has to notice."""
+"""Faulty third-party adapters, installed for one test, whose faults the suite must notice."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Noisy(Base):
 
 class Hanging(Base):
     def change(self, value):
-        while True:  # a sign of life, so that a test sees when it ends
+        while True:  # touch a file, so that a test sees when this process ends
             Path(os.environ["HANGING"]).touch()
             time.sleep(0.05)
 """
@@ -87,7 +87,7 @@ Install = Callable[[str], str]
 
 
 def install(folder: Path, kind: str) -> str:
-    """Lay an installed package with one adapter into a folder, and return the backend's name."""
+    """Write a package with one adapter and its metadata to a folder; return the backend's name."""
     name = f"{kind.lower()}_adapter"
     (folder / f"{name}.py").write_text(SOURCE.format(name=name), encoding="utf-8")
     metadata = folder / f"{name}-1.0.dist-info"
@@ -103,7 +103,7 @@ def install(folder: Path, kind: str) -> str:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install an adapter for one test, here and in child processes."""
+    """Install an adapter for one test, in this process and its children."""
     folder = tmp_path / "installed"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)

@@ -1,4 +1,4 @@
-"""The building blocks of exact mode in compiled programs, on a compiled function, for the tests of each framework that it runs in."""
+"""Check the building blocks of exact mode in compiled programs, for the tests of each framework."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from unifiedloss.floats import FORMATS
 from unifiedloss.reference import nearest
 
 Run = Callable[..., list[Any]]
-"""Takes a function of arrays and arrays, and gives what the compiled function returns."""
+"""Compile a function of arrays, call it with the arrays, and return its results."""
 
 HALVES = ("float16", "bfloat16")
 
 
 def check_all(xp: GraphOps, run: Run) -> None:
-    """All of them, in two programs."""
+    """Check all building blocks, in two programs."""
     random = np.random.default_rng(0)
     a, b = (random.normal(size=2000) * 2.0 ** random.integers(-60, 60, 2000) for _ in range(2))
     b[:500] = a[:500] * random.normal(size=500)
     a[-4:], b[-4:] = [1, 1, 2.0**53, -1], [2.0**-60, -1, 1, 2.0**-53]
-    # As sums of products, so that a compiler has something to contract.
+    # Make `a` a factor of a product that is added, which a compiler may contract to an FMA.
     c = np.trunc(random.normal(size=2000) * 2**20)
     values = _hard_to_round(random)
     points = np.concatenate(
@@ -43,12 +43,12 @@ def check_all(xp: GraphOps, run: Run) -> None:
     def first(a: Any, b: Any, c: Any, values: Any) -> tuple[Any, ...]:
         f = Field(xp, hidden_zero(xp, a, b))
         product = a * c
-        total = exact = graph_sums.exact_sum(f, xp.reshape(a, (1, -1)), 2000)
+        total = graph_sums.exact_sum(f, xp.reshape(a, (1, -1)), 2000)
         return (
             *f.two_sum(f.opaque(product), b),
             *f.two_prod(a, b),
             to_odd(f, a, b * 2.0**-200),
-            exact.high,
+            total.high,
             total.low,
             total.radius,
             *(to_bits(xp, values, dtype) for dtype in ("float32", *HALVES)),
@@ -63,8 +63,8 @@ def check_all(xp: GraphOps, run: Run) -> None:
             graph_sums.tree_sum(xp, probe, size),
         )
 
-    found = run(first, a, b, c, values)
-    total, rest, product, error, odd, high, low, radius, *bits, back = found
+    results = run(first, a, b, c, values)
+    total, rest, product, error, odd, high, low, radius, *bits, back = results
     for i in range(2000):
         x, y = Fraction(a[i]), Fraction(b[i])
         assert total[i] == float(Fraction(a[i] * c[i]) + y)
@@ -77,14 +77,11 @@ def check_all(xp: GraphOps, run: Run) -> None:
         odd.view(np.int64), a.view(np.int64) + np.where(even, np.where(outwards, 1, -1), 0)
     )
     exact = sum(map(Fraction, a), Fraction(0))
-    assert (
-        abs(Fraction(high.item()) + Fraction(low.item()) - exact)
-        <= Fraction(radius.item())
-        <= abs(exact) * 2**-60
-    )
-    for found_bits, dtype in zip(bits, ("float32", *HALVES), strict=True):
+    off = abs(Fraction(high.item()) + Fraction(low.item()) - exact)
+    assert off <= Fraction(radius.item()) <= abs(exact) * 2**-60
+    for patterns, dtype in zip(bits, ("float32", *HALVES), strict=True):
         wanted = [nearest(Fraction(v), FORMATS[dtype]) for v in values]
-        got = _read(found_bits, dtype)
+        got = _read(patterns, dtype)
         assert got.tolist() == wanted
         assert not np.signbit(got[got == 0]).any()
         if dtype == "float32":
@@ -95,50 +92,35 @@ def check_all(xp: GraphOps, run: Run) -> None:
     digits = Context(prec=40)
     _check_errors(exp, [digits.exp(Decimal(x)) for x in points], 3 * U)
     _check_errors(log1p, [_log1p(digits, x) for x in small], 10 * U)
-    _check_errors(
-        log, [digits.ln(Decimal(1 + x)) if 1 + x > 1 else Decimal(0) for x in small], 10 * U
-    )
+    logs = [digits.ln(Decimal(1 + x)) if 1 + x > 1 else Decimal(0) for x in small]
+    _check_errors(log, logs, 10 * U)
     for place in range(3):
-        assert (
-            len(np.unique(sums[place * size : (place + 1) * size])) <= graph_sums.height(size) + 1
-        )
+        distinct = np.unique(sums[place * size : (place + 1) * size])
+        assert len(distinct) <= graph_sums.height(size) + 1
 
 
 def _log1p(digits: Context, x: float) -> Decimal:
-    # Where 1 + x has more digits than there are here: x - x^2 / 2.
-    return (
-        digits.ln(digits.add(1, Decimal(x)))
-        if x > 1e-18
-        else digits.multiply(Decimal(x), Decimal(1 - x / 2))
-    )
+    if x > 1e-18:
+        return digits.ln(digits.add(1, Decimal(x)))
+    # Here 1 + x needs more digits than the context has, so use x - x^2 / 2.
+    return digits.multiply(Decimal(x), Decimal(1 - x / 2))
 
 
 def _hard_to_round(random: np.random.Generator) -> Any:
-    """Numbers next to midpoints, at the ends of each format, subnormal ones, and others."""
+    """Numbers next to midpoints, at the ends of each format, subnormal ones, and random ones."""
     near = []
     for dtype in ("float32", *HALVES):
         form = FORMATS[dtype]
         unit = form.epsilon
         for start in (1.0, form.tiny, form.largest, 3 * form.tiny):
             middle = start * (1 + unit / 2)
-            near += [
-                middle,
-                middle * (1 + 2.0**-50),
-                middle * (1 - 2.0**-50),
-                start * (1 + 1.5 * unit),
-            ]
+            near += [middle * factor for factor in (1, 1 + 2.0**-50, 1 - 2.0**-50)]
+            near.append(start * (1 + 1.5 * unit))
         least = form.tiny * form.epsilon
-        near += [least * k / 4 for k in range(1, 12)] + [
-            least * (0.5 + 2.0**-50),
-            form.tiny * (1 - 2.0**-12),
-        ]
-    values = np.concatenate(
-        [
-            near,
-            random.normal(size=200) * 2.0 ** random.integers(-160, 120, 200),
-            [0.0, 1e300, 1e-300],
-        ]
-    )
+        near += [least * k / 4 for k in range(1, 12)]
+        near += [least * (0.5 + 2.0**-50), form.tiny * (1 - 2.0**-12)]
+    others = random.normal(size=200) * 2.0 ** random.integers(-160, 120, 200)
+    values = np.concatenate([near, others, [0.0, 1e300, 1e-300]])
     return np.concatenate([values, -values])
 
 
@@ -149,9 +131,9 @@ def _read(bits: Any, dtype: str) -> Any:
     return bits.astype(np.uint32 if dtype == "float32" else np.uint16).view(form).astype(np.float64)
 
 
-def _check_errors(found: Any, exact: list[Decimal], bound: float) -> None:
+def _check_errors(results: Any, exact: list[Decimal], bound: float) -> None:
     errors = [
-        abs(Decimal(float(f)) - e) / abs(e) if e else abs(Decimal(float(f)))
-        for f, e in zip(found, exact, strict=True)
+        abs(Decimal(float(x)) - e) / abs(e) if e else abs(Decimal(float(x)))
+        for x, e in zip(results, exact, strict=True)
     ]
     assert max(errors) <= bound

@@ -611,7 +611,7 @@ BY_BACKEND = [
     quirk
     for quirk in QUIRKS
     if 0
-    < len({prefix.partition("]")[0] for prefix in quirk.native if prefix.startswith("keras[")})
+    < len({prefix.partition("]")[0] for prefix in quirk.libraries if prefix.startswith("keras[")})
     < 4
 ]
 

@@ -1,4 +1,4 @@
-"""What is refused of the arguments of a call, in the same words by every framework."""
+"""Every backend checks the arguments of a call and refuses bad ones with the same messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Y = np.array([0, 1, 1, 2], np.int32)
 DENSE = ul.softmax(X)
 CE = ul.CrossEntropyLoss(from_logits=True)
 
-# A fast path of every framework, and a call that takes the long way.
+# Calls on the fast paths of the backends, and one on the general path.
 CALLS: list[tuple[Any, Any]] = [
     (CE, Y),
     (CE, Y.astype(np.int64)),
@@ -29,38 +29,41 @@ CALLS: list[tuple[Any, Any]] = [
     (ul.MeanSquaredError(), DENSE),
 ]
 
+SHAPE = "upstream must have the shape of the loss"
+DTYPE = "upstream must be floating or integer"
+
 UPSTREAMS: list[tuple[str, Any, type[Exception], str]] = [
-    ("mean", np.ones(4), ul.ShapeError, r"upstream must have the shape of the loss \(\), got \(4,\); nothing is broadcast\."),
-    ("sum", [2.0], ul.ShapeError, r"upstream must have the shape of the loss \(\), got \(1,\); nothing is broadcast\."),
-    ("none", 2.0, ul.ShapeError, r"upstream must have the shape of the loss \(4,.*\), got \(\); nothing is broadcast\."),
-    ("none", np.ones((4, 1)), ul.ShapeError, r"upstream must have the shape of the loss \(4,.*\), got \(4, 1\)"),
-    ("mean", True, ul.DTypeError, r"upstream must be floating or integer, got bool; cast it\."),
+    ("mean", np.ones(4), ul.ShapeError, rf"{SHAPE} \(\), got \(4,\); nothing is broadcast\."),
+    ("sum", [2.0], ul.ShapeError, rf"{SHAPE} \(\), got \(1,\); nothing is broadcast\."),
+    ("none", 2.0, ul.ShapeError, rf"{SHAPE} \(4,.*\), got \(\); nothing is broadcast\."),
+    ("none", np.ones((4, 1)), ul.ShapeError, rf"{SHAPE} \(4,.*\), got \(4, 1\)"),
+    ("mean", True, ul.DTypeError, rf"{DTYPE}, got bool; cast it\."),
     ("mean", 1j, ul.UnifiedLossError, "upstream"),
-    ("sum", np.array(1j), ul.DTypeError, r"upstream must be floating or integer, got complex128; cast it\."),
-    ("none", np.array([True, False, True, True]), ul.DTypeError, "upstream must be floating or integer, got bool"),
-    ("sum", np.array("1"), ul.DTypeError, "upstream must be floating or integer, got str"),
-]  # fmt: skip
+    ("sum", np.array(1j), ul.DTypeError, rf"{DTYPE}, got complex128; cast it\."),
+    ("none", np.array([True, False, True, True]), ul.DTypeError, f"{DTYPE}, got bool"),
+    ("sum", np.array("1"), ul.DTypeError, f"{DTYPE}, got str"),
+]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("spec", "targets"), CALLS, ids=repr)
 def test_upstream_is_shaped_like_the_loss(backend: str, spec: Any, targets: Any) -> None:
-    """A gradient from above that does not fit is refused, also on the fast paths, and whether or not it is a tensor."""
+    """An upstream gradient of another shape or kind is refused, as a number, list or tensor."""
     adapter = registry.adapter(backend)
     z, t = adapter.tensor(X), adapter.tensor(targets)
     for reduction, upstream, error, message in UPSTREAMS:
         with pytest.raises(error, match=message):
             spec.replace(reduction=reduction).value_and_grad(z, t, upstream=upstream)
-    with pytest.raises(ul.ShapeError, match="upstream must have the shape of the loss"):
+    with pytest.raises(ul.ShapeError, match=SHAPE):
         spec.value_and_grad(z, t, upstream=adapter.tensor(np.ones(4, np.float32)))
-    with pytest.raises(ul.DTypeError, match="upstream must be floating or integer, got bool"):
+    with pytest.raises(ul.DTypeError, match=f"{DTYPE}, got bool"):
         spec.value_and_grad(z, t, upstream=adapter.tensor(np.array([True])[0]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("spec", "targets"), CALLS, ids=repr)
 def test_upstream_in_every_form(backend: str, spec: Any, targets: Any) -> None:
-    """Numbers, arrays without axes, lists and tensors of any real dtype scale the gradient alike."""
+    """Numbers, scalar arrays, lists and tensors of any real dtype scale the gradient alike."""
     adapter = registry.adapter(backend)
     z, t = adapter.tensor(X), adapter.tensor(targets)
 
@@ -88,27 +91,28 @@ def test_upstream_in_every_form(backend: str, spec: Any, targets: Any) -> None:
 
 @pytest.mark.framework("tensorflow")
 def test_upstream_of_unknown_shape() -> None:
-    """In a graph of TensorFlow's the shape is looked at when it is known."""
+    """A TensorFlow graph checks a shape unknown at trace time when it runs."""
     tf: Any = pytest.importorskip("tensorflow")
     spec = CE.replace(reduction="none")
-    several, labels = tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int32)
+    signature = [tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int32), tf.TensorSpec(None)]
 
-    @tf.function(autograph=False, input_signature=[several, labels, tf.TensorSpec(None)])  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False, input_signature=signature)  # type: ignore[untyped-decorator]
     def gradient(z: Any, y: Any, upstream: Any) -> Any:
         return spec.value_and_grad(z, y, upstream=upstream)[1]
 
     above = np.float32([1, 2, 3, 4])
     _, expected = spec.value_and_grad(X, Y, upstream=above)
     np.testing.assert_allclose(gradient(X, Y, above), expected, atol=1e-6)
-    with pytest.raises(
-        tf.errors.InvalidArgumentError, match="upstream must have the shape of the loss"
-    ):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=SHAPE):
         gradient(X, Y, above[:1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_masked_arrays_are_refused(backend: str) -> None:
-    """numpy.ma's arrays carry a mask that no loss would see: the message names the argument and the way to pass the mask."""
+    """A numpy.ma array is refused by name, because a loss would not see its mask.
+
+    The message says to pass the mask as `mask=`.
+    """
     adapter = registry.adapter(backend)
     hidden = np.array([True, False, False, False])
     masked = {
@@ -118,19 +122,19 @@ def test_masked_arrays_are_refused(backend: str) -> None:
         "mask": np.ma.masked_array(~hidden, hidden),
         "upstream": np.ma.masked_array(1.0, mask=True),
     }
-    whole: dict[str, Any] = {"predictions": adapter.tensor(X), "targets": adapter.tensor(Y)}
+    plain: dict[str, Any] = {"predictions": adapter.tensor(X), "targets": adapter.tensor(Y)}
     for name, x in masked.items():
         message = f"{name} is a numpy.ma.*MaskedArray, .*mask="
         with pytest.raises(ul.UnknownTensorError, match=message):
-            adapter.value_and_grad(CE, **(whole | {name: x}))
+            adapter.value_and_grad(CE, **(plain | {name: x}))
         if name == "upstream":
             continue
         with pytest.raises(ul.UnknownTensorError, match=message):
-            adapter.loss(CE, **(whole | {name: x}))
+            adapter.loss(CE, **(plain | {name: x}))
         with pytest.raises(ul.UnknownTensorError, match=message):
-            CE(**(whole | {name: x}))
+            CE(**(plain | {name: x}))
         with pytest.raises(ul.UnknownTensorError, match=message):
-            ul.check(CE, **(whole | {name: x}))
+            ul.check(CE, **(plain | {name: x}))
     with pytest.raises(ul.UnknownTensorError, match=r"logits is a numpy\.ma"):
         adapter.softmax(masked["predictions"], None)
 
@@ -140,7 +144,7 @@ def test_masked_arrays_are_refused(backend: str) -> None:
     ("axis", "shown"), [(1.0, "1.0 of type float"), (True, "True of type bool")]
 )
 def test_softmax_axis_is_an_int(backend: str, axis: Any, shown: str) -> None:
-    """A number that only equals an axis is refused as in a spec, also after a call with that axis."""
+    """1.0 and True are refused, also after a call with axis 1, to which they are equal."""
     logits = registry.adapter(backend).tensor(X)
     assert tuple(ul.softmax(logits, axis=np.int64(1)).shape) == X.shape
     with pytest.raises(ul.SpecTypeError, match=f"axis must be an int, got {shown}"):
@@ -148,7 +152,7 @@ def test_softmax_axis_is_an_int(backend: str, axis: Any, shown: str) -> None:
 
 
 def test_check_takes_specs_alone() -> None:
-    """What was made of a spec is read as the spec; a function, a loss of another library and a text are refused by name."""
+    """`check` takes a spec or an object from `spec.to`, and refuses anything else by name."""
     with pytest.raises(ul.BadValueError, match=r"targets\[3\] is 7"):
         ul.check(CE.to("numpy"), X, np.array([0, 1, 1, 7]))  # type: ignore[arg-type]
     for loss in (ul.cross_entropy_loss, "torch.nn.CrossEntropyLoss()", ul.CrossEntropyLoss, None):

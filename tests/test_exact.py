@@ -1,4 +1,4 @@
-"""Exact mode's kernel: its tiers, its arithmetic, what it assumes of NumPy, and the promises that follow."""
+"""Exact mode's kernel: its tiers, its arithmetic, its assumptions on NumPy, and its promises."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ moderate = st.floats(-1e100, 1e100).filter(lambda x: x == 0 or abs(x) > 1e-100)
 
 @pytest.fixture
 def without() -> Iterator[set[str]]:
-    """Tiers to skip, for one test."""
+    """The set of tiers to skip, emptied after the test."""
     yield counts.skipped_tiers
     counts.skipped_tiers.clear()
 
 
-# ---------------------------------------------------------------------------------------------------------------------- tiers
+# -------------------------------------------------------------------------------------------- tiers
 
 
 @pytest.mark.parametrize("skipped", [(), ("fast",), ("fast", "balls")])
 def test_every_case_through_every_tier(skipped: tuple[str, ...], without: set[str]) -> None:
-    """The bits are the oracle's whichever tier decides them; the last run sends every element down the path of the rare ones."""
+    """Every tier gives the oracle's bits; the last run sends every element to the oracle."""
     without.update(skipped)
     numpy = registry.adapter("numpy")
     mode = numpy.modes()["eager"]
@@ -63,7 +63,7 @@ def test_every_case_through_every_tier(skipped: tuple[str, ...], without: set[st
 
 
 def test_bad_values_that_cannot_be_raised() -> None:
-    """What compiled modes see: bad values give the oracle's NaN, no more and no less."""
+    """Where values cannot be read, as in compiled modes, bad ones give the oracle's NaN."""
 
     class Unread(type(registry.adapter("numpy"))):  # type: ignore[misc]
         def checked(self, *_: Any) -> bool:
@@ -124,7 +124,10 @@ KNOWN = [
 @pytest.mark.parametrize("spec", KNOWN, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_rules_of_other_libraries_are_the_oracles(spec: Any, dtype: str, without: set[str]) -> None:
-    """Those the kernel knows give the bits of the oracle, which takes the others as a whole; special values too."""
+    """The kernel gives the oracle's bits for these rules, special values included.
+
+    Skip the calls whose rules the kernel leaves to the oracle (`plan.extended`).
+    """
     rng = np.random.default_rng(5)
     adapter = registry.adapter("numpy")
     special = [0.0, 1.0, -0.0, 1e-7, np.nan, np.inf, -np.inf, 1.5, -0.5, 5e-8, 0.99999994, 0.25]
@@ -139,9 +142,8 @@ def test_rules_of_other_libraries_are_the_oracles(spec: Any, dtype: str, without
         targets = [rng.random(x.shape).astype(dtype), rng.random(x.shape) < 0.5]
     for t in targets:
         spec = spec.replace(on_empty="error", rounding="exact")
-        shape = (
-            x.shape[:-1] if x.ndim == 2 or getattr(spec, "average_last_axis", False) else x.shape
-        )
+        by_row = x.ndim == 2 or getattr(spec, "average_last_axis", False)
+        shape = x.shape[:-1] if by_row else x.shape
         upstream = rng.normal(size=shape) if spec.reduction == "none" else -0.7
         for weight in (None, rng.random(len(x)).astype(dtype)):
             plan = adapter.plan(spec, x, t, weight, None)
@@ -161,12 +163,13 @@ def test_rules_of_other_libraries_are_the_oracles(spec: Any, dtype: str, without
 
 
 def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The float64 tier leaves nearly nothing, and what is forced past it comes out the same."""
+    """The float64 tier leaves few elements; the tiers behind it give the same bits."""
     rng = np.random.default_rng(7)
     z = rng.normal(scale=4, size=(64, 3000)).astype(np.float32)
     y = rng.integers(0, 3000, 64)
     loss, gradient = CE.value_and_grad(z, y)
-    # As if exp were worth half its digits: hundreds of elements are in doubt, and go to the row's sum in two parts.
+    # Claim an exp with half its digits, so that hundreds of elements stay undecided.
+    # They need the sum of their row in two parts.
     monkeypatch.setattr(fast, "_EXP", 2.0**-34)
     seen = []
     by_balls = fast.round_elements
@@ -186,19 +189,19 @@ def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.Mo
     assert loss == CE(z, y)
 
 
-# ----------------------------------------------------------------------------------------------------------------- arithmetic
+# --------------------------------------------------------------------------------------- arithmetic
 
 
 @given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
 def test_two_sum(a: float, b: float) -> None:
-    """a + b is the two parts, exactly."""
+    """The two parts add up to a + b exactly."""
     high, low = balls.two_sum(np.float64(a), np.float64(b))
     assert Fraction(a) + Fraction(b) == Fraction(float(high)) + Fraction(float(low))
 
 
 @given(moderate, moderate)
 def test_two_prod(a: float, b: float) -> None:
-    """a b is the two parts, exactly."""
+    """The two parts add up to a b exactly."""
     high, low = balls.two_prod(np.float64(a), np.float64(b))
     assert Fraction(a) * Fraction(b) == Fraction(float(high)) + Fraction(float(low))
 
@@ -211,10 +214,9 @@ def test_two_prod(a: float, b: float) -> None:
     st.sampled_from(list(FORMATS)),
 )
 def test_rounding_once(x: float, dtype: str) -> None:
-    """Every format, subnormals and overflow included, as the oracle rounds the rational."""
-    assert float(rounding.to_format(np.array([x]), dtype)[0]) == nearest(
-        Fraction(x), FORMATS[dtype]
-    )
+    """Rounding to every format, with subnormals and overflow, agrees with the oracle's."""
+    rounded = float(rounding.to_format(np.array([x]), dtype)[0])
+    assert rounded == nearest(Fraction(x), FORMATS[dtype])
 
 
 @pytest.mark.parametrize(
@@ -230,35 +232,35 @@ def test_rounding_once(x: float, dtype: str) -> None:
     ],
 )
 def test_where_casts_round_twice(x: float, dtype: str, right: float) -> None:
-    """Numbers that a cast by way of float32 gets wrong."""
+    """Numbers that a cast through float32 gets wrong are right here."""
     assert rounding.to_format(np.array([x]), dtype)[0] == right
 
 
 @settings(max_examples=300)
 @given(moderate, st.floats(-1, 1), st.floats(0, 2.0**-40), st.sampled_from(list(FORMATS)))
 def test_decided_is_right(high: float, share: float, width: float, dtype: str) -> None:
-    """What is decided is the rounding of every number of the interval, of its ends above all."""
+    """A decided rounding is right for every number of the interval: try middle and both ends."""
     total, low = balls.two_sum(np.float64(high), np.float64(share * abs(high) * U))
     radius = abs(high) * width
-    found, undecided = rounding.decide(
+    rounded, undecided = rounding.decide(
         np.array([total]), np.array([low]), np.array([radius]), dtype
     )
     middle = Fraction(float(total)) + Fraction(float(low))
     if not undecided[0]:
         for end in (-1, 0, 1):
-            assert nearest(middle + end * Fraction(radius), FORMATS[dtype]) == found[0]
+            assert nearest(middle + end * Fraction(radius), FORMATS[dtype]) == rounded[0]
 
 
 def test_exact_ties_go_to_even() -> None:
-    """A radius of 0 decides a tie; the smallest one does not."""
+    """A radius of 0 decides a tie; any positive radius leaves it undecided."""
     tie = np.array([1 + 2.0**-24])
     assert rounding.decide(tie, np.zeros(1), np.zeros(1), "float32") == (1.0, False)
     assert rounding.decide(tie, np.array([2.0**-80]), np.zeros(1), "float32")[0] == 1 + 2.0**-23
     assert rounding.decide(tie, np.zeros(1), np.array([2.0**-200]), "float32")[1]
 
 
-def _holds(ball: Ball, truths: list[Decimal]) -> float:
-    """Whether each ball holds its number; the largest share of a radius that is used."""
+def _largest_share(ball: Ball, truths: list[Decimal]) -> float:
+    """Assert that each ball holds its number; return the largest error as a share of its radius."""
     high, low, radius = (np.broadcast_to(x, len(truths)) for x in ball)
     largest = 0.0
     for h, w, r, truth in zip(high, low, radius, truths, strict=True):
@@ -269,7 +271,7 @@ def _holds(ball: Ball, truths: list[Decimal]) -> float:
 
 
 def test_functions_of_balls() -> None:
-    """exp, log1p and -log lie within their bounds, with room to spare."""
+    """exp, log1p and -log use less than a tenth of their bounds."""
     rng = np.random.default_rng(0)
     x = np.concatenate(
         [
@@ -278,26 +280,25 @@ def test_functions_of_balls() -> None:
             np.arange(-60, 0) * math.log(2) / 128,
         ]
     )
-    assert _holds(Ball(x).exp(), [DIGITS.exp(Decimal(float(v))) for v in x]) < 0.1
+    truths = [DIGITS.exp(Decimal(float(v))) for v in x]
+    assert _largest_share(Ball(x).exp(), truths) < 0.1
     high, low = balls.exp_in_two(x, np.zeros(len(x)))
-    assert _holds(Ball(high, low, high * 2.0**-64), [DIGITS.exp(Decimal(float(v))) for v in x]) < 1
+    assert _largest_share(Ball(high, low, high * 2.0**-64), truths) < 1
     x = np.concatenate(
         [rng.random(300) * 50, 10.0 ** rng.uniform(-25, 4, 600), rng.random(200) * 2.0**-5]
     )
-    assert (
-        _holds(Ball(x).log1p(), [DIGITS.ln(DIGITS.add(Decimal(1), Decimal(float(v)))) for v in x])
-        < 0.1
-    )
+    truths = [DIGITS.ln(DIGITS.add(Decimal(1), Decimal(float(v)))) for v in x]
+    assert _largest_share(Ball(x).log1p(), truths) < 0.1
     x = np.concatenate(
         [rng.random(300), 10.0 ** rng.uniform(-300, 0, 600), 1 - 10.0 ** rng.uniform(-15, 0, 300)]
     )
     truths = [DIGITS.minus(DIGITS.ln(Decimal(float(v)))) for v in x]
-    assert _holds(Ball(x).negative_log(Ball(*balls.two_sum(1.0, -x))), truths) < 0.1
+    assert _largest_share(Ball(x).negative_log(Ball(*balls.two_sum(1.0, -x))), truths) < 0.1
 
 
 @given(st.lists(st.tuples(moderate, st.floats(-1, 1)), min_size=2, max_size=2))
 def test_operations_of_balls(pairs: list[tuple[float, float]]) -> None:
-    """Sum, product and quotient lie within their bounds, and a radius of 0 is never wrong."""
+    """Sums, products and quotients lie within their bounds, and a radius of 0 means exact."""
     a, b = (
         Ball(*balls.two_sum(np.float64(x), np.float64(x * share * U / 2))) for x, share in pairs
     )
@@ -307,24 +308,24 @@ def test_operations_of_balls(pairs: list[tuple[float, float]]) -> None:
         results.append((a / b, x / y))
     for ball, truth in results:
         if np.isfinite(ball.radius):
-            assert abs(Fraction(float(ball.high)) + Fraction(float(ball.low)) - truth) <= Fraction(
-                float(ball.radius)
-            )
+            middle = Fraction(float(ball.high)) + Fraction(float(ball.low))
+            assert abs(middle - truth) <= Fraction(float(ball.radius))
 
 
-# ------------------------------------------------------------------------------------------------------- what is assumed of NumPy
+# ----------------------------------------------------------------------------- assumptions on NumPy
 
 
-def _worst(found: Any, truths: list[Decimal]) -> float:
-    """The largest error in units of u, relative."""
-    off = [
-        abs(DIGITS.subtract(Decimal(x), y) / y) for x, y in zip(found.tolist(), truths, strict=True)
+def _worst(values: Any, truths: list[Decimal]) -> float:
+    """The largest relative error in units of u."""
+    errors = [
+        abs(DIGITS.subtract(Decimal(x), y) / y)
+        for x, y in zip(values.tolist(), truths, strict=True)
     ]
-    return float(max(off)) / U
+    return float(max(errors)) / U
 
 
 def _exponential_of(module: str) -> Any:
-    """The exponential of float64 that the first tier takes from a module, as a function that leaves its argument alone."""
+    """The float64 exponential of the first tier from a module, as an out-of-place function."""
     if module == "numpy":
         return np.exp
     from unifiedloss.adapters.torch.exact import _exp
@@ -341,7 +342,11 @@ def _exponential_of(module: str) -> Any:
     "module", ["numpy", pytest.param("torch", marks=pytest.mark.framework("torch"))]
 )
 def test_exp_errs_as_little_as_assumed(module: str) -> None:
-    """By at most 2 u: at random, beside multiples of ln 2 / 64, where arguments are reduced differently, and at the ends of the range."""
+    """The error of exp is at most 2 u.
+
+    Try random arguments, the ends of the range, and the neighbours of multiples of ln 2 / 64, where
+    the argument reduction changes.
+    """
     exp = _exponential_of(module)
     rng = np.random.default_rng(1)
     borders = np.outer(
@@ -361,26 +366,22 @@ def test_exp_errs_as_little_as_assumed(module: str) -> None:
             ends,
         ]
     )
-    # In rows of many lengths, and in a strided one: vector instructions and what is left over from them are other code.
-    whole = exp(x)
+    # Try many lengths and a stride, because vector instructions, their remainder loop and strided
+    # arrays run different code.
+    truths = [DIGITS.exp(Decimal(v)) for v in x.tolist()]
     for n in (1, 2, 3, 5, 7, 13):
         for start in range(0, 39, n):
-            assert (
-                _worst(
-                    exp(x[start : start + n]),
-                    [DIGITS.exp(Decimal(v)) for v in x[start : start + n].tolist()],
-                )
-                <= 2
-            )
-    assert _worst(whole, [DIGITS.exp(Decimal(v)) for v in x.tolist()]) <= 2
-    assert (
-        _worst(exp(np.repeat(x, 2)[::2][:400]), [DIGITS.exp(Decimal(v)) for v in x[:400].tolist()])
-        <= 2
-    )
+            part = slice(start, start + n)
+            assert _worst(exp(x[part]), truths[part]) <= 2
+    assert _worst(exp(x), truths) <= 2
+    assert _worst(exp(np.repeat(x, 2)[::2][:400]), truths[:400]) <= 2
 
 
 def test_numpy_log1p_errs_as_little_as_assumed() -> None:
-    """By at most 4 u: at random, beside 0 and where 1 + x is next to a power of two or of its root, as far as quotients go."""
+    """The error of log1p is at most 4 u, over the range of the quotients that reach it.
+
+    Try random arguments, small ones, and those where 1 + x is next to a power of sqrt(2).
+    """
     rng = np.random.default_rng(1)
     powers = 2.0 ** (np.arange(-60, 120) / 2) - 1
     x = np.concatenate(
@@ -399,7 +400,11 @@ SIZES = [7, 8, 9, 25, 127, 128, 129, 136, 255, 257, 1000, 1025, 4096, 4097, 4103
 
 
 def _additions(add: Any, size: int, i: int) -> int:
-    """How many additions term i passes through at least, told by what is lost of ones between 2^60 there and -2^60 elsewhere."""
+    """A lower bound on the number of additions that term i passes through.
+
+    Sum ones with 2^60 at i and -2^60 at j. The ones that are added between the two are lost, so the
+    number of different sums over all j bounds the number of additions.
+    """
     distances = {
         *range(1, 9),
         *range(8, 136, 8),
@@ -414,15 +419,17 @@ def _additions(add: Any, size: int, i: int) -> int:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_numpy_adds_in_a_low_tree(size: int) -> None:
-    """Probed from both ends and between. One after the other, as NumPy adds along other axes, would not pass."""
+    """The height of NumPy's summation tree along the last axis is as low as assumed.
+
+    Sequential addition, which NumPy uses along other axes, fails this check.
+    """
     places = {0, 1, 8, size // 2, 3 * size // 4, size - 1} & set(range(size))
     for i in places:
         assert _additions(lambda x: x.sum(1), size, i) <= fast._height(size)
     if size >= 1000:
-        assert max(
-            _additions(lambda x: np.add.accumulate(x, 1)[:, -1], size, i) for i in places
-        ) > fast._height(size)
-    before = np.setbufsize(512)  # a user's setting, which these sums do not know
+        sequential = [_additions(lambda x: np.add.accumulate(x, 1)[:, -1], size, i) for i in places]
+        assert max(sequential) > fast._height(size)
+    before = np.setbufsize(512)  # the user's buffer size must not change these sums
     try:
         assert _additions(lambda x: x.sum(1), size, size - 1) <= fast._height(size)
     finally:
@@ -431,30 +438,40 @@ def test_numpy_adds_in_a_low_tree(size: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_numpy_adds_within_the_bound(size: int) -> None:
-    """Vectors made to lose: one term beside which the others are just too small to be seen, so that each of its additions errs by u."""
+    """The error of a sum is within the bound for adversarial vectors.
+
+    One term is 1 and the others are just too small to change it, so each addition to it errs by u.
+    """
     places = [0, 1, 7, size // 2, size // 2 + 1, size - 1]
     for small in (U * (1 - 2.0**-10), 3 * U * (1 - 2.0**-10), 2.0**-20 + U):
         x = np.full((len(places), size), small)
         x[np.arange(len(places)), np.minimum(places, size - 1)] = 1.0
-        for row, found in zip(x.tolist(), x.sum(1).tolist(), strict=True):
+        for row, total in zip(x.tolist(), x.sum(1).tolist(), strict=True):
             exact = math.fsum(row)
-            assert abs(found - exact) <= (fast._height(size) + 1) * U * exact
+            assert abs(total - exact) <= (fast._height(size) + 1) * U * exact
 
 
 def test_heights_are_those_of_numpys_tree() -> None:
-    """The rule of NumPy's source, for every length: halves down to 128, cut at a multiple of 8, and eight sums at a time within them."""
+    """The assumed heights bound those of NumPy's pairwise summation for every length below 2^16.
+
+    NumPy's source halves down to blocks of at most 128, at multiples of 8, and adds up each block
+    in eight running sums.
+    """
     heights = [0]
     for n in range(1, 1 << 16):
         half = n // 2 - n // 2 % 8
-        inner = n // 8 + 2 + n % 8  # eight sums, added in three steps, then what is left over
-        heights.append(
-            n if n < 8 else inner if n <= 128 else 1 + max(heights[half], heights[n - half])
-        )
+        if n < 8:
+            height = n
+        elif n <= 128:
+            height = n // 8 + 2 + n % 8  # eight running sums, added in three steps; the remainder
+        else:
+            height = 1 + max(heights[half], heights[n - half])
+        heights.append(height)
         assert heights[n] <= fast._height(n)
         assert heights[n] <= sums._HEIGHT
 
 
-# ----------------------------------------------------------------------------------------------------------------------- sums
+# --------------------------------------------------------------------------------------------- sums
 
 
 @pytest.mark.parametrize(
@@ -468,14 +485,14 @@ def test_heights_are_those_of_numpys_tree() -> None:
     ],
 )
 def test_sums(numbers: list[float]) -> None:
-    """math.fsum alone rounds, and overflows half way."""
+    """Sums are exact, also where math.fsum would round or overflow on the way."""
     exact = sum(map(Fraction, numbers), Fraction(0))
     total = sums.Sum(np.array(numbers))
     assert total.fraction() == exact
     for n in (1, 2, 3):
         for dtype in ("float32", "float64"):
-            found = sums.quotient(total, Ball(np.float64(n)), lambda n=n: Fraction(n), dtype)
-            assert found == nearest(exact / n, FORMATS[dtype])
+            mean = sums.quotient(total, Ball(np.float64(n)), lambda n=n: Fraction(n), dtype)
+            assert mean == nearest(exact / n, FORMATS[dtype])
 
 
 @settings(max_examples=50)
@@ -488,7 +505,7 @@ def test_means(terms: list[float]) -> None:
     assert MSE(p, np.zeros_like(p)) == np.float32(nearest(exact, FORMATS["float32"]))
 
 
-# -------------------------------------------------------------------------------------------------------------- special answers
+# ---------------------------------------------------------------------------------- special results
 
 
 def _row(loss: Any, z: Any, t: Any, dtype: Any = np.float32) -> tuple[float, list[float]]:
@@ -497,24 +514,22 @@ def _row(loss: Any, z: Any, t: Any, dtype: Any = np.float32) -> tuple[float, lis
 
 
 def test_results_that_are_subnormal_or_tied() -> None:
-    """What only the tiny part of a result decides, down to the smallest float32."""
+    """The tiny part of a result decides its rounding, down to the smallest float32."""
     assert _row(CE, [[100, 0]], [0])[0] == float(np.float32(3.783505853677006e-44))
-    # A alone is 100000.00390625, a tie between two float32; a loss of e^-100000 more breaks it.
-    assert _row(CE, [[100000, -0.00390625]], [1])[0] == float(
-        np.nextafter(np.float32(100000), np.float32(np.inf))
-    )
+    # The gap 100000.00390625 is a tie between two float32, which a loss of e^-100000 more breaks.
+    above = np.nextafter(np.float32(100000), np.float32(np.inf))
+    assert _row(CE, [[100000, -0.00390625]], [1])[0] == float(above)
     assert _row(BCE, [60000.00390625 - 0.00390625], [1.0])[0] == 0.0
     assert _row(CE, [[5]], [0]) == (0.0, [0.0])
 
 
 def test_equal_logits_are_rational() -> None:
-    """(K - 1) / K is an exact tie in a half type, in every row of a model that was initialized to zero."""
+    """(K - 1) / K is an exact tie in a half type, in every row of a model initialized to zero."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     z = np.zeros((3, 512), ml_dtypes.bfloat16)
     _, gradient = CE.replace(reduction="sum").value_and_grad(z, np.array([0, 1, 2]))
-    assert (
-        float(gradient[0, 0]) == -1.0
-    )  # 511/512 lies half way between 255/256 and 1, whose last bit is even
+    # 511/512 lies half way between 255/256 and 1; the last bit of 1 is even.
+    assert float(gradient[0, 0]) == -1.0
     assert float(gradient[0, 1]) == 2.0**-9
     _, gradient = CE.value_and_grad(np.zeros((2, 4), np.float32), np.full((2, 4), 0.25, np.float32))
     assert not gradient.any()
@@ -522,21 +537,21 @@ def test_equal_logits_are_rational() -> None:
 
 
 def test_squared_error_at_ties() -> None:
-    """2 (p - t) has one bit too many for float32 in half of all cases; the tie goes to even."""
+    """Where 2 (p - t) has one bit too many for float32, the tie goes to even."""
     p, t = np.float32([1 + 2.0**-23, 1 + 3 * 2.0**-23]), np.float32([-1, -1])
     _, gradient = MSE.replace(reduction="sum").value_and_grad(p, t)
     np.testing.assert_array_equal(gradient, np.float32([4, 4 * (1 + 2.0**-22)]))
 
 
 def test_probabilities_that_are_their_targets() -> None:
-    """(p - t) / (p (1 - p)) is 0 there, and nothing near it."""
+    """The gradient (p - t) / (p (1 - p)) is exactly 0 at p = t."""
     p = np.float32([0.3, 0.7, 0.1, 0.999])
     _, gradient = ul.BinaryCrossEntropyLoss(rounding="exact").value_and_grad(p, p.copy())
     np.testing.assert_array_equal(gradient, np.zeros(4))
 
 
 def test_integer_weights_that_float64_does_not_hold() -> None:
-    """2^53 + 1 is read as what it is, by the losses and by what the mean divides by."""
+    """The losses and the divisor read a weight of 2^53 + 1 exactly."""
     p, t, w = [1.0, 2.0, 5.0], [0.0, 0.0, 0.0], [2**53 + 1, 2**53 - 1, 3]
     exact = sum(Fraction(n) * Fraction(x) ** 2 for n, x in zip(w, p, strict=True))
     spec = ul.MeanSquaredError(rounding="exact", divisor="weights")
@@ -557,7 +572,7 @@ def test_overflow_of_a_half_type() -> None:
     np.testing.assert_array_equal(loss, np.float16([65472, np.inf]))
 
 
-# ------------------------------------------------------------------------------------------------------------------ invariance
+# --------------------------------------------------------------------------------------- invariance
 
 
 @settings(max_examples=25, deadline=None)
@@ -567,7 +582,7 @@ def test_overflow_of_a_half_type() -> None:
     st.sampled_from([0.1, 4.0, 100.0]),
 )
 def test_order_batch_and_memory_do_not_matter(seed: int, kind: str, spread: float) -> None:
-    """The same rows in another order, in pieces, sliced, transposed or reversed: the same bits."""
+    """Rows in another order, in parts, sliced, transposed or reversed give the same bits."""
     rng = np.random.default_rng(seed)
     n, k = int(rng.integers(2, 40)), int(rng.integers(1, 30))
     z = rng.normal(scale=spread, size=(n, k)).astype(np.float32)
@@ -581,12 +596,9 @@ def test_order_batch_and_memory_do_not_matter(seed: int, kind: str, spread: floa
     assert value.tobytes() == moved.tobytes()
     assert gradient[order].tobytes() == gradient_moved.tobytes()
     each = loss.replace(reduction="none")
-    whole = each(z, t)
     cut = int(rng.integers(1, n))
-    assert (
-        np.concatenate([each(z[:cut], t[:cut]), each(z[cut:], t[cut:])]).tobytes()
-        == whole.tobytes()
-    )
+    parts = np.concatenate([each(z[:cut], t[:cut]), each(z[cut:], t[cut:])])
+    assert parts.tobytes() == each(z, t).tobytes()
     wide = np.zeros((2 * n, 2 * k), np.float32)
     wide[::2, ::2] = z
     for view in (wide[::2, ::2], np.asfortranarray(z), z[::-1].copy()[::-1]):
@@ -596,7 +608,7 @@ def test_order_batch_and_memory_do_not_matter(seed: int, kind: str, spread: floa
 
 
 def test_axis_does_not_matter() -> None:
-    """A class axis in front gives the bits of one at the end, and the gradient its shape."""
+    """The class axis in front or at the end gives the same bits, and the gradient its shape."""
     rng = np.random.default_rng(3)
     z = rng.normal(size=(2, 5, 7)).astype(np.float32)
     y = rng.integers(0, 5, (2, 7))
@@ -608,7 +620,7 @@ def test_axis_does_not_matter() -> None:
 
 
 def test_memory() -> None:
-    """Beside the gradient a few blocks, and never a float64 copy of the input."""
+    """A call allocates the gradient and a few blocks, and never a float64 copy of the input."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(256, 16384)).astype(np.float32)
     y = rng.integers(0, 16384, 256)
@@ -620,27 +632,20 @@ def test_memory() -> None:
     assert peak < z.nbytes + 6 * 8 * fast._BLOCK
 
 
-# -------------------------------------------------------------------------------------------- where float64 overflows or underflows
+# ------------------------------------------------------------ where float64 overflows or underflows
 
 
-def _is_right(
+def _assert_right(
     spec: Any, predictions: Any, targets: Any, weight: Any = None, upstream: Any = None
 ) -> None:
-    """Value and gradient have the oracle's bits."""
+    """Assert that value and gradient have the oracle's bits."""
     case = Case("", spec, np.array(predictions), np.array(targets), weight)
     given = None if upstream is None else np.asarray(upstream, np.float64).tolist()
-    expected = reference.evaluate(
-        spec,
-        *(
-            reference.tensor(x.ravel().tolist(), x.shape, x.dtype.name)
-            for x in (case.predictions, case.targets)
-        ),
-        None
-        if weight is None
-        else reference.tensor(weight.ravel().tolist(), weight.shape, weight.dtype.name),
-        terms="rounded",
-        upstream=given,
-    )
+    tensors: list[Any] = [
+        None if x is None else reference.tensor(x.ravel().tolist(), x.shape, x.dtype.name)
+        for x in (case.predictions, case.targets, weight)
+    ]
+    expected = reference.evaluate(spec, *tensors, terms="rounded", upstream=given)
     value, gradient = spec.value_and_grad(
         case.predictions, case.targets, sample_weight=weight, upstream=upstream
     )
@@ -650,21 +655,17 @@ def _is_right(
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_upstream_gradients_that_are_not_finite(reduction: Any) -> None:
-    """They make their own position NaN, or infinite, and no other; and NaN, which a diverged training is full of, costs nothing."""
-    z, y = (
-        np.float32([[1, 2, 0], [0, -3, 1], [5, 0, np.inf], [0, -np.inf, 3], [9, 9, 9]]),
-        [0, 1, 0, 1, 2],
-    )
-    spec = CE.replace(reduction=reduction)
-    for upstream in ([np.nan, 1, 2, 3, 0.5], [np.nan] * 5, [np.inf, -np.inf, np.nan, 1, 1]):
-        _is_right(spec, z, y, None, np.float32(upstream if reduction == "none" else upstream[0]))
-        _is_right(
-            BCE.replace(reduction=reduction),
-            z[:, 0],
-            z[:, 1] > 0,
-            None,
-            np.float32(upstream if reduction == "none" else upstream[0]),
-        )
+    """They make their own position NaN or infinite and no other.
+
+    A NaN, which is everywhere after a training has diverged, never goes to the slow oracle.
+    """
+    z = np.float32([[1, 2, 0], [0, -3, 1], [5, 0, np.inf], [0, -np.inf, 3], [9, 9, 9]])
+    y = [0, 1, 0, 1, 2]
+    spec, binary = CE.replace(reduction=reduction), BCE.replace(reduction=reduction)
+    for each in ([np.nan, 1, 2, 3, 0.5], [np.nan] * 5, [np.inf, -np.inf, np.nan, 1, 1]):
+        upstream = np.float32(each if reduction == "none" else each[0])
+        _assert_right(spec, z, y, None, upstream)
+        _assert_right(binary, z[:, 0], z[:, 1] > 0, None, upstream)
     counts.undecided.clear()
     _, gradient = CE.value_and_grad(
         np.zeros((50, 50), np.float32), np.zeros(50, int), upstream=np.float32(np.nan)
@@ -676,7 +677,7 @@ def test_upstream_gradients_that_are_not_finite(reduction: Any) -> None:
 @pytest.mark.parametrize("weights", [None, (3e-21, 1e-21)])
 @pytest.mark.parametrize("offset", [-2048, -760, -744, -736, -712, -320, 320, 688, 700, 708, 2048])
 def test_offsets_do_not_matter(offset: float, weights: Any) -> None:
-    """Whatever all logits of a row share, its bits are the same, though exp overflows, or is subnormal."""
+    """A common offset of a row's logits changes no bit, though exp overflows or underflows."""
     z = np.float32([[10, 0], [0.5, -0.25], [0, 3], [4, 4]])
     for label in (0, 1):
         y = np.full(4, label)
@@ -688,7 +689,10 @@ def test_offsets_do_not_matter(offset: float, weights: Any) -> None:
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_weights_beyond_float32(reduction: Any) -> None:
-    """Weights of float64 bring back what exp, or a product of two of them, lost to underflow or overflow."""
+    """The bits are right where float64 weights scale an underflow or overflow back into range.
+
+    The underflow or overflow is that of exp or of a product of two weights.
+    """
     spec = CE.replace(reduction=reduction)
     gap, rows, labels = np.float32([[0, -740], [0, -720]]), np.float32([[1, 2], [0, -3]]), [0, 1]
     for weights, sample in (
@@ -701,40 +705,34 @@ def test_weights_beyond_float32(reduction: Any) -> None:
         weighted = spec.replace(class_weights=weights)
         sample_weight = None if sample is None else np.array(sample)
         for z in (gap, rows):
-            _is_right(weighted, z[:, ::-1], labels, sample_weight)
-            _is_right(weighted, z, np.array([[1e-200, 1e-110], [0, 1e50]]), sample_weight)
+            _assert_right(weighted, z[:, ::-1], labels, sample_weight)
+            _assert_right(weighted, z, np.array([[1e-200, 1e-110], [0, 1e50]]), sample_weight)
     small = np.array([1e-305, 3e-306])
     upstream = np.float32([1e-20, 1]) if reduction == "none" else np.float32(1e-20)
-    for loss, targets in ((spec, labels), (BCE.replace(reduction=reduction), rows > 0)):
-        _is_right(
-            loss,
-            rows if loss is spec else rows[:, 0],
-            targets if loss is spec else targets[:, 0],
-            small,
-            upstream,
-        )
+    _assert_right(spec, rows, labels, small, upstream)
+    _assert_right(BCE.replace(reduction=reduction), rows[:, 0], rows[:, 0] > 0, small, upstream)
     half = ul.CrossEntropyLoss(class_weights=(1e-200, 1), rounding="exact", reduction=reduction)
-    _is_right(half, [[0.25, 0.75]], [[1e-200, 0]], np.array([1e300]))
+    _assert_right(half, [[0.25, 0.75]], [[1e-200, 0]], np.array([1e300]))
 
 
 def test_infinite_loss_of_a_target_that_underflows() -> None:
-    """1e-200 times 1e-200 is not 0, and so wants the class whose logit is -inf."""
+    """A weighted target of 1e-200 * 1e-200 is not 0, so a logit of -inf costs infinity there."""
     spec = CE.replace(class_weights=(1e-200, 1), reduction="sum")
     value, _ = spec.value_and_grad(np.float32([[-np.inf, 0]]), np.array([[1e-200, 1]]))
     assert value == np.inf
 
 
 def test_subnormal_means() -> None:
-    """3 * 2^-1074 over 2 is a tie, and over 2 + 2^-59 none."""
+    """Divided by 2, 3 * 2^-1074 is a tie; divided by 2 + 2^-59 it is none."""
     p, w = np.array([math.sqrt(1.5) * 2.0**-537, 0]), np.array([2.0, 2.0**-59])
     for weight in (w, w[:1].repeat(2)):
-        _is_right(MSE, p, [0.0, 0.0], weight)
+        _assert_right(MSE, p, [0.0, 0.0], weight)
     mean = MSE(p, np.zeros(2), sample_weight=w)
     assert mean == 2.0**-1074
 
 
 def test_no_radius_underflows() -> None:
-    """What is below all resolution breaks a tie all the same, though its bound times the upstream gradient is no float64."""
+    """A part below all resolution breaks a tie, though its bound times the upstream underflows."""
     tiny = Ball(np.float64(1.0), np.float64(0.0), np.float64(2.0**-995))
     for ball in (
         tiny * Ball(np.float64(2.0**-145)),
@@ -746,12 +744,13 @@ def test_no_radius_underflows() -> None:
     spec = CE.replace(reduction="sum", label_smoothing=1.0)
     upstream = np.float32(34 * 2.0**-149)
     _, gradient = spec.value_and_grad(z, np.array([0]), upstream=upstream)
-    assert gradient[0, 0] == np.float32(25 * 2.0**-149)  # 34 (3/4 - e^-793): a tie but for that
-    _is_right(spec, z, [0], None, float(upstream))
+    # 34 (3/4 - e^-793) would be a tie without e^-793.
+    assert gradient[0, 0] == np.float32(25 * 2.0**-149)
+    _assert_right(spec, z, [0], None, float(upstream))
 
 
 def test_bad_values() -> None:
-    """As in native mode: they raise, with the same words."""
+    """They raise with the messages of native mode."""
     with pytest.raises(ul.BadValueError, match=r"targets\[0\] is 3"):
         CE(np.zeros((1, 3), np.float32), np.array([3]))
     with pytest.raises(ul.EmptyMeanError):

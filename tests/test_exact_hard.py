@@ -1,4 +1,4 @@
-"""Exact mode where a rounding hangs on little: the bits are right, whichever tier decides, and the cases are as hard as they claim."""
+"""Exact mode on hard-to-round cases: every tier gives the right bits, and the cases are hard."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NUMPY = registry.adapter("numpy")
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Reference]:
-    """What the oracle says, once for all tiers."""
+    """The oracle's results by case, computed once for all tiers."""
     return {case.name: case.expected() for case in CASES}
 
 
 @pytest.fixture
 def without() -> Iterator[set[str]]:
-    """Tiers to skip, for one test."""
+    """The set of tiers to skip, emptied after the test."""
     yield counts.skipped_tiers
     counts.skipped_tiers.clear()
 
@@ -47,7 +47,7 @@ def test_bits(skipped: tuple[str, ...], without: set[str], expected: dict[str, R
 
 
 def test_names() -> None:
-    """No two share one, here and among the others, and each loss has some of each dtype that are near a midpoint."""
+    """Case names are unique, and each loss has cases near a midpoint in each dtype."""
     names = [case.name for case in (*CASES, *all_cases())]
     assert len(set(names)) == len(names)
     near = {
@@ -64,7 +64,7 @@ def test_names() -> None:
 
 
 def _undecided(case: Case) -> dict[str, int]:
-    """What a call leaves to the tiers behind the first."""
+    """Count what each tier of a call leaves undecided."""
     predictions: Any = case.predictions
     if case.dtype == "bfloat16":
         predictions = predictions.astype(pytest.importorskip("ml_dtypes").bfloat16)
@@ -81,7 +81,7 @@ def _undecided(case: Case) -> dict[str, int]:
     ids=lambda case: case.name,
 )
 def test_searched_cases_need_the_second_tier(case: Case) -> None:
-    """Each row has a result that float64 leaves undecided, if it was asked at all, and none that needs the oracle."""
+    """Each row has a result that float64 leaves undecided, and none needs the oracle."""
     left = _undecided(case)
     assert left.get("rows", 0) + left.get("elements", 0) >= len(case.predictions)
     assert "oracle" not in left
@@ -98,26 +98,28 @@ def test_searched_cases_need_the_second_tier(case: Case) -> None:
     ids=lambda case: case.name,
 )
 def test_derived_cases_need_the_third_tier(case: Case) -> None:
-    """Each row has a result that pairs of float64 leave undecided."""
+    """Each row has a result that pairs of float64 leave to the oracle."""
     assert _undecided(case).get("oracle", 0) >= len(case.predictions)
 
 
 def test_rational_ties_need_no_oracle() -> None:
-    """A batch of equal logits, as in a model that was initialized to zero, would keep it busy."""
+    """Rational ties are decided without the slow oracle.
+
+    A model initialized to zero gives a whole batch of equal logits, which are such ties.
+    """
+    rational = (
+        "hard/equal logits, uniform",
+        "hard/equal logits, two",
+        "hard/p is",
+        "hard/slope of -log",
+    )
     for case in CASES:
-        if case.name.startswith(
-            (
-                "hard/equal logits, uniform",
-                "hard/equal logits, two",
-                "hard/p is",
-                "hard/slope of -log",
-            )
-        ):
+        if case.name.startswith(rational):
             assert "oracle" not in _undecided(case), case.name
 
 
 def test_means_whose_sum_overflows() -> None:
-    """The terms are added exactly, and so their mean is finite where they are."""
+    """The mean of finite terms is finite, because the terms are added exactly."""
     spec = ul.MeanSquaredError(rounding="exact")
     for dtype, p in ((np.float64, 1.3e154), (np.float32, 1.8e19)):
         pair = np.array([p, p], dtype)
@@ -125,7 +127,7 @@ def test_means_whose_sum_overflows() -> None:
 
 
 def test_subnormal_numbers_in_half_types() -> None:
-    """Below the smallest normal number there are fewer bits, and one rounding."""
+    """Subnormal results of half types have fewer bits and are rounded once."""
     spec = ul.MeanSquaredError(reduction="none", rounding="exact")
     tie = np.array([2.5, 3.5, 2.5 + 2.0**-30, 0.5, 0.5 + 2.0**-30]) * 2.0**-24
     losses = spec(np.ones(5, np.float16), np.zeros(5, np.float32), sample_weight=tie)

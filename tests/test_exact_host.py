@@ -1,4 +1,4 @@
-"""`unifiedloss.host`: work is done where subnormal numbers are kept, whatever the calling thread does with them."""
+"""`unifiedloss.host`: run work on a thread that keeps subnormal numbers."""
 
 from __future__ import annotations
 
@@ -17,38 +17,39 @@ import unifiedloss as ul
 from unifiedloss import host
 from unifiedloss.errors import UnsupportedError
 
-# fesetenv takes the settings to be taken; on x86-64 glibc gives the processor's word for float32 and float64 (MXCSR) as the last field.
+# On x86-64, the last field of the environment that glibc's fegetenv and fesetenv use is MXCSR, the
+# control register for float32 and float64.
 settable = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64",
     reason="sets a register of x86-64 through glibc",
 )
 FLUSH = 0x8040
-"""MXCSR's bits: results to zero, and inputs as zero."""
+"""MXCSR's bits that flush subnormal results to zero and read subnormal inputs as zero."""
 
 
 @contextmanager
 def flushing() -> Iterator[None]:
-    """This thread treats subnormal numbers as 0."""
+    """Make this thread treat subnormal numbers as 0."""
     libm = ctypes.CDLL("libm.so.6")
-    kept, changed = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
-    libm.fegetenv(kept)
+    before, changed = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
+    libm.fegetenv(before)
     libm.fegetenv(changed)
     changed[7] |= FLUSH
     libm.fesetenv(changed)
     try:
         yield
     finally:
-        libm.fesetenv(kept)
+        libm.fesetenv(before)
 
 
 def product() -> tuple[float, int]:
-    """A subnormal number times 1, scaled up to where nothing flushes it, and the thread that did it."""
+    """Return the bits of a subnormal number times 1, and the thread that computed it."""
     x = np.array([8], np.uint32).view(np.float32) * np.ones(1, np.float32)
     return int(x.view(np.uint32)[0]), threading.get_ident()
 
 
-def test_here_where_this_thread_will_do() -> None:
-    """No thread is changed without need, and errors and arguments pass."""
+def test_runs_on_this_thread_if_it_keeps_subnormals() -> None:
+    """Work stays on a thread that keeps subnormal numbers; arguments and errors pass through."""
     assert host.run(product) == (8, threading.get_ident())
     assert host.run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -56,8 +57,8 @@ def test_here_where_this_thread_will_do() -> None:
 
 
 @settable
-def test_elsewhere_where_it_flushes() -> None:
-    """And from there as it is: a call within a call does not wait for its own thread."""
+def test_runs_on_another_thread_if_this_one_flushes() -> None:
+    """Work leaves a flushing thread; a nested call stays on the worker, so it does not deadlock."""
     with flushing():
         assert product()[0] == 0
         bits, thread = host.run(product)
@@ -71,7 +72,7 @@ def test_elsewhere_where_it_flushes() -> None:
 
 @settable
 def test_refuses_without_a_thread_that_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread started where they are flushed flushes too; then there is no right number to give."""
+    """Refuse if the worker flushes too, which it does if it is started from a flushing thread."""
     with flushing():
         monkeypatch.setattr(host, "_worker", host._Worker())
         with pytest.raises(UnsupportedError, match="keeps subnormal numbers"):
@@ -83,7 +84,7 @@ def test_refuses_without_a_thread_that_keeps_them(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore")  # other tests' frameworks have threads of their own
 def test_after_a_fork() -> None:
-    """The child starts a thread of its own instead of waiting for its parent's."""
+    """A forked child starts its own worker instead of waiting for its parent's."""
     child = os.fork()
     if not child:
         with flushing():
@@ -93,7 +94,7 @@ def test_after_a_fork() -> None:
 
 @settable
 def test_exact_numpy_where_it_flushes() -> None:
-    """A subnormal loss of NumPy arrays is right in such a thread too."""
+    """A subnormal loss of NumPy arrays is right on a flushing thread."""
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="none", rounding="exact")
     logits, labels = np.array([[100, 0]], np.float32), np.array([0])
     spec(logits, labels)

@@ -1,6 +1,6 @@
-"""Exact mode gives a row the same bits wherever it stands: in any order, batch and memory, with any number of threads.
+"""Exact mode gives a row the same bits in any order, batch and memory, with any number of threads.
 
-Run as a script it prints the digest of some losses and gradients in a framework whose threads were set beforehand.
+Run as a script, print the digest of some losses and gradients in a framework with one thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BACKENDS = [
     for name in ("numpy", "torch", "tensorflow", "jax")
 ]
 DTYPES = ("float32", "float32", "float64", "float16", "bfloat16")
-SHAPE = 6, 5  # one for all examples: JAX compiles for each
+SHAPE = 6, 5  # one shape for all examples, because JAX compiles for each
 
 CE = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
 BCE = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
@@ -49,7 +49,7 @@ class Call(NamedTuple):
     upstream: Array
 
     def rows(self, index: Any) -> Call:
-        """The same of some rows."""
+        """The same call on some of its rows."""
         weight = None if self.weight is None else self.weight[index]
         return self._replace(
             predictions=self.predictions[index],
@@ -61,7 +61,7 @@ class Call(NamedTuple):
 
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
-    """Every loss, dtype and kind of input, from rows of no spread to saturated ones, some of them equal."""
+    """Draw a loss, dtype and kind of input; rows are flat to saturated, and two are equal."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(
         st.sampled_from(["index", "dense", "smoothed", "binary", "regression", "p", "binary p"])
@@ -87,28 +87,31 @@ def calls(draw: st.DrawFn) -> Call:
 
 
 def made(backend: str, call: Call, reduction: Any) -> list[Any]:
-    """The tensors of a call: predictions, targets, weight or None, upstream gradient or None."""
+    """The tensors of a call: predictions, targets, weight or None, upstream gradient."""
     adapter = registry.adapter(backend)
     dtype = call.dtype if call.dtype != "float64" or backend != "jax" else "float32"
     weight = None if call.weight is None else adapter.tensor(call.weight)
     upstream = call.upstream if reduction == "none" else call.upstream.ravel()[0]
-    result = adapter.tensor(
-        np.asarray(upstream), dtype if reduction == "none" or dtype == "float64" else "float32"
-    )
-    return [adapter.tensor(call.predictions, dtype), adapter.tensor(call.targets), weight, result]
+    loss_dtype = dtype if reduction == "none" or dtype == "float64" else "float32"
+    return [
+        adapter.tensor(call.predictions, dtype),
+        adapter.tensor(call.targets),
+        weight,
+        adapter.tensor(np.asarray(upstream), loss_dtype),
+    ]
 
 
 def results(backend: str, spec: Any, tensors: list[Any]) -> tuple[Array, Array]:
-    """Loss and gradient as float64, which holds every one of their bits."""
+    """Loss and gradient as float64, which represents every dtype's values exactly."""
     adapter = registry.adapter(backend)
     predictions, targets, weight, upstream = tensors
-    found = spec.value_and_grad(predictions, targets, sample_weight=weight, upstream=upstream)
-    value, gradient = (np.asarray(adapter.to_numpy(x)).astype(np.float64) for x in found)
+    pair = spec.value_and_grad(predictions, targets, sample_weight=weight, upstream=upstream)
+    value, gradient = (np.asarray(adapter.to_numpy(x)).astype(np.float64) for x in pair)
     return value, gradient
 
 
 def same(a: tuple[Array, ...], b: tuple[Array, ...]) -> None:
-    """Equal, to the sign of zero."""
+    """Assert that arrays are equal bit for bit."""
     for x, y in zip(a, b, strict=True):
         assert x.tobytes() == y.tobytes()
 
@@ -117,12 +120,12 @@ def same(a: tuple[Array, ...], b: tuple[Array, ...]) -> None:
 @settings(max_examples=12, deadline=None)
 @given(call=calls(), order=st.permutations(range(SHAPE[0])), cut=st.integers(1, SHAPE[0] - 1))
 def test_order_and_batch(backend: str, call: Call, order: list[int], cut: int) -> None:
-    """A row's loss and gradient do not depend on the rows around it, nor the mean and its gradient on their order."""
+    """A row's results do not depend on the other rows, nor the mean's on the order of the rows."""
     each = call.spec.replace(reduction="none")
     value, gradient = results(backend, each, made(backend, call, "none"))
     moved = results(backend, each, made(backend, call.rows(order), "none"))
     same((value[order], gradient[order]), moved)
-    if backend != "jax" or cut == 1:  # which compiles for each size
+    if backend != "jax" or cut == 1:  # JAX compiles for each size
         parts = [
             results(backend, each, made(backend, call.rows(s), "none"))
             for s in (slice(cut), slice(cut, None))
@@ -130,22 +133,22 @@ def test_order_and_batch(backend: str, call: Call, order: list[int], cut: int) -
         same((value, gradient), tuple(np.concatenate(x) for x in zip(*parts, strict=True)))
     for reduction in ("mean", "sum"):
         spec = call.spec.replace(reduction=reduction)
-        upright = call._replace(upstream=np.full_like(call.upstream, call.upstream.flat[0]))
-        value, gradient = results(backend, spec, made(backend, upright, reduction))
-        same(
-            (value, gradient[order]),
-            results(backend, spec, made(backend, upright.rows(order), reduction)),
-        )
+        # Reordered rows must have the same upstream gradient, which is the first one.
+        constant = call._replace(upstream=np.full_like(call.upstream, call.upstream.flat[0]))
+        value, gradient = results(backend, spec, made(backend, constant, reduction))
+        moved = results(backend, spec, made(backend, constant.rows(order), reduction))
+        same((value, gradient[order]), moved)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 def _in_numpy(x: Array) -> Iterator[Array]:
     yield np.asfortranarray(x)
-    yield (
-        np.repeat(np.repeat(x, 2, 0), 3, -1)[::2, ..., ::3] if x.ndim > 1 else np.repeat(x, 2)[::2]
-    )
+    if x.ndim > 1:
+        yield np.repeat(np.repeat(x, 2, 0), 3, -1)[::2, ..., ::3]
+    else:
+        yield np.repeat(x, 2)[::2]
     yield x[::-1].copy()[::-1]
     unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
     unaligned[...] = x
@@ -183,39 +186,35 @@ _VIEWS = {"numpy": _in_numpy, "torch": _in_torch, "tensorflow": _in_tensorflow, 
 @settings(max_examples=12, deadline=None)
 @given(call=calls(), reduction=st.sampled_from(["none", "mean"]))
 def test_memory(backend: str, call: Call, reduction: Any) -> None:
-    """Transposed, strided, shifted and otherwise odd memory holds the same numbers, and gives the same bits."""
+    """Transposed, strided, reversed, unaligned and byte-swapped memory gives the same bits."""
     spec = call.spec.replace(reduction=reduction)
     tensors = made(backend, call, reduction)
     wanted = results(backend, spec, tensors)
-    for k in range(3):  # the predictions and a part of the others in another layout at a time
+    for k in range(3):  # give each tensor another layout, and combine them differently each time
         views = [[x] if x is None or not np.ndim(x) else list(_VIEWS[backend](x)) for x in tensors]
         picked = [each[(k + i) % len(each)] for i, each in enumerate(views)]
         same(wanted, results(backend, spec, picked))
-    for odd in _VIEWS[backend](tensors[0]):
-        same(wanted, results(backend, spec, [odd, *tensors[1:]]))
+    for view in _VIEWS[backend](tensors[0]):
+        same(wanted, results(backend, spec, [view, *tensors[1:]]))
 
 
 @pytest.mark.framework("numpy", "torch")
 def test_repeated_memory() -> None:
-    """One row that stands for many, with a stride of 0, is that row each time."""
+    """A row that is broadcast with a stride of 0 gives the bits of its copies."""
     torch = importlib.import_module("torch")
     row, target = np.float32([[3, -1, 0.5]]), np.float32([[0.2, 0.7, 0.1]])
     wanted = results("numpy", CE, [row.repeat(4, 0), target.repeat(4, 0), None, None])
-    many = [np.broadcast_to(x, (4, 3)) for x in (row, target)]
-    same(wanted, results("numpy", CE, [*many, None, None]))
-    same(
-        wanted,
-        results(
-            "torch", CE, [*(torch.from_numpy(x).expand(4, 3) for x in (row, target)), None, None]
-        ),
-    )
+    arrays = [np.broadcast_to(x, (4, 3)) for x in (row, target)]
+    same(wanted, results("numpy", CE, [*arrays, None, None]))
+    tensors = [torch.from_numpy(x).expand(4, 3) for x in (row, target)]
+    same(wanted, results("torch", CE, [*tensors, None, None]))
 
 
-# -------------------------------------------------------------------------------------------------------- many rows and threads
+# ---------------------------------------------------------------------------- many rows and threads
 
 
 def _large() -> Iterator[tuple[Any, Array, Array]]:
-    """Calls of several of the kernel's blocks, which is what frameworks take more than one thread for."""
+    """Calls that take several of the kernel's blocks, enough for frameworks to start threads."""
     rng = np.random.default_rng(2)
     z = rng.normal(scale=4, size=(600, 700)).astype(np.float32)
     assert z.size > 3 * fast._BLOCK
@@ -228,29 +227,26 @@ def _large() -> Iterator[tuple[Any, Array, Array]]:
 
 
 def digest(backend: str) -> str:
-    """What all these bits come to, eagerly and compiled."""
+    """Hash the bits of all large calls; eager and compiled ones must agree."""
     adapter = registry.adapter(backend)
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for spec, *arrays in _large():
         tensors = [adapter.tensor(x) for x in arrays]
         pairs = [spec.value_and_grad(*tensors)]
         if backend == "tensorflow":
-            pairs.append(
-                importlib.import_module("tensorflow").function(
-                    spec.value_and_grad, autograph=False
-                )(*tensors)
-            )
+            tf = importlib.import_module("tensorflow")
+            pairs.append(tf.function(spec.value_and_grad, autograph=False)(*tensors))
         if backend == "jax":
             pairs.append(importlib.import_module("jax").jit(spec.value_and_grad)(*tensors))
         bits = [b"".join(np.asarray(adapter.to_numpy(x)).tobytes() for x in pair) for pair in pairs]
         assert set(bits) == {bits[0]}
-        found.update(bits[0])
-    return found.hexdigest()
+        total.update(bits[0])
+    return total.hexdigest()
 
 
 @pytest.mark.framework("numpy")
 def test_batch_of_many_blocks() -> None:
-    """A row between thousands of others has the bits it has alone."""
+    """A row among hundreds of others, in several blocks, has the bits it has alone."""
     for spec, z, t in _large():
         each = spec.replace(reduction="none")
         value, gradient = each.value_and_grad(z, t)
@@ -260,14 +256,14 @@ def test_batch_of_many_blocks() -> None:
 
 @pytest.mark.framework("numpy")
 def test_calls_at_the_same_time() -> None:
-    """Threads of the user's do not meet."""
+    """Calls from several threads of the user do not disturb each other."""
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(digest, ["numpy"] * 4))) == 1
 
 
 @pytest.mark.framework("numpy", "torch")
 def test_threads_of_torch() -> None:
-    """As many as one likes."""
+    """The bits do not depend on torch's number of threads."""
     torch = importlib.import_module("torch")
     before = torch.get_num_threads()
     try:
@@ -281,7 +277,10 @@ def test_threads_of_torch() -> None:
 @pytest.mark.parametrize("backend", BACKENDS[2:])
 @pytest.mark.slow("TensorFlow, whose calls take the same way to the host", only=["jax"])
 def test_threads_of_a_process(backend: str) -> None:
-    """Where their number is fixed once and for all: this process takes as many as it likes, another is told to take one."""
+    """A process with one thread gives the same bits as this one with the default number.
+
+    TensorFlow and JAX fix their number of threads at the start of a process.
+    """
     names = (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",

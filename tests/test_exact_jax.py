@@ -1,4 +1,4 @@
-"""Exact mode on JAX: the same bits under every transformation, by a callback to the host, and what is refused."""
+"""Exact mode on JAX: the same bits under every transformation, and the refused derivatives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
 
-from unifiedloss.adapters.jax import callback, exact, program  # noqa: E402 - after the question whether JAX is here
+# Import after the check that JAX is installed.
+from unifiedloss.adapters.jax import callback, exact, program  # noqa: E402
 from unifiedloss.adapters.jax.graph import JaxOps  # noqa: E402
 from unifiedloss.exact import graph  # noqa: E402
 
@@ -29,7 +30,7 @@ MSE = ul.MeanSquaredError(rounding="exact")
 
 X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.25, 0.5]], np.float32)
 Y = np.array([0, 1, 1, 2])
-# As float32 these would be other numbers, and give other results.
+# Narrowed to 32 bits, these targets, labels and weights would give other results.
 T = np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 1 / 3, 2 / 3], [0.1, 0.1, 0.8]])
 FAR = np.array([[2**40 + 1.0, 0, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]])
 IGNORED = np.array([0, 2**32 + 1, 1, 2])
@@ -49,17 +50,17 @@ CALLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 def same(got: Any, wanted: Any) -> None:
-    """The same bits."""
+    """Assert equal dtypes, shapes and bits."""
     got, wanted = np.asarray(got), np.asarray(wanted)
     assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
-    np.testing.assert_array_equal(got.view(np.uint8), wanted.view(np.uint8)) if got.ndim else same(
-        got[None], wanted[None]
-    )
+    # A scalar array has no view of another item size.
+    got, wanted = np.atleast_1d(got), np.atleast_1d(wanted)
+    np.testing.assert_array_equal(got.view(np.uint8), wanted.view(np.uint8))
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_transformations(name: str) -> None:
-    """The bits are NumPy's under each of them, and companions of 64 bits are read as they are, though x64 is off."""
+    """The bits are NumPy's under each; 64-bit targets and weights keep their digits without x64."""
     spec, t, more = CALLS[name]
     loss_of, z = spec.to("jax"), jnp.asarray(X)
     value, gradient = spec.value_and_grad(X, t, **more)
@@ -74,12 +75,12 @@ def test_transformations(name: str) -> None:
     same(of(z), value)
     same(jax.jit(of)(z), value)
     same(jax.vmap(of)(twice), np.stack([value, value]))
-    for found in (
+    for pair in (
         spec.value_and_grad(z, t, **more),
         jax.jit(lambda z: spec.value_and_grad(z, t, **more))(z),
     ):
-        same(found[0], value)
-        same(found[1], gradient)
+        same(pair[0], value)
+        same(pair[1], gradient)
     same(jax.grad(of)(z), gradient)
     same(jax.jit(jax.grad(of))(z), gradient)
     same(jax.grad(jax.jit(of))(z), gradient)
@@ -89,12 +90,12 @@ def test_transformations(name: str) -> None:
     same(jax.jit(jax.grad(looped))(twice)[1], gradient)
 
 
-# ------------------------------------------------------------------------------------------------------------- in the graph
+# ------------------------------------------------------------------------------------- in the graph
 
 
 @pytest.fixture
 def in_graph(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """However small a call is, it is computed in the program; tells how many rows came from the host."""
+    """Compute even the smallest call in the graph; return a count of the rows left to the host."""
     rows = []
     original = program._rows
 
@@ -109,27 +110,22 @@ def in_graph(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 def test_primitives() -> None:
-    """Sums, products and roundings without error, and functions within their bounds, as XLA compiles them."""
+    """Under XLA, sums, products and roundings are exact, and functions are within their bounds."""
 
     def compiled(function: Any, *arrays: Any) -> list[Any]:
-        with jax.enable_x64(True):  # noqa: FBT003 - JAX takes it so
+        with jax.enable_x64(True):  # noqa: FBT003 - JAX's signature
             return [np.asarray(x) for x in jax.jit(function)(*map(jnp.asarray, arrays))]
 
     graph_primitives.check_all(JaxOps(), compiled)
 
 
 def _hard_logits(dtype: Any) -> Any:
-    """Rows of all scales, equal ones, saturated ones that lie on a tie, infinite ones, NaN, and subnormal numbers."""
+    """Rows of all scales: equal, subnormal, infinite and NaN logits, a saturated row on a tie."""
     random = np.random.default_rng(1)
     x = random.normal(size=(60, 7)) * random.choice([1, 4, 30, 100], (60, 1))
     x[0], x[1], x[2], x[3], x[4] = 0, 1.5, -6e4, 1e-40, [6e4, *[-0.00390625] * 6]
-    x[5, ::2], x[6], x[7, 0], x[8, 0], x[9] = (
-        -np.inf,
-        -np.inf,
-        np.inf,
-        np.nan,
-        random.normal(0, 400, 7),
-    )
+    x[5, ::2], x[6], x[7, 0], x[8, 0] = -np.inf, -np.inf, np.inf, np.nan
+    x[9] = random.normal(0, 400, 7)
     with np.errstate(over="ignore"):
         return x.astype(np.float32).astype(dtype)
 
@@ -139,16 +135,16 @@ def _hard_logits(dtype: Any) -> Any:
 def test_index_in_graph(
     in_graph: Callable[[], int], monkeypatch: pytest.MonkeyPatch, dtype: str, skipped: set[str]
 ) -> None:
-    """The bits are the host's, whether float64 decides or leaves everything to the host; most of it it decides."""
+    """The bits are the host's, whether float64 decides most rows or leaves them all to the host."""
     monkeypatch.setattr(graph, "skipped_tiers", skipped)
     x = _hard_logits(jnp.dtype(dtype))
     y = np.random.default_rng(2).integers(0, 7, 60)
     spec = CE.replace(reduction="none", class_weights=[1, 0.3, 2, 1, 1e-3, 1, 0], ignore_index=5)
     weight = np.random.default_rng(3).random(60).astype(np.float32)
     value, gradient = spec.value_and_grad(x, y, sample_weight=weight)
-    found = jax.jit(spec.value_and_grad)(jnp.asarray(x), y, sample_weight=weight)
-    same(found[0], value)
-    same(found[1], gradient)
+    compiled = jax.jit(spec.value_and_grad)(jnp.asarray(x), y, sample_weight=weight)
+    same(compiled[0], value)
+    same(compiled[1], gradient)
     assert in_graph() >= 40 if skipped else 1 <= in_graph() <= 25
 
 
@@ -175,15 +171,14 @@ def test_index_in_graph(
 def test_other_losses_in_graph(
     in_graph: Callable[[], int], spec: Any, targets: str, more: dict[str, Any]
 ) -> None:
-    """Every kind of loss that has a form in the graph."""
+    """Every other kind of loss with a form in the graph gives the host's bits."""
     random = np.random.default_rng(4)
     x = (random.normal(size=(60, 7)) * random.choice([1, 4, 30], (60, 1))).astype(np.float32)
     x[0] = 0
-    y = (
-        random.integers(0, 7, 60)
-        if targets == "index"
-        else random.random((60, 7)).astype(np.float32)
-    )
+    if targets == "index":
+        y = random.integers(0, 7, 60)
+    else:
+        y = random.random((60, 7)).astype(np.float32)
     y = np.round(y) if targets == "hard" else y
     companions = {
         "sample_weight": random.random(60).astype(np.float32),
@@ -191,14 +186,14 @@ def test_other_losses_in_graph(
     }
     given = {name: companions[name] for name in more}
     value, gradient = spec.value_and_grad(x, y, **given)
-    found = jax.jit(lambda x: spec.value_and_grad(x, y, **given))(x)
-    same(found[0], value)
-    same(found[1], gradient)
+    compiled = jax.jit(lambda x: spec.value_and_grad(x, y, **given))(x)
+    same(compiled[0], value)
+    same(compiled[1], gradient)
     assert in_graph() < 45
 
 
 def test_transformations_in_graph(in_graph: Callable[[], int]) -> None:
-    """Maps are folded into it, and the host is not asked at every step."""
+    """vmap adds its axis to the program, and a scan does not call the host at every step."""
     spec, labels = CE.replace(ignore_index=0), Y
     zs, both = jnp.asarray(np.stack([X, X[::-1], 2 * X])), np.stack([labels, labels[::-1]])
     gradients = np.stack([spec.value_and_grad(z, labels)[1] for z in np.asarray(zs)])
@@ -209,15 +204,15 @@ def test_transformations_in_graph(in_graph: Callable[[], int]) -> None:
     same(jax.jit(jax.vmap(jax.grad(lambda z: spec(z, labels))))(zs), gradients)
     same(jax.grad(lambda zs: jax.vmap(lambda z: 2 * spec(z, labels))(zs).sum() / 2)(zs), gradients)
     same(jax.jit(jax.grad(looped))(zs), gradients)
-    found = jax.jit(jax.vmap(jax.vmap(spec.to("jax"), (0, None)), (None, 0)))(zs, both)
-    same(found, np.stack([[spec(z, y) for z in np.asarray(zs)] for y in both]))
+    nested = jax.jit(jax.vmap(jax.vmap(spec.to("jax"), (0, None)), (None, 0)))(zs, both)
+    same(nested, np.stack([[spec(z, y) for z in np.asarray(zs)] for y in both]))
     assert in_graph() == 0
 
 
 @pytest.mark.parametrize("name", ["index", "dense", "binary"])
 @pytest.mark.usefixtures("in_graph")
 def test_eager_calls_that_keep_coming(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are handed to a compiled program in the end: the same bits, and the same errors."""
+    """Repeated eager calls are compiled after a while, with the same bits and the same errors."""
     ran = []
     original = program.run
     monkeypatch.setattr(
@@ -231,10 +226,10 @@ def test_eager_calls_that_keep_coming(name: str, monkeypatch: pytest.MonkeyPatch
     for compiled in (0, 0, 1):
         same(spec(z, t, **more), value)
         assert len(ran) == compiled
-    found = spec.value_and_grad(z, t, **more)
+    pair = spec.value_and_grad(z, t, **more)
     assert len(ran) == 2
-    same(found[0], value)
-    same(found[1], gradient)
+    same(pair[0], value)
+    same(pair[1], gradient)
     same(jax.grad(lambda z: spec(z, t, **more))(z), gradient)
     bad = np.where(Y == 1, 3, Y) if name == "index" else np.where(t == 0, -1, t)
     with pytest.raises(ul.BadValueError):
@@ -242,25 +237,23 @@ def test_eager_calls_that_keep_coming(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_blocks_and_long_rows(in_graph: Callable[[], int]) -> None:
-    """More rows than a block holds, of which the last is done twice, and rows that are added up in three rounds."""
+    """Cover a last block that overlaps the one before it, and rows summed in three rounds."""
     for shape in ((301, 700), (5, 40_000)):
         random = np.random.default_rng(5)
         x, y = random.normal(0, 4, shape).astype(np.float32), random.integers(0, shape[1], shape[0])
         value, gradient = CE.value_and_grad(x, y)
-        found = jax.jit(CE.value_and_grad)(x, y)
-        same(found[0], value)
-        same(found[1], gradient)
+        compiled = jax.jit(CE.value_and_grad)(x, y)
+        same(compiled[0], value)
+        same(compiled[1], gradient)
         assert in_graph() <= 3
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_upstream(transform: Callable[..., Any], reduction: str) -> None:
-    """The gradient is rounded once, whatever comes from above; a float32 gradient times 0.3 would be another number."""
+    """The gradient includes the upstream before it is rounded; a later product has other bits."""
     spec = CE.replace(reduction=reduction)
-    upstream = (
-        np.float32(0.3) if reduction == "mean" else np.array([0.3, -1.7, 0, 1e-3], np.float32)
-    )
+    upstream = np.float32(0.3 if reduction == "mean" else [0.3, -1.7, 0, 1e-3])
     _, wanted = spec.value_and_grad(X, Y, upstream=upstream)
     same(transform(jax.grad(lambda z: (spec(z, Y) * upstream).sum()))(X), wanted)
     same(transform(lambda z: spec.value_and_grad(z, Y, upstream=upstream)[1])(X), wanted)
@@ -268,7 +261,7 @@ def test_upstream(transform: Callable[..., Any], reduction: str) -> None:
 
 
 def test_mapped_one_sided_and_twice() -> None:
-    """Each array may be mapped or not, along any axis, and maps may lie in each other."""
+    """vmap maps any of the arrays along any axis, and may be nested."""
     spec = CE.replace(reduction="none")
     zs = jnp.asarray(np.stack([X, X[::-1], 2 * X]))
     wanted = np.stack([spec(z, Y) for z in np.asarray(zs)])
@@ -288,59 +281,56 @@ def test_mapped_one_sided_and_twice() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_half_types(dtype: str, reduction: str) -> None:
-    """Dtypes are native mode's, and the bits NumPy's."""
+    """Results have the dtypes of native mode and the bits of NumPy."""
     spec = CE.replace(reduction=reduction)
     z = jnp.asarray(X, dtype)
     value, gradient = spec.value_and_grad(np.asarray(z), Y)
     for of in (spec.value_and_grad, jax.jit(spec.value_and_grad)):
-        found = of(z, jnp.asarray(Y))
-        assert found[0].dtype == (z.dtype if reduction == "none" else jnp.float32)
-        same(found[0], value)
-        same(found[1], gradient)
+        pair = of(z, jnp.asarray(Y))
+        assert pair[0].dtype == (z.dtype if reduction == "none" else jnp.float32)
+        same(pair[0], value)
+        same(pair[1], gradient)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_rules_of_the_oracle(dtype: str) -> None:
-    """Where a rule makes the whole call the oracle's, a compiled program has its gradient as well."""
+    """A rule that only the oracle computes has loss and gradient in a compiled program too."""
     spec = CE.replace(from_logits=False, epsilon="keras", renormalize="before_clip")
     z = jnp.asarray(np.abs(X) + 0.5, dtype)
     value, gradient = spec.value_and_grad(np.asarray(z), Y)
-    found = jax.jit(jax.vmap(jax.value_and_grad(spec.to("jax"))))(z[None], Y[None])
-    same(found[0][0], value)
-    same(found[1][0], gradient)
+    mapped = jax.jit(jax.vmap(jax.value_and_grad(spec.to("jax"))))(z[None], Y[None])
+    same(mapped[0][0], value)
+    same(mapped[1][0], gradient)
 
 
 @pytest.mark.parametrize(
     "transform", [lambda f: f, jax.jit, jax.vmap], ids=["eager", "jit", "vmap"]
 )
 def test_subnormal_results(transform: Callable[..., Any]) -> None:
-    """XLA computes without subnormal numbers, and its callbacks run where NumPy does too; results have them all the same."""
+    """Subnormal results survive, though XLA and the threads of its callbacks flush them to 0."""
     z, y = jnp.array([[[100.0, 0.0]]]), jnp.array([[0]])
-    found = transform(CE.replace(axis=-1))(z, y)
-    same(np.reshape(found, ()), np.float32(3.783506e-44))
-    slope = transform(
-        jax.grad(
-            lambda z: CE.replace(axis=-1, reduction="sum")(z, y[0] if z.ndim == 2 else y).sum()
-        )
-    )(z)
+    value = transform(CE.replace(axis=-1))(z, y)
+    same(np.reshape(value, ()), np.float32(3.783506e-44))
+
+    def total(z: Any) -> Any:
+        return CE.replace(axis=-1, reduction="sum")(z, y[0] if z.ndim == 2 else y).sum()
+
+    slope = transform(jax.grad(total))(z)
     same(slope[0, 0], np.float32([-3.783506e-44, 3.783506e-44]))
 
 
 def test_memory_layout_and_numpy_predictions() -> None:
-    """Views, transposed arrays and another byte order are the same numbers."""
+    """Views, transposed arrays and another byte order give the same bits."""
     value, gradient = CE.value_and_grad(X, Y)
     for x in (X[:, ::-1][:, ::-1], np.asfortranarray(X), X.astype(">f4"), jnp.asarray(X.T).T):
-        found = (
-            CE.to("jax")(x, Y),
-            *jax.value_and_grad(CE.to("jax"))(jnp.asarray(np.asarray(x, np.float32)), Y),
-        )
-        same(found[0], value)
-        same(found[1], value)
-        same(found[2], gradient)
+        same(CE.to("jax")(x, Y), value)
+        pair = jax.value_and_grad(CE.to("jax"))(jnp.asarray(np.asarray(x, np.float32)), Y)
+        same(pair[0], value)
+        same(pair[1], gradient)
 
 
 def test_training() -> None:
-    """A compiled step learns, and its parameters are those of eager steps to the last bit, up to the model's own arithmetic."""
+    """The loss falls over five compiled training steps, from log 2."""
     points = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     labels = (points[:, 0] > 0).astype(np.int32)
 
@@ -359,7 +349,7 @@ def test_training() -> None:
 
 
 def refused(function: Callable[[], Any], message: str) -> None:
-    """The call raises, in words that say what to do."""
+    """Assert that the call raises and that the message proposes native mode."""
     with pytest.raises(ul.UnsupportedError, match=message) as caught:
         function()
     assert "native" in str(caught.value)
@@ -367,7 +357,7 @@ def refused(function: Callable[[], Any], message: str) -> None:
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_other_derivatives_are_refused(transform: Callable[..., Any]) -> None:
-    """By targets or weights, a second one, forward mode: never a silent zero."""
+    """Derivatives by targets or weights, second ones and forward mode raise; none is silently 0."""
     z, t, w = jnp.asarray(X), jnp.asarray(T, jnp.float32), jnp.asarray(W, jnp.float32)
 
     def of(z: Any) -> Any:
@@ -390,8 +380,8 @@ def test_other_derivatives_are_refused(transform: Callable[..., Any]) -> None:
         transform(lambda z: jax.jvp(of, (z,), (z,)))(z)
 
 
-def test_constants_are_no_derivatives() -> None:
-    """What the message proposes works."""
+def test_stop_gradient_makes_constants() -> None:
+    """`stop_gradient`, which the message proposes, works."""
     z = jnp.asarray(X)
     jax.grad(lambda z: CE(z, jax.lax.stop_gradient(jax.nn.softmax(z))))(z)
     step = jax.grad(lambda z: CE(z - jax.grad(CE.to("jax"))(jax.lax.stop_gradient(z), Y), Y))(z)
@@ -399,34 +389,33 @@ def test_constants_are_no_derivatives() -> None:
 
 
 def test_bad_values() -> None:
-    """They raise where they can be read, and are NaN elsewhere."""
+    """They raise in eager calls and poison their own position under jit."""
     with pytest.raises(ul.BadValueError):
         CE(jnp.asarray(X), Y + 1)
     with pytest.raises(ul.BadValueError):
         CE.value_and_grad(jnp.asarray(X), Y + 1)
     each = CE.replace(reduction="none")
-    found = jax.jit(each.to("jax"))(X, Y + 1)
-    assert np.isnan(found).tolist() == [False, False, False, True]
+    losses = jax.jit(each.to("jax"))(X, Y + 1)
+    assert np.isnan(losses).tolist() == [False, False, False, True]
     slope = jax.jit(jax.grad(lambda z: each(z, Y + 1).sum()))(X)
     assert np.isnan(slope).any(1).tolist() == [False, False, False, True]
 
 
 def test_float64_predictions_need_x64() -> None:
-    """And with it are float64 throughout."""
-    refused_message = "x64 is enabled"
-    with pytest.raises(ul.UnsupportedError, match=refused_message):
+    """float64 predictions are refused without x64, and computed in float64 with it."""
+    with pytest.raises(ul.UnsupportedError, match="x64 is enabled"):
         CE.to("jax")(X.astype(np.float64), Y)
     value, gradient = CE.value_and_grad(X.astype(np.float64), T, sample_weight=W)
-    with jax.enable_x64(True):  # noqa: FBT003 - JAX takes it so
+    with jax.enable_x64(True):  # noqa: FBT003 - JAX's signature
         for of in (CE.value_and_grad, jax.jit(CE.value_and_grad)):
-            found = of(jnp.asarray(X, jnp.float64), T, sample_weight=W)
-            same(found[0], value)
-            same(found[1], gradient)
+            pair = of(jnp.asarray(X, jnp.float64), T, sample_weight=W)
+            same(pair[0], value)
+            same(pair[1], gradient)
         same(jax.jit(jax.grad(lambda z: CE(z, T, sample_weight=W)))(X.astype(np.float64)), gradient)
 
 
 def test_export_is_refused() -> None:
-    """A program on its own has nobody to call back."""
+    """jax.export is refused, because an exported program has no Python host to call back."""
     rows = jax.export.symbolic_shape("n")[0]
     float32, int32 = np.dtype(np.float32), np.dtype(np.int32)
     arguments = jax.ShapeDtypeStruct((rows, 3), float32), jax.ShapeDtypeStruct((rows,), int32)
@@ -435,14 +424,16 @@ def test_export_is_refused() -> None:
 
 
 def test_split_over_devices() -> None:
-    """Arrays in two parts and on the second device; eager and compiled."""
+    """Arrays split over two devices or on the second one give NumPy's bits, eager and compiled."""
     run(
         """
         import jax, jax.numpy as jnp, numpy as np, unifiedloss as ul
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         z = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
         y, w = np.array([0, 1, 5, 2], np.int32), np.array([1.0, 2.0, 3.0, 4.0])
-        spec = ul.CrossEntropyLoss(from_logits=True, class_weights=[1, 2, 3, 4, 5, 6], ignore_index=1, rounding="exact")
+        spec = ul.CrossEntropyLoss(
+            from_logits=True, class_weights=[1, 2, 3, 4, 5, 6], ignore_index=1, rounding="exact"
+        )
         value, gradient = spec.value_and_grad(z, y, sample_weight=w)
         mesh = Mesh(np.array(jax.devices()), ("d",))
         def put(x, *axes):
@@ -452,14 +443,18 @@ def test_split_over_devices() -> None:
             (put(z, "d"), put(y, "d")), (put(z, None, "d"), put(y)),
             (jax.device_put(z, second), jax.device_put(y, second)),
         ):
-            for of in (spec.value_and_grad, jax.jit(spec.value_and_grad), jax.value_and_grad(lambda x, t, **k: spec(x, t, **k))):
+            for of in (
+                spec.value_and_grad, jax.jit(spec.value_and_grad),
+                jax.value_and_grad(lambda x, t, **k: spec(x, t, **k)),
+            ):
                 got = of(x, t, sample_weight=w)
                 assert got[0] == value, (got, value)
                 assert (np.asarray(got[1]) == gradient).all()
                 if len(x.devices()) == 1:
                     assert got[0].devices() == got[1].devices() == {second}
         part = ul.CrossEntropyLoss(from_logits=True, reduction="none", rounding="exact")
-        local = jax.shard_map(part.to("jax"), mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P("d"))
+        specs = {"in_specs": (P("d"), P("d")), "out_specs": P("d")}
+        local = jax.shard_map(part.to("jax"), mesh=mesh, **specs)
         assert (np.asarray(jax.jit(local)(z, y)) == part(z, y)).all()
         """,
         "--xla_force_host_platform_device_count=2",
@@ -467,7 +462,10 @@ def test_split_over_devices() -> None:
 
 
 def test_large_arrays_do_not_deadlock() -> None:
-    """Nor do several programs at once, where the process may use a single processor: there `jax.pure_callback` waits for itself (0.10)."""
+    """Large arrays and concurrent programs finish in a process that may use one processor only.
+
+    `jax.pure_callback` deadlocks there (JAX 0.10).
+    """
     run(
         """
         import os
@@ -479,23 +477,23 @@ def test_large_arrays_do_not_deadlock() -> None:
         spec = ul.MeanSquaredError(rounding="exact", reduction="sum")
         x = np.ones((64, 4096), np.float32)
         step = jax.jit(jax.grad(lambda z: 3 * spec(z + 1, x)))
-        found = [step(x) for _ in range(4)]
-        assert all((f == 6).all() for f in found)
+        gradients = [step(x) for _ in range(4)]
+        assert all((g == 6).all() for g in gradients)
         """
     )
 
 
 def test_without_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`jax.pure_callback`, which stands in where there is no CPU or JAX has no callback on buffers, gives the same bits."""
+    """`jax.pure_callback`, the fallback without a CPU or buffer callbacks, gives the same bits."""
     monkeypatch.setattr(callback, "buffer_callback", None)
     monkeypatch.setattr(graph, "skipped_tiers", {"float64"})
     monkeypatch.setattr(program, "LEAST", 0)
     jax.clear_caches()
-    for spec, t in ((CE, Y), (CE.replace(class_weights=[1, 2, 3]), T)):  # by rows and as a whole
+    # The first call leaves rows to the host, the second the entire call.
+    for spec, t in ((CE, Y), (CE.replace(class_weights=[1, 2, 3]), T)):
         value, gradient = spec.value_and_grad(X, t)
-        found = jax.jit(jax.vmap(lambda z, spec=spec, t=t: spec.value_and_grad(z, t)))(
-            np.stack([X, X])
-        )
-        same(found[0][1], value)
-        same(found[1][1], gradient)
+        mapped = jax.jit(jax.vmap(lambda z, spec=spec, t=t: spec.value_and_grad(z, t)))
+        pair = mapped(np.stack([X, X]))
+        same(pair[0][1], value)
+        same(pair[1][1], gradient)
     jax.clear_caches()

@@ -1,6 +1,6 @@
-"""Exact mode on TensorFlow: the bits are NumPy's, eagerly and in graphs, and what has no exact answer is refused.
+"""Exact mode on TensorFlow: NumPy's bits, eagerly and in graphs, and the refused calls.
 
-That NumPy's bits are the right ones is what the conformance suite checks, which also puts every rule of the specs to this adapter.
+The conformance suite checks that NumPy's bits are right, and runs this adapter on every rule.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from unifiedloss.errors import BadValueError, UnsupportedError
 
 tf = pytest.importorskip("tensorflow")
 
-from unifiedloss import registry  # noqa: E402 - after the question whether TensorFlow is here
+# Import after the check that TensorFlow is installed.
+from unifiedloss import registry  # noqa: E402
 from unifiedloss.adapters.tensorflow import exact  # noqa: E402
 from unifiedloss.adapters.tensorflow.graph import TensorFlowOps  # noqa: E402
 from unifiedloss.exact import graph  # noqa: E402
@@ -44,13 +45,16 @@ every_mode = pytest.mark.parametrize("mode", MODES)
 
 
 def bits(*tensors: Any) -> list[bytes]:
-    """The bytes of tensors and arrays, in which -0, NaN and subnormal numbers are seen, with their shapes."""
+    """Shapes, dtypes and bytes of tensors or arrays; bytes distinguish -0 and subnormal numbers."""
     arrays = [np.asarray(ADAPTER.to_numpy(x) if tf.is_tensor(x) else x) for x in tensors]
     return [bytes(str((x.shape, x.dtype)), "ascii") + x.tobytes() for x in arrays]
 
 
 def both(mode: str, spec: Any, *tensors: Any, **further: Any) -> tuple[list[bytes], list[bytes]]:
-    """The bits of value and gradient here and on NumPy; tensors are handed over, the rest is closed over."""
+    """The bits of loss and gradient on TensorFlow and on NumPy.
+
+    The function takes the tensors as arguments and closes over the further ones.
+    """
     here = MODES[mode](lambda *xs: spec.value_and_grad(*xs, **further))(
         *map(tf.convert_to_tensor, tensors)
     )
@@ -61,7 +65,7 @@ def both(mode: str, spec: Any, *tensors: Any, **further: Any) -> tuple[list[byte
 def gradients(
     function: Callable[..., Any], *tensors: Any, watched: int = 1, persistent: bool = False
 ) -> Any:
-    """The gradients of a function to all its arguments, of which a tape watches the first few."""
+    """The gradients of a function by its tensors, of which a tape watches the first few."""
     with tf.GradientTape(persistent=persistent) as tape:
         for x in tensors[:watched]:
             tape.watch(x)
@@ -69,14 +73,14 @@ def gradients(
     return tape.gradient(value, tensors)
 
 
-# ------------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 @every_mode
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_bits_are_numpys(mode: str, dtype: str, reduction: str) -> None:
-    """Loss and gradient of every dtype and kind, with weights and masks."""
+    """Loss and gradient have NumPy's bits for every dtype and kind, with weights and masks."""
     for loss, targets in (
         (CE, LABELS),
         (CE.replace(label_smoothing=0.1), DENSE),
@@ -92,7 +96,7 @@ def test_bits_are_numpys(mode: str, dtype: str, reduction: str) -> None:
 
 @every_mode
 def test_upstream_gradients(mode: str) -> None:
-    """The gradient is rounded once, with what comes from above in it: 0.3 times the rounded gradient has other bits."""
+    """The gradient includes the upstream before it is rounded; a later product has other bits."""
     for upstream in (1.0, 0.3, -0.0, 2.0**-120):
         here, there = both(mode, CE, LOGITS, LABELS, upstream=np.float32(upstream))
         assert here == there
@@ -106,7 +110,7 @@ def test_upstream_gradients(mode: str) -> None:
 
 @every_mode
 def test_subnormal_numbers(mode: str) -> None:
-    """They come through, though the thread from which TensorFlow calls back would have them 0, and so would any cast or sum."""
+    """Subnormal results survive, though TensorFlow flushes them in callbacks, casts and sums."""
     spec = CE.replace(reduction="none")
     value, slope = MODES[mode](spec.value_and_grad)(tf.constant([[100.0, 0.0]]), tf.constant([0]))
     assert bits(value) == bits(np.array([27], np.uint32).view(np.float32))  # 3.8e-44
@@ -120,7 +124,7 @@ def test_subnormal_numbers(mode: str) -> None:
 
 @every_mode
 def test_arrays_in_any_order_of_memory(mode: str) -> None:
-    """NumPy arrays beside the tensors may be strided, transposed or of the other byte order."""
+    """NumPy arrays beside the tensors may be strided, transposed or byte-swapped."""
     strided = np.asfortranarray(np.repeat(DENSE, 2, 0))[::2]
     loss = MODES[mode](lambda z: BCE(z, strided, sample_weight=WEIGHT.astype(">f4")[::-1]))(
         tf.constant(LOGITS)
@@ -130,19 +134,18 @@ def test_arrays_in_any_order_of_memory(mode: str) -> None:
 
 @every_mode
 def test_results_are_tensors_like_others(mode: str) -> None:
-    """Whatever their size: TensorFlow kills the process at memory that is not aligned as it likes."""
+    """Results of every size can be used further; on misaligned memory TensorFlow aborts."""
     for n in (0, 1, 5, 1000):
         z = tf.zeros((n, 1))
         loss, slope = MODES[mode](
             lambda z: MSE.replace(reduction="none").value_and_grad(z, tf.ones_like(z))
         )(z)
-        np.testing.assert_array_equal(
-            tf.concat([loss[1:], slope[:1]], 0)[:, 0], [1] * max(n - 1, 0) + [-2] * min(n, 1)
-        )
+        joined = tf.concat([loss[1:], slope[:1]], 0)[:, 0]
+        np.testing.assert_array_equal(joined, [1] * max(n - 1, 0) + [-2] * min(n, 1))
 
 
 def test_memory_that_tensorflow_cannot_use_is_copied() -> None:
-    """Unaligned, strided and read-only results become tensors as well; aligned ones without a copy."""
+    """Unaligned, strided and read-only arrays are copied to tensors; aligned ones are shared."""
     block = np.zeros(400, np.uint8)
     start = -block.ctypes.data % 64
     aligned = block[start : start + 64].view(np.float32)
@@ -160,7 +163,7 @@ def test_memory_that_tensorflow_cannot_use_is_copied() -> None:
         np.testing.assert_array_equal(exact._tensor(x, "CPU:0")[1:], x[1:])
 
 
-# -------------------------------------------------------------------------------------------------------------------- graphs
+# ------------------------------------------------------------------------------------------- graphs
 
 
 class Model(tf.Module):  # type: ignore[misc, unused-ignore]
@@ -172,7 +175,7 @@ class Model(tf.Module):  # type: ignore[misc, unused-ignore]
         self.loss = loss
 
     def step(self, x: Any, y: Any) -> Any:
-        """One step of gradient descent; the loss before it."""
+        """Take one step of gradient descent, and return the loss before it."""
         with tf.GradientTape() as tape:
             loss = self.loss(x @ self.kernel, y)
         self.kernel.assign_sub(0.25 * tape.gradient(loss, self.kernel))
@@ -181,7 +184,7 @@ class Model(tf.Module):  # type: ignore[misc, unused-ignore]
 
 @pytest.mark.parametrize(("spec", "targets"), [(CE, LABELS), (BCE, DENSE)])
 def test_training(spec: Any, targets: Any) -> None:
-    """The loss falls, and a compiled step learns what an eager one does, bit for bit."""
+    """The loss falls, and compiled and eager steps give the same losses and weights bit for bit."""
     history = {}
     for mode, run in MODES.items():
         model = Model(spec.to("tensorflow"))
@@ -190,15 +193,14 @@ def test_training(spec: Any, targets: Any) -> None:
             bits(step(tf.constant(LOGITS), tf.constant(targets)), model.kernel.value())
             for _ in range(3)
         ]
-        assert spec(LOGITS @ model.kernel.numpy(), targets) < spec(
-            LOGITS @ Model(None).kernel.numpy(), targets
-        )
+        before = spec(LOGITS @ Model(None).kernel.numpy(), targets)
+        assert spec(LOGITS @ model.kernel.numpy(), targets) < before
     assert history["eager"] == history["function"]
 
 
 @pytest.mark.parametrize("shape", [None, [None, None]])
 def test_shapes_that_are_known_when_it_runs(shape: Any) -> None:
-    """One graph for every batch, also of unknown rank, with the errors that native mode raises."""
+    """One graph serves every batch, also of unknown rank, and raises the errors of native mode."""
     specs = [
         tf.TensorSpec(shape),
         tf.TensorSpec(shape and shape[:1], tf.int64),
@@ -216,12 +218,12 @@ def test_shapes_that_are_known_when_it_runs(shape: Any) -> None:
         tf.errors.InvalidArgumentError, match="class indices must have the predictions"
     ):
         compiled(LOGITS, LABELS[:2], WEIGHT)
-    if shape is None:  # whose class axis is the last where none is named
+    if shape is None:  # for an unknown rank the default class axis is the last one
         assert bits(compiled(LOGITS[None], LABELS[None], WEIGHT[:1])[0]) == bits(CE(LOGITS, LABELS))
 
 
 def test_shapes_of_results() -> None:
-    """A graph knows of the results what can be known."""
+    """Results in a graph have all static extents that follow from the inputs."""
     seen = []
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int64)])
@@ -238,36 +240,35 @@ XLA = partial(tf.function, jit_compile=True, autograph=False)
 
 
 def test_primitives_under_xla() -> None:
-    """Sums, products and roundings without error, and functions within their bounds, as XLA compiles them."""
+    """Under XLA, sums, products and roundings are exact, and functions are within their bounds."""
     graph_primitives.check_all(
         TensorFlowOps(), lambda f, *arrays: [x.numpy() for x in XLA(f)(*map(tf.constant, arrays))]
     )
 
 
 def test_bits_under_xla() -> None:
-    """The bits are NumPy's, where float64 decides and where it leaves a row to the balls: ties, and logits of every size and oddity."""
+    """The bits are NumPy's, whether float64 decides a row or leaves it to the balls.
+
+    Rows have all scales, ties, and equal, subnormal, infinite and NaN logits.
+    """
     random = np.random.default_rng(1)
     x = (random.normal(size=(60, 7)) * random.choice([1, 4, 30, 100], (60, 1))).astype(np.float32)
     x[0], x[1], x[2], x[3], x[4] = 0, 1.5, -1e5, 1e-40, [1e5, *[-0.00390625] * 6]
-    x[5, ::2], x[6], x[7, 0], x[8, 0], x[9] = (
-        -np.inf,
-        -np.inf,
-        np.inf,
-        np.nan,
-        random.normal(0, 400, 7),
-    )
+    x[5, ::2], x[6], x[7, 0], x[8, 0] = -np.inf, -np.inf, np.inf, np.nan
+    x[9] = random.normal(0, 400, 7)
     y = random.integers(0, 7, 60)
     y[4] = 1
     spec = CE.replace(reduction="none", class_weights=[1, 0.5, 2, 1, 0.25, 1, 3], ignore_index=5)
-    found = XLA(spec.value_and_grad)(tf.constant(x), tf.constant(y))
-    assert bits(*found) == bits(*spec.value_and_grad(x, y))
+    compiled = XLA(spec.value_and_grad)(tf.constant(x), tf.constant(y))
+    assert bits(*compiled) == bits(*spec.value_and_grad(x, y))
 
 
 @pytest.mark.slow("test_bits_under_xla, and test_training without XLA")
 def test_training_under_xla() -> None:
-    """A step that differentiates, from zeros on: equal logits in every row. Its loss falls, and the logits' gradient has NumPy's bits.
+    """A training step under XLA lowers the loss, and its gradient by the logits has NumPy's bits.
 
-    The kernel's gradient is a product of the model's own, which XLA adds up in another order than NumPy.
+    It starts from zeros, that is, from equal logits in every row. The gradient of the kernel is not
+    compared, because XLA adds up the model's matrix product in another order than NumPy.
     """
     model = Model(CE.to("tensorflow"))
     model.kernel.assign(tf.zeros((3, 3)))
@@ -296,22 +297,22 @@ def test_training_under_xla() -> None:
 )
 @pytest.mark.slow("the squared error, which takes the same way", only=["binary"])
 def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any) -> None:
-    """With weights, an upstream gradient that is not 1, and everything left to the balls."""
+    """The balls alone give NumPy's bits, with weights and an upstream gradient other than 1."""
     monkeypatch.setattr(graph, "skipped_tiers", {"float64"})
-    given = {
-        "sample_weight": WEIGHT,
-        "upstream": np.float32(0.3)
-        if spec.reduction == "sum"
-        else np.full((4, 3), 0.3, np.float32),
-    }
-    found = XLA(lambda x, t: spec.value_and_grad(x, t, **given))(
-        tf.constant(LOGITS), tf.constant(DENSE)
-    )
-    assert bits(*found) == bits(*spec.value_and_grad(LOGITS, DENSE, **given))
+    upstream: Any = np.float32(0.3)
+    if spec.reduction == "none":
+        upstream = np.full((4, 3), upstream)
+    given = {"sample_weight": WEIGHT, "upstream": upstream}
+    compiled = XLA(lambda x, t: spec.value_and_grad(x, t, **given))
+    pair = compiled(tf.constant(LOGITS), tf.constant(DENSE))
+    assert bits(*pair) == bits(*spec.value_and_grad(LOGITS, DENSE, **given))
 
 
 def test_what_xla_has_no_form_of_is_refused() -> None:
-    """When it is traced, by name, with what to do; at any depth, and for shapes that only show later."""
+    """Calls without an XLA form are refused by name at trace time, and the message says what to do.
+
+    This holds inside a nested tf.function and for shapes that are unknown at trace time.
+    """
     z, y = tf.constant(LOGITS), tf.constant(LABELS)
     probabilities = ul.CrossEntropyLoss(from_logits=False, rounding="exact")
     for what, function, tensors in (
@@ -336,7 +337,7 @@ def test_what_xla_has_no_form_of_is_refused() -> None:
 
 
 def test_graphs_do_not_pile_up() -> None:
-    """Users' graphs are let go of: what tf.custom_gradient and tf.numpy_function keep is made once."""
+    """Graphs are freed: tf.custom_gradient and tf.numpy_function keep only what is made once."""
     graphs = type(tf.function(lambda: tf.constant(0)).get_concrete_function().graph)
 
     def alive() -> int:
@@ -356,7 +357,7 @@ def test_graphs_do_not_pile_up() -> None:
 
 @every_mode
 def test_jacobians_and_maps(mode: str) -> None:
-    """TensorFlow loops over what it cannot vectorize."""
+    """Jacobians and tf.vectorized_map have NumPy's bits; TensorFlow loops over the host calls."""
     z, y = tf.constant(LOGITS), tf.constant(LABELS)
 
     def jacobian() -> Any:
@@ -365,9 +366,9 @@ def test_jacobians_and_maps(mode: str) -> None:
             losses = CE.replace(reduction="none")(z, y)
         return tape.jacobian(losses, z)
 
-    found = MODES[mode](jacobian)().numpy()
+    slopes = MODES[mode](jacobian)().numpy()
     _, slope = CE.replace(reduction="none").value_and_grad(LOGITS, LABELS)
-    assert bits(found[range(4), range(4)]) == bits(slope)
+    assert bits(slopes[range(4), range(4)]) == bits(slope)
     mapped = MODES[mode](
         lambda: tf.vectorized_map(lambda row: CE(row[0], row[1]), (z[:, None], y[:, None]))
     )()
@@ -375,7 +376,7 @@ def test_jacobians_and_maps(mode: str) -> None:
 
 
 def test_gradient_taken_elsewhere() -> None:
-    """An eager loss may be differentiated in a graph, and the loss of a graph eagerly, with another upstream gradient."""
+    """An eager loss can be differentiated in a graph, and a graph's loss eagerly."""
     z, y = tf.constant(LOGITS), tf.constant(LABELS)
     _, wanted = CE.value_and_grad(LOGITS, LABELS, upstream=np.float32(0.3))
     with tf.GradientTape(persistent=True) as tape:
@@ -387,13 +388,13 @@ def test_gradient_taken_elsewhere() -> None:
         assert bits(tape.gradient(loss, z, upstream)) == bits(wanted)
 
 
-# ------------------------------------------------------------------------------------------------------------------ refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @every_mode
 @pytest.mark.parametrize("name", ["targets", "sample_weight"])
 def test_other_gradients_are_refused(mode: str, name: str) -> None:
-    """A tape that watches what has no gradient is told, and how to go on; with tf.stop_gradient it goes on."""
+    """A tape that watches targets or weights raises; the proposed tf.stop_gradient helps."""
     z, t, w = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
 
     def function(x: Any, *, stop: bool) -> Any:
@@ -412,7 +413,10 @@ def test_other_gradients_are_refused(mode: str, name: str) -> None:
 
 
 def test_other_gradients_around_a_function() -> None:
-    """There TensorFlow asks for all gradients, wanted or not, so those that are refused elsewhere are NaN, and no zero."""
+    """Around a tf.function, the gradients that are refused elsewhere are NaN, and not 0.
+
+    They cannot raise, because TensorFlow asks a function for all its gradients, wanted or not.
+    """
     loss = tf.function(lambda z, t, w: MSE(z, t, sample_weight=w))
     tensors = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
     _, wanted = MSE.value_and_grad(LOGITS, DENSE, sample_weight=WEIGHT)
@@ -426,7 +430,7 @@ def test_other_gradients_around_a_function() -> None:
 
 @pytest.mark.parametrize("mode", ["eager", "function", "function inside"])
 def test_second_derivatives_are_refused(mode: str) -> None:
-    """Where they are asked for, and not where a tape merely could ask."""
+    """A second derivative raises if it is taken; an outer tape that could take it does not."""
     z, y = tf.constant(LOGITS), tf.constant(LABELS)
     loss = tf.function(lambda z: CE(z, y)) if mode == "function inside" else lambda z: CE(z, y)
 
@@ -448,23 +452,23 @@ def test_second_derivatives_are_refused(mode: str) -> None:
 
 
 def test_value_of_a_function_that_differentiates() -> None:
-    """The loss of a compiled step has a gradient, though that of the step's own gradient is refused."""
-    both_of = tf.function(lambda z: CE.value_and_grad(z, tf.constant(LABELS)))
-    slope, *_ = gradients(lambda z: both_of(z)[0], tf.constant(LOGITS))
+    """The loss of a compiled value_and_grad has a gradient; its gradient refuses to have one."""
+    step = tf.function(lambda z: CE.value_and_grad(z, tf.constant(LABELS)))
+    slope, *_ = gradients(lambda z: step(z)[0], tf.constant(LOGITS))
     assert bits(slope) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
     with pytest.raises(tf.errors.InvalidArgumentError, match="has no second derivative"):
-        gradients(lambda z: both_of(z)[1], tf.constant(LOGITS))
+        gradients(lambda z: step(z)[1], tf.constant(LOGITS))
 
 
 def test_forward_mode_is_refused() -> None:
-    """It would be made of the second derivative."""
+    """Forward mode raises, because TensorFlow derives it from the second derivative."""
     z = tf.constant(LOGITS)
     with pytest.raises(UnsupportedError), tf.autodiff.ForwardAccumulator(z, z) as accumulator:
         accumulator.jvp(CE(z, LABELS))
 
 
 def test_bad_values() -> None:
-    """They raise where they can be read, and are NaN, with their row of the gradient, in a graph."""
+    """They raise in eager calls; in a graph their loss and their row of the gradient are NaN."""
     spec, labels = CE.replace(reduction="none"), tf.constant([0, 7, 1, -1])
     with pytest.raises(BadValueError, match=r"targets\[1\] is 7"):
         spec(tf.constant(LOGITS), labels)

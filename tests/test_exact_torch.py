@@ -1,4 +1,4 @@
-"""Exact mode on PyTorch: the same bits as NumPy's exact mode, eager, compiled and under torch.func."""
+"""Exact mode on PyTorch: the bits of NumPy's exact mode, eager, compiled and under torch.func."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ INDEX = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
 X = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 3.0, -1.0], [0.5, 0.25, 0.5]])
 Y = torch.tensor([0, 1, -100, 2])
 LABELS = torch.tensor([0, 1, 1, 2])
-SUBNORMAL = 27  # e^-100 = 3.72e-44 in units of 2^-149, and rounded
+SUBNORMAL = 27  # e^-100 = 3.72e-44, rounded to units of 2^-149
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    """No test compiles what another one compiled."""
+    """Give each test an empty compilation cache."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
 
 
 def compiled(function: Any, backend: str = "aot_eager", **options: Any) -> Any:
-    """A function compiled in one piece."""
+    """Compile a function as a single graph."""
     return torch.compile(function, backend=backend, fullgraph=True, **options)
 
 
@@ -48,7 +48,7 @@ def bits(x: Any) -> tuple[Any, ...]:
 
 
 def step(loss_of: Any, z: Any, *tensors: Any, upstream: Any = None, **more: Any) -> tuple[Any, Any]:
-    """Bits of the loss and of the gradient by autograd."""
+    """Bits of the loss and of its gradient from autograd."""
     z = z.detach().requires_grad_()
     value = loss_of(z, *tensors, **more)
     (gradient,) = torch.autograd.grad(
@@ -60,16 +60,16 @@ def step(loss_of: Any, z: Any, *tensors: Any, upstream: Any = None, **more: Any)
 def expected(
     spec: Any, z: Any, *tensors: Any, upstream: Any = None, **more: Any
 ) -> tuple[Any, Any]:
-    """The same from NumPy."""
+    """Bits of NumPy's loss and gradient."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     half = z.dtype is torch.bfloat16
     array = z.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if half else z.numpy()
     more = {name: x.numpy() for name, x in more.items()}
     if upstream is not None:
         upstream = np.asarray(torch.as_tensor(upstream), np.float32).astype(array.dtype)
-    found = spec.value_and_grad(array, *(x.numpy() for x in tensors), upstream=upstream, **more)
+    pair = spec.value_and_grad(array, *(x.numpy() for x in tensors), upstream=upstream, **more)
     adapter = importlib.import_module("unifiedloss.adapters.torch").ADAPTER
-    value, gradient = (adapter.convert(np.asarray(x), None) for x in found)
+    value, gradient = (adapter.convert(np.asarray(x), None) for x in pair)
     return bits(value), bits(gradient)
 
 
@@ -129,7 +129,7 @@ def test_bits_of_numpy(name: str) -> None:
 
 
 def test_inductor() -> None:
-    """The same bits from the compiler people use, as part of a larger graph, subnormal numbers too."""
+    """Inductor, torch's default compiler, keeps the bits in a larger graph, subnormals included."""
     y = torch.tensor([0, 1, 1, 1])
 
     def loss_of(z: Any) -> Any:
@@ -144,24 +144,24 @@ def test_inductor() -> None:
 
 
 def test_subnormal_loss_survives_compilation() -> None:
-    """-log softmax of (100, 0) is 3.8e-44, which is no normal number."""
+    """The loss of logits (100, 0), 3.8e-44, is subnormal and has the right bits when compiled."""
     z, y = torch.tensor([[100.0, 0.0]]), torch.tensor([0])
     for loss_of in (INDEX, compiled(INDEX.to("torch"))):
         assert loss_of(z, y).view(torch.int32).item() == SUBNORMAL
 
 
 def test_flushed_subnormals() -> None:
-    """Where the user has torch flush subnormal numbers, exact results have them all the same."""
-    found: dict[str, Any] = {}
-    half = INDEX.replace(reduction="none")
+    """Exact results keep subnormal numbers though the user's thread makes torch flush them."""
+    results: dict[str, Any] = {}
+    each = INDEX.replace(reduction="none")
 
     def flushed() -> None:  # the setting belongs to the thread
         assert torch.set_flush_denormal(True)
         z = torch.tensor([[100.0, 0.0]])
-        found["flushes"] = (torch.tensor([1e-30]) * 1e-15).view(torch.int32).item()
+        results["flushes"] = (torch.tensor([1e-30]) * 1e-15).view(torch.int32).item()
         for name, x in (("float32", z), ("bfloat16", z.bfloat16())):
-            value, gradient = half.value_and_grad(x, torch.tensor([0]), upstream=[1.0])
-            found[name] = [
+            value, gradient = each.value_and_grad(x, torch.tensor([0]), upstream=[1.0])
+            results[name] = [
                 t.view({2: torch.int16, 4: torch.int32}[t.element_size()])
                 for t in (value, gradient)
             ]
@@ -169,34 +169,32 @@ def test_flushed_subnormals() -> None:
     thread = threading.Thread(target=flushed)
     thread.start()
     thread.join()
-    if found["flushes"] != 0:
+    if results["flushes"] != 0:
         pytest.skip("this processor flushes nothing")
-    assert found["float32"][0].item() == SUBNORMAL
-    assert found["float32"][1].abs().tolist()[0][1] == SUBNORMAL
-    assert (
-        found["bfloat16"][0].item() == 0
-    )  # 3.8e-44 is less than half of the smallest bfloat16, 9.2e-41
+    assert results["float32"][0].item() == SUBNORMAL
+    assert results["float32"][1].abs().tolist()[0][1] == SUBNORMAL
+    # 3.8e-44 is less than half of the smallest bfloat16, 9.2e-41.
+    assert results["bfloat16"][0].item() == 0
     tiny = torch.tensor([3], dtype=torch.int16).view(torch.bfloat16)
     squared = ul.MeanSquaredError(reduction="none", rounding="exact")
 
     def read() -> None:
         torch.set_flush_denormal(True)
-        found["read"] = squared.value_and_grad(
-            tiny, torch.zeros(1), upstream=torch.ones(1).bfloat16()
-        )[1]
+        upstream = torch.ones(1).bfloat16()
+        results["read"] = squared.value_and_grad(tiny, torch.zeros(1), upstream=upstream)[1]
 
     thread = threading.Thread(target=read)
     thread.start()
     thread.join()
-    assert found["read"].view(torch.int16).item() == 6
+    assert results["read"].view(torch.int16).item() == 6
 
 
-# What dynamo does with a tensor that is no leaf, in torch 2.13; native mode warns alike.
+# torch 2.13's dynamo reads `.grad` of a tensor that is no leaf; native mode gives this warning too.
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"
 )
 def test_training() -> None:
-    """A model trains; eager and compiled, its losses and weights are the same bits."""
+    """A model learns, and its losses and weights have the same bits eager and compiled."""
     torch.manual_seed(0)
     x = torch.randn(12, 4)
     y = (x[:, :3] * 3).argmax(1)
@@ -231,7 +229,7 @@ def test_module_survives() -> None:
 
 
 def test_kept_graph() -> None:
-    """A gradient that was handed out and then changed does not come back changed."""
+    """Changing a returned gradient in place does not change a later one from the same graph."""
     z = X.clone().requires_grad_()
     loss = SPEC(z, Y)
     wanted = step(SPEC, X, Y)[1]
@@ -263,7 +261,7 @@ def test_settings_change_nothing() -> None:
 
 
 def test_torch_func() -> None:
-    """torch.func differentiates by the predictions and maps over rows; bad values are NaN there, as nothing can be read."""
+    """torch.func differentiates by the predictions and maps over rows; a bad value gives NaN."""
     gradient = step(INDEX, X, LABELS)[1]
     assert bits(torch.func.grad(INDEX)(X, LABELS)) == gradient
     assert bits(torch.func.vjp(lambda z: INDEX(z, LABELS), X)[1](torch.tensor(1.0))[0]) == gradient
@@ -284,7 +282,7 @@ def test_torch_func() -> None:
 
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_compiles_with_other_sizes_and_specs(dynamic: bool | None) -> None:
-    """Other batch sizes do not compile again, other specs do: their numbers are never taken for another's."""
+    """Another batch size does not recompile; another spec does, and gets its own results."""
     counter = importlib.import_module("torch._dynamo.testing").CompileCounterWithBackend(
         "aot_eager"
     )
@@ -301,14 +299,14 @@ def test_compiles_with_other_sizes_and_specs(dynamic: bool | None) -> None:
         (2, 0.3, (1, 0.3, 2)),
         (1, 0.3, (1, 3, 0)),
     ):
-        # Numbers in a tuple that torch.compile takes for unknown stop `resolve`, in native mode too.
+        # `resolve` cannot read symbolic numbers in a tuple, in native mode either.
         labels = None if dynamic else label
         spec = INDEX.replace(ignore_index=labels, label_smoothing=smoothing, class_weights=weights)
         assert bits(call(spec, X, LABELS)) == bits(spec(X, LABELS))
 
 
 def test_compiled_function_makes_its_spec() -> None:
-    """The spec may be made inside of what is compiled, with arrays and lists beside the tensors."""
+    """A compiled function can make the spec, and pass arrays and lists beside the tensors."""
 
     def loss(z: Any) -> Any:
         return ul.cross_entropy_loss(
@@ -324,7 +322,7 @@ def test_compiled_function_makes_its_spec() -> None:
 
 
 def test_fake_and_exported() -> None:
-    """Tensors without values pass through, and torch.export keeps the operator."""
+    """Tensors without values pass through, and torch.export keeps the operator and its bits."""
     loss = SPEC(X.to("meta").requires_grad_(), Y.to("meta"))
     assert loss.is_meta
     assert loss.shape == ()
@@ -336,7 +334,7 @@ def test_fake_and_exported() -> None:
 
 
 def test_operators_keep_torchs_rules() -> None:
-    """torch's own check of operators finds nothing."""
+    """The operators pass torch.library.opcheck."""
     adapter = importlib.import_module("unifiedloss.adapters.torch.exact")
     text = adapter._text(SPEC)
     for z in (X, X.bfloat16().T.contiguous().T):
@@ -347,7 +345,7 @@ def test_operators_keep_torchs_rules() -> None:
 
 
 def test_bad_values() -> None:
-    """A bad value raises where it can be read; compiled, its position and no other is NaN, in the gradient too."""
+    """A bad value raises in eager calls; compiled, only its position and gradient are NaN."""
     bad = torch.tensor([0, 7, 1, 2])
     with pytest.raises(ul.BadValueError, match=r"targets\[1\] is 7"):
         INDEX(X, bad)
@@ -368,7 +366,7 @@ def words(error: BaseException | None) -> str:
 
 
 def test_gradients_that_are_refused() -> None:
-    """A gradient to anything but the predictions is refused, and says so; nothing comes back as None or 0."""
+    """A gradient by anything but the predictions raises; it is never None or 0 silently."""
     spec = ul.MeanSquaredError(rounding="exact")
     weight = torch.ones(4)
     wanting = X.clone().requires_grad_()
@@ -388,10 +386,10 @@ def test_gradients_that_are_refused() -> None:
     spec(X, wanting.detach())
 
 
-# Forward mode through log_softmax is written with torch.jit inside torch.
+# torch implements forward mode through log_softmax with torch.jit.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_derivatives_that_are_refused() -> None:
-    """So are second derivatives and forward mode, and a gradient that is only kept for one is not."""
+    """Second derivatives and forward mode raise; a gradient with create_graph=True does not."""
     z = X.clone().requires_grad_()
     for upstream in (None, torch.tensor(0.3, requires_grad=True)):
         (first,) = torch.autograd.grad(SPEC(z, Y), z, upstream, create_graph=True)
@@ -410,7 +408,7 @@ def test_derivatives_that_are_refused() -> None:
             for given in ((dual, X), (X, dual)):
                 with pytest.raises(ul.UnsupportedError, match="no forward-mode derivative"):
                     loss_of(*given)
-    # torch cannot follow these through an operator. It must raise, and not take the derivative for 0.
+    # torch cannot trace these through a custom operator; it must raise, and not take 0.
     for transform in (torch.func.grad, torch.func.jacfwd):
         for function in (lambda z: SPEC(z, Y), lambda t: squared(X, t)):
             with pytest.raises(Exception, match="exact"):

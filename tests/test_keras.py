@@ -1,7 +1,7 @@
 """The Keras adapter on each of Keras' backends.
 
-KERAS_BACKEND is read once in a process, so every backend gets a process of its own, which runs tests/keras_checks.py and
-tests/keras_switching_checks.py.
+Keras reads KERAS_BACKEND once in a process, so each backend runs tests/keras_checks.py and
+tests/keras_switching_checks.py in its own process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHECKS = [
 ]
 
 FEWEST = 205
-"""A run of fewer checks than this has lost some."""
+"""The least number of checks in a run, so that none is lost unnoticed."""
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ FEWEST = 205
 )
 @pytest.mark.timeout(600)
 def test_keras_on(backend: str, tmp_path: Path) -> None:
-    """Every check passes and none is left out."""
+    """Every check passes and none is skipped."""
     report = tmp_path / "report.xml"
     done = subprocess.run(
         [
@@ -49,7 +49,7 @@ def test_keras_on(backend: str, tmp_path: Path) -> None:
         text=True,
         check=False,
         cwd=CHECKS[0].parents[1],
-        # Whether all frameworks were reached is counted here and not by a process that is meant to reach two.
+        # The child must not require all frameworks, because it runs Keras and one backend only.
         env=os.environ | {"KERAS_BACKEND": backend, "UNIFIEDLOSS_REQUIRE_ALL": "0"},
         timeout=580,
     )
@@ -58,19 +58,20 @@ def test_keras_on(backend: str, tmp_path: Path) -> None:
             f"Keras on {backend}:\n{_failures(done.stdout) or done.stdout + done.stderr}",
             pytrace=False,
         )
-    (suite,) = ET.parse(report).getroot().iter("testsuite")  # noqa: S314 - written by the process above
+    root = ET.parse(report).getroot()  # noqa: S314 - the process above wrote it
+    (suite,) = root.iter("testsuite")
     counts = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
     assert counts["tests"] >= FEWEST
     assert counts["failures"] == counts["errors"] == counts["skipped"] == 0
 
 
 def _failures(output: str) -> str:
-    """What pytest prints of the failures, without the line of dots before them."""
+    """The part of pytest's output from the failures on, or an empty string."""
     return output[output.find("= FAILURES =") :] if "= FAILURES =" in output else ""
 
 
 def test_failures_are_shown() -> None:
-    """A failing check is read in this process's report, not looked for in a child's."""
+    """The failures of a child appear in this process's report."""
     output = "..F..\n==== FAILURES ====\n__ test_one __\nassert 1 == 2\n1 failed, 4 passed"
     assert _failures(output).startswith("= FAILURES =")
     assert "assert 1 == 2" in _failures(output)

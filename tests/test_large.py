@@ -1,4 +1,4 @@
-"""Large batches take ways of their own: NumPy's blocks, and quicker readings of the targets. They mean the same as the small ones."""
+"""Large batches, which take NumPy's blocks and faster checks of the targets, give right results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import unifiedloss as ul
 
-SHAPE = (700, 1000)  # several blocks of each kind, and a last one that is not full
+SHAPE = (700, 1000)  # several blocks of each kind, and a partial one at the end
 SPECS = {
     "cross_entropy": ul.CrossEntropyLoss(from_logits=True),
     "dense": ul.CrossEntropyLoss(from_logits=True),
@@ -40,7 +40,7 @@ def given(backend: str, *arrays: np.ndarray) -> tuple[Any, ...]:
 
 
 def expected(kind: str, predictions: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss and its gradient, by the textbook's formulas in float64."""
+    """The mean loss and its gradient, by the textbook formulas in float64."""
     z, t = predictions.astype(np.float64), targets
     if kind == "regression":
         return float(np.mean((z - t) ** 2)), 2 * (z - t) / z.size
@@ -49,16 +49,15 @@ def expected(kind: str, predictions: np.ndarray, targets: np.ndarray) -> tuple[f
     if kind == "cross_entropy":
         t = np.eye(SHAPE[1])[targets]
     log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
-    return float(-np.sum(t * log_p) / len(z)), (np.exp(log_p) * t.sum(1, keepdims=True) - t) / len(
-        z
-    )
+    gradient = (np.exp(log_p) * t.sum(1, keepdims=True) - t) / len(z)
+    return float(-np.sum(t * log_p) / len(z)), gradient
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_value_and_gradient(backend: str, kind: str, dtype: str) -> None:
-    """Loss and gradient are those of the formulas, on both sides of every edge of a block; also of arrays that lie otherwise in memory."""
+    """Loss and gradient agree with the formulas across all blocks, also in Fortran order."""
     arrays = data(kind, dtype)
     loss, gradient = expected(kind, *arrays)
     tolerance = 1e-5 if dtype == "float32" else 1e-12
@@ -88,20 +87,20 @@ def test_value_and_gradient(backend: str, kind: str, dtype: str) -> None:
 )
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_bad_target_is_found(backend: str, kind: str, bad: float, dtype: str) -> None:
-    """One bad target among all of them is found and named, wherever it stands."""
+    """A single bad target is found and named at the start, in the middle and at the end."""
     predictions, targets = data(kind, dtype)
     for position in (0, targets.size // 2, targets.size - 1):
-        spoilt = targets.copy()
-        spoilt.flat[position] = bad
-        where = ", ".join(map(str, np.unravel_index(position, targets.shape)))
-        with pytest.raises(ul.BadValueError, match=rf"^targets\[{where}\] is "):
-            SPECS[kind](*given(backend, predictions, spoilt))
+        changed = targets.copy()
+        changed.flat[position] = bad
+        index = ", ".join(map(str, np.unravel_index(position, targets.shape)))
+        with pytest.raises(ul.BadValueError, match=rf"^targets\[{index}\] is "):
+            SPECS[kind](*given(backend, predictions, changed))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_minus_zero_and_the_ends_are_good(backend: str, dtype: str) -> None:
-    """-0 is 0, though its bits are not, and both ends of the interval are in it."""
+def test_minus_zero_and_both_ends_are_valid(backend: str, dtype: str) -> None:
+    """Targets of -0, 0 and 1 are valid; -0 counts as 0 though its bits differ."""
     predictions, targets = data("binary", dtype)
     targets.flat[:3] = (-0.0, 0.0, 1.0)
     positive = targets.copy()
@@ -114,11 +113,11 @@ def test_minus_zero_and_the_ends_are_good(backend: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_infinite_logit(backend: str) -> None:
-    """One logit that is certain and right costs nothing, where the kernels alone would make everything NaN."""
+    """An infinite logit that agrees with its target costs 0; the kernel alone would give NaN."""
     predictions, targets = data("binary", "float32")
     predictions.flat[5], targets.flat[5] = math.inf, 1.0
     finite = predictions.copy()
-    finite.flat[5] = 1e4  # as certain as float32 can tell
+    finite.flat[5] = 1e4  # its sigmoid is 1 in float32
     got, slope = SPECS["binary"].value_and_grad(*given(backend, predictions, targets))
     near, near_slope = SPECS["binary"].value_and_grad(*given(backend, finite, targets))
     assert float(got) == pytest.approx(float(near), rel=1e-6)

@@ -1,4 +1,4 @@
-"""What is NumPy's own: closed-form gradients, blocks, and what a NumPy user expects of types."""
+"""The NumPy adapter: closed-form gradients, blocks of rows, dtypes and memory layouts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_scalars_and_lists() -> None:
 
 @pytest.mark.parametrize("words", [[[1, 2], [3]], [["a"]], [object()]])
 def test_lists_that_are_no_arrays(words: list[object]) -> None:
-    """A ragged list, or one of other things, is refused in our words."""
+    """A ragged list, or a list of non-numbers, is refused with one of our errors."""
     with pytest.raises(ul.UnifiedLossError):
         ul.mean_squared_error(words, [1.0])
 
@@ -35,10 +35,10 @@ def test_lists_that_are_no_arrays(words: list[object]) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spread", [1, 30, 300])
 def test_blocks_and_shifts(classes: int, dtype: type, spread: float) -> None:
-    """Blocks with and without the shift give what a shifted log-softmax gives, for more rows than a block holds."""
+    """Blocks with and without the shift agree with a shifted log-softmax in long double."""
     rng = np.random.default_rng(classes)
     z = rng.normal(scale=spread, size=(70, classes)).astype(dtype)
-    z[3] += 1000  # this block has to be shifted
+    z[3] += 1000  # makes its block need the shift, because exp would overflow
     y = rng.integers(classes, size=70)
     losses, gradient = kernels.cross_entropy_rows(z, y, np.ones(70, dtype))
     wide = z.astype(np.longdouble)
@@ -54,7 +54,7 @@ def test_blocks_and_shifts(classes: int, dtype: type, spread: float) -> None:
 
 
 def test_confident_rows_keep_their_digits() -> None:
-    """The loss of a row with gap 18 is 3e-8 in float32, where log sum exp z - z_y gives 0 (pytorch#113708)."""
+    """A float32 row with gap 18 costs 3e-8; log sum exp z - z_y would give 0 (pytorch#113708)."""
     loss = ul.cross_entropy_loss(np.array([[18, 0, 0]], np.float32), [0], from_logits=True)
     assert loss == pytest.approx(2 * np.exp(-18), rel=1e-6)
 
@@ -72,16 +72,13 @@ def test_confident_rows_keep_their_digits() -> None:
 )
 def test_gradients_are_slopes(spec: object) -> None:
     """The closed form agrees with central differences of the loss itself."""
+    assert isinstance(spec, ul.CrossEntropyLoss | ul.BinaryCrossEntropyLoss | ul.MeanSquaredError)
     rng = np.random.default_rng(1)
     x = rng.uniform(0.1, 0.9, (4, 3, 2))
-    t = (
-        rng.integers(3, size=(4, 2))
-        if isinstance(spec, ul.CrossEntropyLoss)
-        else rng.random((4, 3, 2))
-    )
+    index = isinstance(spec, ul.CrossEntropyLoss)
+    t = rng.integers(3, size=(4, 2)) if index else rng.random((4, 3, 2))
     weight = np.array([1.0, 0.0, 2.0, 0.5])
-    mask = rng.random((4, 2) if isinstance(spec, ul.CrossEntropyLoss) else (4, 3, 2)) < 0.8
-    assert isinstance(spec, ul.CrossEntropyLoss | ul.BinaryCrossEntropyLoss | ul.MeanSquaredError)
+    mask = rng.random((4, 2) if index else (4, 3, 2)) < 0.8
     _, gradient = spec.value_and_grad(x, t, sample_weight=weight, mask=mask, upstream=1.5)
     slopes = np.zeros_like(x)
     for i in np.ndindex(x.shape):
@@ -111,7 +108,7 @@ def test_memory_layouts() -> None:
 
 
 def test_inputs_are_left_alone() -> None:
-    """A call changes nothing it was given, and warns of nothing."""
+    """A call changes none of its inputs and gives no warning."""
     z, y = np.array([[np.inf, 0.0], [1.0, -np.inf]]), np.array([0, 1])
     before = z.copy()
     assert np.isnan(ul.cross_entropy_loss(z, y, from_logits=True))
@@ -120,7 +117,7 @@ def test_inputs_are_left_alone() -> None:
 
 
 def test_function_object() -> None:
-    """What spec.to("numpy") gives pickles and says what it is."""
+    """The object from spec.to("numpy") pickles, and its repr shows the spec."""
     function = ul.MeanSquaredError().to("numpy")
     assert pickle.loads(pickle.dumps(function))(np.ones(2), np.zeros(2)) == 1.0  # noqa: S301
     assert repr(function) == "LossFunction(MeanSquaredError())"
@@ -128,7 +125,7 @@ def test_function_object() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"mask": np.ones(6, bool)}], ids=["whole", "masked"])
 def test_gradient_of_a_mean_of_large_errors(more: dict[str, Any]) -> None:
-    """Twice the error overflows, and its share of the mean does not."""
+    """The gradient of the mean is finite, though twice the error overflows."""
     x = np.full(6, 3e38, np.float32)
     _, gradient = ul.MeanSquaredError().value_and_grad(x, np.zeros_like(x), **more)
     np.testing.assert_allclose(gradient, 1e38, rtol=1e-6)

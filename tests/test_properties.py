@@ -1,4 +1,4 @@
-"""Properties every loss has, on data hypothesis makes up, in float64 NumPy and in every framework's float32."""
+"""Mathematical properties of the losses, on data from hypothesis, in every backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKENDS = [
 
 pytestmark = pytest.mark.slow("the frameworks that compile no eager call", only=["jax"])
 
-# One example of a few rows is enough work for an eager framework; no deadline, as the first call loads it.
+# Few examples, because eager frameworks are slow; no deadline, because the first call loads one.
 settings.register_profile("unifiedloss", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("unifiedloss")
 
@@ -38,7 +38,7 @@ def batches(draw: st.DrawFn, classes: int | None = None) -> tuple[Array, Array]:
 
 
 def evaluate(backend: str, spec: Any, predictions: Array, targets: Array, **more: Array) -> Array:
-    """A loss in a framework, back as float64."""
+    """Compute a loss in a backend and return it as a float64 array."""
     adapter = registry.adapter(backend)
     tensors = {name: adapter.tensor(x) for name, x in more.items()}
     value = spec(adapter.tensor(predictions), adapter.tensor(targets), **tensors)
@@ -46,7 +46,7 @@ def evaluate(backend: str, spec: Any, predictions: Array, targets: Array, **more
 
 
 def close(a: Array, b: Array, scale: float) -> None:
-    """Equal up to 16 float32 epsilons of the largest number that takes part."""
+    """Assert equality up to 16 float32 epsilons of 1 + scale, the largest number involved."""
     np.testing.assert_allclose(a, b, rtol=0, atol=16 * np.finfo(np.float32).eps * (1 + scale))
 
 
@@ -97,7 +97,7 @@ def test_splitting_a_batch(backend: str, batch: tuple[Array, Array]) -> None:
 def test_one_hot_equals_index(
     backend: str, batch: tuple[Array, Array], smoothing: float, divisor: str
 ) -> None:
-    """An index target is the one-hot dense target: the same value, by every divisor."""
+    """An index target and its one-hot dense target give the same value, with every divisor."""
     z, y = batch
     weights = np.linspace(0, 2, z.shape[1])
     spec = ul.CrossEntropyLoss(
@@ -124,7 +124,7 @@ def test_two_classes_are_one_sigmoid(backend: str, batch: tuple[Array, Array]) -
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(batch=batches(), divisor=st.sampled_from(["weights", "present", "nonzero", "all"]))
 def test_unit_weights_equal_none(backend: str, batch: tuple[Array, Array], divisor: str) -> None:
-    """Weights of 1, a mask of True and class weights of 1 are as good as none, by every divisor."""
+    """Weights of 1, masks of True and class weights of 1 change nothing, with any divisor."""
     z, y = batch
     spec = ul.CrossEntropyLoss(from_logits=True, divisor=divisor)
     plain = evaluate(backend, spec, z, y)
@@ -161,7 +161,7 @@ def test_masked_rows_do_not_exist(backend: str, batch: tuple[Array, Array]) -> N
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(z=hnp.arrays(np.float32, (3, 4), elements=LOGITS))
 def test_softmax_is_a_distribution(backend: str, z: Array) -> None:
-    """Probabilities are not negative, sum to 1, and are what the loss from logits uses."""
+    """Probabilities are not negative, sum to 1, and give the loss that the logits give."""
     adapter = registry.adapter(backend)
     p = adapter.to_numpy(ul.softmax(adapter.tensor(z)))
     assert (p >= 0).all()
@@ -177,7 +177,7 @@ def test_softmax_is_a_distribution(backend: str, z: Array) -> None:
 
 @given(batch=batches())
 def test_gradient_rows_sum_to_zero(batch: tuple[Array, Array]) -> None:
-    """The gradient to the logits of a row sums to 0, as a shift of the row changes nothing."""
+    """The gradient by the logits of a row sums to 0, because a shift of the row changes nothing."""
     z, y = batch
     _, gradient = ul.CrossEntropyLoss(from_logits=True, reduction="sum").value_and_grad(
         z.astype(np.float64), y

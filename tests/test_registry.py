@@ -1,4 +1,4 @@
-"""Which adapter owns a tensor, what is refused, and how a third party's adapter gets in."""
+"""The registry: find the adapter of a tensor, refuse unknown ones, load third-party adapters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unifiedloss.adapter import Adapter
 
 
 def test_unknown_types_are_named() -> None:
-    """The message names the argument, its type and the types that are known."""
+    """The message names the argument, its type and the known backends."""
     for arguments, name in (
         (("abc", [0]), "predictions"),
         (([[1.0]], {1}), "targets"),
@@ -33,7 +33,7 @@ def test_unknown_types_are_named() -> None:
 
 @pytest.mark.framework("torch", "jax")
 def test_two_frameworks_in_one_call() -> None:
-    """Tensors of two frameworks are refused by name; NumPy may accompany any, on either side."""
+    """Tensors of two frameworks are refused by name; NumPy arrays mix with any framework."""
     import jax.numpy as jnp
     import torch
 
@@ -82,7 +82,7 @@ def _refusal(call: Any) -> tuple[type[Exception], str]:
     ids=lambda array: array.dtype.name,
 )
 def test_arrays_of_no_admitted_dtype(backend: str, array: Any) -> None:
-    """What no framework has a tensor for is refused beside its tensors as NumPy refuses it, in class and words."""
+    """Beside any backend's tensors, such an array gives the error class and message of NumPy."""
     z, y = np.zeros((2, 3), np.float32), np.array([0, 1])
     spec = ul.CrossEntropyLoss(from_logits=True)
 
@@ -96,9 +96,9 @@ def test_arrays_of_no_admitted_dtype(backend: str, array: Any) -> None:
             _refusal(lambda: ul.check(spec, tensor(z), array)),
         ]
 
-    found = refusals(lambda x: _tensor(backend, x))
-    assert found == refusals(np.asarray)
-    assert {error for error, _ in found} == {ul.DTypeError}
+    refused = refusals(lambda x: _tensor(backend, x))
+    assert refused == refusals(np.asarray)
+    assert {error for error, _ in refused} == {ul.DTypeError}
     if array.dtype != np.longdouble:
         floats = np.zeros(2, np.float32)
         for call in (ul.MeanSquaredError(), ul.MeanSquaredError().value_and_grad):
@@ -109,11 +109,11 @@ def test_arrays_of_no_admitted_dtype(backend: str, array: Any) -> None:
 
 @pytest.mark.parametrize("backend", IN_EACH)
 def test_lists_of_tensors(backend: str) -> None:
-    """A list that holds tensors would be copied in silence; it is refused, with the argument and the way out."""
+    """Refuse a list of tensors instead of copying it silently; the message says to stack it."""
     row = _tensor(backend, np.ones(3, np.float32))
     for z in (np.ones((2, 3), np.float32), _tensor(backend, np.ones((2, 3), np.float32))):
         if backend == "numpy":
-            assert ul.mean_squared_error(z, [row, row]) == 0  # numpy.asarray stacks what is its own
+            assert ul.mean_squared_error(z, [row, row]) == 0  # numpy.asarray stacks NumPy arrays
             continue
         for rows in ([row, row], (row, row), [[row], [row]], [[1.0, 1.0, 1.0], row]):
             with pytest.raises(
@@ -133,7 +133,7 @@ def test_lists_of_tensors(backend: str) -> None:
 
 @pytest.mark.parametrize("element", [object(), None, {1: 2}, {1}])
 def test_lists_of_unknown_things(element: object) -> None:
-    """The message names the argument and the class."""
+    """The message names the argument and the class of the element."""
     words = rf"targets is a list that holds a builtins.{type(element).__name__}, which is no number"
     for x in ([element], [1.0, element], [[1.0], [element]]):
         with pytest.raises(ul.UnknownTensorError, match=words):
@@ -141,7 +141,7 @@ def test_lists_of_unknown_things(element: object) -> None:
 
 
 def test_lists_of_numbers() -> None:
-    """Numbers of Python and NumPy in lists and tuples, also nested and mixed, are what numpy.asarray makes of them."""
+    """Lists and tuples of Python and NumPy numbers are read as numpy.asarray reads them."""
     for x in ([1, 2], (1.0, 2), [True, np.float32(2)], [np.array(1.0), np.int8(2)]):
         assert ul.mean_squared_error([0.0, 0.0], x) == 2.5
     assert ul.mean_squared_error([[0.0], [0.0]], ([1], (2,))) == 2.5
@@ -152,8 +152,8 @@ def test_lists_of_numbers() -> None:
 
 
 @pytest.mark.framework("torch", "jax")
-def test_strangers_beside_a_bound_loss() -> None:
-    """An object made by spec.to looks for no backend; what does not belong to it is named all the same."""
+def test_foreign_arguments_of_a_bound_loss() -> None:
+    """An object from spec.to has a fixed backend, and refuses foreign arguments by name too."""
     import jax.numpy as jnp
     import torch
 
@@ -184,7 +184,7 @@ def test_strangers_beside_a_bound_loss() -> None:
 
 
 def test_unknown_backend() -> None:
-    """A name nobody registered says which are known."""
+    """The message lists the known names and suggests a likely one."""
     with pytest.raises(
         ul.MissingBackendError, match="There is no backend 'mxnet'; known are numpy, torch"
     ):
@@ -201,7 +201,7 @@ def test_unknown_backend() -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "keras", "jax"])
 def test_missing_framework_names_the_extra(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its framework a backend says what to install, and it is left out of the list."""
+    """Without its framework, a backend's error says which extra to install."""
     real = importlib.import_module
 
     def absent(name: str, package: str | None = None) -> Any:
@@ -220,7 +220,7 @@ def test_missing_framework_names_the_extra(backend: str, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Lets a test register a class as the adapter of a module called ``strange``."""
+    """Let a test register a class as the adapter of a module called ``strange``."""
     (tmp_path / "strange.py").write_text(
         "class Tensor:\n    shape = (2,)\n    dtype = 'float32'\n", encoding="utf-8"
     )
@@ -243,7 +243,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
 
 
 def _nothing(*_: Any) -> None:
-    """Stands for a method that is never called."""
+    """Stand in for a method that is never called."""
 
 
 def _adapter(**members: Any) -> type[Adapter]:
@@ -265,7 +265,7 @@ def _adapter(**members: Any) -> type[Adapter]:
     ],
 )
 def test_contract_is_checked_when_loaded(third_party: Any, adapter: Any, words: str) -> None:
-    """An adapter that does not fill the contract is refused by name, with the member that does not fit."""
+    """An adapter that breaks the contract is refused by name, and the message names the member."""
     tensor = third_party(adapter)
     with pytest.raises(
         ul.AdapterError, match=f"The adapter 'strange' does not fill the contract.*{words}"
@@ -274,7 +274,7 @@ def test_contract_is_checked_when_loaded(third_party: Any, adapter: Any, words: 
 
 
 def test_third_party_is_found_by_its_tensors(third_party: Any) -> None:
-    """A complete adapter is found by its tensors' module and by name."""
+    """A complete adapter is found by the module of its tensors and by its name."""
     numpy = registry.adapter("numpy")
     cls = type(numpy)
     adapter = type("Strange", (cls,), {"name": "strange"})
@@ -284,6 +284,5 @@ def test_third_party_is_found_by_its_tensors(third_party: Any) -> None:
 
 
 def test_backends_lists_versions() -> None:
-    """What is installed is listed with its version."""
-    found = ul.backends()
-    assert found["numpy"] == np.__version__
+    """`backends` gives the version of each installed framework."""
+    assert ul.backends()["numpy"] == np.__version__

@@ -1,4 +1,4 @@
-"""The specs: validation, canonical forms, comparison, serialization, and what `resolve` refuses."""
+"""Specs: validation, canonical forms, comparison and serialization, and the plans of `resolve`."""
 
 from __future__ import annotations
 
@@ -65,10 +65,11 @@ def test_round_trips(spec: Any) -> None:
 
 
 def test_hash_survives_another_process() -> None:
-    """A spec pickled in a process with another string hash is found in a set here: the cached hash does not travel."""
+    """Unpickling computes the hash anew, because another process hashes strings differently."""
     code = (
         "import pickle, sys, unifiedloss as ul;"
-        "sys.stdout.buffer.write(pickle.dumps(ul.CrossEntropyLoss(from_logits=True, reduction='sum')))"
+        "spec = ul.CrossEntropyLoss(from_logits=True, reduction='sum');"
+        "sys.stdout.buffer.write(pickle.dumps(spec))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -77,12 +78,12 @@ def test_hash_survives_another_process() -> None:
         env={"PYTHONHASHSEED": "7"},
         timeout=60,
     )
-    found = {ul.MeanSquaredError(), ul.CrossEntropyLoss(from_logits=True, reduction="sum")}
-    assert pickle.loads(done.stdout) in found  # noqa: S301
+    specs = {ul.MeanSquaredError(), ul.CrossEntropyLoss(from_logits=True, reduction="sum")}
+    assert pickle.loads(done.stdout) in specs  # noqa: S301
 
 
 def test_canonical_forms() -> None:
-    """Numbers are floats, labels a sorted tuple without duplicates; NumPy's scalars and arrays are read as numbers."""
+    """Numbers become floats and labels a sorted tuple without duplicates, also from NumPy."""
     a = ul.CrossEntropyLoss(
         ignore_index=[3, -1, 3],
         class_weights=np.array([1, 2], np.float32),
@@ -98,7 +99,7 @@ def test_canonical_forms() -> None:
 
 
 def test_frozen() -> None:
-    """A spec does not change."""
+    """Assigning to a field of a spec raises."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         ul.MeanSquaredError().reduction = "sum"  # type: ignore[misc]
 
@@ -150,7 +151,7 @@ def test_frozen() -> None:
     ],
 )
 def test_bad_fields(fields: dict[str, Any], error: type[Exception], words: str) -> None:
-    """A bad field is refused by the class and by the function alike, with the same words."""
+    """The class and the function refuse a bad field with the same message."""
     with pytest.raises(error, match=words) as of_class:
         ul.CrossEntropyLoss(**fields)
     with pytest.raises(error, match=words) as of_function:
@@ -161,39 +162,54 @@ def test_bad_fields(fields: dict[str, Any], error: type[Exception], words: str) 
 @pytest.mark.parametrize(
     ("cls", "fields", "error", "words"),
     [
-        (ul.CrossEntropyLoss, {"weight": [1, 2]}, ul.SpecTypeError, "not a field .* Did you mean 'class_weights'"),
+        (ul.CrossEntropyLoss, {"weight": [1, 2]}, ul.SpecTypeError,
+         "not a field .* Did you mean 'class_weights'"),
         (ul.CrossEntropyLoss, {"mask": [True]}, ul.SpecTypeError, "mask is given to the call"),
-        (ul.CrossEntropyLoss, {"epsilon": "torch"}, ul.SpecValueError, "one of 'keras', 'sklearn', got 'torch'"),
-        (ul.CrossEntropyLoss, {"epsilon": "keras", "from_logits": True}, ul.SpecValueError, "clips probabilities"),
-        (ul.CrossEntropyLoss, {"renormalize": "before_clip"}, ul.SpecValueError, "needs an epsilon to clip to"),
-        (ul.CrossEntropyLoss, {"renormalize": True}, ul.SpecTypeError, "renormalize must be one of"),
-        (ul.CrossEntropyLoss, {"class_weighting": "row"}, ul.SpecValueError, "class_weighting must be one of"),
+        (ul.CrossEntropyLoss, {"epsilon": "torch"}, ul.SpecValueError,
+         "one of 'keras', 'sklearn', got 'torch'"),
+        (ul.CrossEntropyLoss, {"epsilon": "keras", "from_logits": True}, ul.SpecValueError,
+         "clips probabilities"),
+        (ul.CrossEntropyLoss, {"renormalize": "before_clip"}, ul.SpecValueError,
+         "needs an epsilon to clip to"),
+        (ul.CrossEntropyLoss, {"renormalize": True}, ul.SpecTypeError,
+         "renormalize must be one of"),
+        (ul.CrossEntropyLoss, {"class_weighting": "row"}, ul.SpecValueError,
+         "class_weighting must be one of"),
         (ul.CrossEntropyLoss, {"scale": 0}, ul.SpecValueError, "scale must be positive, got 0"),
-        (ul.CrossEntropyLoss, {"dtype": "float16"}, ul.SpecValueError, "dtype must be one of 'float32', 'float64'"),
-        (ul.MeanSquaredError, {"dtype": "float32", "rounding": "exact"}, ul.SpecValueError, "rounds what it reads"),
-        (ul.MeanSquaredError, {"divisor": "label_weights"}, ul.SpecValueError, "divisor must be one of 'weights', 'p"),
-        (ul.MeanSquaredError, {"element_weights": [[1], [2, 3]]}, ul.SpecValueError, "different lengths"),
-        (ul.MeanSquaredError, {"element_weights": [[1], 2]}, ul.SpecValueError, "different lengths"),
-        (ul.MeanSquaredError, {"element_weights": [[1], [-2]]}, ul.SpecValueError, r"\[1\]\[0\] must not be negative"),
-        (ul.MeanSquaredError, {"element_weights": [[]]}, ul.SpecValueError, r"element_weights\[0\] must not be empty"),
-        (ul.BinaryCrossEntropyLoss, {"epsilon_added": True}, ul.SpecValueError, "adds a number, and epsilon is 0.0"),
-        (
-            ul.BinaryCrossEntropyLoss, {"epsilon": "keras", "epsilon_added": True}, ul.SpecValueError, "adds a number",
-        ),
-        (ul.BinaryCrossEntropyLoss, {"epsilon": "torch", "pos_weight": 2}, ul.SpecValueError, "has no pos_weight"),
-        (ul.BinaryCrossEntropyLoss, {"average_last_axis": 1}, ul.SpecTypeError, "must be True or False"),
+        (ul.CrossEntropyLoss, {"dtype": "float16"}, ul.SpecValueError,
+         "dtype must be one of 'float32', 'float64'"),
+        (ul.MeanSquaredError, {"dtype": "float32", "rounding": "exact"}, ul.SpecValueError,
+         "rounds what it reads"),
+        (ul.MeanSquaredError, {"divisor": "label_weights"}, ul.SpecValueError,
+         "divisor must be one of 'weights', 'p"),
+        (ul.MeanSquaredError, {"element_weights": [[1], [2, 3]]}, ul.SpecValueError,
+         "different lengths"),
+        (ul.MeanSquaredError, {"element_weights": [[1], 2]}, ul.SpecValueError,
+         "different lengths"),
+        (ul.MeanSquaredError, {"element_weights": [[1], [-2]]}, ul.SpecValueError,
+         r"\[1\]\[0\] must not be negative"),
+        (ul.MeanSquaredError, {"element_weights": [[]]}, ul.SpecValueError,
+         r"element_weights\[0\] must not be empty"),
+        (ul.BinaryCrossEntropyLoss, {"epsilon_added": True}, ul.SpecValueError,
+         "adds a number, and epsilon is 0.0"),
+        (ul.BinaryCrossEntropyLoss, {"epsilon": "keras", "epsilon_added": True}, ul.SpecValueError,
+         "adds a number"),
+        (ul.BinaryCrossEntropyLoss, {"epsilon": "torch", "pos_weight": 2}, ul.SpecValueError,
+         "has no pos_weight"),
+        (ul.BinaryCrossEntropyLoss, {"average_last_axis": 1}, ul.SpecTypeError,
+         "must be True or False"),
     ],
 )  # fmt: skip
 def test_fields_that_do_not_go_together(
     cls: type[Any], fields: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    """The rules that other libraries' losses need are validated like the others."""
+    """Bad values and combinations of the fields for other libraries' losses are refused too."""
     with pytest.raises(error, match=words):
         cls(**fields)
 
 
 def test_lowest_version_is_written() -> None:
-    """A spec that version 1 could say is written so, and one that it could not is not."""
+    """A spec is written as version 1 wherever version 1 can express it, and else as version 2."""
     assert {spec.to_dict()["version"] for spec in SPECS[:6]} == {1}
     assert {spec.to_dict()["version"] for spec in SPECS[6:]} == {2}
     assert ul.CrossEntropyLoss(axis=1).to_dict()["version"] == 1
@@ -201,7 +217,7 @@ def test_lowest_version_is_written() -> None:
 
 
 def test_two_divisors_in_one() -> None:
-    """What "label_weights" divides by is known with the kind of the targets."""
+    """`label_weights` is `weights` for class indices and `all` for dense targets."""
     spec, z = ul.CrossEntropyLoss(divisor="label_weights"), Signature((2, 3), "float32")
     assert resolve(spec, z, Signature((2,), "int64")).divisor == "weights"
     assert resolve(spec, z, Signature((2, 3), "float32")).divisor == "all"
@@ -218,7 +234,7 @@ MAKERS = [
 
 @pytest.mark.parametrize(("module", "function"), MAKERS)
 def test_tensors_without_axes_are_numbers(module: str, function: str) -> None:
-    """In every numeric field, alone and in a list; validated like the numbers they hold, and a bool stays a bool."""
+    """Every numeric field takes scalar tensors, also in lists, and validates their values."""
     make = getattr(pytest.importorskip(module), function)
     assert ul.BinaryCrossEntropyLoss(
         epsilon=make(0.25), pos_weight=make(2.0), label_smoothing=make(0.5)
@@ -243,7 +259,7 @@ def test_tensors_without_axes_are_numbers(module: str, function: str) -> None:
 
 @pytest.mark.framework("jax")
 def test_traced_numbers_are_no_fields() -> None:
-    """A number that is traced has no value yet, and is refused in our words."""
+    """A traced number is refused with our own message, because it has no value yet."""
     import jax
 
     with pytest.raises(ul.SpecTypeError, match="label_smoothing must be a number, got"):
@@ -262,17 +278,20 @@ def test_traced_numbers_are_no_fields() -> None:
     ],
 )
 def test_unknown_fields(name: str, hint: str) -> None:
-    """Changing a field that there is not names those there are, and the one that may have been meant; so does reading one."""
+    """For an unknown field, `replace` and `from_dict` list the fields and suggest a likely one."""
     spec = ul.CrossEntropyLoss()
-    words = rf"'{name}' is not a field of .*; its fields are from_logits, epsilon, .*{hint.replace('?', '[?]')}$"
+    words = (
+        rf"'{name}' is not a field of .*; its fields are from_logits, epsilon, "
+        rf".*{hint.replace('?', '[?]')}$"
+    )
     with pytest.raises(ul.SpecTypeError, match=words):
         spec.replace(**{name: 1})
     with pytest.raises(ul.SerializationError, match=words):
         ul.from_dict(spec.to_dict() | {name: 1})
 
 
-def test_functions_remember_no_look_alikes() -> None:
-    """1, 1.0 and True are equal, and only one of them is a label_smoothing that is a bool."""
+def test_functions_do_not_cache_true_as_one() -> None:
+    """True is refused even after a call with 1, though 1, 1.0 and True are equal as cache keys."""
     z, y = np.zeros((1, 2)), np.array([0])
     ul.cross_entropy_loss(z, y, from_logits=True, label_smoothing=1.0)
     with pytest.raises(ul.SpecTypeError):
@@ -283,11 +302,15 @@ def test_functions_remember_no_look_alikes() -> None:
 
 
 def test_dictionary() -> None:
-    """What differs from the defaults, after the name and the version, in declared order."""
+    """The dictionary has name, version, then the non-default fields in declared order."""
     spec = ul.CrossEntropyLoss(label_smoothing=0.1, from_logits=True, ignore_index=-100)
     expected = {
-        "loss": "cross_entropy", "version": 1, "from_logits": True, "ignore_index": [-100], "label_smoothing": 0.1,
-    }  # fmt: skip
+        "loss": "cross_entropy",
+        "version": 1,
+        "from_logits": True,
+        "ignore_index": [-100],
+        "label_smoothing": 0.1,
+    }
     assert spec.to_dict() == expected
     assert list(spec.to_dict()) == list(expected)
     assert json.loads(spec.to_json()) == expected
@@ -313,19 +336,19 @@ def test_dictionary() -> None:
     ],
 )
 def test_damaged_json(text: str, words: str) -> None:
-    """A text that is no spec is refused, and the key is named."""
+    """JSON that is no spec is refused, and the message names the key."""
     with pytest.raises(ul.SerializationError, match=words):
         ul.from_json(text)
 
 
 def test_ill_typed_json_key() -> None:
-    """A key of the wrong type is refused as the class would, by name."""
+    """A value of the wrong type is refused with the message of the class."""
     with pytest.raises(ul.SpecTypeError, match="label_smoothing must be a number, got 'a'"):
         ul.from_json('{"loss": "cross_entropy", "version": 1, "label_smoothing": "a"}')
 
 
 def test_errors_are_what_callers_expect() -> None:
-    """Each error is ours and a built-in one, and takes one message, so tf.function can rebuild it."""
+    """Each error has a built-in base and takes one message, so that tf.function can rebuild it."""
     from unifiedloss import errors
 
     leaves = [
@@ -339,7 +362,7 @@ def test_errors_are_what_callers_expect() -> None:
 
 
 def test_plan_of_unknown_shapes() -> None:
-    """Unknown extents and ranks are taken as fitting, and the plan says that they have to be looked at."""
+    """Unknown extents and ranks pass, and the plan is marked as unchecked."""
     spec = ul.CrossEntropyLoss(from_logits=True)
     plan = resolve(spec, Signature((None, 3), "float32"), Signature((None,), "int64"))
     assert (plan.unchecked, plan.count, plan.classes, plan.axis) == (True, None, 3, 1)
@@ -350,7 +373,7 @@ def test_plan_of_unknown_shapes() -> None:
 
 
 def test_clip_is_rounded_inwards() -> None:
-    """Comparing with the clip's bounds in float32 decides as comparing the real numbers would."""
+    """Comparing with the clip bounds in float32 gives the answer of comparing real numbers."""
     for epsilon in (1e-7, 1e-3, 0.1, 0.25, 2.0**-24, 3e-8, 0.4999999999):
         clip = resolve(
             ul.CrossEntropyLoss(epsilon=epsilon),
@@ -366,7 +389,7 @@ def test_clip_is_rounded_inwards() -> None:
 
 
 def test_clips_of_other_libraries() -> None:
-    """The bounds, and what the logarithm gives there, are those of NumPy's own clip and machine epsilon in each dtype."""
+    """The bounds and their costs follow from NumPy's clip and machine epsilon in each dtype."""
     for dtype in (np.float32, np.float64, np.float16):
         signatures = Signature((1, 2), np.dtype(dtype).name), Signature((1,), "int64")
         keras = resolve(ul.CrossEntropyLoss(epsilon="keras"), *signatures).clip
