@@ -58,8 +58,8 @@ NAMES: dict[str, Any] = {
 }
 """The names that the calls use.
 
-For 4 rows and 3 classes: logits `z`, probabilities `p`, class indices `y`, and their one-hot targets
-`t`.
+For 4 rows and 3 classes: logits `z`, probabilities `p`, class indices `y`, and `t`, their one-hot
+targets.
 """
 
 
