@@ -1,6 +1,7 @@
-"""Keras' losses against the specs they are read as, on whichever backend Keras runs: tests/test_keras.py runs this file once per backend.
+"""Keras' losses agree with the specs they are read as, on the backend that Keras runs on.
 
-Not named test_*, as one process has one backend of Keras.
+tests/test_keras.py runs this file once per backend, each time in a new process, because Keras keeps
+its backend for the whole process. pytest therefore must not collect it: its name is not test_*.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tens
 slow_on_jax = pytest.mark.slow("the same specs on Keras' other backends", only=None if JAX else [])
 
 RNG = np.random.default_rng(0)
-# As many rows as the special values below have: JAX compiles each operation for each shape.
+# As many rows as the special values below, because JAX compiles each operation for each shape.
 LOGITS = (RNG.normal(size=(7, 3)) * 4).astype(np.float32)
-# Numbers that Keras divides by their sum, and none of which is next to a bound.
+# Positive numbers that Keras divides by their sum; none is near a bound of the clip.
 NUMBERS = (RNG.random((7, 3)) + 0.1).astype(np.float32)
 PROBABILITIES = RNG.random((7, 3)).astype(np.float32)
 LABELS = np.array([0, 1, 1, 2, 0, 2, 1])
@@ -48,18 +49,18 @@ REDUCTIONS = ("sum_over_batch_size", "sum", "none")
 
 
 def call(name: str, **arguments: Any) -> Call:
-    """The call on this backend, with the arguments that differ from their defaults."""
+    """Return the call of a loss with these arguments, on this backend."""
     native = switching.find(f"keras.losses.{name}")
     return Call(native.name, native.bind([], arguments), ON)
 
 
 def rows(*row: float) -> Any:
-    """One row in float32."""
+    """Return one row in float32."""
     return np.array([row], np.float32)
 
 
 def column(*numbers: float) -> Any:
-    """One number in a row, in float32."""
+    """Return a column in float32: one number per row."""
     return rows(*numbers).T
 
 
@@ -67,7 +68,7 @@ SPARSE, SOFT = "SparseCategoricalCrossentropy", "CategoricalCrossentropy"
 BINARY, SQUARED = "BinaryCrossentropy", "MeanSquaredError"
 
 GRID: list[tuple[Any, ...]] = [
-    # What all classes share, on two of them.
+    # Reductions and weights, which are the same in all classes, on two of them.
     *(
         (call(name, reduction=reduction, **arguments), LOGITS, targets, *weights)
         for reduction in REDUCTIONS
@@ -125,7 +126,8 @@ SPARSE_LOGITS, SOFT_LOGITS = (
     call(SOFT, from_logits=True, **NONE),
 )
 
-# At and past the bounds; [2, 1, 1], whose sum is divided by before the clip or, for class indices on TensorFlow, after it.
+# Numbers at and past the bounds of the clip. Keras divides a row such as [2, 1, 1] by its sum
+# before the clip, but after it for class indices on TensorFlow.
 CORNERS = np.array(
     [
         [0, 0.5, 0.5],
@@ -138,7 +140,7 @@ CORNERS = np.array(
     ],
     np.float32,
 )
-ODD_LOGITS = np.array(
+SPECIAL_LOGITS = np.array(
     [
         [NAN, 1, 0],
         [1e7 + 1, 1e7, 0],
@@ -154,13 +156,13 @@ TRUE_FIRST, TRUE_SECOND = np.zeros(7, np.int64), np.ones(7, np.int64)
 
 
 def one_hot(labels: Any) -> Any:
-    """The dense targets of class indices."""
+    """Return the dense targets of class indices."""
     return np.eye(3, dtype=np.float32)[labels]
 
 
 SPECIAL: list[tuple[Any, ...]] = [
-    (SPARSE_LOGITS, ODD_LOGITS, TRUE_FIRST),
-    (SOFT_LOGITS, ODD_LOGITS, one_hot(TRUE_SECOND)),
+    (SPARSE_LOGITS, SPECIAL_LOGITS, TRUE_FIRST),
+    (SOFT_LOGITS, SPECIAL_LOGITS, one_hot(TRUE_SECOND)),
     *((call(SPARSE, **NONE), CORNERS, labels) for labels in (TRUE_FIRST, TRUE_SECOND)),
     *((call(SOFT, **NONE), CORNERS, one_hot(labels)) for labels in (TRUE_FIRST, TRUE_SECOND)),
     *(
@@ -171,7 +173,7 @@ SPECIAL: list[tuple[Any, ...]] = [
         )
         for t in (0.0, 0.5, 1.0)
     ),
-    # Every label ignored, every weight 0: 0. No example where an axis is left: 0.
+    # If all labels are ignored, all weights are 0, or the batch is empty, the loss is 0.
     *(
         (
             call(SPARSE, from_logits=True, ignore_class=1, reduction=reduction),
@@ -185,13 +187,13 @@ SPECIAL: list[tuple[Any, ...]] = [
         for reduction in REDUCTIONS
     ),
     *((call(SQUARED, reduction=reduction), IMAGES[:0], IMAGES[:0]) for reduction in REDUCTIONS),
-    # NaN under an ignored label leaks nowhere.
+    # NaN at an ignored position reaches neither loss nor gradient.
     (
         call(SPARSE, from_logits=True, ignore_class=1),
         np.where(LABELS == 1, NAN, LOGITS.T).T.astype(np.float32),
         LABELS,
     ),
-    # A loss object computes in float32, whatever it is given.
+    # A loss object computes in float32, whatever the dtype of its arguments.
     (call(SQUARED), LOGITS.astype(np.float16), ANSWERS.astype(np.float16)),
     (call(SPARSE), NUMBERS.astype(np.float16), LABELS),
 ]
@@ -205,7 +207,7 @@ if not NUMPY:
         for t in (0.0, 0.5, 1.0)
     ]
 if not JAX:
-    # At a bound itself jnp.clip halves the gradient: see the deviations.
+    # On JAX, jnp.clip halves the gradient at a bound: see test_deviating_gradients.
     SPECIAL += [
         (call(BINARY, **NONE), column(1e-7, 1 - 2.0**-23), np.full((2, 1), t, np.float32))
         for t in (0.0, 0.5, 1.0)
@@ -220,24 +222,24 @@ if TENSORFLOW:
 
 @slow_on_jax
 def test_grid() -> None:
-    """Every class over its arguments, and every function."""
+    """Every class and function of Keras agrees with its spec over its arguments."""
     for native, *tensors in GRID:
         check(native, *tensors, backends=("numpy", "keras"))
 
 
 @slow_on_jax
 def test_special_values() -> None:
-    """Infinities, NaN, numbers at and past the bounds of the clip, nothing to average, other dtypes."""
+    """Keras and the spec agree at infinities, NaN, bounds of the clip, divisors of 0 and so on."""
     for native, *tensors in SPECIAL:
         check(native, *tensors, backends=("numpy", "keras"))
 
 
 def repeated(times: int, *row: float) -> Any:
-    """The same row so many times, in float32: a shape that has been met."""
+    """Return a row repeated in float32, in a shape that JAX has compiled already."""
     return np.repeat(rows(*row), times, axis=0)
 
 
-# Call, predictions, targets; what Keras gives on this backend in every row, and what the spec does.
+# Call, predictions, targets; the value of Keras on this backend in each row, and that of the spec.
 DEVIATIONS: list[tuple[Any, ...]] = [
     (SOFT_LOGITS, repeated(7, 2.0, -INF, 0.0), repeated(7, 1.0, 0.0, 0.0), NAN, 0.12692805)
 ]
@@ -255,7 +257,7 @@ if not NUMPY:
 def test_deviating_value(
     native: Call, predictions: Any, targets: Any, theirs: float, ours: float
 ) -> None:
-    """Where no spec can follow Keras, the two numbers are these."""
+    """If no spec can express a value of Keras, both values are the listed ones."""
     np.testing.assert_allclose(switching.run(native, predictions, targets)[0], theirs)
     np.testing.assert_allclose(
         computed("keras", switching.spec_of(native), predictions, targets)[0], ours, rtol=1e-6
@@ -263,7 +265,7 @@ def test_deviating_value(
 
 
 def test_deviating_gradients() -> None:
-    """TensorFlow takes dense targets to sum to 1, JAX halves the gradient at a bound of the clip."""
+    """TensorFlow assumes that dense targets sum to 1; JAX halves the gradient at a clip bound."""
     predictions, targets = repeated(7, 2.0, 1.0, 0.0), repeated(7, 2.0, 0.0, 0.0)
     theirs, ours = (
         gradient_of(SOFT_LOGITS, predictions, targets, native=native) for native in (True, False)
@@ -280,27 +282,25 @@ def test_deviating_gradients() -> None:
 
 
 def gradient_of(native_call: Call, predictions: Any, targets: Any, *, native: bool) -> Any:
-    """The gradient of the native call, or of its spec."""
+    """Return the gradient of the native call, or of its spec."""
     if native:
         return switching.run(native_call, predictions, targets)[1]
     return computed("keras", switching.spec_of(native_call), predictions, targets)[1]
 
 
 def test_weighted_nan() -> None:
-    """NaN where the weight is 0: Keras multiplies it, a spec does not read it."""
+    """Keras multiplies NaN by a weight of 0; a spec does not read a zero-weighted position."""
     native = call(SPARSE, from_logits=True, **NONE)
-    predictions = np.where(WEIGHTS == 0, NAN, LOGITS.T).T.astype(np.float32)
-    assert (
-        np.isnan(switching.run(native, predictions, LABELS, WEIGHTS)[0]).tolist()
-        == (WEIGHTS == 0).tolist()
-    )
-    assert not computed("keras", switching.spec_of(native), predictions, LABELS, WEIGHTS)[0][
-        WEIGHTS == 0
-    ].any()
+    weightless = WEIGHTS == 0
+    predictions = np.where(weightless, NAN, LOGITS.T).T.astype(np.float32)
+    theirs, _ = switching.run(native, predictions, LABELS, WEIGHTS)
+    assert np.isnan(theirs).tolist() == weightless.tolist()
+    ours, _ = computed("keras", switching.spec_of(native), predictions, LABELS, WEIGHTS)
+    assert not ours[weightless].any()
 
 
 def test_refused_when_called() -> None:
-    """What only tensors show: errors of one axis, which Keras averages to one number, and answers outside [0, 1]."""
+    """A spec refuses tensors that Keras accepts: one axis, other shapes, and bad targets."""
     one = np.array([1.0, 2.0], np.float32)
     squared = call(SQUARED)
     assert switching.run(squared, one, np.array([1.0, 4.0], np.float32))[0] == 2.0
@@ -316,14 +316,17 @@ def test_refused_when_called() -> None:
 
 
 def test_empty_batch_of_rows() -> None:
-    """Of an empty batch of rank 1 Keras gives an empty array whatever the reduction, a spec 0."""
+    """For an empty batch of rank 1, Keras gives an empty array with any reduction; a spec 0."""
     native = call(SPARSE, from_logits=True)
     assert switching.run(native, LOGITS[:0], LABELS[:0])[0].shape == (0,)
     assert computed("keras", switching.spec_of(native), LOGITS[:0], LABELS[:0])[0] == 0
 
 
 def test_weights_of_the_last_axis() -> None:
-    """Keras aligns the weights of a sequence to its last axis, a spec to the first: given in full, they are the same."""
+    """Keras aligns the weights of a sequence to its last axis, a spec to the first.
+
+    With weights in full shape, both are the same.
+    """
     native = call(SQUARED, **NONE)
     weights = np.array([1.0, 3.0, 2.0], np.float32)
     value, _ = switching.run(native, IMAGES, DENSE_IMAGES, weights)
@@ -339,7 +342,7 @@ def test_weights_of_the_last_axis() -> None:
     "native", list({str(native): native for native, *_ in GRID}.values()), ids=str
 )
 def test_round_trip(native: Call) -> None:
-    """Every spec here is written as a loss of Keras' and read back."""
+    """Every spec of the grid is written as a loss of Keras and read back."""
     check_round_trip(native)
 
 
@@ -358,7 +361,7 @@ def test_round_trip(native: Call) -> None:
     ],
 )
 def test_refused(name: str, arguments: dict[str, Any], words: str) -> None:
-    """What no spec says is refused by name, of an object and of text alike."""
+    """Arguments that no spec can express are an error that names the rule, in objects and text."""
     with pytest.raises(UnsupportedError, match=words):
         ul.from_native(getattr(keras.losses, name)(**arguments))
     with pytest.raises(UnsupportedError, match=words):
@@ -366,9 +369,12 @@ def test_refused(name: str, arguments: dict[str, Any], words: str) -> None:
 
 
 def test_refusals_are_real() -> None:
-    """What is refused on one backend alone is so there, and only there; and an integer dtype, in which 1.5 is 1."""
-    whole = keras.losses.MeanSquaredError(dtype="int32")
-    assert keras.ops.convert_to_numpy(whole(column(0.2), column(1.5))) == 1
+    """Keras itself fails or differs exactly on the backends where the call is refused.
+
+    Also, an int32 loss casts 1.5 to 1.
+    """
+    integer = keras.losses.MeanSquaredError(dtype="int32")
+    assert keras.ops.convert_to_numpy(integer(column(0.2), column(1.5))) == 1
     sparse = keras.losses.SparseCategoricalCrossentropy(axis=1, from_logits=True)
     if not TORCH:
         with pytest.raises(Exception, match=r"axis=-1|same shape"):
@@ -378,13 +384,13 @@ def test_refusals_are_real() -> None:
     np.testing.assert_allclose(value, 15.942385 if NUMPY else 100.0, rtol=1e-6)
     squared = keras.losses.MeanSquaredError(dtype="float64")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX says that it narrows
+        warnings.simplefilter("ignore")  # JAX warns that it truncates to float32
         value = squared(np.full((7, 3), 1 / 3), np.zeros((7, 3)))
     assert (keras.backend.standardize_dtype(value.dtype) == "float64") == TENSORFLOW
 
 
 def test_weights_are_overwritten() -> None:
-    """Keras on torch writes into the sample weights it is given where a class is ignored; our call keeps them."""
+    """Keras on torch overwrites the sample weights if a class is ignored; our call does not."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1)
     weights = keras.ops.convert_to_tensor(WEIGHTS.copy())
     loss(
@@ -399,7 +405,7 @@ def test_weights_are_overwritten() -> None:
 
 
 def test_refused_smoothing_axis_is_real() -> None:
-    """Keras divides by the length of the last axis: 3.864371, where the classes asked for 3.542932."""
+    """Keras smooths by the length of the last axis, and gives 3.864371 in place of 3.542932."""
     logits = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
     targets = np.zeros((1, 3, 2), np.float32)
     targets[:, 0] = 1.0
@@ -408,7 +414,8 @@ def test_refused_smoothing_axis_is_real() -> None:
     )
     value = keras.ops.convert_to_numpy(loss(targets, logits))
     spec = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.3, axis=1, reduction="none")
-    # (1 - 0.3) * (4 + c) + 0.3 * (0 + 2 + 4 + 3 c) / C, with c = log(1 + e^-2 + e^-4) and C = 2 in Keras, 3 in a spec.
+    # (1 - 0.3) * (4 + c) + 0.3 * (0 + 2 + 4 + 3 c) / C, with c = log(1 + e^-2 + e^-4), and C = 2 in
+    # Keras, C = 3 in a spec.
     c = np.log1p(np.exp(-2) + np.exp(-4))
     np.testing.assert_allclose(
         value, np.full((1, 2), 0.7 * (4 + c) + 0.15 * (6 + 3 * c)), rtol=1e-6
@@ -419,7 +426,7 @@ def test_refused_smoothing_axis_is_real() -> None:
 
 
 def test_refused_weighted_mean_is_real() -> None:
-    """Keras divides the sum of 2 * 3 weighted losses by the sum of 2 weights: 9.75 instead of 3.25."""
+    """Keras divides the sum of 2 * 3 weighted losses by the sum of 2 weights: 9.75, not 3.25."""
     loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
     predictions = np.stack([np.full((3, 1), 1.0), np.full((3, 1), 2.0)]).astype(np.float32)
     weights = np.array([[1.0], [3.0]], np.float32)
@@ -436,7 +443,10 @@ def test_refused_weighted_mean_is_real() -> None:
 
 
 def test_epsilon() -> None:
-    """A loss that clips is read and written only while Keras' epsilon is what the rule says; one that does not clip always."""
+    """A loss that clips is read and written only while keras.config.epsilon() is the default.
+
+    The epsilon does not matter for a loss that does not clip.
+    """
     spec = ul.from_native(keras.losses.CategoricalCrossentropy())
     keras.config.set_epsilon(1e-6)
     try:
@@ -451,7 +461,11 @@ def test_epsilon() -> None:
 
 
 def test_changed_settings_are_said() -> None:
-    """A text means Keras as it comes: where it would not be that here, a report and a diff say so, and an object is refused."""
+    """Text means Keras with its default settings.
+
+    If this process has others, a report and a diff say so, and an object that they change is an
+    error.
+    """
     name = f"keras[{ON}].losses.BinaryCrossentropy"
     text, loss = f"{name}()", keras.losses.BinaryCrossentropy()
     tensors = column(0.0, 0.5), column(1.0, 0.0)
@@ -463,21 +477,18 @@ def test_changed_settings_are_said() -> None:
         report = ul.port_report(text, spec, *tensors)
         assert (report.ran_a, report.same) == ("instead", True)
         assert "a itself was not run: keras.config.epsilon() is 0.001" in str(report)
-        assert (
-            str(ul.diff(text, text)).splitlines()[2].startswith("keras.config.epsilon() is 0.001")
-        )
+        lines = str(ul.diff(text, text)).splitlines()
+        assert lines[2].startswith("keras.config.epsilon() is 0.001")
         with pytest.raises(UnsupportedError, match=r"set_epsilon\(1e-07\)"):
             ul.port_report(loss, spec, *tensors)
-        assert (
-            ul.port_report(f"keras[{ON}].losses.MeanSquaredError()", spec, *tensors).settings == ()
-        )
+        squared = f"keras[{ON}].losses.MeanSquaredError()"
+        assert ul.port_report(squared, spec, *tensors).settings == ()
     finally:
         keras.config.set_epsilon(1e-7)
     keras.config.set_floatx("float64")
     try:
-        assert (
-            spec.to_native("keras", code=True) == 'keras.losses.BinaryCrossentropy(dtype="float32")'
-        )
+        written = spec.to_native("keras", code=True)
+        assert written == 'keras.losses.BinaryCrossentropy(dtype="float32")'
         report = ul.port_report(text, spec, *tensors)
         assert (report.ran_a, report.same) == ("native", True)
         assert report.settings[0].startswith("keras.config.floatx() is 'float64'")
@@ -491,8 +502,8 @@ def test_changed_settings_are_said() -> None:
     "native",
     [call(SPARSE), call(SOFT, label_smoothing=0.1), call("binary_crossentropy"), call(SQUARED)],
 )
-def test_what_the_process_sets_changes_no_value(native: Call) -> None:
-    """Neither floatx nor image_data_format is looked at once a loss is made, or by a function."""
+def test_later_settings_change_no_value(native: Call) -> None:
+    """floatx and image_data_format change no loss object made before, and no function."""
     targets = LABELS if "parse" in native.name else DENSE
     before, _ = switching.run(native, PROBABILITIES, targets)
     loss = switching.build(native)
@@ -508,7 +519,7 @@ def test_what_the_process_sets_changes_no_value(native: Call) -> None:
 
 
 def test_floatx() -> None:
-    """The dtype is that of the object, whatever Keras' default is when it is read or written."""
+    """A spec has the dtype of the object, whatever floatx is when it is read or written."""
     loss = keras.losses.MeanSquaredError()
     keras.config.set_floatx("float64")
     try:
@@ -526,7 +537,7 @@ def test_floatx() -> None:
 
 
 def test_objects() -> None:
-    """Objects by what they were made with, functions by their arguments; the backend is the one that runs."""
+    """Objects and functions are read with their arguments, on the backend that Keras runs on."""
     order = "after_clip" if TENSORFLOW else "before_clip"
     spec = ul.from_native(
         keras.losses.SparseCategoricalCrossentropy(ignore_class=3, name="loss", reduction=None)
@@ -563,7 +574,7 @@ def test_objects() -> None:
 
 
 def test_exports() -> None:
-    """What is written is Keras' own object, and what it cannot say is an error that says what it has."""
+    """A spec is written as Keras' own object or function, or the error names what Keras has."""
     spec = ul.CrossEntropyLoss(
         from_logits=True,
         axis=-1,
@@ -581,7 +592,7 @@ def test_exports() -> None:
     )
     dense = spec.replace(ignore_index=None, label_smoothing=0.1)
     assert type(dense.to_native("keras")) is keras.losses.CategoricalCrossentropy
-    # Without a mean, its divisor has no say.
+    # The divisor has no effect without a mean.
     assert dense.replace(reduction="sum").to_native("keras").reduction == "sum"
     function = dense.replace(reduction="none", dtype=None).to_native("keras")
     assert function.func is keras.losses.categorical_crossentropy
@@ -606,7 +617,8 @@ def test_exports() -> None:
         ul.NegativeLogLikelihoodLoss().to_native("keras")
 
 
-# Rules that depend on the framework Keras runs on; what it does on all of them, tests/test_switching_diff.py sees on TensorFlow.
+# Rules that differ between the backends of Keras. tests/test_switching_diff.py tests the others, on
+# TensorFlow.
 BY_BACKEND = [
     quirk
     for quirk in QUIRKS
@@ -616,7 +628,7 @@ BY_BACKEND = [
 ]
 
 
-# On TensorFlow tests/test_switching_diff.py does it for all.
+# On TensorFlow one loss is enough, because tests/test_switching_diff.py tests all of them there.
 NAMES = [name for name in switching.LIBRARY_LOSSES if name.startswith("keras.")][
     -1 if TENSORFLOW else 0 :
 ]
@@ -625,7 +637,7 @@ NAMES = [name for name in switching.LIBRARY_LOSSES if name.startswith("keras.")]
 @pytest.mark.slow("the functions", only=["losses.Sparse", "losses.Binary"] if JAX else [])
 @pytest.mark.parametrize("name", NAMES)
 def test_list_of_deviations_is_true(name: str) -> None:
-    """What is listed of this backend is what it does."""
+    """Keras on this backend differs from its specs exactly by the listed rules."""
     assert len(BY_BACKEND) > 4
     for arguments in ({}, {"from_logits": True}):
         if (
@@ -636,7 +648,7 @@ def test_list_of_deviations_is_true(name: str) -> None:
 
 
 def test_differences_of_this_backend() -> None:
-    """Two of the differences that bite those who switch, which Keras has on JAX and on NumPy alone."""
+    """The diff has the clip tie only on JAX, and the clipped sigmoid only on NumPy."""
     loss = "losses.BinaryCrossentropy"
     if JAX:
         example = ul.diff(f"keras[jax].{loss}()", f"keras[torch].{loss}()")["clip_tie"].example

@@ -1,7 +1,8 @@
-"""Write into a page what its code prints: ``python -m tests.rewrite_page docs/switching.md``.
+"""Update the output blocks of a page: ``python -m tests.rewrite_page docs/switching.md``.
 
-For when tests/test_docs.py says that a page and its code differ, and it is the code that is right. The tables of the page on switching are
-written anew as well. The page is then read, not trusted: what changed in it is what changed for its readers.
+Use it when tests/test_docs.py reports that a page and its code differ, and the code is right. For
+docs/switching.md it also updates the generated tables. Review the difference before you commit it,
+because it is what changes for the readers of the page.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import io
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ from tests.test_switching_docs import PAGE, table_of_deviations, table_of_losses
 
 
 def with_outputs(text: str) -> str:
-    """A page with every output block as its code prints it, all blocks run in one process."""
+    """Return the page with each output block as its code prints it.
+
+    All blocks of the page run in one process. A block may be indented, as in a list: its code is
+    dedented before it runs, and its output is indented like the block that it replaces.
+    """
     names: dict[str, Any] = {}
     printed = ""
 
@@ -27,22 +33,24 @@ def with_outputs(text: str) -> str:
         info = match["info"].strip()
         if _RUN.fullmatch(info):
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(match["body"], names)  # noqa: S102 - the code of this repository's own page
+                # The code is from a page of this repository.
+                exec(textwrap.dedent(match["body"]), names)  # noqa: S102
             printed = out.getvalue().rstrip()
         elif info == "output":
-            return f"```output\n{printed}\n```"
+            fence = match["fence"]
+            return textwrap.indent(f"{fence}output\n{printed}\n{fence}", match["indent"])
         return match[0]
 
     return _FENCE.sub(written, text)
 
 
 def with_tables(text: str) -> str:
-    """The page on switching with its tables as the code has them, each known by its first line."""
+    """Return docs/switching.md with its generated tables, each found by its first line."""
     for table in (table_of_losses(), table_of_refusals(), table_of_deviations()):
         head = re.escape(table.partition("\n")[0])
-        text = re.sub(
-            rf"^{head}\n(?:\|.*\n)*", lambda _, table=table: f"{table}\n", text, flags=re.MULTILINE
-        )  # type: ignore[misc]
+        # re.sub reads backslashes in its replacement, and the table may contain some.
+        replacement = f"{table}\n".replace("\\", r"\\")
+        text = re.sub(rf"^{head}\n(?:\|.*\n)*", replacement, text, flags=re.MULTILINE)
     return text
 
 

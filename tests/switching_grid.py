@@ -1,8 +1,9 @@
-"""Losses of other libraries against the specs they are read as: what the tests of each library share.
+"""Compare a loss of another library with the spec it is read as, for the tests of each library.
 
-The native call itself is run, and beside it the spec in one backend after the other. Both round at every step, so each may lie as far from
-the real number as native mode may in the conformance suite (`unifiedloss.conformance.tolerances`: 12 + n/2 + K/2 ulps of the largest
-term for n positions and K classes), and twice that from each other.
+The checks run the native call, and its spec in each backend. Both round at every step. Each may
+therefore be as far from the real number as native mode in the conformance suite, and twice that
+from the other. `unifiedloss.conformance.tolerances` has this bound: 12 + n/2 + K/2 ulps of the
+largest term for n positions and K classes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 
 
 def plan_of(spec: AnyLoss, predictions: Array, targets: Array, sample_weight: Array | None) -> Plan:
-    """The plan of a call with NumPy arrays."""
+    """Return the plan of a call with NumPy arrays."""
     signatures = (
         None if x is None else Signature(x.shape, x.dtype.name)
         for x in (predictions, targets, sample_weight)
@@ -44,7 +45,7 @@ def computed(
     targets: Array,
     sample_weight: Array | None = None,
 ) -> tuple[Array, Array]:
-    """The spec's value, and the gradient of its sum, in one backend."""
+    """Return the value of a spec, and the gradient of its sum, in one backend."""
     adapter = registry.adapter(backend)
     tensors = (
         None if x is None else adapter.tensor(x) for x in (predictions, targets, sample_weight)
@@ -63,16 +64,16 @@ def check(
     dtype: str | None = None,
     native: Any = None,
 ) -> None:
-    """The native call and the spec it is read as agree, in value and gradient.
+    """Assert that a native call and the spec it is read as agree in value and gradient.
 
     Args:
         call: the native call.
-        predictions: handed to both.
-        targets: handed to both.
-        sample_weight: handed to both.
-        backends: where the spec is computed.
-        dtype: in which the native call rounds, where that is not what the spec computes in.
-        native: the object that is run; what is made of the call where there is none.
+        predictions: an argument of both.
+        targets: an argument of both.
+        sample_weight: an argument of both.
+        backends: the backends that compute the spec.
+        dtype: the dtype in which the native call rounds, by default the spec's compute dtype.
+        native: the object to run, by default the one that the call makes.
     """
     value_there, gradient_there = switching.run(call, predictions, targets, sample_weight, native)
     spec = switching.spec_of(call)
@@ -92,63 +93,46 @@ def check(
         if gradient_there is None:
             continue
         row = np.abs(np.where(np.isfinite(gradient_there), gradient_there, 0.0))
-        row = (
-            row.max(axis=plan.axis if plan.axis is not None else -1, keepdims=True, initial=0.0)
-            if row.ndim
-            else row
-        )
-        unit = (
-            plan.scale
-            * heaviest(spec, sample_weight)
-            / (positions if spec.reduction == "mean" else 1)
-        )
+        if row.ndim:
+            axis = -1 if plan.axis is None else plan.axis
+            row = row.max(axis=axis, keepdims=True, initial=0.0)
+        divisor = positions if spec.reduction == "mean" else 1
+        unit = plan.scale * heaviest(spec, sample_weight) / divisor
         close(
             f"the gradient of {call} in {backend}", gradient, gradient_there, epsilon * (unit + row)
         )
 
 
 def check_round_trip(call: switching.Call) -> None:
-    """A spec, written as a call, as text and as an object, and read back each time, is the spec it was."""
+    """Assert that the spec of a call is read back the same from a call, from text and an object."""
     spec = switching.spec_of(call)
     written = switching.call_of(spec, call.library, call.backend)
     assert switching.spec_of(written) == spec
     assert from_native(switching.build(written)) == spec
-    text = str(written)
-    assert (
-        switching.spec_of(
-            switching.Call(
-                switching.parse(text).name, switching.parse(text).arguments, call.backend
-            )
-        )
-        == spec
-    )
-    # The call itself is read from the object it makes, as it was written.
+    parsed = switching.parse(str(written))
+    again = switching.Call(parsed.name, parsed.arguments, call.backend)
+    assert switching.spec_of(again) == spec
+    # The object that a call makes is read as the same call.
     assert switching.read(switching.build(call)) == call
 
 
 def largest(x: Array) -> float:
-    """The largest finite size in an array."""
+    """Return the largest finite magnitude in an array."""
     return float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0))
 
 
 def heaviest(spec: AnyLoss, sample_weight: Array | None) -> float:
-    """The largest factor that weights put on a loss: those of the call, and those of the spec."""
+    """Return the largest factor, at least 1, that the weights of call and spec give a loss."""
     weights = [
-        getattr(spec, name, None) for name in ("class_weights", "element_weights", "pos_weight")
+        sample_weight,
+        *(getattr(spec, name, None) for name in ("class_weights", "element_weights", "pos_weight")),
     ]
-    return float(
-        np.prod(
-            [
-                max(1.0, largest(np.asarray(each)))
-                for each in (sample_weight, *weights)
-                if each is not None
-            ]
-        )
-    )
+    factors = [max(1.0, largest(np.asarray(each))) for each in weights if each is not None]
+    return float(np.prod(factors))
 
 
 def close(what: str, got: Array, native: Array, allowed: Any) -> None:
-    """The same shape, the same infinities and NaN, and finite numbers that lie within what is allowed."""
+    """Assert the same shape, infinities and NaN, and finite numbers within `allowed`."""
     assert got.shape == native.shape, (
         f"{what}: shape {got.shape}, and the native call has {native.shape}"
     )
@@ -164,9 +148,16 @@ def close(what: str, got: Array, native: Array, allowed: Any) -> None:
 
 
 def check_deviations(call: Call, listed: Iterable[Quirk]) -> set[str]:
-    """A loss differs from its spec on what shows a rule where the rule is listed for it, and nowhere else; the names of those tried.
+    """Assert that a loss differs from its spec exactly on the inputs of rules listed for it.
 
-    Where it differs, the tensors have the sign by which a report tells the rule.
+    Where they differ, a report must recognize the rule from the tensors.
+
+    Args:
+        call: the loss.
+        listed: the rules to try.
+
+    Returns:
+        The names of the rules that were tried on the native loss.
     """
     side = side_of(call)
     assert side.spec is not None
@@ -182,7 +173,7 @@ def check_deviations(call: Call, listed: Iterable[Quirk]) -> set[str]:
         if not quirk.concerns(side.spec, call):
             continue
         outcomes = [(x, side.outcome(x)) for x in quirk.inputs(layout)]
-        if quirk.when is not None and not outcomes:  # it takes some weights of 0, or all of them
+        if quirk.when is not None and not outcomes:  # it needs some weights of 0, or only those
             continue
         shown = [
             x

@@ -1,4 +1,4 @@
-"""The suite can fail: adapters that are wrong in one thing, each caught by the cases that should catch it."""
+"""The conformance suite can fail: its cases catch adapters that are each wrong in one thing."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ _EXPECTED: dict[str, Any] = {}
 
 @cache
 def every() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """All cases, and all calls that must fail, made once."""
+    """Return all cases, and all calls that must fail; both are made once."""
     return (*all_cases(), *softmax_cases()), (*bad_calls(), *bad_softmax_calls())
 
 
 def failures(adapter: Adapter, *words: str) -> dict[str, str]:
-    """The names of the cases, of those whose name holds one of the words, that an adapter fails eagerly, and what was wrong."""
+    """Return the cases that an adapter fails eagerly, with the failures, by name.
+
+    Args:
+        adapter: the adapter to run.
+        words: run only the cases whose name contains one of these.
+    """
     mode = adapter.modes()["eager"]
     found = {}
     cases, calls = every()
@@ -51,7 +56,7 @@ def failures(adapter: Adapter, *words: str) -> dict[str, str]:
 
 
 def variant(module: Any, **changes: Any) -> Any:
-    """A module with some functions changed."""
+    """Return a copy of a module with some functions replaced."""
     copy = types.SimpleNamespace(
         **{name: value for name, value in vars(module).items() if not name.startswith("__")}
     )
@@ -60,20 +65,20 @@ def variant(module: Any, **changes: Any) -> Any:
 
 
 class Long(type(TORCH)):  # type: ignore[misc]
-    """The torch adapter by its long way alone, which the wrong ones below change."""
+    """The torch adapter without its fused path; the wrong adapters below change one part of it."""
 
     def loss(
         self, spec: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
     ) -> Any:
-        """As every adapter does it."""
+        """Compute the loss as the base class does."""
         return Adapter.loss(self, spec, predictions, targets, sample_weight, mask)
 
 
 class CountsAll(Long):
-    """Divides by all positions, whatever the spec says."""
+    """Divides a mean by the number of all positions, whatever the divisor of the spec."""
 
     def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
-        """The sum over the wrong count."""
+        """Divide the sum by the wrong count."""
         e = Evaluator(self.ops, self.kernels, plan, checked=checked)
         found = pipeline.terms(e, Inputs(*tensors))
         if plan.spec.reduction != "mean":
@@ -82,7 +87,7 @@ class CountsAll(Long):
 
 
 class NoShift(Long):
-    """Takes the exponentials of the logits as they are."""
+    """Takes the exponentials of the logits without subtracting the largest."""
 
     kernels = variant(
         TORCH.kernels,
@@ -91,22 +96,22 @@ class NoShift(Long):
 
 
 class HalfSums(Long):
-    """Adds up in half precision."""
+    """Sums in half precision."""
 
     ops = variant(TORCH.ops, sum=lambda x: x.half().sum().to(x.dtype))
 
 
 class Detached(Long):
-    """Its loss has no gradient where the predictions are probabilities."""
+    """Gives no gradient where the predictions are probabilities."""
 
     ops = variant(TORCH.ops, log=lambda x: x.detach().log() + 0 * x)
 
 
 class Wraps(Long):
-    """A negative label counts from the end."""
+    """Counts a negative class index from the end."""
 
     def to_tensors(self, predictions: Any, *companions: Any) -> Any:
-        """Labels wrapped."""
+        """Wrap negative class indices."""
         p, t, *rest = super().to_tensors(predictions, *companions)
         if not t.dtype.is_floating_point and t.ndim < p.ndim:
             t = torch.where((t < 0) & (t >= -p.shape[-1]), t + p.shape[-1], t)
@@ -122,13 +127,13 @@ class Clamps(Long):
 
 
 class LateMask(Long):
-    """Masks the loss and not what goes into it."""
+    """Masks the loss, but not the inputs of its computation."""
 
     ops = variant(TORCH.ops, where=lambda c, x, y: torch.where(c, x, y) if x.ndim < 2 else x)
 
 
 class AssumesOne(Long):
-    """Its gradient takes it that dense targets sum to 1, as TensorFlow's does (tensorflow#60314)."""
+    """Assumes in the gradient that dense targets sum to 1, like TensorFlow (tensorflow#60314)."""
 
     class _LogSoftmax(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
@@ -149,7 +154,7 @@ class Squeezes(Long):
     """Drops axes of length 1 of the targets."""
 
     def to_tensors(self, predictions: Any, *companions: Any) -> Any:
-        """Targets squeezed."""
+        """Squeeze the targets."""
         p, t, *rest = super().to_tensors(predictions, *companions)
         return (
             p,
@@ -163,16 +168,16 @@ class Squeezes(Long):
 
 
 class TrailingWeights(Long):
-    """Aligns weights to the trailing axes, as broadcasting does."""
+    """Aligns sample weights to the trailing axes, as broadcasting does."""
 
     ops = variant(TORCH.ops, align=lambda x, _: x)
 
 
 class NarrowLabels(Long):
-    """Compares labels in their own dtype."""
+    """Narrows class indices to 8 bits."""
 
     def to_tensors(self, predictions: Any, *companions: Any) -> Any:
-        """Labels that have been squeezed into eight bits."""
+        """Cast class indices to int8 and back."""
         p, t, *rest = super().to_tensors(predictions, *companions)
         return (
             p,
@@ -182,18 +187,18 @@ class NarrowLabels(Long):
 
 
 class NoMask(Long):
-    """Forgets the mask."""
+    """Ignores the mask."""
 
     def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
-        """Without it, which comes last."""
+        """Compute without the mask, which is the last tensor."""
         return super().compute(plan, *tensors[:-1], None, checked=checked)
 
 
 class PassesClip(Long):
-    """Lets the gradient pass where it clips."""
+    """Passes the gradient through the clip of probabilities."""
 
     def loss(self, spec: Any, predictions: Any, *companions: Any) -> Any:
-        """The clip behind the back of autograd."""
+        """Clip in a way that autograd does not see."""
         epsilon = getattr(spec, "epsilon", 0.0)
         if epsilon:
             predictions = (
@@ -204,15 +209,15 @@ class PassesClip(Long):
 
 
 class WrongDtype(Long):
-    """Returns float64, whatever came in."""
+    """Returns float64, whatever the dtype of the predictions."""
 
     def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
-        """The right number in the wrong type."""
+        """Return the right number in the wrong dtype."""
         return super().compute(plan, *tensors, checked=checked).double()
 
 
 class WrongError(Long):
-    """Raises an error of its own."""
+    """Raises ShapeError for every bad value."""
 
     def _check(self, plan: Any, *tensors: Any) -> None:
         try:
@@ -231,10 +236,10 @@ class NegativeZero(Long):
 
 
 class ForgetsSmoothing(Long):
-    """Leaves label smoothing out."""
+    """Ignores label smoothing."""
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
-        """The plan of another spec."""
+        """Return the plan of a changed spec."""
         return super().plan(
             spec.replace(label_smoothing=0.0) if hasattr(spec, "label_smoothing") else spec,
             *tensors,
@@ -242,12 +247,12 @@ class ForgetsSmoothing(Long):
 
 
 class SmallNumbers(Long):
-    """Reads probabilities below the smallest normal number as they are."""
+    """Does not read subnormal probabilities as 0."""
 
     def compute(
         self, plan: Any, p: Any, t: Any, sample_weight: Any, mask: Any, *, checked: bool
     ) -> Any:
-        """With a plan that has no such limit."""
+        """Compute with a plan whose smallest number is 0."""
 
         class Limitless:
             tiny = 0.0
@@ -259,67 +264,67 @@ class SmallNumbers(Long):
 
 
 class Unrounded(Long):
-    """Clips at 1e-7 and 1 - 1e-7 as they are, where Keras has them in the predictions' dtype."""
+    """Clips at 1e-7 and 1 - 1e-7 in float64; Keras rounds both to the predictions' dtype."""
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
-        """The plan with these bounds."""
+        """Return the plan with these bounds."""
         plan = super().plan(spec, *tensors)
         keras = getattr(spec, "epsilon", None) == "keras"
         return dataclasses.replace(plan, bounds=(1e-7, 1e-7)) if keras else plan
 
 
 class Divides(Long):
-    """Divides by the sum before it clips, whatever is asked for."""
+    """Renormalizes probabilities before the clip, whatever the spec says."""
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
-        """The plan of another spec."""
+        """Return the plan of a changed spec."""
         late = getattr(spec, "renormalize", None) == "after_clip"
         return super().plan(spec.replace(renormalize="before_clip") if late else spec, *tensors)
 
 
 class ScaledDivisor(Long):
-    """Scales weights and losses, so that a mean does not change."""
+    """Ignores the scale of a mean, as if it scaled the divisor too."""
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
-        """The plan of another spec."""
+        """Return the plan of a changed spec."""
         mean = spec.reduction == "mean" and hasattr(spec, "scale")
         return super().plan(spec.replace(scale=1.0) if mean else spec, *tensors)
 
 
 class SumsRows(Long):
-    """Adds up along the last axis, and does not divide by its length."""
+    """Sums along the last axis, where it should average."""
 
     def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
-        """Each of the averages times what it is divided by."""
+        """Multiply each average by its divisor."""
         size = plan.shape[-1] if plan.average_last_axis and plan.spec.reduction != "mean" else 1
         return super().compute(plan, *tensors, checked=checked) * size
 
 
 class ClampDerivative(Long):
-    """Clamps the logarithm at -100, and has the derivative of that."""
+    """Clamps the logarithm at -100 with epsilon="torch", and uses the derivative of the clamp."""
 
     def loss(self, spec: Any, *tensors: Any) -> Any:
-        """The clamp by the operations."""
+        """Compute with the operations that clamp."""
         if getattr(spec, "epsilon", 0.0) != "torch":
             return super().loss(spec, *tensors)
         return Clamps().loss(spec.replace(epsilon=0.0), *tensors)
 
 
 class OneDivisor(Long):
-    """Divides dense targets by their weights, as it does class indices."""
+    """Uses the divisor "weights" in place of "label_weights"."""
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
-        """The plan of another spec."""
+        """Return the plan of a changed spec."""
         return super().plan(
             spec.replace(divisor="weights") if spec.divisor == "label_weights" else spec, *tensors
         )
 
 
 class WeighsEntries(Long):
-    """Class weights multiply the entries of the smoothed target, wherever they should sit."""
+    """Multiplies the entries of the smoothed target by class weights, whatever the spec says."""
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
-        """The plan of another spec."""
+        """Return the plan of a changed spec."""
         elsewhere = hasattr(spec, "class_weighting")
         return super().plan(
             spec.replace(class_weighting="entries") if elsewhere else spec, *tensors
@@ -327,23 +332,23 @@ class WeighsEntries(Long):
 
 
 class CountsElements(Long):
-    """Counts each element that weighs as a position."""
+    """Counts each element with a weight as a position."""
 
     ops = variant(TORCH.ops, any_axis=lambda x, axis: x if axis == -1 else x.any(axis))
 
 
 class KeepsDtype(Long):
-    """Computes in the dtype of what it is given."""
+    """Computes in the dtype of the predictions, and ignores the dtype of the spec."""
 
     def plan(self, spec: Any, *tensors: Any) -> Any:
-        """The plan of another spec."""
+        """Return the plan of a changed spec."""
         return super().plan(
             spec.replace(dtype=None) if getattr(spec, "dtype", None) else spec, *tensors
         )
 
 
 class ReadsEverything(Long):
-    """Multiplies log-probabilities by a weight of 0."""
+    """Multiplies log-probabilities by a weight of 0, and so reads them."""
 
     ops = variant(
         TORCH.ops, where=lambda c, x, y: x if x.ndim == 1 and y == 0.0 else torch.where(c, x, y)
@@ -351,7 +356,7 @@ class ReadsEverything(Long):
 
 
 class Flushes(Long):
-    """A softmax that gives 0 below twice the smallest normal number, as TensorFlow's does outside XLA."""
+    """Flushes softmax to 0 below twice the smallest normal number, as TensorFlow without XLA."""
 
     kernels = variant(
         TORCH.kernels,
@@ -360,7 +365,7 @@ class Flushes(Long):
 
 
 class NoShiftSoftmax(Long):
-    """A softmax of the exponentials of the logits as they are."""
+    """Computes softmax from exponentials without subtracting the largest logit."""
 
     kernels = variant(
         TORCH.kernels, softmax=lambda z, axis: z.exp() / z.exp().sum(axis, keepdim=True)
@@ -368,22 +373,22 @@ class NoShiftSoftmax(Long):
 
 
 class LastAxis(Long):
-    """A softmax over the last axis, whichever is named."""
+    """Computes softmax over the last axis, whatever the argument axis."""
 
     kernels = variant(TORCH.kernels, softmax=lambda z, _: z.softmax(-1))
 
 
 class TinySoftmax(Long):
-    """A softmax whose smallest numbers are what torch gives, 0 or not."""
+    """Keeps the subnormal results of torch's softmax."""
 
     def softmax(self, logits: Any, axis: int | None) -> Any:
-        """Without the rule."""
+        """Return torch's softmax, without the rule that subnormal results are 0."""
         super().softmax(logits, axis)
         return logits.softmax(-1 if axis is None else axis)
 
 
 class FlatSoftmax(Long):
-    """A softmax whose gradient takes the sum for a constant."""
+    """Treats the sum of exponentials as a constant in the gradient of softmax."""
 
     kernels = variant(
         TORCH.kernels, softmax=lambda z, axis: (z - z.logsumexp(axis, keepdim=True).detach()).exp()
@@ -488,20 +493,20 @@ CAUGHT = [
 def test_wrong_adapter_is_caught(
     wrong: type[Adapter], words: tuple[str, ...], catcher: str, what: str
 ) -> None:
-    """The case that should catch it does, for what is wrong, and the right adapter passes the same cases."""
+    """The named case fails with the expected failure, and the right adapter passes all of them."""
     assert what in failures(wrong(), *words)[catcher]
     assert not failures(Long(), *words)
     assert not failures(TORCH, *words)
 
 
 def test_comparing_nothing_fails() -> None:
-    """A run without a comparison is no success."""
+    """A run without a comparison does not count as a success."""
     assert not conformance.Report(unifiedloss="0").ok
     assert not conformance.Row("torch", "0", "eager").ok
 
 
-def test_oracle_is_not_a_backend() -> None:
-    """A result that is off by one part in ten thousand is caught in every loss."""
+def test_small_error_is_caught_in_every_loss() -> None:
+    """A result that is off by one part in 10000 fails in every loss."""
 
     class Off(Long):
         def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:

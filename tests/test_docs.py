@@ -1,8 +1,9 @@
-"""The documentation holds: the site builds, every example runs and prints what the page says, every argument is described.
+"""The site builds, each example prints what its page says, and each argument is described.
 
-In README.md, the pages and the docstrings, each block marked ``python`` is run, those of one page in order and in one module.
-A block marked ``output`` right after one holds exactly what that one prints. ``python {.no-run}`` is for code that cannot run
-here; any other marking of Python code is an error, so that no example escapes by a misspelling.
+The tests run each block marked ``python`` in README.md, the pages and the docstrings; the blocks of
+one page run in order in one module. A block marked ``output`` right after a ``python`` block holds
+exactly what that block prints. ``python {.no-run}`` marks code that cannot run here. Any other
+marking of Python code is an error, so that a misspelling hides no example.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _FENCE = re.compile(
 )
 _RUN = re.compile(r'python(?: (?:title|hl_lines|linenums)="[^"]*")*')
 
-# Runs in a child process, page after page.
-# The blocks keep their lines, so a traceback shows the page, and what compiles from source finds it.
+# Runs page after page in a child process. The blocks keep their line numbers, so that a traceback
+# shows the line of the page, and tf.function, which reads the source of a function, finds it.
 _RUNNER = """
 import contextlib, io, json, os, sys, traceback, types
 answers = os.fdopen(os.dup(1), "w")
@@ -53,7 +54,8 @@ for task in sys.stdin:
             with contextlib.redirect_stdout(printed):
                 exec(compile("\\n" * (line - 1) + source, page, "exec"), module.__dict__)
             if expected is not None and printed.getvalue().rstrip() != expected.rstrip():
-                error = f"{page}, line {line}: the page says\\n{expected}\\nand the code prints\\n{printed.getvalue()}"
+                says = f"{page}, line {line}: the page says\\n{expected}"
+                error = f"{says}\\nand the code prints\\n{printed.getvalue()}"
                 break
     except BaseException:
         error = traceback.format_exc()
@@ -99,7 +101,7 @@ class Pages:
 
 @dataclass(frozen=True)
 class Block:
-    """One runnable block: its code, the line of the page it starts at, and what it has to print, if the page says."""
+    """One runnable block: its code, its first line on the page, and its expected output, if any."""
 
     source: str
     line: int
@@ -107,10 +109,10 @@ class Block:
 
 
 def runnable(text: str) -> list[Block]:
-    """The blocks of a page that are to be run.
+    """Return the blocks of a page that the tests run.
 
     Raises:
-        ValueError: a block is marked in a way that would leave it unread.
+        ValueError: the marking of a block would hide it from the tests.
     """
     found: list[Block] = []
     end_of_last = -1
@@ -124,12 +126,18 @@ def runnable(text: str) -> list[Block]:
             end_of_last = match.end()
         elif info == "output":
             if end_of_last < 0 or text[end_of_last : match.start()].strip():
-                msg = f"line {line}: an output block follows the python block that prints it, with nothing in between"
+                msg = (
+                    f"line {line}: an output block follows the python block that prints it, "
+                    "with nothing in between"
+                )
                 raise ValueError(msg)
             found[-1] = Block(found[-1].source, found[-1].line, body)
             end_of_last = -1
         elif language in ("python", "py", "python3", "pycon", "") and info != "python {.no-run}":
-            msg = f"line {line}: mark the block python, python {{.no-run}}, output, or another language; it says {info!r}"
+            msg = (
+                f"line {line}: mark the block python, python {{.no-run}}, output, "
+                f"or another language; it says {info!r}"
+            )
             raise ValueError(msg)
     return found
 
@@ -175,33 +183,34 @@ def _run(*arguments: str, folder: Path) -> str:
 
 
 def frameworks(source: str) -> list[str]:
-    """The frameworks that a piece of code imports."""
+    """Return the frameworks that a piece of code imports."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.partition(".")[0])
-    # Keras runs on TensorFlow where nothing else is chosen.
+    # Keras runs on TensorFlow by default.
     return [
         name for name in FRAMEWORKS if name in names or (name == "tensorflow" and "keras" in names)
     ]
 
 
 def _docstrings() -> dict[str, tuple[Path, int, str]]:
-    """Every docstring of the package that has a fence in it: where it is from, the line it starts at, and its text."""
+    """Return each docstring with a fenced block: its file, its first line and its text, by name."""
     found = {}
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for path in sorted([*(ROOT / "unifiedloss").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds) and "```" in (text := ast.get_docstring(node) or ""):
-                name = f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'name', '')}:{node.body[0].lineno}"
-                found[name] = (path, node.body[0].lineno, text)
+                line = node.body[0].lineno
+                name = f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'name', '')}:{line}"
+                found[name] = (path, line, text)
     return found
 
 
 def _parameters() -> list[object]:
-    """One test parameter per page and per docstring that has runnable blocks, marked with what it needs."""
+    """Return a parameter per page or docstring with runnable blocks, marked with its frameworks."""
     parameters = []
     texts = {
         page.relative_to(ROOT).as_posix(): (page, 1, page.read_text(encoding="utf-8"))
@@ -215,7 +224,7 @@ def _parameters() -> list[object]:
             ]
             needs = frameworks("".join(block.source for block in blocks))
         except (ValueError, SyntaxError) as error:
-            # Collecting must not fail for one bad page: the test of that page does.
+            # Fail in the test of this page, not in the collection of all tests.
             blocks, needs = [Block(f"raise ValueError({str(error)!r})", line)], []
         if blocks:
             marks = [pytest.mark.framework(*needs)] if needs else []
@@ -225,14 +234,14 @@ def _parameters() -> list[object]:
 
 @pytest.mark.parametrize(("page", "blocks"), _parameters())
 def test_page_runs(page: Path, blocks: list[Block], pages: Pages, tmp_path: Path) -> None:
-    """Every example on the page runs, in order, in a folder of its own, and prints what the page says."""
+    """The examples of a page run in order in a new folder, and print what the page says."""
     folder = tmp_path / "folder"
     folder.mkdir()
     pages.run(str(page), blocks, folder)
 
 
 def test_pages_have_examples() -> None:
-    """The parameters above are not empty by accident: the README, the start page and each spec's docstring are in them."""
+    """The parameters include the README, the first pages and the docstring of each spec."""
     names = [parameter.id for parameter in _parameters()]
     specs = ("CrossEntropyLoss", "BinaryCrossEntropyLoss", "MeanSquaredError")
     expected = [
@@ -257,12 +266,12 @@ def test_pages_have_examples() -> None:
 )
 @pytest.mark.slow("tests/test_examples.py runs both scripts")
 def test_example_runs(example: Path, tmp_path: Path) -> None:
-    """Every script of docs/examples runs and says something."""
+    """Every script of docs/examples runs and prints something."""
     assert _run(str(example), folder=tmp_path).strip()
 
 
 def test_run_target_has_the_examples() -> None:
-    """The scripts that "make run" ends with are those tested here."""
+    """The target "make run" runs exactly the scripts that are tested here."""
     recipe = (
         (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nrun:")[2].partition("\n\n")[0]
     )
@@ -270,7 +279,7 @@ def test_run_target_has_the_examples() -> None:
 
 
 def test_site_builds(tmp_path: Path) -> None:
-    """The site builds without a warning, formulas are shown without a script, and a page asks no other host for anything."""
+    """The site builds without warnings, and its pages need no formula script and no other host."""
     kept = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(
@@ -281,7 +290,7 @@ def test_site_builds(tmp_path: Path) -> None:
         path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8")
         for path in tmp_path.rglob("*.html")
     }
-    # The docstrings of the specs hold formulas, and their fields are the arguments: docs/site.py sees to both.
+    # docs/site.py renders the formulas in the docstrings of specs, and their fields as arguments.
     assert "<math" in pages["api/index.html"]
     assert re.search(r"CrossEntropyLoss</span>\s*<span class=\"p\">\(", pages["api/index.html"])
     for name, html in pages.items():
@@ -294,9 +303,9 @@ def test_site_builds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(unifiedloss.__all__) - {"__version__"}))
 def test_every_argument_is_described(name: str) -> None:
-    """A public docstring names the arguments of its signature, all of them and no others, in their order.
+    """A public docstring describes exactly the arguments of its signature, in order.
 
-    One line may name several, separated by commas.
+    One line may describe several arguments, separated by commas.
     """
     public = getattr(unifiedloss, name)
     text = inspect.getdoc(public)
@@ -314,8 +323,11 @@ def test_every_argument_is_described(name: str) -> None:
 
 
 def test_blocks_run_in_order_and_share_names(pages: Pages, tmp_path: Path) -> None:
-    """A page is one session: a later block sees what an earlier one defined."""
-    text = "# Title\n\n```python\nx = 1\n```\n\n1. step\n\n    ```python\n    print(x + 1)\n    ```\n\n    ```output\n    2\n    ```\n"
+    """A page is one session: a later block sees the names that an earlier one defined."""
+    text = (
+        "# Title\n\n```python\nx = 1\n```\n\n"
+        "1. step\n\n    ```python\n    print(x + 1)\n    ```\n\n    ```output\n    2\n    ```\n"
+    )
     blocks = runnable(text)
     assert [(block.line, block.expected) for block in blocks] == [(4, None), (10, "2\n")]
     pages.run("page.md", blocks, tmp_path)
@@ -324,7 +336,7 @@ def test_blocks_run_in_order_and_share_names(pages: Pages, tmp_path: Path) -> No
 
 
 def test_failing_example_is_caught(pages: Pages, tmp_path: Path) -> None:
-    """An example that raises fails, and the traceback names the page and the line."""
+    """An example that raises fails the test, with the page and the line in the traceback."""
     with pytest.raises(
         pytest.fail.Exception, match=r'File "page.md", line 3(.|\n)*ZeroDivisionError'
     ):
@@ -332,7 +344,7 @@ def test_failing_example_is_caught(pages: Pages, tmp_path: Path) -> None:
 
 
 def test_wrong_output_is_caught(pages: Pages, tmp_path: Path) -> None:
-    """An example that prints something else than the page says fails."""
+    """An example that prints something other than the page says fails the test."""
     with pytest.raises(pytest.fail.Exception, match="the page says\n3\n"):
         pages.run(
             "page.md", runnable("```python\nprint(1 + 1)\n```\n\n```output\n3\n```\n"), tmp_path
@@ -340,7 +352,7 @@ def test_wrong_output_is_caught(pages: Pages, tmp_path: Path) -> None:
 
 
 def test_marked_blocks_are_not_run() -> None:
-    """What cannot run here says so, and other languages are none of ours."""
+    """Blocks marked .no-run and blocks of other languages are not run."""
     assert (
         runnable("```python {.no-run}\n1 / 0\n```\n\n```console\n$ pip install unifiedloss\n```\n")
         == []
@@ -360,6 +372,6 @@ def test_marked_blocks_are_not_run() -> None:
     ],
 )
 def test_misspelt_marking_is_an_error(text: str) -> None:
-    """A marking that would leave code or output unread is refused."""
+    """A marking that would hide code or output from the tests is an error."""
     with pytest.raises(ValueError, match="line"):
         runnable(text)

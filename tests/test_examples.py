@@ -1,4 +1,7 @@
-"""What the examples print is true: one loss in all frameworks, the same curves, the same bits. That they run, tests/test_docs.py checks."""
+"""The examples print true claims: the same curves, and the same bits, in all frameworks.
+
+tests/test_docs.py checks that they run.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ all_frameworks = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", 
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in a folder without a source tree, as a reader would who has copied the example."""
+    """Run Python in a folder without a source tree, like a reader who has copied the example."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -33,7 +36,7 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def tables(text: str) -> list[dict[str, list[float]]]:
-    """The tables of the example's output: for each, its rows by their first column."""
+    """Return the tables of the output, each as its rows by their first column."""
     found = []
     for head in re.finditer(r"^ +epoch (?P<names>.*)\n(?P<rows>(?:.+\n)+)", text, re.MULTILINE):
         assert head["names"].split() == FRAMEWORKS
@@ -47,7 +50,7 @@ def tables(text: str) -> list[dict[str, list[float]]]:
 
 @all_frameworks
 def test_curves_agree(tmp_path: Path) -> None:
-    """The five columns are there, they go down, and they are one curve up to the rounding of float32."""
+    """The five curves fall, and they agree up to the rounding of float32."""
     done = run(str(EXAMPLE), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     digits, diabetes = tables(done.stdout)
@@ -56,7 +59,8 @@ def test_curves_agree(tmp_path: Path) -> None:
         assert len(curves) == 10
         for numbers in (*curves, table["test loss"], table[quality]):
             assert len(numbers) == len(FRAMEWORKS)
-            # Ten times what was measured, and a tenth of what the script allows; both curves start between 1 and 2.
+            # 10 times the measured difference, and a tenth of the script's own limit. Both curves
+            # start between 1 and 2.
             assert max(numbers) - min(numbers) < 2e-6
         assert all(later < earlier for earlier, later in zip(curves[0], curves[-1], strict=True))
     assert min(digits["accuracy"]) > 0.9
@@ -67,7 +71,7 @@ def test_curves_agree(tmp_path: Path) -> None:
 
 @all_frameworks
 def test_disagreement_fails(tmp_path: Path) -> None:
-    """The script's own check can fail: with a loss that is one part in ten thousand another one in NumPy and Keras."""
+    """The script's check fails when NumPy and Keras use a label smoothing of 1e-4."""
     code = """
 import dataclasses, runpy, sys, torch
 torch.set_num_threads(1)
@@ -88,7 +92,7 @@ IN_FOUR = ["NumPy", "PyTorch", "TensorFlow", "JAX"]
 
 
 def same_bits_rows(text: str) -> list[dict[str, list[str]]]:
-    """What was printed for each framework, first with exact mode and then without it."""
+    """Return the printed rows by framework, those of exact mode before those of native mode."""
     found = []
     for part in text.split('rounding="')[1:]:
         cells = [line.split() for line in part.splitlines()]
@@ -98,13 +102,13 @@ def same_bits_rows(text: str) -> list[dict[str, list[str]]]:
 
 @four_frameworks
 def test_same_bits(tmp_path: Path) -> None:
-    """Exact mode trains one model four times; it is this one on every machine. Native mode trains four."""
+    """Exact mode trains the same model in all four, on every machine; native mode does not."""
     done = run(str(SAME_BITS), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     exact, native = same_bits_rows(done.stdout)
     assert list(exact) == list(native) == IN_FOUR
     for cells in exact.values():
-        # There is one right answer, and nothing of it depends on a machine: these hashes never change.
+        # Exact results are correctly rounded on every machine, so these hashes never change.
         assert cells == ["0.315796435", "0.9529", "d4e57db57cfe4f87", "6c1d99955c5b3935"]
     assert len({cells[2] for cells in native.values()}) > 1
     assert len({cells[3] for cells in native.values()}) > 1
@@ -123,7 +127,7 @@ def test_same_bits(tmp_path: Path) -> None:
 
 @four_frameworks
 def test_other_bits_fail(tmp_path: Path) -> None:
-    """The script's own check can fail: where what one framework calls exact is rounded natively, or is off by one bit at one step."""
+    """The check fails if one framework rounds natively, or is off by one bit in one step."""
     code = """
 import runpy, sys
 import numpy as np
@@ -169,7 +173,7 @@ example["main"]()
 def test_missing_framework_is_named(
     example: Path, module: str, install: str, tmp_path: Path
 ) -> None:
-    """Without one of the frameworks the script says which, and what to install, and fails."""
+    """Without one of the frameworks the script fails, and names what to install."""
     code = """
 import runpy, sys
 class Hidden:

@@ -1,4 +1,4 @@
-"""The counting in conftest.py: a framework that is missing or untested cannot hide behind a green run."""
+"""conftest.py counts the tests of each framework, so that a missing or untested one is seen."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ SUITE = """
     import pytest
 
     @pytest.mark.parametrize("name", [
-        pytest.param(name, marks=pytest.mark.framework(name)) for name in ("numpy", "torch", "tensorflow", "keras", "jax")
+        pytest.param(name, marks=pytest.mark.framework(name))
+        for name in ("numpy", "torch", "tensorflow", "keras", "jax")
     ])
     def test_one(name):
         assert name
 """
 
-# Put before our conftest.py, so that it holds in worker processes too and whatever this machine has.
+# Inserted into our conftest.py, because the worker processes must see the same frameworks as the
+# main process, whatever is installed here.
 PRETENCE = """
 import importlib.metadata
 import importlib.util
 
 _real = importlib.util.find_spec
-_present = dict.fromkeys(("numpy", "torch", "tensorflow", "keras", "jax"), object()) | dict.fromkeys({missing})
-importlib.util.find_spec = lambda name, package=None: _present[name] if name in _present else _real(name, package)
+_present = dict.fromkeys(("numpy", "torch", "tensorflow", "keras", "jax"), object())
+_present |= dict.fromkeys({missing})
+importlib.util.find_spec = lambda name, package=None: (
+    _present[name] if name in _present else _real(name, package)
+)
 importlib.metadata.packages_distributions = lambda: dict.fromkeys(_present, ["pytest"])
 """
 
@@ -38,7 +43,7 @@ importlib.metadata.packages_distributions = lambda: dict.fromkeys(_present, ["py
 def run(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., pytest.RunResult]:
-    """Run one passing test per framework under our conftest.py, on a machine that lacks `missing`."""
+    """Run one passing test per framework under our conftest.py, with `missing` not installed."""
 
     def run(
         *arguments: str, missing: tuple[str, ...] = (), required: bool = False, tests: str = SUITE
@@ -54,7 +59,7 @@ def run(
 
 
 def test_counts_are_printed(run: Callable[..., pytest.RunResult]) -> None:
-    """Every framework's tests are counted by outcome."""
+    """The report counts the tests of each framework by outcome."""
     result = run()
     result.assert_outcomes(passed=5)
     assert result.ret == pytest.ExitCode.OK
@@ -62,7 +67,7 @@ def test_counts_are_printed(run: Callable[..., pytest.RunResult]) -> None:
 
 
 def test_missing_is_skipped(run: Callable[..., pytest.RunResult]) -> None:
-    """Without the variable, a missing framework skips its tests and the run passes."""
+    """Without UNIFIEDLOSS_REQUIRE_ALL=1, the tests of a missing framework are skipped."""
     result = run(missing=("torch", "jax"))
     result.assert_outcomes(passed=3, skipped=2)
     assert result.ret == pytest.ExitCode.OK
@@ -70,7 +75,7 @@ def test_missing_is_skipped(run: Callable[..., pytest.RunResult]) -> None:
 
 
 def test_missing_fails_where_all_are_required(run: Callable[..., pytest.RunResult]) -> None:
-    """With the variable, the same run fails and names the framework."""
+    """With UNIFIEDLOSS_REQUIRE_ALL=1, the run fails and names the missing framework."""
     result = run(missing=("torch",), required=True)
     result.assert_outcomes(passed=4, errors=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -81,7 +86,7 @@ def test_missing_fails_where_all_are_required(run: Callable[..., pytest.RunResul
 def test_untested_fails_where_all_are_required(
     run: Callable[..., pytest.RunResult], workers: str
 ) -> None:
-    """With the variable, an installed framework that no test reached fails the run though every test passed."""
+    """With UNIFIEDLOSS_REQUIRE_ALL=1, an installed framework that no test reached fails it."""
     result = run("-n", workers, "-k", "not jax", required=True)
     result.stdout.fnmatch_lines(["torch * 1 passed*", "FAILED: *no test passed with jax"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -89,7 +94,7 @@ def test_untested_fails_where_all_are_required(
 
 
 def test_misspelt_framework_is_an_error(run: Callable[..., pytest.RunResult]) -> None:
-    """A marker that names no framework would otherwise count nothing."""
+    """A marker with an unknown name is an error, because no framework would count its test."""
     result = run(tests="import pytest\n@pytest.mark.framework('pytorch')\ndef test_one(): pass\n")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*names *pytorch*; known are*"])

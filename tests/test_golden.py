@@ -1,8 +1,8 @@
-"""Specs, messages, exact bits, old pickles, explanations and public names, compared with what is kept in tests/golden.
+"""Compare specs, messages, exact bits, old pickles, explanations and names with tests/golden.
 
-A deliberate change of words or names renews the files with ``python -m tests.golden.renew``; the difference is then the
-review. Bits of exact mode and pickles are never renewed: the first are promised not to change between versions, and the
-second were written by older ones.
+After a deliberate change of words or names, renew the files with ``python -m tests.golden.renew``
+and review the difference. Never renew the bits of exact mode, because they are promised not to
+change between versions, nor the pickles, because an older version wrote them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,40 +41,40 @@ PICKLES = "c2dfe2f"
 
 
 def read(name: str) -> str:
-    """The text of a golden file."""
+    """Return the text of a golden file."""
     return (renew.FOLDER / name).read_text(encoding="utf-8")
 
 
 def assert_same(kept: str, found: str, name: str) -> None:
-    """Fail with a unified diff, and with how to renew the file."""
+    """Fail where two texts differ, with a unified diff and how to renew the file."""
     if kept == found:
         return
-    difference = difflib.unified_diff(
+    lines = [
+        *_difference(kept, found, name),
+        "",
+        f"tests/golden/{name} has other text. If you mean the change, renew the file with",
+        "    python -m tests.golden.renew",
+        "and review the difference: error classes, and values and names in messages, stay.",
+    ]
+    pytest.fail("\n".join(lines), pytrace=False)
+
+
+def _difference(kept: str, found: str, name: str) -> Iterator[str]:
+    """Yield the unified diff from the text of a golden file to the text of today."""
+    return difflib.unified_diff(
         kept.splitlines(), found.splitlines(), f"tests/golden/{name}", "now", lineterm="", n=0
-    )
-    pytest.fail(
-        "\n".join(
-            [
-                *difference,
-                "",
-                f"tests/golden/{name} has other text. If the change is meant, renew the file with",
-                "    python -m tests.golden.renew",
-                "and review the difference: error classes, and values and names in messages, stay.",
-            ]
-        ),
-        pytrace=False,
     )
 
 
 @pytest.mark.parametrize("name", [name for name in renew.FILES if name != "messages.json"])
 def test_files(name: str) -> None:
-    """Specs in JSON and as text, explanations, and public names with their parameters are what they were."""
+    """Specs as JSON and as text, explanations, and public names with their parameters are kept."""
     assert_same(read(name), renew.FILES[name](), name)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_messages(group: str) -> None:
-    """Bad calls raise the errors they raised, with the same words."""
+    """Bad calls raise the errors on file, with the same words."""
     kept = json.loads(read("messages.json"))[group]
     found = messages.of_group(group)
     assert_same(specs.lines(kept), specs.lines(found), "messages.json")
@@ -89,7 +90,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("cls", FUNCTIONS)
 def test_functions_refuse_fields_alike(cls: str) -> None:
-    """A bad field is refused by the function with the error and the words of the class."""
+    """A function refuses a bad field with the error and the words of its class."""
     kept = json.loads(read("messages.json"))
     refused = {
         call: outcome
@@ -107,10 +108,10 @@ def test_functions_refuse_fields_alike(cls: str) -> None:
 
 
 def test_exact_bits() -> None:
-    """Exact mode gives the bits it always gave, which no version may change. Of a new case, `renew` notes the bits.
+    """Exact mode gives the bits on file, which no version may change; `renew` adds new cases.
 
-    The inputs of a few cases with float64 numbers hang on the last bit of NumPy's exponential. On a machine where that is
-    another one, those whose inputs are other numbers are left out.
+    The inputs of a few float64 cases depend on the last bit of NumPy's exponential. On a machine
+    where that bit differs, the cases whose inputs differ are left out.
     """
     kept, found = renew.known_bits(), bits.rows()
     absent = set() if _holds_bfloat16() else set(kept) - set(found)
@@ -123,42 +124,30 @@ def test_exact_bits() -> None:
     kept = {name: row for name, row in kept.items() if name not in absent}
     found = {name: row for name, row in found.items() if name not in absent}
     if kept != found:
-        lines = difflib.unified_diff(
-            specs.lines(kept).splitlines(),
-            specs.lines(found).splitlines(),
-            "tests/golden/exact.json",
-            "now",
-            lineterm="",
-            n=0,
-        )
-        pytest.fail(
-            "\n".join(
-                [
-                    *lines,
-                    "",
-                    "A row has digests of the inputs, the loss and the gradient, and for some cases the bits.",
-                    "Exact results are promised never to change: a row that differs or is gone is a fault in the code.",
-                    "A new case is noted by python -m tests.golden.renew, which touches no other row.",
-                ]
-            ),
-            pytrace=False,
-        )
+        lines = [
+            *_difference(specs.lines(kept), specs.lines(found), "exact.json"),
+            "",
+            "A row has digests of inputs, loss and gradient, and for some cases the bits.",
+            "Exact results must never change, so a row that differs or is missing is a bug.",
+            "python -m tests.golden.renew adds new cases and changes no other row.",
+        ]
+        pytest.fail("\n".join(lines), pytrace=False)
 
 
 def _holds_bfloat16() -> bool:
-    """Whether NumPy has bfloat16 here, which the package ml_dtypes brings."""
+    """Return whether NumPy has bfloat16 here, which needs the package ml_dtypes."""
     from unifiedloss import registry
 
     return "bfloat16" in registry.adapter("numpy").dtypes()
 
 
 def load(path: Path) -> Any:
-    """The objects in a pickle."""
+    """Return the objects in a pickle."""
     return pickle.loads(path.read_bytes())  # noqa: S301 - the file is ours
 
 
 def test_old_pickles_of_specs() -> None:
-    """Specs that an older version pickled are the specs their JSON describes."""
+    """Specs that an older version pickled equal the specs that their JSON describes."""
     found = load(renew.FOLDER / f"specs_{PICKLES}.pickle")
     assert len(found) > 150
     assert {type(spec).__name__ for spec in found.values()} == set(specs.FIELDS)
@@ -171,7 +160,7 @@ def test_old_pickles_of_specs() -> None:
 
 @pytest.mark.parametrize("backend", BOUND)
 def test_old_pickles_of_bound_losses(backend: str) -> None:
-    """What `to` made in an older version loads, holds its spec, and computes what a new one does."""
+    """A bound loss that an older version pickled loads, and computes the same for the same spec."""
     found = load(renew.FOLDER / f"{backend}_{PICKLES}.pickle")
     assert len(found) > 20
     for text, loss in found.items():
@@ -180,7 +169,7 @@ def test_old_pickles_of_bound_losses(backend: str) -> None:
 
 @pytest.mark.framework("torch")
 def test_old_torch_save() -> None:
-    """Modules that an older version wrote with torch.save load, alone and inside a model."""
+    """Modules that an older version saved with torch.save load, alone and inside a model."""
     import torch
 
     found = torch.load(renew.FOLDER / f"torch_{PICKLES}.pt", weights_only=False)
@@ -202,7 +191,7 @@ def _check_bound(loss: Any, text: str, backend: str) -> None:
 
 
 def _outcome(loss: Any, predictions: Any, targets: Any) -> Any:
-    """The bytes of the loss, or the error."""
+    """Return the bytes of the loss, or the error."""
     try:
         return np.asarray(loss(predictions, targets)).tobytes()
     except ul.UnifiedLossError as error:
@@ -216,5 +205,5 @@ def test_public_names_import(path: str) -> None:
 
 
 def test_documented_paths_are_kept() -> None:
-    """A path that was public is public still."""
+    """Every path that was public is still public."""
     assert set(json.loads(read("names.json"))) <= set(texts.paths())

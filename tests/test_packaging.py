@@ -1,4 +1,4 @@
-"""What users install: the wheel, built from the tree, installed into an empty environment and used from another folder."""
+"""The wheel that users install: build it, install it in an empty environment, and use it there."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {"unifiedloss": ROOT / "unifiedloss", "unifiedloss/adapters": ROOT / "adapters"}
 ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
-# The same file name is the same job in every adapter, so whoever has read one knows his way about the others.
-# Those of backends also read and write the losses of their framework, which is all that the other folders do.
+# Libraries that are no backends: their folders only read and write the losses of the library.
 SWITCHED = ("onnx", "optax", "sklearn")
+# A file name means the same job in every adapter, so who has read one adapter finds the way in all.
 ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
-# NumPy differentiates nothing itself; only TensorFlow traces with extents, and even ranks, that it does not know; JAX and TensorFlow
-# have exact mode in compiled programs, and JAX a way from there to the host; Keras hands exact mode to the adapter of the backend
-# it runs on.
+# switching.py reads and writes the losses of the framework. NumPy needs gradient.py, because it has
+# no automatic differentiation. TensorFlow needs shapes.py, because only it traces with unknown
+# shapes and ranks. JAX and TensorFlow have exact mode in compiled programs (graph.py, program.py),
+# and JAX calls the host from there (callback.py). Keras has no exact.py, because it uses the
+# adapter of the backend that it runs on.
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
     "torch": {"exact.py", "switching.py"},
@@ -39,7 +41,7 @@ MORE_FILES = {
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command without what would let this checkout or another Python in."""
+    """Run a command without the PYTHON* variables, which could put this checkout on its path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=cwd, env=kept, timeout=240
@@ -47,7 +49,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def output(*command: str | Path, cwd: Path) -> str:
-    """What a command prints; one that fails fails the test with everything it said."""
+    """Return what a command prints; if it fails, fail the test with all of its output."""
     done = run(*command, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -55,7 +57,7 @@ def output(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built without a network from a copy of the tree, which a build would otherwise litter."""
+    """Build the wheel without a network, from a copy of the tree, so that the tree stays clean."""
     copy = tmp_path_factory.mktemp("tree")
     for folder in ("unifiedloss", "adapters"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -68,7 +70,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the wheel in it; NumPy and the rest are lent by the one that runs the tests."""
+    """Return the interpreter of a new environment with the wheel installed.
+
+    The environment that runs the tests lends NumPy and the other packages.
+    """
     folder = tmp_path_factory.mktemp("environment")
     output(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     interpreter = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -83,7 +88,8 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-index",
     )
     output(sys.executable, *install, wheel, cwd=folder)
-    # A folder that a .pth file names has its own .pth files left alone, so the editable install is not lent with it.
+    # Python does not read the .pth files of a folder that it got from a .pth file, so this does not
+    # lend the editable install.
     target = output(
         interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
     ).strip()
@@ -93,12 +99,12 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder outside the repository; the current folder is where Python looks first."""
+    """Return a folder outside the repository, because Python looks first in the current folder."""
     return tmp_path
 
 
 def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
-    """Every module is in the wheel under its installed name: a package that pyproject.toml forgot would be missing."""
+    """The wheel has every module under its installed name, so pyproject.toml forgets no package."""
     expected = {"unifiedloss/py.typed"}
     for name, folder in SOURCES.items():
         expected |= {
@@ -113,7 +119,7 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
 
 
 def test_wheel_depends_on_numpy_alone(wheel: Path) -> None:
-    """Every framework is an extra."""
+    """NumPy is the only requirement; each framework is an extra."""
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = Parser().parsestr(archive.read(name).decode())
@@ -126,7 +132,7 @@ def test_wheel_depends_on_numpy_alone(wheel: Path) -> None:
 
 
 def test_installed_package_is_the_wheel(python: Path, elsewhere: Path) -> None:
-    """A loss computed from another folder comes from the installed files, adapters included, and not from the tree."""
+    """A loss computed in another folder uses the installed files, adapters included."""
     code = """
 import json
 import unifiedloss
@@ -142,7 +148,7 @@ print(json.dumps([unifiedloss.__file__, unifiedloss.adapters.numpy.__file__, flo
 
 
 def test_no_top_level_adapters(python: Path, elsewhere: Path) -> None:
-    """The bare name ``adapters`` belongs to another project: installing this one must not bring it."""
+    """The wheel does not install a package ``adapters``: another project has that name."""
     done = run(python, "-c", "import adapters", cwd=elsewhere)
     assert done.returncode != 0
     assert "No module named 'adapters'" in done.stderr
@@ -154,23 +160,26 @@ def test_no_top_level_adapters(python: Path, elsewhere: Path) -> None:
         ("import adapters", "adapters"),
         ("import adapters.numpy", "adapters"),
         (
-            "import sys; sys.path.insert(0, 'adapters'); import importlib as i; i.import_module('__init__')",
+            (
+                "import sys; sys.path.insert(0, 'adapters'); "
+                "import importlib as i; i.import_module('__init__')"
+            ),
             "__init__",
         ),
     ],
 )
 def test_adapters_refuse_another_name(code: str, name: str) -> None:
-    """In the repository, where Python finds the folder, it says what it is instead of loading a second time."""
+    """In the repository, where Python finds the folder by another name, the import is an error."""
     done = run(sys.executable, "-c", code, cwd=ROOT)
     assert done.returncode != 0
     assert (
-        f"ImportError: this folder is the package 'unifiedloss.adapters', but it was imported as '{name}'"
-        in done.stderr
+        "ImportError: this folder is the package 'unifiedloss.adapters', "
+        f"but it was imported as '{name}'" in done.stderr
     )
 
 
 def test_adapters_load_in_the_repository() -> None:
-    """In the same folder the right name works, with the editable install or without the wheel."""
+    """In the root of the repository, unifiedloss.adapters can be imported under its own name."""
     assert output(
         sys.executable, "-c", "import unifiedloss.adapters as a; print(a.__name__)", cwd=ROOT
     ).split() == ["unifiedloss.adapters"]
@@ -183,7 +192,7 @@ def test_command_is_installed(python: Path, elsewhere: Path) -> None:
 
 
 def test_one_version(python: Path, elsewhere: Path) -> None:
-    """The version is a literal, so that reading it costs nothing, and the same in the metadata and in pyproject.toml."""
+    """The version is a literal, so that reading it is free, and is the same in all three places."""
     tree = ast.parse((ROOT / "unifiedloss" / "__init__.py").read_text(encoding="utf-8"))
     literals = [
         ast.literal_eval(node.value)
@@ -194,13 +203,16 @@ def test_one_version(python: Path, elsewhere: Path) -> None:
         "version"
     ]
     assert literals == [declared]
-    code = "import importlib.metadata as m, unifiedloss as u; print(m.version('unifiedloss'), u.__version__)"
+    code = (
+        "import importlib.metadata as m, unifiedloss as u; "
+        "print(m.version('unifiedloss'), u.__version__)"
+    )
     assert output(python, "-c", code, cwd=elsewhere).split() == [declared, declared]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_adapters_have_the_same_files(adapter: str) -> None:
-    """Every adapter's folder holds the same files; one that needs another says so above, with the reason."""
+    """Each adapter has the same files, and those that MORE_FILES lists with a reason."""
     assert {
         path.name for path in (ROOT / "adapters" / adapter).glob("*.py")
     } == ADAPTER_FILES | MORE_FILES.get(adapter, set())
@@ -208,7 +220,7 @@ def test_adapters_have_the_same_files(adapter: str) -> None:
 
 @pytest.mark.parametrize("library", SWITCHED)
 def test_libraries_that_are_no_backends(library: str) -> None:
-    """Their folders hold what reads and writes their losses."""
+    """The folder of a library that is no backend has only switching.py."""
     assert {path.name for path in (ROOT / "adapters" / library).glob("*.py")} == {
         "__init__.py",
         "switching.py",
@@ -216,7 +228,7 @@ def test_libraries_that_are_no_backends(library: str) -> None:
 
 
 def test_adapters_are_all_known() -> None:
-    """No adapter escapes the test above."""
+    """The lists above name every folder of adapters, so none escapes the tests of its files."""
     assert {path.parent.name for path in (ROOT / "adapters").glob("*/__init__.py")} == {
         *ADAPTERS,
         *SWITCHED,
@@ -224,7 +236,7 @@ def test_adapters_are_all_known() -> None:
 
 
 def test_pins_cover_what_is_declared() -> None:
-    """Every package that pyproject.toml names has an exact pin, and one that its own range admits."""
+    """Each package that pyproject.toml names has an exact pin within the range given there."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -234,7 +246,7 @@ def test_pins_cover_what_is_declared() -> None:
     ]
     checked = 0
     for requirement in map(Requirement, declared):
-        # The plain TensorFlow is for other platforms than the one the pins are for; "all" names this project's extras.
+        # The pins are for a platform with tensorflow-cpu, and "all" names extras of unifiedloss.
         if requirement.name not in ("unifiedloss", "tensorflow"):
             assert requirement.specifier.contains(pins[requirement.name]), requirement
             checked += 1

@@ -1,4 +1,4 @@
-"""Losses of other libraries as calls: what text is read and what is refused, tables, round trips, and the refusals by name."""
+"""Losses of other libraries as text: reading, refusals, the tables of losses, and round trips."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ERRORS = (SpecTypeError, SpecValueError)
             {"ignore_index": 0},
         ),
         ("partial(torch.nn.functional.nll_loss)", "torch.nn.functional.nll_loss", {}),
-        # A default that is written is the default.
+        # A written default equals the default.
         ("nn.MSELoss(reduction='mean', reduce=None)", "torch.nn.MSELoss", {}),
         (
             "onnx.SoftmaxCrossEntropyLoss(weights=[1, 2])",
@@ -63,19 +63,22 @@ ERRORS = (SpecTypeError, SpecValueError)
             {"weights": (1, 2)},
         ),
         (
-            'helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], outputs=["z"], name="n", doc_string="d", ignore_index=+3)',
+            (
+                'helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], outputs=["z"], '
+                'name="n", doc_string="d", ignore_index=+3)'
+            ),
             "onnx.NegativeLogLikelihoodLoss",
             {"ignore_index": 3},
         ),
     ],
 )
 def test_text_is_read(text: str, name: str, arguments: dict[str, Any]) -> None:
-    """A call with literal arguments, by the names people use for modules."""
+    """A call with literal arguments is read, with the usual names for modules."""
     assert parse(text) == Call(name, arguments)
 
 
 class Trap:
-    """What text would touch, were it evaluated."""
+    """An object that records whether anything evaluates it."""
 
     touched = False
 
@@ -188,7 +191,7 @@ class Trap:
     ],
 )
 def test_text_is_refused(text: str, found: str) -> None:
-    """Everything else, with what was found; nothing is evaluated."""
+    """Any other text is an error whose message quotes the part that is not read."""
     with pytest.raises((*ERRORS, ul.SerializationError)) as caught:
         ul.from_native(text)
     assert found in str(caught.value)
@@ -196,7 +199,7 @@ def test_text_is_refused(text: str, found: str) -> None:
 
 
 def test_nothing_is_evaluated() -> None:
-    """Names in a text are never looked up, not even where the process has them."""
+    """Names in a text are never looked up, not even those that the process has."""
     globals()["trap"] = Trap()
     for text in ("trap.MSELoss()", "nn.CrossEntropyLoss(weight=trap.w)", "trap[0]", "trap()"):
         with pytest.raises(SpecValueError):
@@ -205,7 +208,7 @@ def test_nothing_is_evaluated() -> None:
 
 
 def test_specs_are_read_too() -> None:
-    """A spec, its text, its JSON, and what was bound to a framework."""
+    """A spec, its repr and its JSON are read as the spec."""
     spec = ul.CrossEntropyLoss(from_logits=True, class_weights=[1, 2], ignore_index=-1)
     assert ul.from_native(spec) is spec
     assert ul.from_native(f"ul.{spec!r}") == spec
@@ -217,7 +220,7 @@ def test_specs_are_read_too() -> None:
 
 @pytest.mark.framework("torch", "jax")
 def test_bound_specs_are_read_too() -> None:
-    """What `Loss.to` made is the spec it was made of."""
+    """A loss that `Loss.to` bound to a framework is read as its spec."""
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="sum")
     assert ul.from_native(spec.to("torch")) is spec
     assert ul.from_native(spec.to("jax")) is spec
@@ -227,13 +230,13 @@ def test_bound_specs_are_read_too() -> None:
     "obj", [None, 3, [1.0], json.dumps, functools.partial(json.dumps, indent=1), object(), int]
 )
 def test_other_objects_are_refused(obj: Any) -> None:
-    """What belongs to no library here."""
+    """An object of no known library is an error."""
     with pytest.raises(SpecTypeError):
         ul.from_native(obj)
 
 
 def test_every_loss_is_in_one_table() -> None:
-    """Names are full, aliases are no second loss, and every library that is promised has some."""
+    """Names are full paths, an alias is no loss of its own, and every library has losses."""
     natives = switching.LIBRARY_LOSSES
     assert {native.library for native in natives.values()} == set(switching.LIBRARIES)
     for name, native in natives.items():
@@ -246,7 +249,7 @@ def test_every_loss_is_in_one_table() -> None:
 
 
 def defaults() -> list[Any]:
-    """The calls with nothing but defaults, and with what has none."""
+    """Return a call of each loss with only its required arguments, on each backend of Keras."""
     backends = ("numpy", "torch", "tensorflow", "jax")
     calls = [
         Call(
@@ -262,7 +265,7 @@ def defaults() -> list[Any]:
 
 @pytest.mark.parametrize("call", defaults())
 def test_defaults_round_trip_as_text(call: Call) -> None:
-    """Reading, writing and reading again gives the same spec, without any framework."""
+    """A spec that is read, written and read again is the same, without any framework."""
     spec = switching.spec_of(call)
     written = switching.call_of(spec, call.library, call.backend)
     assert switching.spec_of(written) == spec
@@ -271,7 +274,7 @@ def test_defaults_round_trip_as_text(call: Call) -> None:
 
 
 def test_what_cannot_be_said_is_named() -> None:
-    """Export is exact or refused; the refusal names every rule, what the library has, and what to use instead."""
+    """A refused export names each field, the rule of the library, and what it can express."""
     spec = ul.CrossEntropyLoss(from_logits=True, class_weights=[1, 2])
     with pytest.raises(UnsupportedError) as caught:
         spec.to_native("torch", code=True)
@@ -286,7 +289,7 @@ def test_what_cannot_be_said_is_named() -> None:
     assert fields[1].endswith("  torch always ignores one label")
     assert last.startswith("Use spec.to('torch'), which computes the spec as it is")
     assert "spec.to('torch')" in message
-    # The message says how to get there, and that works.
+    # The message says which spec the library can express, and that spec is written.
     nearest = spec.replace(axis=1, ignore_index=(-100,), divisor="label_weights")
     assert "spec.replace(axis=1, ignore_index=(-100,), divisor='label_weights')" in message
     assert (
@@ -336,7 +339,7 @@ def test_what_cannot_be_said_is_named() -> None:
     ],
 )
 def test_each_rule_that_cannot_be_said(spec: Any, library: str, rule: str) -> None:
-    """One rule, one refusal."""
+    """The refusal names the rule that the library cannot express."""
     with pytest.raises(UnsupportedError) as caught:
         spec.to_native(library, code=True)
     assert rule in str(caught.value)
@@ -344,10 +347,13 @@ def test_each_rule_that_cannot_be_said(spec: Any, library: str, rule: str) -> No
 
 
 def test_unknown_library() -> None:
-    """Names what there is."""
+    """The error for an unknown library names the known ones, and the error for jax names `to`."""
     with pytest.raises(
         SpecValueError,
-        match=r"torch, keras, tensorflow, optax, sklearn, onnx, got 'pytorch'\. Did you mean 'torch'",
+        match=(
+            r"torch, keras, tensorflow, optax, sklearn, onnx, got 'pytorch'\. "
+            r"Did you mean 'torch'"
+        ),
     ):
         ul.MeanSquaredError().to_native("pytorch")
     with pytest.raises(
@@ -363,12 +369,13 @@ def test_unknown_library() -> None:
     [(1, "at least 2"), (0, "at least 2"), ("2", "rank must be an int"), (True, "an int")],
 )
 def test_rank_of_a_model(rank: Any, found: str) -> None:
-    """The predictions of an ONNX model have two axes at least; no model is made of anything else."""
+    """The predictions of an ONNX model have at least 2 axes; any other rank is an error."""
     with pytest.raises(ERRORS, match=found):
         ul.CrossEntropyLoss(from_logits=True, axis=1).to_native("onnx", rank=rank)
 
 
-# What no spec can say: refused at import where the arguments show it, at the call where the tensors do.
+# Losses that no spec can express are refused when they are read, if their arguments show the rule,
+# and when they are called, if the tensors show it.
 
 
 @pytest.mark.parametrize(
@@ -388,7 +395,7 @@ def test_rank_of_a_model(rank: Any, found: str) -> None:
     ],
 )
 def test_arguments_without_a_spec(text: str, reason: str) -> None:
-    """Importing them is an error that names the rule."""
+    """Arguments that no spec can express are an error that names the rule."""
     with pytest.raises(UnsupportedError, match=reason):
         ul.from_native(text)
 
@@ -399,7 +406,7 @@ X = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], np.float32)
 @pytest.mark.parametrize(
     ("text", "predictions", "targets", "error", "reason"),
     [
-        # wraps in optax and ONNX, and costs nothing in Keras on some backends
+        # A bad label: optax and ONNX wrap it, and Keras gives it a loss of 0 on some backends.
         (
             "optax.softmax_cross_entropy_with_integer_labels",
             X,
@@ -415,31 +422,34 @@ X = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], np.float32)
             ul.BadValueError,
             "3",
         ),
-        # taken as it is
+        # Targets outside [0, 1]: torch and optax accept them.
         ("torch.nn.BCEWithLogitsLoss()", X, X, ul.BadValueError, r"\[0, 1\]"),
         ("optax.sigmoid_binary_cross_entropy", X, X, ul.BadValueError, r"\[0, 1\]"),
-        # broadcast
+        # Different shapes: torch broadcasts them.
         ("torch.nn.MSELoss()", X, X[:1], ul.ShapeError, "shape"),
         ("torch.nn.MSELoss()", X[:, :1], X[:, 0], ul.ShapeError, "reshape"),
-        # collapses to a number before it is weighted
+        # One axis: Keras averages it to one number before it applies sample weights.
         ("keras.losses.MeanSquaredError()", X[0], X[1], ul.ShapeError, "axis"),
     ],
 )
 def test_tensors_without_a_spec(
     text: str, predictions: Any, targets: Any, error: type[Exception], reason: str
 ) -> None:
-    """The loss is imported, and these tensors are an error that names the rule."""
+    """The loss is read, and its spec refuses these tensors with an error that names the rule."""
     with pytest.raises(error, match=reason):
         ul.from_native(text)(predictions, targets)
 
 
 def test_text_needs_no_framework() -> None:
-    """Text is read, and written for every library, in a process that loads none of them."""
+    """Text is read, and written for every library, in a process that imports none of them."""
     code = """
 import sys
 import unifiedloss as ul
-texts = ["torch.nn.CrossEntropyLoss(label_smoothing=0.1)", "keras.losses.BinaryCrossentropy()", "optax.l2_loss",
-         "sklearn.metrics.log_loss", "tf.nn.softmax_cross_entropy_with_logits", "onnx.SoftmaxCrossEntropyLoss()"]
+texts = [
+    "torch.nn.CrossEntropyLoss(label_smoothing=0.1)", "keras.losses.BinaryCrossentropy()",
+    "optax.l2_loss", "sklearn.metrics.log_loss", "tf.nn.softmax_cross_entropy_with_logits",
+    "onnx.SoftmaxCrossEntropyLoss()",
+]
 for text in texts:
     spec = ul.from_native(text)
     library = {"tf": "tensorflow"}.get(text.split(".")[0], text.split(".")[0])
@@ -450,7 +460,7 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-# ----------------------------------------------------------------------------------------------------- exports, at random
+# -------------------------------------------------------------------------- exports of random specs
 
 VALUES: dict[str, list[Any]] = {
     "from_logits": [False, True, True],
@@ -475,7 +485,7 @@ VALUES: dict[str, list[Any]] = {
 
 
 def specs(count: int) -> list[Any]:
-    """Specs of every class: those that every loss with its defaults is read as, each with some fields changed at random."""
+    """Return the specs of all losses with their defaults, and copies with random changes."""
     random = Random(0)
     natives = [switching.spec_of(parameter.values[0]) for parameter in defaults()]
     found = dict.fromkeys(natives)
@@ -488,13 +498,13 @@ def specs(count: int) -> list[Any]:
     return list(found)
 
 
-def said(spec: Any) -> Any:
-    """A spec without what says nothing: how a mean is taken, where none is."""
+def normalized(spec: Any) -> Any:
+    """Reset divisor and on_empty where they have no effect, because the reduction is no mean."""
     return spec if spec.reduction == "mean" else spec.replace(divisor="weights", on_empty="nan")
 
 
 def test_export_is_exact_or_refused() -> None:
-    """Whatever the spec: what is written is read back as the spec, and else the refusal names a field, or the kind of loss."""
+    """A written loss is read back as its spec, and every refusal recommends `to`."""
     written = dict.fromkeys(switching.LIBRARIES, 0)
     refusals = []
     for spec in specs(1500):
@@ -505,7 +515,7 @@ def test_export_is_exact_or_refused() -> None:
                 refusals.append(str(error))
                 continue
             written[library] += 1
-            assert said(ul.from_native(text)) == said(spec)
+            assert normalized(ul.from_native(text)) == normalized(spec)
     assert min(written.values()) > 1
     assert sum(written.values()) > 100
     assert len(refusals) > 1000
@@ -513,14 +523,14 @@ def test_export_is_exact_or_refused() -> None:
 
 
 def test_refusals_say_how_to_get_there() -> None:
-    """The nearest loss is one that can be written, and its spec is the one that the refusal recommends."""
+    """The closest loss can be written, and its spec is the one that the refusal recommends."""
     for spec in specs(300):
         for library in switching.LIBRARIES:
             try:
                 nearest = switching.closest(spec, library)
             except UnsupportedError:
                 continue
-            assert said(nearest.spec) == said(spec.replace(**nearest.changes))
-            assert said(switching.spec_of(switching.call_of(nearest.spec, library))) == said(
-                nearest.spec
-            )
+            expected = normalized(nearest.spec)
+            assert expected == normalized(spec.replace(**nearest.changes))
+            written = switching.call_of(nearest.spec, library)
+            assert normalized(switching.spec_of(written)) == expected

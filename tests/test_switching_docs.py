@@ -1,6 +1,6 @@
-"""The page on switching says what the code does: which losses are read, what is refused and why, what no spec can say.
+"""docs/switching.md has the tables that the code generates: losses, refusals and deviations.
 
-Where it does not, ``python -m tests.rewrite_page docs/switching.md`` writes the tables and the outputs anew.
+If it differs, ``python -m tests.rewrite_page docs/switching.md`` updates its tables and outputs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "switching.md"
 TABLES = [ROOT / "unifiedloss" / "switching" / f"{library}.py" for library in LIBRARIES]
 
-# What is refused when a spec is written, not when a loss is read: the messages of to_native.
+# Functions that write a spec as a loss: their refusals are those of to_native, not of reading.
 WRITING = re.compile(
     r"_?from_\w+|_ignored|_check_unreduced|_entry|_class_and_function|_class_arguments"
 )
@@ -47,12 +47,15 @@ REFUSED = [
     "functools.partial(optax.losses.softmax_cross_entropy, axis=(0, 1))",
     "functools.partial(sklearn.metrics.log_loss, labels=[0, 1])",
     'functools.partial(sklearn.metrics.mean_squared_error, multioutput="raw_values")',
-    'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss", "log_probabilities"])',
+    (
+        'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], '
+        '["loss", "log_probabilities"])'
+    ),
 ]
 
 
 def refused(text: str) -> tuple[str, set[tuple[str, int]]]:
-    """The message with which a loss is refused, and the lines of the tables that the error came through."""
+    """Return the message of a refused loss, and the files and lines of its traceback."""
     with pytest.raises(ul.UnsupportedError) as caught:
         ul.from_native(text)
     frames = traceback.extract_tb(caught.value.__traceback__)
@@ -60,13 +63,13 @@ def refused(text: str) -> tuple[str, set[tuple[str, int]]]:
 
 
 def table_of_refusals() -> str:
-    """The table of what is refused, as the page has it."""
+    """Return the page's table of refused losses."""
     rows = [f"| `{text}` | {refused(text)[0]} |" for text in REFUSED]
     return "\n".join(["| loss | why |", "|---|---|", *rows])
 
 
 def table_of_deviations() -> str:
-    """The table of what no spec can say of some tensors, as the page has it."""
+    """Return the page's table of deviations that no spec can express."""
     rules: dict[str, dict[str, None]] = {}
     for quirk in QUIRKS:
         rules.setdefault(quirk.name, {})[quirk.spec] = None
@@ -77,7 +80,7 @@ def table_of_deviations() -> str:
 
 
 def _natives(rule: str) -> str:
-    """What other libraries do, each sentence after the names it is true of."""
+    """Return the sentences on what other libraries do, each after the names of its losses."""
     by_text: dict[str, list[str]] = {}
     for call in importable():
         for quirk in QUIRKS:
@@ -87,7 +90,10 @@ def _natives(rule: str) -> str:
 
 
 def importable() -> list[Call]:
-    """Every loss of the tables, on every backend of Keras, with logits and probabilities where it takes both."""
+    """Return every loss of the tables that has a spec, with the arguments that some rules need.
+
+    Losses of Keras are on each of its backends; losses with from_logits have both of its values.
+    """
     calls = []
     for name, native in LIBRARY_LOSSES.items():
         choices: list[dict[str, Any]] = (
@@ -121,22 +127,23 @@ _SETTINGS: list[tuple[str, dict[str, Any]]] = [
         for reduction in ("sum", "weighted_sum", "weighted_mean")
     ),
 ]
-"""Arguments that some rules are about, by the parameter that a loss must have."""
+"""Arguments that some rules depend on, by the parameter that a loss must have."""
 
 
 def _names(names: list[str]) -> list[str]:
-    """Names, once each, with Keras' backends left out where all four are meant."""
-    plain = [re.sub(r"keras\[\w+\]", "keras", name) for name in dict.fromkeys(names)]
-    whole = {name for name in plain if plain.count(name) == len(KERAS_BACKENDS)}
-    found = [
-        bare if bare in whole or not full.startswith("keras[") else full
-        for bare, full in zip(plain, dict.fromkeys(names), strict=True)
+    """Return the distinct names, without Keras' backend if all four backends are named."""
+    distinct = list(dict.fromkeys(names))
+    plain = [re.sub(r"keras\[\w+\]", "keras", name) for name in distinct]
+    on_all_backends = {name for name in plain if plain.count(name) == len(KERAS_BACKENDS)}
+    shortened = [
+        bare if bare in on_all_backends or not full.startswith("keras[") else full
+        for bare, full in zip(plain, distinct, strict=True)
     ]
-    return [f"`{name}`" for name in dict.fromkeys(found)]
+    return [f"`{name}`" for name in dict.fromkeys(shortened)]
 
 
 def table_of_losses() -> str:
-    """The table of the losses that are read, as the page has it."""
+    """Return the page's table of losses that can be read."""
     rows = []
     for library in LIBRARIES:
         by_loss: dict[str, list[str]] = {}
@@ -155,13 +162,16 @@ def table_of_losses() -> str:
     ids=lambda table: table.__name__,
 )
 def test_page_has_the_table(table: object) -> None:
-    """Each table of the page is what the code says, word for word."""
+    """The page has each generated table, word for word."""
     text = table()  # type: ignore[operator]
     assert text in PAGE.read_text(encoding="utf-8"), text
 
 
 def test_every_refusal_has_a_row() -> None:
-    """Each place in the tables that refuses a loss when it is read is reached by a row of the page; wrong values have none."""
+    """A row of the page reaches each place in the code that refuses to read a loss.
+
+    Places that refuse a wrong value ("must be ...") need no row.
+    """
     reached = set().union(*(refused(text)[1] for text in REFUSED))
     places = {}
     for path in TABLES:
@@ -183,7 +193,7 @@ def test_every_refusal_has_a_row() -> None:
 
 
 def test_every_pair_has_a_section() -> None:
-    """All ordered pairs of the four, and scikit-learn and ONNX both ways."""
+    """Each ordered pair of four libraries has a section, and PyTorch with scikit-learn and ONNX."""
     headings = re.findall(r"^### (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     four = ("PyTorch", "Keras", "TensorFlow", "Optax")
     pairs = [f"{a} to {b}" for a in four for b in four if a != b]

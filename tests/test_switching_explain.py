@@ -1,4 +1,4 @@
-"""What `unifiedloss.explain` says: of every field, in both readings, and nothing that the spec does not do."""
+"""`unifiedloss.explain` describes every field, in plain text and in LaTeX, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unifiedloss.text import Text, escape, number, number_latex, value
 
 MANY = tuple(float(n) for n in range(30))
 
-# For each field, values that must all be told apart, and the other fields that they need.
+# Values of each field whose explanations must all differ, with the base specs that allow them.
 COMMON: dict[str, list[Any]] = {
     "reduction": ["mean", "sum", "none"],
     "divisor": ["weights", "present", "nonzero", "all"],
@@ -46,8 +46,13 @@ VALUES: list[tuple[AnyLoss, dict[str, list[Any]]]] = [
     ),
     (ul.CrossEntropyLoss(), {"from_logits": [False, True], "epsilon": [0.0, 0.1, "keras"]}),
     (
-        ul.CrossEntropyLoss(from_logits=True, class_weights=(1, 2), label_smoothing=0.1, ignore_index=1),
-        COMMON | SCALED | CLASSES | {"class_weighting": ["entries", "position"], "label_smoothing": [0.0, 0.1]},
+        ul.CrossEntropyLoss(
+            from_logits=True, class_weights=(1, 2), label_smoothing=0.1, ignore_index=1
+        ),
+        COMMON | SCALED | CLASSES | {
+            "class_weighting": ["entries", "position"],
+            "label_smoothing": [0.0, 0.1],
+        },
     ),
     (
         ul.BinaryCrossEntropyLoss(epsilon=1e-3),
@@ -60,28 +65,34 @@ VALUES: list[tuple[AnyLoss, dict[str, list[Any]]]] = [
         },
     ),
     (
-        ul.BinaryCrossEntropyLoss(pos_weight=(1, 2), element_weights=(3, 4), average_last_axis=True),
+        ul.BinaryCrossEntropyLoss(
+            pos_weight=(1, 2), element_weights=(3, 4), average_last_axis=True
+        ),
         COMMON | SCALED | ELEMENTS | {"from_logits": [False, True], "axis": [None, 1]},
     ),
     (ul.MeanSquaredError(), COMMON | SCALED | ELEMENTS),
-    (ul.MeanSquaredError(element_weights=(1, 2), average_last_axis=True, scale=0.5), COMMON | SCALED | ELEMENTS),
+    (
+        ul.MeanSquaredError(element_weights=(1, 2), average_last_axis=True, scale=0.5),
+        COMMON | SCALED | ELEMENTS,
+    ),
     (ul.NegativeLogLikelihoodLoss(), COMMON | CLASSES),
     (ul.NegativeLogLikelihoodLoss(class_weights=(1, 2), ignore_index=-100), COMMON | CLASSES),
 ]  # fmt: skip
 
 
 def _pairs() -> list[Any]:
-    found = []
+    """Return a parameter for each pair of values of a field."""
+    pairs = []
     for base, values in VALUES:
         for field, choices in values.items():
             for a, b in combinations(choices, 2):
-                found.append(pytest.param(base, field, a, b, id=f"{base!r}-{field}-{a}-{b}"[:150]))
-    return found
+                pairs.append(pytest.param(base, field, a, b, id=f"{base!r}-{field}-{a}-{b}"[:150]))
+    return pairs
 
 
 @pytest.mark.parametrize(("base", "field", "a", "b"), _pairs())
 def test_every_change_is_said(base: AnyLoss, field: str, a: object, b: object) -> None:
-    """Two values of one field never have the same explanation, and it is the sentence of that field that differs."""
+    """The explanations of two values of a field differ in the sentence about that field."""
     one, other = explain_spec(base.replace(**{field: a})), explain_spec(base.replace(**{field: b}))
     assert one.rules[field].plain != other.rules[field].plain
     assert one.rules[field].latex != other.rules[field].latex
@@ -90,7 +101,7 @@ def test_every_change_is_said(base: AnyLoss, field: str, a: object, b: object) -
 
 
 def test_every_field_is_tried() -> None:
-    """The values above leave no field of any loss out."""
+    """VALUES has every field of every loss."""
     for cls in (
         ul.CrossEntropyLoss,
         ul.BinaryCrossEntropyLoss,
@@ -104,23 +115,24 @@ def test_every_field_is_tried() -> None:
 
 
 IN_THE_FORMULA = {
-    "from_logits", "epsilon", "epsilon_added", "renormalize", "class_weights", "class_weighting", "label_smoothing",
-    "pos_weight", "element_weights", "average_last_axis", "scale", "reduction", "divisor",
+    "from_logits", "epsilon", "epsilon_added", "renormalize", "class_weights", "class_weighting",
+    "label_smoothing", "pos_weight", "element_weights", "average_last_axis", "scale", "reduction",
+    "divisor",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("base", "values"), VALUES)
 def test_formula_follows_the_fields(base: AnyLoss, values: dict[str, list[Any]]) -> None:
-    """Each field that changes the formula is seen in it, in both readings; the others leave it alone."""
+    """The fields in IN_THE_FORMULA change the formula, in plain text and LaTeX; no others do."""
     for field, choices in values.items():
         if field == "class_weighting" and base.class_weights is None:  # type: ignore[union-attr]
             continue
-        found = [explain_spec(base.replace(**{field: choice})).formulas for choice in choices]
-        assert len(set(found)) == (len(found) if field in IN_THE_FORMULA else 1), field
+        formulas = [explain_spec(base.replace(**{field: choice})).formulas for choice in choices]
+        assert len(set(formulas)) == (len(formulas) if field in IN_THE_FORMULA else 1), field
 
 
 def formulas_in(explanation: Explanation) -> list[str]:
-    """Every formula of the LaTeX, the lines of the align environment and those inside sentences."""
+    """Return every formula of the LaTeX: the lines of align*, and those inside sentences."""
     block, _, rest = explanation.latex.partition(r"\end{align*}")
     lines = block.partition("\\begin{align*}\n")[2].strip().split(" \\\\\n")
     prose = re.sub(r"\\\$", "", rest + "".join(re.findall(r"\\text\{.*\}", block)))
@@ -129,22 +141,22 @@ def formulas_in(explanation: Explanation) -> list[str]:
 
 @pytest.mark.parametrize("base", [base for base, _ in VALUES], ids=repr)
 def test_latex_is_well_formed(base: AnyLoss) -> None:
-    """Braces and environments close, no sign of LaTeX's is left unescaped, and a converter reads each formula."""
+    """Braces and environments match, special characters are escaped, and formulas convert."""
     explanation = explain_spec(base)
     latex = re.sub(r"\\[{}]", "", explanation.latex)
     assert latex.count("{") == latex.count("}")
     assert re.findall(r"\\begin\{(\S+?)\}", latex) == re.findall(r"\\end\{(\S+?)\}", latex)
     assert re.sub(r"\\\$", "", latex).count("$") % 2 == 0
-    found = formulas_in(explanation)
-    assert len(found) > len(explanation.formulas)
-    for formula in found:
+    formulas = formulas_in(explanation)
+    assert len(formulas) > len(explanation.formulas)
+    for formula in formulas:
         assert "<math" in convert(formula)
     outside = re.sub(r"\$[^$]*\$", "", latex.partition(r"\end{align*}")[2])
     assert not re.search(r"(?<!\\)[_^&%#]", outside)
 
 
 def test_formula_of_torchs_defaults() -> None:
-    """A formula as a whole, as text."""
+    """All lines of one formula, as plain text."""
     spec = ul.CrossEntropyLoss(
         from_logits=True,
         axis=1,
@@ -155,16 +167,22 @@ def test_formula_of_torchs_defaults() -> None:
     assert [formula.plain for formula in explain_spec(spec).formulas] == [
         "l_i = sum_c tau_ic (-log p_ic)",
         "p_ic = exp(z_ic) / sum_k exp(z_ik),  z the predictions, logits",
-        "tau_ic = w_c t'_ic,  w = (1, 2, 4); t_ic = 1 where c is the class index, else 0; or the dense target",
+        (
+            "tau_ic = w_c t'_ic,  w = (1, 2, 4); t_ic = 1 where c is the class index, else 0; "
+            "or the dense target"
+        ),
         "t'_ic = (1 - 0.1) t_ic + 0.1 / K,  K the number of classes",
         "L = sum_i s_i l_i / D,  s_i the sample weight, 1 where none is given",
-        "D = sum_i W_i,  over the positions not dropped; for dense targets D is the number of all positions",
+        (
+            "D = sum_i W_i,  over the positions not dropped; "
+            "for dense targets D is the number of all positions"
+        ),
         "W_i = s_i sum_c w_c t_ic",
     ]
 
 
 def test_special_values_follow_the_fields() -> None:
-    """What a probability of 0 costs depends on epsilon, an empty batch on the reduction and on_empty."""
+    """The loss of p = 0 depends on epsilon, that of an empty batch on reduction and on_empty."""
 
     def special(spec: AnyLoss) -> str:
         return " ".join(phrase.plain for phrase in explain_spec(spec).special)
@@ -183,9 +201,10 @@ def test_special_values_follow_the_fields() -> None:
 
 
 def test_phrases() -> None:
-    """Text is escaped in LaTeX, numbers keep all their digits, long arrays are told by their ends."""
+    """LaTeX escapes text, numbers keep all digits, and long arrays show only their ends."""
     assert escape(r"a_b & 5 % {x} \ ^ ~ # $ <") == (
-        r"a\_b \& 5 \% \{x\} \textbackslash{} \textasciicircum{} \textasciitilde{} \# \$ \textless{}"
+        r"a\_b \& 5 \% \{x\} \textbackslash{} \textasciicircum{} "
+        r"\textasciitilde{} \# \$ \textless{}"
     )
     assert [number(x) for x in (1.0, 0.1, 1e-7, 2.5e-8)] == ["1", "0.1", "1e-07", "2.5e-08"]
     assert [number_latex(x) for x in (1.0, 1e-7, 2.5e-8)] == ["1", "10^{-7}", r"2.5 \cdot 10^{-8}"]
@@ -198,24 +217,23 @@ def test_phrases() -> None:
 
 
 def test_losses_of_other_libraries() -> None:
-    """The title has both names, and what the loss does that no spec says stands at the end; a loss without a spec is refused."""
+    """The title has both names, and the end lists the deviations that no spec can express.
+
+    A loss without a spec is an error.
+    """
     explanation = ul.explain("tf.nn.softmax_cross_entropy_with_logits")
     assert explanation.title.plain == (
-        "tf.nn.softmax_cross_entropy_with_logits, as a spec CrossEntropyLoss(from_logits=True, axis=-1, reduction='none')"
+        "tf.nn.softmax_cross_entropy_with_logits, as a spec "
+        "CrossEntropyLoss(from_logits=True, axis=-1, reduction='none')"
     )
     rules = dict(explanation.deviations)
     assert (
         rules["target_sum"].plain == "The gradient is p - t, as if every dense row had the sum 1."
     )
-    assert (
-        str(explanation).rpartition("What no spec can say, and this loss does\n")[2].count("\n")
-        == len(rules) - 1
-    )
-    assert (
-        explanation.latex.count(r"\begin{description}")
-        == explanation.latex.count(r"\end{description}")
-        == 2
-    )
+    _, _, listed = str(explanation).rpartition("What no spec can say, and this loss does\n")
+    assert listed.count("\n") == len(rules) - 1
+    latex = explanation.latex
+    assert latex.count(r"\begin{description}") == latex.count(r"\end{description}") == 2
     assert ul.explain(ul.MeanSquaredError()).deviations == ()
     with pytest.raises(ul.UnsupportedError, match="mean_with_sample_weight"):
         ul.explain("keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')")

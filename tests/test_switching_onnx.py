@@ -1,4 +1,4 @@
-"""ONNX's loss operators, run by onnxruntime, against the specs they are read as; models written and read back."""
+"""ONNX's loss operators in onnxruntime agree with their specs; models are written and read back."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ GRID = [
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 @pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
-    """Every combination of attributes."""
+    """Every combination of attributes agrees with its spec in float32."""
     for call, predictions, labels in GRID:
         check(call, predictions, labels, backends=(backend,))
 
 
 def test_grid_in_float64() -> None:
-    """In float64, with labels of int32, and without further axes."""
+    """The grid agrees in float64, with int32 labels and with no axis after the class axis."""
     for call, predictions, labels in GRID:
         check(
             call,
@@ -75,7 +75,7 @@ INF, NAN = np.inf, np.nan
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 def test_special_values(backend: str) -> None:
-    """What onnxruntime gives and the spec too."""
+    """onnxruntime and the spec give the same special values."""
     rows: list[tuple[str, Any, Any, Any]] = [
         ("onnx.SoftmaxCrossEntropyLoss()", X, Y, 0.764189),
         ("onnx.SoftmaxCrossEntropyLoss(weights=[1, 2, 4])", X, Y, 0.878126),
@@ -99,7 +99,7 @@ def test_special_values(backend: str) -> None:
 
 
 def test_what_no_spec_can_say() -> None:
-    """Both sides of what is listed: negative labels wrap, an empty batch raises, -0."""
+    """onnxruntime wraps negative labels and fails for an empty batch; a spec does neither."""
     call = switching.parse("onnx.SoftmaxCrossEntropyLoss()")
     last, _ = switching.run(call, X[:1], np.array([2]))
     wrapped, _ = switching.run(call, X[:1], np.array([-1]))
@@ -113,11 +113,11 @@ def test_what_no_spec_can_say() -> None:
         switching.run(call, X, Y, np.ones(4))
 
 
-# -------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------ models
 
 
 def outcome(model: onnx.ModelProto, predictions: Any, labels: Any) -> Any:
-    """What onnxruntime computes with a model."""
+    """Return the loss that onnxruntime computes with a model."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -138,7 +138,7 @@ def outcome(model: onnx.ModelProto, predictions: Any, labels: Any) -> Any:
 )
 @pytest.mark.parametrize("rank", [2, 3, 4])
 def test_export(spec: Any, rank: int, tmp_path: Path) -> None:
-    """The model is valid, is saved and loaded, runs to the spec's numbers on more than one batch, and is read back as the spec."""
+    """A written model is valid, gives the spec's numbers after saving, and is read as the spec."""
     model = spec.to_native("onnx") if rank == 2 else spec.to_native("onnx", rank=rank)
     onnx.save(model, tmp_path / "loss.onnx")
     model = onnx.load(tmp_path / "loss.onnx")
@@ -157,7 +157,7 @@ def test_export(spec: Any, rank: int, tmp_path: Path) -> None:
 
 
 def test_round_trips() -> None:
-    """Every call of the grid, as a model, as a node with its weights beside it, and as text."""
+    """Every call of the grid is read back from a model, a node with its weights, and text."""
     for call in {call for call, _, _ in GRID}:
         spec = switching.spec_of(call)
         model = switching.build(call)
@@ -171,7 +171,7 @@ def test_round_trips() -> None:
 
 
 def test_text_makes_the_nodes() -> None:
-    """The line that is written is one that onnx runs: its nodes make a model of the same number."""
+    """The written line is valid Python, and its nodes make a model that gives the spec's number."""
     for text in (
         "onnx.SoftmaxCrossEntropyLoss(ignore_index=1)",
         "onnx.NegativeLogLikelihoodLoss(weights=[0.5, 2, 4])",
@@ -191,12 +191,12 @@ def test_text_makes_the_nodes() -> None:
 
 
 def node(*outputs: str, inputs: tuple[str, ...] = ("x", "y"), **attributes: Any) -> onnx.NodeProto:
-    """A loss node."""
+    """Return a node of the softmax cross-entropy."""
     return helper.make_node("SoftmaxCrossEntropyLoss", inputs, outputs or ["loss"], **attributes)
 
 
 def test_nodes_are_read() -> None:
-    """Attributes of a node, and the one loss of a whole model."""
+    """A node is read by its attributes, and a model or graph by its one loss node."""
     assert ul.from_native(node(reduction="sum", ignore_index=2)) == ul.CrossEntropyLoss(
         from_logits=True, axis=1, reduction="sum", ignore_index=2
     )
@@ -216,9 +216,11 @@ def test_nodes_are_read() -> None:
     values = [
         helper.make_tensor_value_info(name, kind, shape)
         for name, kind, shape in (
-            ("a", TensorProto.FLOAT, ["N", 2]), ("y", TensorProto.INT64, ["N"]), ("loss", TensorProto.FLOAT, []),
+            ("a", TensorProto.FLOAT, ["N", 2]),
+            ("y", TensorProto.INT64, ["N"]),
+            ("loss", TensorProto.FLOAT, []),
         )
-    ]  # fmt: skip
+    ]
     for weights in (numpy_helper.from_array(np.float32([0.1, 2]), "w"), None):
         nodes = [helper.make_node("Relu", ["a"], ["x"]), bare]
         if weights is None:
@@ -273,13 +275,13 @@ def test_nodes_are_read() -> None:
     ],
 )
 def test_refused(obj: Any, arguments: dict[str, Any], error: type[Exception], found: str) -> None:
-    """Each with the reason."""
+    """A node, graph or other object that cannot be read is an error with the reason."""
     with pytest.raises(error, match=found):
         ul.from_native(obj, **arguments)
 
 
 def test_models_are_run_as_they_are() -> None:
-    """With their own weights, types and ranks; of a larger model, the node of the loss."""
+    """A report runs a model with its own weights, dtypes and rank; of a larger one, its loss."""
     spec = ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[0.1, 2, 4])
 
     def model(scores: str, kind: int, weights: Any, *first: onnx.NodeProto) -> onnx.ModelProto:
@@ -299,17 +301,16 @@ def test_models_are_run_as_they_are() -> None:
 
     narrow = np.float32([0.1, 2, 4])
     wide_x = X.astype(np.float64)
-    whole = model("a", TensorProto.FLOAT, narrow)
+    loss_only = model("a", TensorProto.FLOAT, narrow)
     larger = model("x", TensorProto.FLOAT, narrow, helper.make_node("Relu", ["a"], ["x"]))
-    for made in (whole, larger, larger.graph, spec.to_native("onnx"), node(inputs=("a", "y"))):
-        own = ul.from_native(made)
-        report = ul.port_report(made, own, X, Y)
+    for made in (loss_only, larger, larger.graph, spec.to_native("onnx"), node(inputs=("a", "y"))):
+        report = ul.port_report(made, ul.from_native(made), X, Y)
         assert (report.same, report.ran_a) == (True, "native")
     assert ul.port_report(
         model("a", TensorProto.DOUBLE, np.float64([0.1, 2, 4])), spec, wide_x, Y
     ).same
-    # What has float32 alone says so; a line of text has no dtype yet.
-    for made in (whole, larger, spec.to_native("onnx")):
+    # A float32 model refuses float64 predictions; a line of text has no dtype yet.
+    for made in (loss_only, larger, spec.to_native("onnx")):
         error = ul.port_report(made, spec, wide_x, Y).error_a
         assert error is not None
         assert "double" in error

@@ -1,4 +1,4 @@
-"""optax' losses against the specs they are read as, in every backend."""
+"""Optax' losses agree with the specs they are read as, in every backend."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ INF, NAN = np.inf, np.nan
 
 
 def call(name: str, **arguments: Any) -> Call:
-    """The call, with the arguments that differ from their defaults."""
+    """Return the call of a loss with these arguments."""
     native = switching.find(f"optax.{name}")
     return Call(native.name, native.bind([], arguments))
 
 
 def rows(*row: float) -> Any:
-    """One row in float32."""
+    """Return one row in float32."""
     return np.array([row], np.float32)
 
 
@@ -81,14 +81,14 @@ SPECIAL: list[tuple[Any, ...]] = [
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 @pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
-    """In float32, every loss over its arguments, and what both do at special values."""
+    """Every loss agrees with its spec in float32, over its arguments and at special values."""
     for native, *tensors in [*GRID, *SPECIAL]:
         check(native, *tensors, backends=(backend,))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_float64(backend: str) -> None:
-    """In float64, where JAX has it."""
+    """Every loss agrees with its spec in float64, if JAX has float64 enabled."""
     import jax
 
     with jax.enable_x64(True):  # noqa: FBT003 - has no keyword
@@ -97,12 +97,12 @@ def test_float64(backend: str) -> None:
             check(native, predictions.astype(np.float64), wide, backends=(backend,))
 
 
-# Call, predictions, targets; what optax gives, and what the spec does.
+# Call, predictions, targets; the value of Optax, and the value of the spec.
 DEVIATIONS: list[tuple[Any, ...]] = [
     (SOFT, rows(2.0, -INF, 0.0), rows(1.0, 0.0, 0.0), [NAN], [0.12692805]),
     (INDEX, rows(INF, 1.0, 0.0), np.array([1]), [INF], [NAN]),
     (SIGMOID, rows(INF, -INF), rows(1.0, 0.0), [[NAN, NAN]], [[0.0, 0.0]]),
-    # The normalizer minus the logit, without a shift: at 1e7 nothing is left of 0.3132617.
+    # Optax subtracts the logit from the normalizer without a shift: at 1e7, 0.3132617 rounds to 0.
     (INDEX, rows(1e7 + 1, 1e7), np.array([0]), [0.0], [0.3132617]),
 ]
 
@@ -111,7 +111,7 @@ DEVIATIONS: list[tuple[Any, ...]] = [
 def test_deviating_value(
     native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any
 ) -> None:
-    """Where no spec can follow optax, the two numbers are these."""
+    """If no spec can express a value of Optax, both values are the listed ones."""
     np.testing.assert_allclose(switching.run(native, predictions, targets)[0], theirs)
     np.testing.assert_allclose(
         computed("jax", switching.spec_of(native), predictions, targets)[0], ours, rtol=1e-6
@@ -120,7 +120,7 @@ def test_deviating_value(
 
 @pytest.mark.parametrize(("label", "value"), [(-1, 2.407606), (3, NAN), (-4, NAN)])
 def test_bad_label(label: int, value: float) -> None:
-    """optax wraps a negative label, or gives NaN with a finite gradient; a spec refuses both."""
+    """Optax wraps a negative label, or gives NaN with a finite gradient; a spec refuses both."""
     predictions, targets = rows(2.0, 1.0, 0.0), np.array([label])
     got, gradient = switching.run(INDEX, predictions, targets)
     np.testing.assert_allclose(got, [value], rtol=1e-6)
@@ -133,7 +133,7 @@ def test_bad_label(label: int, value: float) -> None:
     "native", list({str(native): native for native, *_ in GRID}.values()), ids=str
 )
 def test_round_trip(native: Call) -> None:
-    """Every spec here is written as a loss of optax' and read back."""
+    """Every spec of the grid is written as a loss of Optax and read back."""
     check_round_trip(native)
 
 
@@ -147,13 +147,13 @@ def test_round_trip(native: Call) -> None:
     ],
 )
 def test_refused(text: str, words: str) -> None:
-    """What no spec says is refused by name."""
+    """An argument that no spec can express is an error that names the rule."""
     with pytest.raises(UnsupportedError, match=words):
         from_native(text)
 
 
 def test_objects() -> None:
-    """Functions and partials; what only looks like a loss is refused."""
+    """Functions and partials are read; tensors of the call and other functions are errors."""
     import optax
 
     spec = CrossEntropyLoss(from_logits=True, axis=1, reduction="none")
@@ -171,7 +171,7 @@ def test_objects() -> None:
 
 
 def test_exports() -> None:
-    """What is written is optax' own function, and what it cannot say is an error that says what it has."""
+    """A spec is written as Optax' own function, or the error names what Optax has."""
     import optax
 
     spec = CrossEntropyLoss(from_logits=True, axis=-1, reduction="none")

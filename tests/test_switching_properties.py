@@ -1,4 +1,4 @@
-"""A spec, written as a loss of another library and read back, is the spec it was: on losses that hypothesis makes up."""
+"""Hypothesis draws specs; each is written as a loss of a library and read back as the same spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unifiedloss import switching
 from unifiedloss.spec import AnyLoss, Categorical
 from unifiedloss.switching import LIBRARIES, LIBRARY_LOSSES, Call, LibraryLoss, spec_of
 
-# Shortest decimals of float32 numbers, which a float32 tensor gives back.
+# The shortest decimals of float32 numbers, because a float32 tensor gives these back.
 NUMBERS = st.floats(0.0, 8.0, width=32).map(lambda x: float(str(np.float32(x))))
 POSITIVE = st.floats(0.125, 8.0, width=32).map(lambda x: float(str(np.float32(x))))
 SEVERAL = st.lists(NUMBERS, min_size=2, max_size=3).map(tuple)
@@ -32,14 +32,20 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "normalize": st.booleans(),
     "pos_weight": POSITIVE | SEVERAL | SEVERAL.map(lambda row: tuple((number,) for number in row)),
 }
-"""What arguments are drawn from, by name; those of other names are left out. Weights are a matter of the loss."""
+"""Values to draw for arguments, by name. Those of weights depend on the loss; see `calls`."""
 
 REDUCTIONS = {
     "torch": ("mean", "sum", "none"),
     "onnx": ("mean", "sum", "none"),
     "keras": ("sum_over_batch_size", "sum", "none", None),
-    "tensorflow": ("weighted_sum_by_nonzero_weights", "weighted_sum_over_batch_size", "weighted_mean", "weighted_sum", "none"),
-}  # fmt: skip
+    "tensorflow": (
+        "weighted_sum_by_nonzero_weights",
+        "weighted_sum_over_batch_size",
+        "weighted_mean",
+        "weighted_sum",
+        "none",
+    ),
+}
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "reduction": st.sampled_from(["mean", "sum", "none"]),
@@ -52,15 +58,15 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "ignore_index": st.sampled_from([None, -100, (1, 2)]),
     "axis": st.sampled_from([None, 1, -1]),
 }
-"""What is changed in a spec that was read, so that some can be written and some cannot."""
+"""Values of fields to change in a spec that was read, so that some specs cannot be written."""
 
 UNUSED = ("divisor", "on_empty")
-"""The fields that have no say where nothing is averaged."""
+"""The fields without effect where the reduction is no mean."""
 
 
 @st.composite
 def specs(draw: st.DrawFn, library: str) -> AnyLoss | None:
-    """A spec near those that a library can say: one of its losses, read, with a field or two changed; None where that is none."""
+    """Draw the spec of a loss of a library with up to two fields changed; None if it is invalid."""
     native = draw(
         st.sampled_from([native for native in LIBRARY_LOSSES.values() if native.library == library])
     )
@@ -76,7 +82,7 @@ def specs(draw: st.DrawFn, library: str) -> AnyLoss | None:
 
 @st.composite
 def calls(draw: st.DrawFn, native: LibraryLoss) -> Call:
-    """A call of a loss, with some of its arguments."""
+    """Draw a call of a loss, with some of its arguments."""
     known = dict(ARGUMENTS)
     if native.library in REDUCTIONS:
         known["reduction"] = st.sampled_from(REDUCTIONS[native.library])
@@ -90,16 +96,13 @@ def calls(draw: st.DrawFn, native: LibraryLoss) -> Call:
         )
         known["weight"] = known["weights"] = weights
     drawable = {name: known[name] for name in native.parameters if name in known}
-    given_here = draw(st.fixed_dictionaries({}, optional=drawable))
-    return Call(
-        native.name,
-        native.bind([], given_here),
-        "tensorflow" if native.library == "keras" else None,
-    )
+    arguments = draw(st.fixed_dictionaries({}, optional=drawable))
+    backend = "tensorflow" if native.library == "keras" else None
+    return Call(native.name, native.bind([], arguments), backend)
 
 
 def check(library: str, spec: AnyLoss, seen: Counter[str]) -> None:
-    """Write a spec, where the library can say it, and read it back; writing what was read changes nothing."""
+    """Write a spec if the library can express it, read it back, and compare the two."""
     backend = "tensorflow" if library == "keras" else None
     try:
         call = switching.call_of(spec, library, backend)
@@ -110,13 +113,12 @@ def check(library: str, spec: AnyLoss, seen: Counter[str]) -> None:
     back = spec_of(call)
     if spec.reduction == "mean":
         assert back == spec
-    else:  # up to what has no say, and to nothing else
+    else:  # equal up to the fields without effect
         assert back.replace(**{name: getattr(spec, name) for name in UNUSED}) == spec
     assert ul.from_native(str(call)) == back
     assert switching.call_of(back, library, backend) == call
-    if (
-        library == "torch"
-    ):  # the other libraries' objects hold Python numbers; tests of each library read them
+    # Objects of the other libraries hold Python numbers; the tests of each library read them.
+    if library == "torch":
         assert ul.from_native(switching.build(call)) == back
 
 
@@ -128,7 +130,7 @@ def check(library: str, spec: AnyLoss, seen: Counter[str]) -> None:
     ],
 )
 def test_round_trip(library: str) -> None:
-    """spec -> call -> spec and spec -> text -> spec are the identity, or the library cannot say the spec; neither is rare."""
+    """A spec is read back from its call and its text, or refused; neither is rare."""
     seen: Counter[str] = Counter()
 
     @given(spec=specs(library))

@@ -1,4 +1,4 @@
-"""The porting report: what it measures, the first row it names, and that the rule it names is the one that was changed."""
+"""The porting report measures the gap of two losses, and names the differing rule and position."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ P = RNG.random((16, 4)).astype(np.float32)
 YES = RNG.integers(2, size=(16, 4)).astype(np.float32)
 CE = ul.CrossEntropyLoss(from_logits=True)
 SOFT = (np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)).astype(np.float32)
+SQUARE = LOGITS[:4, :5].reshape(1, 4, 5).repeat(5, 1)[:, :5]
 LABELS_WITH_IGNORED = np.where(np.arange(32) % 5 == 3, -100, LABELS)
 
 CHANGES: list[tuple[Any, dict[str, Any], tuple[Any, ...], tuple[str, ...]]] = [
@@ -30,12 +31,16 @@ CHANGES: list[tuple[Any, dict[str, Any], tuple[Any, ...], tuple[str, ...]]] = [
     (CE, {"scale": 0.5}, (LOGITS, LABELS), ("scale",)),
     (CE, {"ignore_index": -100}, (LOGITS, LABELS_WITH_IGNORED), ("ignore_index",)),
     (CE, {"from_logits": False, "epsilon": "keras"}, (SOFT, LABELS), ("from_logits, epsilon",)),
-    (ul.CrossEntropyLoss(axis=1, from_logits=True), {"axis": 2}, (LOGITS[:4, :5].reshape(1, 4, 5).repeat(5, 1)[:, :5],
-        np.tile(np.arange(5), (1, 1))), ("axis",)),
+    (CE.replace(axis=1), {"axis": 2}, (SQUARE, np.tile(np.arange(5), (1, 1))), ("axis",)),
     (ul.BinaryCrossEntropyLoss(), {"label_smoothing": 0.2}, (P, YES), ("label_smoothing",)),
-    (ul.BinaryCrossEntropyLoss(reduction="sum"), {"average_last_axis": True}, (P, YES), ("average_last_axis",)),
+    (
+        ul.BinaryCrossEntropyLoss(reduction="sum"),
+        {"average_last_axis": True},
+        (P, YES),
+        ("average_last_axis",),
+    ),
     (ul.MeanSquaredError(), {"element_weights": (1, 2, 3, 4)}, (P, YES), ("element_weights",)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ CHANGES: list[tuple[Any, dict[str, Any], tuple[Any, ...], tuple[str, ...]]] = [
 def test_the_changed_rule_is_found(
     spec: Any, change: dict[str, Any], tensors: tuple[Any, ...], rules: tuple[str, ...]
 ) -> None:
-    """Whichever single rule is changed, it alone closes the gap, from either side."""
+    """If one rule is changed, the report names it alone, in either order of the losses."""
     changed = spec.replace(**change)
     for a, b in ((spec, changed), (changed, spec)):
         report = ul.port_report(a, b, *tensors)
@@ -58,7 +63,7 @@ def test_the_changed_rule_is_found(
 
 
 def test_only_rounding_is_left() -> None:
-    """The same rules in two dtypes, and in exact rounding."""
+    """Specs that differ only in rounding, or in rules without effect, count as the same."""
     report = ul.port_report(CE, CE.replace(rounding="exact"), LOGITS, LABELS)
     assert report.same
     assert report.attempts == ()
@@ -79,7 +84,7 @@ def test_only_rounding_is_left() -> None:
 
 
 def test_several_rules_together() -> None:
-    """Where two rules differ that both matter, none closes the gap, and the two are named."""
+    """If two differing rules matter, none closes the gap alone, and the report names both."""
     report = ul.port_report(
         CE, CE.replace(label_smoothing=0.1, scale=2, on_empty="zero"), LOGITS, LABELS
     )
@@ -91,7 +96,7 @@ def test_several_rules_together() -> None:
 
 @pytest.mark.framework("torch", "tensorflow")
 def test_a_field_together_with_what_no_spec_can_say() -> None:
-    """A field closes nothing by itself where a loss does besides what its spec does not: float32 weights, rows that sum to 2."""
+    """A field and a deviation close the gap together: float32 weights, and rows that sum to 2."""
     smoothed = CE.replace(
         axis=1, ignore_index=-100, label_smoothing=0.1, class_weights=(1, 2, 3, 4, 5)
     )
@@ -111,7 +116,7 @@ def test_a_field_together_with_what_no_spec_can_say() -> None:
 
 @pytest.mark.framework("torch")
 def test_a_rule_does_not_hide_in_a_half_type() -> None:
-    """Smoothing moves losses by a few units in the last place of float16, and by less than one of bfloat16: that is no rounding."""
+    """Smoothing is named, though it moves losses by few ulps of float16, under one of bfloat16."""
     import ml_dtypes
     import torch
 
@@ -137,7 +142,7 @@ def test_a_rule_does_not_hide_in_a_half_type() -> None:
 
 @pytest.mark.framework("tensorflow")
 def test_dtype_that_an_object_holds() -> None:
-    """A tensor of one positive weight, and a model: what their calls do not tell, their dtype, is named."""
+    """The dtype of a weight tensor or a model is named, though the text of its call lacks it."""
     import functools
 
     import tensorflow as tf
@@ -155,7 +160,7 @@ def test_dtype_that_an_object_holds() -> None:
 
 
 def test_first_bad_row() -> None:
-    """The first position that differs, with both losses."""
+    """The report has the first position that differs, with both losses there."""
     report = ul.port_report(
         CE.replace(ignore_index=(3, 4)), CE, LOGITS, np.array([0, 1, 2, 4, *[3] * 28])
     )
@@ -171,7 +176,7 @@ def test_first_bad_row() -> None:
 
 
 def test_errors_are_outcomes() -> None:
-    """What one loss refuses is reported, and the rule that would make it accept."""
+    """If one loss raises, the report has its error, and names the rule that avoids it."""
     report = ul.port_report(CE, CE.replace(ignore_index=-100), LOGITS[:2], [0, -100])
     assert report.value_a is None
     assert report.error_a is not None
@@ -182,7 +187,7 @@ def test_errors_are_outcomes() -> None:
 
 @pytest.mark.framework("torch", "jax", "tensorflow", "keras")
 def test_native_losses_on_their_own_tensors() -> None:
-    """torch beside TensorFlow on torch's tensors: only rounding is left; with a rule more, the rule."""
+    """torch and TensorFlow on torch's tensors differ only by rounding, or by the changed rules."""
     import torch
 
     tensors = torch.tensor(LOGITS, requires_grad=True), torch.tensor(LABELS)
@@ -205,7 +210,7 @@ def test_native_losses_on_their_own_tensors() -> None:
 
 @pytest.mark.framework("torch", "jax")
 def test_what_no_spec_can_say_is_found() -> None:
-    """A row with large logits, in which optax subtracts the largest from one term alone."""
+    """Deviations are named: Optax without a shift of large logits, and torch's 0 * inf."""
     shifted = LOGITS.copy()
     shifted[7] += 1e5
     report = ul.port_report(
@@ -227,7 +232,7 @@ def test_what_no_spec_can_say_is_found() -> None:
 
 @pytest.mark.framework("keras", "tensorflow")
 def test_refused_arguments_are_tried() -> None:
-    """A loss that no spec computes, and the rule that keeps it from being one."""
+    """For a loss without a spec, the report tries its closest call and names the rule."""
     many = np.full((70000, 1), 0.5, np.float32)
     report = ul.port_report(
         'keras.losses.MeanSquaredError(dtype="float16")', ul.MeanSquaredError(), many, 0 * many
@@ -238,13 +243,13 @@ def test_refused_arguments_are_tried() -> None:
 
 
 def test_lists_that_are_no_array() -> None:
-    """Rows of different lengths are named, not left to NumPy."""
+    """Lists of different lengths are a ShapeError, not an error of NumPy."""
     with pytest.raises(ul.ShapeError, match="predictions cannot be read as an array of numbers"):
         ul.port_report(CE, CE, [[1.0, 2.0], [1.0]], [0, 1])
 
 
 def test_distances() -> None:
-    """Ulps of the coarser dtype, at 1 for small losses and at the largest of small gradients."""
+    """The unit is an ulp of the coarser dtype: at 1 for small losses, at the largest gradient."""
     one = Outcome(np.float32(1.0) + np.zeros((), np.float32), np.full(3, 1e-3, np.float32))
     next_to = Outcome(
         np.nextafter(np.float32(1), np.float32(2)) + np.zeros((), np.float32),
@@ -262,16 +267,19 @@ def test_distances() -> None:
 
 
 def test_what_is_said_where_no_rule_is_tried() -> None:
-    """Losses of two kinds, a loss that no spec is near, and errors of both are not called the same rules, or rounding."""
+    """Without rules to try, the report claims neither equal rules nor rounding.
+
+    Such are losses of two kinds, a loss without a close spec, and errors of both losses.
+    """
     kinds = ul.port_report(ul.BinaryCrossEntropyLoss(), ul.MeanSquaredError(), P, YES)
     assert not kinds.same
     assert str(kinds).endswith("of two kinds: a BinaryCrossEntropyLoss and a MeanSquaredError.")
     zeros = np.zeros((2, 3), np.float32)
     assert ul.port_report(ul.MeanSquaredError(), CE, zeros, zeros).unseen[0] == "loss"
     far = "torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])"
-    told = str(ul.port_report(far, "torch.nn.BCEWithLogitsLoss()", P[:2, :2], YES[:2, :2]))
-    assert "The rules of both are the same" not in told
-    assert "varies along 2 axes" in told
+    text = str(ul.port_report(far, "torch.nn.BCEWithLogitsLoss()", P[:2, :2], YES[:2, :2]))
+    assert "The rules of both are the same" not in text
+    assert "varies along 2 axes" in text
     errors = str(
         ul.port_report(ul.MeanSquaredError(), ul.MeanSquaredError(reduction="sum"), P, YES[0])
     )
@@ -280,7 +288,7 @@ def test_what_is_said_where_no_rule_is_tried() -> None:
 
 
 def test_a_rule_of_arguments_may_be_unseen() -> None:
-    """A rule that keeps a loss from being read is named where these tensors do not show it."""
+    """A rule that no spec can express is listed as unseen if these tensors do not show it."""
     report = ul.port_report(
         "keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')",
         ul.MeanSquaredError(),
@@ -292,7 +300,7 @@ def test_a_rule_of_arguments_may_be_unseen() -> None:
 
 
 def test_numbers_of_a_spec_in_place_of_a_loss_are_marked() -> None:
-    """Where a loss cannot be run itself, its number is that of its spec, and the report says so."""
+    """If a loss itself cannot be run, the report has the number of its spec and says so."""
     report = ul.port_report("torch.nn.MSELoss()", ul.MeanSquaredError(), P, YES, WEIGHT[:16])
     assert (report.ran_a, report.ran_b) == ("instead", "spec")
     lines = str(report).splitlines()
@@ -302,7 +310,7 @@ def test_numbers_of_a_spec_in_place_of_a_loss_are_marked() -> None:
 
 @pytest.mark.framework("torch")
 def test_a_mask_is_for_specs() -> None:
-    """Both specs take it; a loss that takes none is not said to have been run."""
+    """Both specs take a mask; a loss that takes none is replaced by its spec, and marked."""
     keep = np.arange(32) % 3 != 0
     report = ul.port_report(CE, CE.replace(divisor="all"), LOGITS, LABELS, mask=keep)
     assert report.rules == ("divisor",)
@@ -323,36 +331,76 @@ def test_a_mask_is_for_specs() -> None:
 
 @pytest.mark.framework("torch")
 def test_a_bound_spec_is_a_spec() -> None:
-    """What `to` made is compared as the spec that it holds."""
+    """A loss that `to` bound to a framework is compared as its spec."""
     report = ul.port_report(CE.to("torch"), CE.replace(label_smoothing=0.1), LOGITS, LABELS)
     assert report.rules == ("label_smoothing",)
     assert (report.ran_a, report.a) == ("spec", repr(CE))
 
 
-TOLD: list[tuple[str, Any, Any, str]] = [
-    ("tf.nn.softmax_cross_entropy_with_logits", LOGITS, 2 * np.eye(5, dtype=np.float32)[LABELS], "target_sum"),
-    ("tf.nn.softmax_cross_entropy_with_logits", LOGITS, np.eye(5, dtype=np.float32)[:1], "dense_shape"),
-    ("torch.nn.NLLLoss()", np.full((1000, 3), -300, np.float16), np.zeros(1000, np.int64), "half_mean"),
-    ("torch.nn.BCELoss()", np.array([0, 1], np.float16), np.array([0, 1], np.float16), "half_gradient"),
-    ('torch.nn.BCELoss(reduction="sum")', np.zeros(700, np.float16), np.ones(700, np.float16), "half_sum"),
-    ("keras.losses.SparseCategoricalCrossentropy()", np.array([[0.5, -0.2, 0.7]], np.float32), [0], "probability_range"),
-    ("functools.partial(tf.compat.v1.losses.log_loss, epsilon=0.0)", np.zeros(2, np.float32), np.zeros(2, np.float32),
-        "zero_times_log"),
+DEVIATIONS: list[tuple[str, Any, Any, str]] = [
+    (
+        "tf.nn.softmax_cross_entropy_with_logits",
+        LOGITS,
+        2 * np.eye(5, dtype=np.float32)[LABELS],
+        "target_sum",
+    ),
+    (
+        "tf.nn.softmax_cross_entropy_with_logits",
+        LOGITS,
+        np.eye(5, dtype=np.float32)[:1],
+        "dense_shape",
+    ),
+    (
+        "torch.nn.NLLLoss()",
+        np.full((1000, 3), -300, np.float16),
+        np.zeros(1000, np.int64),
+        "half_mean",
+    ),
+    (
+        "torch.nn.BCELoss()",
+        np.array([0, 1], np.float16),
+        np.array([0, 1], np.float16),
+        "half_gradient",
+    ),
+    (
+        'torch.nn.BCELoss(reduction="sum")',
+        np.zeros(700, np.float16),
+        np.ones(700, np.float16),
+        "half_sum",
+    ),
+    (
+        "keras.losses.SparseCategoricalCrossentropy()",
+        np.array([[0.5, -0.2, 0.7]], np.float32),
+        [0],
+        "probability_range",
+    ),
+    (
+        "functools.partial(tf.compat.v1.losses.log_loss, epsilon=0.0)",
+        np.zeros(2, np.float32),
+        np.zeros(2, np.float32),
+        "zero_times_log",
+    ),
     ("sklearn.metrics.log_loss", np.array([[0.9, 0.1], [0.2, 0.8]]), [1, 2], "label_order"),
     ("sklearn.metrics.mean_squared_error", np.array([0.5, np.inf]), [0.0, 0.0], "not_finite"),
-    ("torch.nn.CrossEntropyLoss(weight=[1, 0, 2], label_smoothing=0.1)", np.array([[2, -np.inf, 0]], np.float32), [0],
-        "weightless_infinity"),
-]  # fmt: skip
+    (
+        "torch.nn.CrossEntropyLoss(weight=[1, 0, 2], label_smoothing=0.1)",
+        np.array([[2, -np.inf, 0]], np.float32),
+        [0],
+        "weightless_infinity",
+    ),
+]
 
 
 @pytest.mark.framework("torch", "tensorflow", "keras")
 @pytest.mark.parametrize(
-    ("loss", "predictions", "targets", "rule"), TOLD, ids=lambda x: x if isinstance(x, str) else ""
+    ("loss", "predictions", "targets", "rule"),
+    DEVIATIONS,
+    ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_no_spec_can_say_is_told_from_the_tensors(
+def test_deviation_that_the_tensors_show_is_named(
     loss: str, predictions: Any, targets: Any, rule: str
 ) -> None:
-    """The one rule that is at work is named, and what the loss does, in a sentence."""
+    """The report names the one deviation that the tensors show, with its sentence."""
     report = ul.port_report(loss, ul.from_native(loss), predictions, targets)
     assert report.rules == (rule,)
     (attempt,) = report.attempts

@@ -1,4 +1,4 @@
-"""scikit-learn's losses against the specs they are read as, in every backend. They have no gradient."""
+"""scikit-learn's losses, which have no gradient, agree with their specs in every backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unifiedloss.switching import Call
 
 pytestmark = [
     pytest.mark.framework("torch", "tensorflow", "jax", "keras"),
-    # scikit-learn says so and goes on, which is what is compared.
+    # scikit-learn warns and computes, and the tests compare its result.
     pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one:UserWarning"),
 ]
 
@@ -55,7 +55,7 @@ GRID: list[tuple[Any, ...]] = [
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 @pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str, dtype: str) -> None:
-    """Every loss over its arguments."""
+    """Every loss agrees with its spec over its arguments."""
     if backend == "jax" and dtype == "float64":
         import jax
 
@@ -66,14 +66,14 @@ def test_grid(backend: str, dtype: str) -> None:
 
 
 def check_grid(backend: str, dtype: str) -> None:
-    """The grid in one backend and dtype."""
+    """Check the grid in one backend and dtype."""
     for native, predictions, targets, *weights in GRID:
         own = targets.astype(dtype) if targets.dtype.kind == "f" else targets
         check(native, predictions.astype(dtype), own, *weights, backends=(backend,))
 
 
 def test_clip_of_float16() -> None:
-    """The spacing of float16: 6.93, which scikit-learn rounds to float16."""
+    """In float16, p = 0 is clipped to the spacing 2**-10, and scikit-learn rounds to float16."""
     predictions, targets = np.array([[0.0, 1.0], [1.0, 0.0]], np.float16), np.array([0, 1])
     assert switching.run(LOG, predictions, targets)[0] == 6.9296875
     value, _ = computed("numpy", switching.spec_of(LOG), predictions, targets)
@@ -81,7 +81,7 @@ def test_clip_of_float16() -> None:
 
 
 def test_nothing_to_divide_by() -> None:
-    """All weights 0: scikit-learn raises, and so does the spec."""
+    """If all weights are 0, scikit-learn and the spec raise."""
     for native, predictions, targets in (
         (LOG, PROBABILITIES, LABELS),
         (SQUARED, PREDICTIONS, ANSWERS),
@@ -93,7 +93,7 @@ def test_nothing_to_divide_by() -> None:
 
 
 def test_what_is_refused_by_both_or_one() -> None:
-    """NaN, probabilities past 1, empty batches, labels that are not all there, negative weights."""
+    """scikit-learn refuses NaN and missing classes, a spec negative weights, and both p > 1."""
     with pytest.raises(ValueError, match="NaN"):
         switching.run(SQUARED, np.array([np.nan, 1.0]), np.array([0.0, 1.0]))
     assert np.isnan(
@@ -106,7 +106,8 @@ def test_what_is_refused_by_both_or_one() -> None:
         switching.run(LOG, beyond, np.array([0, 1]))
     with pytest.raises(BadValueError):
         computed("numpy", switching.spec_of(LOG), beyond, np.array([0, 1]))
-    # scikit-learn reads labels by their order, so that every one must be there; a spec takes them as columns.
+    # scikit-learn assigns labels to columns by their order, so every class must occur; for a spec,
+    # a label is the index of a column.
     with pytest.raises(ValueError, match="different number of classes"):
         switching.run(LOG, PROBABILITIES[:2], LABELS[:2])
     assert np.isfinite(computed("numpy", switching.spec_of(LOG), PROBABILITIES[:2], LABELS[:2])[0])
@@ -118,7 +119,7 @@ def test_what_is_refused_by_both_or_one() -> None:
 
 @pytest.mark.parametrize("native", [LOG, SUMMED, SQUARED], ids=str)
 def test_round_trip(native: Call) -> None:
-    """Every spec here is written as a metric and read back."""
+    """Every spec of these metrics is written as a metric and read back."""
     check_round_trip(native)
 
 
@@ -132,13 +133,13 @@ def test_round_trip(native: Call) -> None:
     ],
 )
 def test_refused(text: str, words: str) -> None:
-    """What no spec says is refused by name."""
+    """An argument that no spec can express is an error that names the rule."""
     with pytest.raises(UnsupportedError, match=words):
         from_native(text)
 
 
 def test_objects() -> None:
-    """Functions and partials; tensors of the call, and what only looks like a loss, are refused."""
+    """Functions and partials are read; tensors of the call and other functions are errors."""
     from sklearn import metrics
 
     assert from_native(partial(metrics.log_loss, normalize=False)) == from_native(
@@ -154,7 +155,7 @@ def test_objects() -> None:
 
 
 def test_exports() -> None:
-    """What is written is scikit-learn's own function, and what it cannot say is an error that says what it has."""
+    """A spec is written as scikit-learn's own function, or the error names what it has."""
     from sklearn import metrics
 
     spec = CrossEntropyLoss(epsilon="sklearn", on_empty="error")

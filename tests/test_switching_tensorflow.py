@@ -1,4 +1,4 @@
-"""TensorFlow's losses against the specs they are read as: tf.nn and tf.compat.v1.losses, in every backend."""
+"""The losses of tf.nn and tf.compat.v1.losses agree with their specs in every backend."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NONZERO, ALL, MEAN, SUM, NONE = (
 
 
 def call(name: str, **arguments: Any) -> Call:
-    """The call, with the arguments that differ from their defaults."""
+    """Return the call of a loss with these arguments."""
     return Call(name, switching.find(name).bind([], arguments))
 
 
@@ -90,20 +90,22 @@ GRID: list[tuple[Any, ...]] = [
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 @pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
-    """In float32, every loss over its arguments."""
+    """Every loss agrees with its spec in float32, over its arguments."""
     for native, *tensors in GRID:
         check(native, *tensors, backends=(backend,))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "tensorflow"])
 def test_float64(backend: str) -> None:
-    """In float64: tf.nn keeps it, log_loss and mean_squared_error cast to float32, the others reduce in it."""
+    """Every loss agrees in float64, within float32 tolerances for tf.compat.v1.losses.
+
+    There log_loss and mean_squared_error cast to float32; the others reduce in float32.
+    """
     for native, predictions, targets, *weights in GRID:
         wide = targets if targets.dtype.kind == "i" else targets.astype(np.float64)
         dtype = "float32" if native.name.startswith(V1) else None
-        if (
-            "softmax" in native.name and targets.dtype.kind == "f"
-        ):  # TensorFlow's gradient is right where they sum to 1
+        # TensorFlow's gradient of a softmax loss is right only if dense targets sum to 1.
+        if "softmax" in native.name and targets.dtype.kind == "f":
             wide = wide / wide.sum(native.arguments.get("axis", -1), keepdims=True)
         positive = native.arguments.get("pos_weight")
         function = None if positive is None else weighted(np.float64(positive))
@@ -119,12 +121,12 @@ def test_float64(backend: str) -> None:
 
 
 def weighted(pos_weight: Any) -> Any:
-    """TensorFlow's own function with a tensor of positive weights, whose dtype must be that of the logits."""
+    """Return TensorFlow's function with pos_weight as a tensor, which needs the logits' dtype."""
     return partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant(pos_weight))
 
 
 def rows(*row: float) -> Any:
-    """One row in float32."""
+    """Return one row in float32."""
     return np.array([row], np.float32)
 
 
@@ -166,7 +168,7 @@ SPECIAL: list[tuple[Any, ...]] = [
         (WEIGHTED, rows(100.0, -100.0, 1e-8, NAN), np.full((1, 4), t, np.float32))
         for t in (0.0, 0.5, 1.0)
     ),
-    # log_loss next to 1: the difference to 1 is exact, and what is added to it decides.
+    # log_loss next to p = 1: 1 - p is exact, and the added epsilon decides the loss.
     *(
         (
             LOG,
@@ -175,7 +177,7 @@ SPECIAL: list[tuple[Any, ...]] = [
         )
         for t in (0.0, 0.5, 1.0)
     ),
-    # Nothing left to divide by: 0. Nothing at all: 0, and an empty array where nothing is reduced.
+    # A divisor of 0 gives 0. An empty batch gives 0, or an empty array without a reduction.
     *(
         (
             call(V1 + "sparse_softmax_cross_entropy", reduction=reduction),
@@ -196,12 +198,13 @@ SPECIAL: list[tuple[Any, ...]] = [
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "tensorflow", "jax"])
 def test_special_values(backend: str) -> None:
-    """Infinities, NaN, large and confident logits, probabilities at and next to 0 and 1, empty batches."""
+    """TensorFlow and the spec agree at infinities, NaN, p near 0 and 1, and for empty batches."""
     for native, *tensors in SPECIAL:
         check(native, *tensors, backends=(backend,))
 
 
-# Call, predictions, targets; what TensorFlow gives, and what the spec does. The rules behind them are named in the documentation.
+# Call, predictions, targets; the value of TensorFlow, and the value of the spec. docs/switching.md
+# names the rules behind them.
 DEVIATIONS: list[tuple[Any, ...]] = [
     (SOFT, rows(2.0, -INF, 0.0), rows(1.0, 0.0, 0.0), [NAN], [0.12692805]),
     (SIGMOID, rows(INF, -INF), rows(1.0, 0.0), [[NAN, NAN]], [[0.0, 0.0]]),
@@ -231,7 +234,7 @@ GRADIENTS: list[tuple[Any, ...]] = [
 def test_deviating_value(
     native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any
 ) -> None:
-    """Where no spec can follow TensorFlow, the two numbers are these."""
+    """If no spec can express a value of TensorFlow, both values are the listed ones."""
     value, _ = switching.run(native, predictions, targets)
     np.testing.assert_allclose(value, theirs)
     np.testing.assert_allclose(
@@ -243,16 +246,16 @@ def test_deviating_value(
 def test_deviating_gradient(
     native: Call, predictions: Any, targets: Any, theirs: Any, ours: Any
 ) -> None:
-    """TensorFlow's gradients that are no derivatives: of dense targets that do not sum to 1, and of a weighted logit of 0."""
-    check_value = switching.run(native, predictions, targets)
-    np.testing.assert_allclose(check_value[1], theirs, rtol=1e-6)
+    """TensorFlow's gradient is wrong for dense targets with another sum than 1, and at z = 0."""
+    value_there, gradient_there = switching.run(native, predictions, targets)
+    np.testing.assert_allclose(gradient_there, theirs, rtol=1e-6)
     value, gradient = computed("tensorflow", switching.spec_of(native), predictions, targets)
-    np.testing.assert_allclose(value, check_value[0], rtol=1e-6)
+    np.testing.assert_allclose(value, value_there, rtol=1e-6)
     np.testing.assert_allclose(gradient, ours, rtol=1e-5)
 
 
 def test_weighted_nan() -> None:
-    """NaN where the weight is 0: TensorFlow multiplies it, a spec does not read it."""
+    """TensorFlow multiplies NaN by a weight of 0; a spec does not read a zero-weighted position."""
     native = call(V1 + "mean_squared_error", reduction=NONE)
     predictions, targets, weights = rows(NAN, 1.0), rows(0.0, 0.0), rows(0.0, 1.0)
     value, gradient = switching.run(native, predictions, targets, weights)
@@ -269,7 +272,7 @@ def test_weighted_nan() -> None:
     "native", list({str(native): native for native, *_ in GRID}.values()), ids=str
 )
 def test_round_trip(native: Call) -> None:
-    """Every spec here is written as a loss of TensorFlow's and read back."""
+    """Every spec of the grid is written as a loss of TensorFlow and read back."""
     check_round_trip(native)
 
 
@@ -291,13 +294,13 @@ def test_round_trip(native: Call) -> None:
     ],
 )
 def test_refused(text: str, words: str) -> None:
-    """What no spec says is refused by name."""
+    """An argument that no spec can express is an error that names the rule."""
     with pytest.raises(UnsupportedError, match=words):
         from_native(text)
 
 
 def test_objects() -> None:
-    """Functions with their arguments, in a partial too, with tensors as arguments; tensors of the call are refused."""
+    """Functions and partials are read, tensors as arguments too; tensors of the call are errors."""
     import tensorflow as tf
 
     weighted = tf.nn.weighted_cross_entropy_with_logits
@@ -323,7 +326,7 @@ def test_objects() -> None:
 
 
 def test_exports() -> None:
-    """What is written is TensorFlow's own function, and what it cannot say is an error that says what it has."""
+    """A spec is written as TensorFlow's own function, or the error names what TensorFlow has."""
     import tensorflow as tf
 
     from unifiedloss import BinaryCrossEntropyLoss, CrossEntropyLoss
@@ -341,9 +344,9 @@ def test_exports() -> None:
     np.testing.assert_allclose(
         function(labels=x + 1, logits=x), [[np.log(2)], [2 * np.log(2)]], rtol=1e-6
     )
-    assert (
-        weighted.to_native("tensorflow", code=True)
-        == "functools.partial(tf.nn.weighted_cross_entropy_with_logits, pos_weight=tf.constant([[1.0], [2.0]]))"
+    assert weighted.to_native("tensorflow", code=True) == (
+        "functools.partial(tf.nn.weighted_cross_entropy_with_logits, "
+        "pos_weight=tf.constant([[1.0], [2.0]]))"
     )
     for changes, words in (
         ({"class_weights": [1, 2, 3]}, "no class weights"),

@@ -1,4 +1,4 @@
-"""PyTorch's losses against the specs they are read as: every argument, value and gradient, in every backend."""
+"""PyTorch's losses agree with their specs in value and gradient, for every argument and backend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOG_PROBABILITIES = np.log(RNG.dirichlet(np.ones(3), size=(4, 2)).transpose(0, 2
     np.float32
 )
 PROBABILITIES = RNG.random((4, 3, 2)).astype(np.float32)
-# Where torch clamps: the corners, and what is next to them.
+# Probabilities at 0 and 1, where torch clamps the logarithm, and next to them.
 PROBABILITIES[0, :, 0] = 0.0, 1.0, 2e-38
 PROBABILITIES[1, :, 0] = 1.0, 0.0, 1 - 2.0**-24
 ANSWERS = np.round(RNG.random((4, 3, 2)), 1).astype(np.float32)
@@ -46,7 +46,7 @@ ELEMENTS = tuple(
 
 
 def calls(name: str, **choices: Any) -> list[switching.Call]:
-    """One call for each combination of arguments, in each reduction."""
+    """Return one call for each combination of arguments and reductions."""
     choices["reduction"] = REDUCTIONS
     native = switching.find(name)
     combinations = (
@@ -98,15 +98,15 @@ GRID = [
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 @pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_grid(backend: str) -> None:
-    """In float32, every combination of arguments."""
+    """Every combination of arguments agrees with its spec in float32."""
     for call, predictions, targets in GRID:
         check(call, predictions, targets, backends=(backend,))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_grid_in_float64(backend: str) -> None:
-    """In float64, where a bound of some hundred ulps leaves nothing but the same formula."""
-    with default_dtype(torch.float64):  # in which torch.tensor makes the weights
+    """The grid agrees in float64, where the bound is tight enough to prove the same formula."""
+    with default_dtype(torch.float64):  # because torch.tensor makes the weights in this dtype
         for call, predictions, targets in GRID:
             wide = targets if targets.dtype.kind == "i" else targets.astype(np.float64)
             check(call, predictions.astype(np.float64), wide, backends=(backend,))
@@ -114,7 +114,7 @@ def test_grid_in_float64(backend: str) -> None:
 
 @contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What torch makes numbers into, for a while."""
+    """Set torch's default dtype within a block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -123,7 +123,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-# ------------------------------------------------------------------------------------------------------- special values
+# ---------------------------------------------------------------------------------- special values
 
 INF, NAN = np.inf, np.nan
 ZEROS = np.zeros((0, 3), np.float32)
@@ -132,11 +132,11 @@ Y = np.array([0, 1, 1, 2])
 
 
 def f32(*numbers: Any) -> Any:
-    """An array of float32."""
+    """Return an array of float32."""
     return np.array(numbers, np.float32)
 
 
-# What torch gives and what the spec gives too: the call, its tensors, and the value.
+# Calls with their tensors and a value that both torch and the spec give.
 SAME: list[tuple[str, Any, Any, Any]] = [
     ("nn.CrossEntropyLoss()", X, Y, 0.764189),
     ("nn.CrossEntropyLoss(weight=[1, 2, 4])", X, Y, 0.878126),
@@ -170,7 +170,7 @@ SAME: list[tuple[str, Any, Any, Any]] = [
     ("nn.CrossEntropyLoss(reduction='sum')", ZEROS, Y[:0], 0),
     ("nn.CrossEntropyLoss(reduction='none')", ZEROS, Y[:0], []),
     ("nn.CrossEntropyLoss()", ZEROS, ZEROS, NAN),
-    ("nn.NLLLoss()", X, Y, -1.625),  # logits by mistake: silent and negative
+    ("nn.NLLLoss()", X, Y, -1.625),  # logits in place of log-probabilities: no error
     ("nn.NLLLoss()", f32([-INF, 0, -INF]), np.array([0]), INF),
     ("nn.NLLLoss()", f32([-INF, 0, -INF]), np.array([1]), 0),
     ("nn.NLLLoss(reduction='sum')", f32([NAN, 0, 1]), np.array([-100]), 0),
@@ -207,44 +207,53 @@ SAME: list[tuple[str, Any, Any, Any]] = [
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 @pytest.mark.slow("the same specs in the frameworks that compile no eager call", only=["jax"])
 def test_special_values(backend: str) -> None:
-    """Infinities, NaN, nothing at all, the corners of the clamp: value and gradient as torch has them."""
+    """torch and the spec agree at infinities, NaN, empty batches, and the bounds of the clamp."""
     for text, predictions, targets, value in SAME:
         call = switching.parse(text)
-        # The numbers above have six decimals, and float32 seven digits.
+        # The numbers above have six decimals, and float32 has seven digits.
         native, _ = switching.run(call, predictions, targets)
         np.testing.assert_allclose(native, value, rtol=2e-7, atol=6e-7, err_msg=text)
         check(call, predictions, targets, backends=(backend,))
 
 
-# What torch gives, and what the spec gives instead: rules that are listed as such.
+# Calls with their tensors, and value and gradient of torch and of the spec, where they differ.
 OTHER: list[tuple[str, Any, Any, tuple[Any, Any], tuple[Any, Any]]] = [
-    # 0 * -inf: a dense target gives NaN where the same index does not (fact 30)
+    # 0 * -inf: a dense target gives NaN, and the same class index does not
     (
         "nn.CrossEntropyLoss()", f32([2, -INF, 0]), f32([1, 0, 0]),
         (NAN, [[-0.119203, 0, 0.119203]]), (0.126928, [[-0.119203, 0, 0.119203]]),
     ),
-    ("nn.NLLLoss(weight=[0, 1, 1], reduction='sum')", f32([-INF, 0, 0]), Y[:1], (NAN, [[0, 0, 0]]), (0, [[0, 0, 0]])),
-    # NaN in a position that is ignored or switched off (fact 32)
+    (
+        "nn.NLLLoss(weight=[0, 1, 1], reduction='sum')", f32([-INF, 0, 0]), Y[:1],
+        (NAN, [[0, 0, 0]]), (0, [[0, 0, 0]]),
+    ),
+    # NaN in an ignored or zero-weighted position
     ("nn.CrossEntropyLoss()", f32([0, 0], [NAN, NAN]), np.array([0, -100]),
      (0.693147, [[-0.5, 0.5], [NAN, NAN]]), (0.693147, [[-0.5, 0.5], [0, 0]])),
     ("F.mse_loss(weight=[1, 0])", f32(1, NAN), f32(0, 0), (NAN, [2, NAN]), (1, [2, 0])),
-    ("nn.BCEWithLogitsLoss(weight=[1, 0], reduction='sum')", f32(0, INF), f32(1, 1), (NAN, [-0.5, 0]), (0.693147, [-0.5, 0])),
-    # nothing to divide by
+    (
+        "nn.BCEWithLogitsLoss(weight=[1, 0], reduction='sum')", f32(0, INF), f32(1, 1),
+        (NAN, [-0.5, 0]), (0.693147, [-0.5, 0]),
+    ),
+    # a divisor of 0
     ("F.mse_loss(weight=[0, 0])", f32(1, 2), f32(0, 0), (NAN, [NAN, NAN]), (NAN, [0, 0])),
-    ("nn.CrossEntropyLoss(weight=[0, 1, 1])", X[:1], Y[:1], (NAN, [[NAN, NAN, NAN]]), (NAN, [[0, 0, 0]])),
-    # inf - inf: infinite logits of the binary cross-entropy (fact 34)
+    (
+        "nn.CrossEntropyLoss(weight=[0, 1, 1])", X[:1], Y[:1],
+        (NAN, [[NAN, NAN, NAN]]), (NAN, [[0, 0, 0]]),
+    ),
+    # inf - inf: infinite logits of the binary cross-entropy
     ("nn.BCEWithLogitsLoss(reduction='none')", f32(INF, -INF, INF, -INF), f32(1, 0, 0, 1),
      ([NAN, NAN, INF, NAN], [0, 0, 1, -1]), ([0, 0, INF, INF], [0, 0, 1, -1])),
     # subnormal numbers count as 0
     ("nn.BCELoss()", f32(1e-40), f32(1), (92.103409, [-1e12]), (100, [-1e12])),
-    # a half type returns the mean, too, in the half type
+    # a mean in float16 is rounded to float16
     ("nn.MSELoss()", np.float16([300]), np.float16([0]), (INF, [600]), (90000, [600])),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "keras"])
 def test_other_values(backend: str) -> None:
-    """Both numbers of what no spec can say, so that neither side changes unseen."""
+    """If no spec can express a value of torch, both values are the listed ones."""
     for text, predictions, targets, native, own in OTHER:
         call = switching.parse(text)
         for got, expected in zip(switching.run(call, predictions, targets), native, strict=True):
@@ -258,7 +267,7 @@ def test_other_values(backend: str) -> None:
 @pytest.mark.parametrize(
     ("text", "predictions", "targets", "native", "own"),
     [
-        # torch refuses, and so does the spec
+        # both refuse
         ("nn.CrossEntropyLoss()", X, np.array([0, 1, 1, 3]), IndexError, ul.BadValueError),
         ("nn.CrossEntropyLoss()", X, np.array([0, 1, 1, -1]), IndexError, ul.BadValueError),
         (
@@ -275,17 +284,17 @@ def test_other_values(backend: str) -> None:
         ("nn.BCELoss()", f32([0.5]), f32(0.5), ValueError, ul.ShapeError),
         ("nn.BCEWithLogitsLoss()", f32([0.5]), f32(0.5), ValueError, ul.ShapeError),
         ("F.mse_loss(weight=[1])", f32(0, 0), f32(0, 0), ValueError, None),
-        # torch refuses, and the spec does not
+        # only torch refuses
         ("nn.NLLLoss()", X, np.eye(3, dtype=np.float32)[Y], RuntimeError, None),
         ("nn.BCELoss()", f32(NAN), f32(1), RuntimeError, None),
-        # torch goes on, and the spec refuses
+        # only the spec refuses
         ("nn.CrossEntropyLoss()", X[0], np.array(0), None, ul.SpecValueError),
         ("nn.CrossEntropyLoss()", X, -np.eye(3, dtype=np.float32)[Y], None, ul.BadValueError),
         ("nn.BCEWithLogitsLoss()", f32(1), f32(1.5), None, ul.BadValueError),
     ],
 )
 def test_errors(text: str, predictions: Any, targets: Any, native: Any, own: Any) -> None:
-    """Who refuses what."""
+    """torch and the spec raise the listed errors, or none."""
     call = switching.parse(text)
     with contextlib.nullcontext() if native is None else pytest.raises(native):
         switching.run(call, predictions, targets)
@@ -294,7 +303,7 @@ def test_errors(text: str, predictions: Any, targets: Any, native: Any, own: Any
 
 
 def test_broadcasting() -> None:
-    """torch warns and broadcasts (fact 19); a spec refuses."""
+    """torch warns and broadcasts different shapes; a spec refuses them."""
     column, row = f32([1], [2], [3]), f32(1, 2, 3)
     call = switching.parse("nn.MSELoss()")
     with pytest.warns(UserWarning, match="broadcasting"):
@@ -304,11 +313,11 @@ def test_broadcasting() -> None:
         switching.spec_of(call)(column, row)
 
 
-# ------------------------------------------------------------------------------------------------------------- objects
+# ----------------------------------------------------------------------------------------- objects
 
 
 def test_objects_round_trip() -> None:
-    """Every call of the grid, as an object, is read as the spec it was built of, and so is the text that writes it."""
+    """Every call of the grid is read back as its spec, from an object and from text."""
     for call in {call for call, _, _ in GRID}:
         spec = switching.spec_of(call)
         assert ul.from_native(switching.build(call)) == spec
@@ -317,21 +326,21 @@ def test_objects_round_trip() -> None:
         if getattr(spec, "element_weights", None) is not None and isinstance(
             spec, ul.MeanSquaredError
         ):
-            continue  # test_weights_that_mse_loss_takes
+            continue  # torch cannot express it; see test_weights_that_mse_loss_takes
         assert ul.from_native(spec.to_native("torch")) == spec
         assert ul.from_native(spec.to_native("torch", code=True)) == spec
         assert type(spec.to_native("torch")).__module__.partition(".")[0] == "torch"
 
 
 def test_text_makes_the_object() -> None:
-    """The line that is written is one that torch runs."""
+    """The written text is Python code that makes the object."""
     for text in {str(call) for call, _, _ in GRID}:
         made = eval(text, {"torch": torch, "functools": functools})  # noqa: S307 - our own text
         assert ul.from_native(made) == ul.from_native(text)
 
 
 def test_functions_are_read() -> None:
-    """Keyword arguments, partial objects, partial objects of these; tensors of any dtype, on top of plain lists."""
+    """Functions are read with keyword arguments and nested partials, with lists and tensors."""
     weight = torch.tensor([0.1, 2.0])
     spec = ul.from_native("nn.CrossEntropyLoss(weight=[0.1, 2.0], label_smoothing=0.25)")
     assert ul.from_native(functional.cross_entropy, weight=weight, label_smoothing=0.25) == spec
@@ -361,7 +370,7 @@ def test_functions_are_read() -> None:
     "name", ["CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "MSELoss"]
 )
 def test_old_arguments(name: str, average: bool | None, reduce: bool | None) -> None:
-    """size_average and reduce come to a reduction as in torch, from text, from objects and from functions."""
+    """size_average and reduce give the same reduction as in torch, in text and in objects."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         module = getattr(nn, name)(size_average=average, reduce=reduce, reduction="sum")
@@ -376,8 +385,9 @@ def test_old_arguments(name: str, average: bool | None, reduce: bool | None) -> 
 class Focal(nn.CrossEntropyLoss):
     """A subclass that computes something else."""
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
-        """Squared."""
+    # The name input is torch's.
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: A002
+        """Square the loss."""
         return super().forward(input, target) ** 2
 
 
@@ -393,13 +403,13 @@ class Focal(nn.CrossEntropyLoss):
     ],
 )
 def test_other_objects_of_torch(obj: Any, found: str) -> None:
-    """What may compute anything is not taken for what it resembles."""
+    """A subclass, a class or another object of torch is an error."""
     with pytest.raises(SpecTypeError, match=found):
         ul.from_native(obj)
 
 
 def test_arguments_that_no_spec_takes() -> None:
-    """Each with the reason."""
+    """Arguments that no spec can express are errors that name the reason."""
     with pytest.raises(SpecTypeError, match="has its arguments already"):
         ul.from_native(nn.MSELoss(), reduction="sum")
     with pytest.raises(ul.SpecValueError, match="must not be negative"):
@@ -417,7 +427,7 @@ def test_arguments_that_no_spec_takes() -> None:
 
 
 def test_half_types() -> None:
-    """A half type is read exactly, computed in float32 and rounded once; torch rounds between (fact 42)."""
+    """A spec computes bfloat16 in float32 and rounds once; torch rounds log-softmax as well."""
     row = np.array([[1.0, 3.0, -1.0]])
     call = switching.parse("nn.CrossEntropyLoss(reduction='none')")
     x = torch.tensor(row, dtype=torch.bfloat16)
@@ -429,7 +439,7 @@ def test_half_types() -> None:
 
 
 def test_export_is_plain_and_computes_the_same() -> None:
-    """What is exported trains without this library: its value and gradient on fresh tensors are the spec's."""
+    """The exported module is torch's own, and has the value and gradient of the spec."""
     spec = ul.CrossEntropyLoss(
         from_logits=True,
         axis=1,
@@ -449,7 +459,10 @@ def test_export_is_plain_and_computes_the_same() -> None:
 
 
 def test_weights_that_mse_loss_takes() -> None:
-    """Of the predictions' own shape alone: read, and not written, as those of a spec are repeated along more axes."""
+    """mse_loss takes weights only of the predictions' shape, so they are read but not written.
+
+    The element weights of a spec are also repeated along more axes.
+    """
     for weight, shape in ((2.0, (2,)), ([2.0], (2,)), ([1.0, 3.0], (3, 2)), ([[1.0, 3.0]], (3, 2))):
         with pytest.raises(ValueError, match="same size"):
             functional.mse_loss(torch.ones(shape), torch.zeros(shape), weight=torch.tensor(weight))
@@ -465,7 +478,10 @@ def test_weights_that_mse_loss_takes() -> None:
 
 
 def test_weights_for_a_float64_user() -> None:
-    """Weights are made in torch's default dtype: all digits where that is float64, those of float32 after .double()."""
+    """Written weights have torch's default dtype, so in float32 they keep only its digits.
+
+    After .double() a module computes in float64 with the weights rounded to float32.
+    """
     spec = ul.from_native("nn.CrossEntropyLoss(weight=[0.1, 1.0, 2.0])")
     x, y = torch.tensor(X, dtype=torch.float64), torch.tensor(Y)
     expected = spec(x, y)
@@ -484,16 +500,17 @@ def test_weights_for_a_float64_user() -> None:
 
 
 def reported(obj: Any, x: Any, t: Any) -> Any:
-    """An object beside its own spec."""
+    """Report on an object and its own spec."""
     return ul.port_report(obj, ul.from_native(obj), x, t)
 
 
 def test_the_object_itself_is_run() -> None:
-    """With its weights in its dtype, whatever the predictions are; so is a function with its arguments."""
+    """A report runs the given object, with its weights in their dtype, or the given function."""
     x, ones = np.array([0.3, -2.0]), np.ones(2)
     narrow = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([0.1]))
     report = reported(narrow, x, ones)
-    # By hand: the mean of q log(1 + e^-x) in float64, and q = 1 + (0.1 - 1), whose difference torch takes in float32.
+    # By hand: the mean of q log(1 + e^-x) in float64, with q = 1 + (0.1 - 1); torch computes the
+    # difference in float32.
     by_hand = (1.0 + float(np.float32(0.1) - np.float32(1.0))) * np.log1p(np.exp(-x)).mean()
     np.testing.assert_allclose(report.value_a, by_hand, rtol=1e-15)
     assert report.value_a == narrow(torch.tensor(x), torch.tensor(ones)).item()
@@ -514,11 +531,14 @@ def test_the_object_itself_is_run() -> None:
         wide, ul.from_native(wide).replace(label_smoothing=0.1), X.astype(np.float64), Y
     )
     assert (other.rules, other.row) == (("label_smoothing",), (0,))
-    assert wide.reduction == "mean"  # its rows were told by a copy
+    assert wide.reduction == "mean"  # the report changed only a copy to find the row
 
 
 def test_weight_dtype_is_a_difference() -> None:
-    """Listed of a float32 object and of text, and not of a float64 one, nor where float32 has the number."""
+    """The diff lists weight_dtype of text and of float32 objects, and not of float64 objects.
+
+    A weight that is exact in float32 makes no difference, unless torch refuses to mix the dtypes.
+    """
     for weight, listed in (([0.1], True), ([0.5], False)):
         loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight))
         assert ("weight_dtype" in ul.diff(loss, ul.from_native(loss))) == listed
@@ -532,7 +552,7 @@ def test_weight_dtype_is_a_difference() -> None:
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_gradients_are_had_where_they_are_switched_off(off: Any) -> None:
-    """A report is about gradients, whatever holds around it."""
+    """A report has gradients even where the caller switches them off."""
     with off():
         report = ul.port_report(nn.CrossEntropyLoss(), "nn.CrossEntropyLoss(reduction='sum')", X, Y)
     assert report.rules == ("reduction",)
@@ -540,7 +560,7 @@ def test_gradients_are_had_where_they_are_switched_off(off: Any) -> None:
 
 
 def test_modules_that_compute_more_are_refused() -> None:
-    """Hooks, and a forward of an instance's own; weights without numbers."""
+    """A module with hooks, with its own forward, or with weights without values is an error."""
     hooked, patched = nn.MSELoss(), nn.MSELoss()
     hooked.register_forward_hook(lambda *given: 2 * given[-1])
     patched.forward = lambda a, b: (a - b).sum()  # type: ignore[method-assign]

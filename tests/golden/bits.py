@@ -1,4 +1,4 @@
-"""The bits of exact mode in NumPy, which no version may change."""
+"""Compute the bits of exact mode in NumPy, which no version may change."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.errors import UnifiedLossError
 
 _SHOWN = 15
-"""One case of so many has its bits in full, so that a difference can be read. The name of a case decides."""
+"""One case in this many, chosen by its name, is kept with its full bits, to show a difference."""
 
 
 PROBE = "NumPy's exponential"
-"""The entry that tells machines apart on which NumPy's exponential has another last bit."""
+"""The entry that detects a machine on which NumPy's exponential has other last bits."""
 
 
 def rows() -> dict[str, list[str]]:
-    """For each case that NumPy can hold here digests of its inputs, its loss and its gradient, and for some the bits."""
+    """Return digests of the inputs, the loss and the gradient of each case, for some with the bits.
+
+    Only cases whose dtype NumPy has here are included.
+    """
     adapter = registry.adapter("numpy")
     held = set(adapter.dtypes())
     every = (*all_cases(), *hard_cases())
@@ -33,7 +36,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def may_differ(case: Case) -> bool:
-    """Whether the inputs hang on the last bit of an exponential, and so on the machine."""
+    """Return whether the inputs depend on the last bit of an exponential, and so on the machine."""
     return case.name.startswith(("rules/", "product/", "random/")) and case.is_wide()
 
 
@@ -64,7 +67,7 @@ def _row(adapter: Any, case: Case) -> list[str]:
 
 
 def _bits(x: Any) -> str:
-    """The dtype, the shape, and each element in hexadecimal; all NaN are one."""
+    """Return the dtype, the shape, and each element in hexadecimal; all NaN are written alike."""
     array = np.asarray(x)
     if array.dtype.kind == "b":
         array = array.astype(np.uint8)

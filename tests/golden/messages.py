@@ -1,7 +1,7 @@
-"""Bad calls, and the class and whole message of the error each of them raises.
+"""Bad calls, each with the class and the full message of the error that it raises.
 
-Some calls are no mistake: a field that is given in another form, a loss of another library that is read or written. Of these
-the result is kept.
+Some calls are valid: they give a field in another form, or read or write a loss of another library.
+For these the file keeps the result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .specs import FIELDS, lines
 from .texts import EXPLAINED
 
 Outcome = list[str]
-"""The error's class and message; "" and the repr of the result where nothing is raised."""
+"""The class and message of the error, or "" and the repr of the result of a valid call."""
 
 _LOGITS = ((2, 1, 0), (0, 1, 2), (1, 3, -1), (0.5, 0.5, 0.5))
 
@@ -36,7 +36,7 @@ def _plain_function(predictions: Any, targets: Any) -> Any:
 
 
 class _Stranger:
-    """A class that no library knows."""
+    """A class of no library."""
 
 
 NAMES: dict[str, Any] = {
@@ -56,10 +56,14 @@ NAMES: dict[str, Any] = {
     "Adapter": Adapter,
     "conformance": conformance,
 }
-"""What the calls name: logits `z`, probabilities `p`, labels `y` and their one-hot targets `t` of 4 rows and 3 classes."""
+"""The names that the calls use.
+
+For 4 rows and 3 classes: logits `z`, probabilities `p`, class indices `y`, and `t`, their one-hot
+targets.
+"""
 
 
-# -------------------------------------------------------------------------------------------------------------------- fields
+# ------------------------------------------------------------------------------------------ fields
 
 _BAD_FOR_ALL = ("None", "True", "1", "-1", "1.5", "'x'", "b'x'", "[1, -1]", "{0: 1.0}")
 
@@ -72,17 +76,20 @@ _BAD: dict[str, tuple[str, ...]] = {
     "scale": (*_NUMBERS, "0", "-0.0", "-2.5"),
     "axis": ("1.0", "'1'", "[0]", "nan", "np.int64(1)", "np.array(1)", "np.float64(1)", "2**70"),
     "class_weights": (
-        "[]", "[1, True]", "[1, 'a']", "[1, nan]", "[1, inf]", "[10**400]", "[[1], [2]]", "'12'", "2.0",
-        "(x for x in [1, 2])", "np.array([1, 2], np.float32)", "np.array([[1, 2]])", "np.array(1.0)", "{1, -2}",
+        "[]", "[1, True]", "[1, 'a']", "[1, nan]", "[1, inf]", "[10**400]", "[[1], [2]]", "'12'",
+        "2.0", "(x for x in [1, 2])", "np.array([1, 2], np.float32)", "np.array([[1, 2]])",
+        "np.array(1.0)", "{1, -2}",
     ),
     "ignore_index": (
-        "1.0", "[1, True]", "[1, 2.5]", "2**63", "-2**63 - 1", "-2**63", "['a']", "[[1], [2]]", "np.array([3, 1, 3])",
-        "np.array(2.0)", "()",
+        "1.0", "[1, True]", "[1, 2.5]", "2**63", "-2**63 - 1", "-2**63", "['a']", "[[1], [2]]",
+        "np.array([3, 1, 3])", "np.array(2.0)", "()",
     ),
-    "pos_weight": (*_NUMBERS, "[]", "[1, -2]", "[[1], [2]]", "[1, 'a']", "-0.5", "np.array([1, 2])"),
+    "pos_weight": (
+        *_NUMBERS, "[]", "[1, -2]", "[[1], [2]]", "[1, 'a']", "-0.5", "np.array([1, 2])",
+    ),
     "element_weights": (
-        *_NUMBERS, "[]", "[[]]", "[[1], [2, 3]]", "[[1], 2]", "[[1], [-2]]", "[[1], ['a']]", "[[1], [True]]", "-1.0",
-        "np.array([[1, 2]])", "(1, (2, 3))",
+        *_NUMBERS, "[]", "[[]]", "[[1], [2, 3]]", "[[1], 2]", "[[1], [-2]]", "[[1], ['a']]",
+        "[[1], [True]]", "-1.0", "np.array([[1, 2]])", "(1, (2, 3))",
     ),
     "renormalize": ("'before'", "False"),
     "class_weighting": ("'row'", "0"),
@@ -92,13 +99,14 @@ _BAD: dict[str, tuple[str, ...]] = {
     "on_empty": ("'raise'",),
     "rounding": ("'correct'",),
 }  # fmt: skip
-"""Values of each field that are wrong, or are changed into its canonical form."""
+"""Values of each field that are wrong, or that the field converts to its canonical form."""
 
 _ABSENT = (
-    "weight", "weights", "ignore_class", "dim", "class_axis", "size_average", "reduce", "smoothing", "eps", "from_logit",
-    "labelsmoothing", "reductions", "sample_weight", "mask", "temperature", "self", "name", "spec", "epsilon_", "logits",
+    "weight", "weights", "ignore_class", "dim", "class_axis", "size_average", "reduce", "smoothing",
+    "eps", "from_logit", "labelsmoothing", "reductions", "sample_weight", "mask", "temperature",
+    "self", "name", "spec", "epsilon_", "logits",
 )  # fmt: skip
-"""Names that no class has for a field, and that messages have an answer to."""
+"""Names of no field; the messages of some of them suggest another name or an argument."""
 
 
 def _of_fields() -> Iterator[str]:
@@ -171,7 +179,10 @@ _SERIALIZED = (
     "ul.from_dict({'loss': 'cross_entropy', 'version': 1, 'label_smoothing': 'a'})",
     "ul.from_dict({'loss': 'cross_entropy', 'version': 1, 'label_smoothing': 2})",
     "ul.from_dict({'loss': 'cross_entropy', 'version': 1, 'scale': 2.0})",
-    "ul.from_dict({'loss': 'cross_entropy', 'version': 2, 'class_weights': [1, 2], 'ignore_index': [3, 1]})",
+    (
+        "ul.from_dict({'loss': 'cross_entropy', 'version': 2, 'class_weights': [1, 2], "
+        "'ignore_index': [3, 1]})"
+    ),
     'ul.from_json(b\'{"loss": "mean_squared_error", "version": 1}\')',
     "ul.from_json('{')",
     "ul.from_json('')",
@@ -185,7 +196,7 @@ _SERIALIZED = (
     'ul.from_json(\'{"loss": "cross_entropy", "version": 1, "axis": 1.0}\')',
 )
 
-# --------------------------------------------------------------------------------------------------------- shapes and dtypes
+# ------------------------------------------------------------------------------- shapes and dtypes
 
 _CE, _CE_P = "ul.CrossEntropyLoss(from_logits=True)", "ul.CrossEntropyLoss()"
 _BCE, _BCE_P = "ul.BinaryCrossEntropyLoss(from_logits=True)", "ul.BinaryCrossEntropyLoss()"
@@ -249,7 +260,10 @@ _SHAPES = (
     f"{_CE}.value_and_grad(z, y, upstream=[1.0])",
     "ul.MeanSquaredError(reduction='none').value_and_grad(z, t, upstream=1.0)",
     "ul.MeanSquaredError(reduction='none').value_and_grad(z, t, upstream=np.ones(4))",
-    "ul.MeanSquaredError(reduction='none', rounding='exact').value_and_grad(z, t, upstream=np.ones(4))",
+    (
+        "ul.MeanSquaredError(reduction='none', rounding='exact')"
+        ".value_and_grad(z, t, upstream=np.ones(4))"
+    ),
     f"{_CE}.value_and_grad(z, y[:3])",
     f"ul.check({_CE}, z, y[:3])",
     "ul.cross_entropy_loss(z, y[:3])",
@@ -339,10 +353,19 @@ _VALUES = (
     f"{_MSE}(z, t, sample_weight=f32([1, 1, 1, -0.25]))",
     "ul.CrossEntropyLoss(from_logits=True, on_empty='error')(z, y, sample_weight=np.zeros(4))",
     "ul.CrossEntropyLoss(from_logits=True, on_empty='error')(z, y, mask=np.zeros(4, bool))",
-    "ul.CrossEntropyLoss(from_logits=True, on_empty='error', ignore_index=[0, 1, 2], divisor='present')(z, y)",
+    (
+        "ul.CrossEntropyLoss(from_logits=True, on_empty='error', ignore_index=[0, 1, 2], "
+        "divisor='present')(z, y)"
+    ),
     "ul.CrossEntropyLoss(from_logits=True, on_empty='error', class_weights=[0, 0, 0])(z, y)",
-    "ul.CrossEntropyLoss(from_logits=True, on_empty='error', class_weights=[0, 0, 0], divisor='nonzero')(z, t)",
-    "ul.CrossEntropyLoss(from_logits=True, on_empty='error', divisor='label_weights')(z[:0], t[:0])",
+    (
+        "ul.CrossEntropyLoss(from_logits=True, on_empty='error', class_weights=[0, 0, 0], "
+        "divisor='nonzero')(z, t)"
+    ),
+    (
+        "ul.CrossEntropyLoss(from_logits=True, on_empty='error', divisor='label_weights')"
+        "(z[:0], t[:0])"
+    ),
     "ul.BinaryCrossEntropyLoss(on_empty='error', element_weights=[0, 0, 0])(p, t)",
     "ul.MeanSquaredError(on_empty='error', divisor='all')(z[:0], t[:0])",
     "ul.MeanSquaredError(on_empty='error', average_last_axis=True)(z, t, mask=np.zeros(4, bool))",
@@ -407,12 +430,18 @@ _TORCH = (
     "ul.mean_squared_error(torch.ones(2, 3), [torch.ones(3), torch.ones(3)])",
     "ul.mean_squared_error(f32([[1, 1, 1]] * 2), [[torch.ones(3)], [torch.ones(3)]])",
     "ul.mean_squared_error([torch.ones(3), torch.ones(3)], [[1, 1, 1]] * 2)",
-    "ul.mean_squared_error(torch.ones(2, 3), torch.ones(2, 3), sample_weight=[torch.ones(()), torch.ones(())])",
+    (
+        "ul.mean_squared_error(torch.ones(2, 3), torch.ones(2, 3), "
+        "sample_weight=[torch.ones(()), torch.ones(())])"
+    ),
     "ul.mean_squared_error(jnp.ones((2, 3)), [jnp.ones(3), jnp.ones(3)])",
     "ul.softmax([torch.ones(3), torch.ones(3)])",
     "ul.cross_entropy_loss(torch.ones(2, 3), torch.ones(3, dtype=torch.int64))",
     "ul.cross_entropy_loss(torch.ones(2, 3, dtype=torch.int32), torch.ones(2, dtype=torch.int64))",
-    "ul.cross_entropy_loss(torch.ones(2, 3, dtype=torch.complex64), torch.ones(2, dtype=torch.int64))",
+    (
+        "ul.cross_entropy_loss(torch.ones(2, 3, dtype=torch.complex64), "
+        "torch.ones(2, dtype=torch.int64))"
+    ),
     "ul.cross_entropy_loss(torch.ones(2, 3), torch.tensor([0, 3]), from_logits=True)",
     "ul.cross_entropy_loss(torch.full((2, 3), 2.0, dtype=torch.bfloat16), torch.tensor([0, 1]))",
     "ul.cross_entropy_loss(jnp.ones((2, 3)), jnp.array([0, 3]), from_logits=True)",
@@ -428,14 +457,20 @@ _TORCH = (
     "ul.from_native(torch.nn.functional.l1_loss)",
     "ul.from_native(torch.nn.functional.cross_entropy, input=1)",
     "ul.from_native(torch.nn.functional.cross_entropy, smoothing=0.1)",
-    "ul.from_native(torch.nn.BCEWithLogitsLoss(pos_weight=torch.ones(2, 3) * torch.arange(6.0).reshape(2, 3)))",
-    "ul.from_native(torch.nn.CrossEntropyLoss(label_smoothing=0.1, weight=torch.tensor([1.0, 2.0])))",
+    (
+        "ul.from_native(torch.nn.BCEWithLogitsLoss("
+        "pos_weight=torch.ones(2, 3) * torch.arange(6.0).reshape(2, 3)))"
+    ),
+    (
+        "ul.from_native(torch.nn.CrossEntropyLoss(label_smoothing=0.1, "
+        "weight=torch.tensor([1.0, 2.0])))"
+    ),
     "ul.from_native(ul.MeanSquaredError().to('torch'))",
     "ul.CrossEntropyLoss().to_native('torch')",
     "ul.from_native(ul.BinaryCrossEntropyLoss(epsilon='torch', divisor='all').to_native('torch'))",
 )
 
-# ----------------------------------------------------------------------------------------------------------------- switching
+# --------------------------------------------------------------------------------------- switching
 
 _LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 
@@ -581,11 +616,26 @@ _OBJECTS = (
     "ul.CrossEntropyLoss(from_logits=True, axis=1).to_native('onnx', rank=1)",
     "ul.CrossEntropyLoss(from_logits=True, axis=1).to_native('onnx', rank=2.0)",
     "ul.CrossEntropyLoss(from_logits=True, axis=1).to_native('onnx', rank=2, code=True)",
-    "ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]).to_native('torch', code=True)",
-    "ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2]).to_native('onnx', code=True)",
-    "ul.CrossEntropyLoss(axis=-1, ignore_index=[1, 2], epsilon='keras').to_native('keras', code=True)",
-    "ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=0).to_native('torch', code=True)",
-    "ul.BinaryCrossEntropyLoss(from_logits=True, label_smoothing=0.1).to_native('tensorflow', code=True)",
+    (
+        "ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2])"
+        ".to_native('torch', code=True)"
+    ),
+    (
+        "ul.CrossEntropyLoss(from_logits=True, axis=1, ignore_index=[1, 2])"
+        ".to_native('onnx', code=True)"
+    ),
+    (
+        "ul.CrossEntropyLoss(axis=-1, ignore_index=[1, 2], epsilon='keras')"
+        ".to_native('keras', code=True)"
+    ),
+    (
+        "ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=0)"
+        ".to_native('torch', code=True)"
+    ),
+    (
+        "ul.BinaryCrossEntropyLoss(from_logits=True, label_smoothing=0.1)"
+        ".to_native('tensorflow', code=True)"
+    ),
     "ul.diff('torch.nn.MSELoss()', 3)",
     "ul.diff(None, ul.MeanSquaredError())",
     "ul.explain('torch.nn.L1Loss()')",
@@ -605,11 +655,11 @@ def _switching() -> Iterator[str]:
     yield from _OBJECTS
 
 
-# ------------------------------------------------------------------------------------------------------------------ the file
+# ---------------------------------------------------------------------------------------- the file
 
 
 def groups() -> dict[str, dict[str, Any]]:
-    """The calls by group: texts that are evaluated, and the bad calls of the conformance suite by their names."""
+    """Return the calls by group: texts to evaluate, and bad calls of conformance by name."""
     written = {
         "fields": _of_fields(),
         "unknown fields": _of_unknown_fields(),
@@ -630,7 +680,7 @@ def groups() -> dict[str, dict[str, Any]]:
 
 
 def of_group(group: str) -> dict[str, Outcome]:
-    """What comes of each call of a group."""
+    """Return the outcome of each call of a group."""
     names = dict(NAMES)
     if group == "torch and jax":
         import jax.numpy as jnp
@@ -641,7 +691,7 @@ def of_group(group: str) -> dict[str, Outcome]:
 
 
 def make() -> str:
-    """The file: each group of calls with what comes of them, one a line."""
+    """Return the text of the file: each group of calls with their outcomes, one a line."""
     written = [f"{json.dumps(group)}: {lines(of_group(group))}" for group in groups()]
     return "{\n" + ",\n".join(written) + "}\n"
 
@@ -649,8 +699,9 @@ def make() -> str:
 def _outcome(call: Any, names: dict[str, Any]) -> Outcome:
     try:
         with np.errstate(all="ignore"):
-            result = eval(call, names) if isinstance(call, str) else _run(call)  # noqa: S307 - the texts are ours
-    except Exception as error:  # noqa: BLE001 - whatever is raised is what is kept
+            # The texts are those of this file.
+            result = eval(call, names) if isinstance(call, str) else _run(call)  # noqa: S307
+    except Exception as error:  # noqa: BLE001 - the file keeps every error
         return [type(error).__name__, _own_words(error)]
     return ["", repr(result)]
 
@@ -664,7 +715,10 @@ def _run(call: Any) -> Any:
 
 
 def _own_words(error: Exception) -> str:
-    """The message without the words of Python, NumPy or a framework that it quotes, which change with their versions."""
+    """Return the message without quoted words of Python, NumPy or a framework.
+
+    Those words change with the version of the quoted package.
+    """
     message, cause = str(error), error.__cause__
     for quoted in (getattr(cause, "msg", None), str(cause) if cause else None):
         if quoted:

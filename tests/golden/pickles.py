@@ -1,8 +1,11 @@
-"""Pickle specs, and what `to` makes of them, in the version that is installed here: ``python tests/golden/pickles.py VERSION``.
+"""Pickle specs and bound losses with the installed version.
 
-The files show that newer code reads what this version wrote, so they are made once for a version and never renewed. Each
-holds a dictionary: the JSON of a spec, and the object that was made of it. The script reads `specs.json` beside it and
-imports nothing else of the tests, so that an older version can run it.
+Run ``python tests/golden/pickles.py VERSION``.
+
+The files prove that newer code reads what this version wrote, so make them once for a version and
+never renew them. Each file holds a dictionary from the JSON of a spec to the object made of it. The
+script reads only `specs.json` and imports nothing from the tests, so that an older version can run
+it.
 """
 
 from __future__ import annotations
@@ -17,14 +20,14 @@ import unifiedloss as ul
 FOLDER = Path(__file__).parent
 
 BACKENDS = ("numpy", "torch", "tensorflow", "jax")
-"""Their objects are pickled. Keras' loss is not: Keras saves it in its own format."""
+"""The backends whose bound losses are pickled. Keras saves its loss in a format of its own."""
 
 _EVERY = 6
-"""One spec of so many is bound to a framework."""
+"""One spec in this many is bound to a framework."""
 
 
 def main() -> None:
-    """Write the files of this version."""
+    """Write the files of the version named on the command line."""
     version = sys.argv[1]
     rows = json.loads((FOLDER / "specs.json").read_text(encoding="utf-8"))
     specs = {row["json"]: ul.from_json(row["json"]) for row in rows.values()}

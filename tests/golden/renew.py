@@ -1,7 +1,8 @@
-"""Write the golden files anew: ``python -m tests.golden.renew``. Review the difference before it is committed.
+"""Renew the golden files: ``python -m tests.golden.renew``.
 
-The bits of exact mode are promised never to change: new cases are added, and no other entry is touched. The pickles are
-not made here, as they show that today's code reads what old code wrote; see `tests.golden.pickles`.
+Review the difference before you commit it. The bits of exact mode are promised never to
+change, so this only adds new cases to them. It does not make the pickles, because they prove that
+today's code reads what old code wrote; see `tests.golden.pickles`.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ FILES: dict[str, Callable[[], str]] = {
     "explain.txt": texts.explanations,
     "names.json": texts.names,
 }
-"""Each file that a deliberate change renews, and what makes its text."""
+"""The files that a deliberate change renews, each with the function that makes its text."""
 
 BITS = FOLDER / "exact.json"
 
 
 def known_bits() -> dict[str, list[str]]:
-    """The bits on file."""
+    """Return the bits on file."""
     found: dict[str, list[str]] = json.loads(BITS.read_text(encoding="utf-8"))
     return found
 
 
 def main() -> None:
-    """Write every file, and say which one changed."""
+    """Write every file, and print which ones changed."""
     for name, make in FILES.items():
         _write(FOLDER / name, make())
     known = known_bits() if BITS.exists() else {}

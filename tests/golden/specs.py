@@ -1,4 +1,4 @@
-"""Specs over all classes and fields: each value of each field alone, and seeded combinations."""
+"""List specs of all classes: each value of each field alone, and seeded combinations of fields."""
 
 from __future__ import annotations
 
@@ -53,15 +53,18 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "MeanSquaredError": _ELEMENTS | _SHARED | _SCALED,
     "NegativeLogLikelihoodLoss": _SHARED | _CLASSES,
 }
-"""Values that each field of each class takes. Values of "renormalize" and "epsilon_added" need an epsilon."""
+"""Values for each field of each class. "renormalize" and "epsilon_added" also need an epsilon."""
 
 _NEEDS = {"renormalize": "epsilon='keras', ", "epsilon_added": "epsilon=1e-07, "}
 _COMBINATIONS = 20
+"""How many combinations are drawn for each class."""
+
 _SHARE = 0.45
+"""The probability that a field is part of a combination."""
 
 
 def texts() -> list[str]:
-    """The specs as the calls that make them, in a fixed order."""
+    """Return the calls that make the specs, in a fixed order."""
     found = []
     for cls, fields in FIELDS.items():
         found.append(f"{cls}()")
@@ -73,7 +76,7 @@ def texts() -> list[str]:
 
 
 def _combinations(cls: str, fields: dict[str, tuple[Any, ...]]) -> list[str]:
-    """Calls with several fields drawn at random, those left out that the class refuses."""
+    """Return calls with several fields drawn at random, without those that the class refuses."""
     rng = random.Random(cls)
     found: list[str] = []
     while len(found) < _COMBINATIONS:
@@ -92,12 +95,15 @@ def _combinations(cls: str, fields: dict[str, tuple[Any, ...]]) -> list[str]:
 
 
 def read(text: str) -> Any:
-    """The spec that a call makes."""
+    """Return the spec that a call makes."""
     return eval(text, dict(vars(ul)))  # noqa: S307 - the texts are ours
 
 
 def make() -> str:
-    """The file: for each call the JSON and the repr of its spec, in which every field has its canonical value."""
+    """Return the text of the file: for each call the JSON and the repr of its spec.
+
+    Both have the canonical value of every field.
+    """
     rows = {}
     for text in texts():
         spec = read(text)
@@ -115,6 +121,6 @@ def make() -> str:
 
 
 def lines(rows: dict[str, Any]) -> str:
-    """A dictionary as JSON with one entry a line, so that a difference shows the entry."""
+    """Return a dictionary as JSON with one entry a line, so that a diff shows the entry."""
     written = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in rows.items()]
     return "{\n" + ",\n".join(written) + "\n}\n"

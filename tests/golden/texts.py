@@ -1,4 +1,4 @@
-"""What `explain` says, and the public names with their parameters."""
+"""Make the explanations of specs, and the list of public names with their parameters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,24 @@ from .specs import lines, read
 EXPLAINED = (
     "CrossEntropyLoss()",
     "CrossEntropyLoss(from_logits=True)",
-    "CrossEntropyLoss(from_logits=True, axis=1, class_weights=[1, 2.5], ignore_index=-100, divisor='label_weights')",
-    "CrossEntropyLoss(from_logits=True, axis=1, ignore_index=-100, label_smoothing=0.1, divisor='label_weights')",
+    (
+        "CrossEntropyLoss(from_logits=True, axis=1, class_weights=[1, 2.5], ignore_index=-100, "
+        "divisor='label_weights')"
+    ),
+    (
+        "CrossEntropyLoss(from_logits=True, axis=1, ignore_index=-100, label_smoothing=0.1, "
+        "divisor='label_weights')"
+    ),
     "CrossEntropyLoss(from_logits=True, ignore_index=[3, -1], reduction='sum', rounding='exact')",
-    "CrossEntropyLoss(from_logits=True, class_weights=[1, 2], class_weighting='position', label_smoothing=0.1)",
+    (
+        "CrossEntropyLoss(from_logits=True, class_weights=[1, 2], class_weighting='position', "
+        "label_smoothing=0.1)"
+    ),
     "CrossEntropyLoss(epsilon=1e-07, reduction='none', scale=0.5)",
-    "CrossEntropyLoss(epsilon='keras', renormalize='before_clip', axis=-1, on_empty='zero', dtype='float32')",
+    (
+        "CrossEntropyLoss(epsilon='keras', renormalize='before_clip', axis=-1, on_empty='zero', "
+        "dtype='float32')"
+    ),
     "CrossEntropyLoss(epsilon='keras', renormalize='after_clip', divisor='present')",
     "CrossEntropyLoss(epsilon='sklearn', on_empty='error')",
     "CrossEntropyLoss(from_logits=True, axis=1)",
@@ -28,21 +40,33 @@ EXPLAINED = (
     "BinaryCrossEntropyLoss()",
     "BinaryCrossEntropyLoss(from_logits=True)",
     "BinaryCrossEntropyLoss(from_logits=True, pos_weight=3, divisor='all')",
-    "BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=-3, element_weights=[1, 0.5], divisor='all')",
+    (
+        "BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=-3, "
+        "element_weights=[1, 0.5], divisor='all')"
+    ),
     "BinaryCrossEntropyLoss(epsilon='torch', divisor='all')",
     "BinaryCrossEntropyLoss(epsilon=1e-07, epsilon_added=True, divisor='nonzero', scale=2)",
-    "BinaryCrossEntropyLoss(epsilon='keras', average_last_axis=True, label_smoothing=0.1, divisor='present', on_empty='zero')",
+    (
+        "BinaryCrossEntropyLoss(epsilon='keras', average_last_axis=True, label_smoothing=0.1, "
+        "divisor='present', on_empty='zero')"
+    ),
     "BinaryCrossEntropyLoss(epsilon=0.25, rounding='exact', reduction='sum')",
     "BinaryCrossEntropyLoss(epsilon='sklearn', dtype='float64', reduction='none')",
     "MeanSquaredError()",
     "MeanSquaredError(element_weights=[[1, 2], [3, 0.5]], reduction='none')",
-    "MeanSquaredError(average_last_axis=True, divisor='present', on_empty='zero', scale=0.5, dtype='float32')",
+    (
+        "MeanSquaredError(average_last_axis=True, divisor='present', on_empty='zero', scale=0.5, "
+        "dtype='float32')"
+    ),
     "MeanSquaredError(element_weights=2, divisor='nonzero', on_empty='error', rounding='exact')",
     "NegativeLogLikelihoodLoss()",
-    "NegativeLogLikelihoodLoss(axis=1, class_weights=[1, 2], ignore_index=-100, divisor='label_weights')",
+    (
+        "NegativeLogLikelihoodLoss(axis=1, class_weights=[1, 2], ignore_index=-100, "
+        "divisor='label_weights')"
+    ),
     "NegativeLogLikelihoodLoss(reduction='sum', on_empty='zero', rounding='exact')",
 )
-"""Specs in which every field has a value other than its default at least once."""
+"""Specs in which every field differs from its default at least once."""
 
 _NATIVE = (
     "torch.nn.CrossEntropyLoss(label_smoothing=0.1)",
@@ -54,11 +78,11 @@ _NATIVE = (
 )
 
 _WITH_LATEX = 4
-"""One explanation of so many is also kept as LaTeX."""
+"""One explanation in this many is also kept as LaTeX."""
 
 
 def explanations() -> str:
-    """The file: what `explain` says of each spec, and of some losses of other libraries."""
+    """Return the text of the file: explanations of the specs and of losses of other libraries."""
     found = []
     for number, text in enumerate((*EXPLAINED, *_NATIVE)):
         explained = ul.explain(text if text in _NATIVE else read(text))
@@ -69,7 +93,7 @@ def explanations() -> str:
 
 
 def paths() -> list[str]:
-    """The import paths that docs/api.md renders, and all public names of the package."""
+    """Return the import paths that docs/api.md renders, and all public names of the package."""
     page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
     rendered = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
     errors = [name for name in vars(ul.errors) if name.endswith("Error")]
@@ -83,12 +107,12 @@ def paths() -> list[str]:
 
 
 def names() -> str:
-    """The file: for each public name its parameters, and for a class its public members."""
+    """Return the text of the file: parameters of public names, and members of classes."""
     return lines({path: _outline(path) for path in paths()})
 
 
 def found_at(path: str) -> Any:
-    """The object at an import path."""
+    """Return the object at an import path."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -110,7 +134,7 @@ def _outline(path: str) -> dict[str, Any]:
 
 
 def _parameters(obj: Any) -> str:
-    """The parameters of a function with their defaults and without their types; "" for anything else."""
+    """Return the parameters with their defaults and without their types; "" if not a function."""
     if not callable(obj):
         return ""
     try:

@@ -1,6 +1,7 @@
-"""Code as users write it, for the type checkers alone: "make lint" holds what they infer against what stands here.
+"""User code for the type checkers: "make lint" compares the types they infer with the types here.
 
-The tensor type that goes in comes out, whichever framework it is from, and none of them has to be installed for the others.
+The result has the tensor type of the predictions, for every framework. No framework needs another
+one to be installed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import unifiedloss as ul
 
 
 def torch_in_torch_out(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Functions and specs keep torch.Tensor."""
+    """Functions and specs return torch.Tensor for torch.Tensor."""
     spec = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1, ignore_index=-100)
     assert_type(spec(logits, labels, sample_weight=None, mask=None), torch.Tensor)
     assert_type(spec.value_and_grad(logits, labels), tuple[torch.Tensor, torch.Tensor])
@@ -31,33 +32,34 @@ def torch_in_torch_out(logits: torch.Tensor, labels: torch.Tensor) -> None:
 
 
 def jax_in_jax_out(logits: jax.Array, labels: jax.Array) -> None:
-    """Functions and specs keep jax.Array."""
+    """Functions and specs return jax.Array for jax.Array."""
     assert_type(ul.MeanSquaredError()(logits, labels), jax.Array)
     assert_type(ul.softmax(logits), jax.Array)
     assert_type(ul.cross_entropy_loss(logits, labels, class_weights=(1.0, 2.0)), jax.Array)
 
 
 def numpy_in_numpy_out(predictions: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
-    """The two arguments need not have one type: the predictions decide, and the dtype stays."""
+    """The predictions decide the type and dtype of the result; the targets may have another."""
     assert_type(ul.softmax(predictions), NDArray[np.float32])
     assert_type(ul.BinaryCrossEntropyLoss()(predictions, targets), NDArray[np.float32])
     assert_type(ul.mean_squared_error(predictions, targets), NDArray[np.float32])
 
 
 def mixed(logits: torch.Tensor, labels: list[int]) -> None:
-    """NumPy arrays and lists may accompany any framework's predictions."""
+    """Targets may be NumPy arrays or lists beside the predictions of any framework."""
     assert_type(ul.cross_entropy_loss(logits, labels, from_logits=True), torch.Tensor)
     assert_type(ul.cross_entropy_loss(logits, np.array(labels), from_logits=True), torch.Tensor)
 
 
 def serialised(spec: ul.CrossEntropyLoss) -> None:
-    """Dictionaries and JSON texts are plain."""
+    """Serialization gives a plain str and a plain dict."""
     assert_type(spec.to_json(), str)
     assert_type(spec.to_dict(), dict[str, Any])
 
 
 def misuse(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """What must not pass: a checker that stops complaining here makes the line's own comment an error."""
-    ul.cross_entropy_loss(logits, labels, True)  # type: ignore[call-overload]  # noqa: FBT003 - options are keyword-only
+    """Each line is a type error; if a checker accepts it, its unused "type: ignore" is an error."""
+    # Options are keyword-only.
+    ul.cross_entropy_loss(logits, labels, True)  # type: ignore[call-overload]  # noqa: FBT003
     ul.CrossEntropyLoss(reduction="average")  # type: ignore[arg-type]
     ul.CrossEntropyLoss().epsilon = 0.5  # type: ignore[misc]  # specs are frozen
