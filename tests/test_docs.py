@@ -64,7 +64,10 @@ for task in sys.stdin:
 
 
 class Pages:
-    """A process that runs pages one after the other, each in a module of its own, so that frameworks are loaded once."""
+    """A process that runs pages one after the other, so that it loads frameworks only once.
+
+    Each page has a module of its own.
+    """
 
     def __init__(self, stderr: Path) -> None:
         self._stderr = stderr
@@ -79,7 +82,7 @@ class Pages:
             )
 
     def run(self, page: str, blocks: list[Block], folder: Path) -> None:
-        """Run blocks in order; one that raises, or prints something else than it should, fails the test."""
+        """Run blocks in order; fail if one raises, or prints other than expected."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         task = [page, [astuple(block) for block in blocks], str(folder)]
@@ -151,7 +154,7 @@ def shared_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
 
 @pytest.fixture
 def pages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pages]:
-    """What runs a page: with --strength all a process of its own, as its reader has, and otherwise the one for all."""
+    """The process that runs a page: one for all pages, or one a page with --strength all."""
     if request.config.getoption("strength") != "all":
         yield request.getfixturevalue("shared_pages")
         return
