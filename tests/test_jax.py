@@ -552,7 +552,7 @@ def test_exported_with_a_symbolic_batch() -> None:
 
 
 def test_split_over_devices() -> None:
-    """Arrays split by rows or classes work with automatic and explicit sharding, shard_map, pmap."""
+    """Arrays split by rows or classes work under any sharding mode, shard_map and pmap."""
     run(
         """
         import jax, jax.numpy as jnp, numpy as np, unifiedloss as ul
