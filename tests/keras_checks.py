@@ -1,7 +1,7 @@
-"""What must hold of the Keras adapter on whichever backend Keras runs: tests/test_keras.py runs this file once per backend.
+"""Checks of the Keras adapter; tests/test_keras.py runs this file once for each Keras backend.
 
-Not named test_*, as one process has one backend of Keras. Numbers are compared with the NumPy adapter in float64, which has no line in
-common with Keras.
+The file is not named test_*, because a process can use one Keras backend only. Numbers are compared
+with the NumPy adapter in float64, which shares no code with Keras.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ Array = NDArray[Any]
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    # A second device to distribute to, made of the first one; possible only before TensorFlow has begun.
+    # Split the CPU into two devices to distribute to; this must happen before TensorFlow starts.
     (_cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 ADAPTER = registry.adapter("keras")
 BACKEND = registry.adapter(keras.backend.backend())
 COMPILES = BACKEND.name != "numpy"
-"""Whether this backend trains: Keras on NumPy only predicts and evaluates."""
+"""Whether this backend trains; Keras on NumPy only predicts and evaluates."""
 
-# The probe of the frameworks' differences: logits, labels, class weights.
+# Logits, labels and class weights on which the frameworks' losses differ.
 X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
 Y = np.array([0, 1, 1, 2])
 W = [1.0, 2.0, 4.0]
@@ -96,7 +96,7 @@ CASES: list[tuple[Any, Array, Array]] = [
 
 
 def tensor(x: Any) -> Any:
-    """A tensor of Keras' backend, of the array's own dtype, also where JAX narrows 64 bits."""
+    """A tensor of Keras' backend that keeps the array's dtype, also 64 bits in JAX."""
     return BACKEND.convert(np.asarray(x), None)
 
 
@@ -106,7 +106,7 @@ def numpy(x: Any) -> Array:
 
 
 def wide(x: Array) -> Array:
-    """An array as NumPy reads it exactly."""
+    """The array in float64 if it is floating, and unchanged otherwise."""
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
@@ -119,7 +119,7 @@ def expected(
 
 
 def graph(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function compiled, as the backend compiles: tf.function, jax.jit, torch.compile; on NumPy plainly."""
+    """Call a function under tf.function, jax.jit or torch.compile; on NumPy call it directly."""
     name = {"tensorflow": "function", "jax": "jit", "torch": "aot_eager", "numpy": "eager"}[
         BACKEND.name
     ]
@@ -127,7 +127,7 @@ def graph(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def eagerly(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Any:
-    """The loss that Keras' adapter finds where values can be read."""
+    """The loss of the Keras adapter in an eager call, where values can be read."""
     return ADAPTER.loss(spec, tensor(predictions), tensor(targets), **companions)
 
 
@@ -137,7 +137,7 @@ def eagerly(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Any
     [np.array(["a"] * 5), np.array([{}] * 5), np.array([1j] * 5), np.array([1] * 5, "M8[D]")],
 )
 def test_arrays_of_no_admitted_dtype(array: Array, shape: tuple[int, ...]) -> None:
-    """What the backend has no tensor for is refused by the loss and by Keras' object alike, in the words NumPy has for it."""
+    """The loss and the Keras object refuse arrays of other dtypes with NumPy's message."""
     array = array.reshape(shape)
     for spec, predictions in (
         (CE(from_logits=True), LOGITS),
@@ -160,7 +160,7 @@ def test_arrays_of_no_admitted_dtype(array: Array, shape: tuple[int, ...]) -> No
 
 
 def loss(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Array:
-    """The loss that Keras' adapter finds."""
+    """The loss of the Keras adapter."""
 
     def step(p: Any) -> Any:
         return ADAPTER.loss(spec, p, np.asarray(targets), **companions)
@@ -169,7 +169,7 @@ def loss(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Array:
 
 
 def differentiated(spec: Any, predictions: Any, targets: Any, **companions: Any) -> tuple[Any, Any]:
-    """The loss and the gradient that Keras' adapter finds."""
+    """The loss and the gradient of the Keras adapter."""
 
     def step(p: Any) -> Any:
         return ADAPTER.value_and_grad(spec, p, np.asarray(targets), **companions)
@@ -179,22 +179,22 @@ def differentiated(spec: Any, predictions: Any, targets: Any, **companions: Any)
 
 
 def _quickest(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function eagerly, but for JAX, which takes three times as long to compile every operation apart."""
-    return (graph if BACKEND.name == "jax" else lambda f, *x: f(*x))(function, *arguments)
+    """Call a function eagerly, but under jit on JAX, where eager calls take three times as long."""
+    return graph(function, *arguments) if BACKEND.name == "jax" else function(*arguments)
 
 
 def gradient(spec: Any, predictions: Any, targets: Any, **companions: Any) -> Array:
-    """The gradient that Keras' adapter finds."""
+    """The gradient of the Keras adapter."""
     return numpy(differentiated(spec, predictions, targets, **companions)[1])
 
 
-# ------------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))
 @pytest.mark.parametrize("accompanied", [False, True])
 def test_numbers_are_numpys(case: int, accompanied: bool) -> None:
-    """Value and gradient of every field agree with NumPy's, plain and with weights, masks and both in turn."""
+    """Loss and gradient agree with NumPy's for every field, with and without weights and masks."""
     spec, predictions, targets = CASES[case]
     both = {"sample_weight": WEIGHTS, "mask": MASK}
     companions = [both, {"sample_weight": WEIGHTS}, {"mask": MASK}][case % 3] if accompanied else {}
@@ -209,7 +209,7 @@ def test_numbers_are_numpys(case: int, accompanied: bool) -> None:
     ("spec", "predictions", "targets"), [CASES[4], CASES[17], CASES[20], CASES[22], CASES[26]]
 )
 def test_compiled_numbers_are_numpys(spec: Any, predictions: Array, targets: Array) -> None:
-    """The same in a graph, where no value can be read and every check is made by selects."""
+    """Losses agree in a compiled graph too, where selects replace the checks of values."""
     compiled = graph(lambda p, t: ADAPTER.loss(spec, p, t), tensor(predictions), tensor(targets))
     np.testing.assert_allclose(
         numpy(compiled), expected(spec, predictions, targets)[0], rtol=2e-6, atol=1e-6
@@ -287,23 +287,18 @@ def test_compiled_call_is_the_backends(spec: Any, predictions: Array, targets: A
 )
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_dtypes(spec: Any, predictions: Array, targets: Array, dtype: str) -> None:
-    """float64 is computed as such; half types are computed in float32 and rounded once."""
-    narrow = (
-        numpy(keras.ops.cast(tensor(predictions), dtype))
-        if dtype != "float64"
-        else predictions.astype(dtype)
-    )
-    given = (
-        tensor(predictions.astype("float64"))
-        if dtype == "float64"
-        else keras.ops.cast(tensor(predictions), dtype)
-    )
-    targets = wide(targets) if dtype == "float64" else targets
-    run = ADAPTER.modes()[
-        "jit" if BACKEND.name == "jax" else "eager"
-    ].run  # which enable x64 in JAX
+    """float64 is computed in float64; half types are computed in float32 and rounded once."""
+    if dtype == "float64":
+        array = predictions.astype(dtype)
+        given = tensor(array)
+        targets = wide(targets)
+    else:
+        given = keras.ops.cast(tensor(predictions), dtype)
+        array = numpy(given)
+    # The modes enable x64 in JAX.
+    run = ADAPTER.modes()["jit" if BACKEND.name == "jax" else "eager"].run
     value, slope = run(lambda p: ADAPTER.value_and_grad(spec, p, targets), given)
-    wanted, wanted_slope = expected(spec, narrow, targets)
+    wanted, wanted_slope = expected(spec, array, targets)
     assert ADAPTER.dtype_name(value.dtype) == ("float64" if dtype == "float64" else "float32")
     assert ADAPTER.dtype_name(slope.dtype) == dtype
     np.testing.assert_allclose(numpy(value), wanted, rtol=1e-13 if dtype == "float64" else 2e-6)
@@ -314,7 +309,7 @@ def test_dtypes(spec: Any, predictions: Array, targets: Array, dtype: str) -> No
 
 
 def test_float64_targets_widen() -> None:
-    """float64 targets beside float32 predictions are read exactly, also where Keras runs on JAX without x64."""
+    """float64 targets beside float32 predictions are read exactly, also on JAX without x64."""
     targets = np.array([0.1, 0.7])
     value = numpy(ADAPTER.loss(MSE(), tensor(np.float32([0.1, 0.7])), targets))
     wanted = np.mean((np.float64(np.float32([0.1, 0.7])) - targets) ** 2)
@@ -322,26 +317,29 @@ def test_float64_targets_widen() -> None:
 
 
 def test_a_spec_that_names_its_dtype() -> None:
-    """NumPy's float64 is read in it, on JAX too, which else refuses float64 where x64 is off."""
+    """A spec with a dtype reads float64 NumPy arrays in it, which JAX without x64 refuses else."""
     spec = ul.MeanSquaredError(average_last_axis=True, dtype="float32")
-    wide, targets = LOGITS.astype(np.float64) / 3, DENSE.astype(np.float64)
-    found = numpy(spec.to("keras")(targets, wide))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, spec(wide, targets), rtol=1e-6)
+    predictions, targets = LOGITS.astype(np.float64) / 3, DENSE.astype(np.float64)
+    value = numpy(spec.to("keras")(targets, predictions))
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(value, spec(predictions, targets), rtol=1e-6)
 
 
 @pytest.mark.parametrize("label", ["uint8", "int16", "uint32", "int64"])
 def test_labels_of_every_integer_dtype(label: str) -> None:
-    """Labels keep their meaning in every dtype, also in those that Keras does not know on torch."""
+    """Labels keep their value in every dtype, also in those that Keras lacks on torch."""
     value = loss(CE(from_logits=True, ignore_index=-100), X, Y.astype(label))
     np.testing.assert_allclose(value, 0.764189, rtol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------- what frameworks disagree on
+# ---------------------------------------------------------------- where frameworks' losses disagree
 
 
 def test_divisors_of_sample_weights() -> None:
-    """Weights divide by their sum unless another divisor is named: Keras divides by N, sklearn by the sum, TensorFlow 1 by a count."""
+    """A weighted mean divides by the sum of the weights unless another divisor is named.
+
+    Keras divides by N, sklearn by the sum, TensorFlow 1 by a count.
+    """
     weights = np.float32([1, 0, 3, 1])
     for divisor, wanted in (
         ("weights", 0.387003),
@@ -354,7 +352,10 @@ def test_divisors_of_sample_weights() -> None:
 
 
 def test_class_weights_divide_alike_for_both_kinds_of_target() -> None:
-    """One-hot targets have the same mean as indices, where torch divides by N; Keras' own number needs its own divisor."""
+    """One-hot targets and indices have the same mean, while torch divides by N for one-hot ones.
+
+    Keras' number for both needs Keras' divisor.
+    """
     spec = CE(from_logits=True, class_weights=W)
     for targets in (Y, np.eye(3, dtype=np.float32)[Y]):
         np.testing.assert_allclose(loss(spec, X, targets), 0.878126, rtol=2e-6)
@@ -364,7 +365,7 @@ def test_class_weights_divide_alike_for_both_kinds_of_target() -> None:
 
 
 def test_ignored_labels() -> None:
-    """Nothing is ignored unless asked for, and what is ignored leaves the divisor."""
+    """Only labels in ignore_index are ignored, and they leave the divisor."""
     spec = CE(from_logits=True, ignore_index=-100)
     np.testing.assert_allclose(loss(spec, X, [0, 1, -100, 2]), 0.971275, rtol=2e-6)
     np.testing.assert_allclose(loss(spec, X, [0, -100, 1, 2]), 0.549717, rtol=2e-6)
@@ -376,7 +377,7 @@ def test_ignored_labels() -> None:
 
 
 def test_everything_ignored() -> None:
-    """A mean of nothing is NaN or 0, as asked; its gradient is 0."""
+    """A mean without positions is NaN or 0, as on_empty asks; its gradient is 0."""
     spec = CE(from_logits=True, ignore_index=1)
     nothing = np.ones(4, int)
     assert np.isnan(loss(spec, X, nothing))
@@ -385,7 +386,7 @@ def test_everything_ignored() -> None:
 
 
 def test_bad_labels() -> None:
-    """No label wraps or counts as 0: eager calls raise, compiled ones give NaN there and nowhere else, in the gradient too."""
+    """A bad label raises in eager calls; compiled, only its position and gradient are NaN."""
     spec = CE(from_logits=True)
     for label in (-1, -3, 3, 2**32 + 1):
         with pytest.raises(BadValueError, match=rf"targets\[2\] is {label}: not a class index"):
@@ -404,21 +405,24 @@ def test_bad_labels() -> None:
 
 
 def test_clipping() -> None:
-    """epsilon clips to [epsilon, 1 - epsilon], with gradient 0 outside and 1/p on the bound; without it a 0 costs infinity."""
+    """epsilon clips to [epsilon, 1 - epsilon], with gradient 0 outside and -1/p on the bound.
+
+    Without epsilon, p = 0 costs infinity.
+    """
     probabilities = np.float32([[0, 0.5, 0.5]])
     clipped = CE(epsilon=1e-7)
     np.testing.assert_allclose(loss(clipped, probabilities, [0]), 16.118095, rtol=1e-6)
     assert not gradient(clipped, probabilities, [0]).any()
     assert np.isposinf(loss(CE(), probabilities, [0]))
     assert np.isneginf(gradient(CE(), probabilities, [0])[0, 0])
-    bound = np.float32(2.0**-20)  # a bound that float32 holds
+    bound = np.float32(2.0**-20)  # exact in float32
     slope = gradient(CE(epsilon=float(bound)), np.float32([[bound, 1 - bound]]), [0])
     np.testing.assert_allclose(slope, [[-1 / bound, 0]], rtol=1e-6)
     assert not gradient(BCE(epsilon=1e-7), np.float32([0, 1]), np.float32([1, 0])).any()
 
 
 def test_nothing_is_renormalized() -> None:
-    """A row of probabilities is read as it stands, and what is no probability is an error."""
+    """Rows of probabilities are not renormalized, and a number that is no probability raises."""
     np.testing.assert_allclose(
         loss(CE(), np.float32([[0.4, 0.2, 0.2]]), [0]), -np.log(0.4), rtol=1e-6
     )
@@ -428,7 +432,10 @@ def test_nothing_is_renormalized() -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_numbers_given_are_used(compiled: bool) -> None:
-    """On TensorFlow, Keras' losses put a softmax or sigmoid aside and compute from its argument; ours read the numbers (rows 13, 14)."""
+    """The losses read the probabilities that they are given.
+
+    Keras' own losses on TensorFlow find the softmax or sigmoid behind them and use its logits.
+    """
     run = graph if compiled else lambda function, *arguments: function(*arguments)
     softmax, sigmoid = keras.ops.softmax, keras.ops.sigmoid
     hot = tensor(np.float32([[100, 0]]))
@@ -449,7 +456,7 @@ def test_the_numbers_given_are_used(compiled: bool) -> None:
 
 
 def test_binary_logits_of_any_size() -> None:
-    """Logits are never clipped: 100 costs 100 (15.942385 by Keras' own loss on NumPy)."""
+    """Logits are never clipped: 100 costs 100, where Keras' own loss on NumPy gives 15.942385."""
     spec = BCE(from_logits=True, reduction="none")
     np.testing.assert_allclose(loss(spec, np.float32([100, -100]), [0.0, 1.0]), [100, 100])
     assert (loss(spec, np.float32([100, -100]), [1.0, 0.0]) < 1e-40).all()
@@ -463,7 +470,10 @@ def test_binary_logits_of_any_size() -> None:
     [(None, 0.0, False), (3.0, 0.2, False), (None, 0.2, True), (3.0, 0.0, True)],
 )
 def test_binary_gradient(pos_weight: float | None, smoothing: float, compiled: bool) -> None:
-    """(1 - t' - q t')/2 at logit 0, where hand-written formulas have 0 or 1; sigma - t at infinity, where they have NaN."""
+    """The gradient is (1 - t' - q t') / 2 at logit 0 and sigma - t at infinite logits.
+
+    Hand-written formulas give 0 or 1 at logit 0, and NaN at infinite logits.
+    """
     spec = BCE(from_logits=True, pos_weight=pos_weight, label_smoothing=smoothing, reduction="sum")
     logits = np.tile(np.float32([0, 100, -100, np.inf, -np.inf]), (3, 1))
     targets = np.repeat(np.float32([[0], [0.25], [1]]), 5, axis=1)
@@ -484,15 +494,13 @@ def test_binary_gradient(pos_weight: float | None, smoothing: float, compiled: b
 def test_binary_loss_at_infinity() -> None:
     """An infinite logit costs 0 where the label agrees and infinity where it does not."""
     spec = BCE(from_logits=True, reduction="none")
-    logits, targets = (
-        np.float32([np.inf, -np.inf, np.inf, -np.inf, np.inf]),
-        np.float32([1, 0, 0, 1, 0.5]),
-    )
+    logits = np.float32([np.inf, -np.inf, np.inf, -np.inf, np.inf])
+    targets = np.float32([1, 0, 0, 1, 0.5])
     np.testing.assert_array_equal(loss(spec, logits, targets), [0, 0, np.inf, np.inf, np.inf])
 
 
 def test_class_axis_must_be_named() -> None:
-    """From three axes up the class axis has to be named: torch has 1 and Keras -1, and a square shape hides which."""
+    """With three or more axes the class axis must be named, because torch uses 1 and Keras -1."""
     logits = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
     labels = np.array([[0, 1, 2], [2, 1, 0]])
     with pytest.raises(SpecValueError, match="torch uses axis=1"):
@@ -506,7 +514,10 @@ def test_class_axis_must_be_named() -> None:
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_class_axis_in_the_middle(dense: bool, smoothing: float) -> None:
-    """K comes from the class axis; Keras takes it from the last one, and knows no other for indices on three of its backends."""
+    """K is the extent of the class axis, wherever that is.
+
+    Keras takes K from the last axis, and supports no other axis for indices on three backends.
+    """
     logits = RNG.normal(size=(4, 3, 2)).astype(np.float32)
     targets = RNG.random((4, 3, 2)).astype(np.float32) if dense else RNG.integers(0, 3, (4, 2))
     spec = CE(from_logits=True, axis=1, label_smoothing=smoothing, class_weights=W)
@@ -516,13 +527,13 @@ def test_class_axis_in_the_middle(dense: bool, smoothing: float) -> None:
 
 
 def test_smoothing_before_class_weights() -> None:
-    """Targets are smoothed first, then weighted, as torch does."""
+    """Targets are smoothed first and weighted after, as in torch."""
     spec = CE(from_logits=True, class_weights=W, label_smoothing=0.1, reduction="none")
     np.testing.assert_allclose(loss(spec, X, Y)[0], 0.795287, rtol=2e-6)
 
 
 def test_squared_error_counts_elements() -> None:
-    """Elements are summed and averaged, not rows' means; weights act on positions first (rows 21 to 24)."""
+    """The reduction is over elements, not over means of rows; weights multiply before it."""
     square = np.float32([[1, 2], [3, 4]])
     assert loss(MSE(reduction="sum"), square, np.zeros((2, 2), np.float32)) == 30
     weights = np.float32([1, 3])
@@ -536,7 +547,7 @@ def test_squared_error_counts_elements() -> None:
 
 
 def test_labels_are_never_rounded() -> None:
-    """Label 257 stays itself beside bfloat16 predictions; cast to their dtype it is 256 (keras#15012)."""
+    """Label 257 beside bfloat16 predictions is not cast to their dtype, as 256 (keras#15012)."""
     logits = np.zeros((1, 300), np.float32)
     logits[0, 257] = 10
     predictions = keras.ops.cast(tensor(logits), "bfloat16")
@@ -546,7 +557,7 @@ def test_labels_are_never_rounded() -> None:
 
 
 def test_large_offsets() -> None:
-    """Logits are shifted by their maximum before anything is rounded (row 28)."""
+    """Logits are shifted by their maximum before anything is rounded."""
     np.testing.assert_allclose(
         loss(CE(from_logits=True), np.float32([[1e5 + 1, 1e5]]), [0]), 0.3132617, rtol=1e-6
     )
@@ -554,7 +565,7 @@ def test_large_offsets() -> None:
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_minus_infinity_is_probability_zero(dense: bool) -> None:
-    """A logit of -inf on a class without weight changes nothing, in value and gradient (row 30)."""
+    """A logit of -inf for a class with target 0 is probability 0 and adds nothing to the loss."""
     logits = np.float32([[2, -np.inf, 0]])
     targets = np.float32([[1, 0, 0]]) if dense else np.array([0])
     np.testing.assert_allclose(loss(CE(from_logits=True), logits, targets), 0.126928, rtol=1e-5)
@@ -564,14 +575,14 @@ def test_minus_infinity_is_probability_zero(dense: bool) -> None:
 
 
 def test_dense_gradient_of_any_row_sum() -> None:
-    """The gradient of a row that sums to 2 is 2 p - t; TensorFlow's own takes it to sum to 1 (tensorflow#60314)."""
+    """The gradient of a row with sum 2 is 2 p - t; TensorFlow assumes sum 1 (tensorflow#60314)."""
     np.testing.assert_allclose(
         gradient(CE(from_logits=True), X[:1], np.float32([[2, 0, 0]]))[0, 0], -0.669518, rtol=1e-5
     )
 
 
 def test_dropped_positions_hide_everything() -> None:
-    """No NaN, infinity or bad label at a dropped or zero-weighted position reaches value or gradient (row 32)."""
+    """NaN and bad labels at dropped or zero-weighted positions do not reach loss or gradient."""
     logits = np.concatenate([X, np.full((2, 3), np.nan, np.float32)])
     labels = np.concatenate([Y, [77, -5]])
     keep = np.arange(6) < 4
@@ -584,15 +595,15 @@ def test_dropped_positions_hide_everything() -> None:
 
 
 def test_empty_batch() -> None:
-    """Nothing in, nothing out; Keras' own losses return an array in place of a mean."""
-    none, empty = np.zeros((0, 3), np.float32), np.zeros(0, int)
-    assert loss(CE(from_logits=True, reduction="none"), none, empty).shape == (0,)
-    assert loss(CE(from_logits=True, reduction="sum"), none, empty) == 0
-    assert np.isnan(loss(CE(from_logits=True), none, empty))
+    """An empty batch has an empty loss, sum 0 and mean NaN; Keras' own mean is an array."""
+    logits, labels = np.zeros((0, 3), np.float32), np.zeros(0, int)
+    assert loss(CE(from_logits=True, reduction="none"), logits, labels).shape == (0,)
+    assert loss(CE(from_logits=True, reduction="sum"), logits, labels) == 0
+    assert np.isnan(loss(CE(from_logits=True), logits, labels))
 
 
 def test_softmax() -> None:
-    """unifiedloss.softmax of Keras' tensors, with 0 below the smallest normal number; a single class is nothing to warn about."""
+    """softmax of Keras' tensors gives 0 for subnormal values, and no warning for a single class."""
     np.testing.assert_allclose(
         numpy(ADAPTER.softmax(tensor(LOGITS), None)), PROBABILITIES, rtol=1e-6
     )
@@ -603,7 +614,7 @@ def test_softmax() -> None:
 
 
 def test_upstream_is_shaped_like_the_loss() -> None:
-    """A gradient from above that does not fit is refused, in the words of every framework; one of Keras' variables may be it."""
+    """The upstream gradient may be a Keras variable; one that does not fit gives our message."""
     z, y = keras.Variable(X), tensor(Y.astype(np.int32))
     _, gradient = CE(from_logits=True).value_and_grad(z, y)
     for two in (2, np.array(2), tensor(np.float32(2)), keras.Variable(2.0)):
@@ -625,7 +636,7 @@ def test_upstream_is_shaped_like_the_loss() -> None:
 
 
 def test_masked_arrays_are_refused() -> None:
-    """numpy.ma's arrays carry a mask that no loss would see."""
+    """A numpy.ma array is refused by name, because a loss would not see its mask."""
     labels = np.ma.masked_array(Y, [True, False, False, False])
     with pytest.raises(UnknownTensorError, match=r"targets is a numpy\.ma.*mask="):
         CE(from_logits=True)(keras.Variable(X), labels)
@@ -633,11 +644,11 @@ def test_masked_arrays_are_refused() -> None:
         CE(from_logits=True).to("keras")(labels, tensor(X))
 
 
-# ------------------------------------------------------------------------------------------------------- whose tensors are whose
+# -------------------------------------------------------------------------------- owners of tensors
 
 
 def test_owners() -> None:
-    """Variables and symbolic tensors are Keras'; a plain tensor of the backend is the backend's, and may accompany Keras'."""
+    """Variables and symbolic tensors belong to Keras, plain tensors to the backend; both mix."""
     variable, symbolic, plain = keras.Variable(X), keras.KerasTensor((None, 3)), tensor(X)
     assert registry.adapter_for(variable, variable) is ADAPTER
     assert registry.adapter_for(symbolic, symbolic) is ADAPTER
@@ -653,7 +664,7 @@ def test_owners() -> None:
 
 
 def test_other_frameworks_are_refused() -> None:
-    """A tensor of a framework Keras does not run on here is an error, not a copy."""
+    """A tensor of another framework than Keras' backend raises instead of being copied."""
     other = "jax" if BACKEND.name != "jax" else "torch"
     labels = registry.adapter(other).convert(Y.astype(np.int32), None)
     with pytest.raises(MixedBackendsError):
@@ -661,7 +672,7 @@ def test_other_frameworks_are_refused() -> None:
 
 
 def test_value_and_grad_of_variables() -> None:
-    """A variable is differentiated at its value, which stays as it is."""
+    """value_and_grad differentiates at the value of a variable and leaves it unchanged."""
     variable = keras.Variable(X)
     value, slope = CE(from_logits=True).value_and_grad(variable, Y, upstream=2.0)
     np.testing.assert_allclose(numpy(value), 0.764189, rtol=1e-6)
@@ -673,11 +684,11 @@ def test_value_and_grad_of_variables() -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- symbolic tensors
+# --------------------------------------------------------------------------------- symbolic tensors
 
 
 def test_symbolic_loss_is_a_node_of_a_model(tmp_path: Path) -> None:
-    """A spec called with inputs of a functional model becomes a part of it, for any batch size, and is saved with it."""
+    """A spec called on inputs of a functional model becomes a node of it and is saved with it."""
     logits, labels, weights = keras.Input((3,)), keras.Input((), dtype="int32"), keras.Input(())
     spec = CE(from_logits=True, class_weights=W)
     mean = spec(logits, labels, sample_weight=weights)
@@ -692,18 +703,18 @@ def test_symbolic_loss_is_a_node_of_a_model(tmp_path: Path) -> None:
         for n in (4, 3):
             w = np.float32([1, 0, 3, 1])[:n]
             given = tensor(X[:n]), tensor(Y[:n].astype(np.int32)), tensor(w)
-            found = _quickest(lambda *x, candidate=candidate: candidate(list(x)), *given)
-            np.testing.assert_allclose(
-                numpy(found[0]), expected(spec, X[:n], Y[:n], sample_weight=w)[0], rtol=1e-6
+            outputs = _quickest(lambda *x, candidate=candidate: candidate(list(x)), *given)
+            wanted = (
+                expected(spec, X[:n], Y[:n], sample_weight=w)[0],
+                spec.replace(reduction="none")(wide(X[:n]), Y[:n]),
+                ul.softmax(X[:n]),
             )
-            np.testing.assert_allclose(
-                numpy(found[1]), spec.replace(reduction="none")(wide(X[:n]), Y[:n]), rtol=1e-6
-            )
-            np.testing.assert_allclose(numpy(found[2]), ul.softmax(X[:n]), rtol=1e-6)
+            for output, value in zip(outputs, wanted, strict=True):
+                np.testing.assert_allclose(numpy(output), value, rtol=1e-6)
 
 
 def test_symbolic_shapes_are_checked_when_the_model_is_built() -> None:
-    """The same rules and messages as for tensors with values, as far as shapes are known."""
+    """Symbolic tensors meet the same rules and messages, as far as their shapes are known."""
     logits = keras.Input((3,))
     with pytest.raises(ShapeError, match=r"\(None, 3\)"):
         CE(from_logits=True)(logits, keras.Input((2,), dtype="int32"))
@@ -714,9 +725,9 @@ def test_symbolic_shapes_are_checked_when_the_model_is_built() -> None:
 
 
 def test_unknown_shapes() -> None:
-    """Classes, smoothing and means follow extents that are unknown when the function is compiled."""
+    """Losses are right with extents that are unknown when the function is compiled."""
     if BACKEND.name != "tensorflow":
-        return  # the others know every shape while they compile
+        return  # the other backends know every shape when they compile
     spec = CE(from_logits=True, label_smoothing=0.1)
     unknown = [tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int64), tf.TensorSpec([None])]
     compiled = tf.function(lambda p, t, w: spec.to("keras")(t, p, w), input_signature=unknown)
@@ -729,11 +740,11 @@ def test_unknown_shapes() -> None:
         compiled(X, Y[:2], np.float32([1, 2]))
 
 
-# ------------------------------------------------------------------------------------------------------------- the Keras object
+# --------------------------------------------------------------------------------- the Keras object
 
 
 def test_object_takes_true_before_predicted() -> None:
-    """The order is Keras'; arrays, lists and tensors are taken."""
+    """The Keras object takes y_true before y_pred, as arrays, lists or tensors."""
     compiled = CE(from_logits=True).to("keras")
     for y_true in (Y, Y.tolist(), tensor(Y)):
         np.testing.assert_allclose(numpy(compiled(y_true, tensor(X))), 0.764189, rtol=1e-6)
@@ -748,7 +759,7 @@ def test_object_takes_true_before_predicted() -> None:
 
 
 def test_object_squeezes_as_documented() -> None:
-    """Each exception that KerasLoss names, and that there is no other."""
+    """The object squeezes exactly in the cases that the docstring of KerasLoss lists."""
     index, binary, error = (
         spec.to("keras") for spec in (CE(from_logits=True), BCE(from_logits=True), MSE())
     )
@@ -784,7 +795,7 @@ def test_object_squeezes_as_documented() -> None:
 
 
 def test_floating_labels_are_an_error_that_helps() -> None:
-    """Labels that arrive as floats are taken for dense targets, and the message says what to cast them to."""
+    """Floating labels are read as dense targets, and the message says what to cast them to."""
     with pytest.raises(
         ShapeError, match=r"for class indices use an integer dtype and the shape \(4,\)"
     ):
@@ -792,7 +803,7 @@ def test_floating_labels_are_an_error_that_helps() -> None:
 
 
 def test_object_is_saved_by_its_spec() -> None:
-    """Its configuration is the spec's dictionary; what Keras' files call it must never change."""
+    """The object's config holds the spec; its name in saved Keras files must never change."""
     spec = CE(from_logits=True, class_weights=W, ignore_index=[-100, 5], divisor="present")
     compiled = spec.to("keras")
     assert keras.saving.get_registered_name(KerasLoss) == "unifiedloss>KerasLoss"
@@ -811,7 +822,7 @@ def test_object_is_saved_by_its_spec() -> None:
     assert repr(compiled) == f"KerasLoss({spec!r})"
 
 
-# --------------------------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 FEATURES, SPECIES = load_iris(return_X_y=True)
 FEATURES, SPECIES = FEATURES[::2].astype(np.float32), SPECIES[::2]
@@ -822,13 +833,13 @@ BATCH = 32  # three batches, the last of 11
 
 
 class Linear:
-    """A linear model trained by gradient descent in NumPy, to compare what Keras makes of the same."""
+    """A linear model trained by gradient descent in NumPy, to compare with the same in Keras."""
 
     def __init__(self, spec: Any, kernel: Array, bias: Array) -> None:
         self.spec, self.kernel, self.bias = spec, kernel.astype(np.float64), bias.astype(np.float64)
 
     def epoch(self, targets: Array, weights: Array | None, rate: float = 0.1) -> float:
-        """One pass over the data; returns the loss as Keras averages it."""
+        """Train for one epoch, and return the loss as Keras averages it."""
         total = 0.0
         for start in range(0, len(FEATURES), BATCH):
             part = slice(start, start + BATCH)
@@ -843,7 +854,7 @@ class Linear:
 
 
 def linear(spec: Any, units: int, **settings: Any) -> keras.Model:
-    """The same in Keras."""
+    """The same linear model in Keras."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
     model.compile(keras.optimizers.SGD(0.1), loss=spec.to("keras"), **settings)
@@ -896,7 +907,7 @@ if BACKEND.name == "tensorflow":
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training(name: str) -> None:
-    """Losses shown and weights learnt in an epoch of three batches, the last a part of one, are those of NumPy in float64."""
+    """Loss and weights after an epoch, with a partial last batch, are NumPy's in float64."""
     spec, targets, units, settings, fitting = TRAININGS[name]
     model = linear(spec, units, **settings)
     reference = Linear(spec, *map(np.asarray, model.get_weights()))
@@ -918,16 +929,15 @@ def test_training(name: str) -> None:
 
 
 def test_targets_of_other_shapes_train() -> None:
-    """(N,) beside an output of (N, 1), which Keras squeezes too; a metric sees the targets as ever."""
+    """Targets (N,) fit an output (N, 1), as in Keras' own losses; a metric runs beside the loss."""
     model = linear(BCE(from_logits=True), 1, metrics=["accuracy"])
     value, _ = model.evaluate(FEATURES, IS_FIRST.astype(np.int32), batch_size=75, verbose=0)
-    np.testing.assert_allclose(
-        value, expected(BCE(from_logits=True), numpy(model(FEATURES))[:, 0], IS_FIRST)[0], rtol=1e-5
-    )
+    wanted, _ = expected(BCE(from_logits=True), numpy(model(FEATURES))[:, 0], IS_FIRST)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
 
 
 def test_probabilities_train() -> None:
-    """The beginner's model, a softmax at its end, learns."""
+    """A model with a softmax at its end learns from its probabilities."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
     model.compile(keras.optimizers.Adam(0.05), loss=CE().to("keras"), metrics=["accuracy"])
@@ -942,16 +952,16 @@ def test_probabilities_train() -> None:
 
 
 def test_bad_label_in_training() -> None:
-    """A label out of range stops an eager step with its position and value, and shows as NaN in a compiled one."""
+    """A label out of range raises in an eager step, and makes the loss NaN in a compiled one."""
     with pytest.raises(BadValueError, match=r"is 3: not a class index in 0..2"):
         linear(CE(from_logits=True), 3, run_eagerly=True).evaluate(FEATURES, SPECIES + 1, verbose=0)
-    if BACKEND.name in ("tensorflow", "jax"):  # the others' steps are always eager
+    if BACKEND.name in ("tensorflow", "jax"):  # steps on the other backends are always eager
         history = linear(CE(from_logits=True), 3).fit(FEATURES, SPECIES + 1, verbose=0).history
         assert np.isnan(history["loss"]).all()
 
 
 def test_model_is_saved_with_its_loss(tmp_path: Path) -> None:
-    """A model comes back compiled with the same spec, and evaluates to the same number."""
+    """A loaded model is compiled with the same spec and evaluates to the same number."""
     spec = CE(from_logits=True, label_smoothing=0.1, class_weights=W)
     model = linear(spec, 3)
     path = str(tmp_path / "model.keras")
@@ -963,7 +973,7 @@ def test_model_is_saved_with_its_loss(tmp_path: Path) -> None:
 
 
 def test_losses_of_several_outputs() -> None:
-    """A loss per output, weighted, each with its own targets and weights."""
+    """A model may have a weighted loss for each output, with its own targets and weights."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     outputs = {
@@ -983,17 +993,17 @@ def test_losses_of_several_outputs() -> None:
         FEATURES, targets, sample_weight=weights, batch_size=75, verbose=0, return_dict=True
     )
     predicted = {name: numpy(output) for name, output in model(FEATURES).items()}
-    species = expected(
+    species, _ = expected(
         specs["species"], predicted["species"], SPECIES, sample_weight=EXAMPLE_WEIGHTS
-    )[0]
-    width = expected(specs["width"], predicted["width"][:, 0], FEATURES[:, 3])[0]
+    )
+    width, _ = expected(specs["width"], predicted["width"][:, 0], FEATURES[:, 3])
     np.testing.assert_allclose(values["species_loss"], species, rtol=1e-4)
     np.testing.assert_allclose(values["loss"], species + 0.5 * width, rtol=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy: str) -> None:
-    """Half predictions come with a float32 loss."""
+    """Half predictions give a float32 loss."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=policy)])
     spec = CE(from_logits=True)
@@ -1003,15 +1013,14 @@ def test_mixed_precision(policy: str) -> None:
     value = spec.to("keras")(SPECIES, output)
     assert ADAPTER.dtype_name(value.dtype) == "float32"
     np.testing.assert_allclose(numpy(value), expected(spec, numpy(output), SPECIES)[0], rtol=1e-6)
-    if (
-        COMPILES and policy == "mixed_float16"
-    ):  # with which Keras scales the loss up, and the gradients down
+    # Under mixed_float16 Keras scales the loss up and the gradients down.
+    if COMPILES and policy == "mixed_float16":
         assert np.isfinite(model.fit(FEATURES, SPECIES, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_masks_of_layers(weighted: bool) -> None:
-    """The mask a layer hands on drops its steps, whatever their labels, and leaves the divisor to the spec."""
+    """A layer's mask drops time steps, whatever their labels, and the spec's divisor applies."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((3, 4))
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Masking()(inputs)))
@@ -1029,7 +1038,7 @@ def test_masks_of_layers(weighted: bool) -> None:
 
 
 def test_loss_inside_a_layer() -> None:
-    """add_loss takes a spec's value as any other."""
+    """add_loss takes the value of a spec."""
 
     class Penalty(keras.layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
@@ -1042,9 +1051,12 @@ def test_loss_inside_a_layer() -> None:
 
 
 def test_replicas_share_the_mean() -> None:
-    """Two replicas under tf.distribute learn what one does: each brings its share of the mean, as Keras' own losses do."""
+    """Two replicas under tf.distribute learn what one learns: each adds its share of the mean.
+
+    Keras' own losses do the same.
+    """
     if BACKEND.name != "tensorflow":
-        return  # the others know no tf.distribute
+        return  # only TensorFlow has tf.distribute
     learnt = []
     for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
         with tf.distribute.MirroredStrategy(devices).scope():
@@ -1058,7 +1070,7 @@ def test_replicas_share_the_mean() -> None:
 
 
 def test_columns() -> None:
-    """Keras makes a column of a pandas Series of labels or weights; it is read as one number per example."""
+    """A column (N, 1), into which Keras turns a pandas Series, is read as (N,)."""
     values = [
         linear(CE(from_logits=True), 3).evaluate(FEATURES, y_true, sample_weight=w, verbose=0)
         for y_true, w in ((SPECIES, EXAMPLE_WEIGHTS), (SPECIES[:, None], EXAMPLE_WEIGHTS[:, None]))
@@ -1067,7 +1079,10 @@ def test_columns() -> None:
 
 
 def test_targets_may_change_their_rank() -> None:
-    """(N,) and (N, 1) in turn leave TensorFlow without a rank to know, at which Keras' own losses fail."""
+    """Targets may alternate between (N,) and (N, 1).
+
+    On TensorFlow their rank is unknown then, and Keras' own losses fail.
+    """
     model = linear(MSE(), 1)
     values = [
         model.evaluate(FEATURES, SPECIES.reshape(shape), sample_weight=w, verbose=0)
@@ -1083,13 +1098,13 @@ def test_targets_may_change_their_rank() -> None:
     np.testing.assert_allclose(values[3], values[4])
 
 
-# ------------------------------------------------------------------------------------------------------------------- exact mode
+# --------------------------------------------------------------------------------------- exact mode
 
 EXACT = CE(from_logits=True, rounding="exact")
 
 
 def bits(x: Any) -> bytes:
-    """The bytes of a tensor or array, in which zeros' signs and subnormal numbers are seen."""
+    """Shape, dtype and bytes of a tensor or array; bytes distinguish -0 and subnormal numbers."""
     array = x if isinstance(x, np.ndarray | np.generic) else numpy(x)
     return bytes(str((array.shape, array.dtype)), "ascii") + array.tobytes()
 
@@ -1101,7 +1116,7 @@ def _exact_loss(spec: Any, targets: Array, companions: dict[str, Array], predict
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("case", [2, 12, 18, 20, 22, 26])
 def test_exact_bits_are_numpys(case: int, compiled: bool) -> None:
-    """Loss and gradient of every kind of loss, plain and with weights and a mask."""
+    """Every kind of loss has NumPy's bits, with and without weights and a mask."""
     spec, predictions, targets = CASES[case]
     spec = spec.replace(rounding="exact")
     run = graph if compiled else lambda function, *arguments: function(*arguments)
@@ -1116,7 +1131,7 @@ def test_exact_bits_are_numpys(case: int, compiled: bool) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_exact_half_predictions(dtype: str) -> None:
-    """Half predictions have a float32 mean, and a gradient that was rounded once."""
+    """Half predictions give a float32 mean and a gradient that is rounded once."""
     given = keras.ops.cast(tensor(LOGITS), dtype)
     value, slope = ADAPTER.value_and_grad(EXACT, given, LABELS)
     wanted, wanted_slope = EXACT.value_and_grad(
@@ -1128,7 +1143,7 @@ def test_exact_half_predictions(dtype: str) -> None:
 
 
 def test_exact_subnormal_numbers() -> None:
-    """No backend loses them, compiled or not: the loss of (100, 0) is 3.8e-44."""
+    """The subnormal loss of logits (100, 0), 3.8e-44, survives on every backend."""
     for run in (graph, lambda function, *arguments: function(*arguments)):
         loss = run(lambda z: ADAPTER.loss(EXACT, z, np.array([0])), tensor(np.float32([[100, 0]])))
         assert numpy(loss).view(np.uint32) == 27
@@ -1137,7 +1152,7 @@ def test_exact_subnormal_numbers() -> None:
 @pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}])
 @pytest.mark.parametrize("name", ["indices", "column", "one-hot", "binary"])
 def test_exact_training(name: str, settings: dict[str, Any]) -> None:
-    """Keras trains with an exact loss as with any other, left to itself and eagerly."""
+    """Keras trains with an exact loss, in its default mode and eagerly."""
     spec, targets, units, _, fitting = TRAININGS[name]
     exact = spec.replace(rounding="exact")
     model = linear(exact, units, **settings)
@@ -1155,12 +1170,12 @@ def test_exact_training(name: str, settings: dict[str, Any]) -> None:
     outputs = numpy(
         keras.ops.convert_to_tensor(model.predict(FEATURES, batch_size=len(FEATURES), verbose=0))
     )
-    # Keras multiplies what it shows by the number of examples, and divides it by them.
+    # Keras multiplies the loss by the number of examples and divides it again, which rounds.
     np.testing.assert_allclose(evaluated, exact(outputs, plain), rtol=3e-7)
 
 
 def test_exact_model_is_saved(tmp_path: Path) -> None:
-    """A model comes back with its exact loss, as the loss it was compiled with and as a node of it."""
+    """A loaded model keeps its exact loss, as its compiled loss and as a node of the model."""
     model = linear(EXACT, 3)
     before = model.evaluate(FEATURES, SPECIES, batch_size=75, verbose=0)
     model.save(tmp_path / "compiled.keras")
@@ -1172,25 +1187,25 @@ def test_exact_model_is_saved(tmp_path: Path) -> None:
     assert (rows.shape, EXACT(logits, labels).shape) == ((None,), ())
     keras.Model([logits, labels], [rows, EXACT(logits, labels)]).save(tmp_path / "node.keras")
     node = keras.saving.load_model(tmp_path / "node.keras")
-    found = node([tensor(X), tensor(Y.astype(np.int32))])
-    assert [bits(x) for x in found] == [
-        bits(EXACT.replace(reduction="none")(X, Y)),
-        bits(EXACT(X, Y)),
-    ]
+    outputs = node([tensor(X), tensor(Y.astype(np.int32))])
+    wanted = (EXACT.replace(reduction="none")(X, Y), EXACT(X, Y))
+    assert [bits(x) for x in outputs] == [bits(x) for x in wanted]
 
 
 def test_exact_bad_label() -> None:
-    """It raises where it can be read, and is NaN in a compiled step."""
+    """A bad label raises in an eager step, and makes the loss NaN in a compiled one."""
     with pytest.raises(BadValueError, match=r"is 3: not a class index in 0..2"):
         linear(EXACT, 3, run_eagerly=True).evaluate(FEATURES, SPECIES + 1, verbose=0)
     if BACKEND.name in ("tensorflow", "jax"):
-        assert np.isnan(
-            linear(EXACT, 3).fit(FEATURES, SPECIES + 1, verbose=0).history["loss"]
-        ).all()
+        history = linear(EXACT, 3).fit(FEATURES, SPECIES + 1, verbose=0).history
+        assert np.isnan(history["loss"]).all()
 
 
 def test_exact_under_xla() -> None:
-    """TensorFlow's XLA cannot call the host: a model that is told to use it is told why it cannot, where the batches' size is not fixed."""
+    """An exact loss under jit_compile is refused with the reason if the batch size is not fixed.
+
+    TensorFlow's XLA cannot call the host, and its in-graph form needs known shapes.
+    """
     if BACKEND.name != "tensorflow":
         return
     with pytest.raises(
@@ -1202,7 +1217,7 @@ def test_exact_under_xla() -> None:
 
 
 def test_exact_mixed_precision() -> None:
-    """Keras scales the loss up for float16: the gradient is that of the scaled loss, rounded once."""
+    """Training in mixed_float16, where Keras scales the loss up, gives finite losses."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype="mixed_float16")])
     model.compile("sgd", loss=EXACT.to("keras"))

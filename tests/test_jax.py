@@ -1,4 +1,4 @@
-"""What is JAX's own: transformations, compilation, x64, arrays split over devices."""
+"""The JAX adapter: transformations, compilation, x64, arrays split over devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CE = ul.CrossEntropyLoss(from_logits=True)
 BCE = ul.BinaryCrossEntropyLoss(from_logits=True)
 MSE = ul.MeanSquaredError()
 
-# NumPy arrays: no test needs JAX before it runs, and JAX takes them as its own.
+# NumPy arrays, because they need no JAX before a test runs and JAX accepts them.
 X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.5, 0.5]], np.float32)
 Y = np.array([0, 1, 1, 2], np.int32)
 T = np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 0.5, 0.5], [0.1, 0.1, 0.8]], np.float32)
@@ -33,7 +33,7 @@ P = np.array([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3], [0.3, 0.3, 0.4], [0.1, 0.1, 0.8]
 
 
 def close(got: Any, wanted: Any, tolerance: float = 1e-6) -> None:
-    """Within a few float32 ulps of numbers around 1."""
+    """Assert closeness, by default within a few float32 ulps of numbers around 1."""
     np.testing.assert_allclose(
         np.asarray(got, np.float64), np.asarray(wanted, np.float64), tolerance, tolerance
     )
@@ -46,7 +46,7 @@ def in_numpy(spec: Any, predictions: Any, targets: Any, **more: Any) -> tuple[An
 
 
 def run(code: str, *flags: str) -> str:
-    """Run a script in a process of its own, since x64 and the number of devices belong to a process."""
+    """Run a script in a new process, because x64 and the number of devices belong to a process."""
     import os
 
     environment = os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
@@ -74,7 +74,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_transformations(name: str) -> None:
-    """The gradient is NumPy's under every transformation: reverse and forward, mapped, compiled, rematerialized, in a loop."""
+    """The gradient is NumPy's in reverse and forward mode, under vmap, jit, checkpoint and scan."""
     spec, x, t = CALLS[name]
     loss_of, z = spec.to("jax"), jnp.asarray(x)
     value, gradient = in_numpy(spec, x, t)
@@ -102,7 +102,7 @@ def test_transformations(name: str) -> None:
 
 @pytest.mark.parametrize("targets", [Y[:1], T[:1]], ids=["index", "dense"])
 def test_second_derivative_of_the_softmax(targets: Any) -> None:
-    """The Hessian of a row of the cross-entropy is diag(p) - p p^T, by each order of the two modes."""
+    """The Hessian of a row's cross-entropy is diag(p) - p p^T, in each combination of modes."""
     z = jnp.asarray(X[0])
     p = np.exp(X[0].astype(np.float64))
     p /= p.sum()
@@ -120,19 +120,22 @@ def test_second_derivative_of_the_softmax(targets: Any) -> None:
 
 
 def test_second_derivative_of_the_sigmoid() -> None:
-    """It is p (1 - p), 1/4 at logit 0, where a formula with a maximum and an absolute value has a kink."""
+    """The second derivative is p (1 - p), also at logit 0, where max(z, 0) and |z| have a kink."""
     z = jnp.array([0.0, 2.0, -30.0])
     p = 1 / (1 + np.exp(-np.asarray(z, np.float64)))
-    second = jax.jit(
-        jax.hessian(lambda z: BCE.replace(reduction="sum")(z, jnp.array([0.0, 1.0, 0.5])))
-    )(z)
+    targets = jnp.array([0.0, 1.0, 0.5])
+    second = jax.jit(jax.hessian(lambda z: BCE.replace(reduction="sum")(z, targets)))(z)
     close(second, np.diag(p * (1 - p)), 1e-7)
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("pos_weight", [None, 3.0, 0.25])
 def test_binary_gradient_at_zero(transform: Callable[..., Any], pos_weight: float | None) -> None:
-    """(1 - t - q t) / 2 to the last bit. JAX splits jnp.maximum at a tie and gives jnp.abs the slope 1."""
+    """At logit 0 the gradient is (1 - t - q t) / 2 to the last bit.
+
+    A formula with jnp.maximum or jnp.abs misses it, because JAX splits the gradient of jnp.maximum
+    at a tie and gives jnp.abs the slope 1 at 0.
+    """
     spec = BCE.replace(pos_weight=pos_weight, reduction="sum")
     t = np.array([0, 1, 0.5, 0.25, 0.75], np.float32)
     gradient = transform(jax.grad(lambda z: spec(z, t)))(jnp.zeros(5))
@@ -140,7 +143,10 @@ def test_binary_gradient_at_zero(transform: Callable[..., Any], pos_weight: floa
 
 
 def test_infinite_logits() -> None:
-    """0 where the label agrees, else infinite; the gradient stays sigma - t, backwards and forwards (google-deepmind/optax#896)."""
+    """An infinite logit costs 0 if the label agrees, else infinity; the gradient is sigma - t.
+
+    This holds in reverse and forward mode (google-deepmind/optax#896).
+    """
     z, t = jnp.array([jnp.inf, -jnp.inf, jnp.inf, -jnp.inf]), np.array([1, 0, 0, 1])
     spec = BCE.replace(reduction="none")
     np.testing.assert_array_equal(spec(z, t), [0, 0, np.inf, np.inf])
@@ -159,7 +165,10 @@ def test_infinite_logits() -> None:
 
 
 def test_large_common_offset() -> None:
-    """Logits far from 0 lose no digit: the maximum is subtracted before, not after (google-deepmind/optax PR 1792)."""
+    """A large common offset loses no digit, because the maximum is subtracted first.
+
+    See google-deepmind/optax PR 1792.
+    """
     for offset in (0.0, 1e5, -1e7):
         close(CE(jnp.array([[1.0, 0.0]]) + offset, np.array([0])), 0.31326168751822286)
     assert CE(jnp.array([[130.0, 129.0]], jnp.bfloat16), np.array([0])) > 0.3
@@ -171,7 +180,7 @@ def test_large_common_offset() -> None:
     ids=["jit", "vmap"],
 )
 def test_traced_bad_value_is_nan(transform: Callable[..., Any]) -> None:
-    """Traced code cannot raise for a value: the loss and the whole gradient of that position are NaN, and no other's."""
+    """A bad value in traced code, which cannot raise for it, poisons only its own position."""
     for spec, x, t, bad in (
         (CE, X, np.array([0, 7, 1, 2], np.int32), 1),
         (CE.replace(label_smoothing=0.1), X, np.array([0, 1, -1, 2], np.int32), 2),
@@ -185,8 +194,8 @@ def test_traced_bad_value_is_nan(transform: Callable[..., Any]) -> None:
         (BCE, X[:, 0], np.array([0, 1, 2, 0], np.float32), 2),
     ):
         each = spec.replace(reduction="none")
-        found = transform(each)(jnp.asarray(x), jnp.asarray(t))
-        np.testing.assert_array_equal(np.isnan(found), np.arange(4) == bad)
+        losses = transform(each)(jnp.asarray(x), jnp.asarray(t))
+        np.testing.assert_array_equal(np.isnan(losses), np.arange(4) == bad)
         gradient = transform(jax.grad(lambda x, t, each=each: each(x, t).sum()))(
             jnp.asarray(x), jnp.asarray(t)
         )
@@ -197,7 +206,7 @@ def test_traced_bad_value_is_nan(transform: Callable[..., Any]) -> None:
 
 
 def test_dropped_rows_are_zero() -> None:
-    """A masked, an ignored and a switched-off row hold NaN: loss and gradient are +0 there, under every transformation."""
+    """Loss and gradient are +0 in masked, ignored and zero-weighted rows, though they hold NaN."""
     x = np.array(X)
     x[:3] = np.nan
     y, mask, weight = np.array([0, -100, 9, 2]), np.array([0, 1, 1, 1], bool), [1.0, 1.0, 0.0, 2.0]
@@ -211,10 +220,10 @@ def test_dropped_rows_are_zero() -> None:
 
     for loss_of in (of, jax.jit(of), mapped, jax.jit(mapped)):
         gradient = jax.grad(lambda x, loss_of=loss_of: loss_of(x).sum())(jnp.asarray(x))
-        for found in (np.asarray(loss_of(jnp.asarray(x))), np.asarray(gradient)):
-            assert not found[:3].any()
-            assert not np.signbit(found[:3]).any()
-            assert np.abs(found[3]).sum() > 1
+        for rows in (np.asarray(loss_of(jnp.asarray(x))), np.asarray(gradient)):
+            assert not rows[:3].any()
+            assert not np.signbit(rows[:3]).any()
+            assert np.abs(rows[3]).sum() > 1
 
 
 BAD_CALLS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
@@ -239,7 +248,7 @@ BAD_CALLS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_errors_are_those_of_numpy(name: str) -> None:
-    """Eager calls read the values; the same bad call fails with the same class and message as in NumPy."""
+    """A bad eager call fails with NumPy's error class and message."""
     spec, x, t, more = BAD_CALLS[name]
     with pytest.raises(ul.UnifiedLossError) as wanted:
         spec(x, t, **more)
@@ -252,14 +261,14 @@ def test_errors_are_those_of_numpy(name: str) -> None:
 
 
 def test_shapes_are_checked_while_tracing() -> None:
-    """What needs no value raises under jit, vmap and grad as it does eagerly, with our error and no wrapper around it."""
+    """Bad shapes raise under jit, vmap and grad as in eager calls, with our unwrapped error."""
     for call in (jax.jit(CE), jax.grad(CE), lambda x, y: jax.vmap(CE)(x[None], y[None])):
         with pytest.raises(ul.ShapeError, match=r"need targets \(4,\), got \(3,\)"):
             call(jnp.asarray(X), jnp.asarray(Y[:3]))
 
 
 def test_labels_never_wrap() -> None:
-    """A label keeps its meaning in any integer dtype, though JAX has only 32 bits here and compares within them."""
+    """A label keeps its value in any integer dtype, though JAX without x64 wraps it to 32 bits."""
     each = CE.replace(reduction="none")
     x = jnp.asarray(X)
     for dtype, label, ignored in (
@@ -275,16 +284,16 @@ def test_labels_never_wrap() -> None:
         spec = each.replace(ignore_index=ignored)
         with pytest.raises(ul.BadValueError, match=rf"targets\[3\] is {label}"):
             spec(x, y)
-        found = jax.jit(lambda x, y=y, spec=spec: spec(x, y))(x)
-        np.testing.assert_array_equal(np.isnan(found), [False, False, False, True])
-        if label >= 2**63:  # no ignore_index reaches it
+        losses = jax.jit(lambda x, y=y, spec=spec: spec(x, y))(x)
+        np.testing.assert_array_equal(np.isnan(losses), [False, False, False, True])
+        if label >= 2**63:  # too large for ignore_index
             continue
         dropped = each.replace(ignore_index=[label, 2**60])
         assert dropped(x, y)[3] == jax.jit(lambda x, y=y, spec=dropped: spec(x, y))(x)[3] == 0
 
 
 def test_float64_targets_are_read_exactly() -> None:
-    """A NumPy float64 target keeps its digits though x64 is off, and JAX gives no warning, under every transformation."""
+    """A NumPy float64 target keeps its digits without x64, and JAX gives no warning."""
     t = np.array([1 + 1e-9, 2.0, 3.0])
     p, d = jnp.array([1.0, 2.5, 3.0]), 1.0 - (1 + 1e-9)
     each = MSE.replace(reduction="none")
@@ -293,9 +302,9 @@ def test_float64_targets_are_read_exactly() -> None:
         return each(p, t)
 
     twice = jnp.stack([p, p])
-    for found in (of(p), jax.jit(of)(p), jax.vmap(of)(twice)[1], jax.jit(jax.vmap(of))(twice)[1]):
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, [d * d, 0.25, 0], 1e-6)
+    for losses in (of(p), jax.jit(of)(p), jax.vmap(of)(twice)[1], jax.jit(jax.vmap(of))(twice)[1]):
+        assert losses.dtype == jnp.float32
+        np.testing.assert_allclose(losses, [d * d, 0.25, 0], 1e-6)
 
     def total(p: Any) -> Any:
         return of(p).sum()
@@ -317,7 +326,7 @@ def test_float64_targets_are_read_exactly() -> None:
 
 
 def test_lists_and_dtypes() -> None:
-    """Lists are float64 and int64; they change no result's dtype, and halves are computed in float32."""
+    """Lists are read as float64 and int64 and change no dtype; halves are computed in float32."""
     x = jnp.asarray(X)
     weight, mask = [0.1, 0.2, 0.3, 1.0], [True, True, False, True]
     wanted = in_numpy(CE, X, Y, sample_weight=weight, mask=mask)
@@ -342,15 +351,17 @@ def test_lists_and_dtypes() -> None:
 )
 @pytest.mark.slow("the specs that take another way", only=["smoothed", "probabilities"])
 def test_rules_traced_after_the_loss_has_returned(spec: Any) -> None:
-    """jax.checkpoint and lax.scan ask for a rule of differentiation when the context that enabled x64 has been left."""
+    """jax.checkpoint and lax.scan differentiate after the call has left its x64 context."""
     code = f"""
         import jax, jax.numpy as jnp, numpy as np
         from unifiedloss import BinaryCrossEntropyLoss, CrossEntropyLoss
         x, t = jnp.array([[0.25, 0.75], [0.5, 0.5]]), np.array([[0.3, 0.7], [1.0, 0.0]])
         def f(x):
             return {spec!r}(x, t)
+        def scan(x):
+            return jax.lax.scan(lambda c, _: (c, f(c)), x, None, length=2)[1].sum()
         first = jax.grad(jax.checkpoint(f))(x)
-        scanned = jax.grad(lambda x: jax.lax.scan(lambda c, _: (c, f(c)), x, None, length=2)[1].sum())(x)
+        scanned = jax.grad(scan)(x)
         np.testing.assert_allclose(first, jax.grad(f)(x), 1e-6)
         np.testing.assert_allclose(scanned, 2 * first, 1e-6)
         """
@@ -358,47 +369,55 @@ def test_rules_traced_after_the_loss_has_returned(spec: Any) -> None:
 
 
 def test_rank_promotion_may_be_forbidden() -> None:
-    """Nothing is broadcast over leading axes without saying so."""
+    """The adapter never relies on implicit rank promotion."""
     with jax.numpy_rank_promotion("raise"):
         for spec, x, t in CALLS.values():
             assert np.isfinite(spec.value_and_grad(x, t)[0])
 
 
 def test_float64_predictions_need_x64() -> None:
-    """JAX would narrow the result at its next operation, so a float64 loss is refused where x64 is off, saying what to do."""
+    """Without x64 a float64 loss is refused, because JAX's next operation would narrow it."""
     for predictions in (X.astype(np.float64), X.tolist()):
         with pytest.raises(
             ul.UnsupportedError, match=r"cast them to float32, or set jax\.config\.update"
         ):
             CE.to("jax")(predictions, Y)
-    with pytest.raises(ul.ShapeError):  # what is wrong with the call comes first
+    with pytest.raises(ul.ShapeError):  # an error in the call itself is reported first
         CE.to("jax")(X.astype(np.float64), Y[:3])
 
 
 def test_x64() -> None:
-    """With x64 everything is float64, also where the library is first used inside jit; loading it starts no backend."""
+    """With x64 everything is float64, also if the first use of the library is inside jit.
+
+    Importing the adapter starts no XLA backend.
+    """
     run("""
         import jax, numpy as np, unifiedloss as ul
         from jax._src import xla_bridge
         spec = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1, ignore_index=-100)
         loss_of = spec.to("jax")
-        assert not xla_bridge.backends_are_initialized()  # jax.distributed.initialize may still come
+        # jax.distributed.initialize must come before any backend.
+        assert not xla_bridge.backends_are_initialized()
         jax.config.update("jax_enable_x64", True)
         import jax.numpy as jnp
         z, y = np.random.default_rng(0).normal(0, 9, (50, 7)), np.arange(50) % 7
         y[3] = -100
         value, gradient = spec.value_and_grad(z, y)
         got = jax.jit(jax.value_and_grad(loss_of))(z, y)
-        for found in (got, spec.value_and_grad(jnp.asarray(z), jnp.asarray(y)), spec.value_and_grad(jnp.asarray(z), y.tolist())):
-            assert found[0].dtype == found[1].dtype == np.float64
-            assert abs(found[0] - value) < 1e-14 and abs(found[1] - gradient).max() < 1e-15
+        for loss, slope in (
+            got,
+            spec.value_and_grad(jnp.asarray(z), jnp.asarray(y)),
+            spec.value_and_grad(jnp.asarray(z), y.tolist()),
+        ):
+            assert loss.dtype == slope.dtype == np.float64
+            assert abs(loss - value) < 1e-14 and abs(slope - gradient).max() < 1e-15
         assert abs(loss_of(z.tolist(), y.tolist()) - value) < 1e-14
         assert ul.MeanSquaredError()(jnp.ones(1), [1 + 1e-12]) > 0
     """)
 
 
 def test_training() -> None:
-    """Gradient descent learns, with JAX alone and with optax, and the first loss is the one NumPy computes."""
+    """Gradient descent learns, with JAX alone and with optax, and the first loss is NumPy's."""
     optax = pytest.importorskip("optax")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 5)).astype(np.float32)
@@ -421,10 +440,14 @@ def test_training() -> None:
 
 
 def test_function_is_a_value() -> None:
-    """It hashes, compares, copies and pickles by its spec, so equal ones as static argument compile once."""
+    """A loss function hashes, compares, copies and pickles by its spec.
+
+    So equal ones as a static argument compile once.
+    """
     loss_of = CE.to("jax")
     compiled = jax.jit(lambda x, y, loss_of: loss_of(x, y), static_argnums=2)
-    for other in (CE.to("jax"), copy.deepcopy(loss_of), pickle.loads(pickle.dumps(loss_of))):  # noqa: S301
+    pickled = pickle.loads(pickle.dumps(loss_of))  # noqa: S301 - our own bytes
+    for other in (CE.to("jax"), copy.deepcopy(loss_of), pickled):
         assert other == loss_of
         assert hash(other) == hash(loss_of)
         close(compiled(X, Y, other), in_numpy(CE, X, Y)[0])
@@ -435,7 +458,7 @@ def test_function_is_a_value() -> None:
 
 
 def test_eager_calls_compile_once() -> None:
-    """Eager calls run one compiled program per spec and shapes, which other values do not compile again."""
+    """Eager calls compile one program per spec and shapes, and reuse it for other values."""
     from unifiedloss.adapters import jax as adapter
 
     spec = CE.replace(label_smoothing=0.37)
@@ -449,7 +472,7 @@ def test_eager_calls_compile_once() -> None:
 
 
 def test_without_jit_and_with_debug_nans() -> None:
-    """jax.disable_jit shows every operation, and jax.debug_nans finds none that the loss brought in."""
+    """The loss works under jax.disable_jit, and makes no NaN that jax.debug_nans would report."""
     z, spec = jnp.asarray(X), CE.replace(ignore_index=-100)
     y = np.array([0, -100, 1, 2])
     value, gradient = in_numpy(spec, X, y)
@@ -463,14 +486,17 @@ def test_without_jit_and_with_debug_nans() -> None:
 
 
 def test_no_scatter() -> None:
-    """The gradient picks the true class by a comparison: XLA's scatter is slow on a CPU and keeps all log-probabilities."""
+    """The gradient selects the true class by a comparison instead of a scatter.
+
+    XLA's scatter is slow on a CPU and keeps all log-probabilities.
+    """
     program = str(jax.make_jaxpr(jax.grad(CE.to("jax")))(X, Y))
     assert "scatter" not in program
     assert "gather" in program
 
 
 def test_settle_changes_nothing() -> None:
-    """The hint to XLA before a sum is no rounding: float32 and float64 numbers pass as they are."""
+    """`settle`, a hint to XLA before a sum, passes float32 and float64 numbers unchanged."""
     from unifiedloss.adapters.jax import ops
 
     x = np.array([1 / 3, -0.0, np.inf, 1e-38, 3.4e38, -1e30], np.float32)
@@ -482,12 +508,12 @@ def test_settle_changes_nothing() -> None:
 
 
 def test_gradients_of_weights_and_targets() -> None:
-    """They flow through the divisor too; an upstream gradient may be a list and has the loss's shape."""
+    """Weights and targets get gradients, through the divisor too; the upstream may be a list."""
     weight = jnp.array([1.0, 0.5, 2.0, 0.0])
     gradient = jax.grad(lambda w: CE(X, Y, sample_weight=w))(weight)
     losses = in_numpy(CE.replace(reduction="none"), X, Y)[0]
     w = np.asarray(weight, np.float64)
-    # A weight of 0 switches its position off, and no gradient passes.
+    # A zero-weighted position gets no gradient.
     close(gradient, np.where(w != 0, losses / w.sum() - (w * losses).sum() / w.sum() ** 2, 0))
     log_p = np.log(np.exp(X) / np.exp(X).sum(1, keepdims=True))
     close(jax.jit(jax.grad(CE.to("jax"), argnums=1))(X, T), -log_p / 4)
@@ -498,16 +524,16 @@ def test_gradients_of_weights_and_targets() -> None:
 
 
 def test_softmax() -> None:
-    """Compiled and mapped, with 0 for what falls below the smallest normal number."""
+    """Softmax agrees with NumPy's, compiled and mapped, and subnormal values are 0."""
     z = jnp.array([[0.0, -100.0, 1.0], [3.0, 3.0, 3.0]])
     wanted = ul.softmax(np.asarray(z))
-    for found in (ul.softmax(z), jax.jit(ul.softmax)(z), jax.vmap(ul.softmax)(z)):
-        close(found, wanted)
-        assert found[0, 1] == 0
+    for p in (ul.softmax(z), jax.jit(ul.softmax)(z), jax.vmap(ul.softmax)(z)):
+        close(p, wanted)
+        assert p[0, 1] == 0
 
 
 def test_exported_with_a_symbolic_batch() -> None:
-    """jax.export takes a batch of unknown size; extents are compared as symbols, with our message."""
+    """jax.export takes a symbolic batch size; mismatched symbols raise our message."""
     spec = CE.replace(ignore_index=-100, label_smoothing=0.1)
     of = jax.jit(jax.value_and_grad(spec.to("jax")))
     rows, columns = jax.export.symbolic_shape("n, m")
@@ -527,14 +553,16 @@ def test_exported_with_a_symbolic_batch() -> None:
 
 
 def test_split_over_devices() -> None:
-    """Arrays in two parts, under automatic and explicit sharding, shard_map and pmap, the class axis too."""
+    """Arrays split by rows or classes work under any sharding mode, shard_map and pmap."""
     run(
         """
         import jax, jax.numpy as jnp, numpy as np, unifiedloss as ul
         from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
         z = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
         y, w = np.array([0, 1, 5, 2], np.int32), np.array([1.0, 2.0, 3.0, 4.0])
-        spec = ul.CrossEntropyLoss(from_logits=True, class_weights=[1, 2, 3, 4, 5, 6], ignore_index=1)
+        spec = ul.CrossEntropyLoss(
+            from_logits=True, class_weights=[1, 2, 3, 4, 5, 6], ignore_index=1
+        )
         smooth = spec.replace(label_smoothing=0.1)
         binary = ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=2)
         for mesh in (Mesh(np.array(jax.devices()), ("d",)), jax.make_mesh((2,), ("d",))):
@@ -550,11 +578,13 @@ def test_split_over_devices() -> None:
                     got = of(x, t, sample_weight=w)
                     assert abs(got[0] - value) < 1e-5, (got, value)
                     assert abs(np.asarray(got[1]) - gradient).max() < 1e-6
-                    assert got[1].sharding.is_equivalent_to(x.sharding, 2), (got[1].sharding, x.sharding)
+                    ours, theirs = got[1].sharding, x.sharding
+                    assert ours.is_equivalent_to(theirs, 2), (ours, theirs)
         part = ul.CrossEntropyLoss(from_logits=True, reduction="sum", ignore_index=1)
         mesh = Mesh(np.array(jax.devices()), ("d",))
         summed = jax.shard_map(
-            lambda z, y: jax.lax.psum(part(z, y), "d"), mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P()
+            lambda z, y: jax.lax.psum(part(z, y), "d"),
+            mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P(),
         )
         value, gradient = part.value_and_grad(z, y)
         got = jax.jit(jax.value_and_grad(summed))(z, y)
@@ -565,8 +595,8 @@ def test_split_over_devices() -> None:
     )
 
 
-def test_values_are_read_only_where_they_are() -> None:
-    """Concrete CPU arrays and NumPy companions can be read, tracers cannot; converting keeps 64 bits and the device."""
+def test_only_concrete_values_are_read() -> None:
+    """CPU and NumPy arrays are readable, tracers are not; `convert` keeps 64 bits and device."""
     from unifiedloss.adapters.jax import ADAPTER
 
     x = jnp.asarray(X)
@@ -582,12 +612,15 @@ def test_values_are_read_only_where_they_are() -> None:
 
 @pytest.mark.parametrize("rows", [4, 5000], ids=["few", "many"])
 def test_bad_values_raise_from_few_and_from_many(rows: int) -> None:
-    """Of few predictions the loss tells whether to look further, of many the labels do; NaN and infinite logits are no bad values."""
+    """Bad labels raise in small and large batches; NaN and infinite logits do not.
+
+    A small batch checks its labels only if its loss is NaN, a large one always.
+    """
     z, y = jnp.zeros((rows, 3)), np.zeros(rows, np.int32)
     for first, wanted in ((0.0, np.log(3)), (np.nan, np.nan), (-np.inf, np.inf)):
         logits = z.at[0, 0].set(first)
-        found = CE(logits, jnp.asarray(y)), CE.value_and_grad(logits, jnp.asarray(y))[0]
-        np.testing.assert_allclose(found, [wanted] * 2, 1e-5)
+        losses = CE(logits, jnp.asarray(y)), CE.value_and_grad(logits, jnp.asarray(y))[0]
+        np.testing.assert_allclose(losses, [wanted] * 2, 1e-5)
     y[-1] = 3
     for spec, predictions in ((CE, z), (CE.replace(reduction="none"), z), (BCE, z[:, 0])):
         for call in (spec, spec.value_and_grad):

@@ -1,7 +1,8 @@
-"""The oracle against what it can be checked with: plain formulas, central differences, hand-worked ties, published numbers.
+"""Check the oracle against plain formulas, central differences, worked-out ties, published numbers.
 
-The plain formulas below are written a second time, from the definitions in the specs' docstrings: no shift, no log1p, no care for
-rounding, but 100 digits. They know finite numbers only; special values are worked out by hand, one by one.
+The plain formulas below are an independent second implementation of the definitions in the specs'
+docstrings. They use 100 digits instead of a shift, log1p or careful rounding. They cover finite
+numbers only; special values are worked out by hand.
 """
 
 from __future__ import annotations
@@ -43,25 +44,25 @@ def labels(*values: int, dtype: str = "int64") -> Tensor:
     return tensor(list(values), dtype=dtype)
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Equality in which NaN equals NaN and -0 does not equal +0."""
+def same(actual: Any, expected: Any) -> bool:
+    """Compare numbers or lists, with NaN equal to NaN and -0 not equal to +0."""
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
+        return len(actual) == len(expected) and all(map(same, actual, expected))
     if math.isnan(expected):
-        return math.isnan(found)
-    return bool(found == expected and math.copysign(1.0, found) == math.copysign(1.0, expected))
+        return math.isnan(actual)
+    return bool(actual == expected and math.copysign(1.0, actual) == math.copysign(1.0, expected))
 
 
-def assert_same(found: Any, expected: Any) -> None:
+def assert_same(actual: Any, expected: Any) -> None:
     """Assert `same`, and show both sides."""
-    assert same(found, expected), f"{found} is not {expected}"
+    assert same(actual, expected), f"{actual} is not {expected}"
 
 
-# -------------------------------------------------------------------------------------------------------------------- rounding
+# ----------------------------------------------------------------------------------------- rounding
 
 
 def round_on_grid(value: Fraction, form: Format) -> float:
-    """Rounding a second time: in units of the last place, by Python's own rounding of a Fraction to an integer."""
+    """Round independently of the oracle, with Python's `round` of a Fraction of the last unit."""
     try:
         exponent = math.frexp(float(value))[1] - 1
     except OverflowError:
@@ -74,7 +75,7 @@ def round_on_grid(value: Fraction, form: Format) -> float:
 
 
 def awkward_numbers(form: Format, rng: random.Random) -> list[Fraction]:
-    """Numbers at, just above and just below midpoints and numbers of the format, in all its ranges."""
+    """Numbers at, just above and just below numbers of the format and their midpoints."""
     exponents = [
         form.min_exponent - form.precision,
         form.min_exponent - 3,
@@ -105,14 +106,14 @@ def test_nearest_agrees_with_rounding_on_the_grid(name: str) -> None:
         if abs(number) < Fraction(FORMATS["float64"].largest):
             double = float(number)
             assert_same(reference._narrow(double, form), round_on_grid(Fraction(double), form))
-    largest = FORMATS["float64"].largest  # next to which scaling would overflow
+    largest = FORMATS["float64"].largest  # scaling it would overflow
     assert_same(reference._narrow(largest, form), round_on_grid(Fraction(largest), form))
     assert_same(reference._narrow(-largest, form), round_on_grid(Fraction(-largest), form))
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_sticky_bit_is_a_number_below_all_resolution(name: str) -> None:
-    """A sticky bit rounds as 2^-2000 added to the number would."""
+    """A sticky bit rounds like 2^-2000 added to the number."""
     form = FORMATS[name]
     tiny = Fraction(1, 2**2000)
     for number in awkward_numbers(form, random.Random(2)):
@@ -122,7 +123,7 @@ def test_a_sticky_bit_is_a_number_below_all_resolution(name: str) -> None:
 
 
 def test_rounding_knows_the_places_where_frameworks_go_wrong() -> None:
-    """Rounding once, where casts through float32 round twice, and the overflow threshold."""
+    """Numbers that a cast through float32 rounds twice, and the overflow threshold, are right."""
     half, brain = FORMATS["float16"], FORMATS["bfloat16"]
     assert nearest(1 + Fraction(1, 2**11) + Fraction(1, 2**30), half) == 1.0009765625
     assert nearest(1 + Fraction(1, 2**8) + Fraction(1, 2**40), brain) == 1.0078125
@@ -132,7 +133,7 @@ def test_rounding_knows_the_places_where_frameworks_go_wrong() -> None:
     assert nearest(Fraction(1e-40), F32) == 9.99994610111476e-41
 
 
-# ----------------------------------------------------------------------------------------------- irrational numbers, enclosed
+# ----------------------------------------------------------------- enclosures of irrational numbers
 
 
 def atoms() -> dict[str, reference._Atom]:
@@ -143,7 +144,7 @@ def atoms() -> dict[str, reference._Atom]:
         exact = [reference._EXACT.subtract(Decimal(distinct[0]), Decimal(z)) for z in distinct]
         return reference._Partition(tuple(exact), tuple(logits.count(z) for z in distinct))
 
-    found: dict[str, reference._Atom] = {}
+    by_name: dict[str, reference._Atom] = {}
     for logits in (
         (0.0, -0.5),
         (0.0, 0.0, -3.25),
@@ -154,8 +155,8 @@ def atoms() -> dict[str, reference._Atom]:
         (0.0, -1e17),
     ):
         row = partition(*logits)
-        found[f"log sum of {logits}"] = row.log_sum
-        found |= {f"share {g} of {logits}": share for g, share in enumerate(row.shares)}
+        by_name[f"log sum of {logits}"] = row.log_sum
+        by_name |= {f"share {g} of {logits}": share for g, share in enumerate(row.shares)}
     for ratio in (
         Fraction(1, 2),
         Fraction(9, 10),
@@ -164,13 +165,13 @@ def atoms() -> dict[str, reference._Atom]:
         Fraction(1, 10**300),
         Fraction(1e-5),
     ):
-        found[f"-log {float(ratio)!r}"] = reference._NegativeLog(ratio)
-    return found
+        by_name[f"-log {float(ratio)!r}"] = reference._NegativeLog(ratio)
+    return by_name
 
 
 @pytest.mark.parametrize("name", atoms())
 def test_every_ball_holds_the_number_and_is_small(name: str) -> None:
-    """The error bound is true, against 1000 digits, and loses at most two digits."""
+    """Against 1000 digits, the error bound holds, and it costs at most two digits."""
     atom = atoms()[name]
     exact = atom._evaluate(1000)
     with localcontext(Context(prec=2000, Emin=-(10**18) + 1, Emax=10**18 - 1)):
@@ -181,7 +182,7 @@ def test_every_ball_holds_the_number_and_is_small(name: str) -> None:
 
 
 def test_a_gap_beyond_decimals_is_a_positive_number_below_all_others() -> None:
-    """What is too small even for a Decimal is enclosed all the same."""
+    """Numbers too small even for a Decimal are enclosed too."""
     row = reference._Partition((Decimal(0), Decimal(2) * 10**308), (1, 1))
     for atom in (row.log_sum, *row.shares):
         middle, radius = atom.ball(28)
@@ -190,31 +191,16 @@ def test_a_gap_beyond_decimals_is_a_positive_number_below_all_others() -> None:
 
 
 def test_logarithms_cancel_over_coprime_bases() -> None:
-    """2 log 2 - log 4 leaves nothing, log 6 - log 2 leaves log 3."""
+    """2 log 2 - log 4 and log 6 - log 2 - log 3 leave nothing; log 6 - log 2 leaves something."""
 
-    def log(n: int, d: int) -> tuple[Fraction, reference._Atom]:
-        return Fraction(1), reference._NegativeLog(Fraction(n, d))
+    def terms(*multiples: tuple[int, int]) -> Any:
+        """The terms that are left of a sum of n log(d), for pairs of n and d."""
+        logs = [(Fraction(n), reference._NegativeLog(Fraction(1, d))) for n, d in multiples]
+        return reference.Real(Fraction(0), tuple(logs)).simplified().terms
 
-    def power(
-        n: Fraction, term: tuple[Fraction, reference._Atom]
-    ) -> tuple[Fraction, reference._Atom]:
-        return n, term[1]
-
-    assert (
-        not reference.Real(Fraction(0), (log(1, 4), power(Fraction(-2), log(1, 2))))
-        .simplified()
-        .terms
-    )
-    assert (
-        not reference.Real(
-            Fraction(0), (log(1, 6), power(Fraction(-1), log(1, 2)), power(Fraction(-1), log(1, 3)))
-        )
-        .simplified()
-        .terms
-    )
-    assert (
-        reference.Real(Fraction(0), (log(1, 6), power(Fraction(-1), log(1, 2)))).simplified().terms
-    )
+    assert not terms((1, 4), (-2, 2))
+    assert not terms((1, 6), (-1, 2), (-1, 3))
+    assert terms((1, 6), (-1, 2))
     rng = random.Random(3)
     numbers = {
         rng.choice([2, 3, 5, 7, 11]) ** rng.randint(1, 9) * rng.choice([1, 6, 35, 77])
@@ -229,8 +215,9 @@ def test_logarithms_cancel_over_coprime_bases() -> None:
 def test_an_undecided_rounding_is_an_error_and_never_a_guess(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where the digits run out at a tie, the oracle says so."""
-    # (1 + e^-1)^2 = 1 + 2 e^-1 + e^-2: the logarithms cancel, and the oracle does not know it. What stays is a tie.
+    """The oracle raises where its digits run out at a tie."""
+    # The logarithms cancel because (1 + e^-1)^2 = 1 + 2 e^-1 + e^-2, which the oracle does not
+    # know. The rest is a tie.
     once = CrossEntropyLoss(from_logits=True, reduction="sum")
     rows = tensor([[0.0, -1.0, -INF, -INF], [0.0, -1.0, -1.0, -2.0]])
     tie = 1 + 2.0**-24
@@ -239,12 +226,12 @@ def test_an_undecided_rounding_is_an_error_and_never_a_guess(
         evaluate(
             once, rows, labels(0, 1), tensor([-2 * tie, tie], dtype="float64"), gradients=False
         )
-    # No tie, no need to know.
+    # Without a tie the oracle need not know that.
     assert evaluate(once, rows, labels(0, 0), tensor([-2.0, 1.0]), gradients=False).loss == 0.0
     assert evaluate(once, rows, labels(0, 1), tensor([-2.0, 1.0]), gradients=False).loss == 1.0
 
 
-# ---------------------------------------------------------------------------------------- the plain formulas, a second time
+# ------------------------------------------------------------------------------- the plain formulas
 
 
 @dataclass(frozen=True)
@@ -275,7 +262,7 @@ Numbers = Sequence[Decimal]
 
 
 def plain_bounds(spec: Any, dtype: str) -> tuple[Decimal, Decimal]:
-    """What probabilities are clipped to."""
+    """The lower and upper bound to which probabilities are clipped."""
     form, one = FORMATS[dtype], Decimal(1)
     if spec.epsilon == "keras":
         ends = [round_on_grid(end, form) for end in (Fraction(1e-7), 1 - Fraction(1e-7))]
@@ -291,25 +278,21 @@ def plain_bounds(spec: Any, dtype: str) -> tuple[Decimal, Decimal]:
 def plain_losses(
     case: Case, predictions: Numbers, targets: Numbers
 ) -> tuple[list[Decimal], list[Decimal]]:
-    """Per row or element: the loss and the weight, without sample weights. To be called in a context of many digits."""
+    """The loss and the weight of each row or element, without sample weights.
+
+    Call it in a decimal context of many digits.
+    """
     spec = case.spec
     if isinstance(spec, MeanSquaredError):
-        losses, weights = (
-            [(p - t) ** 2 for p, t in zip(predictions, targets, strict=True)],
-            [Decimal(1)] * len(targets),
-        )
+        losses = [(p - t) ** 2 for p, t in zip(predictions, targets, strict=True)]
     elif isinstance(spec, BinaryCrossEntropyLoss):
-        losses, weights = (
-            plain_binary(spec, case.predictions, predictions, targets),
-            [Decimal(1)] * len(targets),
-        )
+        losses = plain_binary(spec, case.predictions, predictions, targets)
     else:
         return plain_rows(spec, case, predictions, targets)
+    weights = [Decimal(1)] * len(targets)
     if spec.element_weights is not None:
-        wide = (
-            np.broadcast_to(np.array(spec.element_weights), case.predictions.shape).ravel().tolist()
-        )
-        weights = [Decimal(v) for v in wide]
+        wide = np.broadcast_to(np.array(spec.element_weights), case.predictions.shape)
+        weights = [Decimal(v) for v in wide.ravel().tolist()]
         losses = [v * loss for v, loss in zip(weights, losses, strict=True)]
     if spec.average_last_axis:
         m = case.predictions.shape[-1]
@@ -323,7 +306,7 @@ def plain_losses(
 def plain_binary(
     spec: BinaryCrossEntropyLoss, x: Tensor, predictions: Numbers, targets: Numbers
 ) -> list[Decimal]:
-    """The binary cross-entropy of every element."""
+    """The binary cross-entropy of each element."""
     smoothing, (low, high) = Decimal(spec.label_smoothing), plain_bounds(spec, x.dtype)
     added = Decimal(spec.epsilon) if spec.epsilon_added else Decimal(0)
     weight: Any = 1 if spec.pos_weight is None else spec.pos_weight
@@ -348,10 +331,11 @@ def plain_binary(
 def plain_rows(
     spec: Any, case: Case, predictions: Numbers, targets: Numbers
 ) -> tuple[list[Decimal], list[Decimal]]:
-    """The cross-entropy, or the negative log-likelihood, of every row."""
+    """The cross-entropy, or the negative log-likelihood, and the weight of each row."""
     size = case.predictions.shape[-1]
     class_weights = [Decimal(w) for w in spec.class_weights or [1.0] * size]
     likelihood = isinstance(spec, NegativeLogLikelihoodLoss)
+    by_position = not likelihood and spec.class_weighting == "position" and spec.class_weights
     smoothing = Decimal(0 if likelihood else spec.label_smoothing)
     losses, weights = [], []
     for i in range(len(predictions) // size):
@@ -364,11 +348,7 @@ def plain_rows(
         weighted = sum((w * t for w, t in zip(class_weights, dense, strict=True)), Decimal(0))
         loss = Decimal(0)
         for w, t, log in zip(class_weights, dense, logs, strict=True):
-            factor = (
-                weighted
-                if not likelihood and spec.class_weighting == "position" and spec.class_weights
-                else w
-            )
+            factor = weighted if by_position else w
             loss -= factor * ((1 - smoothing) * t + smoothing / size) * log
         losses.append(loss)
         weights.append(Decimal(1) if spec.class_weights is None else weighted)
@@ -376,7 +356,7 @@ def plain_rows(
 
 
 def plain_logs(spec: CrossEntropyLoss, dtype: str, row: Numbers) -> list[Decimal]:
-    """log p of a row of logits, or of probabilities or what is made into some."""
+    """log p of a row of logits, or of probabilities after clipping and renormalizing."""
     if spec.from_logits:
         total = sum(x.exp() for x in row)
         return [(x.exp() / total).ln() for x in row]
@@ -390,31 +370,28 @@ def plain_logs(spec: CrossEntropyLoss, dtype: str, row: Numbers) -> list[Decimal
 
 
 def repeated(x: Tensor | None, values: Sequence[Any], count: int) -> list[Any]:
-    """Numbers repeated over the trailing axes they lack."""
+    """The values of a weight or mask, each repeated over the trailing axes that it lacks."""
     return list(values) if x is None else [v for v in values for _ in range(count // len(values))]
 
 
 def plain(case: Case, predictions: Numbers, targets: Numbers, sample_weight: Numbers) -> Decimal:
-    """The loss, times the upstream gradient."""
+    """The sum or mean of the losses, each times its upstream gradient."""
     losses, weights = plain_losses(case, predictions, targets)
     count = len(losses)
     factors = repeated(case.sample_weight, sample_weight or [Decimal(1)] * count, count)
     mask = repeated(case.mask, case.mask.values if case.mask else [True] * count, count)
     ignored = getattr(case.spec, "ignore_index", None) or ()
     present = [m and case.targets.values[i] not in ignored for i, m in enumerate(mask)]
-    # A weight of 0 switches its position off for good: a step away from 0 does not switch it on.
-    switches = (
-        [1.0] * count
-        if case.sample_weight is None
-        else repeated(case.sample_weight, case.sample_weight.values, count)
-    )
+    # Read zero weights from the case, because a position with weight 0 stays off while central
+    # differences move its weight away from 0.
+    switches = [1.0] * count
+    if case.sample_weight is not None:
+        switches = repeated(case.sample_weight, case.sample_weight.values, count)
     kept = [i for i in range(count) if present[i] and switches[i]]
-    several = (
-        case.upstream
-        if isinstance(case.upstream, list)
-        else [1.0 if case.upstream is None else case.upstream] * count
-    )
-    total = sum((Decimal(several[i]) * factors[i] * losses[i] for i in kept), Decimal(0))
+    upstream = case.upstream
+    if not isinstance(upstream, list):
+        upstream = [1.0 if upstream is None else upstream] * count
+    total = sum((Decimal(upstream[i]) * factors[i] * losses[i] for i in kept), Decimal(0))
     total *= Decimal(getattr(case.spec, "scale", 1.0))
     if case.spec.reduction != "mean":
         return total
@@ -455,8 +432,11 @@ def central_differences(
 def check(
     case: Case, formula: Callable[[Case, Numbers, Numbers, Numbers], Decimal] = plain
 ) -> None:
-    """Compare the oracle with the plain formula, bit for bit, and with its central differences, to half a unit in the last place."""
-    found = case.evaluate()
+    """Compare the oracle's loss with the plain formula, and its gradients with central differences.
+
+    The loss must agree bit for bit, and gradients to half a unit in the last place.
+    """
+    result = case.evaluate()
     with localcontext(Context(prec=100)):
         values = [
             [] if x is None else [Decimal(v) for v in x.values]
@@ -466,9 +446,9 @@ def check(
             expected = formula(replace(case, upstream=None), values[0], values[1], values[2])
             half = case.predictions.dtype in ("float16", "bfloat16")
             form = F32 if half else FORMATS[case.predictions.dtype]
-            assert_same(found.loss, round_on_grid(Fraction(expected), form))
+            assert_same(result.loss, round_on_grid(Fraction(expected), form))
         slopes = central_differences(case, formula)
-        gradients = (found.grad_predictions, found.grad_targets, found.grad_sample_weight)
+        gradients = (result.grad_predictions, result.grad_targets, result.grad_sample_weight)
         for name, x, gradient, slope in zip(
             ("predictions", "targets", "sample_weight"),
             (case.predictions, case.targets, case.sample_weight),
@@ -484,16 +464,15 @@ def check(
             assert len(gradient) == len(slope)
             form = FORMATS[x.dtype]
             for i, (number, exact) in enumerate(zip(gradient, slope, strict=True)):
-                # The difference quotient errs by about 1e-50, so a number this near to it is a nearest one.
-                assert abs(Fraction(number) - Fraction(exact)) <= Fraction(
-                    form.ulp(number)
-                ) / 2 + Fraction(1, 10**40), (
-                    f"gradient of {name}[{i}] is {number}, not {exact}, in {case}"
-                )
+                # The difference quotient errs by about 1e-50, far less than the slack of 1e-40.
+                bound = Fraction(form.ulp(number)) / 2 + Fraction(1, 10**40)
+                error = abs(Fraction(number) - Fraction(exact))
+                message = f"gradient of {name}[{i}] is {number}, not {exact}, in {case}"
+                assert error <= bound, message
 
 
 def number(rng: random.Random, dtype: str, low: float, high: float) -> float:
-    """A random number of the dtype, with as many digits as it has."""
+    """A random number that uses all digits of the dtype."""
     value = rng.uniform(low, high)
     unit = FORMATS[dtype].ulp(value) if dtype != "float64" else math.ulp(value)
     return min(max(math.floor(value / unit) * unit, low), high)
@@ -510,7 +489,10 @@ DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
 
 def with_companions(case: Case, rng: random.Random, count: int) -> Case:
-    """The case with random weights (some 0, some negative where that is admitted), masks and upstream gradients."""
+    """The case with or without random weights, mask and upstream gradient.
+
+    Some weights are 0, and some negative where that is allowed.
+    """
     if rng.random() < 0.75:
         low = 0.25 if case.spec.reduction == "mean" else -2.0
         weight = numbers(rng, rng.choice(DTYPES), low, 2.0, count)
@@ -534,7 +516,7 @@ def with_companions(case: Case, rng: random.Random, count: int) -> Case:
 def test_cross_entropy_is_its_plain_formula(
     rule: dict[str, Any], kind: str, from_logits: bool
 ) -> None:
-    """Value and all gradients, over the product of all fields."""
+    """Value and all gradients agree, over the product of all fields."""
     rng = random.Random(f"{rule}{kind}{from_logits}")
     n, k = 3, 3
     for smoothing, weighted, epsilon in itertools.product((0.0, 0.1), (False, True), (0.0, 0.0625)):
@@ -567,7 +549,7 @@ def test_cross_entropy_is_its_plain_formula(
 def test_binary_cross_entropy_is_its_plain_formula(
     rule: dict[str, Any], kind: str, from_logits: bool
 ) -> None:
-    """Value and all gradients, over the product of all fields."""
+    """Value and all gradients agree, over the product of all fields."""
     rng = random.Random(f"{rule}{kind}{from_logits}")
     for smoothing, weighted, epsilon in itertools.product((0.0, 0.1), (0, 1, 2), (0.0, 0.0625)):
         if epsilon and from_logits:
@@ -588,11 +570,8 @@ def test_binary_cross_entropy_is_its_plain_formula(
         if kind == "float":
             targets = numbers(rng, rng.choice(DTYPES), 0.0625, 0.9375, *shape)
         else:
-            targets = Tensor(
-                [rng.choice([False, True] if kind == "bool" else [0, 1]) for _ in range(4)],
-                shape,
-                kind,
-            )
+            choices = [False, True] if kind == "bool" else [0, 1]
+            targets = Tensor([rng.choice(choices) for _ in range(4)], shape, kind)
         case = with_companions(Case(spec, predictions, targets), rng, 4)
         aligned = {
             name: x._replace(shape=shape)
@@ -605,23 +584,20 @@ def test_binary_cross_entropy_is_its_plain_formula(
 @pytest.mark.parametrize("rule", REDUCTIONS, ids=lambda rule: "-".join(rule.values()))
 @pytest.mark.parametrize("kind", ["bool", "int32", "float"])
 def test_squared_error_is_its_plain_formula(rule: dict[str, Any], kind: str) -> None:
-    """Value and all gradients, over the product of all fields."""
+    """Value and all gradients agree, over the product of all fields."""
     rng = random.Random(f"{rule}{kind}")
     for dtype in DTYPES:
         predictions = numbers(rng, dtype, -8.0, 8.0, 5)
         if kind == "float":
             targets = numbers(rng, rng.choice(DTYPES), -4.0, 4.0, 5)
         else:
-            targets = Tensor(
-                [rng.choice([False, True] if kind == "bool" else [-3, 0, 7]) for _ in range(5)],
-                (5,),
-                kind,
-            )
+            choices = [False, True] if kind == "bool" else [-3, 0, 7]
+            targets = Tensor([rng.choice(choices) for _ in range(5)], (5,), kind)
         check(with_companions(Case(MeanSquaredError(**rule), predictions, targets), rng, 5))
 
 
 def test_per_position_losses_are_the_plain_formula_bit_for_bit() -> None:
-    """Unreduced losses in all four dtypes."""
+    """Unreduced losses agree bit for bit in all four dtypes."""
     rng = random.Random(5)
     compared = 0
     for dtype, from_logits in itertools.product(DTYPES, (True, False)):
@@ -636,15 +612,15 @@ def test_per_position_losses_are_the_plain_formula_bit_for_bit() -> None:
             predictions,
             labels(*(rng.randrange(k) for _ in range(n))),
         )
-        found = case.evaluate()
+        result = case.evaluate()
         with localcontext(Context(prec=100)):
             losses, _ = plain_losses(
                 case,
                 [Decimal(x) for x in predictions.values],
                 [Decimal(t) for t in case.targets.values],
             )
-        assert isinstance(found.loss, list)
-        for loss, wide, exact in zip(found.loss, found.position_losses, losses, strict=True):
+        assert isinstance(result.loss, list)
+        for loss, wide, exact in zip(result.loss, result.position_losses, losses, strict=True):
             assert_same(loss, round_on_grid(Fraction(exact), FORMATS[dtype]))
             assert_same(wide, round_on_grid(Fraction(exact), FORMATS["float64"]))
             compared += 1
@@ -665,7 +641,7 @@ BINARY = Case(
 
 
 def _detached(patch: pytest.MonkeyPatch) -> None:
-    """The divisor counts as a constant."""
+    """Treat the divisor as a constant."""
     right = reference._Reduction.__init__
 
     def wrong(self: reference._Reduction, *arguments: Any) -> None:
@@ -676,7 +652,7 @@ def _detached(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rows_sum_to_one(patch: pytest.MonkeyPatch) -> None:
-    """softmax - tau, though T is not 1."""
+    """Make the gradient softmax - tau though the targets' sum T is not 1."""
     right = reference.PositionRules._from_logits
 
     def wrong(
@@ -699,7 +675,7 @@ def _rows_sum_to_one(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_chain_rule(patch: pytest.MonkeyPatch) -> None:
-    """The derivative by the smoothed target is taken for the one by the target."""
+    """Take the derivative by the smoothed target for the one by the target."""
     patch.setattr(
         reference.PositionRules,
         "_by_target",
@@ -708,12 +684,12 @@ def _no_chain_rule(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_pos_weight(patch: pytest.MonkeyPatch) -> None:
-    """The factor of the positive term is forgotten."""
+    """Forget the factor of the positive term."""
     patch.setattr(reference._Reduction, "_pos_weight", lambda *_: Fraction(1))
 
 
 def _sigma_minus_target(patch: pytest.MonkeyPatch) -> None:
-    """The gradient of the binary cross-entropy without the smoothing."""
+    """Compute the coefficient 1 - t' of sigma(z) as 1 - q t' / 3, which is wrong unless q = 3."""
     right = reference.PositionRules._binary_logit
     patch.setattr(
         reference.PositionRules,
@@ -735,19 +711,17 @@ def _sigma_minus_target(patch: pytest.MonkeyPatch) -> None:
 def test_the_check_catches_a_wrong_formula(
     case: Case, spoil: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of five wrong gradients is found, so the check above can fail."""
+    """The check finds each of five wrong gradients, so it can fail."""
     check(case)
     spoil(monkeypatch)
-    if (
-        spoil is _sigma_minus_target
-    ):  # its case is one where the two differ: pos_weight 3 and smoothing
+    if spoil is _sigma_minus_target:  # changes nothing for the case's pos_weight of 3
         case = replace(case, spec=case.spec.replace(pos_weight=2.0))
     with pytest.raises(AssertionError, match=r"is not|gradient of"):
         check(case)
 
 
 def test_the_check_catches_one_unit_in_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A result next to the right one is found."""
+    """The check finds a result that is off by one unit in the last place."""
     right = reference.round_value
 
     def off(x: Any, form: Format) -> float:
@@ -758,11 +732,11 @@ def test_the_check_catches_one_unit_in_the_last_place(monkeypatch: pytest.Monkey
         check(DENSE)
 
 
-# --------------------------------------------------------------------------------------------------------- published numbers
+# -------------------------------------------------------------------------------- published numbers
 
 
 def test_cross_entropy_of_the_common_probe() -> None:
-    """Numbers that torch, Keras, TensorFlow and scikit-learn give, each under the divisor it uses."""
+    """Numbers that torch, Keras, TensorFlow and scikit-learn give with their divisors agree."""
     rows = evaluate(
         CrossEntropyLoss(from_logits=True, reduction="none"), tensor(LOGITS), labels(*LABELS)
     )
@@ -791,43 +765,41 @@ def test_cross_entropy_of_the_common_probe() -> None:
 
 
 def test_smoothing_class_weights_and_unnormalised_targets() -> None:
-    """torch's rule for smoothing with class weights; T is not 1 for targets that sum to 2."""
+    """Class weights with smoothing follow torch's rule; the sum T of the targets may be 2."""
     smoothed = CrossEntropyLoss(
         from_logits=True, label_smoothing=0.1, class_weights=[1, 2, 4], reduction="none"
     )
     for targets in (labels(0), tensor([[1.0, 0.0, 0.0]])):
-        assert evaluate(smoothed, tensor(LOGITS[:1]), targets).loss == pytest.approx(
-            [0.795287], abs=5e-7
-        )
-    plain_rows = CrossEntropyLoss(from_logits=True, reduction="none")
-    doubled = evaluate(plain_rows, tensor(LOGITS[:1]), tensor([[2.0, 0.0, 0.0]]))
+        loss = evaluate(smoothed, tensor(LOGITS[:1]), targets).loss
+        assert loss == pytest.approx([0.795287], abs=5e-7)
+    spec = CrossEntropyLoss(from_logits=True, reduction="none")
+    doubled = evaluate(spec, tensor(LOGITS[:1]), tensor([[2.0, 0.0, 0.0]]))
     assert doubled.loss == pytest.approx([0.815212], abs=5e-7)
     assert doubled.grad_predictions is not None
     assert doubled.grad_predictions[0] == pytest.approx(-0.669518, abs=5e-7)
-    assert evaluate(
-        plain_rows, tensor([[2.0, -INF, 0.0]]), tensor([[1.0, 0.0, 0.0]])
-    ).loss == pytest.approx([0.126928], abs=5e-7)
+    infinite = evaluate(spec, tensor([[2.0, -INF, 0.0]]), tensor([[1.0, 0.0, 0.0]]))
+    assert infinite.loss == pytest.approx([0.126928], abs=5e-7)
 
 
 def test_confident_and_shifted_rows() -> None:
-    """Where native kernels round to 0, lose the difference of large logits, or lose digits in half types."""
+    """The oracle is right where framework kernels lose digits.
+
+    They round small losses to 0, lose the difference of large logits, or lose digits in half types.
+    """
     rows = CrossEntropyLoss(from_logits=True, reduction="none")
-    assert evaluate(rows, tensor([[18.0, 0.0, 0.0]]), labels(0)).loss == pytest.approx(
-        [2 * math.exp(-18.0)], rel=1e-7
-    )
+    confident = evaluate(rows, tensor([[18.0, 0.0, 0.0]]), labels(0)).loss
+    assert confident == pytest.approx([2 * math.exp(-18.0)], rel=1e-7)
     for offset in (0.0, 1e5, 1e7):
-        assert evaluate(rows, tensor([[1.0 + offset, offset]]), labels(0)).loss == [
-            0.3132616877555847
-        ]
+        shifted = evaluate(rows, tensor([[1.0 + offset, offset]]), labels(0)).loss
+        assert shifted == [0.3132616877555847]
     assert evaluate(rows, tensor([[130.0, 129.0]], dtype="bfloat16"), labels(0)).loss == [0.3125]
-    assert evaluate(rows, tensor([[1.0, 3.0, -1.0]], dtype="bfloat16"), labels(1)).loss == [
-        0.142578125
-    ]
+    half = evaluate(rows, tensor([[1.0, 3.0, -1.0]], dtype="bfloat16"), labels(1)).loss
+    assert half == [0.142578125]
     assert evaluate(rows, tensor([[100.0, 0.0]]), labels(0)).loss == [3.783505853677006e-44]
 
 
 def test_squared_error_of_the_weighted_probe() -> None:
-    """Weights act before any reduction, and are broadcast before they are summed."""
+    """Weights multiply before any reduction, and are broadcast before they are summed."""
     predictions, targets, weight = tensor([1.0, 2.0]), tensor([0.0, 0.0]), tensor([1.0, 3.0])
     assert evaluate(MeanSquaredError(), predictions, targets, weight).loss == 3.25
     assert evaluate(MeanSquaredError(divisor="all"), predictions, targets, weight).loss == 6.5
@@ -846,7 +818,7 @@ def test_squared_error_of_the_weighted_probe() -> None:
 
 
 def test_a_keras_epsilon_and_a_negative_logarithm_of_zero() -> None:
-    """The clip gives Keras's number and a gradient of 0; no clip gives infinities."""
+    """With Keras' clip, p = 0 gives Keras' number and a gradient of 0; without, infinities."""
     row, target = tensor([[0.0, 0.5, 0.5]]), labels(0)
     clipped = evaluate(CrossEntropyLoss(epsilon=1e-7), row, target)
     assert clipped.loss == pytest.approx(16.118095, abs=1e-6)
@@ -856,24 +828,24 @@ def test_a_keras_epsilon_and_a_negative_logarithm_of_zero() -> None:
     assert_same(infinite.grad_predictions, [-INF, 0.0, 0.0])
 
 
-# -------------------------------------------------------------------------------------------------------- ties, sticky parts
+# ---------------------------------------------------------------------------- ties and sticky parts
 
 
 ROWS = CrossEntropyLoss(from_logits=True, reduction="none")
 
 
 def test_a_tie_beside_a_part_below_all_resolution() -> None:
-    """Losses that 43,435 digits would be needed for."""
-    # 100000.00390625 lies half way between two float32, and log1p(e^-100000) > 0 breaks the tie upwards.
+    """A tiny part breaks a tie; brute force would need 43,435 digits to see it."""
+    # 100000.00390625 lies half way between two float32, and log1p(e^-100000) > 0 rounds it up.
     assert evaluate(ROWS, tensor([[100000.0, -0.00390625]]), labels(1)).loss == [100000.0078125]
     assert evaluate(ROWS, tensor([[100000.0078125, -0.00390625]]), labels(1)).loss == [
         100000.015625
     ]
-    # Two equal largest logits: log 2 decides, there is no tie.
+    # With two equal largest logits, log 2 is added and there is no tie.
     assert evaluate(ROWS, tensor([[100000.0, 100000.0, -0.00390625]]), labels(2)).loss == [
         100000.6953125
     ]
-    # q |z| = 25165821 needs 25 bits; the next even one is below it.
+    # q |z| = 25165821 needs 25 bits; the even neighbour is below, but the tiny part rounds it up.
     binary = BinaryCrossEntropyLoss(from_logits=True, reduction="none", pos_weight=1.5)
     assert evaluate(binary, tensor([-16777214.0]), tensor([1.0])).loss == [25165822.0]
     assert evaluate(binary, tensor([-16777214.0]), tensor([1.0]), tensor([-1.0])).loss == [
@@ -882,8 +854,8 @@ def test_a_tie_beside_a_part_below_all_resolution() -> None:
 
 
 def test_a_gradient_tie_beside_a_part_below_all_resolution() -> None:
-    """The same for 1 - p, for p -> 0 beside a rational, and for 1/2 - p."""
-    # u (1 - p) lies half way between 1 + 2^-23 and 1 + 2^-22, less something; to even would be upwards.
+    """Tiny parts break ties of 1 - p, of p -> 0 beside a rational, and of 1/2 - p."""
+    # u (1 - p) lies just below half way between 1 + 2^-23 and 1 + 2^-22; a tie would go up to even.
     upstream = [1 + 3 * 2.0**-24]
     below, above = 1 + 2.0**-23, 1 + 2.0**-22
     for gap in (200.0, 1000.0, 1e5, 2.0**100):
@@ -896,15 +868,15 @@ def test_a_gradient_tie_beside_a_part_below_all_resolution() -> None:
         assert evaluate(
             binary, tensor([-gap]), tensor([1.0]), upstream=upstream
         ).grad_predictions == [-below]
-    # T p - tau for p -> 0 is -tau and a little more.
+    # T p - tau for p -> 0 is a little more than -tau.
     dense = evaluate(
         ROWS, tensor([[0.0, -1e4]]), tensor([[0.0, 1 + 3 * 2.0**-24]], dtype="float64")
     )
     assert dense.grad_predictions == [below, -below]
-    # Shared by two: u / 2 each, less something.
+    # Two equal logits share it: each gets a little less than u / 2.
     halves = evaluate(ROWS, tensor([[1000.0, 1000.0, 0.0]]), labels(2), upstream=upstream)
     assert halves.grad_predictions == [below / 2, below / 2, -below]
-    # Nothing below it: the tie goes to even.
+    # Without a tiny part, the tie goes to even.
     assert evaluate(
         ROWS, tensor([[1.0, -INF]]), tensor([[0.0, 1.0]]), upstream=upstream
     ).grad_predictions == [
@@ -914,20 +886,20 @@ def test_a_gradient_tie_beside_a_part_below_all_resolution() -> None:
 
 
 def test_float64_logits_at_the_ends_of_their_range() -> None:
-    """Differences that overflow float64, and the smallest there are."""
+    """Logit differences that overflow float64, and the smallest ones, are right."""
     wide = tensor([[1e308, -1e308]], dtype="float64")
     assert_same(evaluate(ROWS, wide, labels(1)).loss, [INF])
     assert_same(evaluate(ROWS, wide, labels(0)).loss, [0.0])
     assert_same(evaluate(ROWS, wide, labels(0)).grad_predictions, [0.0, 0.0])
     largest = FORMATS["float64"].largest
     assert evaluate(ROWS, tensor([[largest, 0.0]], dtype="float64"), labels(1)).loss == [largest]
-    # l = log 2 +- d/2 and p = 1/2 -+ d/4 at a distance d of one subnormal number.
+    # For a difference d of one subnormal number, l = log 2 +- d/2 and p = 1/2 -+ d/4.
     nearly = evaluate(
         ROWS, tensor([[0.0, 5e-324]], dtype="float64"), labels(0), upstream=[1 + 2.0**-52]
     )
     assert nearly.loss == [math.log(2)]
     assert nearly.grad_predictions == [-(0.5 + 2.0**-53), 0.5 + 2.0**-53]
-    # u sigma(d) lies beside the float32 tie u / 2, and d tips it.
+    # u sigma(d) lies next to the float32 tie u / 2, and d decides the direction.
     for d, u, p in (
         (5e-324, 1 + 2.0**-24, 0.5 + 2.0**-24),
         (0.0, 1 + 2.0**-24, 0.5),
@@ -939,8 +911,8 @@ def test_float64_logits_at_the_ends_of_their_range() -> None:
 
 
 def test_rational_ties_go_to_even() -> None:
-    """Ties no precision decides: squared errors, equal logits, p = t, logit 0."""
-    # 2 (p - t) u / D with D = 1: 25 bits.
+    """Exact ties, which no precision decides, go to even: squared errors, equal logits, logit 0."""
+    # 2 (p - t) u / D with D = 1 has 25 bits.
     mse = MeanSquaredError(reduction="none")
     for odd, even in ((2.0**24 + 1, 2.0**24), (2.0**24 + 3, 2.0**24 + 4)):
         found = evaluate(mse, tensor([odd / 2], dtype="float64"), tensor([0.0]))
@@ -964,7 +936,7 @@ def test_rational_ties_go_to_even() -> None:
 
 
 def test_means_that_are_ties() -> None:
-    """Means and sums that a rounded float64 sum gets wrong."""
+    """Means and sums are right where a rounded float64 sum is wrong."""
     mean = evaluate(MeanSquaredError(), tensor([1.0, 2.0**-12]), tensor([0.0, 0.0]))
     assert mean.loss == 0.5  # 1/2 + 2^-25 is a tie, and 1/2 is even
     above = evaluate(
@@ -976,7 +948,7 @@ def test_means_that_are_ties() -> None:
         tensor([1.25e154] * 2, dtype="float64"),
         tensor([0.0] * 2, dtype="float64"),
     )
-    assert huge.loss == pytest.approx(1.5625e308)  # the sum is past the largest float64
+    assert huge.loss == pytest.approx(1.5625e308)  # the sum overflows float64
     assert_same(
         evaluate(
             MeanSquaredError(reduction="sum"),
@@ -988,7 +960,7 @@ def test_means_that_are_ties() -> None:
 
 
 def test_what_cancels_gives_zero() -> None:
-    """Weights of both signs: exactly 0, not something small."""
+    """Terms that cancel under weights of both signs give exactly 0."""
     weight = tensor([1.0, -1.0])
     total = CrossEntropyLoss(from_logits=True, reduction="sum")
     for a, b in (
@@ -1021,21 +993,18 @@ def test_what_cancels_gives_zero() -> None:
 
 
 def test_terms_are_real_or_rounded() -> None:
-    """What a reduction adds up, worked out by hand."""
-    predictions, targets = (
-        tensor([1 + 2.0**-12] * 3),
-        tensor([0.0] * 3),
-    )  # l = 1 + 2^-11 + 2^-24 is a float32 tie
+    """A reduction adds up real or rounded terms, as asked; the sums are worked out by hand."""
+    # l = 1 + 2^-11 + 2^-24 is a float32 tie.
+    predictions, targets = tensor([1 + 2.0**-12] * 3), tensor([0.0] * 3)
     total = MeanSquaredError(reduction="sum")
     assert evaluate(total, predictions, targets).loss == 3 + 3 * 2.0**-11 + 2.0**-22
     assert evaluate(total, predictions, targets, terms="rounded").loss == 3 + 3 * 2.0**-11
     mean = MeanSquaredError()
     assert evaluate(mean, predictions, targets).loss == 1 + 2.0**-11
-    real, rounded = (
-        evaluate(total, predictions, targets, terms=terms) for terms in ("real", "rounded")
-    )  # type: ignore[arg-type]
+    real = evaluate(total, predictions, targets, terms="real")
+    rounded = evaluate(total, predictions, targets, terms="rounded")
     assert real.grad_predictions == rounded.grad_predictions
-    # Half predictions: terms and result are float32. float64 predictions: both are float64.
+    # Terms and result are float32 for half predictions, and float64 for float64 predictions.
     half = evaluate(
         total, tensor([1 + 2.0**-10] * 3, dtype="float16"), tensor([0.0] * 3), terms="rounded"
     )
@@ -1044,14 +1013,14 @@ def test_terms_are_real_or_rounded() -> None:
         total, tensor([1 + 2.0**-12] * 3, dtype="float64"), tensor([0.0] * 3), terms="rounded"
     )
     assert wide.loss == 3 + 3 * 2.0**-11 + 3 * 2.0**-24
-    # A term past float32 is infinite, though the mean is not.
+    # A rounded term that overflows float32 is infinite, though the mean would not overflow.
     large = tensor([2.0**64, 0.0])
     assert evaluate(mean, large, tensor([0.0, 0.0])).loss == 2.0**127
     assert_same(evaluate(mean, large, tensor([0.0, 0.0]), terms="rounded").loss, INF)
 
 
 def test_terms_differ_in_the_last_place_only() -> None:
-    """Rounded terms are the rounded losses, summed exactly."""
+    """A mean of rounded terms is the exact mean of the rounded losses."""
     rng = random.Random(11)
     different = 0
     for _ in range(40):
@@ -1071,11 +1040,11 @@ def test_terms_differ_in_the_last_place_only() -> None:
     assert different > 0
 
 
-# -------------------------------------------------------------------------------------------------------------- special values
+# ----------------------------------------------------------------------------------- special values
 
 
 def test_special_logits_in_a_row() -> None:
-    """Infinite and NaN logits: value, gradient, and the rows beside them."""
+    """Infinite and NaN logits give the right loss and gradient, and leave other rows alone."""
     for row, label, loss, gradient in [
         ([2.0, -INF, 0.0], 0, 0.12692801654338837, None),
         ([-INF, 0.0, 0.0], 0, INF, [-1.0, 0.5, 0.5]),
@@ -1092,7 +1061,7 @@ def test_special_logits_in_a_row() -> None:
             assert found.bad_positions == ()
             if gradient is not None:
                 assert_same(found.grad_predictions, gradient)
-        # The others go on as if nothing had happened.
+        # The other row's gradient does not change.
         both = evaluate(
             CrossEntropyLoss(from_logits=True), tensor([row, [0.0, 0.0, 0.0]]), labels(label, 0)
         )
@@ -1104,7 +1073,7 @@ def test_special_logits_in_a_row() -> None:
 
 
 def test_dense_targets_by_special_logits() -> None:
-    """0 log 0 = 0, in the derivative by the target too."""
+    """0 log 0 = 0, in the loss and in the derivative by the target."""
     found = evaluate(ROWS, tensor([[0.0, -INF]]), tensor([[1.0, 0.0]]))
     assert_same(found.grad_targets, [0.0, 0.0])
     found = evaluate(ROWS, tensor([[0.0, -INF]]), tensor([[0.5, 0.5]]))
@@ -1119,7 +1088,7 @@ def test_dense_targets_by_special_logits() -> None:
 
 
 def test_special_binary_logits() -> None:
-    """0 where the label agrees, infinite otherwise, gradient sigma - t."""
+    """An infinite logit costs 0 if the label agrees, else infinity; the gradient is sigma - t."""
     spec = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
     for z, t, loss, gradient, by_target in [
         (INF, 1.0, 0.0, 0.0, 0.0),
@@ -1144,7 +1113,7 @@ def test_special_binary_logits() -> None:
 
 
 def test_special_probabilities() -> None:
-    """0, 1, a little more than 1, subnormal, NaN; and what is not read."""
+    """Probabilities of 0, 1, slightly above 1, subnormal or NaN; unread ones have no effect."""
     binary = BinaryCrossEntropyLoss(reduction="none")
     limit = 1 + 2.0**-21
     for p, t, loss, gradient in [
@@ -1176,17 +1145,17 @@ def test_special_probabilities() -> None:
             found = evaluate(categorical, tensor([row]), targets)
             assert_same([found.loss, found.grad_predictions], [[loss], gradient])
             assert found.bad_positions == ()
-    # In float64 a probability of 1e-40 is a number like any other.
+    # In float64 a probability of 1e-40 is a normal number.
     assert evaluate(binary, tensor([1e-40], dtype="float64"), tensor([1.0])).loss == [
         pytest.approx(92.10340371976183)
     ]
-    # A class weight of 0 hides nothing, but 0 log 0 is 0.
+    # A class weight of 0 hides no NaN and no bad value, but 0 log 0 is 0.
     weighted = categorical.replace(class_weights=[0.0, 1.0])
     assert_same(evaluate(weighted, tensor([[NAN, 0.5]]), labels(0)).loss, [NAN])
     assert_same(evaluate(weighted, tensor([[-1.0, 0.5]]), labels(0)).bad_positions, [0])
     zero = evaluate(weighted, tensor([[0.0, 0.5]]), labels(0))
     assert_same([zero.loss, zero.grad_predictions], [[0.0], [0.0, 0.0]])
-    # Targets: what is not read is 0, unless it is a probability.
+    # The derivative by a target of 0 is -log p for a valid p > 0, and 0 where p is not read.
     by_target = evaluate(
         categorical, tensor([[0.5, 0.25, 0.0, NAN, 7.0]]), tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
     ).grad_targets
@@ -1194,7 +1163,7 @@ def test_special_probabilities() -> None:
 
 
 def test_the_clip_is_where_epsilon_says() -> None:
-    """Clipped strictly outside [epsilon, 1 - epsilon], as real numbers."""
+    """Probabilities strictly outside [epsilon, 1 - epsilon], as real numbers, are clipped."""
     spec = BinaryCrossEntropyLoss(epsilon=0.25, reduction="none")
     for p, gradient in [
         (0.25, -4.0),
@@ -1208,7 +1177,7 @@ def test_the_clip_is_where_epsilon_says() -> None:
         found = evaluate(spec, tensor([p]), tensor([1.0]))
         assert_same(found.grad_predictions, [round_on_grid(Fraction(gradient), F32)])
         assert found.loss == [pytest.approx(-math.log(min(max(p, 0.25), 0.75)), rel=1e-7)]
-    # 1 - epsilon is no float32, and is not rounded to one: the loss at p = 1 is -log(1 - 1e-7), not 1.19e-7.
+    # 1 - epsilon is not rounded to float32, so the loss at p = 1 is -log(1 - 1e-7), not 1.19e-7.
     keras = BinaryCrossEntropyLoss(epsilon=1e-7, reduction="none")
     assert evaluate(keras, tensor([1.0]), tensor([1.0])).loss == [
         pytest.approx(1.00000005e-7, rel=1e-7)
@@ -1216,7 +1185,7 @@ def test_the_clip_is_where_epsilon_says() -> None:
 
 
 def test_squared_error_follows_ieee() -> None:
-    """Infinities, NaN, overflow, underflow, and the largest integer targets."""
+    """Infinities, NaN, overflow and underflow follow IEEE; integer targets reach 2^53."""
     spec = MeanSquaredError(reduction="none")
     for p, t, loss, gradient in [
         (INF, 0.0, INF, INF),
@@ -1228,17 +1197,13 @@ def test_squared_error_follows_ieee() -> None:
         (3e38, -3e38, INF, INF),
         (1e-30, 0.0, 0.0, 2e-30),
     ]:
-        case = Tensor(
-            [round_on_grid(Fraction(x), F32) if math.isfinite(x) else x for x in (p, t)],
-            (2,),
-            "float32",
+        prediction, target = (
+            round_on_grid(Fraction(x), F32) if math.isfinite(x) else x for x in (p, t)
         )
         found = evaluate(
-            spec, Tensor(case.values[:1], (1,), "float32"), Tensor(case.values[1:], (1,), "float32")
+            spec, Tensor([prediction], (1,), "float32"), Tensor([target], (1,), "float32")
         )
-        expected = (
-            round_on_grid(Fraction(case.values[0]) * 2, F32) if gradient == 2e-30 else gradient
-        )
+        expected = round_on_grid(Fraction(prediction) * 2, F32) if gradient == 2e-30 else gradient
         assert_same(
             [found.loss, found.grad_predictions, found.grad_targets],
             [[loss], [expected], [-expected]],
@@ -1295,10 +1260,13 @@ BAD: list[tuple[AnyLoss, Tensor, Tensor]] = [
 
 
 @pytest.mark.parametrize(("spec", "predictions", "targets"), BAD)
-def test_a_bad_value_spoils_its_position(
+def test_a_bad_value_poisons_its_position(
     spec: AnyLoss, predictions: Tensor, targets: Tensor
 ) -> None:
-    """NaN there and nowhere else, unless the divisor depends on it; and never where the position is off."""
+    """A bad value gives NaN in its own position, and in others only through the divisor.
+
+    At a dropped or zero-weighted position it has no effect.
+    """
     size = len(predictions.values) // 2
     rows = evaluate(spec.replace(reduction="none"), predictions, targets)
     assert rows.bad_positions == (0,)
@@ -1310,7 +1278,7 @@ def test_a_bad_value_spoils_its_position(
         mean = evaluate(spec.replace(divisor=divisor), predictions, targets)
         assert_same(mean.loss, NAN)
         assert mean.grad_predictions is not None
-        # Without weights the divisor is a count, and the other position's gradient is that of a batch of two.
+        # Without weights the divisor is the count 2, so the other position's gradient is finite.
         halved = evaluate(
             spec.replace(reduction="none"), predictions, targets, upstream=[0.5, 0.5]
         ).grad_predictions
@@ -1319,12 +1287,11 @@ def test_a_bad_value_spoils_its_position(
         weighted = evaluate(spec.replace(divisor=divisor), predictions, targets, tensor([1.0, 1.0]))
         assert weighted.divisor is not None
         assert math.isnan(weighted.divisor) == (divisor == "weights")
-    # What is dropped or switched off is not looked at.
+    # Dropped and zero-weighted positions are not checked.
     good = evaluate(spec, predictions, targets, mask=tensor([False, True], dtype="bool"))
     assert good.bad_positions == ()
-    assert good.loss == pytest.approx(
-        rows.loss[1], rel=1e-3
-    )  # of half predictions one is a half, the other is not
+    # For half predictions the mean is float32 and the row's loss a half type, so allow 1e-3.
+    assert good.loss == pytest.approx(rows.loss[1], rel=1e-3)
     assert_same(good.grad_predictions, [0.0] * size + rows.grad_predictions[size:])
     off = evaluate(spec, predictions, targets, tensor([0.0, 1.0]))
     assert_same([off.loss, off.grad_predictions], [good.loss, good.grad_predictions])
@@ -1332,23 +1299,23 @@ def test_a_bad_value_spoils_its_position(
 
 
 def test_a_negative_weight_is_bad_where_it_would_divide() -> None:
-    """Under divisor 'weights' of a mean, and nowhere else."""
+    """A negative weight is bad in a mean with divisor 'weights', and valid elsewhere."""
     predictions, targets, weight = tensor([1.0, 2.0]), tensor([0.0, 0.0]), tensor([-1.0, 3.0])
     found = evaluate(MeanSquaredError(), predictions, targets, weight)
     assert found.bad_positions == (0,)
     assert_same(found.loss, NAN)
-    for fields, loss in (
-        ({"divisor": "all"}, 5.5),
-        ({"reduction": "sum"}, 11.0),
-        ({"reduction": "none"}, [-1.0, 12.0]),
+    for spec, loss in (
+        (MeanSquaredError(divisor="all"), 5.5),
+        (MeanSquaredError(reduction="sum"), 11.0),
+        (MeanSquaredError(reduction="none"), [-1.0, 12.0]),
     ):
-        found = evaluate(MeanSquaredError(**fields), predictions, targets, weight)  # type: ignore[arg-type]
+        found = evaluate(spec, predictions, targets, weight)
         assert found.bad_positions == ()
         assert found.loss == loss
 
 
 def test_weights_that_are_not_finite() -> None:
-    """IEEE rules."""
+    """Infinite and NaN weights follow IEEE rules."""
     predictions, targets = tensor([1.0, 2.0, 0.0]), tensor([0.0, 0.0, 0.0])
     rows = evaluate(
         MeanSquaredError(reduction="none"), predictions, targets, tensor([INF, NAN, INF])
@@ -1360,11 +1327,11 @@ def test_weights_that_are_not_finite() -> None:
     assert_same(mean.grad_predictions, [NAN, 0.0, 0.0])
 
 
-# ------------------------------------------------------------------------------------------------------------ shapes and rules
+# --------------------------------------------------------------------------------- shapes and rules
 
 
 def test_the_empty_mean() -> None:
-    """Every way for a divisor to be 0, and each answer to it."""
+    """Every way for a divisor to be 0 gives the result that on_empty names."""
     off = tensor([False, False], dtype="bool")
     for fields, companions in [
         ({}, {"mask": off}),
@@ -1387,13 +1354,13 @@ def test_the_empty_mean() -> None:
         evaluate(CrossEntropyLoss(from_logits=True, divisor="all", ignore_index=0), *arguments).loss
         == 0.0
     )
-    # A bad value keeps a mean from being empty: 0 + NaN is not 0.
-    spoiled = CrossEntropyLoss(from_logits=True, class_weights=[0.0, 1.0], on_empty="zero")
-    assert_same(evaluate(spoiled, tensor([[1.0, 2.0]] * 2), labels(0, 2)).loss, NAN)
+    # With a bad value the divisor is NaN, so the mean is not empty.
+    poisoned = CrossEntropyLoss(from_logits=True, class_weights=[0.0, 1.0], on_empty="zero")
+    assert_same(evaluate(poisoned, tensor([[1.0, 2.0]] * 2), labels(0, 2)).loss, NAN)
 
 
 def test_an_empty_batch() -> None:
-    """No positions at all."""
+    """A batch without positions gives an empty list, a sum of 0 or an empty mean."""
     for spec, predictions, targets in [
         (
             CrossEntropyLoss(from_logits=True),
@@ -1426,7 +1393,7 @@ def test_an_empty_batch() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_class_axis(axis: int, dense: bool) -> None:
-    """The same numbers wherever the class axis is."""
+    """The numbers do not depend on the place of the class axis."""
     rng = random.Random(7)
     k, rest = 3, (2, 4)
     rows = [[number(rng, "float32", -3.0, 3.0) for _ in range(k)] for _ in range(8)]
@@ -1464,7 +1431,7 @@ def test_the_class_axis(axis: int, dense: bool) -> None:
 
 
 def test_weights_and_masks_are_aligned_to_the_leading_axes() -> None:
-    """One number per row, or one for all; gradients are summed over the repeats."""
+    """A weight per row or one for all is broadcast, and its gradient summed over the repeats."""
     predictions, targets = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), tensor([[0.0] * 3] * 2)
     per_row = evaluate(
         MeanSquaredError(reduction="none"), predictions, targets, tensor([1.0, 10.0])
@@ -1540,7 +1507,7 @@ def plain_softmax(
 
 
 def test_softmax_by_the_plain_formula() -> None:
-    """Value and gradient are the formula's, rounded once; below the smallest normal number of float32 the value is 0."""
+    """Value and gradient are those of the formula, rounded once; subnormal values are 0."""
     rng = random.Random(5)
     for dtype, form in FORMATS.items():
         tiny = FORMATS["float64" if dtype == "float64" else "float32"].tiny
@@ -1569,7 +1536,7 @@ def test_softmax_by_the_plain_formula() -> None:
 
 
 def test_softmax_by_special_logits() -> None:
-    """-inf has no share; a row of nothing else, or with +inf or NaN, is NaN; the axis is the one that is named."""
+    """A logit of -inf gets 0; a row of only -inf, or with +inf or NaN, is NaN, along any axis."""
     rows = [
         [0.0, -INF, 0.0],
         [-INF, -INF, -INF],
@@ -1585,7 +1552,7 @@ def test_softmax_by_special_logits() -> None:
 
 
 def test_what_a_call_refuses() -> None:
-    """Shapes, dtypes and numbers that do not fit."""
+    """Shapes, dtypes and numbers that do not fit are refused."""
     with pytest.raises(ShapeError):
         evaluate(MeanSquaredError(), tensor([[1.0], [2.0]]), tensor([1.0, 2.0]))
     with pytest.raises(DTypeError):
@@ -1603,7 +1570,7 @@ def test_what_a_call_refuses() -> None:
 
 
 def test_the_decimal_context_of_the_caller_does_not_matter() -> None:
-    """A caller's three digits are the caller's."""
+    """A caller's decimal context of three digits does not change the result."""
     with localcontext(Context(prec=3, Emin=-5, Emax=5)):
         check_row = evaluate(ROWS, tensor([[100.0, 0.0, 3.0]]), labels(1))
     assert check_row == evaluate(ROWS, tensor([[100.0, 0.0, 3.0]]), labels(1))

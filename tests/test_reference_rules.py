@@ -1,6 +1,7 @@
-"""The oracle on the rules that other libraries' losses need: by plain formulas, and special values worked out by hand.
+"""Check the oracle on the rules for other libraries' losses.
 
-The plain formulas, and the comparison with their central differences, are those of `tests.test_reference`.
+The plain formulas and their central differences are those of `tests.test_reference`; the results
+at special values are worked out by hand.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ RULES = [*REDUCTIONS, {"divisor": "label_weights"}]
 
 
 def by_name(rule: dict[str, Any]) -> str:
-    """A test's id."""
+    """The id of a test with these fields."""
     return "-".join(map(str, rule.values()))
 
 
-# ---------------------------------------------------------------------------------------------------------- by plain formulas
+# -------------------------------------------------------------------------------- by plain formulas
 
 
 @pytest.mark.parametrize("rule", RULES, ids=by_name)
@@ -58,7 +59,7 @@ def by_name(rule: dict[str, Any]) -> str:
 def test_rules_of_the_cross_entropy_are_their_plain_formula(
     rule: dict[str, Any], kind: str
 ) -> None:
-    """Value and all gradients of the log-likelihood, positions weighted by class, and what is divided by its sum."""
+    """Value and all gradients agree for log-likelihood, class weighting and renormalization."""
     rng = random.Random(f"{rule}{kind}")
     n, k = 3, 3
     weights = [rng.uniform(0, 3) for _ in range(k)]
@@ -94,16 +95,13 @@ def test_rules_of_the_cross_entropy_are_their_plain_formula(
         targets = labels(*rng.choices([*range(k)], k=n))
         if kind == "dense":
             targets = numbers(rng, rng.choice(DTYPES), 0.0625, 1.5, n, k)
-        check(
-            with_companions(
-                Case(spec, numbers(rng, rng.choice(DTYPES), low, high, n, k), targets), rng, n
-            )
-        )
+        predictions = numbers(rng, rng.choice(DTYPES), low, high, n, k)
+        check(with_companions(Case(spec, predictions, targets), rng, n))
 
 
 @pytest.mark.parametrize("rule", REDUCTIONS, ids=by_name)
 def test_rules_of_the_binary_cross_entropy_are_their_plain_formula(rule: dict[str, Any]) -> None:
-    """Value and all gradients: presets, an added epsilon, the axis of pos_weight, scale, and the next test's rules too."""
+    """Value and all gradients agree for epsilons, the axis of pos_weight, scale and averages."""
     rng = random.Random(f"{rule}")
     shape = (2, 3, 2)
     three = [rng.uniform(0, 3) for _ in range(3)]
@@ -131,7 +129,7 @@ def test_rules_of_the_binary_cross_entropy_are_their_plain_formula(rule: dict[st
 
 @pytest.mark.parametrize("rule", REDUCTIONS, ids=by_name)
 def test_weights_of_elements_and_averages_are_their_plain_formula(rule: dict[str, Any]) -> None:
-    """Value and all gradients of the squared error."""
+    """Value and all gradients of the squared error agree."""
     rng = random.Random(f"{rule}")
     fields: list[dict[str, Any]] = [
         {"element_weights": 2.5},
@@ -151,8 +149,10 @@ def test_weights_of_elements_and_averages_are_their_plain_formula(rule: dict[str
 
 
 def accompanied(case: Case, rng: random.Random) -> Case:
-    """The case with weights, a mask and an upstream gradient of its positions' shape, or without some of them."""
-    shape = case.predictions.shape[:-1] if case.spec.average_last_axis else case.predictions.shape  # type: ignore[union-attr]
+    """The case with or without weights, mask and upstream gradient, shaped like its positions."""
+    shape = case.predictions.shape
+    if case.spec.average_last_axis:  # type: ignore[union-attr]
+        shape = shape[:-1]
     case = with_companions(case, rng, math.prod(shape))
     given = {
         name: x._replace(shape=shape)
@@ -163,9 +163,9 @@ def accompanied(case: Case, rng: random.Random) -> Case:
 
 
 def test_the_clamp_has_the_gradient_torch_gives_it() -> None:
-    """Values are those of the clamped logarithm, the slope (p - t') / max(p (1 - p), 1e-12)."""
+    """The loss uses the clamped logarithm, the gradient is (p - t') / max(p (1 - p), 1e-12)."""
     rng = random.Random(11)
-    numbers_ = [
+    probabilities = [
         0.0,
         1.0,
         2.0**-126,
@@ -180,9 +180,9 @@ def test_the_clamp_has_the_gradient_torch_gives_it() -> None:
         3e-44,
         1e-300,
     ]
-    least = Fraction(float(np.float32(1e-12)))  # as torch has it, also in float64
+    least = Fraction(float(np.float32(1e-12)))  # torch's float32 constant, also for float64
     for smoothing, dtype in itertools.product((0.0, 0.1), ("float32", "float64")):
-        values = [round_on_grid(Fraction(p), FORMATS[dtype]) for p in numbers_]
+        values = [round_on_grid(Fraction(p), FORMATS[dtype]) for p in probabilities]
         for t in (0.0, 1.0, number(rng, dtype, 0.1, 0.9)):
             spec = BinaryCrossEntropyLoss(
                 epsilon="torch", reduction="none", label_smoothing=smoothing
@@ -202,14 +202,11 @@ def test_the_clamp_has_the_gradient_torch_gives_it() -> None:
                         Fraction(min(-_decimal(x).ln(), Decimal(100)) if x else 100)
                         for x in (p, 1 - p)
                     )
+                slope = (p - yes) / max(p * (1 - p), least)
+                by_target = (1 - Fraction(smoothing)) * (a - b)
                 assert_same(found.loss[i], round_on_grid(yes * a + (1 - yes) * b, form))
-                assert_same(
-                    found.grad_predictions[i],
-                    round_on_grid((p - yes) / max(p * (1 - p), least), form),
-                )
-                assert_same(
-                    found.grad_targets[i], round_on_grid((1 - Fraction(smoothing)) * (a - b), form)
-                )
+                assert_same(found.grad_predictions[i], round_on_grid(slope, form))
+                assert_same(found.grad_targets[i], round_on_grid(by_target, form))
 
 
 def _decimal(x: Fraction) -> Decimal:
@@ -218,7 +215,10 @@ def _decimal(x: Fraction) -> Decimal:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_named_dtype_is_what_everything_is_read_in(dtype: Any) -> None:
-    """As if floating tensors had been cast before; gradients are rounded to that dtype and then to each tensor's own."""
+    """Results are those of tensors cast to the dtype that the spec names.
+
+    Gradients are rounded to that dtype, and then to the dtype of each tensor.
+    """
     rng = np.random.default_rng(3)
     for own in ("float64", "float32", "float16"):
         p, t, w = (rng.random((3, 2)).astype(own) for _ in range(3))
@@ -293,18 +293,22 @@ WRONG: list[tuple[Case, type, str, Any]] = [
 def test_the_check_catches_a_wrong_rule(
     case: Case, of: type, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Class weights constant to targets, a clip the gradient passes, averages that weigh 1, the wrong axis."""
+    """The check finds each wrong rule, so it can fail.
+
+    The wrong rules are class weights that are constant by the targets, a clip that passes the
+    gradient, averages with weight 1, and the wrong axis of pos_weight.
+    """
     check(case)
     monkeypatch.setattr(of, name, wrong)
     with pytest.raises(AssertionError, match=r"is not|gradient of"):
         check(case)
 
 
-# ------------------------------------------------------------------------------------------------------------- special values
+# ----------------------------------------------------------------------------------- special values
 
 
 def test_log_probabilities_are_any_numbers() -> None:
-    """IEEE rules for what is read; what has no weight is not read; the gradient is -tau even at -inf."""
+    """IEEE rules hold for entries with weight, others are not read; the gradient is -tau always."""
     spec = NegativeLogLikelihoodLoss(reduction="none")
     x = tensor([[-INF, -1.0, INF], [NAN, -1.0, -INF], [0.5, 2.0**127, -0.0]])
     for label, loss in ((0, [INF, NAN, -0.5]), (1, [1.0, 1.0, -(2.0**127)]), (2, [-INF, INF, 0.0])):
@@ -316,7 +320,7 @@ def test_log_probabilities_are_any_numbers() -> None:
     unread = evaluate(spec.replace(class_weights=[0.0, 2.0, 0.0]), x, tensor([[1.0, 0.5, 1.0]] * 3))
     assert_same(unread.loss, [1.0, 1.0, round_on_grid(-Fraction(x.values[7]), F32)])
     assert_same(unread.grad_predictions, [0.0, -1.0, 0.0] * 3)
-    # The loss changes with a target of 0 too, by -x; but an infinity or NaN there is not read.
+    # The derivative by a target of 0 is -x, but 0 for an infinity or NaN, which is not read.
     dense = evaluate(spec, tensor([[-2.0, -INF, NAN, -0.25]]), tensor([[0.0, 0.0, 0.0, 1.0]]))
     assert_same([dense.loss, dense.grad_targets], [[0.25], [2.0, 0.0, 0.0, 0.25]])
     both = evaluate(spec, tensor([[-INF, INF]]), tensor([[0.5, 0.5]]))
@@ -328,8 +332,11 @@ def test_log_probabilities_are_any_numbers() -> None:
     assert_same([bad.loss, bad.grad_predictions], [[NAN, 1.0], [NAN, NAN, -1.0, 0.0]])
 
 
-def test_what_is_divided_by_its_sum() -> None:
-    """Every entry is read; numbers above 1 are fine; a sum of 0 has no quotient, unless it is clipped first."""
+def test_renormalized_rows_at_special_values() -> None:
+    """Renormalizing reads every entry, allows numbers above 1, and gives NaN for a sum of 0.
+
+    If the clip comes first, there is no sum of 0.
+    """
     tiny = 2.0**-126
     rows = [
         [2.0, 1.0, 1.0],
@@ -339,15 +346,11 @@ def test_what_is_divided_by_its_sum() -> None:
         [NAN, 1.0, 1.0],
     ]
     rows += [[-tiny, 1.0, 1.0], [INF, 1.0, 1.0], [-INF, 1.0, 1.0], [2.0, 3e38, 3e38]]
-    x, spec = (
-        tensor(
-            [
-                [round_on_grid(Fraction(v), F32) if math.isfinite(v) else v for v in row]
-                for row in rows
-            ]
-        ),
-        None,
-    )
+
+    def rounded(v: float) -> float:
+        return round_on_grid(Fraction(v), F32) if math.isfinite(v) else v
+
+    x = tensor([[rounded(v) for v in row] for row in rows])
     for first in (True, False):
         spec = CrossEntropyLoss(
             epsilon=0.0625, renormalize="before_clip" if first else "after_clip", reduction="none"
@@ -362,7 +365,7 @@ def test_what_is_divided_by_its_sum() -> None:
             expected = [highest, math.log(3), math.log(3), again, NAN, NAN, NAN, NAN, highest]
         assert found.loss == pytest.approx(expected, rel=1e-7, nan_ok=True)
         gradient = np.reshape(found.grad_predictions, (-1, 3))  # type: ignore[arg-type]
-        # After the clip nothing moves through what is clipped, also beside a NaN.
+        # If the clip comes first, clipped entries have gradient 0, also beside a NaN.
         assert_same(gradient[4].tolist(), [NAN, NAN, NAN] if first else [NAN, 0.0, 0.0])
         gradient[4] = NAN
         assert_same(np.isnan(gradient).all(1).tolist(), np.isnan(expected).tolist())
@@ -371,7 +374,7 @@ def test_what_is_divided_by_its_sum() -> None:
 
 
 def test_clip_bounds_are_those_of_the_dtype() -> None:
-    """keras: 1e-7 and 1 - 1e-7 rounded to the predictions' dtype; scikit-learn: its epsilon."""
+    """Keras' bounds are 1e-7 and 1 - 1e-7 rounded to the dtype, scikit-learn's its epsilon."""
     for dtype, low, high in (
         ("float64", 1e-7, 1 - 1e-7),
         ("float32", float(np.float32(1e-7)), float(np.float32(1) - np.float32(1e-7))),
@@ -398,8 +401,8 @@ def _log_of(p: float | Fraction, form: Any) -> float:
         return INF if not p else round_on_grid(Fraction(-_decimal(Fraction(p)).ln()), form)
 
 
-def test_an_added_epsilon_may_leave_less_than_nothing() -> None:
-    """-log(1 + epsilon) is negative, and nothing is infinite."""
+def test_an_added_epsilon_may_give_a_negative_loss() -> None:
+    """With an added epsilon the loss -log(1 + epsilon) is negative, and no loss is infinite."""
     spec = BinaryCrossEntropyLoss(epsilon=0.25, epsilon_added=True, reduction="none")
     found = evaluate(
         spec, tensor([1.0, 0.0, 1 + 2.0**-22, 2.0**-127]), tensor([1.0, 1.0, 0.0, 0.0])
@@ -414,7 +417,7 @@ def test_an_added_epsilon_may_leave_less_than_nothing() -> None:
 
 
 def test_class_weights_of_positions_at_special_values() -> None:
-    """A weight of 0 for a position hides no NaN, and makes an infinite cost nothing."""
+    """A class weight of 0 does not hide a NaN, and turns an infinite loss into 0."""
     spec = CrossEntropyLoss(class_weights=[0.0, 2.0], class_weighting="position", reduction="none")
     p = tensor([[0.0, 1.0], [0.0, 1.0], [NAN, 1.0]])
     found = evaluate(spec, p, labels(0, 1, 0))
@@ -440,7 +443,7 @@ def test_class_weights_of_positions_at_special_values() -> None:
 
 
 def test_elements_of_weight_zero_are_not_read() -> None:
-    """Neither values nor targets, and where a product of weights counts as 0 neither."""
+    """Elements of weight 0 are not checked; a product of weights below 2^-126 counts as 0 too."""
     spec = BinaryCrossEntropyLoss(element_weights=[1.0, 0.0], reduction="none")
     x, t = tensor([[0.5, NAN], [0.5, 7.0]]), tensor([[1.0, -3.0], [1.0, NAN]])
     half = round_on_grid(Fraction(math.log(2)), F32)
@@ -453,9 +456,9 @@ def test_elements_of_weight_zero_are_not_read() -> None:
     mean = evaluate(spec.replace(reduction="mean"), x, t, tensor([1.0, 3.0]))
     assert_same([mean.loss, mean.divisor], [half, 4.0])
     assert mean.grad_sample_weight == [0.0, 0.0]
-    whole = spec.replace(reduction="mean", average_last_axis=True)
+    rows = spec.replace(reduction="mean", average_last_axis=True)
     for divisor, expected in (("weights", 2.0), ("present", 2.0), ("all", 2.0), ("nonzero", 2.0)):
-        found = evaluate(whole.replace(divisor=divisor), x, t, tensor([1.0, 3.0]))
+        found = evaluate(rows.replace(divisor=divisor), x, t, tensor([1.0, 3.0]))
         assert found.divisor == expected
     off = evaluate(spec.replace(element_weights=[1.0, 2.0**-60]), x, t, tensor([1.0, 2.0**-70]))
     assert off.bad_positions == (1,)
@@ -463,8 +466,8 @@ def test_elements_of_weight_zero_are_not_read() -> None:
         evaluate(MeanSquaredError(element_weights=0.0, on_empty="error"), x, t)
 
 
-def test_a_bad_element_spoils_its_average_alone() -> None:
-    """The position is NaN and counted; the gradient is NaN at the element."""
+def test_a_bad_element_poisons_its_average_alone() -> None:
+    """Its position has a NaN loss and counts as bad; the gradient is NaN at the element only."""
     spec = BinaryCrossEntropyLoss(average_last_axis=True, reduction="none")
     found = evaluate(spec, tensor([[0.5, 2.0], [0.5, 0.5]]), tensor([[1.0, 1.0], [1.0, 0.0]]))
     assert found.bad_positions == (0,)
@@ -474,12 +477,10 @@ def test_a_bad_element_spoils_its_average_alone() -> None:
 
 
 def test_rules_that_frameworks_publish() -> None:
-    """Numbers that each framework gives."""
+    """The oracle gives the numbers that each framework gives."""
     x, one = tensor([[2.0, 1.0, 1.0]]), labels(0)
-    for order, expected in (
-        ("before_clip", 0.693147),
-        ("after_clip", 1.098612),
-    ):  # keras on JAX, keras on TensorFlow
+    # Keras renormalizes before the clip on JAX, and after it on TensorFlow.
+    for order, expected in (("before_clip", 0.693147), ("after_clip", 1.098612)):
         spec = CrossEntropyLoss(epsilon="keras", renormalize=order)  # type: ignore[arg-type]
         assert evaluate(spec, x, one).loss == pytest.approx(expected, abs=1e-6)
     binary = tensor([0.0, 1.0]), tensor([1.0, 0.0])
@@ -508,7 +509,8 @@ def test_rules_that_frameworks_publish() -> None:
     assert evaluate(torch, logits, labels(0, 1, 1, 2)).loss == pytest.approx(0.878126, abs=5e-7)
     hot = tensor(np.eye(3)[[0, 1, 1, 2]].tolist())
     assert evaluate(torch, logits, hot).loss == pytest.approx(1.975783, abs=5e-7)
-    weighted = MeanSquaredError(element_weights=[1, 3])  # torch's, and its sum over the weights
+    # torch.nn.functional.mse_loss divides by the sum of the weights.
+    weighted = MeanSquaredError(element_weights=[1, 3])
     assert evaluate(weighted, tensor([1.0, 2.0]), tensor([0.0, 0.0])).loss == 3.25
     bce = BinaryCrossEntropyLoss(epsilon="torch", element_weights=[1, 3], divisor="all")
     assert evaluate(bce, tensor([0.5, 0.5]), tensor([1.0, 0.0])).loss == pytest.approx(
@@ -522,7 +524,7 @@ def test_rules_that_frameworks_publish() -> None:
 
 
 def test_what_the_rules_refuse() -> None:
-    """Shapes that do not fit."""
+    """Shapes that do not fit the spec are refused."""
     x = tensor([[0.5, 0.5, 0.5]] * 2)
     with pytest.raises(SpecValueError, match="element_weights of shape"):
         evaluate(MeanSquaredError(element_weights=[1.0, 2.0]), x, x)

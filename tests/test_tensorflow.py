@@ -1,7 +1,7 @@
-"""What is TensorFlow's own in its adapter: graphs, XLA, shapes unknown while tracing, autograph, variables, saved models.
+"""The TensorFlow adapter: graphs, XLA, unknown shapes, autograph, variables, saved models.
 
-Where a number is compared, the truth is the NumPy adapter in float64, or a value worked out by hand. The rules all backends share are
-checked by the conformance suite.
+Numbers are compared with the NumPy adapter in float64 or with values worked out by hand. The
+conformance suite checks the rules that all backends share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import unifiedloss as ul
 
 tf = pytest.importorskip("tensorflow")
 
-from unifiedloss import registry  # noqa: E402 - after the question whether TensorFlow is here
+# Import after the check that TensorFlow is installed.
+from unifiedloss import registry  # noqa: E402
 from unifiedloss.adapters.tensorflow import kernels, shapes  # noqa: E402
 
 pytestmark = pytest.mark.framework("tensorflow")
@@ -46,7 +47,7 @@ every_traced_mode = pytest.mark.parametrize("mode", TRACED)
 def value_and_grad(
     mode: str, spec: Any, predictions: Any, targets: Any, **companions: Any
 ) -> tuple[Any, Any]:
-    """Loss and gradient as NumPy arrays, all tensors handed to a function that runs in this mode."""
+    """Loss and gradient as NumPy arrays, from a function of all tensors that runs in this mode."""
 
     def function(p: Any, t: Any, *rest: Any) -> Any:
         return spec.value_and_grad(p, t, **dict(zip(companions, rest, strict=True)))
@@ -61,11 +62,11 @@ def float32(*numbers: Any) -> Any:
     return np.array(numbers, np.float32)
 
 
-# ------------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def losses() -> Iterator[tuple[Any, Any, Any]]:
-    """A spec per code path of the adapter, with predictions and targets."""
+    """A spec for each code path of the adapter, with predictions and targets."""
     weights = [1.0, 2.0, 0.0, 0.5, 3.0]
     yield ul.CrossEntropyLoss(from_logits=True), LOGITS, LABELS
     yield ul.CrossEntropyLoss(from_logits=True, axis=0), LOGITS, np.array([0, 5, 2, 1, 3])
@@ -100,7 +101,7 @@ def losses() -> Iterator[tuple[Any, Any, Any]]:
 @every_mode
 @pytest.mark.parametrize("weighted", [False, True])
 def test_same_numbers_as_numpy(mode: str, weighted: bool) -> None:
-    """Values and gradients agree with NumPy's closed forms in float64, plain and with weights and a mask."""
+    """Losses and gradients agree with NumPy's in float64, with and without weights and a mask."""
     for spec, predictions, targets in losses():
         rows = len(targets) if targets.ndim == 1 else len(predictions)
         companions = {"sample_weight": WEIGHT[:rows], "mask": MASK[:rows]} if weighted else {}
@@ -112,7 +113,7 @@ def test_same_numbers_as_numpy(mode: str, weighted: bool) -> None:
 
 @every_mode
 def test_dropped_positions_are_zero_whatever_they_hold(mode: str) -> None:
-    """Loss and gradient are +0 at dropped and zero-weighted positions with NaN, infinities and bad labels in them."""
+    """Loss and gradient are +0 at dropped and zero-weighted positions, whatever they hold."""
     spec = ul.CrossEntropyLoss(from_logits=True, ignore_index=-100, reduction="none")
     predictions = float32([NAN, 1], [2, 1], [INF, -INF], [NAN, NAN])
     companions = {"sample_weight": float32(1, 1, 0, 1), "mask": np.array([True, True, True, False])}
@@ -130,7 +131,7 @@ def test_dropped_positions_are_zero_whatever_they_hold(mode: str) -> None:
 
 @every_mode
 def test_minus_infinite_logits(mode: str) -> None:
-    """A logit of -inf is the probability 0, also against a dense target of 0, where tf.nn gives NaN (tensorflow's 0 * -inf)."""
+    """A logit of -inf is probability 0, also for a dense target of 0 (tf.nn: 0 * -inf is NaN)."""
     predictions = float32([2, -INF, 0], [-INF, 1, 2])
     for targets in (np.array([0, 0]), float32([1, 0, 0], [1, 0, 0])):
         value, gradient = value_and_grad(
@@ -144,7 +145,10 @@ def test_minus_infinite_logits(mode: str) -> None:
 @every_mode
 @pytest.mark.parametrize("pos_weight", [None, 2.0])
 def test_infinite_binary_logits(mode: str, pos_weight: float | None) -> None:
-    """0 where the label agrees, infinite otherwise; the gradient is sigma - t, with the weight on the positive side."""
+    """An infinite logit costs 0 if the label agrees, else infinity; the gradient is sigma - t.
+
+    `pos_weight` multiplies the gradient of a positive label.
+    """
     spec = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="none", pos_weight=pos_weight)
     value, gradient = value_and_grad(
         mode, spec, float32(INF, -INF, INF, -INF, INF), float32(1, 0, 0, 1, 0.5)
@@ -156,7 +160,10 @@ def test_infinite_binary_logits(mode: str, pos_weight: float | None) -> None:
 @every_mode
 @pytest.mark.parametrize("pos_weight", [None, 3.0])
 def test_binary_gradient_at_zero(mode: str, pos_weight: float | None) -> None:
-    """(1 - t - q t) / 2, which tf.nn.weighted_cross_entropy_with_logits misses by taking the slope of |z| at 0 as 0."""
+    """At logit 0 the gradient is (1 - t - q t) / 2.
+
+    tf.nn.weighted_cross_entropy_with_logits misses it, because it takes the slope of |z| at 0 as 0.
+    """
     targets = float32(0, 0.25, 1)
     spec = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="sum", pos_weight=pos_weight)
     _, gradient = value_and_grad(mode, spec, float32(0, 0, 0), targets)
@@ -164,7 +171,7 @@ def test_binary_gradient_at_zero(mode: str, pos_weight: float | None) -> None:
 
 
 def test_binary_kernel_has_the_bits_of_tensorflows() -> None:
-    """The unweighted kernel is tf.nn.sigmoid_cross_entropy_with_logits in fewer steps, bit for bit."""
+    """The unweighted kernel has the bits of tf.nn.sigmoid_cross_entropy_with_logits."""
     logits = tf.constant(np.r_[RNG.normal(size=999) * 20, 0.0], tf.float32)
     targets = tf.constant(np.r_[RNG.uniform(size=500), np.ones(250), np.zeros(250)], tf.float32)
     ours = kernels.binary_cross_entropy(logits, targets, None)
@@ -174,7 +181,10 @@ def test_binary_kernel_has_the_bits_of_tensorflows() -> None:
 
 @every_mode
 def test_dense_gradient_of_targets_that_do_not_sum_to_one(mode: str) -> None:
-    """The gradient is p T - tau; tf.nn.softmax_cross_entropy_with_logits takes T = 1 (tensorflow#60314)."""
+    """The gradient is p T - tau for a sum of targets T.
+
+    tf.nn.softmax_cross_entropy_with_logits assumes T = 1 (tensorflow#60314).
+    """
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="sum")
     value, gradient = value_and_grad(mode, spec, float32([2, 1, 0]), float32([2, 0, 0]))
     np.testing.assert_allclose(value, 0.8152119, rtol=1e-6)
@@ -183,7 +193,10 @@ def test_dense_gradient_of_targets_that_do_not_sum_to_one(mode: str) -> None:
 
 @every_mode
 def test_probabilities_at_the_ends(mode: str) -> None:
-    """Zero and one give 0, infinity and the right gradient, never NaN; a subnormal float32, which TensorFlow flushes, counts as 0."""
+    """Probabilities 0 and 1 give the right loss and gradient, never NaN.
+
+    A subnormal float32, which TensorFlow flushes, counts as 0.
+    """
     spec = ul.BinaryCrossEntropyLoss(reduction="none")
     value, gradient = value_and_grad(mode, spec, float32(0, 1, 0, 1, 1e-39), float32(0, 1, 1, 0, 1))
     np.testing.assert_array_equal(value, [0, 0, INF, INF, INF])
@@ -195,7 +208,10 @@ def test_probabilities_at_the_ends(mode: str) -> None:
     "dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 )
 def test_every_integer_dtype_holds_labels(mode: str, dtype: str) -> None:
-    """TensorFlow's kernel reads int32 and int64 alone; 200 as uint8 is no -56, though tf.equal says so."""
+    """Labels of every integer dtype keep their value.
+
+    TensorFlow's kernel takes int32 and int64 only, and tf.equal takes 200 in uint8 for -56.
+    """
     predictions = RNG.normal(size=(3, 120)).astype(np.float32)
     labels = np.array([0, 100, 119], dtype)
     spec = ul.CrossEntropyLoss(
@@ -212,7 +228,10 @@ def test_every_integer_dtype_holds_labels(mode: str, dtype: str) -> None:
 @every_mode
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_predictions(mode: str, dtype: str) -> None:
-    """Computed in float32 and rounded once; counts past the largest half; tf.reduce_mean of 70000 float16 ones is NaN."""
+    """Half types are computed in float32 and rounded once, and counts may exceed the largest half.
+
+    tf.reduce_mean of 70000 float16 ones is NaN.
+    """
     ones = tf.cast(tf.ones(70000), dtype)
     value, gradient = value_and_grad(mode, ul.MeanSquaredError(), ones, tf.zeros_like(ones))
     assert value == 1
@@ -222,20 +241,19 @@ def test_half_predictions(mode: str, dtype: str) -> None:
     value, _ = value_and_grad(
         mode, ul.CrossEntropyLoss(from_logits=True, reduction="none"), logits, np.array([1])
     )
-    assert value[0] == np.float64(0.14293163847).astype(
-        value.dtype
-    )  # tf.nn is 3 % off here in bfloat16
+    # tf.nn is 3 % off here in bfloat16.
+    assert value[0] == np.float64(0.14293163847).astype(value.dtype)
 
 
 def test_numpy_companions_keep_their_precision() -> None:
-    """float64 targets beside float32 predictions are computed with in float64, and not read as float32."""
+    """float64 targets beside float32 predictions are read in float64."""
     predictions, targets = float32(0.1), np.array([0.1])
     value = ul.MeanSquaredError(reduction="none")(tf.constant(predictions), targets)
     assert value.dtype == tf.float32
     np.testing.assert_allclose(value, (np.float64(predictions) - 0.1) ** 2, rtol=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------------------- bad values
+# --------------------------------------------------------------------------------------- bad values
 
 
 BAD = [
@@ -270,7 +288,7 @@ BAD = [
 
 @pytest.mark.parametrize(("spec", "predictions", "targets"), BAD)
 def test_bad_values(spec: Any, predictions: Any, targets: Any) -> None:
-    """They raise eagerly, with NumPy's message; traced they turn loss and gradient of their position into NaN, and no other."""
+    """They raise in eager calls, with NumPy's message; traced, they poison only their position."""
     with pytest.raises(ul.BadValueError) as expected:
         spec(predictions, targets)
     with pytest.raises(ul.BadValueError) as raised:
@@ -285,7 +303,7 @@ def test_bad_values(spec: Any, predictions: Any, targets: Any) -> None:
 
 
 def test_infinities_and_bad_values_in_one_traced_mean() -> None:
-    """The reduced losses, which a graph computes the short way, poison the positions that are bad and no others."""
+    """Reduced losses, which a graph computes by a shorter path, poison only the bad positions."""
     z = float32([INF, -INF, 20], [-INF, 1, NAN], [1, 2, 3], [0, -INF, 0])
     cases = [
         (
@@ -313,7 +331,7 @@ def test_infinities_and_bad_values_in_one_traced_mean() -> None:
 
 @every_traced_mode
 def test_traced_gradient_of_targets(mode: str) -> None:
-    """-z for binary targets, -log p for dense ones; 0 where nothing was read, as at an infinite logit the label agrees with."""
+    """The gradient by targets is -z for binary ones, -log p for dense ones, and 0 where 0 log 0."""
     z = float32([INF, -INF, 2])
 
     def slope(spec: Any, t: Any) -> Any:
@@ -331,26 +349,25 @@ def test_traced_gradient_of_targets(mode: str) -> None:
     np.testing.assert_allclose(gradient, [[np.log(2), 0, np.log(2)]], rtol=1e-6)
 
 
-def test_values_are_read_only_where_that_waits_for_nothing() -> None:
-    """Not in a graph, not on an accelerator; on the CPU as views, which for a large tensor saves a copy at every call."""
+def test_only_eager_values_on_the_cpu_are_read() -> None:
+    """Values are not read in a graph or on an accelerator; on the CPU they are read as views."""
     x = tf.ones(3)
     assert ADAPTER.readable(x, None)
-    assert not tf.function(
-        lambda: tf.constant(ADAPTER.readable(x))
-    )()  # captured, but the graph runs later
+    # A graph captures x, but runs later.
+    assert not tf.function(lambda: tf.constant(ADAPTER.readable(x)))()
     accelerated = type("Tensor", (), {"device": "/job:localhost/replica:0/task:0/device:GPU:0"})()
     assert not ADAPTER.readable(x, accelerated)
     for dtype in (tf.float32, tf.bfloat16, tf.bool, tf.uint64):
-        read = ADAPTER.to_numpy(tf.cast(x, dtype))
-        assert read.base is not None
-        assert read.dtype == dtype.as_numpy_dtype
+        array = ADAPTER.to_numpy(tf.cast(x, dtype))
+        assert array.base is not None
+        assert array.dtype == dtype.as_numpy_dtype
 
 
-# ------------------------------------------------------------------------------------------------------------ unknown shapes
+# ----------------------------------------------------------------------------------- unknown shapes
 
 
 def unknown(x: Any, known: str) -> Any:
-    """The signature of an array of which only so much is known."""
+    """The signature of an array with only its rank, its last extents, or nothing known."""
     shape = {"rank": [None] * x.ndim, "extents": [None, *x.shape[1:]], "nothing": None}[known]
     return tf.TensorSpec(shape, x.dtype)
 
@@ -360,7 +377,7 @@ def unknown(x: Any, known: str) -> Any:
     [("extents", None), ("rank", None), ("nothing", None), ("nothing", True)],
 )
 def test_unknown_shapes(known: str, jit_compile: bool | None) -> None:
-    """A function traced for shapes it does not know gives the numbers of one that knows them, with weights and masks too."""
+    """Tracing with unknown shapes gives the numbers of known shapes, with weights and masks too."""
     images, maps = RNG.uniform(0.1, 0.9, size=(6, 5, 2)), RNG.integers(0, 5, (6, 2))
     cases = [
         *losses(),
@@ -372,9 +389,8 @@ def test_unknown_shapes(known: str, jit_compile: bool | None) -> None:
             images[::-1].copy(),
         ),
     ]
-    for spec, predictions, targets in cases[
-        :: 3 if jit_compile else 1
-    ]:  # XLA takes a second for each
+    step = 3 if jit_compile else 1  # XLA takes a second for each case
+    for spec, predictions, targets in cases[::step]:
         rows = len(targets) if targets.ndim == 1 else len(predictions)
         arrays = (predictions, targets, WEIGHT[:rows], MASK[:rows])
 
@@ -382,9 +398,8 @@ def test_unknown_shapes(known: str, jit_compile: bool | None) -> None:
             return spec.value_and_grad(p, t, sample_weight=w, mask=m)
 
         signature = [unknown(x, known) for x in arrays]
-        value, gradient = tf.function(function, input_signature=signature, jit_compile=jit_compile)(
-            *arrays
-        )
+        traced = tf.function(function, input_signature=signature, jit_compile=jit_compile)
+        value, gradient = traced(*arrays)
         expected, slope = function(*arrays)
         np.testing.assert_allclose(value, expected, rtol=1e-12, err_msg=repr(spec))
         np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-14, err_msg=repr(spec))
@@ -409,14 +424,17 @@ MISFITS = {
 
 
 def words(text: str) -> list[str]:
-    """A message as its words: the graph prints shapes in brackets and without commas, and counts the class axis from the end."""
+    """A message as a list of words, to compare eager messages with those of graphs.
+
+    Graphs print shapes in brackets without commas, and count the class axis from the end.
+    """
     axes = text.replace("axis -1", "axis 1")
     return "".join(c if c.isalnum() or c in "_=-" else " " for c in axes).split()
 
 
 @pytest.mark.parametrize("name", MISFITS)
 def test_unknown_shapes_that_do_not_fit(name: str) -> None:
-    """The graph says what an eager call says; under XLA, which drops assertions, no number comes out."""
+    """A graph raises the eager message; XLA drops assertions, so there the loss is NaN."""
     spec, predictions, targets, companions = MISFITS[name]
     arrays = (predictions, targets, *companions.values())
 
@@ -428,13 +446,11 @@ def test_unknown_shapes_that_do_not_fit(name: str) -> None:
     signature = [tf.TensorSpec(None, x.dtype) for x in arrays]
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         tf.function(function, input_signature=signature)(*arrays)
-    said = (
-        str(raised.value).replace("\\'", "'").partition("assertion failed: ")[2].partition("\n")[0]
-    )
-    expected = str(known.value).partition("; remove the axis")[
-        0
-    ]  # what to do may depend on the shape
-    assert words(said)[: len(words(expected))] == words(expected)
+    text = str(raised.value).replace("\\'", "'")
+    message = text.partition("assertion failed: ")[2].partition("\n")[0]
+    # The advice after the message may depend on the shape.
+    expected = str(known.value).partition("; remove the axis")[0]
+    assert words(message)[: len(words(expected))] == words(expected)
     try:
         value = tf.function(function, input_signature=signature, jit_compile=True)(*arrays)
     except tf.errors.InvalidArgumentError:
@@ -443,7 +459,7 @@ def test_unknown_shapes_that_do_not_fit(name: str) -> None:
 
 
 def test_known_shapes_cost_no_check() -> None:
-    """Where all shapes are known, the graph holds no assertion."""
+    """A graph with all shapes known holds no assertion."""
     concrete = tf.function(ul.CrossEntropyLoss(from_logits=True)).get_concrete_function(
         LOGITS, tf.constant(LABELS)
     )
@@ -451,7 +467,7 @@ def test_known_shapes_cost_no_check() -> None:
 
 
 def test_layouts_without_a_known_rank() -> None:
-    """Moving the class axis last and back is the same with the rank known and unknown."""
+    """Moving the class axis last and back works with an unknown rank."""
     x = RNG.normal(size=(2, 3, 4))
     for axis in (0, 1, 2, -1, -2, -3):
         function: Callable[[Any], Any] = lambda x, axis=axis: (  # noqa: E731 - a function per axis
@@ -465,12 +481,15 @@ def test_layouts_without_a_known_rank() -> None:
         np.testing.assert_array_equal(back, x)
 
 
-# ------------------------------------------------------------------------------------------------------ tracing and autograph
+# ---------------------------------------------------------------------------- tracing and autograph
 
 
 @every_traced_mode
 def test_errors_keep_class_and_message(mode: str) -> None:
-    """autograph raises an error anew, by its class and with a longer message: ours must still be that class, and say what it says."""
+    """Errors under autograph keep our class and message.
+
+    autograph raises an error anew, with its class and a longer message.
+    """
     for function in (
         ul.CrossEntropyLoss(),
         ul.CrossEntropyLoss().to("tensorflow"),
@@ -492,7 +511,11 @@ spec = ul.CrossEntropyLoss(from_logits=True, ignore_index=1)
 
 @tf.function
 def step(z, y):
-    loss = spec(z, y) + ul.cross_entropy_loss(ul.softmax(z), y, class_weights=[1.0, 2.0]) + spec.to("tensorflow")(z, y)
+    loss = (
+        spec(z, y)
+        + ul.cross_entropy_loss(ul.softmax(z), y, class_weights=[1.0, 2.0])
+        + spec.to("tensorflow")(z, y)
+    )
     value, gradient = spec.value_and_grad(z, y)
     return loss + value + tf.reduce_sum(ul.mean_squared_error(z, z) + gradient)
 
@@ -501,7 +524,7 @@ print(float(step(tf.constant([[1.0, 2.0]]), tf.constant([0]))) > 0)
 
 
 def test_autograph_leaves_our_code_as_written() -> None:
-    """The first call of a process, in a tf.function: nothing is rewritten, so nothing is warned of that cannot be."""
+    """autograph does not rewrite our code, so a first call in a process gives no warning."""
     run = subprocess.run(
         [sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=True, timeout=120
     )
@@ -510,12 +533,13 @@ def test_autograph_leaves_our_code_as_written() -> None:
 
 
 def test_graphs_do_not_pile_up() -> None:
-    """A mode traces anew at each run and keeps nothing of it; each trace of tf.custom_gradient would keep its graph."""
+    """A mode traces at each run and frees its graphs; a new tf.custom_gradient would keep them."""
     graphs = type(tf.function(lambda: tf.constant(0)).get_concrete_function().graph)
 
     def alive() -> int:
         gc.collect()
-        # By type: isinstance asks every object for its __class__, and other packages' answer with deprecation warnings.
+        # Not isinstance, because it reads each object's __class__, and some packages' objects
+        # give deprecation warnings then.
         return sum(issubclass(type(x), graphs) for x in gc.get_objects())
 
     def run() -> None:
@@ -557,7 +581,7 @@ def test_no_retracing_for_another_batch(mode: str) -> None:
     assert len(traces) == 1
 
 
-# ------------------------------------------------------------------------------------------------------ what users do with it
+# ---------------------------------------------------------------------------- what users do with it
 
 
 def test_variables() -> None:
@@ -577,7 +601,7 @@ def test_variables() -> None:
 
 
 def test_what_is_no_dense_tensor_is_refused() -> None:
-    """Ragged, sparse and sliced tensors are refused by name, and another framework's tensors."""
+    """Ragged, sparse and sliced tensors are refused by name, and strings and objects by dtype."""
     spec, z = ul.MeanSquaredError(), tf.ones((2, 2))
     for x in (
         tf.ragged.constant([[1.0, 2.0], [1.0]]),
@@ -595,7 +619,7 @@ def test_what_is_no_dense_tensor_is_refused() -> None:
 
 @pytest.mark.framework("torch")
 def test_another_frameworks_tensors_are_refused() -> None:
-    """One call has one framework."""
+    """Tensors of TensorFlow and PyTorch in one call are refused."""
     torch = pytest.importorskip("torch")
     for arguments in ((tf.ones(2), torch.ones(2)), (torch.ones(2), tf.ones(2))):
         with pytest.raises(ul.MixedBackendsError, match="one call has one framework"):
@@ -603,7 +627,7 @@ def test_another_frameworks_tensors_are_refused() -> None:
 
 
 def test_loss_function_is_a_value() -> None:
-    """What ``spec.to`` gives pickles, copies, compares and hashes by its spec."""
+    """The object from ``spec.to`` pickles, copies, compares and hashes by its spec."""
     loss = ul.CrossEntropyLoss(from_logits=True).to("tensorflow")
     for other in (
         pickle.loads(pickle.dumps(loss)),  # noqa: S301 - our own bytes
@@ -625,7 +649,7 @@ def test_loss_function_is_a_value() -> None:
 
 
 class Model(tf.Module):  # type: ignore[misc, unused-ignore]
-    """A linear layer, a loss among its members, and a step that trains it."""
+    """A linear layer with a loss as a member, and its training step."""
 
     def __init__(self, loss: Any) -> None:
         super().__init__()
@@ -636,7 +660,7 @@ class Model(tf.Module):  # type: ignore[misc, unused-ignore]
         input_signature=[tf.TensorSpec([None, 5], tf.float64), tf.TensorSpec([None, 5], tf.float64)]
     )
     def step(self, x: Any, y: Any) -> Any:
-        """One step of gradient descent; the loss before it."""
+        """Take one step of gradient descent, and return the loss before it."""
         with tf.GradientTape() as tape:
             loss = self.loss(x @ self.kernel, y)
         self.kernel.assign_sub(tape.gradient(loss, self.kernel))
@@ -652,7 +676,7 @@ class Model(tf.Module):  # type: ignore[misc, unused-ignore]
     ],
 )
 def test_training_and_saving(spec: Any, tmp_path: Any) -> None:
-    """The loss falls from step to step, and goes on falling in the model that was saved and loaded."""
+    """The loss falls from step to step, also in the saved and reloaded model."""
     model, x, y = Model(spec.to("tensorflow")), tf.constant(LOGITS / 4), tf.constant(DENSE)
     history = [float(model.step(x, y)) for _ in range(4)]
     tf.saved_model.save(model, str(tmp_path))
@@ -664,7 +688,7 @@ def test_training_and_saving(spec: Any, tmp_path: Any) -> None:
 
 @every_mode
 def test_second_derivatives(mode: str) -> None:
-    """The gradient can be differentiated: d^2 l / dz^2 of a row is diag(p) - p p', of a binary logit p (1 - p), at 0 too."""
+    """The Hessian is diag(p) - p p' for a row and p (1 - p) for a binary logit, at 0 too."""
     logits = np.array([[0.0, 0.7, -1.2, 3.0]])
     p = ul.softmax(logits)[0]
     for spec, targets, expected in (
@@ -688,7 +712,7 @@ def test_second_derivatives(mode: str) -> None:
 
 
 def test_vectorized_map_and_forward_mode() -> None:
-    """tf.vectorized_map and tf.autodiff.ForwardAccumulator see through the loss, weights and infinities included."""
+    """tf.vectorized_map and tf.autodiff.ForwardAccumulator work on the loss, with weights too."""
     spec = ul.BinaryCrossEntropyLoss(from_logits=True)
     z, t = tf.constant(LOGITS), tf.constant(DENSE)
     rows = tf.vectorized_map(lambda pair: spec(pair[0], pair[1], sample_weight=WEIGHT[:5]), (z, t))
@@ -702,7 +726,7 @@ def test_vectorized_map_and_forward_mode() -> None:
 
 
 def test_upstream_gradient_in_any_dtype() -> None:
-    """The gradient from above may be a NumPy array of float64 while the loss is float32."""
+    """The upstream gradient may be a float64 NumPy array though the loss is float32."""
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
     upstream = np.arange(6.0)
     _, gradient = spec.value_and_grad(

@@ -1,4 +1,4 @@
-"""What is PyTorch's own: modules, training, compilation, torch.func, autocast."""
+"""The PyTorch adapter: modules, training, compilation, torch.func, autocast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Y = torch.tensor([0, 1, -100, 2])
 
 
 def numpy_loss(spec: Any, *tensors: Any, **more: Any) -> float:
-    """The same call in NumPy, in float64."""
+    """Compute the loss in NumPy in float64."""
     arrays = [x.detach().double().numpy() if x.is_floating_point() else x.numpy() for x in tensors]
     return float(spec(*arrays, **more))
 
@@ -66,13 +66,8 @@ def test_training_step() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.25 * losses[0]
-    assert (
-        abs(
-            losses[0]
-            - numpy_loss(loss_of.spec, torch.nn.functional.linear(x, *_first_parameters()), y)
-        )
-        < 1e-6
-    )
+    logits = torch.nn.functional.linear(x, *_first_parameters())
+    assert abs(losses[0] - numpy_loss(loss_of.spec, logits, y)) < 1e-6
 
 
 def _first_parameters() -> tuple[Any, Any]:
@@ -84,7 +79,7 @@ def _first_parameters() -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiles_with_other_batch_sizes(reduction: str) -> None:
-    """One compiled module serves every batch size: it does not compile again for each."""
+    """One compiled module serves every batch size without compiling again."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     loss_of = SPEC.replace(reduction=reduction).to("torch")
@@ -97,7 +92,7 @@ def test_compiles_with_other_batch_sizes(reduction: str) -> None:
 
 
 def test_compiled_bad_label_is_nan() -> None:
-    """Compiled code cannot raise for a value: the loss and the whole gradient of that position are NaN, and no other's."""
+    """A bad label in compiled code, which cannot raise for it, poisons only its own position."""
     torch._dynamo.reset()
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="sum")
     z = X.clone().requires_grad_()
@@ -113,7 +108,7 @@ def test_compiled_bad_label_is_nan() -> None:
 
 
 def test_compiles_with_a_spec_as_argument() -> None:
-    """Under ``dynamic=True`` the numbers of a spec that is passed in are unknowns, ignored labels too."""
+    """A spec may be an argument under ``dynamic=True``, where its numbers are symbolic."""
     torch._dynamo.reset()
     spec = ul.CrossEntropyLoss(from_logits=True, ignore_index=(-100, 1), label_smoothing=0.1)
     y = torch.tensor([0, 1, -100, 2])
@@ -126,7 +121,7 @@ def test_compiles_with_a_spec_as_argument() -> None:
 
 
 def test_compiles_with_companions_of_numpy() -> None:
-    """An array or a list beside the tensors is part of one graph with them."""
+    """NumPy arrays and lists beside the tensors do not break the graph."""
     torch._dynamo.reset()
     labels, weight = np.array([0, 2, 1, 2]), np.float32([1, 2, 0, 4])
     for y, w in ((labels, weight), (labels.tolist(), weight.tolist())):
@@ -141,15 +136,15 @@ def test_compiles_with_companions_of_numpy() -> None:
 
 
 def test_label_that_torch_would_ignore() -> None:
-    """The one label torch's kernel is told to ignore is an error like any other out of range."""
+    """The label -2^63 is out of range, though torch's kernel gets it as its ignore_index."""
     with pytest.raises(ul.BadValueError, match="targets"):
         ul.CrossEntropyLoss(from_logits=True)(X[:2], torch.tensor([0, -(2**63)]))
 
 
-# Forward mode through log_softmax, which torch.func.hessian uses, is written with torch.jit inside torch.
+# torch implements forward mode through log_softmax with torch.jit; torch.func.hessian uses it.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_torch_func() -> None:
-    """torch.func.grad, vmap, jvp and a Hessian see the loss as any other function."""
+    """torch.func.grad, vmap, jvp and hessian differentiate and map the loss."""
     spec = ul.CrossEntropyLoss(from_logits=True)
     y = torch.tensor([0, 1, 1, 2])
     value, gradient = spec.value_and_grad(X, y)
@@ -166,10 +161,8 @@ def test_torch_func() -> None:
 def test_infinite_binary_logits_in_every_transform() -> None:
     """At an infinite logit the gradient is sigma(z) - t, in backward and in torch.func."""
     spec = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="sum")
-    z, t = (
-        torch.tensor([1.0, torch.inf, -torch.inf, torch.inf, 0.0]),
-        torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]),
-    )
+    z = torch.tensor([1.0, torch.inf, -torch.inf, torch.inf, 0.0])
+    t = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])
     expected = torch.sigmoid(z) - t
     torch.testing.assert_close(spec.value_and_grad(z, t)[1], expected)
     torch.testing.assert_close(torch.func.grad(lambda x: spec(x, t))(z), expected)
@@ -189,7 +182,7 @@ def test_autocast_changes_nothing(dtype: str) -> None:
 
 
 def test_half_predictions() -> None:
-    """A half type is computed in float32 and rounded once, and a reduction stays float32."""
+    """Half types are computed in float32 and rounded once, and a reduction stays float32."""
     z = torch.tensor([[1.0, 3.0, -1.0]], dtype=torch.bfloat16)
     y = torch.tensor([1])
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
@@ -239,7 +232,7 @@ def test_gradient_reaches_targets_and_weights() -> None:
 
 
 def test_second_derivative() -> None:
-    """create_graph works through the loss."""
+    """The loss can be differentiated twice, with create_graph."""
     z = X[0].clone().requires_grad_()
     loss = ul.CrossEntropyLoss(from_logits=True)(z, torch.tensor(0))
     (first,) = torch.autograd.grad(loss, z, create_graph=True)
@@ -249,7 +242,7 @@ def test_second_derivative() -> None:
 
 
 def test_meta_and_fake_tensors() -> None:
-    """Tensors without values pass through: shapes and dtypes are checked, values are not looked at."""
+    """Tensors without values pass through; only their shapes and dtypes are checked."""
     loss = ul.CrossEntropyLoss(from_logits=True)(
         X.to("meta"), torch.tensor([0, 1, 1, 2], device="meta")
     )
@@ -262,15 +255,15 @@ def test_meta_and_fake_tensors() -> None:
 
 
 def test_gradient_in_inference_mode() -> None:
-    """value_and_grad works where torch records nothing, and with tensors made there."""
+    """value_and_grad works in inference mode, and outside of it with tensors made there."""
     spec = ul.CrossEntropyLoss(from_logits=True)
     y = torch.tensor([0, 1, 1, 2])
     value, gradient = spec.value_and_grad(X, y)
     with torch.inference_mode():
-        made = X.clone(), y.clone()
-        for z, labels in ((X, y), made):
+        inference = X.clone(), y.clone()
+        for z, labels in ((X, y), inference):
             torch.testing.assert_close(spec.value_and_grad(z, labels), (value, gradient))
-    torch.testing.assert_close(spec.value_and_grad(*made), (value, gradient))
+    torch.testing.assert_close(spec.value_and_grad(*inference), (value, gradient))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +277,7 @@ def test_gradient_in_inference_mode() -> None:
     ids=repr,
 )
 def test_companions_made_in_inference_mode(spec: Any) -> None:
-    """Targets and weights that were made in inference mode do not hinder a training step."""
+    """Targets and weights that were made in inference mode work in a training step."""
     with torch.inference_mode():
         t, w = torch.softmax(X, 1).flip(0), torch.tensor([1.0, 0.0, 2.0, 3.0])
     for weight in (None, w):
@@ -314,7 +307,7 @@ def _exported(spec: Any, z: Any, t: Any) -> Any:
     ids=repr,
 )
 def test_exports_with_any_batch_size(spec: Any, on_empty: Any) -> None:
-    """What torch.export and make_fx write down divides by the number of positions of each call, not of the first."""
+    """Programs of torch.export and make_fx divide by each call's own number of positions."""
     spec = spec.replace(on_empty=on_empty)
     t = torch.tensor([0, 1, 1, 2]) if isinstance(spec, ul.CrossEntropyLoss) else torch.softmax(X, 1)
     traced = importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(
@@ -327,7 +320,7 @@ def test_exports_with_any_batch_size(spec: Any, on_empty: Any) -> None:
 
 
 def test_other_tracers() -> None:
-    """make_fx with the shapes as they are works; torch.jit.trace, which would freeze the divisor, is refused."""
+    """make_fx with static shapes works; torch.jit.trace, which would freeze the divisor, raises."""
     spec, y = ul.CrossEntropyLoss(from_logits=True), torch.tensor([0, 1, 1, 2])
     traced = importlib.import_module("torch.fx.experimental.proxy_tensor").make_fx(spec)(X, y)
     torch.testing.assert_close(traced(X + X, y), spec(X + X, y))
@@ -339,23 +332,22 @@ def test_other_tracers() -> None:
     assert spec(X, y).isfinite()
 
 
-def test_companions_of_odd_strides() -> None:
-    """An axis of length 1 may have any stride in NumPy, a negative one or one of a record, and is read all the same."""
+def test_companions_of_unusual_strides() -> None:
+    """A NumPy axis of length 1 may have any stride, such as a negative one or a record's."""
     spec = ul.CrossEntropyLoss(from_logits=True)
     record = np.zeros(1, dtype=[("a", "i1"), ("b", "f4")])
     record["b"] = 1.0
+    label = np.array([[1]])[::-1][:, 0]
     for weight in (
         np.ones(1, np.float32)[::-1],
         np.ones((3, 1), np.float32)[::-1][:, 0][:1],
         record["b"],
     ):
-        assert torch.equal(
-            spec(X[:1], np.array([[1]])[::-1][:, 0], sample_weight=weight), spec(X[:1], Y[1:2])
-        )
+        assert torch.equal(spec(X[:1], label, sample_weight=weight), spec(X[:1], Y[1:2]))
 
 
 def test_negated_views() -> None:
-    """A view that is negated or conjugated when it is read has the values it shows."""
+    """A view that torch negates or conjugates lazily is read with its resolved values."""
     z, t = torch.tensor([1 + 2j, 1 - 3j, 1j]).conj().imag, torch.ones(3)
     assert z.is_neg()
     assert torch.equal(ul.MeanSquaredError()(z, t), ul.MeanSquaredError()(z.resolve_neg(), t))
@@ -370,7 +362,7 @@ def test_negated_views() -> None:
 
 
 def test_value_and_grad_in_torch_func() -> None:
-    """Under torch.func the gradient is taken torch.func's way, and can be mapped and differentiated again."""
+    """Under torch.func, value_and_grad can be differentiated and mapped."""
     spec, y = ul.CrossEntropyLoss(from_logits=True), torch.tensor([0, 1, 1, 2])
     _, gradient = spec.value_and_grad(X, y)
     torch.testing.assert_close(torch.func.grad(lambda z: spec.value_and_grad(z, y)[0])(X), gradient)
@@ -382,11 +374,11 @@ def test_value_and_grad_in_torch_func() -> None:
     torch.testing.assert_close(along, torch.autograd.grad(first.square().sum(), z)[0])
 
 
-# torch says of its compressed layouts that they are young.
+# torch warns that its compressed layouts are in beta.
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_dense_tensors_are_needed() -> None:
-    """Sparse and nested tensors are refused in every place, and the message says what to do."""
+    """Sparse, nested and MKL-DNN tensors are refused in every argument, with a remedy."""
     dense = torch.softmax(X, 1)
     nested = torch.nested.nested_tensor([X, X[:2]])
     specs = (
