@@ -390,13 +390,13 @@ def _read_spec(text: str, options: list[str]) -> AnyLoss:
     """
     if options:
         names = ", ".join(map(_option, options))
-        _fail(f"--spec says all of the loss; leave out {names}.")
+        _fail(f"--spec defines the whole loss; leave out {names}.")
     if text.lstrip().startswith("{"):
         return unifiedloss.from_json(text)
     try:
         return unifiedloss.from_json(Path(text).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         _fail(f"cannot read the spec in {text}: {why}.")
     except UnifiedLossError as error:
         _fail(f"cannot read the spec in {text}: {error}")
@@ -444,7 +444,7 @@ def _loss_text(text: str) -> str:
     try:
         return path.read_text(encoding="utf-8") if path.suffix == ".json" else text
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         _fail(f"cannot read the spec in {text}: {why}.")
 
 

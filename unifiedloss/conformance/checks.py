@@ -316,7 +316,7 @@ def _compare(
         # Elsewhere the sign of zero counts, too: it must be +0.
         zero = kept | ((got == 0) & ~np.signbit(got))
         if not zero.all():
-            why = " (the position is not kept)" if underflows else ""
+            why = " (the position is dropped or zero-weighted)" if underflows else ""
             _fail_at(outcome, what, ~zero, got, np.zeros_like(got), why)
     if what != "softmax" and plan.exact:
         _compare_bits(outcome, what, got, exact, FORMATS[dtype])
@@ -378,7 +378,8 @@ def check_refused(adapter: Adapter, mode: Mode, case: Case) -> CheckResult:
     except Exception as error:  # noqa: BLE001 - a compiler may wrap the refusal in its own error
         if "exact" not in _unwrapped(error):
             outcome.fail(
-                f"raised {type(error).__name__} without a word of exact mode: {_first_line(error)}"
+                f"raised {type(error).__name__}, which does not mention exact mode: "
+                f"{_first_line(error)}"
             )
     else:
         outcome.fail(f"gave {value!r}, should refuse rounding='exact'")

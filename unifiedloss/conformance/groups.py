@@ -83,7 +83,9 @@ def check(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[checks
         names = ", ".join(repr(case.name) for case, _ in group)
         for outcome, grouped in zip(separate, together, strict=True):
             for what in grouped.failures:
-                outcome.fail(f"{what}; not alone, only in one program with {names}")
+                outcome.fail(
+                    f"{what}; the case passes alone, and fails only in one program with {names}"
+                )
     return separate
 
 

@@ -245,7 +245,7 @@ class Report:
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             msg = (
                 f"The key 'version' must be an int from 1 to {VERSION}, got {version!r}: "
-                "no report, or one of a later unifiedloss."
+                "this is not a report, or a later unifiedloss wrote it."
             )
             raise SerializationError(msg)
         try:
@@ -261,7 +261,7 @@ class Report:
                 machine=data["machine"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            msg = f"The dictionary is no report: {type(error).__name__}: {error}."
+            msg = f"The dictionary is not a report: {type(error).__name__}: {error}."
             raise SerializationError(msg) from error
 
     def to_json(self) -> str:

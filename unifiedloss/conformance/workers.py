@@ -265,9 +265,9 @@ class _Worker:
             lines = self._stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except FileNotFoundError:  # the run has ended and removed the folder
             return ""
-        return (
-            "Its last words:\n" + "\n".join(lines[-15:]) if lines else "It wrote nothing to stderr."
-        )
+        if not lines:
+            return "It wrote nothing to stderr."
+        return "The end of its stderr:\n" + "\n".join(lines[-15:])
 
     def kill(self) -> None:
         """End the process, if it still runs."""
