@@ -87,9 +87,9 @@ def test_backends_are_listed() -> None:
     """The command lists names and versions."""
     done = run("backends")
     assert done.returncode == 0
-    found = dict(line.split() for line in done.stdout.splitlines() if line.strip())
-    assert found["numpy"] == np.__version__
-    assert "torch" in found
+    versions = dict(line.split() for line in done.stdout.splitlines() if line.strip())
+    assert versions["numpy"] == np.__version__
+    assert "torch" in versions
 
 
 @pytest.mark.framework("numpy")
@@ -348,18 +348,18 @@ def test_compare(saved: Path, tmp_path: Path) -> None:
         done = run("compare", str(saved), *options, *only)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "measured against: oracle" in done.stdout
-        found = rows(done.stdout)
-        assert list(found) == [
+        table = rows(done.stdout)
+        assert list(table) == [
             (name, rounding) for name in ("numpy", "torch") for rounding in ("native", "exact")
         ]
-        for cells in found.values():
+        for cells in table.values():
             assert cells[0].startswith(f"{value:.9f}"[:7])
             assert cells[4] == "yes"
-        exact = [found[name, "exact"] for name in ("numpy", "torch")]
+        exact = [table[name, "exact"] for name in ("numpy", "torch")]
         assert exact[0][:5] == exact[1][:5]
         assert exact[0][1:4] == ["0", "100.00 %", "0"]
         # Native gradients are not all equal to the oracle's, or this comparison would show nothing.
-        assert "100.00 %" not in (found["numpy", "native"][2], found["torch", "native"][2])
+        assert "100.00 %" not in (table["numpy", "native"][2], table["torch", "native"][2])
 
 
 @pytest.mark.parametrize("rounding", ["native", "exact"])
@@ -427,9 +427,9 @@ def test_options_make_the_spec(spec: ul.CrossEntropyLoss, options: str, tmp_path
     done = CliRunner().invoke(app, ["compare", str(path), *options.split(), "--backend", "numpy"])
     assert done.exit_code == 0, done.output
     assert repr(spec) in done.output
-    found = rows(done.output)
-    assert len(found) == (2 if "--rounding" not in options else 1)
-    for (_, rounding), (value, *_) in found.items():
+    table = rows(done.output)
+    assert len(table) == (2 if "--rounding" not in options else 1)
+    for (_, rounding), (value, *_) in table.items():
         expected = spec.replace(rounding=rounding)(p, t, sample_weight=weight, mask=mask)
         assert float(value) == pytest.approx(float(expected), rel=1e-8)
 
@@ -488,9 +488,9 @@ def test_compare_fails_for_one_bit(fake: Install, saved: Path) -> None:  # noqa:
     name = fake("Nudging")
     done = run("compare", str(saved), "--from-logits", "--backend", name)
     assert done.returncode == 1
-    found = rows(done.stdout)
-    assert found[name, "native"][4] == "yes"
-    assert found[name, "exact"][1:5] == ["1", "100.00 %", "0", "NO"]
+    table = rows(done.stdout)
+    assert table[name, "native"][4] == "yes"
+    assert table[name, "exact"][1:5] == ["1", "100.00 %", "0", "NO"]
 
 
 def test_compare_without_an_exact_mode(fake: Install, saved: Path) -> None:  # noqa: F811
@@ -539,8 +539,8 @@ def test_compare_fails_with_a_wrong_backend(
     done = run("compare", str(saved), *arguments, "--backend", name, "--backend", "numpy")
     assert done.returncode == 1
     assert words in done.stdout
-    found = rows(done.stdout)
-    assert [found["numpy", rounding][4] for rounding in ("native", "exact")] == ["yes", "yes"]
+    table = rows(done.stdout)
+    assert [table["numpy", rounding][4] for rounding in ("native", "exact")] == ["yes", "yes"]
 
 
 def test_compare_does_not_fail_for_what_is_not_installed(

@@ -75,13 +75,13 @@ class Rule:
     not_own: tuple[str, ...] = ()
     by_name: tuple[str, ...] = ()
 
-    def allows(self, found: Import) -> bool:
+    def allows(self, imported: Import) -> bool:
         """Whether a module under this rule may have this import."""
-        top = found.target.partition(".")[0]
+        top = imported.target.partition(".")[0]
         if top != "unifiedloss":
             return top in sys.stdlib_module_names or top in self.packages
-        own = self.own + (self.by_name if found.by_name else ())
-        return _under(found.target, own) and not _under(found.target, self.not_own)
+        own = self.own + (self.by_name if imported.by_name else ())
+        return _under(imported.target, own) and not _under(imported.target, self.not_own)
 
 
 def _under(name: str, prefixes: tuple[str, ...]) -> bool:
@@ -215,9 +215,9 @@ def violations(source: str, module: str, *, package: bool = False) -> list[str]:
     """Describe each import of a source text that its rule forbids, in one line."""
     rule = rule_for(module)
     return [
-        f"{module}, line {found.line}: imports {found.target}"
-        for found in imports(source, module, package=package)
-        if not rule.allows(found)
+        f"{module}, line {imported.line}: imports {imported.target}"
+        for imported in imports(source, module, package=package)
+        if not rule.allows(imported)
     ]
 
 
@@ -240,8 +240,8 @@ def _graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for module, path in known.items():
         package = path.name == "__init__.py"
-        found = imports(path.read_text(encoding="utf-8"), module, package=package)
-        targets = [x.target for x in found if not x.by_name]
+        imported = imports(path.read_text(encoding="utf-8"), module, package=package)
+        targets = [x.target for x in imported if not x.by_name]
         owners = {x if x in known else x.rpartition(".")[0] for x in targets}
         graph[module] = {x for x in owners if x in known and x != module}
     return graph
@@ -302,8 +302,10 @@ def test_walk_reaches_every_part() -> None:
 def test_module_imports_only_what_it_may(module: str) -> None:
     """Every module follows its rule."""
     path = modules()[module]
-    found = violations(path.read_text(encoding="utf-8"), module, package=path.name == "__init__.py")
-    assert not found, "\n".join(found)
+    forbidden = violations(
+        path.read_text(encoding="utf-8"), module, package=path.name == "__init__.py"
+    )
+    assert not forbidden, "\n".join(forbidden)
 
 
 @pytest.mark.parametrize(
@@ -417,10 +419,10 @@ def test_allowed_import_passes(module: str, source: str) -> None:
 def test_relative_imports_in_a_package() -> None:
     """One dot means the package itself in its ``__init__``, and the parent package in a module."""
     source = "from .kernels import loss"
-    (found,) = imports(source, "unifiedloss.adapters.torch", package=True)
-    assert found.target == "unifiedloss.adapters.torch.kernels.loss"
-    (found,) = imports(source, "unifiedloss.adapters.torch.exact", package=False)
-    assert found.target == "unifiedloss.adapters.torch.kernels.loss"
+    (imported,) = imports(source, "unifiedloss.adapters.torch", package=True)
+    assert imported.target == "unifiedloss.adapters.torch.kernels.loss"
+    (imported,) = imports(source, "unifiedloss.adapters.torch.exact", package=False)
+    assert imported.target == "unifiedloss.adapters.torch.kernels.loss"
 
 
 def _in_a_new_process(code: str, folder: Path) -> str:

@@ -498,17 +498,17 @@ def diff(
     """
     try:
         with _err.status("running"):
-            found = unifiedloss.diff(_loss_text(a), _loss_text(b))
+            differences = unifiedloss.diff(_loss_text(a), _loss_text(b))
     except UnifiedLossError as error:
         _fail(error)
-    _print(f"a: {found.a}\nb: {found.b}")
-    for difference in found:
+    _print(f"a: {differences.a}\nb: {differences.b}")
+    for difference in differences:
         rule, _, rest = str(difference).partition("\n")
         _out.print(f"\n{rule}", style="bold", markup=False, highlight=False)
         _print(rest)
-    if not found:
+    if not differences:
         _out.print("\nThere is no difference: the rules are the same.", highlight=False)
-    raise typer.Exit(1 if found else 0)
+    raise typer.Exit(1 if differences else 0)
 
 
 @app.command()
@@ -521,18 +521,18 @@ def explain(
 ) -> None:
     """Print what a loss computes: its formula, its rules and its special values."""
     try:
-        found = unifiedloss.explain(_loss_text(loss))
+        explanation = unifiedloss.explain(_loss_text(loss))
     except UnifiedLossError as error:
         _fail(error)
-    _print(found.latex if latex else str(found))
+    _print(explanation.latex if latex else str(explanation))
 
 
 @app.command()
 def backends() -> None:
     """List the installed backends with their versions."""
     try:
-        found = unifiedloss.backends()
+        versions = unifiedloss.backends()
     except (UnifiedLossError, ImportError) as error:
         _fail(error)
-    for name, version in found.items():
+    for name, version in versions.items():
         _out.print(f"{name} {version}", highlight=False)
