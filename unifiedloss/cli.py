@@ -241,7 +241,7 @@ def _print_report(report: Report) -> None:
     for row in report.rows:
         for reason, count in row.not_held.items():
             _out.print(
-                f"{row.backend}, {row.mode}: {count} cases not held: {reason}",
+                f"{row.backend}, {row.mode}: {count} cases not run: {reason}",
                 markup=False,
                 highlight=False,
             )
