@@ -1,12 +1,14 @@
-"""Which frameworks the tests reached, and what it means when one is missing.
+"""Pytest hooks that skip, deselect and count tests, by framework and by strength.
 
-A test that needs a framework says so with ``@pytest.mark.framework("torch")``, or one of its parameters does. Where that
-framework is not installed the test is skipped, so the suite runs on any machine. With ``UNIFIEDLOSS_REQUIRE_ALL=1``, which
-is how a change is accepted, it fails instead, and so does the whole run if some framework had no test that passed: a suite
-that compared nothing must not be green.
+A test, or one of its parameters, declares the frameworks that it needs with
+``@pytest.mark.framework("torch")``. If a framework is not installed, the test is skipped, so that
+the suite runs on any machine. With ``UNIFIEDLOSS_REQUIRE_ALL=1``, which every change has to pass,
+the test fails instead. The run then also fails if no test passed with some framework, because a
+suite that compared nothing must not pass.
 
-A test that repeats in a slow compiler what a quicker test shows says so with ``@pytest.mark.slow("what stays")``. Such tests run
-with ``--strength all`` (``make test-all``), and otherwise are deselected and counted at the end of the run.
+A test that repeats in a slow compiler what a quicker test covers is marked
+``@pytest.mark.slow("what stays")``. Such tests run with ``--strength all`` (``make test-all``).
+Otherwise they are deselected, and counted at the end of the run.
 """
 
 from __future__ import annotations
@@ -33,14 +35,18 @@ LONGEST = (
     "test_docs.py",
     "test_examples.py",
 )
-"""The files that take minutes. They come first, so that no process is left alone with one of them at the end."""
+"""The files that take minutes.
 
-# Before any framework loads, and inherited by child processes. It hides start-up chatter and changes no number.
+They come first, so that at the end no process runs one of them while the others idle.
+"""
+
+# Set before any framework loads, and inherited by child processes. It hides TensorFlow's start-up
+# messages and changes no result.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def installed(framework: str) -> bool:
-    """Whether the framework can be imported here, found out without importing it."""
+    """Whether the framework is installed; this does not import it."""
     return importlib.util.find_spec(framework) is not None
 
 
@@ -50,12 +56,15 @@ def all_required() -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare how much is run; the child processes of tests read it from the environment."""
+    """Add the option --strength; its default comes from the environment.
+
+    Child processes of tests inherit the strength there.
+    """
     parser.addoption(
         "--strength",
         choices=("test", "all"),
         default=os.environ.get("UNIFIEDLOSS_STRENGTH", "test"),
-        help="test: each thing once; all: what only repeats in a slow compiler, too",
+        help="test: without the slow tests; all: with them",
     )
 
 
@@ -64,12 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["UNIFIEDLOSS_STRENGTH"] = config.getoption("strength")
     config.addinivalue_line(
         "markers",
-        "slow(what_stays, only=[...]): run with --strength all; `only` names words of the parameters' ids",
+        "slow(what_stays, only=[...]): run with --strength all; "
+        "`only` lists words of the parameters' ids",
     )
     config.addinivalue_line(
         "markers", "framework(name, ...): needs these frameworks; skipped, or failed, without them"
     )
-    # The workers of pytest-xdist report to the main process, and only there is the whole run known.
+    # Only the main process of pytest-xdist sees the results of all workers.
     if not hasattr(config, "workerinput"):
         _share_compiled_programs(config)
         config.pluginmanager.register(_Frameworks(), "unifiedloss-frameworks")
@@ -77,7 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def is_slow(item: pytest.Item) -> bool:
-    """Whether a test is marked slow, all of it or with its parameters."""
+    """Whether a test is marked slow, in general or for its parameters."""
     for mark in item.iter_markers("slow"):
         if not (mark.args and isinstance(mark.args[0], str)):
             msg = f"{item.nodeid}: the slow marker says what stays in the quicker run"
@@ -89,13 +99,14 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is slow, unless it is asked for, and put the longest files first."""
+    """Deselect slow tests unless they are requested, and put the longest files first."""
     by_name = any("::" in argument for argument in config.args)
     if config.getoption("strength") != "all" and not by_name:
         slow = [item for item in items if is_slow(item)]
         items[:] = [item for item in items if not is_slow(item)]
         config.hook.pytest_deselected(items=slow)
-        # A worker of pytest-xdist tells its main process; without workers, this is the main process.
+        # A worker of pytest-xdist passes the count to the main process. Without workers this is
+        # the main process.
         if hasattr(config, "workeroutput"):
             config.workeroutput["slow"] = len(slow)
         config.stash[_SLOW] = len(slow)
@@ -104,10 +115,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _share_compiled_programs(config: pytest.Config) -> None:
-    """Let all processes of this run, workers and the children of tests, compile each program of JAX once."""
-    if (
-        "JAX_COMPILATION_CACHE_DIR" in os.environ
-    ):  # by the run this one is a part of, or by whoever started it
+    """Let all processes of this run, child processes included, share JAX's compilation cache."""
+    # An outer run or the user may have set it already.
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.TemporaryDirectory(prefix="unifiedloss-jax-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
@@ -115,7 +125,7 @@ def _share_compiled_programs(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note the frameworks a test needs, and skip it or fail it where one is missing."""
+    """Record the frameworks that a test needs, and skip or fail it if one is missing."""
     names = list(
         dict.fromkeys(name for mark in item.iter_markers("framework") for name in mark.args)
     )
@@ -124,7 +134,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(
             f"the framework marker names {unknown}; known are {list(FRAMEWORKS)}", pytrace=False
         )
-    # As properties, because these travel with the report from the process that ran the test.
+    # As properties, because pytest-xdist sends these to the main process with the report.
     item.user_properties.extend(("framework", name) for name in names)
     missing = [name for name in names if not installed(name)]
     if missing and all_required():
@@ -140,7 +150,7 @@ _SLOW = pytest.StashKey[int]()
 
 
 class _Summary:
-    """Says at the end how much was left out, and where the conformance runs' time went."""
+    """Prints the number of deselected slow tests and the times of the conformance rows."""
 
     def __init__(self) -> None:
         self.slow = 0
@@ -156,12 +166,12 @@ class _Summary:
         self.slow = max(self.slow, getattr(node, "workeroutput", {}).get("slow", 0))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the rows that the tests of the conformance suite have read."""
+        """Record the rows that the tests of the conformance suite report."""
         if report.when == "call":
             self.rows += [str(row) for key, row in report.user_properties if key == "row"]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print both."""
+        """Print the rows and the number of slow tests."""
         if self.rows:
             terminalreporter.section("conformance: cases, programs, processor seconds")
             for row in self.rows:
@@ -169,18 +179,19 @@ class _Summary:
         if self.slow:
             terminalreporter.section("slow")
             terminalreporter.line(
-                f"{self.slow} slow tests were deselected; run them with --strength all, or make test-all"
+                f"{self.slow} slow tests were deselected; "
+                "run them with --strength all, or make test-all"
             )
 
 
 class _Frameworks:
-    """Counts what every framework's tests came to, and says so at the end of the run."""
+    """Counts each framework's passed, failed and skipped tests, and prints the counts."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def pytest_report_header(self) -> str:
-        """Say which frameworks are here before the first test runs."""
+        """List the installed frameworks before the first test runs."""
         distributions = importlib.metadata.packages_distributions()
         versions = [
             f"{name} {importlib.metadata.version(distributions[name][0])}"
@@ -191,7 +202,7 @@ class _Frameworks:
         return f"frameworks: {', '.join(versions)}"
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count a test once: when its body has run, or when its set-up failed or skipped it."""
+        """Count each test once: after its call, or after a set-up that failed or skipped it."""
         if report.when == "call" or (report.when == "setup" and not report.passed):
             for key, name in report.user_properties:
                 if key == "framework":
@@ -202,12 +213,12 @@ class _Frameworks:
         return [name for name in FRAMEWORKS if not self.counts[name, "passed"]]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a run that had to reach every framework and did not."""
+        """Fail a run that must reach every framework and did not."""
         if all_required() and not session.config.option.collectonly and self.untested():
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print how many tests each framework had."""
+        """Print the counts of each framework."""
         if not self.counts and not all_required():
             return
         terminalreporter.section("frameworks")
@@ -221,5 +232,6 @@ class _Frameworks:
             )
         if all_required() and self.untested():
             terminalreporter.line(
-                f"FAILED: UNIFIEDLOSS_REQUIRE_ALL is set, and no test passed with {', '.join(self.untested())}"
+                "FAILED: UNIFIEDLOSS_REQUIRE_ALL is set, and no test passed with "
+                f"{', '.join(self.untested())}"
             )

@@ -1,7 +1,7 @@
 """Check the oldest versions that the extras admit: ``make test-oldest``.
 
-Each framework gets an environment of its own, with the lowest version that pyproject.toml names, and runs the eager cases
-there in both roundings. The status is 1 if anything differs or if nothing was compared.
+Each framework gets its own environment, with the lowest version that pyproject.toml names, and runs
+the eager cases there in both roundings. The status is 1 if anything differs or nothing is compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENVIRONMENTS = {
     "keras (numpy)": ("numpy", "keras"),
     "tensorflow": ("numpy", "tensorflow-cpu"),
 }
-"""The row of the report, and the packages whose oldest version is installed for it."""
+"""For each row of the report, the packages whose oldest version is installed."""
 
 NOT_RUN = {"torch": "package indexes have no CPU build of so old a version for this platform"}
 
@@ -34,16 +34,16 @@ def oldest() -> dict[str, str]:
         *project["dependencies"],
         *(line for extra in project["optional-dependencies"].values() for line in extra),
     ]
-    found = {}
+    pinned = {}
     for requirement in map(Requirement, lines):
         for specifier in requirement.specifier:
             if specifier.operator == ">=":
-                found[requirement.name] = f"{requirement.name}=={specifier.version}.*"
-    return found
+                pinned[requirement.name] = f"{requirement.name}=={specifier.version}.*"
+    return pinned
 
 
 def check(row: str, packages: list[str]) -> bool:
-    """Make the environment and run the eager cases; tell whether nothing differs."""
+    """Create the environment, run the eager cases, and return whether nothing differs."""
     folder = ROOT / "build" / "oldest" / "".join(c if c.isalnum() else "-" for c in row)
     venv.create(folder, with_pip=True, clear=True)
     python = str(folder / "bin" / "python")
@@ -64,7 +64,7 @@ def check(row: str, packages: list[str]) -> bool:
 
 
 def main() -> None:
-    """Check every environment, or those named on the command line."""
+    """Check every environment, or only those named on the command line."""
     known = oldest()
     wanted = sys.argv[1:] or list(ENVIRONMENTS)
     results = {row: check(row, [known[name] for name in ENVIRONMENTS[row]]) for row in wanted}

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses, and with which status it ends."""
+"""The command line: its output, its errors and its exit statuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unifiedloss.conformance import Report, compare
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+    """Run the command in its own process."""
     code = "import sys; from unifiedloss.cli import main; sys.argv[0] = 'unifiedloss'; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -34,7 +34,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """Logits and labels in a file."""
+    """Save logits and labels to a file."""
     rng = np.random.default_rng(0)
     path = tmp_path / "saved.npz"
     np.savez(
@@ -46,17 +46,20 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_help_is_quick() -> None:
-    """Help costs a fraction of a second of computing, and loads no framework."""
+    """Help takes less than a second of processor time, and loads no framework."""
     spent = []
     for _ in range(3):
         before = os.times().children_user
         assert "conform" in run("--help").stdout
         spent.append(os.times().children_user - before)
     assert min(spent) < 1
-    code = "from unifiedloss import cli, conformance; print([m for m in {names!r} if m in sys.modules])"
     names = ["torch", "tensorflow", "keras", "jax", "unifiedloss.adapters.numpy"]
+    code = (
+        "import sys; from unifiedloss import cli, conformance; "
+        f"print([m for m in {names!r} if m in sys.modules])"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; " + code.format(names=names)],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
@@ -65,13 +68,13 @@ def test_help_is_quick() -> None:
 
 
 def test_version() -> None:
-    """The library's own."""
+    """The command prints the library's version."""
     assert run("--version").stdout.strip() == f"unifiedloss {ul.__version__}"
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_missing_extra_is_named(missing: str) -> None:
-    """Without the packages of the command line, the command says what to install."""
+    """If a package of the extra "cli" is missing, the command says what to install."""
     code = f"import sys; sys.modules[{missing!r}] = None; from unifiedloss.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -81,17 +84,17 @@ def test_missing_extra_is_named(missing: str) -> None:
 
 @pytest.mark.framework("numpy", "torch")
 def test_backends_are_listed() -> None:
-    """Names and versions."""
+    """The command lists names and versions."""
     done = run("backends")
     assert done.returncode == 0
-    found = dict(line.split() for line in done.stdout.splitlines() if line.strip())
-    assert found["numpy"] == np.__version__
-    assert "torch" in found
+    versions = dict(line.split() for line in done.stdout.splitlines() if line.strip())
+    assert versions["numpy"] == np.__version__
+    assert "torch" in versions
 
 
 @pytest.mark.framework("numpy")
 def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
-    """One backend, one loss: the table, the status, the file."""
+    """A run of one backend and one loss prints a table, exits with 0 and writes the file."""
     path = tmp_path / "report.json"
     done = run("conform", "--backend", "numpy", "--loss", "mean_squared_error", "--json", str(path))
     assert done.returncode == 0, done.stderr
@@ -99,7 +102,7 @@ def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert done.stdout.splitlines()[-1].endswith("nothing differs.")
-    # No terminal, no bars: a log says how long it takes, and which rows are done.
+    # Without a terminal there are no progress bars: stderr has the expected time and the rows.
     first, line = done.stderr.splitlines()
     assert re.fullmatch(r"Checking 1 backend: at most \d+ minutes on two cores\.", first)
     assert re.fullmatch(r"1 of 1: numpy, eager: \d+ cases, 0 failures, \d+ s", line)
@@ -110,7 +113,7 @@ def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
 
 @pytest.mark.framework("numpy", "torch")
 def test_quick_conform_says_so(tmp_path: Path) -> None:
-    """Less is compiled, and the report knows; the table fits 80 columns whatever the backends."""
+    """A quick run compiles fewer cases and says so; its table fits 80 columns."""
     path = tmp_path / "report.json"
     only = ("--backend", "numpy", "--backend", "torch", "--loss", "mean_squared_error")
     done = run("conform", "--quick", *only, "--json", str(path))
@@ -131,7 +134,7 @@ def test_quick_conform_says_so(tmp_path: Path) -> None:
 
 
 def test_conform_fails_with_a_wrong_backend(fake: Install, tmp_path: Path) -> None:  # noqa: F811
-    """The status is 1; the failures are printed with their snippets, counted in the table, and written to the file."""
+    """The status is 1, and the table, the snippets and the file have every failure."""
     name, path = fake("Doubling"), tmp_path / "report.json"
     done = run("conform", "--backend", name, "--loss", "mean_squared_error", "--json", str(path))
     assert done.returncode == 1
@@ -146,7 +149,7 @@ def test_conform_fails_with_a_wrong_backend(fake: Install, tmp_path: Path) -> No
 
 
 def test_conform_fails_with_a_backend_that_dies(fake: Install) -> None:  # noqa: F811
-    """The status is 1, and what the process said last is printed."""
+    """The status is 1, and the end of the process's stderr is printed."""
     done = run("conform", "--backend", fake("Dying"), "--loss", "mean_squared_error")
     assert done.returncode == 1
     assert "the stack smashed itself" in done.stdout
@@ -154,7 +157,7 @@ def test_conform_fails_with_a_backend_that_dies(fake: Install) -> None:  # noqa:
 
 
 def test_report_that_cannot_be_written(tmp_path: Path) -> None:
-    """Said in a line, with the status 1."""
+    """The status is 1, and one line says why."""
     path = tmp_path / "missing" / "report.json"
     done = run("conform", "--backend", "numpy", "--loss", "mean_squared_error", "--json", str(path))
     assert done.returncode == 1
@@ -167,8 +170,8 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (
             ("conform", "--backend", "mxnet"),
             (
-                "there is no backend 'mxnet'; known are numpy, torch, tensorflow, keras, keras (jax), keras (numpy), "
-                "keras (tensorflow), keras (torch), jax, jax (x64)."
+                "there is no backend 'mxnet'; known are numpy, torch, tensorflow, keras, "
+                "keras (jax), keras (numpy), keras (tensorflow), keras (torch), jax, jax (x64)."
             ),
         ),
         (("conform", "--backend", "pytorch"), "jax (x64). Did you mean 'torch'?"),
@@ -188,8 +191,8 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (
             ("compare", "{saved}", "--loss", "mean_squared_error", "--from-logits"),
             (
-                "--from-logits does not apply to the loss mean_squared_error; its options are --reduction, --divisor, "
-                "--on-empty, --rounding."
+                "--from-logits does not apply to the loss mean_squared_error; its options are "
+                "--reduction, --divisor, --on-empty, --rounding."
             ),
         ),
         (
@@ -226,7 +229,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
             ("compare", "{more}", "--from-logits"),
             "has an array 'logits', and only 'predictions', 'targets'",
         ),
-        (("compare", "{whole}", "--from-logits"), "predictions must be floating (float16"),
+        (("compare", "{integers}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{words}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{far}", "--from-logits"), "targets[1] is 7: not a class index in 0..4"),
         (
@@ -261,7 +264,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
     ],
 )
 def test_refusals(arguments: tuple[str, ...], words: str, files: dict[str, Path]) -> None:
-    """What is wrong is said in a line, without a traceback, and the status is 1."""
+    """An error is one line without a traceback, and the status is 1."""
     done = CliRunner().invoke(app, [argument.format(**files) for argument in arguments])
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
@@ -272,18 +275,18 @@ def test_refusals(arguments: tuple[str, ...], words: str, files: dict[str, Path]
 
 @pytest.mark.framework("numpy", "torch")
 def test_unknown_mode() -> None:
-    """The message has the modes of each backend that was asked, and of no other."""
+    """The message lists the modes of the requested backends only."""
     done = run("conform", "--backend", "torch", "--backend", "numpy", "--mode", "Inductor")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "Error: no backend that was run has the mode 'Inductor': numpy has eager; torch has eager, aot_eager, inductor. "
-        "Did you mean 'inductor'?"
+        "Error: no backend that was run has the mode 'Inductor': numpy has eager; "
+        "torch has eager, aot_eager, inductor. Did you mean 'inductor'?"
     )
 
 
 @pytest.mark.parametrize("arguments", [("conform", "--rounding", "up"), ("compare", "nothing.npz")])
 def test_no_traceback_reaches_the_user(arguments: tuple[str, ...]) -> None:
-    """The same from the shell."""
+    """An error of the real process is one line on stderr, too."""
     done = run(*arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
@@ -292,7 +295,7 @@ def test_no_traceback_reaches_the_user(arguments: tuple[str, ...]) -> None:
 
 
 def rows(output: str) -> dict[tuple[str, str], list[str]]:
-    """The cells of a comparison's table after the first two, by those: backend and rounding."""
+    """The cells of a comparison's table, by the first two: backend and rounding."""
     cells = [
         [cell.strip() for cell in line.split("│")[1:-1]]
         for line in output.splitlines()
@@ -303,7 +306,7 @@ def rows(output: str) -> dict[tuple[str, str], list[str]]:
 
 @pytest.fixture
 def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
-    """What can be wrong with a file."""
+    """Write files with every mistake that a file can have, and return them by name."""
     with np.load(saved) as file:
         z, y = file["predictions"], file["targets"]
     np.save(tmp_path / "array.npy", np.ones(3))
@@ -311,12 +314,12 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "cut.npz").write_bytes(saved.read_bytes()[:200])
     np.savez(tmp_path / "pickled.npz", predictions=np.array([{}]), targets=y)
     np.savez(tmp_path / "more.npz", predictions=z, targets=y, logits=z)
-    np.savez(tmp_path / "whole.npz", predictions=z.astype(np.int32), targets=y)
+    np.savez(tmp_path / "integers.npz", predictions=z.astype(np.int32), targets=y)
     np.savez(tmp_path / "words.npz", predictions=np.array(["a", "b"]), targets=y)
     np.savez(tmp_path / "far.npz", predictions=z, targets=np.where(np.arange(16) == 1, 7, y))
-    whole = bytearray(saved.read_bytes())
-    whole[200] ^= 0xFF
-    (tmp_path / "flipped.npz").write_bytes(whole)
+    content = bytearray(saved.read_bytes())
+    content[200] ^= 0xFF
+    (tmp_path / "flipped.npz").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "zipped.npz", "w") as archive:
         archive.writestr("predictions", "no array")
     (tmp_path / "folder").mkdir()
@@ -328,7 +331,10 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.framework("numpy", "torch")
 def test_compare(saved: Path, tmp_path: Path) -> None:
-    """A loss over saved data, by options and by a spec in a file: in each backend the same value, within the bound and exactly."""
+    """A loss given by options or by a file has the same value in each backend.
+
+    Native results are within the bound, and exact results are equal.
+    """
     spec = tmp_path / "spec.json"
     spec.write_text(
         ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1).to_json(), encoding="utf-8"
@@ -342,23 +348,23 @@ def test_compare(saved: Path, tmp_path: Path) -> None:
         done = run("compare", str(saved), *options, *only)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "measured against: oracle" in done.stdout
-        found = rows(done.stdout)
-        assert list(found) == [
+        table = rows(done.stdout)
+        assert list(table) == [
             (name, rounding) for name in ("numpy", "torch") for rounding in ("native", "exact")
         ]
-        for cells in found.values():
+        for cells in table.values():
             assert cells[0].startswith(f"{value:.9f}"[:7])
             assert cells[4] == "yes"
-        exact = [found[name, "exact"] for name in ("numpy", "torch")]
+        exact = [table[name, "exact"] for name in ("numpy", "torch")]
         assert exact[0][:5] == exact[1][:5]
         assert exact[0][1:4] == ["0", "100.00 %", "0"]
-        # The frameworks' own gradients are not even NumPy's, or there would be nothing to show side by side.
-        assert "100.00 %" not in (found["numpy", "native"][2], found["torch", "native"][2])
+        # Native gradients are not all equal to the oracle's, or this comparison would show nothing.
+        assert "100.00 %" not in (table["numpy", "native"][2], table["torch", "native"][2])
 
 
 @pytest.mark.parametrize("rounding", ["native", "exact"])
 def test_compare_one_rounding(rounding: str, saved: Path, tmp_path: Path) -> None:
-    """Only the rows that are asked for, and the spec as it was run, whatever a file says of rounding."""
+    """The option --rounding selects the rows, and overrides the rounding of a spec in a file."""
     spec = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1)
     path = tmp_path / "spec.json"
     for options in (("--from-logits", "--label-smoothing", "0.1"), ("--spec", str(path))):
@@ -380,13 +386,19 @@ OPTIONS = [
             divisor="present",
             axis=1,
         ),
-        "--from-logits --class-weights 1,2,1,1,0.5 --ignore-index -100 --ignore-index 3 --divisor present --axis 1",
+        (
+            "--from-logits --class-weights 1,2,1,1,0.5 --ignore-index -100 --ignore-index 3 "
+            "--divisor present --axis 1"
+        ),
     ),
     (
         ul.BinaryCrossEntropyLoss(
             epsilon=1e-3, pos_weight=2.5, label_smoothing=0.2, reduction="sum"
         ),
-        "--loss binary_cross_entropy --epsilon 1e-3 --pos-weight 2.5 --label-smoothing 0.2 --reduction sum",
+        (
+            "--loss binary_cross_entropy --epsilon 1e-3 --pos-weight 2.5 --label-smoothing 0.2 "
+            "--reduction sum"
+        ),
     ),
     (
         ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=(1, 2, 3, 4, 5)),
@@ -401,7 +413,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("spec", "options"), OPTIONS, ids=[options for _, options in OPTIONS])
 def test_options_make_the_spec(spec: ul.CrossEntropyLoss, options: str, tmp_path: Path) -> None:
-    """Every field has its option; weights and masks in the file take part."""
+    """Every field has its option, and weights and masks in the file are used."""
     rng = np.random.default_rng(1)
     p = rng.uniform(size=(6, 5)).astype(np.float32)
     t = (
@@ -415,16 +427,16 @@ def test_options_make_the_spec(spec: ul.CrossEntropyLoss, options: str, tmp_path
     done = CliRunner().invoke(app, ["compare", str(path), *options.split(), "--backend", "numpy"])
     assert done.exit_code == 0, done.output
     assert repr(spec) in done.output
-    found = rows(done.output)
-    assert len(found) == (2 if "--rounding" not in options else 1)
-    for (_, rounding), (value, *_) in found.items():
+    table = rows(done.output)
+    assert len(table) == (2 if "--rounding" not in options else 1)
+    for (_, rounding), (value, *_) in table.items():
         expected = spec.replace(rounding=rounding)(p, t, sample_weight=weight, mask=mask)
         assert float(value) == pytest.approx(float(expected), rel=1e-8)
 
 
 @pytest.mark.framework("numpy", "keras", "jax")
 def test_compare_in_every_backend(saved: Path) -> None:
-    """Keras on each of its backends; float64 JAX only where there is something for it."""
+    """Each backend has its rows; JAX with 64 bits runs only for float64 inputs."""
     with np.load(saved) as file:
         arrays = dict(file)
     spec = ul.CrossEntropyLoss(from_logits=True, reduction="none")
@@ -454,7 +466,10 @@ def test_compare_in_every_backend(saved: Path) -> None:
 
 
 def test_compare_keeps_the_two_answers_apart() -> None:
-    """Native results are held against the real sum, exact ones against that of rounded terms: here these are two numbers."""
+    """Each rounding has its own reference, and in this example the two differ.
+
+    Native results are compared with the exact sum, exact ones with the sum of rounded terms.
+    """
     arrays = {
         "predictions": np.array([[2, 0], [2, 0], [0, 0]], np.float32),
         "targets": np.zeros(3, np.int64),
@@ -469,17 +484,17 @@ def test_compare_keeps_the_two_answers_apart() -> None:
 
 @pytest.mark.framework("numpy")
 def test_compare_fails_for_one_bit(fake: Install, saved: Path) -> None:  # noqa: F811
-    """One ulp is within the bound of native mode, and is too much in exact mode."""
+    """An error of one ulp passes in native mode and fails in exact mode."""
     name = fake("Nudging")
     done = run("compare", str(saved), "--from-logits", "--backend", name)
     assert done.returncode == 1
-    found = rows(done.stdout)
-    assert found[name, "native"][4] == "yes"
-    assert found[name, "exact"][1:5] == ["1", "100.00 %", "0", "NO"]
+    table = rows(done.stdout)
+    assert table[name, "native"][4] == "yes"
+    assert table[name, "exact"][1:5] == ["1", "100.00 %", "0", "NO"]
 
 
 def test_compare_without_an_exact_mode(fake: Install, saved: Path) -> None:  # noqa: F811
-    """A backend need not have one: that is said, and is a failure where it was asked for."""
+    """A backend without exact mode is only noted; with --rounding exact it is a failure."""
     name = fake("Inexact")
     done = run("compare", str(saved), "--from-logits", "--backend", name)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -491,7 +506,7 @@ def test_compare_without_an_exact_mode(fake: Install, saved: Path) -> None:  # n
 
 
 def test_compare_large_inputs_with_numpy(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past what the oracle can do in seconds, NumPy stands in, wider or exact, and the output says so."""
+    """For large inputs NumPy replaces the oracle, in float64 or exact, and the output says so."""
     command = ["compare", str(saved), "--from-logits", "--backend", "numpy"]
     with np.load(saved) as file:
         oracle, _ = compare.compare(ul.CrossEntropyLoss(from_logits=True), dict(file), ["numpy"])
@@ -518,20 +533,20 @@ def test_compare_fails_with_a_wrong_backend(
     fake: Install,  # noqa: F811
     saved: Path,
 ) -> None:
-    """Another value, NaN where there is a number, or no value at all: the status is 1."""
+    """The status is 1 if a value is wrong, NaN or missing."""
     name = fake(kind)
     arguments = ("--from-logits", "--reduction", "none") if kind == "Dying" else ("--from-logits",)
     done = run("compare", str(saved), *arguments, "--backend", name, "--backend", "numpy")
     assert done.returncode == 1
     assert words in done.stdout
-    found = rows(done.stdout)
-    assert [found["numpy", rounding][4] for rounding in ("native", "exact")] == ["yes", "yes"]
+    table = rows(done.stdout)
+    assert [table["numpy", rounding][4] for rounding in ("native", "exact")] == ["yes", "yes"]
 
 
 def test_compare_does_not_fail_for_what_is_not_installed(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A backend that is missing is listed, and fails nothing."""
+    """A backend that is not installed is listed, and is no failure."""
     targets = [target for target in compare.workers.all_targets() if target.label == "numpy"]
     monkeypatch.setattr(
         compare.workers, "choose", lambda _: (targets, {"torch": "torch is not installed"})
@@ -566,7 +581,10 @@ TORCH = "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
     ],
 )
 def test_translate(loss: str, to: str, line: str, status: int) -> None:
-    """The line stands alone on the standard output; what it does not say, beside it, and then the status is 1."""
+    """Stdout has only the translated line.
+
+    If the line loses a rule, stderr names the rule and the status is 1.
+    """
     done = CliRunner().invoke(app, ["translate", loss, "--to", to])
     assert done.exit_code == status, done.output
     assert done.stdout.splitlines() == [line]
@@ -578,17 +596,16 @@ def test_translate(loss: str, to: str, line: str, status: int) -> None:
 
 
 def test_translated_line_is_read_back() -> None:
-    """What is written is a loss again."""
+    """Each translated line can be read back as a loss."""
     for to in ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx", "unifiedloss", "json"):
         written = CliRunner().invoke(app, ["translate", TORCH, "--to", to]).stdout.strip()
-        assert CliRunner().invoke(app, ["translate", written, "--to", "json"]).exit_code == 0, (
-            written
-        )
+        done = CliRunner().invoke(app, ["translate", written, "--to", "json"])
+        assert done.exit_code == 0, written
 
 
 @pytest.mark.framework("numpy")
 def test_diff() -> None:
-    """The rules and the numbers; the status is 1 where anything differs."""
+    """The output has the rules and the numbers, and the status is 1 if anything differs."""
     done = CliRunner().invoke(
         app, ["diff", "ul.MeanSquaredError()", "ul.MeanSquaredError(scale=0.5)"]
     )
@@ -603,7 +620,7 @@ def test_diff() -> None:
 
 
 def test_explain(tmp_path: Path) -> None:
-    """Plain text, or LaTeX; also of a spec in a file."""
+    """The output is plain text or LaTeX, and the spec may come from a file."""
     done = CliRunner().invoke(app, ["explain", TORCH])
     assert done.exit_code == 0
     assert "t'_ic = (1 - 0.1) t_ic + 0.1 / K" in done.stdout
@@ -638,7 +655,7 @@ def test_explain(tmp_path: Path) -> None:
 def test_losses_that_are_refused(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message of the library, without a traceback, and the status 1; nothing that was written is run."""
+    """The library's message is printed without a traceback, and the text is never evaluated."""
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1

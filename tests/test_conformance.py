@@ -1,4 +1,7 @@
-"""Every backend in every mode against the oracle: the run that ``unifiedloss conform`` makes, and what of it must not shrink."""
+"""Every backend in every mode against the oracle, as ``unifiedloss conform`` runs them.
+
+The tests also guard that a run does not shrink: the rows, the comparisons and the compiled cases.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from unifiedloss.conformance.cases import all_cases, bad_calls, bad_softmax_call
 from unifiedloss.floats import FORMATS
 
 STRENGTHS = ("full", "test")
-"""Of a conformance run: the first with --strength all."""
+"""The strengths of the conformance run: with --strength all, and otherwise."""
 
-# The rows of the report, with the number of comparisons that each makes at least: with --strength all, and with less.
+# The rows of the report, each with its smallest number of comparisons at each of the `STRENGTHS`.
 ROWS = {
     ("numpy", "eager"): (1120, 1600),
     ("torch", "eager"): (1630, 2300),
@@ -45,8 +48,9 @@ ROWS = {
     ("keras (torch)", "inductor"): (60, None),
 }
 
-# The same for exact mode, whose gradients are those to the predictions. XLA in TensorFlow refuses what it has no form of, and is compared
-# in that; the rest takes it too long to compile, and is in tests/test_exact_tensorflow.py.
+# The same for exact mode, which has gradients only to the predictions. TensorFlow's XLA refuses a
+# loss without a form in `unifiedloss.exact.graph_form`, and its row checks the refusals. The other
+# losses take too long to compile here; they are in tests/test_exact_tensorflow.py.
 EXACT_ROWS = {
     (backend, mode): (
         {"eager": 1380, "inductor": 45, "xla": 20}.get(mode, 330),
@@ -66,8 +70,9 @@ EXACT_ROWS = {
     ("jax (x64)", "vmap"): (65, 45),
 }
 
-# The longest sum has 217 terms, and JAX adds them one after the other (3.06 ulps). Partial sums grow evenly, and each rounding errs by
-# 0.29 of an ulp of its partial sum in the root mean square: 0.29 sqrt(217 / 3) = 2.5 for all of them, of which this is twice.
+# The longest sum has 217 terms, which JAX adds one after the other (3.06 ulps). Partial sums grow
+# evenly, and each rounding errs by 0.29 ulps of its partial sum in the root mean square. All of
+# them together err by 0.29 sqrt(217 / 3) = 2.5 ulps. The limit is twice that.
 USUAL = 5
 
 
@@ -77,7 +82,7 @@ def _marks(backend: str) -> list[pytest.MarkDecorator]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The rows of this strength, one test each."""
+    """Make one test of each row of this strength."""
     rows = {"test_backend_conforms": ROWS, "test_backend_gives_the_same_bits": EXACT_ROWS}
     if metafunc.function.__name__ not in rows:
         return
@@ -98,30 +103,31 @@ def _strength(config: pytest.Config) -> str:
 
 @pytest.fixture(scope="module")
 def strength(request: pytest.FixtureRequest) -> str:
-    """How much the conformance runs take."""
+    """The strength of the conformance runs."""
     return _strength(request.config)
 
 
 @pytest.fixture(scope="module")
 def report(strength: str) -> Report:
-    """One run over all that is installed."""
+    """One run over all installed backends."""
     return conformance.run(strength=strength)
 
 
 @pytest.fixture(scope="module")
 def exact_report(strength: str) -> Report:
-    """The same in exact mode."""
+    """The same run in exact mode."""
     return conformance.run(rounding="exact", strength=strength)
 
 
 def _row(report: Report, backend: str, mode: str, note: Callable[[str, object], None]) -> Row:
-    """The one row, whose counts and seconds are printed at the end of the run."""
+    """Find the row, and note its counts and seconds for the end of the test run."""
     assert backend not in report.errors, report.errors[backend]
     (row,) = [row for row in report.rows if (row.backend, row.mode) == (backend, mode)]
     note(
         "row",
-        f"{report.rounding:6} {backend:18} {mode:9} {row.total.cases:4} cases {row.total.comparisons:5} comparisons "
-        f"{row.programs:4} programs {row.processor_seconds:6.1f} s",
+        f"{report.rounding:6} {backend:18} {mode:9} {row.total.cases:4} cases "
+        f"{row.total.comparisons:5} comparisons {row.programs:4} programs "
+        f"{row.processor_seconds:6.1f} s",
     )
     return row
 
@@ -134,7 +140,7 @@ def test_backend_conforms(
     least: int,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Nothing differs, and as much was compared as ever."""
+    """No result differs, and the row has at least its number of comparisons."""
     row = _row(report, backend, mode, record_property)
     assert not row.failures, "\n\n".join(
         f"{f.case}: {f.what}\n{f.snippet}" for f in row.failures[:5]
@@ -144,7 +150,7 @@ def test_backend_conforms(
     assert row.total.cases + row.left_out + sum(row.not_held.values()) == len(every)
     assert row.losses.keys() == set(runner.LOSSES)
     assert not row.not_held
-    # What is usual, far inside the bound that is derived: a sum that loses digits shows here first.
+    # Usual distances are far inside the derived bound, so a sum that loses digits fails here first.
     assert row.total.value_ulps <= USUAL
     assert row.total.gradient_ulps <= USUAL
 
@@ -157,7 +163,7 @@ def test_backend_gives_the_same_bits(
     least: int,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """In exact mode every bit is the oracle's, and so every other backend's."""
+    """In exact mode every bit equals the oracle's, and so that of every other backend."""
     row = _row(exact_report, backend, mode, record_property)
     assert not row.failures, "\n\n".join(
         f"{f.case}: {f.what}\n{f.snippet}" for f in row.failures[:5]
@@ -168,7 +174,7 @@ def test_backend_gives_the_same_bits(
 
 
 def test_no_row_is_unknown(report: Report, exact_report: Report, strength: str) -> None:
-    """A mode that an adapter gains is checked, and so must stand above."""
+    """A run has no row that is missing above, such as a new mode of an adapter."""
     column = STRENGTHS.index(strength)
     for found, rows in ((report, ROWS), (exact_report, EXACT_ROWS)):
         known = {row for row, least in rows.items() if least[column] is not None}
@@ -177,11 +183,13 @@ def test_no_row_is_unknown(report: Report, exact_report: Report, strength: str) 
 
 
 def test_every_case_is_run_somewhere(report: Report, exact_report: Report, strength: str) -> None:
-    """Each backend has one mode in which nothing is left out, or for Keras some repetitions of what the backend below does."""
+    """Each backend has one mode in which nothing is left out, with the exceptions below."""
     for found in (report, exact_report):
         backends = {row.backend for row in found.rows} - {"jax (x64)"}
-        apart = set() if found is exact_report else {"keras (jax)"}  # it compiles everything
-        if strength == "test":  # half of JAX's, and in exact mode Keras calls the adapter below
+        # Keras on JAX compiles every case, so it leaves out those that JAX's own row compiles.
+        apart = set() if found is exact_report else {"keras (jax)"}
+        if strength == "test":
+            # JAX compiles a sample of the cases. In exact mode Keras calls the adapter below it.
             keras = {backend for backend in backends if backend.startswith("keras")}
             apart |= keras if found is exact_report else {"jax"}
         assert {row.backend for row in found.rows if not row.left_out} == backends - apart
@@ -194,7 +202,7 @@ def test_every_case_is_run_somewhere(report: Report, exact_report: Report, stren
 
 
 def test_compiled_cases_share_programs(report: Report, strength: str) -> None:
-    """Where each thing is done once, a program has several cases, and none failed in company only to run alone."""
+    """Outside --strength all, cases share programs, so groups do not fall back to single cases."""
     for row in report.rows:
         eager = row.mode == "eager"
         if eager:
@@ -206,7 +214,7 @@ def test_compiled_cases_share_programs(report: Report, strength: str) -> None:
 
 
 def _values(cases: list[Case]) -> dict[str, set[Any]]:
-    """Which values each field has among these cases, and which shapes, dtypes and companions there are."""
+    """Collect each field's values in these cases, and their shapes, dtypes, weights and masks."""
     found: dict[str, set[Any]] = defaultdict(set)
     for case in cases:
         for field in dataclasses.fields(case.spec):
@@ -224,7 +232,10 @@ def _values(cases: list[Case]) -> dict[str, set[Any]]:
 
 
 def test_compiled_cases_have_every_value_of_every_field() -> None:
-    """What is spared the compiled modes are repetitions: for each kind of input and target nothing is lost."""
+    """For each kind of input and target, the compiled cases have every value of every field.
+
+    So compiled modes leave out only repetitions.
+    """
     products = [case for case in all_cases() if case.name.startswith("product/")]
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in products:
@@ -237,7 +248,7 @@ def test_compiled_cases_have_every_value_of_every_field() -> None:
 
 
 def test_edge_cases_are_compiled_too() -> None:
-    """Among them every reduction and dtype, bad values that give NaN, dropped positions, and special values."""
+    """Compiled edge cases have every loss and reduction, bad values, masks and special values."""
     compiled = [case for case in all_cases() if case.compiled and case.name.startswith("edge/")]
     assert len(compiled) > 80
     losses = set(runner.LOSSES) - {runner.SOFTMAX}
@@ -250,7 +261,7 @@ def test_edge_cases_are_compiled_too() -> None:
 
 
 def test_softmax_cases() -> None:
-    """Every dtype is compiled, at the rule's threshold too; few are where compiling is costly."""
+    """Every dtype is compiled at the rule's threshold; one or two cases are representative."""
     every = list(softmax_cases())
     names = {case.name for case in (*every, *bad_softmax_calls())}
     assert len(names) == len(every) + len(list(bad_softmax_calls()))
@@ -267,7 +278,7 @@ def test_softmax_cases() -> None:
 
 
 def test_every_row_of_the_facts_is_a_case() -> None:
-    """The disagreements that are about numbers each have a case that bears their number."""
+    """Each numbered disagreement about numbers has a case with its number."""
     named = {x.name.removeprefix("edge/")[:2] for x in (*all_cases(), *bad_calls())}
     about_numbers = {f"{n:02}" for n in range(1, 44)} - {
         "13",

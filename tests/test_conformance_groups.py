@@ -27,17 +27,21 @@ def test_groups_hold_each_case_once() -> None:
 
 
 def test_another_case_changes_one_group() -> None:
-    """The others stay as they are, and so do their programs."""
-    whole, less = (
+    """All other groups stay the same, and so do their programs."""
+    all_groups, without_first = (
         {frozenset(case.name for case, _ in group) for group in groups.split(checked)}
         for checked in (CHECKED, CHECKED[1:])
     )
-    assert len(whole - less) == 1
+    assert len(all_groups - without_first) == 1
 
 
 @pytest.fixture
 def torch() -> Adapter:
-    """The adapter, with a traced mode that costs nothing."""
+    """A torch adapter whose mode "traced" only imitates a compiler.
+
+    With `most` at 1000, its mean squared error is wrong. With a lower `most`, a program with more
+    tensors does not compile.
+    """
     adapter = registry.adapter("torch")
 
     class Traced(type(adapter)):  # type: ignore[misc]
@@ -60,17 +64,17 @@ def torch() -> Adapter:
 
 @pytest.mark.framework("torch")
 def test_wrong_case_in_a_group_is_named(torch: Adapter) -> None:
-    """The same cases fail as one by one, for the same reasons, each with its snippet."""
+    """Grouped cases fail with the same messages and snippets as those that run one by one."""
     expected = runner.expected(["mean_squared_error", "binary_cross_entropy"])
     chosen = [checked for checked in expected if checked[0].compiled]
-    found = []
+    rows = []
     for strength in (FULL, TEST):
         work = runner.Work(chosen, [], ["traced"], strength)
         (row,) = runner.check(torch, TARGET, work)
-        found.append(row)
-    one_by_one, grouped = found
+        rows.append(row)
+    one_by_one, grouped = rows
     assert 5 < len(one_by_one.failures) < len(chosen)
-    by_name = [sorted(row.failures, key=lambda failure: failure.case) for row in found]
+    by_name = [sorted(row.failures, key=lambda failure: failure.case) for row in rows]
     assert by_name[0] == by_name[1]
     assert {failure.loss for failure in grouped.failures} == {"mean_squared_error"}
     assert one_by_one.programs == len(chosen)
@@ -78,7 +82,7 @@ def test_wrong_case_in_a_group_is_named(torch: Adapter) -> None:
 
 @pytest.mark.framework("torch")
 def test_group_that_does_not_compile_runs_one_by_one(torch: Adapter) -> None:
-    """What a compiler cannot take together is no failure of the cases."""
+    """If a compiler refuses a group, its cases run one by one and do not fail."""
     torch.most = 3  # type: ignore[attr-defined]
     chosen = [x for x in runner.expected(["binary_cross_entropy"]) if x[0].compiled]
     (row,) = runner.check(torch, TARGET, runner.Work(chosen, [], ["traced"], TEST))
@@ -88,13 +92,13 @@ def test_group_that_does_not_compile_runs_one_by_one(torch: Adapter) -> None:
 
 @pytest.mark.framework("torch")
 def test_wrong_in_company_alone_is_a_failure(torch: Adapter) -> None:
-    """A case that is right alone and wrong beside others fails, and its company is named."""
+    """A case that passes alone but not in a group fails, and the message names the group."""
     torch.most = 999  # type: ignore[attr-defined]
     modes = torch.modes()
 
     def run(function: Any, *tensors: Any) -> Any:
-        found = function(*tensors)
-        return [2 * value for value in found] if isinstance(found, list) else found
+        result = function(*tensors)
+        return [2 * value for value in result] if isinstance(result, list) else result
 
     mode = modes["traced"]._replace(run=run)
     chosen = [x for x in runner.expected(["binary_cross_entropy"]) if x[0].compiled][:4]

@@ -1,4 +1,4 @@
-"""How the suite is run: processes that die, hang or print, backends that are missing, reports, and the snippets of failures."""
+"""Runs of the suite: processes that die, hang or print, missing backends, reports, and snippets."""
 
 from __future__ import annotations
 
@@ -32,18 +32,21 @@ from unifiedloss.conformance.cases import all_cases
 LOSS = ["mean_squared_error"]
 
 
-# ------------------------------------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------------------------------- processes
 
 
 def test_wrong_backend_fails_with_a_snippet_that_shows_it(fake: Install) -> None:  # noqa: F811
-    """Another package's adapter is found, run, caught; and each snippet, pasted, prints the wrong number beside the right one."""
+    """A third-party adapter is found and run, and its wrong results are reported.
+
+    Each snippet, when pasted, prints the wrong number beside the right one.
+    """
     name = fake("Doubling")
     report = conformance.run([name], LOSS)
     assert not report.ok
     assert not report.errors
     (row,) = report.rows
     assert (row.backend, row.mode) == (name, "eager")
-    # Twice the loss differs wherever the loss is a number and not 0; a bad value raises all the same.
+    # Twice the loss differs wherever the loss is finite and not 0. A bad value still raises.
     expected = {case.name: case.expected() for case in all_cases() if case.spec.name in LOSS}
     sizes = {
         name: np.abs(np.asarray(x.loss)) for name, x in expected.items() if not x.bad_positions
@@ -67,7 +70,7 @@ def test_wrong_backend_fails_with_a_snippet_that_shows_it(fake: Install) -> None
 
 
 def test_worker_that_dies_is_a_failure(fake: Install) -> None:  # noqa: F811
-    """A process that ends in the middle fails its backend and no other; the report says where it was and what it said last."""
+    """A process that dies fails only its own backend; the report names the case and its stderr."""
     name = fake("Dying")
     report = conformance.run([name, "numpy"], LOSS)
     assert not report.ok
@@ -85,7 +88,7 @@ def test_worker_that_dies_is_a_failure(fake: Install) -> None:  # noqa: F811
 
 
 def test_worker_may_print(fake: Install) -> None:  # noqa: F811
-    """What a framework prints does not get between the lines of the report."""
+    """A framework's own output does not disturb the worker's messages."""
     report = conformance.run([fake("Noisy")], LOSS)
     assert report.ok
     assert report.comparisons == conformance.run(["numpy"], LOSS).comparisons
@@ -94,11 +97,10 @@ def test_worker_may_print(fake: Install) -> None:  # noqa: F811
 def test_worker_that_hangs_is_a_failure(
     fake: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:  # fmt: skip
-    """A process that says nothing for too long is ended."""
+    """A process that sends no message for too long is killed."""
     monkeypatch.setenv("HANGING", str(tmp_path / "alive"))
-    monkeypatch.setattr(
-        workers, "SILENCE", 20.0
-    )  # far more than a busy machine takes to start a process
+    # 20 seconds are far more than a busy machine needs to start a process.
+    monkeypatch.setattr(workers, "SILENCE", 20.0)
     name = fake("Hanging")
     report = conformance.run([name], LOSS)
     assert not report.ok
@@ -111,12 +113,13 @@ def test_worker_that_hangs_is_a_failure(
 def test_workers_end_with_the_run(
     how: str, fake: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:  # fmt: skip
-    """Interrupted or killed, a run leaves no process behind."""
+    """A run that is interrupted or killed leaves no process behind."""
     alive = tmp_path / "alive"
     monkeypatch.setenv("HANGING", str(alive))
-    # In a shell's background SIGINT is ignored, and children inherit that.
+    # A shell's background jobs ignore SIGINT, and children inherit that.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heed}; from unifiedloss import conformance; conformance.run([{fake('Hanging')!r}], {LOSS!r})"
+    call = f"conformance.run([{fake('Hanging')!r}], {LOSS!r})"
+    code = f"{heed}; from unifiedloss import conformance; {call}"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         while not alive.exists():
             assert process.poll() is None
@@ -127,7 +130,7 @@ def test_workers_end_with_the_run(
 
 
 def _stops(alive: Path) -> None:
-    """Whether a process that touches this file all the time has ended."""
+    """Fail unless the process that keeps touching this file ends within 20 seconds."""
     for _ in range(40):
         with contextlib.suppress(FileNotFoundError):
             alive.unlink()
@@ -138,7 +141,7 @@ def _stops(alive: Path) -> None:
 
 
 def test_worker_is_no_command() -> None:
-    """Whoever starts the worker's module by hand is told what to start."""
+    """The worker's module, run by hand, names the command to run instead."""
     done = subprocess.run(
         [sys.executable, "-m", "unifiedloss.conformance"],
         capture_output=True,
@@ -150,7 +153,10 @@ def test_worker_is_no_command() -> None:
 
 
 def test_which_mode_runs_what(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All run in the complete mode; another one runs the marked, and what only it can see to raise; Keras' modes fewer."""
+    """The complete mode runs all cases; another mode the compiled ones and those that must raise.
+
+    Keras' modes leave out the cases that belong to the backend below.
+    """
 
     class Both(type(registry.adapter("numpy"))):  # type: ignore[misc]
         def modes(self) -> dict[str, Mode]:
@@ -161,51 +167,51 @@ def test_which_mode_runs_what(monkeypatch: pytest.MonkeyPatch) -> None:
     every = runner.expected(["cross_entropy"])
     run: dict[str, dict[str, set[str]]] = {}
     for target in (workers.Target("both", "both"), workers.Target("keras (both)", "both", "numpy")):
-        run[target.label] = heard = {"eager": set(), "traced": set()}
+        run[target.label] = noted = {"eager": set(), "traced": set()}
 
-        def note(mode: str, name: str, *_: object, heard: dict[str, set[str]] = heard) -> None:
-            heard[mode].add(name)
+        def note(mode: str, name: str, *_: object, noted: dict[str, set[str]] = noted) -> None:
+            noted[mode].add(name)
 
         list(runner.check(Both(), target, runner.Work(every, []), note))
     bad = {case.name for case, reference in every if reference.bad_positions}
-    marked = {case.name for case, _ in every if case.compiled}
-    assert bad - marked
-    assert run["both"]["eager"] == bad | marked
+    compiled = {case.name for case, _ in every if case.compiled}
+    assert bad - compiled
+    assert run["both"]["eager"] == bad | compiled
     assert run["both"]["traced"] == {case.name for case, _ in every}
     of_backend = {case.name for case, _ in every if case.of_backend}
-    assert of_backend & marked
-    assert of_backend - marked
-    assert run["keras (both)"]["eager"] == bad | (marked - of_backend)
-    assert run["keras (both)"]["traced"] == run["both"]["traced"] - (of_backend - marked)
+    assert of_backend & compiled
+    assert of_backend - compiled
+    assert run["keras (both)"]["eager"] == bad | (compiled - of_backend)
+    assert run["keras (both)"]["traced"] == run["both"]["traced"] - (of_backend - compiled)
 
 
 def test_programs_of_jax_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All workers of a run have one cache, which is the user's where there is one."""
+    """All workers of a run share one cache; if the user has set one, they use it."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    found = {
+    folders = {
         workers._environment(target, tmp_path)["JAX_COMPILATION_CACHE_DIR"]
         for target in workers.all_targets()
     }
-    assert found == {str(tmp_path / "jax")}
+    assert folders == {str(tmp_path / "jax")}
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "theirs")
     environment = workers._environment(workers.Target("jax", "jax"), tmp_path)
     assert environment["JAX_COMPILATION_CACHE_DIR"] == "theirs"
 
 
 def test_progress_comes_to_the_end() -> None:
-    """The callback hears of every case, in order."""
-    heard: list[Progress] = []
-    report = conformance.run(["numpy"], LOSS, progress=heard.append)
-    assert all(b.done == a.done + 1 for a, b in pairwise(heard))
-    assert heard[-1].done == heard[-1].total - 1 == report.rows[0].total.cases - 1
-    assert {(at.backend, at.mode) for at in heard} == {("numpy", "eager")}
+    """The callback is called once for every case, in order."""
+    steps: list[Progress] = []
+    report = conformance.run(["numpy"], LOSS, progress=steps.append)
+    assert all(b.done == a.done + 1 for a, b in pairwise(steps))
+    assert steps[-1].done == steps[-1].total - 1 == report.rows[0].total.cases - 1
+    assert {(step.backend, step.mode) for step in steps} == {("numpy", "eager")}
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is asked
+# ------------------------------------------------------------------------------------- arguments
 
 
 def test_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing framework is listed where everything is run, and an error where it was asked for by name."""
+    """A missing framework is an error if it is requested by name, and otherwise only listed."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -228,7 +234,7 @@ def test_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.framework("keras", "jax", "torch")
 def test_one_process_per_backend_of_keras() -> None:
-    """Keras' name stands for all it runs on, a row's label for one of them."""
+    """The name of Keras selects every framework below it, a row's label only one."""
     labels = [target.label for target in workers.choose(["keras"])[0]]
     assert set(labels) >= {"keras (jax)", "keras (torch)", "keras (numpy)"}
     (target,), _ = workers.choose(["keras (torch)"])
@@ -238,7 +244,7 @@ def test_one_process_per_backend_of_keras() -> None:
 
 
 def test_refusals() -> None:
-    """What is not known is an error that names what is, and nothing is run."""
+    """An unknown name raises an error that lists the known ones, before anything runs."""
     for arguments, message in (
         ({"backends": ["mxnet"]}, "there is no backend 'mxnet'; known are numpy, torch, "),
         ({"backends": []}, "no backend is asked for"),
@@ -258,7 +264,7 @@ def test_refusals() -> None:
 
 
 def test_assert_conforms() -> None:
-    """An author's test passes with a right adapter, and fails with the snippet of each failure for a wrong one."""
+    """A correct adapter passes; a wrong one raises an error with the snippet of each failure."""
     adapter = registry.adapter("numpy")
     conformance.assert_conforms(adapter, losses=LOSS)
 
@@ -275,7 +281,7 @@ def test_assert_conforms() -> None:
 
 
 def test_comparing_nothing_fails() -> None:
-    """A run without a comparison is no success, and says so."""
+    """A run that compares nothing fails, and its summary says so."""
     report = conformance.check_adapter(registry.adapter("numpy"), cases=[])
     assert not report.ok
     assert "nothing was compared" in report.summary()
@@ -283,15 +289,16 @@ def test_comparing_nothing_fails() -> None:
     assert "no backend was checked" in Report().summary()
 
 
-# ------------------------------------------------------------------------------------------------------------------- reports
+# --------------------------------------------------------------------------------------- reports
 
 
 def test_report_is_read_back() -> None:
-    """Every field survives JSON, infinite and undefined distances too."""
+    """Every field survives JSON, even an infinite distance."""
+    tally = Tally(3, 5, 1, float("inf"), 0.5)
+    failures = [Failure("edge/a", "x", ("loss is 1",), "import x\n")]
     row = Row(
-        "torch", "2", "eager", Tally(3, 5, 1, float("inf"), 0.5), {"x": Tally(3, 5, 1, float("inf"), 0.5)},
-        {"no float64": 2}, 7, [Failure("edge/a", "x", ("loss is 1",), "import x\n")], 9, 1.25, 2.5,
-    )  # fmt: skip
+        "torch", "2", "eager", tally, {"x": tally}, {"no float64": 2}, 7, failures, 9, 1.25, 2.5
+    )
     report = Report(
         [row], {"jax": "died"}, {"keras (jax)": "missing"}, "native", "quick", 2.5, "0.1.0"
     )
@@ -314,15 +321,15 @@ def test_report_is_read_back() -> None:
     ids=str,
 )
 def test_no_report_is_refused(change: dict[str, object]) -> None:
-    """A later version, or something else, is an error of ours."""
+    """Data of a later version, or data that are no report, raise a SerializationError."""
     data = Report().to_dict() | change
     with pytest.raises(SerializationError):
         Report.from_dict({name: value for name, value in data.items() if value is not ...})
 
 
-# ------------------------------------------------------------------------------------------------------------------ snippets
+# -------------------------------------------------------------------------------------- snippets
 
-# Each snippet of a few cases, made in a process with the right backend and printed as JSON.
+# Makes the snippets of a few cases in a process with the right backend, and prints them as JSON.
 MAKE = """
 import json, sys
 from unifiedloss import registry
@@ -330,12 +337,13 @@ from unifiedloss.conformance import cases, snippets, workers
 label, mode, *names = sys.argv[1:]
 target = next(target for target in workers.all_targets() if target.label == label)
 adapter = registry.adapter(target.backend)
-every, bad = (*cases.all_cases(), *cases.softmax_cases()), (*cases.bad_calls(), *cases.bad_softmax_calls())
+every = (*cases.all_cases(), *cases.softmax_cases())
+bad = (*cases.bad_calls(), *cases.bad_softmax_calls())
 made = [snippets.of_case(adapter, target, mode, c, c.expected()) for c in every if c.name in names]
 made += [snippets.of_bad_call(adapter, target, mode, c) for c in bad if c.name in names]
 print(json.dumps(made))
 """
-# Pasted one after the other into an empty module.
+# Runs each snippet in an empty module, and prints their outputs as JSON.
 PASTE = """
 import contextlib, io, json, sys
 said = []
@@ -372,7 +380,7 @@ SNIPPETS = [
 @pytest.mark.parametrize(("label", "mode"), SNIPPETS)
 @pytest.mark.slow("eager snippets, and those of a mode under jit", only=["torch", "tensorflow"])
 def test_snippets_run_as_pasted(label: str, mode: str) -> None:
-    """They choose the backend themselves, make the call the suite makes, and print what the comment beside says."""
+    """A snippet selects the backend, makes the suite's call, and prints the result to compare."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -387,21 +395,22 @@ def test_snippets_run_as_pasted(label: str, mode: str) -> None:
         if "# should raise" in snippet:
             ((error, message),) = re.findall(r"# should raise (\w+): (.*)", snippet)
             assert message in text
-            assert error in text  # within the compiler's own, where there is one
+            assert error in text  # a compiler may wrap it in its own error
             continue
         if "# should hold NaN" in snippet:
             assert "nan" in text
             continue
         wanted = re.findall(r"# should be (.*)", snippet)
-        # One printed value per line of the snippet that prints, each after its name.
+        # Each printing line of the snippet prints a name and a value.
         got = re.split(r"(?:loss|softmax|gradient to [\w ]+): ", text)[1:]
         assert len(got) == len(wanted) >= 1 + ("gradient to" in snippet)
         for a, b in zip(got, wanted, strict=True):
-            found = np.array(a.replace("[", " ").replace("]", " ").split(), np.float64)
-            exact = np.atleast_1d(np.array(eval(b, {"nan": np.nan, "inf": np.inf}), np.float64))  # noqa: S307 - a list of numbers
-            assert found.size == exact.size
-            assert np.allclose(found, exact, rtol=1e-2, atol=1e-5, equal_nan=True)
-            compared += found.size
+            printed = np.array(a.replace("[", " ").replace("]", " ").split(), np.float64)
+            special = {"nan": np.nan, "inf": np.inf}
+            exact = np.atleast_1d(np.array(eval(b, special), np.float64))  # noqa: S307 - numbers
+            assert printed.size == exact.size
+            assert np.allclose(printed, exact, rtol=1e-2, atol=1e-5, equal_nan=True)
+            compared += printed.size
     assert compared > 20
 
 

@@ -1,4 +1,4 @@
-"""Fields are declared once: what follows from a declaration, and what carries out a new field."""
+"""Fields: what a declaration generates, and which code computes a loss with a new field."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ class Child(Base):
 
 
 def test_own_fields_come_first_and_ported_ones_last() -> None:
-    """A field that a subclass declares anew keeps its place."""
+    """A subclass's new fields come first; a field that it declares again keeps its place."""
     assert list(Child.declarations) == ["mode", "size", "old"]
     assert list(Base.declarations) == ["size", "old"]
 
 
 def test_docstring_and_signature_follow_from_the_declarations() -> None:
-    """A field without a description of its own has its sentences."""
+    """A field without its own description is described by its sentences."""
     assert inspect.getdoc(Child) == (
         'A child.\n\nArgs:\n    mode: "a": first. "b": second.\n    size: a size, in metres.\n'
         "    old: what was.\n\nRaises:\n    SpecValueError: a field is out of range."
     )
     assert str(inspect.signature(Child)) == "(*, mode='a', size=2.0, old=0.0)"
-    # The signature of a spec itself is that of its call, not that of its class.
+    # A spec has the signature of its call, not that of its class.
     assert list(inspect.signature(ul.MeanSquaredError()).parameters)[:2] == [
         "predictions",
         "targets",
@@ -71,7 +71,7 @@ def test_docstring_and_signature_follow_from_the_declarations() -> None:
 
 
 def test_values_are_checked_compared_and_kept() -> None:
-    """Equal fields make equal records, and only what differs from the default is written."""
+    """Records with equal fields are equal, and repr shows only fields that are not defaults."""
     child = Child(size=np.float32(3))
     assert child == Child(size=3) != Child()
     assert hash(child) == hash(Child(size=3))
@@ -90,7 +90,7 @@ def test_values_are_checked_compared_and_kept() -> None:
     ("name", "value", "version"), [("mode", "a", 1), ("mode", "b", 2), ("size", 5.0, 3)]
 )
 def test_versions(name: str, value: Any, version: int) -> None:
-    """A field, or a value of one, has the version that brought it."""
+    """A field, or one of its values, has the version that introduced it."""
     assert Child.declarations[name].version_of(value) == version
 
 
@@ -115,7 +115,7 @@ def test_sentences(name: str, value: Any, meaning: str) -> None:
 def test_a_new_field_goes_by_the_pipeline_and_the_oracle(
     spec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A field that no fast path knows gives the same numbers, from the slow paths alone."""
+    """If no fast path supports a field, the pipeline and the oracle give the same numbers."""
     random = np.random.default_rng(5)
     predictions = random.normal(size=(4, 3))
     targets = random.uniform(size=(4, 3)).astype(np.float32)
@@ -123,13 +123,16 @@ def test_a_new_field_goes_by_the_pipeline_and_the_oracle(
     expected = spec.value_and_grad(predictions, targets, sample_weight=weight)
     monkeypatch.setattr(registry.adapter("numpy"), "_plans", {})
     monkeypatch.setattr(plan, "FAST_PATH_FIELDS", plan.FAST_PATH_FIELDS - {"scale"})
-    reached = []
+    oracle_calls = []
     by_oracle = _kernel._by_oracle
-    monkeypatch.setattr(
-        _kernel, "_by_oracle", lambda *x, **named: reached.append(x) or by_oracle(*x, **named)
-    )
+
+    def count(*arguments: Any, **named: Any) -> Any:
+        oracle_calls.append(arguments)
+        return by_oracle(*arguments, **named)
+
+    monkeypatch.setattr(_kernel, "_by_oracle", count)
     value, gradient = spec.value_and_grad(predictions, targets, sample_weight=weight)
-    assert reached
+    assert oracle_calls
     assert gradient.dtype == predictions.dtype
     if spec.rounding == "exact":
         np.testing.assert_array_equal(value, expected[0])

@@ -1,7 +1,7 @@
-"""Who may import whom, and what ``import unifiedloss`` costs.
+"""Which module may import which, and how long ``import unifiedloss`` takes.
 
-The rules keep one question answerable for every line: does it name a framework? Then it lives in that framework's folder.
-They are read from the syntax tree, so an import inside a function or under ``TYPE_CHECKING`` counts like any other.
+The rules keep all code that names a framework in that framework's folder. Imports are read from the
+syntax tree, so an import inside a function or under ``TYPE_CHECKING`` counts like any other.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The top-level packages each adapter may import beside NumPy: its own framework.
+# The top-level packages that each adapter may import in addition to NumPy: its own framework.
 ADAPTERS = {
-    "numpy": {"numpy", "ml_dtypes"},  # which gives NumPy its bfloat16
+    "numpy": {"numpy", "ml_dtypes"},  # ml_dtypes provides bfloat16 for NumPy
     "torch": {"torch"},
     "tensorflow": {"tensorflow"},
     "keras": {"keras"},
     "jax": {"jax", "jaxlib"},
 }
-# Libraries whose losses are read and written, and that are no backends.
+# Libraries that are not backends, but whose losses are translated.
 SWITCHED = {
     "optax": {"optax", "jax", "jaxlib"},
     "sklearn": {"sklearn"},
@@ -40,13 +40,19 @@ SWITCHED = {
 FRAMEWORKS = set.union(*ADAPTERS.values(), *SWITCHED.values()) - ADAPTERS["numpy"]
 
 IMPORT_BUDGET_MS = 15.0
-# What NumPy itself takes there: processor time on the machine of docs/performance.md, nothing else running.
+# Processor time of NumPy's own import on the idle machine of docs/performance.md.
 NUMPY_IMPORT_MS = 75.0
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: the module it comes from or is, where it stands, and whether a string names it."""
+    """One import.
+
+    Attributes:
+        target: the module, or the module and the name imported from it.
+        line: its line in the source.
+        by_name: whether a string names the module, as in ``importlib.import_module``.
+    """
 
     target: str
     line: int
@@ -55,9 +61,13 @@ class Import:
 
 @dataclass(frozen=True)
 class Rule:
-    """What a module may import: third-party packages, and modules of unifiedloss, each by prefix.
+    """What a module may import.
 
-    `by_name` adds modules that a call of ``importlib.import_module`` may name inside a function.
+    Attributes:
+        packages: third-party packages.
+        own: prefixes of modules of unifiedloss.
+        not_own: prefixes of modules of unifiedloss that are excluded from `own`.
+        by_name: prefixes of modules that only ``importlib.import_module`` may name.
     """
 
     packages: frozenset[str] = frozenset()
@@ -65,22 +75,22 @@ class Rule:
     not_own: tuple[str, ...] = ()
     by_name: tuple[str, ...] = ()
 
-    def allows(self, found: Import) -> bool:
+    def allows(self, imported: Import) -> bool:
         """Whether a module under this rule may have this import."""
-        top = found.target.partition(".")[0]
+        top = imported.target.partition(".")[0]
         if top != "unifiedloss":
             return top in sys.stdlib_module_names or top in self.packages
-        own = self.own + (self.by_name if found.by_name else ())
-        return _under(found.target, own) and not _under(found.target, self.not_own)
+        own = self.own + (self.by_name if imported.by_name else ())
+        return _under(imported.target, own) and not _under(imported.target, self.not_own)
 
 
 def _under(name: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a dotted name is one of these modules or lies in one of them."""
+    """Whether a dotted name is one of these modules or inside one of them."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-# The rings of the core, low to high. A module imports its own ring and the rings below it. The exact
-# kernels and the oracle stand side by side, because the kernels ask the oracle and never the reverse.
+# The rings of the core, low to high. A module may import its own ring and the rings below it.
+# "exact" is above "reference", because the exact kernels call the oracle and never the reverse.
 RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
     ("checks", "field", "messages"),
@@ -95,10 +105,10 @@ RINGS = (
     ("cli",),
 )
 
-# A module of a lower ring reaches these by name, through importlib, when a call asks for them.
+# Modules of a higher ring that a module imports through importlib, only when a call needs them.
 BY_NAME = {"unifiedloss.registry": ("unifiedloss.switching",)}
 
-# Modules that compute without NumPy: the specs, and the oracle, in which no array library has a hand.
+# Modules that may not import NumPy: the specs, and the oracle, which uses no array library.
 PURE = (*RINGS[0][:-1], *RINGS[1], *RINGS[2], *RINGS[3], "reference")
 
 
@@ -106,13 +116,13 @@ def ring_of(module: str) -> int:
     """The ring of a core module.
 
     Raises:
-        LookupError: the module stands in no ring.
+        LookupError: the module is in no ring.
     """
     name = module.split(".")[1]
     for number, ring in enumerate(RINGS):
         if name in ring:
             return number
-    msg = f"{module} stands in no ring of tests/test_imports.py."
+    msg = f"{module} is in no ring of tests/test_imports.py."
     raise LookupError(msg)
 
 
@@ -132,11 +142,11 @@ def rule_for(module: str) -> Rule:
     own = _rings(*range(ring + 1))
     name = module.split(".")[1]
     if name == "reference":
-        # The oracle: it shares no helper with what it checks.
+        # The oracle shares no code with the kernels that it checks.
         return Rule(own=_rings(*range(4)))
     packages = frozenset() if name in PURE else frozenset({"numpy"})
     if name == "conformance":
-        # pytest, because the suite runs under it too. The version of the package stands at its top.
+        # pytest, because the suite also runs under it; __version__, because reports contain it.
         return Rule(packages=packages | {"pytest"}, own=(*own, "unifiedloss.__version__"))
     if name == "cli":
         return Rule(packages=packages | {"typer", "rich"}, own=("unifiedloss",), not_own=ADAPTERS_)
@@ -149,9 +159,9 @@ ADAPTERS_ = ("unifiedloss.adapters",)
 def _rule_for_adapter(module: str) -> Rule:
     name = module.split(".")[2]
     others = tuple(f"unifiedloss.adapters.{x}" for x in ADAPTERS | SWITCHED if x != name)
-    # Keras runs on another framework, and in exact mode hands its tensors to that one's adapter.
+    # Keras runs on another framework, and in exact mode calls that framework's adapter.
     forbidden = () if name == "keras" else others
-    # A folder without an entry above gets no framework at all.
+    # A folder that is not in the tables above may import no framework.
     packages = frozenset({"numpy"} | (ADAPTERS | SWITCHED).get(name, set()))
     own = ("unifiedloss.adapters", *_rings(*range(RINGS.index(("functional",)))))
     if module.endswith(".switching"):
@@ -160,12 +170,12 @@ def _rule_for_adapter(module: str) -> Rule:
 
 
 def imports(source: str, module: str, *, package: bool) -> Iterator[Import]:
-    """Every import in a source text, resolved to absolute dotted names.
+    """Yield every import in a source text, resolved to absolute dotted names.
 
     Args:
-        source: The text of the module.
-        module: Its dotted name, which relative imports start from.
-        package: Whether it is a package's ``__init__``.
+        source: the text of the module.
+        module: its dotted name, which resolves relative imports.
+        package: whether it is a package's ``__init__``.
     """
     for node in ast.walk(ast.parse(source)):
         for target in _targets(node, module, package=package):
@@ -177,14 +187,15 @@ def _targets(node: ast.AST, module: str, *, package: bool) -> list[str]:
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         base = _absolute(node.module or "", node.level, module, package=package)
-        # "from unifiedloss import cli" names a module, "from unifiedloss.cli import main" does not. Taking both for one is
-        # right under rules that go by prefix: unifiedloss.cli.main lies in unifiedloss.cli.
+        # "from unifiedloss import cli" names a module; "from unifiedloss.cli import main" does not.
+        # Treating main as a module is safe, because rules compare prefixes and
+        # unifiedloss.cli.main starts with unifiedloss.cli.
         return [base if alias.name == "*" else f"{base}.{alias.name}" for alias in node.names]
     if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
         "import_module",
         "__import__",
     ):
-        # Only what is spelt out can be read here; the registry's table of names is not.
+        # Only a literal name can be read here; the names in the registry's table cannot.
         name = node.args[0] if node.args else None
         if isinstance(name, ast.Constant) and isinstance(name.value, str):
             level = len(name.value) - len(name.value.lstrip("."))
@@ -201,43 +212,43 @@ def _absolute(name: str, level: int, module: str, *, package: bool) -> str:
 
 
 def violations(source: str, module: str, *, package: bool = False) -> list[str]:
-    """The imports of a source text that its rule forbids, each as one line to read."""
+    """Describe each import of a source text that its rule forbids, in one line."""
     rule = rule_for(module)
     return [
-        f"{module}, line {found.line}: imports {found.target}"
-        for found in imports(source, module, package=package)
-        if not rule.allows(found)
+        f"{module}, line {imported.line}: imports {imported.target}"
+        for imported in imports(source, module, package=package)
+        if not rule.allows(imported)
     ]
 
 
 def modules() -> dict[str, Path]:
     """Every module of the package, by dotted name."""
-    found = {}
+    paths = {}
     for top, name in (
         (ROOT / "unifiedloss", "unifiedloss"),
         (ROOT / "adapters", "unifiedloss.adapters"),
     ):
         for path in sorted(top.rglob("*.py")):
             parts = path.relative_to(top).with_suffix("").parts
-            found[".".join([name, *(part for part in parts if part != "__init__")])] = path
-    return found
+            paths[".".join([name, *(part for part in parts if part != "__init__")])] = path
+    return paths
 
 
 def _graph() -> dict[str, set[str]]:
-    """Which modules each module imports, wherever in it the import stands."""
+    """The modules that each module imports, also inside functions."""
     known = modules()
     graph: dict[str, set[str]] = {}
     for module, path in known.items():
         package = path.name == "__init__.py"
-        found = imports(path.read_text(encoding="utf-8"), module, package=package)
-        targets = [x.target for x in found if not x.by_name]
+        imported = imports(path.read_text(encoding="utf-8"), module, package=package)
+        targets = [x.target for x in imported if not x.by_name]
         owners = {x if x in known else x.rpartition(".")[0] for x in targets}
         graph[module] = {x for x in owners if x in known and x != module}
     return graph
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of modules that import each other, directly or through others."""
+    """Groups of modules that import each other, directly or through other modules."""
     reached: dict[str, set[str]] = {}
     for start in graph:
         seen: set[str] = set()
@@ -256,18 +267,18 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def test_no_modules_import_each_other() -> None:
-    """There is no circle, not even through an import inside a function or for the type checkers."""
+    """There is no import cycle, also not through functions or ``TYPE_CHECKING``."""
     assert circles(_graph()) == []
 
 
 def test_a_circle_is_found() -> None:
-    """Of two modules that import each other through a third, all three are named."""
+    """A cycle of three modules is found, and a module outside the cycle is not part of it."""
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set[str]()}
     assert circles(graph) == [["a", "b", "c"]]
 
 
 def test_walk_reaches_every_part() -> None:
-    """The rules hold nothing together if the files they are about are not found."""
+    """The walk finds the known modules, because rules for files not found would check nothing."""
     core = (
         "spec",
         "functional",
@@ -289,10 +300,12 @@ def test_walk_reaches_every_part() -> None:
 
 @pytest.mark.parametrize("module", modules())
 def test_module_imports_only_what_it_may(module: str) -> None:
-    """Every module keeps to its rule."""
+    """Every module follows its rule."""
     path = modules()[module]
-    found = violations(path.read_text(encoding="utf-8"), module, package=path.name == "__init__.py")
-    assert not found, "\n".join(found)
+    forbidden = violations(
+        path.read_text(encoding="utf-8"), module, package=path.name == "__init__.py"
+    )
+    assert not forbidden, "\n".join(forbidden)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +366,7 @@ def test_module_imports_only_what_it_may(module: str) -> None:
     ],
 )
 def test_violation_is_caught(module: str, source: str) -> None:
-    """The checker itself can fail: each of these breaks a rule, and exactly one."""
+    """The checker reports exactly one violation for each of these imports."""
     assert len(violations(source, module)) == 1
 
 
@@ -381,7 +394,7 @@ def test_violation_is_caught(module: str, source: str) -> None:
         ),
         (
             "unifiedloss.cli",
-            "import typer\nfrom rich.table import Table\nfrom unifiedloss.conformance import report",
+            "import typer\nimport rich.table\nfrom unifiedloss.conformance import report",
         ),
         (
             "unifiedloss.adapters.jax.kernels",
@@ -399,21 +412,21 @@ def test_violation_is_caught(module: str, source: str) -> None:
     ],
 )
 def test_allowed_import_passes(module: str, source: str) -> None:
-    """The checker lets through what the rules allow; one that flags everything would catch violations too."""
+    """The checker accepts what the rules allow, because one that flags everything is useless."""
     assert violations(source, module) == []
 
 
 def test_relative_imports_in_a_package() -> None:
-    """In a package's ``__init__`` one dot is the package itself, in a module it is the package around it."""
+    """One dot means the package itself in its ``__init__``, and the parent package in a module."""
     source = "from .kernels import loss"
-    (found,) = imports(source, "unifiedloss.adapters.torch", package=True)
-    assert found.target == "unifiedloss.adapters.torch.kernels.loss"
-    (found,) = imports(source, "unifiedloss.adapters.torch.exact", package=False)
-    assert found.target == "unifiedloss.adapters.torch.kernels.loss"
+    (imported,) = imports(source, "unifiedloss.adapters.torch", package=True)
+    assert imported.target == "unifiedloss.adapters.torch.kernels.loss"
+    (imported,) = imports(source, "unifiedloss.adapters.torch.exact", package=False)
+    assert imported.target == "unifiedloss.adapters.torch.kernels.loss"
 
 
 def _in_a_new_process(code: str, folder: Path) -> str:
-    """What a fresh interpreter prints for this code, run where no source tree lies beside it."""
+    """Run code in a new interpreter, outside the source tree, and return its output."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
     }
@@ -430,7 +443,7 @@ def _in_a_new_process(code: str, folder: Path) -> str:
 
 
 def test_import_brings_no_framework(tmp_path: Path) -> None:
-    """``import unifiedloss`` loads NumPy at most: beside NumPy, what NumPy loads itself, and the standard library, nothing."""
+    """``import unifiedloss`` loads only itself, NumPy and the standard library."""
     code = """
 import json, sys
 import numpy
@@ -441,7 +454,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules.keys() -
     loaded = set(json.loads(_in_a_new_process(code, tmp_path)))
     assert "unifiedloss" in loaded
     assert not loaded & FRAMEWORKS
-    # An editable install adds finders of its own making, named after the package.
+    # An editable install adds its own finders, whose names start with __editable__.
     foreign = {
         name
         for name in loaded
@@ -451,11 +464,12 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules.keys() -
 
 
 def test_import_is_quick(tmp_path: Path) -> None:
-    """After NumPy, ``import unifiedloss`` stays within its budget: the best of several processes, compiled files in place.
+    """After NumPy, ``import unifiedloss`` stays within its budget in the best of many processes.
 
-    Processor time, because the wall clock also measures what else the machine does; and many tries, because a shared machine
-    has slow seconds in that too. The budget is for a machine that imports NumPy in `NUMPY_IMPORT_MS`; a slower one, told by NumPy's
-    import in the same process, has as much more.
+    The first process writes the compiled files. The test measures processor time, because the wall
+    clock includes other processes, and tries often, because a shared machine is sometimes slow. The
+    budget is for a machine that imports NumPy in `NUMPY_IMPORT_MS`. On a slower machine it grows in
+    proportion to NumPy's import in the same process.
     """
     code = """
 import time
@@ -470,4 +484,4 @@ print(1000 * (time.process_time() - between), 1000 * (between - start))
     while len(shares) < 40 and min(shares, default=math.inf) > 1:
         ours, numpys = map(float, _in_a_new_process(code, tmp_path).split())
         shares.append(ours / (IMPORT_BUDGET_MS * max(1.0, numpys / NUMPY_IMPORT_MS)))
-    assert min(shares) <= 1, f"took {', '.join(f'{share:.2f}' for share in shares)} of what it may"
+    assert min(shares) <= 1, f"shares of the budget: {', '.join(f'{x:.2f}' for x in shares)}"

@@ -1,4 +1,4 @@
-"""The stub of the loss functions is what ``make stubs`` writes."""
+"""The stub of the loss functions equals the output of ``make stubs``."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from tools import stubs
 
 
 def test_stub_is_current() -> None:
-    """A changed field changes the stub too."""
+    """The stub is up to date with the fields."""
     assert stubs.PATH.read_text(encoding="utf-8") == stubs.stub(), "run make stubs"

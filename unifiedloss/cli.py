@@ -1,4 +1,7 @@
-"""The command line: check the backends, compare one loss across them, translate and explain the losses of other libraries."""
+"""The command line: check backends, compare a loss across them, and translate and explain losses.
+
+The losses may be those of other libraries.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,11 @@ try:
     import typer
     from rich.console import Console
 except ModuleNotFoundError as missing:
-    # The command is installed with the core, and what it needs with the extra: a traceback would not say so.
+    # Installing the core also installs this command, but only the extra "cli" installs what it
+    # imports. A traceback would not name the extra.
     sys.exit(
-        f"The command line needs {missing.name}, which is not installed; install it with: pip install 'unifiedloss[cli]'"
+        f"The command line needs {missing.name}, which is not installed; "
+        "install it with: pip install 'unifiedloss[cli]'"
     )
 
 app = typer.Typer(
@@ -33,21 +38,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Where nobody looks at it, a table is as wide as it needs to be.
+# On a terminal its width applies. Elsewhere 160 columns are enough for every table.
 _out = Console(width=None if sys.stdout.isatty() else 160)
 _err = Console(stderr=True)
 
 
 def main() -> None:
-    """The entry point of the command ``unifiedloss``."""
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "2"
-    )  # TensorFlow's start-up chatter would stand between our lines
+    """Run the command ``unifiedloss``."""
+    # Keep TensorFlow's start-up messages out of the output.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app()
 
 
+def _print(text: str, style: str | None = None, console: Console = _out) -> None:
+    """Print text as it is: no markup, no highlighting, no line breaks added."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def _fail(message: object) -> NoReturn:
-    _err.print(f"Error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    _print(f"Error: {message}", "red", _err)
     raise typer.Exit(1)
 
 
@@ -73,7 +82,8 @@ def conform(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="A backend ('torch', 'keras') or a row ('keras (jax)'); may be repeated. Default: all that are installed."
+            help="A backend ('torch', 'keras') or a row ('keras (jax)'); may be repeated. "
+            "Default: all that are installed."
         ),
     ] = None,
     loss: Annotated[
@@ -91,7 +101,7 @@ def conform(
         bool,
         typer.Option(
             "--quick",
-            help="All cases where nothing is compiled, and a few in one compiled mode of each backend.",
+            help="Run all cases in eager modes, and a few in one compiled mode of each backend.",
         ),
     ] = False,
     json: Annotated[
@@ -106,7 +116,7 @@ def conform(
     strength = QUICK if quick else FULL
     try:
         labels = [target.label for target in workers.choose(backend or None)[0]]
-        with _progress(len(labels)) as (note, say_finished):
+        with _progress(len(labels)) as (note, log_row):
             report = conformance.run(
                 backend or None,
                 loss or None,
@@ -114,9 +124,9 @@ def conform(
                 rounding=rounding,
                 strength=strength.name,
                 progress=note,
-                finished=say_finished,
+                finished=log_row,
                 started=partial(
-                    _say_started, len(labels), strength, part=bool(backend or loss or mode)
+                    _print_start, len(labels), strength, part=bool(backend or loss or mode)
                 ),
             )
     except UnifiedLossError as error:
@@ -130,14 +140,15 @@ def conform(
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _say_started(backends: int, strength: Strength, *, part: bool) -> None:
-    """Say what is run and how long it takes."""
-    most = "at most" if part else "about"
-    more = "" if strength.name == "full" else f", {strength.name}"
-    _err.print(
-        f"Checking {_count(backends, 'backend')}{more}: {most} {_count(strength.minutes, 'minute')} on two cores.",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+def _print_start(backends: int, strength: Strength, *, part: bool) -> None:
+    """Print how much is run and how long it takes."""
+    name = "" if strength.name == "full" else f", {strength.name}"
+    limit = "at most" if part else "about"
+    minutes = _count(strength.minutes, "minute")
+    _print(
+        f"Checking {_count(backends, 'backend')}{name}: {limit} {minutes} on two cores.",
+        console=_err,
+    )
 
 
 def _count(n: int, noun: str) -> str:
@@ -145,7 +156,11 @@ def _count(n: int, noun: str) -> str:
 
 
 def _progress(backends: int) -> Any:
-    """A context with two functions: one draws how far each backend has come, the other says which rows are finished."""
+    """A context manager that gives two callbacks of `conformance.run`.
+
+    The first draws a progress bar for each backend. The second logs each finished row when stderr
+    is not a terminal, because the bars are not drawn then.
+    """
     import contextlib
 
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -162,10 +177,10 @@ def _progress(backends: int) -> Any:
         )
         with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bars:
             tasks: dict[str, TaskID] = {}
-            seen: dict[str, str] = {}
+            places: dict[str, str] = {}
 
             def place(label: str) -> str:
-                return seen.setdefault(label, f"{len(seen) + 1} of {backends}")
+                return places.setdefault(label, f"{len(places) + 1} of {backends}")
 
             def note(at: conformance.Progress) -> None:
                 if at.backend not in tasks:
@@ -177,22 +192,22 @@ def _progress(backends: int) -> Any:
                     description=f"{place(at.backend)}: {at.backend}, {at.mode}",
                 )
 
-            def say_finished(row: Row) -> None:
+            def log_row(row: Row) -> None:
                 if not _err.is_terminal:
-                    _say_finished(place(row.backend), row)
+                    _log_row(place(row.backend), row)
 
-            yield note, say_finished
+            yield note, log_row
 
     return drawn()
 
 
-def _say_finished(place: str, row: Row) -> None:
-    """Log one line per finished row when stderr is not a terminal."""
+def _log_row(place: str, row: Row) -> None:
     total = row.total
-    _err.print(
-        f"{place}: {row.backend}, {row.mode}: {total.cases} cases, {total.failed} failures, {row.seconds:.0f} s",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    _print(
+        f"{place}: {row.backend}, {row.mode}: {total.cases} cases, {total.failed} failures, "
+        f"{row.seconds:.0f} s",
+        console=_err,
+    )
 
 
 def _print_report(report: Report) -> None:
@@ -203,67 +218,52 @@ def _print_report(report: Report) -> None:
             f"{row.backend}, {row.mode}: {failure.case}", style="red", markup=False, highlight=False
         )
         for what in failure.what:
-            _out.print(f"  {what}", markup=False, highlight=False, soft_wrap=True)
-        _out.print(failure.snippet, markup=False, highlight=False, soft_wrap=True)
+            _print(f"  {what}")
+        _print(failure.snippet)
     versions = {row.backend: row.version for row in report.rows}
     for label, version in versions.items():
-        _out.print(f"{label}: {version}", markup=False, highlight=False, soft_wrap=True)
-    # No frame and no version in it, so that it fits a terminal of 80 columns.
+        _print(f"{label}: {version}")
+    # The table has no frame and no versions, so that it fits a terminal of 80 columns.
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("backend", "mode"):
         table.add_column(column, no_wrap=True)
-    for column in (
-        "cases",
-        "left\nout",
-        "compared",
-        "programs",
-        "failed",
-        "value\nulps",
-        "grad\nulps",
-        "s",
-    ):
+    counts = ("cases", "left\nout", "compared", "programs", "failed")
+    for column in (*counts, "value\nulps", "grad\nulps", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in report.rows:
         total = row.total
         table.add_row(
-            row.backend, row.mode, str(total.cases), str(row.left_out), str(total.comparisons), str(row.programs), str(total.failed),
-            f"{total.value_ulps:.2f}", f"{total.gradient_ulps:.2f}", f"{row.seconds:.0f}",
+            row.backend, row.mode, str(total.cases), str(row.left_out), str(total.comparisons),
+            str(row.programs), str(total.failed), f"{total.value_ulps:.2f}",
+            f"{total.gradient_ulps:.2f}", f"{row.seconds:.0f}",
         )  # fmt: skip
     _out.print(table)
     for row in report.rows:
         for reason, count in row.not_held.items():
             _out.print(
-                f"{row.backend}, {row.mode}: {count} cases not held: {reason}",
+                f"{row.backend}, {row.mode}: {count} cases not run: {reason}",
                 markup=False,
                 highlight=False,
             )
     for label, why in report.errors.items():
-        _out.print(
-            f"{label} was not checked to the end: {why}",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        _print(f"{label} was not checked to the end: {why}", "red")
     for label, why in report.absent.items():
-        _out.print(
-            f"{label} was not checked: {why}.", markup=False, highlight=False, soft_wrap=True
-        )
-    verdict = (
-        "nothing differs"
-        if report.ok
-        else f"{len(report.failures)} cases failed"
-        if report.failures
-        else "the run failed"
-    )
+        _print(f"{label} was not checked: {why}.")
+    if report.ok:
+        verdict = "nothing differs"
+    elif report.failures:
+        verdict = f"{len(report.failures)} cases failed"
+    else:
+        verdict = "the run failed"
     _out.print(
-        f"{report.comparisons} comparisons in {len(report.rows)} rows, {report.seconds:.0f} s: {verdict}.",
+        f"{report.comparisons} comparisons in {len(report.rows)} rows, "
+        f"{report.seconds:.0f} s: {verdict}.",
         highlight=False,
     )
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers of an option like ``1,2.5,4``."""
+    """Parse the value of an option such as ``1,2.5,4``."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -275,20 +275,23 @@ def compare(
     file: Annotated[
         Path,
         typer.Argument(
-            help="An .npz file with predictions and targets, and sample_weight and mask where wanted."
+            help="An .npz file with predictions and targets, and optionally sample_weight and mask."
         ),
     ],
     *,
     loss: Annotated[
         str | None,
         typer.Option(
-            help="cross_entropy, binary_cross_entropy, mean_squared_error or negative_log_likelihood. Default: cross_entropy."
+            help="cross_entropy, binary_cross_entropy, mean_squared_error or "
+            "negative_log_likelihood. Default: cross_entropy."
         ),
     ] = None,
     from_logits: Annotated[
         bool, typer.Option("--from-logits", help="The predictions are logits.")
     ] = False,
-    epsilon: Annotated[float | None, typer.Option(help="Where probabilities are clipped.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Clip probabilities to [epsilon, 1 - epsilon].")
+    ] = None,
     axis: Annotated[int | None, typer.Option(help="The class axis.")] = None,
     class_weights: Annotated[
         str | None,
@@ -315,7 +318,7 @@ def compare(
     spec: Annotated[
         str | None,
         typer.Option(
-            help="The whole spec as JSON, or a file that holds it, in place of the loss and its options.",
+            help="The spec as JSON, or a JSON file; replaces the loss and its options.",
             metavar="JSON",
         ),
     ] = None,
@@ -324,20 +327,22 @@ def compare(
         typer.Option(help="A backend; may be repeated. Default: all that are installed."),
     ] = None,
 ) -> None:
-    """Run one loss over saved predictions and targets in every installed backend, and compare what comes out.
+    """Run one loss over saved predictions and targets in every installed backend, and compare.
 
-    The exit status is 1 if a backend lies outside the bound of the conformance suite, or is not exact where it should be.
+    The exit status is 1 if a result lies outside the bound of the conformance suite, or if a
+    result of exact mode is not exact.
     """
     from unifiedloss.conformance import compare as comparing
 
     weights = None if pos_weight is None else _numbers(pos_weight)
-    # Options left alone stay out, as not every loss has every field.
+    # Options that are not given are left out, because not every loss has every field.
     options: dict[str, Any] = {
         "loss": loss, "from_logits": from_logits or None, "epsilon": epsilon, "axis": axis,
         "class_weights": None if class_weights is None else _numbers(class_weights),
         "ignore_index": ignore_index or None,
         "pos_weight": weights[0] if weights is not None and len(weights) == 1 else weights,
-        "label_smoothing": label_smoothing, "reduction": reduction, "divisor": divisor, "on_empty": on_empty,
+        "label_smoothing": label_smoothing, "reduction": reduction, "divisor": divisor,
+        "on_empty": on_empty,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     try:
@@ -360,10 +365,13 @@ def compare(
 
 
 def _check_options(given: dict[str, Any], options: list[str]) -> None:
-    """Say of an option that the loss does not have what was typed, not the name of a field."""
+    """Refuse an option that the loss does not have.
+
+    `from_dict` would name the field; this message names the option as the user typed it.
+    """
     name = given.get("loss", "cross_entropy")
     if name not in LOSSES:
-        return  # which from_dict says
+        return  # from_dict reports the unknown loss
     known = [field for field in LOSSES[name].declarations if field in options]
     for option in given:
         if option not in ("loss", *known):
@@ -376,16 +384,19 @@ def _option(field: str) -> str:
 
 
 def _read_spec(text: str, options: list[str]) -> AnyLoss:
-    """A spec from JSON text, or from the file of that name; options beside it would be ignored, so they are refused."""
+    """Read a spec from JSON text or from a JSON file.
+
+    Refuse other options, because the spec would override them.
+    """
     if options:
         names = ", ".join(map(_option, options))
-        _fail(f"--spec says all of the loss; leave out {names}.")
+        _fail(f"--spec defines the whole loss; leave out {names}.")
     if text.lstrip().startswith("{"):
         return unifiedloss.from_json(text)
     try:
         return unifiedloss.from_json(Path(text).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         _fail(f"cannot read the spec in {text}: {why}.")
     except UnifiedLossError as error:
         _fail(f"cannot read the spec in {text}: {error}")
@@ -396,52 +407,44 @@ def _print_comparison(spec: AnyLoss, truths: dict[str, Truth], lines: list[Line]
 
     sources = ", ".join(dict.fromkeys(truth.source for truth in truths.values()))
     seconds = sum(truth.seconds for truth in truths.values())
-    _out.print(
-        f"{spec!r}, measured against: {sources} ({seconds:.2g} s)",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    _print(f"{spec!r}, measured against: {sources} ({seconds:.2g} s)")
     if sources != "oracle":
         _out.print("The oracle would take minutes for so many numbers.", highlight=False)
     table = Table()
-    names = ("backend", "rounding")
-    for column in (
-        *names,
-        "value",
-        "ulps",
-        "gradient equal",
-        "gradient ulps",
-        "within the bound",
-        "ms",
-    ):
-        table.add_column(column, justify="left" if column in names else "right")
+    for column in ("backend", "rounding"):
+        table.add_column(column, justify="left")
+    for column in ("value", "ulps", "gradient equal", "gradient ulps", "within the bound", "ms"):
+        table.add_column(column, justify="right")
     for line in lines:
         if line.error is None:
             table.add_row(
-                line.backend, line.rounding, f"{line.value:.9g}", f"{line.value_ulps:.3g}", f"{100 * line.gradient_equal:.2f} %",
-                f"{line.gradient_ulps:.3g}", "yes" if line.within else "NO", f"{line.milliseconds:.3g}",
+                line.backend, line.rounding, f"{line.value:.9g}", f"{line.value_ulps:.3g}",
+                f"{100 * line.gradient_equal:.2f} %", f"{line.gradient_ulps:.3g}",
+                "yes" if line.within else "NO", f"{line.milliseconds:.3g}",
             )  # fmt: skip
     _out.print(table)
     for line in lines:
         if line.error is not None:
-            style = None if line.absent else "red"
             name = line.backend if line.rounding is None else f"{line.backend}, {line.rounding}"
-            _out.print(
-                f"{name}: {line.error}", style=style, markup=False, highlight=False, soft_wrap=True
-            )
+            _print(f"{name}: {line.error}", None if line.absent else "red")
 
 
-_LOSS = "A loss as it is written, 'torch.nn.CrossEntropyLoss(label_smoothing=0.1)'; a spec, also as JSON; or a file that holds JSON."
+_LOSS = (
+    "A loss as Python code ('torch.nn.CrossEntropyLoss(label_smoothing=0.1)'), a spec as Python "
+    "code or JSON, or a JSON file."
+)
 
 
 def _loss_text(text: str) -> str:
-    """A loss as text, out of a file where it names one. Nothing is evaluated."""
+    """Return the text of a loss, read from the file if it names a JSON file.
+
+    The text is never evaluated.
+    """
     path = Path(text)
     try:
         return path.read_text(encoding="utf-8") if path.suffix == ".json" else text
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         _fail(f"cannot read the spec in {text}: {why}.")
 
 
@@ -452,14 +455,15 @@ def translate(
     to: Annotated[
         str,
         typer.Option(
-            help="torch, keras, tensorflow, optax, sklearn or onnx; unifiedloss or json for the spec."
+            help="torch, keras, tensorflow, optax, sklearn or onnx; "
+            "unifiedloss or json for the spec."
         ),
     ],
 ) -> None:
-    """Write a loss of one library as that of another.
+    """Write a loss of one library as a loss of another.
 
-    The line is the nearest that the other library has. Where it says something else in a rule, that is told beside it, and the exit
-    status is 1.
+    The output is the nearest loss that the other library has. If any rule differs, stderr names the
+    rule and the exit status is 1.
     """
     from unifiedloss.switching import closest, parse
     from unifiedloss.switching.sentences import sentence
@@ -468,54 +472,43 @@ def translate(
         text = _loss_text(loss)
         spec = unifiedloss.from_native(text)
         if to in ("unifiedloss", "json"):
-            _out.print(
-                f"ul.{spec!r}" if to == "unifiedloss" else spec.to_json(),
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            _print(f"ul.{spec!r}" if to == "unifiedloss" else spec.to_json())
             return
         backend = None if text.lstrip().startswith("{") else parse(text).backend
         nearest = closest(spec, to, backend)
     except UnifiedLossError as error:
         _fail(error)
-    _out.print(str(nearest.call), markup=False, highlight=False, soft_wrap=True)
+    _print(str(nearest.call))
     for name in nearest.changes:
         _err.print(f"{name} is not the same:", style="bold", markup=False, highlight=False)
-        _err.print(
-            f"  in {loss}: {sentence(spec, name)}", markup=False, highlight=False, soft_wrap=True
-        )
-        _err.print(
-            f"  as written: {sentence(nearest.spec, name)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        _print(f"  in {loss}: {sentence(spec, name)}", console=_err)
+        _print(f"  as written: {sentence(nearest.spec, name)}", console=_err)
     raise typer.Exit(1 if nearest.changes else 0)
 
 
 @app.command()
 def diff(
     a: Annotated[str, typer.Argument(help=_LOSS)],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    b: Annotated[str, typer.Argument(help="Another loss.")],
 ) -> None:
-    """Say in which rules two losses differ, each with the smallest input that shows it.
+    """List the rules in which two losses differ, each with the smallest input that shows it.
 
-    The numbers are those of the losses themselves where their libraries are installed. The exit status is 1 if anything differs.
+    The numbers come from the losses themselves if their libraries are installed. The exit status
+    is 1 if anything differs.
     """
     try:
         with _err.status("running"):
-            found = unifiedloss.diff(_loss_text(a), _loss_text(b))
+            differences = unifiedloss.diff(_loss_text(a), _loss_text(b))
     except UnifiedLossError as error:
         _fail(error)
-    _out.print(f"a: {found.a}\nb: {found.b}", markup=False, highlight=False, soft_wrap=True)
-    for difference in found:
+    _print(f"a: {differences.a}\nb: {differences.b}")
+    for difference in differences:
         rule, _, rest = str(difference).partition("\n")
         _out.print(f"\n{rule}", style="bold", markup=False, highlight=False)
-        _out.print(rest, markup=False, highlight=False, soft_wrap=True)
-    if not found:
+        _print(rest)
+    if not differences:
         _out.print("\nThere is no difference: the rules are the same.", highlight=False)
-    raise typer.Exit(1 if found else 0)
+    raise typer.Exit(1 if differences else 0)
 
 
 @app.command()
@@ -523,23 +516,23 @@ def explain(
     loss: Annotated[str, typer.Argument(help=_LOSS)],
     *,
     latex: Annotated[
-        bool, typer.Option("--latex", help="As a fragment of LaTeX, for the package amsmath.")
+        bool, typer.Option("--latex", help="Print a LaTeX fragment that needs the package amsmath.")
     ] = False,
 ) -> None:
-    """Say what a loss computes: its formula, its rules and its special values."""
+    """Print what a loss computes: its formula, its rules and its special values."""
     try:
-        found = unifiedloss.explain(_loss_text(loss))
+        explanation = unifiedloss.explain(_loss_text(loss))
     except UnifiedLossError as error:
         _fail(error)
-    _out.print(found.latex if latex else str(found), markup=False, highlight=False, soft_wrap=True)
+    _print(explanation.latex if latex else str(explanation))
 
 
 @app.command()
 def backends() -> None:
     """List the installed backends with their versions."""
     try:
-        found = unifiedloss.backends()
+        versions = unifiedloss.backends()
     except (UnifiedLossError, ImportError) as error:
         _fail(error)
-    for name, version in found.items():
+    for name, version in versions.items():
         _out.print(f"{name} {version}", highlight=False)

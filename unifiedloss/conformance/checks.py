@@ -1,4 +1,4 @@
-"""Asks one backend in one mode for one case, and compares with the oracle."""
+"""Run one case on one backend in one mode, and compare the results with the oracle."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Array = NDArray[Any]
 
 @dataclass
 class CheckResult:
-    """What came of one case.
+    """The outcome of one case.
 
     Attributes:
-        comparisons: how many results were compared with what they should be.
-        failures: what differed, in words.
+        comparisons: the number of results compared with their expected values.
+        failures: descriptions of what differed.
         value_distance: the largest distance of a loss, in ulps of its magnitude.
         gradient_distance: the same for gradients.
     """
@@ -50,7 +50,7 @@ def check_case(
         adapter: the backend's adapter.
         mode: one of its modes.
         case: the case.
-        expected: what the oracle says of it.
+        expected: the oracle's result.
     """
     if must_raise(mode, expected):
         outcome = CheckResult()
@@ -58,7 +58,7 @@ def check_case(
         return outcome
     try:
         value, gradients = _evaluate(adapter, mode, case)
-    except Exception as error:  # noqa: BLE001 - whatever a backend throws is a failure of this case, not of the run
+    except Exception as error:  # noqa: BLE001 - any error fails this case, and the run goes on
         outcome = CheckResult()
         outcome.fail(f"raised {type(error).__name__}: {_first_line(error)}")
         return outcome
@@ -66,7 +66,7 @@ def check_case(
 
 
 def must_raise(mode: Mode, expected: Any) -> bool:
-    """Whether a mode has to refuse a case because of the values in it."""
+    """Whether a case must raise in this mode because of bad values."""
     return mode.raises and isinstance(expected, Reference) and bool(expected.bad_positions)
 
 
@@ -77,14 +77,14 @@ def compare(
     value: Any,
     gradients: Mapping[str, Any],
 ) -> CheckResult:
-    """Compare what a case gave with the oracle.
+    """Compare a case's results with the oracle's.
 
     Args:
         adapter: the backend's adapter.
         case: the case.
-        expected: what the oracle says of it.
+        expected: the oracle's result.
         value: the loss, or the softmax.
-        gradients: each under its argument's name.
+        gradients: the gradients, by the argument's name.
     """
     if isinstance(case, SoftmaxCase):
         return _compare_softmax(adapter, case, expected, value, gradients)
@@ -100,33 +100,36 @@ def _compare_loss(
     reduced = plan.spec.reduction != "none"
     shape = () if reduced else plan.positions
     kept = tolerances.kept(case, plan)
-    some_kept = np.asarray(kept.any(-1)) if plan.average_last_axis else kept
+    kept_positions = np.asarray(kept.any(-1)) if plan.average_last_axis else kept
     _compare(
-        outcome, "loss", plan, adapter, value, plan.result_dtype, shape, expected.loss, magnitudes.loss,
-        None if reduced else some_kept,
+        outcome, "loss", plan, adapter, value, plan.result_dtype, shape, expected.loss,
+        magnitudes.loss, None if reduced else kept_positions,
     )  # fmt: skip
     kept_elements = np.broadcast_to(_expand(kept, plan), case.predictions.shape)
     _compare(
-        outcome, "gradient to the predictions", plan, adapter, gradients["predictions"], case.dtype,
-        case.predictions.shape, expected.grad_predictions, magnitudes.grad_predictions, kept_elements,
+        outcome, "gradient to the predictions", plan, adapter, gradients["predictions"],
+        case.dtype, case.predictions.shape, expected.grad_predictions, magnitudes.grad_predictions,
+        kept_elements,
     )  # fmt: skip
     if "targets" in gradients:
         _compare(
-            outcome, "gradient to the targets", plan, adapter, gradients["targets"], case.targets.dtype.name,
-            case.targets.shape, expected.grad_targets, magnitudes.grad_targets, kept_elements,
-            defined=_defined(expected, some_kept.shape, plan),
+            outcome, "gradient to the targets", plan, adapter, gradients["targets"],
+            case.targets.dtype.name, case.targets.shape, expected.grad_targets,
+            magnitudes.grad_targets, kept_elements,
+            defined=_defined(expected, kept_positions.shape, plan),
         )  # fmt: skip
     if "sample_weight" in gradients and case.sample_weight is not None:
         _compare(
             outcome, "gradient to the sample weights", plan, adapter, gradients["sample_weight"],
             case.sample_weight.dtype.name, case.sample_weight.shape, expected.grad_sample_weight,
-            magnitudes.grad_sample_weight, None, defined=~np.isnan(case.sample_weight.astype(np.float64)),
+            magnitudes.grad_sample_weight, None,
+            defined=~np.isnan(case.sample_weight.astype(np.float64)),
         )  # fmt: skip
     return outcome
 
 
 def _defined(expected: Reference, shape: tuple[int, ...], plan: Plan) -> Array:
-    """Where a gradient to targets is defined: where the loss of their position is a number."""
+    """Where the gradient to the targets is defined: where the position's loss is not NaN."""
     number = ~np.isnan(np.reshape(np.array(expected.position_losses), shape))
     return number[..., None] if plan.average_last_axis else _expand(number, plan)
 
@@ -148,12 +151,13 @@ def _compare_softmax(
             got, exact, np.reshape(expected.probabilities, shape), magnitude, plan
         )
     _compare(
-        outcome, "softmax", plan, adapter, value, case.dtype, shape, exact, magnitude, exact != 0, underflows=False
+        outcome, "softmax", plan, adapter, value, case.dtype, shape, exact, magnitude, exact != 0,
+        underflows=False,
     )  # fmt: skip
     if "logits" in gradients:
         _compare(
-            outcome, "gradient to the logits", plan, adapter, gradients["logits"], case.dtype, shape, expected.gradient, steepness,
-            None,
+            outcome, "gradient to the logits", plan, adapter, gradients["logits"], case.dtype,
+            shape, expected.gradient, steepness, None,
         )  # fmt: skip
     return outcome
 
@@ -163,12 +167,12 @@ def _expand(x: Array, plan: Plan) -> Array:
 
 
 class Step(NamedTuple):
-    """What a case asks of a backend that differentiates.
+    """A case's computation on a backend that differentiates.
 
     Attributes:
         function: the loss, or the softmax, of the inputs.
-        inputs: the tensors that gradients are asked to, by the argument's name.
-        upstream: the gradient that arrives from above; None for ones.
+        inputs: the tensors to differentiate with respect to, by the argument's name.
+        upstream: the upstream gradient; None for ones.
     """
 
     function: Callable[..., Any]
@@ -177,7 +181,7 @@ class Step(NamedTuple):
 
 
 def step_of(adapter: Adapter, case: Case | SoftmaxCase) -> Step:
-    """The call a case makes, on tensors of the backend."""
+    """Build a case's computation with the backend's tensors."""
     if isinstance(case, SoftmaxCase):
         logits = adapter.tensor(case.logits, case.dtype)
         upstream = adapter.tensor(case.upstream, case.dtype)
@@ -214,7 +218,7 @@ def _upstream(adapter: Adapter, case: Case) -> Any:
 
 
 def _evaluate(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase) -> tuple[Any, dict[str, Any]]:
-    """The loss or the softmax, and the gradients by the name of the argument."""
+    """Compute the loss or the softmax, and the gradients by the argument's name."""
     if not adapter.differentiates:
         return _evaluate_without_gradients(adapter, mode, case)
     step = step_of(adapter, case)
@@ -233,7 +237,10 @@ def _evaluate(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase) -> tuple[A
 def _evaluate_without_gradients(
     adapter: Adapter, mode: Mode, case: Case | SoftmaxCase
 ) -> tuple[Any, dict[str, Any]]:
-    """The same where nothing but a loss's closed form gives a gradient; a softmax has none then."""
+    """Do the same for a backend without automatic differentiation.
+
+    A loss has its closed-form gradient there, and a softmax has none.
+    """
     if isinstance(case, SoftmaxCase):
         logits = adapter.tensor(case.logits, case.dtype)
         return mode.run(lambda z: adapter.softmax(z, case.axis), logits), {}
@@ -271,24 +278,25 @@ def _compare(
     """Compare one result.
 
     Args:
-        outcome: where to note what is found.
+        outcome: the outcome to add to.
         what: the result's name in messages.
-        plan: of the case.
-        adapter: of the backend.
+        plan: the case's plan.
+        adapter: the backend's adapter.
         result: the tensor.
-        dtype: the dtype it should have.
-        shape: the shape it should have.
-        expected: what the oracle says, flat.
+        dtype: the expected dtype.
+        shape: the expected shape.
+        expected: the oracle's result, flat.
         magnitude: see `tolerances`.
-        kept: where it belongs to a position that is neither dropped nor switched off, or to a softmax that is not 0 by its rule;
-            elsewhere it must be +0.
-        defined: where the result is defined: the gradient to the targets is not, where the loss is NaN.
+        kept: where the position is neither dropped nor zero-weighted; for a softmax, where it is
+            not 0 by its rule. Elsewhere the result must be +0. None for no such check.
+        defined: where the result is defined; None for everywhere. The gradient to the targets is
+            undefined where the loss is NaN.
         underflows: see `tolerances.distance`.
     """
     outcome.comparisons += 1
-    found = adapter.dtype_name(result.dtype)
-    if found != dtype:
-        outcome.fail(f"{what} has dtype {found}, should be {dtype}")
+    got_dtype = adapter.dtype_name(result.dtype)
+    if got_dtype != dtype:
+        outcome.fail(f"{what} has dtype {got_dtype}, should be {dtype}")
     got = np.asarray(adapter.to_numpy(result)).astype(np.float64)
     if got.shape != tuple(shape):
         outcome.fail(f"{what} has shape {got.shape}, should be {tuple(shape)}")
@@ -305,17 +313,11 @@ def _compare(
     if not same.all():
         _fail_at(outcome, what, ~same, got, exact, "")
     if kept is not None:
-        # Those are +0, to the sign.
+        # Elsewhere the sign of zero counts, too: it must be +0.
         zero = kept | ((got == 0) & ~np.signbit(got))
         if not zero.all():
-            _fail_at(
-                outcome,
-                what,
-                ~zero,
-                got,
-                np.zeros_like(got),
-                " (the position is not kept)" if underflows else "",
-            )
+            why = " (the position is dropped or zero-weighted)" if underflows else ""
+            _fail_at(outcome, what, ~zero, got, np.zeros_like(got), why)
     if what != "softmax" and plan.exact:
         _compare_bits(outcome, what, got, exact, FORMATS[dtype])
         return
@@ -334,21 +336,14 @@ def _compare(
     if not largest <= allowed:  # also where it is NaN
         over = np.zeros(got.shape, bool)
         over[measured] = ~(distances <= allowed)
-        _fail_at(
-            outcome,
-            what,
-            over,
-            got,
-            exact,
-            f" ({largest:.3g} ulps of its magnitude, at most {allowed:.3g} are allowed)",
-        )
+        why = f" ({largest:.3g} ulps of its magnitude, at most {allowed:.3g} are allowed)"
+        _fail_at(outcome, what, over, got, exact, why)
 
 
 def _compare_bits(outcome: CheckResult, what: str, got: Array, exact: Array, form: Format) -> None:
-    """Exact mode has one right answer, to the sign of zero."""
-    wrong = (got != exact) & ~np.isnan(exact) | (np.signbit(got) != np.signbit(exact)) & (
-        exact == 0
-    )
+    """Compare every bit, the sign of zero included, because exact mode has one right result."""
+    wrong_sign = (np.signbit(got) != np.signbit(exact)) & (exact == 0)
+    wrong = (got != exact) & ~np.isnan(exact) | wrong_sign
     if wrong.any():
         finite = np.isfinite(exact) & np.isfinite(got)
         distances = [
@@ -359,24 +354,16 @@ def _compare_bits(outcome: CheckResult, what: str, got: Array, exact: Array, for
             outcome.value_distance = max(outcome.value_distance, largest)
         else:
             outcome.gradient_distance = max(outcome.gradient_distance, largest)
-        _fail_at(
-            outcome,
-            what,
-            wrong,
-            got,
-            exact,
-            f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)",
-        )
+        why = f" ({np.count_nonzero(wrong)} of {got.size} are not correctly rounded)"
+        _fail_at(outcome, what, wrong, got, exact, why)
 
 
 def _fail_at(
     outcome: CheckResult, what: str, wrong: Array, got: Array, exact: Array, why: str
 ) -> None:
     position = tuple(int(i) for i in np.argwhere(wrong)[0])
-    found, wanted = float(got[position]), float(exact[position])
-    outcome.fail(
-        f"{what}{list(position) if position else ''} is {found!r}, should be {wanted!r}{why}"
-    )
+    name = f"{what}{list(position)}" if position else what
+    outcome.fail(f"{name} is {float(got[position])!r}, should be {float(exact[position])!r}{why}")
 
 
 def _first_line(error: BaseException) -> str:
@@ -384,14 +371,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_refused(adapter: Adapter, mode: Mode, case: Case) -> CheckResult:
-    """A mode that cannot hold exact mode's promise says so, and gives no number."""
+    """Make a call in exact mode that this mode must refuse, and check that it raises an error."""
     outcome = CheckResult(comparisons=1)
     try:
         value = adapter.to_numpy(_call(adapter, mode, case))
-    except Exception as error:  # noqa: BLE001 - a compiler may wrap the refusal in an error of its own
+    except Exception as error:  # noqa: BLE001 - a compiler may wrap the refusal in its own error
         if "exact" not in _unwrapped(error):
             outcome.fail(
-                f"raised {type(error).__name__} without a word of exact mode: {_first_line(error)}"
+                f"raised {type(error).__name__}, which does not mention exact mode: "
+                f"{_first_line(error)}"
             )
     else:
         outcome.fail(f"gave {value!r}, should refuse rounding='exact'")
@@ -399,9 +387,9 @@ def check_refused(adapter: Adapter, mode: Mode, case: Case) -> CheckResult:
 
 
 def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall | SoftmaxCase) -> CheckResult:
-    """Make a call that must fail, and compare the error's class and message with those NumPy gives.
+    """Make a call that must fail, and compare the error's class and message with NumPy's.
 
-    Where the mistake can only be seen by reading values and this mode cannot read them, the loss must be NaN.
+    If only the values show the mistake and this mode cannot read them, the loss must be NaN.
     """
     outcome = CheckResult()
     if isinstance(call, SoftmaxCase):
@@ -454,15 +442,16 @@ def _expect_error(
         outcome.fail(f"NumPy raises {type(wanted).__name__}, and {least.__name__} was expected")
     try:
         value = _call(adapter, mode, case)
-    except Exception as error:  # noqa: BLE001 - the class is what is compared
+    except Exception as error:  # noqa: BLE001 - the classes are compared below
         if mode.raises and type(error) is not type(wanted):
             outcome.fail(
-                f"raised {type(error).__name__} ({_first_line(error)}), should raise {type(wanted).__name__}"
+                f"raised {type(error).__name__} ({_first_line(error)}), "
+                f"should raise {type(wanted).__name__}"
             )
         elif mode.raises and str(error) != str(wanted):
             outcome.fail(f"the message is {str(error)!r}, should be {str(wanted)!r}")
         elif str(wanted) not in _unwrapped(error):
-            # A compiler may wrap the error it meets while tracing in one of its own, but must not lose the message.
+            # A compiler may wrap an error that it meets while tracing, but must keep its message.
             outcome.fail(f"the message is {_unwrapped(error)!r}, should hold {str(wanted)!r}")
     else:
         outcome.fail(
@@ -471,7 +460,10 @@ def _expect_error(
 
 
 def _unwrapped(error: BaseException) -> str:
-    """The messages of an error and of those that caused it, with the quotes a compiler may have escaped."""
+    """The messages of an error and of its causes, with quotes unescaped.
+
+    Compilers sometimes escape the quotes.
+    """
     messages = []
     seen: BaseException | None = error
     while seen is not None:

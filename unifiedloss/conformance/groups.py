@@ -1,7 +1,8 @@
-"""Compiles several cases as one program, since most of a compiled mode's time is the compiler's.
+"""Compile several cases as one program, because a compiled mode spends most of its time compiling.
 
-A program of 16 cases takes well less time than 16 programs, and gives the same bits. Where a group does not compile, or where
-something in it differs, its cases run one by one: so a failure has a case, and a snippet that shows it.
+One program of 16 cases takes much less time than 16 programs, and gives the same bits. If a group
+does not compile or any of its results differs, its cases run one by one. So each failure belongs to
+one case, and has a snippet that reproduces it.
 """
 
 from __future__ import annotations
@@ -16,30 +17,31 @@ from unifiedloss.conformance import checks
 from unifiedloss.conformance.cases import Case, SoftmaxCase
 
 SIZE = 16
-"""The most cases in a program."""
+"""Largest number of cases in a program."""
 
 Checked = tuple[Case | SoftmaxCase, Any]
-"""A case, and what the oracle says of it."""
+"""A case and the oracle's result."""
 
 
 def is_grouped(adapter: Adapter, mode: Mode) -> bool:
-    """Whether a mode's cases are compiled together: an eager mode, which can raise, compiles none."""
+    """Whether a mode's cases are compiled together; an eager mode compiles none."""
     return adapter.differentiates and not mode.raises
 
 
 def split(cases: Sequence[Checked]) -> list[list[Checked]]:
-    """The cases in groups of at most `SIZE`, by a hash of their names: another case changes its own group alone.
+    """Split the cases into groups of at most `SIZE` by a hash of their names.
 
-    A group has one dtype of predictions, because an adapter may set its framework up for a dtype.
+    So a new case changes only its own group. A group has one dtype of predictions, because an
+    adapter may configure its framework for a dtype.
     """
-    apart: dict[str, list[Checked]] = defaultdict(list)
+    by_dtype: dict[str, list[Checked]] = defaultdict(list)
     for case, expected in cases:
-        apart[case.dtype].append((case, expected))
-    return [group for same in apart.values() for group in _halved(same, 0)]
+        by_dtype[case.dtype].append((case, expected))
+    return [group for same in by_dtype.values() for group in _halve(same, 0)]
 
 
-def _halved(cases: list[Checked], bit: int) -> Iterator[list[Checked]]:
-    """Halves by one bit of the hash after the other, until they are small enough."""
+def _halve(cases: list[Checked], bit: int) -> Iterator[list[Checked]]:
+    """Halve the cases by one bit of the hash after another, until each part is small enough."""
     if len(cases) <= SIZE or bit == 32:
         yield cases
         return
@@ -48,11 +50,11 @@ def _halved(cases: list[Checked], bit: int) -> Iterator[list[Checked]]:
         halves[zlib.crc32(checked[0].name.encode()) >> bit & 1].append(checked)
     for half in halves:
         if half:
-            yield from _halved(half, bit + 1)
+            yield from _halve(half, bit + 1)
 
 
 def check(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[checks.CheckResult]:
-    """Check a group's cases in one program, or one by one where that fails.
+    """Check a group's cases in one program, or one by one if that fails.
 
     Args:
         adapter: the backend's adapter.
@@ -60,7 +62,7 @@ def check(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[checks
         group: the cases.
 
     Returns:
-        What came of each case, in their order.
+        The outcome of each case, in the group's order.
     """
     if len(group) == 1:
         return _one_by_one(adapter, mode, group)
@@ -70,18 +72,21 @@ def check(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[checks
             checks.compare(adapter, case, expected, *result)
             for (case, expected), result in zip(group, results, strict=True)
         ]
-    except Exception:  # noqa: BLE001 - which case it is that fails, they show one by one
+    except Exception:  # noqa: BLE001 - running one by one shows which case fails
         return _one_by_one(adapter, mode, group)
     if not any(outcome.failures for outcome in together):
         return together
-    alone = _one_by_one(adapter, mode, group)
-    if not any(outcome.failures for outcome in alone):
-        # Right alone and wrong in company is wrong, too: a training step is one program with much else in it.
+    separate = _one_by_one(adapter, mode, group)
+    if not any(outcome.failures for outcome in separate):
+        # A case that fails only together with others is a failure, too, because a training step
+        # compiles a loss together with much else.
         names = ", ".join(repr(case.name) for case, _ in group)
-        for outcome, found in zip(alone, together, strict=True):
-            for what in found.failures:
-                outcome.fail(f"{what}; not alone, only in one program with {names}")
-    return alone
+        for outcome, grouped in zip(separate, together, strict=True):
+            for what in grouped.failures:
+                outcome.fail(
+                    f"{what}; the case passes alone, and fails only in one program with {names}"
+                )
+    return separate
 
 
 def _one_by_one(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[checks.CheckResult]:
@@ -91,42 +96,43 @@ def _one_by_one(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[
 def _evaluate(
     adapter: Adapter, mode: Mode, cases: Sequence[Case | SoftmaxCase]
 ) -> list[tuple[Any, dict[str, Any]]]:
-    """Each case's loss or softmax, and its gradients by the name of the argument."""
+    """Compute each case's loss or softmax, and its gradients by the argument's name."""
     steps = [checks.step_of(adapter, case) for case in cases]
     tensors = [x for step in steps for x in step.inputs.values()]
 
-    def apart(flat: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Each step's own part of what belongs to all inputs."""
+    def by_step(flat: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Split a sequence with one entry per input into each step's part."""
         rest = iter(flat)
         return [tuple(next(rest) for _ in step.inputs) for step in steps]
 
+    def differentiate(*xs: Any) -> list[Any]:
+        return [
+            adapter.differentiate(step.function, inputs, step.upstream)
+            for step, inputs in zip(steps, by_step(xs), strict=True)
+        ]
+
     if mode.whole_step:
-        results = mode.run(
-            lambda *xs: [
-                adapter.differentiate(step.function, own, step.upstream)
-                for step, own in zip(steps, apart(xs), strict=True)
-            ],
-            *tensors,
-        )
+        results = mode.run(differentiate, *tensors)
     else:
-        results = _through(adapter, mode, steps, tensors, apart)
+        results = _differentiate_compiled(adapter, mode, steps, tensors, by_step)
     return [
-        (value, dict(zip(step.inputs, found, strict=True)))
-        for step, (value, found) in zip(steps, results, strict=True)
+        (value, dict(zip(step.inputs, gradients, strict=True)))
+        for step, (value, gradients) in zip(steps, results, strict=True)
     ]
 
 
-def _through(
-    adapter: Adapter, mode: Mode, steps: Sequence[checks.Step], tensors: Sequence[Any], apart: Any
+def _differentiate_compiled(
+    adapter: Adapter, mode: Mode, steps: Sequence[checks.Step], tensors: Sequence[Any], by_step: Any
 ) -> list[tuple[Any, tuple[Any, ...]]]:
-    """The losses, and the gradients through the compiled losses.
+    """Compile only the losses, and take the gradients through the compiled function.
 
-    Their sum is what is differentiated, each times its upstream gradient, so that this is the gradient each of them gets.
+    The sum of the losses is differentiated, each times its upstream gradient, so that each loss
+    receives exactly that upstream gradient.
     """
     values: list[Any] = []
 
     def losses(*xs: Any) -> list[Any]:
-        return [step.function(*own) for step, own in zip(steps, apart(xs), strict=True)]
+        return [step.function(*inputs) for step, inputs in zip(steps, by_step(xs), strict=True)]
 
     def total(*xs: Any) -> Any:
         values.extend(mode.run(losses, *xs))
@@ -136,4 +142,4 @@ def _through(
         )
 
     _, gradients = adapter.differentiate(total, tuple(tensors), None)
-    return list(zip(values, apart(gradients), strict=True))
+    return list(zip(values, by_step(gradients), strict=True))

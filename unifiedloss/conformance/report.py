@@ -1,4 +1,4 @@
-"""What a run of the suite found."""
+"""The results of a run of the suite, and their JSON form."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from typing import Any, Self
 from unifiedloss.errors import SerializationError
 
 VERSION = 1
-"""The version `Report.to_dict` writes."""
+"""The version that `Report.to_dict` writes."""
 
 
 @dataclass
 class Tally:
-    """What was done, and the largest distances from the oracle, in ulps of the magnitude (see `tolerances`).
+    """Counts of cases and comparisons, and the largest distances from the oracle.
+
+    Distances are in ulps of the magnitude (see `tolerances`).
 
     Attributes:
-        cases: how many cases were run, calls that must fail included.
-        comparisons: how many results were compared with what they should be.
-        failed: how many of the cases failed.
+        cases: the number of cases run, including the calls that must fail.
+        comparisons: the number of results compared with their expected values.
+        failed: the number of cases that failed.
         value_ulps: the largest distance of a loss.
         gradient_ulps: the largest distance of a gradient's element.
     """
@@ -46,13 +48,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that did not come out as it should.
+    """A case that failed.
 
     Attributes:
-        case: its name.
+        case: the case's name.
         loss: the loss's name.
-        what: what differed, in words.
-        snippet: Python code to paste, which shows it.
+        what: descriptions of what differed.
+        snippet: Python code that reproduces the failure when pasted.
     """
 
     case: str
@@ -67,17 +69,18 @@ class Row:
 
     Attributes:
         backend: "torch", "keras (jax)", "jax (x64)".
-        version: of the framework; of both for Keras.
+        version: the framework's version; for Keras also that of the framework below it.
         mode: "eager", "jit", ...
-        total: all that was done.
-        losses: the same by the loss's name.
-        not_held: how many cases the backend has no dtype for, by the reason.
-        left_out: how many cases are left to another row: compiled modes run a part of what eager mode runs, as each case takes a
-            compilation, and "jax (x64)" only what has float64 numbers in it.
+        total: the tally of all cases.
+        losses: the tally of each loss, by its name.
+        not_held: the number of cases whose dtype the backend lacks, by the reason.
+        left_out: the number of cases that only other rows run. Compiled modes run a part of the
+            cases of eager mode, because each case takes a compilation; "jax (x64)" runs only the
+            cases with float64 numbers.
         failures: the cases that failed.
-        programs: how many programs were compiled; several cases may share one.
-        seconds: how long it took.
-        processor_seconds: how much of a processor's time it took.
+        programs: the number of compiled programs; several cases may share one.
+        seconds: the wall-clock time of the row.
+        processor_seconds: the processor time of the row.
     """
 
     backend: str
@@ -94,7 +97,7 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """Whether something was compared and all of it was right."""
+        """Whether something was compared and nothing failed."""
         return bool(self.total.comparisons) and not self.failures
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,7 +118,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The row that `to_dict` described."""
+        """Build the row that `to_dict` described."""
         return cls(
             backend=data["backend"],
             version=data["version"],
@@ -129,7 +132,7 @@ class Row:
                 for x in data["failures"]
             ],
             seconds=data["seconds"],
-            # Reports from before they were counted have neither.
+            # Older reports lack both.
             programs=data.get("programs", 0),
             processor_seconds=data.get("processor_seconds", 0.0),
         )
@@ -147,21 +150,25 @@ def _tally_from_dict(data: Mapping[str, Any]) -> Tally:
 
 
 def _plain(x: float) -> float | str:
-    """A number for JSON, which has no infinity and no NaN; float() reads both ways of writing it."""
+    """Return a number for JSON, as a string if it is infinite or NaN, because JSON has neither.
+
+    float() reads both forms.
+    """
     return x if math.isfinite(x) else str(x)
 
 
 @dataclass
 class Report:
-    """What a run of the suite found, row by row.
+    """The results of a run of the suite, row by row.
 
     Attributes:
         rows: one per backend and mode.
-        errors: backends that could not be checked to the end, and why; each is a failure.
-        absent: backends that are not installed and were not asked for by name, and what is missing.
+        errors: backends that could not be checked to the end, with the reason; each is a failure.
+        absent: backends that are not installed and were not requested by name, with the missing
+            package.
         rounding: "native" or "exact".
         strength: how much was run: "full", "test" or "quick".
-        seconds: how long the run took.
+        seconds: the wall-clock time of the run.
         unifiedloss: the version of this library.
         python: the version of Python.
         machine: the machine's system and processor.
@@ -179,12 +186,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every backend was checked, every row compared something, and nothing was wrong."""
+        """Whether every backend was checked, every row compared something, and nothing failed."""
         return bool(self.rows) and all(row.ok for row in self.rows) and not self.errors
 
     @property
     def comparisons(self) -> int:
-        """How many results were compared in all."""
+        """The number of results compared in all rows."""
         return sum(row.total.comparisons for row in self.rows)
 
     @property
@@ -193,7 +200,7 @@ class Report:
         return [(row, failure) for row in self.rows for failure in row.failures]
 
     def summary(self) -> str:
-        """The run in a few lines: what failed, or how much was compared."""
+        """Summarize the run in a few lines: every failure, and how much was compared."""
         lines = [f"{name} was not checked to the end: {why}" for name, why in self.errors.items()]
         lines += [
             f"{row.backend}, {row.mode}: nothing was compared"
@@ -202,14 +209,14 @@ class Report:
         ]
         for row, failure in self.failures:
             lines.append(
-                f"{row.backend}, {row.mode}, {failure.case}: {'; '.join(failure.what)}\n{failure.snippet}"
+                f"{row.backend}, {row.mode}, {failure.case}: {'; '.join(failure.what)}\n"
+                f"{failure.snippet}"
             )
         if not self.rows and not self.errors:
             lines.append("no backend was checked")
-        found = "nothing differs" if self.ok else f"{len(self.failures)} cases failed"
-        return "\n".join(
-            [*lines, f"{self.comparisons} comparisons in {len(self.rows)} rows: {found}."]
-        )
+        verdict = "nothing differs" if self.ok else f"{len(self.failures)} cases failed"
+        lines.append(f"{self.comparisons} comparisons in {len(self.rows)} rows: {verdict}.")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values, with a version."""
@@ -229,36 +236,34 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The report that `to_dict` described.
+        """Build the report that `to_dict` described.
 
         Raises:
-            SerializationError: it is no report, or one of a later version.
+            SerializationError: the data are not a report, or a report of a later version.
         """
         version = data.get("version")
         if not isinstance(version, int) or not 1 <= version <= VERSION:
-            msg = f"The key 'version' must be an int from 1 to {VERSION}, got {version!r}: no report, or one of a later unifiedloss."
+            msg = (
+                f"The key 'version' must be an int from 1 to {VERSION}, got {version!r}: "
+                "this is not a report, or a later unifiedloss wrote it."
+            )
             raise SerializationError(msg)
         try:
             return cls(
                 rows=[Row.from_dict(row) for row in data["rows"]],
+                errors=data["errors"],
+                absent=data["absent"],
+                rounding=data["rounding"],
                 strength=data.get("strength", "full"),
-                **{
-                    name: data[name]
-                    for name in (
-                        "errors",
-                        "absent",
-                        "rounding",
-                        "seconds",
-                        "unifiedloss",
-                        "python",
-                        "machine",
-                    )
-                },
+                seconds=data["seconds"],
+                unifiedloss=data["unifiedloss"],
+                python=data["python"],
+                machine=data["machine"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            msg = f"The dictionary is no report: {type(error).__name__}: {error}."
+            msg = f"The dictionary is not a report: {type(error).__name__}: {error}."
             raise SerializationError(msg) from error
 
     def to_json(self) -> str:
-        """`to_dict` as JSON text."""
+        """The report as JSON text."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)

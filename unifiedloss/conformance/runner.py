@@ -1,4 +1,4 @@
-"""Runs the cases: every backend in a process of its own, or one adapter in this process."""
+"""Run the cases: every backend in its own process, or one adapter in this process."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ LOSSES = (
     "negative_log_likelihood",
     SOFTMAX,
 )
-"""What is checked and counted by its name: the losses, and the softmax beside them."""
+"""The names under which cases are counted: the losses, and the softmax."""
 
 
 class Progress(NamedTuple):
-    """How far a backend has come.
+    """The progress of one backend.
 
     Attributes:
         backend: the label of its rows.
-        mode: the mode it is at.
-        done: how many cases it has behind it, in all modes.
-        total: how many it runs, in all modes. Cases that a mode leaves out do not count.
+        mode: the current mode.
+        done: the number of finished cases, in all modes.
+        total: the number of cases to run, in all modes. Cases that a mode leaves out do not count.
     """
 
     backend: str
@@ -67,7 +67,14 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be checked: cases with what the oracle says of them, calls that must fail, modes, how much."""
+    """The work of a run.
+
+    Attributes:
+        cases: each case with the oracle's result.
+        bad_calls: the calls that must fail.
+        modes: names of modes; None for all.
+        strength: how much is run.
+    """
 
     cases: Sequence[tuple[Case | SoftmaxCase, Any]]
     bad_calls: Sequence[BadCall | SoftmaxCase]
@@ -87,25 +94,25 @@ def run(
     started: Callable[[], None] | None = None,
     max_workers: int | None = None,
 ) -> Report:
-    """Check installed backends against the oracle, each in a process of its own, on the CPU.
+    """Check installed backends against the oracle, each in its own process, on the CPU.
 
     Args:
-        backends: names ("torch"; "keras" for every backend Keras runs on) or labels of the report ("keras (jax)"). Default: all that
-            are installed.
+        backends: names ("torch"; "keras" for every backend Keras runs on) or labels of the report
+            ("keras (jax)"). Default: all that are installed.
         losses: names of losses ("cross_entropy", ..., and "softmax"). Default: all.
         modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
         rounding: "native" or "exact".
-        strength: "full", "test" for each thing once, or "quick"; see `unifiedloss.conformance.strength`.
-        progress: called with how far each backend has come.
+        strength: "full", "test" or "quick"; see `unifiedloss.conformance.strength`.
+        progress: called with the progress of each backend, before every case or group of cases.
         finished: called with each row of the report when it is complete.
-        started: called once, when what is asked for is known and nothing is checked yet.
-        max_workers: how many backends are checked at a time. Default: as many as there are cores.
+        started: called once, after the arguments are checked and before the first case runs.
+        max_workers: how many backends are checked at a time. Default: the number of cores.
 
     Raises:
         SpecValueError: a name is unknown.
-        MissingBackendError: a backend that is asked for by name is not installed.
+        MissingBackendError: a backend in `backends` is not installed.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     _check_rounding(rounding)
     chosen = strength_named(strength)
     targets, absent = workers.choose(backends)
@@ -113,8 +120,8 @@ def run(
     if started is not None:
         started()
     report = Report(absent=absent, rounding=rounding, strength=strength, unifiedloss=__version__)
-    has: dict[str, list[str]] = {}
-    at = {target.label: "it had not begun" for target in targets}
+    modes_of: dict[str, list[str]] = {}
+    position = {target.label: "it had not begun" for target in targets}
     tasks: list[tuple[Target, dict[str, Any]]] = [
         (target, {"job": "conform"}) for target in targets
     ]
@@ -122,22 +129,23 @@ def run(
         label, content = message.target.label, message.content
         if content is None:
             if message.death:
-                report.errors[label] = f"{at[label]}; {message.death}"
+                report.errors[label] = f"{position[label]}; {message.death}"
         elif content["event"] == "modes":
-            has[label] = content["modes"]
+            modes_of[label] = content["modes"]
         elif content["event"] == "row":
             report.rows.append(Row.from_dict(content["row"]))
             if finished is not None:
                 finished(report.rows[-1])
         else:
-            at[label] = f"it was at {content['case']!r} in mode {content['mode']!r}"
+            position[label] = f"it was at {content['case']!r} in mode {content['mode']!r}"
             if progress is not None:
                 progress(Progress(label, content["mode"], content["done"], content["total"]))
     order = {target.label: i for i, target in enumerate(sorted(targets, key=workers.by_name))}
     report.rows.sort(key=lambda row: order[row.backend])
     if modes is not None and not report.errors:
-        _check_modes(modes, {label: has[label] for label in sorted(has, key=order.__getitem__)})
-    report.seconds = time.monotonic() - begun
+        ordered = sorted(modes_of, key=order.__getitem__)
+        _check_modes(modes, {label: modes_of[label] for label in ordered})
+    report.seconds = time.monotonic() - start
     return report
 
 
@@ -147,20 +155,23 @@ def _check_rounding(rounding: str) -> None:
         raise SpecValueError(msg)
 
 
-def _check_modes(modes: Sequence[str], has: dict[str, list[str]]) -> None:
-    """A mode that no backend has would otherwise be checked by nobody, and the run pass."""
-    known = dict.fromkeys(mode for found in has.values() for mode in found)
+def _check_modes(modes: Sequence[str], modes_of: dict[str, list[str]]) -> None:
+    """Refuse a mode that no backend has, because the run would pass without checking it."""
+    known = dict.fromkeys(mode for names in modes_of.values() for mode in names)
     for mode in modes:
         if mode not in known:
-            each = "; ".join(f"{label} has {', '.join(found)}" for label, found in has.items())
+            each = "; ".join(f"{label} has {', '.join(names)}" for label, names in modes_of.items())
             msg = f"no backend that was run has the mode {mode!r}: {each}.{suggestion(mode, known)}"
             raise SpecValueError(msg)
 
 
-def _of(losses: Sequence[str] | None) -> set[str]:
+def _checked_losses(losses: Sequence[str] | None) -> set[str]:
     for name in losses or ():
         if name not in LOSSES:
-            msg = f"there is no loss {name!r}; known are {', '.join(LOSSES)}.{suggestion(name, LOSSES)}"
+            msg = (
+                f"there is no loss {name!r}; known are {', '.join(LOSSES)}."
+                f"{suggestion(name, LOSSES)}"
+            )
             raise SpecValueError(msg)
     return set(LOSSES if losses is None else losses)
 
@@ -171,14 +182,14 @@ def expected(
     *,
     rounding: str = "native",
 ) -> list[tuple[Case | SoftmaxCase, Any]]:
-    """The cases with what the oracle says of them.
+    """Return each case with the oracle's result.
 
     Args:
         losses: names of losses. Default: all.
-        cases: Default: all there are.
+        cases: the cases to choose from. Default: all of the suite.
         rounding: "native" or "exact".
     """
-    wanted = _of(losses)
+    wanted = _checked_losses(losses)
     hard = hard_cases() if rounding == "exact" else ()
     every: Sequence[Case | SoftmaxCase] = (
         (*all_cases(), *hard, *softmax_cases()) if cases is None else cases
@@ -190,7 +201,7 @@ def expected(
 def _bad_calls(
     losses: Sequence[str] | None, rounding: str = "native"
 ) -> list[BadCall | SoftmaxCase]:
-    wanted = _of(losses)
+    wanted = _checked_losses(losses)
     every: Sequence[BadCall | SoftmaxCase] = (*bad_calls(), *bad_softmax_calls())
     return [
         call
@@ -200,7 +211,10 @@ def _bad_calls(
 
 
 def _rounded(case: _Checked, rounding: str) -> _Checked | None:
-    """The same call rounded "native" or "exact"; None for what has no exact mode: a softmax is no loss."""
+    """Return the same call with this rounding, or None if it has no exact mode.
+
+    A softmax has none, because it is not a loss.
+    """
     if isinstance(case, SoftmaxCase):
         return case if rounding == "native" else None
     if rounding == "exact" and isinstance(case, Case) and not case.has_exact_mode():
@@ -209,7 +223,7 @@ def _rounded(case: _Checked, rounding: str) -> _Checked | None:
 
 
 def _loss(case: Case | BadCall | SoftmaxCase) -> str:
-    """The name a case is counted by."""
+    """The name under which a case is counted."""
     return SOFTMAX if isinstance(case, SoftmaxCase) else case.spec.name
 
 
@@ -221,25 +235,28 @@ def check_adapter(
     cases: Sequence[Case | SoftmaxCase] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Check one adapter in this process: what an author of another adapter calls in their tests.
+    """Check one adapter in this process, for example in the tests of a third-party adapter.
 
     Args:
         adapter: the adapter.
         losses: names of losses. Default: all.
         modes: names of the adapter's modes. Default: all.
-        cases: only these, without the calls that must fail. Default: all there are.
-        progress: called with how far it has come.
+        cases: run only these, without the calls that must fail. Default: all of the suite.
+        progress: called with the adapter's progress.
 
     Raises:
         SpecValueError: a name is unknown.
     """
-    started = time.monotonic()
+    start = time.monotonic()
     calls = _bad_calls(losses) if cases is None else []
     report = Report(unifiedloss=__version__)
     known = adapter.modes()
     for mode in modes or ():
         if mode not in known:
-            msg = f"the adapter {adapter.name!r} has no mode {mode!r}; it has {', '.join(known)}.{suggestion(mode, known)}"
+            msg = (
+                f"the adapter {adapter.name!r} has no mode {mode!r}; it has {', '.join(known)}."
+                f"{suggestion(mode, known)}"
+            )
             raise SpecValueError(msg)
 
     def note(mode: str, _: str, done: int, total: int) -> None:
@@ -248,14 +265,14 @@ def check_adapter(
 
     work = Work(expected(losses, cases), calls, modes)
     report.rows.extend(check(adapter, Target(adapter.name, adapter.name), work, note))
-    report.seconds = time.monotonic() - started
+    report.seconds = time.monotonic() - start
     return report
 
 
 def assert_conforms(
     adapter: Adapter, *, losses: Sequence[str] | None = None, modes: Sequence[str] | None = None
 ) -> None:
-    """Check one adapter in this process, and raise with every failure and how to reproduce it.
+    """Check one adapter in this process, and raise an error with every failure and its snippet.
 
     Args:
         adapter: the adapter.
@@ -270,24 +287,21 @@ def assert_conforms(
         raise AssertionError(report.summary())
 
 
-# ------------------------------------------------------------------------------------------------------------ one adapter's run
-
-
 def check(
     adapter: Adapter,
     target: Target,
     work: Work,
     note: Callable[[str, str, int, int], None] = lambda *_: None,
 ) -> Iterator[Row]:
-    """Check an adapter, mode by mode.
+    """Check an adapter, mode by mode, and yield each mode's row.
 
     Args:
         adapter: the adapter.
-        target: what the report calls it.
+        target: the backend in its environment; its label names the rows.
         work: what is to be checked.
-        note: called with the mode, the case that comes next, how many are done and how many there are.
+        note: called with the mode, the next case, the number of finished cases and the total.
     """
-    held = set(adapter.dtypes())
+    dtypes = set(adapter.dtypes())
     planned = []
     for name, mode in adapter.modes().items():
         if work.modes is not None and name not in work.modes:
@@ -300,10 +314,10 @@ def check(
             continue
         cases = []
         for case, reference in work.cases:
-            if case.dtype not in held:
+            if case.dtype not in dtypes:
                 reason = f"no {case.dtype}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
-            elif (target.wide and not case.is_wide()) or _is_spared(
+            elif (target.wide and not case.is_wide()) or _is_left_out(
                 case, reference, adapter, name, target, shares[_is_exact(case)]
             ):
                 row.left_out += 1
@@ -319,7 +333,7 @@ def check(
     total = sum(len(cases) + len(calls) for _, _, cases, calls in planned)
     done = 0
     for row, mode, cases, calls in planned:
-        started, spent = time.monotonic(), time.process_time()
+        start, processor_start = time.monotonic(), time.process_time()
         counting = _counting(mode, row)
         for group in _groups(adapter, mode, cases, work.strength):
             more = f" and {len(group) - 1} more" if len(group) > 1 else ""
@@ -341,21 +355,21 @@ def check(
             _count(
                 row, call, outcome, partial(snippets.of_bad_call, adapter, target, row.mode, call)
             )
-        row.seconds = time.monotonic() - started
-        row.processor_seconds = time.process_time() - spent
+        row.seconds = time.monotonic() - start
+        row.processor_seconds = time.process_time() - processor_start
         yield row
 
 
 def _share(work: Work, adapter: Adapter, name: str, target: Target, *, exact: bool) -> Share:
-    """What a mode runs; one that is asked for by name runs something."""
-    found = share(work.strength, adapter, name, by_keras=target.on is not None, exact=exact)
-    return Share.REPRESENTATIVE if found is Share.NOTHING and work.modes is not None else found
+    """Which cases a mode runs; a mode requested by name runs at least the representative ones."""
+    usual = share(work.strength, adapter, name, by_keras=target.on is not None, exact=exact)
+    return Share.REPRESENTATIVE if usual is Share.NOTHING and work.modes is not None else usual
 
 
 def _groups(
     adapter: Adapter, mode: Mode, cases: Sequence[groups.Checked], strength: Strength
 ) -> list[list[groups.Checked]]:
-    """The cases that are checked together; those that a mode refuses are checked alone."""
+    """Divide the cases into groups that are checked together; a refused case is checked alone."""
     if not strength.grouped or not groups.is_grouped(adapter, mode):
         return [[checked] for checked in cases]
     refused = [checked for checked in cases if _refuses(mode, checked[0])]
@@ -379,7 +393,10 @@ def _refuses(mode: Mode, case: Case | SoftmaxCase) -> bool:
 
 
 def _counting(mode: Mode, row: Row) -> Mode:
-    """The mode, which counts the programs it compiles; one that can raise runs eagerly."""
+    """Return the mode with a `run` that counts the programs it compiles.
+
+    A mode that raises is eager, and compiles none.
+    """
     if mode.raises:
         return mode
 
@@ -390,7 +407,7 @@ def _counting(mode: Mode, row: Row) -> Mode:
     return mode._replace(run=run)
 
 
-def _is_spared(
+def _is_left_out(
     case: Case | SoftmaxCase,
     reference: Any,
     adapter: Adapter,
@@ -400,20 +417,19 @@ def _is_spared(
 ) -> bool:
     """Whether a mode leaves a case out."""
     mode, exact = adapter.modes()[name], _is_exact(case)
-    if isinstance(case, Case) and _refuses(mode, case) and not _is_refused(case):
-        return (
-            True  # a refusal is the same for all, and what is not refused takes too long to compile
-        )
+    if isinstance(case, Case) and _refuses(mode, case) and not _shows_refusal(case):
+        # All refusals are alike, and the cases that are not refused take too long to compile.
+        return True
     complete = name == complete_mode(adapter, exact=exact)
     by_keras = target.on is not None and case.of_backend and not exact
     if share.has(case) and (complete or not by_keras):
         return False
-    # Bad values are for every mode that raises: no other can tell.
+    # Run bad values in every mode that raises, because no other mode shows whether they raise.
     return not checks.must_raise(mode, reference)
 
 
-def _is_refused(case: Case) -> bool:
-    """Whether a case stands for those of exact mode that have no form without a way to the host."""
+def _shows_refusal(case: Case) -> bool:
+    """Whether a case represents those of exact mode that need a host callback."""
     return case.representative and graph_form.why_not(plan_of(case)) is not None
 
 
@@ -450,7 +466,7 @@ def _version(adapter: Adapter, target: Target) -> str:
 
 
 def conform(work: Work, task: dict[str, Any], send: Callable[..., None]) -> None:
-    """A worker's job: check one backend, and send its progress and its rows."""
+    """Check one backend, and send its progress and its rows: a worker's job."""
     target: Target = task["target"]
 
     def note(mode: str, case: str, done: int, total: int) -> None:

@@ -1,7 +1,7 @@
-"""How much of the suite a run takes: every case in every mode, each thing once, or a quick look.
+"""Define how much of the suite a run executes: "full", "test" or "quick".
 
-A compiled mode takes a fraction of a second to minutes for what an eager one does in a millisecond. So a weaker run does not check fewer
-things, but checks them in fewer compilers.
+A compiled mode takes from a fraction of a second to minutes for a case that takes a millisecond in
+an eager mode. So a weaker run does not drop cases, but runs them in fewer compilers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from unifiedloss.suggestion import suggestion
 
 
 class Strength(NamedTuple):
-    """How much a run takes.
+    """How much of the suite a run executes.
 
     Attributes:
         name: "full", "test" or "quick".
         grouped: whether a compiled mode's cases share programs (see `groups`).
-        minutes: about how long a run over all backends takes on two cores.
+        minutes: approximate time of a run over all backends on two cores.
     """
 
     name: str
@@ -31,10 +31,13 @@ class Strength(NamedTuple):
 
 
 FULL = Strength("full", grouped=False, minutes=8)
-"""Every case that an adapter marks as compiled in every compiled mode, each in a program of its own, and again through Keras."""
+"""Every compiled case in every compiled mode, each in its own program, and again through Keras."""
 
 TEST = Strength("test", grouped=True, minutes=3)
-"""All cases in every eager mode, most under JAX's jit, the compiled ones in one mode per compiler, representative ones elsewhere."""
+"""All cases in every eager mode, and most under JAX's jit.
+
+The compiled cases run in one mode per compiler, and only representative ones in the other modes.
+"""
 
 QUICK = Strength("quick", grouped=True, minutes=1)
 """All cases in every eager mode, and representative ones in one compiled mode of each backend."""
@@ -46,25 +49,26 @@ def strength_named(name: str) -> Strength:
     """The strength of that name.
 
     Raises:
-        SpecValueError: there is none.
+        SpecValueError: there is no such strength.
     """
     if name not in STRENGTHS:
-        msg = f"strength must be one of {', '.join(map(repr, STRENGTHS))}, got {name!r}.{suggestion(name, STRENGTHS)}"
+        names = ", ".join(map(repr, STRENGTHS))
+        msg = f"strength must be one of {names}, got {name!r}.{suggestion(name, STRENGTHS)}"
         raise SpecValueError(msg)
     return STRENGTHS[name]
 
 
 _SEED = 2026
-"""Draws the sample. It stands here and does not follow the date: a change must not fail because of the day."""
+"""Seed of the sample. It is fixed, because a test run must not depend on the date."""
 
 
 def _is_drawn(name: str) -> bool:
-    """Whether a case is in the half that the seed draws."""
+    """Whether the seed selects this case; it selects half of them."""
     return zlib.crc32(f"{_SEED} {name}".encode()) % 2 == 0
 
 
 class Share(Enum):
-    """Which of the cases a mode runs."""
+    """The share of the cases that a mode runs."""
 
     EVERY = "every"
     NEW = "every, without what the backend below has compiled"
@@ -74,7 +78,7 @@ class Share(Enum):
     NOTHING = "nothing"
 
     def has(self, case: Case | SoftmaxCase) -> bool:
-        """Whether a case belongs to it."""
+        """Whether a case belongs to this share."""
         if self is Share.NEW:
             return case.compiled or not case.of_backend
         if self is Share.DRAWN:
@@ -87,21 +91,24 @@ class Share(Enum):
 
 
 def complete_mode(adapter: Adapter, *, exact: bool) -> str:
-    """The mode in which all are run. Exact mode leaves the computing to the host, so nothing is saved by compiling it."""
+    """The mode that runs all cases.
+
+    Exact mode computes on the host, so compiling it saves nothing.
+    """
     modes = adapter.modes()
     declared = [] if exact else [name for name, mode in modes.items() if mode.complete]
     return next(iter([*declared, *modes]))
 
 
 def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, exact: bool) -> Share:
-    """Which of the cases a mode runs.
+    """The share of the cases that a mode runs.
 
     Args:
-        strength: how much the run takes.
+        strength: how much of the suite the run executes.
         adapter: the backend's adapter.
         name: the mode's name.
-        by_keras: whether it is Keras on this backend, which has rows of its own.
-        exact: whether the cases are of exact mode.
+        by_keras: whether the adapter is Keras; the framework below it has its own rows.
+        exact: whether the cases have ``rounding="exact"``.
     """
     modes = adapter.modes()
     mode = modes[name]
@@ -109,24 +116,25 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
         if mode.complete and strength == QUICK:  # it compiles
             return Share.COMPILED
         if by_keras and (exact or mode.complete) and strength != FULL:
-            return (
-                Share.COMPILED
-            )  # exact mode is the backend's own; in the other the backend's row compiles the rest
+            # In exact mode Keras calls the framework below it; otherwise that framework's own row
+            # compiles the remaining cases.
+            return Share.COMPILED
         if by_keras and not exact and mode.complete:
             return Share.NEW
         if mode.complete and strength == TEST:
             return Share.DRAWN
         return Share.EVERY
     if mode.costly:
-        spared = strength == QUICK or (strength == TEST and by_keras)
-        return Share.NOTHING if spared else Share.REPRESENTATIVE
+        left_out = strength == QUICK or (strength == TEST and by_keras)
+        return Share.NOTHING if left_out else Share.REPRESENTATIVE
     if strength == FULL:
         return Share.COMPILED
     if strength == QUICK:
         compiled = [other for other, mode in modes.items() if not mode.raises]
         return Share.REPRESENTATIVE if mode.raises or name == compiled[0] else Share.NOTHING
-    # The backend's own rows have Keras' programs; the declared mode has those of the modes beside it; outside it exact mode is one
-    # operator, whatever the case.
+    # Representative cases are enough where another row compiles the same programs. Through Keras,
+    # the framework's own rows do. Beside a complete mode, that mode does. In exact mode outside a
+    # complete mode, every case is the same single operator.
     declared = any(mode.complete for mode in modes.values())
     if by_keras or (declared and not mode.complete) or (exact and not mode.complete):
         return Share.REPRESENTATIVE

@@ -1,8 +1,11 @@
-"""Which backends there are to check, and one process for each of them.
+"""List the backends to check, and run each in its own worker process.
 
-A framework is loaded in a process of its own: Keras reads ``KERAS_BACKEND`` once per process, JAX likes to be told of 64 bits before it
-starts, two frameworks in one process share thread pools and memory, and a crash takes nobody along. A worker is this package run as a
-module (``python -m unifiedloss.conformance``); it is handed a pickled task and answers with lines of JSON.
+Each framework has its own process for four reasons. Keras reads ``KERAS_BACKEND`` once per process.
+JAX should know whether to use 64 bits before it starts. Two frameworks in one process share thread
+pools and memory. And a crash ends only its own backend's checks.
+
+A worker is this package run as a module (``python -m unifiedloss.conformance``). It reads a pickled
+task and answers with lines of JSON.
 """
 
 from __future__ import annotations
@@ -29,10 +32,14 @@ from unifiedloss.suggestion import suggestion
 KERAS_BACKENDS = ("torch", "jax", "tensorflow", "numpy")
 
 SILENCE = 600.0
-"""Seconds without a word after which a worker counts as hung. The slowest honest step, a cold compiler, takes a tenth of it."""
+"""Seconds without a message after which a worker counts as hung.
 
-# On one thread each, two workers share two cores without fighting over them. On the CPU, because that is what the cases say of which mode
-# raises. None of these changes what a framework computes, but where and on how many threads.
+The slowest normal step, a compiler's first compilation, takes a tenth of this time.
+"""
+
+# One thread per worker, so that two workers do not compete for two cores. CPU only, because
+# `Mode.raises` describes the CPU. These variables decide where a framework computes and on how many
+# threads; they do not change its results.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -50,14 +57,15 @@ _XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 @dataclass(frozen=True)
 class Target:
-    """A backend in one environment: a row of the report for each of its modes.
+    """A backend in one environment, which has a row of the report for each of its modes.
 
     Attributes:
-        label: how the report calls it: "torch", "keras (jax)", "jax (x64)".
+        label: its name in the report: "torch", "keras (jax)", "jax (x64)".
         backend: the adapter's name.
-        on: what Keras runs on; None for others.
-        environment: the variables its process gets.
-        wide: whether only cases with float64 numbers in them are run, because only they differ from another target's.
+        on: the framework below Keras; None for other backends.
+        environment: the environment variables that its process gets.
+        wide: whether only cases with float64 numbers are run, because all others give the same as
+            another target.
     """
 
     label: str
@@ -67,17 +75,23 @@ class Target:
     wide: bool = False
 
     def absent(self) -> str | None:
-        """What has to be installed first, or None where all of it is."""
+        """Say which package is missing, or return None if all are installed."""
         if self.backend not in BUILT_IN:
             return None
         for module in (self.backend, self.on or self.backend):
             if importlib.util.find_spec(module) is None:
-                return f"{module} is not installed; install it with: pip install 'unifiedloss[{module}]'"
+                return (
+                    f"{module} is not installed; "
+                    f"install it with: pip install 'unifiedloss[{module}]'"
+                )
         return None
 
 
 def all_targets() -> list[Target]:
-    """Every backend that could be checked, installed or not; the slowest first, so that no core idles at the end."""
+    """Every backend that can be checked, installed or not.
+
+    The slowest come first, so that no core idles at the end of a run.
+    """
     from importlib.metadata import entry_points
 
     return [
@@ -92,27 +106,30 @@ def all_targets() -> list[Target]:
 
 
 def by_name(target: Target) -> tuple[int, str]:
-    """The order in which people are shown the targets: that of the registry."""
-    return (
-        BUILT_IN.index(target.backend) if target.backend in BUILT_IN else len(BUILT_IN)
-    ), target.label
+    """Sort key for displaying targets: the registry's order, then the label."""
+    built_in = target.backend in BUILT_IN
+    return (BUILT_IN.index(target.backend) if built_in else len(BUILT_IN)), target.label
 
 
 def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
-    """The targets that are asked for and can be run, and why others cannot.
+    """Return the requested targets that can be run, and why the others cannot.
 
     Args:
-        names: backends ("keras" for all that Keras runs on) or labels of the report ("keras (torch)"); None for all that are installed.
+        names: backends ("keras" for all that Keras runs on) or labels of the report
+            ("keras (torch)"); None for all that are installed.
+
+    Returns:
+        The targets, and a message for each requested target that is not installed, by its label.
 
     Raises:
         SpecValueError: a name is unknown.
-        MissingBackendError: a backend that is asked for by name is not installed.
+        MissingBackendError: a backend in `names` is not installed.
     """
     known = all_targets()
     absent = {target.label: why for target in known if (why := target.absent()) is not None}
-    here = [target for target in known if target.label not in absent]
+    installed = [target for target in known if target.label not in absent]
     if names is None:
-        return here, absent
+        return installed, absent
     if not names:
         msg = "no backend is asked for; leave backends out for all that are installed."
         raise SpecValueError(msg)
@@ -123,17 +140,26 @@ def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
             labels = dict.fromkeys(
                 name for target in ordered for name in (target.backend, target.label)
             )
-            msg = f"there is no backend {name!r}; known are {', '.join(labels)}.{suggestion(name, labels)}"
+            msg = (
+                f"there is no backend {name!r}; known are {', '.join(labels)}."
+                f"{suggestion(name, labels)}"
+            )
             raise SpecValueError(msg)
-        if not any(target in here for target in asked):
+        if not any(target in installed for target in asked):
             msg = f"the backend {name!r} was asked for, and {absent[asked[0].label]}."
             raise MissingBackendError(msg)
-    chosen = [target for target in here if target.label in names or target.backend in names]
+    chosen = [target for target in installed if target.label in names or target.backend in names]
     return chosen, {label: why for label, why in absent.items() if label.partition(" ")[0] in names}
 
 
 class WorkerMessage(NamedTuple):
-    """What a worker says: a line of JSON, or how it ended (None for well)."""
+    """A message from a worker.
+
+    Attributes:
+        target: the worker's target.
+        content: a line of its output, parsed as JSON; None in its last message.
+        death: in the last message, how the worker failed; None if it ended well.
+    """
 
     target: Target
     content: dict[str, Any] | None
@@ -143,14 +169,15 @@ class WorkerMessage(NamedTuple):
 def work(
     tasks: Sequence[tuple[Target, dict[str, Any]]], shared: Any, workers: int | None = None
 ) -> Iterator[WorkerMessage]:
-    """Run a worker for each task, a few at a time, and yield what they say as they say it.
+    """Run a worker for each task, a few at a time, and yield their messages as they arrive.
 
-    Every worker's last message has no content. Closing the iterator, as an exception in the loop over it does, kills those that run.
+    Every worker's last message has no content. Closing the iterator kills the running workers; an
+    exception in the loop over it does so too.
 
     Args:
-        tasks: for each worker the target, and what it is to do.
-        shared: what all workers read; written once.
-        workers: how many run at a time; as many as there are cores by default.
+        tasks: the target and the task of each worker.
+        shared: data that all workers read; pickled once.
+        workers: how many run at a time. Default: the number of cores.
     """
     limit = workers or os.cpu_count() or 1
     messages: queue.Queue[WorkerMessage] = queue.Queue()
@@ -191,7 +218,7 @@ def _silent(running: dict[str, _Worker]) -> WorkerMessage:
 
 
 class _Worker:
-    """One process, and a thread that reads what it says."""
+    """One process, and a thread that reads its messages."""
 
     def __init__(
         self,
@@ -207,15 +234,9 @@ class _Worker:
         path = folder / f"{stem}.pickle"
         path.write_bytes(pickle.dumps(task | {"target": target}))
         with self._stderr.open("wb") as stderr:
+            module = [sys.executable, "-P", "-m", "unifiedloss.conformance"]
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "unifiedloss.conformance",
-                    str(folder / "shared.pickle"),
-                    str(path),
-                ],
+                [*module, str(folder / "shared.pickle"), str(path)],
                 env=_environment(target, folder),
                 stdin=subprocess.PIPE,  # never written to: see `_end_with_parent`
                 stdout=subprocess.PIPE,
@@ -229,7 +250,7 @@ class _Worker:
             for line in lines:
                 try:
                     content = json.loads(line)
-                except ValueError:  # cut off in the middle
+                except ValueError:  # the process died within a line
                     continue
                 finished = content.get("event") == "end"
                 if not finished:
@@ -239,17 +260,17 @@ class _Worker:
         self._messages.put(WorkerMessage(self.target, None, death))
 
     def last_words(self) -> str:
-        """The end of what it wrote to stderr."""
+        """The last lines that the process wrote to stderr."""
         try:
             lines = self._stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except FileNotFoundError:  # it was killed, and the run has cleaned up already
+        except FileNotFoundError:  # the run has ended and removed the folder
             return ""
-        return (
-            "Its last words:\n" + "\n".join(lines[-15:]) if lines else "It wrote nothing to stderr."
-        )
+        if not lines:
+            return "It wrote nothing to stderr."
+        return "The end of its stderr:\n" + "\n".join(lines[-15:])
 
     def kill(self) -> None:
-        """End it, if it has not ended."""
+        """End the process, if it still runs."""
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
@@ -257,7 +278,10 @@ class _Worker:
 
 
 def jax_cache(folder: Path) -> dict[str, str]:
-    """The variables by which JAX keeps every compiled program in a folder, and takes it from there: what the compiler made, as it was."""
+    """The variables that let JAX cache every compiled program in a folder.
+
+    A program from the cache is the compiler's own output, so results do not change.
+    """
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -266,32 +290,39 @@ def jax_cache(folder: Path) -> dict[str, str]:
 
 
 def _environment(target: Target, folder: Path) -> dict[str, str]:
-    """This process's environment, with what a worker needs; what the user has set for the frameworks' log and JAX's cache stays."""
-    found = {**os.environ, **_ENVIRONMENT, **target.environment}
+    """Return the environment of a worker.
+
+    The user's own settings for log levels, warnings and JAX's cache stay.
+    """
+    environment = {**os.environ, **_ENVIRONMENT, **target.environment}
     for name in ("TF_CPP_MIN_LOG_LEVEL", "PYTHONWARNINGS"):
-        found[name] = os.environ.get(name, _ENVIRONMENT[name])
-    found["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAGS}".strip()
-    # JAX, JAX with 64 bits and Keras on JAX have many programs in common; each is compiled once in a run.
+        environment[name] = os.environ.get(name, _ENVIRONMENT[name])
+    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAGS}".strip()
+    # JAX, JAX with 64 bits and Keras on JAX share many programs. The cache lets a run compile each
+    # of them once.
     for name, value in jax_cache(folder / "jax").items():
-        found.setdefault(name, value)
-    # The same modules as here, and none from the folder the user happens to stand in: a file called jax.py may lie there.
-    found["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    return found
+        environment.setdefault(name, value)
+    # A worker imports the same modules as this process. The option -P keeps Python from adding the
+    # working directory, which may hold a file such as jax.py.
+    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    return environment
 
 
-# ------------------------------------------------------------------------------------------------------ in the worker's process
+# ---------------------------------------------------------------------- in the worker's process
 
 
 def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> None:
-    """Do a pickled task: the job it names, called with what all share, the task, and a function that sends a message.
+    """Do a pickled task.
 
     Args:
         shared: path of the pickle that all workers read.
-        task: path of this worker's pickle.
-        jobs: what can be asked for.
+        task: path of this worker's pickle; its key "job" names one of the jobs.
+        jobs: functions by name. Each is called with the shared data, the task, and a function that
+            sends a message.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # A framework may print to stdout, from C++ too. So the pipe moves to a descriptor of its own, and 1 becomes stderr.
+    # A framework may print to stdout, even from C++. So messages get their own file descriptor, and
+    # descriptor 1 becomes stderr.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -299,13 +330,17 @@ def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> No
         pipe.write(json.dumps(content) + "\n")
         pipe.flush()
 
-    # Both files were written by the process that started this one.
+    # The parent process wrote both files, so unpickling them is safe.
     given = pickle.loads(Path(task).read_bytes())  # noqa: S301
     jobs[given["job"]](pickle.loads(Path(shared).read_bytes()), given, send)  # noqa: S301
     send(event="end")
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: killed, it could not say so, and a compiler would go on for minutes."""
+    """End this process when its parent is gone.
+
+    A killed parent cannot end its workers, and a compiler would run on for minutes. The parent
+    never writes to stdin, so the read returns only when the parent's end of the pipe is closed.
+    """
     os.read(0, 1)
     os._exit(1)
