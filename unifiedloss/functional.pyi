@@ -38,7 +38,7 @@ def cross_entropy_loss(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Evaluate a `CrossEntropyLoss` with these fields; its formula and rules stand there.
+    r"""Evaluate a `CrossEntropyLoss` with these fields. See the class for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -85,8 +85,8 @@ def cross_entropy_loss(
             are read in this dtype, and so is the loss returned. Not with ``rounding="exact"``.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -138,7 +138,7 @@ def binary_cross_entropy_loss(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Evaluate a `BinaryCrossEntropyLoss` with these fields; its formula and rules stand there.
+    r"""Evaluate a `BinaryCrossEntropyLoss` with these fields. See the class for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -182,8 +182,8 @@ def binary_cross_entropy_loss(
             are read in this dtype, and so is the loss returned. Not with ``rounding="exact"``.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -229,7 +229,7 @@ def mean_squared_error(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Evaluate a `MeanSquaredError` with these fields; its formula and rules stand there.
+    r"""Evaluate a `MeanSquaredError` with these fields. See the class for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -259,8 +259,8 @@ def mean_squared_error(
             are read in this dtype, and so is the loss returned. Not with ``rounding="exact"``.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -299,7 +299,7 @@ def negative_log_likelihood_loss(
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
 ) -> TensorT:
-    r"""Evaluate a `NegativeLogLikelihoodLoss` with these fields; its formula and rules stand there.
+    r"""Evaluate a `NegativeLogLikelihoodLoss` with these fields. See the class for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -330,8 +330,8 @@ def negative_log_likelihood_loss(
             correctly rounded, the same bits in every backend.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -356,16 +356,16 @@ def negative_log_likelihood_loss(
 ) -> Any: ...
 @overload
 def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT:
-    """The probabilities of logits, $p_c = e^{z_c} / \\sum_j e^{z_j}$.
+    """Compute the probabilities of logits, $p_c = e^{z_c} / \\sum_j e^{z_j}$.
 
     Args:
         logits: floating tensor of any known framework, at least one axis.
-        axis: the class axis. None: the last one where there are at most 2 axes; from 3 axes up it
-            must be named.
+        axis: the class axis. None: the last one, for at most 2 axes; with 3 or more axes it must
+            be named.
 
     Returns:
         Probabilities of the shape and dtype of the logits. Half types are computed in float32 and
-        rounded once. Results below the smallest normal number of the compute dtype are 0, since
+        rounded once. Results below the smallest normal number of the compute dtype are 0, because
         TensorFlow and JAX would read them as 0.
 
     Raises:
@@ -379,22 +379,22 @@ def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
 def check(
     spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
 ) -> None:
-    """Read the values, on whichever device they are, and raise for the first bad one.
+    """Read the values, on any device, and raise for the first bad one.
 
-    In eager mode on the CPU every call of a loss does this by itself. Under tracing and on
-    accelerators, where reading would mean waiting, a bad value gives NaN instead; this function
-    finds the place.
+    In eager mode on the CPU every call of a loss does this already. Under tracing the values cannot
+    be read, and on accelerators reading would block, so a bad value gives NaN there. This function
+    then reports its position.
 
     Args:
-        spec: the loss the tensors are meant for; what `Loss.to` made of one is read as it.
+        spec: the loss the tensors are meant for, or an object that `Loss.to` returned.
         predictions: tensor, as for the loss; so are `targets`, `sample_weight` and `mask`.
         targets: tensor.
         sample_weight: number per position.
         mask: bool per position.
 
     Raises:
-        BadValueError: naming position and value.
-        EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
+        BadValueError: a value is bad. The message names its position.
+        EmptyMeanError: the mean's divisor is 0, under ``on_empty="error"``.
         ShapeError, DTypeError: the tensors do not fit.
         SpecTypeError: `spec` is no spec.
     """
