@@ -2,8 +2,8 @@
 
 from setuptools import find_packages, setup
 
-# The folder adapters/ lies beside the core in the repository, to keep the two apart, but installs as
-# unifiedloss.adapters. Automatic discovery cannot express that.
+# The folder adapters/ lies beside the core in the repository, to keep the two apart, but installs
+# as unifiedloss.adapters. Automatic discovery cannot express that.
 setup(
     package_dir={"unifiedloss": "unifiedloss", "unifiedloss.adapters": "adapters"},
     packages=[

@@ -41,7 +41,7 @@ _TENSORS = [
 _specs: dict[tuple[Any, ...], Any] = {}
 _MAX_SPECS = 1024
 
-_DOC = """Evaluate a `{cls}` with these fields. See the class for formula and rules.
+_DOC = """Evaluate a `{cls}` with these fields; see there for formula and rules.
 
 Args:
     predictions: floating tensor of any known framework; a Python number or list is read as a

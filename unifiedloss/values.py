@@ -129,8 +129,8 @@ def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
     raise BadValueError(msg)
 
 
-# The limits below are np.float64, because NumPy would round a Python float to the array's dtype, and
-# the smallest normal float64 rounds to 0 in float32.
+# The limits below are np.float64, because NumPy would round a Python float to the array's dtype,
+# and the smallest normal float64 rounds to 0 in float32.
 
 
 def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
@@ -202,9 +202,9 @@ def _check_empty(
     kept: Array,
     shape: tuple[int, ...],
 ) -> None:
-    # If the divisor is the sum of the weights, none is negative, so it is 0 only if all of them are.
-    # Look for a factor of 0, not for a product of 0, because a product of nonzero factors may
-    # underflow. NaN is not 0.
+    # If the divisor is the sum of the weights, no weight is negative, so the sum is 0 only if all
+    # are 0. Look for a factor of 0, not for a product of 0, because a product of nonzero factors
+    # may underflow. NaN is not 0.
     nonzero = kept
     if plan.class_weights is not None:
         has_weight = np.asarray(plan.class_weights) != 0
