@@ -324,8 +324,8 @@ class Adapter(ABC):
         for name, x in zip(names, (predictions, *companions), strict=False):
             if isinstance(x, _MASKED):
                 msg = (
-                    f"{name} is a {_class_of(x)}, whose mask no loss would see; pass its data, and "
-                    "as mask= the positions that count, which are those its mask does not hide."
+                    f"{name} is a {_class_of(x)}, whose mask would be ignored; pass its data, and "
+                    "a mask= that is True where a position counts (a numpy.ma mask is False there)."
                 )
                 raise UnknownTensorError(msg)
         reference = self._as_tensor(names[0], predictions, None, np.float64)

@@ -169,7 +169,7 @@ def check(
     if not isinstance(spec, Loss):
         msg = (
             f"spec must be a spec, such as ul.CrossEntropyLoss(from_logits=True), got {spec!r} of "
-            f"type {type(spec).__name__}; ul.from_native makes one of a loss of another library."
+            f"type {type(spec).__name__}; ul.from_native converts a loss of another library."
         )
         raise SpecTypeError(msg)
     adapter = registry.adapter_for(predictions, targets, sample_weight, mask)

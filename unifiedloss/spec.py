@@ -87,7 +87,8 @@ def _class_weights(spec: Any) -> Text:
         return Text.of("every class weighs 1")
     if getattr(spec, "class_weighting", "entries") == "position":
         return Text.of(
-            "one weight per class; the loss of a position is multiplied by that of its target, ",
+            "one weight per class; the loss of a position is multiplied by the weight of its "
+            "target, ",
             formula("sum_c w_c t_ic", r"\sum_c w_c t_{ic}"),
         )
     target = "smoothed target" if getattr(spec, "label_smoothing", 0.0) else "target"
@@ -100,8 +101,8 @@ def _ignore_index(spec: Any) -> Text:
     listed = ", ".join(map(str, spec.ignore_index))
     return Text.of(
         f"positions with the label {listed} are dropped: their loss and gradient are 0, whatever "
-        "they hold; the class, where it is one, stays in the softmax and in the smoothing of "
-        "others; dense targets have no label to compare"
+        "they hold; if the label is a class, that class stays in the softmax and in the smoothing "
+        "of other positions; dense targets have no labels, so none of their positions is dropped"
     )
 
 
@@ -117,7 +118,7 @@ def _from_logits(squash: str) -> Any:
         if spec.from_logits:
             return Text.of(f"predictions are logits, and the {squash} is part of the loss")
         if getattr(spec, "renormalize", None):
-            return Text.of("predictions are non-negative numbers, of which probabilities are made")
+            return Text.of("predictions are non-negative numbers, normalized to probabilities")
         return Text.of(
             f"predictions are probabilities, taken as they are: no {squash}, no division by "
             "their sum"
@@ -139,9 +140,9 @@ _CLIPPED = {
         "gradient is 0 where it clips",
     ),
     "torch": Text.of(
-        "no probability is clipped, but no logarithm is below -100, and the gradient is ",
+        "probabilities are not clipped, but logarithms are clamped at -100, and the gradient is ",
         formula("(p - t') / max(p (1 - p), 1e-12)", r"(p - t') / \max(p (1 - p), 10^{-12})"),
-        ", which is not the derivative of that",
+        ", which is not the derivative of the clamped loss",
     ),
 }
 
@@ -162,7 +163,7 @@ def _epsilon(spec: Any) -> Text:
     return Text.of(
         "probabilities are clipped to ",
         bounds,
-        "; the gradient is 0 where it clips, and not at the bound",
+        "; the gradient is 0 outside the bounds, and not at a bound",
     )
 
 
@@ -185,7 +186,7 @@ def _pos_weight_axis(spec: Any) -> Text:
     where = "the last axis" if spec.axis is None else f"axis {spec.axis}"
     if isinstance(spec.pos_weight, tuple):
         return Text.of(f"the positive weights run along {where}")
-    return Text.of(f"several positive weights would run along {where}")
+    return Text.of(f"a vector of positive weights would run along {where}")
 
 
 def _element_weights(spec: Any) -> Text:
@@ -518,9 +519,9 @@ class Scaled(Loss):
     def _check_together(self) -> None:
         if self.dtype is not None and self.rounding == "exact":
             msg = (
-                f"dtype={self.dtype!r} rounds what it reads, and rounding='exact' rounds results "
-                "alone; leave dtype out, and cast the predictions before the call if they have "
-                "another one."
+                f"dtype={self.dtype!r} rounds the inputs, and rounding='exact' rounds only the "
+                "results; leave dtype out, and cast the predictions before the call if they have "
+                "another dtype."
             )
             raise SpecValueError(msg)
 
@@ -737,7 +738,7 @@ class BinaryCrossEntropyLoss(Elementwise):
         sentence={
             True: "epsilon is added inside the logarithms instead of clipping to it; the gradient "
             "never vanishes",
-            False: "epsilon bounds probabilities, it is not added to them",
+            False: "epsilon is a bound of probabilities, and is not added to them",
         },
         since=2,
         group="ported",
@@ -748,14 +749,14 @@ class BinaryCrossEntropyLoss(Elementwise):
         _refuse_clipped_logits(self)
         if self.epsilon_added and (isinstance(self.epsilon, str) or not self.epsilon):
             msg = (
-                f"epsilon_added adds a number, and epsilon is {self.epsilon!r}; give it one, as in "
-                "epsilon=1e-7."
+                f"epsilon_added=True needs a positive number as epsilon, got {self.epsilon!r}; set "
+                "one, as in epsilon=1e-7."
             )
             raise SpecValueError(msg)
         if self.epsilon == "torch" and self.pos_weight is not None:
             msg = (
-                "epsilon='torch' is what torch.nn.BCELoss does, which has no pos_weight; use "
-                "from_logits=True for one."
+                "epsilon='torch' follows torch.nn.BCELoss, which has no pos_weight; use "
+                "from_logits=True, which has one."
             )
             raise SpecValueError(msg)
 

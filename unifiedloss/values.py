@@ -55,7 +55,8 @@ def check(
         weighted_mean = plan.divisor == "weights" and plan.spec.reduction == "mean"
         if sample_weight is not None and weighted_mean:
             why = (
-                "a negative weight makes no weighted mean; use another divisor, or reduction 'sum'."
+                "a weighted mean needs non-negative weights; use another divisor, or reduction "
+                "'sum'."
             )
             _raise_at(kept & (weight < 0), sample_weight, "sample_weight", why)
     _check_targets(plan, targets, kept)
@@ -188,7 +189,7 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
     why = "not a probability. If these are logits, set from_logits=True."
     if plan.renormalize is not None:
         why = (
-            "renormalize divides finite numbers that are not negative. If these are logits, set "
+            "renormalize needs finite, non-negative numbers. If these are logits, set "
             "from_logits=True."
         )
     _raise_at(outside & read, predictions, "predictions", why)
