@@ -451,9 +451,9 @@ def _foreign_element(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
         return ()
     for element in x:
         if isinstance(element, list | tuple):
-            found = _foreign_element(element)
-            if found:
-                return found
+            inner = _foreign_element(element)
+            if inner:
+                return inner
         elif not isinstance(element, _IN_LISTS):
             return (element,)
     return ()

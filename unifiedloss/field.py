@@ -53,8 +53,10 @@ class Declaration(NamedTuple):
         if isinstance(self.sentence, str):
             return f"{self.sentence}."
         assert isinstance(self.sentence, Mapping)
-        shown = [(f'"{x}"' if isinstance(x, str) else x, what) for x, what in self.sentence.items()]
-        return " ".join(f"{value}: {what}." for value, what in shown)
+        return " ".join(
+            f'"{value}": {meaning}.' if isinstance(value, str) else f"{value}: {meaning}."
+            for value, meaning in self.sentence.items()
+        )
 
     def meaning(self, record: Any, value: Any) -> Text:
         """What the field means at this value, as `explain` prints it."""

@@ -163,7 +163,7 @@ def _epsilon(spec: Any) -> Text:
     return Text.of(
         "probabilities are clipped to ",
         bounds,
-        "; the gradient is 0 outside the bounds, and not at a bound",
+        "; the gradient is 0 outside the bounds, but not at a bound",
     )
 
 
