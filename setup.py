@@ -1,9 +1,9 @@
-"""Find the packages. Everything else about the distribution stands in pyproject.toml."""
+"""Find the packages. pyproject.toml declares everything else about the distribution."""
 
 from setuptools import find_packages, setup
 
-# The adapters lie beside the core so that the repository shows the two apart, and they install inside
-# the package. Automatic discovery cannot express that.
+# The folder adapters/ lies beside the core in the repository, to keep the two apart, but installs
+# as unifiedloss.adapters. Automatic discovery cannot express that.
 setup(
     package_dir={"unifiedloss": "unifiedloss", "unifiedloss.adapters": "adapters"},
     packages=[

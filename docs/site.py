@@ -1,6 +1,7 @@
-"""What the site needs beyond MkDocs' own: formulas as MathML, and the specs' fields as their arguments.
+"""Extend MkDocs: render formulas as MathML, and document the fields of specs as arguments.
 
-Named in mkdocs.yml twice, as a hook and as an extension of the reader of the API; no page, and not published.
+mkdocs.yml names this file twice, as a hook and as an extension of griffe, which reads the API. The
+site does not publish it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _FORMULA = re.compile(
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Turn formulas into MathML when the site is built: browsers show that themselves, without a script from elsewhere."""
+    """Turn formulas into MathML, which browsers render without a script from another server."""
 
     def mathml(match: re.Match[str]) -> str:
         display = "block" if match["open"] == "[" else "inline"
@@ -34,17 +35,17 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 class Specs(griffe.Extension):
-    """Show griffe, which reads source text alone, what `unifiedloss.field` makes of the specs."""
+    """Give griffe, which only reads source text, what `unifiedloss.field` generates."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Give specs their signature and described fields, and functions the stub's signature."""
+        """Add the signatures and fields of the specs, and the signatures of the stub."""
         if pkg.path != "unifiedloss":
             return
         for cls in LOSSES.values():
-            shown = pkg["spec"].members[cls.__name__]
-            assert shown.docstring is not None
-            shown.docstring.value = inspect.getdoc(cls)
-            shown.set_member("__init__", _constructor(cls))
+            documented = pkg["spec"].members[cls.__name__]
+            assert documented.docstring is not None
+            documented.docstring.value = inspect.getdoc(cls)
+            documented.set_member("__init__", _constructor(cls))
         path = Path(functional.__file__).with_suffix(".pyi")
         stub = griffe.visit("functional", filepath=path, code=path.read_text(encoding="utf-8"))
         for name, overloads in stub.overloads.items():
@@ -52,12 +53,12 @@ class Specs(griffe.Extension):
                 function = griffe.Function(
                     name, parameters=overloads[-1].parameters, returns=overloads[-1].returns
                 )
-                known = pkg["functional.softmax"].docstring
+                model = pkg["functional.softmax"].docstring
                 function.docstring = griffe.Docstring(
                     overloads[0].docstring.value,
                     parent=function,
-                    parser=known.parser,
-                    parser_options=known.parser_options,
+                    parser=model.parser,
+                    parser_options=model.parser_options,
                 )
                 overloads[0].docstring = None
                 function.overloads = overloads
@@ -73,5 +74,5 @@ def _constructor(cls: type[Loss]) -> griffe.Function:
         griffe.Parameter(name, annotation=types[name], kind=kind, default=repr(field.default))
         for name, field in cls.declarations.items()
     ]
-    own = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
-    return griffe.Function("__init__", parameters=griffe.Parameters(own, *fields))
+    self = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
+    return griffe.Function("__init__", parameters=griffe.Parameters(self, *fields))

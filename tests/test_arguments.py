@@ -157,6 +157,6 @@ def test_check_takes_specs_alone() -> None:
         ul.check(CE.to("numpy"), X, np.array([0, 1, 1, 7]))  # type: ignore[arg-type]
     for loss in (ul.cross_entropy_loss, "torch.nn.CrossEntropyLoss()", ul.CrossEntropyLoss, None):
         with pytest.raises(
-            ul.SpecTypeError, match=r"spec must be a spec, .* got .*; ul\.from_native makes one"
+            ul.SpecTypeError, match=r"spec must be a spec, .* got .*; ul\.from_native converts"
         ):
             ul.check(loss, X, Y)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""Write `unifiedloss/functional.pyi`, which tells type checkers what the loss functions take.
+"""Write `unifiedloss/functional.pyi`, the signatures of the loss functions for type checkers.
 
-`unifiedloss.functional` makes each function out of a spec, so its signature stands in no source
-text. ``make stubs`` runs this module, and tests/test_stubs.py compares the file with what it writes.
+`unifiedloss.functional` builds each function from a spec at run time, so type checkers find no
+signature in its source. ``make stubs`` runs this module, and tests/test_stubs.py checks that the
+file is up to date.
 """
 
 from __future__ import annotations
@@ -55,29 +56,32 @@ def {name}(
 
 
 def stub() -> str:
-    """The text of the stub, formatted."""
-    text = _HEAD + "".join(map(_made, _functions_of_specs())) + "".join(_written())
+    """Return the formatted text of the stub."""
+    text = (
+        _HEAD
+        + "".join(map(_spec_function_stub, _spec_functions()))
+        + "".join(_source_function_stubs())
+    )
     command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(PATH), "-"]
     formatted = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     return formatted.stdout
 
 
-def _functions_of_specs() -> list[Any]:
+def _spec_functions() -> list[Any]:
     return [function for function in vars(functional).values() if hasattr(function, "loss_class")]
 
 
 def documentation(function: Any) -> str:
-    """The docstring of a function that is made out of a spec, with each field described."""
-    short = (
-        f"    {', '.join(function.loss_class.declarations)}: see `{function.loss_class.__name__}`."
-    )
+    """Return the docstring of a function built from a spec, with each field described."""
+    cls = function.loss_class
+    short = f"    {', '.join(cls.declarations)}: see `{cls.__name__}`."
     assert short in function.__doc__
-    text: str = function.__doc__.replace(short, described(function.loss_class.declarations))
+    text: str = function.__doc__.replace(short, described(cls.declarations))
     return text
 
 
-def _made(function: Any) -> str:
-    """The overloads of a function that is made out of a spec."""
+def _spec_function_stub(function: Any) -> str:
+    """Return the overloads of a function built from a spec."""
     types: dict[str, str] = {}
     for base in reversed(function.loss_class.__mro__):
         types |= inspect.get_annotations(base)
@@ -88,24 +92,24 @@ def _made(function: Any) -> str:
     doc = textwrap.indent(documentation(function), "    ").strip()
     return "".join(
         _OVERLOAD.format(
-            name=function.__name__, predictions=taken, fields=fields, result=given, body=body
+            name=function.__name__, predictions=predictions, fields=fields, result=result, body=body
         )
-        for taken, given, body in (
+        for predictions, result, body in (
             ("TensorT", "TensorT", f'r"""{doc}\n    """'),
             ("Numbers", "Any", "..."),
         )
     )
 
 
-def _written() -> list[str]:
-    """The functions that stand in the source text, with their docstrings alone."""
+def _source_function_stubs() -> list[str]:
+    """Return the functions that the source defines, with docstrings instead of bodies."""
     nodes = ast.parse(inspect.getsource(functional)).body
     public = [
         node
         for node in nodes
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     ]
-    found = []
+    stubs = []
     for name in dict.fromkeys(node.name for node in public):
         *overloads, implementation = [node for node in public if node.name == name]
         doc: list[ast.stmt] = implementation.body[:1]
@@ -113,8 +117,8 @@ def _written() -> list[str]:
             node.decorator_list = [ast.Name("overload")] if overloads else []
             node.body = doc
             doc = [ast.Expr(ast.Constant(...))]
-            found.append(f"{ast.unparse(node)}\n")
-    return found
+            stubs.append(f"{ast.unparse(node)}\n")
+    return stubs
 
 
 if __name__ == "__main__":

@@ -42,25 +42,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LATE = {
+_LAZY = {
     "diff": "unifiedloss.switching.diff",
     "explain": "unifiedloss.switching.explain",
     "from_native": "unifiedloss.switching",
     "port_report": "unifiedloss.switching.report",
 }
-"""Names that are imported when they are first used, because training needs none of them."""
+"""Name -> module. Imported on first use, because training needs none of them."""
 
 
-if not TYPE_CHECKING:  # a checker that saw this would accept every misspelled name
+if not TYPE_CHECKING:  # because of it a type checker would accept every misspelled name
 
     def __getattr__(name: str) -> object:
-        if name not in _LATE:
+        if name not in _LAZY:
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
         from importlib import import_module
 
-        found = globals()[name] = getattr(import_module(_LATE[name]), name)
-        return found
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
 
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""The contract that an adapter fills, and what all adapters share.
+"""The contract of an adapter, and the code that all adapters share.
 
-An adapter carries plans out in one framework. It brings the framework's array operations and loss
-kernels (`unifiedloss.ops`), and the methods that are abstract here. This class turns those into
-calls: it converts lists and NumPy arrays, refuses tensors of other frameworks, caches plans, and
-looks for bad values where values can be read.
+An adapter evaluates plans in one framework. It provides the framework's array operations and loss
+kernels (`unifiedloss.ops`), and implements the abstract methods of `Adapter`. The base class does
+the rest of a call: it converts lists and NumPy arrays, refuses tensors of other frameworks, caches
+plans, and looks for bad values where values can be read.
 
 Other packages derive from `Adapter` and register the class under the entry-point group
 ``unifiedloss.adapters``; see the documentation page on adding a backend.
@@ -49,9 +49,9 @@ _ARRAYS = (np.ndarray, np.generic)
 _MASKED = np.ma.MaskedArray
 _PLAIN_PYTHON = (list, tuple, int, float)
 _IN_LISTS = (int, float, complex, str, bytes, *_ARRAYS)
-"""What a list may hold besides lists, because numpy.asarray reads it without converting.
+"""The types of elements that numpy.asarray may read from a list.
 
-The dtype that comes out may still be refused.
+The dtype of the resulting array may still be refused.
 """
 
 _NUMBERS = frozenset({int, float, bool})
@@ -62,24 +62,24 @@ _ARGUMENTS = ("predictions", "targets", "sample_weight", "mask", "upstream")
 _LOGITS = ("logits",)
 
 _MAX_PLANS = 4096
-"""Plans kept per adapter. It bounds the memory of a loop over ever new shapes."""
+"""Plans kept per adapter. The limit bounds the memory of a loop in which every shape is new."""
 
 
 class Mode(NamedTuple):
-    """A way to run this framework, for the conformance suite.
+    """A way to run an adapter's framework, for the conformance suite.
 
     Attributes:
         run: ``run(function, *tensors)`` calls the function, compiled or not.
-        raises: whether bad values raise in this mode; otherwise they give NaN.
-        whole_step: whether a function that differentiates can be compiled as well. If not, only the
-            loss is compiled, and its gradient is taken through the compiled function.
+        raises: whether bad values raise in this mode. If not, they give NaN.
+        whole_step: whether loss and gradient can be compiled as one function. If not, only the loss
+            is compiled, and its gradient is taken through the compiled function.
         costly: whether compiling takes so long that only a small part of the cases is run.
-        exact: whether all losses have ``rounding="exact"`` in this mode. If not, the program cannot
-            call back to the host, and a loss without a form in `unifiedloss.exact.graph_form` is
+        exact: whether every loss works with ``rounding="exact"`` in this mode. If not, the mode has
+            no host callback, and a loss without a form in `unifiedloss.exact.graph_form` is
             refused.
-        complete: whether every case is run in this mode instead of the adapter's first. A framework
-            that compiles eager calls too runs cheapest where it compiles a call and its gradients
-            as one program.
+        complete: whether the suite runs its complete set of cases in this mode, and not in the
+            adapter's first one. Set it for a framework that compiles eager calls too: compiling a
+            call and its gradient as one program is then the cheapest way to run them.
     """
 
     run: Callable[..., Any]
@@ -91,7 +91,7 @@ class Mode(NamedTuple):
 
 
 class Adapter(ABC):
-    """Carries losses out in one framework."""
+    """Base class of adapters: evaluates losses in one framework."""
 
     name: ClassVar[str]
     """The backend's name, as in ``spec.to(name)``."""
@@ -109,16 +109,16 @@ class Adapter(ABC):
         self._plans: dict[Any, Plan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Objects that hold an adapter pickle and copy it by name: a process has one of each.
+        # Pickle and copy an adapter by its name, because a process has one instance of each.
         by_name = Loss._registry.adapter  # noqa: SLF001 - the registry imports this module
         return by_name, (self.name,)
 
     @classmethod
     def contract_mismatch(cls, name: str) -> str | None:
-        """What keeps this class from filling the contract; None where it does.
+        """Return why this class does not fulfil the contract, or None if it does.
 
         Args:
-            name: the name of the entry point that leads to the class.
+            name: the name of the entry point that names the class.
         """
         if cls.__abstractmethods__:
             return f"the methods {', '.join(sorted(cls.__abstractmethods__))} are missing."
@@ -131,16 +131,14 @@ class Adapter(ABC):
                 "be the same."
             )
         for member, protocol in (("ops", pipeline.Ops), ("kernels", pipeline.Kernels)):
-            wanted = [function for function in vars(protocol) if not function.startswith("_")]
-            brought = getattr(cls, member)
-            missing = [
-                function for function in wanted if not callable(getattr(brought, function, None))
-            ]
+            required = [op for op in vars(protocol) if not op.startswith("_")]
+            given = getattr(cls, member)
+            missing = [op for op in required if not callable(getattr(given, op, None))]
             if missing:
                 return f"{member!r} has no {', '.join(missing)}."
         return None
 
-    # ---------------------------------------------------------------------- what an adapter brings
+    # --------------------------------------------------------- abstract: every adapter implements
 
     @abstractmethod
     def version(self) -> str:
@@ -152,7 +150,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
-        """A NumPy array as a tensor of this framework, on the device of `reference` where there is one."""
+        """Convert a NumPy array to a tensor, on the device of `reference` if one is given."""
 
     @abstractmethod
     def readable(self, *tensors: Array) -> bool:
@@ -169,45 +167,45 @@ class Adapter(ABC):
     def differentiate(
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
     ) -> tuple[Array, tuple[Array, ...]]:
-        """``function(*tensors)``, and its vector-Jacobian product with `upstream` for each tensor.
+        """Return ``function(*tensors)``, and its vector-Jacobian product for each tensor.
 
-        `upstream` is ones by default.
+        `upstream` is the vector; None means ones.
         """
 
     @abstractmethod
     def bind(self, spec: AnyLoss) -> Any:
-        """The spec as an object of the framework's own kind, for ``spec.to(name)``."""
+        """Return the object that ``spec.to(name)`` gives: a module, a loss object or a function."""
 
     @abstractmethod
     def modes(self) -> Mapping[str, Mode]:
-        """The modes that conformance is claimed for, by name; "eager" first."""
+        """The modes that the conformance suite tests, by name; "eager" comes first."""
 
-    # ------------------------------------------------------------------------- what may be refined
+    # ------------------------------------------------------------- optional: defaults to override
 
     differentiates: bool = True
-    """Whether `differentiate` works. If not, `value_and_grad` is overridden with a closed form."""
+    """Whether `differentiate` works. If not, override `value_and_grad` with a closed form."""
 
     def dtypes(self) -> tuple[str, ...]:
-        """The floating dtypes this framework can hold here and now."""
+        """The floating dtypes that this framework has here, under its current settings."""
         return tuple(FORMATS)
 
     def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
-        """A NumPy array as a tensor of this framework, in any dtype, bfloat16 included."""
+        """Convert a NumPy array to a tensor of `dtype`, which may be bfloat16."""
         made = self.convert(np.asarray(x), None)
         return made if dtype is None else self.ops.cast(made, dtype)
 
     def shape(self, x: Array) -> tuple[int | None, ...] | None:
-        """A tensor's shape: None for an unknown rank, None entries for unknown extents."""
+        """A tensor's shape: None for an unknown rank, entries of None for unknown extents."""
         return tuple(x.shape)
 
     def accepts(self, other: str) -> bool:
-        """Whether tensors of the backend `other` may accompany this one's."""
+        """Whether a call may mix tensors of the backend `other` with tensors of this one."""
         return other == "numpy"
 
     def keep_numpy(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
-        """Convert a NumPy array that takes part in a call.
+        """Convert a NumPy array that is an argument of a call.
 
-        Return it unconverted where this framework's operations take NumPy arrays.
+        Override it to return the array as it is if the framework's operations take NumPy arrays.
         """
         return self.convert(x, reference)
 
@@ -221,7 +219,7 @@ class Adapter(ABC):
         *,
         checked: bool,
     ) -> Array:
-        """Carry a plan out. Overridden where a framework has a shortcut for common plans."""
+        """Evaluate a plan. Override it if the framework has a faster way for common plans."""
         e = Evaluator(self.ops, self.kernels, plan, checked=checked)
         return pipeline.evaluate(e, Inputs(predictions, targets, sample_weight, mask))
 
@@ -233,16 +231,16 @@ class Adapter(ABC):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> Array:
-        """Carry out a plan with ``rounding="exact"``, as `unifiedloss.exact.evaluate` rounds.
+        """Evaluate a plan with ``rounding="exact"``, rounded as by `unifiedloss.exact.evaluate`.
 
-        The result is differentiable once, with respect to the predictions. Bad values give NaN;
-        where values can be read, bad ones have raised before.
+        The result is differentiable once, with respect to the predictions. Bad values give NaN. If
+        values can be read, `loss` has already raised for bad ones.
         """
         del plan, predictions, targets, sample_weight, mask
         msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'
         raise UnsupportedError(msg)
 
-    # ----------------------------------------------------------------------------- what is shared
+    # -------------------------------------------------------------------- shared by all adapters
 
     @no_autograph
     def loss(
@@ -253,7 +251,7 @@ class Adapter(ABC):
         sample_weight: Any = None,
         mask: Any = None,
     ) -> Array:
-        """Evaluate a spec on tensors of this framework, accompanied by NumPy arrays and lists."""
+        """Evaluate a spec on tensors of this framework, NumPy arrays and lists."""
         predictions, targets, sample_weight, mask = self.to_tensors(
             predictions, targets, sample_weight, mask
         )
@@ -302,7 +300,7 @@ class Adapter(ABC):
 
     @no_autograph
     def softmax(self, logits: Any, axis: int | None) -> Array:
-        """Softmax; results below the smallest normal number of the compute dtype are 0."""
+        """The softmax, with 0 for results below the smallest normal number of the compute dtype."""
         (logits,) = self.to_tensors(logits)
         name = self.dtype_name(logits.dtype)
         if name not in FORMATS:
@@ -318,16 +316,16 @@ class Adapter(ABC):
         )
 
     def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
-        """Predictions and companions as tensors of this framework.
+        """Convert lists and NumPy arrays, and refuse tensors of other frameworks.
 
-        Lists and NumPy arrays are converted. Tensors of other frameworks are refused.
+        `companions` are the other arguments of the call, in the order of `_ARGUMENTS`.
         """
         names = _ARGUMENTS if companions else _LOGITS  # softmax has no companions
         for name, x in zip(names, (predictions, *companions), strict=False):
             if isinstance(x, _MASKED):
                 msg = (
-                    f"{name} is a {_class_of(x)}, whose mask no loss would see; pass its data, and "
-                    "as mask= the positions that count, which are those its mask does not hide."
+                    f"{name} is a {_class_of(x)}, whose mask would be ignored; pass its data, and "
+                    "a mask= that is True where a position counts (a numpy.ma mask is False there)."
                 )
                 raise UnknownTensorError(msg)
         reference = self._as_tensor(names[0], predictions, None, np.float64)
@@ -353,7 +351,7 @@ class Adapter(ABC):
         return x
 
     def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
-        """Whether an array's dtype is one that some rule admits."""
+        """Whether some argument of a loss may have this array's dtype; bool counts."""
         return x.dtype.name in _DTYPES
 
     def _parse_list(self, name: str, x: Any, dtype: Any) -> np.ndarray[Any, Any]:
@@ -371,8 +369,8 @@ class Adapter(ABC):
             raise ShapeError(msg) from error
 
     def _refuse(self, name: str, x: Any) -> NoReturn:
-        """Refuse an argument that is neither a tensor of this framework nor read by NumPy."""
-        owner = backend_of(x, name)  # raises where nobody owns the type
+        """Refuse an argument that is no tensor of this framework and that NumPy does not read."""
+        owner = backend_of(x, name)  # raises if no backend owns the type
         if owner in (self.name, "numpy"):
             msg = (
                 f"{name} is a {_class_of(x)}, which is no tensor; pass a tensor, a NumPy array, a "
@@ -400,7 +398,7 @@ class Adapter(ABC):
         except KeyError:
             pass
         except (TypeError, ValueError):
-            # A shape of unknown rank or extents does not hash, so there is nothing to look up.
+            # A shape of unknown rank or extents has no hash, so its plan is not cached.
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
@@ -412,8 +410,8 @@ class Adapter(ABC):
         return resolve(spec, *signatures)
 
     def signature(self, x: Array) -> Signature:
-        """What can be known of a tensor without reading it."""
-        if isinstance(x, np.ndarray):  # an array that is no tensor here, see `_as_tensor`
+        """The shape and dtype of a tensor, known without reading its values."""
+        if isinstance(x, np.ndarray):  # left as it is by `_as_tensor`
             return Signature(x.shape, x.dtype.name)
         return Signature(self.shape(x), self.dtype_name(x.dtype))
 
@@ -425,7 +423,7 @@ class Adapter(ABC):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> bool:
-        """Check the values if they can be read now, and return whether they were."""
+        """Check the values if they can be read now, and return whether that was so."""
         if not self.readable(predictions, targets, sample_weight, mask):
             return False
         self._check(plan, predictions, targets, sample_weight, mask)
@@ -437,41 +435,44 @@ class Adapter(ABC):
 
 
 def _foreign_element(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
-    """The first element of a nested list that is no number, in a tuple.
+    """Return ``(element,)`` for the first element that NumPy must not read; () if there is none.
 
-    Without this check, numpy.asarray would silently copy tensors from any device and detach them
-    from their gradients.
+    The list may be nested. Without this check, numpy.asarray would silently copy tensors from any
+    device and detach them from their gradients.
     """
-    # Level by level, because that is several times as fast as element by element, and most lists
-    # hold only numbers.
+    # Look at each level of nesting at once, because that is several times as fast as element by
+    # element, and most lists hold only numbers.
     level: Any = x
-    kinds = set(map(type, level))
-    while kinds and kinds <= _LISTS:
+    types = set(map(type, level))
+    while types and types <= _LISTS:
         level = list(chain.from_iterable(level))
-        kinds = set(map(type, level))
-    if kinds <= _NUMBERS:
+        types = set(map(type, level))
+    if types <= _NUMBERS:
         return ()
     for element in x:
         if isinstance(element, list | tuple):
-            found = _foreign_element(element)
-            if found:
-                return found
+            inner = _foreign_element(element)
+            if inner:
+                return inner
         elif not isinstance(element, _IN_LISTS):
             return (element,)
     return ()
 
 
 def _refuse_in_list(name: str, element: Any) -> NoReturn:
-    what = _class_of(element)
+    class_name = _class_of(element)
     try:
         owner = backend_of(element, name)
     except UnknownTensorError:
         msg = (
-            f"{name} is a list that holds a {what}, which is no number; pass numbers, or one array "
-            "of them."
+            f"{name} is a list that holds a {class_name}, which is no number; pass numbers, or one "
+            "array of them."
         )
         raise UnknownTensorError(msg) from None
-    msg = f"{name} is a list of tensors (a {what}, of {owner}); stack them into one tensor first."
+    msg = (
+        f"{name} is a list of tensors (a {class_name}, of {owner}); stack them into one tensor "
+        "first."
+    )
     raise UnknownTensorError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Checks of what fields are given: each takes a name and a value, and returns the canonical value.
+"""Checks of field values: each takes a field's name and a value, and returns the canonical value.
 
 A check raises `SpecTypeError` for a value of the wrong type and `SpecValueError` for one that is
 out of range. The message starts with the name.
@@ -15,18 +15,18 @@ from typing import Any
 from unifiedloss.errors import SpecTypeError, SpecValueError
 
 Check = Callable[[str, Any], Any]
-"""The canonical value of a field, from its name and the value given."""
+"""Takes a field's name and the value given for it; returns the canonical value."""
 
 _INT64 = range(-(2**63), 2**63)
 
 
 def optional(check: Check) -> Check:
-    """Admit None beside what a check admits."""
+    """Admit None, and every value that `check` admits."""
     return lambda name, value: None if value is None else check(name, value)
 
 
 def boolean(name: str, value: object) -> bool:
-    """True or False; 0 and 1 are numbers."""
+    """Admit True and False, but not 0 and 1."""
     if not isinstance(value, bool):
         msg = f"{name} must be True or False, got {_typed(value)}."
         raise SpecTypeError(msg)
@@ -34,7 +34,7 @@ def boolean(name: str, value: object) -> bool:
 
 
 def one_of(*choices: str) -> Check:
-    """Admit these strings."""
+    """Admit one of these strings."""
     listed = ", ".join(map(repr, choices))
 
     def check(name: str, value: object) -> str:
@@ -50,46 +50,46 @@ def one_of(*choices: str) -> Check:
 
 
 def number(name: str, value: object) -> float:
-    """A finite number, out of any library's scalar."""
+    """A finite float, from a number or from a scalar of any library."""
     value = value if isinstance(value, Real) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         msg = f"{name} must be a number, got {_typed(value)}."
         raise SpecTypeError(msg)
     try:
-        found = float(value)
+        result = float(value)
     except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
+        result = math.inf
+    if not math.isfinite(result):
         msg = f"{name} must be finite, got {value!r}."
         raise SpecValueError(msg)
-    return found + 0.0  # -0.0 becomes 0.0: equal specs print alike
+    return result + 0.0  # -0.0 becomes 0.0, so that equal specs print the same
 
 
 def non_negative(name: str, value: object) -> float:
     """A number from 0 up."""
-    found = number(name, value)
-    if found < 0.0:
+    result = number(name, value)
+    if result < 0.0:
         msg = f"{name} must not be negative, got {value!r}."
         raise SpecValueError(msg)
-    return found
+    return result
 
 
 def positive(name: str, value: object) -> float:
     """A number above 0."""
-    found = number(name, value)
-    if found <= 0.0:
+    result = number(name, value)
+    if result <= 0.0:
         msg = f"{name} must be positive, got {value!r}."
         raise SpecValueError(msg)
-    return found
+    return result
 
 
 def unit_interval(name: str, value: object) -> float:
     """A number in [0, 1]."""
-    found = number(name, value)
-    if not 0.0 <= found <= 1.0:
+    result = number(name, value)
+    if not 0.0 <= result <= 1.0:
         msg = f"{name} must lie in [0, 1], got {value!r}."
         raise SpecValueError(msg)
-    return found
+    return result
 
 
 def clip_bound(*presets: str) -> Check:
@@ -102,20 +102,20 @@ def clip_bound(*presets: str) -> Check:
                 msg = f"{name} must be a number in [0, 0.5) or one of {listed}, got {value!r}."
                 raise SpecValueError(msg)
             return str(value)
-        found = number(name, value)
-        if not 0.0 <= found < 0.5:
+        result = number(name, value)
+        if not 0.0 <= result < 0.5:
             msg = (
                 f"{name} must lie in [0, 0.5), as probabilities are clipped to "
                 f"[{name}, 1 - {name}], got {value!r}."
             )
             raise SpecValueError(msg)
-        return found
+        return result
 
     return check
 
 
 def integer(name: str, value: object) -> int:
-    """A Python int, out of any library's integer."""
+    """A Python int, from an integer or an integer scalar of any library."""
     value = value if isinstance(value, Integral) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         msg = f"{name} must be an int, got {_typed(value)}."
@@ -130,15 +130,15 @@ def axis_if_not_last(name: str, value: object) -> int | None:
 
 
 def labels(name: str, value: object) -> tuple[int, ...] | None:
-    """One int64 label or several, sorted and without duplicates; None where there is none."""
+    """One int64 label or several, sorted and without duplicates; None for an empty sequence."""
     elements = _sequence(name, value)
     elements = [value] if elements is None else elements
-    found = sorted({integer(name, element) for element in elements})
-    for label in found:
+    result = sorted({integer(name, element) for element in elements})
+    for label in result:
         if label not in _INT64:
             msg = f"{name} must fit in int64, as labels are compared as int64, got {label}."
             raise SpecValueError(msg)
-    return tuple(found) or None
+    return tuple(result) or None
 
 
 def weights(name: str, value: object) -> tuple[float, ...]:
@@ -192,9 +192,9 @@ def _empty(name: str) -> str:
 
 
 def _scalar(value: Any) -> object:
-    """The Python number in a tensor without axes, of any framework; anything else as it is."""
-    # TensorFlow's tensors have no `item`, but the NumPy arrays that they give do. A traced tensor
-    # has no value to give.
+    """The Python number that a tensor of rank 0 holds; any other value is returned as it is."""
+    # TensorFlow's tensors have no `item`, but their NumPy arrays do. A traced tensor has no value
+    # yet, and raises.
     try:
         if value.shape == ():
             return (value if hasattr(value, "item") else value.numpy()).item()

@@ -1,12 +1,12 @@
-"""What one evaluation of a plan works with, and the steps that all losses share.
+"""The steps of an evaluation that all losses share, and the values they exchange.
 
 An evaluation selects the positions that count, computes their losses (`unifiedloss.positions`),
-weighs them, and reduces them. No framework's own mean or weighting takes part, because no two of
-them divide by the same number.
+weighs them, and reduces them. It uses no mean and no weighting of a framework, because no two
+frameworks divide by the same number.
 
-Masking is by *double select*: values that must not be read are replaced before they are computed
-with, and the results are replaced again. Multiplying by 0, or masking afterwards alone, would let a
-NaN through into the gradient (jax-ml/jax#17070, tensorflow#11756).
+Masking is a *double select*: values that must not be read are replaced by harmless ones before the
+computation, and the results are replaced afterwards. Multiplying by 0, or masking only afterwards,
+would let a NaN through into the gradient (jax-ml/jax#17070, tensorflow#11756).
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ INFINITY = math.inf
 class Selection(NamedTuple):
     """Which positions count, decided before any prediction is read.
 
-    The tensors are not broadcast to full shape. None means all positions, or none.
+    The tensors need not have the shape of the positions, but broadcast to it.
 
     Attributes:
-        present: the positions that are not dropped.
-        kept: the positions that are neither dropped nor zero-weighted.
-        weight: the sample weights, times the static weights of elements.
-        poisoned: the positions whose weight is NaN or a bad value; None where it does not matter.
+        present: which positions are not dropped; None for all.
+        kept: which positions are neither dropped nor zero-weighted; None for all.
+        weight: the sample weights times the element weights; None where each is 1.
+        poisoned: which positions have a weight that must make their gradients NaN, because it is
+            NaN or a bad value; None for none.
     """
 
     present: Array | None = None
@@ -47,7 +48,7 @@ class Positions(NamedTuple):
     Attributes:
         losses: l_i.
         weights: W_i without the sample weight; None where each is 1.
-        bad: which positions hold a bad value; None where nothing was looked for.
+        bad: which positions hold a bad value; None if no check was needed.
     """
 
     losses: Array
@@ -56,13 +57,13 @@ class Positions(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a reduction needs to know of the positions.
+    """The weighted losses of all positions, and the tensors that the divisor is computed from.
 
     Attributes:
         losses: sample_weight_i * l_i, +0 at positions that are dropped or zero-weighted.
-        weights: W_i, or None where every W_i is 1.
-        present: which positions are not dropped, or None for all.
-        kept: which are neither dropped nor of sample weight 0, or None for all.
+        weights: W_i; None where each is 1.
+        present: which positions are not dropped; None for all.
+        kept: which positions are neither dropped nor zero-weighted; None for all.
     """
 
     losses: Array
@@ -72,13 +73,13 @@ class Terms(NamedTuple):
 
 
 class Evaluator:
-    """One plan, and the operations of the framework that carries it out.
+    """Evaluates one plan with the operations of one framework.
 
     Attributes:
         ops: the framework's array operations.
         kernels: the framework's loss kernels.
         plan: from `unifiedloss.plan.resolve`.
-        checked: bad values have been looked for and there are none, so no position needs to be
+        checked: whether the values were checked and none is bad, so that no position needs to be
             poisoned with NaN.
     """
 
@@ -90,18 +91,19 @@ class Evaluator:
     # ---------------------------------------------------------------------- select positions
 
     def select(self, inputs: Inputs) -> Selection:
-        """Which positions count; predictions and targets are in the dtypes computed with."""
+        """Select the positions that count. Predictions have the compute dtype already."""
         ops, plan = self.ops, self.plan
         predictions, targets, sample_weight, mask = inputs
-        nothing = mask is None and sample_weight is None and plan.element_weights is None
-        if nothing and not plan.ignored_labels:
+        unweighted = sample_weight is None and plan.element_weights is None
+        if unweighted and mask is None and not plan.ignored_labels:
             return Selection()
-        # Any tensor with one axis per position axis tells the rank to align to.
+        # Masks and weights are aligned to the rank of this tensor, which has one axis per axis of
+        # the positions.
         reference = targets if plan.kind != "dense" else ops.sum_axis(predictions, self.axis)
         present = None if mask is None else ops.align(mask, reference)
         for label in plan.ignored_labels:
-            other = ~ops.equal(targets, label)
-            present = other if present is None else present & other
+            differs = ~ops.equal(targets, label)
+            present = differs if present is None else present & differs
         weight = None
         if sample_weight is not None:
             weight = ops.align(ops.cast(sample_weight, plan.compute_dtype), reference)
@@ -119,13 +121,13 @@ class Evaluator:
         if plan.kind != "regression" and not plan.from_logits:
             # A loss of probabilities may leave entries unread, so the product with a NaN weight
             # does not reach their gradients. From logits, and for squared errors, it does.
-            unknown = ~((weight < 0) | (weight >= 0))
-            poisoned = unknown if poisoned is None else poisoned | unknown
+            is_nan = ~((weight < 0) | (weight >= 0))
+            poisoned = is_nan if poisoned is None else poisoned | is_nan
         return Selection(present, kept, weight, None if poisoned is None else poisoned & kept)
 
     @property
     def divides_by_weights(self) -> bool:
-        """Whether the mean divides by the sum of the weights, wherever there are any."""
+        """Whether the loss is a mean whose divisor is the sum of the weights, if there are any."""
         return self.plan.spec.reduction == "mean" and self.plan.divisor == "weights"
 
     @property
@@ -135,17 +137,17 @@ class Evaluator:
         return self.plan.axis
 
     def replace(self, kept: Array | None, x: Array, value: float, axis: int | None = None) -> Array:
-        """`x` with a harmless value wherever the position is not kept."""
+        """Replace the entries of positions that are not kept by a harmless value."""
         if kept is None:
             return x
         return self.ops.where(kept if axis is None else self.ops.expand(kept, axis), x, value)
 
     # ----------------------------------------------------------------------- weigh positions
 
-    def weigh(self, found: Positions, selection: Selection) -> Terms:
-        """The terms of a reduction: losses times sample weights, NaN at bad positions."""
+    def weigh(self, positions: Positions, selection: Selection) -> Terms:
+        """Multiply losses by sample weights; bad positions become NaN, those not kept 0."""
         ops, plan = self.ops, self.plan
-        losses, weights, bad = found
+        losses, weights, bad = positions
         if plan.scale != 1.0:
             losses = losses * plan.scale
         if selection.weight is not None:
@@ -174,7 +176,7 @@ class Evaluator:
     # ---------------------------------------------------------------------- reduce positions
 
     def reduce(self, terms: Terms) -> Array:
-        """The terms, reduced as the spec says, in the result dtype."""
+        """Reduce the terms as the spec says, and cast to the result dtype."""
         ops, plan = self.ops, self.plan
         if plan.spec.reduction == "none":
             losses = terms.losses
@@ -183,15 +185,15 @@ class Evaluator:
             return ops.cast(losses, plan.result_dtype)
         total = ops.sum(terms.losses)
         if plan.spec.reduction == "mean":
-            # An average over the last axis would divide the sum, and the divisor, which counts
-            # elements, by the same number.
+            # The mean needs no division by the number of averaged elements: the divisor counts
+            # elements too, so that number cancels.
             total = self._mean(terms, total)
         elif plan.average_last_axis:
             total = total / self.averaged_over(terms)
         return ops.cast(total, plan.result_dtype)
 
     def _mean(self, terms: Terms, total: Array) -> Array:
-        """The sum over the divisor: the one place where a mean is taken."""
+        """Divide the sum by the divisor. Every mean is taken here."""
         fill = 0.0 if self.plan.spec.on_empty == "zero" else NAN
         count = self.divisor(terms)
         if isinstance(count, int):
@@ -200,7 +202,7 @@ class Evaluator:
         return self.ops.where(~empty, total / self.ops.where(~empty, count, 1.0), fill)
 
     def divisor(self, terms: Terms) -> Array | int:
-        """What the mean divides by; a Python int where it is known without reading a value."""
+        """The divisor of the mean; a Python int if it is known without reading a value."""
         ops, plan = self.ops, self.plan
         rule, dtype = plan.divisor, plan.compute_dtype
         if rule == "weights" and terms.weights is not None:
@@ -231,18 +233,19 @@ class Evaluator:
         return self.ops.constant(value, self.plan.compute_dtype, reference)
 
     def product(self, x: Array, y: Array) -> Array:
-        """x y, raised to the smallest normal number where it underflows.
+        """Return x * y, which is 0 where a factor is 0 and nowhere else.
 
-        So it is 0 where a factor is 0, and nowhere else.
+        Where the product underflows, the smallest normal number is added to it.
         """
         ops = self.ops
         tiny = FORMATS[self.plan.compute_dtype].tiny
-        small = x * y
-        lost = (small < tiny) & (small > -tiny) & ~ops.equal(x, 0) & ~ops.equal(y, 0)
-        return small + ops.where(lost, self.scalar(tiny, small), 0.0)
+        product = x * y
+        is_small = (product < tiny) & (product > -tiny)
+        underflows = is_small & ~ops.equal(x, 0) & ~ops.equal(y, 0)
+        return product + ops.where(underflows, self.scalar(tiny, product), 0.0)
 
     def multiply_no_nan(self, weight: Array, cost: Array) -> Array:
         """weight * cost with 0 * inf = 0, in value and gradient: 0 log 0 = 0."""
         ops = self.ops
-        lost = ops.equal(weight, 0) & ops.equal(cost, INFINITY)
-        return weight * ops.where(~lost, cost, 0.0)
+        undefined = ops.equal(weight, 0) & ops.equal(cost, INFINITY)
+        return weight * ops.where(~undefined, cost, 0.0)

@@ -19,22 +19,22 @@ from unifiedloss.suggestion import suggestion
 from unifiedloss.text import Text
 
 Sentence = str | Mapping[Any, Text | str] | Callable[[Any], Text]
-"""What a field means: one text, a text for each value, or a function of the record."""
+"""What a field means: one text, one text for each value, or a function of the record."""
 
 _WIDTH = 92
-"""Columns of a generated docstring."""
+"""Columns of the generated part of a docstring."""
 
 
 class Declaration(NamedTuple):
-    """One field.
+    """The declaration of one field.
 
     Attributes:
-        default: the value of a record that is made without this field.
-        check: returns the canonical value, or raises.
+        default: the value of the field if none is given.
+        check: returns the canonical value of a given one, or raises.
         sentence: what the field means at its value, without a full stop.
-        doc: what the field means, for the docstring. Default: the sentence, or all of them.
-        since: the version of the serialization that first had this field.
-        late_values: values that a later version added, with that version.
+        doc: what the field means, for the docstring. None: the sentence, or those of all values.
+        since: the serialization version that added this field.
+        late_values: values that a later serialization version added, with that version.
         group: "common", or "ported" for fields that only losses of other libraries need.
     """
 
@@ -53,18 +53,20 @@ class Declaration(NamedTuple):
         if isinstance(self.sentence, str):
             return f"{self.sentence}."
         assert isinstance(self.sentence, Mapping)
-        shown = [(f'"{x}"' if isinstance(x, str) else x, what) for x, what in self.sentence.items()]
-        return " ".join(f"{value}: {what}." for value, what in shown)
+        return " ".join(
+            f'"{value}": {meaning}.' if isinstance(value, str) else f"{value}: {meaning}."
+            for value, meaning in self.sentence.items()
+        )
 
     def meaning(self, record: Any, value: Any) -> Text:
-        """What the field means at its value, as `explain` says it."""
+        """What the field means at this value, as `explain` prints it."""
         if callable(self.sentence):
             return self.sentence(record)
         meaning = self.sentence if isinstance(self.sentence, str) else self.sentence[value]
         return Text.of(meaning)
 
     def version_of(self, value: Any) -> int:
-        """The version of the serialization that knows the field with this value."""
+        """The lowest serialization version that has the field and this value."""
         late = self.late_values.get(value, 1) if isinstance(value, str) else 1
         return max(self.since, late)
 
@@ -85,9 +87,9 @@ def field(
 
 
 class _Doc:
-    """The docstring of a record, completed when it is asked for.
+    """Descriptor: the docstring of a record's class, with its fields filled in on access.
 
-    Describing the fields of all losses takes a millisecond, which an import need not pay.
+    It is not built at import, because describing the fields of all losses takes a millisecond.
     """
 
     def __init__(self, text: str) -> None:
@@ -99,7 +101,10 @@ class _Doc:
 
 
 class _Signature:
-    """The signature of a record's class. That of an instance is the signature of its call."""
+    """Descriptor: the signature of a record's class.
+
+    An instance has None here, so `inspect` reports the signature of its `__call__`.
+    """
 
     def __get__(self, instance: object, cls: type[Record]) -> inspect.Signature | None:
         return None if instance is not None else inspect.Signature(parameters(cls))
@@ -107,10 +112,10 @@ class _Signature:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
-    """The base of values with declared fields.
+    """Base class of frozen values with declared fields.
 
-    Two records are equal when they are of one class and all their canonical fields are equal. The
-    docstring of a subclass says ``{fields}`` where the fields are to be described.
+    Two records are equal when they have the same class and all their canonical fields are equal. In
+    the docstring of a subclass, ``{fields}`` stands for the descriptions of its fields.
     """
 
     declarations: ClassVar[Mapping[str, Declaration]] = {}
@@ -118,7 +123,7 @@ class Record:
     fields last."""
 
     written_order: ClassVar[tuple[str, ...]] = ()
-    """The order in which `changed` has these fields; others follow as they are declared."""
+    """`changed` lists these fields first, in this order. The others follow as they are declared."""
 
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)(cls)
@@ -139,14 +144,14 @@ class Record:
                 value = declaration.check(name, given[name])
             object.__setattr__(self, name, value)
             values.append(value)
-        # A tuple of 32,000 class weights takes 0.4 ms to hash, and a spec is a key of a cache at
-        # every call, so the hash is computed once.
+        # Hash once, because every call looks the spec up in a cache, and hashing a tuple of 32,000
+        # class weights takes 0.4 ms.
         object.__setattr__(self, "_values", tuple(values))
         object.__setattr__(self, "_hash", hash((type(self).__name__, tuple(values))))
         self._check_together()
 
     def _check_together(self) -> None:
-        """Refuse fields that exclude each other. Overridden where there are such fields."""
+        """Refuse fields that exclude each other. Override it in a class that has such fields."""
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined,no-any-return]
@@ -167,7 +172,7 @@ class Record:
         return rebuild, (type(self), self.changed())
 
     def changed(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
+        """The fields that differ from their defaults, by name."""
         names = dict.fromkeys((*self.written_order, *self.declarations))
         return {
             name: getattr(self, name)
@@ -176,7 +181,7 @@ class Record:
         }
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated anew.
+        """Return a copy with some fields changed. All fields are validated again.
 
         Args:
             changes: the fields, by name.
@@ -189,12 +194,12 @@ class Record:
 
 
 def rebuild(cls: type[Record], changed: dict[str, Any]) -> Record:
-    """The record of a pickle."""
+    """Make a record from its class and changed fields. Pickles name this function."""
     return cls(**changed)
 
 
 def fields_and_hint(cls: type[Record], unknown: str) -> str:
-    """The fields of a record, for a message about a name that is none of them."""
+    """List the fields of a record and a hint, for the message about an unknown field."""
     known = list(cls.declarations)
     if unknown in ("sample_weight", "mask"):
         hint = f" {unknown} is given to the call, beside the targets."
@@ -204,19 +209,22 @@ def fields_and_hint(cls: type[Record], unknown: str) -> str:
 
 
 def _ordered(cls: type[Record]) -> dict[str, Declaration]:
-    """The declarations of a class and its bases, in the order of `Record.declarations`."""
-    # A field that a subclass declares anew keeps the place that its base gave it.
+    """Collect the declarations of a class and its bases, in the order of `Record.declarations`."""
+    # A field that a subclass declares again keeps the place that its base gave it.
     places = {
         name: (depth, place)
         for depth, base in enumerate(cls.__mro__)
         for place, name in enumerate(vars(base).get("__annotations__", ()))
     }
-    found = {
+    declarations = {
         declared.name: declared.metadata["declaration"]
         for declared in dataclasses.fields(cls)  # type: ignore[arg-type]
     }
-    names = sorted(found, key=lambda name: (found[name].group == "ported", places[name]))
-    return {name: found[name] for name in names}
+
+    def order(name: str) -> tuple[bool, tuple[int, int]]:
+        return declarations[name].group == "ported", places[name]
+
+    return {name: declarations[name] for name in sorted(declarations, key=order)}
 
 
 def parameters(cls: type[Record]) -> list[inspect.Parameter]:
@@ -229,7 +237,7 @@ def parameters(cls: type[Record]) -> list[inspect.Parameter]:
 
 
 def described(declarations: Mapping[str, Declaration]) -> str:
-    """The declared fields as entries of a docstring's section "Args:"."""
+    """Describe the declared fields as entries of a docstring's section "Args:"."""
     return "\n".join(
         textwrap.fill(
             f"{name}: {declaration.described()}",

@@ -1,7 +1,7 @@
-"""The losses as functions: each builds its spec from keywords and calls it.
+"""The losses as functions: each builds a spec from its keywords and evaluates it.
 
-The keywords are the fields of the spec. Their signatures, types and descriptions are written into
-`functional.pyi` by ``make stubs``.
+The keywords are the fields of the spec. ``make stubs`` writes the signatures, types and docstrings
+of these functions into `functional.pyi`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _TENSORS = [
         ("mask", inspect.Parameter.KEYWORD_ONLY, None),
     )
 ]
-"""The parameters that all losses have."""
+"""The parameters that all these functions have."""
 
 _specs: dict[tuple[Any, ...], Any] = {}
 _MAX_SPECS = 1024
 
-_DOC = """Evaluate a `{cls}` with these fields; its formula and rules stand there.
+_DOC = """Evaluate a `{cls}` with these fields; see there for formula and rules.
 
 Args:
     predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -53,8 +53,8 @@ Args:
     {fields}: see `{cls}`.
 
 Returns:
-    The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-    under "none"; a tensor of the predictions' framework.
+    The loss in nats (squared units for the squared error), a tensor of the predictions'
+    framework: a scalar under "mean" and "sum", one number per position under "none".
 
 Raises:
     SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -64,17 +64,17 @@ Raises:
 
 
 def _spec(cls: type[Loss], fields: dict[str, Any]) -> Any:
-    """The spec with these fields, remembered where every field is a scalar.
+    """Return the spec with these fields, from a cache if every field is a scalar.
 
-    The key holds the types as well: 1, 1.0 and True are equal, and only one of them is a bool.
-    Sequences are not remembered, because the key would not tell the types of their elements. (Not
-    functools.lru_cache, which torch.compile does not trace without a warning.)
+    The key also holds the types, because 1, 1.0 and True are equal, but only one of them is a bool.
+    Specs with sequences are not cached, because the key does not hold the types of their elements.
+    functools.lru_cache would do the same, but torch.compile warns when it traces it.
     """
     values = tuple(fields.values())
     key = (cls, tuple(fields), values, tuple(map(type, values)))
     try:
         return _specs[key]
-    except (KeyError, TypeError):  # not yet remembered, or not hashable
+    except (KeyError, TypeError):  # not in the cache, or not hashable
         spec = cls(**fields)
     if all(value is None or isinstance(value, str | int | float) for value in values):
         if len(_specs) >= _MAX_SPECS:
@@ -84,7 +84,7 @@ def _spec(cls: type[Loss], fields: dict[str, Any]) -> Any:
 
 
 def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
-    """The function that builds a spec of this class and calls it."""
+    """Make the function that builds a spec of this class and evaluates it."""
 
     @no_autograph
     def function(
@@ -121,16 +121,16 @@ def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT: ...
 def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
 @no_autograph
 def softmax(logits: Any, *, axis: int | None = None) -> Any:
-    r"""The probabilities of logits, $p_c = e^{z_c} / \sum_j e^{z_j}$.
+    r"""Compute the probabilities of logits, $p_c = e^{z_c} / \sum_j e^{z_j}$.
 
     Args:
         logits: floating tensor of any known framework, at least one axis.
-        axis: the class axis. None: the last one where there are at most 2 axes; from 3 axes up it
-            must be named.
+        axis: the class axis. None: the last one, for at most 2 axes; with 3 or more axes it must
+            be named.
 
     Returns:
         Probabilities of the shape and dtype of the logits. Half types are computed in float32 and
-        rounded once. Results below the smallest normal number of the compute dtype are 0, since
+        rounded once. Results below the smallest normal number of the compute dtype are 0, because
         TensorFlow and JAX would read them as 0.
 
     Raises:
@@ -146,30 +146,30 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
 def check(
     spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
 ) -> None:
-    """Read the values, on whichever device they are, and raise for the first bad one.
+    """Read the values, on any device, and raise for the first bad one.
 
-    In eager mode on the CPU every call of a loss does this by itself. Under tracing and on
-    accelerators, where reading would mean waiting, a bad value gives NaN instead; this function
-    finds the place.
+    In eager mode on the CPU every call of a loss does this already. Under tracing the values cannot
+    be read, and on accelerators reading would block, so a bad value gives NaN there. This function
+    then reports its position.
 
     Args:
-        spec: the loss the tensors are meant for; what `Loss.to` made of one is read as it.
+        spec: the loss the tensors are meant for, or an object that `Loss.to` returned.
         predictions: tensor, as for the loss; so are `targets`, `sample_weight` and `mask`.
         targets: tensor.
         sample_weight: number per position.
         mask: bool per position.
 
     Raises:
-        BadValueError: naming position and value.
-        EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
+        BadValueError: a value is bad. The message names its position.
+        EmptyMeanError: the mean's divisor is 0, under ``on_empty="error"``.
         ShapeError, DTypeError: the tensors do not fit.
         SpecTypeError: `spec` is no spec.
     """
-    spec = getattr(spec, "spec", spec)  # what `Loss.to` made
+    spec = getattr(spec, "spec", spec)  # an object that `Loss.to` returned has one
     if not isinstance(spec, Loss):
         msg = (
             f"spec must be a spec, such as ul.CrossEntropyLoss(from_logits=True), got {spec!r} of "
-            f"type {type(spec).__name__}; ul.from_native makes one of a loss of another library."
+            f"type {type(spec).__name__}; ul.from_native converts a loss of another library."
         )
         raise SpecTypeError(msg)
     adapter = registry.adapter_for(predictions, targets, sample_weight, mask)

@@ -38,7 +38,7 @@ def cross_entropy_loss(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Evaluate a `CrossEntropyLoss` with these fields; its formula and rules stand there.
+    r"""Evaluate a `CrossEntropyLoss` with these fields; see there for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -49,19 +49,19 @@ def cross_entropy_loss(
         mask: bool per position, aligned the same way; False drops the position.
         from_logits: False: predictions are probabilities. True: softmax is part of the loss.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the
-            gradient is 0 where it clips. Only with ``from_logits=False``. "keras": 1e-7, both
-            bounds rounded to the predictions' dtype, as Keras has them. "sklearn": the distance
+            gradient is 0 where it clips. Only with ``from_logits=False``. "keras": 1e-7, with
+            both bounds rounded to the predictions' dtype, as in Keras. "sklearn": the distance
             from 1 to the next larger number of the predictions' dtype.
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.
         axis: the class axis. None: the last one where predictions have at most 2 axes; from 3
-            axes up it must be named, since torch uses 1 and the others -1, and a square shape
-            would hide the mistake.
+            axes up it must be named, because torch uses 1 and the others -1, and a square shape
+            would hide a mistake.
         class_weights: one non-negative number w_c per class. Numbers below the smallest normal
-            one of the compute dtype count as 0, here and in `pos_weight`, shares of smoothing,
-            target entries of the cross-entropies and sample weights.
-        ignore_index: an int or several; positions with that label are dropped. Index targets
-            only: with dense targets a negative one has no effect, and one in 0..K-1 is an
-            error.
+            one of the compute dtype count as 0 here, and also in `pos_weight`, smoothing
+            shares, targets of the cross-entropies and sample weights.
+        ignore_index: one or several ints; positions with these labels are dropped. Only for
+            class indices: with dense targets a negative one has no effect, and one in 0..K-1 is
+            an error.
         reduction: "mean", "sum", or "none" for the per-position losses.
         divisor: what the mean divides by. "weights": the sum of the weights W_i, which are
             sample_weight_i, times $\sum_c w_c t_{ic}$ where class weights are given. "present":
@@ -74,19 +74,20 @@ def cross_entropy_loss(
             of the exact result. "exact": every loss and every element of the gradient is
             correctly rounded, the same bits in every backend.
         renormalize: None, or predictions are non-negative numbers that are divided by their sum
-            over the classes: "before_clip" or "after_clip" (of the numbers as they are). Only
-            with an `epsilon`.
+            over the classes, "before_clip" or "after_clip". Under "after_clip" the predictions
+            are clipped as they are, then divided by the sum of the clipped numbers. Only with
+            an `epsilon`.
         class_weighting: what class weights multiply. "entries": the entries of the smoothed
             target, as above. "position": the whole loss of a position, by $\sum_c w_c t_c$, so
-            that $\tau_{ic} = t'_{ic} \sum_k w_k t_{ik}$; the class weights that ``fit`` of
-            Keras takes. The weight W_i is the same in both.
+            that $\tau_{ic} = t'_{ic} \sum_k w_k t_{ik}$, as for ``class_weight`` of Keras'
+            ``fit``. W_i is the same in both cases.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are read in this dtype, and so is the loss returned. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -138,7 +139,7 @@ def binary_cross_entropy_loss(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Evaluate a `BinaryCrossEntropyLoss` with these fields; its formula and rules stand there.
+    r"""Evaluate a `BinaryCrossEntropyLoss` with these fields; see there for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -151,39 +152,40 @@ def binary_cross_entropy_loss(
             loss.
         epsilon: probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the
             gradient is 0 where it clips. Only with ``from_logits=False``. "keras" and
-            "sklearn": as for `CrossEntropyLoss`. "torch": no probability is clipped, but no
-            logarithm is below -100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$,
-            with $10^{-12}$ as float32 has it, which is not the derivative of that; it is what
-            ``torch.nn.BCELoss`` has.
+            "sklearn": as for `CrossEntropyLoss`. "torch": as in ``torch.nn.BCELoss``,
+            logarithms are clamped at -100, and the gradient is $(p - t') / \max(p (1 - p),
+            10^{-12})$, with $10^{-12}$ in float32; this is not the derivative of the clamped
+            loss.
         pos_weight: the factor q of the positive term: a number, or one per entry of `axis`. It
             never counts in the divisor. Not with ``epsilon="torch"``.
-        axis: the axis that several pos_weight run along. None: the last one.
+        axis: the axis along which a vector `pos_weight` runs. None: the last one.
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the 2 answers.
         reduction: "mean", "sum", or "none" for the per-position losses.
-        divisor: what the mean divides by. "weights": the sum of the weights W_i, products of
-            sample and element weights. "present": the number of positions not dropped.
-            "nonzero": the number of those whose weight is not 0. "all": the number of all
-            positions.
+        divisor: what the mean divides by. "weights": the sum of the weights W_i = sample weight
+            times element weight. "present": the number of positions not dropped. "nonzero": the
+            number of those whose weight is not 0. "all": the number of all positions.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
             tracing). Its gradient is 0.
         rounding: "native": computed with the framework's own operations, within a derived bound
             of the exact result. "exact": every loss and every element of the gradient is
             correctly rounded, the same bits in every backend.
         epsilon_added: whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and
-            $-\log(1 - p + \epsilon)$, instead of clipping to it. Needs a number as `epsilon`.
-        element_weights: None, or non-negative numbers that multiply the losses of elements, an
-            array of at most the predictions' rank, aligned to their *last* axes; an extent of 1
-            is repeated. They count in W_i, as sample weights do.
-        average_last_axis: whether the losses along the last axis are averaged, weighted by
-            `element_weights` and divided by their number, to one loss per position; positions
-            are then the predictions' shape without it, of at least one axis.
+            $-\log(1 - p + \epsilon)$, instead of being a bound. Only with a number as
+            `epsilon`.
+        element_weights: None, or non-negative numbers that multiply the losses of elements: an
+            array that broadcasts to the predictions, aligned to their *last* axes. They count
+            in W_i, as sample weights do.
+        average_last_axis: whether the losses along the last axis, multiplied by
+            `element_weights`, are added and divided by their number, which leaves one loss per
+            position. Positions then have the predictions' shape without that axis; at least one
+            axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are read in this dtype, and so is the loss returned. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -229,7 +231,7 @@ def mean_squared_error(
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
 ) -> TensorT:
-    r"""Evaluate a `MeanSquaredError` with these fields; its formula and rules stand there.
+    r"""Evaluate a `MeanSquaredError` with these fields; see there for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -239,28 +241,28 @@ def mean_squared_error(
             that shape.
         mask: bool per position, aligned the same way; False drops the position.
         reduction: "mean", "sum", or "none" for the per-position losses.
-        divisor: what the mean divides by. "weights": the sum of the weights W_i, products of
-            sample and element weights. "present": the number of positions not dropped.
-            "nonzero": the number of those whose weight is not 0. "all": the number of all
-            positions.
+        divisor: what the mean divides by. "weights": the sum of the weights W_i = sample weight
+            times element weight. "present": the number of positions not dropped. "nonzero": the
+            number of those whose weight is not 0. "all": the number of all positions.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
             tracing). Its gradient is 0.
         rounding: "native": computed with the framework's own operations, within a derived bound
             of the exact result. "exact": every loss and every element of the gradient is
             correctly rounded, the same bits in every backend.
-        element_weights: None, or non-negative numbers that multiply the losses of elements, an
-            array of at most the predictions' rank, aligned to their *last* axes; an extent of 1
-            is repeated. They count in W_i, as sample weights do.
-        average_last_axis: whether the losses along the last axis are averaged, weighted by
-            `element_weights` and divided by their number, to one loss per position; positions
-            are then the predictions' shape without it, of at least one axis.
+        element_weights: None, or non-negative numbers that multiply the losses of elements: an
+            array that broadcasts to the predictions, aligned to their *last* axes. They count
+            in W_i, as sample weights do.
+        average_last_axis: whether the losses along the last axis, multiplied by
+            `element_weights`, are added and divided by their number, which leaves one loss per
+            position. Positions then have the predictions' shape without that axis; at least one
+            axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are read in this dtype, and so is the loss returned. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -299,7 +301,7 @@ def negative_log_likelihood_loss(
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
 ) -> TensorT:
-    r"""Evaluate a `NegativeLogLikelihoodLoss` with these fields; its formula and rules stand there.
+    r"""Evaluate a `NegativeLogLikelihoodLoss` with these fields; see there for formula and rules.
 
     Args:
         predictions: floating tensor of any known framework; a Python number or list is read as a
@@ -309,14 +311,14 @@ def negative_log_likelihood_loss(
             that shape.
         mask: bool per position, aligned the same way; False drops the position.
         axis: the class axis. None: the last one where predictions have at most 2 axes; from 3
-            axes up it must be named, since torch uses 1 and the others -1, and a square shape
-            would hide the mistake.
+            axes up it must be named, because torch uses 1 and the others -1, and a square shape
+            would hide a mistake.
         class_weights: one non-negative number w_c per class. Numbers below the smallest normal
-            one of the compute dtype count as 0, here and in `pos_weight`, shares of smoothing,
-            target entries of the cross-entropies and sample weights.
-        ignore_index: an int or several; positions with that label are dropped. Index targets
-            only: with dense targets a negative one has no effect, and one in 0..K-1 is an
-            error.
+            one of the compute dtype count as 0 here, and also in `pos_weight`, smoothing
+            shares, targets of the cross-entropies and sample weights.
+        ignore_index: one or several ints; positions with these labels are dropped. Only for
+            class indices: with dense targets a negative one has no effect, and one in 0..K-1 is
+            an error.
         reduction: "mean", "sum", or "none" for the per-position losses.
         divisor: what the mean divides by. "weights": the sum of the weights W_i, which are
             sample_weight_i, times $\sum_c w_c t_{ic}$ where class weights are given. "present":
@@ -330,8 +332,8 @@ def negative_log_likelihood_loss(
             correctly rounded, the same bits in every backend.
 
     Returns:
-        The loss, in nats but for a squared error: a scalar under "mean" and "sum", per position
-        under "none"; a tensor of the predictions' framework.
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
 
     Raises:
         SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
@@ -356,16 +358,16 @@ def negative_log_likelihood_loss(
 ) -> Any: ...
 @overload
 def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT:
-    """The probabilities of logits, $p_c = e^{z_c} / \\sum_j e^{z_j}$.
+    """Compute the probabilities of logits, $p_c = e^{z_c} / \\sum_j e^{z_j}$.
 
     Args:
         logits: floating tensor of any known framework, at least one axis.
-        axis: the class axis. None: the last one where there are at most 2 axes; from 3 axes up it
-            must be named.
+        axis: the class axis. None: the last one, for at most 2 axes; with 3 or more axes it must
+            be named.
 
     Returns:
         Probabilities of the shape and dtype of the logits. Half types are computed in float32 and
-        rounded once. Results below the smallest normal number of the compute dtype are 0, since
+        rounded once. Results below the smallest normal number of the compute dtype are 0, because
         TensorFlow and JAX would read them as 0.
 
     Raises:
@@ -379,22 +381,22 @@ def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
 def check(
     spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
 ) -> None:
-    """Read the values, on whichever device they are, and raise for the first bad one.
+    """Read the values, on any device, and raise for the first bad one.
 
-    In eager mode on the CPU every call of a loss does this by itself. Under tracing and on
-    accelerators, where reading would mean waiting, a bad value gives NaN instead; this function
-    finds the place.
+    In eager mode on the CPU every call of a loss does this already. Under tracing the values cannot
+    be read, and on accelerators reading would block, so a bad value gives NaN there. This function
+    then reports its position.
 
     Args:
-        spec: the loss the tensors are meant for; what `Loss.to` made of one is read as it.
+        spec: the loss the tensors are meant for, or an object that `Loss.to` returned.
         predictions: tensor, as for the loss; so are `targets`, `sample_weight` and `mask`.
         targets: tensor.
         sample_weight: number per position.
         mask: bool per position.
 
     Raises:
-        BadValueError: naming position and value.
-        EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
+        BadValueError: a value is bad. The message names its position.
+        EmptyMeanError: the mean's divisor is 0, under ``on_empty="error"``.
         ShapeError, DTypeError: the tensors do not fit.
         SpecTypeError: `spec` is no spec.
     """

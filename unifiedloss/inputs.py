@@ -1,4 +1,4 @@
-"""The types of what a loss is called with."""
+"""Types for the arguments of a loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Shape = tuple[int | None, ...]
 
 
 class Tensor(Protocol):
-    """A tensor of any framework, for the type variable of functions that return what they got."""
+    """A tensor of any framework, as type checkers see it."""
 
     @property
     def shape(self) -> Any:
@@ -22,15 +22,17 @@ class Tensor(Protocol):
 
 
 TensorT = TypeVar("TensorT", bound=Tensor)
+"""The type of the predictions, for functions that return a tensor of the same type."""
+
 Numbers = float | Sequence[Any]
 """Python numbers and (nested) sequences of them, which are read as NumPy arrays."""
 
 
 class Signature(NamedTuple):
-    """What is known of a tensor without reading it.
+    """The shape and dtype of a tensor, known without reading its values.
 
     Attributes:
-        shape: its extents; None where the rank is unknown, under tracing.
+        shape: its extents; None if the rank is unknown under tracing.
         dtype: the name of its dtype.
     """
 

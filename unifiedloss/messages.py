@@ -1,4 +1,4 @@
-"""Messages that more than one place words, so that the words are the same."""
+"""Messages that more than one module raises, so that their wording is the same everywhere."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from unifiedloss.inputs import Shape
 
 
 def describe(shape: Shape | None) -> str:
-    """A shape as messages print it."""
+    """Format a shape for a message."""
     return "of unknown rank" if shape is None else str(tuple(shape))
 
 
 class Message:
-    """What can be wrong with the shapes of a call.
+    """Templates of the messages about the shapes of a call.
 
-    `unifiedloss.shapes` says it of the shapes it knows, and a traced graph of those that it learns
-    when it runs.
+    `unifiedloss.shapes` fills them in for extents that are known at the call, and a traced graph
+    for extents that it learns when it runs.
     """
 
     NO_AXIS = "predictions need a class axis, got a scalar of shape ()."
@@ -67,7 +67,7 @@ class Message:
 
 
 def foreign(argument: str, owner: str, backend: str) -> str:
-    """The message about an argument that belongs to another framework than the call."""
+    """Return the message about an argument of another framework than that of the call."""
     return (
         f"{argument} is a {owner} tensor and the call is carried out by {backend}; one call has "
         f"one framework. Convert {argument} first, or pass it as a NumPy array."

@@ -1,4 +1,4 @@
-"""What an adapter brings: array operations and loss kernels, under one set of names."""
+"""The protocols an adapter implements: array operations and loss kernels."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Protocol
 from unifiedloss.plan import Plan
 
 Array = Any
-"""A tensor of whichever framework the operations belong to."""
+"""A tensor of the adapter's framework."""
 
 
 class Ops(Protocol):
-    """Array operations an adapter brings, each differentiable and traceable.
+    """Array operations that an adapter provides, each differentiable and traceable.
 
     Besides these, tensors must understand ``+ - * /``, ``< <= > >=`` and, where they are bool,
     ``& | ~``. They must also do so with Python numbers, which never change a tensor's dtype.
@@ -21,13 +21,13 @@ class Ops(Protocol):
         """`x` in another dtype, rounded to nearest."""
 
     def cast_labels(self, x: Array) -> Array:
-        """Integer labels as int64, or as the framework's widest signed integer.
+        """Integer labels as int64, or as the widest integer dtype that the framework has.
 
-        No label changes its meaning.
+        A label that is no class index must not become one.
         """
 
     def where(self, condition: Array, x: Array, y: Array | float) -> Array:
-        """`x` where the condition holds, else `y`, broadcast; the dtype of `x`."""
+        """`x` where the condition holds, else `y`, broadcast, in the dtype of `x`."""
 
     def equal(self, x: Array, value: float) -> Array:
         """Whether each element equals the Python number."""
@@ -39,7 +39,7 @@ class Ops(Protocol):
         """log(1 + x), to full relative precision near 0."""
 
     def stop_gradient(self, x: Array) -> Array:
-        """`x`, constant to differentiation."""
+        """`x` as a constant: no gradient flows through it."""
 
     def finite(self, x: Array) -> Array:
         """`x` with infinities replaced by finite numbers of their sign, 2^100 or more in size.
@@ -57,10 +57,10 @@ class Ops(Protocol):
         """Whether any element along an axis is True; the axis disappears."""
 
     def count(self, condition: Array, dtype: str) -> Array:
-        """How many elements are True: counted in integers, then cast."""
+        """The number of True elements, counted in integers and then cast."""
 
     def size(self, x: Array, dtype: str) -> Array:
-        """How many elements `x` has, as a scalar tensor, where that is unknown under tracing."""
+        """The number of elements as a scalar tensor; used if it is unknown under tracing."""
 
     def expand(self, x: Array, axis: int) -> Array:
         """`x` with an axis of length 1 inserted."""
@@ -72,7 +72,7 @@ class Ops(Protocol):
         """`x` repeated to the shape of `reference`."""
 
     def take_class(self, x: Array, index: Array, axis: int) -> Array:
-        """The entry of each position that the index names along the class axis.
+        """For each position, the entry along the class axis that `index` names.
 
         The class axis disappears.
         """
@@ -81,13 +81,13 @@ class Ops(Protocol):
         """A scalar or vector of Python numbers, on the device of `reference`."""
 
     def take(self, vector: Array, index: Array) -> Array:
-        """The entries of a vector that the index names."""
+        """The entries of a vector at these indices."""
 
     def along(self, vector: Array, reference: Array, axis: int) -> Array:
         """A vector shaped so that it broadcasts against `reference` along `axis`."""
 
     def extent(self, x: Array, axis: int, dtype: str) -> Array:
-        """The length of an axis, as a scalar tensor, where it is unknown under tracing."""
+        """The length of an axis as a scalar tensor; used if it is unknown under tracing."""
 
     def shapes_agree(
         self,
@@ -97,20 +97,21 @@ class Ops(Protocol):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> tuple[Array, tuple[Array, Array, Array | None, Array | None]]:
-        """Compare extents the plan could not know.
+        """Compare the extents that were unknown when the plan was made.
 
-        The rules and messages are those of `unifiedloss.shapes`. Only called where the plan says
-        `unchecked`.
+        The rules and messages are those of `unifiedloss.shapes`. It is called only if
+        `plan.unchecked`.
 
         Returns:
-            Whether all extents fit, a bool scalar, and the four tensors. Where the framework can
-            raise an error from inside a program, the tensors depend on the comparison.
+            A bool scalar, whether all extents fit, and the four tensors. If the framework can raise
+            from inside a compiled program, the returned tensors depend on the comparison, so that
+            it runs first.
         """
         raise NotImplementedError
 
 
 class Kernels(Protocol):
-    """Loss kernels an adapter brings. Arguments are in the compute dtype, and labels are valid."""
+    """Loss kernels that an adapter provides, for compute-dtype arguments and valid labels."""
 
     def cross_entropy(self, logits: Array, labels: Array, axis: int) -> Array:
         """log sum exp z - z_y per position."""

@@ -1,4 +1,4 @@
-"""Which backend owns a tensor, told by its type and without importing any framework."""
+"""Find the backend of a tensor from its type, without importing any framework."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _OWNERS = {**dict(zip(BUILT_IN, BUILT_IN, strict=True)), "jaxlib": "jax"}
 """Top-level module of a tensor's type -> backend."""
 
 by_type: dict[type, str] = dict.fromkeys((list, tuple, int, float, bool), "numpy")
-"""The types met so far. A type that no backend owns is not remembered."""
+"""Cache: type of a tensor -> backend. A type that no backend owns is not cached."""
 
 
 def backend_of(x: Any, argument: str = "the argument") -> str:
     """The name of the backend that owns `x`.
 
     Args:
-        x: a tensor, an array, or a Python number or list, which are NumPy's.
-        argument: what an error calls it.
+        x: a tensor, an array, or a Python number or list, which belong to NumPy.
+        argument: the name of `x` in an error message.
 
     Raises:
         UnknownTensorError: no backend owns a tensor of this type.
@@ -53,8 +53,8 @@ def backend_of(x: Any, argument: str = "the argument") -> str:
 
 
 def entry_point(name: str) -> Any:
-    """What another package registered under this name, or None."""
-    # importlib.metadata costs 27 ms to import, so only a call that needs it pays.
+    """The entry point that another package registered under this name, or None."""
+    # Imported here, because importing importlib.metadata takes 27 ms.
     from importlib.metadata import entry_points
 
     return next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)

@@ -1,6 +1,6 @@
-"""Carry out a plan with an adapter's operations: the rules of the spec, written once for all.
+"""Evaluate a plan with an adapter's operations. The rules of the spec are written once, for all.
 
-An adapter brings *ops*, array operations under one set of names, and *kernels*, the framework's own
+An adapter provides *ops*, array operations under one set of names, and *kernels*, the framework's
 loss kernels (`unifiedloss.ops`). This module calls them in order: `terms` selects the positions
 that count, computes their losses and weighs them, and `Evaluator.reduce` sums and divides them.
 """
@@ -16,27 +16,26 @@ __all__ = ["Kernels", "Ops", "evaluate", "softmax", "terms"]
 
 
 def evaluate(e: Evaluator, inputs: Inputs) -> Array:
-    """The loss of a plan, reduced as its spec says.
+    """Compute the loss of a plan, reduced as its spec says.
 
     Args:
-        e: the plan, with the operations that carry it out.
+        e: the plan, and the operations of the framework.
         inputs: tensors as the plan describes them.
     """
     return e.reduce(terms(e, inputs))
 
 
 def terms(e: Evaluator, inputs: Inputs) -> Terms:
-    """The losses and weights of all positions, or of all elements where these are averaged."""
+    """Compute the losses and weights of all positions; of all elements if `average_last_axis`."""
     ops, plan = e.ops, e.plan
     agree = None
     if plan.unchecked:
-        agree, awaited = ops.shapes_agree(plan, *inputs)
-        inputs = Inputs(*awaited)
+        agree, tensors = ops.shapes_agree(plan, *inputs)
+        inputs = Inputs(*tensors)
     predictions = ops.cast(inputs.predictions, plan.compute_dtype)
     targets = ops.cast_labels(inputs.targets) if plan.kind == "index" else inputs.targets
     selection = e.select(Inputs(predictions, targets, inputs.sample_weight, inputs.mask))
-    found = POSITIONS[plan.kind](e, predictions, targets, selection)
-    weighed = e.weigh(found, selection)
+    weighed = e.weigh(POSITIONS[plan.kind](e, predictions, targets, selection), selection)
     if agree is None:
         return weighed
     losses = weighed.losses * ops.where(agree, e.scalar(1.0, weighed.losses), NAN)
@@ -52,11 +51,12 @@ def softmax(
     compute_dtype: str,
     tiny: float,
 ) -> Array:
-    """Softmax in the compute dtype, rounded once to `dtype`.
+    """Compute the softmax in the compute dtype, and round once to `dtype`.
 
     Results below the smallest normal number of the compute dtype are 0.
     """
     probabilities = kernels.softmax(ops.cast(logits, compute_dtype), axis)
-    # Not ~(p < tiny), which TensorFlow's graphs turn into p >= tiny: NaN would become 0.
+    # ~(p < tiny) as the condition would not do, because TensorFlow's graphs turn it into p >= tiny,
+    # and NaN would become 0.
     zero = 0.0 * ops.stop_gradient(probabilities)
     return ops.cast(ops.where(probabilities < tiny, zero, probabilities), dtype)

@@ -1,7 +1,7 @@
 """Join a spec with the shapes and dtypes of one call.
 
-`resolve` returns a `Plan`, which holds everything an adapter has to know. All that can be said of a
-call without reading a value is checked here and nowhere else.
+`resolve` returns a `Plan`, which holds everything an adapter has to know. Whatever can be checked
+without reading a value is checked here and in `unifiedloss.shapes`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ __all__ = [
 ]
 
 MAX_INTEGER_TARGET = 2**53
-"""The largest integer target of the squared error in size: float64 holds every integer up to it."""
+"""The largest magnitude of an integer target, because float64 holds every integer up to it."""
 
 BEYOND_FLOAT64 = frozenset({"int64", "uint64"})
-"""Integer dtypes with numbers past `MAX_INTEGER_TARGET`."""
+"""Integer dtypes that hold numbers beyond `MAX_INTEGER_TARGET`."""
 
 _SMALLEST_EPSILON_ADDED = 2.0**-500
-"""Pairs of float64 may lose a smaller added epsilon."""
+"""Arithmetic on pairs of float64 may lose a smaller `Plan.epsilon_added`."""
 
 FAST_PATH_FIELDS = frozenset(
     {
@@ -58,23 +58,23 @@ FAST_PATH_FIELDS = frozenset(
 )  # fmt: skip
 """The fields that fused kernels, NumPy's closed-form gradients and the tiers of exact mode know.
 
-`unifiedloss.positions` and the oracle alone carry out a loss that changes another field, until its
-fast paths are written and the field is added here.
+A loss that changes any other field is computed by `unifiedloss.positions` and the oracle only. Add
+a new field here once the fast paths handle it.
 """
 
 
 class Clip(NamedTuple):
-    """Where probabilities are clipped in the compute dtype, and what -log gives there.
+    """The bounds of a clip of probabilities in the compute dtype, and the costs at these bounds.
 
     A probability p is clipped from below where ``p < low`` and from above where ``p > high``. Both
-    bounds are rounded inwards, low up and high down, so that comparing in the compute dtype decides
-    as comparing real numbers would.
+    bounds are rounded inwards, low up and high down, so that a comparison in the compute dtype has
+    the result of the comparison of real numbers.
 
     Attributes:
         low: the lower bound.
         high: the upper bound.
-        costs: -log p at the real bounds.
-        complement_costs: -log(1 - p) there.
+        costs: -log p at the real bounds, (at low, at high).
+        complement_costs: -log(1 - p) at the real bounds, (at low, at high).
     """
 
     low: float
@@ -87,8 +87,9 @@ class Clip(NamedTuple):
 class Plan:
     """A spec joined with the shapes and dtypes of one call: all that an adapter has to know.
 
-    Static weights (`class_weights`, `pos_weight`, `element_weights`) and `label_smoothing` hold 0
-    for numbers below the smallest normal number of the compute dtype.
+    In the static weights (`class_weights`, `pos_weight`, `element_weights`), numbers below the
+    smallest normal number of the compute dtype are replaced by 0. `label_smoothing` is 0 if the
+    share of each answer is below it.
 
     Attributes:
         spec: the loss.
@@ -96,7 +97,7 @@ class Plan:
         shape: the predictions' shape; None for an unknown rank, None entries for unknown extents.
         axis: the class axis, counted from the front where the rank is known (else -1); None for
             elementwise losses.
-        classes: K, where it is known.
+        classes: K; None if it is unknown, and for elementwise losses.
         positions: the shape of the per-position loss.
         predictions_dtype: the name of the predictions' dtype.
         targets_dtype: the name of the targets' dtype.
@@ -106,22 +107,23 @@ class Plan:
         mask_rank: the number of leading axes that `mask` covers; None without one.
         unchecked: whether an extent is unknown, so that the adapter must compare shapes once they
             are known.
-        count: the number of positions, or of elements where `average_last_axis`; None where the
-            shape is unknown.
+        count: the number of positions, or of elements if `average_last_axis`; None if an extent is
+            unknown.
         ignored_labels: the labels that drop their position; none with dense targets.
-        largest_target: targets from 0 to this one are never bad values; None for the squared error,
-            and for an unknown K.
-        plain: whether no position can be dropped, zero-weighted or weighted. All divisors are then
-            the number of positions.
+        largest_target: every target from 0 to this number is valid; None for the squared error, and
+            for class indices if K is unknown.
+        plain: whether the call has no mask, no ignored labels and no weights except `pos_weight`,
+            so that every divisor is the number of positions.
         class_weights: w_c, one per class.
         pos_weight: q.
         label_smoothing: the amount of smoothing.
-        may_cancel: whether class weights can leave a mean of kept positions a divisor of 0.
+        may_cancel: whether class weights can make the divisor of a mean 0 although positions are
+            kept.
         tiny: the smallest magnitude of predictions that survives the cast to the compute dtype.
             JAX and TensorFlow read smaller numbers as 0, NumPy and torch do not. Probabilities
             below it count as 0.
-        tiny_target: the same for targets; for entries of dense targets below it.
-        tiny_weight: the same for sample weights, whose size counts.
+        tiny_target: the same for targets. Smaller entries of dense and binary targets count as 0.
+        tiny_weight: the same for sample weights. Weights of a smaller magnitude count as 0.
         divisor: what the mean divides by for this kind of target.
         scale: the factor of every loss.
         element_weights: the static weights of elements.
@@ -129,16 +131,16 @@ class Plan:
             lacks that axis.
         log_probabilities: whether predictions are logarithms of probabilities.
         class_weighting: what class weights multiply; "entries" where there are none.
-        bounds: (low, gap) where probabilities are clipped to the real numbers [low, 1 - gap]; None
-            where they are not clipped, and where logarithms are clamped.
+        bounds: (low, gap) if probabilities are clipped to the real interval [low, 1 - gap]; None if
+            they are not, as where logarithms are clamped.
         epsilon_added: what is added to probabilities inside the logarithms.
         fast_paths: whether the spec changes only fields in `FAST_PATH_FIELDS`.
-        oracle_only: whether exact mode leaves the call to the oracle as a whole, because it has two
-            weights for one element, an added epsilon near the smallest numbers, or a field that the
-            tiers do not know.
-        fused: whether a framework's kernel with its own reduction computes this plan: every
-            position counts once, and nothing is to be cast. The mean of such a kernel divides by
-            the number of positions as well.
+        oracle_only: whether exact mode leaves the whole call to the oracle, because an element has
+            two weights, the added epsilon is close to the smallest numbers, or the tiers do not
+            know a changed field.
+        fused: whether a fused kernel of a framework, loss and reduction in one, computes this plan:
+            every position counts once, and nothing is cast. The mean of such a kernel divides by
+            the number of positions, too.
     """
 
     # Plain fields and properties, because torch.compile traces through here and cannot enter the
@@ -182,17 +184,17 @@ class Plan:
 
     @property
     def probabilities(self) -> bool:
-        """Whether predictions are probabilities, or what is to be made into some."""
+        """Whether predictions are probabilities, or numbers to be renormalized to probabilities."""
         return self.kind != "regression" and not self.from_logits and not self.log_probabilities
 
     @property
     def reads_all(self) -> bool:
-        """Whether a class index alone does not tell which predictions of its position are read."""
+        """Whether smoothing or `renormalize` makes a position depend on the cost of every class."""
         return bool(self.label_smoothing) or self.renormalize is not None
 
     @property
     def renormalize(self) -> Renormalize | None:
-        """When probabilities are divided by their sum."""
+        """The field `renormalize`; None for losses without it."""
         return getattr(self.spec, "renormalize", None)
 
     @property
@@ -202,27 +204,27 @@ class Plan:
 
     @property
     def pos_weight_axis(self) -> int:
-        """The axis that several pos_weight run along."""
+        """The axis along which a vector `pos_weight` runs."""
         axis: int | None = getattr(self.spec, "axis", None)
         return -1 if axis is None else axis
 
     @property
     def from_logits(self) -> bool:
-        """Whether the predictions are logits; False for the squared error."""
+        """Whether the predictions are logits; False for losses without this field."""
         return getattr(self.spec, "from_logits", False)
 
     @property
     def exact(self) -> bool:
-        """Whether every number is to be the correctly rounded real one."""
+        """Whether losses and gradients must be correctly rounded."""
         return self.spec.rounding == "exact"
 
     @property
     def probability_limit(self) -> float:
-        """The largest number that is read as a probability, 1 by rounding; larger ones are bad.
+        """The largest number that is accepted as a probability; larger ones are bad values.
 
-        It is 1 + 4 eps of float32, or 1 + eps of a half type. A softmax or sigmoid in float32
-        exceeds 1 by at most 4 eps, and float64 probabilities were often computed in float32. Where
-        predictions are renormalized, every number is admitted.
+        It is 1 + 4 eps of float32, or 1 + eps of a half type, because a softmax or sigmoid in
+        float32 exceeds 1 by at most 4 eps, and float64 probabilities were often computed in
+        float32. Predictions that are renormalized may have any finite size.
         """
         if self.renormalize is not None:
             return FORMATS[self.predictions_dtype].largest
@@ -232,7 +234,7 @@ class Plan:
 
     @property
     def clip(self) -> Clip | None:
-        """The clip of `epsilon`, or None where nothing is clipped."""
+        """The clip of `epsilon`, or None if nothing is clipped."""
         if self.bounds is None:
             return None
         low, gap = self.bounds
@@ -245,7 +247,7 @@ class Plan:
 
     @property
     def shared_by(self) -> int:
-        """How many answers smoothing spreads over: K, or 2 for the binary cross-entropy."""
+        """Over how many answers smoothing spreads: K, or 2 for the binary cross-entropy."""
         if self.kind == "binary":
             return 2
         assert self.classes is not None
@@ -266,12 +268,12 @@ def _bounds(epsilon: float | str, dtype: str) -> tuple[float, float] | None:
 def _floor_of_one_minus(gap: float, dtype: str) -> float:
     """The largest number of the format that is at most the real number 1 - gap."""
     form = FORMATS[dtype]
-    nearest = form.floor(1.0 - gap)
-    # 1.0 - gap is rounded to float64, perhaps upwards past the real number. 1.0 - nearest is exact
-    # by Sterbenz' lemma for nearest >= 0.5, so the comparison is one of real numbers.
-    if 1.0 - nearest < gap:
-        nearest -= form.ulp(math.nextafter(nearest, 0.0))
-    return nearest
+    bound = form.floor(1.0 - gap)
+    # 1.0 - gap is rounded to float64, perhaps up, past the real number. 1.0 - bound is exact by
+    # Sterbenz' lemma for bound >= 0.5, so this compares real numbers.
+    if 1.0 - bound < gap:
+        bound -= form.ulp(math.nextafter(bound, 0.0))
+    return bound
 
 
 def resolve(
@@ -283,21 +285,24 @@ def resolve(
 ) -> Plan:
     """Join a spec with the shapes and dtypes of one call.
 
-    Every rule about shapes and dtypes is checked here, for all backends at once. Unknown extents,
-    under tracing, are taken as fitting, and the plan says so in `unchecked`.
+    Every rule about shapes and dtypes is checked here, for all backends. Extents that are unknown
+    under tracing are assumed to fit, and the plan is then marked `unchecked`.
 
     Raises:
         ShapeError: the shapes do not fit; the message names them and the fix.
-        DTypeError: a dtype is not admitted.
+        DTypeError: a tensor has a dtype that its rule does not allow.
         SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong
             number of class weights, ...).
     """
     check_predictions_dtype(predictions.dtype)
-    own_dtypes = [None if x is None else x.dtype for x in (predictions, targets, sample_weight)]
-    read_in: str | None = getattr(spec, "dtype", None)
-    if read_in is not None:
-        predictions, targets = _read_in(read_in, predictions), _read_in(read_in, targets)
-        sample_weight = None if sample_weight is None else _read_in(read_in, sample_weight)
+    given_dtypes = [None if x is None else x.dtype for x in (predictions, targets, sample_weight)]
+    computed_in: str | None = getattr(spec, "dtype", None)
+    if computed_in is not None:
+        predictions, targets = (
+            _with_dtype(computed_in, predictions),
+            _with_dtype(computed_in, targets),
+        )
+        sample_weight = None if sample_weight is None else _with_dtype(computed_in, sample_weight)
     if isinstance(spec, Categorical):
         kind = shapes.target_kind(targets.dtype)
         axis, classes, positions = shapes.classes(spec, predictions, targets, kind)
@@ -315,7 +320,7 @@ def resolve(
     if divisor == "label_weights":
         divisor = "all" if kind == "dense" else "weights"
 
-    # Some losses lack these fields.
+    # getattr, because some losses lack these fields.
     averaged: bool = getattr(spec, "average_last_axis", False)
     class_weights = getattr(spec, "class_weights", None)
     element_weights = getattr(spec, "element_weights", None)
@@ -325,10 +330,10 @@ def resolve(
     class_weighting: Any = getattr(spec, "class_weighting", "entries")
     ignored_labels = _ignored_labels(spec, kind, targets.dtype)
 
-    known = all(_known(x.shape) for x in (predictions, targets, sample_weight, mask) if x)
+    known = all(_is_static(x.shape) for x in (predictions, targets, sample_weight, mask) if x)
     count = _count(predictions.shape if averaged else positions) if known else None
     unweighted = sample_weight is None and class_weights is None and element_weights is None
-    # len(), because torch.compile cannot negate a tuple.
+    # len(...) == 0, because torch.compile does not trace `not` of a tuple.
     plain = unweighted and mask is None and len(ignored_labels) == 0
     fast_paths = FAST_PATH_FIELDS.issuperset(spec.changed())
     two_weights = element_weights is not None and (averaged or sample_weight is not None)
@@ -350,16 +355,16 @@ def resolve(
         ignored_labels=ignored_labels,
         largest_target=_largest_target(kind, classes, targets.dtype),
         plain=plain,
-        class_weights=_read_weights(class_weights, tiny),
-        pos_weight=_read_weights(getattr(spec, "pos_weight", None), tiny),
-        label_smoothing=_read_smoothing(spec, kind, classes, tiny),
+        class_weights=_flush_weights(class_weights, tiny),
+        pos_weight=_flush_weights(getattr(spec, "pos_weight", None), tiny),
+        label_smoothing=_flush_smoothing(spec, kind, classes, tiny),
         may_cancel=_may_cancel(spec, divisor, kind, class_weights, tiny),
-        tiny=_tiny(compute_dtype, own_dtypes[0]),
-        tiny_target=_tiny(compute_dtype, own_dtypes[1]),
-        tiny_weight=_tiny(compute_dtype, own_dtypes[2]),
+        tiny=_tiny(compute_dtype, given_dtypes[0]),
+        tiny_target=_tiny(compute_dtype, given_dtypes[1]),
+        tiny_weight=_tiny(compute_dtype, given_dtypes[2]),
         divisor=divisor,
         scale=scale,
-        element_weights=_read_weights(element_weights, tiny),
+        element_weights=_flush_weights(element_weights, tiny),
         average_last_axis=averaged,
         log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
         class_weighting="entries" if class_weights is None else class_weighting,
@@ -372,7 +377,7 @@ def resolve(
             and fast_paths
             and not averaged
             and scale == 1.0
-            and read_in is None
+            and computed_in is None
             and bool(count)
             and _has_fused_kernel(spec, kind, predictions.dtype, targets.dtype)
         ),
@@ -380,7 +385,7 @@ def resolve(
 
 
 def check_upstream(plan: Plan, upstream: Signature) -> None:
-    """Raise where the upstream gradient has not the loss's shape, or holds no real numbers."""
+    """Refuse an upstream gradient whose shape is not the loss's, or whose dtype is not real."""
     if upstream.dtype not in FORMATS and upstream.dtype not in INTEGER_TYPES:
         msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
         raise DTypeError(msg)
@@ -389,7 +394,7 @@ def check_upstream(plan: Plan, upstream: Signature) -> None:
         raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
 
 
-def _read_in(dtype: str, x: Signature) -> Signature:
+def _with_dtype(dtype: str, x: Signature) -> Signature:
     return x._replace(dtype=dtype) if x.dtype in FORMATS else x
 
 
@@ -397,42 +402,42 @@ def _rank(signature: Signature | None) -> int | None:
     return None if signature is None or signature.shape is None else len(signature.shape)
 
 
-def _known(shape: Shape | None) -> bool:
+def _is_static(shape: Shape | None) -> bool:
     return shape is not None and None not in shape
 
 
 def _count(shape: Any) -> int | None:
-    """How many entries a known shape has."""
+    """The number of entries of a static shape; None if it is a symbol."""
     count = math.prod(shape)
-    # torch.export's shapes are symbols. None may be compared, because its answer would be frozen
-    # into the program.
+    # Extents under torch.export are symbols. Do not compare them, because the result of the
+    # comparison would become a constant of the program.
     return count if isinstance(count, int) else None
 
 
-def _tiny(compute: str, own: str | None) -> float:
-    """Smallest magnitude of a tensor's numbers that survives the cast to the compute dtype.
+def _tiny(compute: str, given: str | None) -> float:
+    """Smallest magnitude of the dtype `given` that survives the cast to the compute dtype.
 
     In a cast from float32 to float64, JAX and TensorFlow read subnormal numbers as 0. Subnormal
     float16 numbers are normal in float32.
     """
     tiny = FORMATS[compute].tiny
-    return tiny if own not in FORMATS or own == "float16" else max(tiny, FORMATS[own].tiny)
+    return tiny if given not in FORMATS or given == "float16" else max(tiny, FORMATS[given].tiny)
 
 
-def _read_weights(weights: Any, tiny: float) -> Any:
-    """A weight or an array of them as nested tuples, with 0 for those below `tiny`."""
+def _flush_weights(weights: Any, tiny: float) -> Any:
+    """Replace weights below `tiny` by 0, in a number or in nested tuples of numbers."""
     if weights is None or isinstance(weights, float):
         return 0.0 if weights is not None and weights < tiny else weights
-    # min() runs through 32,000 weights in a tenth of the time that a comprehension takes.
+    # For 32,000 weights, min() takes a tenth of the time of a comprehension.
     if not isinstance(weights[0], tuple) and min(weights) >= tiny:
         return weights
-    return tuple(_read_weights(weight, tiny) for weight in weights)
+    return tuple(_flush_weights(weight, tiny) for weight in weights)
 
 
-def _read_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
-    """The amount of smoothing; 0 where the share of an answer, eps / K or eps / 2, counts as 0.
+def _flush_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
+    """The amount of smoothing; 0 if the share of an answer, eps / K or eps / 2, is below `tiny`.
 
-    An unknown K is taken as 1.
+    An unknown K counts as 1.
     """
     label_smoothing: float = getattr(spec, "label_smoothing", 0.0)
     share = label_smoothing / (2 if kind == "binary" else classes or 1)
@@ -462,13 +467,13 @@ def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
         return FORMATS["float16"].largest  # a finite number that every format holds
     if kind == "regression" or classes is None:
         return None
-    # A dtype too narrow for K - 1 holds no label past it.
+    # A dtype too narrow for K - 1 ends the range earlier.
     bits = int(dtype.lstrip("uint")) - (not dtype.startswith("u"))
     return min(classes, 1 << bits) - 1
 
 
 def _has_fused_kernel(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
-    """Whether frameworks have a kernel for the reduced loss, if every position counts once."""
+    """Whether frameworks have a fused kernel for this loss, if every position counts once."""
     if spec.rounding == "exact" or spec.reduction == "none" or predictions in HALF_TYPES:
         return False
     if isinstance(spec, NegativeLogLikelihoodLoss):

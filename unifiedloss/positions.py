@@ -1,8 +1,7 @@
-"""The loss of each position, in any framework's operations.
+"""Compute the loss of each position with the operations of any framework.
 
-Each function takes the evaluator, the predictions in the compute dtype, the targets, and which
-positions count. It returns the losses without sample weights, the weights W_i without sample
-weights, and which positions hold a bad value.
+The public functions take the evaluator, the predictions in the compute dtype, the targets, and the
+selection of the positions that count. Losses and weights W_i are returned without sample weights.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ def cross_entropy_index(
     """The cross-entropy, or negative log-likelihood, of class indices."""
     ops, plan, axis = e.ops, e.plan, e.axis
     bad = None
+    # Dropped and zero-weighted positions get a valid label and harmless predictions.
     labels = e.replace(selection.kept, labels, 0)
     if not e.checked:
         classes = plan.classes
@@ -38,10 +38,10 @@ def cross_entropy_index(
 
     if bad is not None and plan.probabilities:
         if plan.reads_all:
-            bad = bad | ops.any_axis(_no_probability(plan, predictions), axis)
+            bad = bad | ops.any_axis(_outside_unit(plan, predictions), axis)
         else:
-            bad = bad | _no_probability(plan, ops.take_class(predictions, labels, axis))
-    predictions = _unless_empty(e, selection, weights, bad, predictions, harmless)
+            bad = bad | _outside_unit(plan, ops.take_class(predictions, labels, axis))
+    predictions = _guard_empty_mean(e, selection, weights, bad, predictions, harmless)
     if not plan.from_logits:
         poisoned = _poisoned_positions(e, selection, weights, bad)
         predictions = _poison(e, predictions, poisoned, axis)
@@ -90,9 +90,9 @@ def cross_entropy_dense(
     targets = e.replace(selection.kept, ops.cast(targets, plan.compute_dtype), 0.0, axis)
     bad = None
     if not e.checked:
-        refused = (targets <= -plan.tiny_target) | ops.equal(targets, INFINITY)
-        bad = ops.any_axis(refused, axis)
-    targets = _normal(e, targets)
+        bad_entries = (targets <= -plan.tiny_target) | ops.equal(targets, INFINITY)
+        bad = ops.any_axis(bad_entries, axis)
+    targets = _flush_targets(e, targets)
     smoothed = targets
     if plan.label_smoothing:
         smoothed = _smoothed(e, targets, _share(e, predictions))
@@ -103,22 +103,24 @@ def cross_entropy_dense(
     if not plan.from_logits:
         read = ~ops.equal(weighted if plan.log_probabilities else smoothed, 0)
     if bad is not None and plan.probabilities:
-        outside = _no_probability(plan, predictions)
+        outside = _outside_unit(plan, predictions)
         bad = bad | ops.any_axis(outside if plan.reads_all else read & outside, axis)
-    predictions = _unless_empty(e, selection, weights, bad, predictions, harmless)
+    predictions = _guard_empty_mean(e, selection, weights, bad, predictions, harmless)
     if read is None:
         costs = -e.kernels.log_softmax(predictions, axis)
     else:
-        # The total is NaN where a target is, whether or not that target is read.
+        # The total is NaN if a target is NaN, whether or not the loss reads that target.
         total = ops.sum_axis(targets, axis) if weights is None else weights
-        unknown = ~((total < 0) | (total >= 0))
-        bad_or_unknown = unknown if bad is None else bad | unknown
-        poisoned = _poisoned_positions(e, selection, weights, bad_or_unknown)
+        is_nan = ~((total < 0) | (total >= 0))
+        bad_or_nan = is_nan if bad is None else bad | is_nan
+        poisoned = _poisoned_positions(e, selection, weights, bad_or_nan)
         predictions = _poison(e, predictions, poisoned, axis)
         if plan.renormalize is None:
-            # An entry to which the target gives no weight is not read. It is read all the same
-            # where that does no harm, for the gradient of the targets.
-            predictions = ops.where(_harmless(plan, predictions) | read, predictions, harmless)
+            # The loss does not read an entry to which the target gives no weight. Keep its value
+            # anyway if its cost is finite, because the gradient of the targets is that cost.
+            predictions = ops.where(
+                _has_finite_cost(plan, predictions) | read, predictions, harmless
+            )
         costs = _cost(e, _guard_log_zero(e, weighted, predictions), axis)
     losses = ops.sum_axis(e.multiply_no_nan(weighted, costs), axis)
     return Positions(losses, weights, bad)
@@ -127,19 +129,19 @@ def cross_entropy_dense(
 def _dense_weights(
     e: Evaluator, predictions: Array, targets: Array, smoothed: Array
 ) -> tuple[Array | None, Array]:
-    """W_i without the sample weight, and tau, of dense targets."""
+    """Return W_i without the sample weight, and the weighted targets tau."""
     ops, plan, axis = e.ops, e.plan, e.axis
     if plan.class_weights is None:
         return None, smoothed
     constant = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
     class_weight = ops.along(constant, targets, axis)
     if plan.class_weighting == "position":
-        # No gradient reaches a target through a weight of 0, because the gradient of an infinite
-        # loss would be NaN there.
+        # Pass no gradient to a target whose class weight is 0, because an infinite loss would make
+        # it NaN.
         counted = ops.where(~ops.equal(class_weight, 0), targets, ops.stop_gradient(targets))
         weights = ops.sum_axis(e.product(counted, class_weight), axis)
         return weights, e.product(smoothed, ops.expand(weights, axis))
-    # From logits, a product that underflows is as good as 0, except where it is counted.
+    # From logits, a product may underflow to 0, except where "nonzero" counts it.
     weighted = smoothed * class_weight if plan.from_logits else e.product(smoothed, class_weight)
     each = weighted
     if plan.divisor == "nonzero":
@@ -160,7 +162,7 @@ def binary_cross_entropy(
     targets = e.replace(selection.kept, ops.cast(targets, plan.compute_dtype), 0.0)
     bad = None if e.checked else (targets <= -plan.tiny_target) | (targets > 1.0)
     if plan.targets_dtype in FORMATS:
-        targets = _normal(e, targets)
+        targets = _flush_targets(e, targets)
     predictions = e.replace(selection.kept, predictions, 0.0 if plan.from_logits else 0.5)
     # 1 - t' is formed from 1 - t, because 1 minus the rounded t' loses all digits at small eps.
     complement = 1.0 - targets
@@ -181,27 +183,28 @@ def binary_cross_entropy(
         else:
             positive = e.product(targets, pos_weight)
     if plan.from_logits:
-        # At an infinite logit the kernel gets a large finite one, which gives the right gradient
-        # sigma(z) - t. The infinite cost of the denied side is added here, for the value of the
-        # loss and for the gradient of the targets.
-        affirmed, denied = ops.equal(predictions, INFINITY), ops.equal(predictions, -INFINITY)
-        finite_targets = ops.where(~(affirmed | denied), targets, ops.stop_gradient(targets))
+        # Pass a large finite logit to the kernel in place of an infinite one, because it gives the
+        # right gradient sigma(z) - t. Then add the infinite cost of the answer with probability 0,
+        # for the value of the loss and for the gradient of the targets.
+        is_one, is_zero = ops.equal(predictions, INFINITY), ops.equal(predictions, -INFINITY)
+        finite_targets = ops.where(~(is_one | is_zero), targets, ops.stop_gradient(targets))
         losses = e.kernels.binary_cross_entropy(ops.finite(predictions), finite_targets, pos_weight)
         infinite = e.scalar(INFINITY, losses)
         losses = (
             losses
-            + e.multiply_no_nan(complement, ops.where(affirmed, infinite, 0.0))
-            + e.multiply_no_nan(positive, ops.where(denied, infinite, 0.0))
+            + e.multiply_no_nan(complement, ops.where(is_one, infinite, 0.0))
+            + e.multiply_no_nan(positive, ops.where(is_zero, infinite, 0.0))
         )
         return Positions(losses, None, bad)
     if bad is not None:
-        bad = bad | _no_probability(plan, predictions)
+        bad = bad | _outside_unit(plan, predictions)
     predictions = _poison(e, predictions, _poisoned_positions(e, selection, None, bad))
     if plan.clamped:
         return Positions(_clamped(e, predictions, targets, complement), None, bad)
-    yes = _negative_log(e, _guard_log_zero(e, positive, predictions))
-    no = _negative_log_complement(e, _guard_log_zero(e, complement, predictions, complement=True))
-    losses = e.multiply_no_nan(positive, yes) + e.multiply_no_nan(complement, no)
+    cost_of_one = _negative_log(e, _guard_log_zero(e, positive, predictions))
+    guarded = _guard_log_zero(e, complement, predictions, complement=True)
+    cost_of_zero = _negative_log_complement(e, guarded)
+    losses = e.multiply_no_nan(positive, cost_of_one) + e.multiply_no_nan(complement, cost_of_zero)
     return Positions(losses, None, bad)
 
 
@@ -215,8 +218,8 @@ def squared_error(
     ops, plan = e.ops, e.plan
     bad = None
     if plan.targets_dtype in BEYOND_FLOAT64 and not e.checked:
-        # As int64 the largest uint64 are negative. In its own dtype a comparison with a negative
-        # number has no meaning.
+        # Compare as int64, because a uint64 tensor cannot be compared with a negative number. The
+        # largest uint64 numbers become negative, so the lowest valid one is 0.
         integers = ops.cast_labels(targets)
         lowest = 0 if plan.targets_dtype == "uint64" else -MAX_INTEGER_TARGET
         bad = (integers > MAX_INTEGER_TARGET) | (integers < lowest)
@@ -231,12 +234,12 @@ POSITIONS: Mapping[str, Callable[[Evaluator, Array, Array, Selection], Positions
     "binary": binary_cross_entropy,
     "regression": squared_error,
 }
-"""The losses of positions, by the kind of plan."""
+"""`Plan.kind` -> the function that computes the losses of positions."""
 
 # --------------------------------------------------------------------------------------- targets
 
 
-def _normal(e: Evaluator, targets: Array) -> Array:
+def _flush_targets(e: Evaluator, targets: Array) -> Array:
     """Replace targets below the smallest normal number by 0; the derivative is 1."""
     small = targets < e.plan.tiny_target
     return targets - e.ops.stop_gradient(e.ops.where(small, targets, 0.0))
@@ -260,12 +263,12 @@ def _share(e: Evaluator, predictions: Array) -> Array | float:
 # ------------------------------------------------------------------------------------ bad values
 
 
-def _no_probability(plan: Plan, p: Array) -> Array:
-    """Which numbers are no probabilities. NaN is not among them, because it is no bad value."""
+def _outside_unit(plan: Plan, p: Array) -> Array:
+    """Which numbers are bad values because they lie outside [0, 1]. NaN is not a bad value."""
     return (p <= -plan.tiny) | (p > plan.probability_limit)
 
 
-def _unless_empty(
+def _guard_empty_mean(
     e: Evaluator,
     selection: Selection,
     weights: Array | None,
@@ -273,50 +276,51 @@ def _unless_empty(
     predictions: Array,
     harmless: float,
 ) -> Array:
-    """Predictions, or harmless ones where class weights of 0 leave the mean no divisor.
+    """Replace all predictions by harmless ones if class weights of 0 make the divisor 0.
 
-    The gradient of such a mean is 0. The select at the division alone would let a NaN or an
-    infinite slope through. Where no position is kept, nothing is read anyway.
+    The gradient of such a mean is 0, but the select at the division would let a NaN or an infinite
+    slope through. If no position is kept, the predictions are harmless already.
     """
     ops, plan = e.ops, e.plan
     if not plan.may_cancel or weights is None:
         return predictions
     if selection.weight is not None:
         weights = e.product(weights, selection.weight)
-    counts = ~ops.equal(weights, 0)
+    nonzero = ~ops.equal(weights, 0)
     if bad is not None:
-        counts = counts | bad
+        nonzero = nonzero | bad
     if selection.kept is not None:
-        counts = counts & selection.kept
-    return ops.where(ops.count(counts, plan.compute_dtype) > 0, predictions, harmless)
+        nonzero = nonzero & selection.kept
+    return ops.where(ops.count(nonzero, plan.compute_dtype) > 0, predictions, harmless)
 
 
 def _poisoned_positions(
     e: Evaluator, selection: Selection, weights: Array | None, bad: Array | None
 ) -> Array | None:
-    """Which positions must have NaN gradients throughout.
+    """Which positions must have NaN in their whole gradient.
 
-    These are the bad positions and those with a NaN weight, and all positions where the divisor is
-    NaN.
+    These are the bad positions and those with a NaN weight. If these make the divisor NaN, all kept
+    positions are poisoned.
     """
-    found = [x for x in (bad, selection.poisoned) if x is not None]
-    if not found:
+    if bad is None or selection.poisoned is None:
+        poisoned = selection.poisoned if bad is None else bad
+    else:
+        poisoned = bad | selection.poisoned
+    if poisoned is None:
         return None
-    poisoned = found[0]
-    for more in found[1:]:
-        poisoned = poisoned | more
     if not e.divides_by_weights or (weights is None and selection.weight is None):
         return poisoned
-    # What is not kept must stay finite, for the gradient of its weight.
+    # Positions that are not kept must stay finite, for the gradient of their weights.
     any_poisoned = e.ops.count(poisoned, e.plan.compute_dtype) > 0
-    every = e.ops.broadcast_like(any_poisoned, poisoned)
-    return every if selection.kept is None else every & selection.kept
+    everywhere = e.ops.broadcast_like(any_poisoned, poisoned)
+    return everywhere if selection.kept is None else everywhere & selection.kept
 
 
 def _poison(e: Evaluator, p: Array, bad: Array | None, axis: int | None = None) -> Array:
-    """Probabilities, NaN throughout at bad positions.
+    """Multiply the predictions of bad positions by NaN.
 
-    A product, so that the whole gradient of the position is NaN, not only the part that is read.
+    A product, not a select, so that the whole gradient of the position is NaN, not only that of the
+    entries that the loss reads.
     """
     if bad is None:
         return p
@@ -324,8 +328,8 @@ def _poison(e: Evaluator, p: Array, bad: Array | None, axis: int | None = None) 
     return p * e.ops.where(bad, e.scalar(NAN, p), 1.0)
 
 
-def _harmless(plan: Plan, p: Array) -> Array:
-    """Which predictions give neither NaN nor infinity where the target gives them no weight."""
+def _has_finite_cost(plan: Plan, p: Array) -> Array:
+    """Which predictions have a finite cost and slope, so that they are safe to multiply by 0."""
     if plan.log_probabilities:
         return (p > -INFINITY) & (p < INFINITY)
     return (p > (0.0 if plan.clip is None else -plan.tiny)) & (p <= plan.probability_limit)
@@ -344,32 +348,33 @@ def _guard_log_zero(
     plan = e.plan
     if weight is None or plan.epsilon_added or plan.log_probabilities:
         return p
-    # In half types Keras' upper bound, 1 - 1e-7, is 1, and so clips nothing.
+    # In half types, 1 - 1e-7, the upper bound of "keras", rounds to 1 and clips nothing.
     if plan.clip is not None and not (complement and plan.clip.high == 1.0):
         return p
     zero = p >= 1.0 if complement else p < plan.tiny
     return e.ops.where(~(e.ops.equal(weight, 0) & zero), p, 0.0 if complement else 1.0)
 
 
-def _read(e: Evaluator, p: Array) -> Array:
-    """Read p below the smallest normal number as 0, and p above 1 by rounding as 1.
+def _flush_and_cap(e: Evaluator, p: Array) -> Array:
+    """Replace p below the smallest normal number by 0, and p above 1 (by rounding) by 1.
 
-    TensorFlow and JAX read subnormal numbers as 0, NumPy and torch do not; here all do. The
-    derivative is 1. Subtracting the difference, which is exact, keeps it, and so keeps the infinite
-    gradient of -log p at 0, which a select would set to 0.
+    TensorFlow and JAX read subnormal numbers as 0, but NumPy and torch do not; this makes all do
+    so. The derivative stays 1, because the difference, which is exact, is subtracted as a constant.
+    A select would set the infinite gradient of -log p at 0 to 0.
     """
-    read = e.ops.where(p <= 1.0, e.ops.where(p >= e.plan.tiny, p, 0.0), 1.0)
-    # NaN fails both comparisons and must stay NaN: p - (p - 1) is NaN again.
-    return p - e.ops.stop_gradient(p - read)
+    replaced = e.ops.where(p <= 1.0, e.ops.where(p >= e.plan.tiny, p, 0.0), 1.0)
+    # NaN fails the comparison and is replaced by 1, but p - (p - 1) is NaN again.
+    return p - e.ops.stop_gradient(p - replaced)
 
 
 def _cost(e: Evaluator, x: Array, axis: int) -> Array:
-    """The cost of a class that has all the weight of the target: -log p, or -x of log p = x."""
+    """The cost of a class as the only target: -log p, or -x if the predictions are x = log p."""
     ops, plan = e.ops, e.plan
     if plan.log_probabilities:
         return -x
     if plan.renormalize is None:
         return _negative_log(e, x)
+    # Replace numbers below the smallest normal one by 0; the derivative stays 1.
     x = x - ops.stop_gradient(ops.where(x < plan.tiny, x, 0.0))
     if plan.renormalize == "before_clip":
         return _negative_log(e, x / ops.expand(ops.sum_axis(x, axis), axis))
@@ -378,71 +383,72 @@ def _cost(e: Evaluator, x: Array, axis: int) -> Array:
 
 
 def _clipped(e: Evaluator, p: Array) -> Array:
-    """Probabilities as `epsilon` clips them."""
+    """Clip probabilities as `epsilon` says; the gradient is 0 outside the bounds."""
     ops, clip = e.ops, e.plan.clip
     assert clip is not None
-    constant = 0.0 * ops.stop_gradient(p)
-    p = ops.where(p < clip.low, constant + clip.low, p)
-    return ops.where(p > clip.high, constant + clip.high, p)
+    zero = 0.0 * ops.stop_gradient(p)
+    p = ops.where(p < clip.low, zero + clip.low, p)
+    return ops.where(p > clip.high, zero + clip.high, p)
 
 
 def _clamped(e: Evaluator, p: Array, targets: Array, complement: Array) -> Array:
-    """-t' log p - (1 - t') log(1 - p) with logarithms of at least -100, as torch.nn.BCELoss has it.
+    """-t' log p - (1 - t') log(1 - p) with logarithms clamped at -100, as in torch.nn.BCELoss.
 
     The slope is (p - t') / max(p (1 - p), 1e-12). Where the maximum is p (1 - p), no logarithm is
-    near -100, and this slope is the derivative. Elsewhere the clamped value is held constant, and a
-    parabola that is 0 here brings the slope.
+    near -100, and this slope is the derivative. Elsewhere the clamped value is a constant, and the
+    slope comes from an added parabola whose value is subtracted again.
     """
     ops = e.ops
-    p = _read(e, p)
+    p = _flush_and_cap(e, p)
     inside = p * (1.0 - p) >= TORCH_LEAST_SPREAD
-    middle = ops.where(inside, p, 0.5)
-    still, fixed = ops.stop_gradient(p), ops.stop_gradient(targets)
-    # Neither a minimum nor ~(cost < 100), which TensorFlow's graphs turn into cost >= 100, because
-    # NaN must stay.
-    yes, no = (
-        ops.where(x > 100.0, 0.0 * still + 100.0, x) for x in (-ops.log(still), -ops.log1p(-still))
+    safe_p = ops.where(inside, p, 0.5)
+    constant_p, constant_targets = ops.stop_gradient(p), ops.stop_gradient(targets)
+    # NaN must stay NaN. So use neither a minimum nor ~(cost < 100), which TensorFlow's graphs turn
+    # into cost >= 100.
+    cost_of_one, cost_of_zero = (
+        ops.where(cost > 100.0, 0.0 * constant_p + 100.0, cost)
+        for cost in (-ops.log(constant_p), -ops.log1p(-constant_p))
     )
-    parabola = (p - fixed) * (p - fixed)
+    parabola = (p - constant_targets) * (p - constant_targets)
     slope = (parabola - ops.stop_gradient(parabola)) * (0.5 / TORCH_LEAST_SPREAD)
     return ops.where(
         inside,
-        targets * -ops.log(middle) + complement * -ops.log1p(-middle),
-        targets * yes + complement * no + slope,
+        targets * -ops.log(safe_p) + complement * -ops.log1p(-safe_p),
+        targets * cost_of_one + complement * cost_of_zero + slope,
     )
 
 
 def _negative_log(e: Evaluator, p: Array) -> Array:
-    """-log p, p read and clipped as the plan says."""
+    """-log p, with the clip or the added epsilon of the plan."""
     ops, plan = e.ops, e.plan
     if plan.clip is None:
-        p = _read(e, p)
+        p = _flush_and_cap(e, p)
         return -ops.log(p + plan.epsilon_added if plan.epsilon_added else p)
-    return _outside_constant(e, p, plan.clip.costs, lambda q: -ops.log(q))
+    return _constant_outside_clip(e, p, plan.clip.costs, lambda q: -ops.log(q))
 
 
 def _negative_log_complement(e: Evaluator, p: Array) -> Array:
-    """-log(1 - p), p read and clipped as the plan says."""
+    """-log(1 - p), with the clip or the added epsilon of the plan."""
     ops, plan = e.ops, e.plan
     if plan.epsilon_added:
-        p = _read(e, p)
-        # Next to p = 1 the difference is exact, and eps is what is left. Next to p = 0 the
-        # logarithm is that of a number next to 1.
+        p = _flush_and_cap(e, p)
+        # Near p = 1, the difference 1 - p is exact, and eps is what is left. Near p = 0, the
+        # argument of the logarithm is close to 1, so use log1p.
         large = p > 0.5
         zero = 0.0 * ops.stop_gradient(p)
-        # XLA turns (1 - p) + eps into (1 + eps) - p if eps is a constant, and so loses most of it.
+        # If eps is a constant, XLA turns (1 - p) + eps into (1 + eps) - p and loses most of eps.
         near_one = ops.log((1.0 - ops.where(large, p, 1.0)) + (zero + plan.epsilon_added))
         near_zero = ops.log1p(plan.epsilon_added - ops.where(large, zero, p))
         return -ops.where(large, near_one, near_zero)
     if plan.clip is None:
-        return -ops.log1p(-_read(e, p))
-    return _outside_constant(e, p, plan.clip.complement_costs, lambda q: -ops.log1p(-q))
+        return -ops.log1p(-_flush_and_cap(e, p))
+    return _constant_outside_clip(e, p, plan.clip.complement_costs, lambda q: -ops.log1p(-q))
 
 
-def _outside_constant(
+def _constant_outside_clip(
     e: Evaluator, p: Array, costs: tuple[float, float], cost: Callable[[Array], Array]
 ) -> Array:
-    """The cost of p between the bounds of the clip, and the constants of the bounds outside."""
+    """The cost of p inside the bounds of the clip; outside, the constant cost of the bound."""
     ops, clip = e.ops, e.plan.clip
     assert clip is not None
     inside = ~((p < clip.low) | (p > clip.high))

@@ -1,4 +1,4 @@
-"""The adapter of each backend, imported when a tensor of its framework arrives, or by name."""
+"""Find the adapter of a backend, by name or by the tensors of a call, and import it when needed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _adapters: dict[str, Adapter] = {}
 def adapter_for(
     predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
 ) -> Adapter:
-    """The adapter for the tensors of one call.
+    """Return the adapter for the tensors of one call.
 
-    NumPy arrays, Python numbers and lists may accompany any framework's tensors; the framework with
-    a tensor in the call carries it out.
+    NumPy arrays, Python numbers and lists may accompany the tensors of any framework. If there are
+    such tensors, their framework evaluates the call.
 
     Raises:
         UnknownTensorError: no known backend owns a tensor of this type.
@@ -57,11 +57,11 @@ def _choose(arguments: dict[str, Any]) -> Adapter:
 
 
 def adapter(name: str) -> Adapter:
-    """The adapter of a backend, by name; its framework is imported now, if it was not yet.
+    """Return the adapter of a backend by its name, and import the framework if necessary.
 
     Raises:
         MissingBackendError: the framework is not installed, or the name is unknown.
-        AdapterError: another package's adapter does not fill the contract.
+        AdapterError: another package's adapter does not fulfil the contract.
     """
     try:
         return _adapters[name]
@@ -95,7 +95,7 @@ def _third_party(name: str) -> Adapter:
             f"{suggestion(name, BUILT_IN)}"
         )
         raise MissingBackendError(msg)
-    from unifiedloss.adapter import Adapter  # which every adapter imports, and nothing before it
+    from unifiedloss.adapter import Adapter  # not needed until an adapter is imported
 
     cls = entry.load()
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
@@ -113,26 +113,26 @@ def _third_party(name: str) -> Adapter:
 
 
 def switching() -> Any:
-    """The module that reads and writes losses of other libraries, imported when it is needed."""
+    """Import and return the module that reads and writes losses of other libraries."""
     return importlib.import_module("unifiedloss.switching")
 
 
 def backends() -> dict[str, str]:
-    """The backends that are installed here, with the versions of their frameworks.
+    """Return the installed backends with the versions of their frameworks.
 
-    Imports each framework to ask it. A framework that is missing is left out; one that is installed
-    and broken raises.
+    This imports each framework. One that is not installed is left out; one that is installed but
+    broken raises.
     """
     from importlib.metadata import entry_points
 
     names = [*BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))]
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = adapter(name).version()
+            versions[name] = adapter(name).version()
         except MissingBackendError:
             continue
-    return found
+    return versions
 
 
-Loss._registry = sys.modules[__name__]  # noqa: SLF001 - the place it keeps for this module
+Loss._registry = sys.modules[__name__]  # noqa: SLF001 - Loss declares it for this module

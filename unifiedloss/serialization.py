@@ -12,7 +12,7 @@ from unifiedloss.suggestion import suggestion
 
 
 def latest_version() -> int:
-    """The latest version that `from_dict` reads, because it knows all losses, fields and values."""
+    """The latest version that `from_dict` reads: the last one that added a loss, field or value."""
     return max(
         version
         for cls in LOSSES.values()
@@ -22,7 +22,7 @@ def latest_version() -> int:
 
 
 def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
-    """The spec that `Loss.to_dict` described.
+    """Read a spec from a dictionary that `Loss.to_dict` wrote.
 
     Args:
         data: the mapping: "loss", "version", and the fields that differ from their defaults.
@@ -33,10 +33,10 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
     Raises:
         SerializationError: the dictionary is no spec, is of a later version, or has a key that this
             loss does not know. The message names the key.
-        SpecValueError, SpecTypeError: a field's value is refused, as if given to the class.
+        SpecValueError, SpecTypeError: the class of the spec refuses the value of a field.
     """
     if not isinstance(data, Mapping):
-        # JSON holds other things too, and not every caller has a type checker.
+        # JSON text may hold a list or a number, and not every caller uses a type checker.
         msg = f"A spec is a mapping with the keys 'loss' and 'version', got {type(data).__name__}."
         raise SerializationError(msg)
     rest = dict(data)
@@ -73,7 +73,7 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
 
 
 def from_json(text: str | bytes | Any) -> AnyLoss:
-    """The spec that `Loss.to_json` wrote.
+    """Read a spec from JSON text that `Loss.to_json` wrote.
 
     Args:
         text: the JSON text.
@@ -84,7 +84,7 @@ def from_json(text: str | bytes | Any) -> AnyLoss:
     Raises:
         SerializationError: the text is not JSON, repeats a key, or is no spec.
     """
-    import json  # here and not above: it would take a fifth of this package's import
+    import json  # here, because it would take a fifth of this package's import time
 
     if not isinstance(text, str | bytes):
         msg = f"from_json reads a str, got {type(text).__name__}; for a dictionary use from_dict."

@@ -1,6 +1,6 @@
 """Check the shapes and dtypes of a call against a spec.
 
-Unknown extents, under tracing, are taken as fitting. A traced graph checks them when it runs.
+Extents that are unknown under tracing are assumed to fit. A traced graph checks them when it runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_predictions_dtype(dtype: str) -> None:
 
 
 def target_kind(dtype: str) -> str:
-    """The kind of targets that losses with a class axis take, told by the dtype."""
+    """Return "index" or "dense", the kind of the targets of a loss with a class axis."""
     if dtype in INTEGER_TYPES:
         return "index"
     if dtype in FORMATS:
@@ -45,7 +45,7 @@ def target_kind(dtype: str) -> str:
 
 
 def class_axis(axis: int | None, shape: Shape | None) -> int:
-    """The class axis, counted from the front where the rank is known."""
+    """The class axis, counted from the front if the rank is known."""
     if shape is None:
         return -1 if axis is None else axis
     return _normalized_axis(axis, len(shape), shape)
@@ -73,7 +73,7 @@ def classes(
     targets: Signature,
     kind: str,
 ) -> tuple[int, int | None, Shape | None]:
-    """The class axis, the number of classes, and the shape of the per-position loss."""
+    """Check a loss with a class axis; return axis, number of classes and shape of positions."""
     shape = predictions.shape
     axis = class_axis(spec.axis, shape)
     if shape is None:
@@ -134,7 +134,7 @@ def _check_dense_ignore(
 def elements(
     spec: BinaryCrossEntropyLoss | MeanSquaredError, predictions: Signature, targets: Signature
 ) -> Shape | None:
-    """The shape of the per-position loss of an elementwise loss."""
+    """Check an elementwise loss, and return the shape of its per-position loss."""
     if targets.dtype not in (*FORMATS, *INTEGER_TYPES, "bool"):
         msg = (
             f"targets must be bool, integer or floating ({', '.join(FORMATS)}), got "
@@ -217,7 +217,7 @@ def check_companions(
 
 
 def same(a: Shape, b: Shape) -> bool:
-    """Whether two shapes can be the same, unknown extents taken as fitting."""
+    """Whether two shapes can be the same. Unknown extents are assumed to fit."""
     return len(a) == len(b) and all(
         x is None or y is None or x == y for x, y in zip(a, b, strict=True)
     )

@@ -1,7 +1,7 @@
-"""The specs: frozen, hashable values that say what number a loss is.
+"""The specs: frozen, hashable values, each of which defines a loss completely.
 
-Every rule of a loss is a field of its class, declared once. `unifiedloss.plan.resolve` joins a spec
-with the shapes and dtypes of a call. This module imports no framework.
+Each setting of a loss is a field of its class, declared once. `unifiedloss.plan.resolve` joins a
+spec with the shapes and dtypes of a call. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ ClassWeighting = Literal["entries", "position"]
 ComputedIn = Literal["float32", "float64"]
 
 _rebuild = rebuild
-"""Pickles that were written before `unifiedloss.field` existed look the function up here."""
+"""Pickles written before `unifiedloss.field` existed look for the function here."""
 
 # ------------------------------------------------------------------ sentences that depend on fields
 
 
-def _without_effect(spec: Any) -> Text:
+def _no_effect(spec: Any) -> Text:
     return Text.of(f'without effect, as reduction is "{spec.reduction}"')
 
 
 def _divisor(spec: Any) -> Text:
-    return Text.of(_DIVISORS[spec.divisor]) if spec.reduction == "mean" else _without_effect(spec)
+    return Text.of(_DIVISORS[spec.divisor]) if spec.reduction == "mean" else _no_effect(spec)
 
 
 _DIVISORS = {
@@ -63,7 +63,7 @@ _DIVISORS = {
 
 
 def _on_empty(spec: Any) -> Text:
-    return Text.of(_ON_EMPTY[spec.on_empty]) if spec.reduction == "mean" else _without_effect(spec)
+    return Text.of(_ON_EMPTY[spec.on_empty]) if spec.reduction == "mean" else _no_effect(spec)
 
 
 _ON_EMPTY = {
@@ -87,7 +87,8 @@ def _class_weights(spec: Any) -> Text:
         return Text.of("every class weighs 1")
     if getattr(spec, "class_weighting", "entries") == "position":
         return Text.of(
-            "one weight per class; the loss of a position is multiplied by that of its target, ",
+            "one weight per class; the loss of a position is multiplied by the weight of its "
+            "target, ",
             formula("sum_c w_c t_ic", r"\sum_c w_c t_{ic}"),
         )
     target = "smoothed target" if getattr(spec, "label_smoothing", 0.0) else "target"
@@ -100,8 +101,8 @@ def _ignore_index(spec: Any) -> Text:
     listed = ", ".join(map(str, spec.ignore_index))
     return Text.of(
         f"positions with the label {listed} are dropped: their loss and gradient are 0, whatever "
-        "they hold; the class, where it is one, stays in the softmax and in the smoothing of "
-        "others; dense targets have no label to compare"
+        "they hold; if the label is a class, that class stays in the softmax and in the smoothing "
+        "of other positions; dense targets have no labels, so none of their positions is dropped"
     )
 
 
@@ -117,7 +118,7 @@ def _from_logits(squash: str) -> Any:
         if spec.from_logits:
             return Text.of(f"predictions are logits, and the {squash} is part of the loss")
         if getattr(spec, "renormalize", None):
-            return Text.of("predictions are non-negative numbers, of which probabilities are made")
+            return Text.of("predictions are non-negative numbers, normalized to probabilities")
         return Text.of(
             f"predictions are probabilities, taken as they are: no {squash}, no division by "
             "their sum"
@@ -139,9 +140,9 @@ _CLIPPED = {
         "gradient is 0 where it clips",
     ),
     "torch": Text.of(
-        "no probability is clipped, but no logarithm is below -100, and the gradient is ",
+        "probabilities are not clipped, but logarithms are clamped at -100, and the gradient is ",
         formula("(p - t') / max(p (1 - p), 1e-12)", r"(p - t') / \max(p (1 - p), 10^{-12})"),
-        ", which is not the derivative of that",
+        ", which is not the derivative of the clamped loss",
     ),
 }
 
@@ -162,7 +163,7 @@ def _epsilon(spec: Any) -> Text:
     return Text.of(
         "probabilities are clipped to ",
         bounds,
-        "; the gradient is 0 where it clips, and not at the bound",
+        "; the gradient is 0 outside the bounds, but not at a bound",
     )
 
 
@@ -185,7 +186,7 @@ def _pos_weight_axis(spec: Any) -> Text:
     where = "the last axis" if spec.axis is None else f"axis {spec.axis}"
     if isinstance(spec.pos_weight, tuple):
         return Text.of(f"the positive weights run along {where}")
-    return Text.of(f"several positive weights would run along {where}")
+    return Text.of(f"a vector of positive weights would run along {where}")
 
 
 def _element_weights(spec: Any) -> Text:
@@ -214,14 +215,14 @@ def _dtype(spec: Any) -> Text:
     )
 
 
-# ---------------------------------------------------------------------------- what specs share
+# ---------------------------------------------------------------------------------- base class
 
 
 class Loss(Record):
-    """What specs share: calling, conversion and serialization.
+    """The base class of all specs: calling, conversion and serialization.
 
-    Calling a spec evaluates the loss with the framework the tensors belong to. Two specs are equal
-    when they are of one class and all their fields are equal after validation:
+    Calling a spec evaluates the loss in the framework of its tensors. Two specs are equal if they
+    have the same class and all their fields are equal after validation:
 
     ```python
     from unifiedloss import CrossEntropyLoss
@@ -236,16 +237,16 @@ class Loss(Record):
     """The loss's name in dictionaries and on the command line."""
 
     since: ClassVar[int] = 1
-    """The version of the serialization that first had this loss."""
+    """The serialization version that added this loss."""
 
-    # Calling a spec: see `no_autograph`.
+    # The mark of `no_autograph`, so that tf.function does not rewrite `__call__`.
     autograph_info__: ClassVar[None] = None
 
-    # unifiedloss.registry puts itself here when the package imports it. This module must not import
-    # it, and an import statement in __call__ would cost a microsecond at every call.
+    # unifiedloss.registry assigns itself here when it is imported. It imports this module, so this
+    # module cannot import it, and an import inside __call__ would cost a microsecond per call.
     _registry: ClassVar[Any]
 
-    # What versions 1 and 2 of the serialization have written, so that JSON texts stay the same.
+    # The order in which serialization versions 1 and 2 write fields. JSON texts must stay the same.
     written_order = (
         "from_logits", "epsilon", "renormalize", "epsilon_added", "pos_weight", "axis",
         "class_weights", "class_weighting", "element_weights", "ignore_index", "label_smoothing",
@@ -265,8 +266,8 @@ class Loss(Record):
     divisor: Divisor = field(
         default="weights",
         check=one_of("weights", "present", "nonzero", "all"),
-        doc='what the mean divides by. "weights": the sum of the weights W_i, products of sample '
-        'and element weights. "present": the number of positions not dropped. "nonzero": the '
+        doc='what the mean divides by. "weights": the sum of the weights W_i = sample weight times '
+        'element weight. "present": the number of positions not dropped. "nonzero": the '
         'number of those whose weight is not 0. "all": the number of all positions.',
         sentence=_divisor,
     )
@@ -319,7 +320,7 @@ class Loss(Record):
         sample_weight: object = None,
         mask: object = None,
     ) -> Any:
-        """Evaluate the loss with the framework the tensors belong to.
+        """Evaluate the loss in the framework of the tensors.
 
         Args:
             predictions: floating tensor of any known framework. A Python number or list is read as
@@ -353,23 +354,22 @@ class Loss(Record):
         mask: object = None,
         upstream: object = None,
     ) -> tuple[TensorT, TensorT]:
-        """The loss and its gradient with respect to the predictions, in every framework.
+        """Compute the loss and its gradient with respect to the predictions, in any framework.
 
         Args:
             predictions: as for calling the spec; so are `targets`, `sample_weight` and `mask`.
             targets: see the class.
             sample_weight: number per position.
             mask: bool per position.
-            upstream: the gradient that arrives from above, floating or integer, of exactly the
-                loss's shape: a number where the loss is reduced, one per position under "none".
-                Default: ones.
+            upstream: the upstream gradient, floating or integer, of exactly the loss's shape: a
+                scalar under "mean" and "sum", one number per position under "none". Default: ones.
 
         Returns:
             ``(loss, gradient)``; the gradient has the shape and dtype of the predictions.
 
         Raises:
-            ShapeError, DTypeError: `upstream` is not shaped like the loss, or holds no real
-                numbers; else as for calling the spec.
+            ShapeError, DTypeError: `upstream` does not have the shape of the loss, or its dtype is
+                neither floating nor integer. The other errors are those of calling the spec.
         """
         adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         result: tuple[TensorT, TensorT] = adapter.value_and_grad(
@@ -379,13 +379,14 @@ class Loss(Record):
 
     @no_autograph
     def to(self, backend: str) -> Any:
-        """The loss as an object of one framework's own kind, with no lookup left in it.
+        """Convert to a loss object of one framework, which skips the backend lookup at each call.
 
         Args:
             backend: "torch" gives an ``nn.Module``, "keras" a ``keras.losses.Loss`` (which takes
                 ``(y_true, y_pred)``, as Keras does, and is saved with the model), "tensorflow" a
                 callable for ``tf.function``, "jax" a pure function for ``jit``, ``grad`` and
-                ``vmap``, "numpy" a plain function. Or a registered third party's name.
+                ``vmap``, "numpy" a plain function. The name of a registered third-party backend is
+                accepted as well.
 
         Raises:
             MissingBackendError: the framework is not installed, or the name is unknown.
@@ -393,40 +394,40 @@ class Loss(Record):
         return self._registry.adapter(backend).bind(self)
 
     def to_native(self, library: str, *, code: bool = False, rank: int | None = None) -> Any:
-        """The loss as a library's own plain object or function, or as the line that makes it.
+        """Convert to a plain loss object or function of a library, or to the line that makes it.
 
-        Nothing of unifiedloss is in what is returned. Reading it back with `from_native` gives an
-        equal spec, but for `divisor` and `on_empty` where nothing is averaged: under "none" and
-        "sum" they have no effect, and are read as the library's mean would have them.
+        The result does not use unifiedloss. `from_native` reads it back as an equal spec, except
+        for `divisor` and `on_empty` under "none" and "sum": there they have no effect, and are read
+        as the mean of the library has them.
 
-        Weights become tensors as ``torch.tensor([0.1, 2.0])`` does, in torch's default dtype, and
-        hold the digits that it has. Labels beside float64 predictions need class weights of
-        float64: set ``torch.set_default_dtype(torch.float64)`` before, or call ``.double()`` on the
-        module, which leaves the weights rounded to float32.
+        For torch, weights become tensors as in ``torch.tensor([0.1, 2.0])``: they have torch's
+        default dtype and are rounded to it. Class indices with float64 predictions need float64
+        class weights. For these, call ``torch.set_default_dtype(torch.float64)`` before, or
+        ``.double()`` on the module, which keeps the weights rounded to float32.
 
         Args:
             library: "torch", "keras", "tensorflow", "optax", "sklearn" or "onnx".
-            code: whether to give the source line a person would write instead. It needs no
-                framework.
-            rank: the rank of the predictions, which an ONNX model has to name; 2 by default. For no
-                other library.
+            code: whether to return the source line instead. It needs no framework.
+            rank: the rank of the predictions, which an ONNX model has to declare; 2 by default.
+                Only for "onnx".
 
         Returns:
-            torch and Keras: the loss object, or, where there is only a function, a
-            ``functools.partial`` of it, as for the other libraries; onnx: an ``onnx.ModelProto``.
+            For torch and Keras the loss object, for onnx an ``onnx.ModelProto``. For the other
+            libraries, and for losses that exist only as a function, a ``functools.partial``. With
+            `code`, a str.
 
         Raises:
-            UnsupportedError: the library cannot say one of the rules. The message names it, and
-                what to use instead.
+            UnsupportedError: the library cannot express a field of the spec. The message names the
+                field, and what to use instead.
             SpecValueError: the library is unknown.
             MissingBackendError: the library is not installed.
         """
         return self._registry.switching().to_native(self, library, code=code, rank=rank)
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of JSON values: the loss's name, the version, and the changed fields.
+        """Write a dictionary of JSON values: the loss's name, the version, and the changed fields.
 
-        The version is the lowest that knows the loss, its fields and their values.
+        The version is the lowest that has the loss, its changed fields and their values.
         """
         changed = self.changed()
         versions = [self.declarations[name].version_of(value) for name, value in changed.items()]
@@ -434,7 +435,7 @@ class Loss(Record):
         return {"loss": self.name, "version": max([self.since, *versions]), **written}
 
     def to_json(self) -> str:
-        """`to_dict` as JSON text, keys in a stable order."""
+        """Write `to_dict` as JSON text, with the keys in a stable order."""
         import json
 
         return json.dumps(self.to_dict(), allow_nan=False)
@@ -445,40 +446,40 @@ LOSSES: dict[str, type[Loss]] = {}
 
 
 def bound_spec(obj: object) -> Loss | None:
-    """The spec of what `Loss.to` made; None for anything else."""
+    """The spec of an object that `Loss.to` returned; None for any other object."""
     bound = getattr(obj, "spec", None)
     return bound if isinstance(bound, Loss) else None
 
 
 def _plain(value: Any) -> Any:
-    """A canonical value as JSON has it: lists for tuples."""
+    """Convert a canonical value for JSON: tuples become lists."""
     return [_plain(element) for element in value] if isinstance(value, tuple) else value
 
 
 class Categorical(Loss):
-    """What losses with a class axis share."""
+    """The base class of losses with a class axis."""
 
     axis: int | None = field(
         default=None,
         check=optional(integer),
         doc="the class axis. None: the last one where predictions have at most 2 axes; from 3 axes "
-        "up it must be named, since torch uses 1 and the others -1, and a square shape would hide "
-        "the mistake.",
+        "up it must be named, because torch uses 1 and the others -1, and a square shape would "
+        "hide a mistake.",
         sentence=_class_axis,
     )
     class_weights: Sequence[float] | None = field(
         default=None,
         check=optional(weights),
         doc="one non-negative number w_c per class. Numbers below the smallest normal one of the "
-        "compute dtype count as 0, here and in `pos_weight`, shares of smoothing, target entries "
-        "of the cross-entropies and sample weights.",
+        "compute dtype count as 0 here, and also in `pos_weight`, smoothing shares, targets of the "
+        "cross-entropies and sample weights.",
         sentence=_class_weights,
     )
     ignore_index: int | Iterable[int] | None = field(
         default=None,
         check=optional(labels),
-        doc="an int or several; positions with that label are dropped. Index targets only: with "
-        "dense targets a negative one has no effect, and one in 0..K-1 is an error.",
+        doc="one or several ints; positions with these labels are dropped. Only for class indices: "
+        "with dense targets a negative one has no effect, and one in 0..K-1 is an error.",
         sentence=_ignore_index,
     )
     divisor: Divisor = field(
@@ -495,7 +496,7 @@ class Categorical(Loss):
 
 
 class Scaled(Loss):
-    """What losses share that can be scaled and computed in another dtype."""
+    """The base class of losses that can be scaled, or computed in another dtype."""
 
     scale: float = field(
         default=1.0,
@@ -509,7 +510,7 @@ class Scaled(Loss):
         default=None,
         check=optional(one_of("float32", "float64")),
         doc='None, or "float32" or "float64": predictions, floating targets and sample weights are '
-        'read in this dtype, and so is the loss returned. Not with ``rounding="exact"``.',
+        'cast to this dtype, and the loss has it. Not with ``rounding="exact"``.',
         sentence=_dtype,
         since=2,
         group="ported",
@@ -518,22 +519,22 @@ class Scaled(Loss):
     def _check_together(self) -> None:
         if self.dtype is not None and self.rounding == "exact":
             msg = (
-                f"dtype={self.dtype!r} rounds what it reads, and rounding='exact' rounds results "
-                "alone; leave dtype out, and cast the predictions before the call if they have "
-                "another one."
+                f"dtype={self.dtype!r} rounds the inputs, and rounding='exact' rounds only the "
+                "results; leave dtype out, and cast the predictions before the call if they have "
+                "another dtype."
             )
             raise SpecValueError(msg)
 
 
 class Elementwise(Scaled):
-    """What losses share whose positions are the elements of the predictions."""
+    """The base class of losses whose positions are the elements of the predictions."""
 
     element_weights: float | Sequence[Any] | None = field(
         default=None,
         check=optional(nested_weights),
-        doc="None, or non-negative numbers that multiply the losses of elements, an array of at "
-        "most the predictions' rank, aligned to their *last* axes; an extent of 1 is repeated. "
-        "They count in W_i, as sample weights do.",
+        doc="None, or non-negative numbers that multiply the losses of elements: an array that "
+        "broadcasts to the predictions, aligned to their *last* axes. They count in W_i, as sample "
+        "weights do.",
         sentence=_element_weights,
         since=2,
         group="ported",
@@ -541,9 +542,9 @@ class Elementwise(Scaled):
     average_last_axis: bool = field(
         default=False,
         check=boolean,
-        doc="whether the losses along the last axis are averaged, weighted by `element_weights` "
-        "and divided by their number, to one loss per position; positions are then the "
-        "predictions' shape without it, of at least one axis.",
+        doc="whether the losses along the last axis, multiplied by `element_weights`, are added "
+        "and divided by their number, which leaves one loss per position. Positions then have the "
+        "predictions' shape without that axis; at least one axis must remain.",
         sentence={
             True: "the losses along the last axis are averaged to one per position, before any "
             "reduction",
@@ -567,7 +568,7 @@ def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> N
 
 
 class CrossEntropyLoss(Categorical, Scaled):
-    r"""Categorical cross-entropy: how many nats the predicted distribution spends on the target.
+    r"""Categorical cross-entropy of the target and the predicted distribution, in nats.
 
     $$\ell_i = \sum_c \tau_{ic}\,(-\log p_{ic}), \qquad
     \tau_{ic} = w_c\,t'_{ic}, \qquad t' = (1-\epsilon_s)\,t + \epsilon_s/K$$
@@ -577,8 +578,8 @@ class CrossEntropyLoss(Categorical, Scaled):
 
     Predictions are floating, shaped (..., K) or with the K classes on `axis`. Targets of an integer
     dtype are class indices, shaped like the predictions without the class axis; targets of a
-    floating dtype are dense and shaped like the predictions. The dtype alone tells which. The
-    per-position loss has the predictions' shape without the class axis.
+    floating dtype are dense and shaped like the predictions. Only the dtype decides between the
+    two. The per-position loss has the predictions' shape without the class axis.
 
     {fields}
 
@@ -595,8 +596,8 @@ class CrossEntropyLoss(Categorical, Scaled):
         assert abs(loss - 0.4076059644443803) < 1e-15
         ```
 
-    Source: the rules follow ``torch.nn.CrossEntropyLoss`` where the frameworks differ, except that
-    nothing is ignored unless asked for.
+    Source: where the frameworks differ, the rules are those of ``torch.nn.CrossEntropyLoss``,
+    except that by default no label is ignored.
     """
 
     name = "cross_entropy"
@@ -611,8 +612,8 @@ class CrossEntropyLoss(Categorical, Scaled):
         default=0.0,
         check=clip_bound("keras", "sklearn"),
         doc="probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the "
-        'gradient is 0 where it clips. Only with ``from_logits=False``. "keras": 1e-7, both bounds '
-        'rounded to the predictions\' dtype, as Keras has them. "sklearn": the distance from 1 to '
+        'gradient is 0 where it clips. Only with ``from_logits=False``. "keras": 1e-7, with both '
+        'bounds rounded to the predictions\' dtype, as in Keras. "sklearn": the distance from 1 to '
         "the next larger number of the predictions' dtype.",
         sentence=_epsilon,
         late_values={"keras": 2, "sklearn": 2},
@@ -627,8 +628,8 @@ class CrossEntropyLoss(Categorical, Scaled):
         default=None,
         check=optional(one_of("before_clip", "after_clip")),
         doc="None, or predictions are non-negative numbers that are divided by their sum over the "
-        'classes: "before_clip" or "after_clip" (of the numbers as they are). Only with an '
-        "`epsilon`.",
+        'classes, "before_clip" or "after_clip". Under "after_clip" the predictions are clipped as '
+        "they are, then divided by the sum of the clipped numbers. Only with an `epsilon`.",
         sentence={
             None: "predictions are not divided by their sum over the classes",
             "before_clip": "predictions are divided by their sum over the classes, then clipped",
@@ -642,8 +643,8 @@ class CrossEntropyLoss(Categorical, Scaled):
         check=one_of("entries", "position"),
         doc='what class weights multiply. "entries": the entries of the smoothed target, as above. '
         r'"position": the whole loss of a position, by $\sum_c w_c t_c$, so that '
-        r"$\tau_{ic} = t'_{ic} \sum_k w_k t_{ik}$; the class weights that ``fit`` of Keras takes. "
-        "The weight W_i is the same in both.",
+        r"$\tau_{ic} = t'_{ic} \sum_k w_k t_{ik}$, as for ``class_weight`` of Keras' ``fit``. "
+        "W_i is the same in both cases.",
         sentence=_class_weighting,
         since=2,
         group="ported",
@@ -661,12 +662,12 @@ class CrossEntropyLoss(Categorical, Scaled):
 
 
 class BinaryCrossEntropyLoss(Elementwise):
-    r"""Binary cross-entropy, elementwise: every element is its own yes-or-no question.
+    r"""Binary cross-entropy, elementwise: every element is a classification of its own.
 
     $$\ell = -\bigl(q\,t' \log p + (1 - t') \log(1 - p)\bigr), \qquad
     t' = (1-\epsilon_s)\,t + \epsilon_s/2$$
 
-    with $p = \sigma(z)$ when `from_logits`. $0 \log 0 = 0$, on whichever side the zero is.
+    with $p = \sigma(z)$ when `from_logits`. $0 \log 0 = 0$ in both terms.
 
     Predictions are floating, of any shape; targets have the same shape, are bool, integer or
     floating, and lie in [0, 1]. The per-position loss has the predictions' shape.
@@ -686,8 +687,8 @@ class BinaryCrossEntropyLoss(Elementwise):
         assert abs(loss - np.log(2)) < 1e-15
         ```
 
-    Source: ``torch.nn.BCEWithLogitsLoss`` for `pos_weight`; unlike ``torch.nn.BCELoss`` no
-    logarithm is clamped.
+    Source: ``torch.nn.BCEWithLogitsLoss`` for `pos_weight`. Logarithms are not clamped unless
+    ``epsilon="torch"``, unlike those of ``torch.nn.BCELoss``.
     """
 
     name = "binary_cross_entropy"
@@ -703,9 +704,9 @@ class BinaryCrossEntropyLoss(Elementwise):
         check=clip_bound("keras", "sklearn", "torch"),
         doc="probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the "
         'gradient is 0 where it clips. Only with ``from_logits=False``. "keras" and "sklearn": as '
-        'for `CrossEntropyLoss`. "torch": no probability is clipped, but no logarithm is below '
-        r"-100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, with $10^{-12}$ as "
-        "float32 has it, which is not the derivative of that; it is what ``torch.nn.BCELoss`` has.",
+        'for `CrossEntropyLoss`. "torch": as in ``torch.nn.BCELoss``, logarithms are clamped at '
+        r"-100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, with $10^{-12}$ in "
+        "float32; this is not the derivative of the clamped loss.",
         sentence=_epsilon,
         late_values={"keras": 2, "sklearn": 2, "torch": 2},
     )
@@ -719,7 +720,7 @@ class BinaryCrossEntropyLoss(Elementwise):
     axis: int | None = field(
         default=None,
         check=optional(axis_if_not_last),
-        doc="the axis that several pos_weight run along. None: the last one.",
+        doc="the axis along which a vector `pos_weight` runs. None: the last one.",
         sentence=_pos_weight_axis,
         since=2,
     )
@@ -733,11 +734,11 @@ class BinaryCrossEntropyLoss(Elementwise):
         default=False,
         check=boolean,
         doc=r"whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and "
-        r"$-\log(1 - p + \epsilon)$, instead of clipping to it. Needs a number as `epsilon`.",
+        r"$-\log(1 - p + \epsilon)$, instead of being a bound. Only with a number as `epsilon`.",
         sentence={
             True: "epsilon is added inside the logarithms instead of clipping to it; the gradient "
             "never vanishes",
-            False: "epsilon bounds probabilities, it is not added to them",
+            False: "epsilon is a bound of probabilities, and is not added to them",
         },
         since=2,
         group="ported",
@@ -748,14 +749,14 @@ class BinaryCrossEntropyLoss(Elementwise):
         _refuse_clipped_logits(self)
         if self.epsilon_added and (isinstance(self.epsilon, str) or not self.epsilon):
             msg = (
-                f"epsilon_added adds a number, and epsilon is {self.epsilon!r}; give it one, as in "
-                "epsilon=1e-7."
+                f"epsilon_added=True needs a positive number as epsilon, got {self.epsilon!r}; set "
+                "one, as in epsilon=1e-7."
             )
             raise SpecValueError(msg)
         if self.epsilon == "torch" and self.pos_weight is not None:
             msg = (
-                "epsilon='torch' is what torch.nn.BCELoss does, which has no pos_weight; use "
-                "from_logits=True for one."
+                "epsilon='torch' follows torch.nn.BCELoss, which has no pos_weight; use "
+                "from_logits=True, which has one."
             )
             raise SpecValueError(msg)
 
@@ -765,9 +766,9 @@ class MeanSquaredError(Elementwise):
 
     $$\ell = (p - t)^2$$
 
-    without the factor 1/2 some texts put in front. Predictions are floating, of any shape; targets
-    have the same shape and are floating, integer (at most 2^53 in size) or bool. The per-position
-    loss has the predictions' shape.
+    without the factor 1/2 of some definitions. Predictions are floating, of any shape; targets
+    have the same shape and are floating, integer (of magnitude at most 2^53) or bool. The
+    per-position loss has the predictions' shape.
 
     {fields}
 
@@ -794,9 +795,9 @@ class NegativeLogLikelihoodLoss(Categorical):
     $$\ell_i = \sum_c \tau_{ic}\,(-x_{ic}), \qquad \tau_{ic} = w_c\,t_{ic}$$
 
     A class index $y$ is the one-hot target $t_c = [c = y]$. Entries with $\tau_{ic} = 0$ are not
-    read. Predictions are any numbers: whether they are logarithms of probabilities is not checked,
-    as those of densities may be positive. Shapes, dtypes and kinds of targets are those of
-    `CrossEntropyLoss`, which takes logits and is the safer choice where there are any.
+    read. Predictions may be any numbers, because logarithms of densities may be positive; that they
+    are log-probabilities is not checked. Shapes, dtypes and kinds of targets are those of
+    `CrossEntropyLoss`. If you have logits, `CrossEntropyLoss` is the safer choice.
 
     {fields}
 
@@ -812,7 +813,7 @@ class NegativeLogLikelihoodLoss(Categorical):
         assert ul.NegativeLogLikelihoodLoss()(log_probabilities, np.array([0, 1])) == 0.375
         ```
 
-    Source: ``torch.nn.NLLLoss``, except that nothing is ignored unless asked for.
+    Source: ``torch.nn.NLLLoss``, except that by default no label is ignored.
     """
 
     name = "negative_log_likelihood"

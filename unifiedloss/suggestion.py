@@ -1,10 +1,10 @@
-"""Guess what was meant with an unknown name."""
+"""Guess which known name an unknown one stands for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-_ELSEWHERE = {
+_FOREIGN_NAMES = {
     "weight": "class_weights",
     "weights": "class_weights",
     "ignore_class": "ignore_index",
@@ -26,12 +26,12 @@ _ELSEWHERE = {
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: " Did you mean 'torch'?", or nothing."""
-    from difflib import get_close_matches  # only a mistake needs it
+    """Return the end of a message about an unknown name: " Did you mean 'torch'?", or ""."""
+    from difflib import get_close_matches  # here, because only an error needs it
 
     known = list(known)
     lower = str(name).lower()
-    found = [_ELSEWHERE.get(lower, lower)]
-    if found[0] not in known:
-        found = get_close_matches(lower, known, n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    matches = [_FOREIGN_NAMES.get(lower, lower)]
+    if matches[0] not in known:
+        matches = get_close_matches(lower, known, n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

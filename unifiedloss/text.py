@@ -1,4 +1,4 @@
-r"""Text with formulas in it, as plain text and as LaTeX.
+r"""Text with formulas, both as plain text and as LaTeX.
 
 Write a formula in both forms, because neither can be derived from the other:
 ``Text.of("a mean over ", formula("sum_i s_i", r"\sum_i s_i"))``.
@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 MOST_SHOWN = 20
-"""Describe longer arrays of weights by their length, range, first and last number."""
+"""Arrays with more numbers are described by their length, range, first and last number."""
 
 
 class Text(NamedTuple):
@@ -66,7 +66,7 @@ def number(given: float) -> str:
 
 
 def number_latex(given: float) -> str:
-    """Return a number as LaTeX, 1e-07 as a power of ten."""
+    """Return a number as LaTeX, with a power of ten for a number such as 1e-07."""
     mantissa, power, exponent = number(given).partition("e")
     if not power:
         return mantissa

@@ -1,9 +1,9 @@
-"""Look for bad values where values can be read, and raise for the first one.
+"""Check the values of a call, and raise for the first bad one.
 
-Values are read in NumPy for every backend, as views of CPU tensors, so that the same bad call fails
-with the same error and message everywhere. Where values cannot be read, under tracing and on an
-accelerator, `unifiedloss.positions` gives NaN instead, by the same rules. Dropped and zero-weighted
-positions are not looked at. The order is weights, targets, predictions.
+Values of every backend are checked as NumPy arrays, which are views of CPU tensors, so that the
+same bad call fails with the same error and message everywhere. Under tracing and on accelerators no
+value is checked; `unifiedloss.positions` gives NaN instead, by the same rules. Dropped and
+zero-weighted positions are skipped. The order is weights, targets, predictions.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def check(
 
     Args:
         plan: from `unifiedloss.plan.resolve`.
-        predictions: values as NumPy reads them, in their own dtype; so are the others.
+        predictions: values as a NumPy array, in the dtype of the tensor; so are the others.
         targets: values.
         sample_weight: values or None.
         mask: values or None.
 
     Raises:
-        BadValueError: naming position and value.
-        EmptyMeanError: under ``on_empty="error"``, where the mean's divisor is 0.
+        BadValueError: a value is bad. The message names its position.
+        EmptyMeanError: the mean's divisor is 0, under ``on_empty="error"``.
     """
-    on_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
-    if not on_empty and sample_weight is None and trivially_valid(plan, predictions, targets):
+    refuse_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
+    if not refuse_empty and sample_weight is None and trivially_valid(plan, predictions, targets):
         return
     shape = _position_shape(plan, predictions)
     present = np.ones(shape, bool) if mask is None else _align(mask, shape)
@@ -45,7 +45,7 @@ def check(
         present = present & (targets != label)
     kept = present
     if sample_weight is not None or plan.element_weights is not None:
-        # Weights too small for the compute dtype are 0, and the cast to it may overflow.
+        # The cast to the compute dtype may overflow. Weights too small for it count as 0.
         with np.errstate(over="ignore"):
             given = np.ones((), bool) if sample_weight is None else sample_weight
             weight = _align(given.astype(plan.compute_dtype), shape)
@@ -55,13 +55,14 @@ def check(
         weighted_mean = plan.divisor == "weights" and plan.spec.reduction == "mean"
         if sample_weight is not None and weighted_mean:
             why = (
-                "a negative weight makes no weighted mean; use another divisor, or reduction 'sum'."
+                "a weighted mean needs non-negative weights; use another divisor, or reduction "
+                "'sum'."
             )
             _raise_at(kept & (weight < 0), sample_weight, "sample_weight", why)
     _check_targets(plan, targets, kept)
     if plan.probabilities:
         _check_probabilities(plan, predictions, targets, kept)
-    if on_empty:
+    if refuse_empty:
         _check_empty(plan, targets, sample_weight, present, kept, shape)
 
 
@@ -69,11 +70,11 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def _within(x: Array, limit: float) -> bool:
-    """Whether one pass shows that all numbers lie in [0, limit]. False may mean "look closer".
+    """Whether one pass shows that all numbers lie in [0, limit]. False may mean "not certain".
 
-    The bits of non-negative floats order as the floats do. The bits of negative floats and NaN are
-    larger, and so are those of negative integers read as unsigned. So one maximum over the bits
-    decides, where comparing takes four passes.
+    Read as unsigned integers, the bits of non-negative floats have the order of the floats. The
+    bits of negative floats, NaN and negative integers are larger. So one maximum over the bits is
+    enough, whereas comparisons take four passes.
     """
     dtype = x.dtype
     if dtype.kind == "b":
@@ -92,9 +93,10 @@ def _bits(limit: float, dtype: np.dtype[Any]) -> int:
 
 
 def trivially_valid(plan: Plan, predictions: Array | None, targets: Array) -> bool:
-    """Whether one cheap pass shows that no value is bad, even if every value were read.
+    """Whether one cheap pass shows that no target and no prediction is bad.
 
-    Only probabilities are looked at among predictions; others may be left out.
+    Dropped positions are included. `predictions` may be None unless they are probabilities, because
+    other predictions are never bad.
     """
     if plan.kind == "regression":
         return plan.targets_dtype not in BEYOND_FLOAT64
@@ -114,9 +116,9 @@ def _align(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
-    """Raise for the first True of `bad`, naming its position and value.
+    """Raise for the first True in `bad`, with its position and value.
 
-    The axes of `values` may be a leading part of those of `bad`.
+    `values` may have only the leading axes of `bad`.
     """
     if not bad.any():
         return
@@ -128,8 +130,8 @@ def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
     raise BadValueError(msg)
 
 
-# Limits are np.float64, because NumPy rounds a Python float to the array's dtype, and the smallest
-# normal float64 is 0 in float32.
+# The limits below are np.float64, because NumPy would round a Python float to the array's dtype,
+# and the smallest normal float64 rounds to 0 in float32.
 
 
 def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
@@ -179,15 +181,15 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
     read = np.broadcast_to(_along(plan, kept) if plan.axis is not None else kept, predictions.shape)
     if not plan.reads_all and plan.kind == "index":
         index = np.where(kept, targets, 0).astype(np.int64)
-        here = np.zeros(predictions.shape, bool)
-        np.put_along_axis(here, _along(plan, index), values=True, axis=plan.axis)
-        read = read & here
+        is_target = np.zeros(predictions.shape, bool)
+        np.put_along_axis(is_target, _along(plan, index), values=True, axis=plan.axis)
+        read = read & is_target
     elif not plan.reads_all and plan.kind == "dense":
         read = read & ~(targets < np.float64(plan.tiny_target))
     why = "not a probability. If these are logits, set from_logits=True."
     if plan.renormalize is not None:
         why = (
-            "renormalize divides finite numbers that are not negative. If these are logits, set "
+            "renormalize needs finite, non-negative numbers. If these are logits, set "
             "from_logits=True."
         )
     _raise_at(outside & read, predictions, "predictions", why)
@@ -201,27 +203,27 @@ def _check_empty(
     kept: Array,
     shape: tuple[int, ...],
 ) -> None:
-    # No weight is negative where their sum counts, so the sum is 0 only where all of them are 0. A
-    # weight is 0 where a factor is 0, because the product of nonzero factors may underflow. NaN is
-    # not 0.
-    weighty = kept
+    # If the divisor is the sum of the weights, no weight is negative, so the sum is 0 only if all
+    # are 0. Look for a factor of 0, not for a product of 0, because a product of nonzero factors
+    # may underflow. NaN is not 0.
+    nonzero = kept
     if plan.class_weights is not None:
-        w = np.asarray(plan.class_weights) != 0
+        has_weight = np.asarray(plan.class_weights) != 0
         if plan.kind == "index":
-            weighty = w[np.where(kept, targets, 0).astype(np.int64)]
+            nonzero = has_weight[np.where(kept, targets, 0).astype(np.int64)]
         else:
             entries = np.moveaxis(~(targets < np.float64(plan.tiny_target)), plan.axis or 0, -1)
-            weighty = (entries & w).any(-1)
+            nonzero = (entries & has_weight).any(-1)
         if sample_weight is not None:
-            weighty = weighty | np.isnan(_align(sample_weight, shape).astype(np.float64))
-        weighty = weighty & kept
+            nonzero = nonzero | np.isnan(_align(sample_weight, shape).astype(np.float64))
+        nonzero = nonzero & kept
     rule = plan.divisor
     if rule == "all":
         empty = not kept.size
     elif rule == "present":
         empty = not present.any()
     else:
-        empty = not weighty.any()
+        empty = not nonzero.any()
     if empty:
         msg = (
             f"the mean has nothing to divide by: divisor {rule!r} is 0 for a per-position loss of "
