@@ -270,10 +270,10 @@ def _primitives(program: Any) -> Iterator[str]:
     ],
 )
 def test_compiled_call_is_the_backends(spec: Any, predictions: Array, targets: Array) -> None:
-    """Traced, these calls are the program of the adapter below, which is why few of Keras' are compiled once more.
+    """When traced, these calls are the same program as the adapter's below Keras.
 
-    Cross-entropy from logits is not among them, and on TensorFlow the squared error: there Keras has operations of its own.
-    """
+    So few of Keras' calls are compiled once more. Cross-entropy from logits is not among them, and
+    on TensorFlow the squared error is not: there Keras has operations of its own."""
     if not COMPILES:
         return
     tensors = BACKEND.tensor(predictions), BACKEND.tensor(targets)

@@ -76,7 +76,7 @@ class JaxAdapter(Adapter):
         return _native_order(x)
 
     def readable(self, *tensors: Any) -> bool:
-        for x in tensors:  # noqa: SIM110 - all(...) with a generator takes three times as long
+        for x in tensors:
             if not (
                 x is None
                 or (_has_values(x) and (_only_cpu() or _on_cpu(x.sharding)))
