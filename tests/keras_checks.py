@@ -273,7 +273,8 @@ def test_compiled_call_is_the_backends(spec: Any, predictions: Array, targets: A
     """When traced, these calls are the same program as the adapter's below Keras.
 
     So few of Keras' calls are compiled once more. Cross-entropy from logits is not among them, and
-    on TensorFlow the squared error is not: there Keras has operations of its own."""
+    on TensorFlow the squared error is not: there Keras has operations of its own.
+    """
     if not COMPILES:
         return
     tensors = BACKEND.tensor(predictions), BACKEND.tensor(targets)
