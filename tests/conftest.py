@@ -154,6 +154,7 @@ class _Summary:
 
     def __init__(self) -> None:
         self.slow = 0
+        self.of_workers = 0
         self.rows: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -163,12 +164,14 @@ class _Summary:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Read the count of a worker: each collects all tests."""
-        self.slow = max(self.slow, getattr(node, "workeroutput", {}).get("slow", 0))
+        self.of_workers = max(self.of_workers, getattr(node, "workeroutput", {}).get("slow", 0))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the rows that the tests of the conformance suite report."""
         if report.when == "call":
             self.rows += [str(row) for key, row in report.user_properties if key == "row"]
+            # Tests that run pytest in a child process report what the child deselected.
+            self.slow += sum(int(str(n)) for key, n in report.user_properties if key == "slow")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the rows and the number of slow tests."""
@@ -176,10 +179,10 @@ class _Summary:
             terminalreporter.section("conformance: cases, programs, processor seconds")
             for row in self.rows:
                 terminalreporter.line(row)
-        if self.slow:
+        if self.slow + self.of_workers:
             terminalreporter.section("slow")
             terminalreporter.line(
-                f"{self.slow} slow tests were deselected; "
+                f"{self.slow + self.of_workers} slow tests were deselected; "
                 "run them with --strength all, or make test-all"
             )
 

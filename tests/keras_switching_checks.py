@@ -27,7 +27,7 @@ ON = BACKEND.name
 NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tensorflow", "jax"))
 
 # JAX compiles each operation for each shape.
-slow_on_jax = pytest.mark.slow("the same specs on Keras' other backends", only=None if JAX else [])
+pytestmark = pytest.mark.slow("the same checks on Keras' other backends", only=None if JAX else [])
 
 RNG = np.random.default_rng(0)
 # As many rows as the special values below, because JAX compiles each operation for each shape.
@@ -220,14 +220,12 @@ if TENSORFLOW:
     ]
 
 
-@slow_on_jax
 def test_grid() -> None:
     """Every class and function of Keras agrees with its spec over its arguments."""
     for native, *tensors in GRID:
         check(native, *tensors, backends=("numpy", "keras"))
 
 
-@slow_on_jax
 def test_special_values() -> None:
     """Keras and the spec agree at infinities, NaN, bounds of the clip, divisors of 0 and so on."""
     for native, *tensors in SPECIAL:
@@ -634,7 +632,6 @@ NAMES = [name for name in switching.LIBRARY_LOSSES if name.startswith("keras.")]
 ]
 
 
-@pytest.mark.slow("the functions", only=["losses.Sparse", "losses.Binary"] if JAX else [])
 @pytest.mark.parametrize("name", NAMES)
 def test_list_of_deviations_is_true(name: str) -> None:
     """Keras on this backend differs from its specs exactly by the listed rules."""

@@ -422,7 +422,7 @@ def _is_left_out(
         return True
     complete = name == complete_mode(adapter, exact=exact)
     by_keras = target.on is not None and case.of_backend and not exact
-    if share.has(case) and (complete or not by_keras):
+    if share.has(case, name) and (complete or not by_keras):
         return False
     # Run bad values in every mode that raises, because no other mode shows whether they raise.
     return not checks.must_raise(mode, reference)

@@ -34,9 +34,10 @@ FULL = Strength("full", grouped=False, minutes=8)
 """Every compiled case in every compiled mode, each in its own program, and again through Keras."""
 
 TEST = Strength("test", grouped=True, minutes=3)
-"""All cases in every eager mode, and most under JAX's jit.
+"""All cases in every eager mode, and half of them under JAX's jit.
 
-The compiled cases run in one mode per compiler, and only representative ones in the other modes.
+Half of the compiled cases run in one mode per compiler, another half in each framework, and only
+representative ones in the other modes.
 """
 
 QUICK = Strength("quick", grouped=True, minutes=1)
@@ -59,12 +60,17 @@ def strength_named(name: str) -> Strength:
 
 
 _SEED = 2026
-"""Seed of the sample. It is fixed, because a test run must not depend on the date."""
+"""Seed of the samples. It is fixed, because a test run must not depend on the date."""
 
 
-def _is_drawn(name: str) -> bool:
-    """Whether the seed selects this case; it selects half of them."""
-    return zlib.crc32(f"{_SEED} {name}".encode()) % 2 == 0
+def _is_drawn(name: str, mode: str) -> bool:
+    """Whether the seed selects this case in this mode.
+
+    It selects half of the cases, and not the same half in every mode, so that the compilers of
+    different frameworks compile different cases.
+    """
+    case_half, mode_half = (zlib.crc32(f"{_SEED} {x}".encode()) % 2 for x in (name, mode))
+    return case_half == mode_half
 
 
 class Share(Enum):
@@ -72,17 +78,19 @@ class Share(Enum):
 
     EVERY = "every"
     NEW = "every, without what the backend below has compiled"
-    DRAWN = "compiled, and half of the others"
+    HALF = "representative, and half of the others"
     COMPILED = "compiled"
+    HALF_OF_COMPILED = "representative, and half of the other compiled ones"
     REPRESENTATIVE = "representative"
     NOTHING = "nothing"
 
-    def has(self, case: Case | SoftmaxCase) -> bool:
-        """Whether a case belongs to this share."""
+    def has(self, case: Case | SoftmaxCase, mode: str) -> bool:
+        """Whether this share has a case in the mode of that name."""
         if self is Share.NEW:
             return case.compiled or not case.of_backend
-        if self is Share.DRAWN:
-            return case.compiled or _is_drawn(case.name)
+        if self in (Share.HALF, Share.HALF_OF_COMPILED):
+            admitted = self is Share.HALF or case.compiled
+            return case.representative or (admitted and _is_drawn(case.name, mode))
         if self is Share.COMPILED:
             return case.compiled
         if self is Share.REPRESENTATIVE:
@@ -118,11 +126,11 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
         if by_keras and (exact or mode.complete) and strength != FULL:
             # In exact mode Keras calls the framework below it; otherwise that framework's own row
             # compiles the remaining cases.
-            return Share.COMPILED
+            return Share.HALF_OF_COMPILED if mode.complete and not exact else Share.COMPILED
         if by_keras and not exact and mode.complete:
             return Share.NEW
         if mode.complete and strength == TEST:
-            return Share.DRAWN
+            return Share.HALF
         return Share.EVERY
     if mode.costly:
         left_out = strength == QUICK or (strength == TEST and by_keras)
@@ -138,4 +146,4 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
     declared = any(mode.complete for mode in modes.values())
     if by_keras or (declared and not mode.complete) or (exact and not mode.complete):
         return Share.REPRESENTATIVE
-    return Share.COMPILED
+    return Share.HALF_OF_COMPILED
