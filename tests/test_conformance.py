@@ -25,19 +25,19 @@ STRENGTHS = ("full", "test")
 ROWS = {
     ("numpy", "eager"): (1120, 1600),
     ("torch", "eager"): (1630, 2300),
-    ("torch", "aot_eager"): (390, 590),
+    ("torch", "aot_eager"): (390, 330),
     ("torch", "inductor"): (60, 85),
     ("tensorflow", "eager"): (1630, 2300),
-    ("tensorflow", "function"): (390, 590),
-    ("tensorflow", "xla"): (390, 590),
+    ("tensorflow", "function"): (390, 330),
+    ("tensorflow", "xla"): (390, 355),
     ("jax", "eager"): (550, 140),
-    ("jax", "jit"): (1630, 1450),
+    ("jax", "jit"): (1630, 1230),
     ("jax", "vmap"): (390, 95),
     ("jax (x64)", "eager"): (110, 55),
-    ("jax (x64)", "jit"): (460, 340),
+    ("jax (x64)", "jit"): (460, 310),
     ("jax (x64)", "vmap"): (110, 55),
     ("keras (jax)", "eager"): (450, 140),
-    ("keras (jax)", "jit"): (1630, 590),
+    ("keras (jax)", "jit"): (1630, 355),
     ("keras (jax)", "vmap"): (390, 95),
     ("keras (numpy)", "eager"): (1120, 1600),
     ("keras (tensorflow)", "eager"): (1630, 2300),
@@ -64,9 +64,9 @@ EXACT_ROWS = {
     )
     for (backend, mode), (_, least) in ROWS.items()
 } | {
-    ("jax", "jit"): (330, 400),
+    ("jax", "jit"): (330, 245),
     ("jax (x64)", "eager"): (300, 380),
-    ("jax (x64)", "jit"): (65, 80),
+    ("jax (x64)", "jit"): (65, 65),
     ("jax (x64)", "vmap"): (65, 45),
 }
 
