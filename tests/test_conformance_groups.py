@@ -10,7 +10,7 @@ from unifiedloss import registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import groups, runner, workers
 from unifiedloss.conformance.cases import all_cases
-from unifiedloss.conformance.strength import FULL, TEST
+from unifiedloss.conformance.strength import FULL, TEST, Share
 
 TARGET = workers.Target("torch", "torch")
 CHECKED = [(case, None) for case in all_cases()]
@@ -62,11 +62,15 @@ def torch() -> Adapter:
     return Traced()
 
 
+def drawn(*losses: str) -> list[Any]:
+    """The cases that both strengths run in the mode below, with the oracle's results."""
+    return [x for x in runner.expected(losses) if Share.HALF_OF_COMPILED.has(x[0], "traced")]
+
+
 @pytest.mark.framework("torch")
 def test_wrong_case_in_a_group_is_named(torch: Adapter) -> None:
     """Grouped cases fail with the same messages and snippets as those that run one by one."""
-    expected = runner.expected(["mean_squared_error", "binary_cross_entropy"])
-    chosen = [checked for checked in expected if checked[0].compiled]
+    chosen = drawn("mean_squared_error", "binary_cross_entropy")
     rows = []
     for strength in (FULL, TEST):
         work = runner.Work(chosen, [], ["traced"], strength)
@@ -84,7 +88,7 @@ def test_wrong_case_in_a_group_is_named(torch: Adapter) -> None:
 def test_group_that_does_not_compile_runs_one_by_one(torch: Adapter) -> None:
     """If a compiler refuses a group, its cases run one by one and do not fail."""
     torch.most = 3  # type: ignore[attr-defined]
-    chosen = [x for x in runner.expected(["binary_cross_entropy"]) if x[0].compiled]
+    chosen = drawn("binary_cross_entropy")
     (row,) = runner.check(torch, TARGET, runner.Work(chosen, [], ["traced"], TEST))
     assert not row.failures
     assert row.total.cases == len(chosen) < row.programs
@@ -104,3 +108,15 @@ def test_wrong_in_company_alone_is_a_failure(torch: Adapter) -> None:
     chosen = [x for x in runner.expected(["binary_cross_entropy"]) if x[0].compiled][:4]
     outcomes = groups.check(torch, mode, chosen)
     assert any("only in one program with" in what for x in outcomes for what in x.failures)
+
+
+def test_halves_differ_between_modes() -> None:
+    """Two compilers compile different halves, and each half has every representative case."""
+    compiled = [case for case in all_cases() if case.compiled]
+    first, second = (
+        {case.name for case in compiled if Share.HALF_OF_COMPILED.has(case, mode)}
+        for mode in ("aot_eager", "xla")
+    )
+    assert first | second == {case.name for case in compiled}
+    assert first & second == {case.name for case in compiled if case.representative}
+    assert len(compiled) / 3 < len(first) < len(compiled) * 2 / 3
