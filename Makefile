@@ -1,9 +1,9 @@
 # Every target creates its environment if there is none. It needs only python3 (3.11 or newer), make
 # and a network.
 #
-#   make run          3 minutes   check every framework against the oracle, then train in all
+#   make run          2 minutes   check every framework against the oracle, then train in all
 #   make check        1 minute    ruff, quick tests, and the eager cases in NumPy and PyTorch
-#   make test         6 minutes   lint, types and tests; every change has to pass this
+#   make test         8 minutes   lint, types and tests; every change has to pass this
 #   make test-all     30 minutes  the same, and the slow tests that repeat in another compiler
 #   make test-oldest  10 minutes  the eager cases in the oldest versions that the extras admit
 #   make lint         1 minute    formatting, lint rules and types
@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo '$(CURDIR)' > $@
 
 run: $(STAMP)
-	@echo 'make run: about 3 minutes on two cores: first every framework against the oracle,'
+	@echo 'make run: about 2 minutes on two cores: first every framework against the oracle,'
 	@echo 'then two trainings.'
 	$(CONFORM) --quick
 	$(RUN) docs/examples/switch_frameworks.py
