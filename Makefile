@@ -9,6 +9,7 @@
 #   make lint         1 minute    formatting, lint rules and types
 #   make bench        hours       times of the losses, relative to the frameworks' own
 #   make docs         1 minute    build the site into site/
+#   make stubs                    write unifiedloss/functional.pyi from the fields of the specs
 #   make clean                    remove all generated files, and the environment
 #
 # The times are for two cores and an existing environment.
@@ -34,7 +35,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-all test-oldest suite lint ruff types typing-tree bench docs
+.PHONY: help run check test test-all test-oldest suite lint ruff types typing-tree bench docs stubs
 .PHONY: clean force
 
 help:
@@ -102,6 +103,9 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(RUN) -m mkdocs build --strict
+
+stubs: $(STAMP)
+	$(RUN) -m tools.stubs
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info
