@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = {
     "numpy": ("numpy",),
     "jax": ("numpy", "jax"),
-    "keras (numpy)": ("numpy", "keras"),
+    # Keras 3.8 imports JAX for its NumPy backend.
+    "keras (numpy)": ("numpy", "keras", "jax"),
     "tensorflow": ("numpy", "tensorflow-cpu"),
 }
 """For each row of the report, the packages whose oldest version is installed."""
