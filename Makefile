@@ -5,7 +5,7 @@
 #   make check        1 minute    ruff, quick tests, and the eager cases in NumPy and PyTorch
 #   make test         8 minutes   lint, types and tests; every change has to pass this
 #   make test-all     30 minutes  the same, and the slow tests that repeat in another compiler
-#   make test-oldest  10 minutes  the eager cases in the oldest versions that the extras admit
+#   make test-oldest  3 minutes   the eager cases in the oldest versions that the extras admit
 #   make lint         1 minute    formatting, lint rules and types
 #   make bench        hours       times of the losses, relative to the frameworks' own
 #   make docs         1 minute    build the site into site/
