@@ -16,6 +16,7 @@ import griffe
 from latex2mathml.converter import convert
 
 from unifiedloss import functional
+from unifiedloss.field import annotations
 from unifiedloss.spec import LOSSES, Loss
 
 _FORMULA = re.compile(
@@ -66,13 +67,11 @@ class Specs(griffe.Extension):
 
 
 def _constructor(cls: type[Loss]) -> griffe.Function:
-    types: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        types |= inspect.get_annotations(base)
     kind = griffe.ParameterKind.keyword_only
+    defaults = {name: repr(field.default) for name, field in cls.declarations.items()}
     fields = [
-        griffe.Parameter(name, annotation=types[name], kind=kind, default=repr(field.default))
-        for name, field in cls.declarations.items()
+        griffe.Parameter(name, annotation=annotation, kind=kind, default=defaults[name])
+        for name, annotation in annotations(cls).items()
     ]
     self = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
     return griffe.Function("__init__", parameters=griffe.Parameters(self, *fields))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unifiedloss import functional
-from unifiedloss.field import described
+from unifiedloss.field import annotations, described
 
 PATH = Path(functional.__file__).with_suffix(".pyi")
 
@@ -82,12 +82,10 @@ def documentation(function: Any) -> str:
 
 def _spec_function_stub(function: Any) -> str:
     """Return the overloads of a function built from a spec."""
-    types: dict[str, str] = {}
-    for base in reversed(function.loss_class.__mro__):
-        types |= inspect.get_annotations(base)
+    declarations = function.loss_class.declarations
     fields = ",\n    ".join(
-        f"{name}: {types[name]} = {declaration.default!r}"
-        for name, declaration in function.loss_class.declarations.items()
+        f"{name}: {annotation} = {declarations[name].default!r}"
+        for name, annotation in annotations(function.loss_class).items()
     )
     doc = textwrap.indent(documentation(function), "    ").strip()
     return "".join(

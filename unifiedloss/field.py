@@ -236,6 +236,14 @@ def parameters(cls: type[Record]) -> list[inspect.Parameter]:
     ]
 
 
+def annotations(cls: type[Record]) -> dict[str, str]:
+    """The annotations of a record's fields, as source text."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= inspect.get_annotations(base)
+    return {name: found[name] for name in cls.declarations}
+
+
 def described(declarations: Mapping[str, Declaration]) -> str:
     """Describe the declared fields as entries of a docstring's section "Args:"."""
     return "\n".join(

@@ -1146,7 +1146,7 @@ def evaluate(
 
     Raises:
         EmptyMeanError: the divisor is 0, and the spec says ``on_empty="error"``.
-        ShapeError, DTypeError, SpecValueError: as `unifiedloss.spec.resolve`.
+        ShapeError, DTypeError, SpecValueError: as `unifiedloss.plan.resolve`.
         AssertionError: the largest number of digits does not decide a rounding.
     """
     call = _Reduction(spec, predictions, targets, sample_weight, mask)

@@ -1,7 +1,7 @@
 """Define how much of the suite a run executes: "full", "test" or "quick".
 
 A compiled mode takes from a fraction of a second to minutes for a case that takes a millisecond in
-an eager mode. So a weaker run does not drop cases, but runs them in fewer compilers.
+an eager mode. So a weaker run still runs all cases eagerly, and compiles fewer of them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ FULL = Strength("full", grouped=False, minutes=8)
 """Every compiled case in every compiled mode, each in its own program, and again through Keras."""
 
 TEST = Strength("test", grouped=True, minutes=3)
-"""All cases in every eager mode, and half of them under JAX's jit.
+"""All cases in eager modes, and half of the compiled cases in one mode of each compiler.
 
-Half of the compiled cases run in one mode per compiler, another half in each framework, and only
-representative ones in the other modes.
+The other modes run only representative cases. JAX compiles eager calls too, so it runs half of all
+cases, under `jit`. The name of a mode decides which half it runs.
 """
 
 QUICK = Strength("quick", grouped=True, minutes=1)
-"""All cases in every eager mode, and representative ones in one compiled mode of each backend."""
+"""All cases in eager modes, and representative ones in one compiled mode of each backend.
+
+JAX compiles eager calls too, so it runs the compiled cases, under `jit`.
+"""
 
 STRENGTHS = {strength.name: strength for strength in (QUICK, TEST, FULL)}
 

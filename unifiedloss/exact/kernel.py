@@ -50,7 +50,7 @@ def evaluate(
     ``on_empty="error"`` is NaN too.
 
     Args:
-        plan: from `unifiedloss.spec.resolve`, with every extent known.
+        plan: from `unifiedloss.plan.resolve`, with every extent known.
         predictions: in the plan's dtype; bfloat16 as an array of ml_dtypes' type, or widened to
             float32.
         targets: labels or numbers; bfloat16 numbers in the same way.

@@ -454,11 +454,6 @@ def any_rows(layout: Layout) -> Iterator[Input]:
     yield _every_class(layout)
 
 
-def any_elements(layout: Layout) -> Iterator[Input]:
-    """Ordinary elements."""
-    yield layout.elements([0.25], [1.0])
-
-
 def half_rows(layout: Layout) -> Iterator[Input]:
     """A float16 batch."""
     yield _every_class(layout, dtype="float16")
