@@ -16,7 +16,7 @@ import griffe
 from latex2mathml.converter import convert
 
 from unifiedloss import functional
-from unifiedloss.field import annotations
+from unifiedloss.field import annotations_of
 from unifiedloss.spec import LOSSES, Loss
 
 _FORMULA = re.compile(
@@ -71,7 +71,7 @@ def _constructor(cls: type[Loss]) -> griffe.Function:
     defaults = {name: repr(field.default) for name, field in cls.declarations.items()}
     fields = [
         griffe.Parameter(name, annotation=annotation, kind=kind, default=defaults[name])
-        for name, annotation in annotations(cls).items()
+        for name, annotation in annotations_of(cls).items()
     ]
     self = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
     return griffe.Function("__init__", parameters=griffe.Parameters(self, *fields))

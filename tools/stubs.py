@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unifiedloss import functional
-from unifiedloss.field import annotations, described
+from unifiedloss.field import annotations_of, described
 
 PATH = Path(functional.__file__).with_suffix(".pyi")
 
@@ -85,7 +85,7 @@ def _spec_function_stub(function: Any) -> str:
     declarations = function.loss_class.declarations
     fields = ",\n    ".join(
         f"{name}: {annotation} = {declarations[name].default!r}"
-        for name, annotation in annotations(function.loss_class).items()
+        for name, annotation in annotations_of(function.loss_class).items()
     )
     doc = textwrap.indent(documentation(function), "    ").strip()
     return "".join(

@@ -236,7 +236,7 @@ def parameters(cls: type[Record]) -> list[inspect.Parameter]:
     ]
 
 
-def annotations(cls: type[Record]) -> dict[str, str]:
+def annotations_of(cls: type[Record]) -> dict[str, str]:
     """The annotations of a record's fields, as source text."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
