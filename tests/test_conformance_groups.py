@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ def torch() -> Adapter:
 
 def drawn(*losses: str) -> list[Any]:
     """The cases that both strengths run in the mode below, with the oracle's results."""
-    return [x for x in runner.expected(losses) if Share.HALF_OF_COMPILED.has(x[0], "traced")]
+    return [x for x in runner.expected(losses) if Share.QUARTER_OF_COMPILED.has(x[0], "traced")]
 
 
 @pytest.mark.framework("torch")
@@ -88,7 +89,7 @@ def test_wrong_case_in_a_group_is_named(torch: Adapter) -> None:
 def test_group_that_does_not_compile_runs_one_by_one(torch: Adapter) -> None:
     """If a compiler refuses a group, its cases run one by one and do not fail."""
     torch.most = 3  # type: ignore[attr-defined]
-    chosen = drawn("binary_cross_entropy")
+    chosen = drawn("binary_cross_entropy", "mean_squared_error")
     (row,) = runner.check(torch, TARGET, runner.Work(chosen, [], ["traced"], TEST))
     assert not row.failures
     assert row.total.cases == len(chosen) < row.programs
@@ -110,13 +111,17 @@ def test_wrong_in_company_alone_is_a_failure(torch: Adapter) -> None:
     assert any("only in one program with" in what for x in outcomes for what in x.failures)
 
 
-def test_halves_differ_between_modes() -> None:
-    """Two compilers compile different halves, and each half has every representative case."""
+def test_modes_divide_the_compiled_cases() -> None:
+    """Each compiler compiles another quarter, and the representative cases."""
     compiled = [case for case in all_cases() if case.compiled]
-    first, second = (
-        {case.name for case in compiled if Share.HALF_OF_COMPILED.has(case, mode)}
-        for mode in ("aot_eager", "xla")
-    )
-    assert first | second == {case.name for case in compiled}
-    assert first & second == {case.name for case in compiled if case.representative}
-    assert len(compiled) / 3 < len(first) < len(compiled) * 2 / 3
+    representative = {case.name for case in compiled if case.representative}
+    drawn = [
+        {case.name for case in compiled if Share.QUARTER_OF_COMPILED.has(case, mode)}
+        for mode in ("aot_eager", "function", "xla", "jit")
+    ]
+    assert set().union(*drawn) == {case.name for case in compiled}
+    for one, other in combinations(drawn, 2):
+        assert one & other == representative
+    others = len(compiled) - len(representative)
+    for quarter in drawn:
+        assert others / 6 < len(quarter - representative) < others / 3

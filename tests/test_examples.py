@@ -48,12 +48,31 @@ def tables(text: str) -> list[dict[str, list[float]]]:
     return found
 
 
+SWITCH = """
+import dataclasses, runpy, sys, torch
+example = runpy.run_path(sys.argv[1])
+example["main"]()
+print("END OF THE EXAMPLE")
+torch.set_num_threads(1)
+small = dataclasses.replace(example["digits"](), epochs=10)
+small = dataclasses.replace(small, x=small.x[:50], y=small.y[:50])
+assert example["compare"]("right", small, example["digits_quality"])
+other = dataclasses.replace(small, loss_object=small.loss_object.replace(label_smoothing=1e-4))
+assert not example["compare"]("wrong", other, example["digits_quality"])
+"""
+"""The example, and then its check, which must fail for a label smoothing of 1e-4 in two frameworks.
+
+Both run in one process, because a process spends most of its time importing the frameworks.
+"""
+
+
 @all_frameworks
 def test_curves_agree(tmp_path: Path) -> None:
-    """The five curves fall, and they agree up to the rounding of float32."""
-    done = run(str(EXAMPLE), folder=tmp_path)
+    """The curves fall and agree up to the rounding of float32; the check finds a difference."""
+    done = run("-c", SWITCH, str(EXAMPLE), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    digits, diabetes = tables(done.stdout)
+    printed, _, checked = done.stdout.partition("END OF THE EXAMPLE\n")
+    digits, diabetes = tables(printed)
     for table, quality in ((digits, "accuracy"), (diabetes, "R squared")):
         curves = [numbers for label, numbers in table.items() if label.isdigit()]
         assert len(curves) == 10
@@ -65,26 +84,9 @@ def test_curves_agree(tmp_path: Path) -> None:
         assert all(later < earlier for earlier, later in zip(curves[0], curves[-1], strict=True))
     assert min(digits["accuracy"]) > 0.9
     assert min(diabetes["R squared"]) > 0.3
-    assert done.stdout.count("the curves agree") == 2
-    assert done.stdout.splitlines()[-1].startswith("Passed: ")
-
-
-@all_frameworks
-def test_disagreement_fails(tmp_path: Path) -> None:
-    """The script's check fails when NumPy and Keras use a label smoothing of 1e-4."""
-    code = """
-import dataclasses, runpy, sys, torch
-torch.set_num_threads(1)
-example = runpy.run_path(sys.argv[1])
-small = dataclasses.replace(example["digits"](), epochs=10)
-small = dataclasses.replace(small, x=small.x[:50], y=small.y[:50])
-assert example["compare"]("right", small, example["digits_quality"])
-other = dataclasses.replace(small, loss_object=small.loss_object.replace(label_smoothing=1e-4))
-assert not example["compare"]("wrong", other, example["digits_quality"])
-"""
-    done = run("-c", code, str(EXAMPLE), folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("THE CURVES DISAGREE") == 1
+    assert printed.count("the curves agree") == 2
+    assert printed.splitlines()[-1].startswith("Passed: ")
+    assert checked.count("THE CURVES DISAGREE") == 1
 
 
 four_frameworks = pytest.mark.framework("numpy", "torch", "tensorflow", "jax")
@@ -100,38 +102,12 @@ def same_bits_rows(text: str) -> list[dict[str, list[str]]]:
     return found
 
 
-@four_frameworks
-def test_same_bits(tmp_path: Path) -> None:
-    """Exact mode trains the same model in all four, on every machine; native mode does not."""
-    done = run(str(SAME_BITS), folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    exact, native = same_bits_rows(done.stdout)
-    assert list(exact) == list(native) == IN_FOUR
-    for cells in exact.values():
-        # Exact results are correctly rounded on every machine, so these hashes never change.
-        assert cells == ["0.315796435", "0.9529", "d4e57db57cfe4f87", "6c1d99955c5b3935"]
-    assert len({cells[2] for cells in native.values()}) > 1
-    assert len({cells[3] for cells in native.values()}) > 1
-    agreeing = re.findall(r"losses with the same bits in all: (\d+) of 300 steps", done.stdout)
-    assert agreeing[0] == "300"
-    assert 0 < int(agreeing[1]) < 300
-    assert (
-        done.stdout.count("the weights are the same")
-        == done.stdout.count("the weights differ")
-        == 1
-    )
-    assert done.stdout.splitlines()[-1] == (
-        "Passed: the exact weights are the same bits; the native weights differ, as expected."
-    )
-
-
-@four_frameworks
-def test_other_bits_fail(tmp_path: Path) -> None:
-    """The check fails if one framework rounds natively, or is off by one bit in one step."""
-    code = """
+SAME = """
 import runpy, sys
 import numpy as np
 example = runpy.run_path(sys.argv[1])
+example["main"]()
+print("END OF THE EXAMPLE")
 frameworks, in_numpy = example["FRAMEWORKS"], example["in_numpy"]
 frameworks.clear()
 frameworks.update({"right": in_numpy, "as right": in_numpy})
@@ -150,10 +126,35 @@ def flipped(rounding):
 frameworks["wrong"] = flipped
 example["main"]()
 """
-    done = run("-c", code, str(SAME_BITS), folder=tmp_path)
+"""The example, and then its check, which must fail for a native loss and for one wrong bit."""
+
+
+@four_frameworks
+def test_same_bits(tmp_path: Path) -> None:
+    """Exact mode trains the same model in all four, on every machine; native mode does not.
+
+    The check fails if one framework rounds natively, or is off by one bit in one step.
+    """
+    done = run("-c", SAME, str(SAME_BITS), folder=tmp_path)
+    printed, _, checked = done.stdout.partition("END OF THE EXAMPLE\n")
+    exact, native = same_bits_rows(printed)
+    assert list(exact) == list(native) == IN_FOUR
+    for cells in exact.values():
+        # Exact results are correctly rounded on every machine, so these hashes never change.
+        assert cells == ["0.315796435", "0.9529", "d4e57db57cfe4f87", "6c1d99955c5b3935"]
+    assert len({cells[2] for cells in native.values()}) > 1
+    assert len({cells[3] for cells in native.values()}) > 1
+    agreeing = re.findall(r"losses with the same bits in all: (\d+) of 300 steps", printed)
+    assert agreeing[0] == "300"
+    assert 0 < int(agreeing[1]) < 300
+    assert printed.count("the weights are the same") == printed.count("the weights differ") == 1
+    assert printed.splitlines()[-1] == (
+        "Passed: the exact weights are the same bits; the native weights differ, as expected."
+    )
+    # The last run, with one wrong bit, ends the process.
     assert done.returncode == 1
     assert "Exact mode gave different bits." in done.stderr
-    assert "losses with the same bits in all: 299 of 300 steps" in done.stdout
+    assert "losses with the same bits in all: 299 of 300 steps" in checked
 
 
 @all_frameworks

@@ -23,7 +23,13 @@ from unifiedloss.conformance.cases import (
 )
 from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
-from unifiedloss.conformance.runner import Progress, assert_conforms, check_adapter, run
+from unifiedloss.conformance.runner import (
+    Progress,
+    assert_conforms,
+    check_adapter,
+    run,
+    run_roundings,
+)
 
 __all__ = [
     "BadCall",
@@ -41,5 +47,6 @@ __all__ = [
     "check_adapter",
     "hard_cases",
     "run",
+    "run_roundings",
     "softmax_cases",
 ]

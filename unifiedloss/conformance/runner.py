@@ -112,41 +112,96 @@ def run(
         SpecValueError: a name is unknown.
         MissingBackendError: a backend in `backends` is not installed.
     """
+    return run_roundings(
+        (rounding,),
+        backends,
+        losses,
+        modes,
+        strength=strength,
+        progress=progress,
+        finished=finished,
+        started=started,
+        max_workers=max_workers,
+    )[rounding]
+
+
+def run_roundings(
+    roundings: Sequence[str],
+    backends: Sequence[str] | None = None,
+    losses: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    *,
+    strength: str = "full",
+    progress: Callable[[Progress], None] | None = None,
+    finished: Callable[[Row], None] | None = None,
+    started: Callable[[], None] | None = None,
+    max_workers: int | None = None,
+) -> dict[str, Report]:
+    """Do the same as `run` for several roundings, each backend in one process for all of them.
+
+    Args:
+        roundings: "native", "exact" or both.
+        backends: see `run`, as for the other arguments. Progress starts anew with each rounding.
+
+    Returns:
+        A report for each rounding. The seconds of each are those of the whole run.
+
+    Raises:
+        SpecValueError: a name is unknown.
+        MissingBackendError: a backend in `backends` is not installed.
+    """
     start = time.monotonic()
-    _check_rounding(rounding)
+    for rounding in roundings:
+        _check_rounding(rounding)
     chosen = strength_named(strength)
     targets, absent = workers.choose(backends)
-    work = Work(expected(losses, rounding=rounding), _bad_calls(losses, rounding), modes, chosen)
+    works = {
+        rounding: Work(
+            expected(losses, rounding=rounding), _bad_calls(losses, rounding), modes, chosen
+        )
+        for rounding in roundings
+    }
     if started is not None:
         started()
-    report = Report(absent=absent, rounding=rounding, strength=strength, unifiedloss=__version__)
+    reports = {
+        rounding: Report(
+            absent=absent, rounding=rounding, strength=strength, unifiedloss=__version__
+        )
+        for rounding in roundings
+    }
     modes_of: dict[str, list[str]] = {}
     position = {target.label: "it had not begun" for target in targets}
+    unfinished = {target.label: list(roundings) for target in targets}
     tasks: list[tuple[Target, dict[str, Any]]] = [
         (target, {"job": "conform"}) for target in targets
     ]
-    for message in workers.work(tasks, work, max_workers):
+    for message in workers.work(tasks, works, max_workers):
         label, content = message.target.label, message.content
         if content is None:
             if message.death:
-                report.errors[label] = f"{position[label]}; {message.death}"
+                for rounding in unfinished[label]:
+                    reports[rounding].errors[label] = f"{position[label]}; {message.death}"
         elif content["event"] == "modes":
             modes_of[label] = content["modes"]
         elif content["event"] == "row":
-            report.rows.append(Row.from_dict(content["row"]))
+            rows = reports[content["rounding"]].rows
+            rows.append(Row.from_dict(content["row"]))
             if finished is not None:
-                finished(report.rows[-1])
+                finished(rows[-1])
+        elif content["event"] == "rounding":
+            unfinished[label].remove(content["finished"])
         else:
             position[label] = f"it was at {content['case']!r} in mode {content['mode']!r}"
             if progress is not None:
                 progress(Progress(label, content["mode"], content["done"], content["total"]))
     order = {target.label: i for i, target in enumerate(sorted(targets, key=workers.by_name))}
-    report.rows.sort(key=lambda row: order[row.backend])
-    if modes is not None and not report.errors:
+    for report in reports.values():
+        report.rows.sort(key=lambda row: order[row.backend])
+        report.seconds = time.monotonic() - start
+    if modes is not None and not any(report.errors for report in reports.values()):
         ordered = sorted(modes_of, key=order.__getitem__)
         _check_modes(modes, {label: modes_of[label] for label in ordered})
-    report.seconds = time.monotonic() - start
-    return report
+    return reports
 
 
 def _check_rounding(rounding: str) -> None:
@@ -326,7 +381,7 @@ def check(
         calls = [
             call
             for call in work.bad_calls
-            if not (_reads(call) and (mode.costly or (_is_exact(call) and not mode.exact)))
+            if not (_reads(call) and _is_spared(call, mode, work.strength, shares))
         ]
         row.left_out += len(work.bad_calls) - len(calls)
         planned.append((row, mode, cases, calls))
@@ -428,6 +483,15 @@ def _is_left_out(
     return not checks.must_raise(mode, reference)
 
 
+def _is_spared(
+    call: BadCall | SoftmaxCase, mode: Mode, strength: Strength, shares: dict[bool, Share]
+) -> bool:
+    """Whether a mode leaves out a bad value, which it would have to compile."""
+    exact = _is_exact(call)
+    representative = strength != FULL and shares[exact] is Share.REPRESENTATIVE
+    return mode.costly or (representative and not mode.raises) or (exact and not mode.exact)
+
+
 def _shows_refusal(case: Case) -> bool:
     """Whether a case represents those of exact mode that need a host callback."""
     return case.representative and graph_form.why_not(plan_of(case)) is not None
@@ -465,8 +529,8 @@ def _version(adapter: Adapter, target: Target) -> str:
     return f"{adapter.version()}, {target.on} {registry.adapter(target.on).version()}"
 
 
-def conform(work: Work, task: dict[str, Any], send: Callable[..., None]) -> None:
-    """Check one backend, and send its progress and its rows: a worker's job."""
+def conform(works: dict[str, Work], task: dict[str, Any], send: Callable[..., None]) -> None:
+    """Check one backend in each rounding, and send its progress and its rows: a worker's job."""
     target: Target = task["target"]
 
     def note(mode: str, case: str, done: int, total: int) -> None:
@@ -474,5 +538,7 @@ def conform(work: Work, task: dict[str, Any], send: Callable[..., None]) -> None
 
     adapter = registry.adapter(target.backend)
     send(event="modes", modes=list(adapter.modes()))
-    for row in check(adapter, target, work, note):
-        send(event="row", row=row.to_dict())
+    for rounding, work in works.items():
+        for row in check(adapter, target, work, note):
+            send(event="row", rounding=rounding, row=row.to_dict())
+        send(event="rounding", finished=rounding)

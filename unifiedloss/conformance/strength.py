@@ -34,10 +34,10 @@ FULL = Strength("full", grouped=False, minutes=8)
 """Every compiled case in every compiled mode, each in its own program, and again through Keras."""
 
 TEST = Strength("test", grouped=True, minutes=3)
-"""All cases in eager modes, and half of the compiled cases in one mode of each compiler.
+"""All cases in eager modes, and a quarter of the compiled cases in one mode of each compiler.
 
-The other modes run only representative cases. JAX compiles eager calls too, so it runs half of all
-cases, under `jit`. The name of a mode decides which half it runs.
+The other modes run only representative cases. JAX compiles eager calls too, so it runs a quarter of
+all cases, under `jit`. Each compiler runs another quarter, so together they run all of them.
 """
 
 QUICK = Strength("quick", grouped=True, minutes=1)
@@ -66,14 +66,13 @@ _SEED = 2026
 """Seed of the samples. It is fixed, because a test run must not depend on the date."""
 
 
-def _is_drawn(name: str, mode: str) -> bool:
-    """Whether the seed selects this case in this mode.
+def _quarter(name: str) -> int:
+    """The quarter, 0 to 3, of a case or a mode.
 
-    It selects half of the cases, and not the same half in every mode, so that the compilers of
-    different frameworks compile different cases.
+    The modes "aot_eager", "function", "xla" and "jit" have four different ones, so the compilers
+    together run every case. Not every seed and not all bits of the hash have this property.
     """
-    case_half, mode_half = (zlib.crc32(f"{_SEED} {x}".encode()) % 2 for x in (name, mode))
-    return case_half == mode_half
+    return zlib.crc32(f"{_SEED} {name}".encode()) >> 9 & 3
 
 
 class Share(Enum):
@@ -81,9 +80,9 @@ class Share(Enum):
 
     EVERY = "every"
     NEW = "every, without what the backend below has compiled"
-    HALF = "representative, and half of the others"
+    QUARTER = "representative, and a quarter of the others"
     COMPILED = "compiled"
-    HALF_OF_COMPILED = "representative, and half of the other compiled ones"
+    QUARTER_OF_COMPILED = "representative, and a quarter of the other compiled ones"
     REPRESENTATIVE = "representative"
     NOTHING = "nothing"
 
@@ -91,9 +90,10 @@ class Share(Enum):
         """Whether this share has a case in the mode of that name."""
         if self is Share.NEW:
             return case.compiled or not case.of_backend
-        if self in (Share.HALF, Share.HALF_OF_COMPILED):
-            admitted = self is Share.HALF or case.compiled
-            return case.representative or (admitted and _is_drawn(case.name, mode))
+        if self in (Share.QUARTER, Share.QUARTER_OF_COMPILED):
+            admitted = self is Share.QUARTER or case.compiled
+            drawn = admitted and _quarter(case.name) == _quarter(mode)
+            return case.representative or drawn
         if self is Share.COMPILED:
             return case.compiled
         if self is Share.REPRESENTATIVE:
@@ -129,11 +129,11 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
         if by_keras and (exact or mode.complete) and strength != FULL:
             # In exact mode Keras calls the framework below it; otherwise that framework's own row
             # compiles the remaining cases.
-            return Share.HALF_OF_COMPILED if mode.complete and not exact else Share.COMPILED
+            return Share.QUARTER_OF_COMPILED if mode.complete and not exact else Share.COMPILED
         if by_keras and not exact and mode.complete:
             return Share.NEW
         if mode.complete and strength == TEST:
-            return Share.HALF
+            return Share.QUARTER
         return Share.EVERY
     if mode.costly:
         left_out = strength == QUICK or (strength == TEST and by_keras)
@@ -149,4 +149,4 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
     declared = any(mode.complete for mode in modes.values())
     if by_keras or (declared and not mode.complete) or (exact and not mode.complete):
         return Share.REPRESENTATIVE
-    return Share.HALF_OF_COMPILED
+    return Share.QUARTER_OF_COMPILED
