@@ -3,8 +3,8 @@
 #
 #   make run          2 minutes   check every framework against the oracle, then train in all
 #   make check        1 minute    ruff, quick tests, and the eager cases in NumPy and PyTorch
-#   make test         8 minutes   lint, types and tests; every change has to pass this
-#   make test-all     30 minutes  the same, and the slow tests that repeat in another compiler
+#   make test         6 minutes   lint, types and tests; every change has to pass this
+#   make test-all     16 minutes  the same, and the slow tests that repeat in another compiler
 #   make test-oldest  3 minutes   the eager cases in the oldest versions that the extras admit
 #   make lint         1 minute    formatting, lint rules and types
 #   make bench        hours       times of the losses, relative to the frameworks' own
@@ -31,6 +31,8 @@ QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments conformance_cat
 
 # Hide the frameworks' start-up messages. No variable here changes a result.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# A test run starts about 70 processes. Without bytecode files each of them compiles the package.
+unexport PYTHONDONTWRITEBYTECODE
 # Hide a long warning of the site's theme about a MkDocs version that is not installed.
 export NO_MKDOCS_2_WARNING ?= 1
 

@@ -48,6 +48,7 @@ def without() -> Iterator[set[str]]:
 
 
 @pytest.mark.parametrize("skipped", [(), ("fast",), ("fast", "balls")])
+@pytest.mark.slow("tests/test_conformance.py skips no tier", only=["skipped0"])
 def test_every_case_through_every_tier(skipped: tuple[str, ...], without: set[str]) -> None:
     """Every tier gives the oracle's bits; the last run sends every element to the oracle."""
     without.update(skipped)

@@ -195,7 +195,7 @@ def test_other_losses_in_graph(
 def test_transformations_in_graph(in_graph: Callable[[], int]) -> None:
     """vmap adds its axis to the program, and a scan does not call the host at every step."""
     spec, labels = CE.replace(ignore_index=0), Y
-    zs, both = jnp.asarray(np.stack([X, X[::-1], 2 * X])), np.stack([labels, labels[::-1]])
+    zs = jnp.asarray(np.stack([X, X[::-1], 2 * X]))
     gradients = np.stack([spec.value_and_grad(z, labels)[1] for z in np.asarray(zs)])
 
     def looped(zs: Any) -> Any:
@@ -204,6 +204,14 @@ def test_transformations_in_graph(in_graph: Callable[[], int]) -> None:
     same(jax.jit(jax.vmap(jax.grad(lambda z: spec(z, labels))))(zs), gradients)
     same(jax.grad(lambda zs: jax.vmap(lambda z: 2 * spec(z, labels))(zs).sum() / 2)(zs), gradients)
     same(jax.jit(jax.grad(looped))(zs), gradients)
+    assert in_graph() == 0
+
+
+@pytest.mark.slow("one vmap, in the test above")
+def test_nested_vmap_in_graph(in_graph: Callable[[], int]) -> None:
+    """Two maps add two axes to the program."""
+    spec, zs = CE.replace(ignore_index=0), jnp.asarray(np.stack([X, X[::-1], 2 * X]))
+    both = np.stack([Y, Y[::-1]])
     nested = jax.jit(jax.vmap(jax.vmap(spec.to("jax"), (0, None)), (None, 0)))(zs, both)
     same(nested, np.stack([[spec(z, y) for z in np.asarray(zs)] for y in both]))
     assert in_graph() == 0

@@ -73,6 +73,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.slow("labels, binary logits and squares", only=["dense", "probabilities"])
 def test_transformations(name: str) -> None:
     """The gradient is NumPy's in reverse and forward mode, under vmap, jit, checkpoint and scan."""
     spec, x, t = CALLS[name]

@@ -376,6 +376,7 @@ def unknown(x: Any, known: str) -> Any:
     ("known", "jit_compile"),
     [("extents", None), ("rank", None), ("nothing", None), ("nothing", True)],
 )
+@pytest.mark.slow("known ranks, and XLA where nothing is known", only=["extents", "nothing-None"])
 def test_unknown_shapes(known: str, jit_compile: bool | None) -> None:
     """Tracing with unknown shapes gives the numbers of known shapes, with weights and masks too."""
     images, maps = RNG.uniform(0.1, 0.9, size=(6, 5, 2)), RNG.integers(0, 5, (6, 2))
