@@ -26,8 +26,8 @@ RUN := $(VENV)/bin/python
 CONFORM := $(RUN) -c 'from unifiedloss.cli import main; main()' conform
 
 QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments conformance_catches exact_hard \
-    imports numpy reference reference_rules registry spec switching switching_explain \
-    switching_report))
+    imports numpy reference reference_rules registry spec interop interop_explain \
+    interop_report))
 
 # Hide the frameworks' start-up messages. No variable here changes a result.
 export TF_CPP_MIN_LOG_LEVEL ?= 2

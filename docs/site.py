@@ -15,7 +15,7 @@ from typing import Any
 import griffe
 from latex2mathml.converter import convert
 
-from unifiedloss import functional
+from unifiedloss import functional, losses
 from unifiedloss.field import annotations_of
 from unifiedloss.spec import LOSSES, Loss
 
@@ -42,15 +42,15 @@ class Specs(griffe.Extension):
         """Add the signatures and fields of the specs, and the signatures of the stub."""
         if pkg.path != "unifiedloss":
             return
-        for cls in LOSSES.values():
-            documented = pkg["spec"].members[cls.__name__]
+        for cls in (Loss, *LOSSES.values()):
+            documented = pkg[cls.__module__.removeprefix("unifiedloss.")].members[cls.__name__]
             assert documented.docstring is not None
             documented.docstring.value = inspect.getdoc(cls)
             documented.set_member("__init__", _constructor(cls))
         path = Path(functional.__file__).with_suffix(".pyi")
         stub = griffe.visit("functional", filepath=path, code=path.read_text(encoding="utf-8"))
         for name, overloads in stub.overloads.items():
-            if isinstance(pkg["functional"].members[name], griffe.Attribute):
+            if name not in pkg["functional"].members:
                 function = griffe.Function(
                     name, parameters=overloads[-1].parameters, returns=overloads[-1].returns
                 )
@@ -64,6 +64,11 @@ class Specs(griffe.Extension):
                 overloads[0].docstring = None
                 function.overloads = overloads
                 pkg["functional"].set_member(name, function)
+        for row in losses.ROWS:
+            cls = losses.spec_class(row)
+            pkg.set_member(row.spec, griffe.Alias(row.spec, f"{cls.__module__}.{row.spec}"))
+            function_path = f"{functional.__name__}.{row.function}"
+            pkg.set_member(row.function, griffe.Alias(row.function, function_path))
 
 
 def _constructor(cls: type[Loss]) -> griffe.Function:

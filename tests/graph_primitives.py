@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss.exact import graph_fast, graph_sums
 from unifiedloss.exact.balls import U
-from unifiedloss.exact.graph_ops import Field, GraphOps, hidden_zero
-from unifiedloss.exact.graph_rounding import from_bits, to_bits, to_odd
+from unifiedloss.exact.graph.fast import exp64
+from unifiedloss.exact.graph.ops import Field, GraphOps, hidden_zero
+from unifiedloss.exact.graph.rounding import from_bits, to_bits, to_odd
+from unifiedloss.exact.graph.sums import exact_sum, height, tree_sum
 from unifiedloss.floats import FORMATS
 from unifiedloss.reference import nearest
 
@@ -43,7 +44,7 @@ def check_all(xp: GraphOps, run: Run) -> None:
     def first(a: Any, b: Any, c: Any, values: Any) -> tuple[Any, ...]:
         f = Field(xp, hidden_zero(xp, a, b))
         product = a * c
-        total = graph_sums.exact_sum(f, xp.reshape(a, (1, -1)), 2000)
+        total = exact_sum(f, xp.reshape(a, (1, -1)), 2000)
         return (
             *f.two_sum(f.opaque(product), b),
             *f.two_prod(a, b),
@@ -57,10 +58,10 @@ def check_all(xp: GraphOps, run: Run) -> None:
 
     def second(points: Any, small: Any, probe: Any) -> tuple[Any, ...]:
         return (
-            graph_fast.exp64(xp, points),
+            exp64(xp, points),
             xp.log1p(small),
             xp.log(1 + small),
-            graph_sums.tree_sum(xp, probe, size),
+            tree_sum(xp, probe, size),
         )
 
     results = run(first, a, b, c, values)
@@ -96,7 +97,7 @@ def check_all(xp: GraphOps, run: Run) -> None:
     _check_errors(log, logs, 10 * U)
     for place in range(3):
         distinct = np.unique(sums[place * size : (place + 1) * size])
-        assert len(distinct) <= graph_sums.height(size) + 1
+        assert len(distinct) <= height(size) + 1
 
 
 def _log1p(digits: Context, x: float) -> Decimal:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.test_docs import _FENCE, _RUN
-from tests.test_switching_docs import PAGE, table_of_deviations, table_of_losses, table_of_refusals
+from tests.test_interop_docs import PAGE, table_of_deviations, table_of_losses, table_of_refusals
 
 
 def with_outputs(text: str) -> str:

@@ -49,7 +49,7 @@ ROWS = {
 }
 
 # The same for exact mode, which has gradients only to the predictions. TensorFlow's XLA refuses a
-# loss without a form in `unifiedloss.exact.graph_form`, and its row checks the refusals. The other
+# loss without a form in `unifiedloss.exact.graph.form`, and its row checks the refusals. The other
 # losses take too long to compile here; they are in tests/test_exact_tensorflow.py.
 EXACT_ROWS = {
     (backend, mode): (

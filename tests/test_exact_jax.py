@@ -20,7 +20,7 @@ jnp = pytest.importorskip("jax.numpy")
 # Import after the check that JAX is installed.
 from unifiedloss.adapters.jax import callback, exact, program  # noqa: E402
 from unifiedloss.adapters.jax.graph import JaxOps  # noqa: E402
-from unifiedloss.exact import graph  # noqa: E402
+from unifiedloss.exact.graph import tiers  # noqa: E402
 
 pytestmark = pytest.mark.framework("jax")
 
@@ -136,7 +136,7 @@ def test_index_in_graph(
     in_graph: Callable[[], int], monkeypatch: pytest.MonkeyPatch, dtype: str, skipped: set[str]
 ) -> None:
     """The bits are the host's, whether float64 decides most rows or leaves them all to the host."""
-    monkeypatch.setattr(graph, "skipped_tiers", skipped)
+    monkeypatch.setattr(tiers, "skipped_tiers", skipped)
     x = _hard_logits(jnp.dtype(dtype))
     y = np.random.default_rng(2).integers(0, 7, 60)
     spec = CE.replace(reduction="none", class_weights=[1, 0.3, 2, 1, 1e-3, 1, 0], ignore_index=5)
@@ -494,7 +494,7 @@ def test_large_arrays_do_not_deadlock() -> None:
 def test_without_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """`jax.pure_callback`, the fallback without a CPU or buffer callbacks, gives the same bits."""
     monkeypatch.setattr(callback, "buffer_callback", None)
-    monkeypatch.setattr(graph, "skipped_tiers", {"float64"})
+    monkeypatch.setattr(tiers, "skipped_tiers", {"float64"})
     monkeypatch.setattr(program, "LEAST", 0)
     jax.clear_caches()
     # The first call leaves rows to the host, the second the entire call.

@@ -23,7 +23,7 @@ tf = pytest.importorskip("tensorflow")
 from unifiedloss import registry  # noqa: E402
 from unifiedloss.adapters.tensorflow import exact  # noqa: E402
 from unifiedloss.adapters.tensorflow.graph import TensorFlowOps  # noqa: E402
-from unifiedloss.exact import graph  # noqa: E402
+from unifiedloss.exact.graph import tiers  # noqa: E402
 
 pytestmark = pytest.mark.framework("tensorflow")
 
@@ -298,7 +298,7 @@ def test_training_under_xla() -> None:
 @pytest.mark.slow("the squared error, which takes the same way", only=["binary"])
 def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any) -> None:
     """The balls alone give NumPy's bits, with weights and an upstream gradient other than 1."""
-    monkeypatch.setattr(graph, "skipped_tiers", {"float64"})
+    monkeypatch.setattr(tiers, "skipped_tiers", {"float64"})
     upstream: Any = np.float32(0.3)
     if spec.reduction == "none":
         upstream = np.full((4, 3), upstream)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,20 @@ def test_public_names_import(path: str) -> None:
 def test_documented_paths_are_kept() -> None:
     """Every path that was public is still public."""
     assert set(json.loads(read("names.json"))) <= set(texts.paths())
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("unifiedloss.switching", "unifiedloss.interop"),
+        ("unifiedloss.switching.diff", "unifiedloss.interop.diff"),
+        ("unifiedloss.switching.explain", "unifiedloss.interop.explain"),
+        ("unifiedloss.switching.report", "unifiedloss.interop.report"),
+        ("unifiedloss.switching.sides", "unifiedloss.interop.sides"),
+    ],
+)
+def test_former_import_paths(former: str, now: str) -> None:
+    """A module that has moved is found under its former path, too, and is the same module."""
+    code = f"import importlib; assert importlib.import_module({former!r}).__name__ == {now!r}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

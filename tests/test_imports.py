@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from unifiedloss.losses import ROWS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -68,18 +70,22 @@ class Rule:
         own: prefixes of modules of unifiedloss.
         not_own: prefixes of modules of unifiedloss that are excluded from `own`.
         by_name: prefixes of modules that only ``importlib.import_module`` may name.
+        ring: the highest ring of the losses' modules that may be imported.
     """
 
     packages: frozenset[str] = frozenset()
     own: tuple[str, ...] = ()
     not_own: tuple[str, ...] = ()
     by_name: tuple[str, ...] = ()
+    ring: int = -1
 
     def allows(self, imported: Import) -> bool:
         """Whether a module under this rule may have this import."""
         top = imported.target.partition(".")[0]
         if top != "unifiedloss":
             return top in sys.stdlib_module_names or top in self.packages
+        if _under(imported.target, (LOSSES,)) and not _under(imported.target, self.not_own):
+            return ring_of(imported.target) <= self.ring
         own = self.own + (self.by_name if imported.by_name else ())
         return _under(imported.target, own) and not _under(imported.target, self.not_own)
 
@@ -90,23 +96,30 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 # The rings of the core, low to high. A module may import its own ring and the rings below it.
+# "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share.
 # "exact" is above "reference", because the exact kernels call the oracle and never the reverse.
 RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
     ("checks", "field", "messages"),
-    ("spec",),
+    ("spec", "losses", "losses.*.spec"),
     ("serialization", "shapes", "plan"),
     ("ops", "evaluator", "positions", "pipeline", "values", "reference"),
     ("exact",),
     ("adapter",),
     ("registry",),
     ("functional",),
-    ("switching", "conformance"),
+    ("interop", "switching", "conformance"),
     ("cli",),
 )
 
 # Modules of a higher ring that a module imports through importlib, only when a call needs them.
-BY_NAME = {"unifiedloss.registry": ("unifiedloss.switching",)}
+BY_NAME = {
+    "unifiedloss.registry": ("unifiedloss.interop",),
+    "unifiedloss.spec": ("unifiedloss.losses",),
+}
+
+LOSSES = "unifiedloss.losses"
+FOLDERS = {row.name for row in ROWS}
 
 # Modules that may not import NumPy: the specs, and the oracle, which uses no array library.
 PURE = (*RINGS[0][:-1], *RINGS[1], *RINGS[2], *RINGS[3], "reference")
@@ -118,7 +131,9 @@ def ring_of(module: str) -> int:
     Raises:
         LookupError: the module is in no ring.
     """
-    name = module.split(".")[1]
+    _, name, *rest = module.split(".")
+    if name == "losses" and len(rest) > 1 and rest[0] in FOLDERS:
+        name = f"losses.*.{rest[1]}"
     for number, ring in enumerate(RINGS):
         if name in ring:
             return number
@@ -127,13 +142,16 @@ def ring_of(module: str) -> int:
 
 
 def _rings(*numbers: int) -> tuple[str, ...]:
-    return tuple(f"unifiedloss.{name}" for number in numbers for name in RINGS[number])
+    """The core modules of some rings, except those of the losses."""
+    names = [name for number in numbers for name in RINGS[number]]
+    return tuple(f"unifiedloss.{name}" for name in names if not name.startswith("losses"))
 
 
 def rule_for(module: str) -> Rule:
     """The rule of one module, by its dotted name."""
     if module == "unifiedloss":
-        return Rule(own=("unifiedloss",), not_own=("unifiedloss.adapters", "unifiedloss.cli"))
+        not_own = ("unifiedloss.adapters", "unifiedloss.cli")
+        return Rule(own=("unifiedloss",), not_own=not_own, ring=len(RINGS))
     if module == "unifiedloss.adapters":
         return Rule()
     if _under(module, ("unifiedloss.adapters",)):
@@ -143,14 +161,20 @@ def rule_for(module: str) -> Rule:
     name = module.split(".")[1]
     if name == "reference":
         # The oracle shares no code with the kernels that it checks.
-        return Rule(own=_rings(*range(4)))
+        return Rule(own=_rings(*range(4)), ring=3)
     packages = frozenset() if name in PURE else frozenset({"numpy"})
     if name == "conformance":
         # pytest, because the suite also runs under it; __version__, because reports contain it.
-        return Rule(packages=packages | {"pytest"}, own=(*own, "unifiedloss.__version__"))
+        own = (*own, "unifiedloss.__version__")
+        return Rule(packages=packages | {"pytest"}, own=own, ring=ring)
     if name == "cli":
-        return Rule(packages=packages | {"typer", "rich"}, own=("unifiedloss",), not_own=ADAPTERS_)
-    return Rule(packages=packages, own=own, by_name=BY_NAME.get(module, ()))
+        return Rule(
+            packages=packages | {"typer", "rich"},
+            own=("unifiedloss",),
+            not_own=ADAPTERS_,
+            ring=ring,
+        )
+    return Rule(packages=packages, own=own, by_name=BY_NAME.get(module, ()), ring=ring)
 
 
 ADAPTERS_ = ("unifiedloss.adapters",)
@@ -163,10 +187,11 @@ def _rule_for_adapter(module: str) -> Rule:
     forbidden = () if name == "keras" else others
     # A folder that is not in the tables above may import no framework.
     packages = frozenset({"numpy"} | (ADAPTERS | SWITCHED).get(name, set()))
-    own = ("unifiedloss.adapters", *_rings(*range(RINGS.index(("functional",)))))
-    if module.endswith(".switching"):
-        own = (*own, "unifiedloss.switching")
-    return Rule(packages=packages, own=own, not_own=forbidden)
+    ring = RINGS.index(("functional",)) - 1
+    own = ("unifiedloss.adapters", *_rings(*range(ring + 1)))
+    if module.endswith(".interop"):
+        own = (*own, "unifiedloss.interop")
+    return Rule(packages=packages, own=own, not_own=forbidden, ring=ring)
 
 
 def imports(source: str, module: str, *, package: bool) -> Iterator[Import]:
@@ -312,7 +337,7 @@ def test_module_imports_only_what_it_may(module: str) -> None:
     ("module", "source"),
     [
         ("unifiedloss.errors", "import numpy"),
-        ("unifiedloss.errors", "from unifiedloss.spec import CrossEntropyLoss"),
+        ("unifiedloss.errors", "from unifiedloss.spec import Loss"),
         ("unifiedloss.spec", "import numpy as np"),
         ("unifiedloss.spec", "from unifiedloss import registry"),
         ("unifiedloss.spec", "def call():\n    import torch"),
@@ -344,7 +369,7 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.adapter", "from unifiedloss import registry"),
         ("unifiedloss.exact.fast", "from unifiedloss.adapter import Adapter"),
         ("unifiedloss.reference", "from unifiedloss.evaluator import Evaluator"),
-        ("unifiedloss.registry", "from unifiedloss import switching"),
+        ("unifiedloss.registry", "from unifiedloss import interop"),
         ("unifiedloss.adapters.torch", "from unifiedloss.conformance import cases"),
         ("unifiedloss.exact.kernel", "import torch"),
         ("unifiedloss.exact.kernel", "from ..conformance import cases"),
@@ -360,9 +385,9 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.adapters.torch.kernels", "from unifiedloss.conformance import cases"),
         ("unifiedloss.adapters.keras.exact", "import torch"),
         ("unifiedloss.adapters.mxnet.kernels", "import mxnet"),
-        ("unifiedloss.adapters.onnx.switching", "import torch"),
-        ("unifiedloss.switching.torch", "import torch"),
-        ("unifiedloss.switching", "from unifiedloss.adapters.torch import switching"),
+        ("unifiedloss.adapters.onnx.interop", "import torch"),
+        ("unifiedloss.interop.torch", "import torch"),
+        ("unifiedloss.interop", "from unifiedloss.adapters.torch import interop"),
     ],
 )
 def test_violation_is_caught(module: str, source: str) -> None:
@@ -377,7 +402,7 @@ def test_violation_is_caught(module: str, source: str) -> None:
         ("unifiedloss.spec", "import json\nfrom .errors import ShapeError"),
         (
             "unifiedloss.registry",
-            "import importlib\nimportlib.import_module('unifiedloss.switching')",
+            "import importlib\nimportlib.import_module('unifiedloss.interop')",
         ),
         (
             "unifiedloss.reference",
@@ -405,10 +430,10 @@ def test_violation_is_caught(module: str, source: str) -> None:
             "import keras\nfrom unifiedloss.adapters.torch import exact",
         ),
         (
-            "unifiedloss.adapters.optax.switching",
-            "import jax\nimport optax\nfrom unifiedloss.switching import calls",
+            "unifiedloss.adapters.optax.interop",
+            "import jax\nimport optax\nfrom unifiedloss.interop import calls",
         ),
-        ("unifiedloss.switching", "from unifiedloss.switching import torch"),
+        ("unifiedloss.interop", "from unifiedloss.interop import torch"),
     ],
 )
 def test_allowed_import_passes(module: str, source: str) -> None:

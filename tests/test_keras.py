@@ -1,7 +1,7 @@
 """The Keras adapter on each of Keras' backends.
 
 Keras reads KERAS_BACKEND once in a process, so each backend runs tests/keras_checks.py and
-tests/keras_switching_checks.py in its own process.
+tests/keras_interop_checks.py in its own process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = [
-    Path(__file__).with_name(name) for name in ("keras_checks.py", "keras_switching_checks.py")
-]
+CHECKS = [Path(__file__).with_name(name) for name in ("keras_checks.py", "keras_interop_checks.py")]
 
 FEWEST = {"all": 240, "test": 180}
 """The least number of checks of a backend at each strength, so that none is lost unnoticed."""

@@ -26,16 +26,16 @@ ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 SWITCHED = ("onnx", "optax", "sklearn")
 # A file name means the same job in every adapter, so who has read one adapter finds the way in all.
 ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
-# switching.py reads and writes the losses of the framework. NumPy needs gradient.py, because it has
+# interop.py reads and writes the losses of the framework. NumPy needs gradient.py, because it has
 # no automatic differentiation. TensorFlow needs shapes.py, because only it traces with unknown
 # shapes and ranks. JAX and TensorFlow have exact mode in compiled programs (graph.py, program.py),
 # and JAX calls the host from there (callback.py). Keras has no exact.py, because it uses the
 # adapter of the backend that it runs on.
 MORE_FILES = {
     "numpy": {"exact.py", "gradient.py"},
-    "torch": {"exact.py", "switching.py"},
-    "tensorflow": {"exact.py", "graph.py", "program.py", "shapes.py", "switching.py"},
-    "keras": {"switching.py"},
+    "torch": {"exact.py", "interop.py"},
+    "tensorflow": {"exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},
+    "keras": {"interop.py"},
     "jax": {"callback.py", "exact.py", "graph.py", "program.py"},
 }
 
@@ -220,10 +220,10 @@ def test_adapters_have_the_same_files(adapter: str) -> None:
 
 @pytest.mark.parametrize("library", SWITCHED)
 def test_libraries_that_are_no_backends(library: str) -> None:
-    """The folder of a library that is no backend has only switching.py."""
+    """The folder of a library that is no backend has only interop.py."""
     assert {path.name for path in (ROOT / "adapters" / library).glob("*.py")} == {
         "__init__.py",
-        "switching.py",
+        "interop.py",
     }
 
 

@@ -22,14 +22,12 @@ import pytest
 from unifiedloss import reference
 from unifiedloss.errors import DTypeError, EmptyMeanError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS, Format
+from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
+from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
+from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.reference import Reference, Tensor, evaluate, nearest, tensor
-from unifiedloss.spec import (
-    AnyLoss,
-    BinaryCrossEntropyLoss,
-    CrossEntropyLoss,
-    MeanSquaredError,
-    NegativeLogLikelihoodLoss,
-)
+from unifiedloss.spec import Loss
 
 NAN = math.nan
 INF = math.inf
@@ -238,7 +236,7 @@ def test_an_undecided_rounding_is_an_error_and_never_a_guess(
 class Case:
     """A call whose positions are rows (cross-entropy) or elements, with finite numbers only."""
 
-    spec: AnyLoss
+    spec: Loss
     predictions: Tensor
     targets: Tensor
     sample_weight: Tensor | None = None
@@ -1215,7 +1213,7 @@ def test_squared_error_follows_ieee() -> None:
         ]
 
 
-BAD: list[tuple[AnyLoss, Tensor, Tensor]] = [
+BAD: list[tuple[Loss, Tensor, Tensor]] = [
     (CrossEntropyLoss(from_logits=True), tensor(LOGITS[:2]), labels(3, 0)),
     (CrossEntropyLoss(from_logits=True), tensor(LOGITS[:2]), labels(-1, 0)),
     (
@@ -1260,9 +1258,7 @@ BAD: list[tuple[AnyLoss, Tensor, Tensor]] = [
 
 
 @pytest.mark.parametrize(("spec", "predictions", "targets"), BAD)
-def test_a_bad_value_poisons_its_position(
-    spec: AnyLoss, predictions: Tensor, targets: Tensor
-) -> None:
+def test_a_bad_value_poisons_its_position(spec: Loss, predictions: Tensor, targets: Tensor) -> None:
     """A bad value gives NaN in its own position, and in others only through the divisor.
 
     At a dropped or zero-weighted position it has no effect.

@@ -34,14 +34,12 @@ from tests.test_reference import (
 )
 from unifiedloss.errors import EmptyMeanError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS
+from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
+from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
+from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.reference import PositionRules, Tensor, _Reduction, evaluate, tensor
-from unifiedloss.spec import (
-    AnyLoss,
-    BinaryCrossEntropyLoss,
-    CrossEntropyLoss,
-    MeanSquaredError,
-    NegativeLogLikelihoodLoss,
-)
+from unifiedloss.spec import Loss
 
 RULES = [*REDUCTIONS, {"divisor": "label_weights"}]
 
@@ -63,7 +61,7 @@ def test_rules_of_the_cross_entropy_are_their_plain_formula(
     rng = random.Random(f"{rule}{kind}")
     n, k = 3, 3
     weights = [rng.uniform(0, 3) for _ in range(k)]
-    specs: list[tuple[AnyLoss, float, float]] = [
+    specs: list[tuple[Loss, float, float]] = [
         (NegativeLogLikelihoodLoss(**rule), -5.0, 5.0),
         (
             NegativeLogLikelihoodLoss(

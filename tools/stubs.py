@@ -1,8 +1,8 @@
-"""Write `unifiedloss/functional.pyi`, the signatures of the loss functions for type checkers.
+"""Write the stubs of `unifiedloss` and `unifiedloss.functional` for type checkers.
 
-`unifiedloss.functional` builds each function from a spec at run time, so type checkers find no
-signature in its source. ``make stubs`` runs this module, and tests/test_stubs.py checks that the
-file is up to date.
+Both modules collect the losses at run time from the rows of `unifiedloss.losses`, so type checkers
+find neither their names nor their signatures in the source. ``make stubs`` runs this module, and
+tests/test_stubs.py checks that the files are up to date.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from unifiedloss import functional
+import unifiedloss
+from unifiedloss import functional, losses
 from unifiedloss.field import annotations_of, described
 
-PATH = Path(functional.__file__).with_suffix(".pyi")
+_PACKAGE_HEAD = '''\
+"""Written by ``make stubs`` from the rows of unifiedloss.losses; do not edit."""
+
+'''
 
 _HEAD = '''\
 """Written by ``make stubs`` from the fields of the specs; do not edit."""
@@ -28,11 +32,11 @@ from typing import Any, overload
 
 from unifiedloss.inputs import Numbers, TensorT
 from unifiedloss.spec import (
-    AnyLoss,
     ClassWeighting,
     ComputedIn,
     Divisor,
     Epsilon,
+    Loss,
     OnEmpty,
     Reduction,
     Renormalize,
@@ -55,16 +59,44 @@ def {name}(
 """
 
 
-def stub() -> str:
-    """Return the formatted text of the stub."""
-    text = (
-        _HEAD
-        + "".join(map(_spec_function_stub, _spec_functions()))
-        + "".join(_source_function_stubs())
-    )
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(PATH), "-"]
-    formatted = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-    return formatted.stdout
+def stubs() -> dict[Path, str]:
+    """Return the formatted text of each stub by its path."""
+    functions = [*map(_spec_function_stub, _spec_functions()), *_source_function_stubs()]
+    texts = {
+        unifiedloss: _PACKAGE_HEAD + _package_imports(),
+        functional: _HEAD + "".join(functions),
+    }
+    return {
+        Path(str(module.__file__)).with_suffix(".pyi"): _formatted(text)
+        for module, text in texts.items()
+    }
+
+
+def _formatted(text: str) -> str:
+    for command in (["check", "--select", "I", "--fix"], ["format"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", "stub.pyi", "-"]
+        text = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True).stdout
+    return text
+
+
+def _package_imports() -> str:
+    """Return an import of each public name of the package, from the module that defines it."""
+    modules = {
+        alias.name: str(node.module)
+        for node in ast.parse(inspect.getsource(unifiedloss)).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is None
+    }
+    modules |= unifiedloss._LAZY  # noqa: SLF001
+    for row in losses.ROWS:
+        modules |= {
+            row.spec: f"unifiedloss.losses.{row.name}.spec",
+            row.function: functional.__name__,
+        }
+    names = sorted(set(unifiedloss.__all__) - {"__version__"})
+    imports = "".join(f"from {modules[name]} import {name} as {name}\n" for name in names)
+    return f"{imports}\n__version__: str\n__all__ = {sorted(unifiedloss.__all__)}\n"
 
 
 def _spec_functions() -> list[Any]:
@@ -120,4 +152,5 @@ def _source_function_stubs() -> list[str]:
 
 
 if __name__ == "__main__":
-    PATH.write_text(stub(), encoding="utf-8")
+    for path, text in stubs().items():
+        path.write_text(text, encoding="utf-8")

@@ -1,7 +1,13 @@
-"""One loss, defined once, the same numbers in NumPy, PyTorch, TensorFlow, Keras and JAX."""
+"""One loss, defined once, the same numbers in NumPy, PyTorch, TensorFlow, Keras and JAX.
 
-from typing import TYPE_CHECKING
+``make stubs`` writes `__init__.pyi`, in which type checkers find the names that this module
+collects at run time.
+"""
 
+from importlib import import_module as _import_module
+
+from unifiedloss import functional as _functional
+from unifiedloss import losses as _losses
 from unifiedloss.errors import (
     AdapterError,
     BadValueError,
@@ -17,63 +23,42 @@ from unifiedloss.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
-from unifiedloss.functional import (
-    binary_cross_entropy_loss,
-    check,
-    cross_entropy_loss,
-    mean_squared_error,
-    negative_log_likelihood_loss,
-    softmax,
-)
+from unifiedloss.functional import check, softmax
 from unifiedloss.registry import backends
 from unifiedloss.serialization import from_dict, from_json
-from unifiedloss.spec import (
-    BinaryCrossEntropyLoss,
-    CrossEntropyLoss,
-    MeanSquaredError,
-    NegativeLogLikelihoodLoss,
-)
-
-if TYPE_CHECKING:
-    from unifiedloss.switching import from_native
-    from unifiedloss.switching.diff import diff
-    from unifiedloss.switching.explain import explain
-    from unifiedloss.switching.report import port_report
+from unifiedloss.spec import Loss
 
 __version__ = "0.1.0"
 
+for _row in _losses.ROWS:
+    globals()[_row.spec] = _losses.spec_class(_row)
+    globals()[_row.function] = getattr(_functional, _row.function)
+
 _LAZY = {
-    "diff": "unifiedloss.switching.diff",
-    "explain": "unifiedloss.switching.explain",
-    "from_native": "unifiedloss.switching",
-    "port_report": "unifiedloss.switching.report",
+    "diff": "unifiedloss.interop.diff",
+    "explain": "unifiedloss.interop.explain",
+    "from_native": "unifiedloss.interop",
+    "port_report": "unifiedloss.interop.report",
 }
 """Name -> module. Imported on first use, because training needs none of them."""
 
 
-if not TYPE_CHECKING:  # because of it a type checker would accept every misspelled name
-
-    def __getattr__(name: str) -> object:
-        if name not in _LAZY:
-            msg = f"module {__name__!r} has no attribute {name!r}"
-            raise AttributeError(msg)
-        from importlib import import_module
-
-        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
-        return value
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(_import_module(_LAZY[name]), name)
+    return value
 
 
 __all__ = [
     "AdapterError",
     "BadValueError",
-    "BinaryCrossEntropyLoss",
-    "CrossEntropyLoss",
     "DTypeError",
     "EmptyMeanError",
-    "MeanSquaredError",
+    "Loss",
     "MissingBackendError",
     "MixedBackendsError",
-    "NegativeLogLikelihoodLoss",
     "SerializationError",
     "ShapeError",
     "SpecTypeError",
@@ -83,16 +68,13 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "backends",
-    "binary_cross_entropy_loss",
     "check",
-    "cross_entropy_loss",
     "diff",
     "explain",
     "from_dict",
     "from_json",
     "from_native",
-    "mean_squared_error",
-    "negative_log_likelihood_loss",
     "port_report",
     "softmax",
 ]
+__all__ += [name for row in _losses.ROWS for name in (row.spec, row.function)]

@@ -40,7 +40,7 @@ from unifiedloss.plan import (
     class_axis,
     resolve,
 )
-from unifiedloss.spec import AnyLoss, Loss
+from unifiedloss.spec import Loss
 
 Array = Any
 
@@ -75,7 +75,7 @@ class Mode(NamedTuple):
             is compiled, and its gradient is taken through the compiled function.
         costly: whether compiling takes so long that only a small part of the cases is run.
         exact: whether every loss works with ``rounding="exact"`` in this mode. If not, the mode has
-            no host callback, and a loss without a form in `unifiedloss.exact.graph_form` is
+            no host callback, and a loss without a form in `unifiedloss.exact.graph.form` is
             refused.
         complete: whether the suite runs its complete set of cases in this mode, and not in the
             adapter's first one. Set it for a framework that compiles eager calls too: compiling a
@@ -173,7 +173,7 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def bind(self, spec: AnyLoss) -> Any:
+    def bind(self, spec: Loss) -> Any:
         """Return the object that ``spec.to(name)`` gives: a module, a loss object or a function."""
 
     @abstractmethod
@@ -245,7 +245,7 @@ class Adapter(ABC):
     @no_autograph
     def loss(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -264,7 +264,7 @@ class Adapter(ABC):
     @no_autograph
     def value_and_grad(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -287,7 +287,7 @@ class Adapter(ABC):
     @no_autograph
     def check(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -381,7 +381,7 @@ class Adapter(ABC):
 
     def plan(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Array,
         targets: Array,
         sample_weight: Array | None,
@@ -405,7 +405,7 @@ class Adapter(ABC):
         plan = self._plans[key] = self._resolve(spec, predictions, targets, sample_weight, mask)
         return plan
 
-    def _resolve(self, spec: AnyLoss, *tensors: Array | None) -> Plan:
+    def _resolve(self, spec: Loss, *tensors: Array | None) -> Plan:
         signatures: Any = [None if x is None else self.signature(x) for x in tensors]
         return resolve(spec, *signatures)
 

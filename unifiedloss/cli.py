@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unifiedloss.conformance import Report, Row
     from unifiedloss.conformance.compare import Line, Truth
     from unifiedloss.conformance.strength import Strength
-    from unifiedloss.spec import AnyLoss
+    from unifiedloss.spec import Loss
 
 try:
     import typer
@@ -383,7 +383,7 @@ def _option(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _read_spec(text: str, options: list[str]) -> AnyLoss:
+def _read_spec(text: str, options: list[str]) -> Loss:
     """Read a spec from JSON text or from a JSON file.
 
     Refuse other options, because the spec would override them.
@@ -402,7 +402,7 @@ def _read_spec(text: str, options: list[str]) -> AnyLoss:
         _fail(f"cannot read the spec in {text}: {error}")
 
 
-def _print_comparison(spec: AnyLoss, truths: dict[str, Truth], lines: list[Line]) -> None:
+def _print_comparison(spec: Loss, truths: dict[str, Truth], lines: list[Line]) -> None:
     from rich.table import Table
 
     sources = ", ".join(dict.fromkeys(truth.source for truth in truths.values()))
@@ -465,8 +465,8 @@ def translate(
     The output is the nearest loss that the other library has. If any rule differs, stderr names the
     rule and the exit status is 1.
     """
-    from unifiedloss.switching import closest, parse
-    from unifiedloss.switching.sentences import sentence
+    from unifiedloss.interop import closest, parse
+    from unifiedloss.interop.sentences import sentence
 
     try:
         text = _loss_text(loss)

@@ -118,7 +118,7 @@ class Evaluator:
         poisoned = None
         if not self.checked and self.divides_by_weights:
             poisoned = weight <= -plan.tiny_weight
-        if plan.kind != "regression" and not plan.from_logits:
+        if plan.probabilities or plan.log_probabilities:
             # A loss of probabilities may leave entries unread, so the product with a NaN weight
             # does not reach their gradients. From logits, and for squared errors, it does.
             is_nan = ~((weight < 0) | (weight >= 0))

@@ -10,20 +10,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any, overload
 
-from unifiedloss import registry
+from unifiedloss import losses, registry
 from unifiedloss.autograph import no_autograph
 from unifiedloss.checks import integer, optional
 from unifiedloss.errors import SpecTypeError
 from unifiedloss.field import parameters
 from unifiedloss.inputs import Numbers, TensorT
-from unifiedloss.spec import (
-    AnyLoss,
-    BinaryCrossEntropyLoss,
-    CrossEntropyLoss,
-    Loss,
-    MeanSquaredError,
-    NegativeLogLikelihoodLoss,
-)
+from unifiedloss.spec import Loss
 
 _class_axis = optional(integer)
 
@@ -107,12 +100,8 @@ def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
     return function
 
 
-cross_entropy_loss = _function_of(CrossEntropyLoss, "cross_entropy_loss")
-binary_cross_entropy_loss = _function_of(BinaryCrossEntropyLoss, "binary_cross_entropy_loss")
-mean_squared_error = _function_of(MeanSquaredError, "mean_squared_error")
-negative_log_likelihood_loss = _function_of(
-    NegativeLogLikelihoodLoss, "negative_log_likelihood_loss"
-)
+for _row in losses.ROWS:
+    globals()[_row.function] = _function_of(losses.spec_class(_row), _row.function)
 
 
 @overload
@@ -144,7 +133,7 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
 
 @no_autograph
 def check(
-    spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+    spec: Loss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
 ) -> None:
     """Read the values, on any device, and raise for the first bad one.
 

@@ -5,11 +5,11 @@ from typing import Any, overload
 
 from unifiedloss.inputs import Numbers, TensorT
 from unifiedloss.spec import (
-    AnyLoss,
     ClassWeighting,
     ComputedIn,
     Divisor,
     Epsilon,
+    Loss,
     OnEmpty,
     Reduction,
     Renormalize,
@@ -379,7 +379,7 @@ def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT:
 @overload
 def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
 def check(
-    spec: AnyLoss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+    spec: Loss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
 ) -> None:
     """Read the values, on any device, and raise for the first bad one.
 

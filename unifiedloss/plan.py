@@ -16,15 +16,7 @@ from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
 from unifiedloss.inputs import Shape, Signature
 from unifiedloss.messages import Message, describe
 from unifiedloss.shapes import check_predictions_dtype, class_axis
-from unifiedloss.spec import (
-    AnyLoss,
-    BinaryCrossEntropyLoss,
-    Categorical,
-    ClassWeighting,
-    MeanSquaredError,
-    NegativeLogLikelihoodLoss,
-    Renormalize,
-)
+from unifiedloss.spec import Categorical, ClassWeighting, Elementwise, Loss, Renormalize
 
 __all__ = [
     "BEYOND_FLOAT64",
@@ -93,7 +85,8 @@ class Plan:
 
     Attributes:
         spec: the loss.
-        kind: "index" or "dense" for losses with a class axis, "binary", or "regression".
+        kind: "index" or "dense" for losses with a class axis, "binary", or "real" for losses of any
+            numbers.
         shape: the predictions' shape; None for an unknown rank, None entries for unknown extents.
         axis: the class axis, counted from the front where the rank is known (else -1); None for
             elementwise losses.
@@ -146,8 +139,8 @@ class Plan:
     # Plain fields and properties, because torch.compile traces through here and cannot enter the
     # lock in functools.cached_property.
 
-    spec: AnyLoss
-    kind: Literal["index", "dense", "binary", "regression"]
+    spec: Loss
+    kind: Literal["index", "dense", "binary", "real"]
     shape: Shape | None
     axis: int | None
     classes: int | None
@@ -185,7 +178,7 @@ class Plan:
     @property
     def probabilities(self) -> bool:
         """Whether predictions are probabilities, or numbers to be renormalized to probabilities."""
-        return self.kind != "regression" and not self.from_logits and not self.log_probabilities
+        return self.spec.prediction_kind == "probabilities" and not self.from_logits
 
     @property
     def reads_all(self) -> bool:
@@ -277,7 +270,7 @@ def _floor_of_one_minus(gap: float, dtype: str) -> float:
 
 
 def resolve(
-    spec: AnyLoss,
+    spec: Loss,
     predictions: Signature,
     targets: Signature,
     sample_weight: Signature | None = None,
@@ -307,7 +300,8 @@ def resolve(
         kind = shapes.target_kind(targets.dtype)
         axis, classes, positions = shapes.classes(spec, predictions, targets, kind)
     else:
-        kind = "binary" if isinstance(spec, BinaryCrossEntropyLoss) else "regression"
+        assert isinstance(spec, Elementwise)
+        kind = spec.target_kind
         axis, classes, positions = None, None, shapes.elements(spec, predictions, targets)
     shapes.check_companions(positions, sample_weight, mask)
 
@@ -366,7 +360,7 @@ def resolve(
         scale=scale,
         element_weights=_flush_weights(element_weights, tiny),
         average_last_axis=averaged,
-        log_probabilities=isinstance(spec, NegativeLogLikelihoodLoss),
+        log_probabilities=spec.prediction_kind == "log_probabilities",
         class_weighting="entries" if class_weights is None else class_weighting,
         bounds=None if epsilon_added else _bounds(epsilon, predictions.dtype),
         epsilon_added=epsilon_added,
@@ -379,7 +373,10 @@ def resolve(
             and scale == 1.0
             and computed_in is None
             and bool(count)
-            and _has_fused_kernel(spec, kind, predictions.dtype, targets.dtype)
+            and spec.rounding != "exact"
+            and spec.reduction != "none"
+            and predictions.dtype not in HALF_TYPES
+            and spec.has_fused_kernel(kind, predictions.dtype, targets.dtype)
         ),
     )
 
@@ -434,7 +431,7 @@ def _flush_weights(weights: Any, tiny: float) -> Any:
     return tuple(_flush_weights(weight, tiny) for weight in weights)
 
 
-def _flush_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float) -> float:
+def _flush_smoothing(spec: Loss, kind: str, classes: int | None, tiny: float) -> float:
     """The amount of smoothing; 0 if the share of an answer, eps / K or eps / 2, is below `tiny`.
 
     An unknown K counts as 1.
@@ -445,14 +442,14 @@ def _flush_smoothing(spec: AnyLoss, kind: str, classes: int | None, tiny: float)
 
 
 def _may_cancel(
-    spec: AnyLoss, divisor: str, kind: str, class_weights: tuple[float, ...] | None, tiny: float
+    spec: Loss, divisor: str, kind: str, class_weights: tuple[float, ...] | None, tiny: float
 ) -> bool:
     if class_weights is None or spec.reduction != "mean" or divisor not in ("weights", "nonzero"):
         return False
     return kind == "dense" or min(class_weights) < tiny
 
 
-def _ignored_labels(spec: AnyLoss, kind: str, dtype: str) -> tuple[int, ...]:
+def _ignored_labels(spec: Loss, kind: str, dtype: str) -> tuple[int, ...]:
     labels: tuple[int, ...] = getattr(spec, "ignore_index", None) or ()
     if kind != "index":
         return ()
@@ -465,27 +462,8 @@ def _largest_target(kind: str, classes: int | None, dtype: str) -> float | None:
         return 1
     if kind == "dense":
         return FORMATS["float16"].largest  # a finite number that every format holds
-    if kind == "regression" or classes is None:
+    if kind == "real" or classes is None:
         return None
     # A dtype too narrow for K - 1 ends the range earlier.
     bits = int(dtype.lstrip("uint")) - (not dtype.startswith("u"))
     return min(classes, 1 << bits) - 1
-
-
-def _has_fused_kernel(spec: AnyLoss, kind: str, predictions: str, targets: str) -> bool:
-    """Whether frameworks have a fused kernel for this loss, if every position counts once."""
-    if spec.rounding == "exact" or spec.reduction == "none" or predictions in HALF_TYPES:
-        return False
-    if isinstance(spec, NegativeLogLikelihoodLoss):
-        return False
-    if isinstance(spec, MeanSquaredError):
-        return targets == predictions
-    if not spec.from_logits:
-        return False
-    if kind == "index":
-        return targets == "int64"
-    if isinstance(spec, BinaryCrossEntropyLoss) and (
-        spec.label_smoothing or spec.pos_weight is not None
-    ):
-        return False
-    return targets == predictions

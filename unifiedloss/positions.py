@@ -232,7 +232,7 @@ POSITIONS: Mapping[str, Callable[[Evaluator, Array, Array, Selection], Positions
     "index": cross_entropy_index,
     "dense": cross_entropy_dense,
     "binary": binary_cross_entropy,
-    "regression": squared_error,
+    "real": squared_error,
 }
 """`Plan.kind` -> the function that computes the losses of positions."""
 

@@ -52,7 +52,7 @@ from unifiedloss.checks import extents
 from unifiedloss.errors import EmptyMeanError
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, TORCH_LEAST_SPREAD, Format
 from unifiedloss.plan import MAX_INTEGER_TARGET, Plan, Signature, class_axis, resolve
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 NAN = math.nan
 INFINITY = math.inf
@@ -685,7 +685,7 @@ class PositionRules:
         self.plan = plan
         self.smoothing = Fraction(plan.label_smoothing)
         self.kept_target = 1 - self.smoothing
-        self.spread = self.smoothing / plan.shared_by if plan.kind != "regression" else ZERO
+        self.spread = self.smoothing / plan.shared_by if plan.kind != "real" else ZERO
         self.class_weights = (
             None if plan.class_weights is None else [Fraction(w) for w in plan.class_weights]
         )
@@ -1103,7 +1103,7 @@ class Reference:
 
 
 def evaluate(
-    spec: AnyLoss,
+    spec: Loss,
     predictions: Tensor,
     targets: Tensor,
     sample_weight: Tensor | None = None,
@@ -1319,7 +1319,7 @@ class _Reduction:
 
     def __init__(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Tensor,
         targets: Tensor,
         sample_weight: Tensor | None,

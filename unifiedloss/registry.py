@@ -112,9 +112,9 @@ def _third_party(name: str) -> Adapter:
     return loaded
 
 
-def switching() -> Any:
+def interop() -> Any:
     """Import and return the module that reads and writes losses of other libraries."""
-    return importlib.import_module("unifiedloss.switching")
+    return importlib.import_module("unifiedloss.interop")
 
 
 def backends() -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unifiedloss.errors import SerializationError
 from unifiedloss.field import fields_and_hint
-from unifiedloss.spec import LOSSES, AnyLoss
+from unifiedloss.spec import LOSSES, Loss
 from unifiedloss.suggestion import suggestion
 
 
@@ -21,7 +21,7 @@ def latest_version() -> int:
     )
 
 
-def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
+def from_dict(data: Mapping[str, Any] | Any) -> Loss:
     """Read a spec from a dictionary that `Loss.to_dict` wrote.
 
     Args:
@@ -69,10 +69,10 @@ def from_dict(data: Mapping[str, Any] | Any) -> AnyLoss:
         if key not in cls.declarations:
             msg = f"The key {key!r} is not a field of {name!r}; {fields_and_hint(cls, key)}"
             raise SerializationError(msg)
-    return cls(**rest)  # type: ignore[return-value]
+    return cls(**rest)
 
 
-def from_json(text: str | bytes | Any) -> AnyLoss:
+def from_json(text: str | bytes | Any) -> Loss:
     """Read a spec from JSON text that `Loss.to_json` wrote.
 
     Args:

@@ -10,12 +10,7 @@ from unifiedloss.errors import DTypeError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS, INTEGER_TYPES
 from unifiedloss.inputs import Shape, Signature
 from unifiedloss.messages import Message, describe
-from unifiedloss.spec import (
-    BinaryCrossEntropyLoss,
-    CrossEntropyLoss,
-    MeanSquaredError,
-    NegativeLogLikelihoodLoss,
-)
+from unifiedloss.spec import Categorical, Elementwise
 
 
 def check_predictions_dtype(dtype: str) -> None:
@@ -68,7 +63,7 @@ def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
 
 
 def classes(
-    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss,
+    spec: Categorical,
     predictions: Signature,
     targets: Signature,
     kind: str,
@@ -123,17 +118,13 @@ def _check_index_shape(
     raise ShapeError(msg)
 
 
-def _check_dense_ignore(
-    spec: CrossEntropyLoss | NegativeLogLikelihoodLoss, classes: int | None
-) -> None:
+def _check_dense_ignore(spec: Categorical, classes: int | None) -> None:
     for label in spec.ignore_index or ():  # type: ignore[union-attr]
         if classes is not None and 0 <= label < classes:
             raise SpecValueError(Message.DENSE_IGNORED.format(label=label))
 
 
-def elements(
-    spec: BinaryCrossEntropyLoss | MeanSquaredError, predictions: Signature, targets: Signature
-) -> Shape | None:
+def elements(spec: Elementwise, predictions: Signature, targets: Signature) -> Shape | None:
     """Check an elementwise loss, and return the shape of its per-position loss."""
     if targets.dtype not in (*FORMATS, *INTEGER_TYPES, "bool"):
         msg = (
@@ -150,8 +141,9 @@ def elements(
             predictions=describe(shape), targets=describe(targets.shape), fix=fix
         )
         raise ShapeError(msg)
-    if isinstance(spec, BinaryCrossEntropyLoss):
-        _check_pos_weight(spec, shape)
+    pos_weight = getattr(spec, "pos_weight", None)
+    if isinstance(pos_weight, tuple):
+        _check_pos_weight(pos_weight, getattr(spec, "axis", None), shape)
     if spec.element_weights is not None:
         _check_element_weights(extents(spec.element_weights), shape)
     if not spec.average_last_axis:
@@ -161,13 +153,10 @@ def elements(
     return shape[:-1]
 
 
-def _check_pos_weight(spec: BinaryCrossEntropyLoss, shape: Shape) -> None:
-    weights = spec.pos_weight
-    if not isinstance(weights, tuple):
-        return
+def _check_pos_weight(weights: tuple[float, ...], axis: int | None, shape: Shape) -> None:
     if not shape:
         raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
-    axis = -1 if spec.axis is None else spec.axis
+    axis = -1 if axis is None else axis
     if not -len(shape) <= axis < len(shape):
         raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
     extent = shape[axis]

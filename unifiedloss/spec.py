@@ -1,33 +1,31 @@
-"""The specs: frozen, hashable values, each of which defines a loss completely.
+"""The base classes of specs: frozen, hashable values, each of which defines a loss completely.
 
-Each setting of a loss is a field of its class, declared once. `unifiedloss.plan.resolve` joins a
-spec with the shapes and dtypes of a call. This module imports no framework.
+The specs themselves are in the folders of `unifiedloss.losses`. Each setting of a loss is a field
+of its class, declared once. `unifiedloss.plan.resolve` joins a spec with the shapes and dtypes of a
+call. This module imports no framework.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from unifiedloss.autograph import no_autograph
 from unifiedloss.checks import (
-    axis_if_not_last,
     boolean,
-    clip_bound,
     integer,
     labels,
     nested_weights,
     one_of,
     optional,
     positive,
-    unit_interval,
-    weight_or_weights,
     weights,
 )
 from unifiedloss.errors import SpecValueError
 from unifiedloss.field import Record, field, rebuild
 from unifiedloss.inputs import Numbers, TensorT
-from unifiedloss.text import Text, formula, number, number_latex
+from unifiedloss.text import Text, formula
 
 Reduction = Literal["mean", "sum", "none"]
 Divisor = Literal["weights", "label_weights", "present", "nonzero", "all"]
@@ -37,9 +35,23 @@ Epsilon = float | Literal["keras", "sklearn", "torch"]
 Renormalize = Literal["before_clip", "after_clip"]
 ClassWeighting = Literal["entries", "position"]
 ComputedIn = Literal["float32", "float64"]
+PredictionKind = Literal["probabilities", "log_probabilities", "real"]
 
 _rebuild = rebuild
 """Pickles written before `unifiedloss.field` existed look for the function here."""
+
+
+if not TYPE_CHECKING:  # because of it a type checker would accept every misspelled name
+
+    def __getattr__(name: str) -> object:
+        """Return the class of a loss, for pickles written when all of them stood here."""
+        losses = importlib.import_module("unifiedloss.losses")
+        for row in losses.ROWS:
+            if row.spec == name:
+                return losses.spec_class(row)
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+
 
 # ------------------------------------------------------------------ sentences that depend on fields
 
@@ -106,89 +118,6 @@ def _ignore_index(spec: Any) -> Text:
     )
 
 
-def _class_weighting(spec: Any) -> Text:
-    without = "" if spec.class_weights is not None else "; there are none"
-    if spec.class_weighting == "entries":
-        return Text.of(f"class weights multiply the entries of the smoothed target{without}")
-    return Text.of(f"class weights multiply the whole loss of a position{without}")
-
-
-def _from_logits(squash: str) -> Any:
-    def sentence(spec: Any) -> Text:
-        if spec.from_logits:
-            return Text.of(f"predictions are logits, and the {squash} is part of the loss")
-        if getattr(spec, "renormalize", None):
-            return Text.of("predictions are non-negative numbers, normalized to probabilities")
-        return Text.of(
-            f"predictions are probabilities, taken as they are: no {squash}, no division by "
-            "their sum"
-        )
-
-    return sentence
-
-
-_CLIPPED = {
-    "keras": Text.of(
-        "probabilities are clipped to ",
-        formula("[1e-07, 1 - 1e-07]", r"[10^{-7}, 1 - 10^{-7}]"),
-        ", both bounds rounded to the predictions' dtype; the gradient is 0 where it clips",
-    ),
-    "sklearn": Text.of(
-        "probabilities are clipped to ",
-        formula("[eps, 1 - eps]", r"[\varepsilon, 1 - \varepsilon]"),
-        ", eps the distance from 1 to the next larger number of the predictions' dtype; the "
-        "gradient is 0 where it clips",
-    ),
-    "torch": Text.of(
-        "probabilities are not clipped, but logarithms are clamped at -100, and the gradient is ",
-        formula("(p - t') / max(p (1 - p), 1e-12)", r"(p - t') / \max(p (1 - p), 10^{-12})"),
-        ", which is not the derivative of the clamped loss",
-    ),
-}
-
-
-def _epsilon(spec: Any) -> Text:
-    given = spec.epsilon
-    if isinstance(given, str):
-        return _CLIPPED[given]
-    if not given:
-        cost = "" if spec.from_logits else ", and -log 0 is infinite"
-        return Text.of(f"nothing is clipped{cost}")
-    if getattr(spec, "epsilon_added", False):
-        return Text.of("added to probabilities inside the logarithms")
-    bounds = formula(
-        f"[{number(given)}, 1 - {number(given)}]",
-        f"[{number_latex(given)}, 1 - {number_latex(given)}]",
-    )
-    return Text.of(
-        "probabilities are clipped to ",
-        bounds,
-        "; the gradient is 0 outside the bounds, but not at a bound",
-    )
-
-
-def _label_smoothing(shared: str) -> Any:
-    def sentence(spec: Any) -> Text:
-        if not spec.label_smoothing:
-            return Text.of("targets are used as they are")
-        return Text.of(f"this share of every target is spread evenly over the {shared}")
-
-    return sentence
-
-
-def _pos_weight(spec: Any) -> Text:
-    if spec.pos_weight is None:
-        return Text.of("the positive term is not weighted")
-    return Text.of("multiplies the positive term, and never counts in the divisor")
-
-
-def _pos_weight_axis(spec: Any) -> Text:
-    where = "the last axis" if spec.axis is None else f"axis {spec.axis}"
-    if isinstance(spec.pos_weight, tuple):
-        return Text.of(f"the positive weights run along {where}")
-    return Text.of(f"a vector of positive weights would run along {where}")
-
-
 def _element_weights(spec: Any) -> Text:
     if spec.element_weights is None:
         return Text.of("every element weighs 1")
@@ -231,6 +160,8 @@ class Loss(Record):
     loss = spec([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], [0, 3], sample_weight=[1, 2], mask=[True, True])
     assert spec == CrossEntropyLoss(from_logits=True, ignore_index=[3, 3])
     ```
+
+    {fields}
     """
 
     name: ClassVar[str]
@@ -238,6 +169,9 @@ class Loss(Record):
 
     since: ClassVar[int] = 1
     """The serialization version that added this loss."""
+
+    prediction_kind: ClassVar[PredictionKind] = "real"
+    """What predictions are. "probabilities" stands for logits too, where `from_logits` says so."""
 
     # The mark of `no_autograph`, so that tf.function does not rewrite `__call__`.
     autograph_info__: ClassVar[None] = None
@@ -288,6 +222,16 @@ class Loss(Record):
             "bits in every backend",
         },
     )
+
+    def has_fused_kernel(self, kind: str, predictions: str, targets: str) -> bool:  # noqa: ARG002
+        """Whether frameworks have a fused kernel for this loss, if every position counts once.
+
+        Args:
+            kind: `Plan.kind`.
+            predictions: the predictions' dtype; no half type.
+            targets: the targets' dtype.
+        """
+        return False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -422,7 +366,7 @@ class Loss(Record):
             SpecValueError: the library is unknown.
             MissingBackendError: the library is not installed.
         """
-        return self._registry.switching().to_native(self, library, code=code, rank=rank)
+        return self._registry.interop().to_native(self, library, code=code, rank=rank)
 
     def to_dict(self) -> dict[str, Any]:
         """Write a dictionary of JSON values: the loss's name, the version, and the changed fields.
@@ -529,6 +473,9 @@ class Scaled(Loss):
 class Elementwise(Scaled):
     """The base class of losses whose positions are the elements of the predictions."""
 
+    target_kind: ClassVar[Literal["binary", "real"]] = "real"
+    """Whether targets are numbers in [0, 1] or any numbers."""
+
     element_weights: float | Sequence[Any] | None = field(
         default=None,
         check=optional(nested_weights),
@@ -553,271 +500,3 @@ class Elementwise(Scaled):
         since=2,
         group="ported",
     )
-
-
-def _refuse_clipped_logits(spec: CrossEntropyLoss | BinaryCrossEntropyLoss) -> None:
-    if spec.from_logits and spec.epsilon:
-        msg = (
-            f"epsilon={spec.epsilon!r} clips probabilities, and from_logits=True has none to clip; "
-            "leave epsilon out, as logits need no clipping."
-        )
-        raise SpecValueError(msg)
-
-
-# --------------------------------------------------------------------------------- the losses
-
-
-class CrossEntropyLoss(Categorical, Scaled):
-    r"""Categorical cross-entropy of the target and the predicted distribution, in nats.
-
-    $$\ell_i = \sum_c \tau_{ic}\,(-\log p_{ic}), \qquad
-    \tau_{ic} = w_c\,t'_{ic}, \qquad t' = (1-\epsilon_s)\,t + \epsilon_s/K$$
-
-    with $p = \mathrm{softmax}(z)$ when `from_logits`. A class index $y$ is the one-hot target
-    $t_c = [c = y]$: same value, same gradient, same divisor. $0 \log 0 = 0$.
-
-    Predictions are floating, shaped (..., K) or with the K classes on `axis`. Targets of an integer
-    dtype are class indices, shaped like the predictions without the class axis; targets of a
-    floating dtype are dense and shaped like the predictions. Only the dtype decides between the
-    two. The per-position loss has the predictions' shape without the class axis.
-
-    {fields}
-
-    Raises:
-        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
-
-    Example:
-        ```python
-        import numpy as np
-        import unifiedloss as ul
-
-        spec = ul.CrossEntropyLoss(from_logits=True)
-        loss = spec(np.array([[2.0, 1.0, 0.0]]), np.array([0]))
-        assert abs(loss - 0.4076059644443803) < 1e-15
-        ```
-
-    Source: where the frameworks differ, the rules are those of ``torch.nn.CrossEntropyLoss``,
-    except that by default no label is ignored.
-    """
-
-    name = "cross_entropy"
-
-    from_logits: bool = field(
-        default=False,
-        check=boolean,
-        doc="False: predictions are probabilities. True: softmax is part of the loss.",
-        sentence=_from_logits("softmax"),
-    )
-    epsilon: Epsilon = field(
-        default=0.0,
-        check=clip_bound("keras", "sklearn"),
-        doc="probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the "
-        'gradient is 0 where it clips. Only with ``from_logits=False``. "keras": 1e-7, with both '
-        'bounds rounded to the predictions\' dtype, as in Keras. "sklearn": the distance from 1 to '
-        "the next larger number of the predictions' dtype.",
-        sentence=_epsilon,
-        late_values={"keras": 2, "sklearn": 2},
-    )
-    label_smoothing: float = field(
-        default=0.0,
-        check=unit_interval,
-        doc=r"the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.",
-        sentence=_label_smoothing("K classes"),
-    )
-    renormalize: Renormalize | None = field(
-        default=None,
-        check=optional(one_of("before_clip", "after_clip")),
-        doc="None, or predictions are non-negative numbers that are divided by their sum over the "
-        'classes, "before_clip" or "after_clip". Under "after_clip" the predictions are clipped as '
-        "they are, then divided by the sum of the clipped numbers. Only with an `epsilon`.",
-        sentence={
-            None: "predictions are not divided by their sum over the classes",
-            "before_clip": "predictions are divided by their sum over the classes, then clipped",
-            "after_clip": "predictions are clipped, then divided by their sum over the classes",
-        },
-        since=2,
-        group="ported",
-    )
-    class_weighting: ClassWeighting = field(
-        default="entries",
-        check=one_of("entries", "position"),
-        doc='what class weights multiply. "entries": the entries of the smoothed target, as above. '
-        r'"position": the whole loss of a position, by $\sum_c w_c t_c$, so that '
-        r"$\tau_{ic} = t'_{ic} \sum_k w_k t_{ik}$, as for ``class_weight`` of Keras' ``fit``. "
-        "W_i is the same in both cases.",
-        sentence=_class_weighting,
-        since=2,
-        group="ported",
-    )
-
-    def _check_together(self) -> None:
-        super()._check_together()
-        _refuse_clipped_logits(self)
-        if self.renormalize is not None and not self.epsilon:
-            msg = (
-                f"renormalize={self.renormalize!r} needs an epsilon to clip to: a probability of 0 "
-                "would make the gradient of all others undefined; set one, as in epsilon='keras'."
-            )
-            raise SpecValueError(msg)
-
-
-class BinaryCrossEntropyLoss(Elementwise):
-    r"""Binary cross-entropy, elementwise: every element is a classification of its own.
-
-    $$\ell = -\bigl(q\,t' \log p + (1 - t') \log(1 - p)\bigr), \qquad
-    t' = (1-\epsilon_s)\,t + \epsilon_s/2$$
-
-    with $p = \sigma(z)$ when `from_logits`. $0 \log 0 = 0$ in both terms.
-
-    Predictions are floating, of any shape; targets have the same shape, are bool, integer or
-    floating, and lie in [0, 1]. The per-position loss has the predictions' shape.
-
-    {fields}
-
-    Raises:
-        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
-
-    Example:
-        ```python
-        import numpy as np
-        import unifiedloss as ul
-
-        spec = ul.BinaryCrossEntropyLoss(from_logits=True)
-        loss = spec(np.array([0.0]), np.array([1]))
-        assert abs(loss - np.log(2)) < 1e-15
-        ```
-
-    Source: ``torch.nn.BCEWithLogitsLoss`` for `pos_weight`. Logarithms are not clamped unless
-    ``epsilon="torch"``, unlike those of ``torch.nn.BCELoss``.
-    """
-
-    name = "binary_cross_entropy"
-
-    from_logits: bool = field(
-        default=False,
-        check=boolean,
-        doc="False: predictions are probabilities. True: the sigmoid is part of the loss.",
-        sentence=_from_logits("sigmoid"),
-    )
-    epsilon: Epsilon = field(
-        default=0.0,
-        check=clip_bound("keras", "sklearn", "torch"),
-        doc="probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the "
-        'gradient is 0 where it clips. Only with ``from_logits=False``. "keras" and "sklearn": as '
-        'for `CrossEntropyLoss`. "torch": as in ``torch.nn.BCELoss``, logarithms are clamped at '
-        r"-100, and the gradient is $(p - t') / \max(p (1 - p), 10^{-12})$, with $10^{-12}$ in "
-        "float32; this is not the derivative of the clamped loss.",
-        sentence=_epsilon,
-        late_values={"keras": 2, "sklearn": 2, "torch": 2},
-    )
-    pos_weight: float | Sequence[float] | None = field(
-        default=None,
-        check=optional(weight_or_weights),
-        doc="the factor q of the positive term: a number, or one per entry of `axis`. It never "
-        'counts in the divisor. Not with ``epsilon="torch"``.',
-        sentence=_pos_weight,
-    )
-    axis: int | None = field(
-        default=None,
-        check=optional(axis_if_not_last),
-        doc="the axis along which a vector `pos_weight` runs. None: the last one.",
-        sentence=_pos_weight_axis,
-        since=2,
-    )
-    label_smoothing: float = field(
-        default=0.0,
-        check=unit_interval,
-        doc=r"the amount $\epsilon_s$ in [0, 1], spread evenly over the 2 answers.",
-        sentence=_label_smoothing("2 answers"),
-    )
-    epsilon_added: bool = field(
-        default=False,
-        check=boolean,
-        doc=r"whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and "
-        r"$-\log(1 - p + \epsilon)$, instead of being a bound. Only with a number as `epsilon`.",
-        sentence={
-            True: "epsilon is added inside the logarithms instead of clipping to it; the gradient "
-            "never vanishes",
-            False: "epsilon is a bound of probabilities, and is not added to them",
-        },
-        since=2,
-        group="ported",
-    )
-
-    def _check_together(self) -> None:
-        super()._check_together()
-        _refuse_clipped_logits(self)
-        if self.epsilon_added and (isinstance(self.epsilon, str) or not self.epsilon):
-            msg = (
-                f"epsilon_added=True needs a positive number as epsilon, got {self.epsilon!r}; set "
-                "one, as in epsilon=1e-7."
-            )
-            raise SpecValueError(msg)
-        if self.epsilon == "torch" and self.pos_weight is not None:
-            msg = (
-                "epsilon='torch' follows torch.nn.BCELoss, which has no pos_weight; use "
-                "from_logits=True, which has one."
-            )
-            raise SpecValueError(msg)
-
-
-class MeanSquaredError(Elementwise):
-    r"""Squared error, elementwise, then reduced.
-
-    $$\ell = (p - t)^2$$
-
-    without the factor 1/2 of some definitions. Predictions are floating, of any shape; targets
-    have the same shape and are floating, integer (of magnitude at most 2^53) or bool. The
-    per-position loss has the predictions' shape.
-
-    {fields}
-
-    Raises:
-        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
-
-    Example:
-        ```python
-        import numpy as np
-        import unifiedloss as ul
-
-        assert ul.MeanSquaredError()(np.array([1.0, 2.0]), np.array([0.0, 4.0])) == 2.5
-        ```
-
-    Source: ``torch.nn.MSELoss`` without its broadcasting; ``optax.losses.l2_loss`` is half of it.
-    """
-
-    name = "mean_squared_error"
-
-
-class NegativeLogLikelihoodLoss(Categorical):
-    r"""Negative log-likelihood: the cross-entropy of log-probabilities.
-
-    $$\ell_i = \sum_c \tau_{ic}\,(-x_{ic}), \qquad \tau_{ic} = w_c\,t_{ic}$$
-
-    A class index $y$ is the one-hot target $t_c = [c = y]$. Entries with $\tau_{ic} = 0$ are not
-    read. Predictions may be any numbers, because logarithms of densities may be positive; that they
-    are log-probabilities is not checked. Shapes, dtypes and kinds of targets are those of
-    `CrossEntropyLoss`. If you have logits, `CrossEntropyLoss` is the safer choice.
-
-    {fields}
-
-    Raises:
-        SpecValueError, SpecTypeError: a field is out of range or of the wrong type.
-
-    Example:
-        ```python
-        import numpy as np
-        import unifiedloss as ul
-
-        log_probabilities = np.array([[-0.5, -1.0], [-2.0, -0.25]])
-        assert ul.NegativeLogLikelihoodLoss()(log_probabilities, np.array([0, 1])) == 0.375
-        ```
-
-    Source: ``torch.nn.NLLLoss``, except that by default no label is ignored.
-    """
-
-    name = "negative_log_likelihood"
-    since = 2
-
-
-AnyLoss = CrossEntropyLoss | BinaryCrossEntropyLoss | MeanSquaredError | NegativeLogLikelihoodLoss

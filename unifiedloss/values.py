@@ -98,7 +98,7 @@ def trivially_valid(plan: Plan, predictions: Array | None, targets: Array) -> bo
     Dropped positions are included. `predictions` may be None unless they are probabilities, because
     other predictions are never bad.
     """
-    if plan.kind == "regression":
+    if plan.kind == "real":
         return plan.targets_dtype not in BEYOND_FLOAT64
     if plan.largest_target is None or not _within(targets, plan.largest_target):
         return False

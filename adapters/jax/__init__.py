@@ -22,7 +22,7 @@ from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Inputs
 from unifiedloss.plan import Plan, check_upstream
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 _WIDE = frozenset(map(np.dtype, ("int64", "uint64", "float64")))
 """The dtypes that JAX supports only if x64 is enabled."""
@@ -124,7 +124,7 @@ class JaxAdapter(Adapter):
 
     def loss(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -150,7 +150,7 @@ class JaxAdapter(Adapter):
 
     def value_and_grad(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -197,7 +197,7 @@ class JaxAdapter(Adapter):
     ) -> None:
         """Raise for the first bad value, if values can be read now. The program runs meanwhile."""
         if (
-            plan.kind == "regression"
+            plan.kind == "real"
             and sample_weight is None
             and plan.spec.on_empty != "error"
             and plan.targets_dtype in FORMATS
@@ -222,7 +222,7 @@ class JaxAdapter(Adapter):
         upstream = jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype)
         return value, pull_back(upstream)
 
-    def bind(self, spec: AnyLoss) -> objects.LossFunction:
+    def bind(self, spec: Loss) -> objects.LossFunction:
         return objects.LossFunction(spec)
 
     def modes(self) -> dict[str, Mode]:
@@ -300,7 +300,7 @@ def _is_small(plan: Plan) -> bool:
     """
     wide = {plan.predictions_dtype, plan.targets_dtype} & {dtype.name for dtype in _WIDE}
     few = plan.count is not None and plan.count * (plan.classes or 1) <= _FEW
-    fit = plan.kind != "regression" and plan.spec.reduction != "none" and not plan.exact
+    fit = plan.kind != "real" and plan.spec.reduction != "none" and not plan.exact
     return fit and few and not wide and _only_cpu()
 
 

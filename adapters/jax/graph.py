@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from unifiedloss.exact.graph_ops import GraphOps
+from unifiedloss.exact.graph.ops import GraphOps
 
 Array = Any
 
@@ -20,7 +20,7 @@ _INTEGERS = {
 
 
 class JaxOps(GraphOps):
-    """See `unifiedloss.exact.graph_ops.GraphOps`."""
+    """See `unifiedloss.exact.graph.ops.GraphOps`."""
 
     def float64(self, x: Array) -> Array:
         return jnp.asarray(x, jnp.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifiedloss import registry
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 
 class LossFunction:
@@ -15,7 +15,7 @@ class LossFunction:
     so it can be a static argument of a jitted function: two equal ones compile once.
     """
 
-    def __init__(self, spec: AnyLoss) -> None:
+    def __init__(self, spec: Loss) -> None:
         self.spec = spec
         self.__name__ = self.__qualname__ = spec.name  # jax.jit names the compiled function so
 

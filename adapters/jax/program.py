@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from unifiedloss.adapters.jax import callback, ops
 from unifiedloss.adapters.jax.graph import JaxOps
-from unifiedloss.exact import graph, graph_form
+from unifiedloss.exact.graph.call import Given, GraphCall
+from unifiedloss.exact.graph.form import Found, fits, why_not
+from unifiedloss.exact.graph.tiers import windows
 from unifiedloss.plan import Plan
 
 NumPyArray = NDArray[Any]
@@ -37,14 +39,9 @@ _XP = JaxOps()
 def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
     """Whether there is such a program for this call. There is none on TPUs: no IEEE float64."""
     weight = arrays[2]
-    fits = weight is None or graph_form.fits(weight.dtype.name)
+    held = weight is None or fits(weight.dtype.name)
     large = plan.count is not None and max(1, LEAST) <= plan.count * (plan.classes or 1)
-    return (
-        fits
-        and large
-        and graph_form.why_not(plan) is None
-        and jax.default_backend() in ("cpu", "gpu")
-    )
+    return held and large and why_not(plan) is None and jax.default_backend() in ("cpu", "gpu")
 
 
 def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ...]:
@@ -94,8 +91,8 @@ def _evaluate(
     plan: Plan, gradient: bool, is_given: tuple[bool, ...], *arrays: Any
 ) -> tuple[Array, ...]:
     rest = iter(arrays)
-    given = graph.Given(*(next(rest) if x_is_given else None for x_is_given in is_given))
-    call = graph.GraphCall(_XP, plan, given, gradient=gradient)
+    given = Given(*(next(rest) if x_is_given else None for x_is_given in is_given))
+    call = GraphCall(_XP, plan, given, gradient=gradient)
     each = given[:5]
     found = _mended(call, call.found(), each)
     loss, undecided = call.loss(found.terms, careful=False)
@@ -104,9 +101,7 @@ def _evaluate(
     return (loss,) if found.slopes is None else (loss, call.gradient(found.slopes))
 
 
-def _mended(
-    call: graph.GraphCall, found: graph_form.Found, arrays: Sequence[Any]
-) -> graph_form.Found:
+def _mended(call: GraphCall, found: Found, arrays: Sequence[Any]) -> Found:
     """`found` with its undecided rows computed by the host."""
     n, width = call.rows, call.form.width
     count = min(n, max(1, _ON_HOST // width))
@@ -114,15 +109,15 @@ def _mended(
     if found.slopes is not None:
         forms.append(jax.ShapeDtypeStruct((count, width), found.slopes.dtype))
 
-    def again(start: Array, which: Array) -> graph_form.Found:
+    def again(start: Array, which: Array) -> Found:
         terms, *slopes = callback.on_host(partial(_rows, call.plan), forms, start, which, *arrays)
-        return graph_form.Found(terms, slopes[0] if slopes else None, jnp.zeros((count, 1), bool))
+        return Found(terms, slopes[0] if slopes else None, jnp.zeros((count, 1), bool))
 
-    return graph.windows(call.form, found, count, again)
+    return windows(call.form, found, count, again)
 
 
 def _reduced(
-    call: graph.GraphCall, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]
+    call: GraphCall, loss: Array, undecided: Array, terms: Array, arrays: Sequence[Any]
 ) -> Array:
     """`loss` with its undecided means and sums computed by the host."""
     forms = [jax.ShapeDtypeStruct(loss.shape, loss.dtype)]

@@ -17,7 +17,7 @@ from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.plan import Plan
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 Array = Any
 
@@ -78,7 +78,7 @@ class KerasAdapter(Adapter):
         tensors = super().to_tensors(_value(predictions), *companions)
         return tuple(map(_value, tensors))
 
-    def read_in(self, spec: AnyLoss, predictions: Any) -> Any:
+    def read_in(self, spec: Loss, predictions: Any) -> Any:
         """Predictions in the dtype that a spec asks for, if the backend cannot hold their own."""
         return predictions
 
@@ -88,7 +88,7 @@ class KerasAdapter(Adapter):
 
     def loss(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -125,7 +125,7 @@ class KerasAdapter(Adapter):
 
     def value_and_grad(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -153,7 +153,7 @@ class KerasAdapter(Adapter):
     ) -> tuple[Array, tuple[Array, ...]]:
         return BACKEND.differentiate(function, tensors, upstream)
 
-    def bind(self, spec: AnyLoss) -> objects.KerasLoss:
+    def bind(self, spec: Loss) -> objects.KerasLoss:
         return objects.KerasLoss(spec)
 
     def modes(self) -> Mapping[str, Mode]:
@@ -219,7 +219,7 @@ class _KerasOnNumPy(KerasAdapter):
 
     def value_and_grad(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -244,7 +244,7 @@ class _KerasOnTorch(KerasAdapter):
 
     def plan(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Array,
         targets: Array,
         sample_weight: Array | None,
@@ -261,7 +261,7 @@ class _KerasOnTorch(KerasAdapter):
 class _KerasOnJAX(KerasAdapter):
     """The adapter for Keras on JAX, which narrows 64-bit dtypes unless x64 is enabled."""
 
-    def read_in(self, spec: AnyLoss, predictions: Any) -> Any:
+    def read_in(self, spec: Loss, predictions: Any) -> Any:
         from unifiedloss.adapters.jax import read_in
 
         return read_in(getattr(spec, "dtype", None), predictions)

@@ -13,7 +13,7 @@ from keras.src.losses.loss import scale_loss_for_distribution
 from unifiedloss import registry
 from unifiedloss.plan import class_axis
 from unifiedloss.serialization import from_dict
-from unifiedloss.spec import AnyLoss, Categorical
+from unifiedloss.spec import Categorical, Loss
 
 Array = Any
 
@@ -59,7 +59,7 @@ class KerasLoss(keras.losses.Loss):
         name: its name in Keras. Default: the name of the kind of loss.
     """
 
-    def __init__(self, spec: AnyLoss, name: str | None = None) -> None:
+    def __init__(self, spec: Loss, name: str | None = None) -> None:
         super().__init__(name=name or spec.name, reduction=spec.reduction)
         self.spec = spec
         self._adapter: Any = registry.adapter("keras")
@@ -77,7 +77,7 @@ class KerasLoss(keras.losses.Loss):
         """The loss per position. Keras requires this method, but does not call it."""
         return self._evaluate(self.spec.replace(reduction="none"), y_true, y_pred, None)
 
-    def _evaluate(self, spec: AnyLoss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
+    def _evaluate(self, spec: Loss, y_true: Any, y_pred: Any, sample_weight: Any) -> Array:
         mask = get_keras_mask(y_pred)
         tensors = self._adapter.to_tensors(
             self._adapter.read_in(spec, y_pred), y_true, sample_weight, mask
@@ -139,7 +139,7 @@ class LossOperation(keras.Operation):
     is known.
     """
 
-    def __init__(self, spec: AnyLoss, name: str | None = None) -> None:
+    def __init__(self, spec: Loss, name: str | None = None) -> None:
         super().__init__(name=name)
         self.spec = spec
 

@@ -17,7 +17,7 @@ from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Inputs
 from unifiedloss.plan import Plan, check_upstream
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 Array = NDArray[Any]
 
@@ -81,7 +81,7 @@ class NumPyAdapter(Adapter):
 
     def loss(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -95,7 +95,7 @@ class NumPyAdapter(Adapter):
 
     def value_and_grad(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -145,7 +145,7 @@ class NumPyAdapter(Adapter):
                 )
             if plan.element_weights is not None:
                 factor = factor * np.asarray(plan.element_weights, plan.compute_dtype)
-            if plan.kind == "regression":
+            if plan.kind == "real":
                 factor = 2 * factor
             factor = np.broadcast_to(factor, found.losses.shape)
             slope = self._slope(plan, predictions, targets, found.kept)
@@ -159,7 +159,7 @@ class NumPyAdapter(Adapter):
                 result = np.where(kept, result, 0)
             return value[()], ops.cast(result, predictions.dtype.name)
 
-    def _whole(self, spec: AnyLoss, predictions: Any, targets: Any, upstream: Any) -> Any:
+    def _whole(self, spec: Loss, predictions: Any, targets: Any, upstream: Any) -> Any:
         """Compute a common loss in one pass over the memory; None if the call needs the pipeline.
 
         The gradient is computed too, unless `upstream` is None.
@@ -226,7 +226,7 @@ class NumPyAdapter(Adapter):
         )
         raise UnsupportedError(msg)
 
-    def bind(self, spec: AnyLoss) -> objects.LossFunction:
+    def bind(self, spec: Loss) -> objects.LossFunction:
         return objects.LossFunction(spec, self)
 
     def modes(self) -> dict[str, Mode]:

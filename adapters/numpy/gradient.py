@@ -30,7 +30,7 @@ def unscaled(plan: Plan, predictions: Array, targets: Array) -> Array:
     The predictions have the compute dtype. Every position that does not count must already hold a
     harmless value.
     """
-    if plan.kind == "regression":
+    if plan.kind == "real":
         slope = predictions - ops.cast(targets, plan.compute_dtype)
     elif plan.kind == "binary":
         slope = _binary_cross_entropy(plan, predictions, _normal(plan, targets))

@@ -186,7 +186,7 @@ def fused_loss(
     while it is in the cache, so no array of all losses is allocated and written.
     """
     share = 1.0 / plan.count if plan.spec.reduction == "mean" and plan.count else 1.0
-    slope_factor = 2 * share if plan.kind == "regression" else share
+    slope_factor = 2 * share if plan.kind == "real" else share
     factor = (
         None
         if upstream is None

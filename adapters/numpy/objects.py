@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifiedloss.adapter import Adapter
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 
 class LossFunction:
@@ -14,7 +14,7 @@ class LossFunction:
     It can be pickled and copied.
     """
 
-    def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
+    def __init__(self, spec: Loss, adapter: Adapter) -> None:
         self.spec = spec
         self._adapter = adapter
 

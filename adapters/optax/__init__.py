@@ -1,4 +1,4 @@
-"""The losses of optax, for switching.
+"""The losses of optax, for interop.
 
 This is no backend: the adapter that owns the tensors computes the loss.
 """

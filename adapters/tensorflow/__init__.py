@@ -15,7 +15,7 @@ from unifiedloss.adapters.tensorflow import exact, kernels, objects, ops, shapes
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.plan import Plan, Signature, resolve
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ class TensorFlowAdapter(Adapter):
     @no_autograph
     def loss(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -122,7 +122,7 @@ class TensorFlowAdapter(Adapter):
     ) -> Tensor:
         return exact.loss(plan, predictions, targets, sample_weight, mask)
 
-    def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
+    def _resolve(self, spec: Loss, *tensors: Tensor | None) -> Plan:
         plan = super()._resolve(spec, *tensors)
         if plan.label_smoothing:  # TensorFlow's kernels have no label smoothing
             return replace(plan, fused=False)
@@ -149,7 +149,7 @@ class TensorFlowAdapter(Adapter):
         gradients = tape.gradient(value, leaves, upstream, tf.UnconnectedGradients.ZERO)
         return value, tuple(tf.convert_to_tensor(x) for x in gradients)
 
-    def bind(self, spec: AnyLoss) -> objects.LossFunction:
+    def bind(self, spec: Loss) -> objects.LossFunction:
         return objects.LossFunction(spec, self)
 
     def modes(self) -> dict[str, Mode]:

@@ -18,7 +18,7 @@ from tensorflow.python.eager import record  # no public function says whether a 
 from unifiedloss.adapters.tensorflow import ops, program, shapes
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan, Signature, resolve
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
@@ -41,7 +41,7 @@ class _Call(NamedTuple):
         result: the dtype of the loss.
     """
 
-    spec: AnyLoss
+    spec: Loss
     dtypes: tuple[str | None, ...]
     result: str
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 # No public operation updates a slice in place or is an optimization barrier.
 from tensorflow.compiler.tf2xla.python import xla
 
-from unifiedloss.exact.graph_ops import GraphOps
+from unifiedloss.exact.graph.ops import GraphOps
 
 Array = Any
 
@@ -20,7 +20,7 @@ _INTEGERS = {"float16": tf.int16, "bfloat16": tf.int16, "float32": tf.int32, "fl
 
 
 class TensorFlowOps(GraphOps):
-    """See `unifiedloss.exact.graph_ops.GraphOps`."""
+    """See `unifiedloss.exact.graph.ops.GraphOps`."""
 
     def float64(self, x: Array) -> Array:
         return self.constant(x, "float64")

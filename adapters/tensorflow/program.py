@@ -31,11 +31,11 @@ def compiles() -> bool:
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     """The loss of (predictions, targets, sample_weight, mask); loss and gradient are exact."""
-    from unifiedloss.exact import graph_form  # imported here because native mode does not need it
+    from unifiedloss.exact.graph import form  # imported here because native mode does not need it
 
     weight = tensors[2]
-    reason = graph_form.why_not(plan)
-    if reason is None and weight is not None and not graph_form.fits(weight.dtype.name):
+    reason = form.why_not(plan)
+    if reason is None and weight is not None and not form.fits(weight.dtype.name):
         reason = f"{weight.dtype.name} sample weights"
     if reason is None and not plan.count:
         reason = "an empty batch"
@@ -120,7 +120,7 @@ def _evaluate(
     plan: Plan, is_given: tuple[bool, ...], tensors: Any, upstream: Tensor | None, *, gradient: bool
 ) -> list[Tensor]:
     from unifiedloss.adapters.tensorflow.graph import TensorFlowOps
-    from unifiedloss.exact import graph
+    from unifiedloss.exact.graph.call import Given, GraphCall
 
     xp = TensorFlowOps()
     rest = iter(tensors)
@@ -130,7 +130,7 @@ def _evaluate(
         for x in (plan.class_weights, plan.pos_weight)
     ]
     each = (None if x is None else x[None] for x in (*given, upstream, *weights))
-    call = graph.GraphCall(xp, plan, graph.Given(*each), gradient=gradient)
+    call = GraphCall(xp, plan, Given(*each), gradient=gradient)
     found = call.mended(call.found())
     value = call.loss(found.terms, careful=True)[0]
     return [value[0]] if found.slopes is None else [value[0], call.gradient(found.slopes)[0]]

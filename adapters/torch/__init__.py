@@ -15,7 +15,7 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, kernels, objects, ops
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
 from unifiedloss.plan import Plan
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 
@@ -115,7 +115,7 @@ class TorchAdapter(Adapter):
 
     def loss(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Any,
         targets: Any,
         sample_weight: Any = None,
@@ -139,7 +139,7 @@ class TorchAdapter(Adapter):
                     loss = kernels.fused_loss(plan, predictions, targets)
                     # The native kernels give NaN at infinite logits, where the loss is defined. The
                     # pipeline handles them. The squared error needs no such check.
-                    if plan.kind == "regression" or isfinite(loss.item()):
+                    if plan.kind == "real" or isfinite(loss.item()):
                         return loss
             except RuntimeError:
                 # torch refuses tensors that are sparse, nested, lazily negated, made in inference
@@ -150,7 +150,7 @@ class TorchAdapter(Adapter):
 
     def plan(
         self,
-        spec: AnyLoss,
+        spec: Loss,
         predictions: Tensor,
         targets: Tensor,
         sample_weight: Tensor | None,
@@ -162,7 +162,7 @@ class TorchAdapter(Adapter):
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         return super().plan(spec, predictions, targets, sample_weight, mask)
 
-    def _resolve(self, spec: AnyLoss, *tensors: Tensor | None) -> Plan:
+    def _resolve(self, spec: Loss, *tensors: Tensor | None) -> Plan:
         # This is checked here and not in `loss`, because every call under torch.jit.trace gets
         # here: its extents are tensors, each a new object, so no plan is found in the cache.
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
@@ -227,7 +227,7 @@ class TorchAdapter(Adapter):
                 gradients = tuple(torch.zeros_like(x) for x in leaves)
         return value.detach(), gradients
 
-    def bind(self, spec: AnyLoss) -> objects.LossModule:
+    def bind(self, spec: Loss) -> objects.LossModule:
         return objects.LossModule(spec, self)
 
     def modes(self) -> dict[str, Mode]:

@@ -23,7 +23,7 @@ from unifiedloss.adapters.torch import ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan
 from unifiedloss.serialization import from_dict
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 _Array = np.ndarray[Any, Any]
 _Companion = Tensor | None
@@ -60,7 +60,7 @@ def loss(
 # ---------------------------------------------------------------------------------------- the spec
 
 
-def _text(spec: AnyLoss) -> str:
+def _text(spec: Loss) -> str:
     """The spec as text, made with repr because torch.compile cannot trace the module json."""
     return repr({name: _constant(value) for name, value in spec.to_dict().items()})
 
@@ -84,7 +84,7 @@ _known_text = lru_cache(_MAX_SPECS)(_text)
 
 
 @lru_cache(_MAX_SPECS)
-def _spec(text: str) -> AnyLoss:
+def _spec(text: str) -> Loss:
     return from_dict(ast.literal_eval(text))
 
 

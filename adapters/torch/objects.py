@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unifiedloss.adapter import Adapter
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 
 class LossModule(nn.Module):
@@ -17,7 +17,7 @@ class LossModule(nn.Module):
     with or without it. ``pickle`` and ``deepcopy`` keep the spec.
     """
 
-    def __init__(self, spec: AnyLoss, adapter: Adapter) -> None:
+    def __init__(self, spec: Loss, adapter: Adapter) -> None:
         super().__init__()
         self.spec = spec
         self._adapter = adapter

@@ -470,7 +470,7 @@ _TORCH = (
     "ul.from_native(ul.BinaryCrossEntropyLoss(epsilon='torch', divisor='all').to_native('torch'))",
 )
 
-# --------------------------------------------------------------------------------------- switching
+# ----------------------------------------------------------------------------------------- interop
 
 _LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 
@@ -646,7 +646,7 @@ _OBJECTS = (
 )
 
 
-def _switching() -> Iterator[str]:
+def _interop() -> Iterator[str]:
     for text in _READ:
         yield f"ul.from_native({text!r})"
     for spec in EXPLAINED:
@@ -669,7 +669,7 @@ def groups() -> dict[str, dict[str, Any]]:
         "dtypes": _DTYPES,
         "values": _VALUES,
         "registry": _REGISTRY,
-        "switching": _switching(),
+        "interop": _interop(),
         "torch and jax": _TORCH,
     }
     found: dict[str, dict[str, Any]] = {

@@ -23,13 +23,11 @@ from numpy.typing import NDArray
 
 from unifiedloss import reference
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import (
-    AnyLoss,
-    BinaryCrossEntropyLoss,
-    CrossEntropyLoss,
-    MeanSquaredError,
-    NegativeLogLikelihoodLoss,
-)
+from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
+from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
+from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
+from unifiedloss.spec import Loss
 
 Array = NDArray[Any]
 NAN, INF = math.nan, math.inf
@@ -55,7 +53,7 @@ class Case:
     """
 
     name: str
-    spec: AnyLoss
+    spec: Loss
     predictions: Array
     targets: Array
     sample_weight: Array | None = None
@@ -128,7 +126,7 @@ class BadCall:
     """
 
     name: str
-    spec: AnyLoss
+    spec: Loss
     predictions: Array
     targets: Array
     sample_weight: Array | None = None
@@ -210,7 +208,7 @@ def edge_cases() -> Iterator[Case]:
     """The known disagreements between frameworks, and the boundaries of each rule."""
 
     def case(
-        name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any
+        name: str, spec: Loss, predictions: Array, targets: Array, *rest: Any, **options: Any
     ) -> Case:
         return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
 
@@ -815,7 +813,7 @@ def ruled_edge_cases() -> Iterator[Case]:
     """
 
     def case(
-        name: str, spec: AnyLoss, predictions: Array, targets: Array, *rest: Any, **options: Any
+        name: str, spec: Loss, predictions: Array, targets: Array, *rest: Any, **options: Any
     ) -> Case:
         return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
 
@@ -1114,7 +1112,7 @@ def _ruled_rows(name: str, row: dict[str, Any]) -> Case:
         row
     )
     predictions = rng.uniform(0.05, 3, size=shape)
-    spec: AnyLoss
+    spec: Loss
     if loss == "likelihood":
         spec, predictions = NegativeLogLikelihoodLoss(**fields), -predictions
     else:
@@ -1142,7 +1140,7 @@ def _ruled_elements(name: str, row: dict[str, Any]) -> Case:
         "element_weights": weights[row["element_weights"]]
     }
     predictions, targets = rng.normal(size=shape), rng.random(shape).astype(np.float32)
-    spec: AnyLoss = MeanSquaredError(**fields)
+    spec: Loss = MeanSquaredError(**fields)
     if row["loss"] == "binary":
         predictions = rng.uniform(0.05, 0.95, shape)
         spec = BinaryCrossEntropyLoss(
@@ -1390,7 +1388,7 @@ def random_cases(count: int = 40, seed: int = 2026) -> Iterator[Case]:
         reduction: Any = str(rng.choice(["mean", "sum", "none"]))
         dtype = str(rng.choice(["float32", "float32", "float64", "bfloat16", "float16"]))
         z = round_to(rng.normal(scale=spread, size=(rows, classes)), dtype)
-        spec: AnyLoss
+        spec: Loss
         if number % 4 == 0:
             spec = BinaryCrossEntropyLoss(from_logits=True, reduction=reduction)
             targets = rng.random((rows, classes))

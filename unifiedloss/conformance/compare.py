@@ -22,7 +22,7 @@ from unifiedloss.conformance import tolerances, workers
 from unifiedloss.conformance.cases import Case
 from unifiedloss.errors import BadValueError, UnsupportedError
 from unifiedloss.floats import FORMATS
-from unifiedloss.spec import AnyLoss
+from unifiedloss.spec import Loss
 
 Array = NDArray[Any]
 
@@ -147,7 +147,7 @@ def _is_archive(path: Path) -> bool:
 
 
 def compare(
-    spec: AnyLoss,
+    spec: Loss,
     arrays: dict[str, Array],
     backends: Sequence[str] | None = None,
     roundings: Sequence[str] = ROUNDINGS,

@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.conformance.cases import Case
-from unifiedloss.spec import BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredError
+from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
+from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 
 Array = NDArray[Any]
 _Make = Callable[..., Case]

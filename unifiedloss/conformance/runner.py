@@ -33,7 +33,7 @@ from unifiedloss.conformance.strength import (
 from unifiedloss.conformance.tolerances import plan_of
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
-from unifiedloss.exact import graph_form
+from unifiedloss.exact.graph import form
 from unifiedloss.suggestion import suggestion
 
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
@@ -494,7 +494,7 @@ def _is_spared(
 
 def _shows_refusal(case: Case) -> bool:
     """Whether a case represents those of exact mode that need a host callback."""
-    return case.representative and graph_form.why_not(plan_of(case)) is not None
+    return case.representative and form.why_not(plan_of(case)) is not None
 
 
 def _is_exact(case: Case | BadCall | SoftmaxCase) -> bool:

@@ -78,8 +78,8 @@ from numpy.typing import NDArray
 
 from unifiedloss.conformance.cases import Case, SoftmaxCase
 from unifiedloss.floats import FORMATS
+from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.plan import Plan, Signature, class_axis, resolve
-from unifiedloss.spec import CrossEntropyLoss
 
 Array = NDArray[np.float64]
 
@@ -305,7 +305,7 @@ def _present(case: Case, plan: Plan, shape: tuple[int, ...]) -> NDArray[np.bool_
 
 def _parts(case: Case, plan: Plan) -> _Parts:
     x, t = case.predictions.astype(np.float64), case.targets.astype(np.float64)
-    if plan.kind == "regression":
+    if plan.kind == "real":
         difference = np.abs(x - t)
         rounded = np.abs(t) if case.targets.dtype.kind in "iu" else 0.0
         return _Parts(

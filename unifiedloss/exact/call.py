@@ -159,7 +159,7 @@ class HostCall:
         elif plan.targets_dtype in BEYOND_FLOAT64:
             t = self.targets
             bad |= ((t > MAX_INTEGER_TARGET) | (t < -MAX_INTEGER_TARGET)).any(1)
-        if plan.kind == "regression":
+        if plan.kind == "real":
             special |= ~np.isfinite(rows).all(1)
             if self.targets.dtype.kind not in "iub":
                 special |= ~np.isfinite(self.targets).all(1)
@@ -356,7 +356,7 @@ class HostCall:
 
     def _element(self, oracle: reference.PositionRules, i: int, c: int, prediction: float) -> Any:
         target = self.targets[i, c].item()
-        if self.plan.kind == "regression":
+        if self.plan.kind == "real":
             return oracle.squared_error(prediction, target)
         q = Fraction(1) if self.pos_weight is None else Fraction(float(self.pos_weight[i, c]))
         return oracle.binary_cross_entropy(prediction, float(target), q)

@@ -91,7 +91,7 @@ def carry_out(
         The positions that are left undecided.
     """
     plan = call.plan
-    if plan.predictions_dtype == "float64" or (plan.kind != "regression" and not plan.from_logits):
+    if plan.predictions_dtype == "float64" or (plan.kind != "real" and not plan.from_logits):
         return todo
     if (
         plan.scale != 1.0

@@ -79,7 +79,7 @@ def round_elements(call: HostCall, i: int, columns: Any, slopes: Array, scale: S
 def _balls(call: HostCall, chosen: Any) -> tuple[Ball, Ball]:
     plan = call.plan
     rows = call.read[chosen].astype(np.float64)
-    if plan.kind == "regression":
+    if plan.kind == "real":
         return formulas.squared_error(rows, call.targets[chosen].astype(np.float64))
     if plan.kind == "binary":
         pos_weight = None if call.pos_weight is None else call.pos_weight[chosen]

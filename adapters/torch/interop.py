@@ -1,0 +1,167 @@
+"""PyTorch's losses: read from objects as calls, built from calls, and run."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from unifiedloss.adapters.torch import ADAPTER
+from unifiedloss.errors import SpecTypeError, UnsupportedError
+from unifiedloss.interop.arrays import as_bfloat16
+from unifiedloss.interop.library_loss import Call, find
+from unifiedloss.spec import Categorical
+
+# The attributes that hold the arguments of a module. torch resolves the deprecated arguments
+# `size_average` and `reduce` into `reduction` when the module is made.
+_ATTRIBUTES = {
+    nn.CrossEntropyLoss: ("weight", "ignore_index", "reduction", "label_smoothing"),
+    nn.NLLLoss: ("weight", "ignore_index", "reduction"),
+    nn.BCELoss: ("weight", "reduction"),
+    nn.BCEWithLogitsLoss: ("weight", "reduction", "pos_weight"),
+    nn.MSELoss: ("reduction",),
+}
+_NUMPY_DTYPES = (torch.float16, torch.float32, torch.float64)
+"""The floating dtypes that NumPy also has."""
+
+_FUNCTIONS = (
+    functional.cross_entropy,
+    functional.nll_loss,
+    functional.binary_cross_entropy,
+    functional.binary_cross_entropy_with_logits,
+    functional.mse_loss,
+)
+
+
+def read(obj: Any, **arguments: Any) -> Call | None:
+    """The call of a module, or of a function with its arguments; None for anything else."""
+    attributes = _ATTRIBUTES.get(type(obj))
+    if attributes is not None:
+        name = f"torch.nn.{type(obj).__name__}"
+        if arguments:
+            msg = f"{name} has its arguments already; make another with {', '.join(arguments)}."
+            raise SpecTypeError(msg)
+        _check_own(name, obj)
+        arguments = {attribute: getattr(obj, attribute) for attribute in attributes}
+    elif any(obj is function for function in _FUNCTIONS):
+        name = f"torch.nn.functional.{obj.__name__}"
+    else:
+        return None
+    return Call(name, find(name).bind([], {key: _plain(x) for key, x in arguments.items()}))
+
+
+def _check_own(name: str, module: nn.Module) -> None:
+    """Refuse a module that runs hooks, or a `forward` that is set on the object."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    found = [hook for hook in hooks if getattr(module, hook, None)]
+    if found or "forward" in vars(module):
+        msg = (
+            f"this {name} has {'hooks' if found else 'a forward of its own'}, which may compute "
+            "anything; pass one without, or write its rules as a spec."
+        )
+        raise SpecTypeError(msg)
+
+
+def _plain(x: Any) -> Any:
+    """A tensor, or a sequence in place of one, as nested tuples.
+
+    A float32 number is read as the shortest decimal that rounds to it: as 0.1, although float32
+    holds 0.10000000149. In float32 computations, the two are the same number.
+    """
+    if not isinstance(x, torch.Tensor):
+        return _tuples(x)
+    if x.is_meta or x.layout is not torch.strided:
+        msg = (
+            f"weights of layout {x.layout} on the device {x.device} hold no numbers to be read; "
+            "make them dense, on a device."
+        )
+        raise SpecTypeError(msg)
+    x = x.detach().cpu()
+    array = (x.float() if x.dtype.is_floating_point and x.dtype not in _NUMPY_DTYPES else x).numpy()
+    if x.dtype is torch.float32:
+        array = np.reshape([float(str(number)) for number in array.ravel()], array.shape)
+    return _tuples(array.tolist())
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def build(call: Call) -> Any:
+    """The module, or the function with its arguments bound.
+
+    Weights have torch's default dtype, as torch.tensor([0.5]) does.
+    """
+    library_loss, dtype = find(call.name), torch.get_default_dtype()
+    arguments = {
+        name: torch.tensor(value, dtype=dtype)
+        if name in library_loss.tensors and value is not None
+        else value
+        for name, value in call.arguments.items()
+    }
+    loss: Any = functools.reduce(getattr, call.name.split(".")[1:], torch)
+    return loss(**arguments) if library_loss.is_class else functools.partial(loss, **arguments)
+
+
+def _weights(loss: Any) -> list[torch.Tensor]:
+    """The tensors of a module or a partial function."""
+    if isinstance(loss, nn.Module):
+        values = loss.__dict__ | dict(loss.named_buffers())
+    else:
+        values = getattr(loss, "keywords", {})
+    return [each for each in values.values() if isinstance(each, torch.Tensor)]
+
+
+def weight_dtype(call: Call, given: Any = None) -> str | None:
+    """The dtype of the weights of `given`, or of the loss that `build` makes; None without any."""
+    weights = _weights(build(call) if given is None else given)
+    return str(weights[0].dtype).removeprefix("torch.") if weights else None
+
+
+def _device(loss: Any) -> torch.device:
+    """The device of a loss's weights, where its predictions must be too."""
+    return next((each.device for each in _weights(loss)), torch.device("cpu"))
+
+
+def run(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
+) -> tuple[Any, Any]:
+    """The value and the gradient of its sum, as NumPy arrays.
+
+    Integer targets of an elementwise loss are cast to the predictions' dtype, and class indices to
+    int64, because torch takes no others. `given` is the module or function that the call was read
+    from; without it, `build` makes the loss.
+    """
+    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    if not issubclass(find(call.name).loss, Categorical):
+        targets = targets.astype(predictions.dtype) if targets.dtype.kind in "iub" else targets
+    elif targets.dtype.kind in "iu":
+        targets = targets.astype(np.int64)
+    return run_as_given(call, predictions, targets, sample_weight, given)
+
+
+def run_as_given(
+    call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
+) -> tuple[Any, Any]:
+    """The result of `run` without casting the targets, whose dtype torch may refuse."""
+    if sample_weight is not None:
+        msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
+        raise UnsupportedError(msg)
+    loss = build(call) if given is None else given
+    # The caller may have switched gradients off, but the comparison needs them.
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x, t = (
+            ADAPTER.convert(np.asarray(each), None).to(_device(loss))
+            for each in (predictions, targets)
+        )
+        x = x.detach().clone().requires_grad_()
+        value = loss(x, t)
+        (gradient,) = torch.autograd.grad(value.sum(), [x])
+    return (
+        as_bfloat16(value, ADAPTER.to_numpy(value)),
+        as_bfloat16(gradient, ADAPTER.to_numpy(gradient)),
+    )

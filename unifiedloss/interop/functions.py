@@ -1,0 +1,34 @@
+"""Read and build losses that are plain functions; used by the adapters of their libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from unifiedloss.interop.arrays import plain
+from unifiedloss.interop.library_loss import Call, find
+
+Functions = Mapping[str, Callable[..., Any]]
+
+
+def call_with(name: str, arguments: Mapping[str, Any], backend: str | None = None) -> Call:
+    """Return the call of a loss, with its arguments converted from the library's types."""
+    return Call(
+        name, find(name).bind([], {key: plain(value) for key, value in arguments.items()}), backend
+    )
+
+
+def read_function(functions: Functions, obj: Any, arguments: Mapping[str, Any]) -> Call | None:
+    """Return the call of `obj` with `arguments`, or None if `obj` is not one of `functions`."""
+    return next(
+        (call_with(name, arguments) for name, function in functions.items() if obj is function),
+        None,
+    )
+
+
+def with_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Return the function, with its arguments bound if there are any."""
+    return partial(function, **arguments) if arguments else function

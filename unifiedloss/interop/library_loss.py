@@ -1,0 +1,372 @@
+"""The importable losses: a `LibraryLoss` for each, found by name, and `Call`, a loss as written.
+
+The modules beside this one, one for each library, register their losses here. They hold plain
+Python values, so reading a loss from text and writing one need no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.spec import Loss
+from unifiedloss.suggestion import suggestion
+from unifiedloss.text import shortened
+
+LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
+"""The libraries whose losses are read and written."""
+
+Arguments = Mapping[str, Any]
+"""The arguments of a loss by name."""
+
+KERAS_BACKENDS = ("numpy", "torch", "tensorflow", "jax")
+
+_DATA_ADVICE = "is given to the call, beside the other tensors; leave it out here."
+
+
+@dataclass(frozen=True)
+class Call:
+    """A loss of another library, as it is written.
+
+    Attributes:
+        name: the canonical dotted name, such as "torch.nn.CrossEntropyLoss".
+        arguments: the arguments that differ from their defaults, by name, in the library's order.
+            Arrays are nested tuples.
+        backend: the backend of Keras, because its numbers depend on it; None for other libraries.
+    """
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    backend: str | None = None
+
+    @property
+    def library(self) -> str:
+        """The name of the library, as `to_native` takes it."""
+        root = self.name.partition(".")[0]
+        return {"tf": "tensorflow"}.get(root, root)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.arguments.items()), self.backend))
+
+    def __str__(self) -> str:
+        """The call as a line of source code."""
+        return find(self.name).source(self.arguments)
+
+
+@dataclass(frozen=True, eq=False)
+class LibraryLoss:
+    """One loss of another library.
+
+    Attributes:
+        name: the canonical dotted name.
+        loss: the class of the specs it is read as.
+        parameters: the parameters that configure it and their defaults, in the library's order.
+        to_spec: makes the spec from all arguments, defaults included, and the backend of Keras
+            (None for other libraries). Raises `UnsupportedError`, which names the rule, if no spec
+            computes the same.
+        from_spec: makes the arguments that come closest to a spec of class `loss`. `closest` reads
+            them back to find what they do not express. May raise `UnsupportedError`.
+        aliases: its other dotted names.
+        data: parameters that hold the tensors of a call.
+        tensors: parameters that are tensors in the library; the others are Python values.
+        reasons: why the library cannot express a field as the spec has it, by the field's name;
+            without a final period.
+        exported: whether specs are written as this loss. False for a function if a class computes
+            the same.
+        write: writes the call if it is not written as ``name(argument=value)``.
+        adapt: changes the arguments of `from_spec` for the backend of Keras.
+    """
+
+    name: str
+    loss: type[Loss]
+    parameters: Mapping[str, Any]
+    to_spec: Callable[[Mapping[str, Any], str | None], Loss]
+    from_spec: Callable[[Any], Mapping[str, Any]]
+    aliases: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    exported: bool = True
+    write: Callable[[Mapping[str, Any]], str] | None = None
+    adapt: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
+
+    @property
+    def library(self) -> str:
+        """The name of the library, as `to_native` takes it."""
+        return Call(self.name).library
+
+    @property
+    def is_class(self) -> bool:
+        """Whether the loss is a class; otherwise it is a function."""
+        return self.name.rpartition(".")[2][:1].isupper()
+
+    def bind(self, positional: list[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, without those that equal their defaults.
+
+        Raises:
+            SpecTypeError: an argument does not exist, is given twice, or holds tensors of a call.
+        """
+        if positional and not self.is_class:
+            msg = (
+                f"{self.name}: the arguments that configure it are given by name; the tensors are "
+                "given to the call."
+            )
+            raise SpecTypeError(msg)
+        if len(positional) > len(self.parameters):
+            msg = (
+                f"{self.name} has {len(self.parameters)} parameters "
+                f"({', '.join(self.parameters)}), got {len(positional)}."
+            )
+            raise SpecTypeError(msg)
+        given = dict(zip(self.parameters, positional, strict=False))
+        for name, value in keywords.items():
+            if name in given:
+                msg = f"{self.name}: {name!r} is given twice."
+                raise SpecTypeError(msg)
+            if name in self.data:
+                msg = f"{self.name}: {name} {_DATA_ADVICE}"
+                raise SpecTypeError(msg)
+            if name not in self.parameters:
+                known = ", ".join(self.parameters)
+                msg = (
+                    f"{self.name} has no parameter {name!r}; it has "
+                    f"{known}.{suggestion(name, self.parameters)}"
+                )
+                raise SpecTypeError(msg)
+            given[name] = value
+        return {
+            name: given[name]
+            for name in self.parameters
+            if name in given and not self._is_default(name, given)
+        }
+
+    def _is_default(self, name: str, given: Mapping[str, Any]) -> bool:
+        default, value = self.parameters[name], given[name]
+        return type(value) is type(default) and bool(value == default)
+
+    def spec(self, arguments: Mapping[str, Any], backend: str | None = None) -> Loss:
+        """The spec that computes the same as the loss with these arguments.
+
+        Raises:
+            UnsupportedError: no spec computes the same. The message names the rule.
+        """
+        return self.to_spec({**self.parameters, **arguments}, backend)
+
+    def source(self, arguments: Mapping[str, Any]) -> str:
+        """The loss with these arguments as a line of source code."""
+        if self.write is not None:
+            return self.write(arguments)
+        written = [f"{name}={self._written(name, value)}" for name, value in arguments.items()]
+        if self.is_class:
+            return f"{self.name}({', '.join(written)})"
+        return f"functools.partial({', '.join([self.name, *written])})" if written else self.name
+
+    def _written(self, name: str, value: Any) -> str:
+        text = literal(value)
+        array = {"torch": "torch.tensor", "tensorflow": "tf.constant"}.get(self.library)
+        # TensorFlow converts a number to a tensor of the predictions' dtype; torch does not.
+        tensor = isinstance(value, tuple) or (self.library == "torch" and value is not None)
+        return f"{array}({text})" if array and name in self.tensors and tensor else text
+
+
+def literal(value: Any) -> str:
+    """A value as Python source: nested tuples as lists, strings in double quotes."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(literal, value))}]"
+    return f'"{value}"' if isinstance(value, str) and value.isidentifier() else repr(value)
+
+
+def refuse(why: str) -> NoReturn:
+    """Raise `UnsupportedError` with this reason."""
+    raise UnsupportedError(why)
+
+
+LIBRARY_LOSSES: dict[str, LibraryLoss] = {}
+"""The importable losses by canonical name, the one that `call_of` prefers first."""
+
+_ALIASES: dict[str, str] = {}
+
+
+def register(*library_losses: LibraryLoss) -> None:
+    """Add losses to `LIBRARY_LOSSES`."""
+    for library_loss in library_losses:
+        LIBRARY_LOSSES[library_loss.name] = library_loss
+        for alias in library_loss.aliases:
+            _ALIASES[alias] = library_loss.name
+
+
+def find(name: str) -> LibraryLoss:
+    """The loss with this name or alias.
+
+    Raises:
+        SpecValueError: no loss has this name.
+    """
+    library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name))
+    if library_loss is None:
+        msg = (
+            f"{shortened(name)} is no loss that is known here; known are the losses of "
+            f"{', '.join(LIBRARIES)}, by their full names.{_suggested(name)}"
+        )
+        raise SpecValueError(msg)
+    return library_loss
+
+
+def _suggested(name: str) -> str:
+    """The full names whose last part is close to this name's, as the end of a message."""
+    endings: dict[str, list[str]] = {}
+    for known in LIBRARY_LOSSES:
+        endings.setdefault(known.rpartition(".")[2].lower(), []).append(known)
+    near = get_close_matches(name.rpartition(".")[2].lower(), endings, n=1)
+    return f" Did you mean {' or '.join(endings[near[0]])}?" if near else ""
+
+
+def spec_of(call: Call) -> Loss:
+    """The spec that computes the same as a call.
+
+    Raises:
+        UnsupportedError: no spec computes the same. The message names the rule.
+        SpecValueError: the name, or the backend of Keras, is unknown.
+    """
+    library_loss = find(call.name)
+    if library_loss.library != "keras":
+        if call.backend is not None:
+            msg = (
+                f"{call.name} runs on no other framework; only keras[{call.backend}] says on which "
+                "one."
+            )
+            raise SpecValueError(msg)
+        return library_loss.spec(call.arguments)
+    backend = call.backend or "tensorflow"
+    if backend not in KERAS_BACKENDS:
+        msg = (
+            f"keras[{backend}]: Keras runs on "
+            f"{', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
+        )
+        raise SpecValueError(msg)
+    return library_loss.spec(call.arguments, backend)
+
+
+@dataclass(frozen=True)
+class Closest:
+    """The call of a library that comes closest to a spec.
+
+    Attributes:
+        call: the call.
+        spec: the spec that the call is read as.
+        changes: the fields in which `spec` differs from the requested spec, with the values in
+            `spec`.
+    """
+
+    call: Call
+    spec: Loss
+    changes: dict[str, Any]
+
+
+def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
+    """The call of a library that comes closest to a spec, with no `changes` if it is the same.
+
+    Args:
+        spec: the spec.
+        library: one of `LIBRARIES`.
+        backend: the backend of Keras; TensorFlow by default.
+
+    Raises:
+        UnsupportedError: the library has no loss of this kind.
+        SpecValueError: the library is unknown.
+    """
+    candidates: list[Closest] = []
+    refusals: list[str] = []
+    for library_loss in _candidates(spec, library):
+        try:
+            runs_on = (backend or "tensorflow") if library == "keras" else None
+            arguments = library_loss.from_spec(spec)
+            if library_loss.adapt is not None and runs_on is not None:
+                arguments = library_loss.adapt(arguments, runs_on)
+            call = Call(library_loss.name, library_loss.bind([], arguments), runs_on)
+            read_back = spec_of(call)
+        except UnsupportedError as error:
+            refusals.append(str(error))
+            continue
+        candidates.append(Closest(call, read_back, _changes(read_back, spec)))
+    if not candidates:
+        if not refusals:
+            refusals = [f"{library} has no loss that a {type(spec).__name__} is written as."]
+        raise UnsupportedError(" ".join([*refusals, instead(library)]))
+    return min(candidates, key=lambda candidate: len(candidate.changes))
+
+
+def _candidates(spec: Loss, library: str) -> list[LibraryLoss]:
+    if library not in LIBRARIES:
+        meant = suggestion(library, LIBRARIES)
+        if library in ("jax", "numpy"):
+            meant = (
+                f" {library} has no losses of its own; spec.to({library!r}) gives the spec as a "
+                "function of it."
+            )
+        msg = f"losses are written for {', '.join(LIBRARIES)}, got {library!r}.{meant}"
+        raise SpecValueError(msg)
+    return [
+        library_loss
+        for library_loss in LIBRARY_LOSSES.values()
+        if library_loss.library == library
+        and library_loss.loss is type(spec)
+        and library_loss.exported
+    ]
+
+
+def _changes(nearest: Loss, spec: Loss) -> dict[str, Any]:
+    # Without a mean, these two fields have no effect.
+    unused = () if "mean" in (nearest.reduction, spec.reduction) else ("divisor", "on_empty")
+    values = {name: getattr(nearest, name) for name in spec.declarations if name not in unused}
+    return {name: value for name, value in values.items() if value != getattr(spec, name)}
+
+
+def call_of(spec: Loss, library: str, backend: str | None = None) -> Call:
+    """The call of a library that computes exactly the same as a spec.
+
+    Reading it back gives an equal spec, except for `divisor` and `on_empty` without a mean.
+
+    Raises:
+        UnsupportedError: the library cannot express some fields. The message lists them with the
+            library's values and the reasons, and says what to use instead.
+    """
+    nearest = closest(spec, library, backend)
+    if nearest.changes:
+        raise UnsupportedError(_refusal(spec, nearest))
+    return nearest.call
+
+
+def _refusal(spec: Loss, nearest: Closest) -> str:
+    """The message that a library cannot express a spec, with a line for each field that differs."""
+    library_loss = find(nearest.call.name)
+    library = library_loss.library
+    rows = [
+        (
+            f"{name}={getattr(spec, name)!r}",
+            library_loss.reasons.get(name, f"{library_loss.name} has {name}={value!r}"),
+        )
+        for name, value in nearest.changes.items()
+    ]
+    # Weights can be long, so they do not set the width of the column.
+    width = max((len(field) for field, _ in rows if len(field) <= 40), default=0)
+    accepted = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
+    advice = (
+        f"Use spec.to({_backend_for(library)!r}), which computes the spec as it is, or accept "
+        f"{library}'s rules: spec.replace({accepted})"
+    )
+    lines = [f"  {field:<{width}}    {reason}" for field, reason in rows]
+    return "\n".join([f"{library_loss.name} cannot express this spec:", *lines, advice])
+
+
+def instead(library: str) -> str:
+    """The sentence that says what to use if a library cannot express a spec."""
+    return f"spec.to({_backend_for(library)!r}) computes the spec as it is."
+
+
+def _backend_for(library: str) -> str:
+    """The backend of unifiedloss for users of a library."""
+    return {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)

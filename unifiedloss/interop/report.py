@@ -1,0 +1,677 @@
+"""Run two losses on the same tensors, and find the first position and the rules that differ.
+
+Try each field in which the specs differ: give the second spec this field of the first. If the
+losses then agree, this is the rule that closes the gap. Try quirks too, which no spec expresses: if
+a loss differs from its own spec on these tensors, replace the loss by its spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from unifiedloss import registry
+from unifiedloss.errors import ShapeError, SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.floats import FORMATS, HALF_TYPES
+from unifiedloss.interop.arrays import as_bfloat16
+from unifiedloss.interop.diff import changed, differing, groups, nearest
+from unifiedloss.interop.library_loss import call_of
+from unifiedloss.interop.quirk import Quirk
+from unifiedloss.interop.quirks import QUIRKS, rules_of
+from unifiedloss.interop.quirks_shown import quirks_shown_by
+from unifiedloss.interop.refusals import refusal_of
+from unifiedloss.interop.sides import (
+    Array,
+    Input,
+    Outcome,
+    Side,
+    number,
+    run_spec,
+    settings_of,
+    side_of,
+    unreduced,
+    weight_dtype,
+)
+from unifiedloss.owners import backend_of
+from unifiedloss.spec import Loss
+
+_ROUNDING_ULPS = 64
+"""Largest distance between the kernels of two frameworks in a mean of many terms.
+
+Its unit is the ulp of the largest term, or of 1.
+"""
+
+_ROUNDING_HALF_ULPS = 4
+"""The same for half types.
+
+Most kernels round to a half type only once or twice, and 64 ulps would be 6% in float16 and 50% in
+bfloat16.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """The distance between two outcomes.
+
+    Attributes:
+        value: the largest distance of values, in ulps of the coarser dtype. The ulp is that of the
+            largest number, or of 1 if the largest number lies between 2**-6 and 1. The distance is
+            infinite if one outcome is an error, if a value is NaN or infinite in one outcome only,
+            or if the sizes differ.
+        gradient: the same for gradients; None if they cannot be compared.
+        limit: the largest distance of values that counts as rounding.
+        gradient_limit: the largest distance of gradients that counts as rounding.
+    """
+
+    value: float
+    gradient: float | None
+    limit: int = _ROUNDING_ULPS
+    gradient_limit: int = _ROUNDING_ULPS
+
+    @property
+    def closed(self) -> bool:
+        """Whether the outcomes differ by rounding at most."""
+        return self.value <= self.limit and (
+            self.gradient is None or self.gradient <= self.gradient_limit
+        )
+
+    def __str__(self) -> str:
+        gradient = "" if self.gradient is None else f", gradients by {self.gradient:.3g} ulps"
+        return f"values differ by {self.value:.3g} ulps{gradient}"
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """One rule, made the same in both losses.
+
+    Attributes:
+        rule: the name of a field of the specs, of several fields that go together, or of a rule
+            that no spec expresses.
+        change: a description of the change.
+        gap: the distance that remains after the change.
+        reason: a sentence that says what the loss does and no spec expresses; None for a field.
+    """
+
+    rule: str
+    change: str
+    gap: Gap
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PortReport:
+    """The results of two losses on the same tensors, and the rules that close their gap.
+
+    ``str()`` describes them.
+
+    Attributes:
+        a: the first loss, as it was written.
+        b: the second loss, as it was written.
+        value_a: the value of the first loss; None after an error.
+        value_b: the same for the second.
+        gradient_a: the gradient of the first loss with respect to the predictions; None after an
+            error, or if its library computes no gradients.
+        gradient_b: the same for the second.
+        error_a: the error that the first loss raised, or None.
+        error_b: the same for the second.
+        ran_a: "native" if the first loss itself was run; "instead" if its spec was run in its
+            place, because its library is not installed or refused the tensors, or because Keras
+            runs on another backend; "spec" for a spec.
+        ran_b: the same for the second.
+        reason_a: a sentence that says why the spec of the first loss was run in its place, or None.
+        reason_b: the same for the second.
+        settings: sentences about global settings of a library that this process has changed, and
+            that change which loss a text makes.
+        gap: the distance between the two results.
+        row: the index of the first position whose losses differ, along the axes of the unreduced
+            loss; None if no position differs, or if the losses have no common positions.
+        losses_of_row: the losses of that position, or None.
+        attempts: the changes that were tried to close the gap, in the order of the fields.
+        together: the rules that close the gap only together, fields first; empty if a single rule
+            closes it, or if all together do not.
+        unseen: if only rounding is left, the rules in which the losses differ although these
+            tensors do not show it.
+        untried: a sentence that says why no rule was tried; None if one was.
+        widened: whether the rules differ by less than the rounding of the half type of the
+            predictions. The gap and everything after it then compare the specs in float32.
+        rules: the rules that close the gap, each by itself.
+    """
+
+    a: str
+    b: str
+    value_a: Array | None
+    value_b: Array | None
+    gradient_a: Array | None
+    gradient_b: Array | None
+    error_a: str | None
+    error_b: str | None
+    ran_a: str
+    ran_b: str
+    reason_a: str | None
+    reason_b: str | None
+    settings: tuple[str, ...]
+    gap: Gap
+    row: tuple[int, ...] | None
+    losses_of_row: tuple[float, float] | None
+    attempts: tuple[Attempt, ...]
+    together: tuple[str, ...]
+    unseen: tuple[str, ...]
+    untried: str | None
+    widened: bool = False
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that close the gap, each by itself."""
+        return tuple(attempt.rule for attempt in self.attempts if attempt.gap.closed)
+
+    @property
+    def same(self) -> bool:
+        """Whether the losses differ by rounding at most."""
+        return self.gap.closed
+
+    def __str__(self) -> str:
+        lines = [
+            f"a: {self.a}",
+            f"b: {self.b}",
+            "",
+            f"a gives {_result(self.value_a, self.error_a, self.ran_a)}",
+            f"b gives {_result(self.value_b, self.error_b, self.ran_b)}",
+        ]
+        reasons = (self.reason_a, self.reason_b)
+        for letter, reason in zip("ab", reasons, strict=True):
+            if reason is not None:
+                lines.append(f"{letter} itself was not run: {reason}")
+        lines += [setting for setting in self.settings if setting not in reasons]
+        if self.value_a is None and self.value_b is None:
+            return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
+        if self.widened:
+            lines.append(
+                "In the half type of the predictions only rounding is left; "
+                "what follows is of their specs in float32."
+            )
+        one_failed = self.value_a is None or self.value_b is None
+        lines.append("One of them is an error." if one_failed else f"The {self.gap}.")
+        if self.same:
+            if self.unseen:
+                unseen = ", ".join(self.unseen)
+                lines.append(f"They differ in rules that these tensors do not show: {unseen}.")
+            return "\n".join([*lines, "Only rounding is left."])
+        if self.row is not None and self.losses_of_row is not None:
+            first, second = map(number, self.losses_of_row)
+            lines.append(
+                f"The first position that differs is {list(self.row)}: {first} and {second}."
+            )
+        lines.append("")
+        for attempt in self.attempts:
+            verdict = "closes the gap" if attempt.gap.closed else "does not close it"
+            lines.append(f"{attempt.rule}: {attempt.change} {verdict} ({attempt.gap}).")
+            if attempt.reason is not None:
+                lines.append(f"  {attempt.reason}")
+        if self.untried is not None:
+            lines.append(self.untried)
+        elif self.together:
+            lines.append(
+                f"No single rule closes the gap; together these do: {', '.join(self.together)}."
+            )
+        elif not self.rules:
+            lines.append("No rule closes the gap, and all of them together do not.")
+        return "\n".join(lines)
+
+
+def _result(value: Array | None, error: str | None, ran: str) -> str:
+    text = str(error) if value is None else _written(value)
+    return f"{text} (its spec does)" if ran == "instead" else text
+
+
+def _written(value: Array) -> str:
+    if value.size == 1:
+        return f"{number(value.item())} in {value.dtype}"
+    if not value.size:
+        return "nothing"
+    low, high = number(value.min()), number(value.max())
+    return f"{value.dtype} of shape {value.shape}, from {low} to {high}"
+
+
+def port_report(
+    a: Any, b: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+) -> PortReport:
+    """Run two losses on the same tensors, and find the rules that make their results differ.
+
+    Args:
+        a: a spec, a loss of another library, or the text of either, as `from_native` reads them. An
+            object is run unchanged; text is run as the loss that its library makes of it.
+        b: the same for the second loss.
+        predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy
+            array and converted for each library. NumPy has bfloat16 only if the package ml_dtypes
+            is loaded; without it, a bfloat16 tensor of torch is read in float32.
+        targets: likewise. Labels become one-hot rows for a loss that takes no labels.
+        sample_weight: weights of positions, or None. For a loss that takes none, its spec is run.
+        mask: True where a position counts, or None. No loss of another library takes a mask: the
+            spec is run in its place, and the report says so.
+
+    Returns:
+        An object that prints as text: both values and their distance in units in the last place;
+        the first position that differs; and which single rule, made the same in both losses, closes
+        the gap. If only rounding is left, the text says so.
+
+    Raises:
+        SpecTypeError, SpecValueError: `a` or `b` is not a known loss.
+        UnsupportedError: a loss that no spec computes cannot be run here.
+        ShapeError: nested lists are not an array, for example if rows have different lengths.
+
+    Example:
+        ```python
+        import numpy as np
+        import unifiedloss as ul
+
+        logits = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+        spec = ul.CrossEntropyLoss(from_logits=True)
+        report = ul.port_report(spec, spec.replace(label_smoothing=0.1), logits, [0, 1])
+        assert report.rules == ("label_smoothing",)
+        ```
+    """
+    one, other = side_of(a), side_of(b)
+    x = Input(
+        _array("predictions", predictions),
+        _array("targets", targets),
+        _array("sample_weight", sample_weight),
+        mask=_array("mask", mask),
+    )
+    first, second = one.outcome(x), other.outcome(x)
+    gap = gap_of(first, second)
+    widened = _widened(one, other, x) if gap.closed else None
+    if widened is not None:
+        one, other, x = widened
+        gap = gap_of(one.outcome(x), other.outcome(x))
+    row, losses = (None, None) if gap.closed else _first_row(one, other, x)
+    attempts = () if gap.closed else tuple(_attempts(one, other, x))
+    one_closes = gap.closed or any(attempt.gap.closed for attempt in attempts)
+    return PortReport(
+        a=one.name,
+        b=other.name,
+        value_a=first.value,
+        value_b=second.value,
+        gradient_a=first.gradient,
+        gradient_b=second.gradient,
+        error_a=first.error,
+        error_b=second.error,
+        ran_a=first.ran,
+        ran_b=second.ran,
+        reason_a=first.reason,
+        reason_b=second.reason,
+        settings=settings_of(one, other),
+        gap=gap,
+        row=row,
+        losses_of_row=losses,
+        attempts=attempts,
+        together=() if one_closes else _together(one, other, x),
+        unseen=_unseen(one, other) if gap.closed else (),
+        untried=None if gap.closed or attempts else _untried(one, other),
+        widened=widened is not None,
+    )
+
+
+def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
+    """Return the specs and the tensors in float32 if a half type hides the difference, else None.
+
+    Return them only if the specs differ in float32 while the float32 value of each spec agrees with
+    its value on the given tensors, up to the rounding of the half type.
+    """
+    near_a, near_b = nearest(a), nearest(b)
+    if x.predictions.dtype.name not in HALF_TYPES:
+        return None
+    if near_a is None or near_b is None or type(near_a) is not type(near_b):
+        return None
+    targets = x.targets.astype(np.float32) if x.targets.dtype.name in HALF_TYPES else x.targets
+    wide = replace(x, predictions=x.predictions.astype(np.float32), targets=targets)
+    first, second = run_spec(near_a, wide), run_spec(near_b, wide)
+    if gap_of(first, second).closed or not all(
+        gap_of(run_spec(near, x), each).closed for near, each in ((near_a, first), (near_b, second))
+    ):
+        return None
+    return Side(a.name, near_a), Side(b.name, near_b), wide
+
+
+def _unseen(a: Side, b: Side) -> tuple[str, ...]:
+    """List the rules in which two losses differ: fields, and arguments that no spec expresses."""
+    near_a, near_b = nearest(a), nearest(b)
+    refused = dict.fromkeys(name for name in map(_refused, (a, b)) if name is not None)
+    if a.name == b.name:
+        return ()
+    if near_a is None or near_b is None:
+        return tuple(refused)
+    kinds = () if type(near_a) is type(near_b) else ("loss",)
+    return (*refused, *kinds, *differing(near_a, near_b))
+
+
+def _refused(side: Side) -> str | None:
+    """Name the rule because of which no spec computes the loss; None if a spec does."""
+    if side.spec is not None or side.call is None:
+        return None
+    refusal = refusal_of(side.call)
+    return "not_imported" if refusal is None else refusal.name
+
+
+def _untried(a: Side, b: Side) -> str:
+    """Say why no rule was tried."""
+    near_a, near_b = nearest(a), nearest(b)
+    for side, near in ((a, near_a), (b, near_b)):
+        if near is None:
+            return f"No rule was tried, as no spec is near {side.name}: {side.refusal}"
+    if type(near_a) is not type(near_b):
+        kinds = " and a ".join(type(near).__name__ for near in (near_a, near_b))
+        return f"No rule was tried, as the losses are of two kinds: a {kinds}."
+    return (
+        "The rules of both are the same; this comes from what one of them does with these values."
+    )
+
+
+def _array(name: str, tensor: Any) -> Any:
+    """Convert a tensor of any framework, a number or nested lists to a NumPy array."""
+    if tensor is None or isinstance(tensor, np.ndarray | list | tuple | int | float):
+        try:
+            return None if tensor is None else np.asarray(tensor)
+        except ValueError as error:  # rows have different lengths
+            msg = f"{name} cannot be read as an array of numbers: {error}"
+            raise ShapeError(msg) from error
+    adapter: Any = registry.adapter(backend_of(tensor, name))
+    return as_bfloat16(tensor, np.asarray(adapter.to_numpy(tensor)))
+
+
+# ---------------------------------------------------------------------------------------- distances
+
+
+def gap_of(a: Outcome, b: Outcome) -> Gap:
+    """Measure the distance between two outcomes."""
+    if a.value is None or b.value is None:
+        return Gap(0.0 if a.value is None and b.value is None else float("inf"), None)
+    gradient, limit = None, _ROUNDING_ULPS
+    if a.gradient is not None and b.gradient is not None:
+        gradient, limit = _ulps(a.gradient, b.gradient), _limit(a.gradient, b.gradient)
+    return Gap(_ulps(a.value, b.value), gradient, _limit(a.value, b.value), limit)
+
+
+def _limit(a: Array, b: Array) -> int:
+    """Return how many ulps of the coarser dtype count as rounding."""
+    return _ROUNDING_HALF_ULPS if {a.dtype.name, b.dtype.name} & {*HALF_TYPES} else _ROUNDING_ULPS
+
+
+def _ulps(a: Array, b: Array) -> float:
+    """Return the largest distance, in ulps of the coarser dtype at `_scale(x, y)`.
+
+    All elements share this ulp, because the error of a row grows with the largest of its terms, and
+    the error of a mean with the largest of its rows.
+    """
+    if a.size != b.size:
+        return float("inf")
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    special = ~(np.isfinite(x) & np.isfinite(y))
+    if not np.all((x == y) | ~special | (np.isnan(x) & np.isnan(y))):
+        return float("inf")
+    x, y = x[~special], y[~special]
+    if not x.size:
+        return 0.0
+    return float(np.max(np.abs(x - y)) / (_coarser_epsilon(a, b) * _scale(x, y)))
+
+
+def _coarser_epsilon(a: Array, b: Array) -> float:
+    return max(FORMATS[x.dtype.name].epsilon for x in (a, b) if x.dtype.name in FORMATS)
+
+
+def _scale(x: Array, y: Array) -> float:
+    """Return the number whose ulp is the unit of the distance: the largest number, or 1.
+
+    A loss below 1 is the difference of numbers near 1, so its errors are ulps of 1. Numbers that
+    are all below `_SMALL` are taken for the gradient of a mean over many rows.
+    """
+    largest = float(max(np.max(np.abs(x)), np.max(np.abs(y))))
+    return largest if 0.0 < largest < _SMALL or largest > 1.0 else 1.0
+
+
+_SMALL = 2.0**-6
+
+
+# ---------------------------------------------------------------------------------------- positions
+
+
+def _first_row(
+    a: Side, b: Side, x: Input
+) -> tuple[tuple[int, ...] | None, tuple[float, float] | None]:
+    """Find the first position whose losses differ, and return its index and its two losses."""
+    outcomes = [_per_position(side, x) for side in (a, b)]
+    values = [None if outcome is None else outcome.value for outcome in outcomes]
+    if values[0] is None or values[1] is None:
+        return None, None
+    first, second = _common(values[0], values[1])
+    if first.shape != second.shape:
+        return None, None
+    p, q = first.astype(np.float64), second.astype(np.float64)
+    tolerance = _limit(first, second) * _coarser_epsilon(first, second)
+    differs = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if not differs.any():
+        return None, None
+    index = tuple(int(i) for i in np.argwhere(differs)[0])
+    return index, (float(p[index]), float(q[index]))
+
+
+def _common(a: Array, b: Array) -> tuple[Array, Array]:
+    """Average the last axes of the loss with more axes, so both have one number per position."""
+    while a.ndim > b.ndim:
+        a = a.mean(axis=-1)
+    while b.ndim > a.ndim:
+        b = b.mean(axis=-1)
+    return a, b
+
+
+def _per_position(side: Side, x: Input) -> Outcome | None:
+    """Compute the loss of every position with the library if it can do so, else with the spec."""
+    spec = nearest(side)
+    if spec is None:
+        return None
+    each = spec.replace(reduction="none")
+    if side.call is None:
+        return run_spec(each, x)
+    try:
+        outcome = unreduced(side).outcome(x)
+        if outcome.value is not None:
+            return outcome
+    except (UnsupportedError, SpecTypeError, SpecValueError):
+        pass
+    return run_spec(each, x)
+
+
+# ----------------------------------------------------------------------------------------- attempts
+
+
+def _attempts(a: Side, b: Side, x: Input) -> list[Attempt]:
+    """Make each rule that differs the same in both losses, and measure the remaining gap."""
+    near_a, near_b = nearest(a), nearest(b)
+    if near_a is None or near_b is None:
+        return []
+    attempts = _by_arguments(a, b, near_a, near_b, x)
+    if type(near_a) is type(near_b):
+        attempts += _by_fields(a, b, near_a, near_b, x)
+        attempts += _by_quirks(a, b, near_a, near_b, x)
+    return attempts
+
+
+def _by_fields(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[Attempt]:
+    """Give b each field of a in turn; try none if the specs agree on these tensors."""
+    if gap_of(run_spec(near_a, x), run_spec(near_b, x)).closed:
+        return []
+    first, attempts = a.outcome(x), []
+    for group in _groups(near_a, near_b):
+        made_same = changed(near_b, near_a, group)
+        if made_same is None:
+            continue
+        rules = ", ".join(group)
+        fields = ", ".join(f"{name}={getattr(near_a, name)!r}" for name in group)
+        change = f"b with {fields}"
+        second = _with_fields(b, near_b, made_same, x)
+        if second is None:
+            rules = f"{rules}, {_quirk_names(b, near_b, x)[0]}"
+            change = f"b as its spec has it, with {fields}"
+            second = run_spec(made_same, x)
+        attempts.append(Attempt(rules, change, gap_of(first, second)))
+    return attempts
+
+
+def _with_fields(side: Side, near: Loss, made_same: Loss, x: Input) -> Outcome | None:
+    """Run a loss with changed fields.
+
+    If the loss differs from its spec on these tensors, run the library's loss with the changed
+    fields, because it may still differ. Return None if the library has no such loss.
+    """
+    if side.call is None or not _differs_from_spec(side, near, x):
+        return run_spec(made_same, x)
+    try:
+        return side_of(call_of(made_same, side.call.library, side.call.backend)).outcome(x)
+    except UnsupportedError:
+        return None
+
+
+def _differs_from_spec(side: Side, near: Loss, x: Input) -> bool:
+    """Tell whether a library's loss differs from its spec on these tensors."""
+    if side.call is None or side.spec is None:
+        return False
+    outcome = side.outcome(x)
+    return outcome.ran == "native" and not gap_of(outcome, run_spec(near, x)).closed
+
+
+def _groups(a: Loss, b: Loss) -> list[tuple[str, ...]]:
+    """Group the fields that differ, without `rounding`, which changes numbers by rounding only."""
+    return groups(a, b, [name for name in differing(a, b) if name != "rounding"])
+
+
+def _together(a: Side, b: Side, x: Input) -> tuple[str, ...]:
+    """Find a set of rules that closes the gap and none of which can be left out.
+
+    Return no rules if all of them together do not close the gap.
+    """
+    near_a, near_b = nearest(a), nearest(b)
+    if near_a is None or near_b is None or type(near_a) is not type(near_b):
+        return ()
+    quirks = {
+        letter: _quirk_names(side, near, x)[0]
+        for letter, side, near in (("a", a, near_a), ("b", b, near_b))
+        if _differs_from_spec(side, near, x)
+    }
+    # "a" or "b" stands for the quirks of that loss, a tuple for a group of fields.
+    needed: list[str | tuple[str, ...]] = [*quirks, *_groups(near_a, near_b)]
+
+    def fields_of(rules: list[str | tuple[str, ...]]) -> list[str]:
+        return [name for group in rules if isinstance(group, tuple) for name in group]
+
+    def closes(rules: list[str | tuple[str, ...]]) -> bool:
+        made_same = changed(near_b, near_a, fields_of(rules))
+        if made_same is None:
+            return False
+        first = run_spec(near_a, x) if "a" in rules else a.outcome(x)
+        second = run_spec(made_same, x) if "b" in rules else _with_fields(b, near_b, made_same, x)
+        return second is not None and gap_of(first, second).closed
+
+    if not closes(needed):
+        return ()
+    for rule in list(needed):
+        rest = [other for other in needed if other != rule]
+        if closes(rest):
+            needed = rest
+    names = [name for letter, name in quirks.items() if letter in needed]
+    return (*fields_of(needed), *dict.fromkeys(names))
+
+
+def _by_quirks(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[Attempt]:
+    """Replace each loss that differs from its spec on these tensors by its spec."""
+    attempts = []
+    for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
+        if _differs_from_spec(side, spec, x):
+            names, reason = _quirk_names(side, spec, x)
+            gap = gap_of(run_spec(spec, x), other.outcome(x))
+            attempts.append(Attempt(names, f"{letter} as its spec has it", gap, reason))
+    return attempts
+
+
+def _quirk_names(side: Side, near: Loss, x: Input) -> tuple[str, str | None]:
+    """Name the quirks that can explain why a loss differs from its spec, and say what they do.
+
+    If the tensors show none, name all quirks of the loss, without a sentence.
+    """
+    assert side.call is not None
+    shown = _quirks_shown(side, x)
+    names = [name for name, _ in shown or rules_of(near, side.call)] or ["unlisted"]
+    sentences = dict.fromkeys(text for _, text in shown)
+    return " or ".join(dict.fromkeys(names)), " Or: ".join(sentences) or None
+
+
+def _quirks_shown(side: Side, x: Input) -> list[tuple[str, str]]:
+    """List the quirks of a loss that these tensors can show, with their sentences."""
+    assert side.call is not None
+    assert side.spec is not None
+    names = quirks_shown_by(side.spec, x)
+    if weight_dtype(side) not in (None, x.predictions.dtype.name):
+        names = names | {"weight_dtype"}
+    # A quirk of gradients only cannot explain why the values differ.
+    gap = gap_of(side.outcome(x), run_spec(side.spec, x))
+    values_differ = gap.value > gap.limit
+    kind = _kind(side.adapted(x))
+    return [
+        (quirk.name, quirk.sentence(side.call))
+        for quirk in QUIRKS
+        if quirk.name in names
+        and (kind is None or quirk.kind in (None, kind))
+        and _concerns(quirk, side)
+        and quirk.has(side.call)
+        and not (values_differ and quirk.of == "gradient" and quirk.name in _GRADIENT_QUIRKS)
+    ]
+
+
+def _concerns(quirk: Quirk, side: Side) -> bool:
+    """Tell whether a quirk concerns a loss with its settings.
+
+    Skip the condition of "weight_dtype", because the object knows the dtype of its weights and its
+    call does not.
+    """
+    assert side.spec is not None
+    when = None if quirk.name == "weight_dtype" else quirk.when
+    return replace(quirk, when=when).concerns(side.spec, side.call)
+
+
+def _kind(x: Input) -> str | None:
+    """Return the kind of the targets, "index" or "dense".
+
+    Return None if the shapes fit neither, or if the predictions have no axis besides the classes.
+    """
+    if x.predictions.ndim <= 1:
+        return None
+    if x.targets.shape == x.predictions.shape:
+        return "dense"
+    if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu":
+        return "index"
+    return None
+
+
+_GRADIENT_QUIRKS = frozenset(
+    {
+        "target_sum",
+        "gradient_at_zero",
+        "clip_tie",
+        "half_gradient",
+        "nan_in_ignored",
+        "weightless_mean",
+    }
+)
+"""Quirks that change gradients and never values."""
+
+
+def _by_arguments(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[Attempt]:
+    """Replace each loss that no spec computes by the nearest spec."""
+    attempts = []
+    for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
+        refusal = None if side.call is None or side.spec is not None else refusal_of(side.call)
+        if refusal is not None:
+            gap = gap_of(run_spec(spec, x), other.outcome(x))
+            change = f"{letter} without it, as {spec!r}"
+            attempts.append(Attempt(refusal.name, change, gap, refusal.sentence(side.call)))
+    return attempts

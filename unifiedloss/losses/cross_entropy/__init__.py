@@ -1,0 +1,1 @@
+"""The categorical cross-entropy."""
