@@ -98,12 +98,15 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 # The rings of the core, low to high. A module may import its own ring and the rings below it.
 # "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share.
 # "exact" is above "reference", because the exact kernels call the oracle and never the reverse.
+SPECS = ("spec", "losses", "losses.*.spec")
 RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
     ("checks", "field", "messages"),
-    ("spec", "losses", "losses.*.spec"),
+    SPECS,
     ("serialization", "shapes", "plan"),
-    ("ops", "evaluator", "positions", "pipeline", "values", "reference"),
+    ("ops", "evaluator", "logarithms", "gradients", "values", "reference"),
+    ("losses.*.pipeline", "losses.*.gradient"),
+    ("pipeline",),
     ("exact",),
     ("adapter",),
     ("registry",),
@@ -162,7 +165,8 @@ def rule_for(module: str) -> Rule:
     if name == "reference":
         # The oracle shares no code with the kernels that it checks.
         return Rule(own=_rings(*range(4)), ring=3)
-    packages = frozenset() if name in PURE else frozenset({"numpy"})
+    pure = name in PURE if name != "losses" else ring == RINGS.index(SPECS)
+    packages = frozenset() if pure else frozenset({"numpy"})
     if name == "conformance":
         # pytest, because the suite also runs under it; __version__, because reports contain it.
         own = (*own, "unifiedloss.__version__")
