@@ -34,4 +34,5 @@ def read_probabilities(plan: Plan, p: Array) -> tuple[Array, Array]:
 def sigmoid(logits: Array) -> Array:
     """1 / (1 + e^-z), without overflow for large or small z."""
     e = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1, e) / (1 + e)
+    result: Array = np.where(logits >= 0, 1, e) / (1 + e)
+    return result

@@ -31,11 +31,14 @@ def slopes(e: Evaluator, predictions: Array, targets: Array) -> Array:
         if weight.ndim:
             weight = e.ops.along(weight, predictions, plan.pos_weight_axis)
         positive = e.product(targets, weight)
+    slope: Array
     if plan.from_logits:
-        return complement * sigmoid(predictions) - positive * sigmoid(-predictions)
+        slope = complement * sigmoid(predictions) - positive * sigmoid(-predictions)
+        return slope
     p, inside = read_probabilities(plan, predictions)
     if plan.clamped:
-        return (p - targets) / np.maximum(p * (1 - p), TORCH_LEAST_SPREAD).astype(p.dtype)
+        slope = (p - targets) / np.maximum(p * (1 - p), TORCH_LEAST_SPREAD).astype(p.dtype)
+        return slope
     if plan.epsilon_added:
         slope = complement / (1 - p + plan.epsilon_added) - positive / (p + plan.epsilon_added)
         return np.where(np.isnan(p), p, slope)

@@ -42,7 +42,9 @@ def slopes(e: Evaluator, predictions: Array, targets: Array) -> Array:
         dense = dense * (1 - plan.label_smoothing) + plan.label_smoothing / plan.shared_by
     tau = dense if weights is None else e.product(dense, weights)
     if plan.from_logits:
-        return e.kernels.softmax(predictions, plan.axis) * tau.sum(plan.axis, keepdims=True) - tau
+        p = e.kernels.softmax(predictions, plan.axis)
+        slope: Array = p * tau.sum(plan.axis, keepdims=True) - tau
+        return slope
     poisoned = np.isnan(dense).any(plan.axis, keepdims=True)
     if plan.log_probabilities:
         return np.where(poisoned, np.nan, np.where(tau != 0, -tau, 0))
