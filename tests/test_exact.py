@@ -20,9 +20,11 @@ from unifiedloss import reference, registry
 from unifiedloss.adapter import Mode
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.cases import Case, all_cases
+from unifiedloss.errors import UnsupportedError
 from unifiedloss.exact import balls, counts, fast, kernel, rounding, sums
 from unifiedloss.exact.balls import Ball
 from unifiedloss.floats import FORMATS
+from unifiedloss.losses.cross_entropy import exact as cross_entropy
 from unifiedloss.oracle.rounding import nearest
 
 pytestmark = pytest.mark.framework("numpy")
@@ -171,11 +173,13 @@ def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.Mo
     loss, gradient = CE.value_and_grad(z, y)
     # Claim an exp with half its digits, so that hundreds of elements stay undecided.
     # They need the sum of their row in two parts.
-    monkeypatch.setattr(fast, "_EXP", 2.0**-34)
+    monkeypatch.setattr(cross_entropy, "EXP", 2.0**-34)
     seen = []
-    by_balls = fast.round_elements
+    by_balls = cross_entropy._round_elements
     monkeypatch.setattr(
-        fast, "round_elements", lambda call, i, *rest: seen.append(i) or by_balls(call, i, *rest)
+        cross_entropy,
+        "_round_elements",
+        lambda call, i, *rest: seen.append(i) or by_balls(call, i, *rest),
     )
     again, doubtful = CE.value_and_grad(z[:16], y[:16], upstream=16 / 64)
     assert len(seen) > 8
@@ -426,13 +430,13 @@ def test_numpy_adds_in_a_low_tree(size: int) -> None:
     """
     places = {0, 1, 8, size // 2, 3 * size // 4, size - 1} & set(range(size))
     for i in places:
-        assert _additions(lambda x: x.sum(1), size, i) <= fast._height(size)
+        assert _additions(lambda x: x.sum(1), size, i) <= fast.height(size)
     if size >= 1000:
         sequential = [_additions(lambda x: np.add.accumulate(x, 1)[:, -1], size, i) for i in places]
-        assert max(sequential) > fast._height(size)
+        assert max(sequential) > fast.height(size)
     before = np.setbufsize(512)  # the user's buffer size must not change these sums
     try:
-        assert _additions(lambda x: x.sum(1), size, size - 1) <= fast._height(size)
+        assert _additions(lambda x: x.sum(1), size, size - 1) <= fast.height(size)
     finally:
         np.setbufsize(before)
 
@@ -449,7 +453,7 @@ def test_numpy_adds_within_the_bound(size: int) -> None:
         x[np.arange(len(places)), np.minimum(places, size - 1)] = 1.0
         for row, total in zip(x.tolist(), x.sum(1).tolist(), strict=True):
             exact = math.fsum(row)
-            assert abs(total - exact) <= (fast._height(size) + 1) * U * exact
+            assert abs(total - exact) <= (fast.height(size) + 1) * U * exact
 
 
 def test_heights_are_those_of_numpys_tree() -> None:
@@ -468,7 +472,7 @@ def test_heights_are_those_of_numpys_tree() -> None:
         else:
             height = 1 + max(heights[half], heights[n - half])
         heights.append(height)
-        assert heights[n] <= fast._height(n)
+        assert heights[n] <= fast.height(n)
         assert heights[n] <= sums._HEIGHT
 
 
@@ -756,3 +760,19 @@ def test_bad_values() -> None:
         CE(np.zeros((1, 3), np.float32), np.array([3]))
     with pytest.raises(ul.EmptyMeanError):
         CE.replace(on_empty="error")(np.zeros((0, 3), np.float32), np.zeros(0, int))
+
+
+# ----------------------------------------------------------------------------- a loss without tiers
+
+
+def test_a_loss_without_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle alone computes it, up to a size; above, the message names the missing file."""
+    z = np.random.default_rng(3).normal(size=(40, 3))
+    t = np.random.default_rng(4).normal(size=(40, 3))
+    expected = MSE.value_and_grad(z, t)
+    monkeypatch.setattr(kernel, "has_part", lambda *_: False)
+    found = MSE.value_and_grad(z, t)
+    assert [x.tobytes() for x in found] == [x.tobytes() for x in expected]
+    monkeypatch.setattr(kernel, "_MOST_WITHOUT_TIERS", 100)
+    with pytest.raises(UnsupportedError, match="write unifiedloss/losses/mean_sq"):
+        MSE(z, t)

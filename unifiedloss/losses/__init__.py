@@ -8,6 +8,8 @@ loss by its row.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from functools import cache
 from typing import Any, NamedTuple
 
 
@@ -41,6 +43,12 @@ def part(name: str, module: str) -> Any:
         module: the name of the module, such as "spec".
     """
     return importlib.import_module(f"unifiedloss.losses.{name}.{module}")
+
+
+@cache
+def has_part(name: str, module: str) -> bool:
+    """Whether the folder of a loss has this module: a loss may do without "exact" and "graph"."""
+    return importlib.util.find_spec(f"unifiedloss.losses.{name}.{module}") is not None
 
 
 def spec_class(row: Row) -> type[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from unifiedloss import losses
 from unifiedloss.exact.graph.ops import Array, Field, GraphOps
 from unifiedloss.exact.graph.rounding import from_bits
 from unifiedloss.floats import FORMATS
@@ -105,6 +106,8 @@ def why_not(plan: Plan) -> str | None:
         return "float64 predictions"
     if plan.log_probabilities:
         return "log-probabilities"
+    if not losses.has_part(plan.spec.name, "graph"):
+        return f"the loss {plan.spec.name}"
     if plan.kind != "real" and not plan.from_logits:
         return "probabilities"
     if not plan.fast_paths:

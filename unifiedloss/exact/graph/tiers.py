@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
-from unifiedloss.exact.graph.fast import binary64, dense64, index64, regression64
+from unifiedloss import losses
 from unifiedloss.exact.graph.form import Block, Form, Found
-from unifiedloss.exact.graph.formulas import (
-    Parts,
-    binary_balls,
-    dense_balls,
-    index_balls,
-    regression_balls,
-    scaled_loss,
-    scaled_slope,
-)
+from unifiedloss.exact.graph.formulas import scaled_loss, scaled_slope
 from unifiedloss.exact.graph.ops import Array, GraphOps
 from unifiedloss.exact.graph.rounding import nan_bits, to_bits
-from unifiedloss.plan import Plan
 
 BLOCK = 1 << 15
 """Elements per block in float64, so that the block and its results fit the second-level cache."""
@@ -33,22 +24,9 @@ skipped_tiers: set[str] = set()
 # ------------------------------------------------------------------------------------ the two tiers
 
 
-class Kind(NamedTuple):
-    """The functions of both tiers for one kind of loss."""
-
-    float64: Callable[[Form, Block], Found]
-    balls: Callable[[Form, Block], Parts]
-
-
-def kind_of(plan: Plan) -> Kind:
-    """The functions of both tiers for a plan."""
-    if plan.kind == "index" and not plan.label_smoothing:
-        return Kind(index64, index_balls)
-    if plan.kind in ("index", "dense"):
-        return Kind(dense64, dense_balls)
-    if plan.kind == "binary":
-        return Kind(binary64, binary_balls)
-    return Kind(regression64, regression_balls)
+def _module(form: Form) -> Any:
+    """The module of the loss with both tiers."""
+    return losses.part(form.plan.spec.name, "graph")
 
 
 def _settled(form: Form, c: Block, found: Found) -> Found:
@@ -67,7 +45,7 @@ def _settled(form: Form, c: Block, found: Found) -> Found:
 
 def float64_tier(form: Form, c: Block) -> Found:
     """Compute rows in float64."""
-    found = _settled(form, c, kind_of(form.plan).float64(form, c))
+    found = _settled(form, c, _module(form).float64(form, c))
     slopes = None if found.slopes is None else form.xp.of_bits(found.slopes, form.dtype)
     left = found.left
     if "float64" in skipped_tiers:
@@ -78,16 +56,16 @@ def float64_tier(form: Form, c: Block) -> Found:
 def balls_tier(form: Form, c: Block) -> Found:
     """Compute rows in balls. Undecided numbers become NaN, and their rows stay left."""
     xp = form.xp
-    losses, slopes_of, infinite = kind_of(form.plan).balls(form, c)
+    values, slopes_of, infinite = _module(form).balls(form, c)
     wide = c.x.shape[0], form.width if form.elementwise else 1
-    terms, undecided = scaled_loss(form, c, losses).kept(wide).rounded(form.term_dtype)
+    terms, undecided = scaled_loss(form, c, values).kept(wide).rounded(form.term_dtype)
     shape = c.x.shape
     if infinite is not None:
         weight = 1.0 if c.weight is None else c.weight
         weight = weight if c.own_weight is None else weight * c.own_weight
         # Leave the row undecided where another number of it may be NaN, and for the weight 0,
         # because 0 * inf is undefined at this point.
-        known = (losses[1].radius < float("inf")) & (xp.constant(weight, "float64") > 0)
+        known = (values[1].radius < float("inf")) & (xp.constant(weight, "float64") > 0)
         infinity = to_bits(xp, xp.constant(float("inf"), "float64"), form.term_dtype)
         terms = xp.where(infinite, infinity, terms)
         undecided = xp.where(infinite, ~known, undecided)
