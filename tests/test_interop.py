@@ -244,7 +244,6 @@ def test_every_loss_is_in_one_table() -> None:
         assert all(
             interop.find(alias) is native and alias not in natives for alias in native.aliases
         )
-        assert set(native.tensors) & set(native.parameters) <= set(native.parameters)
         assert not set(native.data) & set(native.parameters)
 
 

@@ -26,7 +26,8 @@ TABLES = [ROOT / "unifiedloss" / "interop" / f"{library}.py" for library in LIBR
 
 # Functions that write a spec as a loss: their refusals are those of to_native, not of reading.
 WRITING = re.compile(
-    r"_?from_\w+|_ignored|_check_unreduced|_entry|_class_and_function|_class_arguments"
+    r"_?from_\w+|_ignored|_check_unreduced|_check_axis|_check_weighted|_entry"
+    r"|_class_and_function|_class_arguments"
 )
 
 REFUSED = [
@@ -188,7 +189,7 @@ def test_every_refusal_has_a_row() -> None:
                 )
                 if (called or raised) and " must be " not in ast.unparse(node):
                     places[path.name, node.lineno] = ast.unparse(node)[:100]
-    assert len(places) >= len(REFUSED)
+    assert len(places) >= len(REFUSED) - 1  # two rows reach one place
     assert [text for place, text in places.items() if place not in reached] == []
 
 

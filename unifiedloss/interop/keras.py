@@ -7,7 +7,8 @@ from typing import Any
 
 from unifiedloss.checks import integer
 from unifiedloss.floats import HALF_TYPES
-from unifiedloss.interop.library_loss import Arguments, LibraryLoss, refuse, register
+from unifiedloss.interop.lens import Arguments, refuse
+from unifiedloss.interop.library_loss import LibraryLoss, hand_written, register
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -278,7 +279,7 @@ def _class_and_function(
         return arguments
 
     return (
-        LibraryLoss(
+        hand_written(
             name,
             loss,
             parameters | {"name": function, "dtype": None},
@@ -288,7 +289,7 @@ def _class_and_function(
             reasons=_REASONS,
             adapt=adapt,
         ),
-        LibraryLoss(
+        hand_written(
             called,
             loss,
             {

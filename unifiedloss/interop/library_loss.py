@@ -7,21 +7,19 @@ Python values, so reading a loss from text and writing one need no framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from types import MappingProxyType
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.interop.lens import Arguments, Given, Lens, refuse, unused
 from unifiedloss.spec import Loss
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import shortened
 
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 """The libraries whose losses are read and written."""
-
-Arguments = Mapping[str, Any]
-"""The arguments of a loss by name."""
 
 KERAS_BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 
@@ -63,36 +61,38 @@ class LibraryLoss:
 
     Attributes:
         name: the canonical dotted name.
-        loss: the class of the specs it is read as.
-        parameters: the parameters that configure it and their defaults, in the library's order.
-        to_spec: makes the spec from all arguments, defaults included, and the backend of Keras
-            (None for other libraries). Raises `UnsupportedError`, which names the rule, if no spec
-            computes the same.
-        from_spec: makes the arguments that come closest to a spec of class `loss`. `closest` reads
-            them back to find what they do not express. May raise `UnsupportedError`.
+        fixed: the part of its spec that does not depend on its arguments.
+        lenses: the arguments that configure it, in the library's order.
+        requires: fields in which a spec must equal `fixed` to be written as this loss, each with
+            the reason. Other fields may differ; the refusal then names this loss as the closest.
         aliases: its other dotted names.
         data: parameters that hold the tensors of a call.
-        tensors: parameters that are tensors in the library; the others are Python values.
         reasons: why the library cannot express a field as the spec has it, by the field's name;
             without a final period.
         exported: whether specs are written as this loss. False for a function if a class computes
             the same.
         write: writes the call if it is not written as ``name(argument=value)``.
-        adapt: changes the arguments of `from_spec` for the backend of Keras.
     """
 
     name: str
-    loss: type[Loss]
-    parameters: Mapping[str, Any]
-    to_spec: Callable[[Mapping[str, Any], str | None], Loss]
-    from_spec: Callable[[Any], Mapping[str, Any]]
+    fixed: Loss
+    lenses: Mapping[str, Lens] = field(default_factory=dict)
+    requires: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
-    tensors: tuple[str, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    reasons: Mapping[str, str] = field(default_factory=dict)
     exported: bool = True
     write: Callable[[Mapping[str, Any]], str] | None = None
-    adapt: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
+
+    @property
+    def loss(self) -> type[Loss]:
+        """The class of the specs it is read as."""
+        return type(self.fixed)
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that configure it and their defaults, in the library's order."""
+        return {name: lens.default for name, lens in self.lenses.items()}
 
     @property
     def library(self) -> str:
@@ -148,13 +148,30 @@ class LibraryLoss:
         default, value = self.parameters[name], given[name]
         return type(value) is type(default) and bool(value == default)
 
-    def spec(self, arguments: Mapping[str, Any], backend: str | None = None) -> Loss:
+    def spec(self, arguments: Arguments, backend: str | None = None) -> Loss:
         """The spec that computes the same as the loss with these arguments.
 
         Raises:
             UnsupportedError: no spec computes the same. The message names the rule.
         """
-        return self.to_spec({**self.parameters, **arguments}, backend)
+        given = Given(self.name, self.parameters | dict(arguments), backend)
+        fields: dict[str, Any] = {}
+        for name, lens in self.lenses.items():
+            lens.check(given.arguments[name], given)
+            fields |= lens.read(given.arguments[name], given)
+        return self.fixed.replace(**fields)
+
+    def call(self, spec: Loss, backend: str | None = None) -> Call:
+        """The call that comes closest to a spec of class `loss`.
+
+        Raises:
+            UnsupportedError: the spec is not one of this loss at all.
+        """
+        arguments = {name: lens.write(spec, backend) for name, lens in self.lenses.items()}
+        for name, why in self.requires.items():
+            if getattr(spec, name) != getattr(self.fixed, name):
+                refuse(why)
+        return Call(self.name, self.bind([], arguments), backend)
 
     def source(self, arguments: Mapping[str, Any]) -> str:
         """The loss with these arguments as a line of source code."""
@@ -170,7 +187,7 @@ class LibraryLoss:
         array = {"torch": "torch.tensor", "tensorflow": "tf.constant"}.get(self.library)
         # TensorFlow converts a number to a tensor of the predictions' dtype; torch does not.
         tensor = isinstance(value, tuple) or (self.library == "torch" and value is not None)
-        return f"{array}({text})" if array and name in self.tensors and tensor else text
+        return f"{array}({text})" if array and self.lenses[name].tensor and tensor else text
 
 
 def literal(value: Any) -> str:
@@ -180,9 +197,42 @@ def literal(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) and value.isidentifier() else repr(value)
 
 
-def refuse(why: str) -> NoReturn:
-    """Raise `UnsupportedError` with this reason."""
-    raise UnsupportedError(why)
+@dataclass(frozen=True, eq=False)
+class HandWritten(LibraryLoss):
+    """A loss whose reading and writing are still two functions, not lenses."""
+
+    to_spec: Callable[[Arguments, str | None], Loss] = lambda *_: refuse("")
+    from_spec: Callable[[Any], Arguments] = lambda *_: {}
+    adapt: Callable[[Arguments, str], Arguments] | None = None
+
+    def spec(self, arguments: Arguments, backend: str | None = None) -> Loss:
+        """See `LibraryLoss.spec`."""
+        return self.to_spec({**self.parameters, **arguments}, backend)
+
+    def call(self, spec: Loss, backend: str | None = None) -> Call:
+        """See `LibraryLoss.call`."""
+        arguments = self.from_spec(spec)
+        if self.adapt is not None and backend is not None:
+            arguments = self.adapt(arguments, backend)
+        return Call(self.name, self.bind([], arguments), backend)
+
+
+def hand_written(
+    name: str,
+    loss: type[Loss],
+    parameters: Arguments,
+    to_spec: Callable[[Arguments, str | None], Loss],
+    from_spec: Callable[[Any], Arguments],
+    *,
+    tensors: tuple[str, ...] = (),
+    **others: Any,
+) -> HandWritten:
+    """Make a `HandWritten`."""
+    lenses = {
+        parameter: replace(unused(default), tensor=parameter in tensors)
+        for parameter, default in parameters.items()
+    }
+    return HandWritten(name, loss(), lenses, to_spec=to_spec, from_spec=from_spec, **others)
 
 
 LIBRARY_LOSSES: dict[str, LibraryLoss] = {}
@@ -278,15 +328,12 @@ def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
         UnsupportedError: the library has no loss of this kind.
         SpecValueError: the library is unknown.
     """
+    runs_on = (backend or "tensorflow") if library == "keras" else None
     candidates: list[Closest] = []
     refusals: list[str] = []
     for library_loss in _candidates(spec, library):
         try:
-            runs_on = (backend or "tensorflow") if library == "keras" else None
-            arguments = library_loss.from_spec(spec)
-            if library_loss.adapt is not None and runs_on is not None:
-                arguments = library_loss.adapt(arguments, runs_on)
-            call = Call(library_loss.name, library_loss.bind([], arguments), runs_on)
+            call = library_loss.call(spec, runs_on)
             read_back = spec_of(call)
         except UnsupportedError as error:
             refusals.append(str(error))

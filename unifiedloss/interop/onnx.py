@@ -12,7 +12,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.interop.library_loss import Arguments, Call, LibraryLoss, find, literal, register
+from unifiedloss.interop.lens import Arguments
+from unifiedloss.interop.library_loss import (
+    Call,
+    LibraryLoss,
+    find,
+    hand_written,
+    literal,
+    register,
+)
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.spec import Loss
@@ -214,7 +222,7 @@ def _from_spec(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> Arguments:
 
 
 def _entry(operator: str, loss: type[Loss]) -> LibraryLoss:
-    return LibraryLoss(
+    return hand_written(
         f"onnx.{operator}",
         loss,
         {"ignore_index": None, "reduction": "mean", "weights": None},

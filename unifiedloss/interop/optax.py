@@ -6,7 +6,8 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.interop.library_loss import Arguments, LibraryLoss, refuse, register
+from unifiedloss.interop.lens import Arguments, refuse
+from unifiedloss.interop.library_loss import LibraryLoss, hand_written, register
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -67,7 +68,7 @@ def _entry(
     exported: bool = True,
 ) -> LibraryLoss:
     full = f"optax.losses.{name}"
-    return LibraryLoss(
+    return hand_written(
         full,
         loss,
         parameters,

@@ -6,9 +6,25 @@ In torch and TensorFlow, `pos_weight` is an array that broadcasts against the la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from unifiedloss.checks import extents, nested_weights
+from unifiedloss.interop.lens import Check, Given, Lens
+
+
+def pos_weight(check: Check, check_spec: Callable[[Any], None]) -> Lens:
+    """The argument `pos_weight`; the checks refuse arguments, and specs, that have no equal."""
+
+    def read(weights: Any, _: Given) -> dict[str, Any]:
+        numbers, axis = along_one_axis(weights)
+        return {"pos_weight": numbers, "axis": axis}
+
+    def write(spec: Any, _: str | None) -> Any:
+        check_spec(spec)
+        return against_last_axes(spec.pos_weight, spec.axis)
+
+    return Lens(None, read, write, check, tensor=True)
 
 
 def varying_axes(weights: Any) -> list[int]:

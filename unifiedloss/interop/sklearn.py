@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from unifiedloss.interop.library_loss import Arguments, LibraryLoss, refuse, register
+from unifiedloss.interop.lens import Arguments, refuse
+from unifiedloss.interop.library_loss import hand_written, register
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.spec import Loss
@@ -59,7 +60,7 @@ def _from_squared(_: MeanSquaredError) -> dict[str, Any]:
 
 
 register(
-    LibraryLoss(
+    hand_written(
         "sklearn.metrics.log_loss",
         CrossEntropyLoss,
         {"normalize": True, "labels": None},
@@ -68,7 +69,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    LibraryLoss(
+    hand_written(
         "sklearn.metrics.mean_squared_error",
         MeanSquaredError,
         {"multioutput": "uniform_average"},

@@ -6,7 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 from unifiedloss.checks import extents
-from unifiedloss.interop.library_loss import Arguments, LibraryLoss, refuse, register
+from unifiedloss.interop.lens import Arguments, refuse
+from unifiedloss.interop.library_loss import LibraryLoss, hand_written, register
 from unifiedloss.interop.pos_weight import against_last_axes, along_one_axis, varying_axes
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
@@ -112,7 +113,7 @@ def _no_arguments(spec: Any) -> dict[str, Any]:
 
 
 register(
-    LibraryLoss(
+    hand_written(
         "tf.nn.sparse_softmax_cross_entropy_with_logits",
         CrossEntropyLoss,
         {"name": None},
@@ -121,7 +122,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    LibraryLoss(
+    hand_written(
         "tf.nn.softmax_cross_entropy_with_logits",
         CrossEntropyLoss,
         {"axis": -1, "name": None},
@@ -130,7 +131,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    LibraryLoss(
+    hand_written(
         "tf.nn.sigmoid_cross_entropy_with_logits",
         BinaryCrossEntropyLoss,
         {"name": None},
@@ -139,7 +140,7 @@ register(
         data=_DATA,
         reasons=_REASONS,
     ),
-    LibraryLoss(
+    hand_written(
         "tf.nn.weighted_cross_entropy_with_logits",
         BinaryCrossEntropyLoss,
         {"pos_weight": None, "name": None},
@@ -248,7 +249,7 @@ def _v1(
         | arguments
         | {"scope": None, "loss_collection": "losses", "reduction": _BY_NONZERO}
     )
-    return LibraryLoss(
+    return hand_written(
         f"tf.compat.v1.losses.{name}",
         loss,
         parameters,

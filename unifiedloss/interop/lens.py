@@ -1,0 +1,128 @@
+"""Lenses: what an argument of another library's loss is in a spec, and the way back.
+
+A table says for each loss the fixed part of its spec, and a lens for each argument. Reading a loss
+and writing one both follow from the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from unifiedloss.checks import integer
+from unifiedloss.errors import UnsupportedError
+
+Arguments = Mapping[str, Any]
+"""The arguments of a loss by name."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A loss that is being read.
+
+    Attributes:
+        name: its canonical dotted name.
+        arguments: all its arguments, defaults included.
+        backend: the backend of Keras; None for other libraries.
+    """
+
+    name: str
+    arguments: Arguments
+    backend: str | None = None
+
+
+Check = Callable[[Any, Given], None]
+"""Raises `UnsupportedError`, which names the rule, for a value that no spec expresses."""
+
+
+def _accept(_value: Any, _given: Given) -> None:
+    """Refuse nothing."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """One argument, and the fields of a spec that it stands for.
+
+    Attributes:
+        default: the argument's default.
+        read: returns the fields for a value.
+        write: returns the value that comes closest to a spec, on this backend of Keras. The caller
+            reads it back to find what it does not express. May raise `UnsupportedError`.
+        check: refuses values before they are read.
+        tensor: whether the argument is a tensor in the library; otherwise it is a Python value.
+    """
+
+    default: Any
+    read: Callable[[Any, Given], Mapping[str, Any]]
+    write: Callable[[Any, str | None], Any]
+    check: Check = _accept
+    tensor: bool = False
+
+
+def refuse(why: str) -> NoReturn:
+    """Raise `UnsupportedError` with this reason."""
+    raise UnsupportedError(why)
+
+
+def pair(
+    field: str,
+    default: Any,
+    *,
+    written: Callable[[Any], Any] = lambda value: value,
+    check: Check = _accept,
+    tensor: bool = False,
+) -> Lens:
+    """An argument that is a field; `written` turns the field's value into the argument's."""
+    return Lens(
+        default,
+        lambda value, _: {field: value},
+        lambda spec, _: written(getattr(spec, field)),
+        check,
+        tensor,
+    )
+
+
+def unused(default: Any, check: Check = _accept) -> Lens:
+    """An argument that changes no number, or whose other values `check` refuses."""
+    return Lens(default, lambda *_: {}, lambda *_: default, check)
+
+
+def class_axis(check: Check = _accept) -> Lens:
+    """An argument `axis`, in which a number stands for the last axis."""
+    return pair("axis", -1, written=lambda axis: -1 if axis is None else axis, check=check)
+
+
+def one_label(argument: str, default: int | None, several: str) -> Lens:
+    """An argument that is the only ignored label, or None if that is the default.
+
+    The text `several` refuses a spec with several labels, which replace its ``{}``.
+    """
+
+    def read(value: Any, _: Given) -> dict[str, Any]:
+        ignored = None if value is default is None else integer(argument, value)
+        return {"ignore_index": ignored}
+
+    def write(spec: Any, _: str | None) -> int | None:
+        labels: tuple[int | None, ...] = spec.ignore_index or (default,)
+        if len(labels) > 1:
+            refuse(several.format(list(labels)))
+        return labels[0]
+
+    return Lens(default, read, write)
+
+
+def choice(default: Any, options: Mapping[Any, Mapping[str, Any]], check: Check = _accept) -> Lens:
+    """An argument each of whose values stands for some fields.
+
+    A spec is written as the value that agrees with it in the first fields, in the order in which
+    the options name them; of equal ones, as the first.
+    """
+
+    def write(spec: Any, _: str | None) -> Any:
+        def agreement(value: Any) -> list[bool]:
+            return [getattr(spec, name) == field for name, field in options[value].items()]
+
+        return max(options, key=agreement)
+
+    return Lens(default, lambda value, _: options[value], write, check)
