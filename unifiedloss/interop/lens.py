@@ -112,8 +112,8 @@ def one_label(argument: str, default: int | None, several: str) -> Lens:
     return Lens(default, read, write)
 
 
-def choice(default: Any, options: Mapping[Any, Mapping[str, Any]], check: Check = _accept) -> Lens:
-    """An argument each of whose values stands for some fields.
+def choice(options: Mapping[Any, Mapping[str, Any]], check: Check = _accept) -> Lens:
+    """An argument each of whose values stands for some fields; the first value is the default.
 
     A spec is written as the value that agrees with it in the first fields, in the order in which
     the options name them; of equal ones, as the first.
@@ -125,4 +125,4 @@ def choice(default: Any, options: Mapping[Any, Mapping[str, Any]], check: Check 
 
         return max(options, key=agreement)
 
-    return Lens(default, lambda value, _: options[value], write, check)
+    return Lens(next(iter(options)), lambda value, _: options[value], write, check)
