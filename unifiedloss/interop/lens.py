@@ -36,7 +36,7 @@ Check = Callable[[Any, Given], None]
 """Raises `UnsupportedError`, which names the rule, for a value that no spec expresses."""
 
 
-def _accept(_value: Any, _given: Given) -> None:
+def accept(_value: Any, _given: Given) -> None:
     """Refuse nothing."""
 
 
@@ -56,7 +56,7 @@ class Lens:
     default: Any
     read: Callable[[Any, Given], Mapping[str, Any]]
     write: Callable[[Any, str | None], Any]
-    check: Check = _accept
+    check: Check = accept
     tensor: bool = False
 
 
@@ -70,7 +70,7 @@ def pair(
     default: Any,
     *,
     written: Callable[[Any], Any] = lambda value: value,
-    check: Check = _accept,
+    check: Check = accept,
     tensor: bool = False,
 ) -> Lens:
     """An argument that is a field; `written` turns the field's value into the argument's."""
@@ -83,12 +83,12 @@ def pair(
     )
 
 
-def unused(default: Any, check: Check = _accept) -> Lens:
+def unused(default: Any, check: Check = accept) -> Lens:
     """An argument that changes no number, or whose other values `check` refuses."""
     return Lens(default, lambda *_: {}, lambda *_: default, check)
 
 
-def class_axis(check: Check = _accept) -> Lens:
+def class_axis(check: Check = accept) -> Lens:
     """An argument `axis`, in which a number stands for the last axis."""
     return pair("axis", -1, written=lambda axis: -1 if axis is None else axis, check=check)
 
@@ -112,7 +112,7 @@ def one_label(argument: str, default: int | None, several: str) -> Lens:
     return Lens(default, read, write)
 
 
-def choice(options: Mapping[Any, Mapping[str, Any]], check: Check = _accept) -> Lens:
+def choice(options: Mapping[Any, Mapping[str, Any]], check: Check = accept) -> Lens:
     """An argument each of whose values stands for some fields; the first value is the default.
 
     A spec is written as the value that agrees with it in the first fields, in the order in which

@@ -167,10 +167,10 @@ class LibraryLoss:
         Raises:
             UnsupportedError: the spec is not one of this loss at all.
         """
-        arguments = {name: lens.write(spec, backend) for name, lens in self.lenses.items()}
         for name, why in self.requires.items():
             if getattr(spec, name) != getattr(self.fixed, name):
                 refuse(why)
+        arguments = {name: lens.write(spec, backend) for name, lens in self.lenses.items()}
         return Call(self.name, self.bind([], arguments), backend)
 
     def source(self, arguments: Mapping[str, Any]) -> str:
