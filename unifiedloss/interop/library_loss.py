@@ -7,13 +7,13 @@ Python values, so reading a loss from text and writing one need no framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.interop.lens import Arguments, Given, Lens, refuse, unused
+from unifiedloss.interop.lens import Arguments, Given, Lens, refuse
 from unifiedloss.spec import Loss
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import shortened
@@ -195,44 +195,6 @@ def literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(literal, value))}]"
     return f'"{value}"' if isinstance(value, str) and value.isidentifier() else repr(value)
-
-
-@dataclass(frozen=True, eq=False)
-class HandWritten(LibraryLoss):
-    """A loss whose reading and writing are still two functions, not lenses."""
-
-    to_spec: Callable[[Arguments, str | None], Loss] = lambda *_: refuse("")
-    from_spec: Callable[[Any], Arguments] = lambda *_: {}
-    adapt: Callable[[Arguments, str], Arguments] | None = None
-
-    def spec(self, arguments: Arguments, backend: str | None = None) -> Loss:
-        """See `LibraryLoss.spec`."""
-        return self.to_spec({**self.parameters, **arguments}, backend)
-
-    def call(self, spec: Loss, backend: str | None = None) -> Call:
-        """See `LibraryLoss.call`."""
-        arguments = self.from_spec(spec)
-        if self.adapt is not None and backend is not None:
-            arguments = self.adapt(arguments, backend)
-        return Call(self.name, self.bind([], arguments), backend)
-
-
-def hand_written(
-    name: str,
-    loss: type[Loss],
-    parameters: Arguments,
-    to_spec: Callable[[Arguments, str | None], Loss],
-    from_spec: Callable[[Any], Arguments],
-    *,
-    tensors: tuple[str, ...] = (),
-    **others: Any,
-) -> HandWritten:
-    """Make a `HandWritten`."""
-    lenses = {
-        parameter: replace(unused(default), tensor=parameter in tensors)
-        for parameter, default in parameters.items()
-    }
-    return HandWritten(name, loss(), lenses, to_spec=to_spec, from_spec=from_spec, **others)
 
 
 LIBRARY_LOSSES: dict[str, LibraryLoss] = {}

@@ -8,28 +8,20 @@ written as two nodes: a Constant and the loss.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.interop.lens import Arguments
+from unifiedloss.interop.lens import Arguments, one_label, pair
 from unifiedloss.interop.library_loss import (
     Call,
     LibraryLoss,
     find,
-    hand_written,
     literal,
     register,
 )
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.spec import Loss
-
-OPERATORS = {
-    "SoftmaxCrossEntropyLoss": CrossEntropyLoss,
-    "NegativeLogLikelihoodLoss": NegativeLogLikelihoodLoss,
-}
-"""The spec class of each operator."""
 
 INPUTS = {
     "SoftmaxCrossEntropyLoss": ("scores", "labels", "weights"),
@@ -39,19 +31,17 @@ INPUTS = {
 
 OUTPUT = "loss"
 
-_REASONS = MappingProxyType(
-    {
-        "axis": "ONNX has the classes on axis 1",
-        "divisor": "ONNX divides by the sum of the class weights of the labels",
-        "on_empty": "ONNX gives NaN where nothing is left to average",
-        "from_logits": "ONNX has a loss for logits and one for log-probabilities",
-        "label_smoothing": "ONNX smooths no labels",
-        "epsilon": "ONNX clips nothing",
-        "scale": "ONNX has no factor; add a Mul node",
-        "dtype": "ONNX computes in the dtype of the predictions",
-        "rounding": "ONNX does not specify rounding",
-    }
-)
+_REASONS = {
+    "axis": "ONNX has the classes on axis 1",
+    "divisor": "ONNX divides by the sum of the class weights of the labels",
+    "on_empty": "ONNX gives NaN where nothing is left to average",
+    "from_logits": "ONNX has a loss for logits and one for log-probabilities",
+    "label_smoothing": "ONNX smooths no labels",
+    "epsilon": "ONNX clips nothing",
+    "scale": "ONNX has no factor; add a Mul node",
+    "dtype": "ONNX computes in the dtype of the predictions",
+    "rounding": "ONNX does not specify rounding",
+}
 
 
 class Node(NamedTuple):
@@ -84,10 +74,10 @@ def call_of_nodes(
             mixed up, or its class weights are unknown.
         UnsupportedError: the node also outputs log-probabilities.
     """
-    losses = [node for node in nodes if node.operator in OPERATORS]
+    losses = [node for node in nodes if node.operator in INPUTS]
     if len(losses) != 1:
         operators = ", ".join(node.operator for node in nodes) or "none"
-        msg = f"one node is needed of {' or '.join(OPERATORS)}; the nodes are {operators}."
+        msg = f"one node is needed of {' or '.join(INPUTS)}; the nodes are {operators}."
         raise SpecTypeError(msg)
     (node,) = losses
     name = f"onnx.{node.operator}"
@@ -186,55 +176,34 @@ def _source(operator: str, arguments: Arguments) -> str:
 # ---------------------------------------------------------------------------------------- the table
 
 
-def _fields(arguments: Arguments) -> dict[str, Any]:
-    return {
-        "axis": 1,
-        "class_weights": arguments["weights"],
-        "ignore_index": arguments["ignore_index"],
-        "reduction": arguments["reduction"],
-    }
-
-
-def _softmax(arguments: Arguments, _backend: str | None) -> Loss:
-    return CrossEntropyLoss(from_logits=True, **_fields(arguments))
-
-
-def _likelihood(arguments: Arguments, _backend: str | None) -> Loss:
-    return NegativeLogLikelihoodLoss(**_fields(arguments))
-
-
-def _from_spec(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> Arguments:
-    labels: tuple[int, ...] = spec.ignore_index or ()  # type: ignore[assignment]
-    if len(labels) > 1:
-        msg = (
-            f"ONNX ignores one label, and the spec has ignore_index={list(labels)}: give all of "
-            "them the same label."
-        )
-        raise UnsupportedError(msg)
-    if isinstance(spec, CrossEntropyLoss) and not spec.from_logits:
-        msg = "onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."
-        raise UnsupportedError(msg)
-    return {
-        "ignore_index": labels[0] if labels else None,
-        "reduction": spec.reduction,
-        "weights": spec.class_weights,
-    }
-
-
-def _entry(operator: str, loss: type[Loss]) -> LibraryLoss:
-    return hand_written(
+def _loss(operator: str, fixed: Loss, requires: dict[str, str] | None = None) -> LibraryLoss:
+    return LibraryLoss(
         f"onnx.{operator}",
-        loss,
-        {"ignore_index": None, "reduction": "mean", "weights": None},
-        _softmax if loss is CrossEntropyLoss else _likelihood,
-        _from_spec,
+        fixed,
+        {
+            "ignore_index": one_label("ignore_index", None, _SEVERAL_LABELS),
+            "reduction": pair("reduction", "mean"),
+            "weights": pair("class_weights", None),
+        },
+        requires or {},
         data=INPUTS[operator][:2],
         reasons=_REASONS,
         write=lambda arguments: _source(operator, arguments),
     )
 
 
-register(*(_entry(operator, loss) for operator, loss in OPERATORS.items()))
+_SEVERAL_LABELS = (
+    "ONNX ignores one label, and the spec has ignore_index={}: give all of them the same label."
+)
+
+register(
+    _loss(
+        "SoftmaxCrossEntropyLoss",
+        CrossEntropyLoss(from_logits=True, axis=1),
+        {"from_logits": "onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."},
+    ),
+    _loss("NegativeLogLikelihoodLoss", NegativeLogLikelihoodLoss(axis=1)),
+)
 
 
 _NO_ATTRIBUTES = ("op_type", "inputs", "outputs", "name", "doc_string")
