@@ -6,17 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unifiedloss.floats import HALF_TYPES
-from unifiedloss.interop.lens import (
-    Check,
-    Given,
-    Lens,
-    accept,
-    choice,
-    one_label,
-    pair,
-    refuse,
-    unused,
-)
+from unifiedloss.interop.lens import Given, Lens, Refusal, choice, one_label, pair, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
@@ -52,95 +42,91 @@ _REDUCTIONS: dict[Any, dict[str, Any]] = {
     "none": _NONE,
     None: _NONE,
 }
+_KNOWN = ", ".join(map(repr, _REDUCTIONS))
+_REDUCTION = choice(
+    _REDUCTIONS,
+    Refusal(
+        lambda reduction, _: reduction == "mean_with_sample_weight",
+        "{given.name}(reduction='mean_with_sample_weight') divides by the sum of the sample "
+        "weights as they are passed, before they are broadcast, so that its mean of losses (2, 3) "
+        "with weights (2, 1) is three times too large; a spec with divisor='weights' broadcasts "
+        "first.",
+    ),
+    Refusal(
+        lambda reduction, _: reduction not in _REDUCTIONS,
+        f"{{given.name}}: reduction must be one of {_KNOWN} or 'mean_with_sample_weight', got "
+        "{value!r}.",
+    ),
+)
 
-
-def _check_reduction(reduction: Any, given: Given) -> None:
-    if reduction == "mean_with_sample_weight":
-        refuse(
-            f"{given.name}(reduction='mean_with_sample_weight') divides by the sum of the sample "
-            "weights as they are passed, before they are broadcast, so that its mean of losses "
-            "(2, 3) with weights (2, 1) is three times too large; a spec with divisor='weights' "
-            "broadcasts first."
-        )
-    if reduction not in _REDUCTIONS:
-        known = ", ".join(map(repr, _REDUCTIONS))
-        refuse(
-            f"{given.name}: reduction must be one of {known} or 'mean_with_sample_weight', got "
-            f"{reduction!r}."
-        )
-
-
-def _check_dtype(dtype: Any, given: Given) -> None:
-    if dtype == "float64" and given.backend != "tensorflow":
+_HALVES = (*HALF_TYPES, *(f"mixed_{half}" for half in HALF_TYPES))
+_DTYPE = Lens(
+    None,
+    lambda dtype, _: {"dtype": dtype or "float32"},
+    lambda spec, _: None if spec.dtype == "float32" else spec.dtype,
+    (
         # In Keras 3.15, keras.ops treats float64 as Python's float and casts it to float32.
         # Guarded by test_refusals_are_real.
-        refuse(
-            f"{given.name}(dtype='float64') computes a part in float32 where Keras runs on "
-            f"{given.backend}, not on tensorflow; use dtype='float32' or write the spec with "
-            "dtype='float64'."
-        )
-    if dtype in HALF_TYPES or dtype in [f"mixed_{half}" for half in HALF_TYPES]:
-        refuse(
-            f"{given.name}(dtype={dtype!r}) rounds labels and predictions to that dtype before it "
+        Refusal(
+            lambda dtype, given: dtype == "float64" and given.backend != "tensorflow",
+            "{given.name}(dtype='float64') computes a part in float32 where Keras runs on "
+            "{given.backend}, not on tensorflow; use dtype='float32' or write the spec with "
+            "dtype='float64'.",
+        ),
+        Refusal(
+            lambda dtype, _: dtype in _HALVES,
+            "{given.name}(dtype={value!r}) rounds labels and predictions to that dtype before it "
             "looks at them: in bfloat16 the label 257 is 256 (keras#15012). Use dtype='float32', "
-            "in which a spec reads half predictions anyway."
-        )
-    if dtype and dtype not in ("float32", "float64"):
-        refuse(
-            f"{given.name}(dtype={dtype!r}) casts predictions and labels to that dtype before it "
+            "in which a spec reads half predictions anyway.",
+        ),
+        Refusal(
+            lambda dtype, _: bool(dtype) and dtype not in ("float32", "float64"),
+            "{given.name}(dtype={value!r}) casts predictions and labels to that dtype before it "
             "looks at them, in int32 1.5 to 1, and a spec computes in float32 or float64; use "
-            "dtype='float32'."
-        )
+            "dtype='float32'.",
+        ),
+    ),
+)
+
+_NO_AXIS = Refusal(
+    lambda axis, _: isinstance(axis, bool) or not isinstance(axis, int),
+    "{given.name}: axis must be an int, got {value!r}.",
+)
+# Of the four backends in keras-team/keras, only torch moves the class axis.
+# Guarded by test_refusals_are_real.
+_AXIS_OF_INDICES = Refusal(
+    lambda axis, given: axis != -1 and given.backend != "torch",
+    "{given.name}(axis={value}) works where Keras runs on torch, and here it runs on "
+    "{given.backend}, which asks for the last axis; move the classes there and leave axis out.",
+)
+# keras#23437. Guarded by test_refused_smoothing_axis_is_real.
+_AXIS_OF_SMOOTHING = Refusal(
+    lambda axis, given: axis != -1 and bool(given.arguments["label_smoothing"]),
+    "{given.name}(axis={value}, label_smoothing={given.arguments[label_smoothing]}) divides what "
+    "it smooths by the length of the last axis, whichever holds the classes; a spec counts the "
+    "classes. Move them to the last axis, or write the spec.",
+)
+_AVERAGED_AXIS = Refusal(
+    lambda axis, _: axis != -1,
+    "{given.name}(axis={value}) averages axis {value} before it reduces, and average_last_axis of "
+    "a spec is about the last; move that axis to the end and leave axis out.",
+)
+# Guarded by test_refusals_are_real.
+_CLIPPED_SIGMOID = Refusal(
+    lambda from_logits, given: bool(from_logits) and given.backend == "numpy",
+    "{given.name}(from_logits=True) where Keras runs on numpy takes the sigmoid and clips it, so "
+    "that the loss of a logit of 100 is 15.94; on every other backend it is 100, which a spec with "
+    "from_logits=True gives. Say which backend is meant, as in keras[tensorflow].",
+)
 
 
-def _check_axis(axis: Any, given: Given) -> None:
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        refuse(f"{given.name}: axis must be an int, got {axis!r}.")
+def _axis(last: Callable[[Any, str | None], bool], refusal: Refusal) -> Lens:
+    """The class axis, written as the last one where Keras refuses any other."""
 
+    def write(spec: Any, backend: str | None) -> int:
+        return -1 if spec.axis is None or last(spec, backend) else spec.axis
 
-def _check_axis_of_indices(axis: Any, given: Given) -> None:
-    _check_axis(axis, given)
-    if axis != -1 and given.backend != "torch":
-        # Of the four backends in keras-team/keras, only torch moves the class axis.
-        # Guarded by test_refusals_are_real.
-        refuse(
-            f"{given.name}(axis={axis}) works where Keras runs on torch, and here it runs on "
-            f"{given.backend}, which asks for the last axis; move the classes there and leave axis "
-            "out."
-        )
-
-
-def _check_axis_of_smoothing(axis: Any, given: Given) -> None:
-    _check_axis(axis, given)
-    smoothing = given.arguments["label_smoothing"]
-    if smoothing and axis != -1:
-        # keras#23437. Guarded by test_refused_smoothing_axis_is_real.
-        refuse(
-            f"{given.name}(axis={axis}, label_smoothing={smoothing}) divides what it smooths by "
-            "the length of the last axis, whichever holds the classes; a spec counts the classes. "
-            "Move them to the last axis, or write the spec."
-        )
-
-
-def _check_averaged_axis(axis: Any, given: Given) -> None:
-    _check_axis(axis, given)
-    if axis != -1:
-        refuse(
-            f"{given.name}(axis={axis}) averages axis {axis} before it reduces, and "
-            "average_last_axis of a spec is about the last; move that axis to the end and leave "
-            "axis out."
-        )
-
-
-def _check_sigmoid(from_logits: Any, given: Given) -> None:
-    if from_logits and given.backend == "numpy":
-        # Guarded by test_refusals_are_real.
-        refuse(
-            f"{given.name}(from_logits=True) where Keras runs on numpy takes the sigmoid and clips "
-            "it, so that the loss of a logit of 100 is 15.94; on every other backend it is 100, "
-            "which a spec with from_logits=True gives. Say which backend is meant, as in "
-            "keras[tensorflow]."
-        )
+    return Lens(-1, lambda axis, _: {"axis": axis}, write, (_NO_AXIS, refusal))
 
 
 def _order_of_indices(given: Given) -> dict[str, str]:
@@ -149,38 +135,13 @@ def _order_of_indices(given: Given) -> dict[str, str]:
     return {"renormalize": "after_clip" if given.backend == "tensorflow" else "before_clip"}
 
 
-def _from_logits(renormalized: Callable[[Given], dict[str, str]], check: Check = accept) -> Lens:
+def _from_logits(renormalized: Callable[[Given], dict[str, str]], *refusals: Refusal) -> Lens:
     def read(from_logits: Any, given: Given) -> dict[str, Any]:
         if from_logits:
             return {"from_logits": True}
         return {"epsilon": "keras"} | renormalized(given)
 
-    return Lens(default=False, read=read, write=lambda spec, _: spec.from_logits, check=check)
-
-
-def _written_axis_of_indices(spec: Any, backend: str | None) -> int:
-    """The last axis on the backends that refuse any other."""
-    return -1 if spec.axis is None or backend != "torch" else spec.axis
-
-
-def _written_axis_of_smoothing(spec: Any, _: str | None) -> int:
-    return -1 if spec.axis is None or spec.label_smoothing else spec.axis
-
-
-def _read_axis(axis: Any, _: Given) -> dict[str, Any]:
-    return {"axis": axis}
-
-
-_AXIS_OF_INDICES = Lens(-1, _read_axis, _written_axis_of_indices, _check_axis_of_indices)
-_AXIS_OF_SMOOTHING = Lens(-1, _read_axis, _written_axis_of_smoothing, _check_axis_of_smoothing)
-_REDUCTION = choice(_REDUCTIONS, _check_reduction)
-_SMOOTHING = pair("label_smoothing", 0.0)
-_DTYPE = Lens(
-    None,
-    lambda dtype, _: {"dtype": dtype or "float32"},
-    lambda spec, _: None if spec.dtype == "float32" else spec.dtype,
-    _check_dtype,
-)
+    return Lens(default=False, read=read, write=lambda spec, _: spec.from_logits, refusals=refusals)
 
 
 def _class_and_function(
@@ -225,7 +186,7 @@ _PAIRS = (
                 "ignore_class", None, "Keras ignores one class, and the spec has ignore_index={}."
             ),
             "reduction": _REDUCTION,
-            "axis": _AXIS_OF_INDICES,
+            "axis": _axis(lambda _, backend: backend != "torch", _AXIS_OF_INDICES),
         },
         {"label_smoothing": "Keras smooths dense labels alone."},
     ),
@@ -235,8 +196,8 @@ _PAIRS = (
         CrossEntropyLoss(),
         {
             "from_logits": _from_logits(lambda _: {"renormalize": "before_clip"}),
-            "label_smoothing": _SMOOTHING,
-            "axis": _AXIS_OF_SMOOTHING,
+            "label_smoothing": pair("label_smoothing", 0.0),
+            "axis": _axis(lambda spec, _: bool(spec.label_smoothing), _AXIS_OF_SMOOTHING),
             "reduction": _REDUCTION,
         },
     ),
@@ -245,9 +206,9 @@ _PAIRS = (
         "binary_crossentropy",
         BinaryCrossEntropyLoss(average_last_axis=True),
         {
-            "from_logits": _from_logits(lambda _: {}, _check_sigmoid),
-            "label_smoothing": _SMOOTHING,
-            "axis": unused(-1, _check_averaged_axis),
+            "from_logits": _from_logits(lambda _: {}, _CLIPPED_SIGMOID),
+            "label_smoothing": pair("label_smoothing", 0.0),
+            "axis": unused(-1, _NO_AXIS, _AVERAGED_AXIS),
             "reduction": _REDUCTION,
         },
     ),

@@ -32,12 +32,17 @@ class Given:
     backend: str | None = None
 
 
-Check = Callable[[Any, Given], None]
-"""Raises `UnsupportedError`, which names the rule, for a value that no spec expresses."""
+@dataclass(frozen=True)
+class Refusal:
+    """Values of an argument that no spec expresses.
 
+    Attributes:
+        applies: whether a value is one of them.
+        why: the message, in which ``{value}`` and ``{given.name}`` stand for what is refused.
+    """
 
-def accept(_value: Any, _given: Given) -> None:
-    """Refuse nothing."""
+    applies: Callable[[Any, Given], bool]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,26 @@ class Lens:
         read: returns the fields for a value.
         write: returns the value that comes closest to a spec, on this backend of Keras. The caller
             reads it back to find what it does not express. May raise `UnsupportedError`.
-        check: refuses values before they are read.
+        refusals: are raised before a value is read.
         tensor: whether the argument is a tensor in the library; otherwise it is a Python value.
     """
 
     default: Any
     read: Callable[[Any, Given], Mapping[str, Any]]
     write: Callable[[Any, str | None], Any]
-    check: Check = accept
+    refusals: tuple[Refusal, ...] = ()
     tensor: bool = False
+
+    def fields(self, value: Any, given: Given) -> Mapping[str, Any]:
+        """The fields for a value.
+
+        Raises:
+            UnsupportedError: a refusal applies.
+        """
+        for refusal in self.refusals:
+            if refusal.applies(value, given):
+                refuse(refusal.why.format(value=value, given=given))
+        return self.read(value, given)
 
 
 def refuse(why: str) -> NoReturn:
@@ -68,9 +84,8 @@ def refuse(why: str) -> NoReturn:
 def pair(
     field: str,
     default: Any,
-    *,
+    *refusals: Refusal,
     written: Callable[[Any], Any] = lambda value: value,
-    check: Check = accept,
     tensor: bool = False,
 ) -> Lens:
     """An argument that is a field; `written` turns the field's value into the argument's."""
@@ -78,19 +93,19 @@ def pair(
         default,
         lambda value, _: {field: value},
         lambda spec, _: written(getattr(spec, field)),
-        check,
+        refusals,
         tensor,
     )
 
 
-def unused(default: Any, check: Check = accept) -> Lens:
-    """An argument that changes no number, or whose other values `check` refuses."""
-    return Lens(default, lambda *_: {}, lambda *_: default, check)
+def unused(default: Any, *refusals: Refusal) -> Lens:
+    """An argument that changes no number, or whose other values are refused."""
+    return Lens(default, lambda *_: {}, lambda *_: default, refusals)
 
 
-def class_axis(check: Check = accept) -> Lens:
+def class_axis(*refusals: Refusal) -> Lens:
     """An argument `axis`, in which a number stands for the last axis."""
-    return pair("axis", -1, written=lambda axis: -1 if axis is None else axis, check=check)
+    return pair("axis", -1, *refusals, written=lambda axis: -1 if axis is None else axis)
 
 
 def one_label(argument: str, default: int | None, several: str) -> Lens:
@@ -112,7 +127,7 @@ def one_label(argument: str, default: int | None, several: str) -> Lens:
     return Lens(default, read, write)
 
 
-def choice(options: Mapping[Any, Mapping[str, Any]], check: Check = accept) -> Lens:
+def choice(options: Mapping[Any, Mapping[str, Any]], *refusals: Refusal) -> Lens:
     """An argument each of whose values stands for some fields; the first value is the default.
 
     A spec is written as the value that agrees with it in the first fields, in the order in which
@@ -125,4 +140,4 @@ def choice(options: Mapping[Any, Mapping[str, Any]], check: Check = accept) -> L
 
         return max(options, key=agreement)
 
-    return Lens(next(iter(options)), lambda value, _: options[value], write, check)
+    return Lens(next(iter(options)), lambda value, _: options[value], write, refusals)

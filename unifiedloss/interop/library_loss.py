@@ -63,8 +63,8 @@ class LibraryLoss:
         name: the canonical dotted name.
         fixed: the part of its spec that does not depend on its arguments.
         lenses: the arguments that configure it, in the library's order.
-        requires: fields in which a spec must equal `fixed` to be written as this loss, each with
-            the reason. Other fields may differ; the refusal then names this loss as the closest.
+        requires: fields in which a spec must equal `fixed`, each with the refusal of one that does
+            not. A spec may differ in other fields; `closest` finds them by reading the call back.
         aliases: its other dotted names.
         data: parameters that hold the tensors of a call.
         reasons: why the library cannot express a field as the spec has it, by the field's name;
@@ -157,8 +157,7 @@ class LibraryLoss:
         given = Given(self.name, self.parameters | dict(arguments), backend)
         fields: dict[str, Any] = {}
         for name, lens in self.lenses.items():
-            lens.check(given.arguments[name], given)
-            fields |= lens.read(given.arguments[name], given)
+            fields |= lens.fields(given.arguments[name], given)
         return self.fixed.replace(**fields)
 
     def call(self, spec: Loss, backend: str | None = None) -> Call:

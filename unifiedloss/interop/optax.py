@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from unifiedloss.interop.lens import Given, Lens, class_axis, refuse, unused
+from unifiedloss.interop.lens import Lens, Refusal, class_axis, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
@@ -22,21 +20,17 @@ _REASONS = {
 }
 
 
-def _check_where(where: Any, given: Given) -> None:
-    if where is not None:
-        refuse(
-            f"{given.name}(where=...) leaves classes out of the softmax, or positions out of the "
-            "losses; a spec keeps every class, and takes positions to leave out as mask, given to "
-            "the call. Leave where out."
-        )
-
-
-def _check_axis(axis: Any, given: Given) -> None:
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        refuse(
-            f"{given.name}(axis={axis!r}) spreads one softmax over several axes, and a spec has "
-            "one class axis; reshape those axes into one."
-        )
+_WHERE = Refusal(
+    lambda where, _: where is not None,
+    "{given.name}(where=...) leaves classes out of the softmax, or positions out of the losses; a "
+    "spec keeps every class, and takes positions to leave out as mask, given to the call. Leave "
+    "where out.",
+)
+_SEVERAL_AXES = Refusal(
+    lambda axis, _: isinstance(axis, bool) or not isinstance(axis, int),
+    "{given.name}(axis={value!r}) spreads one softmax over several axes, and a spec has one class "
+    "axis; reshape those axes into one.",
+)
 
 
 def _loss(
@@ -54,7 +48,7 @@ def _loss(
 
 
 _SOFTMAX = CrossEntropyLoss(from_logits=True, axis=-1, reduction="none")
-_AXIS = {"axis": class_axis(_check_axis), "where": unused(None, _check_where)}
+_AXIS = {"axis": class_axis(_SEVERAL_AXES), "where": unused(None, _WHERE)}
 
 register(
     _loss("softmax_cross_entropy_with_integer_labels", _SOFTMAX, _AXIS),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from unifiedloss.interop.lens import Given, choice, refuse, unused
+from unifiedloss.interop.lens import Refusal, choice, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -20,28 +19,22 @@ _REASONS = {
 }
 
 
-def _check_labels(labels: Any, given: Given) -> None:
-    if labels is not None:
-        refuse(
-            f"{given.name}(labels=...) says which columns the labels mean, in sorted order; a spec "
-            "takes the columns' numbers. Replace the labels by them, as in "
-            "numpy.searchsorted(sorted(labels), y_true), and leave labels out."
-        )
-
-
-def _check_normalize(normalize: Any, given: Given) -> None:
-    if normalize is not True and normalize is not False:
-        refuse(f"{given.name}: normalize must be True or False, got {normalize!r}.")
-
-
-def _check_outputs(multioutput: Any, given: Given) -> None:
-    if multioutput != "uniform_average":
-        refuse(
-            f"{given.name}(multioutput={multioutput!r}) gives each output its own mean or weight; "
-            "a spec gives one. Use multioutput='uniform_average', or element_weights of a spec, "
-            "which count in its divisor."
-        )
-
+_LABELS = Refusal(
+    lambda labels, _: labels is not None,
+    "{given.name}(labels=...) says which columns the labels mean, in sorted order; a spec takes "
+    "the columns' numbers. Replace the labels by them, as in numpy.searchsorted(sorted(labels), "
+    "y_true), and leave labels out.",
+)
+_NO_BOOL = Refusal(
+    lambda normalize, _: not isinstance(normalize, bool),
+    "{given.name}: normalize must be True or False, got {value!r}.",
+)
+_SEVERAL_OUTPUTS = Refusal(
+    lambda multioutput, _: multioutput != "uniform_average",
+    "{given.name}(multioutput={value!r}) gives each output its own mean or weight; a spec gives "
+    "one. Use multioutput='uniform_average', or element_weights of a spec, which count in its "
+    "divisor.",
+)
 
 _NORMALIZE = {True: {"reduction": "mean", "on_empty": "error"}, False: {"reduction": "sum"}}
 
@@ -54,13 +47,13 @@ register(
         "sklearn.metrics.log_loss",
         CrossEntropyLoss(epsilon="sklearn"),
         {
-            "normalize": choice(_NORMALIZE, _check_normalize),
-            "labels": unused(None, _check_labels),
+            "normalize": choice(_NORMALIZE, _NO_BOOL),
+            "labels": unused(None, _LABELS),
         },
     ),
     _loss(
         "sklearn.metrics.mean_squared_error",
         MeanSquaredError(on_empty="error"),
-        {"multioutput": unused("uniform_average", _check_outputs)},
+        {"multioutput": unused("uniform_average", _SEVERAL_OUTPUTS)},
     ),
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from unifiedloss.checks import extents
-from unifiedloss.interop.lens import Given, Lens, choice, class_axis, pair, refuse, unused
+from unifiedloss.interop.lens import Given, Lens, Refusal, choice, class_axis, pair, refuse, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
-from unifiedloss.interop.pos_weight import pos_weight, varying_axes
+from unifiedloss.interop.pos_weight import pos_weight
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -41,16 +40,14 @@ _V1_REASONS = _REASONS | {
 # -------------------------------------------------------------------------------------------- tf.nn
 
 
-def _check_pos_weight(weights: Any, given: Given) -> None:
-    if weights is None:
-        refuse(
-            f"{given.name} needs its pos_weight, a number or an array that is written down here."
-        )
-    if len(varying_axes(weights)) > 1:
-        refuse(
-            f"pos_weight of shape {extents(weights)} weights elements one by one, and pos_weight "
-            "of a spec runs along one axis; give the positive term of each class one weight."
-        )
+_NO_POS_WEIGHT = Refusal(
+    lambda weights, _: weights is None,
+    "{given.name} needs its pos_weight, a number or an array that is written down here.",
+)
+_SEVERAL_AXES = (
+    "pos_weight of shape {shape} weights elements one by one, and pos_weight of a spec runs along "
+    "one axis; give the positive term of each class one weight."
+)
 
 
 def _check_weighted(spec: Any) -> None:
@@ -86,7 +83,7 @@ register(
     _nn(
         "tf.nn.weighted_cross_entropy_with_logits",
         BinaryCrossEntropyLoss(from_logits=True, reduction="none"),
-        {"pos_weight": pos_weight(_check_pos_weight, _check_weighted), "name": _NAME},
+        {"pos_weight": pos_weight(_SEVERAL_AXES, _check_weighted, _NO_POS_WEIGHT), "name": _NAME},
     ),
 )
 
@@ -108,25 +105,21 @@ _REDUCTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def _check_reduction(reduction: Any, given: Given) -> None:
-    if reduction not in _REDUCTIONS:
-        refuse(
-            f"{given.name}: reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got "
-            f"{reduction!r}."
-        )
-
-
-def _check_weights(weights: Any, given: Given) -> None:
-    if isinstance(weights, bool) or not isinstance(weights, int | float):
-        refuse(
-            f"{given.name}: weights that are no single number belong to the examples of one call; "
-            "leave them out here, and pass them to the spec as sample_weight."
-        )
-    if not weights > 0:
-        refuse(
-            f"{given.name}(weights={weights!r}) makes the loss 0 or turns its sign; scale of a "
-            "spec is positive. Multiply the loss instead."
-        )
+_UNKNOWN_REDUCTION = Refusal(
+    lambda reduction, _: reduction not in _REDUCTIONS,
+    "{given.name}: reduction must be one of "
+    f"{', '.join(map(repr, _REDUCTIONS))}, got {{value!r}}.",
+)
+_NO_NUMBER = Refusal(
+    lambda weights, _: isinstance(weights, bool) or not isinstance(weights, int | float),
+    "{given.name}: weights that are no single number belong to the examples of one call; leave "
+    "them out here, and pass them to the spec as sample_weight.",
+)
+_NOT_POSITIVE = Refusal(
+    lambda weights, _: not weights > 0,
+    "{given.name}(weights={value!r}) makes the loss 0 or turns its sign; scale of a spec is "
+    "positive. Multiply the loss instead.",
+)
 
 
 def _scale(weights: Any, given: Given) -> dict[str, Any]:
@@ -139,7 +132,7 @@ def _added_epsilon(spec: Any, _: str | None) -> float:
     return spec.epsilon if isinstance(spec.epsilon, float) else 0.0
 
 
-_WEIGHTS = Lens(1.0, _scale, lambda spec, _: spec.scale, _check_weights)
+_WEIGHTS = Lens(1.0, _scale, lambda spec, _: spec.scale, (_NO_NUMBER, _NOT_POSITIVE))
 _SMOOTHING = pair("label_smoothing", 0, written=lambda smoothing: smoothing or 0)
 _EPSILON = Lens(
     1e-7,
@@ -152,7 +145,7 @@ def _v1(name: str, fixed: Loss, lenses: dict[str, Lens], **others: Any) -> Libra
     weighting = {
         "scope": unused(None),
         "loss_collection": unused("losses"),
-        "reduction": choice(_REDUCTIONS, _check_reduction),
+        "reduction": choice(_REDUCTIONS, _UNKNOWN_REDUCTION),
     }
     return LibraryLoss(
         f"tf.compat.v1.losses.{name}",

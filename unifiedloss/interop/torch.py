@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from unifiedloss.checks import extents
 from unifiedloss.interop.lens import Given, Lens, one_label, pair, refuse, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
-from unifiedloss.interop.pos_weight import pos_weight, varying_axes
+from unifiedloss.interop.pos_weight import pos_weight
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -48,14 +47,10 @@ def _effective(reduction: Any, given: Given) -> dict[str, Any]:
     return {"reduction": "mean" if average is None or average else "sum"}
 
 
-def _check_pos_weight(weights: Any, _: Given) -> None:
-    several = varying_axes(weights)
-    if len(several) > 1:
-        refuse(
-            f"pos_weight of shape {extents(weights)} varies along {len(several)} axes, and that of "
-            "a spec runs along one; give one number for each class, and if elements are to be "
-            "weighted too, do it with weight."
-        )
+_SEVERAL_AXES = (
+    "pos_weight of shape {shape} varies along {axes} axes, and that of a spec runs along one; give "
+    "one number for each class, and if elements are to be weighted too, do it with weight."
+)
 
 
 def _check_axis(spec: Any) -> None:
@@ -126,7 +121,7 @@ _module_and_function(
     {
         "weight": _ELEMENT_WEIGHTS,
         **_REDUCTIONS,
-        "pos_weight": pos_weight(_check_pos_weight, _check_axis),
+        "pos_weight": pos_weight(_SEVERAL_AXES, _check_axis),
     },
     requires={
         "from_logits": "torch.nn.BCEWithLogitsLoss takes logits, and the spec probabilities."
