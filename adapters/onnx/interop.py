@@ -13,7 +13,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.library_loss import Call
-from unifiedloss.interop.onnx import INPUTS, OUTPUT, Node, call_of_nodes
+from unifiedloss.interop.onnx import INPUTS, OUTPUT
+from unifiedloss.interop.onnx_nodes import Node, call_of_nodes
 
 OPSET = 13
 """The version that introduced the current operators; every ONNX runtime supports it."""
