@@ -297,6 +297,23 @@ def test_what_cannot_be_said_is_named() -> None:
     )
 
 
+def test_a_refusal_without_a_closest_loss_has_a_line_for_each_reason() -> None:
+    """Losses with the same reason share its line; a library without such losses gives none."""
+    spec = ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=3)
+    with pytest.raises(UnsupportedError) as caught:
+        spec.to_native("tensorflow", code=True)
+    first, *reasons, last = str(caught.value).splitlines()
+    assert first == "tensorflow has no loss that computes this spec:"
+    assert len(reasons) == len(set(reasons)) == 3
+    assert last == "Use spec.to('tensorflow'), which computes the spec as it is."
+    with pytest.raises(UnsupportedError) as caught:
+        spec.to_native("onnx", code=True)
+    assert str(caught.value).splitlines() == [
+        "onnx has no loss that a BinaryCrossEntropyLoss is written as.",
+        "Use spec.to('numpy'), which computes the spec as it is.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("spec", "library", "rule"),
     [

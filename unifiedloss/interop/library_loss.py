@@ -301,9 +301,11 @@ def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
             continue
         candidates.append(Closest(call, read_back, _changes(read_back, spec)))
     if not candidates:
-        if not refusals:
-            refusals = [f"{library} has no loss that a {type(spec).__name__} is written as."]
-        raise UnsupportedError(" ".join([*refusals, instead(library)]))
+        title = f"{library} has no loss that a {type(spec).__name__} is written as."
+        if refusals:
+            title = f"{library} has no loss that computes this spec:"
+        lines = [f"  {refusal}" for refusal in dict.fromkeys(refusals)]
+        raise UnsupportedError("\n".join([title, *lines, f"{_instead(library)}."]))
     return min(candidates, key=lambda candidate: len(candidate.changes))
 
 
@@ -362,19 +364,12 @@ def _refusal(spec: Loss, nearest: Closest) -> str:
     # Weights can be long, so they do not set the width of the column.
     width = max((len(field) for field, _ in rows if len(field) <= 40), default=0)
     accepted = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
-    advice = (
-        f"Use spec.to({_backend_for(library)!r}), which computes the spec as it is, or accept "
-        f"{library}'s rules: spec.replace({accepted})"
-    )
+    advice = f"{_instead(library)}, or accept {library}'s rules: spec.replace({accepted})"
     lines = [f"  {field:<{width}}    {reason}" for field, reason in rows]
     return "\n".join([f"{library_loss.name} cannot express this spec:", *lines, advice])
 
 
-def instead(library: str) -> str:
-    """The sentence that says what to use if a library cannot express a spec."""
-    return f"spec.to({_backend_for(library)!r}) computes the spec as it is."
-
-
-def _backend_for(library: str) -> str:
-    """The backend of unifiedloss for users of a library."""
-    return {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)
+def _instead(library: str) -> str:
+    """What to use if a library cannot express a spec; without a final period."""
+    backend = {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)
+    return f"Use spec.to({backend!r}), which computes the spec as it is"
