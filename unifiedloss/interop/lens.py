@@ -1,7 +1,8 @@
 """Lenses: what an argument of another library's loss is in a spec, and the way back.
 
-A table says for each loss the fixed part of its spec, and a lens for each argument. Reading a loss
-and writing one both follow from the table.
+A table has an entry for each loss: its name, the fixed part of its spec, and a lens for each
+argument. Reading the loss, writing a spec as the loss, and finding it in the library all follow
+from the entry, so a new loss is one entry in the file of its library.
 """
 
 from __future__ import annotations
@@ -119,9 +120,9 @@ def one_label(argument: str, default: int | None, several: str) -> Lens:
         return {"ignore_index": ignored}
 
     def write(spec: Any, _: str | None) -> int | None:
-        labels: tuple[int | None, ...] = spec.ignore_index or (default,)
+        labels: list[int | None] = list(spec.ignore_index or (default,))
         if len(labels) > 1:
-            refuse(several.format(list(labels)))
+            refuse(several.format(labels))
         return labels[0]
 
     return Lens(default, read, write)
