@@ -299,6 +299,12 @@ def test_what_cannot_be_said_is_named() -> None:
 
 def test_a_refusal_without_a_closest_loss_has_a_line_for_each_reason() -> None:
     """Losses with the same reason share its line; a library without such losses gives none."""
+    several = ul.CrossEntropyLoss(axis=1, ignore_index=[1, 2])
+    with pytest.raises(UnsupportedError) as caught:
+        several.to_native("onnx", code=True)
+    kind, labels = str(caught.value).splitlines()[1:-1]
+    assert kind == "  onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."
+    assert labels.startswith("  ONNX ignores one label, and the spec has ignore_index=[1, 2]:")
     spec = ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=3)
     with pytest.raises(UnsupportedError) as caught:
         spec.to_native("tensorflow", code=True)

@@ -23,8 +23,6 @@ LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 
 KERAS_BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 
-_DATA_ADVICE = "is given to the call, beside the other tensors; leave it out here."
-
 
 @dataclass(frozen=True)
 class Call:
@@ -128,7 +126,10 @@ class LibraryLoss:
                 msg = f"{self.name}: {name!r} is given twice."
                 raise SpecTypeError(msg)
             if name in self.data:
-                msg = f"{self.name}: {name} {_DATA_ADVICE}"
+                msg = (
+                    f"{self.name}: {name} is given to the call, beside the other tensors; leave it "
+                    "out here."
+                )
                 raise SpecTypeError(msg)
             if name not in self.parameters:
                 known = ", ".join(self.parameters)
@@ -164,12 +165,21 @@ class LibraryLoss:
         """The call that comes closest to a spec of class `loss`.
 
         Raises:
-            UnsupportedError: the spec is not one of this loss at all.
+            UnsupportedError: the spec is not one of this loss at all. Each reason has a line.
         """
-        for name, why in self.requires.items():
-            if getattr(spec, name) != getattr(self.fixed, name):
-                refuse(why)
-        arguments = {name: lens.write(spec, backend) for name, lens in self.lenses.items()}
+        refusals = [
+            why
+            for name, why in self.requires.items()
+            if getattr(spec, name) != getattr(self.fixed, name)
+        ]
+        arguments = {}
+        for name, lens in self.lenses.items():
+            try:
+                arguments[name] = lens.write(spec, backend)
+            except UnsupportedError as error:
+                refusals.append(str(error))
+        if refusals:
+            refuse("\n".join(refusals))
         return Call(self.name, self.bind([], arguments), backend)
 
     def source(self, arguments: Mapping[str, Any]) -> str:
@@ -242,21 +252,17 @@ def spec_of(call: Call) -> Loss:
         UnsupportedError: no spec computes the same. The message names the rule.
         SpecValueError: the name, or the backend of Keras, is unknown.
     """
-    library_loss = find(call.name)
-    if library_loss.library != "keras":
-        if call.backend is not None:
+    library_loss, backend = find(call.name), call.backend
+    if library_loss.library == "keras":
+        backend = backend or "tensorflow"
+        if backend not in KERAS_BACKENDS:
             msg = (
-                f"{call.name} runs on no other framework; only keras[{call.backend}] says on which "
-                "one."
+                f"keras[{backend}]: Keras runs on "
+                f"{', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
             )
             raise SpecValueError(msg)
-        return library_loss.spec(call.arguments)
-    backend = call.backend or "tensorflow"
-    if backend not in KERAS_BACKENDS:
-        msg = (
-            f"keras[{backend}]: Keras runs on "
-            f"{', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
-        )
+    elif backend is not None:
+        msg = f"{call.name} runs on no other framework; only keras[{backend}] says on which one."
         raise SpecValueError(msg)
     return library_loss.spec(call.arguments, backend)
 
@@ -297,13 +303,12 @@ def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
             call = library_loss.call(spec, runs_on)
             read_back = spec_of(call)
         except UnsupportedError as error:
-            refusals.append(str(error))
+            refusals += str(error).splitlines()
             continue
         candidates.append(Closest(call, read_back, _changes(read_back, spec)))
     if not candidates:
-        title = f"{library} has no loss that a {type(spec).__name__} is written as."
-        if refusals:
-            title = f"{library} has no loss that computes this spec:"
+        kind = f"a {type(spec).__name__} is written as."
+        title = f"{library} has no loss that {'computes this spec:' if refusals else kind}"
         lines = [f"  {refusal}" for refusal in dict.fromkeys(refusals)]
         raise UnsupportedError("\n".join([title, *lines, f"{_instead(library)}."]))
     return min(candidates, key=lambda candidate: len(candidate.changes))
