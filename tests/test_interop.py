@@ -244,7 +244,6 @@ def test_every_loss_is_in_one_table() -> None:
         assert all(
             interop.find(alias) is native and alias not in natives for alias in native.aliases
         )
-        assert set(native.tensors) & set(native.parameters) <= set(native.parameters)
         assert not set(native.data) & set(native.parameters)
 
 
@@ -296,6 +295,29 @@ def test_what_cannot_be_said_is_named() -> None:
         nearest.to_native("torch", code=True)
         == "torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))"
     )
+
+
+def test_a_refusal_without_a_closest_loss_has_a_line_for_each_reason() -> None:
+    """Losses with the same reason share its line; a library without such losses gives none."""
+    several = ul.CrossEntropyLoss(axis=1, ignore_index=[1, 2])
+    with pytest.raises(UnsupportedError) as caught:
+        several.to_native("onnx", code=True)
+    kind, labels = str(caught.value).splitlines()[1:-1]
+    assert kind == "  onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."
+    assert labels.startswith("  ONNX ignores one label, and the spec has ignore_index=[1, 2]:")
+    spec = ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=3)
+    with pytest.raises(UnsupportedError) as caught:
+        spec.to_native("tensorflow", code=True)
+    first, *reasons, last = str(caught.value).splitlines()
+    assert first == "tensorflow has no loss that computes this spec:"
+    assert len(reasons) == len(set(reasons)) == 3
+    assert last == "Use spec.to('tensorflow'), which computes the spec as it is."
+    with pytest.raises(UnsupportedError) as caught:
+        spec.to_native("onnx", code=True)
+    assert str(caught.value).splitlines() == [
+        "onnx has no loss that a BinaryCrossEntropyLoss is written as.",
+        "Use spec.to('numpy'), which computes the spec as it is.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,22 +13,10 @@ import numpy as np
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.arrays import as_bfloat16
-from unifiedloss.interop.functions import call_with, with_arguments
+from unifiedloss.interop.functions import call_with, losses_of, with_arguments
 from unifiedloss.interop.library_loss import Call
 
-_OBJECTS: dict[str, Any] = {
-    f"keras.losses.{name}": getattr(keras.losses, name)
-    for name in (
-        "SparseCategoricalCrossentropy",
-        "CategoricalCrossentropy",
-        "BinaryCrossentropy",
-        "MeanSquaredError",
-        "sparse_categorical_crossentropy",
-        "categorical_crossentropy",
-        "binary_crossentropy",
-        "mean_squared_error",
-    )
-}
+_OBJECTS = losses_of("keras", keras)
 
 EPSILON = 1e-7
 """Keras' default epsilon, which epsilon="keras" of a spec stands for."""

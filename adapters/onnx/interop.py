@@ -13,7 +13,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.library_loss import Call
-from unifiedloss.interop.onnx import INPUTS, OPERATORS, OUTPUT, Node, call_of_nodes
+from unifiedloss.interop.onnx import INPUTS, OUTPUT
+from unifiedloss.interop.onnx_nodes import Node, call_of_nodes
 
 OPSET = 13
 """The version that introduced the current operators; every ONNX runtime supports it."""
@@ -57,7 +58,7 @@ def _node(node: NodeProto) -> Node:
     operator = f"{node.domain}.{node.op_type}" if node.domain not in _DOMAINS else node.op_type
     attributes = {}
     # The attributes of other operators are not needed, and may hold graphs.
-    if operator in OPERATORS or operator == "Constant":
+    if operator in INPUTS or operator == "Constant":
         attributes = {
             attribute.name: _plain(helper.get_attribute_value(attribute))
             for attribute in node.attribute
@@ -225,4 +226,4 @@ def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
 
 
 def _losses(graph: onnx.GraphProto) -> list[NodeProto]:
-    return [node for node in graph.node if node.op_type in OPERATORS and node.domain in _DOMAINS]
+    return [node for node in graph.node if node.op_type in INPUTS and node.domain in _DOMAINS]

@@ -11,20 +11,10 @@ import numpy as np
 import optax
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.interop.functions import read_function, with_arguments
+from unifiedloss.interop.functions import losses_of, read_function, with_arguments
 from unifiedloss.interop.library_loss import Call
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    f"optax.losses.{name}": getattr(optax.losses, name)
-    for name in (
-        "softmax_cross_entropy_with_integer_labels",
-        "softmax_cross_entropy",
-        "safe_softmax_cross_entropy",
-        "sigmoid_binary_cross_entropy",
-        "squared_error",
-        "l2_loss",
-    )
-}
+_FUNCTIONS = losses_of("optax", optax)
 
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn import metrics
+import sklearn.metrics
 
-from unifiedloss.interop.functions import read_function, with_arguments
+from unifiedloss.interop.functions import losses_of, read_function, with_arguments
 from unifiedloss.interop.library_loss import Call
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "sklearn.metrics.log_loss": metrics.log_loss,
-    "sklearn.metrics.mean_squared_error": metrics.mean_squared_error,
-}
+_FUNCTIONS = losses_of("sklearn", sklearn)
 
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,68 +10,28 @@ import numpy as np
 import tensorflow as tf
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.interop.functions import read_function, with_arguments
+from unifiedloss.interop.functions import losses_of, read_function, with_arguments
 from unifiedloss.interop.library_loss import Call
 
-_V1 = tf.compat.v1.losses
+_FUNCTIONS = losses_of("tensorflow", tf)
 
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], str, str]] = {
-    "tf.nn.softmax_cross_entropy_with_logits": (
-        tf.nn.softmax_cross_entropy_with_logits,
-        "labels",
-        "logits",
-    ),
-    "tf.nn.sparse_softmax_cross_entropy_with_logits": (
-        tf.nn.sparse_softmax_cross_entropy_with_logits,
-        "labels",
-        "logits",
-    ),
-    "tf.nn.sigmoid_cross_entropy_with_logits": (
-        tf.nn.sigmoid_cross_entropy_with_logits,
-        "labels",
-        "logits",
-    ),
-    "tf.nn.weighted_cross_entropy_with_logits": (
-        tf.nn.weighted_cross_entropy_with_logits,
-        "labels",
-        "logits",
-    ),
-    "tf.compat.v1.losses.softmax_cross_entropy": (
-        _V1.softmax_cross_entropy,
-        "onehot_labels",
-        "logits",
-    ),
-    "tf.compat.v1.losses.sparse_softmax_cross_entropy": (
-        _V1.sparse_softmax_cross_entropy,
-        "labels",
-        "logits",
-    ),
-    "tf.compat.v1.losses.sigmoid_cross_entropy": (
-        _V1.sigmoid_cross_entropy,
-        "multi_class_labels",
-        "logits",
-    ),
-    "tf.compat.v1.losses.log_loss": (_V1.log_loss, "labels", "predictions"),
-    "tf.compat.v1.losses.mean_squared_error": (_V1.mean_squared_error, "labels", "predictions"),
-}
-"""The functions, and the names of their parameters for targets and predictions."""
+_TARGETS = ("labels", "onehot_labels", "multi_class_labels")
+_PREDICTIONS = ("logits", "predictions")
+"""TensorFlow's names of the parameters for targets and for predictions."""
 
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
     """The call of a function of TensorFlow with its arguments; None for anything else."""
-    return read_function(
-        {name: function for name, (function, _, _) in _FUNCTIONS.items()}, obj, arguments
-    )
+    return read_function(_FUNCTIONS, obj, arguments)
 
 
 def build(call: Call) -> Callable[..., Any]:
     """The function, with the arguments of the call bound if there are any."""
-    function, _, _ = _FUNCTIONS[call.name]
     arguments = {
         name: tf.constant(value) if isinstance(value, tuple) else value
         for name, value in call.arguments.items()
     }
-    return with_arguments(function, arguments)
+    return with_arguments(_FUNCTIONS[call.name], arguments)
 
 
 def weight_dtype(call: Call, given: Any = None) -> str | None:
@@ -94,7 +55,10 @@ def run(
 def _differentiated(
     call: Call, predictions: Any, targets: Any, sample_weight: Any, given: Any
 ) -> tuple[Any, Any]:
-    _, labels, logits = _FUNCTIONS[call.name]
+    labels, logits = (
+        next(name for name in inspect.signature(_FUNCTIONS[call.name]).parameters if name in names)
+        for names in (_TARGETS, _PREDICTIONS)
+    )
     function = build(call) if given is None else given
     weights = {}
     leaf = tf.convert_to_tensor(predictions)

@@ -8,49 +8,36 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from unifiedloss.adapters.torch import ADAPTER
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.arrays import as_bfloat16
+from unifiedloss.interop.functions import losses_of
 from unifiedloss.interop.library_loss import Call, find
 from unifiedloss.spec import Categorical
 
-# The attributes that hold the arguments of a module. torch resolves the deprecated arguments
-# `size_average` and `reduce` into `reduction` when the module is made.
-_ATTRIBUTES = {
-    nn.CrossEntropyLoss: ("weight", "ignore_index", "reduction", "label_smoothing"),
-    nn.NLLLoss: ("weight", "ignore_index", "reduction"),
-    nn.BCELoss: ("weight", "reduction"),
-    nn.BCEWithLogitsLoss: ("weight", "reduction", "pos_weight"),
-    nn.MSELoss: ("reduction",),
-}
+_LOSSES = losses_of("torch", torch)
+
 _NUMPY_DTYPES = (torch.float16, torch.float32, torch.float64)
 """The floating dtypes that NumPy also has."""
-
-_FUNCTIONS = (
-    functional.cross_entropy,
-    functional.nll_loss,
-    functional.binary_cross_entropy,
-    functional.binary_cross_entropy_with_logits,
-    functional.mse_loss,
-)
 
 
 def read(obj: Any, **arguments: Any) -> Call | None:
     """The call of a module, or of a function with its arguments; None for anything else."""
-    attributes = _ATTRIBUTES.get(type(obj))
-    if attributes is not None:
-        name = f"torch.nn.{type(obj).__name__}"
+    # Not isinstance, because a subclass may compute anything.
+    name = next((name for name, loss in _LOSSES.items() if loss is obj or loss is type(obj)), None)
+    if name is None or isinstance(obj, type):
+        return None
+    if isinstance(obj, nn.Module):
         if arguments:
             msg = f"{name} has its arguments already; make another with {', '.join(arguments)}."
             raise SpecTypeError(msg)
         _check_own(name, obj)
-        arguments = {attribute: getattr(obj, attribute) for attribute in attributes}
-    elif any(obj is function for function in _FUNCTIONS):
-        name = f"torch.nn.functional.{obj.__name__}"
-    else:
-        return None
+        # A module lacks the deprecated arguments `size_average` and `reduce`, because torch
+        # resolves them into `reduction` when the module is made.
+        arguments = {
+            each: getattr(obj, each) for each in find(name).parameters if hasattr(obj, each)
+        }
     return Call(name, find(name).bind([], {key: _plain(x) for key, x in arguments.items()}))
 
 
@@ -99,11 +86,11 @@ def build(call: Call) -> Any:
     library_loss, dtype = find(call.name), torch.get_default_dtype()
     arguments = {
         name: torch.tensor(value, dtype=dtype)
-        if name in library_loss.tensors and value is not None
+        if library_loss.lenses[name].tensor and value is not None
         else value
         for name, value in call.arguments.items()
     }
-    loss: Any = functools.reduce(getattr, call.name.split(".")[1:], torch)
+    loss = _LOSSES[call.name]
     return loss(**arguments) if library_loss.is_class else functools.partial(loss, **arguments)
 
 

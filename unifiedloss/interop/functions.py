@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from unifiedloss.interop.arrays import plain
-from unifiedloss.interop.library_loss import Call, find
+from unifiedloss.interop.library_loss import LIBRARY_LOSSES, Call, find
 
 Functions = Mapping[str, Callable[..., Any]]
+
+
+def losses_of(library: str, module: Any) -> dict[str, Any]:
+    """Return the classes and functions that the library's table names, by canonical name.
+
+    `module` is the library's package.
+    """
+    return {
+        name: reduce(getattr, name.split(".")[1:], module)
+        for name, library_loss in LIBRARY_LOSSES.items()
+        if library_loss.library == library
+    }
 
 
 def call_with(name: str, arguments: Mapping[str, Any], backend: str | None = None) -> Call:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from types import MappingProxyType
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.interop.lens import Arguments, Given, Lens, refuse
 from unifiedloss.spec import Loss
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import shortened
@@ -20,12 +21,7 @@ from unifiedloss.text import shortened
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 """The libraries whose losses are read and written."""
 
-Arguments = Mapping[str, Any]
-"""The arguments of a loss by name."""
-
 KERAS_BACKENDS = ("numpy", "torch", "tensorflow", "jax")
-
-_DATA_ADVICE = "is given to the call, beside the other tensors; leave it out here."
 
 
 @dataclass(frozen=True)
@@ -63,36 +59,38 @@ class LibraryLoss:
 
     Attributes:
         name: the canonical dotted name.
-        loss: the class of the specs it is read as.
-        parameters: the parameters that configure it and their defaults, in the library's order.
-        to_spec: makes the spec from all arguments, defaults included, and the backend of Keras
-            (None for other libraries). Raises `UnsupportedError`, which names the rule, if no spec
-            computes the same.
-        from_spec: makes the arguments that come closest to a spec of class `loss`. `closest` reads
-            them back to find what they do not express. May raise `UnsupportedError`.
+        fixed: the part of its spec that does not depend on its arguments.
+        lenses: the arguments that configure it, in the library's order.
+        requires: fields in which a spec must equal `fixed`, each with the refusal of one that does
+            not. A spec may differ in other fields; `closest` finds them by reading the call back.
         aliases: its other dotted names.
         data: parameters that hold the tensors of a call.
-        tensors: parameters that are tensors in the library; the others are Python values.
         reasons: why the library cannot express a field as the spec has it, by the field's name;
             without a final period.
         exported: whether specs are written as this loss. False for a function if a class computes
             the same.
         write: writes the call if it is not written as ``name(argument=value)``.
-        adapt: changes the arguments of `from_spec` for the backend of Keras.
     """
 
     name: str
-    loss: type[Loss]
-    parameters: Mapping[str, Any]
-    to_spec: Callable[[Mapping[str, Any], str | None], Loss]
-    from_spec: Callable[[Any], Mapping[str, Any]]
+    fixed: Loss
+    lenses: Mapping[str, Lens] = field(default_factory=dict)
+    requires: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
-    tensors: tuple[str, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    reasons: Mapping[str, str] = field(default_factory=dict)
     exported: bool = True
     write: Callable[[Mapping[str, Any]], str] | None = None
-    adapt: Callable[[Mapping[str, Any], str], Mapping[str, Any]] | None = None
+
+    @property
+    def loss(self) -> type[Loss]:
+        """The class of the specs it is read as."""
+        return type(self.fixed)
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that configure it and their defaults, in the library's order."""
+        return {name: lens.default for name, lens in self.lenses.items()}
 
     @property
     def library(self) -> str:
@@ -128,7 +126,10 @@ class LibraryLoss:
                 msg = f"{self.name}: {name!r} is given twice."
                 raise SpecTypeError(msg)
             if name in self.data:
-                msg = f"{self.name}: {name} {_DATA_ADVICE}"
+                msg = (
+                    f"{self.name}: {name} is given to the call, beside the other tensors; leave it "
+                    "out here."
+                )
                 raise SpecTypeError(msg)
             if name not in self.parameters:
                 known = ", ".join(self.parameters)
@@ -148,13 +149,38 @@ class LibraryLoss:
         default, value = self.parameters[name], given[name]
         return type(value) is type(default) and bool(value == default)
 
-    def spec(self, arguments: Mapping[str, Any], backend: str | None = None) -> Loss:
+    def spec(self, arguments: Arguments, backend: str | None = None) -> Loss:
         """The spec that computes the same as the loss with these arguments.
 
         Raises:
             UnsupportedError: no spec computes the same. The message names the rule.
         """
-        return self.to_spec({**self.parameters, **arguments}, backend)
+        given = Given(self.name, self.parameters | dict(arguments), backend)
+        fields: dict[str, Any] = {}
+        for name, lens in self.lenses.items():
+            fields |= lens.fields(given.arguments[name], given)
+        return self.fixed.replace(**fields)
+
+    def call(self, spec: Loss, backend: str | None = None) -> Call:
+        """The call that comes closest to a spec of class `loss`.
+
+        Raises:
+            UnsupportedError: the spec is not one of this loss at all. Each reason has a line.
+        """
+        refusals = [
+            why
+            for name, why in self.requires.items()
+            if getattr(spec, name) != getattr(self.fixed, name)
+        ]
+        arguments = {}
+        for name, lens in self.lenses.items():
+            try:
+                arguments[name] = lens.write(spec, backend)
+            except UnsupportedError as error:
+                refusals.append(str(error))
+        if refusals:
+            refuse("\n".join(refusals))
+        return Call(self.name, self.bind([], arguments), backend)
 
     def source(self, arguments: Mapping[str, Any]) -> str:
         """The loss with these arguments as a line of source code."""
@@ -170,7 +196,7 @@ class LibraryLoss:
         array = {"torch": "torch.tensor", "tensorflow": "tf.constant"}.get(self.library)
         # TensorFlow converts a number to a tensor of the predictions' dtype; torch does not.
         tensor = isinstance(value, tuple) or (self.library == "torch" and value is not None)
-        return f"{array}({text})" if array and name in self.tensors and tensor else text
+        return f"{array}({text})" if array and self.lenses[name].tensor and tensor else text
 
 
 def literal(value: Any) -> str:
@@ -178,11 +204,6 @@ def literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(literal, value))}]"
     return f'"{value}"' if isinstance(value, str) and value.isidentifier() else repr(value)
-
-
-def refuse(why: str) -> NoReturn:
-    """Raise `UnsupportedError` with this reason."""
-    raise UnsupportedError(why)
 
 
 LIBRARY_LOSSES: dict[str, LibraryLoss] = {}
@@ -231,21 +252,17 @@ def spec_of(call: Call) -> Loss:
         UnsupportedError: no spec computes the same. The message names the rule.
         SpecValueError: the name, or the backend of Keras, is unknown.
     """
-    library_loss = find(call.name)
-    if library_loss.library != "keras":
-        if call.backend is not None:
+    library_loss, backend = find(call.name), call.backend
+    if library_loss.library == "keras":
+        backend = backend or "tensorflow"
+        if backend not in KERAS_BACKENDS:
             msg = (
-                f"{call.name} runs on no other framework; only keras[{call.backend}] says on which "
-                "one."
+                f"keras[{backend}]: Keras runs on "
+                f"{', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
             )
             raise SpecValueError(msg)
-        return library_loss.spec(call.arguments)
-    backend = call.backend or "tensorflow"
-    if backend not in KERAS_BACKENDS:
-        msg = (
-            f"keras[{backend}]: Keras runs on "
-            f"{', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
-        )
+    elif backend is not None:
+        msg = f"{call.name} runs on no other framework; only keras[{backend}] says on which one."
         raise SpecValueError(msg)
     return library_loss.spec(call.arguments, backend)
 
@@ -278,24 +295,22 @@ def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
         UnsupportedError: the library has no loss of this kind.
         SpecValueError: the library is unknown.
     """
+    runs_on = (backend or "tensorflow") if library == "keras" else None
     candidates: list[Closest] = []
     refusals: list[str] = []
     for library_loss in _candidates(spec, library):
         try:
-            runs_on = (backend or "tensorflow") if library == "keras" else None
-            arguments = library_loss.from_spec(spec)
-            if library_loss.adapt is not None and runs_on is not None:
-                arguments = library_loss.adapt(arguments, runs_on)
-            call = Call(library_loss.name, library_loss.bind([], arguments), runs_on)
+            call = library_loss.call(spec, runs_on)
             read_back = spec_of(call)
         except UnsupportedError as error:
-            refusals.append(str(error))
+            refusals += str(error).splitlines()
             continue
         candidates.append(Closest(call, read_back, _changes(read_back, spec)))
     if not candidates:
-        if not refusals:
-            refusals = [f"{library} has no loss that a {type(spec).__name__} is written as."]
-        raise UnsupportedError(" ".join([*refusals, instead(library)]))
+        kind = f"a {type(spec).__name__} is written as."
+        title = f"{library} has no loss that {'computes this spec:' if refusals else kind}"
+        lines = [f"  {refusal}" for refusal in dict.fromkeys(refusals)]
+        raise UnsupportedError("\n".join([title, *lines, f"{_instead(library)}."]))
     return min(candidates, key=lambda candidate: len(candidate.changes))
 
 
@@ -354,19 +369,12 @@ def _refusal(spec: Loss, nearest: Closest) -> str:
     # Weights can be long, so they do not set the width of the column.
     width = max((len(field) for field, _ in rows if len(field) <= 40), default=0)
     accepted = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
-    advice = (
-        f"Use spec.to({_backend_for(library)!r}), which computes the spec as it is, or accept "
-        f"{library}'s rules: spec.replace({accepted})"
-    )
+    advice = f"{_instead(library)}, or accept {library}'s rules: spec.replace({accepted})"
     lines = [f"  {field:<{width}}    {reason}" for field, reason in rows]
     return "\n".join([f"{library_loss.name} cannot express this spec:", *lines, advice])
 
 
-def instead(library: str) -> str:
-    """The sentence that says what to use if a library cannot express a spec."""
-    return f"spec.to({_backend_for(library)!r}) computes the spec as it is."
-
-
-def _backend_for(library: str) -> str:
-    """The backend of unifiedloss for users of a library."""
-    return {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)
+def _instead(library: str) -> str:
+    """What to use if a library cannot express a spec; without a final period."""
+    backend = {"optax": "jax", "sklearn": "numpy", "onnx": "numpy"}.get(library, library)
+    return f"Use spec.to({backend!r}), which computes the spec as it is"

@@ -1,160 +1,38 @@
-"""The table of ONNX's loss operators, and their reading and writing as nodes of a graph.
+"""The table of ONNX's loss operators: how each is read as a spec, and written from one.
 
 The attributes of a node configure it, and its inputs are names. Class weights are an input, so
 the call of a node has the argument `weights` besides the attributes. A call with class weights is
-written as two nodes: a Constant and the loss.
+written as two nodes: a Constant and the loss. `onnx_nodes` reads nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
-
-from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.interop.library_loss import Arguments, Call, LibraryLoss, find, literal, register
+from unifiedloss.interop.lens import Arguments, one_label, pair
+from unifiedloss.interop.library_loss import LibraryLoss, literal, register
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.spec import Loss
 
-OPERATORS = {
-    "SoftmaxCrossEntropyLoss": CrossEntropyLoss,
-    "NegativeLogLikelihoodLoss": NegativeLogLikelihoodLoss,
-}
-"""The spec class of each operator."""
-
-INPUTS = {
-    "SoftmaxCrossEntropyLoss": ("scores", "labels", "weights"),
-    "NegativeLogLikelihoodLoss": ("input", "target", "weight"),
-}
-"""The standard's names for the inputs of each operator."""
+INPUTS: dict[str, tuple[str, str, str]] = {}
+"""The standard's names for the inputs of each operator: predictions, targets, class weights."""
 
 OUTPUT = "loss"
 
-_REASONS = MappingProxyType(
-    {
-        "axis": "ONNX has the classes on axis 1",
-        "divisor": "ONNX divides by the sum of the class weights of the labels",
-        "on_empty": "ONNX gives NaN where nothing is left to average",
-        "from_logits": "ONNX has a loss for logits and one for log-probabilities",
-        "label_smoothing": "ONNX smooths no labels",
-        "epsilon": "ONNX clips nothing",
-        "scale": "ONNX has no factor; add a Mul node",
-        "dtype": "ONNX computes in the dtype of the predictions",
-        "rounding": "ONNX does not specify rounding",
-    }
+_REASONS = {
+    "axis": "ONNX has the classes on axis 1",
+    "divisor": "ONNX divides by the sum of the class weights of the labels",
+    "on_empty": "ONNX gives NaN where nothing is left to average",
+    "from_logits": "ONNX has a loss for logits and one for log-probabilities",
+    "label_smoothing": "ONNX smooths no labels",
+    "epsilon": "ONNX clips nothing",
+    "scale": "ONNX has no factor; add a Mul node",
+    "dtype": "ONNX computes in the dtype of the predictions",
+    "rounding": "ONNX does not specify rounding",
+}
+
+_SEVERAL_LABELS = (
+    "ONNX ignores one label, and the spec has ignore_index={}: give all of them the same label."
 )
-
-
-class Node(NamedTuple):
-    """The operator of a node, the names of its inputs and outputs, and its attributes."""
-
-    operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
-
-
-def call_of_nodes(
-    nodes: Sequence[Node],
-    constants: Mapping[str, Any],
-    weights: Any = None,
-    provided: Collection[str] | None = None,
-) -> Call:
-    """The call of the only loss among these nodes.
-
-    Args:
-        nodes: the nodes of a graph.
-        constants: the values of the graph's initializers, by name. The values of Constant nodes are
-            read from `nodes`.
-        weights: the class weights, if neither `constants` nor a Constant node holds them.
-        provided: the names that the graph provides as inputs of nodes; None without a graph, so
-            that any name is valid.
-
-    Raises:
-        SpecTypeError: the nodes have no loss or more than one, its inputs or output are missing or
-            mixed up, or its class weights are unknown.
-        UnsupportedError: the node also outputs log-probabilities.
-    """
-    losses = [node for node in nodes if node.operator in OPERATORS]
-    if len(losses) != 1:
-        operators = ", ".join(node.operator for node in nodes) or "none"
-        msg = f"one node is needed of {' or '.join(OPERATORS)}; the nodes are {operators}."
-        raise SpecTypeError(msg)
-    (node,) = losses
-    name = f"onnx.{node.operator}"
-    _check_ends(node, provided)
-    if [output for output in node.outputs[1:] if output]:
-        msg = (
-            f"{name} with a second output also gives log-probabilities, and a spec gives the loss "
-            "alone; leave the output out, and add a LogSoftmax node for them."
-        )
-        raise UnsupportedError(msg)
-    known = {
-        **constants,
-        **{key: value for each in nodes for key, value in _constant(each).items()},
-    }
-    arguments = dict(node.attributes)
-    arguments["weights"] = _class_weights(name, node, known, weights)
-    return Call(name, find(name).bind([], arguments))
-
-
-def _check_ends(node: Node, provided: Collection[str] | None) -> None:
-    """Refuse a node that ONNX does not run.
-
-    Such a node lacks predictions, labels or an output, or uses one name for two of them.
-    """
-    scores, labels, weights = INPUTS[node.operator]
-    names = [name for name in (*node.inputs, *node.outputs) if name]
-    if not 2 <= len(node.inputs) <= 3 or not all(node.inputs[:2]) or not any(node.outputs[:1]):
-        msg = (
-            f"onnx.{node.operator} takes the inputs {scores}, {labels} and, where classes have "
-            f"them, {weights}, and gives a loss; the node has the inputs {list(node.inputs)} and "
-            f"the outputs {list(node.outputs)}. Name each, as in "
-            f'onnx.helper.make_node("{node.operator}", ["{scores}", "{labels}"], ["{OUTPUT}"]).'
-        )
-        raise SpecTypeError(msg)
-    if len(set(names)) < len(names):
-        msg = (
-            f"onnx.{node.operator}: the inputs and outputs {names} are not all different; give "
-            "each its own name."
-        )
-        raise SpecTypeError(msg)
-    unknown = [
-        name for name in node.inputs if name and provided is not None and name not in provided
-    ]
-    if unknown:
-        msg = (
-            f"onnx.{node.operator}: its inputs {unknown} are no inputs, constants or results in "
-            "the graph; connect them."
-        )
-        raise SpecTypeError(msg)
-
-
-def _constant(node: Node) -> dict[str, Any]:
-    """The value of a Constant node by the name of its output; empty for other nodes."""
-    values = node.attributes.get("value_floats", node.attributes.get("value"))
-    return {node.outputs[0]: values} if node.operator == "Constant" and values is not None else {}
-
-
-def _class_weights(name: str, node: Node, known: Mapping[str, Any], weights: Any) -> Any:
-    given = node.inputs[2] if len(node.inputs) > 2 else ""
-    if not given:
-        if weights is not None:
-            msg = (
-                f"this node has no third input, so {name} has no class weights; add the input, or "
-                "leave weights out."
-            )
-            raise SpecTypeError(msg)
-        return None
-    if weights is None and given not in known:
-        msg = (
-            f"the class weights of {name} are its input {given!r}, whose values are not in the "
-            "node; give them, as in from_native(node, weights=[...]), or in text as "
-            f"{name}(weights=[...])."
-        )
-        raise SpecTypeError(msg)
-    return known[given] if weights is None else weights
 
 
 def _source(operator: str, arguments: Arguments) -> str:
@@ -175,91 +53,38 @@ def _source(operator: str, arguments: Arguments) -> str:
     return f"[{constant}, {node}]"
 
 
-# ---------------------------------------------------------------------------------------- the table
-
-
-def _fields(arguments: Arguments) -> dict[str, Any]:
-    return {
-        "axis": 1,
-        "class_weights": arguments["weights"],
-        "ignore_index": arguments["ignore_index"],
-        "reduction": arguments["reduction"],
-    }
-
-
-def _softmax(arguments: Arguments, _backend: str | None) -> Loss:
-    return CrossEntropyLoss(from_logits=True, **_fields(arguments))
-
-
-def _likelihood(arguments: Arguments, _backend: str | None) -> Loss:
-    return NegativeLogLikelihoodLoss(**_fields(arguments))
-
-
-def _from_spec(spec: CrossEntropyLoss | NegativeLogLikelihoodLoss) -> Arguments:
-    labels: tuple[int, ...] = spec.ignore_index or ()  # type: ignore[assignment]
-    if len(labels) > 1:
-        msg = (
-            f"ONNX ignores one label, and the spec has ignore_index={list(labels)}: give all of "
-            "them the same label."
-        )
-        raise UnsupportedError(msg)
-    if isinstance(spec, CrossEntropyLoss) and not spec.from_logits:
-        msg = "onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."
-        raise UnsupportedError(msg)
-    return {
-        "ignore_index": labels[0] if labels else None,
-        "reduction": spec.reduction,
-        "weights": spec.class_weights,
-    }
-
-
-def _entry(operator: str, loss: type[Loss]) -> LibraryLoss:
+def _loss(
+    operator: str,
+    inputs: tuple[str, str, str],
+    fixed: Loss,
+    requires: dict[str, str] | None = None,
+) -> LibraryLoss:
+    INPUTS[operator] = inputs
     return LibraryLoss(
         f"onnx.{operator}",
-        loss,
-        {"ignore_index": None, "reduction": "mean", "weights": None},
-        _softmax if loss is CrossEntropyLoss else _likelihood,
-        _from_spec,
-        data=INPUTS[operator][:2],
+        fixed,
+        {
+            "ignore_index": one_label("ignore_index", None, _SEVERAL_LABELS),
+            "reduction": pair("reduction", "mean"),
+            "weights": pair("class_weights", None),
+        },
+        requires or {},
+        data=inputs[:2],
         reasons=_REASONS,
         write=lambda arguments: _source(operator, arguments),
     )
 
 
-register(*(_entry(operator, loss) for operator, loss in OPERATORS.items()))
-
-
-_NO_ATTRIBUTES = ("op_type", "inputs", "outputs", "name", "doc_string")
-
-
-def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> Node:
-    """The node that ``onnx.helper.make_node`` makes from these arguments.
-
-    Raises:
-        SpecValueError: the arguments are not an operator, names of inputs and names of outputs.
-        SpecTypeError: an argument is given twice.
-    """
-    given = dict(zip(("op_type", "inputs", "outputs"), positional, strict=False))
-    for key in given.keys() & keywords.keys():
-        msg = f"onnx.helper.make_node: {key!r} is given twice; leave one of them out."
-        raise SpecTypeError(msg)
-    values = given | dict(keywords)
-    attributes = {key: value for key, value in values.items() if key not in _NO_ATTRIBUTES}
-    operator, inputs, outputs = (values.get(key) for key in ("op_type", "inputs", "outputs"))
-    if (
-        len(positional) > 3
-        or not isinstance(operator, str)
-        or not _names(inputs)
-        or not _names(outputs)
-    ):
-        msg = (
-            "onnx.helper.make_node needs an operator, the names of its inputs and those of its "
-            "outputs, as in "
-            'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss"]).'
-        )
-        raise SpecValueError(msg)
-    return Node(operator, inputs, outputs, attributes)  # type: ignore[arg-type]
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+register(
+    _loss(
+        "SoftmaxCrossEntropyLoss",
+        ("scores", "labels", "weights"),
+        CrossEntropyLoss(from_logits=True, axis=1),
+        {"from_logits": "onnx.SoftmaxCrossEntropyLoss takes logits, and the spec probabilities."},
+    ),
+    _loss(
+        "NegativeLogLikelihoodLoss",
+        ("input", "target", "weight"),
+        NegativeLogLikelihoodLoss(axis=1),
+    ),
+)

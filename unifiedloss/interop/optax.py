@@ -2,124 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import MappingProxyType
-from typing import Any
-
-from unifiedloss.interop.library_loss import Arguments, LibraryLoss, refuse, register
+from unifiedloss.interop.lens import Lens, Refusal, class_axis, unused
+from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.spec import Loss
 
-_DATA = ("logits", "labels", "predictions", "targets")
+_REASONS = {
+    "reduction": "optax gives one loss per position and leaves the reduction to .mean() and .sum()",
+    "axis": "optax takes a number as the axis",
+    "label_smoothing": "optax smooths labels outside the loss, with optax.smooth_labels",
+    "class_weights": "optax has no class weights; multiply the losses by class_weights[labels]",
+    "ignore_index": "optax ignores no label",
+    "from_logits": "optax's cross-entropies take logits",
+    "pos_weight": "optax does not weight the positive term",
+}
 
-_REASONS = MappingProxyType(
-    {
-        "reduction": "optax gives one loss per position and leaves the reduction to .mean() and "
-        ".sum()",
-        "axis": "optax takes a number as the axis",
-        "label_smoothing": "optax smooths labels outside the loss, with optax.smooth_labels",
-        "class_weights": "optax has no class weights; multiply the losses by class_weights[labels]",
-        "ignore_index": "optax ignores no label",
-        "from_logits": "optax's cross-entropies take logits",
-        "pos_weight": "optax does not weight the positive term",
-    }
+
+_WHERE = Refusal(
+    lambda where, _: where is not None,
+    "{given.name}(where=...) leaves classes out of the softmax, or positions out of the losses; a "
+    "spec keeps every class, and takes positions to leave out as mask, given to the call. Leave "
+    "where out.",
+)
+_SEVERAL_AXES = Refusal(
+    lambda axis, _: isinstance(axis, bool) or not isinstance(axis, int),
+    "{given.name}(axis={value!r}) spreads one softmax over several axes, and a spec has one class "
+    "axis; reshape those axes into one.",
 )
 
 
-def _softmax(name: str, arguments: Arguments) -> Loss:
-    if arguments["where"] is not None:
-        refuse(
-            f"{name}(where=...) leaves classes out of the softmax, or positions out of the losses; "
-            "a spec keeps every class, and takes positions to leave out as mask, given to the "
-            "call. Leave where out."
-        )
-    axis = arguments["axis"]
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        refuse(
-            f"{name}(axis={axis!r}) spreads one softmax over several axes, and a spec has one "
-            "class axis; reshape those axes into one."
-        )
-    return CrossEntropyLoss(from_logits=True, axis=axis, reduction="none")
-
-
-def _from_softmax(spec: CrossEntropyLoss) -> dict[str, Any]:
-    return {"axis": -1 if spec.axis is None else spec.axis}
-
-
-def _always(spec: Loss) -> Callable[..., Loss]:
-    """The `to_spec` of a function without arguments."""
-    return lambda *_: spec
-
-
-def _no_arguments(_: Any) -> dict[str, Any]:
-    return {}
-
-
-def _entry(
-    name: str,
-    loss: type[Loss],
-    to_spec: Any,
-    from_spec: Any,
-    parameters: dict[str, Any],
-    *,
-    exported: bool = True,
+def _loss(
+    name: str, fixed: Loss, lenses: dict[str, Lens] | None = None, *, exported: bool = True
 ) -> LibraryLoss:
-    full = f"optax.losses.{name}"
     return LibraryLoss(
-        full,
-        loss,
-        parameters,
-        lambda arguments, _: to_spec(full, arguments),
-        from_spec,
+        f"optax.losses.{name}",
+        fixed,
+        lenses or {},
         aliases=(f"optax.{name}",),
-        data=_DATA,
+        data=("logits", "labels", "predictions", "targets"),
         reasons=_REASONS,
         exported=exported,
     )
 
 
-_AXIS = {"axis": -1, "where": None}
+_SOFTMAX = CrossEntropyLoss(from_logits=True, axis=-1, reduction="none")
+_AXIS = {"axis": class_axis(_SEVERAL_AXES), "where": unused(None, _WHERE)}
 
 register(
-    _entry(
-        "softmax_cross_entropy_with_integer_labels",
-        CrossEntropyLoss,
-        _softmax,
-        _from_softmax,
-        _AXIS,
-    ),
-    _entry("softmax_cross_entropy", CrossEntropyLoss, _softmax, _from_softmax, _AXIS),
+    _loss("softmax_cross_entropy_with_integer_labels", _SOFTMAX, _AXIS),
+    _loss("softmax_cross_entropy", _SOFTMAX, _AXIS),
     # It differs from the loss above only at infinite logits, where it computes what a spec does.
     # But it has no axis, so no spec is written as it.
-    _entry(
-        "safe_softmax_cross_entropy",
-        CrossEntropyLoss,
-        _always(CrossEntropyLoss(from_logits=True, axis=-1, reduction="none")),
-        _no_arguments,
-        {},
-        exported=False,
+    _loss("safe_softmax_cross_entropy", _SOFTMAX, exported=False),
+    _loss(
+        "sigmoid_binary_cross_entropy", BinaryCrossEntropyLoss(from_logits=True, reduction="none")
     ),
-    _entry(
-        "sigmoid_binary_cross_entropy",
-        BinaryCrossEntropyLoss,
-        _always(BinaryCrossEntropyLoss(from_logits=True, reduction="none")),
-        _no_arguments,
-        {},
-    ),
-    _entry(
-        "squared_error",
-        MeanSquaredError,
-        _always(MeanSquaredError(reduction="none")),
-        _no_arguments,
-        {},
-    ),
-    _entry(
-        "l2_loss",
-        MeanSquaredError,
-        _always(MeanSquaredError(scale=0.5, reduction="none")),
-        _no_arguments,
-        {},
-    ),
+    _loss("squared_error", MeanSquaredError(reduction="none")),
+    _loss("l2_loss", MeanSquaredError(scale=0.5, reduction="none")),
 )

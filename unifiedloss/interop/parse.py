@@ -11,7 +11,7 @@ from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError
 from unifiedloss.interop.library_loss import Call, find
-from unifiedloss.interop.onnx import call_of_nodes, node_of_arguments
+from unifiedloss.interop.onnx_nodes import call_of_nodes, node_of_arguments
 from unifiedloss.text import shortened
 
 _PREFIXES = {

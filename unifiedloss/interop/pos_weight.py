@@ -6,9 +6,32 @@ In torch and TensorFlow, `pos_weight` is an array that broadcasts against the la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from unifiedloss.checks import extents, nested_weights
+from unifiedloss.interop.lens import Given, Lens, Refusal, refuse
+
+
+def pos_weight(several: str, check_spec: Callable[[Any], None], *refusals: Refusal) -> Lens:
+    """The argument `pos_weight`.
+
+    The text `several` refuses an array that varies along several axes; in it, ``{shape}`` and
+    ``{axes}`` are its shape and their number. `check_spec` refuses specs that have no such array.
+    """
+
+    def read(weights: Any, _: Given) -> dict[str, Any]:
+        axes = len(varying_axes(weights))
+        if axes > 1:
+            refuse(several.format(shape=extents(weights), axes=axes))
+        numbers, axis = along_one_axis(weights)
+        return {"pos_weight": numbers, "axis": axis}
+
+    def write(spec: Any, _: str | None) -> Any:
+        check_spec(spec)
+        return against_last_axes(spec.pos_weight, spec.axis)
+
+    return Lens(None, read, write, refusals, tensor=True)
 
 
 def varying_axes(weights: Any) -> list[int]:

@@ -2,79 +2,58 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import Any
+from functools import partial
 
-from unifiedloss.interop.library_loss import Arguments, LibraryLoss, refuse, register
+from unifiedloss.interop.lens import Refusal, choice, unused
+from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
-from unifiedloss.spec import Loss
 
-_REASONS = MappingProxyType(
-    {
-        "on_empty": "scikit-learn raises where the weights sum to 0",
-        "divisor": "scikit-learn divides by the sum of the sample weights",
-        "epsilon": "scikit-learn clips to the spacing of the predictions' dtype",
-        "axis": "scikit-learn has the classes on the last of two axes",
-        "from_logits": "scikit-learn's log_loss takes probabilities",
-        "reduction": "scikit-learn gives one number",
-    }
+_REASONS = {
+    "on_empty": "scikit-learn raises where the weights sum to 0",
+    "divisor": "scikit-learn divides by the sum of the sample weights",
+    "epsilon": "scikit-learn clips to the spacing of the predictions' dtype",
+    "axis": "scikit-learn has the classes on the last of two axes",
+    "from_logits": "scikit-learn's log_loss takes probabilities",
+    "reduction": "scikit-learn gives one number",
+}
+
+
+_LABELS = Refusal(
+    lambda labels, _: labels is not None,
+    "{given.name}(labels=...) says which columns the labels mean, in sorted order; a spec takes "
+    "the columns' numbers. Replace the labels by them, as in numpy.searchsorted(sorted(labels), "
+    "y_true), and leave labels out.",
+)
+_NO_BOOL = Refusal(
+    lambda normalize, _: not isinstance(normalize, bool),
+    "{given.name}: normalize must be True or False, got {value!r}.",
+)
+_SEVERAL_OUTPUTS = Refusal(
+    lambda multioutput, _: multioutput != "uniform_average",
+    "{given.name}(multioutput={value!r}) gives each output its own mean or weight; a spec gives "
+    "one. Use multioutput='uniform_average', or element_weights of a spec, which count in its "
+    "divisor.",
 )
 
-_DATA = ("y_true", "y_proba", "y_pred", "sample_weight")
+_NORMALIZE = {True: {"reduction": "mean", "on_empty": "error"}, False: {"reduction": "sum"}}
 
-
-def _log_loss(arguments: Arguments, _: str | None) -> Loss:
-    if arguments["labels"] is not None:
-        refuse(
-            "sklearn.metrics.log_loss(labels=...) says which columns the labels mean, in sorted "
-            "order; a spec takes the columns' numbers. Replace the labels by them, as in "
-            "numpy.searchsorted(sorted(labels), y_true), and leave labels out."
-        )
-    normalize = arguments["normalize"]
-    if normalize is not True and normalize is not False:
-        refuse(f"sklearn.metrics.log_loss: normalize must be True or False, got {normalize!r}.")
-    if not normalize:
-        return CrossEntropyLoss(epsilon="sklearn", reduction="sum")
-    return CrossEntropyLoss(epsilon="sklearn", on_empty="error")
-
-
-def _squared(arguments: Arguments, _: str | None) -> Loss:
-    multioutput = arguments["multioutput"]
-    if multioutput != "uniform_average":
-        refuse(
-            f"sklearn.metrics.mean_squared_error(multioutput={multioutput!r}) gives each output "
-            "its own mean or weight; a spec gives one. Use multioutput='uniform_average', or "
-            "element_weights of a spec, which count in its divisor."
-        )
-    return MeanSquaredError(on_empty="error")
-
-
-def _from_log_loss(spec: CrossEntropyLoss) -> dict[str, Any]:
-    return {"normalize": spec.reduction != "sum"}
-
-
-def _from_squared(_: MeanSquaredError) -> dict[str, Any]:
-    return {}
-
+_loss = partial(
+    LibraryLoss, data=("y_true", "y_proba", "y_pred", "sample_weight"), reasons=_REASONS
+)
 
 register(
-    LibraryLoss(
+    _loss(
         "sklearn.metrics.log_loss",
-        CrossEntropyLoss,
-        {"normalize": True, "labels": None},
-        _log_loss,
-        _from_log_loss,
-        data=_DATA,
-        reasons=_REASONS,
+        CrossEntropyLoss(epsilon="sklearn"),
+        {
+            "normalize": choice(_NORMALIZE, _NO_BOOL),
+            "labels": unused(None, _LABELS),
+        },
     ),
-    LibraryLoss(
+    _loss(
         "sklearn.metrics.mean_squared_error",
-        MeanSquaredError,
-        {"multioutput": "uniform_average"},
-        _squared,
-        _from_squared,
-        data=_DATA,
-        reasons=_REASONS,
+        MeanSquaredError(on_empty="error"),
+        {"multioutput": unused("uniform_average", _SEVERAL_OUTPUTS)},
     ),
 )
