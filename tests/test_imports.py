@@ -96,7 +96,8 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 # The rings of the core, low to high. A module may import its own ring and the rings below it.
-# "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share.
+# "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share. Only
+# conformance reaches "losses.*.cases", by `losses.part`.
 # "exact" is above "reference", because the exact kernels call the oracle and never the reverse.
 RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
@@ -108,7 +109,7 @@ RINGS = (
     ("adapter",),
     ("registry",),
     ("functional",),
-    ("interop", "switching", "conformance"),
+    ("interop", "switching", "conformance", "losses.*.cases"),
     ("cli",),
 )
 
@@ -125,15 +126,21 @@ FOLDERS = {row.name for row in ROWS}
 PURE = (*RINGS[0][:-1], *RINGS[1], *RINGS[2], *RINGS[3], "reference")
 
 
+def _entry(module: str) -> str:
+    """The name of a core module in the rings."""
+    _, name, *rest = module.split(".")
+    if name == "losses" and len(rest) > 1 and rest[0] in FOLDERS:
+        return f"losses.*.{rest[1]}"
+    return name
+
+
 def ring_of(module: str) -> int:
     """The ring of a core module.
 
     Raises:
         LookupError: the module is in no ring.
     """
-    _, name, *rest = module.split(".")
-    if name == "losses" and len(rest) > 1 and rest[0] in FOLDERS:
-        name = f"losses.*.{rest[1]}"
+    name = _entry(module)
     for number, ring in enumerate(RINGS):
         if name in ring:
             return number
@@ -158,7 +165,7 @@ def rule_for(module: str) -> Rule:
         return _rule_for_adapter(module)
     ring = ring_of(module)
     own = _rings(*range(ring + 1))
-    name = module.split(".")[1]
+    name = _entry(module)
     if name == "reference":
         # The oracle shares no code with the kernels that it checks.
         return Rule(own=_rings(*range(4)), ring=3)
@@ -376,6 +383,9 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.conformance.cases", "import torch"),
         ("unifiedloss.conformance.cases", "from ..adapters.torch import native"),
         ("unifiedloss.conformance.cases", "from unifiedloss import cli"),
+        ("unifiedloss.losses.cross_entropy.spec", "from .cases import CASES"),
+        ("unifiedloss.losses.cross_entropy.spec", "import numpy"),
+        ("unifiedloss.losses.cross_entropy.cases", "import torch"),
         ("unifiedloss.cli", "import torch"),
         ("unifiedloss.adapters", "from . import torch"),
         ("unifiedloss.adapters.torch.kernels", "import tensorflow as tf"),
@@ -416,6 +426,10 @@ def test_violation_is_caught(module: str, source: str) -> None:
         (
             "unifiedloss.conformance.cases",
             "import numpy, pytest\nfrom .. import reference, registry\nfrom . import checks",
+        ),
+        (
+            "unifiedloss.losses.cross_entropy.cases",
+            "import numpy\nfrom unifiedloss.conformance.case import Case\nfrom .spec import a",
         ),
         (
             "unifiedloss.cli",
