@@ -15,7 +15,8 @@ import pytest
 
 from unifiedloss import conformance
 from unifiedloss.conformance import Case, Report, Row, runner
-from unifiedloss.conformance.cases import all_cases, bad_calls, bad_softmax_calls, softmax_cases
+from unifiedloss.conformance.cases import all_cases, bad_calls
+from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.floats import FORMATS
 
 STRENGTHS = ("full", "test")

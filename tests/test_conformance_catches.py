@@ -13,7 +13,8 @@ import pytest
 from unifiedloss import conformance, pipeline, registry
 from unifiedloss.adapter import Adapter
 from unifiedloss.conformance import checks
-from unifiedloss.conformance.cases import all_cases, bad_calls, bad_softmax_calls, softmax_cases
+from unifiedloss.conformance.cases import all_cases, bad_calls
+from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.errors import ShapeError
 from unifiedloss.evaluator import Evaluator
 from unifiedloss.inputs import Inputs

@@ -333,12 +333,12 @@ def test_no_report_is_refused(change: dict[str, object]) -> None:
 MAKE = """
 import json, sys
 from unifiedloss import registry
-from unifiedloss.conformance import cases, snippets, workers
+from unifiedloss.conformance import cases, snippets, softmax, workers
 label, mode, *names = sys.argv[1:]
 target = next(target for target in workers.all_targets() if target.label == label)
 adapter = registry.adapter(target.backend)
-every = (*cases.all_cases(), *cases.softmax_cases())
-bad = (*cases.bad_calls(), *cases.bad_softmax_calls())
+every = (*cases.all_cases(), *softmax.softmax_cases())
+bad = (*cases.bad_calls(), *softmax.bad_softmax_calls())
 made = [snippets.of_case(adapter, target, mode, c, c.expected()) for c in every if c.name in names]
 made += [snippets.of_bad_call(adapter, target, mode, c) for c in bad if c.name in names]
 print(json.dumps(made))

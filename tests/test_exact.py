@@ -19,7 +19,8 @@ import unifiedloss as ul
 from unifiedloss import reference, registry
 from unifiedloss.adapter import Mode
 from unifiedloss.conformance import checks
-from unifiedloss.conformance.cases import Case, all_cases
+from unifiedloss.conformance.case import Case
+from unifiedloss.conformance.cases import all_cases
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.exact import balls, counts, fast, kernel, rounding, sums
 from unifiedloss.exact.balls import Ball

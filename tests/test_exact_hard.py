@@ -11,7 +11,8 @@ import pytest
 import unifiedloss as ul
 from unifiedloss import registry
 from unifiedloss.conformance import checks
-from unifiedloss.conformance.cases import Case, all_cases
+from unifiedloss.conformance.case import Case
+from unifiedloss.conformance.cases import all_cases
 from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.exact import counts
 from unifiedloss.floats import FORMATS

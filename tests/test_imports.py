@@ -98,7 +98,8 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 # The rings of the core, low to high. A module may import its own ring and the rings below it.
-# "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share.
+# "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share. Only
+# conformance reaches "losses.*.cases", by `losses.part`.
 # "exact" is above the oracle, because the exact kernels call the oracle and never the reverse.
 SPECS = ("spec", "losses", "losses.*.spec")
 ORACLE = ("oracle", "losses.*.oracle", "reference")
@@ -114,7 +115,7 @@ RINGS = (
     ("adapter",),
     ("registry",),
     ("functional",),
-    ("interop", "switching", "conformance"),
+    ("interop", "switching", "conformance", "losses.*.cases"),
     ("cli",),
 )
 
@@ -172,18 +173,17 @@ def rule_for(module: str) -> Rule:
         return _rule_for_adapter(module)
     ring = ring_of(module)
     own = _rings(*range(ring + 1))
-    name = module.split(".")[1]
-    if ring_name(module) in ORACLE:
+    name = ring_name(module)
+    if name in ORACLE:
         # The oracle shares no code with what it checks: no pipeline, no kernel, no array library.
         own = tuple(f"unifiedloss.{x}" for x in ORACLE if not x.startswith("losses"))
         oracles = tuple(f"{LOSSES}.{folder}.oracle" for folder in FOLDERS)
         return Rule(own=(*_rings(*range(4)), *own, *oracles), ring=3)
-    pure = name in PURE if name != "losses" else ring == RINGS.index(SPECS)
     not_own = ()
     if ring < EXACT_RING:
         # And what the oracle checks does not use it.
         not_own = ("unifiedloss.oracle", "unifiedloss.reference")
-    packages = frozenset() if pure else frozenset({"numpy"})
+    packages = frozenset() if name in PURE else frozenset({"numpy"})
     if name == "conformance":
         # pytest, because the suite also runs under it; __version__, because reports contain it.
         own = (*own, "unifiedloss.__version__")
@@ -398,6 +398,9 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.conformance.cases", "import torch"),
         ("unifiedloss.conformance.cases", "from ..adapters.torch import native"),
         ("unifiedloss.conformance.cases", "from unifiedloss import cli"),
+        ("unifiedloss.losses.cross_entropy.spec", "from .cases import CASES"),
+        ("unifiedloss.losses.cross_entropy.spec", "import numpy"),
+        ("unifiedloss.losses.cross_entropy.cases", "import torch"),
         ("unifiedloss.cli", "import torch"),
         ("unifiedloss.adapters", "from . import torch"),
         ("unifiedloss.adapters.torch.kernels", "import tensorflow as tf"),
@@ -450,6 +453,10 @@ def test_violation_is_caught(module: str, source: str) -> None:
         (
             "unifiedloss.conformance.cases",
             "import numpy, pytest\nfrom .. import reference, registry\nfrom . import checks",
+        ),
+        (
+            "unifiedloss.losses.cross_entropy.cases",
+            "import numpy\nfrom unifiedloss.conformance.case import Case\nfrom .spec import a",
         ),
         (
             "unifiedloss.cli",

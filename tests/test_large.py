@@ -42,7 +42,7 @@ def given(backend: str, *arrays: np.ndarray) -> tuple[Any, ...]:
 def expected(kind: str, predictions: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
     """The mean loss and its gradient, by the textbook formulas in float64."""
     z, t = predictions.astype(np.float64), targets
-    if kind == "real":
+    if kind == "regression":
         return float(np.mean((z - t) ** 2)), 2 * (z - t) / z.size
     if kind == "binary":
         return float(np.mean(np.logaddexp(0, z) - z * t)), (1 / (1 + np.exp(-z)) - t) / z.size

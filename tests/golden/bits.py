@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from unifiedloss import registry
-from unifiedloss.conformance.cases import Case, all_cases
+from unifiedloss.conformance.case import Case
+from unifiedloss.conformance.cases import all_cases
 from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.errors import UnifiedLossError
 

@@ -16,7 +16,9 @@ import numpy as np
 import unifiedloss as ul
 from unifiedloss import conformance
 from unifiedloss.adapter import Adapter
-from unifiedloss.conformance.cases import BadCall, bad_calls, bad_softmax_calls
+from unifiedloss.conformance.case import BadCall
+from unifiedloss.conformance.cases import bad_calls
+from unifiedloss.conformance.softmax import bad_softmax_calls
 
 from .specs import FIELDS, lines
 from .texts import EXPLAINED

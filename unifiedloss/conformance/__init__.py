@@ -12,15 +12,8 @@ assert_conforms(registry.adapter("numpy"), losses=["mean_squared_error"])
 ```
 """
 
-from unifiedloss.conformance.cases import (
-    BadCall,
-    Case,
-    SoftmaxCase,
-    all_cases,
-    bad_calls,
-    bad_softmax_calls,
-    softmax_cases,
-)
+from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
+from unifiedloss.conformance.cases import all_cases, bad_calls
 from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.runner import (
@@ -30,6 +23,7 @@ from unifiedloss.conformance.runner import (
     run,
     run_roundings,
 )
+from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 
 __all__ = [
     "BadCall",

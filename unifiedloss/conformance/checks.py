@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import tolerances
-from unifiedloss.conformance.cases import BadCall, Case, SoftmaxCase
+from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
 from unifiedloss.errors import BadValueError, EmptyMeanError, UnifiedLossError
 from unifiedloss.floats import FORMATS, Format
 from unifiedloss.plan import Plan

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import registry
 from unifiedloss.conformance import tolerances, workers
-from unifiedloss.conformance.cases import Case
+from unifiedloss.conformance.case import Case
 from unifiedloss.errors import BadValueError, UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import Loss

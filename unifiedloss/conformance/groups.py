@@ -14,7 +14,7 @@ from typing import Any
 
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks
-from unifiedloss.conformance.cases import Case, SoftmaxCase
+from unifiedloss.conformance.case import Case, SoftmaxCase
 
 SIZE = 16
 """Largest number of cases in a program."""

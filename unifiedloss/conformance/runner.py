@@ -11,17 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 from unifiedloss import __version__, registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks, groups, snippets, workers
-from unifiedloss.conformance.cases import (
-    BadCall,
-    Case,
-    SoftmaxCase,
-    all_cases,
-    bad_calls,
-    bad_softmax_calls,
-    softmax_cases,
-)
+from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
+from unifiedloss.conformance.cases import all_cases, bad_calls
 from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
+from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.conformance.strength import (
     FULL,
     Share,
@@ -34,18 +28,13 @@ from unifiedloss.conformance.tolerances import plan_of
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
 from unifiedloss.exact.graph import form
+from unifiedloss.losses import ROWS
 from unifiedloss.suggestion import suggestion
 
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
 
 SOFTMAX = "softmax"
-LOSSES = (
-    "cross_entropy",
-    "binary_cross_entropy",
-    "mean_squared_error",
-    "negative_log_likelihood",
-    SOFTMAX,
-)
+LOSSES = (*(row.name for row in ROWS), SOFTMAX)
 """The names under which cases are counted: the losses, and the softmax."""
 
 

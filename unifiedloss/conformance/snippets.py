@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unifiedloss import registry
 from unifiedloss.adapter import Adapter
 from unifiedloss.conformance import tolerances
-from unifiedloss.conformance.cases import BadCall, Case, SoftmaxCase
+from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.reference import Reference, Softmax

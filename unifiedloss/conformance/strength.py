@@ -11,7 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from unifiedloss.adapter import Adapter
-from unifiedloss.conformance.cases import Case, SoftmaxCase
+from unifiedloss.conformance.case import Case, SoftmaxCase
 from unifiedloss.errors import SpecValueError
 from unifiedloss.suggestion import suggestion
 

@@ -76,7 +76,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.conformance.cases import Case, SoftmaxCase
+from unifiedloss.conformance.case import Case, SoftmaxCase
 from unifiedloss.floats import FORMATS
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.plan import Plan, Signature, class_axis, resolve

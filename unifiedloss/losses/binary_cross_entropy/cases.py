@@ -1,0 +1,348 @@
+"""The cases of the binary cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from unifiedloss.conformance.case import BadCall, Case, LossCases, rng_of, round_to
+from unifiedloss.conformance.case import edge as case
+from unifiedloss.conformance.data import F32_TINY, INF, NAN, ONE_HOT, P, X, f32, ints
+from unifiedloss.conformance.product import (
+    COMMON,
+    Row,
+    companions,
+    draws,
+    element_weights,
+    fields_of,
+    product,
+    rule_rows,
+    source,
+)
+from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
+
+_MEAN = {"reduction": "mean"}
+
+
+def _bce(**fields: Any) -> BinaryCrossEntropyLoss:
+    defaults: dict[str, Any] = {"from_logits": True, "reduction": "none"}
+    return BinaryCrossEntropyLoss(**defaults | fields)
+
+
+def edge_cases() -> Iterator[Case]:
+    """The known disagreements between frameworks, and the boundaries of each rule."""
+    yield case("35 weighted binary", _bce(**_MEAN), f32(0, 0), f32(1, 0), f32(1, 3))
+    yield from _probabilities()
+    yield from _tiny()
+    yield from _logits()
+    yield from _targets()
+    yield case("20 column", _bce(**_MEAN), f32([0.5], [1]), f32([1], [0]))
+
+
+def _probabilities() -> Iterator[Case]:
+    """Clipping at 0 and at epsilon, and numbers above 1."""
+    for epsilon in (0.0, 1e-7, 0.25):
+        binary = f32(
+            0,
+            1,
+            0.25,
+            0.75,
+            1e-7,
+            np.nextafter(np.float32(1), np.float32(0)),
+            F32_TINY,
+            F32_TINY / 2,
+        )
+        for t in (0.0, 1.0, 0.3):
+            spec_b = _bce(from_logits=False, epsilon=epsilon)
+            yield case(
+                f"10 binary p, epsilon {epsilon}, target {t}",
+                spec_b,
+                binary,
+                np.full(8, t, np.float32),
+            )
+    yield case(
+        "36 logits as binary probabilities",
+        _bce(from_logits=False),
+        f32(-0.5, 0.5, 2),
+        f32(1, 1, 1),
+    )
+    half = f32(1 + 2.0**-10, 1 + 2.0**-9)
+    yield case("36 p above 1 in float16", _bce(from_logits=False), half, f32(1, 1), dtype="float16")
+
+
+def _tiny() -> Iterator[Case]:
+    """Numbers that some frameworks flush to 0, and NaN weights."""
+    half, tiny = F32_TINY / 2, F32_TINY
+    for dtype, small in (("float32", half), ("float64", 1e-50), ("float64", 1e-40)):
+        weight = np.array([small, 1, -small, 2], dtype)
+        spec_b = _bce(on_empty="zero", **_MEAN)
+        yield case(
+            f"weights {small:.3g} of {dtype} are an empty mean",
+            spec_b,
+            f32(NAN, 1),
+            f32(2, 1),
+            weight[[0, 2]],
+        )
+    for from_logits in (True, False):
+        kind = source(from_logits)
+        for small in (half, -half, tiny):
+            binary = f32(-INF, INF, NAN, 0) if from_logits else f32(0, 1, NAN, 0.5)
+            spec_b = _bce(from_logits=from_logits)
+            yield case(
+                f"binary target {small:.3g}, {kind}", spec_b, binary, np.full(4, small, np.float32)
+            )
+            spec_b = spec_b.replace(pos_weight=(abs(float(small)), 1, 2, 3))
+            yield case(f"pos_weight {small:.3g}, {kind}", spec_b, binary, np.ones(4, np.float32))
+        for smoothing in (1e-38, 1e-9, 1e-6, 1e-50):
+            binary = f32(-INF, INF, -INF, INF, 3) if from_logits else f32(0, 1, 0, 1, 0.5)
+            spec_b = _bce(from_logits=from_logits, label_smoothing=smoothing)
+            yield case(f"smoothing {smoothing}, {kind}, binary", spec_b, binary, f32(0, 0, 1, 1, 1))
+    for divisor in ("weights", "all", "nonzero"):
+        fields = {"from_logits": False, "divisor": divisor} | _MEAN
+        weight = f32(1, NAN, 0, 2)
+        yield case(
+            f"NaN sample weight, binary p, {divisor}",
+            _bce(**fields),
+            P[:, 0],
+            ONE_HOT[:, 0],
+            weight,
+        )
+    yield case(
+        "pos_weight 0 hides no NaN p",
+        _bce(from_logits=False, pos_weight=0),
+        f32(NAN, NAN),
+        f32(1, 0),
+    )
+
+
+def _logits() -> Iterator[Case]:
+    """Infinite, large and NaN logits; at 0 the gradient is 0.5."""
+    yield case(
+        "32 NaN binary under weight 0",
+        _bce(**_MEAN),
+        f32(NAN, INF, 1),
+        f32(0, NAN, 1),
+        f32(0, 0, 2),
+    )
+    logits = f32(0, -0.0, 100, -100, INF, -INF, NAN, 1e-30, -1e-30, 20, -20, 1e30)
+    for t in (0.0, 1.0, 0.5):
+        for extra in ({}, {"pos_weight": 3.0}, {"pos_weight": 0.0}, {"label_smoothing": 0.2}):
+            label = ", ".join(f"{k} {v}" for k, v in extra.items())
+            yield case(
+                f"33 binary logits, target {t} {label}",
+                _bce(**extra),
+                logits,
+                np.full(12, t, np.float32),
+            )
+
+
+def _targets() -> Iterator[Case]:
+    """NaN targets, targets out of range, and targets of every dtype."""
+    yield case("NaN binary target", _bce(), f32(0, 1), f32(NAN, 1))
+    yield case("binary target out of range", _bce(), f32(0, 1, 2), f32(-0.25, 1.5, 1))
+    yield case("binary scalar", _bce(), np.array(0.5, np.float32), np.array(1.0, np.float32))
+    for dtype in ("bool", "int8", "int64", "uint8", "float64", "float16"):
+        answers = ints(0, 1, 1, dtype=dtype)
+        name = answers.dtype.name
+        yield case(f"binary targets of {name}", _bce(**_MEAN), f32(0, 1, 2), answers)
+
+
+def marked_cases() -> Iterator[Case]:
+    """The rules that exist for other libraries' losses; one case of each is compiled.
+
+    A formula that compilers tend to rewrite, log(p + epsilon), runs where compilation is costly.
+    """
+    yield from _clipped()
+    yield from _element_weights()
+    yield from _averaged()
+    yield from _dtype()
+
+
+def _clipped() -> Iterator[Case]:
+    """Clip p, clamp log p, or add epsilon to p, each with its gradient."""
+    p = np.array([[0, 1, 0.25, 0.75, 1e-20, 1e-7, 1 - 1e-7]] * 3)
+    answers = np.broadcast_to(f32([0], [1], [0.25]), p.shape)
+    spec = _bce(from_logits=False, epsilon="keras")
+    for dtype in ("float32", "float16", "bfloat16"):
+        single = dtype == "float32"
+        yield case(
+            f"09 keras, {dtype}", spec, round_to(p, dtype), answers, dtype=dtype, compiled=single
+        )
+    # Leave out the values next to a bound.
+    values = round_to(p[:, :5], "float16")
+    yield case(
+        "09 sklearn", spec.replace(epsilon="sklearn"), values, answers[:, :5], dtype="float16"
+    )
+    torch = spec.replace(epsilon="torch")
+    yield case("10 torch", torch, round_to(p, "float32"), answers, compiled=True)
+    # In float64, log p is clamped at 1e-45 and not at 1e-43. Below 1e-12 the slope is not 1 / p.
+    deep = np.array(
+        [[0, 1, 1e-45, 1e-43, 1e-13, 2e-12, 1 - 2.0**-53, 1 - 2.0**-40, 1 - 2.0**-30, 0.5]] * 3
+    )
+    wide = np.broadcast_to(np.array([[0.0], [1], [0.25]]), deep.shape)
+    yield case("10 torch, float64", torch, deep, wide, dtype="float64")
+    smoothed = torch.replace(label_smoothing=0.1, reduction="mean", divisor="all")
+    yield case(
+        "10 torch, smoothed", smoothed, f32(0, 1, 0.5, NAN), f32(1, 0, 1, 0), f32(1, 2, 3, 0)
+    )
+    values = np.tile(f32(0, 1, 0.25, 1e-7, 1 + 2.0**-22, F32_TINY / 2, NAN), (3, 1))
+    added = _bce(from_logits=False, epsilon=1e-7, epsilon_added=True)
+    yield case("09 epsilon added", added, values, answers, compiled=True, representative=True)
+    large = added.replace(epsilon=0.375)
+    yield case("09 epsilon added, large", large, round_to(p, "bfloat16"), answers, dtype="bfloat16")
+
+
+def _element_weights() -> Iterator[Case]:
+    """The axis of pos_weight, and the element weights of torch's BCELoss."""
+    cube = (np.arange(12, dtype=np.float32).reshape(2, 3, 2) - 5) / 4
+    weighted = _bce(pos_weight=(1.0, 0.0, 2.5), axis=1)
+    yield case("pos_weight along axis 1", weighted, cube, np.asarray(cube > 0.3), compiled=True)
+    hidden = _bce(element_weights=(1, 0))
+    odd, answers = f32([0.5, NAN], [0.25, 7]), f32([1, -3], [0, NAN])
+    yield case(
+        "35 element weight 0 hides everything", hidden.replace(from_logits=False), odd, answers
+    )
+    bad = _bce(element_weights=((1,), (2,)), reduction="mean")
+    yield case("35 element weights, bad element", bad, odd, f32([1, 0], [0, 2]))
+    unknown = hidden.replace(reduction="mean")
+    yield case("35 NaN weight beside others", unknown, X[:2, :2], ONE_HOT[:2, :2], f32(NAN, 1))
+
+
+def _averaged() -> Iterator[Case]:
+    """Means over the last axis, which Keras takes before it weights and reduces."""
+    rows = _bce(average_last_axis=True, element_weights=(1, 2, 0))
+    one = ONE_HOT[:2].reshape(1, 2, 3)
+    yield case("24 averaged rows", rows, X[:2].reshape(1, 2, 3), one, f32([3, 0.5]), compiled=True)
+    keras = _bce(from_logits=False, average_last_axis=True, epsilon="keras")
+    yield case("21 averaged, bad element", keras, f32([0.5, 2], [0.5, 0.25]), f32([1, 1], [1, 0]))
+    mean = keras.replace(reduction="mean", on_empty="zero")
+    yield case(
+        "21 averaged, NaN dropped",
+        mean,
+        f32([0.5, NAN], [0, 1]),
+        np.eye(2, dtype=bool),
+        f32(0, 2),
+    )
+    yield case("21 averaged, empty mean", mean, P[:2], ONE_HOT[:2], f32(0, 0))
+
+
+def _dtype() -> Iterator[Case]:
+    """A spec that names a dtype casts all its inputs to it."""
+    spec, small = _bce(dtype="float32"), np.array([1, 2, 3, 0], np.float16)
+    yield case(
+        "39 float16 in float32",
+        spec,
+        round_to(X, "float16"),
+        ONE_HOT,
+        small,
+        dtype="float16",
+        compiled=True,
+    )
+    # The predictions are float64, so that JAX runs the case with x64 enabled.
+    beside = spec.replace(dtype="float64")
+    yield case(
+        "39 float32 beside float64",
+        beside,
+        X.astype(np.float64),
+        ONE_HOT,
+        f32(1, 2, 3, F32_TINY / 2),
+        dtype="float64",
+    )
+    p, t = np.array([1e-40, 2.0**-126, 0.5]), np.array([1, 1e-40, 1e-50])
+    yield case("39 subnormal in float32", spec.replace(from_logits=False), p, t, dtype="float64")
+
+
+def product_cases() -> Iterator[Case]:
+    """Logits and probabilities, with each pair of fields, dtypes and shapes."""
+    for from_logits in (True, False):
+        axes = COMMON | {
+            "shape": ((6,), (3, 4), (2, 3, 4), ()),
+            "pos_weight": (None, 3.0, "given"),
+            "label_smoothing": (0.0, 0.1, 1.0),
+            "epsilon": (0.0,) if from_logits else (0.0, 1e-7, 0.2),
+            "target_dtype": ("float32", "float64", "int64", "bool"),
+        }
+        yield from product(f"{source(from_logits)} binary", axes, 12, partial(_case, from_logits))
+
+
+def _case(from_logits: bool, name: str, row: Row) -> Case:
+    rng = rng_of(name)
+    shape = row["shape"]
+    predictions = np.asarray(rng.normal(scale=3, size=shape))
+    if not from_logits:
+        predictions = 1 / (1 + np.exp(-predictions))
+    targets = np.asarray(rng.random(shape))
+    if not row["target_dtype"].startswith("float"):
+        targets = np.asarray(targets < 0.5)
+    pos_weight: Any = row["pos_weight"]
+    if pos_weight == "given":
+        pos_weight = rng.uniform(0.5, 3, shape[-1]) if shape else 0.5
+    spec = BinaryCrossEntropyLoss(
+        from_logits=from_logits,
+        pos_weight=pos_weight,
+        **fields_of(row, "label_smoothing", "epsilon"),
+    )
+    common = companions(rng, row, shape)
+    return Case(
+        name,
+        spec,
+        round_to(predictions, row["dtype"]),
+        targets.astype(row["target_dtype"]),
+        **common,
+    )
+
+
+def rule_cases() -> Iterator[Case]:
+    """Element weights and averages."""
+    for name, row in rule_rows("elements", ("binary",)):
+        rng = rng_of(name)
+        shape: tuple[int, ...] = row["shape"]
+        fields = fields_of(row, "scale", "average_last_axis") | {
+            "element_weights": element_weights(rng, row)
+        }
+        # The first numbers are the predictions of the squared error's variant.
+        _, targets = rng.normal(size=shape), rng.random(shape).astype(np.float32)
+        predictions = rng.uniform(0.05, 0.95, shape)
+        fields["pos_weight"] = rng.uniform(0.5, 2, shape[1])
+        spec = BinaryCrossEntropyLoss(epsilon="keras", axis=1, **fields)
+        positions = shape[:-1] if row["average_last_axis"] else shape
+        yield Case(
+            name,
+            spec,
+            round_to(predictions, row["dtype"]),
+            targets,
+            **companions(rng, row, positions),
+        )
+
+
+def random_cases() -> Iterator[Case]:
+    """Soft targets."""
+    for draw in draws(0):
+        spec = BinaryCrossEntropyLoss(from_logits=True, reduction=draw.reduction)
+        targets = draw.rng.random(draw.predictions.shape).astype(np.float32)
+        yield Case(draw.name, spec, draw.predictions, targets, dtype=draw.dtype)
+
+
+def bad_calls() -> Iterator[BadCall]:
+    """Calls that must fail."""
+    z, t = X, ONE_HOT
+    bce = BinaryCrossEntropyLoss(from_logits=True)
+    yield BadCall("20 binary column against vector", bce, f32([1], [2]), f32(1, 0))
+    yield BadCall("wrong number of pos_weight", bce.replace(pos_weight=(1, 2)), z, t)
+    yield BadCall("pos_weight along another axis", bce.replace(pos_weight=(1, 2, 3), axis=0), z, t)
+    yield BadCall("pos_weight along no axis", bce.replace(pos_weight=(1, 2, 3), axis=2), z, t)
+    yield BadCall("binary logits as probabilities", BinaryCrossEntropyLoss(), z, t, reads=True)
+    yield BadCall("binary target 2", bce, z, t * 2, reads=True)
+
+
+CASES = LossCases(
+    edge_cases=edge_cases,
+    bad_calls=bad_calls,
+    marked_cases=marked_cases,
+    product_cases=product_cases,
+    rule_cases=rule_cases,
+    random_cases=random_cases,
+)

@@ -1,0 +1,247 @@
+"""The cases of the squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from unifiedloss.conformance.case import BadCall, Case, LossCases, rng_of, round_to
+from unifiedloss.conformance.case import edge as case
+from unifiedloss.conformance.data import INF, NAN, ONE_HOT, P, X, f32, ints
+from unifiedloss.conformance.product import (
+    COMMON,
+    Row,
+    companions,
+    draws,
+    element_weights,
+    fields_of,
+    product,
+    rule_rows,
+)
+from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
+
+
+def _mse(**fields: Any) -> MeanSquaredError:
+    return MeanSquaredError(**{"reduction": "none"} | fields)
+
+
+def edge_cases() -> Iterator[Case]:
+    """The known disagreements between frameworks, and the boundaries of each rule."""
+    yield from _weights()
+    yield from _targets()
+    yield from _sums()
+
+
+def _weights() -> Iterator[Case]:
+    """Weights align with the leading axes, and a masked NaN is not read."""
+    error, errors = f32(1, 2), np.zeros(2, np.float32)
+    yield case("22 one axis, weighted", MeanSquaredError(), error, errors, f32(1, 3))
+    grid = np.arange(6, dtype=np.float32).reshape(2, 3)
+    yield case("23 leading weights, weighted mean", MeanSquaredError(), grid, 0 * grid, f32(1, 3))
+    yield case(
+        "23 leading weights of full rank",
+        MeanSquaredError(),
+        grid,
+        0 * grid,
+        np.repeat(f32([1], [3]), 3, 1),
+    )
+    yield case(
+        "24 weights scale examples",
+        MeanSquaredError(reduction="none"),
+        grid[:, :2],
+        0 * grid[:, :2],
+        f32(1, 3),
+    )
+    yield case(
+        "32 NaN squared error masked",
+        MeanSquaredError(),
+        f32(NAN, 1),
+        f32(0, 3),
+        None,
+        np.array([False, True]),
+    )
+
+
+def _targets() -> Iterator[Case]:
+    """Targets of every dtype."""
+    for dtype in ("bool", "int8", "int64", "uint8", "float64", "float16"):
+        answers = ints(0, 1, 1, dtype=dtype)
+        name = answers.dtype.name
+        yield case(f"squared error, targets of {name}", MeanSquaredError(), f32(0, 1, 2.5), answers)
+    yield case(
+        "squared error, targets in float64",
+        MeanSquaredError(reduction="none"),
+        f32(1, 2),
+        np.array([1 + 1e-9, 2.5]),
+    )
+
+
+def _sums() -> Iterator[Case]:
+    """Sums run over all elements; half types accumulate in float32 and round once at the end."""
+    yield case(
+        "21 sum of squares",
+        MeanSquaredError(reduction="sum"),
+        f32([1, 2], [3, 4]),
+        np.zeros((2, 2), np.float32),
+    )
+    many = np.full(3000, 0.5, np.float32)
+    yield case("26 float16 mean of many", MeanSquaredError(), many, 0 * many, dtype="float16")
+    yield case(
+        "27 float16 sum past its largest",
+        MeanSquaredError(reduction="sum"),
+        f32(200, 200),
+        f32(0, 0),
+        dtype="float16",
+    )
+    yield case(
+        "26 float16 error 300",
+        MeanSquaredError(reduction="none"),
+        f32(300),
+        f32(0),
+        dtype="float16",
+    )
+    yield case(
+        "squared error, IEEE",
+        MeanSquaredError(reduction="none"),
+        f32(INF, INF, NAN, 1e30, 0),
+        f32(0, INF, 0, -1e30, -0.0),
+    )
+    big = np.array([2**53, -(2**53), 2**53 + 1, 3])
+    yield case("integer targets at 2^53", MeanSquaredError(reduction="none"), f32(0, 0, 0, 0), big)
+
+
+def marked_cases() -> Iterator[Case]:
+    """The rules that exist for other libraries' losses; one case of each is compiled."""
+    yield from _element_weights()
+    yield from _averaged()
+    yield from _dtype()
+
+
+def _element_weights() -> Iterator[Case]:
+    """Element weights, as torch's mse_loss has them."""
+    spec = _mse(element_weights=(1, 0, 3), divisor="nonzero", scale=0.5, reduction="mean")
+    yield case("35 element weights", spec, X, ONE_HOT, f32(1, 0, 2, 3), compiled=True)
+    tiny = _mse(element_weights=(1e-30, 1, 1e-50))
+    yield case(
+        "35 product of weights is 0",
+        tiny,
+        f32([NAN, 1, NAN], [1, 2, 3]),
+        0 * X[:2],
+        f32(1e-15, 1),
+    )
+
+
+def _averaged() -> Iterator[Case]:
+    """Means over the last axis, which Keras takes before it weights and reduces."""
+    grid = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    mask = np.array([[True, False], [True, True]])
+    spec = _mse(average_last_axis=True, divisor="present", reduction="mean")
+    yield case("21 averaged", spec, grid, 0 * grid, f32(1, 0), mask, compiled=True)
+    # In some positions only some elements have weight.
+    some = spec.replace(element_weights=((0, 0, 0), (0, 1, 3)), scale=2.0, divisor="nonzero")
+    yield case("22 averaged, element weights", some, grid, 0 * grid, f32(1, 2))
+    half = _mse(average_last_axis=True)
+    yield case("21 averaged in float16", half, 100 * grid, 0 * grid, dtype="float16")
+
+
+def _dtype() -> Iterator[Case]:
+    """A spec that names a dtype casts all its inputs to it."""
+    wide = P.astype(np.float64) + 1e-9
+    squares = _mse(dtype="float32", average_last_axis=True, reduction="mean")
+    yield case(
+        "39 float64 averaged in float32",
+        squares,
+        1e9 + wide,
+        1e9 * np.ones((4, 3)),
+        dtype="float64",
+    )
+
+
+def product_cases() -> Iterator[Case]:
+    """Each pair of fields, dtypes and shapes."""
+    axes = COMMON | {
+        "shape": ((6,), (3, 4), (2, 3, 4), ()),
+        "target_dtype": ("float32", "float64", "int32", "bool"),
+    }
+    yield from product("regression", axes, 13, _case)
+
+
+def _case(name: str, row: Row) -> Case:
+    rng = rng_of(name)
+    shape = row["shape"]
+    predictions = np.asarray(rng.normal(scale=3, size=shape))
+    targets = np.asarray(rng.normal(scale=3, size=shape))
+    if not row["target_dtype"].startswith("float"):
+        targets = np.rint(targets) if row["target_dtype"] != "bool" else targets > 0
+    spec = MeanSquaredError(**fields_of(row))
+    common = companions(rng, row, shape)
+    return Case(
+        name,
+        spec,
+        round_to(predictions, row["dtype"]),
+        targets.astype(row["target_dtype"]),
+        **common,
+    )
+
+
+def rule_cases() -> Iterator[Case]:
+    """Element weights and averages."""
+    for name, row in rule_rows("elements", ("regression",)):
+        rng = rng_of(name)
+        shape: tuple[int, ...] = row["shape"]
+        fields = fields_of(row, "scale", "average_last_axis") | {
+            "element_weights": element_weights(rng, row)
+        }
+        predictions, targets = rng.normal(size=shape), rng.random(shape).astype(np.float32)
+        positions = shape[:-1] if row["average_last_axis"] else shape
+        yield Case(
+            name,
+            MeanSquaredError(**fields),
+            round_to(predictions, row["dtype"]),
+            targets,
+            **companions(rng, row, positions),
+        )
+
+
+def random_cases() -> Iterator[Case]:
+    """Targets as far apart as the predictions."""
+    for draw in draws(1):
+        spec = MeanSquaredError(reduction=draw.reduction)
+        targets = draw.rng.normal(scale=draw.spread, size=draw.predictions.shape)
+        yield Case(draw.name, spec, draw.predictions, targets.astype(np.float32), dtype=draw.dtype)
+
+
+def bad_calls() -> Iterator[BadCall]:
+    """Calls that must fail."""
+    z, t = X, ONE_HOT
+    mse = MeanSquaredError()
+    yield BadCall("19 column against vector", mse, f32([1], [2], [3]), f32(1, 2, 3))
+    yield BadCall("35 element weights of another shape", mse.replace(element_weights=(1, 2)), z, t)
+    yield BadCall(
+        "35 element weights of too many axes", mse.replace(element_weights=[[[1, 2, 3]]]), z, t
+    )
+    yield BadCall("22 one axis, averaged", mse.replace(average_last_axis=True), z[0], t[0])
+    yield BadCall(
+        "22 weights of elements that are averaged",
+        mse.replace(average_last_axis=True),
+        z,
+        t,
+        np.ones((4, 3)),
+    )
+    yield BadCall("weights on a trailing axis", mse, z, t, np.ones(3, np.float32))
+    yield BadCall("mask of too many axes", mse, z, t, None, np.ones((4, 3, 1), bool))
+    unweighted = mse.replace(element_weights=(0, 0, 0), on_empty="error")
+    yield BadCall("no element weighs", unweighted, z, t, reads=True)
+    yield BadCall("an empty batch", mse.replace(on_empty="error"), z[:0], t[:0], reads=True)
+
+
+CASES = LossCases(
+    edge_cases=edge_cases,
+    bad_calls=bad_calls,
+    marked_cases=marked_cases,
+    product_cases=product_cases,
+    rule_cases=rule_cases,
+    random_cases=random_cases,
+)
