@@ -256,6 +256,43 @@ def test_pages_have_examples() -> None:
     assert [name for name in expected if not any(found.startswith(name) for found in names)] == []
 
 
+_OWN_LOSSES = """
+import sys
+import jax.numpy as jnp, keras, numpy as np, optax, torch
+logits, labels = eval(sys.argv[1]), eval(sys.argv[2])
+print(f"{torch.nn.CrossEntropyLoss()(torch.tensor(logits), torch.tensor(labels)):.6f}")
+try:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    print(f"{float(loss(np.array(labels), np.array(logits, np.float32))):.6f}")
+except Exception as error:
+    print("an error" if "outside the valid range" in str(error) else repr(error))
+rows = optax.softmax_cross_entropy_with_integer_labels(jnp.array(logits), jnp.array(labels))
+print(str(rows.mean()).replace("nan", "NaN"))
+"""
+
+
+@pytest.mark.framework("torch", "keras", "jax")
+@pytest.mark.parametrize(
+    ("backend", "column"),
+    [
+        ("torch", 1),
+        pytest.param("tensorflow", 2, marks=pytest.mark.framework("tensorflow")),
+        ("jax", 1),
+        ("numpy", 1),
+    ],
+)
+@pytest.mark.slow("the numbers of two backends", only=["jax", "numpy"])
+def test_first_table_of_the_readme(backend: str, column: int, tmp_path: Path) -> None:
+    """The libraries' own losses, with their defaults, give the numbers of the first table."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"^\| (\d.*) \|$", text, re.MULTILINE)[0].split(" | ")
+    logits, labels = re.findall(r"^(?:logits|labels) = (\[.*\])", text, re.MULTILINE)[:2]
+    assert f"the labels {labels}" in text
+    program = f"import os; os.environ['KERAS_BACKEND'] = {backend!r}\n{_OWN_LOSSES}"
+    printed = _run("-c", program, logits, labels, folder=tmp_path).splitlines()
+    assert printed == [numbers[0], numbers[column], numbers[3]]
+
+
 @pytest.mark.parametrize(
     "example",
     [
