@@ -25,10 +25,15 @@ import griffe
 import pytest
 
 import unifiedloss
+from unifiedloss.interop.library_loss import LIBRARIES
 from unifiedloss.losses import ROWS
+from unifiedloss.owners import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
@@ -316,6 +321,85 @@ def test_run_target_has_the_examples() -> None:
         (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nrun:")[2].partition("\n\n")[0]
     )
     assert sorted(re.findall(r"docs/examples/(\S+)", recipe)) == [path.name for path in EXAMPLES]
+
+
+_GUIDES = ("CONTRIBUTING.md", "docs/how-it-works.md", "docs/glossary.md")
+"""The pages that say which file holds what."""
+
+_PLACEHOLDERS = {
+    "<loss>": [row.name for row in ROWS],
+    "<backend>": list(BUILT_IN),
+    "<library>": list(LIBRARIES),
+}
+_NOT_YET = (
+    "unifiedloss/losses/<loss>/cases.py",
+    "unifiedloss/losses/<loss>/exact.py",
+    "unifiedloss/losses/<loss>/formula.py",
+    "unifiedloss/losses/<loss>/gradient.py",
+    "unifiedloss/losses/<loss>/oracle.py",
+    "unifiedloss/losses/<loss>/pipeline.py",
+    "unifiedloss/oracle/",
+    "unifiedloss/interop/quirks/",
+)
+"""The beginnings of the names of files that the guides know and that are still to be written."""
+
+
+def _files(named: str) -> list[Path]:
+    """The files that a page means by a path with placeholders.
+
+    Paths in prose may leave out the folder ``unifiedloss/``.
+    """
+    paths = [named]
+    for placeholder, names in _PLACEHOLDERS.items():
+        if placeholder in named:
+            paths = [path.replace(placeholder, name) for path in paths for name in names]
+    return [
+        ROOT / path if (ROOT / path).exists() else ROOT / "unifiedloss" / path for path in paths
+    ]
+
+
+def _to_come(named: str) -> bool:
+    return named.startswith(_NOT_YET) or f"unifiedloss/{named}".startswith(_NOT_YET)
+
+
+@pytest.mark.parametrize("guide", _GUIDES)
+def test_named_files_exist(guide: str) -> None:
+    """Each path on a guide exists, for some loss, backend or library if it names no one."""
+    text = (ROOT / guide).read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w.<>-]+/[\w./<>-]*(?:/|\.\w+))`", text))
+    missing = [
+        name
+        for name in sorted(named)
+        if not _to_come(name) and not any(path.exists() for path in _files(name))
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(page: str) -> None:
+    """Links between files of the repository work; the site's build checks those of its pages."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert links
+
+
+def test_named_rules_are_where_the_table_says() -> None:
+    """The file of each row of the table "Where is the rule for" contains the row's names."""
+    text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| `(\S+\.py)` \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) > 40
+    wrong = []
+    for path, names in rows:
+        if _to_come(path):
+            continue
+        source = "".join(file.read_text("utf-8") for file in _files(path) if file.exists())
+        wrong += [
+            f"{path}: {name}"
+            for name in re.findall(r"`(\w+)`", names)
+            if not re.search(rf"\b{name}\b", source)
+        ]
+    assert wrong == []
 
 
 def test_site_builds(tmp_path: Path) -> None:
