@@ -402,6 +402,17 @@ def test_named_rules_are_where_the_table_says() -> None:
     assert wrong == []
 
 
+def test_workflow_only_calls_make() -> None:
+    """Each command of the workflow is a target of the Makefile."""
+    workflow = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"^ *(?:- )?run: *(.*)$", workflow, re.MULTILINE)
+    called = {re.sub(r" [A-Z]+=\S+", "", command) for command in commands if command}
+    assert called == {"make check", "make test"}
+    for command in called:
+        assert re.search(rf"^{command.removeprefix('make ')}:", makefile, re.MULTILINE)
+
+
 def test_site_builds(tmp_path: Path) -> None:
     """The site builds without warnings, and its pages need no formula script and no other host."""
     kept = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
