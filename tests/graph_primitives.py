@@ -15,7 +15,7 @@ from unifiedloss.exact.graph.ops import Field, GraphOps, hidden_zero
 from unifiedloss.exact.graph.rounding import from_bits, to_bits, to_odd
 from unifiedloss.exact.graph.sums import exact_sum, height, tree_sum
 from unifiedloss.floats import FORMATS
-from unifiedloss.reference import nearest
+from unifiedloss.oracle.rounding import nearest
 
 Run = Callable[..., list[Any]]
 """Compile a function of arrays, call it with the arrays, and return its results."""

@@ -25,6 +25,7 @@ import griffe
 import pytest
 
 import unifiedloss
+from tests.test_imports import RINGS
 from unifiedloss.interop.library_loss import LIBRARIES
 from unifiedloss.losses import ROWS
 from unifiedloss.owners import BUILT_IN
@@ -335,10 +336,6 @@ _NOT_YET = (
     "unifiedloss/losses/<loss>/cases.py",
     "unifiedloss/losses/<loss>/exact.py",
     "unifiedloss/losses/<loss>/formula.py",
-    "unifiedloss/losses/<loss>/gradient.py",
-    "unifiedloss/losses/<loss>/oracle.py",
-    "unifiedloss/losses/<loss>/pipeline.py",
-    "unifiedloss/oracle/",
     "unifiedloss/interop/quirks/",
 )
 """The beginnings of the names of files that the guides know and that are still to be written."""
@@ -382,6 +379,16 @@ def test_links_lead_to_files(page: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert [link for link in links if not (ROOT / link).exists()] == []
     assert links
+
+
+def test_rings_are_those_of_the_import_rules() -> None:
+    """The table of rings in "How it works" has the modules of tests/test_imports.py."""
+    text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| \d+ \| (.*) \| .* \|$", text, re.MULTILINE)
+    expected = [
+        ", ".join(f"`{name.replace('.*.', '/<loss>/')}`" for name in ring) for ring in RINGS
+    ]
+    assert table == expected
 
 
 def test_named_rules_are_where_the_table_says() -> None:

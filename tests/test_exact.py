@@ -23,7 +23,7 @@ from unifiedloss.conformance.cases import Case, all_cases
 from unifiedloss.exact import balls, counts, fast, kernel, rounding, sums
 from unifiedloss.exact.balls import Ball
 from unifiedloss.floats import FORMATS
-from unifiedloss.reference import nearest
+from unifiedloss.oracle.rounding import nearest
 
 pytestmark = pytest.mark.framework("numpy")
 

@@ -84,8 +84,10 @@ class Rule:
         top = imported.target.partition(".")[0]
         if top != "unifiedloss":
             return top in sys.stdlib_module_names or top in self.packages
-        if _under(imported.target, (LOSSES,)) and not _under(imported.target, self.not_own):
-            return ring_of(imported.target) <= self.ring
+        if _under(imported.target, (LOSSES,)) and not _under(imported.target, self.own):
+            of_oracle = ring_name(imported.target) in ORACLE
+            below = ring_of(imported.target) <= self.ring
+            return below and not (of_oracle and "unifiedloss.oracle" in self.not_own)
         own = self.own + (self.by_name if imported.by_name else ())
         return _under(imported.target, own) and not _under(imported.target, self.not_own)
 
@@ -97,13 +99,17 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 # The rings of the core, low to high. A module may import its own ring and the rings below it.
 # "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share.
-# "exact" is above "reference", because the exact kernels call the oracle and never the reverse.
+# "exact" is above the oracle, because the exact kernels call the oracle and never the reverse.
+SPECS = ("spec", "losses", "losses.*.spec")
+ORACLE = ("oracle", "losses.*.oracle", "reference")
 RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
     ("checks", "field", "messages"),
-    ("spec", "losses", "losses.*.spec"),
+    SPECS,
     ("serialization", "shapes", "plan"),
-    ("ops", "evaluator", "positions", "pipeline", "values", "reference"),
+    ("ops", "evaluator", "logarithms", "gradients", "values"),
+    ("losses.*.pipeline", "losses.*.gradient"),
+    ("pipeline", *ORACLE),
     ("exact",),
     ("adapter",),
     ("registry",),
@@ -122,7 +128,7 @@ LOSSES = "unifiedloss.losses"
 FOLDERS = {row.name for row in ROWS}
 
 # Modules that may not import NumPy: the specs, and the oracle, which uses no array library.
-PURE = (*RINGS[0][:-1], *RINGS[1], *RINGS[2], *RINGS[3], "reference")
+PURE = (*RINGS[0][:-1], *RINGS[1], *RINGS[2], *RINGS[3], *ORACLE)
 
 
 def ring_of(module: str) -> int:
@@ -131,14 +137,20 @@ def ring_of(module: str) -> int:
     Raises:
         LookupError: the module is in no ring.
     """
-    _, name, *rest = module.split(".")
-    if name == "losses" and len(rest) > 1 and rest[0] in FOLDERS:
-        name = f"losses.*.{rest[1]}"
+    name = ring_name(module)
     for number, ring in enumerate(RINGS):
         if name in ring:
             return number
     msg = f"{module} is in no ring of tests/test_imports.py."
     raise LookupError(msg)
+
+
+def ring_name(module: str) -> str:
+    """The name of a core module in `RINGS`."""
+    _, name, *rest = module.split(".")
+    if name == "losses" and len(rest) > 1 and rest[0] in FOLDERS:
+        return f"losses.*.{rest[1]}"
+    return name
 
 
 def _rings(*numbers: int) -> tuple[str, ...]:
@@ -159,10 +171,17 @@ def rule_for(module: str) -> Rule:
     ring = ring_of(module)
     own = _rings(*range(ring + 1))
     name = module.split(".")[1]
-    if name == "reference":
-        # The oracle shares no code with the kernels that it checks.
-        return Rule(own=_rings(*range(4)), ring=3)
-    packages = frozenset() if name in PURE else frozenset({"numpy"})
+    if ring_name(module) in ORACLE:
+        # The oracle shares no code with what it checks: no pipeline, no kernel, no array library.
+        own = tuple(f"unifiedloss.{x}" for x in ORACLE if not x.startswith("losses"))
+        oracles = tuple(f"{LOSSES}.{folder}.oracle" for folder in FOLDERS)
+        return Rule(own=(*_rings(*range(4)), *own, *oracles), ring=3)
+    pure = name in PURE if name != "losses" else ring == RINGS.index(SPECS)
+    not_own = ()
+    if ring < RINGS.index(("exact",)):
+        # And what the oracle checks does not use it.
+        not_own = ("unifiedloss.oracle", "unifiedloss.reference")
+    packages = frozenset() if pure else frozenset({"numpy"})
     if name == "conformance":
         # pytest, because the suite also runs under it; __version__, because reports contain it.
         own = (*own, "unifiedloss.__version__")
@@ -174,7 +193,8 @@ def rule_for(module: str) -> Rule:
             not_own=ADAPTERS_,
             ring=ring,
         )
-    return Rule(packages=packages, own=own, by_name=BY_NAME.get(module, ()), ring=ring)
+    by_name = BY_NAME.get(module, ())
+    return Rule(packages=packages, own=own, not_own=not_own, by_name=by_name, ring=ring)
 
 
 ADAPTERS_ = ("unifiedloss.adapters",)
@@ -387,6 +407,18 @@ def test_module_imports_only_what_it_may(module: str) -> None:
         ("unifiedloss.adapters.mxnet.kernels", "import mxnet"),
         ("unifiedloss.adapters.onnx.interop", "import torch"),
         ("unifiedloss.interop.torch", "import torch"),
+        (
+            "unifiedloss.losses.mean_squared_error.pipeline",
+            "from unifiedloss.losses.mean_squared_error import oracle",
+        ),
+        (
+            "unifiedloss.losses.mean_squared_error.oracle",
+            "from unifiedloss.losses.mean_squared_error import pipeline",
+        ),
+        ("unifiedloss.losses.mean_squared_error.gradient", "from unifiedloss.oracle import reals"),
+        ("unifiedloss.losses.mean_squared_error.oracle", "import numpy as np"),
+        ("unifiedloss.losses.mean_squared_error.spec", "import numpy as np"),
+        ("unifiedloss.oracle.reals", "from unifiedloss.evaluator import Evaluator"),
         ("unifiedloss.interop", "from unifiedloss.adapters.torch import interop"),
     ],
 )

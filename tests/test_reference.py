@@ -22,11 +22,17 @@ import pytest
 from unifiedloss import reference
 from unifiedloss.errors import DTypeError, EmptyMeanError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS, Format
+from unifiedloss.losses.binary_cross_entropy import oracle as binary_cross_entropy
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
+from unifiedloss.losses.cross_entropy import oracle as cross_entropy
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
-from unifiedloss.reference import Reference, Tensor, evaluate, nearest, tensor
+from unifiedloss.oracle import extended, reals, reduction
+from unifiedloss.oracle.positions import Position, PositionRules
+from unifiedloss.oracle.rounding import narrow, nearest
+from unifiedloss.oracle.softmax import SoftmaxRow
+from unifiedloss.reference import Reference, Tensor, evaluate, tensor
 from unifiedloss.spec import Loss
 
 NAN = math.nan
@@ -103,10 +109,10 @@ def test_nearest_agrees_with_rounding_on_the_grid(name: str) -> None:
         assert_same(nearest(number, form), round_on_grid(number, form))
         if abs(number) < Fraction(FORMATS["float64"].largest):
             double = float(number)
-            assert_same(reference._narrow(double, form), round_on_grid(Fraction(double), form))
+            assert_same(narrow(double, form), round_on_grid(Fraction(double), form))
     largest = FORMATS["float64"].largest  # scaling it would overflow
-    assert_same(reference._narrow(largest, form), round_on_grid(Fraction(largest), form))
-    assert_same(reference._narrow(-largest, form), round_on_grid(Fraction(-largest), form))
+    assert_same(narrow(largest, form), round_on_grid(Fraction(largest), form))
+    assert_same(narrow(-largest, form), round_on_grid(Fraction(-largest), form))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -134,15 +140,15 @@ def test_rounding_knows_the_places_where_frameworks_go_wrong() -> None:
 # ----------------------------------------------------------------- enclosures of irrational numbers
 
 
-def atoms() -> dict[str, reference._Atom]:
+def atoms() -> dict[str, reals._Atom]:
     """One irrational number of every kind, ordinary and extreme."""
 
-    def partition(*logits: float) -> reference._Partition:
+    def partition(*logits: float) -> reals.Partition:
         distinct = sorted(set(logits), reverse=True)
-        exact = [reference._EXACT.subtract(Decimal(distinct[0]), Decimal(z)) for z in distinct]
-        return reference._Partition(tuple(exact), tuple(logits.count(z) for z in distinct))
+        exact = [reals.EXACT.subtract(Decimal(distinct[0]), Decimal(z)) for z in distinct]
+        return reals.Partition(tuple(exact), tuple(logits.count(z) for z in distinct))
 
-    by_name: dict[str, reference._Atom] = {}
+    by_name: dict[str, reals._Atom] = {}
     for logits in (
         (0.0, -0.5),
         (0.0, 0.0, -3.25),
@@ -163,7 +169,7 @@ def atoms() -> dict[str, reference._Atom]:
         Fraction(1, 10**300),
         Fraction(1e-5),
     ):
-        by_name[f"-log {float(ratio)!r}"] = reference._NegativeLog(ratio)
+        by_name[f"-log {float(ratio)!r}"] = reals.NegativeLog(ratio)
     return by_name
 
 
@@ -181,7 +187,7 @@ def test_every_ball_holds_the_number_and_is_small(name: str) -> None:
 
 def test_a_gap_beyond_decimals_is_a_positive_number_below_all_others() -> None:
     """Numbers too small even for a Decimal are enclosed too."""
-    row = reference._Partition((Decimal(0), Decimal(2) * 10**308), (1, 1))
+    row = reals.Partition((Decimal(0), Decimal(2) * 10**308), (1, 1))
     for atom in (row.log_sum, *row.shares):
         middle, radius = atom.ball(28)
         assert middle == 0
@@ -193,8 +199,8 @@ def test_logarithms_cancel_over_coprime_bases() -> None:
 
     def terms(*multiples: tuple[int, int]) -> Any:
         """The terms that are left of a sum of n log(d), for pairs of n and d."""
-        logs = [(Fraction(n), reference._NegativeLog(Fraction(1, d))) for n, d in multiples]
-        return reference.Real(Fraction(0), tuple(logs)).simplified().terms
+        logs = [(Fraction(n), reals.NegativeLog(Fraction(1, d))) for n, d in multiples]
+        return reals.Real(Fraction(0), tuple(logs)).simplified().terms
 
     assert not terms((1, 4), (-2, 2))
     assert not terms((1, 6), (-1, 2), (-1, 3))
@@ -204,10 +210,10 @@ def test_logarithms_cancel_over_coprime_bases() -> None:
         rng.choice([2, 3, 5, 7, 11]) ** rng.randint(1, 9) * rng.choice([1, 6, 35, 77])
         for _ in range(30)
     }
-    bases = reference._coprime_bases(set(numbers))
+    bases = reals._coprime_bases(set(numbers))
     assert all(math.gcd(a, b) == 1 for a, b in itertools.combinations(bases, 2))
     for number in numbers:
-        assert math.prod(base ** reference._power(number, base) for base in bases) == number
+        assert math.prod(base ** reals._power(number, base) for base in bases) == number
 
 
 def test_an_undecided_rounding_is_an_error_and_never_a_guess(
@@ -219,7 +225,7 @@ def test_an_undecided_rounding_is_an_error_and_never_a_guess(
     once = CrossEntropyLoss(from_logits=True, reduction="sum")
     rows = tensor([[0.0, -1.0, -INF, -INF], [0.0, -1.0, -1.0, -2.0]])
     tie = 1 + 2.0**-24
-    monkeypatch.setattr(reference, "_MORE_DIGITS", (50, 100, 400, 800))
+    monkeypatch.setattr(reals, "_MORE_DIGITS", (50, 100, 400, 800))
     with pytest.raises(AssertionError, match="800 digits do not decide"):
         evaluate(
             once, rows, labels(0, 1), tensor([-2 * tie, tie], dtype="float64"), gradients=False
@@ -640,57 +646,57 @@ BINARY = Case(
 
 def _detached(patch: pytest.MonkeyPatch) -> None:
     """Treat the divisor as a constant."""
-    right = reference._Reduction.__init__
+    right = reduction.Reduction.__init__
 
-    def wrong(self: reference._Reduction, *arguments: Any) -> None:
+    def wrong(self: reduction.Reduction, *arguments: Any) -> None:
         right(self, *arguments)
         self._weighted = False
 
-    patch.setattr(reference._Reduction, "__init__", wrong)
+    patch.setattr(reduction.Reduction, "__init__", wrong)
 
 
 def _rows_sum_to_one(patch: pytest.MonkeyPatch) -> None:
     """Make the gradient softmax - tau though the targets' sum T is not 1."""
-    right = reference.PositionRules._from_logits
+    right = cross_entropy._from_logits
 
     def wrong(
-        self: reference.PositionRules,
+        self: PositionRules,
         logits: Sequence[float],
         tau: dict[int, Fraction],
         weight: Any,
-    ) -> tuple[reference._Position, Any]:
+    ) -> tuple[Position, Any]:
         position, costs = right(self, logits, tau, weight)
-        row = reference._Softmax(logits, {})
+        row = SoftmaxRow(logits, {})
         gradient = [
-            reference._combined(
-                [(Fraction(1), p), (Fraction(-1), reference.Real(tau.get(c, Fraction(0))))]
+            extended.combined(
+                [(Fraction(1), p), (Fraction(-1), reals.Real(tau.get(c, Fraction(0))))]
             )
             for c, p in enumerate(row.probabilities)
         ]
         return position._replace(predictions=gradient), costs
 
-    patch.setattr(reference.PositionRules, "_from_logits", wrong)
+    patch.setattr(cross_entropy, "_from_logits", wrong)
 
 
 def _no_chain_rule(patch: pytest.MonkeyPatch) -> None:
     """Take the derivative by the smoothed target for the one by the target."""
     patch.setattr(
-        reference.PositionRules,
+        cross_entropy,
         "_by_target",
-        lambda self, c, cost: reference.scaled(self.class_weights[c], cost),
+        lambda self, c, cost: extended.scaled(self.class_weights[c], cost),
     )
 
 
 def _no_pos_weight(patch: pytest.MonkeyPatch) -> None:
     """Forget the factor of the positive term."""
-    patch.setattr(reference._Reduction, "_pos_weight", lambda *_: Fraction(1))
+    patch.setattr(reduction.Reduction, "_pos_weight", lambda *_: Fraction(1))
 
 
 def _sigma_minus_target(patch: pytest.MonkeyPatch) -> None:
     """Compute the coefficient 1 - t' of sigma(z) as 1 - q t' / 3, which is wrong unless q = 3."""
-    right = reference.PositionRules._binary_logit
+    right = binary_cross_entropy._binary_logit
     patch.setattr(
-        reference.PositionRules,
+        binary_cross_entropy,
         "_binary_logit",
         lambda self, z, yes, _: right(self, z, yes, 1 - yes / 3),
     )
@@ -720,12 +726,12 @@ def test_the_check_catches_a_wrong_formula(
 
 def test_the_check_catches_one_unit_in_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check finds a result that is off by one unit in the last place."""
-    right = reference.round_value
+    right = extended.round_value
 
     def off(x: Any, form: Format) -> float:
         return right(x, form) + form.ulp(right(x, form))
 
-    monkeypatch.setattr(reference, "round_value", off)
+    monkeypatch.setattr(reduction, "round_value", off)
     with pytest.raises(AssertionError, match="is not"):
         check(DENSE)
 
@@ -904,8 +910,8 @@ def test_float64_logits_at_the_ends_of_their_range() -> None:
         (-5e-324, 1 + 3 * 2.0**-24, 0.5 + 2.0**-24),
         (0.0, 1 + 3 * 2.0**-24, 0.5 + 2.0**-23),
     ):
-        sigma = reference._Softmax((d, 0.0), {}).probabilities[0]
-        assert reference.Real(Fraction(0), ((Fraction(u), sigma),)).round(F32) == p
+        sigma = SoftmaxRow((d, 0.0), {}).probabilities[0]
+        assert reals.Real(Fraction(0), ((Fraction(u), sigma),)).round(F32) == p
 
 
 def test_rational_ties_go_to_even() -> None:

@@ -35,10 +35,13 @@ from tests.test_reference import (
 from unifiedloss.errors import EmptyMeanError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
+from unifiedloss.losses.cross_entropy import oracle as cross_entropy
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
-from unifiedloss.reference import PositionRules, Tensor, _Reduction, evaluate, tensor
+from unifiedloss.oracle.positions import PositionRules
+from unifiedloss.oracle.reduction import Reduction
+from unifiedloss.reference import Tensor, evaluate, tensor
 from unifiedloss.spec import Loss
 
 RULES = [*REDUCTIONS, {"divisor": "label_weights"}]
@@ -267,21 +270,21 @@ ELEMENTS = Case(
     tensor([[0.5, 0.25], [0.75, 1.0]]),
     tensor([1.0, 3.0]),
 )
-WRONG: list[tuple[Case, type, str, Any]] = [
+WRONG: list[tuple[Case, Any, str, Any]] = [
     (
         POSITIONS,
-        PositionRules,
+        cross_entropy,
         "_by_targets",
-        lambda self, x, *_: [self._by_target(c, cost) for c, cost in enumerate(x)],
+        lambda rules, x, *_: [cross_entropy._by_target(rules, c, cost) for c, cost in enumerate(x)],
     ),
     (
         POSITIONS,
         PositionRules,
-        "_clipped",
+        "clipped",
         lambda self, p: (min(max(p, self.lowest), self.highest), False),
     ),
-    (ELEMENTS, _Reduction, "_unit_weight", lambda *_: Fraction(1)),
-    (ELEMENTS, _Reduction, "_pos_weight", lambda self, i: Fraction(self.plan.pos_weight[i % 2])),
+    (ELEMENTS, Reduction, "_unit_weight", lambda *_: Fraction(1)),
+    (ELEMENTS, Reduction, "_pos_weight", lambda self, i: Fraction(self.plan.pos_weight[i % 2])),
 ]
 
 

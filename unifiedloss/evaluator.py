@@ -1,8 +1,8 @@
 """The steps of an evaluation that all losses share, and the values they exchange.
 
-An evaluation selects the positions that count, computes their losses (`unifiedloss.positions`),
-weighs them, and reduces them. It uses no mean and no weighting of a framework, because no two
-frameworks divide by the same number.
+An evaluation selects the positions that count, computes their losses (the module `pipeline` of
+each loss), weighs them, and reduces them. It uses no mean and no weighting of a framework, because
+no two frameworks divide by the same number.
 
 Masking is a *double select*: values that must not be read are replaced by harmless ones before the
 computation, and the results are replaced afterwards. Multiplying by 0, or masking only afterwards,
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Inputs
 from unifiedloss.ops import Array, Kernels, Ops
-from unifiedloss.plan import Plan
+from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 NAN = math.nan
 INFINITY = math.inf
@@ -141,6 +141,25 @@ class Evaluator:
         if kept is None:
             return x
         return self.ops.where(kept if axis is None else self.ops.expand(kept, axis), x, value)
+
+    def real_numbers(
+        self, predictions: Array, targets: Array, selection: Selection
+    ) -> tuple[Array, Array, Array | None]:
+        """Predictions and targets of a loss of any numbers, with 0 at positions that do not count.
+
+        Returns:
+            Both in the compute dtype, and which positions hold a bad target; None for none.
+        """
+        ops, plan = self.ops, self.plan
+        bad = None
+        if plan.targets_dtype in BEYOND_FLOAT64 and not self.checked:
+            # Compare as int64, because a uint64 tensor cannot be compared with a negative number.
+            # The largest uint64 numbers become negative, so the lowest valid one is 0.
+            integers = ops.cast_labels(targets)
+            lowest = 0 if plan.targets_dtype == "uint64" else -MAX_INTEGER_TARGET
+            bad = (integers > MAX_INTEGER_TARGET) | (integers < lowest)
+        targets = self.replace(selection.kept, ops.cast(targets, plan.compute_dtype), 0.0)
+        return self.replace(selection.kept, predictions, 0.0), targets, bad
 
     # ----------------------------------------------------------------------- weigh positions
 

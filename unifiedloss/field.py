@@ -36,6 +36,9 @@ class Declaration(NamedTuple):
         since: the serialization version that added this field.
         late_values: values that a later serialization version added, with that version.
         group: "common", or "ported" for fields that only losses of other libraries need.
+        fast_paths: whether the fused kernels, the closed-form gradients and the tiers of exact mode
+            know the field. Until they do, only the pipeline and the oracle compute a loss that
+            changes it.
     """
 
     default: Any
@@ -45,6 +48,7 @@ class Declaration(NamedTuple):
     since: int
     late_values: Mapping[str, int]
     group: Literal["common", "ported"]
+    fast_paths: bool
 
     def described(self) -> str:
         """What the field means, for the docstring."""
@@ -80,9 +84,12 @@ def field(
     since: int = 1,
     late_values: Mapping[str, int] | None = None,
     group: Literal["common", "ported"] = "common",
+    fast_paths: bool = False,
 ) -> Any:
     """Declare a field of a `Record`. Arguments as for `Declaration`."""
-    declaration = Declaration(default, check, sentence, doc, since, late_values or {}, group)
+    declaration = Declaration(
+        default, check, sentence, doc, since, late_values or {}, group, fast_paths
+    )
     return dataclasses.field(default=default, metadata={"declaration": declaration})
 
 
@@ -122,12 +129,18 @@ class Record:
     """The declared fields by name. Fields of a class come before those of its bases, and ported
     fields last."""
 
+    fast_fields: ClassVar[frozenset[str]] = frozenset()
+    """The names of the fields with `fast_paths`."""
+
     written_order: ClassVar[tuple[str, ...]] = ()
     """`changed` lists these fields first, in this order. The others follow as they are declared."""
 
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)(cls)
         cls.declarations = _ordered(cls)
+        cls.fast_fields = frozenset(
+            name for name, declaration in cls.declarations.items() if declaration.fast_paths
+        )
         cls.__signature__ = _Signature()  # type: ignore[attr-defined]
         cls.__doc__ = _Doc(cls.__doc__ or "")  # type: ignore[assignment]
 

@@ -7,12 +7,15 @@ that count, computes their losses and weighs them, and `Evaluator.reduce` sums a
 
 from __future__ import annotations
 
+from unifiedloss import losses
 from unifiedloss.evaluator import NAN, Evaluator, Terms
 from unifiedloss.inputs import Inputs
 from unifiedloss.ops import Array, Kernels, Ops
-from unifiedloss.positions import POSITIONS
 
 __all__ = ["Kernels", "Ops", "evaluate", "softmax", "terms"]
+
+_POSITIONS = {row.name: losses.part(row.name, "pipeline").positions for row in losses.ROWS}
+"""The function of each loss that computes the losses of positions."""
 
 
 def evaluate(e: Evaluator, inputs: Inputs) -> Array:
@@ -35,7 +38,8 @@ def terms(e: Evaluator, inputs: Inputs) -> Terms:
     predictions = ops.cast(inputs.predictions, plan.compute_dtype)
     targets = ops.cast_labels(inputs.targets) if plan.kind == "index" else inputs.targets
     selection = e.select(Inputs(predictions, targets, inputs.sample_weight, inputs.mask))
-    weighed = e.weigh(POSITIONS[plan.kind](e, predictions, targets, selection), selection)
+    positions = _POSITIONS[plan.spec.name](e, predictions, targets, selection)
+    weighed = e.weigh(positions, selection)
     if agree is None:
         return weighed
     losses = weighed.losses * ops.where(agree, e.scalar(1.0, weighed.losses), NAN)

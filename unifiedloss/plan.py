@@ -20,7 +20,6 @@ from unifiedloss.spec import Categorical, ClassWeighting, Elementwise, Loss, Ren
 
 __all__ = [
     "BEYOND_FLOAT64",
-    "FAST_PATH_FIELDS",
     "MAX_INTEGER_TARGET",
     "Clip",
     "Plan",
@@ -39,20 +38,6 @@ BEYOND_FLOAT64 = frozenset({"int64", "uint64"})
 
 _SMALLEST_EPSILON_ADDED = 2.0**-500
 """Arithmetic on pairs of float64 may lose a smaller `Plan.epsilon_added`."""
-
-FAST_PATH_FIELDS = frozenset(
-    {
-        "average_last_axis", "axis", "class_weighting", "class_weights", "divisor", "dtype",
-        "element_weights", "epsilon", "epsilon_added", "from_logits", "ignore_index",
-        "label_smoothing", "on_empty", "pos_weight", "reduction", "renormalize", "rounding",
-        "scale",
-    }
-)  # fmt: skip
-"""The fields that fused kernels, NumPy's closed-form gradients and the tiers of exact mode know.
-
-A loss that changes any other field is computed by `unifiedloss.positions` and the oracle only. Add
-a new field here once the fast paths handle it.
-"""
 
 
 class Clip(NamedTuple):
@@ -127,7 +112,7 @@ class Plan:
         bounds: (low, gap) if probabilities are clipped to the real interval [low, 1 - gap]; None if
             they are not, as where logarithms are clamped.
         epsilon_added: what is added to probabilities inside the logarithms.
-        fast_paths: whether the spec changes only fields in `FAST_PATH_FIELDS`.
+        fast_paths: whether the spec changes only fields that the fast paths handle.
         oracle_only: whether exact mode leaves the whole call to the oracle, because an element has
             two weights, the added epsilon is close to the smallest numbers, or the tiers do not
             know a changed field.
@@ -329,7 +314,7 @@ def resolve(
     unweighted = sample_weight is None and class_weights is None and element_weights is None
     # len(...) == 0, because torch.compile does not trace `not` of a tuple.
     plain = unweighted and mask is None and len(ignored_labels) == 0
-    fast_paths = FAST_PATH_FIELDS.issuperset(spec.changed())
+    fast_paths = spec.fast_fields.issuperset(spec.changed())
     two_weights = element_weights is not None and (averaged or sample_weight is not None)
     return Plan(
         spec=spec,

@@ -189,6 +189,7 @@ class Loss(Record):
 
     reduction: Reduction = field(
         default="mean",
+        fast_paths=True,
         check=one_of("mean", "sum", "none"),
         doc='"mean", "sum", or "none" for the per-position losses.',
         sentence={
@@ -199,6 +200,7 @@ class Loss(Record):
     )
     divisor: Divisor = field(
         default="weights",
+        fast_paths=True,
         check=one_of("weights", "present", "nonzero", "all"),
         doc='what the mean divides by. "weights": the sum of the weights W_i = sample weight times '
         'element weight. "present": the number of positions not dropped. "nonzero": the '
@@ -207,6 +209,7 @@ class Loss(Record):
     )
     on_empty: OnEmpty = field(
         default="nan",
+        fast_paths=True,
         check=one_of("nan", "zero", "error"),
         doc='the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under '
         "tracing). Its gradient is 0.",
@@ -214,6 +217,7 @@ class Loss(Record):
     )
     rounding: Rounding = field(
         default="native",
+        fast_paths=True,
         check=one_of("native", "exact"),
         sentence={
             "native": "computed with the framework's own operations, within a derived bound of "
@@ -405,6 +409,7 @@ class Categorical(Loss):
 
     axis: int | None = field(
         default=None,
+        fast_paths=True,
         check=optional(integer),
         doc="the class axis. None: the last one where predictions have at most 2 axes; from 3 axes "
         "up it must be named, because torch uses 1 and the others -1, and a square shape would "
@@ -413,6 +418,7 @@ class Categorical(Loss):
     )
     class_weights: Sequence[float] | None = field(
         default=None,
+        fast_paths=True,
         check=optional(weights),
         doc="one non-negative number w_c per class. Numbers below the smallest normal one of the "
         "compute dtype count as 0 here, and also in `pos_weight`, smoothing shares, targets of the "
@@ -421,6 +427,7 @@ class Categorical(Loss):
     )
     ignore_index: int | Iterable[int] | None = field(
         default=None,
+        fast_paths=True,
         check=optional(labels),
         doc="one or several ints; positions with these labels are dropped. Only for class indices: "
         "with dense targets a negative one has no effect, and one in 0..K-1 is an error.",
@@ -428,6 +435,7 @@ class Categorical(Loss):
     )
     divisor: Divisor = field(
         default="weights",
+        fast_paths=True,
         check=one_of("weights", "label_weights", "present", "nonzero", "all"),
         doc='what the mean divides by. "weights": the sum of the weights W_i, which are '
         r"sample_weight_i, times $\sum_c w_c t_{ic}$ where class weights are given. "
@@ -444,6 +452,7 @@ class Scaled(Loss):
 
     scale: float = field(
         default=1.0,
+        fast_paths=True,
         check=positive,
         doc="a positive number that multiplies every loss, and no weight.",
         sentence=_scale,
@@ -452,6 +461,7 @@ class Scaled(Loss):
     )
     dtype: ComputedIn | None = field(
         default=None,
+        fast_paths=True,
         check=optional(one_of("float32", "float64")),
         doc='None, or "float32" or "float64": predictions, floating targets and sample weights are '
         'cast to this dtype, and the loss has it. Not with ``rounding="exact"``.',
@@ -478,6 +488,7 @@ class Elementwise(Scaled):
 
     element_weights: float | Sequence[Any] | None = field(
         default=None,
+        fast_paths=True,
         check=optional(nested_weights),
         doc="None, or non-negative numbers that multiply the losses of elements: an array that "
         "broadcasts to the predictions, aligned to their *last* axes. They count in W_i, as sample "
@@ -488,6 +499,7 @@ class Elementwise(Scaled):
     )
     average_last_axis: bool = field(
         default=False,
+        fast_paths=True,
         check=boolean,
         doc="whether the losses along the last axis, multiplied by `element_weights`, are added "
         "and divided by their number, which leaves one loss per position. Positions then have the "

@@ -2,7 +2,7 @@
 
 Values of every backend are checked as NumPy arrays, which are views of CPU tensors, so that the
 same bad call fails with the same error and message everywhere. Under tracing and on accelerators no
-value is checked; `unifiedloss.positions` gives NaN instead, by the same rules. Dropped and
+value is checked; The pipelines give NaN instead, by the same rules. Dropped and
 zero-weighted positions are skipped. The order is weights, targets, predictions.
 """
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss import pipeline, values
+from unifiedloss import losses, pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.numpy import exact, gradient, kernels, objects, ops
+from unifiedloss.adapters.numpy import exact, kernels, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.floats import FORMATS
@@ -20,6 +20,10 @@ from unifiedloss.plan import Plan, check_upstream
 from unifiedloss.spec import Loss
 
 Array = NDArray[Any]
+
+
+_GRADIENTS = {row.name: losses.part(row.name, "gradient") for row in losses.ROWS}
+"""The module of each loss with its closed-form gradient."""
 
 
 class NumPyAdapter(Adapter):
@@ -145,10 +149,9 @@ class NumPyAdapter(Adapter):
                 )
             if plan.element_weights is not None:
                 factor = factor * np.asarray(plan.element_weights, plan.compute_dtype)
-            if plan.kind == "real":
-                factor = 2 * factor
+            factor = _GRADIENTS[spec.name].SLOPE_UNIT * factor
             factor = np.broadcast_to(factor, found.losses.shape)
-            slope = self._slope(plan, predictions, targets, found.kept)
+            slope = _slopes(e, predictions, targets, found.kept)
             if plan.axis is not None:
                 factor = np.expand_dims(factor, plan.axis)
             # A slope may be NaN or infinite, so a factor of 0 would not make an empty mean's
@@ -183,15 +186,6 @@ class NumPyAdapter(Adapter):
         # The elementwise kernel gives NaN at infinite logits, also where the loss is 0. The
         # pipeline handles them.
         return (value, gradient) if plan.kind != "binary" or isfinite(value) else None
-
-    @staticmethod
-    def _slope(plan: Plan, predictions: Array, targets: Array, kept: Array | None) -> Array:
-        predictions = ops.cast(predictions, plan.compute_dtype)
-        if kept is not None:
-            expanded = kept if plan.axis is None else np.expand_dims(kept, plan.axis)
-            predictions = np.where(expanded, predictions, 0.5)
-            targets = np.where(kept if plan.kind == "index" else expanded, targets, 0)
-        return gradient.unscaled(plan, predictions, targets)
 
     def _rowwise(
         self, plan: Plan, predictions: Array, labels: Array, upstream: Any
@@ -231,6 +225,18 @@ class NumPyAdapter(Adapter):
 
     def modes(self) -> dict[str, Mode]:
         return {"eager": Mode(lambda function, *tensors: function(*tensors), raises=True)}
+
+
+def _slopes(e: Evaluator, predictions: Array, targets: Array, kept: Array | None) -> Array:
+    """The derivatives of the losses of positions, in the loss's `SLOPE_UNIT`."""
+    plan = e.plan
+    predictions = ops.cast(predictions, plan.compute_dtype)
+    if kept is not None:
+        expanded = kept if plan.axis is None else np.expand_dims(kept, plan.axis)
+        predictions = np.where(expanded, predictions, 0.5)
+        targets = np.where(kept if plan.kind == "index" else expanded, targets, 0)
+    slopes: Array = _GRADIENTS[plan.spec.name].slopes(e, predictions, targets)
+    return slopes if plan.scale == 1.0 else slopes * plan.scale
 
 
 def _is_rowwise(plan: Plan) -> bool:

@@ -170,11 +170,15 @@ def _binary_block(z: Array, t: Array, losses: Array, gradient: Array | None) -> 
 
 
 def _squared_block(p: Array, t: Array, losses: Array, gradient: Array | None) -> None:
-    """(p - t)^2 and half its derivative, see `unifiedloss.adapters.numpy.gradient`."""
+    """(p - t)^2 and half its derivative, because 2 * (p - t) may overflow."""
     difference = np.subtract(p, t, out=losses)
     if gradient is not None:
         np.copyto(gradient, difference)
     np.multiply(difference, difference, out=losses)
+
+
+_BLOCKS = {"binary_cross_entropy": (_binary_block, 1), "mean_squared_error": (_squared_block, 2)}
+"""The function of each elementwise loss, and the unit of the derivatives that it computes."""
 
 
 def fused_loss(
@@ -186,11 +190,11 @@ def fused_loss(
     while it is in the cache, so no array of all losses is allocated and written.
     """
     share = 1.0 / plan.count if plan.spec.reduction == "mean" and plan.count else 1.0
-    slope_factor = 2 * share if plan.kind == "real" else share
+    block, unit = _BLOCKS.get(plan.spec.name, (None, 1))
     factor = (
         None
         if upstream is None
-        else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * slope_factor)
+        else predictions.dtype.type(np.asarray(upstream, predictions.dtype) * (unit * share))
     )
     if plan.kind == "index":
         assert plan.axis is not None
@@ -204,7 +208,7 @@ def fused_loss(
             None if slopes is None else np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis)
         )
     else:
-        block = _binary_block if plan.kind == "binary" else _squared_block
+        assert block is not None
         gradient = None if factor is None else np.empty(predictions.shape, predictions.dtype)
         spare = np.empty(min(predictions.size, _FLAT_BLOCK), predictions.dtype)
         total = 0.0
@@ -217,9 +221,3 @@ def fused_loss(
             if slope:
                 slope[0] *= factor
     return predictions.dtype.type(total * share), gradient
-
-
-def sigmoid(logits: Array) -> Array:
-    """1 / (1 + e^-z), without overflow for large or small z."""
-    e = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1, e) / (1 + e)

@@ -56,7 +56,7 @@ def fused_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
     than half as much as the loss itself on a small batch.
     """
     reduction = plan.spec.reduction
-    if plan.kind == "real":
+    if plan.spec.name == "mean_squared_error":
         return F.mse_loss(predictions, targets, reduction=reduction)
     if plan.kind == "binary":
         return F.binary_cross_entropy_with_logits(predictions, targets, reduction=reduction)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss import reference
 from unifiedloss.exact import counts
 from unifiedloss.exact.balls import Ball, U
 from unifiedloss.exact.sums import Sum, products
 from unifiedloss.floats import FORMATS
+from unifiedloss.oracle.extended import extended, round_value, scaled, times
+from unifiedloss.oracle.positions import Position, PositionRules, averaged
 from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = NDArray[Any]
@@ -95,8 +96,8 @@ class HostCall:
         if self.of_labels:
             self.read = np.take_along_axis(self.rows, self.labels[:, None], 1)
         self.bad, self.nan, self.special = self._classified()
-        self._oracle: reference.PositionRules | None = None
-        self._known: dict[int, Any] = {}
+        self._oracle: PositionRules | None = None
+        self._known: dict[int, Position] = {}
 
     @property
     def of_labels(self) -> bool:
@@ -338,47 +339,43 @@ class HostCall:
 
     # -------------------------------------------------------------------------------- the oracle
 
-    def _position(self, i: int) -> Any:
+    def _position(self, i: int) -> Position:
         if i not in self._known:
             if len(self._known) > 64:
                 self._known.clear()
-            oracle = self._oracle = self._oracle or reference.PositionRules(self.plan)
-            row = self.rows[i].astype(np.float64).tolist()
-            if self.plan.kind == "index":
-                position = oracle.cross_entropy(row, [int(self.targets[i])])
-            elif self.plan.kind == "dense":
-                position = oracle.cross_entropy(row, self.targets[i].astype(np.float64).tolist())
-            else:
-                elements = [self._element(oracle, i, c, x) for c, x in enumerate(row)]
-                position = oracle.averaged(elements)
-            self._known[i] = position
+            self._oracle = self._oracle or PositionRules(self.plan)
+            self._known[i] = self._computed(self._oracle, i)
         return self._known[i]
 
-    def _element(self, oracle: reference.PositionRules, i: int, c: int, prediction: float) -> Any:
-        target = self.targets[i, c].item()
-        if self.plan.kind == "real":
-            return oracle.squared_error(prediction, target)
-        q = Fraction(1) if self.pos_weight is None else Fraction(float(self.pos_weight[i, c]))
-        return oracle.binary_cross_entropy(prediction, float(target), q)
+    def _computed(self, oracle: PositionRules, i: int) -> Position:
+        row = self.rows[i].astype(np.float64).tolist()
+        if self.plan.kind == "index":
+            return oracle.position(row, [int(self.targets[i])])
+        targets = self.targets[i].tolist()
+        if self.plan.kind == "dense":
+            return oracle.position(row, targets)
+        weights = [1.0] * len(row) if self.pos_weight is None else self.pos_weight[i].tolist()
+        elements = zip(row, targets, weights, strict=True)
+        return averaged([oracle.position([x], [t], Fraction(q)) for x, t, q in elements])
 
     def weight_of(self, i: int) -> Any:
         """The exact sample weight: a Fraction, or a float where it is not finite."""
         if self._long_weight is not None:
             return Fraction(int(self._long_weight[i]))
-        return Fraction(1) if self.weight is None else reference.extended(float(self.weight[i]))
+        return Fraction(1) if self.weight is None else extended(float(self.weight[i]))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
         """The loss of a position times its sample weight, by the oracle."""
         counts.undecided["oracle"] += 1
-        factor = reference.times(self.weight_of(i), Fraction(self.plan.scale))
-        loss = reference.scaled(factor, self._position(i).loss)
-        return reference.round_value(loss, FORMATS[dtype])
+        factor = times(self.weight_of(i), Fraction(self.plan.scale))
+        loss = scaled(factor, self._position(i).loss)
+        return round_value(loss, FORMATS[dtype])
 
     def oracle_slope(self, i: int, c: int, scale: Any) -> float:
         """An element of the gradient, by the oracle."""
         counts.undecided["oracle"] += 1
-        slope = reference.scaled(scale.exactly(i), self._position(i).predictions[c])
-        return reference.round_value(slope, FORMATS[self.plan.predictions_dtype])
+        slope = scaled(scale.exactly(i), self._position(i).predictions[c])
+        return round_value(slope, FORMATS[self.plan.predictions_dtype])
 
 
 def plain(x: Array) -> Array:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss import reference
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Bools, Floats, HostCall
+from unifiedloss.oracle.extended import extended, over, times
 
 
 class Scale:
@@ -70,14 +70,14 @@ class Scale:
 
     def exactly(self, i: int) -> Any:
         """The exact scale of a position: a Fraction, or a float where it is not finite."""
-        factor = reference.times(
-            reference.extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
+        factor = times(
+            extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
             self._call.weight_of(i),
         )
-        factor = reference.times(factor, Fraction(self._call.plan.scale))
+        factor = times(factor, Fraction(self._call.plan.scale))
         if self._special_divisor is not None:
-            return reference.over(factor, self._special_divisor)
+            return over(factor, self._special_divisor)
         if self._fraction is None:
             assert self._exactly is not None
             self._fraction = self._exactly()
-        return reference.over(factor, self._fraction)
+        return over(factor, self._fraction)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unifiedloss.exact.balls import Ball, U, two_prod
 from unifiedloss.exact.rounding import decide, to_format
 from unifiedloss.floats import FORMATS
-from unifiedloss.reference import nearest
+from unifiedloss.oracle.rounding import nearest
 
 Floats = NDArray[np.float64]
 

@@ -74,12 +74,14 @@ class BinaryCrossEntropyLoss(Elementwise):
 
     from_logits: bool = field(
         default=False,
+        fast_paths=True,
         check=boolean,
         doc="False: predictions are probabilities. True: the sigmoid is part of the loss.",
         sentence=from_logits_sentence("sigmoid"),
     )
     epsilon: Epsilon = field(
         default=0.0,
+        fast_paths=True,
         check=clip_bound("keras", "sklearn", "torch"),
         doc="probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the "
         'gradient is 0 where it clips. Only with ``from_logits=False``. "keras" and "sklearn": as '
@@ -91,6 +93,7 @@ class BinaryCrossEntropyLoss(Elementwise):
     )
     pos_weight: float | Sequence[float] | None = field(
         default=None,
+        fast_paths=True,
         check=optional(weight_or_weights),
         doc="the factor q of the positive term: a number, or one per entry of `axis`. It never "
         'counts in the divisor. Not with ``epsilon="torch"``.',
@@ -98,6 +101,7 @@ class BinaryCrossEntropyLoss(Elementwise):
     )
     axis: int | None = field(
         default=None,
+        fast_paths=True,
         check=optional(axis_if_not_last),
         doc="the axis along which a vector `pos_weight` runs. None: the last one.",
         sentence=_pos_weight_axis,
@@ -105,12 +109,14 @@ class BinaryCrossEntropyLoss(Elementwise):
     )
     label_smoothing: float = field(
         default=0.0,
+        fast_paths=True,
         check=unit_interval,
         doc=r"the amount $\epsilon_s$ in [0, 1], spread evenly over the 2 answers.",
         sentence=label_smoothing_sentence("2 answers"),
     )
     epsilon_added: bool = field(
         default=False,
+        fast_paths=True,
         check=boolean,
         doc=r"whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and "
         r"$-\log(1 - p + \epsilon)$, instead of being a bound. Only with a number as `epsilon`.",

@@ -62,12 +62,14 @@ class CrossEntropyLoss(Categorical, Scaled):
 
     from_logits: bool = field(
         default=False,
+        fast_paths=True,
         check=boolean,
         doc="False: predictions are probabilities. True: softmax is part of the loss.",
         sentence=from_logits_sentence("softmax"),
     )
     epsilon: Epsilon = field(
         default=0.0,
+        fast_paths=True,
         check=clip_bound("keras", "sklearn"),
         doc="probabilities are clipped to [epsilon, 1 - epsilon] before the logarithm; the "
         'gradient is 0 where it clips. Only with ``from_logits=False``. "keras": 1e-7, with both '
@@ -78,12 +80,14 @@ class CrossEntropyLoss(Categorical, Scaled):
     )
     label_smoothing: float = field(
         default=0.0,
+        fast_paths=True,
         check=unit_interval,
         doc=r"the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.",
         sentence=label_smoothing_sentence("K classes"),
     )
     renormalize: Renormalize | None = field(
         default=None,
+        fast_paths=True,
         check=optional(one_of("before_clip", "after_clip")),
         doc="None, or predictions are non-negative numbers that are divided by their sum over the "
         'classes, "before_clip" or "after_clip". Under "after_clip" the predictions are clipped as '
@@ -98,6 +102,7 @@ class CrossEntropyLoss(Categorical, Scaled):
     )
     class_weighting: ClassWeighting = field(
         default="entries",
+        fast_paths=True,
         check=one_of("entries", "position"),
         doc='what class weights multiply. "entries": the entries of the smoothed target, as above. '
         r'"position": the whole loss of a position, by $\sum_c w_c t_c$, so that '

@@ -1,0 +1,5 @@
+"""The negative log-likelihood of each position: the cross-entropy reads log-probabilities, too."""
+
+from unifiedloss.losses.cross_entropy.pipeline import positions
+
+__all__ = ["positions"]
