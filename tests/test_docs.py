@@ -336,6 +336,8 @@ _NOT_YET = (
     "unifiedloss/losses/<loss>/cases.py",
     "unifiedloss/losses/<loss>/exact.py",
     "unifiedloss/losses/<loss>/formula.py",
+    "unifiedloss/conformance/product.py",
+    "unifiedloss/interop/lens.py",
     "unifiedloss/interop/quirks/",
 )
 """The beginnings of the names of files that the guides know and that are still to be written."""
@@ -356,7 +358,9 @@ def _files(named: str) -> list[Path]:
 
 
 def _to_come(named: str) -> bool:
-    return named.startswith(_NOT_YET) or f"unifiedloss/{named}".startswith(_NOT_YET)
+    """Whether a path is still to be written; once it is there, it is checked like any other."""
+    listed = named.startswith(_NOT_YET) or f"unifiedloss/{named}".startswith(_NOT_YET)
+    return listed and not any(path.exists() for path in _files(named))
 
 
 @pytest.mark.parametrize("guide", _GUIDES)
@@ -400,7 +404,7 @@ def test_named_rules_are_where_the_table_says() -> None:
     for path, names in rows:
         if _to_come(path):
             continue
-        source = "".join(file.read_text("utf-8") for file in _files(path) if file.exists())
+        source = "".join(file.read_text("utf-8") for file in _files(path) if file.is_file())
         wrong += [
             f"{path}: {name}"
             for name in re.findall(r"`(\w+)`", names)
