@@ -25,10 +25,16 @@ import griffe
 import pytest
 
 import unifiedloss
+from tests.test_imports import RINGS
+from unifiedloss.interop.library_loss import LIBRARIES
 from unifiedloss.losses import ROWS
+from unifiedloss.owners import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
@@ -256,6 +262,43 @@ def test_pages_have_examples() -> None:
     assert [name for name in expected if not any(found.startswith(name) for found in names)] == []
 
 
+_OWN_LOSSES = """
+import sys
+import jax.numpy as jnp, keras, numpy as np, optax, torch
+logits, labels = eval(sys.argv[1]), eval(sys.argv[2])
+print(f"{torch.nn.CrossEntropyLoss()(torch.tensor(logits), torch.tensor(labels)):.6f}")
+try:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    print(f"{float(loss(np.array(labels), np.array(logits, np.float32))):.6f}")
+except Exception as error:
+    print("an error" if "outside the valid range" in str(error) else repr(error))
+rows = optax.softmax_cross_entropy_with_integer_labels(jnp.array(logits), jnp.array(labels))
+print(str(rows.mean()).replace("nan", "NaN"))
+"""
+
+
+@pytest.mark.framework("torch", "keras", "jax")
+@pytest.mark.parametrize(
+    ("backend", "column"),
+    [
+        ("torch", 1),
+        pytest.param("tensorflow", 2, marks=pytest.mark.framework("tensorflow")),
+        ("jax", 1),
+        ("numpy", 1),
+    ],
+)
+@pytest.mark.slow("the numbers of two backends", only=["jax", "numpy"])
+def test_first_table_of_the_readme(backend: str, column: int, tmp_path: Path) -> None:
+    """The libraries' own losses, with their defaults, give the numbers of the first table."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"^\| (\d.*) \|$", text, re.MULTILINE)[0].split(" | ")
+    logits, labels = re.findall(r"^(?:logits|labels) = (\[.*\])", text, re.MULTILINE)[:2]
+    assert f"the labels {labels}" in text
+    program = f"import os; os.environ['KERAS_BACKEND'] = {backend!r}\n{_OWN_LOSSES}"
+    printed = _run("-c", program, logits, labels, folder=tmp_path).splitlines()
+    assert printed == [numbers[0], numbers[column], numbers[3]]
+
+
 @pytest.mark.parametrize(
     "example",
     [
@@ -279,6 +322,106 @@ def test_run_target_has_the_examples() -> None:
         (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nrun:")[2].partition("\n\n")[0]
     )
     assert sorted(re.findall(r"docs/examples/(\S+)", recipe)) == [path.name for path in EXAMPLES]
+
+
+_GUIDES = ("CONTRIBUTING.md", "docs/how-it-works.md", "docs/glossary.md")
+"""The pages that say which file holds what."""
+
+_PLACEHOLDERS = {
+    "<loss>": [row.name for row in ROWS],
+    "<backend>": list(BUILT_IN),
+    "<library>": list(LIBRARIES),
+}
+_NOT_YET = (
+    "unifiedloss/losses/<loss>/cases.py",
+    "unifiedloss/losses/<loss>/exact.py",
+    "unifiedloss/losses/<loss>/formula.py",
+    "unifiedloss/conformance/product.py",
+    "unifiedloss/interop/lens.py",
+    "unifiedloss/interop/quirks/",
+)
+"""The beginnings of the names of files that the guides know and that are still to be written."""
+
+
+def _files(named: str) -> list[Path]:
+    """The files that a page means by a path with placeholders.
+
+    Paths in prose may leave out the folder ``unifiedloss/``.
+    """
+    paths = [named]
+    for placeholder, names in _PLACEHOLDERS.items():
+        if placeholder in named:
+            paths = [path.replace(placeholder, name) for path in paths for name in names]
+    return [
+        ROOT / path if (ROOT / path).exists() else ROOT / "unifiedloss" / path for path in paths
+    ]
+
+
+def _to_come(named: str) -> bool:
+    """Whether a path is still to be written; once it is there, it is checked like any other."""
+    listed = named.startswith(_NOT_YET) or f"unifiedloss/{named}".startswith(_NOT_YET)
+    return listed and not any(path.exists() for path in _files(named))
+
+
+@pytest.mark.parametrize("guide", _GUIDES)
+def test_named_files_exist(guide: str) -> None:
+    """Each path on a guide exists, for some loss, backend or library if it names no one."""
+    text = (ROOT / guide).read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w.<>-]+/[\w./<>-]*(?:/|\.\w+))`", text))
+    missing = [
+        name
+        for name in sorted(named)
+        if not _to_come(name) and not any(path.exists() for path in _files(name))
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(page: str) -> None:
+    """Links between files of the repository work; the site's build checks those of its pages."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert links
+
+
+def test_rings_are_those_of_the_import_rules() -> None:
+    """The table of rings in "How it works" has the modules of tests/test_imports.py."""
+    text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| \d+ \| (.*) \| .* \|$", text, re.MULTILINE)
+    expected = [
+        ", ".join(f"`{name.replace('.*.', '/<loss>/')}`" for name in ring) for ring in RINGS
+    ]
+    assert table == expected
+
+
+def test_named_rules_are_where_the_table_says() -> None:
+    """The file of each row of the table "Where is the rule for" contains the row's names."""
+    text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| `(\S+\.py)` \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) > 40
+    wrong = []
+    for path, names in rows:
+        if _to_come(path):
+            continue
+        source = "".join(file.read_text("utf-8") for file in _files(path) if file.is_file())
+        wrong += [
+            f"{path}: {name}"
+            for name in re.findall(r"`(\w+)`", names)
+            if not re.search(rf"\b{name}\b", source)
+        ]
+    assert wrong == []
+
+
+def test_workflow_only_calls_make() -> None:
+    """Each command of the workflow is a target of the Makefile."""
+    workflow = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"^ *(?:- )?run: *(.*)$", workflow, re.MULTILINE)
+    called = {re.sub(r" [A-Z]+=\S+", "", command) for command in commands if command}
+    assert called == {"make check", "make test"}
+    for command in called:
+        assert re.search(rf"^{command.removeprefix('make ')}:", makefile, re.MULTILINE)
 
 
 def test_site_builds(tmp_path: Path) -> None:
