@@ -22,7 +22,7 @@ from unifiedloss.interop.inputs import Layout, inputs, layouts, weights_of
 from unifiedloss.interop.quirk import Quirk
 from unifiedloss.interop.quirks import QUIRKS
 from unifiedloss.interop.refusals import Refusal, refusal_of
-from unifiedloss.interop.sentences import TITLES, sentence
+from unifiedloss.interop.sentences import sentence, title
 from unifiedloss.interop.sides import (
     Input,
     Outcome,
@@ -404,7 +404,7 @@ def _of_losses(a: Side, b: Side, near_a: Loss, near_b: Loss) -> Difference:
         if not same(tried.a, tried.b):
             example = tried
             break
-    return Difference("loss", f"{TITLES[near_a.name]}.", f"{TITLES[near_b.name]}.", example)
+    return Difference("loss", f"{title(near_a)}.", f"{title(near_b)}.", example)
 
 
 # --------------------------------------------------------------------- rules that no spec expresses
