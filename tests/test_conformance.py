@@ -6,6 +6,7 @@ The tests also guard that a run does not shrink: the rows, the comparisons and t
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unifiedloss import conformance
-from unifiedloss.conformance import Case, Report, Row, runner
+from tests.rule_ids import rule_ids
+from unifiedloss import conformance, losses
+from unifiedloss.conformance import Case, Report, Row, cases, runner
+from unifiedloss.conformance.case import BadCall, LossCases, edge
 from unifiedloss.conformance.cases import all_cases, bad_calls
+from unifiedloss.conformance.hard import hard_cases
 from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.floats import FORMATS
+from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
+from unifiedloss.spec import LOSSES
 
 STRENGTHS = ("full", "test")
 """The strengths of the conformance run: with --strength all, and otherwise."""
@@ -284,18 +290,51 @@ def test_softmax_cases() -> None:
     assert 1 <= sum(case.representative for case in every) <= 2
 
 
-def test_every_row_of_the_facts_is_a_case() -> None:
-    """Each numbered disagreement about numbers has a case with its number."""
-    named = {x.name.removeprefix("edge/")[:2] for x in (*all_cases(), *bad_calls())}
-    about_numbers = {f"{n:02}" for n in range(1, 44)} - {
-        "13",
-        "14",
-        "18",
-        "19",
-        "37",
-        "39",
-        "29",
-        "34",
-        "40",
-    }
-    assert about_numbers <= named | {"15"}
+def _rules_by_case() -> dict[str, tuple[str, ...]]:
+    every = (*all_cases(), *hard_cases(), *bad_calls(), *softmax_cases(), *bad_softmax_calls())
+    return {case.name: case.rules for case in every}
+
+
+def test_every_rule_has_a_case() -> None:
+    """Each id on the page Rules is named by a case."""
+    assert not rule_ids() - {rule for rules in _rules_by_case().values() for rule in rules}
+
+
+def test_every_case_names_its_rules() -> None:
+    """Each case names at least one rule, and only rules of the page."""
+    for name, rules in _rules_by_case().items():
+        assert rules, f"{name} names no rule"
+        assert rule_ids() >= set(rules), name
+
+
+def test_every_field_has_a_rule() -> None:
+    """The name of a field, with dashes, is the id of its rule, and so is the name of a loss."""
+    names = {name for cls in LOSSES.values() for name in cls.declarations} | LOSSES.keys()
+    assert rule_ids() >= {name.replace("_", "-") for name in names}
+
+
+def test_a_new_loss_changes_no_other_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases of a loss come from its row, and are marked apart from those of other losses."""
+    known = {case.name: case for case in all_cases()}
+    spec, values = MeanSquaredError(), np.zeros(2, np.float32)
+    new = LossCases(
+        bad_calls=lambda: [BadCall("new/bad", spec, values, values[:1], rules=("strict-shapes",))],
+        edge_cases=lambda: [edge(f"new {n}", spec, values, values) for n in range(5)],
+    )
+    monkeypatch.setattr(cases, "ROWS", (losses.Row("new", "New", "new"), *losses.ROWS))
+    monkeypatch.setattr(
+        cases,
+        "part",
+        lambda name, module: (
+            types.SimpleNamespace(CASES=new) if name == "new" else losses.part(name, module)
+        ),
+    )
+    found = {case.name: case for case in all_cases()}
+    added = [found[name] for name in found.keys() - known.keys()]
+    assert {case.name for case in added if case.compiled} == {"edge/new 0", "edge/new 4"}
+    assert len(added) == 5
+    assert "new/bad" in {call.name for call in bad_calls()}
+    for name, case in known.items():
+        marks = (case.compiled, case.representative, case.of_backend)
+        same = found[name]
+        assert (same.compiled, same.representative, same.of_backend) == marks, name

@@ -10,6 +10,7 @@ import dataclasses
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Case:
         representative: whether it also runs in the modes whose compilation is costly.
         of_backend: whether Keras may skip it in modes that compile, because Keras calls the same
             code as the backend below it, and that backend compiles the case itself.
+        rules: the ids, on the page Rules, of the rules that it proves.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Case:
     compiled: bool = False
     representative: bool = False
     of_backend: bool = False
+    rules: tuple[str, ...] = ()
 
     def is_wide(self) -> bool:
         """Whether an array of the case is float64."""
@@ -112,6 +115,7 @@ class BadCall:
         mask: values or None.
         reads: whether the mistake is in a value and not in a shape or dtype. Tracing sees no
             values, so nothing is raised there.
+        rules: as in `Case`.
     """
 
     name: str
@@ -121,6 +125,7 @@ class BadCall:
     sample_weight: Array | None = None
     mask: Array | None = None
     reads: bool = False
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +140,7 @@ class SoftmaxCase:
         compiled: as in `Case`.
         representative: as in `Case`.
         of_backend: as in `Case`.
+        rules: as in `Case`.
     """
 
     name: str
@@ -144,6 +150,7 @@ class SoftmaxCase:
     compiled: bool = False
     representative: bool = False
     of_backend: bool = False
+    rules: tuple[str, ...] = ()
 
     def is_wide(self) -> bool:
         """Whether the logits are float64."""
@@ -170,6 +177,35 @@ def edge(
 ) -> Case:
     """A case chosen by hand; its name begins with "edge/"."""
     return Case(f"edge/{name}", spec, predictions, targets, *rest, **options)
+
+
+def proving(*rules: str) -> partial[Case]:
+    """The function `edge` for cases that prove these rules."""
+    return partial(edge, rules=rules)
+
+
+def refused(*rules: str) -> partial[BadCall]:
+    """The class `BadCall` for calls that break these rules."""
+    return partial(BadCall, rules=rules)
+
+
+def rules_of(case: Case) -> tuple[str, ...]:
+    """The rules that a case of a product or with random data proves: what its fields have."""
+    rules = [case.spec.name]
+    for name, declaration in case.spec.declarations.items():
+        if getattr(case.spec, name) != declaration.default:
+            rules.append(name)
+    if case.sample_weight is not None:
+        rules.append("leading_weights")
+        if (case.sample_weight == 0).any():
+            rules.append("zero_weighted")
+    if case.mask is not None:
+        rules.append("dropped")
+    if case.upstream is not None:
+        rules.append("upstream")
+    if case.dtype in ("float16", "bfloat16"):
+        rules.append("half_dtypes")
+    return tuple(rule.replace("_", "-") for rule in rules)
 
 
 def _nothing() -> tuple[()]:

@@ -1,17 +1,15 @@
 """All conformance cases: those of the losses, and which of them compiled modes run.
 
-Each loss has its cases in the module `cases` of its folder, as a `LossCases` named `CASES`:
+Each loss has its cases in the module `cases` of its folder, as a `LossCases` named `CASES`. It must
+have `bad_calls`, the calls that fail with the same message in every backend. It should have
+`edge_cases`, chosen by hand, of which compiled modes run every fourth, and `product_cases`, all
+fields reduced so that each pair of values occurs. `LossCases` describes the other parts; `product`
+makes products of fields, and `data` has small tensors. Nothing here names a loss, so a new loss
+needs no edit in this folder.
 
-```python
-CASES = LossCases(
-    edge_cases=edge_cases,  # chosen by hand; compiled modes run every fourth
-    bad_calls=bad_calls,  # calls that must fail, with the same message in every backend
-    product_cases=product_cases,  # all fields, reduced so that each pair of values occurs
-)
-```
-
-`unifiedloss.conformance.case` describes all its parts, `product` makes products of fields, and
-`data` has small tensors. Nothing here names a loss, so a new loss needs no edit in this folder.
+Each case names the rules of the page Rules that it proves, by their ids: `case.proving` makes
+edge cases of a rule, and `case.refused` bad calls. Cases of products and with random data derive
+them from their fields; the id of a field's rule is its name with dashes.
 
 Reports and golden files refer to cases by their names, so a name never changes, and neither does
 the order of a loss's edge cases: a new one goes to the end of its function. Old names begin with a
@@ -25,7 +23,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from unifiedloss.conformance.case import BadCall, Case, LossCases
+from unifiedloss.conformance.case import BadCall, Case, LossCases, rules_of
 from unifiedloss.losses import ROWS, part
 
 # To compile a case takes up to a thousand times as long as to run it. The variants of one rule are
@@ -107,4 +105,5 @@ def _marked(loss: LossCases) -> Iterable[Case]:
             compiled=case.name in compiled,
             representative=case.name in representative,
             of_backend=case.name in of_backend,
+            rules=case.rules or rules_of(case),
         )

@@ -51,7 +51,13 @@ def hard_cases() -> Iterator[Case]:
     def case(name: str, spec: Any, dtype: str, predictions: Any, targets: Any, **more: Any) -> Case:
         predictions = np.array(predictions, _HELD[dtype])
         return Case(
-            f"hard/{name}, {dtype}", spec, predictions, np.array(targets), dtype=dtype, **more
+            f"hard/{name}, {dtype}",
+            spec,
+            predictions,
+            np.array(targets),
+            dtype=dtype,
+            rules=("rounding",),
+            **more,
         )
 
     yield from _next_to_a_midpoint(case)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +34,9 @@ _FEWER: dict[str, Sequence[Any]] = {
     "upstream": (None, "given"),
     "scale": (1.0, 2.5),
 }
-# Each of these two products has variants of two losses. A pair of two fields then occurs in one
-# loss only, which is enough for fields that the losses share. To change an axis changes all rows.
+# Losses share these two products: each takes the rows of its variants. A pair of two fields then
+# occurs in one loss only, which is enough for fields that the losses share. Whoever changes an axis
+# changes all rows, so a new loss makes a product of its own.
 _RULES: dict[str, tuple[int, dict[str, Sequence[Any]]]] = {
     "rows": (
         21,
@@ -44,7 +45,7 @@ _RULES: dict[str, tuple[int, dict[str, Sequence[Any]]]] = {
             "divisor": ("weights", "label_weights"),
             "shape": ((4, 3), (2, 3, 4)),
             "kind": ("index", "dense"),
-            "variant": ("likelihood", "before_clip", "after_clip", "position"),
+            "variant": range(4),
             "label_smoothing": (0.0, 0.1),
         },
     ),
@@ -54,7 +55,7 @@ _RULES: dict[str, tuple[int, dict[str, Sequence[Any]]]] = {
         | {
             "divisor": ("weights", "nonzero"),
             "shape": ((3, 4), (2, 3, 4)),
-            "variant": ("binary", "regression"),
+            "variant": range(2),
             "element_weights": (None, "last", "all"),
             "average_last_axis": (False, True),
         },
@@ -77,7 +78,7 @@ def product(
         yield make(f"product/{name} {number:03}", row)
 
 
-def rule_rows(name: str, variants: Collection[str]) -> Iterator[tuple[str, Row]]:
+def rule_rows(name: str, variants: Collection[int]) -> Iterator[tuple[str, Row]]:
     """Yield the rows of these variants from the product "rows" or "elements", with case names."""
     seed, axes = _RULES[name]
     for number, row in enumerate(pairs(axes, seed)):
@@ -137,15 +138,13 @@ class Draw(NamedTuple):
     predictions: Array
 
 
-def draws(start: int, step: int = 4, stop: int = 40) -> Iterator[Draw]:
-    """Make the data of the random cases of a loss.
+def draws(numbers: Iterable[int]) -> Iterator[Draw]:
+    """Make the data of random cases.
 
     Args:
-        start: the number of the first case. The four kinds of random cases take turns.
-        step: the distance to the next number.
-        stop: the end of the numbers.
+        numbers: the numbers in the names of the cases. No other loss may have them.
     """
-    for number in range(start, stop, step):
+    for number in numbers:
         name = f"random/2026.{number:03}"
         rng = rng_of(name)
 

@@ -38,11 +38,17 @@ def softmax_cases() -> Iterator[SoftmaxCase]:
     """All dtypes at the flush threshold, special and large logits, and all class axes."""
 
     def case(
-        name: str, dtype: str, logits: Any, axis: int | None = None, **options: Any
+        name: str,
+        dtype: str,
+        logits: Any,
+        axis: int | None = None,
+        *,
+        also: str | None = None,
+        **options: Any,
     ) -> SoftmaxCase:
-        return SoftmaxCase(
-            f"softmax/{name}", round_to(np.array(logits, np.float64), dtype), axis, dtype, **options
-        )
+        values = round_to(np.array(logits, np.float64), dtype)
+        rules = ("softmax",) if also is None else ("softmax", also)
+        return SoftmaxCase(f"softmax/{name}", values, axis, dtype, rules=rules, **options)
 
     for dtype, gaps in _GAPS.items():
         single = dtype == "float32"
@@ -55,36 +61,66 @@ def softmax_cases() -> Iterator[SoftmaxCase]:
             representative=single,
         )
         yield case(f"gap and ties, {dtype}", dtype, [[1, gaps[0] + 1, gaps[0] + 1, 2]])
-        yield case(f"special, {dtype}", dtype, _SPECIAL_LOGITS, compiled=single)
+        yield case(
+            f"special, {dtype}", dtype, _SPECIAL_LOGITS, also="infinite-logits", compiled=single
+        )
         offset = 6e4 if dtype == "float16" else 1e5
         yield case(
-            f"offset, {dtype}", dtype, offset + rng.normal(scale=3, size=(3, 4)), compiled=single
+            f"offset, {dtype}",
+            dtype,
+            offset + rng.normal(scale=3, size=(3, 4)),
+            also="large-offsets",
+            compiled=single,
         )
-        yield case(f"offset below, {dtype}", dtype, rng.normal(scale=3, size=(3, 4)) - offset)
+        yield case(
+            f"offset below, {dtype}",
+            dtype,
+            rng.normal(scale=3, size=(3, 4)) - offset,
+            also="large-offsets",
+        )
         yield case(f"rows, {dtype}", dtype, rng.normal(scale=3, size=(4, 5)), compiled=True)
         yield case(
-            f"axis 1 of 3, {dtype}", dtype, rng.normal(scale=10, size=(2, 3, 4)), 1, compiled=single
+            f"axis 1 of 3, {dtype}",
+            dtype,
+            rng.normal(scale=10, size=(2, 3, 4)),
+            1,
+            also="axis",
+            compiled=single,
         )
     rng = rng_of("softmax")
     for axis in (0, -1, -2):
         cube = rng.normal(scale=3, size=(3, 3, 3))
         yield case(
-            f"axis {axis} of 3", "float32", cube, axis, compiled=True, representative=axis == 0
+            f"axis {axis} of 3",
+            "float32",
+            cube,
+            axis,
+            also="axis",
+            compiled=True,
+            representative=axis == 0,
         )
-    yield case("class axis first", "float32", rng.normal(size=(3, 4)), 0)
+    yield case("class axis first", "float32", rng.normal(size=(3, 4)), 0, also="axis")
     yield case("one row", "float32", rng.normal(size=5), compiled=True)
-    yield case("one class", "float32", [[7], [-1e5], [NAN], [INF], [-INF]], compiled=True)
-    yield case("empty batch", "float32", np.zeros((0, 3)), compiled=True)
+    yield case(
+        "one class",
+        "float32",
+        [[7], [-1e5], [NAN], [INF], [-INF]],
+        also="infinite-logits",
+        compiled=True,
+    )
+    yield case("empty batch", "float32", np.zeros((0, 3)), also="empty-batch", compiled=True)
     yield case("many classes", "float32", rng.normal(scale=5, size=(2, 150)))
 
 
 def bad_softmax_calls() -> Iterator[SoftmaxCase]:
     """Calls of the softmax that must raise the same error in every backend."""
     cube = np.zeros((2, 3, 3), np.float32)
-    yield SoftmaxCase("softmax/axis not named", cube)
-    yield SoftmaxCase("softmax/axis out of range", cube, 3)
-    yield SoftmaxCase("softmax/axis out of range below", X, -3)
-    yield SoftmaxCase("softmax/scalar logits", np.array(1.0, np.float32))
-    yield SoftmaxCase("softmax/integer logits", X.astype(np.int32), dtype="int32")
-    yield SoftmaxCase("softmax/bool logits", X > 0, dtype="bool")
-    yield SoftmaxCase("softmax/no classes", np.zeros((4, 0), np.float32))
+    yield SoftmaxCase("softmax/axis not named", cube, rules=("axis",))
+    yield SoftmaxCase("softmax/axis out of range", cube, 3, rules=("axis",))
+    yield SoftmaxCase("softmax/axis out of range below", X, -3, rules=("axis",))
+    yield SoftmaxCase("softmax/scalar logits", np.array(1.0, np.float32), rules=("strict-shapes",))
+    yield SoftmaxCase(
+        "softmax/integer logits", X.astype(np.int32), dtype="int32", rules=("floating-predictions",)
+    )
+    yield SoftmaxCase("softmax/bool logits", X > 0, dtype="bool", rules=("floating-predictions",))
+    yield SoftmaxCase("softmax/no classes", np.zeros((4, 0), np.float32), rules=("strict-shapes",))

@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss.conformance.case import Array, BadCall, Case, LossCases, rng_of, round_to
-from unifiedloss.conformance.case import edge as case
+from unifiedloss.conformance.case import (
+    Array,
+    BadCall,
+    Case,
+    LossCases,
+    proving,
+    refused,
+    rng_of,
+    round_to,
+)
 from unifiedloss.conformance.data import F32_TINY, INF, NAN, ONE_HOT, P, W, X, Y, f32, ints
 from unifiedloss.conformance.product import (
     companions,
@@ -17,6 +25,13 @@ from unifiedloss.conformance.product import (
     shares,
 )
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
+
+weighted_case = proving("log-probabilities", "label-weights")
+special_case = proving("log-probabilities", "gradient-log-probabilities", "what-is-read")
+empty_case = proving("on-empty", "what-is-read")
+zero_weighted_case = proving("zero-weighted")
+bad_label_case = proving("bad-label", "bad-values")
+axis_case = proving("axis", "half-dtypes")
 
 
 def _nll(**fields: Any) -> NegativeLogLikelihoodLoss:
@@ -28,24 +43,28 @@ def marked_cases() -> Iterator[Case]:
     mean, both = {"reduction": "mean"}, {"compiled": True, "representative": True}
     logs = np.log(P)
     spec = _nll(class_weights=W, divisor="label_weights", ignore_index=-100, **mean)
-    yield case("log-probabilities, index", spec, logs, ints(0, 1, -100, 2), f32(1, 2, 3, 0), **both)
-    yield case("log-probabilities, one-hot", spec, logs, ONE_HOT)
+    yield weighted_case(
+        "log-probabilities, index", spec, logs, ints(0, 1, -100, 2), f32(1, 2, 3, 0), **both
+    )
+    yield weighted_case("log-probabilities, one-hot", spec, logs, ONE_HOT)
     odd = f32([-INF, -1, INF], [NAN, -1, -INF], [0.5, 2.0**127, -0.0])
     every, each = np.vstack([odd] * 3), np.repeat(ints(0, 1, 2), 3)
-    yield case("log-probabilities, special", _nll(), every, each)
+    yield special_case("log-probabilities, special", _nll(), every, each)
     tiny = F32_TINY
     soft = f32(
         [0, 1, 0], [0, 0.5, 0.25], [0.25, 0, 2], [tiny / 2, 1, 0], [1, -tiny / 2, 0], [tiny, 0, 1]
     )
-    yield case("log-probabilities, special, dense", _nll(), every[:6], soft, compiled=True)
+    yield special_case("log-probabilities, special, dense", _nll(), every[:6], soft, compiled=True)
     hidden = _nll(class_weights=(0, 2, 0))
-    yield case("log-probabilities, class weight 0, index", hidden, every, each)
-    yield case("log-probabilities, class weight 0, dense", hidden, odd, np.ones((3, 3), np.float32))
-    yield case("log-probabilities, empty mean", hidden.replace(**mean), odd, ints(0, 2, 0))
-    yield case(
+    yield special_case("log-probabilities, class weight 0, index", hidden, every, each)
+    yield special_case(
+        "log-probabilities, class weight 0, dense", hidden, odd, np.ones((3, 3), np.float32)
+    )
+    yield empty_case("log-probabilities, empty mean", hidden.replace(**mean), odd, ints(0, 2, 0))
+    yield zero_weighted_case(
         "log-probabilities, NaN under weight 0", _nll(**mean), odd, ints(1, 0, 2), f32(1, 0, 2)
     )
-    yield case(
+    yield bad_label_case(
         "log-probabilities, bad label",
         _nll(class_weights=W, **mean),
         logs,
@@ -54,14 +73,14 @@ def marked_cases() -> Iterator[Case]:
     )
     cube = -np.arange(18, dtype=np.float32).reshape(2, 3, 3)
     spec = _nll(axis=1, class_weights=W)
-    yield case(
+    yield axis_case(
         "log-probabilities, axis 1", spec, cube, ints([0, 1, 2], [2, 0, 1]), dtype="bfloat16"
     )
 
 
 def rule_cases() -> Iterator[Case]:
     """Pairs of fields."""
-    for name, row in rule_rows("rows", ("likelihood",)):
+    for name, row in rule_rows("rows", (0,)):
         rng = rng_of(name)
         shape: tuple[int, ...] = row["shape"]
         positions = shape[:1] + shape[2:]
@@ -82,8 +101,10 @@ def rule_cases() -> Iterator[Case]:
 def bad_calls() -> Iterator[BadCall]:
     """Calls that must fail."""
     z, y = X, Y
-    yield BadCall("labels one too many, log-probabilities", NegativeLogLikelihoodLoss(), z, y[:3])
-    yield BadCall(
+    yield refused("strict-shapes")(
+        "labels one too many, log-probabilities", NegativeLogLikelihoodLoss(), z, y[:3]
+    )
+    yield refused("bad-label", "bad-values")(
         "label 3, log-probabilities", NegativeLogLikelihoodLoss(), z, ints(0, 1, 3, 2), reads=True
     )
 

@@ -9,10 +9,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unifiedloss.conformance.case import Case, round_to
-from unifiedloss.conformance.case import edge as case
+from unifiedloss.conformance.case import Case, proving, round_to
 from unifiedloss.conformance.data import F32_TINY, INF, NAN, ONE_HOT, P, W, X, Y, f32, ints
 from unifiedloss.losses.cross_entropy.cases.specs import spec_with
+
+quotient_case = proving("renormalize")
+bad_case = proving("renormalize", "bad-probability")
+preset_case = proving("epsilon-presets")
+class_weighting_case = proving("class-weighting", "label-smoothing")
+label_weights_case = proving("label-weights", "scale")
+cast_case = proving("dtype")
 
 _MEAN = {"reduction": "mean"}
 
@@ -33,7 +39,7 @@ def _renormalized() -> Iterator[Case]:
     for order, dtype in (("before_clip", "float16"), ("after_clip", "float64")):
         spec = spec_with(from_logits=False, epsilon="keras", renormalize=order)
         far = spec.replace(epsilon=0.1875)
-        yield case(
+        yield quotient_case(
             f"12 {order}, index",
             far,
             np.vstack([rows, rows]),
@@ -41,27 +47,27 @@ def _renormalized() -> Iterator[Case]:
             compiled=True,
         )
         smoothed = far.replace(class_weights=W, label_smoothing=0.25)
-        yield case(
+        yield quotient_case(
             f"12 {order}, dense",
             smoothed,
             rows[[0, 3, 5]],
             f32([1, 0, 0], [0, 2, 0], [0.5, 0, 0.5]),
         )
-        yield case(f"12 {order}, bad", far, bad, ints(0, 0, 1, 1))
+        yield bad_case(f"12 {order}, bad", far, bad, ints(0, 0, 1, 1))
         weight = f32(1, 0, 0, 2, 0, 3)
-        yield case(
+        yield quotient_case(
             f"12 {order}, keras, dropped rows",
             spec.replace(reduction="mean"),
             rows,
             ints(0, 1, 2, 0, 1, 2),
             weight,
         )
-        yield case(f"12 {order}, {dtype}", spec, round_to(3 * P, dtype), Y, dtype=dtype)
+        yield quotient_case(f"12 {order}, {dtype}", spec, round_to(3 * P, dtype), Y, dtype=dtype)
 
 
 def _clipped() -> Iterator[Case]:
     """The clip of Keras."""
-    yield case(
+    yield preset_case(
         "09 keras, classes",
         spec_with(from_logits=False, epsilon="keras"),
         f32([0, 1, 0], [0, 1, 0]),
@@ -75,19 +81,25 @@ def _class_weights() -> Iterator[Case]:
     spec = spec_with(
         class_weights=(0, 2, 4), class_weighting="position", label_smoothing=0.25, **_MEAN
     )
-    yield case("18 weighted positions, logits", spec, X, Y)
-    yield case("18 weighted positions, logits, dense", spec, X, dense, compiled=True)
-    yield case("18 weighted positions, p, dense", spec.replace(from_logits=False), P, dense)
+    yield class_weighting_case("18 weighted positions, logits", spec, X, Y)
+    yield class_weighting_case(
+        "18 weighted positions, logits, dense", spec, X, dense, compiled=True
+    )
+    yield class_weighting_case(
+        "18 weighted positions, p, dense", spec.replace(from_logits=False), P, dense
+    )
     spec = spec_with(from_logits=False, class_weights=(0, 2), class_weighting="position")
     odd = f32([0, 1], [0, 1], [NAN, 1], [0, 1])
-    yield case("18 weighted positions, special", spec, odd, ints(0, 1, 0, 1))
-    yield case(
+    yield class_weighting_case("18 weighted positions, special", spec, odd, ints(0, 1, 0, 1))
+    yield class_weighting_case(
         "18 weighted positions, special, dense", spec, odd, f32([1, 0], [0, 1], [1, 0], [0.5, 0.5])
     )
-    yield case("18 weighted positions, empty", spec.replace(**_MEAN), odd, ints(0, 0, 0, 0))
+    yield class_weighting_case(
+        "18 weighted positions, empty", spec.replace(**_MEAN), odd, ints(0, 0, 0, 0)
+    )
     for targets in (Y, ONE_HOT):
         spec = spec_with(class_weights=W, divisor="label_weights", scale=3.0, **_MEAN)
-        yield case(
+        yield label_weights_case(
             f"02 label weights, {targets.dtype}", spec, X, targets, compiled=targets is ONE_HOT
         )
 
@@ -102,7 +114,7 @@ def _dtype() -> Iterator[Case]:
         reduction="mean",
     )
     wide = P.astype(np.float64) + 1e-9
-    yield case(
+    yield cast_case(
         "39 float64 in float32",
         keras,
         wide,

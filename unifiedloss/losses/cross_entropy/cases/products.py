@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from unifiedloss.conformance.product import (
     source,
 )
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+
+_VARIANTS: dict[int, Any] = {1: "before_clip", 2: "after_clip", 3: "position"}
+"""The order of `renormalize`, or the class weighting, of the variants of the product "rows"."""
 
 
 def product_cases() -> Iterator[Case]:
@@ -88,14 +92,14 @@ def _case(from_logits: bool, kind: str, name: str, row: Row) -> Case:
 
 def rule_cases() -> Iterator[Case]:
     """Probabilities divided by their sum, and class weights outside the smoothing."""
-    for name, row in rule_rows("rows", ("before_clip", "after_clip", "position")):
+    for name, row in rule_rows("rows", _VARIANTS):
         yield _rule_case(name, row)
 
 
 def _rule_case(name: str, row: Row) -> Case:
     rng = rng_of(name)
     shape: tuple[int, ...] = row["shape"]
-    variant = row["variant"]
+    variant = _VARIANTS[row["variant"]]
     positions = shape[:1] + shape[2:]
     targets: Array = rng.integers(shape[1], size=positions)
     if row["kind"] == "dense":
@@ -117,11 +121,11 @@ def _rule_case(name: str, row: Row) -> Case:
 
 def random_cases() -> Iterator[Case]:
     """Dense targets and labels."""
-    for draw in draws(2):
+    for draw in draws(range(2, 40, 4)):
         spec = CrossEntropyLoss(from_logits=True, reduction=draw.reduction)
         targets = shares(draw.predictions.astype(np.float64), 1).astype(np.float32)
         yield Case(draw.name, spec, draw.predictions, targets, dtype=draw.dtype)
-    for draw in draws(3):
+    for draw in draws(range(3, 40, 4)):
         spec = CrossEntropyLoss(from_logits=True, reduction=draw.reduction)
         shape = draw.predictions.shape
         labels: Array = draw.rng.integers(shape[1], size=shape[:1])
