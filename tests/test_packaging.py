@@ -26,13 +26,12 @@ ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 SWITCHED = ("onnx", "optax", "sklearn")
 # A file name means the same job in every adapter, so who has read one adapter finds the way in all.
 ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
-# interop.py reads and writes the losses of the framework. NumPy needs gradient.py, because it has
-# no automatic differentiation. TensorFlow needs shapes.py, because only it traces with unknown
-# shapes and ranks. JAX and TensorFlow have exact mode in compiled programs (graph.py, program.py),
+# interop.py reads and writes the losses of the framework. TensorFlow needs shapes.py, because only
+# it traces with unknown shapes and ranks. JAX and TensorFlow have exact mode in compiled programs (graph.py, program.py),
 # and JAX calls the host from there (callback.py). Keras has no exact.py, because it uses the
 # adapter of the backend that it runs on.
 MORE_FILES = {
-    "numpy": {"exact.py", "gradient.py"},
+    "numpy": {"exact.py"},
     "torch": {"exact.py", "interop.py"},
     "tensorflow": {"exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},
     "keras": {"interop.py"},
