@@ -104,12 +104,13 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
-    """The wheel has every module under its installed name, so pyproject.toml forgets no package."""
+    """The wheel has every module and every data file, so pyproject.toml forgets none."""
     expected = {"unifiedloss/py.typed"}
     for name, folder in SOURCES.items():
         expected |= {
             f"{name}/{path.relative_to(folder).as_posix()}"
-            for path in (*folder.rglob("*.py"), *folder.rglob("*.pyi"))
+            for pattern in ("*.py", "*.pyi", "*.json")
+            for path in folder.rglob(pattern)
         }
     names = set(zipfile.ZipFile(wheel).namelist())
     packed = {name for name in names if ".dist-info/" not in name}
