@@ -340,7 +340,7 @@ def test_recorded_quirks_are_true(call: Call) -> None:
 def test_every_quirk_has_losses(quirk: Quirk) -> None:
     """Some loss has the quirk, and each of its answers is that of some loss."""
     calls = [call for backend in KERAS_BACKENDS for call in plain_calls(backend)]
-    concerned = [call for call in calls if isinstance(ul.from_native(call), quirk.losses)]
+    concerned = [call for call in calls if isinstance(ul.from_native(call), quirk.rule.losses)]
     said = {quirk.sentence(call) for call in concerned if quirk.has(call)}
     answers = {quirk.answers} if isinstance(quirk.answers, str) else set(quirk.answers.values())
     assert said

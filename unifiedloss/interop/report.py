@@ -616,10 +616,10 @@ def _quirks_shown(side: Side, x: Input) -> list[tuple[str, str]]:
         (quirk.name, quirk.sentence(side.call))
         for quirk in QUIRKS
         if (quirk.shown(side.spec, x) or (narrow_weights and quirk.name == "weight_dtype"))
-        and (kind is None or quirk.kind in (None, kind))
+        and (kind is None or quirk.rule.kind in (None, kind))
         and _concerns(quirk, side)
         and quirk.has(side.call)
-        and not (values_differ and quirk.of == "gradient_only")
+        and not (values_differ and quirk.rule.of == "gradient_only")
     ]
 
 

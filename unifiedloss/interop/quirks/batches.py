@@ -9,7 +9,7 @@ import numpy as np
 from unifiedloss.interop.inputs import Layout
 from unifiedloss.interop.quirks import conditions
 from unifiedloss.interop.quirks.probes import ROWS, every_class, f32, labels, one_row, two_classes
-from unifiedloss.interop.quirks.quirk import Quirk
+from unifiedloss.interop.quirks.quirk import Quirk, Rule
 from unifiedloss.interop.quirks.tensors import not_finite
 from unifiedloss.interop.sides import Input
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
@@ -34,19 +34,15 @@ def _infinite_weight(layout: Layout) -> list[Input]:
 
 QUIRKS = (
     Quirk(
-        "ignored_dense",
-        (CrossEntropyLoss,),
+        Rule("ignored_dense", (CrossEntropyLoss,), "logits", "dense"),
         "With dense targets an ignored label that is no class has no effect.",
         "With dense targets an ignore_index that is not negative is an error.",
         _class_to_ignore,
         lambda x: x.dense,
-        predictions="logits",
-        kind="dense",
         when=lambda spec, _: max(spec.ignore_index or (-1,)) >= 0,
     ),
     Quirk(
-        "weightless_label",
-        (Categorical,),
+        Rule("weightless_label", (Categorical,)),
         "The label of a position with sample weight 0 is not read.",
         "Labels are checked also where the sample weight is 0.",
         lambda layout: [
@@ -56,17 +52,14 @@ QUIRKS = (
         lambda x: x.labels and x.w is not None and x.w.shape == x.t.shape and x.bad[x.w == 0].any(),
     ),
     Quirk(
-        "weightless_target",
-        (BinaryCrossEntropyLoss,),
+        Rule("weightless_target", (BinaryCrossEntropyLoss,), "probabilities"),
         "The target of a position with sample weight 0 is not read.",
         "Targets are checked also where the sample weight is 0.",
         lambda layout: [layout.elements([0.25, 0.75], [1.5, 1.0], [0.0, 1.0])],
         lambda x: x.w is not None and 0 in x.w and x.bad_target,
-        predictions="probabilities",
     ),
     Quirk(
-        "four_axes",
-        (CrossEntropyLoss,),
+        Rule("four_axes", (CrossEntropyLoss,), "probabilities", "index"),
         "The gradient has the predictions' shape, whatever the number of axes.",
         "The gradient of predictions with four axes is an error: the memory of its array is not "
         "laid out as PyTorch asks for.",
@@ -81,13 +74,10 @@ QUIRKS = (
             else []
         ),
         lambda x: x.p.ndim == 4,
-        predictions="probabilities",
-        kind="index",
         when=lambda spec, _: spec.axis in (None, -1),
     ),
     Quirk(
-        "negative_weight",
-        (Loss,),
+        Rule("negative_weight", (Loss,)),
         'Under divisor="weights" a negative sample weight is an error (NaN under tracing).',
         "Sample weights may be negative, and so may their sum.",
         lambda layout: [
@@ -99,27 +89,22 @@ QUIRKS = (
         when=conditions.averaged_by_weights,
     ),
     Quirk(
-        "infinite_weight",
-        (BinaryCrossEntropyLoss,),
+        Rule("infinite_weight", (BinaryCrossEntropyLoss,), of="gradient"),
         "An infinite sample weight makes the gradient infinite.",
         "An infinite sample weight makes the gradient NaN.",
         _infinite_weight,
         lambda x: x.w is not None and not_finite(x.w),
-        of="gradient",
         when=lambda spec, call: not conditions.averaged_by_weights(spec, call),
     ),
     Quirk(
-        "infinite_weight",
-        (MeanSquaredError,),
+        Rule("infinite_weight", (MeanSquaredError,), of="gradient"),
         "An infinite sample weight makes the mean NaN.",
         "An infinite sample weight is an error.",
         _infinite_weight,
         lambda x: x.w is not None and not_finite(x.w),
-        of="gradient",
     ),
     Quirk(
-        "infinite_weight",
-        (CrossEntropyLoss,),
+        Rule("infinite_weight", (CrossEntropyLoss,), of="gradient"),
         "An infinite sample weight makes the gradient infinite.",
         {
             "* error": "An infinite sample weight is an error.",
@@ -127,11 +112,9 @@ QUIRKS = (
         },
         _infinite_weight,
         lambda x: x.w is not None and not_finite(x.w),
-        of="gradient",
     ),
     Quirk(
-        "weight_of_ignored",
-        (CrossEntropyLoss,),
+        Rule("weight_of_ignored", (CrossEntropyLoss,), kind="index"),
         "The sample weight of an ignored label is not read.",
         "0 times NaN is NaN: a sample weight that is NaN makes the loss NaN, also that of an "
         "ignored label.",
@@ -141,42 +124,34 @@ QUIRKS = (
             if label is not None
         ],
         lambda x: x.labels and x.w is not None and not_finite(x.w),
-        kind="index",
         when=lambda spec, _: spec.ignore_index,
     ),
     Quirk(
-        "label_order",
-        (CrossEntropyLoss,),
+        Rule("label_order", (CrossEntropyLoss,), "probabilities"),
         "Labels are the numbers of columns.",
         "Labels stand for columns in their sorted order: 1 and 2, or -1 and 1, are the first and "
         "the second.",
         lambda layout: [two_classes(layout, targets) for targets in ([1, 2], [-1, 1])],
         lambda x: x.bad_label,
-        predictions="probabilities",
         when=conditions.of_sklearn,
     ),
     Quirk(
-        "binary_probabilities",
-        (CrossEntropyLoss,),
+        Rule("binary_probabilities", (CrossEntropyLoss,), "probabilities"),
         "There is a probability for every class.",
         "One probability for each example is that of the second of two classes.",
         lambda _: [Input(p, np.array([0, 1])) for p in (f32(0.125, 0.75), f32([0.125], [0.75]))],
         lambda x: x.p.ndim == 1 or x.p.shape[-1] == 1,
-        predictions="probabilities",
         when=conditions.of_sklearn,
     ),
     Quirk(
-        "one_example",
-        (Categorical,),
+        Rule("one_example", (Categorical,), kind="index"),
         "The class axis is where the spec has it, whatever the rank.",
         "Predictions with one axis are one example, and their axis is that of the classes.",
         lambda layout: [Input(one_row(layout, 0).predictions.reshape(-1), np.array(0))],
         lambda x: x.p.ndim == 1,
-        kind="index",
     ),
     Quirk(
-        "number_of_axes",
-        (MeanSquaredError,),
+        Rule("number_of_axes", (MeanSquaredError,)),
         "Predictions may have any number of axes.",
         "Predictions have one or two axes.",
         lambda _: [
@@ -187,8 +162,7 @@ QUIRKS = (
         when=conditions.of_sklearn,
     ),
     Quirk(
-        "missing_labels",
-        (CrossEntropyLoss,),
+        Rule("missing_labels", (CrossEntropyLoss,)),
         "A batch need not hold every class.",
         "A batch in which not every class occurs is an error, unless labels says which there are.",
         lambda layout: [layout.rows([(0.5, 0.25, 0.25)], [0])],

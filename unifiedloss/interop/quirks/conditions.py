@@ -25,21 +25,6 @@ def weighted(spec: Any, _: Call | None) -> bool:
     return weights_of(spec) is not None
 
 
-def summed(spec: Any, _: Call | None) -> bool:
-    """The reduction is a sum."""
-    return bool(spec.reduction == "sum")
-
-
-def reduced(spec: Any, _: Call | None) -> bool:
-    """The reduction gives one number."""
-    return bool(spec.reduction != "none")
-
-
-def averaged(spec: Any, _: Call | None) -> bool:
-    """The reduction is a mean."""
-    return bool(spec.reduction == "mean")
-
-
 def averaged_by_weights(spec: Any, _: Call | None) -> bool:
     """The reduction is a mean that divides by the sum of the weights."""
     return bool(spec.reduction == "mean" and spec.divisor == "weights")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unifiedloss.interop.quirks.probes import every_class, one_row
-from unifiedloss.interop.quirks.quirk import Quirk
+from unifiedloss.interop.quirks.quirk import Quirk, Rule
 from unifiedloss.interop.sides import Input
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
@@ -13,8 +13,7 @@ from unifiedloss.spec import Categorical
 
 QUIRKS = (
     Quirk(
-        "bad_index",
-        (Categorical,),
+        Rule("bad_index", (Categorical,)),
         "A label outside 0..K-1 is an error (NaN under tracing).",
         {
             "* nan nan": "Labels -1 to -K count from the end; any other that is no class gives "
@@ -27,8 +26,7 @@ QUIRKS = (
         lambda x: x.bad_label,
     ),
     Quirk(
-        "compiled_checks",
-        (Categorical,),
+        Rule("compiled_checks", (Categorical,), kind="index"),
         "A label outside 0..K-1 is an error where values can be read, and NaN in loss and gradient "
         "under tracing.",
         "A label outside 0..K-1 is an error, and under XLA NaN.",
@@ -41,11 +39,9 @@ QUIRKS = (
             )
         ],
         None,
-        kind="index",
     ),
     Quirk(
-        "target_kind",
-        (Categorical,),
+        Rule("target_kind", (Categorical,), kind="dense"),
         "Integer targets are class indices, floating ones rows of a dense target.",
         "Dense targets may be integers.",
         lambda layout: [
@@ -53,11 +49,9 @@ QUIRKS = (
             for x in [one_row(layout, [1.0, 0.0, 0.0])]
         ],
         lambda x: x.t.dtype.kind == "b" or (x.dense and x.t.dtype.kind in "iu"),
-        kind="dense",
     ),
     Quirk(
-        "label_dtype",
-        (Categorical,),
+        Rule("label_dtype", (Categorical,), kind="index"),
         "A floating target is a dense one; labels are integers.",
         {
             "sklearn *": "Floating labels are taken where they are whole.",
@@ -68,35 +62,27 @@ QUIRKS = (
             Input(every_class(layout).predictions, every_class(layout).targets.astype(np.float64)),
         ],
         lambda x: x.t.dtype.kind == "f" and not x.dense,
-        kind="index",
     ),
     Quirk(
-        "target_sum",
-        (Categorical,),
+        Rule("target_sum", (Categorical,), "logits", "dense", of="gradient_only"),
         "A dense row with the sum T has the gradient T p - t.",
         "The gradient is p - t, as if every dense row had the sum 1.",
         lambda layout: [one_row(layout, [2.0, 0.0, 0.0])],
         lambda x: x.row_sum_other_than_one,
-        predictions="logits",
-        kind="dense",
-        of="gradient_only",
     ),
     Quirk(
-        "target_range",
-        (BinaryCrossEntropyLoss,),
+        Rule("target_range", (BinaryCrossEntropyLoss,)),
         "A target outside [0, 1] is an error (NaN under tracing).",
         "Targets outside [0, 1] are taken as they are.",
         lambda layout: [layout.elements([0.5], [1.5])],
         lambda x: x.bad_target,
     ),
     Quirk(
-        "dense_range",
-        (CrossEntropyLoss,),
+        Rule("dense_range", (CrossEntropyLoss,), kind="dense"),
         "A negative or infinite entry of a dense target is an error (NaN under tracing).",
         "Negative and infinite entries of dense targets are taken as they are.",
         lambda layout: [one_row(layout, row) for row in ([-1.0, 1.0, 1.0], [np.inf, 0.0, 0.0])],
         lambda x: x.dense and x.t.dtype.kind == "f" and ((x.t < 0) | np.isinf(x.t)).any(),
-        kind="dense",
     ),
 )
 """The quirks about the values of targets."""

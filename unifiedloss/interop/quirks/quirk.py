@@ -29,17 +29,42 @@ RECORDED = Path(__file__).with_name("recorded.json")
 """What each loss did at the probes of each quirk it has; ``make quirks`` writes it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Quirk:
-    """One rule that no field of a spec can express.
-
-    `recorded.json` says which losses have it: those that differ from their spec at a probe. The
-    entry of a loss has a word for its outcome at each probe (see `words`), which tells apart what
-    different libraries do.
+@dataclass(frozen=True)
+class Rule:
+    """The name of a rule, the losses it applies to, and what is compared.
 
     Attributes:
         name: the name of the rule in a difference.
         losses: the spec classes the rule applies to.
+        predictions: "logits" or "probabilities" if the rule applies only to such predictions.
+        kind: "index" or "dense" if the rule applies only to losses that take such targets.
+        of: what is compared: values ("value"), values and gradients ("gradient", or "gradient_only"
+            if the values never differ), the leading digits of either, the sign of the values, their
+            dtype, or their shape.
+        digits: the relative difference up to which digits count as equal.
+        case: tells quirks of one loss with the same name apart in the record.
+    """
+
+    name: str
+    losses: tuple[type[Loss], ...]
+    predictions: Literal["logits", "probabilities"] | None = None
+    kind: Literal["index", "dense"] | None = None
+    _: KW_ONLY
+    of: Of = "value"
+    digits: float = 1e-3
+    case: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Quirk:
+    """What losses do about one rule that no field of a spec can express.
+
+    `recorded.json` says which losses have the quirk: those that differ from their spec at a probe.
+    The entry of a loss has a word for its outcome at each probe (see `words`), which tells apart
+    what different libraries do.
+
+    Attributes:
+        rule: the rule.
         spec: what a spec does, in a sentence.
         answers: what a loss with the quirk does, in a sentence. If losses do different things, map
             patterns of the library's name and the recorded words, such as "* nan nan" or "onnx *",
@@ -49,48 +74,40 @@ class Quirk:
         shown_by: whether the quirk may change the result for the tensors of a call; None if tensors
             do not show it, because it depends on how the loss is compiled or where its predictions
             come from, or changes only a dtype or the sign of a zero.
-        predictions: "logits" or "probabilities" if the rule applies only to such predictions.
-        kind: "index" or "dense" if the rule applies only to losses that take such targets.
-        of: what is compared: values ("value"), values and gradients ("gradient", or "gradient_only"
-            if the values never differ), the leading digits of either, the sign of the values, their
-            dtype, or their shape.
-        digits: the relative difference up to which digits count as equal.
         when: which settings the rule applies to; None for all.
-        case: tells quirks of one loss with the same name apart in the record.
         by_hand: which losses have the quirk, where a probe cannot tell; None to read the record.
     """
 
-    name: str
-    losses: tuple[type[Loss], ...]
+    rule: Rule
     spec: str
     answers: str | Mapping[str, str]
     probes: Callable[[Layout], Iterable[Input]]
     shown_by: Callable[[Tensors], object] | None
     _: KW_ONLY
-    predictions: Literal["logits", "probabilities"] | None = None
-    kind: Literal["index", "dense"] | None = None
-    of: Of = "value"
-    digits: float = 1e-3
     when: When | None = None
-    case: str = ""
     by_hand: Callable[[Call], bool] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the rule in a difference."""
+        return self.rule.name
 
     @property
     def key(self) -> str:
         """The name of the quirk in the record."""
-        return f"{self.name}: {self.case}" if self.case else self.name
+        return f"{self.name}: {self.rule.case}" if self.rule.case else self.name
 
     def concerns(self, spec: Loss, call: Call | None) -> bool:
         """Whether the rule applies to this loss and its settings."""
-        if not isinstance(spec, self.losses):
+        rule = self.rule
+        if not isinstance(spec, rule.losses):
             return False
         if self.when is not None and not self.when(spec, call):
             return False
-        if self.predictions is not None and getattr(spec, "from_logits", None) is not (
-            self.predictions == "logits"
-        ):
+        from_logits = getattr(spec, "from_logits", None)
+        if rule.predictions is not None and from_logits is not (rule.predictions == "logits"):
             return False
-        return self.kind is None or call is None or self.kind in kinds_of(call.name)
+        return rule.kind is None or call is None or rule.kind in kinds_of(call.name)
 
     def has(self, call: Call) -> bool:
         """Whether the loss of a call has this quirk."""
@@ -117,7 +134,7 @@ class Quirk:
 
     def shown(self, spec: Loss, x: Input) -> bool:
         """Whether the quirk may change the result of a spec's loss for these tensors."""
-        if self.shown_by is None or not isinstance(spec, self.losses):
+        if self.shown_by is None or not isinstance(spec, self.rule.losses):
             return False
         with np.errstate(all="ignore"):
             return bool(self.shown_by(Tensors.of(spec, x)))
@@ -136,7 +153,7 @@ class Quirk:
             return "-"
         if x is None:
             return "error"
-        if self.of == "dtype":
+        if self.rule.of == "dtype":
             return x.dtype.name
         if not x.size:
             return "empty"
@@ -149,24 +166,24 @@ class Quirk:
 
     def differ(self, a: Outcome, b: Outcome) -> bool:
         """Whether two outcomes differ in the quantity that `of` names."""
-        if self.of in ("value", "gradient", "gradient_only"):
-            return not same(a, b, gradients=self.of != "value")
+        if self.rule.of in ("value", "gradient", "gradient_only"):
+            return not same(a, b, gradients=self.rule.of != "value")
         if a.value is None or b.value is None:
             return False
-        if self.of == "dtype":
+        if self.rule.of == "dtype":
             return bool(a.value.dtype != b.value.dtype)
-        if self.of == "shape":
+        if self.rule.of == "shape":
             return a.value.shape != b.value.shape
         pair: tuple[Array | None, Array | None] = (a.value, b.value)
-        if self.of == "gradient_digits":
+        if self.rule.of == "gradient_digits":
             pair = (a.gradient, b.gradient)
         first, second = pair
         if first is None or second is None or first.size != second.size:
             return False
         x, y = (np.asarray(each, np.float64).ravel() for each in (first, second))
-        if self.of == "sign":
+        if self.rule.of == "sign":
             return bool(np.any(np.signbit(x) != np.signbit(y)))
-        digits = self.digits
+        digits = self.rule.digits
         if first.dtype == second.dtype != np.float64:
             digits = max(digits, 1e-6)
         return not np.allclose(x, y, rtol=digits, atol=0.0, equal_nan=True)

@@ -9,7 +9,7 @@ import numpy as np
 from unifiedloss.interop.inputs import Layout, weights_of
 from unifiedloss.interop.quirks import conditions
 from unifiedloss.interop.quirks.probes import every_class, f32, one_row, sequences
-from unifiedloss.interop.quirks.quirk import Quirk
+from unifiedloss.interop.quirks.quirk import Quirk, Rule
 from unifiedloss.interop.sides import Input
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
@@ -46,8 +46,7 @@ def _unaligned_weights(layout: Layout) -> list[Input]:
 
 QUIRKS = (
     Quirk(
-        "shapes",
-        (Elementwise,),
+        Rule("shapes", (Elementwise,)),
         "Predictions and targets have one shape; nothing is squeezed or broadcast.",
         {
             "keras *": _SQUEEZED,
@@ -58,8 +57,7 @@ QUIRKS = (
         lambda x: not x.dense,
     ),
     Quirk(
-        "label_shape",
-        (Categorical,),
+        Rule("label_shape", (Categorical,), kind="index"),
         "There is one label per position; nothing is squeezed or broadcast.",
         {
             "onnx *": "Fewer labels than rows are accepted, and only their rows count.",
@@ -72,11 +70,9 @@ QUIRKS = (
             )
         ],
         lambda x: x.labels and x.t.shape != x.positions,
-        kind="index",
     ),
     Quirk(
-        "dense_shape",
-        (Categorical,),
+        Rule("dense_shape", (Categorical,), kind="dense"),
         "Dense targets have the predictions' shape; nothing is broadcast.",
         {
             "keras *": _SQUEEZED,
@@ -84,11 +80,9 @@ QUIRKS = (
         },
         _one_row_for_two,
         lambda x: not x.dense and (x.t.dtype.kind == "f" or x.t.shape != x.positions),
-        kind="dense",
     ),
     Quirk(
-        "label_column",
-        (Categorical,),
+        Rule("label_column", (Categorical,), kind="index"),
         "Labels have the predictions' shape without the class axis.",
         "An axis of length 1 at the end of the labels is squeezed.",
         lambda layout: [
@@ -96,11 +90,9 @@ QUIRKS = (
             Input(every_class(layout).predictions, every_class(layout).targets[..., None]),
         ],
         lambda x: x.labels and x.t.ndim == x.p.ndim,
-        kind="index",
     ),
     Quirk(
-        "one_axis",
-        (Elementwise,),
+        Rule("one_axis", (Elementwise,)),
         "An average over the last axis needs an axis that is left.",
         "Predictions with one axis are averaged to one number before they are weighted.",
         lambda _: [
@@ -109,8 +101,7 @@ QUIRKS = (
         lambda x: x.p.ndim <= 1,
     ),
     Quirk(
-        "weight_alignment",
-        (CrossEntropyLoss, Elementwise),
+        Rule("weight_alignment", (CrossEntropyLoss, Elementwise)),
         "Sample weights align to the first axes: one number per example is repeated over its "
         "steps.",
         {
@@ -129,8 +120,7 @@ QUIRKS = (
         lambda x: x.w is not None and x.w.ndim < len(x.positions),
     ),
     Quirk(
-        "weight_shape",
-        (CrossEntropyLoss, Elementwise),
+        Rule("weight_shape", (CrossEntropyLoss, Elementwise)),
         "Sample weights have the shape of the per-position loss or a leading part of it.",
         {
             "sklearn *": "Sample weights have one axis: one for each example.",
@@ -140,8 +130,7 @@ QUIRKS = (
         lambda x: x.unaligned,
     ),
     Quirk(
-        "empty_batch",
-        (Categorical,),
+        Rule("empty_batch", (Categorical,)),
         _WHEN_EMPTY,
         {
             "keras *": "An empty batch gives an empty array.",
@@ -159,35 +148,29 @@ QUIRKS = (
         lambda x: not x.p.size or (x.w is not None and not x.w.any()),
     ),
     Quirk(
-        "no_elements",
-        (Elementwise,),
+        Rule("no_elements", (Elementwise,)),
         _WHEN_EMPTY,
         "An empty batch gives an empty array.",
         lambda _: [Input(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))],
         lambda x: not x.p.size,
     ),
     Quirk(
-        "empty_batch",
-        (CrossEntropyLoss,),
+        Rule("empty_batch", (CrossEntropyLoss,), "probabilities", case="sum"),
         "An empty batch, or one whose sample weights are all 0, has the sum 0.",
         "An empty batch, or one whose sample weights are all 0, is an error.",
         lambda layout: [_nothing(layout), every_class(layout, [0.0, 0.0, 0.0])],
         lambda x: not x.p.size or (x.w is not None and not x.w.any()),
-        predictions="probabilities",
         when=lambda spec, call: conditions.of_sklearn(spec, call) and spec.reduction == "sum",
-        case="sum",
     ),
     Quirk(
-        "empty_last_axis",
-        (Elementwise,),
+        Rule("empty_last_axis", (Elementwise,)),
         "An average over the last axis needs elements.",
         "An average over no elements is NaN.",
         lambda _: [Input(np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32))],
         lambda x: x.p.ndim and x.p.shape[-1] == 0,
     ),
     Quirk(
-        "no_classes",
-        (CrossEntropyLoss,),
+        Rule("no_classes", (CrossEntropyLoss,)),
         "Predictions without classes are an error.",
         "Predictions without classes give 0, NaN or an infinite loss.",
         lambda _: [
@@ -197,8 +180,7 @@ QUIRKS = (
         lambda x: x.k == 0,
     ),
     Quirk(
-        "class_weight_count",
-        (Categorical,),
+        Rule("class_weight_count", (Categorical,)),
         "There is one class weight for each class.",
         "There may be more class weights than classes.",
         lambda _: [Input(f32([0.0]), np.zeros(1, np.int64))],
@@ -206,8 +188,7 @@ QUIRKS = (
         when=conditions.weighted,
     ),
     Quirk(
-        "element_weight_shape",
-        (Elementwise,),
+        Rule("element_weight_shape", (Elementwise,)),
         "Weights of elements align to the last axes, and are repeated over the others.",
         "Weights of elements have the predictions' shape.",
         lambda layout: [
@@ -219,24 +200,19 @@ QUIRKS = (
         when=lambda spec, _: np.ndim(weights_of(spec)) > 0,
     ),
     Quirk(
-        "pos_weight_shape",
-        (BinaryCrossEntropyLoss,),
+        Rule("pos_weight_shape", (BinaryCrossEntropyLoss,), "logits"),
         "There is one pos_weight for each entry of its axis.",
         "Predictions broadcast to the pos_weights.",
         lambda _: [Input(f32([0.5]), f32([1.0]))],
         lambda _: True,
-        predictions="logits",
         when=lambda spec, _: conditions.pos_weights(spec).size > 1,
     ),
     Quirk(
-        "pos_weight_axes",
-        (BinaryCrossEntropyLoss,),
+        Rule("pos_weight_axes", (BinaryCrossEntropyLoss,), "logits", of="shape"),
         "The losses have the predictions' shape.",
         "A pos_weight with more axes than the predictions gives the losses as many.",
         lambda layout: [layout.elements([1.0], [1.0])],
         lambda _: True,
-        predictions="logits",
-        of="shape",
         # One number, written with more than two axes.
         when=lambda spec, call: (
             spec.pos_weight is not None
