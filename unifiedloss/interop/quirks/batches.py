@@ -9,7 +9,7 @@ import numpy as np
 from unifiedloss.interop.inputs import Layout
 from unifiedloss.interop.quirks import conditions
 from unifiedloss.interop.quirks.probes import ROWS, every_class, f32, labels, one_row, two_classes
-from unifiedloss.interop.quirks.quirk import Quirk, Rule
+from unifiedloss.interop.quirks.quirk import PREDICTIONS, Quirk, Rule
 from unifiedloss.interop.quirks.tensors import not_finite
 from unifiedloss.interop.sides import Input
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
@@ -103,15 +103,18 @@ QUIRKS = (
         _infinite_weight,
         lambda x: x.w is not None and not_finite(x.w),
     ),
-    Quirk(
-        Rule("infinite_weight", (CrossEntropyLoss,), of="gradient"),
-        "An infinite sample weight makes the gradient infinite.",
-        {
-            "* error": "An infinite sample weight is an error.",
-            "*": "An infinite sample weight makes the gradient NaN.",
-        },
-        _infinite_weight,
-        lambda x: x.w is not None and not_finite(x.w),
+    *(
+        Quirk(
+            Rule("infinite_weight", (CrossEntropyLoss,), predictions, of="gradient"),
+            "An infinite sample weight makes the gradient infinite.",
+            {
+                "* error": "An infinite sample weight is an error.",
+                "*": "An infinite sample weight makes the gradient NaN.",
+            },
+            _infinite_weight,
+            lambda x: x.w is not None and not_finite(x.w),
+        )
+        for predictions in PREDICTIONS
     ),
     Quirk(
         Rule("weight_of_ignored", (CrossEntropyLoss,), kind="index"),

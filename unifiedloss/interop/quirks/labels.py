@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unifiedloss.interop.quirks.probes import every_class, one_row
-from unifiedloss.interop.quirks.quirk import Quirk, Rule
+from unifiedloss.interop.quirks.quirk import PREDICTIONS, Quirk, Rule
 from unifiedloss.interop.sides import Input
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
@@ -70,12 +70,15 @@ QUIRKS = (
         lambda layout: [one_row(layout, [2.0, 0.0, 0.0])],
         lambda x: x.row_sum_other_than_one,
     ),
-    Quirk(
-        Rule("target_range", (BinaryCrossEntropyLoss,)),
-        "A target outside [0, 1] is an error (NaN under tracing).",
-        "Targets outside [0, 1] are taken as they are.",
-        lambda layout: [layout.elements([0.5], [1.5])],
-        lambda x: x.bad_target,
+    *(
+        Quirk(
+            Rule("target_range", (BinaryCrossEntropyLoss,), predictions),
+            "A target outside [0, 1] is an error (NaN under tracing).",
+            "Targets outside [0, 1] are taken as they are.",
+            lambda layout: [layout.elements([0.5], [1.5])],
+            lambda x: x.bad_target,
+        )
+        for predictions in PREDICTIONS
     ),
     Quirk(
         Rule("dense_range", (CrossEntropyLoss,), kind="dense"),

@@ -18,6 +18,11 @@ from unifiedloss.interop.quirks.tensors import Tensors
 from unifiedloss.interop.sides import Array, Input, Outcome, kinds_of, same
 from unifiedloss.spec import Loss
 
+Predictions = Literal["logits", "probabilities"]
+
+PREDICTIONS: tuple[Predictions, ...] = ("logits", "probabilities")
+"""For a rule that `diff` names only between losses that take the same kind of predictions."""
+
 Of = Literal[
     "value", "gradient", "gradient_only", "digits", "gradient_digits", "sign", "dtype", "shape"
 ]
@@ -47,7 +52,7 @@ class Rule:
 
     name: str
     losses: tuple[type[Loss], ...]
-    predictions: Literal["logits", "probabilities"] | None = None
+    predictions: Predictions | None = None
     kind: Literal["index", "dense"] | None = None
     _: KW_ONLY
     of: Of = "value"

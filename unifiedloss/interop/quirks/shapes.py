@@ -9,7 +9,7 @@ import numpy as np
 from unifiedloss.interop.inputs import Layout, weights_of
 from unifiedloss.interop.quirks import conditions
 from unifiedloss.interop.quirks.probes import every_class, f32, one_row, sequences
-from unifiedloss.interop.quirks.quirk import Quirk, Rule
+from unifiedloss.interop.quirks.quirk import PREDICTIONS, Quirk, Rule
 from unifiedloss.interop.sides import Input
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
@@ -34,7 +34,7 @@ def _one_row_for_two(layout: Layout) -> list[Input]:
 def _unaligned_weights(layout: Layout) -> list[Input]:
     """Sample weights of shape (2, 1), and a weight for every element or one for all of a batch."""
     if not layout.elementwise:
-        batch = replace(every_class(layout), sample_weight=f32(2.0)[0])
+        batch = replace(every_class(layout), sample_weight=np.array(2.0, np.float32))
         return [*sequences(layout, [1.0], [3.0]), batch]
     steps = f32([[0.25]] * 3, [[0.5]] * 3)
     elements = f32([0.25, 0.5], [0.75, 0.5])
@@ -169,15 +169,18 @@ QUIRKS = (
         lambda _: [Input(np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32))],
         lambda x: x.p.ndim and x.p.shape[-1] == 0,
     ),
-    Quirk(
-        Rule("no_classes", (CrossEntropyLoss,)),
-        "Predictions without classes are an error.",
-        "Predictions without classes give 0, NaN or an infinite loss.",
-        lambda _: [
-            Input(np.zeros((1, 0), np.float32), targets)
-            for targets in (np.zeros((1, 0), np.float32), np.zeros(1, np.int64))
-        ],
-        lambda x: x.k == 0,
+    *(
+        Quirk(
+            Rule("no_classes", (CrossEntropyLoss,), predictions),
+            "Predictions without classes are an error.",
+            "Predictions without classes give 0, NaN or an infinite loss.",
+            lambda _: [
+                Input(np.zeros((1, 0), np.float32), targets)
+                for targets in (np.zeros((1, 0), np.float32), np.zeros(1, np.int64))
+            ],
+            lambda x: x.k == 0,
+        )
+        for predictions in PREDICTIONS
     ),
     Quirk(
         Rule("class_weight_count", (Categorical,)),
