@@ -10,6 +10,7 @@
 #   make bench        hours       times of the losses, relative to the frameworks' own
 #   make docs         1 minute    build the site into site/
 #   make stubs                    write unifiedloss/functional.pyi from the fields of the specs
+#   make quirks       1 minute    record what the installed libraries' losses do unlike their specs
 #   make clean                    remove all generated files, and the environment
 #
 # The times are for two cores and an existing environment.
@@ -38,7 +39,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-all test-oldest suite lint ruff types typing-tree bench docs stubs
-.PHONY: clean force
+.PHONY: quirks clean force
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -108,6 +109,9 @@ docs: $(STAMP)
 
 stubs: $(STAMP)
 	$(RUN) -m tools.stubs
+
+quirks: $(STAMP)
+	$(RUN) -m tools.quirks
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info

@@ -8,7 +8,6 @@ largest term for n positions and K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,6 @@ from numpy.typing import NDArray
 
 from unifiedloss import from_native, interop, registry
 from unifiedloss.conformance.tolerances import limit
-from unifiedloss.interop.inputs import Layout, layouts, weights_of
-from unifiedloss.interop.library_loss import Call
-from unifiedloss.interop.quirk import Quirk
-from unifiedloss.interop.quirks_shown import UNSEEN, quirks_shown_by
-from unifiedloss.interop.sides import run_spec, side_of
 from unifiedloss.plan import Plan, Signature, resolve
 from unifiedloss.spec import Loss
 
@@ -145,48 +139,3 @@ def close(what: str, got: Array, native: Array, allowed: Any) -> None:
             (got == native) | (np.isnan(got) & np.isnan(native)),
         )
     assert same.all(), f"{what}:\n{got}\nand the native call gives\n{native}"
-
-
-def check_deviations(call: Call, listed: Iterable[Quirk]) -> set[str]:
-    """Assert that a loss differs from its spec exactly on the inputs of rules listed for it.
-
-    Where they differ, a report must recognize the rule from the tensors.
-
-    Args:
-        call: the loss.
-        listed: the rules to try.
-
-    Returns:
-        The names of the rules that were tried on the native loss.
-    """
-    side = side_of(call)
-    assert side.spec is not None
-    labels: Any = getattr(side.spec, "ignore_index", None) or (None,)
-    layout = Layout(
-        tail=layouts(side.spec, side.spec)[0].tail,
-        averaged=getattr(side.spec, "average_last_axis", False),
-        ignored=labels[0],
-        weights=weights_of(side.spec),
-    )
-    tried = set()
-    for quirk in listed:
-        if not quirk.concerns(side.spec, call):
-            continue
-        outcomes = [(x, side.outcome(x)) for x in quirk.inputs(layout)]
-        if quirk.when is not None and not outcomes:  # it needs some weights of 0, or only those
-            continue
-        shown = [
-            x
-            for x, outcome in outcomes
-            if outcome.ran == "native" and quirk.differ(outcome, run_spec(side.spec, x))
-        ]
-        if any(outcome.ran == "native" for _, outcome in outcomes):
-            tried.add(quirk.name)
-        assert bool(shown) == quirk.has(call), (quirk.name, str(call))
-        for x in shown:
-            assert quirk.name in quirks_shown_by(side.spec, x) | UNSEEN, (
-                quirk.name,
-                str(call),
-                str(x),
-            )
-    return tried

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
-from tests.interop_grid import check, check_deviations, check_round_trip, computed
+from tests.interop_grid import check, check_round_trip, computed
+from tools.quirks import observed, plain_calls
 from unifiedloss import interop, registry
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import BadValueError, ShapeError, SpecTypeError, UnsupportedError
 from unifiedloss.interop import Call
-from unifiedloss.interop.quirks import QUIRKS
-from unifiedloss.interop.sides import side_of
+from unifiedloss.interop.quirks import QUIRKS, Quirk, entry, recorded
 
 ON = BACKEND.name
 NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tensorflow", "jax"))
@@ -615,33 +615,32 @@ def test_exports() -> None:
         ul.NegativeLogLikelihoodLoss().to_native("keras")
 
 
-# Rules that differ between the backends of Keras. tests/test_interop_diff.py tests the others, on
-# TensorFlow.
-BY_BACKEND = [
-    quirk
-    for quirk in QUIRKS
-    if 0
-    < len({prefix.partition("]")[0] for prefix in quirk.libraries if prefix.startswith("keras[")})
-    < 4
-]
+def _backends(quirk: Quirk) -> set[str]:
+    """Return the backends on which the record has the quirk for a loss of Keras."""
+    return {
+        loss.partition("]")[0]
+        for loss, quirks in recorded().items()
+        if loss.startswith("keras[") and quirk.key in quirks
+    }
 
+
+# Quirks that differ between the backends of Keras. tests/test_interop_diff.py tests the others, on
+# TensorFlow.
+BY_BACKEND = [quirk for quirk in QUIRKS if 0 < len(_backends(quirk)) < 4]
 
 # On TensorFlow one loss is enough, because tests/test_interop_diff.py tests all of them there.
-NAMES = [name for name in interop.LIBRARY_LOSSES if name.startswith("keras.")][
+PLAIN = [native for native in plain_calls(ON) if native.library == "keras"][
     -1 if TENSORFLOW else 0 :
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_list_of_deviations_is_true(name: str) -> None:
-    """Keras on this backend differs from its specs exactly by the listed rules."""
+@pytest.mark.parametrize("native", PLAIN, ids=entry)
+def test_recorded_quirks_are_true(native: Call) -> None:
+    """Keras on this backend differs from its specs exactly by the recorded quirks."""
     assert len(BY_BACKEND) > 4
-    for arguments in ({}, {"from_logits": True}):
-        if (
-            arguments.keys() <= interop.LIBRARY_LOSSES[name].parameters.keys()
-            and side_of(Call(name, arguments, ON)).spec is not None
-        ):
-            check_deviations(Call(name, arguments, ON), BY_BACKEND)
+    keys = {quirk.key for quirk in BY_BACKEND}
+    loss, quirks = observed(native, BY_BACKEND)
+    assert quirks == {key: words for key, words in recorded()[loss].items() if key in keys}
 
 
 def test_differences_of_this_backend() -> None:

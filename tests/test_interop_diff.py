@@ -1,4 +1,4 @@
-"""The diff of two losses names each difference, and the listed deviations from specs are real.
+"""The diff of two losses names each difference, and the recorded quirks of losses are real.
 
 ROWS are known differences between libraries. Their numbers were measured by calling the
 frameworks directly.
@@ -6,22 +6,23 @@ frameworks directly.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import unifiedloss as ul
-from tests.interop_grid import check_deviations
 from tests.rule_ids import rule_ids
-from unifiedloss.interop import LIBRARY_LOSSES
+from tools.quirks import observed, plain_calls
 from unifiedloss.interop.diff import Diff, diff
-from unifiedloss.interop.library_loss import Call
-from unifiedloss.interop.quirk import keyed
-from unifiedloss.interop.quirks import QUIRKS
+from unifiedloss.interop.library_loss import KERAS_BACKENDS, Call
+from unifiedloss.interop.quirks import QUIRKS, Quirk, entry, recorded
+from unifiedloss.interop.quirks.quirk import RECORDED
 from unifiedloss.interop.refusals import of_arguments
 from unifiedloss.interop.sides import Input, Outcome, Side, side_of
 
@@ -339,32 +340,42 @@ def test_half_rounding_in_bfloat16() -> None:
     assert example.a.ran == example.b.ran == "native"
 
 
-# ------------------------------------------------------------- the listed deviations from specs
-
-
-def importable() -> list[Call]:
-    """Return every loss of the tables, also with from_logits=True if it has that parameter."""
-    calls = []
-    for name, native in LIBRARY_LOSSES.items():
-        arguments: list[dict[str, Any]] = [{}]
-        if "from_logits" in native.parameters:
-            arguments.append({"from_logits": True})
-        if name == "tf.nn.weighted_cross_entropy_with_logits":
-            arguments = [{"pos_weight": 1.0}]
-        calls += [
-            Call(name, given, "tensorflow" if native.library == "keras" else None)
-            for given in arguments
-        ]
-    return calls
+# --------------------------------------------------------------------------- recorded quirks
 
 
 @ALL
-@pytest.mark.parametrize(
-    "call", importable(), ids=lambda call: f"{call.name}-{len(call.arguments)}"
-)
-def test_list_of_deviations_is_true(call: Call) -> None:
-    """A loss differs from its spec on the inputs of exactly the rules that are listed for it."""
-    assert len(check_deviations(call, QUIRKS)) > 2
+@pytest.mark.parametrize("call", plain_calls(), ids=entry)
+def test_recorded_quirks_are_true(call: Call) -> None:
+    """A loss differs from its spec at the probes of exactly the quirks recorded for it.
+
+    If a library changed, run ``make quirks`` and review the difference of the record.
+    """
+    loss, quirks = observed(call)
+    assert quirks == recorded()[loss]
+
+
+@pytest.mark.parametrize("quirk", QUIRKS, ids=lambda quirk: quirk.key)
+def test_every_quirk_has_losses(quirk: Quirk) -> None:
+    """Some loss has the quirk, and each of its answers is that of some loss."""
+    calls = [call for backend in KERAS_BACKENDS for call in plain_calls(backend)]
+    concerned = [call for call in calls if isinstance(ul.from_native(call), quirk.rule.losses)]
+    said = {quirk.sentence(call) for call in concerned if quirk.has(call)}
+    answers = {quirk.answers} if isinstance(quirk.answers, str) else set(quirk.answers.values())
+    assert said
+    assert said <= answers
+
+
+def test_recorded_quirks_exist() -> None:
+    """The record names losses and quirks that exist, and has the versions of constraints.txt."""
+    record = json.loads(RECORDED.read_text(encoding="utf-8"))
+    calls = [call for backend in KERAS_BACKENDS for call in plain_calls(backend)]
+    assert set(record["losses"]) == {entry(call) for call in calls}
+    keys = {key for quirks in record["losses"].values() for key in quirks}
+    assert keys == {quirk.key for quirk in QUIRKS if quirk.by_hand is None}
+    lines = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    for name, version in record["versions"].items():
+        assert version == pins.get(name, pins.get(f"{name}-cpu"))
 
 
 @ALL
@@ -392,78 +403,6 @@ def test_class_without_weight_at_minus_infinity() -> None:
     assert example.a.ran == "native"
     assert np.isnan(example.a.value)  # type: ignore[arg-type]
     assert round(float(example.b.value), 6) == 0.407606  # type: ignore[arg-type]
-
-
-SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "weight": [{"weight": weights} for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0))],
-    "weights": [{"weights": weights} for weights in ((2.0, 0.0, 1.0), (0.0, 0.0, 0.0))],
-    "pos_weight": [
-        {"pos_weight": weight} for weight in (1e-9, 1e-40, (1.0, 2.0), (0.1, 2.0), (((2.0,),),))
-    ],
-    "label_smoothing": [{"label_smoothing": 0.1}],
-    "ignore_index": [{"ignore_index": 2}],
-    "ignore_class": [{"ignore_class": 2}],
-    "epsilon": [{"epsilon": 0.0}],
-    "normalize": [{"normalize": False}],
-}
-"""Arguments that some rules depend on, by the parameter that a loss must have."""
-
-
-def settings() -> list[Call]:
-    """Return every loss with the arguments that some rules depend on."""
-    calls = []
-    for call in importable():
-        native = LIBRARY_LOSSES[call.name]
-        choices = []
-        for name, values in SETTINGS.items():
-            if name in native.parameters:
-                choices += values
-        if native.library == "tensorflow":
-            # A tuple of weights there is the sample weights of one call.
-            choices = [given for given in choices if "weights" not in given]
-        if {"weight", "label_smoothing"} <= native.parameters.keys():
-            choices.append({"weight": (2.0, 0.0, 1.0), "label_smoothing": 0.1})
-        elementwise = native.loss in (ul.BinaryCrossEntropyLoss, ul.MeanSquaredError)
-        if elementwise and native.library == "torch" and "weight" in native.parameters:
-            choices += [{"weight": weights} for weights in ((1.0, 0.0), (0.0, 0.0), (0.1, 2.0))]
-        if "reduction" in native.parameters:
-            tensorflow = native.library == "tensorflow"
-            names = ("weighted_sum", "weighted_mean") if tensorflow else ("sum",)
-            choices += [{"reduction": name} for name in names]
-        calls += [Call(call.name, {**call.arguments, **given}, call.backend) for given in choices]
-    return [call for call in calls if side_of(call).spec is not None]
-
-
-@ALL
-def test_list_of_deviations_is_true_of_settings() -> None:
-    """The same holds for rules that depend on arguments, and each of these rules is tried."""
-    rules = [quirk for quirk in QUIRKS if quirk.when is not None]
-    seen: set[str] = set()
-    for call in settings():
-        plain = next(other for other in importable() if other.name == call.name)
-        spec = side_of(plain).spec
-        assert spec is not None
-        # test_list_of_deviations_is_true tries the rules that hold without these arguments.
-        seen |= check_deviations(call, [rule for rule in rules if not rule.concerns(spec, plain)])
-    plain_sides = [(side_of(call).spec, call) for call in importable()]
-    for rule in rules:
-        assert rule.name in seen or any(
-            spec and rule.concerns(spec, call) for spec, call in plain_sides
-        ), rule.name
-
-
-def test_listed_names_are_losses() -> None:
-    """Every name in the list of deviations is the beginning of a loss name that exists."""
-    calls = importable()
-    names = [
-        keyed(Call(call.name, backend=backend))
-        for call in calls
-        for backend in ("numpy", "torch", "tensorflow", "jax")
-    ]
-    for quirk in QUIRKS:
-        for prefix in quirk.libraries:
-            assert any(name.startswith(prefix) for name in names), (quirk.name, prefix)
-    assert len({refusal.name for refusal in of_arguments}) == len(of_arguments)
 
 
 @pytest.mark.parametrize("refusal", of_arguments, ids=lambda refusal: refusal.name)

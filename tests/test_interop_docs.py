@@ -16,8 +16,7 @@ import pytest
 import unifiedloss as ul
 from unifiedloss.interop import LIBRARIES, LIBRARY_LOSSES, Call, spec_of
 from unifiedloss.interop.library_loss import KERAS_BACKENDS
-from unifiedloss.interop.quirk import keyed
-from unifiedloss.interop.quirks import QUIRKS
+from unifiedloss.interop.quirks import QUIRKS, keyed
 from unifiedloss.interop.sides import side_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,9 +27,9 @@ SWITCHED = ("onnx", "optax", "sklearn")
 # A file name means the same job in every adapter, so who has read one adapter finds the way in all.
 ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
 # interop.py reads and writes the losses of the framework. TensorFlow needs shapes.py, because only
-# it traces with unknown shapes and ranks. JAX and TensorFlow have exact mode in compiled programs (graph.py, program.py),
-# and JAX calls the host from there (callback.py). Keras has no exact.py, because it uses the
-# adapter of the backend that it runs on.
+# it traces with unknown shapes and ranks. JAX and TensorFlow have exact mode in compiled programs
+# (graph.py, program.py), and JAX calls the host from there (callback.py). Keras has no exact.py,
+# because it uses the adapter of the backend that it runs on.
 MORE_FILES = {
     "numpy": {"exact.py"},
     "torch": {"exact.py", "interop.py"},
@@ -103,12 +103,13 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
-    """The wheel has every module under its installed name, so pyproject.toml forgets no package."""
+    """The wheel has every module and every data file, so pyproject.toml forgets none."""
     expected = {"unifiedloss/py.typed"}
     for name, folder in SOURCES.items():
         expected |= {
             f"{name}/{path.relative_to(folder).as_posix()}"
-            for path in (*folder.rglob("*.py"), *folder.rglob("*.pyi"))
+            for pattern in ("*.py", "*.pyi", "*.json")
+            for path in folder.rglob(pattern)
         }
     names = set(zipfile.ZipFile(wheel).namelist())
     packed = {name for name in names if ".dist-info/" not in name}

@@ -19,8 +19,7 @@ import numpy as np
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.interop import spec_of
 from unifiedloss.interop.inputs import Layout, inputs, layouts, weights_of
-from unifiedloss.interop.quirk import Quirk
-from unifiedloss.interop.quirks import QUIRKS
+from unifiedloss.interop.quirks import QUIRKS, Quirk
 from unifiedloss.interop.refusals import Refusal, refusal_of
 from unifiedloss.interop.sentences import sentence, title
 from unifiedloss.interop.sides import (
@@ -449,7 +448,7 @@ def _example_of_refusal(
     a: Side, b: Side, near_a: Loss | None, near_b: Loss | None, refusal: Refusal
 ) -> Example | None:
     """Find the first input on which two losses differ in a rule that no spec expresses."""
-    for x in refusal.inputs(_layout(near_a, near_b)):
+    for x in refusal.inputs(layout_of(near_a, near_b)):
         example = _run_both(a, b, x)
         # Two errors show no difference, and a ShapeError only shows that the input does not fit.
         if (
@@ -468,7 +467,8 @@ def _run_both(a: Side, b: Side, x: Input) -> Example | None:
         return None
 
 
-def _layout(a: Loss | None, b: Loss | None) -> Layout:
+def layout_of(a: Loss | None, b: Loss | None) -> Layout:
+    """Return the layout of inputs that two losses accept."""
     if a is not None and b is not None and type(a) is type(b):
         layout = layouts(a, b)[0]
         labels: Any = (
@@ -483,7 +483,7 @@ def _of_quirks(a: Side, b: Side, near_a: Loss, near_b: Loss) -> Iterator[Differe
     """Yield the quirks in which the two losses differ, with examples if the libraries run here."""
     if type(near_a) is not type(near_b):
         return
-    layout = _layout(near_a, near_b)
+    layout = layout_of(near_a, near_b)
     for quirk in QUIRKS:
         if not all(quirk.concerns(spec, None) for spec in (near_a, near_b)):
             continue
@@ -497,7 +497,7 @@ def _of_quirks(a: Side, b: Side, near_a: Loss, near_b: Loss) -> Iterator[Differe
             quirk.sentence(side.call if has else None)
             for side, has in zip((a, b), concerned, strict=True)
         ]
-        tried = [_run_both(a, b, x) for x in quirk.inputs(layout)]
+        tried = [_run_both(a, b, x) for x in quirk.probes(layout)]
         examples = [example for example in tried if example is not None]
         active = (each for each in examples if _is_active(quirk, each, near_a, near_b))
         example = next(active, None)

@@ -18,9 +18,7 @@ from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.interop.arrays import as_bfloat16
 from unifiedloss.interop.diff import changed, differing, groups, nearest
 from unifiedloss.interop.library_loss import call_of
-from unifiedloss.interop.quirk import Quirk
-from unifiedloss.interop.quirks import QUIRKS, rules_of
-from unifiedloss.interop.quirks_shown import quirks_shown_by
+from unifiedloss.interop.quirks import QUIRKS, Quirk, rules_of
 from unifiedloss.interop.refusals import refusal_of
 from unifiedloss.interop.sides import (
     Array,
@@ -609,9 +607,7 @@ def _quirks_shown(side: Side, x: Input) -> list[tuple[str, str]]:
     """List the quirks of a loss that these tensors can show, with their sentences."""
     assert side.call is not None
     assert side.spec is not None
-    names = quirks_shown_by(side.spec, x)
-    if weight_dtype(side) not in (None, x.predictions.dtype.name):
-        names = names | {"weight_dtype"}
+    narrow_weights = weight_dtype(side) not in (None, x.predictions.dtype.name)
     # A quirk of gradients only cannot explain why the values differ.
     gap = gap_of(side.outcome(x), run_spec(side.spec, x))
     values_differ = gap.value > gap.limit
@@ -619,11 +615,11 @@ def _quirks_shown(side: Side, x: Input) -> list[tuple[str, str]]:
     return [
         (quirk.name, quirk.sentence(side.call))
         for quirk in QUIRKS
-        if quirk.name in names
-        and (kind is None or quirk.kind in (None, kind))
+        if (quirk.shown(side.spec, x) or (narrow_weights and quirk.name == "weight_dtype"))
+        and (kind is None or quirk.rule.kind in (None, kind))
         and _concerns(quirk, side)
         and quirk.has(side.call)
-        and not (values_differ and quirk.of == "gradient" and quirk.name in _GRADIENT_QUIRKS)
+        and not (values_differ and quirk.rule.of == "gradient_only")
     ]
 
 
@@ -650,19 +646,6 @@ def _kind(x: Input) -> str | None:
     if x.targets.ndim == x.predictions.ndim - 1 and x.targets.dtype.kind in "iu":
         return "index"
     return None
-
-
-_GRADIENT_QUIRKS = frozenset(
-    {
-        "target_sum",
-        "gradient_at_zero",
-        "clip_tie",
-        "half_gradient",
-        "nan_in_ignored",
-        "weightless_mean",
-    }
-)
-"""Quirks that change gradients and never values."""
 
 
 def _by_arguments(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[Attempt]:
