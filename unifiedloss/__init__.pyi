@@ -16,6 +16,7 @@ from unifiedloss.errors import UnsupportedError as UnsupportedError
 from unifiedloss.functional import binary_cross_entropy_loss as binary_cross_entropy_loss
 from unifiedloss.functional import check as check
 from unifiedloss.functional import cross_entropy_loss as cross_entropy_loss
+from unifiedloss.functional import huber_loss as huber_loss
 from unifiedloss.functional import mean_squared_error as mean_squared_error
 from unifiedloss.functional import negative_log_likelihood_loss as negative_log_likelihood_loss
 from unifiedloss.functional import softmax as softmax
@@ -27,6 +28,7 @@ from unifiedloss.losses.binary_cross_entropy.spec import (
     BinaryCrossEntropyLoss as BinaryCrossEntropyLoss,
 )
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss as CrossEntropyLoss
+from unifiedloss.losses.huber.spec import HuberLoss as HuberLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError as MeanSquaredError
 from unifiedloss.losses.negative_log_likelihood.spec import (
     NegativeLogLikelihoodLoss as NegativeLogLikelihoodLoss,
@@ -44,6 +46,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DTypeError",
     "EmptyMeanError",
+    "HuberLoss",
     "Loss",
     "MeanSquaredError",
     "MissingBackendError",
@@ -66,6 +69,7 @@ __all__ = [
     "from_dict",
     "from_json",
     "from_native",
+    "huber_loss",
     "mean_squared_error",
     "negative_log_likelihood_loss",
     "port_report",

@@ -357,6 +357,80 @@ def negative_log_likelihood_loss(
     rounding: Rounding = "native",
 ) -> Any: ...
 @overload
+def huber_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    sample_weight: object = None,
+    mask: object = None,
+    delta: float = 1.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
+) -> TensorT:
+    r"""Evaluate a `HuberLoss` with these fields; see there for formula and rules.
+
+    Args:
+        predictions: floating tensor of any known framework; a Python number or list is read as a
+            float64 NumPy array.
+        targets: tensor of the same framework, NumPy array or list.
+        sample_weight: number per position, shaped like the per-position loss or a leading part of
+            that shape.
+        mask: bool per position, aligned the same way; False drops the position.
+        delta: the threshold $\delta$ from which on the loss is linear, from 2^-126 to 2^126.
+        reduction: "mean", "sum", or "none" for the per-position losses.
+        divisor: what the mean divides by. "weights": the sum of the weights W_i = sample weight
+            times element weight. "present": the number of positions not dropped. "nonzero": the
+            number of those whose weight is not 0. "all": the number of all positions.
+        on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
+            tracing). Its gradient is 0.
+        rounding: "native": computed with the framework's own operations, within a derived bound
+            of the exact result. "exact": every loss and every element of the gradient is
+            correctly rounded, the same bits in every backend.
+        element_weights: None, or non-negative numbers that multiply the losses of elements: an
+            array that broadcasts to the predictions, aligned to their *last* axes. They count
+            in W_i, as sample weights do.
+        average_last_axis: whether the losses along the last axis, multiplied by
+            `element_weights`, are added and divided by their number, which leaves one loss per
+            position. Positions then have the predictions' shape without that axis; at least one
+            axis must remain.
+        scale: a positive number that multiplies every loss, and no weight.
+        dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
+            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+
+    Returns:
+        The loss in nats (squared units for the squared error), a tensor of the predictions'
+        framework: a scalar under "mean" and "sum", one number per position under "none".
+
+    Raises:
+        SpecValueError, SpecTypeError: a field is unknown, out of range or of the wrong type.
+        ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a
+            bad value.
+    """
+
+@overload
+def huber_loss(
+    predictions: Numbers,
+    targets: object,
+    *,
+    sample_weight: object = None,
+    mask: object = None,
+    delta: float = 1.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
+) -> Any: ...
+@overload
 def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT:
     """Compute the probabilities of logits, $p_c = e^{z_c} / \\sum_j e^{z_j}$.
 

@@ -32,6 +32,7 @@ ROWS = (
     Row("binary_cross_entropy", "BinaryCrossEntropyLoss", "binary_cross_entropy_loss"),
     Row("mean_squared_error", "MeanSquaredError", "mean_squared_error"),
     Row("negative_log_likelihood", "NegativeLogLikelihoodLoss", "negative_log_likelihood_loss"),
+    Row("huber", "HuberLoss", "huber_loss"),
 )
 
 

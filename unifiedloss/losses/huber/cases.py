@@ -1,0 +1,97 @@
+"""The cases of the Huber loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from unifiedloss.conformance.case import (
+    BadCall,
+    Case,
+    LossCases,
+    proving,
+    refused,
+    rng_of,
+    round_to,
+)
+from unifiedloss.conformance.data import INF, NAN, f32
+from unifiedloss.conformance.product import COMMON, Row, companions, fields_of, product
+from unifiedloss.losses.huber.spec import HuberLoss
+
+threshold_case = proving("delta", "gradient-huber")
+infinite_case = proving("infinite-errors", "gradient-huber")
+half_case = proving("half-dtypes")
+wide_case = proving("float64-targets")
+averaged_case = proving("average-last-axis")
+element_case = proving("element-weights")
+
+
+def _huber(**fields: Any) -> HuberLoss:
+    return HuberLoss(**{"reduction": "none"} | fields)
+
+
+def edge_cases() -> Iterator[Case]:
+    """Errors at the threshold and beside it, infinite errors, and extreme thresholds."""
+    one, above = np.float32(1), np.nextafter(np.float32(1), np.float32(2))
+    errors = f32(0, 0.5, one, above, -1, -above, 3, -3)
+    yield threshold_case("huber at its threshold", _huber(), errors, 0 * errors)
+    yield threshold_case("huber, threshold 0.1", _huber(delta=0.1), errors, 0 * errors)
+    yield infinite_case(
+        "huber, special", _huber(), f32(INF, -INF, NAN, INF, 0), f32(0, 0, 0, INF, NAN)
+    )
+    least = f32(0, 2.0**-126, 2.0**-125, 1, 1e38)
+    yield threshold_case("huber, least threshold", _huber(delta=2.0**-126), least, 0 * least)
+    yield threshold_case(
+        "huber, largest threshold", _huber(delta=2.0**126), f32(1, 3e38), f32(0, 0)
+    )
+    yield threshold_case(
+        "huber, error past the largest", _huber(delta=0.125), f32(3e38), f32(-3e38)
+    )
+    many = np.full(3000, 0.5, np.float32)
+    yield half_case("huber, float16 mean", HuberLoss(), many, 0 * many, dtype="float16")
+    wide = np.array([1 + 1e-9, 0.5 + 2.0**-40])
+    yield wide_case("huber, targets in float64", _huber(delta=0.5), f32(2, 1), wide)
+    grid = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    mask = np.array([[True, False], [True, True]])
+    averaged = _huber(average_last_axis=True, divisor="present", reduction="mean", delta=2.5)
+    yield averaged_case("huber, averaged", averaged, grid, 0 * grid, f32(1, 0), mask)
+    weighted = _huber(element_weights=(1, 0, 3), scale=0.5)
+    yield element_case("huber, element weights", weighted, grid, 0 * grid, f32(1, 2))
+
+
+def product_cases() -> Iterator[Case]:
+    """Each pair of fields, dtypes and shapes."""
+    axes = COMMON | {
+        "shape": ((6,), (3, 4), (2, 3, 4), ()),
+        "target_dtype": ("float32", "float64", "int32", "bool"),
+        "delta": (1.0, 0.1, 4.0),
+    }
+    yield from product("huber", axes, 14, _case)
+
+
+def _case(name: str, row: Row) -> Case:
+    rng = rng_of(name)
+    shape = row["shape"]
+    predictions = np.asarray(rng.normal(scale=3, size=shape))
+    targets = np.asarray(rng.normal(scale=3, size=shape))
+    if not row["target_dtype"].startswith("float"):
+        targets = np.rint(targets) if row["target_dtype"] != "bool" else targets > 0
+    return Case(
+        name,
+        HuberLoss(**fields_of(row, "delta")),
+        round_to(predictions, row["dtype"]),
+        targets.astype(row["target_dtype"]),
+        **companions(rng, row, shape),
+    )
+
+
+def bad_calls() -> Iterator[BadCall]:
+    """Calls that must fail."""
+    yield refused("strict-shapes")(
+        "huber, column against vector", HuberLoss(), f32([1], [2]), f32(1, 2)
+    )
+
+
+CASES = LossCases(bad_calls=bad_calls, edge_cases=edge_cases, product_cases=product_cases)

@@ -1,0 +1,67 @@
+"""The exact tiers of the Huber loss: float64, and balls."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.exact.balls import Ball, U, two_sum
+from unifiedloss.exact.call import HostCall
+from unifiedloss.exact.fast import Carry, between
+from unifiedloss.exact.rounding import stored, to_format
+from unifiedloss.exact.scale import Scale
+
+Bools = NDArray[np.bool_]
+
+
+def float64(call: HostCall, rows: int) -> Carry | None:  # noqa: ARG001 - it needs no buffers
+    """See `unifiedloss.losses.cross_entropy.exact.float64`."""
+    return partial(_elements, call)
+
+
+def _elements(
+    call: HostCall, some: Any, losses: Any, slopes: Any, scale: Scale | None, dtype: str
+) -> Bools:
+    spec: Any = call.plan.spec
+    delta: float = spec.delta
+    p = call.rows[some][:, 0].astype(np.float64)
+    error, lost = two_sum(p, -call.targets[some][:, 0].astype(np.float64))
+    size = np.abs(error)
+    outside = size > delta
+    loss = np.where(outside, delta * (size - 0.5 * delta), 0.5 * error * error)
+    loss = loss * (1.0 if call.weight is None else call.weight[some])
+    # The product with delta, the difference before it, and the product with the weight round.
+    bound = 6 * U
+    rounded, undecided = between(loss * (1 - bound), loss * (1 + bound), dtype)
+    undecided |= lost != 0
+    losses[some] = rounded
+    if slopes is None or scale is None:
+        return undecided
+    slope = np.where(outside, np.copysign(delta, error), error) * scale.float64(some)
+    form = call.plan.predictions_dtype
+    if scale.power_of_two:
+        # The product is exact. Half of these are ties, which no interval decides.
+        rounded, differ = to_format(slope, form), np.zeros(len(p), bool)
+    else:
+        bound = 8 * U
+        rounded, differ = between(slope * (1 - bound), slope * (1 + bound), form)
+    slopes[some, 0] = stored(rounded, form)
+    return undecided | differ
+
+
+def balls(call: HostCall, chosen: Any) -> tuple[Ball, Ball]:
+    """The losses of some positions, and the derivatives by their predictions."""
+    spec: Any = call.plan.spec
+    delta = np.float64(spec.delta)
+    predictions = call.read[chosen].astype(np.float64)
+    error = Ball(*two_sum(predictions, -call.targets[chosen].astype(np.float64)))
+    negative = error.high < 0
+    size = (-error).where(negative, error)
+    # The error is exact, so this comparison is.
+    outside = (size.high > delta) | ((size.high == delta) & (size.low > 0))
+    far = Ball(delta) * (size - Ball(0.5 * delta))
+    loss = far.where(outside, (error * error).scaled(0.5))
+    return loss, Ball(np.where(negative, -delta, delta)).where(outside, error)
