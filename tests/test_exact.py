@@ -33,6 +33,7 @@ pytestmark = pytest.mark.framework("numpy")
 CE = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
 BCE = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
 MSE = ul.MeanSquaredError(rounding="exact")
+HUBER = ul.HuberLoss(delta=0.5, rounding="exact")
 DIGITS = Context(prec=80)
 U = 2.0**-53
 
@@ -584,7 +585,7 @@ def test_overflow_of_a_half_type() -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from(["index", "dense", "binary", "regression"]),
+    st.sampled_from(["index", "dense", "binary", "regression", "huber"]),
     st.sampled_from([0.1, 4.0, 100.0]),
 )
 def test_order_batch_and_memory_do_not_matter(seed: int, kind: str, spread: float) -> None:
@@ -593,7 +594,7 @@ def test_order_batch_and_memory_do_not_matter(seed: int, kind: str, spread: floa
     n, k = int(rng.integers(2, 40)), int(rng.integers(1, 30))
     z = rng.normal(scale=spread, size=(n, k)).astype(np.float32)
     t: Any = rng.random((n, k)).astype(np.float32)
-    loss: Any = {"index": CE, "dense": CE, "binary": BCE, "regression": MSE}[kind]
+    loss: Any = {"index": CE, "dense": CE, "binary": BCE, "regression": MSE, "huber": HUBER}[kind]
     if kind == "index":
         t = rng.integers(0, k, n)
     order = rng.permutation(n)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.framework("jax")
 CE = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
 BCE = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
 MSE = ul.MeanSquaredError(rounding="exact")
+HUBER = ul.HuberLoss(delta=1.5, rounding="exact")
 
 X = np.array([[2, 1, 0], [0, 1, 2], [1, 3, -1], [0.5, 0.25, 0.5]], np.float32)
 Y = np.array([0, 1, 1, 2])
@@ -166,6 +167,8 @@ def test_index_in_graph(
         (BCE.replace(reduction="none"), "hard", {}),
         (MSE, "dense", {"sample_weight": True}),
         (MSE.replace(reduction="none"), "hard", {}),
+        (HUBER, "dense", {"sample_weight": True}),
+        (HUBER.replace(reduction="none"), "hard", {}),
     ],
 )
 def test_other_losses_in_graph(

@@ -293,7 +293,13 @@ def test_training_under_xla() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [BCE.replace(reduction="none"), MSE.replace(reduction="sum")], ids=["binary", "squared"]
+    "spec",
+    [
+        BCE.replace(reduction="none"),
+        MSE.replace(reduction="sum"),
+        ul.HuberLoss(delta=0.5, rounding="exact"),
+    ],
+    ids=["binary", "squared", "huber"],
 )
 @pytest.mark.slow("the squared error, which takes the same way", only=["binary"])
 def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any) -> None:
