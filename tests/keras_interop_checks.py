@@ -21,7 +21,7 @@ from unifiedloss import interop, registry
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import BadValueError, ShapeError, SpecTypeError, UnsupportedError
 from unifiedloss.interop import Call
-from unifiedloss.interop.quirks import QUIRKS, Quirk, entry, recorded
+from unifiedloss.interop.quirks import entry, recorded
 
 ON = BACKEND.name
 NUMPY, TORCH, TENSORFLOW, JAX = (name == ON for name in ("numpy", "torch", "tensorflow", "jax"))
@@ -615,19 +615,6 @@ def test_exports() -> None:
         ul.NegativeLogLikelihoodLoss().to_native("keras")
 
 
-def _backends(quirk: Quirk) -> set[str]:
-    """Return the backends on which the record has the quirk for a loss of Keras."""
-    return {
-        loss.partition("]")[0]
-        for loss, quirks in recorded().items()
-        if loss.startswith("keras[") and quirk.key in quirks
-    }
-
-
-# Quirks that differ between the backends of Keras. tests/test_interop_diff.py tests the others, on
-# TensorFlow.
-BY_BACKEND = [quirk for quirk in QUIRKS if 0 < len(_backends(quirk)) < 4]
-
 # On TensorFlow one loss is enough, because tests/test_interop_diff.py tests all of them there.
 PLAIN = [native for native in plain_calls(ON) if native.library == "keras"][
     -1 if TENSORFLOW else 0 :
@@ -637,10 +624,8 @@ PLAIN = [native for native in plain_calls(ON) if native.library == "keras"][
 @pytest.mark.parametrize("native", PLAIN, ids=entry)
 def test_recorded_quirks_are_true(native: Call) -> None:
     """Keras on this backend differs from its specs exactly by the recorded quirks."""
-    assert len(BY_BACKEND) > 4
-    keys = {quirk.key for quirk in BY_BACKEND}
-    loss, quirks = observed(native, BY_BACKEND)
-    assert quirks == {key: words for key, words in recorded()[loss].items() if key in keys}
+    loss, quirks = observed(native)
+    assert quirks == recorded()[loss]
 
 
 def test_differences_of_this_backend() -> None:

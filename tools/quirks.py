@@ -86,6 +86,7 @@ def probed(call: Call, quirks: Iterable[Quirk]) -> Iterator[tuple[Quirk, str | N
 
     Raises:
         ValueError: a probe shows a difference, and `Quirk.shown` does not see it in the tensors.
+        LookupError: the loss differs in a way for which the quirk has no sentence.
     """
     side = side_of(call)
     assert side.spec is not None
@@ -101,7 +102,10 @@ def probed(call: Call, quirks: Iterable[Quirk]) -> Iterator[tuple[Quirk, str | N
             if quirk.shown_by is not None and not quirk.shown(side.spec, x):
                 msg = f"{quirk.key}: {call} differs from its spec, and shown_by is false, for {x}."
                 raise ValueError(msg)
-        yield quirk, quirk.words(outcome for _, outcome in outcomes) if shown else None
+        words = quirk.words(outcome for _, outcome in outcomes) if shown else None
+        if words is not None:
+            quirk.answer(call, words)
+        yield quirk, words
 
 
 def _differs(quirk: Quirk, side: Side, x: Input, outcome: Outcome) -> bool:
@@ -116,9 +120,11 @@ def observed(plain: Call, quirks: Iterable[Quirk] = QUIRKS) -> tuple[str, dict[s
         The loss and its quirks, as in the record.
 
     Raises:
-        ValueError: the loss has a quirk with some arguments and not with others.
+        ValueError: the loss has a quirk with some arguments and not with others, or two quirks have
+            one name in the record.
     """
     found: dict[str, str | None] = {}
+    named: dict[str, Quirk] = {}
     spec = side_of(plain).spec
     assert spec is not None
     concerned = {quirk for quirk in quirks if quirk.concerns(spec, plain)}
@@ -127,6 +133,9 @@ def observed(plain: Call, quirks: Iterable[Quirk] = QUIRKS) -> tuple[str, dict[s
     calls = [(plain, list(concerned)), *((call, others) for call in set_calls(plain))]
     for call, tried in calls:
         for quirk, words in probed(call, tried):
+            if named.setdefault(quirk.key, quirk) is not quirk:
+                msg = f"{quirk.key}: two quirks of {call} have this name; give one of them a case."
+                raise ValueError(msg)
             if (found.setdefault(quirk.key, words) is None) != (words is None):
                 msg = f"{quirk.key}: {call} has it or not, and with other arguments the opposite."
                 raise ValueError(msg)

@@ -123,10 +123,22 @@ class Quirk:
         words = None if call is None else self._words(call)
         if call is None or words is None:
             return self.spec
+        return self.answer(call, words)
+
+    def answer(self, call: Call, words: str) -> str:
+        """What a loss with these words for its outcomes does, in a sentence.
+
+        Raises:
+            LookupError: no pattern fits, so the library does something that `answers` lacks.
+        """
         if isinstance(self.answers, str):
             return self.answers
         text = f"{call.library} {words}"
-        return next(answer for key, answer in self.answers.items() if fnmatchcase(text, key))
+        for pattern, sentence in self.answers.items():
+            if fnmatchcase(text, pattern):
+                return sentence
+        msg = f"{self.key}: {call} gives {words!r}, and `answers` has no sentence for it."
+        raise LookupError(msg)
 
     def _words(self, call: Call) -> str | None:
         if self.by_hand is not None:
