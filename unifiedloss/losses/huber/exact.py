@@ -29,18 +29,26 @@ def _elements(
     delta: float = spec.delta
     p = call.rows[some][:, 0].astype(np.float64)
     error, lost = two_sum(p, -call.targets[some][:, 0].astype(np.float64))
-    size = np.abs(error)
-    outside = size > delta
-    loss = np.where(outside, delta * (size - 0.5 * delta), 0.5 * error * error)
-    loss = loss * (1.0 if call.weight is None else call.weight[some])
-    # The product with delta, the difference before it, and the product with the weight round.
-    bound = 6 * U
-    rounded, undecided = between(loss * (1 - bound), loss * (1 + bound), dtype)
+    slope = np.minimum(np.maximum(error, -delta), delta)
+    # Both formulas are slope * (error - slope / 2).
+    loss = slope * (error - 0.5 * slope)
+    if call.weight is not None:
+        loss *= call.weight[some]
+    rounded, undecided = between(loss * (1 - 6 * U), loss * (1 + 6 * U), dtype)
+    if call.weight is None and np.frexp(delta)[0] == 0.5:
+        # The product with a power of two is exact, and so often is the difference. Half of these
+        # are ties, which no interval decides.
+        left = np.flatnonzero(undecided)
+        rest, below = two_sum(error[left], -0.5 * slope[left])
+        exactly = (np.abs(slope[left]) == delta) & (below == 0)
+        ties = left[exactly]
+        rounded[ties] = to_format(slope[ties] * rest[exactly], dtype)
+        undecided[ties] = False
     undecided |= lost != 0
     losses[some] = rounded
     if slopes is None or scale is None:
         return undecided
-    slope = np.where(outside, np.copysign(delta, error), error) * scale.float64(some)
+    slope *= scale.float64(some)
     form = call.plan.predictions_dtype
     if scale.power_of_two:
         # The product is exact. Half of these are ties, which no interval decides.
