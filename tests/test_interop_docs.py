@@ -26,6 +26,7 @@ READING = [INTEROP / "pos_weight.py", *INTEROP.glob("onnx*.py")]
 """Code of the tables that refuses to read a loss. The other refusals are data of the tables."""
 
 REFUSED = [
+    "torch.nn.SmoothL1Loss(beta=0)",
     "torch.nn.BCEWithLogitsLoss(pos_weight=[[1, 2], [3, 4]])",
     'keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")',
     'keras.losses.MeanSquaredError(dtype="float16")',

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.interop_grid import BACKENDS, check, check_round_trip, computed
-from unifiedloss import CrossEntropyLoss, MeanSquaredError, from_native, interop
+from unifiedloss import CrossEntropyLoss, HuberLoss, MeanSquaredError, from_native, interop
 from unifiedloss.errors import BadValueError, SpecTypeError, UnsupportedError
 from unifiedloss.interop import Call
 
@@ -161,13 +161,14 @@ def test_objects() -> None:
     assert (
         from_native(partial(optax.losses.softmax_cross_entropy_with_integer_labels, axis=1)) == spec
     )
+    assert from_native(optax.huber_loss, delta=2.0) == HuberLoss(delta=2.0, reduction="none")
     assert from_native(optax.l2_loss) == MeanSquaredError(scale=0.5, reduction="none")
     with pytest.raises(UnsupportedError, match="every class"):
         from_native(optax.softmax_cross_entropy, where=np.array([True, False]))
     with pytest.raises(SpecTypeError, match="given to the call"):
         from_native(optax.l2_loss, targets=np.zeros(3))
     with pytest.raises(SpecTypeError, match="no loss that is known"):
-        from_native(optax.huber_loss)
+        from_native(optax.log_cosh)
 
 
 def test_exports() -> None:

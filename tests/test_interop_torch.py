@@ -88,6 +88,8 @@ GRID = [
         )
     ),
     *((call, LOGITS, ANSWERS) for call in calls("torch.nn.MSELoss")),
+    *((call, LOGITS, ANSWERS) for call in calls("torch.nn.HuberLoss", delta=(0.5, 2.0))),
+    *((call, LOGITS, ANSWERS) for call in calls("torch.nn.SmoothL1Loss", beta=(0.5, 2.0))),
     *(
         (call, LOGITS, ANSWERS)
         for call in calls("torch.nn.functional.mse_loss", weight=(None, ELEMENTS))
@@ -395,9 +397,9 @@ class Focal(nn.CrossEntropyLoss):
     ("obj", "found"),
     [
         (Focal(), "subclass"),
-        (nn.HuberLoss(), "HuberLoss is no loss that is known"),
+        (nn.L1Loss(), "L1Loss is no loss that is known"),
         (nn.CrossEntropyLoss, "is a class; call it"),
-        (functional.huber_loss, "is no loss that is known"),
+        (functional.l1_loss, "is no loss that is known"),
         (torch.zeros(2), "is no loss that is known"),
         (nn.Linear(1, 1), "is no loss that is known"),
     ],

@@ -10,6 +10,7 @@ from unifiedloss.interop.lens import Given, Lens, Refusal, choice, one_label, pa
 from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+from unifiedloss.losses.huber.spec import HuberLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.spec import Loss
 
@@ -217,6 +218,12 @@ _PAIRS = (
         "mean_squared_error",
         MeanSquaredError(average_last_axis=True),
         {"reduction": _REDUCTION},
+    ),
+    _class_and_function(
+        "Huber",
+        "huber",
+        HuberLoss(average_last_axis=True),
+        {"delta": pair("delta", 1.0), "reduction": _REDUCTION},
     ),
 )
 # Classes come first, because a model is compiled with them: a spec that both can express is

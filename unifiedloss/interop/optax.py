@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from unifiedloss.interop.lens import Lens, Refusal, class_axis, unused
+from unifiedloss.interop.lens import Lens, Refusal, class_axis, pair, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+from unifiedloss.losses.huber.spec import HuberLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.spec import Loss
 
@@ -61,4 +62,5 @@ register(
     ),
     _loss("squared_error", MeanSquaredError(reduction="none")),
     _loss("l2_loss", MeanSquaredError(scale=0.5, reduction="none")),
+    _loss("huber_loss", HuberLoss(reduction="none"), {"delta": pair("delta", 1.0)}),
 )

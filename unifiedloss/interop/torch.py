@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from unifiedloss.interop.lens import Given, Lens, one_label, pair, refuse, unused
+from unifiedloss.interop.lens import Given, Lens, Refusal, one_label, pair, refuse, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.interop.pos_weight import pos_weight
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
+from unifiedloss.losses.huber.spec import HuberLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.spec import Loss
@@ -138,3 +139,27 @@ register(
         exported=False,
     )
 )
+_HUBER = {"reduction": pair("reduction", "mean"), "delta": pair("delta", 1.0)}
+register(_loss("torch.nn.HuberLoss", HuberLoss(), _HUBER))
+# As for mse_loss, the function takes weights that it does not broadcast.
+register(
+    _loss(
+        "torch.nn.functional.huber_loss",
+        HuberLoss(),
+        {**_HUBER, "weight": _ELEMENT_WEIGHTS},
+        exported=False,
+    )
+)
+_ABSOLUTE = Refusal(
+    lambda beta, _: not beta,
+    "{given.name}(beta=0) is the absolute error, and a spec is quadratic near 0; give a positive "
+    "beta.",
+)
+# The smooth L1 loss is the Huber loss divided by its threshold.
+_BETA = Lens(
+    1.0,
+    lambda beta, _: {"delta": beta, "scale": 1 / beta},
+    lambda spec, _: spec.delta,
+    (_ABSOLUTE,),
+)
+_module_and_function("SmoothL1Loss", "smooth_l1_loss", HuberLoss(), {**_REDUCTIONS, "beta": _BETA})
