@@ -77,3 +77,12 @@ def element_weights(spec: Any) -> list[Text]:
             "repeated over the leading axes of the predictions",
         )
     ]  # fmt: skip
+
+
+def any_row_sum(spec: Any) -> Text:
+    """Say that rows of dense targets need not sum to 1."""
+    any_sum = "Rows of dense targets need not sum to 1"
+    if not getattr(spec, "from_logits", False):
+        return Text.of(f"{any_sum}.")
+    gradient = formula("T p_c - tau_c", r"T p_c - \tau_c")
+    return Text.of(f"{any_sum}: with the sum T the gradient at the logits is ", gradient, ".")

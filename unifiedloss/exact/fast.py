@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from unifiedloss import losses
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.call import HostCall
-from unifiedloss.exact.rounding import to_format
+from unifiedloss.exact.rounding import stored, to_format
 from unifiedloss.exact.scale import Scale
 from unifiedloss.plan import Plan
 
@@ -151,3 +151,20 @@ def between(low: Floats, high: Floats, dtype: str) -> tuple[NDArray[Any], Bools]
     else:
         first, last = to_format(low, dtype), to_format(high, dtype)
     return first, ~(first == last)
+
+
+def round_slopes(call: HostCall, some: Any, slope: Floats, scale: Scale, slopes: Any) -> Bools:
+    """Round slopes times their scales into `slopes`, and return where they are undecided.
+
+    The slopes are exact.
+    """
+    scaled = slope * scale.float64(some)
+    form = call.plan.predictions_dtype
+    if scale.power_of_two:
+        # The product is exact. Half of these are ties, which no interval decides.
+        rounded, differ = to_format(scaled, form), np.zeros(len(scaled), bool)
+    else:
+        error = 8 * U
+        rounded, differ = between(scaled * (1 - error), scaled * (1 + error), form)
+    slopes[some, 0] = stored(rounded, form)
+    return differ

@@ -8,7 +8,7 @@ the same sentence.
 from __future__ import annotations
 
 from unifiedloss import losses
-from unifiedloss.losses.cross_entropy.formula import any_row_sum
+from unifiedloss.formulas import any_row_sum
 from unifiedloss.spec import Categorical, Loss
 from unifiedloss.text import Text, code, value
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from unifiedloss import losses
+from unifiedloss.floats import INTEGER_TYPES
 from unifiedloss.oracle.extended import (
     NAN,
     Extended,
@@ -17,7 +18,7 @@ from unifiedloss.oracle.extended import (
 )
 from unifiedloss.oracle.reals import ONE, ZERO, NegativeLog, Partition, Real
 from unifiedloss.oracle.rounding import INFINITY
-from unifiedloss.plan import Plan
+from unifiedloss.plan import MAX_INTEGER_TARGET, Plan
 
 
 class Position(NamedTuple):
@@ -98,6 +99,10 @@ class PositionRules:
             The probability, and whether `epsilon` clipped it.
         """
         return self.clipped(min(self.share(p), ONE))
+
+    def is_bad_number(self, t: float) -> bool:
+        """Whether the target of a loss of any numbers is an integer that float64 may not hold."""
+        return self.plan.targets_dtype in INTEGER_TYPES and abs(t) > MAX_INTEGER_TARGET
 
     def target(self, t: float) -> Fraction:
         """Read a target that is neither bad nor NaN; below `tiny_target` it counts as 0."""

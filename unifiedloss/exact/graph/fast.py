@@ -15,7 +15,7 @@ from itertools import zip_longest
 
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.graph.balls import GraphBall
-from unifiedloss.exact.graph.form import Block, Form
+from unifiedloss.exact.graph.form import Block, Form, Found
 from unifiedloss.exact.graph.ops import Array, GraphOps
 from unifiedloss.exact.graph.rounding import between, to_bits, to_odd
 
@@ -95,3 +95,32 @@ def quotient64(form: Form, total: GraphBall, divisor: GraphBall | None) -> tuple
         error = error + (abs(divisor.low) + divisor.radius) / abs(divisor.high) + 4 * U
     error = xp.where(exact, 0.0, error * (1 + 2.0**-20))
     return between(xp, quotient * (1 - error), quotient * (1 + error), form.plan.result_dtype)
+
+
+def round64(
+    form: Form, c: Block, loss: tuple[Array, Array, Array], slope: Array, undecided: Array
+) -> Found:
+    """Multiply losses and exact slopes of elements by their weights and scales, and round them.
+
+    Args:
+        form: the settings of the call.
+        c: the rows.
+        loss: the high and the low part of the losses, and their absolute error.
+        slope: the derivatives by the predictions.
+        undecided: the elements that float64 cannot decide.
+    """
+    xp, field = form.xp, form.field
+    high, low, spread = loss
+    if c.weight is not None:
+        high, low = field.mul(high, c.weight), abs(high) * 0.0
+        spread = 4 * U * abs(high)
+        undecided = undecided | ~in_order(c.weight)
+    terms, differ = decided64(form, high, low, spread, form.term_dtype)
+    undecided = undecided | differ
+    if not form.gradient:
+        return Found(terms, None, xp.any(undecided))
+    scale = scale64(c)
+    high, low = field.two_prod(slope, scale)
+    spread = xp.where(scale_is_exact(form, c, scale), 0.0, 8 * U * abs(high))
+    slopes, differ = decided64(form, high, low, spread, form.dtype)
+    return Found(terms, slopes, xp.any(undecided | differ | ~in_order(scale)))

@@ -127,12 +127,3 @@ def logarithm_of_bound(epsilon: float | str) -> str:
     if epsilon == "sklearn":
         return "-15.942 in float32 and -36.044 in float64"
     return f"{math.log(float(epsilon)):.6g}"
-
-
-def any_row_sum(spec: Any) -> Text:
-    """Say that rows of dense targets need not sum to 1."""
-    any_sum = "Rows of dense targets need not sum to 1"
-    if not getattr(spec, "from_logits", False):
-        return Text.of(f"{any_sum}.")
-    gradient = formula("T p_c - tau_c", r"T p_c - \tau_c")
-    return Text.of(f"{any_sum}: with the sum T the gradient at the logits is ", gradient, ".")

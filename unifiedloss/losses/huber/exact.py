@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from unifiedloss.exact.balls import Ball, U, two_sum
 from unifiedloss.exact.call import HostCall
-from unifiedloss.exact.fast import Carry, between
-from unifiedloss.exact.rounding import stored, to_format
+from unifiedloss.exact.fast import Carry, between, round_slopes
+from unifiedloss.exact.rounding import to_format
 from unifiedloss.exact.scale import Scale
 
 Bools = NDArray[np.bool_]
@@ -48,16 +48,7 @@ def _elements(
     losses[some] = rounded
     if slopes is None or scale is None:
         return undecided
-    slope *= scale.float64(some)
-    form = call.plan.predictions_dtype
-    if scale.power_of_two:
-        # The product is exact. Half of these are ties, which no interval decides.
-        rounded, differ = to_format(slope, form), np.zeros(len(p), bool)
-    else:
-        bound = 8 * U
-        rounded, differ = between(slope * (1 - bound), slope * (1 + bound), form)
-    slopes[some, 0] = stored(rounded, form)
-    return undecided | differ
+    return undecided | round_slopes(call, some, slope, scale, slopes)
 
 
 def balls(call: HostCall, chosen: Any) -> tuple[Ball, Ball]:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from unifiedloss.floats import INTEGER_TYPES
 from unifiedloss.oracle.positions import Position, PositionRules, poisoned
 from unifiedloss.oracle.reals import ONE, Real
 from unifiedloss.oracle.rounding import INFINITY
-from unifiedloss.plan import MAX_INTEGER_TARGET
 
 
 def position(
@@ -25,7 +23,7 @@ def position(
     An infinite error costs infinitely much, and its slope is still $\pm\delta$.
     """
     (prediction,), (target,) = predictions, targets
-    if rules.plan.targets_dtype in INTEGER_TYPES and abs(target) > MAX_INTEGER_TARGET:
+    if rules.is_bad_number(target):
         return poisoned(1)
     spec: Any = rules.plan.spec
     delta = Fraction(spec.delta)

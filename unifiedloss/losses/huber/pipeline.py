@@ -10,8 +10,9 @@ from unifiedloss.ops import Array
 
 def positions(e: Evaluator, predictions: Array, targets: Array, selection: Selection) -> Positions:
     """The losses of all elements."""
-    ops, spec = e.ops, e.plan.spec
-    delta: float = _delta(spec)
+    ops = e.ops
+    spec: Any = e.plan.spec
+    delta: float = spec.delta
     predictions, targets, bad = e.real_numbers(predictions, targets, selection)
     # Half the error, because the error may overflow where the loss does not.
     half = 0.5 * predictions - 0.5 * targets
@@ -21,8 +22,3 @@ def positions(e: Evaluator, predictions: Array, targets: Array, selection: Selec
     error = ops.where(~outside, predictions - targets, 0.0)
     far = (2.0 * delta) * (size - 0.25 * delta)
     return Positions(ops.where(outside, far, (0.5 * error) * error), None, bad)
-
-
-def _delta(spec: Any) -> float:
-    found: float = spec.delta
-    return found

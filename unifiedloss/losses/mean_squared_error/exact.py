@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.exact.balls import Ball, U, two_sum
 from unifiedloss.exact.call import HostCall
-from unifiedloss.exact.fast import Carry, between
-from unifiedloss.exact.rounding import stored, to_format
+from unifiedloss.exact.fast import Carry, between, round_slopes
 from unifiedloss.exact.scale import Scale
 
 Floats = NDArray[np.float64]
@@ -36,16 +35,7 @@ def _squares(
     losses[some] = rounded
     if slopes is None or scale is None:
         return undecided
-    slope = 2.0 * difference * scale.float64(some)
-    form = call.plan.predictions_dtype
-    if scale.power_of_two:
-        # The product is exact. Half of these are ties, which no interval decides.
-        rounded, differ = to_format(slope, form), np.zeros(len(p), bool)
-    else:
-        error = 8 * U
-        rounded, differ = between(slope * (1 - error), slope * (1 + error), form)
-    slopes[some, 0] = stored(rounded, form)
-    return undecided | differ
+    return undecided | round_slopes(call, some, 2.0 * difference, scale, slopes)
 
 
 def balls(call: HostCall, chosen: Any) -> tuple[Ball, Ball]:

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from unifiedloss.floats import INTEGER_TYPES
 from unifiedloss.oracle.positions import Position, PositionRules, poisoned
 from unifiedloss.oracle.reals import ONE, Real
-from unifiedloss.plan import MAX_INTEGER_TARGET
 
 
 def position(
@@ -23,7 +21,7 @@ def position(
     Infinities follow the rules of IEEE 754.
     """
     (prediction,), (target,) = predictions, targets
-    if rules.plan.targets_dtype in INTEGER_TYPES and abs(target) > MAX_INTEGER_TARGET:
+    if rules.is_bad_number(target):
         return poisoned(1)
     if not math.isfinite(prediction) or not math.isfinite(target):
         difference = prediction - target
