@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unifiedloss.conformance.case import Array, Case, rng_of, round_to
+from unifiedloss.spec import Loss
 
 Row = dict[str, Any]
 """One value for each axis of a product."""
@@ -212,3 +213,27 @@ def element_weights(rng: np.random.Generator, row: Row) -> Array | None:
         "all": rng.uniform(0.5, 2, shape).round(1),
     }
     return weights[row["element_weights"]]
+
+
+REAL = COMMON | {
+    "shape": ((6,), (3, 4), (2, 3, 4), ()),
+    "target_dtype": ("float32", "float64", "int32", "bool"),
+}
+"""The axes of a product for a loss of any numbers."""
+
+
+def real_case(name: str, row: Row, spec: Loss) -> Case:
+    """Make the case of a loss of any numbers, with random predictions and targets."""
+    rng = rng_of(name)
+    shape = row["shape"]
+    predictions = np.asarray(rng.normal(scale=3, size=shape))
+    targets = np.asarray(rng.normal(scale=3, size=shape))
+    if not row["target_dtype"].startswith("float"):
+        targets = np.rint(targets) if row["target_dtype"] != "bool" else targets > 0
+    return Case(
+        name,
+        spec,
+        round_to(predictions, row["dtype"]),
+        targets.astype(row["target_dtype"]),
+        **companions(rng, row, shape),
+    )
