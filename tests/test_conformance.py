@@ -18,8 +18,7 @@ from tests.rule_ids import rule_ids
 from unifiedloss import conformance, losses
 from unifiedloss.conformance import Case, Report, Row, cases, runner
 from unifiedloss.conformance.case import BadCall, LossCases, edge
-from unifiedloss.conformance.cases import all_cases, bad_calls
-from unifiedloss.conformance.hard import hard_cases
+from unifiedloss.conformance.cases import all_cases, bad_calls, hard_cases
 from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.floats import FORMATS
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError

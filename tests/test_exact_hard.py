@@ -12,8 +12,7 @@ import unifiedloss as ul
 from unifiedloss import registry
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.case import Case
-from unifiedloss.conformance.cases import all_cases
-from unifiedloss.conformance.hard import hard_cases
+from unifiedloss.conformance.cases import all_cases, hard_cases
 from unifiedloss.exact import counts
 from unifiedloss.floats import FORMATS
 from unifiedloss.reference import Reference

@@ -99,7 +99,7 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 # The rings of the core, low to high. A module may import its own ring and the rings below it.
 # "losses.*.spec" is the module `spec` in the folder of each loss; "losses" is what they share. Only
-# conformance reaches "losses.*.cases", by `losses.part`.
+# conformance reaches "losses.*.cases", by `losses.part`, and they import "losses.*.hard".
 # "exact" is above the oracle, because the exact kernels call the oracle and never the reverse.
 SPECS = ("spec", "losses", "losses.*.spec")
 ORACLE = ("oracle", "losses.*.oracle", "reference")
@@ -115,7 +115,7 @@ RINGS = (
     ("adapter",),
     ("registry",),
     ("functional",),
-    ("interop", "switching", "conformance", "losses.*.cases"),
+    ("interop", "switching", "conformance", "losses.*.cases", "losses.*.hard"),
     ("cli",),
 )
 

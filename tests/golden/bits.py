@@ -9,8 +9,7 @@ import numpy as np
 
 from unifiedloss import registry
 from unifiedloss.conformance.case import Case
-from unifiedloss.conformance.cases import all_cases
-from unifiedloss.conformance.hard import hard_cases
+from unifiedloss.conformance.cases import all_cases, hard_cases
 from unifiedloss.errors import UnifiedLossError
 
 _SHOWN = 15

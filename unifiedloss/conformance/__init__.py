@@ -13,8 +13,7 @@ assert_conforms(registry.adapter("numpy"), losses=["mean_squared_error"])
 """
 
 from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
-from unifiedloss.conformance.cases import all_cases, bad_calls
-from unifiedloss.conformance.hard import hard_cases
+from unifiedloss.conformance.cases import all_cases, bad_calls, hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.runner import (
     Progress,

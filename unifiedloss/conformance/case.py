@@ -228,6 +228,7 @@ class LossCases:
         rule_cases: pairs of fields that exist for other libraries' losses. Compiled modes run every
             fourth.
         random_cases: default fields on more varied data; not compiled.
+        hard_cases: results that are hard to round correctly, for exact mode (see `hard`).
     """
 
     bad_calls: Callable[[], Iterable[BadCall]]
@@ -236,6 +237,7 @@ class LossCases:
     product_cases: Callable[[], Iterable[Case]] = _nothing
     rule_cases: Callable[[], Iterable[Case]] = _nothing
     random_cases: Callable[[], Iterable[Case]] = _nothing
+    hard_cases: Callable[[], Iterable[Case]] = _nothing
 
 
 def rng_of(name: str) -> np.random.Generator:

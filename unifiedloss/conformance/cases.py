@@ -84,6 +84,12 @@ def all_cases() -> list[Case]:
     return cases
 
 
+def hard_cases() -> Iterator[Case]:
+    """The cases that are hard to round correctly; their names begin with "hard/"."""
+    for loss in _loss_cases():
+        yield from loss.hard_cases()
+
+
 def _marked(loss: LossCases) -> Iterable[Case]:
     """The cases of a loss, with the modes they run in. Other losses have no part in the choice."""
     edges, products = list(loss.edge_cases()), list(loss.product_cases())

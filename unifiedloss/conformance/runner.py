@@ -12,8 +12,7 @@ from unifiedloss import __version__, registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks, groups, snippets, workers
 from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
-from unifiedloss.conformance.cases import all_cases, bad_calls
-from unifiedloss.conformance.hard import hard_cases
+from unifiedloss.conformance.cases import all_cases, bad_calls, hard_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.conformance.strength import (

@@ -29,6 +29,7 @@ from unifiedloss.conformance.product import (
     rule_rows,
     source,
 )
+from unifiedloss.losses.binary_cross_entropy.hard import hard_cases
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 
 mean_case = proving("divisor")
@@ -398,4 +399,5 @@ CASES = LossCases(
     product_cases=product_cases,
     rule_cases=rule_cases,
     random_cases=random_cases,
+    hard_cases=hard_cases,
 )

@@ -15,6 +15,7 @@ from unifiedloss.conformance.case import (
     refused,
 )
 from unifiedloss.conformance.data import INF, NAN, f32
+from unifiedloss.conformance.hard import PRECISION, hard_case
 from unifiedloss.conformance.product import REAL, Row, fields_of, product, real_case
 from unifiedloss.losses.huber.spec import HuberLoss
 
@@ -68,6 +69,25 @@ def _case(name: str, row: Row) -> Case:
     return real_case(name, row, HuberLoss(**fields_of(row, "delta")))
 
 
+def hard_cases() -> Iterator[Case]:
+    """Losses on a midpoint of two floats, and losses that a tiny term moves off it."""
+    for dtype, bits in PRECISION.items():
+        floats = np.float64 if dtype == "float64" else np.float32
+        big = 2.0**bits
+        # The loss is |error| - 1/2. With targets of -1.5 it is a midpoint: 2^p + 1, or 2^p + 3.
+        tiny = 2.0**-52 if dtype == "float64" else 2.0**-23
+        targets = np.array([-1.5, -1.5, -1.5 - tiny, -1.5 + tiny], floats)
+        yield hard_case("huber, a tie", _huber(), dtype, [big, big + 2, big, big + 2], targets)
+        # The loss is 3 |error| - 9/2, and no power of two.
+        third = _huber(delta=3.0)
+        targets = np.array([-3.5, -3.5 - tiny], floats)
+        yield hard_case("huber, delta of 3", third, dtype, [big, big], targets)
+    # Squares and slopes, where the loss is half the squared error.
+    ulp = f32(2.0**-23)[0]
+    p, t = f32(1 + ulp, 1 + 3 * ulp), f32(-1, -1)
+    yield hard_case("huber, half a square", _huber(delta=4.0), "float32", p, t, upstream=p)
+
+
 def bad_calls() -> Iterator[BadCall]:
     """Calls that must fail."""
     yield refused("strict-shapes")(
@@ -75,4 +95,9 @@ def bad_calls() -> Iterator[BadCall]:
     )
 
 
-CASES = LossCases(bad_calls=bad_calls, edge_cases=edge_cases, product_cases=product_cases)
+CASES = LossCases(
+    bad_calls=bad_calls,
+    edge_cases=edge_cases,
+    product_cases=product_cases,
+    hard_cases=hard_cases,
+)

@@ -28,6 +28,7 @@ from unifiedloss.conformance.product import (
     real_case,
     rule_rows,
 )
+from unifiedloss.losses.mean_squared_error.hard import hard_cases
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 
 leading_case = proving("leading-weights", "divisor")
@@ -265,4 +266,5 @@ CASES = LossCases(
     product_cases=product_cases,
     rule_cases=rule_cases,
     random_cases=random_cases,
+    hard_cases=hard_cases,
 )

@@ -9,6 +9,7 @@ from unifiedloss.losses.cross_entropy.cases.products import (
     random_cases,
     rule_cases,
 )
+from unifiedloss.losses.cross_entropy.hard import hard_cases
 
 CASES = LossCases(
     edge_cases=edge_cases,
@@ -17,4 +18,5 @@ CASES = LossCases(
     product_cases=product_cases,
     rule_cases=rule_cases,
     random_cases=random_cases,
+    hard_cases=hard_cases,
 )
