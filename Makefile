@@ -10,6 +10,7 @@
 #   make bench        hours       times of the losses, relative to the frameworks' own
 #   make docs         1 minute    build the site into site/
 #   make stubs                    write unifiedloss/functional.pyi from the fields of the specs
+#   make tables       20 minutes  write what is generated in the pages of docs/, from a whole run
 #   make quirks       1 minute    record what the installed libraries' losses do unlike their specs
 #   make clean                    remove all generated files, and the environment
 #
@@ -39,7 +40,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-all test-oldest suite lint ruff types typing-tree bench docs stubs
-.PHONY: quirks clean force
+.PHONY: tables quirks clean force
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -109,6 +110,9 @@ docs: $(STAMP)
 
 stubs: $(STAMP)
 	$(RUN) -m tools.stubs
+
+tables: $(STAMP)
+	$(RUN) -m tools.tables
 
 quirks: $(STAMP)
 	$(RUN) -m tools.quirks

@@ -54,12 +54,16 @@ def with_tables(text: str) -> str:
     return text
 
 
+def rewrite(page: Path) -> None:
+    """Rewrite one page."""
+    text = with_outputs(page.read_text(encoding="utf-8"))
+    page.write_text(with_tables(text) if page.resolve() == PAGE else text, encoding="utf-8")
+
+
 def main() -> None:
     """Rewrite the pages named on the command line."""
     for name in sys.argv[1:]:
-        path = Path(name)
-        text = with_outputs(path.read_text(encoding="utf-8"))
-        path.write_text(with_tables(text) if path.resolve() == PAGE else text, encoding="utf-8")
+        rewrite(Path(name))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ ROWS = (
 )
 
 
+@cache
 def part(name: str, module: str) -> Any:
     """Import and return one module of a loss's folder.
 

@@ -50,10 +50,10 @@ def _next_to_a_midpoint() -> Iterator[Case]:
         compiled=True,
     )
     # The product has 159 bits and lies one unit of its last place away from a midpoint.
-    d = [134217729.0, 134217731, 134217735]
+    errors = [134217729.0, 134217731, 134217735]
     w = np.array([9007198986305537.0, 5671199520820793, 8166877459162927])
     name = "a product next to a tie"
-    yield hard_case(name, _EACH, "float64", d, np.zeros(3), sample_weight=w)
+    yield hard_case(name, _EACH, "float64", errors, np.zeros(3), sample_weight=w)
 
 
 def _on_a_midpoint() -> Iterator[Case]:
