@@ -168,11 +168,12 @@ def _saturated(call: HostCall, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
     largest = rows[each, top]
     own = rows[each, labels]
     np.subtract(rows, largest[:, None], out=rows)
+    shift_error = _error_of_shift(rows)
     call.exp(rows, out=rows)
     rows[each, top] = 0.0
     others = rows.sum(1)
     rest = np.log1p(others)
-    error = (height(rows.shape[1]) + 3 + np.minimum(np.abs(largest), 800.0)) * U + EXP + LOG1P
+    error = (height(rows.shape[1]) + 3) * U + shift_error + EXP + LOG1P
     gap, lost = two_sum(largest, -own)
     weights = [] if call.plan.class_weights is None else [call.own_class_weight(labels)]
     if call.weight is not None:
@@ -182,6 +183,15 @@ def _saturated(call: HostCall, chosen: Any, dtype: str) -> tuple[Floats, Bools]:
         loss = loss * Ball(weight)
     high, low, radius = (np.array(np.broadcast_to(x, gap.shape)) for x in loss)
     return decide(high, low, radius, dtype)
+
+
+def _error_of_shift(shifted: Floats) -> Floats:
+    """The relative error that rounding z - m causes in the exponentials of each row.
+
+    A difference beyond 800 needs no bound, because its exponential is 0.
+    """
+    error: Floats = np.minimum(-shifted.min(1), 800.0) * U
+    return error
 
 
 def _dense(
@@ -195,7 +205,7 @@ def _dense(
     top = shifted.argmax(1)
     largest = shifted[each, top]
     np.subtract(shifted, largest[:, None], out=shifted)
-    shift_error = np.minimum(np.abs(largest), 800.0) * U
+    shift_error = _error_of_shift(shifted)
     sum_error = (height(size) + 3) * U
     apart = -np.where(tau != 0, tau * shifted, 0.0).sum(1)
     call.exp(shifted, out=shifted)

@@ -94,8 +94,8 @@ def _dense64(form: Form, c: Block) -> Found:
     tau, tau_error = _tau64(form, c)
     tau = xp.barrier(tau)
     sum_error = (height(k) + 1) * U
-    # Where z - m is inexact, |z| < 2^-28 |m|.
-    shift_error = xp.minimum(abs(largest), 800.0) * U
+    # Rounding z - m errs by at most u |z - m|, and an exponential of less than -800 is 0.
+    shift_error = xp.minimum(xp.max(-shifted), 800.0) * U
     others = tree_sum(xp, xp.where(top, 0.0, exp), k)
     apart = tree_sum(xp, xp.where(tau != 0, tau * -shifted, 0.0), k)
     weight = tree_sum(xp, tau, k)

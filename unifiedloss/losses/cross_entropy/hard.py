@@ -66,6 +66,16 @@ _PROBABILITIES = (
     0.23348142206668854,
     0.18487399816513062,
 )
+# Rows whose difference z - m float64 rounds, because m is tiny, with a weight that brings the loss
+# within 40 units of float64's last place of a midpoint. The last three are for dense targets.
+_ROUNDED_SHIFTS = (
+    (1.0547763834231616e-12, -74.69154357910156, 3.0540950722145097e32),
+    (1.5805542638580583e-12, -79.1253433227539, 2.967105965864735e34),
+    (1.5426994534259442e-12, -65.85441589355469, 3.988927334300119e28),
+    (1.1750476893584993e-12, -77.42278289794922, 5.369391934309682e33),
+    (1.244445085174517e-12, -71.79400634765625, 2.525433165017274e31),
+    (1.6135389465515848e-12, -67.87329864501953, 3.0579409093988267e29),
+)
 
 
 def hard_cases() -> Iterator[Case]:
@@ -85,6 +95,13 @@ def _next_to_a_midpoint() -> Iterator[Case]:
     rows, dense = zip(*_DENSE_ROWS, strict=True)
     yield hard_case("searched, dense", _LOGITS, "float32", rows, f32(*dense), compiled=True)
     yield hard_case("searched, p", _P, "float32", [[x, x] for x in _PROBABILITIES], [0] * 8)
+    largest, other, weights = zip(*_ROUNDED_SHIFTS, strict=True)
+    rows, weight = np.stack([largest, other], 1), np.array(weights)
+    first, name = np.eye(2, dtype=np.float32)[[0] * 6], "a rounded shift"
+    yield hard_case(name, _LOGITS, "float32", rows, [0] * 6, sample_weight=weight, compiled=True)
+    yield hard_case(
+        f"{name}, dense", _LOGITS, "float32", rows, first, sample_weight=weight, compiled=True
+    )
     # These float64 results lie within 1e-7 of an ulp of a midpoint.
     wide = [
         [1.0334224372276304, 0.9128064315355026, -5.407383000113005],
