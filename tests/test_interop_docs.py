@@ -48,6 +48,10 @@ REFUSED = [
         'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], '
         '["loss", "log_probabilities"])'
     ),
+    (
+        '[onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["mean"]), '
+        'onnx.helper.make_node("Add", ["mean", "penalty"], ["loss"])]'
+    ),
 ]
 
 

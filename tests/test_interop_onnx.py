@@ -222,7 +222,7 @@ def test_nodes_are_read() -> None:
         )
     ]
     for weights in (numpy_helper.from_array(np.float32([0.1, 2]), "w"), None):
-        nodes = [helper.make_node("Relu", ["a"], ["x"]), bare]
+        nodes = [helper.make_node("Identity", ["a"], ["x"]), bare]
         if weights is None:
             constant = numpy_helper.from_array(np.float32([0.1, 2]))
             nodes.insert(0, helper.make_node("Constant", [], ["w"], value=constant))
@@ -242,7 +242,7 @@ def test_nodes_are_read() -> None:
         (node(inputs=("x", "")), {}, SpecTypeError, "takes the inputs scores, labels"),
         (node(inputs=("x", "y", "w", "v")), {}, SpecTypeError, "takes the inputs scores, labels"),
         (node(inputs=("x", "x")), {}, SpecTypeError, "not all different"),
-        (node("x"), {}, SpecTypeError, "not all different"),
+        (node("x"), {}, SpecTypeError, "takes the result of itself"),
         (
             helper.make_node("NegativeLogLikelihoodLoss", ["x", "y"], []),
             {},
@@ -250,10 +250,12 @@ def test_nodes_are_read() -> None:
             "input, target and",
         ),
         (
-            helper.make_graph([node()], "g", [], []),
+            helper.make_graph(
+                [node()], "g", [], [helper.make_tensor_value_info("loss", TensorProto.FLOAT, [])]
+            ),
             {},
             SpecTypeError,
-            r"its inputs \['x', 'y'\] are no inputs",
+            "its predictions 'x' are no input and no result",
         ),
         (node(), {"reduction": "sum"}, SpecTypeError, "only weights are given, got reduction"),
         (node(alpha=1), {}, SpecTypeError, "no parameter 'alpha'"),
@@ -265,7 +267,13 @@ def test_nodes_are_read() -> None:
             r"the nodes are com\.example\.SoftmaxCrossEntropyLoss",
         ),
         (helper.make_node("Relu", ["x"], ["y"]), {}, SpecTypeError, "the nodes are Relu"),
-        (helper.make_graph([node(), node()], "g", [], []), {}, SpecTypeError, "one node is needed"),
+        (
+            helper.make_graph([node(), node()], "g", [], []),
+            {},
+            SpecTypeError,
+            "the name 'loss' is not the only one",
+        ),
+        (helper.make_graph([node()], "g", [], []), {}, SpecTypeError, "the graph are none"),
         (
             helper.make_tensor_value_info("x", TensorProto.FLOAT, []),
             {},
@@ -281,7 +289,7 @@ def test_refused(obj: Any, arguments: dict[str, Any], error: type[Exception], fo
 
 
 def test_models_are_run_as_they_are() -> None:
-    """A report runs a model with its own weights, dtypes and rank; of a larger one, its loss."""
+    """A report runs a model with its own weights, dtypes and rank, without what is not needed."""
     spec = ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[0.1, 2, 4])
 
     def model(scores: str, kind: int, weights: Any, *first: onnx.NodeProto) -> onnx.ModelProto:
@@ -294,15 +302,23 @@ def test_models_are_run_as_they_are() -> None:
             )
         ]
         held = [numpy_helper.from_array(weights, "w")]
+        if first:
+            values.insert(2, helper.make_tensor_value_info("unused", kind, ["N"]))
         graph = helper.make_graph(
-            [*first, node(inputs=(scores, "y", "w"))], "g", values[:2], values[2:], held
+            [*first, node(inputs=(scores, "y", "w"))], "g", values[:-1], values[-1:], held
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
     narrow = np.float32([0.1, 2, 4])
     wide_x = X.astype(np.float64)
     loss_only = model("a", TensorProto.FLOAT, narrow)
-    larger = model("x", TensorProto.FLOAT, narrow, helper.make_node("Relu", ["a"], ["x"]))
+    larger = model(
+        "x",
+        TensorProto.FLOAT,
+        narrow,
+        helper.make_node("Identity", ["a"], ["x"]),
+        helper.make_node("Relu", ["unused"], ["dead"]),
+    )
     for made in (loss_only, larger, larger.graph, spec.to_native("onnx"), node(inputs=("a", "y"))):
         report = ul.port_report(made, ul.from_native(made), X, Y)
         assert (report.same, report.ran_a) == (True, "native")

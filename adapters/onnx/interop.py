@@ -5,19 +5,25 @@ onnxruntime runs them.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from unifiedloss.errors import SpecTypeError, UnsupportedError
+from unifiedloss.errors import SpecTypeError, UnifiedLossError, UnsupportedError
 from unifiedloss.interop.library_loss import Call
 from unifiedloss.interop.onnx import INPUTS, OUTPUT
-from unifiedloss.interop.onnx_nodes import Node, call_of_nodes
+from unifiedloss.interop.onnx_graph import Graph, Reading, read_graph
+from unifiedloss.interop.onnx_nodes import DTYPES, Node, Tensor, qualified
+from unifiedloss.text import shortened
 
 OPSET = 13
 """The version that introduced the current operators; every ONNX runtime supports it."""
+
+OLDEST_OPSET = 12
+"""The version that introduced the operators."""
 
 IR_VERSION = 8
 
@@ -26,44 +32,122 @@ _DOMAINS = ("", "ai.onnx")
 
 
 def read(obj: Any, **arguments: Any) -> Call | None:
-    """The call of a node, or of the only loss in a model or graph; None for anything else."""
-    if isinstance(obj, onnx.ModelProto):
-        obj = obj.graph
-    provided = None
-    if isinstance(obj, onnx.GraphProto):
-        nodes = list(obj.node)
-        initializers = {tensor.name: _plain(tensor) for tensor in obj.initializer}
-        provided = (
-            {each.name for each in obj.input}
-            | initializers.keys()
-            | {name for node in nodes for name in node.output}
-        )
-    elif isinstance(obj, NodeProto):
-        nodes, initializers = [obj], {}
-    else:
+    """The call of a node, or of the loss that a model or graph computes; None for anything else."""
+    if not isinstance(obj, onnx.ModelProto | onnx.GraphProto | NodeProto):
         return None
     unknown = arguments.keys() - {"weights"}
     if unknown:
         msg = (
             "a node has its attributes already; beside it only weights are given, got "
-            f"{', '.join(sorted(unknown))}."
+            f"{shortened(', '.join(sorted(unknown)))}."
         )
         raise SpecTypeError(msg)
-    weights = arguments.get("weights")
+    return _reading(obj, arguments.get("weights")).call
+
+
+def _reading(obj: Any, weights: Any = None) -> Reading:
+    """What a node, graph or model is read as.
+
+    Raises:
+        SpecTypeError, UnsupportedError: see `read_graph`; also for a message of which a part that
+            is needed is damaged, or lies in a file.
+    """
     weights = None if weights is None else _plain(weights)
-    return call_of_nodes([_node(node) for node in nodes], initializers, weights, provided)
+    try:
+        return read_graph(_graph(obj), weights)
+    except UnifiedLossError:
+        raise
+    # Whatever a damaged message holds, ONNX' own readers raise these.
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
+        msg = (
+            f"this {type(obj).__name__} is damaged: {shortened(str(error))}; "
+            "onnx.checker.check_model says where."
+        )
+        raise SpecTypeError(msg) from error
 
 
-def _node(node: NodeProto) -> Node:
-    operator = f"{node.domain}.{node.op_type}" if node.domain not in _DOMAINS else node.op_type
-    attributes = {}
-    # The attributes of other operators are not needed, and may hold graphs.
-    if operator in INPUTS or operator == "Constant":
-        attributes = {
-            attribute.name: _plain(helper.get_attribute_value(attribute))
-            for attribute in node.attribute
-        }
-    return Node(operator, tuple(node.input), tuple(node.output), attributes)
+def _graph(obj: Any) -> Graph:
+    """A node, graph or model in plain values, each of which is read when it is asked for."""
+    if isinstance(obj, NodeProto):
+        return Graph([_node(obj)])
+    functions: set[tuple[str, str]] = set()
+    opset = None
+    if isinstance(obj, onnx.ModelProto):
+        functions = {(each.domain, each.name) for each in obj.functions}
+        opset = _opset(obj)
+        obj = obj.graph
+    return Graph(
+        [_node(node, functions) for node in obj.node],
+        {each.name: _declared(each) for each in obj.input},
+        [each.name for each in obj.output],
+        _Lazily({each.name: each for each in obj.initializer}),
+        opset,
+    )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    """The version of the standard's operators in a model."""
+    versions = [each.version for each in model.opset_import if each.domain in _DOMAINS]
+    newest = onnx.defs.onnx_opset_version()
+    if not versions or not OLDEST_OPSET <= max(versions) <= newest:
+        msg = (
+            f"the model uses version {max(versions, default=None)} of ONNX' operators; its losses "
+            f"are in versions {OLDEST_OPSET} to {newest} of the installed onnx. Convert the model "
+            "with onnx.version_converter, or upgrade onnx."
+        )
+        raise SpecTypeError(msg)
+    return max(versions)
+
+
+def _node(node: NodeProto, functions: Collection[tuple[str, str]] = ()) -> Node:
+    operator = qualified(node.op_type, node.domain)
+    # A function of the model takes the place of the operator of the same name.
+    if (node.domain, node.op_type) in functions:
+        operator = f"function {operator}"
+    attributes = {each.name: each for each in node.attribute}
+    if len(attributes) < len(node.attribute):
+        msg = f"{operator} has an attribute twice; keep one."
+        raise SpecTypeError(msg)
+    return Node(operator, tuple(node.input), tuple(node.output), _Lazily(attributes), node.name)
+
+
+class _Lazily(Mapping[str, Any]):
+    """Tensors or attributes by name, each read as Python values when it is asked for.
+
+    A graph may hold the weights of a large model, and attributes may hold graphs. Only the few that
+    belong to a loss are read.
+    """
+
+    def __init__(self, messages: Mapping[str, Any]) -> None:
+        self._messages = messages
+
+    def __getitem__(self, name: str) -> Any:
+        message = self._messages[name]
+        if isinstance(message, onnx.AttributeProto):
+            message = helper.get_attribute_value(message)
+        return _plain(message)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._messages  # the default would read the value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+
+def _declared(info: onnx.ValueInfoProto) -> Tensor:
+    """What a graph declares about an input."""
+    if not info.type.HasField("tensor_type"):
+        return Tensor()
+    kind = info.type.tensor_type
+    shape = None
+    if kind.HasField("shape"):
+        shape = tuple(
+            each.dim_value if each.HasField("dim_value") else None for each in kind.shape.dim
+        )
+    return Tensor(DTYPES.get(kind.elem_type), shape)
 
 
 def _plain(value: Any) -> Any:
@@ -72,17 +156,36 @@ def _plain(value: Any) -> Any:
     A float32 number becomes the shortest decimal that rounds to it.
     """
     if isinstance(value, TensorProto):
-        value = numpy_helper.to_array(value)
+        value = _array(value)
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, str | int):
         return value
     array: np.ndarray[Any, Any] = np.asarray(value)
     # The numbers of an attribute are float32 in the file.
-    if array.dtype == np.float64 and isinstance(value, list):
+    if array.dtype == np.float64 and isinstance(value, list | float):
         array = array.astype(np.float32)
-    plain = [float(str(number)) for number in array.ravel()]
-    return tuple(plain) if array.ndim == 1 else _nested(np.reshape(plain, array.shape).tolist())
+    if array.dtype.kind in "biu":
+        plain = array.ravel().tolist()
+    else:
+        plain = [float(str(number)) for number in array.ravel()]
+    return _nested(_rows(plain, array.shape))
+
+
+def _array(tensor: TensorProto) -> np.ndarray[Any, Any]:
+    """The numbers of a tensor."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        msg = (
+            f"the numbers of {shortened(tensor.name)!r} lie in a file of their own; read them with "
+            "onnx.load(path), or with onnx.load_external_data_for_model(model, folder)."
+        )
+        raise SpecTypeError(msg)
+    return numpy_helper.to_array(tensor)
+
+
+def _rows(numbers: list[Any], shape: tuple[int, ...]) -> Any:
+    """Numbers as nested lists, or the only one."""
+    return np.reshape(np.array(numbers, object), shape).tolist()
 
 
 def _nested(value: Any) -> Any:
@@ -147,12 +250,9 @@ def _around(
 
 def weight_dtype(_: Call, given: Any = None) -> str | None:
     """The dtype of the predictions that a given model takes; None if `run` makes the model."""
-    graph = given.graph if isinstance(given, onnx.ModelProto) else None
-    if graph is None:
+    if not isinstance(given, onnx.ModelProto):
         return None
-    scores = _losses(graph)[0].input[0]
-    kinds = [given.type.tensor_type.elem_type for given in graph.input if given.name == scores]
-    return helper.tensor_dtype_to_np_dtype(kinds[0]).name if kinds else None
+    return _graph(given).inputs[_reading(given).predictions].dtype  # type: ignore[index]
 
 
 def run(
@@ -161,9 +261,9 @@ def run(
     """The value from onnxruntime; there is no gradient.
 
     Integer labels are cast to int64 unless they are int32, because onnxruntime takes no others.
-    `given` is the node, graph or model that the call was read from. A model of the loss alone is
-    run unchanged. From a larger model or graph, only the node of the loss is run, with its class
-    weights. Without `given`, `build` makes a model for tensors of these dtypes.
+    `given` is the node, graph or model that the call was read from. A model is run unchanged,
+    except for nodes and inputs that its output does not depend on. Without `given`, `build` makes a
+    model for tensors of these dtypes.
     """
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     if targets.dtype.kind in "iu" and targets.dtype not in (np.int32, np.int64):
@@ -186,44 +286,35 @@ def run_as_given(
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    node = _losses(model.graph)[0]
-    scores, labels = node.input[:2]
+    reading = _reading(model)
     types = {each.name: each.type for each in session.get_inputs()}
-    if types[labels] == "tensor(int32)":
+    if types[reading.targets] == "tensor(int32)":
         targets = targets.astype(np.int32)
-    (value,) = session.run([node.output[0]], {scores: predictions, labels: targets})
+    (value,) = session.run(
+        [reading.output], {reading.predictions: predictions, reading.targets: targets}
+    )
     return np.asarray(value), None
 
 
 def _model_of(given: Any, rank: int, dtype: Any, labels: Any) -> onnx.ModelProto:
-    """The given model if it has only the loss; otherwise a model around the node of the loss."""
+    """A model of what the output of the given one depends on; a model around a given node."""
     if isinstance(given, NodeProto):
         return _around(given, [], rank, dtype, labels)
-    graph = given.graph if isinstance(given, onnx.ModelProto) else given
-    (node,) = _losses(graph)
-    initializers = {tensor.name for tensor in graph.initializer}
-    inputs = {each.name for each in graph.input} - initializers
-    alone = inputs == set(node.input[:2]) and len(graph.node) == 1
-    if isinstance(given, onnx.ModelProto) and alone:
+    if isinstance(given, onnx.GraphProto):
+        given = helper.make_model(
+            given, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        )
+    reading = _reading(given)
+    needed = {reading.predictions, reading.targets}
+    initializers = {each.name for each in given.graph.initializer}
+    unneeded = [each for each in given.graph.input if each.name not in needed | initializers]
+    if not unneeded:
         return given
-    constants = {tensor.name: tensor for tensor in graph.initializer} | _constants(graph)
-    return _around(node, [constants[name] for name in node.input[2:] if name], rank, dtype, labels)
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """The values of the Constant nodes of a graph, as initializers, by name."""
-    constants = {}
-    for node in graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            name, value = node.output[0], helper.get_attribute_value(attribute)
-            if not isinstance(value, TensorProto):
-                value = numpy_helper.from_array(np.array(value, np.float32))
-            tensor = TensorProto()
-            tensor.CopyFrom(value)
-            tensor.name = name
-            constants[name] = tensor
-    return constants
-
-
-def _losses(graph: onnx.GraphProto) -> list[NodeProto]:
-    return [node for node in graph.node if node.op_type in INPUTS and node.domain in _DOMAINS]
+    model = onnx.ModelProto()
+    model.CopyFrom(given)
+    for each in unneeded:
+        model.graph.input.remove(each)
+    nodes = [node for place, node in enumerate(given.graph.node) if place in reading.nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model

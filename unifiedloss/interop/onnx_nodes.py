@@ -1,126 +1,200 @@
-"""Read the nodes of ONNX's loss operators as calls."""
+"""The nodes of an ONNX graph as plain Python values, and which of them change no number."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.interop.library_loss import Call, find
-from unifiedloss.interop.onnx import INPUTS, OUTPUT
+from unifiedloss.errors import SpecTypeError, SpecValueError
+from unifiedloss.text import shortened
 
-_NO_ATTRIBUTES = ("op_type", "inputs", "outputs", "name", "doc_string")
+_NO_ATTRIBUTES = ("op_type", "inputs", "outputs", "name", "doc_string", "domain")
+
+DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+}  # fmt: skip
+"""ONNX's numbers for the dtypes of numbers."""
+
+_SMALLEST_SINCE_AXIS = 13
+"""From this version on, a softmax runs along its axis alone. Before, it flattened all later axes
+into one."""
 
 
 class Node(NamedTuple):
-    """The operator of a node, the names of its inputs and outputs, and its attributes."""
+    """A node of a graph.
+
+    Attributes:
+        operator: the operator, with its domain if it is not one of the standard's.
+        inputs: the names of its inputs; "" for one that is left out.
+        outputs: the names of its outputs; "" for one that is left out.
+        attributes: its attributes as Python values.
+        name: its name; "" if it has none.
+    """
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    name: str = ""
+
+    def __str__(self) -> str:
+        """The node in a message: its operator, and its name or the name of its output."""
+        names = [self.name] if self.name else [name for name in self.outputs if name][:1]
+        return " ".join([shortened(self.operator), *(repr(shortened(name)) for name in names)])
+
+    def input(self, place: int) -> str:
+        """The name of an input; "" if it is left out."""
+        return self.inputs[place] if place < len(self.inputs) else ""
 
 
-def call_of_nodes(
-    nodes: Sequence[Node],
-    constants: Mapping[str, Any],
-    weights: Any = None,
-    provided: Collection[str] | None = None,
-) -> Call:
-    """The call of the only loss among these nodes.
+class Tensor(NamedTuple):
+    """What is known of a tensor without running the graph.
+
+    Attributes:
+        dtype: the name of its dtype, or None.
+        shape: its extents, None for each that is unknown; None if its rank is unknown too.
+    """
+
+    dtype: str | None = None
+    shape: tuple[int | None, ...] | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """The number of axes, or None."""
+        return None if self.shape is None else len(self.shape)
+
+
+class Unproven(Exception):  # noqa: N818 - no error, but an answer
+    """A node may change its input. The message is the reason, as the end of a sentence."""
+
+
+def passed(node: Node, tensor: Tensor, constants: Mapping[str, Any]) -> Tensor:
+    """The output of a node that gives its first input unchanged.
+
+    Only the dtype of integers may change, to one that holds all of them.
 
     Args:
-        nodes: the nodes of a graph.
-        constants: the values of the graph's initializers, by name. The values of Constant nodes are
-            read from `nodes`.
-        weights: the class weights, if neither `constants` nor a Constant node holds them.
-        provided: the names that the graph provides as inputs of nodes; None without a graph, so
-            that any name is valid.
+        node: the node.
+        tensor: what is known of its first input.
+        constants: the values of constants, by name.
 
     Raises:
-        SpecTypeError: the nodes have no loss or more than one, its inputs or output are missing or
-            mixed up, or its class weights are unknown.
-        UnsupportedError: the node also outputs log-probabilities.
+        Unproven: the node changes its input, or it is not known that it does not.
     """
-    losses = [node for node in nodes if node.operator in INPUTS]
-    if len(losses) != 1:
-        operators = ", ".join(node.operator for node in nodes) or "none"
-        msg = f"one node is needed of {' or '.join(INPUTS)}; the nodes are {operators}."
-        raise SpecTypeError(msg)
-    (node,) = losses
-    name = f"onnx.{node.operator}"
-    _check_ends(node, provided)
-    if [output for output in node.outputs[1:] if output]:
-        msg = (
-            f"{name} with a second output also gives log-probabilities, and a spec gives the loss "
-            "alone; leave the output out, and add a LogSoftmax node for them."
-        )
-        raise UnsupportedError(msg)
-    known = {
-        **constants,
-        **{key: value for each in nodes for key, value in _constant(each).items()},
-    }
-    arguments = dict(node.attributes)
-    arguments["weights"] = _class_weights(name, node, known, weights)
-    return Call(name, find(name).bind([], arguments))
+    check = PASSING.get(node.operator)
+    if check is None:
+        msg = "no spec computes it"
+        raise Unproven(msg)
+    return check(node, tensor, constants) or tensor
 
 
-def _check_ends(node: Node, provided: Collection[str] | None) -> None:
-    """Refuse a node that ONNX does not run.
+def _constant(name: str, constants: Mapping[str, Any], what: str) -> Any:
+    if name not in constants:
+        msg = f"{what} is not written in the graph"
+        raise Unproven(msg)
+    value = constants[name]
+    return value if isinstance(value, tuple) else (value,)
 
-    Such a node lacks predictions, labels or an output, or uses one name for two of them.
+
+def _cast(node: Node, tensor: Tensor, _: Mapping[str, Any]) -> Tensor:
+    to = DTYPES.get(node.attributes.get("to", 0))
+    if tensor.dtype is None:
+        msg = "the dtype of its input is not declared"
+    elif to == tensor.dtype or _widens(tensor.dtype, to):
+        return Tensor(to, tensor.shape)
+    else:
+        msg = f"it rounds {tensor.dtype} to {to}, or changes the dtype of the loss"
+    raise Unproven(msg)
+
+
+def _widens(source: str, target: str | None) -> bool:
+    """Whether one integer dtype holds all numbers of another."""
+    if target is None or "int" not in source or "int" not in target:
+        return False
+    bits = [int(name.rpartition("int")[2]) for name in (source, target)]
+    signed = [not name.startswith("u") for name in (source, target)]
+    return bits[0] < bits[1] and (signed[1] or not signed[0])
+
+
+def _dropout(node: Node, _: Tensor, constants: Mapping[str, Any]) -> None:
+    if node.input(2) and any(_constant(node.input(2), constants, "its training_mode")):
+        msg = "with training_mode=True it drops numbers at random"
+        raise Unproven(msg)
+
+
+def _transpose(node: Node, tensor: Tensor, _: Mapping[str, Any]) -> None:
+    order = node.attributes.get("perm")
+    if order is None:
+        order = None if tensor.rank is None else tuple(reversed(range(tensor.rank)))
+    if not isinstance(order, tuple) or order != tuple(range(len(order))):
+        msg = "it moves axes; leave it out, and name the class axis with axis=... in the spec"
+        raise Unproven(msg)
+
+
+def _flatten(node: Node, tensor: Tensor, _: Mapping[str, Any]) -> None:
+    if tensor.rank != 2 or node.attributes.get("axis", 1) not in (1, -1):
+        msg = "it leaves only a tensor with 2 declared axes as it is, and only with axis=1"
+        raise Unproven(msg)
+
+
+def _reshape(node: Node, tensor: Tensor, constants: Mapping[str, Any]) -> None:
+    shape = _constant(node.input(1), constants, "the new shape")
+    known = tensor.shape
+    keeps = 0 if node.attributes.get("allowzero", 0) == 0 else None
+    if known is None or len(shape) != len(known):
+        same = False
+    else:
+        open_ = [new for new, old in zip(shape, known, strict=True) if new not in (keeps, old)]
+        # One extent of -1 follows from the others, if none of them changes.
+        same = open_ in ([], [-1])
+    if not same:
+        msg = f"it is not known that {shortened(str(tuple(shape)))} is the shape of its input"
+        raise Unproven(msg)
+
+
+def _squeeze(_node: Node, tensor: Tensor, _: Mapping[str, Any]) -> None:
+    if tensor.shape is None or any(extent in (None, 1) for extent in tensor.shape):
+        msg = "it may remove an axis"
+        raise Unproven(msg)
+
+
+PASSING: dict[str, Callable[[Node, Tensor, Mapping[str, Any]], Tensor | None]] = {
+    "Identity": lambda *_: None,
+    "Cast": _cast,
+    "Dropout": _dropout,
+    "Transpose": _transpose,
+    "Flatten": _flatten,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+}
+"""The operators that can give their first input unchanged."""
+
+
+def along_classes(node: Node, tensor: Tensor, opset: int | None) -> None:
+    """Check that a Softmax or LogSoftmax runs along axis 1, the class axis of ONNX's losses.
+
+    Args:
+        node: the node.
+        tensor: what is known of its input.
+        opset: the version of the operators; None for the current one.
+
+    Raises:
+        Unproven: it runs along another axis, or that is not known.
     """
-    scores, labels, weights = INPUTS[node.operator]
-    names = [name for name in (*node.inputs, *node.outputs) if name]
-    if not 2 <= len(node.inputs) <= 3 or not all(node.inputs[:2]) or not any(node.outputs[:1]):
-        msg = (
-            f"onnx.{node.operator} takes the inputs {scores}, {labels} and, where classes have "
-            f"them, {weights}, and gives a loss; the node has the inputs {list(node.inputs)} and "
-            f"the outputs {list(node.outputs)}. Name each, as in "
-            f'onnx.helper.make_node("{node.operator}", ["{scores}", "{labels}"], ["{OUTPUT}"]).'
-        )
-        raise SpecTypeError(msg)
-    if len(set(names)) < len(names):
-        msg = (
-            f"onnx.{node.operator}: the inputs and outputs {names} are not all different; give "
-            "each its own name."
-        )
-        raise SpecTypeError(msg)
-    unknown = [
-        name for name in node.inputs if name and provided is not None and name not in provided
-    ]
-    if unknown:
-        msg = (
-            f"onnx.{node.operator}: its inputs {unknown} are no inputs, constants or results in "
-            "the graph; connect them."
-        )
-        raise SpecTypeError(msg)
-
-
-def _constant(node: Node) -> dict[str, Any]:
-    """The value of a Constant node by the name of its output; empty for other nodes."""
-    values = node.attributes.get("value_floats", node.attributes.get("value"))
-    return {node.outputs[0]: values} if node.operator == "Constant" and values is not None else {}
-
-
-def _class_weights(name: str, node: Node, known: Mapping[str, Any], weights: Any) -> Any:
-    given = node.inputs[2] if len(node.inputs) > 2 else ""
-    if not given:
-        if weights is not None:
-            msg = (
-                f"this node has no third input, so {name} has no class weights; add the input, or "
-                "leave weights out."
-            )
-            raise SpecTypeError(msg)
-        return None
-    if weights is None and given not in known:
-        msg = (
-            f"the class weights of {name} are its input {given!r}, whose values are not in the "
-            "node; give them, as in from_native(node, weights=[...]), or in text as "
-            f"{name}(weights=[...])."
-        )
-        raise SpecTypeError(msg)
-    return known[given] if weights is None else weights
+    current = opset is None or opset >= _SMALLEST_SINCE_AXIS
+    axis = node.attributes.get("axis", -1 if current else 1)
+    if current and axis == 1:
+        return
+    if tensor.rank is None:
+        msg = f"with axis={axis} it needs predictions whose rank the graph declares"
+    elif axis not in (1, 1 - tensor.rank):
+        msg = f"it runs along axis {axis}, and the loss has its classes on axis 1"
+    elif not current and tensor.rank != 2:
+        msg = f"in opset {opset} it flattens all axes from {axis} on; convert the model to opset 13"
+    else:
+        return
+    raise Unproven(msg)
 
 
 def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> Node:
@@ -137,9 +211,10 @@ def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) ->
     values = given | dict(keywords)
     attributes = {key: value for key, value in values.items() if key not in _NO_ATTRIBUTES}
     operator, inputs, outputs = (values.get(key) for key in ("op_type", "inputs", "outputs"))
+    name, domain = values.get("name") or "", values.get("domain") or ""
     if (
         len(positional) > 3
-        or not isinstance(operator, str)
+        or not all(isinstance(text, str) for text in (operator, name, domain))
         or not _names(inputs)
         or not _names(outputs)
     ):
@@ -149,7 +224,12 @@ def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) ->
             'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss"]).'
         )
         raise SpecValueError(msg)
-    return Node(operator, inputs, outputs, attributes)  # type: ignore[arg-type]
+    return Node(qualified(operator, domain), inputs, outputs, attributes, name)  # type: ignore[arg-type]
+
+
+def qualified(operator: Any, domain: str) -> str:
+    """The name of an operator, with its domain if it is not one of the standard's."""
+    return str(operator) if domain in ("", "ai.onnx") else f"{domain}.{operator}"
 
 
 def _names(value: Any) -> bool:

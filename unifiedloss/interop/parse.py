@@ -11,7 +11,8 @@ from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError
 from unifiedloss.interop.library_loss import Call, find
-from unifiedloss.interop.onnx_nodes import call_of_nodes, node_of_arguments
+from unifiedloss.interop.onnx_graph import call_of_nodes
+from unifiedloss.interop.onnx_nodes import node_of_arguments
 from unifiedloss.text import shortened
 
 _PREFIXES = {
@@ -128,7 +129,7 @@ def _nodes(elements: list[ast.expr]) -> Call:
             raise SpecValueError(msg)
         values = [_literal(value) for value in element.args]
         nodes.append(node_of_arguments(values, _keywords(element)))
-    return call_of_nodes(nodes, {})
+    return call_of_nodes(nodes)
 
 
 def _bound(
