@@ -569,6 +569,11 @@ def test_objects() -> None:
 
     with pytest.raises(SpecTypeError, match="may compute anything"):
         ul.from_native(Own())
+    for attribute in ("call", "fn"):
+        changed = keras.losses.MeanSquaredError()
+        setattr(changed, attribute, lambda true, pred: 2 * (true - pred))
+        with pytest.raises(SpecTypeError, match=f"a {attribute} of its own"):
+            ul.from_native(changed)
 
 
 def test_exports() -> None:

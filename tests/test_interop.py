@@ -226,6 +226,44 @@ def test_bound_specs_are_read_too() -> None:
     assert ul.from_native(spec.to("jax")) is spec
 
 
+@pytest.mark.framework("torch")
+def test_objects_around_a_spec_are_refused() -> None:
+    """An object that holds a spec, or a bound loss that was changed, may compute anything."""
+    spec = ul.MeanSquaredError()
+
+    class Doubled:
+        def __init__(self) -> None:
+            self.spec = spec
+
+        def __call__(self, predictions: Any, targets: Any) -> Any:
+            return 2 * self.spec(predictions, targets)
+
+    hooked, patched = spec.to("torch"), spec.to("torch")
+    hooked.register_forward_hook(lambda *given: 2 * given[-1])
+    patched.forward = Doubled()
+    for obj, words in (
+        (Doubled(), "no loss that is known"),
+        (hooked, "LossModule has hooks"),
+        (patched, "a forward of its own"),
+    ):
+        for read in (ul.from_native, ul.explain):
+            with pytest.raises(SpecTypeError, match=words):
+                read(obj)
+
+
+@pytest.mark.framework("torch")
+def test_a_subclass_of_partial_is_refused() -> None:
+    """A class of one's own may call anything with the function that it holds."""
+    import torch
+
+    class Doubled(functools.partial):  # type: ignore[type-arg]
+        def __call__(self, *tensors: Any) -> Any:
+            return 2 * super().__call__(*tensors)
+
+    with pytest.raises(SpecTypeError, match="Doubled is no loss that is known"):
+        ul.from_native(Doubled(torch.nn.functional.mse_loss))
+
+
 @pytest.mark.parametrize(
     "obj", [None, 3, [1.0], json.dumps, functools.partial(json.dumps, indent=1), object(), int]
 )

@@ -574,3 +574,9 @@ def test_modules_that_compute_more_are_refused() -> None:
     ):
         with pytest.raises(SpecTypeError, match=words):
             ul.from_native(module)
+    handle = nn.modules.module.register_module_forward_hook(lambda *given: 2 * given[-1])
+    try:
+        with pytest.raises(SpecTypeError, match="hooks of all modules"):
+            ul.from_native(nn.MSELoss())
+    finally:
+        handle.remove()

@@ -58,3 +58,15 @@ def entry_point(name: str) -> Any:
     from importlib.metadata import entry_points
 
     return next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+
+
+def is_adapters(cls: type) -> bool:
+    """Whether a class belongs to an adapter: to one of this library, or to a registered package."""
+    package, _, rest = cls.__module__.partition(".")
+    if package == "unifiedloss":
+        return rest.startswith("adapters.")
+    from importlib.metadata import entry_points  # see `entry_point`
+
+    return any(
+        entry.module.partition(".")[0] == package for entry in entry_points(group=ENTRY_POINTS)
+    )

@@ -25,6 +25,7 @@ from unifiedloss.checks import (
 from unifiedloss.errors import SpecValueError
 from unifiedloss.field import Record, field, rebuild
 from unifiedloss.inputs import Numbers, TensorT
+from unifiedloss.owners import is_adapters
 from unifiedloss.text import Text, formula
 
 Reduction = Literal["mean", "sum", "none"]
@@ -394,9 +395,12 @@ LOSSES: dict[str, type[Loss]] = {}
 
 
 def bound_spec(obj: object) -> Loss | None:
-    """The spec of an object that `Loss.to` returned; None for any other object."""
+    """The spec of an object that `Loss.to` returned; None for any other object.
+
+    An object of anyone else may hold a spec and compute something else with it.
+    """
     bound = getattr(obj, "spec", None)
-    return bound if isinstance(bound, Loss) else None
+    return bound if isinstance(bound, Loss) and is_adapters(type(obj)) else None
 
 
 def _plain(value: Any) -> Any:

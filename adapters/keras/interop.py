@@ -15,6 +15,7 @@ from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.arrays import as_bfloat16
 from unifiedloss.interop.functions import call_with, losses_of, with_arguments
 from unifiedloss.interop.library_loss import Call
+from unifiedloss.interop.unchanged import check_unchanged, refuse_changed
 
 _OBJECTS = losses_of("keras", keras)
 
@@ -44,6 +45,9 @@ def _settings(name: str, loss: Any, arguments: dict[str, Any]) -> dict[str, Any]
 
     `get_config` omits dtype, and the axis of SparseCategoricalCrossentropy.
     """
+    check_unchanged(loss, name)
+    if loss.fn is not type(loss)().fn:
+        refuse_changed(name, "a fn of its own")
     if arguments:
         msg = f"{', '.join(arguments)}: a {name} has been made with its arguments; pass it alone."
         raise SpecTypeError(msg)

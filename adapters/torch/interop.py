@@ -14,9 +14,18 @@ from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.arrays import as_bfloat16
 from unifiedloss.interop.functions import losses_of
 from unifiedloss.interop.library_loss import Call, find
+from unifiedloss.interop.unchanged import check_unchanged, refuse_changed
 from unifiedloss.spec import Categorical
 
 _LOSSES = losses_of("torch", torch)
+
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+"""Where torch keeps the hooks that run beside every module."""
 
 _NUMPY_DTYPES = (torch.float16, torch.float32, torch.float64)
 """The floating dtypes that NumPy also has."""
@@ -42,15 +51,10 @@ def read(obj: Any, **arguments: Any) -> Call | None:
 
 
 def _check_own(name: str, module: nn.Module) -> None:
-    """Refuse a module that runs hooks, or a `forward` that is set on the object."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found = [hook for hook in hooks if getattr(module, hook, None)]
-    if found or "forward" in vars(module):
-        msg = (
-            f"this {name} has {'hooks' if found else 'a forward of its own'}, which may compute "
-            "anything; pass one without, or write its rules as a spec."
-        )
-        raise SpecTypeError(msg)
+    """Refuse a module that runs hooks, its own or those of all modules, or a changed method."""
+    check_unchanged(module, name)
+    if any(getattr(nn.modules.module, hooks, None) for hooks in _GLOBAL_HOOKS):
+        refuse_changed(name, "hooks of all modules (torch.nn.modules.module)")
 
 
 def _plain(x: Any) -> Any:

@@ -33,6 +33,7 @@ from unifiedloss.interop.library_loss import (
     spec_of,
 )
 from unifiedloss.interop.parse import parse
+from unifiedloss.interop.unchanged import check_unchanged
 from unifiedloss.serialization import from_json
 from unifiedloss.spec import LOSSES, Loss, bound_spec
 from unifiedloss.suggestion import suggestion
@@ -109,6 +110,7 @@ def from_native(obj: Any, /, **arguments: Any) -> Loss:
             return obj
         bound = bound_spec(obj)
         if bound is not None:
+            check_unchanged(obj, described(obj))
             return bound
     if isinstance(obj, Call):
         return spec_of(obj)
@@ -153,7 +155,7 @@ def read(obj: Any, /, **arguments: Any) -> Call:
         )
     else:
         msg = (
-            f"{_described(function)} is no loss that is known here: "
+            f"{described(function)} is no loss that is known here: "
             f"losses of {', '.join(LIBRARIES)} are read. "
             "A subclass or a function of your own may compute anything; write its rules as a spec."
         )
@@ -162,7 +164,8 @@ def read(obj: Any, /, **arguments: Any) -> Call:
 
 def _unwrapped(obj: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Unwrap nested ``functools.partial`` into a function and its keyword arguments."""
-    while isinstance(obj, functools.partial):
+    # A subclass of partial may call anything, so it is read as an unknown object.
+    while type(obj) is functools.partial:
         if obj.args:
             msg = (
                 f"{obj!r} binds positional arguments, which are tensors; "
@@ -182,7 +185,7 @@ def _libraries_of(obj: Any) -> list[str]:
     return [root for root in roots if root in LIBRARIES]
 
 
-def _described(obj: Any) -> str:
+def described(obj: Any) -> str:
     named = obj if hasattr(obj, "__qualname__") else type(obj)
     return f"{named.__module__}.{named.__qualname__}"
 

@@ -24,6 +24,7 @@ from unifiedloss.errors import (
 )
 from unifiedloss.floats import FORMATS
 from unifiedloss.interop.library_loss import LIBRARY_LOSSES, Call
+from unifiedloss.interop.unchanged import check_unchanged
 from unifiedloss.spec import Categorical, Loss, bound_spec
 
 Array = NDArray[Any]
@@ -213,6 +214,7 @@ def side_of(loss: Any) -> Side:
     else:
         bound = bound_spec(loss)
         if bound is not None:
+            check_unchanged(loss, interop.described(loss))
             return side_of(bound)
         return _of_call(interop.read(loss), loss)
     return _of_call(call, None)
