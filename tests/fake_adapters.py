@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 SOURCE = """
+import ctypes
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -81,6 +84,17 @@ class Hanging(Base):
         while True:  # touch a file, so that a test sees when this process ends
             Path(os.environ["HANGING"]).touch()
             time.sleep(0.05)
+
+
+class Holding(Base):
+    def change(self, value):
+        # A compiler can hold Python's lock for minutes, and no other thread runs then. So a child
+        # touches the file, for as long as this process is its parent.
+        watch = "import os, sys, time; from pathlib import Path\\n"
+        watch += "while os.getppid() == int(sys.argv[1]):\\n"
+        watch += "    Path(os.environ['HANGING']).touch(); time.sleep(0.05)"
+        subprocess.Popen([sys.executable, "-c", watch, str(os.getpid())])
+        ctypes.PyDLL(None).sleep(600)
 """
 
 Install = Callable[[str], str]

@@ -157,10 +157,10 @@ def test_conform_fails_with_a_backend_that_dies(fake: Install) -> None:  # noqa:
 
 
 def test_report_that_cannot_be_written(tmp_path: Path) -> None:
-    """The status is 1, and one line says why."""
+    """The status is 2, and one line says why."""
     path = tmp_path / "missing" / "report.json"
     done = run("conform", "--backend", "numpy", "--loss", "mean_squared_error", "--json", str(path))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "cannot write" in done.stderr
 
 
@@ -264,9 +264,9 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
     ],
 )
 def test_refusals(arguments: tuple[str, ...], words: str, files: dict[str, Path]) -> None:
-    """An error is one line without a traceback, and the status is 1."""
+    """An error is one line without a traceback, and the status is 2."""
     done = CliRunner().invoke(app, [argument.format(**files) for argument in arguments])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert isinstance(done.exception, SystemExit)
     assert words in " ".join(done.output.split())
     assert len(done.output.strip().splitlines()) == 1
@@ -277,7 +277,7 @@ def test_refusals(arguments: tuple[str, ...], words: str, files: dict[str, Path]
 def test_unknown_mode() -> None:
     """The message lists the modes of the requested backends only."""
     done = run("conform", "--backend", "torch", "--backend", "numpy", "--mode", "Inductor")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "Error: no backend that was run has the mode 'Inductor': numpy has eager; "
         "torch has eager, aot_eager, inductor. Did you mean 'inductor'?"
@@ -288,7 +288,7 @@ def test_unknown_mode() -> None:
 def test_no_traceback_reaches_the_user(arguments: tuple[str, ...]) -> None:
     """An error of the real process is one line on stderr, too."""
     done = run(*arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("Error: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not done.stdout
@@ -658,7 +658,7 @@ def test_losses_that_are_refused(
     """The library's message is printed without a traceback, and the text is never evaluated."""
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert not list(tmp_path.iterdir())

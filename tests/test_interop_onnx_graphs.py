@@ -165,7 +165,7 @@ STEPS = [st.lists(st.sampled_from(sorted(steps)), max_size=n) for steps, n in
     st.booleans(),
 )
 @settings(
-    max_examples=300,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

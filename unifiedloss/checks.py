@@ -13,11 +13,15 @@ from numbers import Integral, Real
 from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError
+from unifiedloss.text import quoted
 
 Check = Callable[[str, Any], Any]
 """Takes a field's name and the value given for it; returns the canonical value."""
 
 _INT64 = range(-(2**63), 2**63)
+
+_MOST_AXES = 64
+"""As many axes as an array of NumPy can have."""
 
 
 def optional(check: Check) -> Check:
@@ -42,7 +46,7 @@ def one_of(*choices: str) -> Check:
             msg = f"{name} must be one of {listed}, got {_typed(value)}."
             raise SpecTypeError(msg)
         if value not in choices:
-            msg = f"{name} must be one of {listed}, got {value!r}."
+            msg = f"{name} must be one of {listed}, got {quoted(value)}."
             raise SpecValueError(msg)
         return str(value)
 
@@ -60,7 +64,7 @@ def number(name: str, value: object) -> float:
     except OverflowError:
         result = math.inf
     if not math.isfinite(result):
-        msg = f"{name} must be finite, got {value!r}."
+        msg = f"{name} must be finite, got {quoted(value)}."
         raise SpecValueError(msg)
     return result + 0.0  # -0.0 becomes 0.0, so that equal specs print the same
 
@@ -69,7 +73,7 @@ def non_negative(name: str, value: object) -> float:
     """A number from 0 up."""
     result = number(name, value)
     if result < 0.0:
-        msg = f"{name} must not be negative, got {value!r}."
+        msg = f"{name} must not be negative, got {quoted(value)}."
         raise SpecValueError(msg)
     return result
 
@@ -78,7 +82,7 @@ def positive(name: str, value: object) -> float:
     """A number above 0."""
     result = number(name, value)
     if result <= 0.0:
-        msg = f"{name} must be positive, got {value!r}."
+        msg = f"{name} must be positive, got {quoted(value)}."
         raise SpecValueError(msg)
     return result
 
@@ -87,7 +91,7 @@ def unit_interval(name: str, value: object) -> float:
     """A number in [0, 1]."""
     result = number(name, value)
     if not 0.0 <= result <= 1.0:
-        msg = f"{name} must lie in [0, 1], got {value!r}."
+        msg = f"{name} must lie in [0, 1], got {quoted(value)}."
         raise SpecValueError(msg)
     return result
 
@@ -99,14 +103,16 @@ def clip_bound(*presets: str) -> Check:
         if isinstance(value, str):
             if value not in presets:
                 listed = ", ".join(map(repr, presets))
-                msg = f"{name} must be a number in [0, 0.5) or one of {listed}, got {value!r}."
+                msg = (
+                    f"{name} must be a number in [0, 0.5) or one of {listed}, got {quoted(value)}."
+                )
                 raise SpecValueError(msg)
             return str(value)
         result = number(name, value)
         if not 0.0 <= result < 0.5:
             msg = (
                 f"{name} must lie in [0, 0.5), as probabilities are clipped to "
-                f"[{name}, 1 - {name}], got {value!r}."
+                f"[{name}, 1 - {name}], got {quoted(value)}."
             )
             raise SpecValueError(msg)
         return result
@@ -115,7 +121,15 @@ def clip_bound(*presets: str) -> Check:
 
 
 def integer(name: str, value: object) -> int:
-    """A Python int, from an integer or an integer scalar of any library."""
+    """A Python int that fits in int64, from an integer or an integer scalar of any library."""
+    result = _integer(name, value)
+    if result not in _INT64:
+        msg = f"{name} must fit in int64, got {quoted(result)}."
+        raise SpecValueError(msg)
+    return result
+
+
+def _integer(name: str, value: object) -> int:
     value = value if isinstance(value, Integral) else _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         msg = f"{name} must be an int, got {_typed(value)}."
@@ -133,10 +147,10 @@ def labels(name: str, value: object) -> tuple[int, ...] | None:
     """One int64 label or several, sorted and without duplicates; None for an empty sequence."""
     elements = _sequence(name, value)
     elements = [value] if elements is None else elements
-    result = sorted({integer(name, element) for element in elements})
+    result = sorted({_integer(name, element) for element in elements})
     for label in result:
         if label not in _INT64:
-            msg = f"{name} must fit in int64, as labels are compared as int64, got {label}."
+            msg = f"{name} must fit in int64, as labels are compared as int64, got {quoted(label)}."
             raise SpecValueError(msg)
     return tuple(result) or None
 
@@ -158,8 +172,14 @@ def weight_or_weights(name: str, value: object) -> float | tuple[float, ...]:
     return non_negative(name, value) if elements is None else weights(name, elements)
 
 
-def nested_weights(name: str, value: Any) -> float | tuple[Any, ...]:
-    """Non-negative numbers in an array of any rank, as nested tuples of one shape."""
+def nested_weights(name: str, value: Any, axes: int = 0) -> float | tuple[Any, ...]:
+    """Non-negative numbers in an array of any rank, as nested tuples of one shape.
+
+    `axes` counts the sequences around the value.
+    """
+    if axes > _MOST_AXES:
+        msg = f"{name.partition('[')[0]} must have at most {_MOST_AXES} axes."
+        raise SpecValueError(msg)
     to_list = getattr(value, "tolist", None)
     if callable(to_list):  # NumPy arrays, torch and JAX tensors
         value = to_list()
@@ -169,7 +189,9 @@ def nested_weights(name: str, value: Any) -> float | tuple[Any, ...]:
         return non_negative(name, value)
     if not value:
         raise SpecValueError(_empty(name))
-    nested = tuple(nested_weights(f"{name}[{i}]", element) for i, element in enumerate(value))
+    nested = tuple(
+        nested_weights(f"{name}[{i}]", element, axes + 1) for i, element in enumerate(value)
+    )
     if len({extents(element) for element in nested}) > 1:
         msg = f"{name} must be an array, got nested sequences of different lengths."
         raise SpecValueError(msg)
@@ -184,7 +206,7 @@ def extents(nested: Any) -> tuple[int, ...]:
 
 
 def _typed(value: object) -> str:
-    return f"{value!r} of type {type(value).__name__}"
+    return f"{quoted(value)} of type {type(value).__name__}"
 
 
 def _empty(name: str) -> str:

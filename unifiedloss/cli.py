@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import unifiedloss
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.spec import LOSSES
+from unifiedloss.text import MOST_CHARACTERS, quoted, shortened, too_long
 
 if TYPE_CHECKING:
     from unifiedloss.conformance import Report, Row
@@ -57,7 +58,7 @@ def _print(text: str, style: str | None = None, console: Console = _out) -> None
 
 def _fail(message: object) -> NoReturn:
     _print(f"Error: {message}", "red", _err)
-    raise typer.Exit(1)
+    raise typer.Exit(2)
 
 
 def _version(value: bool) -> None:
@@ -267,7 +268,7 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        _fail(f"{text!r} is no list of numbers separated by commas.")
+        _fail(f"{quoted(text)} is no list of numbers separated by commas.")
 
 
 @app.command()
@@ -393,13 +394,25 @@ def _read_spec(text: str, options: list[str]) -> Loss:
         _fail(f"--spec defines the whole loss; leave out {names}.")
     if text.lstrip().startswith("{"):
         return unifiedloss.from_json(text)
+    read = _text_of(text)
     try:
-        return unifiedloss.from_json(Path(text).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        _fail(f"cannot read the spec in {text}: {why}.")
+        return unifiedloss.from_json(read)
     except UnifiedLossError as error:
-        _fail(f"cannot read the spec in {text}: {error}")
+        _fail(f"cannot read the spec in {shortened(text)}: {error}")
+
+
+def _text_of(name: str) -> str:
+    """Return the text of a file with a spec. No more is read than a text may have."""
+    try:
+        with Path(name).open("rb") as opened:
+            read = opened.read(MOST_CHARACTERS + 1)
+        if len(read) > MOST_CHARACTERS:
+            _fail(f"cannot read the spec in {shortened(name)}: {too_long(read)}")
+        return read.decode()
+    # A name with a zero byte is a ValueError, and a UnicodeDecodeError is one too.
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        _fail(f"cannot read the spec in {shortened(name)}: {why}.")
 
 
 def _print_comparison(spec: Loss, truths: dict[str, Truth], lines: list[Line]) -> None:
@@ -440,12 +453,7 @@ def _loss_text(text: str) -> str:
 
     The text is never evaluated.
     """
-    path = Path(text)
-    try:
-        return path.read_text(encoding="utf-8") if path.suffix == ".json" else text
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        _fail(f"cannot read the spec in {text}: {why}.")
+    return _text_of(text) if text.endswith(".json") else text
 
 
 @app.command()

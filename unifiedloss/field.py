@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 from unifiedloss.checks import Check
 from unifiedloss.errors import SpecTypeError
 from unifiedloss.suggestion import suggestion
-from unifiedloss.text import Text
+from unifiedloss.text import Text, quoted
 
 Sentence = str | Mapping[Any, Text | str] | Callable[[Any], Text]
 """What a field means: one text, one text for each value, or a function of the record."""
@@ -148,7 +148,7 @@ class Record:
         for name in given:
             if name not in self.declarations:
                 known = fields_and_hint(type(self), name)
-                msg = f"{name!r} is not a field of {type(self).__name__}; {known}"
+                msg = f"{quoted(name)} is not a field of {type(self).__name__}; {known}"
                 raise SpecTypeError(msg)
         values = []
         for name, declaration in self.declarations.items():

@@ -17,6 +17,7 @@ from unifiedloss.errors import SpecTypeError
 from unifiedloss.field import parameters
 from unifiedloss.inputs import Numbers, TensorT
 from unifiedloss.spec import Loss
+from unifiedloss.text import quoted
 
 _class_axis = optional(integer)
 
@@ -157,8 +158,9 @@ def check(
     spec = getattr(spec, "spec", spec)  # an object that `Loss.to` returned has one
     if not isinstance(spec, Loss):
         msg = (
-            f"spec must be a spec, such as ul.CrossEntropyLoss(from_logits=True), got {spec!r} of "
-            f"type {type(spec).__name__}; ul.from_native converts a loss of another library."
+            "spec must be a spec, such as ul.CrossEntropyLoss(from_logits=True), "
+            f"got {quoted(spec)} of type {type(spec).__name__}; "
+            "ul.from_native converts a loss of another library."
         )
         raise SpecTypeError(msg)
     adapter = registry.adapter_for(predictions, targets, sample_weight, mask)

@@ -12,6 +12,7 @@ from unifiedloss.messages import foreign
 from unifiedloss.owners import BUILT_IN, ENTRY_POINTS, backend_of, by_type
 from unifiedloss.spec import Loss
 from unifiedloss.suggestion import suggestion
+from unifiedloss.text import quoted, shortened
 
 if TYPE_CHECKING:
     from unifiedloss.adapter import Adapter
@@ -90,16 +91,25 @@ def _third_party(name: str) -> Adapter:
     entry = owners.entry_point(name)
     if entry is None:
         msg = (
-            f"There is no backend {name!r}; known are {', '.join(BUILT_IN)}, and what other "
+            f"There is no backend {quoted(name)}; known are {', '.join(BUILT_IN)}, and what other "
             f"packages register under the entry-point group {ENTRY_POINTS!r}."
             f"{suggestion(name, BUILT_IN)}"
         )
         raise MissingBackendError(msg)
     from unifiedloss.adapter import Adapter  # not needed until an adapter is imported
 
-    cls = entry.load()
+    try:
+        cls = entry.load()
+    except (Exception, SystemExit) as error:  # the package of someone else may raise anything
+        msg = (
+            f"The adapter {name!r} cannot be imported from {shortened(entry.value)}: "
+            f"{type(error).__name__}: {shortened(str(error))}. Repair or remove the package."
+        )
+        raise AdapterError(msg) from error
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
-        mismatch: str | None = f"the entry point must name a class derived from it, got {cls!r}."
+        mismatch: str | None = (
+            f"the entry point must name a class derived from it, got {quoted(cls)}."
+        )
     else:
         mismatch = cls.contract_mismatch(name)
     if mismatch is not None:

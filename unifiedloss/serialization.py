@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from unifiedloss.errors import SerializationError
 from unifiedloss.field import fields_and_hint
 from unifiedloss.spec import LOSSES, Loss
 from unifiedloss.suggestion import suggestion
+from unifiedloss.text import MOST_CHARACTERS, quoted, shortened, too_long
+
+_MOST_DIGITS = 400
+"""An integer with more digits fits in no float, and Python reads no more than 4,300 of them."""
 
 
 def latest_version() -> int:
@@ -50,24 +55,24 @@ def from_dict(data: Mapping[str, Any] | Any) -> Loss:
     name, version = rest.pop("loss"), rest.pop("version")
     if not isinstance(name, str) or name not in LOSSES:
         msg = (
-            f"The key 'loss' must be one of {', '.join(map(repr, sorted(LOSSES)))}, got {name!r}."
-            f"{suggestion(name, LOSSES)}"
+            f"The key 'loss' must be one of {', '.join(map(repr, sorted(LOSSES)))}, "
+            f"got {quoted(name)}.{suggestion(name, LOSSES)}"
         )
         raise SerializationError(msg)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        msg = f"The key 'version' must be a positive int, got {version!r}."
+        msg = f"The key 'version' must be a positive int, got {quoted(version)}."
         raise SerializationError(msg)
     latest = latest_version()
     if version > latest:
         msg = (
-            f"The key 'version' is {version}, and this unifiedloss reads versions up to {latest}; "
-            "upgrade unifiedloss to read it."
+            f"The key 'version' is {quoted(version)}, and this unifiedloss reads versions up to "
+            f"{latest}; upgrade unifiedloss to read it."
         )
         raise SerializationError(msg)
     cls = LOSSES[name]
     for key in rest:
         if key not in cls.declarations:
-            msg = f"The key {key!r} is not a field of {name!r}; {fields_and_hint(cls, key)}"
+            msg = f"The key {quoted(key)} is not a field of {name!r}; {fields_and_hint(cls, key)}"
             raise SerializationError(msg)
     return cls(**rest)
 
@@ -89,18 +94,36 @@ def from_json(text: str | bytes | Any) -> Loss:
     if not isinstance(text, str | bytes):
         msg = f"from_json reads a str, got {type(text).__name__}; for a dictionary use from_dict."
         raise SerializationError(msg)
+    if len(text) > MOST_CHARACTERS:
+        raise SerializationError(too_long(text))
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                msg = f"The key {key!r} stands twice in the JSON text."
-                raise SerializationError(msg)
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = collections.Counter(key for key, _ in pairs)
+            key = counts.most_common(1)[0][0]
+            msg = f"The key {quoted(key)} stands twice in the JSON text."
+            raise SerializationError(msg)
+        return found
+
+    def integer(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            msg = f"The number {shortened(digits)} has {len(digits)} digits, which no field needs."
+            raise SerializationError(msg)
+        return int(digits)
+
+    def constant(name: str) -> NoReturn:
+        msg = f"The text is not JSON: {name} is no number; leave the field out, or write a number."
+        raise SerializationError(msg)
 
     try:
-        data = json.loads(text, object_pairs_hook=unique)
+        data = json.loads(
+            text, object_pairs_hook=unique, parse_int=integer, parse_constant=constant
+        )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         msg = f"The text is not JSON: {error}."
+        raise SerializationError(msg) from error
+    except RecursionError as error:
+        msg = "The JSON text is nested too deeply; a spec nests no deeper than its weights."
         raise SerializationError(msg) from error
     return from_dict(data)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from unifiedloss.text import MOST_QUOTED
+
 _FOREIGN_NAMES = {
     "weight": "class_weights",
     "weights": "class_weights",
@@ -30,7 +32,9 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     from difflib import get_close_matches  # here, because only an error needs it
 
     known = list(known)
-    lower = str(name).lower()
+    if not isinstance(name, str) or len(name) > MOST_QUOTED:
+        return ""  # comparing takes time, and no name is so long
+    lower = name.lower()
     matches = [_FOREIGN_NAMES.get(lower, lower)]
     if matches[0] not in known:
         matches = get_close_matches(lower, known, n=1)

@@ -99,7 +99,48 @@ def _array(given: tuple[object, ...]) -> str:
     return f"({inside},)" if len(given) == 1 else f"({inside})"
 
 
+MOST_QUOTED = 200
+"""A message quotes at most this many characters of what a caller gave."""
+
+
+MOST_CHARACTERS = 10_000_000
+"""A longer text is not read. It holds 500,000 weights, and takes a second."""
+
+
+def too_long(given: str | bytes) -> str:
+    """Return the message about a text that is longer than `MOST_CHARACTERS`."""
+    return (
+        f"the text has {len(given):,} characters, and at most {MOST_CHARACTERS:,} are read; "
+        "a spec is shorter."
+    )
+
+
 def shortened(given: str) -> str:
-    """Put a text on one line of a message, and cut it after 76 characters if it is long."""
-    line = " ".join(given.split())
-    return line if len(line) <= 80 else f"{line[:76]} ..."
+    """Put a text on one line of a message, and cut it after 76 characters if it is long.
+
+    Characters that a terminal does not print are escaped.
+    """
+    # No more than can be shown is looked at, because the text may have millions of characters.
+    line = " ".join(given[: 4 * MOST_QUOTED].split())
+    cut = len(line) > 80 or len(given) > 4 * MOST_QUOTED
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[: 76 if cut else 80])
+    return f"{line} ..." if cut else line
+
+
+def quoted(given: object) -> str:
+    """Return the repr of a value for a message, cut after 200 characters.
+
+    A value whose repr fails, such as an int of 5,000 digits, is described.
+    """
+    if isinstance(given, str | bytes | bytearray):
+        text = repr(given[: MOST_QUOTED + 1])
+    else:
+        try:
+            # A list has at least one character for each element.
+            some = type(given) in (list, tuple)
+            text = repr(given[: MOST_QUOTED + 1] if some else given)  # type: ignore[index]
+        except Exception:  # noqa: BLE001 - the repr of anyone's class may raise anything
+            text = f"a value of type {type(given).__name__}"
+            if isinstance(given, int):
+                text = f"an int of {given.bit_length()} bits"
+    return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 4]} ..."

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +17,14 @@ from numpy.typing import NDArray
 from unifiedloss import registry
 from unifiedloss.conformance import tolerances, workers
 from unifiedloss.conformance.case import Case
-from unifiedloss.errors import BadValueError, UnsupportedError
+from unifiedloss.conformance.saved import load
+from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import Loss
 
 Array = NDArray[Any]
+
+__all__ = ["ROUNDINGS", "Line", "Truth", "compare", "load", "measure"]
 
 ROUNDINGS = ("native", "exact")
 
@@ -34,7 +34,6 @@ _ORACLE_ELEMENTS = 200_000
 The oracle takes 40 microseconds for each prediction and rounding.
 """
 
-_ARRAYS = ("predictions", "targets", "sample_weight", "mask")
 _TIMED = 5
 
 
@@ -87,63 +86,6 @@ class Line:
     milliseconds: float = float("nan")
     error: str | None = None
     absent: bool = False
-
-
-def load(path: Path) -> dict[str, Array]:
-    """The arrays of an ``.npz`` file.
-
-    Raises:
-        BadValueError: the file is missing, is no npz file, lacks ``predictions`` or ``targets``, or
-            holds other arrays than these, ``sample_weight`` and ``mask``.
-    """
-    save = "save it with numpy.savez(file, predictions=..., targets=...)"
-    if not path.exists():
-        msg = f"there is no file {path}."
-        raise BadValueError(msg)
-    arrays: dict[str, Array] = {}
-    name = ""
-    try:
-        # Check this first: for a file that is no archive, NumPy's error suggests to allow pickles,
-        # which can run any code.
-        archive = _is_archive(path)
-        if archive:
-            with np.load(path, allow_pickle=False) as file:
-                for name in file.files:
-                    array = file[name]
-                    # NumPy returns a member that it did not save as bytes.
-                    if isinstance(array, np.ndarray):
-                        arrays[name] = array
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror or error}."
-        raise BadValueError(msg) from error
-    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        msg = (
-            f"the array {name!r} in {path} is damaged, or holds Python objects and not numbers; "
-            f"{save}."
-        )
-        raise BadValueError(msg) from error
-    if not archive:
-        msg = f"{path} is no .npz file; {save}."
-        raise BadValueError(msg)
-    for name in ("predictions", "targets"):
-        if name not in arrays:
-            names = ", ".join(map(repr, arrays)) or "no named arrays"
-            msg = f"{path} has no array {name!r}, but {names}; {save}."
-            raise BadValueError(msg)
-    for name in arrays:
-        if name not in _ARRAYS:
-            known = ", ".join(map(repr, _ARRAYS))
-            msg = f"{path} has an array {name!r}, and only {known} are read; leave it out."
-            raise BadValueError(msg)
-    return arrays
-
-
-def _is_archive(path: Path) -> bool:
-    if path.is_dir():
-        return False
-    # Open the file here, because `is_zipfile` hides why a path cannot be read.
-    with path.open("rb") as opened:
-        return zipfile.is_zipfile(opened)
 
 
 def compare(

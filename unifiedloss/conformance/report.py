@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from unifiedloss.errors import SerializationError
+from unifiedloss.text import quoted, shortened
 
 VERSION = 1
 """The version that `Report.to_dict` writes."""
@@ -235,16 +236,16 @@ class Report:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any] | Any) -> Self:
         """Build the report that `to_dict` described.
 
         Raises:
             SerializationError: the data are not a report, or a report of a later version.
         """
-        version = data.get("version")
+        version = data.get("version") if isinstance(data, Mapping) else None
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             msg = (
-                f"The key 'version' must be an int from 1 to {VERSION}, got {version!r}: "
+                f"The key 'version' must be an int from 1 to {VERSION}, got {quoted(version)}: "
                 "this is not a report, or a later unifiedloss wrote it."
             )
             raise SerializationError(msg)
@@ -260,8 +261,9 @@ class Report:
                 python=data["python"],
                 machine=data["machine"],
             )
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"The dictionary is not a report: {type(error).__name__}: {error}."
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"{type(error).__name__}: {shortened(str(error))}"
+            msg = f"The dictionary is not a report: {why}."
             raise SerializationError(msg) from error
 
     def to_json(self) -> str:

@@ -29,6 +29,7 @@ from unifiedloss.errors import SpecValueError
 from unifiedloss.exact.graph import form
 from unifiedloss.losses import ROWS
 from unifiedloss.suggestion import suggestion
+from unifiedloss.text import quoted
 
 _Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
 
@@ -194,7 +195,7 @@ def run_roundings(
 
 def _check_rounding(rounding: str) -> None:
     if rounding not in ("native", "exact"):
-        msg = f"rounding must be 'native' or 'exact', got {rounding!r}."
+        msg = f"rounding must be 'native' or 'exact', got {quoted(rounding)}."
         raise SpecValueError(msg)
 
 
@@ -204,7 +205,10 @@ def _check_modes(modes: Sequence[str], modes_of: dict[str, list[str]]) -> None:
     for mode in modes:
         if mode not in known:
             each = "; ".join(f"{label} has {', '.join(names)}" for label, names in modes_of.items())
-            msg = f"no backend that was run has the mode {mode!r}: {each}.{suggestion(mode, known)}"
+            msg = (
+                f"no backend that was run has the mode {quoted(mode)}: "
+                f"{each}.{suggestion(mode, known)}"
+            )
             raise SpecValueError(msg)
 
 
@@ -212,7 +216,7 @@ def _checked_losses(losses: Sequence[str] | None) -> set[str]:
     for name in losses or ():
         if name not in LOSSES:
             msg = (
-                f"there is no loss {name!r}; known are {', '.join(LOSSES)}."
+                f"there is no loss {quoted(name)}; known are {', '.join(LOSSES)}."
                 f"{suggestion(name, LOSSES)}"
             )
             raise SpecValueError(msg)

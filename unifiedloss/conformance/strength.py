@@ -14,6 +14,7 @@ from unifiedloss.adapter import Adapter
 from unifiedloss.conformance.case import Case, SoftmaxCase
 from unifiedloss.errors import SpecValueError
 from unifiedloss.suggestion import suggestion
+from unifiedloss.text import quoted
 
 
 class Strength(NamedTuple):
@@ -57,7 +58,7 @@ def strength_named(name: str) -> Strength:
     """
     if name not in STRENGTHS:
         names = ", ".join(map(repr, STRENGTHS))
-        msg = f"strength must be one of {names}, got {name!r}.{suggestion(name, STRENGTHS)}"
+        msg = f"strength must be one of {names}, got {quoted(name)}.{suggestion(name, STRENGTHS)}"
         raise SpecValueError(msg)
     return STRENGTHS[name]
 

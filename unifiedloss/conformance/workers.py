@@ -11,11 +11,13 @@ task and answers with lines of JSON.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from typing import IO, Any, NamedTuple
 from unifiedloss.errors import MissingBackendError, SpecValueError
 from unifiedloss.owners import BUILT_IN, ENTRY_POINTS
 from unifiedloss.suggestion import suggestion
+from unifiedloss.text import quoted
 
 KERAS_BACKENDS = ("torch", "jax", "tensorflow", "numpy")
 
@@ -141,7 +144,7 @@ def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
                 name for target in ordered for name in (target.backend, target.label)
             )
             msg = (
-                f"there is no backend {name!r}; known are {', '.join(labels)}."
+                f"there is no backend {quoted(name)}; known are {', '.join(labels)}."
                 f"{suggestion(name, labels)}"
             )
             raise SpecValueError(msg)
@@ -320,7 +323,7 @@ def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> No
         jobs: functions by name. Each is called with the shared data, the task, and a function that
             sends a message.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     # A framework may print to stdout, even from C++. So messages get their own file descriptor, and
     # descriptor 1 becomes stderr.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -337,10 +340,23 @@ def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> No
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone.
+    """End this process when its parent is gone, because a killed parent cannot end its workers.
 
-    A killed parent cannot end its workers, and a compiler would run on for minutes. The parent
-    never writes to stdin, so the read returns only when the parent's end of the pipe is closed.
+    Linux is asked to kill this process then. A thread alone would not do: while a compiler holds
+    Python's lock, for minutes, no thread runs. Elsewhere, and if the parent was gone before this
+    process asked, the thread ends the process.
     """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    threading.Thread(target=_wait_for_end, daemon=True).start()
+
+
+_SET_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux' prctl."""
+
+
+def _wait_for_end() -> None:
+    # The parent never writes to stdin, so the read returns only when its end of the pipe is closed.
     os.read(0, 1)
     os._exit(1)

@@ -37,6 +37,7 @@ from unifiedloss.interop.unchanged import check_unchanged
 from unifiedloss.serialization import from_json
 from unifiedloss.spec import LOSSES, Loss, bound_spec
 from unifiedloss.suggestion import suggestion
+from unifiedloss.text import quoted, shortened
 
 __all__ = [
     "LIBRARIES",
@@ -119,7 +120,7 @@ def from_native(obj: Any, /, **arguments: Any) -> Loss:
 
 def _from_text(text: str, arguments: Mapping[str, Any]) -> Loss:
     if arguments:
-        msg = f"write {', '.join(arguments)} into the text of the call."
+        msg = f"write {shortened(', '.join(arguments))} into the text of the call."
         raise SpecTypeError(msg)
     if text.lstrip().startswith("{"):
         return from_json(text)
@@ -129,7 +130,7 @@ def _from_text(text: str, arguments: Mapping[str, Any]) -> Loss:
         return spec_of(call)
     if name not in _SPECS:
         msg = (
-            f"unifiedloss has no loss {name!r}; it has {', '.join(_SPECS)}."
+            f"unifiedloss has no loss {quoted(name)}; it has {', '.join(_SPECS)}."
             f"{suggestion(name, _SPECS)}"
         )
         raise SpecValueError(msg)
@@ -168,7 +169,7 @@ def _unwrapped(obj: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]
     while type(obj) is functools.partial:
         if obj.args:
             msg = (
-                f"{obj!r} binds positional arguments, which are tensors; "
+                f"{quoted(obj)} binds positional arguments, which are tensors; "
                 "bind those that configure the loss, by name."
             )
             raise SpecTypeError(msg)
@@ -194,12 +195,12 @@ def to_native(spec: Loss, library: str, *, code: bool = False, rank: int | None 
     """Return a spec as a library's own loss, or as the code that makes it; see `Loss.to_native`."""
     call = call_of(spec, library, _keras_backend(code=code) if library == "keras" else None)
     if rank is not None and (code or library != "onnx"):
-        msg = f"rank={rank!r} is that of the predictions in an ONNX model; leave it out here."
+        msg = f"rank={quoted(rank)} is that of the predictions in an ONNX model; leave it out here."
         raise SpecTypeError(msg)
     if rank is not None and integer("rank", rank) < _SMALLEST_ONNX_RANK:
         msg = (
             f"rank must be at least {_SMALLEST_ONNX_RANK}, "
-            f"as an ONNX model has its classes on axis 1, got {rank!r}."
+            f"as an ONNX model has its classes on axis 1, got {quoted(rank)}."
         )
         raise SpecValueError(msg)
     if code:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from unifiedloss.checks import integer
 from unifiedloss.errors import UnsupportedError
+from unifiedloss.text import quoted
 
 Arguments = Mapping[str, Any]
 """The arguments of a loss by name."""
@@ -73,8 +74,18 @@ class Lens:
         """
         for refusal in self.refusals:
             if refusal.applies(value, given):
-                refuse(refusal.why.format(value=value, given=given))
+                refuse(refusal.why.format(value=_Quoted(value), given=given))
         return self.read(value, given)
+
+
+class _Quoted:
+    """A value whose repr in a message is short."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return quoted(self._value)
 
 
 def refuse(why: str) -> NoReturn:

@@ -16,7 +16,7 @@ from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.interop.lens import Arguments, Given, Lens, refuse
 from unifiedloss.spec import Loss
 from unifiedloss.suggestion import suggestion
-from unifiedloss.text import shortened
+from unifiedloss.text import MOST_QUOTED, quoted, shortened
 
 LIBRARIES = ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx")
 """The libraries whose losses are read and written."""
@@ -123,7 +123,7 @@ class LibraryLoss:
         given = dict(zip(self.parameters, positional, strict=False))
         for name, value in keywords.items():
             if name in given:
-                msg = f"{self.name}: {name!r} is given twice."
+                msg = f"{self.name}: {quoted(name)} is given twice."
                 raise SpecTypeError(msg)
             if name in self.data:
                 msg = (
@@ -134,7 +134,7 @@ class LibraryLoss:
             if name not in self.parameters:
                 known = ", ".join(self.parameters)
                 msg = (
-                    f"{self.name} has no parameter {name!r}; it has "
+                    f"{self.name} has no parameter {quoted(name)}; it has "
                     f"{known}.{suggestion(name, self.parameters)}"
                 )
                 raise SpecTypeError(msg)
@@ -241,6 +241,8 @@ def _suggested(name: str) -> str:
     endings: dict[str, list[str]] = {}
     for known in LIBRARY_LOSSES:
         endings.setdefault(known.rpartition(".")[2].lower(), []).append(known)
+    if len(name) > MOST_QUOTED:  # comparing takes time, and no name is so long
+        return ""
     near = get_close_matches(name.rpartition(".")[2].lower(), endings, n=1)
     return f" Did you mean {' or '.join(endings[near[0]])}?" if near else ""
 
@@ -257,12 +259,15 @@ def spec_of(call: Call) -> Loss:
         backend = backend or "tensorflow"
         if backend not in KERAS_BACKENDS:
             msg = (
-                f"keras[{backend}]: Keras runs on "
+                f"keras[{shortened(backend)}]: Keras runs on "
                 f"{', '.join(KERAS_BACKENDS)}.{suggestion(backend, KERAS_BACKENDS)}"
             )
             raise SpecValueError(msg)
     elif backend is not None:
-        msg = f"{call.name} runs on no other framework; only keras[{backend}] says on which one."
+        msg = (
+            f"{call.name} runs on no other framework; "
+            f"only keras[{shortened(backend)}] says on which one."
+        )
         raise SpecValueError(msg)
     return library_loss.spec(call.arguments, backend)
 
@@ -322,7 +327,7 @@ def _candidates(spec: Loss, library: str) -> list[LibraryLoss]:
                 f" {library} has no losses of its own; spec.to({library!r}) gives the spec as a "
                 "function of it."
             )
-        msg = f"losses are written for {', '.join(LIBRARIES)}, got {library!r}.{meant}"
+        msg = f"losses are written for {', '.join(LIBRARIES)}, got {quoted(library)}.{meant}"
         raise SpecValueError(msg)
     return [
         library_loss
@@ -361,14 +366,14 @@ def _refusal(spec: Loss, nearest: Closest) -> str:
     library = library_loss.library
     rows = [
         (
-            f"{name}={getattr(spec, name)!r}",
-            library_loss.reasons.get(name, f"{library_loss.name} has {name}={value!r}"),
+            f"{name}={quoted(getattr(spec, name))}",
+            library_loss.reasons.get(name, f"{library_loss.name} has {name}={quoted(value)}"),
         )
         for name, value in nearest.changes.items()
     ]
     # Weights can be long, so they do not set the width of the column.
     width = max((len(field) for field, _ in rows if len(field) <= 40), default=0)
-    accepted = ", ".join(f"{name}={value!r}" for name, value in nearest.changes.items())
+    accepted = ", ".join(f"{name}={quoted(value)}" for name, value in nearest.changes.items())
     advice = f"{_instead(library)}, or accept {library}'s rules: spec.replace({accepted})"
     lines = [f"  {field:<{width}}    {reason}" for field, reason in rows]
     return "\n".join([f"{library_loss.name} cannot express this spec:", *lines, advice])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unifiedloss.errors import SpecTypeError, SpecValueError
-from unifiedloss.text import shortened
+from unifiedloss.text import quoted, shortened
 
 _NO_ATTRIBUTES = ("op_type", "inputs", "outputs", "name", "doc_string", "domain")
 
@@ -206,7 +206,7 @@ def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) ->
     """
     given = dict(zip(("op_type", "inputs", "outputs"), positional, strict=False))
     for key in given.keys() & keywords.keys():
-        msg = f"onnx.helper.make_node: {key!r} is given twice; leave one of them out."
+        msg = f"onnx.helper.make_node: {quoted(key)} is given twice; leave one of them out."
         raise SpecTypeError(msg)
     values = given | dict(keywords)
     attributes = {key: value for key, value in values.items() if key not in _NO_ATTRIBUTES}

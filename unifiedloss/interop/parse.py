@@ -13,7 +13,7 @@ from unifiedloss.errors import SpecTypeError, SpecValueError
 from unifiedloss.interop.library_loss import Call, find
 from unifiedloss.interop.onnx_graph import call_of_nodes
 from unifiedloss.interop.onnx_nodes import node_of_arguments
-from unifiedloss.text import shortened
+from unifiedloss.text import MOST_CHARACTERS, quoted, shortened, too_long
 
 _PREFIXES = {
     ("nn",): ("torch", "nn"),
@@ -69,11 +69,13 @@ def parse(text: str | Any) -> Call:
     if not isinstance(text, str):
         msg = f"a loss is written as a str, got {type(text).__name__}."
         raise SpecTypeError(msg)
+    if len(text) > MOST_CHARACTERS:
+        raise SpecValueError(too_long(text))
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, SyntaxError):
-            reason = error.msg
+            reason = shortened(error.msg)
         else:
             reason = str(error) or "it is nested too deeply"
         msg = (
@@ -111,7 +113,10 @@ def _keywords(call: ast.Call) -> dict[str, Any]:
             raise SpecValueError(msg)
         # `ast.parse` accepts a repeated keyword; only the compiler refuses it.
         if keyword.arg in keywords:
-            msg = f"{_source(call.func)}: {keyword.arg!r} is given twice; leave one of them out."
+            msg = (
+                f"{_source(call.func)}: {quoted(keyword.arg)} is given twice; "
+                "leave one of them out."
+            )
             raise SpecTypeError(msg)
         keywords[keyword.arg] = _literal(keyword.value)
     return keywords

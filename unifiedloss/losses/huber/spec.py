@@ -8,7 +8,7 @@ from unifiedloss.checks import positive
 from unifiedloss.errors import SpecValueError
 from unifiedloss.field import field
 from unifiedloss.spec import Elementwise
-from unifiedloss.text import Text, number
+from unifiedloss.text import Text, number, quoted
 
 _LEAST, _MOST = 2.0**-126, 2.0**126
 
@@ -17,7 +17,7 @@ def _threshold(name: str, value: object) -> float:
     """Check that float32 holds a threshold, and all that the loss computes from it."""
     found: float = positive(name, value)
     if not _LEAST <= found <= _MOST:
-        msg = f"{name} must be a number from 2^-126 to 2^126, got {value!r}."
+        msg = f"{name} must be a number from 2^-126 to 2^126, got {quoted(value)}."
         raise SpecValueError(msg)
     return found
 
