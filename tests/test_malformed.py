@@ -332,6 +332,12 @@ def test_hostile_files_of_specs(tmp_path: Path) -> None:
         "adapter = ",
         "adapter = 1",
         "class adapter: pass",
+        (
+            "from unifiedloss.adapter import Adapter\n"
+            "methods = dict.fromkeys(Adapter.__abstractmethods__, print)\n"
+            "fields = dict(name='hostile', tensor_type=object, ops=print, kernels=print)\n"
+            "adapter = type('A', (Adapter,), methods | fields | dict(__init__=lambda _: 1 / 0))"
+        ),
         "",
     ],
 )

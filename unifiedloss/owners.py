@@ -67,6 +67,6 @@ def is_adapters(cls: type) -> bool:
         return rest.startswith("adapters.")
     from importlib.metadata import entry_points  # see `entry_point`
 
-    return any(
-        entry.module.partition(".")[0] == package for entry in entry_points(group=ENTRY_POINTS)
-    )
+    # Not `entry.module`, which fails for an entry that is damaged.
+    modules = [entry.value.partition(":")[0].strip() for entry in entry_points(group=ENTRY_POINTS)]
+    return package in {module.partition(".")[0] for module in modules}

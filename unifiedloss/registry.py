@@ -101,11 +101,7 @@ def _third_party(name: str) -> Adapter:
     try:
         cls = entry.load()
     except (Exception, SystemExit) as error:  # the package of someone else may raise anything
-        msg = (
-            f"The adapter {name!r} cannot be imported from {shortened(entry.value)}: "
-            f"{type(error).__name__}: {shortened(str(error))}. Repair or remove the package."
-        )
-        raise AdapterError(msg) from error
+        raise AdapterError(_broken(entry, "imported", error)) from error
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
         mismatch: str | None = (
             f"the entry point must name a class derived from it, got {quoted(cls)}."
@@ -118,8 +114,18 @@ def _third_party(name: str) -> Adapter:
             f"{mismatch}"
         )
         raise AdapterError(msg)
-    loaded: Adapter = cls()
+    try:
+        loaded: Adapter = cls()
+    except Exception as error:
+        raise AdapterError(_broken(entry, "made", error)) from error
     return loaded
+
+
+def _broken(entry: Any, what: str, error: BaseException) -> str:
+    return (
+        f"The adapter {entry.name!r} cannot be {what} from {shortened(entry.value)}: "
+        f"{type(error).__name__}: {shortened(str(error))}. Repair or remove the package."
+    )
 
 
 def interop() -> Any:

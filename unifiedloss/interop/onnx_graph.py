@@ -87,6 +87,12 @@ class _Reader:
         self._makers = _makers(graph)
         self._constants = _Constants(graph)
         self._needed: set[int] = set()
+        self._after_loss: set[int] = set()
+        """The places of the losses, and of the nodes that depend on one."""
+        for place, node in enumerate(graph.nodes):
+            makers = {self._makers.get(name) for name in node.inputs}
+            if node.operator in INPUTS or makers & self._after_loss:
+                self._after_loss.add(place)
 
     def read(self, weights: Any) -> Reading:
         """See `read_graph`."""
@@ -168,7 +174,7 @@ class _Reader:
         name = output
         while True:
             node = self._maker(name)
-            if node is None or not self._depends_on_loss(node):
+            if node is None or self._makers[name] not in self._after_loss:
                 by = "no node" if node is None else str(node)
                 msg = (
                     f"the output {shortened(output)!r} is computed by {by} and depends on no loss; "
@@ -186,19 +192,6 @@ class _Reader:
             if not first or node.operator not in _UNDONE or not name:
                 fix = _AFTER_FIXES.get(node.operator, "apply it to what the spec gives")
                 _refuse(node, "no spec computes it", fix)
-
-    def _depends_on_loss(self, node: Node) -> bool:
-        """Whether a node is a loss, or takes what depends on one."""
-        seen: set[str] = set()
-        waiting = [node]
-        while waiting:
-            each = waiting.pop()
-            if each.operator in INPUTS:
-                return True
-            found = {name for name in each.inputs if name in self._makers} - seen
-            seen |= found
-            waiting += [self._graph.nodes[self._makers[name]] for name in found]
-        return False
 
     # ------------------------------------------------------------ from the loss to the inputs
 
