@@ -645,6 +645,14 @@ def test_masked_arrays_are_refused() -> None:
         CE(from_logits=True).to("keras")(labels, tensor(X))
 
 
+def test_a_configuration_without_a_spec() -> None:
+    """A saved configuration that lacks its spec is an error of this library."""
+    loss = type(ul.MeanSquaredError().to("keras"))
+    for config in ({}, {"spec": None}, {"spec": {}, "name": "x"}):
+        with pytest.raises(ul.SerializationError):
+            loss.from_config(config)
+
+
 # -------------------------------------------------------------------------------- owners of tensors
 
 

@@ -96,6 +96,7 @@ TEXTS = [
     f"torch.nn.CrossEntropyLoss(label_smoothing={DIGITS})",
     f"torch.nn.CrossEntropyLoss(label_smoothing=0x{DIGITS})",
     f"torch.nn.CrossEntropyLoss(ignore_index=0x{DIGITS})",
+    f"torch.nn.CrossEntropyLoss(label_smoothing=-0x{DIGITS})",
     f"torch.nn.CrossEntropyLoss(label_smoothing={'1+' * 20_000}1)",
     f"torch.nn.CrossEntropyLoss(weight={'[' * 150}{']' * 150})",
     f"keras[{LONG}].losses.MeanSquaredError()",
@@ -120,6 +121,7 @@ def test_hostile_text(text: str) -> None:
     """Deep, long and strange text is refused, wherever text is read."""
     refused(ul.from_native, text)
     refused(ul.from_json, text)
+    refused(ul.explain, text)
 
 
 def test_hostile_json_bytes() -> None:

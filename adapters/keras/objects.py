@@ -125,7 +125,7 @@ class KerasLoss(keras.losses.Loss):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The loss that `get_config` described."""
-        return cls(from_dict(config["spec"]), name=config.get("name"))
+        return cls(from_dict(config.get("spec")), name=config.get("name"))
 
     def __repr__(self) -> str:
         return f"KerasLoss({self.spec!r})"

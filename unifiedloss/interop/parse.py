@@ -42,6 +42,9 @@ _ARRAYS = frozenset(
 _SIZED = frozenset({"torch.Tensor", "torch.FloatTensor"})
 """Those of `_ARRAYS` that take a single number as a size, not as a value."""
 
+_MOST_BITS = 1024
+"""A larger integer fits in no float. Python does not even write those of 4,300 digits."""
+
 _NODE = "onnx.helper.make_node"
 
 _PARTIAL = ("functools.partial", "partial")
@@ -203,6 +206,10 @@ def _backend(node: ast.expr) -> str:
 
 def _literal(node: ast.expr) -> Any:
     """Return the value of a literal; arrays become nested tuples."""
+    value = getattr(node, "value", None)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        msg = f"{quoted(value)} is no number that a loss takes; write a smaller one."
+        raise SpecValueError(msg)
     if isinstance(node, ast.Constant) and (
         node.value is None or isinstance(node.value, bool | int | float | str)
     ):
@@ -212,7 +219,7 @@ def _literal(node: ast.expr) -> Any:
         and isinstance(node.op, ast.USub | ast.UAdd)
         and isinstance(node.operand, ast.Constant)
     ):
-        number = node.operand.value
+        number = _literal(node.operand)
         if isinstance(number, int | float) and not isinstance(number, bool):
             return -number if isinstance(node.op, ast.USub) else number
     if isinstance(node, ast.List | ast.Tuple):
