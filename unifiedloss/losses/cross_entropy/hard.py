@@ -96,11 +96,11 @@ def _next_to_a_midpoint() -> Iterator[Case]:
     yield hard_case("searched, dense", _LOGITS, "float32", rows, f32(*dense), compiled=True)
     yield hard_case("searched, p", _P, "float32", [[x, x] for x in _PROBABILITIES], [0] * 8)
     largest, other, weights = zip(*_ROUNDED_SHIFTS, strict=True)
-    rows, weight = np.stack([largest, other], 1), np.array(weights)
+    pairs, weight = np.stack([largest, other], 1), np.array(weights)
     first, name = np.eye(2, dtype=np.float32)[[0] * 6], "a rounded shift"
-    yield hard_case(name, _LOGITS, "float32", rows, [0] * 6, sample_weight=weight, compiled=True)
+    yield hard_case(name, _LOGITS, "float32", pairs, [0] * 6, sample_weight=weight, compiled=True)
     yield hard_case(
-        f"{name}, dense", _LOGITS, "float32", rows, first, sample_weight=weight, compiled=True
+        f"{name}, dense", _LOGITS, "float32", pairs, first, sample_weight=weight, compiled=True
     )
     # These float64 results lie within 1e-7 of an ulp of a midpoint.
     wide = [
