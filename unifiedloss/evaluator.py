@@ -227,9 +227,7 @@ class Evaluator:
         if rule == "weights" and terms.weights is not None:
             return ops.sum(terms.weights)
         if rule == "nonzero" and terms.weights is not None:
-            nonzero = ~ops.equal(terms.weights, 0)
-            if terms.kept is not None:
-                nonzero = nonzero & terms.kept
+            nonzero = ~ops.equal(terms.weights, 0)  # the weights of other positions are 0
             if plan.average_last_axis:
                 # Count each position for as many elements as it has; see `reduce`.
                 return ops.count(ops.any_axis(nonzero, -1), dtype) * self.averaged_over(terms)

@@ -277,9 +277,8 @@ def _reduced(call: HostCall, losses: Array, divisor: Any) -> float:
         return 0.0 if call.plan.spec.on_empty == "zero" else np.nan
     if not np.isfinite(losses).all():
         total = float(np.sum(losses[~np.isfinite(losses)]))
-        if not isinstance(divisor, float):
-            return total * float(np.sign(divisor[0].high))
-        return total / divisor
+        # A finite divisor is a count or a sum of weights that are not negative, so it is positive.
+        return total / divisor if isinstance(divisor, float) else total
     if isinstance(divisor, float):
         return 0.0 if np.isinf(divisor) else np.nan
     ball, exactly = divisor

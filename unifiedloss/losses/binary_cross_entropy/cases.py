@@ -70,6 +70,7 @@ def edge_cases() -> Iterator[Case]:
     yield from _logits()
     yield from _targets()
     yield shape_case("20 column", _bce(**_MEAN), f32([0.5], [1]), f32([1], [0]))
+    yield from _limits()
 
 
 def _probabilities() -> Iterator[Case]:
@@ -102,6 +103,29 @@ def _probabilities() -> Iterator[Case]:
     half = f32(1 + 2.0**-10, 1 + 2.0**-9)
     yield above_case(
         "36 p above 1 in float16", _bce(from_logits=False), half, f32(1, 1), dtype="float16"
+    )
+
+
+def _limits() -> Iterator[Case]:
+    """Numbers next to the limit of a rule, on the side where a small mistake shows."""
+    p = _bce(from_logits=False)
+    for dtype, largest in (("float32", 1 + 2.0**-21), ("float16", 1 + 2.0**-10)):
+        yield above_case(
+            f"36 binary p at the limit, {dtype}", p, f32(largest, 1), f32(1, 1), dtype=dtype
+        )
+    # -log of the first is 99.995, so the clamp at 100 does not reach it.
+    p_near_clamp = np.array([3.74e-44, 3.70e-44])
+    yield preset_case(
+        "10 torch, next to the clamp",
+        p.replace(epsilon="torch"),
+        p_near_clamp,
+        np.ones(2),
+        dtype="float64",
+    )
+    # Half of this is less than the smallest normal number, so nothing costs infinitely much.
+    share = p.replace(label_smoothing=1.5 * F32_TINY)
+    yield smoothing_case(
+        "share of smoothing below the smallest normal number, binary", share, f32(0, 1), f32(0, 1)
     )
 
 

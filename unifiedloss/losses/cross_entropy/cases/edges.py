@@ -44,6 +44,8 @@ dtype_of_weights_case = proving("weight-dtypes", "float64-weights")
 wide_case = proving("float64-targets", "exact-inputs")
 half_case = proving("half-dtypes", "result-dtype")
 zero_case = proving("sign-of-zero")
+smoothing_case = proving("tiny-smoothing")
+nan_weight_case = proving("nan-targets-and-weights", "class-weight-zero", "on-empty")
 
 _MEAN = {"reduction": "mean"}
 
@@ -57,6 +59,7 @@ def edge_cases() -> Iterator[Case]:
     yield from _logits()
     yield from _shapes()
     yield from _dtypes()
+    yield from _limits()
 
 
 def _divisors() -> Iterator[Case]:
@@ -374,3 +377,31 @@ def _dtypes() -> Iterator[Case]:
                 dtype=dtype,
             )
     yield zero_case("43 a loss of zero", spec_with(), f32([200, 0, 0]), ints(0))
+
+
+def _limits() -> Iterator[Case]:
+    """Numbers next to the limit of a rule, on the side where a small mistake shows."""
+    p = spec_with(from_logits=False)
+    for dtype, largest in (("float32", 1 + 2.0**-21), ("float16", 1 + 2.0**-10)):
+        rows = f32([largest, 0, 0], [0, largest, 0])
+        yield above_case(f"36 p at the limit, {dtype}", p, rows, ints(0, 1), dtype=dtype)
+        yield above_case(f"36 p at the limit, dense, {dtype}", p, rows, ONE_HOT[:2], dtype=dtype)
+    yield negative_case(
+        "slightly negative weight, weighted mean", spec_with(**_MEAN), X, Y, f32(1, -1e-30, 3, 1)
+    )
+    # An entry that gets a share of smoothing costs infinitely much here.
+    share = p.replace(label_smoothing=2.5 * F32_TINY)
+    for name, targets in (("index", ints(0)), ("dense", f32([1, 0, 0]))):
+        yield smoothing_case(
+            f"share of smoothing below the smallest normal number, {name}",
+            share,
+            f32([1, 0, 0]),
+            targets,
+        )
+    yield nan_weight_case(
+        "NaN sample weight where the class weight is 0",
+        spec_with(class_weights=(0, 1, 1), on_empty="error", **_MEAN),
+        X[:1],
+        ints(0),
+        f32(NAN),
+    )
