@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tests.test_exact_bounds import balls_that_reach_midpoints
 from unifiedloss.exact.balls import U
+from unifiedloss.exact.graph.balls import GraphBall
 from unifiedloss.exact.graph.fast import exp64
 from unifiedloss.exact.graph.ops import Field, GraphOps, hidden_zero
 from unifiedloss.exact.graph.rounding import from_bits, to_bits, to_odd
@@ -41,7 +43,9 @@ def check_all(xp: GraphOps, run: Run) -> None:
     for row in range(3 * size):
         probe[row, [3, 517, 996][row // size]], probe[row, row % size] = 2.0**60, -(2.0**60)
 
-    def first(a: Any, b: Any, c: Any, values: Any) -> tuple[Any, ...]:
+    at_midpoints = [balls_that_reach_midpoints(dtype) for dtype in ("float32", *HALVES)]
+
+    def first(a: Any, b: Any, c: Any, values: Any, *ends: Any) -> tuple[Any, ...]:
         f = Field(xp, hidden_zero(xp, a, b))
         product = a * c
         total = exact_sum(f, xp.reshape(a, (1, -1)), 2000)
@@ -54,6 +58,10 @@ def check_all(xp: GraphOps, run: Run) -> None:
             total.radius,
             *(to_bits(xp, values, dtype) for dtype in ("float32", *HALVES)),
             from_bits(xp, to_bits(xp, values, "float32"), "float32"),
+            *(
+                GraphBall(f, *ends[3 * i : 3 * i + 3]).rounded(dtype)[1]
+                for i, dtype in enumerate(("float32", *HALVES))
+            ),
         )
 
     def second(points: Any, small: Any, probe: Any) -> tuple[Any, ...]:
@@ -64,7 +72,10 @@ def check_all(xp: GraphOps, run: Run) -> None:
             tree_sum(xp, probe, size),
         )
 
-    results = run(first, a, b, c, values)
+    ends = [x for ball in at_midpoints for x in ball]
+    results = run(first, a, b, c, values, *ends)
+    results, undecided = results[:-3], results[-3:]
+    assert all(each.all() for each in undecided)
     total, rest, product, error, odd, high, low, radius, *bits, back = results
     for i in range(2000):
         x, y = Fraction(a[i]), Fraction(b[i])

@@ -42,33 +42,29 @@ def midpoints(dtype: str) -> Iterator[tuple[float, float]]:
 # ------------------------------------------------------------------------ the rounding of a ball
 
 
-@PARAMETERS
-def test_an_interval_that_reaches_a_midpoint_is_undecided(dtype: str) -> None:
-    """Of a ball that ends at a midpoint, no end is rounded, because the other side may be right.
+def balls_that_reach_midpoints(dtype: str) -> tuple[Any, Any, Any]:
+    """Balls (high, low, radius) that a midpoint of the format belongs to, at the very end.
 
-    The end is computed in float64, so it may lie on the wrong side of the midpoint before it is
-    moved outwards.
+    The ends are computed in float64, so an end may lie on the wrong side of the midpoint before it
+    is moved outwards. The radius of every second ball was rounded down, by some thousand
+    operations.
     """
     random = np.random.default_rng(1)
+    found = []
     for number, half in midpoints(dtype):
         for side in (1.0, -1.0):
             off = half * 2.0 ** -float(random.integers(20, 52)) * random.uniform(1, 2)
             low = side * half + off * random.choice([-1.0, 1.0])
-            # The distance to the midpoint is exact (Sterbenz).
-            radius = abs(low - side * half)
-            ball = (np.array([x]) for x in (number, low, radius))
-            assert rounding.decide(*ball, dtype)[1][0], (number, low, radius)
+            found.append((number, low, abs(low - side * half)))  # exact (Sterbenz)
+            found.append((number, side * half * 0.75, half * 0.25 * (1 - 2.0**-41)))
+    high, low, radius = np.array(found).T
+    return high, low, radius
 
 
 @PARAMETERS
-def test_a_radius_may_be_rounded_itself(dtype: str) -> None:
-    """A ball whose radius was rounded down, by some thousand operations, is undecided too."""
-    for number, half in midpoints(dtype):
-        for side in (1.0, -1.0):
-            low = side * half * (1 - 2.0**-10)
-            radius = abs(low - side * half) * (1 - 2.0**-41)
-            ball = (np.array([x]) for x in (number, low, radius))
-            assert rounding.decide(*ball, dtype)[1][0], (number, low, radius)
+def test_an_interval_that_reaches_a_midpoint_is_undecided(dtype: str) -> None:
+    """Of a ball that ends at a midpoint, no end is rounded, because the other side may be right."""
+    assert rounding.decide(*balls_that_reach_midpoints(dtype), dtype)[1].all()
 
 
 @PARAMETERS

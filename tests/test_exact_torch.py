@@ -413,3 +413,14 @@ def test_derivatives_that_are_refused() -> None:
         for function in (lambda z: SPEC(z, Y), lambda t: squared(X, t)):
             with pytest.raises(Exception, match="exact"):
                 compiled(transform(function))(X)
+
+
+@pytest.mark.parametrize("retained", [False, True])
+def test_an_upstream_gradient_next_to_1_is_not_1(retained: bool) -> None:
+    """Only for the upstream gradient 1 may the gradient computed ahead be returned."""
+    above = 1 + 2.0**-23
+    z = X.clone().requires_grad_()
+    INDEX(z, LABELS).backward(torch.tensor(above), retain_graph=retained)
+    _, wanted = INDEX.value_and_grad(X.numpy(), LABELS.numpy(), upstream=above)
+    assert z.grad.tolist() == wanted.tolist()
+    assert z.grad.tolist() != INDEX.value_and_grad(X, LABELS)[1].tolist()
