@@ -25,7 +25,7 @@ STAMP := $(VENV)/.installed
 # Run commands as modules, because the scripts in an environment's bin/ hold an absolute path to
 # Python, which is wrong in a copied environment.
 RUN := $(VENV)/bin/python
-CONFORM := $(RUN) -c 'from unifiedloss.cli import main; main()' conform
+CONFORM := $(RUN) -m unifiedloss conform
 
 QUICK_TESTS := $(addprefix tests/test_,$(addsuffix .py,arguments conformance_catches exact_hard \
     imports numpy reference reference_rules registry spec interop interop_explain \

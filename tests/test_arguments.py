@@ -154,8 +154,15 @@ def test_softmax_axis_is_an_int(backend: str, axis: Any, shown: str) -> None:
 def test_check_takes_specs_alone() -> None:
     """`check` takes a spec or an object from `spec.to`, and refuses anything else by name."""
     with pytest.raises(ul.BadValueError, match=r"targets\[3\] is 7"):
-        ul.check(CE.to("numpy"), X, np.array([0, 1, 1, 7]))  # type: ignore[arg-type]
-    for loss in (ul.cross_entropy_loss, "torch.nn.CrossEntropyLoss()", ul.CrossEntropyLoss, None):
+        ul.check(CE.to("numpy"), X, np.array([0, 1, 1, 7]))
+    impostor = type("Impostor", (), {"spec": "a spec"})()
+    for loss in (
+        impostor,
+        ul.cross_entropy_loss,
+        "torch.nn.CrossEntropyLoss()",
+        ul.CrossEntropyLoss,
+        None,
+    ):
         with pytest.raises(
             ul.SpecTypeError, match=r"spec must be a spec, .* got .*; ul\.from_native converts"
         ):

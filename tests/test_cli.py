@@ -72,6 +72,14 @@ def test_version() -> None:
     assert run("--version").stdout.strip() == f"unifiedloss {ul.__version__}"
 
 
+@pytest.mark.parametrize("module", ["unifiedloss", "unifiedloss.cli"])
+def test_running_the_package_is_the_command(module: str) -> None:
+    """``python -m`` runs the command line."""
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"unifiedloss {ul.__version__}"
+
+
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_missing_extra_is_named(missing: str) -> None:
     """If a package of the extra "cli" is missing, the command says what to install."""

@@ -105,7 +105,7 @@ SPECS = ("spec", "losses", "losses.*.spec")
 ORACLE = ("oracle", "losses.*.oracle", "reference")
 RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
-    ("checks", "field", "messages"),
+    ("checks", "field", "messages", "evaluable"),
     SPECS,
     ("serialization", "shapes", "plan"),
     ("ops", "evaluator", "logarithms", "gradients", "values", "formulas", "magnitudes"),
@@ -116,7 +116,7 @@ RINGS = (
     ("registry",),
     ("functional",),
     ("interop", "switching", "conformance", "losses.*.cases", "losses.*.hard"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 
 EXACT_RING = next(number for number, ring in enumerate(RINGS) if "exact" in ring)
@@ -188,7 +188,7 @@ def rule_for(module: str) -> Rule:
         # pytest, because the suite also runs under it; __version__, because reports contain it.
         own = (*own, "unifiedloss.__version__")
         return Rule(packages=packages | {"pytest"}, own=own, ring=ring)
-    if name == "cli":
+    if name in ("cli", "__main__"):
         return Rule(
             packages=packages | {"typer", "rich"},
             own=("unifiedloss",),

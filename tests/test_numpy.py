@@ -117,10 +117,14 @@ def test_inputs_are_left_alone() -> None:
 
 
 def test_function_object() -> None:
-    """The object from spec.to("numpy") pickles, and its repr shows the spec."""
+    """The object from spec.to("numpy") pickles, compares by its spec, and its repr shows it."""
     function = ul.MeanSquaredError().to("numpy")
     assert pickle.loads(pickle.dumps(function))(np.ones(2), np.zeros(2)) == 1.0  # noqa: S301
     assert repr(function) == "LossFunction(MeanSquaredError())"
+    again = pickle.loads(pickle.dumps(function))  # noqa: S301
+    other = ul.MeanSquaredError(reduction="sum").to("numpy")
+    assert again == function != other
+    assert len({again, function, other}) == 2
 
 
 @pytest.mark.parametrize("more", [{}, {"mask": np.ones(6, bool)}], ids=["whole", "masked"])

@@ -64,6 +64,57 @@ def test_round_trips(spec: Any) -> None:
     assert len({*SPECS, *others}) == len(SPECS)
 
 
+MANY = np.linspace(0.1, 1, 50_000)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ul.CrossEntropyLoss(class_weights=MANY),
+        ul.MeanSquaredError(element_weights=MANY.reshape(2, 5, 5, 10, 10, 10)),
+        ul.CrossEntropyLoss(
+            axis=-(2**40),
+            class_weights=MANY,
+            class_weighting="position",
+            ignore_index=range(-(2**62), -(2**62) + 500),
+            label_smoothing=1 / 3,
+            epsilon="sklearn",
+            renormalize="before_clip",
+            reduction="none",
+            divisor="label_weights",
+            on_empty="error",
+            scale=1 / 3,
+            dtype="float32",
+        ),
+        ul.BinaryCrossEntropyLoss(
+            axis=1, pos_weight=MANY, element_weights=MANY, epsilon=1 / 3, epsilon_added=True
+        ),
+    ],
+    ids=["class_weights", "element_weights", "all", "binary"],
+)
+def test_the_repr_of_many_numbers_is_short(spec: Any) -> None:
+    """A repr has fewer than 500 characters, wherever the spec is quoted, and looks incomplete."""
+    function = spec.to("numpy")
+    for x in (spec, function):
+        assert len(repr(x)) < 500
+        assert " more>" in repr(x)
+        with pytest.raises(SyntaxError):
+            compile(repr(x), "", "eval")
+    assert eval(spec.source(), vars(ul)) == spec  # noqa: S307 - it is a constructor call
+    with pytest.raises(ul.SpecTypeError) as caught:
+        ul.check([spec], np.ones(1), np.ones(1))  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 500
+
+
+def test_the_repr_of_a_plan_is_short() -> None:
+    """A plan shows the spec in short, and the shapes and dtypes of the call."""
+    spec = ul.CrossEntropyLoss(class_weights=MANY[:1000])
+    call = Signature((2, 1000), "float16"), Signature((2,), "int64")
+    text = repr(resolve(spec, *call))
+    assert len(text) < 500
+    assert "float16 predictions of shape (2, 1000), int64 index targets" in text
+
+
 def test_hash_survives_another_process() -> None:
     """Unpickling computes the hash anew, because another process hashes strings differently."""
     code = (

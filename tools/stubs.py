@@ -28,7 +28,10 @@ _HEAD = '''\
 """Written by ``make stubs`` from the fields of the specs; do not edit."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from unifiedloss.inputs import Numbers, TensorT
 from unifiedloss.spec import (
@@ -36,12 +39,15 @@ from unifiedloss.spec import (
     ComputedIn,
     Divisor,
     Epsilon,
+    Bound,
     Loss,
     OnEmpty,
     Reduction,
     Renormalize,
     Rounding,
 )
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 '''
 
@@ -125,7 +131,8 @@ def _spec_function_stub(function: Any) -> str:
             name=function.__name__, predictions=predictions, fields=fields, result=result, body=body
         )
         for predictions, result, body in (
-            ("TensorT", "TensorT", f'r"""{doc}\n    """'),
+            ("NDArray[_Scalar]", "NDArray[_Scalar] | _Scalar", f'r"""{doc}\n    """'),
+            ("TensorT", "TensorT", "..."),
             ("Numbers", "Any", "..."),
         )
     )

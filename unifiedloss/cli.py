@@ -480,7 +480,7 @@ def translate(
         text = _loss_text(loss)
         spec = unifiedloss.from_native(text)
         if to in ("unifiedloss", "json"):
-            _print(f"ul.{spec!r}" if to == "unifiedloss" else spec.to_json())
+            _print(f"ul.{spec.source()}" if to == "unifiedloss" else spec.to_json())
             return
         backend = None if text.lstrip().startswith("{") else parse(text).backend
         nearest = closest(spec, to, backend)
@@ -544,3 +544,7 @@ def backends() -> None:
         _fail(error)
     for name, version in versions.items():
         _out.print(f"{name} {version}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

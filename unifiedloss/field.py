@@ -16,10 +16,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 from unifiedloss.checks import Check
 from unifiedloss.errors import SpecTypeError
 from unifiedloss.suggestion import suggestion
-from unifiedloss.text import Text, quoted
+from unifiedloss.text import Text, brief, quoted
 
 Sentence = str | Mapping[Any, Text | str] | Callable[[Any], Text]
 """What a field means: one text, one text for each value, or a function of the record."""
+
+_LONGEST_REPR = 400
+"""The most characters of a repr that holds every number."""
 
 _WIDTH = 92
 """Columns of the generated part of a docstring."""
@@ -177,7 +180,16 @@ class Record:
         return self._values == other._values  # type: ignore[attr-defined,no-any-return]
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.changed().items())
+        """`source`, with most entries of long sequences left out if it is long."""
+        source = self.source()
+        return source if len(source) <= _LONGEST_REPR else self._call_with(brief)
+
+    def source(self) -> str:
+        """The call that makes this record, as source text with every number of every field."""
+        return self._call_with(repr)
+
+    def _call_with(self, text: Callable[[Any], str]) -> str:
+        arguments = ", ".join(f"{name}={text(value)}" for name, value in self.changed().items())
         return f"{type(self).__name__}({arguments})"
 
     def __reduce__(self) -> tuple[Any, ...]:

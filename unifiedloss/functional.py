@@ -16,7 +16,7 @@ from unifiedloss.checks import integer, optional
 from unifiedloss.errors import SpecTypeError
 from unifiedloss.field import parameters
 from unifiedloss.inputs import Numbers, TensorT
-from unifiedloss.spec import Loss
+from unifiedloss.spec import Bound, Loss, bound_spec
 from unifiedloss.text import quoted
 
 _class_axis = optional(integer)
@@ -134,7 +134,12 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
 
 @no_autograph
 def check(
-    spec: Loss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+    spec: Loss | Bound,
+    predictions: Any,
+    targets: Any,
+    *,
+    sample_weight: Any = None,
+    mask: Any = None,
 ) -> None:
     """Read the values, on any device, and raise for the first bad one.
 
@@ -155,8 +160,8 @@ def check(
         ShapeError, DTypeError: the tensors do not fit.
         SpecTypeError: `spec` is no spec.
     """
-    spec = getattr(spec, "spec", spec)  # an object that `Loss.to` returned has one
-    if not isinstance(spec, Loss):
+    known = spec if isinstance(spec, Loss) else bound_spec(spec)
+    if known is None:
         msg = (
             "spec must be a spec, such as ul.CrossEntropyLoss(from_logits=True), "
             f"got {quoted(spec)} of type {type(spec).__name__}; "
@@ -164,4 +169,4 @@ def check(
         )
         raise SpecTypeError(msg)
     adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
-    adapter.check(spec, predictions, targets, sample_weight, mask)
+    adapter.check(known, predictions, targets, sample_weight, mask)

@@ -1,10 +1,14 @@
 """Written by ``make stubs`` from the fields of the specs; do not edit."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from unifiedloss.inputs import Numbers, TensorT
 from unifiedloss.spec import (
+    Bound,
     ClassWeighting,
     ComputedIn,
     Divisor,
@@ -16,9 +20,11 @@ from unifiedloss.spec import (
     Rounding,
 )
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
 @overload
 def cross_entropy_loss(
-    predictions: TensorT,
+    predictions: NDArray[_Scalar],
     targets: object,
     *,
     sample_weight: object = None,
@@ -37,7 +43,7 @@ def cross_entropy_loss(
     class_weighting: ClassWeighting = "entries",
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
-) -> TensorT:
+) -> NDArray[_Scalar] | _Scalar:
     r"""Evaluate a `CrossEntropyLoss` with these fields; see there for formula and rules.
 
     Args:
@@ -97,6 +103,28 @@ def cross_entropy_loss(
 
 @overload
 def cross_entropy_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    sample_weight: object = None,
+    mask: object = None,
+    from_logits: bool = False,
+    epsilon: Epsilon = 0.0,
+    label_smoothing: float = 0.0,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    renormalize: Renormalize | None = None,
+    class_weighting: ClassWeighting = "entries",
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
+) -> TensorT: ...
+@overload
+def cross_entropy_loss(
     predictions: Numbers,
     targets: object,
     *,
@@ -119,7 +147,7 @@ def cross_entropy_loss(
 ) -> Any: ...
 @overload
 def binary_cross_entropy_loss(
-    predictions: TensorT,
+    predictions: NDArray[_Scalar],
     targets: object,
     *,
     sample_weight: object = None,
@@ -138,7 +166,7 @@ def binary_cross_entropy_loss(
     average_last_axis: bool = False,
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
-) -> TensorT:
+) -> NDArray[_Scalar] | _Scalar:
     r"""Evaluate a `BinaryCrossEntropyLoss` with these fields; see there for formula and rules.
 
     Args:
@@ -195,6 +223,28 @@ def binary_cross_entropy_loss(
 
 @overload
 def binary_cross_entropy_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    sample_weight: object = None,
+    mask: object = None,
+    from_logits: bool = False,
+    epsilon: Epsilon = 0.0,
+    pos_weight: float | Sequence[float] | None = None,
+    axis: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    epsilon_added: bool = False,
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
+) -> TensorT: ...
+@overload
+def binary_cross_entropy_loss(
     predictions: Numbers,
     targets: object,
     *,
@@ -217,7 +267,7 @@ def binary_cross_entropy_loss(
 ) -> Any: ...
 @overload
 def mean_squared_error(
-    predictions: TensorT,
+    predictions: NDArray[_Scalar],
     targets: object,
     *,
     sample_weight: object = None,
@@ -230,7 +280,7 @@ def mean_squared_error(
     average_last_axis: bool = False,
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
-) -> TensorT:
+) -> NDArray[_Scalar] | _Scalar:
     r"""Evaluate a `MeanSquaredError` with these fields; see there for formula and rules.
 
     Args:
@@ -272,6 +322,22 @@ def mean_squared_error(
 
 @overload
 def mean_squared_error(
+    predictions: TensorT,
+    targets: object,
+    *,
+    sample_weight: object = None,
+    mask: object = None,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
+) -> TensorT: ...
+@overload
+def mean_squared_error(
     predictions: Numbers,
     targets: object,
     *,
@@ -288,7 +354,7 @@ def mean_squared_error(
 ) -> Any: ...
 @overload
 def negative_log_likelihood_loss(
-    predictions: TensorT,
+    predictions: NDArray[_Scalar],
     targets: object,
     *,
     sample_weight: object = None,
@@ -300,7 +366,7 @@ def negative_log_likelihood_loss(
     divisor: Divisor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
-) -> TensorT:
+) -> NDArray[_Scalar] | _Scalar:
     r"""Evaluate a `NegativeLogLikelihoodLoss` with these fields; see there for formula and rules.
 
     Args:
@@ -343,6 +409,21 @@ def negative_log_likelihood_loss(
 
 @overload
 def negative_log_likelihood_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    sample_weight: object = None,
+    mask: object = None,
+    axis: int | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int | Iterable[int] | None = None,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+) -> TensorT: ...
+@overload
+def negative_log_likelihood_loss(
     predictions: Numbers,
     targets: object,
     *,
@@ -358,7 +439,7 @@ def negative_log_likelihood_loss(
 ) -> Any: ...
 @overload
 def huber_loss(
-    predictions: TensorT,
+    predictions: NDArray[_Scalar],
     targets: object,
     *,
     sample_weight: object = None,
@@ -372,7 +453,7 @@ def huber_loss(
     average_last_axis: bool = False,
     scale: float = 1.0,
     dtype: ComputedIn | None = None,
-) -> TensorT:
+) -> NDArray[_Scalar] | _Scalar:
     r"""Evaluate a `HuberLoss` with these fields; see there for formula and rules.
 
     Args:
@@ -415,6 +496,23 @@ def huber_loss(
 
 @overload
 def huber_loss(
+    predictions: TensorT,
+    targets: object,
+    *,
+    sample_weight: object = None,
+    mask: object = None,
+    delta: float = 1.0,
+    reduction: Reduction = "mean",
+    divisor: Divisor = "weights",
+    on_empty: OnEmpty = "nan",
+    rounding: Rounding = "native",
+    element_weights: float | Sequence[Any] | None = None,
+    average_last_axis: bool = False,
+    scale: float = 1.0,
+    dtype: ComputedIn | None = None,
+) -> TensorT: ...
+@overload
+def huber_loss(
     predictions: Numbers,
     targets: object,
     *,
@@ -453,7 +551,12 @@ def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT:
 @overload
 def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
 def check(
-    spec: Loss, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+    spec: Loss | Bound,
+    predictions: Any,
+    targets: Any,
+    *,
+    sample_weight: Any = None,
+    mask: Any = None,
 ) -> None:
     """Read the values, on any device, and raise for the first bad one.
 

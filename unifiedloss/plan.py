@@ -160,6 +160,13 @@ class Plan:
     oracle_only: bool
     fused: bool
 
+    def __repr__(self) -> str:
+        """The call in short, without the weights, which may be many."""
+        return (
+            f"Plan({self.spec!r}, {self.predictions_dtype} predictions of shape {self.shape}, "
+            f"{self.targets_dtype} {self.kind} targets, computed in {self.compute_dtype})"
+        )
+
     @property
     def probabilities(self) -> bool:
         """Whether predictions are probabilities, or numbers to be renormalized to probabilities."""

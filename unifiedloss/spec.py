@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from unifiedloss.autograph import no_autograph
 from unifiedloss.checks import (
@@ -23,8 +23,9 @@ from unifiedloss.checks import (
     weights,
 )
 from unifiedloss.errors import SpecValueError
+from unifiedloss.evaluable import Evaluable
 from unifiedloss.field import Record, field, rebuild
-from unifiedloss.inputs import Numbers, TensorT
+from unifiedloss.inputs import TensorT
 from unifiedloss.owners import is_adapters
 from unifiedloss.text import Text, formula
 
@@ -148,7 +149,7 @@ def _dtype(spec: Any) -> Text:
 # ---------------------------------------------------------------------------------- base class
 
 
-class Loss(Record):
+class Loss(Record, Evaluable):
     """The base class of all specs: calling, conversion and serialization.
 
     Calling a spec evaluates the loss in the framework of its tensors. Two specs are equal if they
@@ -173,13 +174,6 @@ class Loss(Record):
 
     prediction_kind: ClassVar[PredictionKind] = "real"
     """What predictions are. "probabilities" stands for logits too, where `from_logits` says so."""
-
-    # The mark of `no_autograph`, so that tf.function does not rewrite `__call__`.
-    autograph_info__: ClassVar[None] = None
-
-    # unifiedloss.registry assigns itself here when it is imported. It imports this module, so this
-    # module cannot import it, and an import inside __call__ would cost a microsecond per call.
-    _registry: ClassVar[Any]
 
     # The order in which serialization versions 1 and 2 write fields. JSON texts must stay the same.
     written_order = (
@@ -243,56 +237,6 @@ class Loss(Record):
         if "name" in vars(cls):
             LOSSES[cls.name] = cls
 
-    @overload
-    def __call__(
-        self,
-        predictions: TensorT,
-        targets: object,
-        *,
-        sample_weight: object = None,
-        mask: object = None,
-    ) -> TensorT: ...
-    @overload
-    def __call__(
-        self,
-        predictions: Numbers,
-        targets: object,
-        *,
-        sample_weight: object = None,
-        mask: object = None,
-    ) -> Any: ...
-    def __call__(
-        self,
-        predictions: Any,
-        targets: object,
-        *,
-        sample_weight: object = None,
-        mask: object = None,
-    ) -> Any:
-        """Evaluate the loss in the framework of the tensors.
-
-        Args:
-            predictions: floating tensor of any known framework. A Python number or list is read as
-                a float64 NumPy array.
-            targets: see the class; NumPy arrays and lists may accompany predictions of any
-                framework.
-            sample_weight: number per position, shaped like the per-position loss or a leading part
-                of that shape.
-            mask: bool per position, aligned the same way; False drops the position.
-
-        Returns:
-            The loss in nats (squared units for the squared error), a tensor of the predictions'
-            framework and device: a scalar under "mean" and "sum", the shape of the per-position
-            loss under "none".
-
-        Raises:
-            ShapeError, DTypeError, BadValueError, EmptyMeanError: the tensors do not fit, or hold a
-                bad value.
-            UnknownTensorError, MixedBackendsError: no backend, or more than one, owns the tensors.
-        """
-        adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
-        return adapter.loss(self, predictions, targets, sample_weight, mask)
-
     @no_autograph
     def value_and_grad(
         self,
@@ -325,22 +269,6 @@ class Loss(Record):
             self, predictions, targets, sample_weight, mask, upstream
         )
         return result
-
-    @no_autograph
-    def to(self, backend: str) -> Any:
-        """Convert to a loss object of one framework, which skips the backend lookup at each call.
-
-        Args:
-            backend: "torch" gives an ``nn.Module``, "keras" a ``keras.losses.Loss`` (which takes
-                ``(y_true, y_pred)``, as Keras does, and is saved with the model), "tensorflow" a
-                callable for ``tf.function``, "jax" a pure function for ``jit``, ``grad`` and
-                ``vmap``, "numpy" a plain function. The name of a registered third-party backend is
-                accepted as well.
-
-        Raises:
-            MissingBackendError: the framework is not installed, or the name is unknown.
-        """
-        return self._registry.adapter(backend).bind(self)
 
     def to_native(self, library: str, *, code: bool = False, rank: int | None = None) -> Any:
         """Convert to a plain loss object or function of a library, or to the line that makes it.
@@ -392,6 +320,12 @@ class Loss(Record):
 
 LOSSES: dict[str, type[Loss]] = {}
 """The losses by name."""
+
+
+class Bound(Protocol):
+    """An object that `Loss.to` returned."""
+
+    spec: Loss
 
 
 def bound_spec(obj: object) -> Loss | None:

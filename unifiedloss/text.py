@@ -12,6 +12,9 @@ from typing import NamedTuple
 MOST_SHOWN = 20
 """Arrays with more numbers are described by their length, range, first and last number."""
 
+_BRIEF = 60
+"""The most characters of a tuple that `brief` writes in full."""
+
 
 class Text(NamedTuple):
     """A sentence or a formula, as plain text and as LaTeX."""
@@ -144,3 +147,16 @@ def quoted(given: object) -> str:
             if isinstance(given, int):
                 text = f"an int of {given.bit_length()} bits"
     return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 4]} ..."
+
+
+def brief(value: object) -> str:
+    """The repr of a value, with all but the first entries of a long tuple left out.
+
+    A shortened one is no valid source text, so that nobody takes it for the whole value.
+    """
+    text = repr(value)
+    if not isinstance(value, tuple) or len(text) <= _BRIEF:
+        return text
+    shown = 1 if isinstance(value[0], tuple) else 2
+    more = [f"<{len(value) - shown:,} more>"] if len(value) > shown else []
+    return f"({', '.join([*map(brief, value[:shown]), *more])})"

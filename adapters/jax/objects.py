@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unifiedloss import registry
 from unifiedloss.spec import Loss
+
+if TYPE_CHECKING:
+    from jax import Array
 
 
 class LossFunction:
@@ -21,10 +24,11 @@ class LossFunction:
 
     def __call__(
         self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
-    ) -> Any:
+    ) -> Array:
         """The loss; arguments and errors as for calling the spec."""
         adapter = registry.adapter("jax")
-        return adapter.loss(self.spec, predictions, targets, sample_weight, mask)
+        loss: Array = adapter.loss(self.spec, predictions, targets, sample_weight, mask)
+        return loss
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LossFunction):

@@ -11,7 +11,7 @@ from unifiedloss.spec import Loss
 class LossFunction:
     """A spec as a function of (predictions, targets) on NumPy arrays.
 
-    It can be pickled and copied.
+    It pickles, copies and compares by its spec.
     """
 
     def __init__(self, spec: Loss, adapter: Adapter) -> None:
@@ -23,6 +23,12 @@ class LossFunction:
     ) -> Any:
         """The loss; arguments and errors as for calling the spec."""
         return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
+
+    def __eq__(self, other: object) -> bool:
+        return self.spec == other.spec if isinstance(other, LossFunction) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((LossFunction, self.spec))
 
     def __repr__(self) -> str:
         return f"LossFunction({self.spec!r})"

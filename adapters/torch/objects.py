@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class LossModule(nn.Module):
         super().__init__()
         self.spec = spec
         self._adapter = adapter
+
+    __call__: Callable[..., Tensor]  # nn.Module declares that a call returns Any
 
     def forward(
         self, predictions: Tensor, targets: Any, *, sample_weight: Any = None, mask: Any = None

@@ -14,6 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 import unifiedloss as ul
+from unifiedloss.adapters.jax.objects import LossFunction as JaxFunction
+from unifiedloss.adapters.keras.objects import KerasLoss
+from unifiedloss.adapters.numpy.objects import LossFunction as NumPyFunction
+from unifiedloss.adapters.tensorflow.objects import LossFunction as TensorFlowFunction
+from unifiedloss.adapters.torch.objects import LossModule as TorchModule
 
 
 def torch_in_torch_out(logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -39,16 +44,30 @@ def jax_in_jax_out(logits: jax.Array, labels: jax.Array) -> None:
 
 
 def numpy_in_numpy_out(predictions: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
-    """The predictions decide the type and dtype of the result; the targets may have another."""
+    """The predictions decide the dtype; a mean and a sum are NumPy scalars, not arrays."""
     assert_type(ul.softmax(predictions), NDArray[np.float32])
-    assert_type(ul.BinaryCrossEntropyLoss()(predictions, targets), NDArray[np.float32])
-    assert_type(ul.mean_squared_error(predictions, targets), NDArray[np.float32])
+    assert_type(ul.BinaryCrossEntropyLoss()(predictions, targets), NDArray[np.float32] | np.float32)
+    assert_type(ul.mean_squared_error(predictions, targets), NDArray[np.float32] | np.float32)
 
 
 def mixed(logits: torch.Tensor, labels: list[int]) -> None:
     """Targets may be NumPy arrays or lists beside the predictions of any framework."""
     assert_type(ul.cross_entropy_loss(logits, labels, from_logits=True), torch.Tensor)
     assert_type(ul.cross_entropy_loss(logits, np.array(labels), from_logits=True), torch.Tensor)
+
+
+def objects_of_frameworks(spec: ul.Loss, name: str, logits: torch.Tensor, x: jax.Array) -> None:
+    """The name of a framework decides the type of the object that `to` returns."""
+    module = spec.to("torch")
+    assert_type(module, TorchModule)
+    assert_type(module(logits, logits), torch.Tensor)
+    assert_type(spec.to("jax"), JaxFunction)
+    assert_type(spec.to("jax")(x, x), jax.Array)
+    assert_type(spec.to("keras"), KerasLoss)
+    assert_type(spec.to("tensorflow"), TensorFlowFunction)
+    assert_type(spec.to("numpy"), NumPyFunction)
+    assert_type(spec.to(name), Any)
+    ul.check(spec.to("jax"), x, x)
 
 
 def serialised(spec: ul.CrossEntropyLoss) -> None:
@@ -63,3 +82,8 @@ def misuse(logits: torch.Tensor, labels: torch.Tensor) -> None:
     ul.cross_entropy_loss(logits, labels, True)  # type: ignore[call-overload]  # noqa: FBT003
     ul.CrossEntropyLoss(reduction="average")  # type: ignore[arg-type]
     ul.CrossEntropyLoss().epsilon = 0.5  # type: ignore[misc]  # specs are frozen
+    ul.cros_entropy_loss  # type: ignore[attr-defined]  # noqa: B018
+    ul.functional.mean_square_error  # type: ignore[attr-defined]  # noqa: B018
+    from unifiedloss.spec import CrossEntropyLos  # type: ignore[attr-defined]  # noqa: F401
+
+    ul.check("cross_entropy", logits, labels)  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def _error(case: Case | BadCall | SoftmaxCase) -> UnifiedLossError | None:
 def _head(adapter: Adapter, target: Target, mode: str, case: Case) -> list[str]:
     lines = [
         *_setting(adapter, target, mode, case.name, type(case.spec).__name__),
-        f"spec = {case.spec!r}",
+        f"spec = {case.spec.source()}",
         f"predictions = adapter.tensor({_typed(case.predictions, case.dtype)})",
         f"targets = adapter.tensor({_literal(case.targets)})",
     ]
