@@ -212,9 +212,11 @@ class Evaluator:
         return ops.cast(total, plan.result_dtype)
 
     def _mean(self, terms: Terms, total: Array) -> Array:
+        return self.quotient(total, self.divisor(terms))
+
+    def quotient(self, total: Array, count: Array | int) -> Array:
         """Divide the sum by the divisor. Every mean is taken here."""
         fill = 0.0 if self.plan.spec.on_empty == "zero" else NAN
-        count = self.divisor(terms)
         if isinstance(count, int):
             return total / count if count else total + fill
         empty = self.ops.equal(count, 0)

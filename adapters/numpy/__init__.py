@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import losses, pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.numpy import exact, kernels, objects, ops
+from unifiedloss.adapters.numpy import blocks, exact, kernels, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.floats import FORMATS
@@ -78,10 +78,17 @@ class NumPyAdapter(Adapter):
         checked: bool,
     ) -> Array:
         with np.errstate(all="ignore"):
-            result = super().compute(
-                plan, predictions, targets, sample_weight, mask, checked=checked
-            )
+            e = Evaluator(self.ops, self.kernels, plan, checked=checked)
+            inputs = Inputs(predictions, targets, sample_weight, mask)
+            axis = None if _is_rowwise(plan, predictions) else blocks.axis_to_cut(plan, predictions)
+            if axis is None:
+                result = pipeline.evaluate(e, inputs)
+            else:
+                result, _ = blocks.evaluate(e, inputs, axis)
         return result[()]  # a reduction gives a NumPy scalar, as np.mean does
+
+    def _check(self, plan: Plan, *tensors: Array | None) -> None:
+        blocks.check(plan, Inputs(*tensors))
 
     def loss(
         self,
@@ -129,38 +136,24 @@ class NumPyAdapter(Adapter):
             value = self.compute(plan, *tensors, checked=checked)
             return value, ops.cast(slope, predictions.dtype.name)
         with np.errstate(all="ignore"):
-            if _is_rowwise(plan):
+            if _is_rowwise(plan, predictions):
                 return self._rowwise(plan, predictions, targets, upstream)
+            axis = blocks.axis_to_cut(plan, predictions)
             e = Evaluator(self.ops, self.kernels, plan, checked=checked)
-            found = pipeline.terms(e, Inputs(predictions, targets, sample_weight, mask))
-            value = e.reduce(found)
-            factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
-            if plan.average_last_axis and plan.spec.reduction != "mean":
-                factor = factor / e.averaged_over(found)
-                factor = np.expand_dims(factor, -1) if factor.ndim else factor
-            empty = False
-            if plan.spec.reduction == "mean":
-                divisor = e.divisor(found)
-                empty = bool(divisor == 0)
-                factor = factor / divisor
-            if sample_weight is not None:
-                factor = factor * ops.align(
-                    ops.cast(sample_weight, plan.compute_dtype), found.losses
-                )
-            if plan.element_weights is not None:
-                factor = factor * np.asarray(plan.element_weights, plan.compute_dtype)
-            factor = _GRADIENTS[spec.name].SLOPE_UNIT * factor
-            factor = np.broadcast_to(factor, found.losses.shape)
-            slope = _slopes(e, predictions, targets, found.kept)
-            if plan.axis is not None:
-                factor = np.expand_dims(factor, plan.axis)
-            # A slope may be NaN or infinite, so a factor of 0 would not make an empty mean's
-            # gradient 0.
-            result = np.zeros_like(slope) if empty else slope * factor
-            if found.kept is not None:
-                kept = found.kept if plan.axis is None else np.expand_dims(found.kept, plan.axis)
-                result = np.where(kept, result, 0)
-            return value[()], ops.cast(result, predictions.dtype.name)
+            inputs = Inputs(*tensors)
+            if axis is None:
+                found = pipeline.terms(e, inputs)
+                divisor = e.divisor(found) if plan.spec.reduction == "mean" else None
+                gradient = _gradient(e, inputs, found, divisor, upstream)
+                return e.reduce(found)[()], gradient
+            value, divisor = blocks.evaluate(e, inputs, axis)
+            own = blocks.evaluator_of_blocks(e)
+            gradient = np.empty(predictions.shape, predictions.dtype)
+            for block in blocks.blocks(plan, inputs, axis):
+                found = pipeline.terms(own, block.inputs)
+                above = None if upstream is None else blocks.cut(upstream, block.positions)
+                gradient[block.place] = _gradient(own, block.inputs, found, divisor, above)
+            return value[()], gradient
 
     def _whole(self, spec: Loss, predictions: Any, targets: Any, upstream: Any) -> Any:
         """Compute a common loss in one pass over the memory; None if the call needs the pipeline.
@@ -175,6 +168,8 @@ class NumPyAdapter(Adapter):
             return None
         plan = self.plan(spec, predictions, targets, None, None)
         if not plan.fused or plan.kind == "dense" or plan.label_smoothing:
+            return None
+        if plan.kind == "index" and _is_large_copy(plan, predictions):
             return None
         if upstream is not None and type(upstream) is not float:
             upstream = self.to_tensors(predictions, targets, None, None, upstream)[-1]
@@ -227,6 +222,42 @@ class NumPyAdapter(Adapter):
         return {"eager": Mode(lambda function, *tensors: function(*tensors), raises=True)}
 
 
+def _gradient(
+    e: Evaluator, inputs: Inputs, found: Terms, divisor: Any, upstream: Array | None
+) -> Array:
+    """The gradient to the predictions, in their dtype; `divisor` is None unless it is a mean's."""
+    plan = e.plan
+    predictions, targets, sample_weight, _ = inputs
+    factor = np.asarray(1.0 if upstream is None else upstream, plan.compute_dtype)
+    if plan.average_last_axis and plan.spec.reduction != "mean":
+        factor = factor / e.averaged_over(found)
+        factor = np.expand_dims(factor, -1) if factor.ndim else factor
+    if divisor is not None:
+        factor = factor / divisor
+    if sample_weight is not None:
+        factor = factor * ops.align(ops.cast(sample_weight, plan.compute_dtype), found.losses)
+    if plan.element_weights is not None:
+        factor = factor * np.asarray(plan.element_weights, plan.compute_dtype)
+    factor = _GRADIENTS[plan.spec.name].SLOPE_UNIT * factor
+    factor = np.broadcast_to(factor, found.losses.shape)
+    slope = _slopes(e, predictions, targets, found.kept)
+    if plan.axis is not None:
+        factor = np.expand_dims(factor, plan.axis)
+    # A slope may be NaN or infinite, so a factor of 0 would not make an empty mean's gradient 0.
+    empty = divisor is not None and bool(divisor == 0)
+    result = np.zeros_like(slope) if empty else slope * factor
+    if found.kept is not None:
+        kept = found.kept if plan.axis is None else np.expand_dims(found.kept, plan.axis)
+        result = np.where(kept, result, 0)
+    return ops.cast(result, predictions.dtype.name)
+
+
+def _is_large_copy(plan: Plan, predictions: Array) -> bool:
+    """Whether the kernel for rows would copy many predictions, to change dtype or order of axes."""
+    in_place = predictions.dtype.name == plan.compute_dtype and plan.axis == predictions.ndim - 1
+    return not in_place and blocks.axis_to_cut(plan, predictions) is not None
+
+
 def _slopes(e: Evaluator, predictions: Array, targets: Array, kept: Array | None) -> Array:
     """The derivatives of the losses of positions, in the loss's `SLOPE_UNIT`."""
     plan = e.plan
@@ -239,14 +270,18 @@ def _slopes(e: Evaluator, predictions: Array, targets: Array, kept: Array | None
     return slopes if plan.scale == 1.0 else slopes * plan.scale
 
 
-def _is_rowwise(plan: Plan) -> bool:
-    """Whether the loss is an unweighted, unmasked cross-entropy of class indices from logits."""
+def _is_rowwise(plan: Plan, predictions: Array) -> bool:
+    """Whether the kernel for rows, which has its own blocks, computes the loss and the gradient.
+
+    The loss is an unweighted, unmasked cross-entropy of class indices from logits.
+    """
     return (
         plan.plain
         and plan.kind == "index"
         and plan.from_logits
         and not plan.label_smoothing
         and plan.scale == 1.0
+        and not _is_large_copy(plan, predictions)
     )
 
 
