@@ -151,6 +151,45 @@ def test_softmax_axis_is_an_int(backend: str, axis: Any, shown: str) -> None:
         ul.softmax(logits, axis=axis)
 
 
+class Column:
+    """A column of a table, as pandas, polars, xarray and pyarrow have it: NumPy can read it."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The numbers."""
+        return np.array(self.values, dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_columns_of_tables_accompany_tensors(backend: str) -> None:
+    """Labels, weights and masks may be columns of tables, and dense targets whole tables."""
+    adapter = registry.adapter(backend)
+    z, weight, mask = adapter.tensor(X), np.array([1.0, 2, 0, 3]), Y > 0
+    for targets in (Y, DENSE):
+        expected = CE(z, adapter.tensor(targets), sample_weight=weight, mask=mask)
+        columns = {"sample_weight": Column(weight), "mask": Column(mask)}
+        assert float(CE(z, Column(targets), **columns)) == float(expected)
+    each = CE.replace(reduction="none")
+    _, wanted = each.value_and_grad(z, Y, upstream=weight)
+    _, gradient = each.value_and_grad(z, Column(Y), upstream=Column(weight))
+    np.testing.assert_array_equal(adapter.to_numpy(gradient), adapter.to_numpy(wanted))
+    with pytest.raises(ul.UnknownTensorError, match=r"predictions is a .*Column, which no backend"):
+        CE(Column(X), z)
+    with pytest.raises(ul.DTypeError, match="object"):
+        CE(z, Column(["a", None, "b", "c"]))
+
+
+def test_series_of_pandas() -> None:
+    """A Series is read whatever its index says, and missing numbers are refused."""
+    pandas = pytest.importorskip("pandas")
+    labels = pandas.Series(Y, index=[7, 3, 5, 1])
+    assert CE(X, labels) == CE(X, Y)
+    with pytest.raises(ul.DTypeError):
+        CE(X, pandas.Series([0, None, 1, 2], dtype="Int64"))
+
+
 def test_check_takes_specs_alone() -> None:
     """`check` takes a spec or an object from `spec.to`, and refuses anything else by name."""
     with pytest.raises(ul.BadValueError, match=r"targets\[3\] is 7"):
@@ -167,3 +206,101 @@ def test_check_takes_specs_alone() -> None:
             ul.SpecTypeError, match=r"spec must be a spec, .* got .*; ul\.from_native converts"
         ):
             ul.check(loss, X, Y)  # type: ignore[arg-type]
+
+
+P = np.full((4, 3), 0.25, np.float32)
+LEAST = float(np.finfo(np.float32).tiny)
+VALUES: dict[str, tuple[Any, Any, Any, dict[str, Any], str | None]] = {
+    # name: spec, predictions, targets, companions, the message of the error or None
+    "a label at K - 1": (CE, X, np.array([0, 1, 2, 2]), {}, None),
+    "a label at K": (CE, X, np.array([0, 1, 2, 3]), {}, r"targets\[3\] is 3: .* index in 0\.\.2;"),
+    "an integer target at the limit": (
+        ul.MeanSquaredError(),
+        np.ones(2),
+        np.array([-(2**53), 2**53]),
+        {},
+        None,
+    ),
+    "an integer target beyond": (
+        ul.MeanSquaredError(),
+        np.ones(2),
+        np.array([-(2**53) - 1, 0]),
+        {},
+        r"targets\[0\] is -9007199254740993",
+    ),
+    "a bad label under the smallest weight that counts": (
+        CE,
+        X,
+        np.array([9, 1, 2, 0]),
+        {"sample_weight": np.array([LEAST, 1, 1, 1], np.float32)},
+        r"targets\[0\] is 9",
+    ),
+    "a probability at minus the smallest number": (
+        ul.CrossEntropyLoss(),
+        np.array([[-LEAST, 1.0]], np.float32),
+        [0],
+        {},
+        r"predictions\[0, 0\] is -1\.17549435e-38",
+    ),
+    "a binary target at minus the smallest number": (
+        ul.BinaryCrossEntropyLoss(),
+        P[0],
+        np.array([0, -LEAST, 1], np.float32),
+        {},
+        r"targets\[1\] is -1\.17549435e-38",
+    ),
+    "an unread probability, dense": (
+        ul.CrossEntropyLoss(),
+        np.array([[7.0, 0.5]]),
+        np.array([[0.0, 1.0]]),
+        {},
+        None,
+    ),
+    "a probability under the smallest target that is read": (
+        ul.CrossEntropyLoss(),
+        np.array([[7, 0.5]], np.float32),
+        np.array([[LEAST, 1.0]], np.float32),
+        {},
+        r"predictions\[0, 0\] is 7",
+    ),
+    "an unread probability, smoothed": (
+        ul.CrossEntropyLoss(label_smoothing=0.1),
+        np.array([[7.0, 0.5]]),
+        np.array([[0.0, 1.0]]),
+        {},
+        r"predictions\[0, 0\] is 7",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_at_their_limits(name: str) -> None:
+    """The first number beyond a limit is refused and named, and the last one within is not."""
+    spec, predictions, targets, companions, message = VALUES[name]
+    if message is None:
+        spec(predictions, targets, **companions)
+    else:
+        with pytest.raises(ul.BadValueError, match=message):
+            spec(predictions, targets, **companions)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    ("targets", "empty"),
+    [
+        ([[0, 0], [1, 0], [0, 0.5]], False),
+        ([[0, 1], [0, 0], [0, 0]], True),
+        ([[LEAST, 1], [0, 1], [0, 1]], False),
+        ([[LEAST / 2, 1], [0, 1], [0, 1]], True),
+    ],
+)
+def test_an_empty_mean_of_dense_targets(axis: int, targets: Any, empty: bool) -> None:
+    """A mean of dense targets is empty where no target has a class whose weight is not 0."""
+    spec = CE.replace(axis=axis, class_weights=(3, 0), on_empty="error", divisor="nonzero")
+    t = np.array(targets, np.float32)
+    z, t = (np.moveaxis(x, 1, axis) for x in (X[:3, :2], t))
+    if empty:
+        with pytest.raises(ul.EmptyMeanError):
+            spec(z, t)
+    else:
+        assert np.isfinite(spec(z, t))

@@ -31,7 +31,7 @@ from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
 from unifiedloss.inputs import Inputs
 from unifiedloss.messages import Message, describe, foreign
-from unifiedloss.owners import backend_of
+from unifiedloss.owners import backend_of, is_host_data
 from unifiedloss.plan import (
     Plan,
     Signature,
@@ -355,8 +355,8 @@ class Adapter(ABC):
         return x.dtype.name in _DTYPES
 
     def _parse_list(self, name: str, x: Any, dtype: Any) -> np.ndarray[Any, Any]:
-        """A Python number or (nested) list as a NumPy array."""
-        if not isinstance(x, _PLAIN_PYTHON):
+        """A Python number, a (nested) list, or a column of a table as a NumPy array."""
+        if not isinstance(x, _PLAIN_PYTHON) and not _is_read_by_numpy(name, x):
             self._refuse(name, x)
         if isinstance(x, list | tuple):
             foreign_element = _foreign_element(x)
@@ -432,6 +432,11 @@ class Adapter(ABC):
     def _check(self, plan: Plan, *tensors: Array | None) -> None:
         arrays: Any = [None if x is None else self.to_numpy(x) for x in tensors]
         values.check(plan, *arrays)
+
+
+def _is_read_by_numpy(name: str, x: Any) -> bool:
+    """Whether an argument belongs to no framework and NumPy reads it."""
+    return is_host_data(x, name) and backend_of(x, name) == "numpy"
 
 
 def _foreign_element(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:

@@ -28,7 +28,7 @@ def backend_of(x: Any, argument: str = "the argument") -> str:
 
     Args:
         x: a tensor, an array, or a Python number or list, which belong to NumPy.
-        argument: the name of `x` in an error message.
+        argument: the name of `x`, for an error message and for `is_host_data`.
 
     Raises:
         UnknownTensorError: no backend owns a tensor of this type.
@@ -44,12 +44,24 @@ def backend_of(x: Any, argument: str = "the argument") -> str:
             name = _OWNERS.get(root, root)
             by_type[cls] = name
             return name
+    if is_host_data(x, argument):
+        return "numpy"
     msg = (
         f"{argument} is a {cls.__module__}.{cls.__qualname__}, which no backend owns; known are "
         f"tensors of {', '.join(BUILT_IN)}, Python numbers and lists. Convert it, for example with "
         "numpy.asarray."
     )
     raise UnknownTensorError(msg)
+
+
+def is_host_data(x: Any, argument: str) -> bool:
+    """Whether NumPy reads an argument whose type no backend owns, such as a pandas Series.
+
+    Such data may accompany tensors. As predictions it is refused, because the result would be an
+    array and not of its type.
+    """
+    # Not cached in `by_type`, because the answer depends on the argument.
+    return argument not in ("predictions", "logits") and hasattr(type(x), "__array__")
 
 
 def entry_point(name: str) -> Any:
