@@ -186,7 +186,8 @@ def test_series_of_pandas() -> None:
     pandas = pytest.importorskip("pandas")
     labels = pandas.Series(Y, index=[7, 3, 5, 1])
     assert CE(X, labels) == CE(X, Y)
-    with pytest.raises(ul.DTypeError):
+    # NumPy reads the missing number as NaN or as an object, by the version of pandas.
+    with pytest.raises((ul.ShapeError, ul.DTypeError)):
         CE(X, pandas.Series([0, None, 1, 2], dtype="Int64"))
 
 
