@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import pipeline, values
+from unifiedloss.adapters.numpy import ops
 from unifiedloss.errors import BadValueError, EmptyMeanError
 from unifiedloss.evaluator import Evaluator
 from unifiedloss.inputs import Inputs
@@ -118,8 +119,8 @@ def evaluate(e: Evaluator, inputs: Inputs, axis: int) -> tuple[Array, Array | No
     plan = e.plan
     own = evaluator_of_blocks(e)
     if plan.spec.reduction == "none":
-        assert plan.positions is not None
-        losses = np.empty(plan.positions, e.ops.dtype(plan.result_dtype))  # type: ignore[arg-type]
+        shape: Any = plan.positions
+        losses: Array = np.empty(shape, ops.dtype(plan.result_dtype))
         for block in blocks(plan, inputs, axis):
             losses[block.positions] = own.reduce(pipeline.terms(own, block.inputs))
         return losses, None
