@@ -88,6 +88,24 @@ class Evaluator:
     def __init__(self, ops: Ops, kernels: Kernels, plan: Plan, *, checked: bool = False) -> None:
         self.ops, self.kernels, self.plan, self.checked = ops, kernels, plan, checked
 
+    def read(self, x: Array, tiny: float) -> Array:
+        """A floating tensor in the compute dtype.
+
+        Where the spec names another dtype than the tensor's own, numbers below the smallest normal
+        number of either dtype are 0. NumPy and torch keep them in a cast, TensorFlow and JAX do
+        not.
+
+        Args:
+            x: predictions or floating targets.
+            tiny: `Plan.tiny` or `Plan.tiny_target`.
+        """
+        ops = self.ops
+        read = ops.cast(x, self.plan.compute_dtype)
+        if getattr(self.plan.spec, "dtype", None) is None or x.dtype == read.dtype:
+            return read
+        # The derivative stays 1.
+        return read - ops.stop_gradient(ops.where((read < tiny) & (read > -tiny), read, 0.0))
+
     # ---------------------------------------------------------------------- select positions
 
     def select(self, inputs: Inputs) -> Selection:
@@ -158,7 +176,11 @@ class Evaluator:
             integers = ops.cast_labels(targets)
             lowest = 0 if plan.targets_dtype == "uint64" else -MAX_INTEGER_TARGET
             bad = (integers > MAX_INTEGER_TARGET) | (integers < lowest)
-        targets = self.replace(selection.kept, ops.cast(targets, plan.compute_dtype), 0.0)
+        if plan.targets_dtype in FORMATS:
+            targets = self.read(targets, plan.tiny_target)
+        else:
+            targets = ops.cast(targets, plan.compute_dtype)
+        targets = self.replace(selection.kept, targets, 0.0)
         return self.replace(selection.kept, predictions, 0.0), targets, bad
 
     # ----------------------------------------------------------------------- weigh positions

@@ -102,13 +102,24 @@ def flush_and_cap(e: Evaluator, p: Array) -> Array:
     return p - e.ops.stop_gradient(p - replaced)
 
 
+def cap(e: Evaluator, p: Array) -> Array:
+    """Replace p above 1 (by rounding) by 1 where a clip to 1 would take it for outside.
+
+    The upper bound of "keras" is 1 in half types.
+    """
+    clip = e.plan.clip
+    if clip is None or clip.high < 1.0 or e.plan.renormalize is not None:
+        return p
+    return flush_and_cap(e, p)
+
+
 def negative_log(e: Evaluator, p: Array) -> Array:
     """-log p, with the clip or the added epsilon of the plan."""
     ops, plan = e.ops, e.plan
     if plan.clip is None:
         p = flush_and_cap(e, p)
         return -ops.log(p + plan.epsilon_added if plan.epsilon_added else p)
-    return constant_outside_clip(e, p, plan.clip.costs, lambda q: -ops.log(q))
+    return constant_outside_clip(e, cap(e, p), plan.clip.costs, lambda q: -ops.log(q))
 
 
 def constant_outside_clip(

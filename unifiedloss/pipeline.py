@@ -35,7 +35,7 @@ def terms(e: Evaluator, inputs: Inputs) -> Terms:
     if plan.unchecked:
         agree, tensors = ops.shapes_agree(plan, *inputs)
         inputs = Inputs(*tensors)
-    predictions = ops.cast(inputs.predictions, plan.compute_dtype)
+    predictions = e.read(inputs.predictions, plan.tiny)
     targets = ops.cast_labels(inputs.targets) if plan.kind == "index" else inputs.targets
     selection = e.select(Inputs(predictions, targets, inputs.sample_weight, inputs.mask))
     positions = _POSITIONS[plan.spec.name](e, predictions, targets, selection)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.errors import BadValueError, EmptyMeanError
+from unifiedloss.floats import FORMATS
 from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
 
 Array = NDArray[Any]
@@ -36,6 +37,9 @@ def check(
         BadValueError: a value is bad. The message names its position.
         EmptyMeanError: the mean's divisor is 0, under ``on_empty="error"``.
     """
+    targets, sample_weight = _read_in(plan, targets), _read_in(plan, sample_weight)
+    if plan.probabilities:
+        predictions = _read_in(plan, predictions)
     refuse_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
     if not refuse_empty and sample_weight is None and trivially_valid(plan, predictions, targets):
         return
@@ -64,6 +68,15 @@ def check(
         _check_probabilities(plan, predictions, targets, kept)
     if refuse_empty:
         _check_empty(plan, targets, sample_weight, present, kept, shape)
+
+
+def _read_in(plan: Plan, x: Array | None) -> Any:
+    """A floating array in the dtype that the spec names, because the loss reads it so."""
+    dtype: str | None = getattr(plan.spec, "dtype", None)
+    if dtype is None or x is None or x.dtype.name not in FORMATS or x.dtype.name == dtype:
+        return x
+    with np.errstate(over="ignore"):  # a large float64 number is infinite in float32
+        return x.astype(dtype)
 
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}

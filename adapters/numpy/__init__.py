@@ -261,7 +261,9 @@ def _is_large_copy(plan: Plan, predictions: Array) -> bool:
 def _slopes(e: Evaluator, predictions: Array, targets: Array, kept: Array | None) -> Array:
     """The derivatives of the losses of positions, in the loss's `SLOPE_UNIT`."""
     plan = e.plan
-    predictions = ops.cast(predictions, plan.compute_dtype)
+    predictions = e.read(predictions, plan.tiny)
+    if plan.kind == "real" and plan.targets_dtype in FORMATS:
+        targets = e.read(targets, plan.tiny_target)
     if kept is not None:
         expanded = kept if plan.axis is None else np.expand_dims(kept, plan.axis)
         predictions = np.where(expanded, predictions, 0.5)

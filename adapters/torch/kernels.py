@@ -31,9 +31,13 @@ def softmax(logits: Tensor, axis: int) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, pos_weight: Tensor | None) -> Tensor:
-    return F.binary_cross_entropy_with_logits(
-        logits, targets, pos_weight=pos_weight, reduction="none"
-    )
+    """-(q t log sigma(z) + (1 - t) log sigma(-z)) per element."""
+    if pos_weight is None:
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    # torch's own weighted loss forms 1 + (q - 1) t, which loses the digits of a small q (case
+    # edge/34 small pos_weight).
+    positive, negative = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return -(targets * pos_weight * positive + (1 - targets) * negative)
 
 
 def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:

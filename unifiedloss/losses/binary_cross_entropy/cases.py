@@ -49,6 +49,7 @@ dtype_case = proving("target-dtypes")
 preset_case = proving("epsilon-presets")
 added_case = proving("epsilon-added")
 pos_weight_case = proving("pos-weight", "axis")
+small_weight_case = proving("pos-weight", "gradient-binary")
 element_case = proving("element-weights", "zero-weighted")
 unknown_case = proving("element-weights", "nan-targets-and-weights")
 averaged_case = proving("average-last-axis")
@@ -231,6 +232,12 @@ def _clipped() -> Iterator[Case]:
         yield preset_case(
             f"09 keras, {dtype}", spec, round_to(p, dtype), answers, dtype=dtype, compiled=single
         )
+    # In half types the upper bound is 1, and a number above it by rounding is read as 1.
+    for dtype, step in (("float16", 2.0**-10), ("bfloat16", 2.0**-7)):
+        above = round_to(np.array([1 + step, 1.0] * 2), dtype)
+        yield preset_case(
+            f"09 keras, above 1, {dtype}", spec, above, f32(1, 1, 0.25, 0.25), dtype=dtype
+        )
     # Leave out the values next to a bound.
     values = round_to(p[:, :5], "float16")
     yield preset_case(
@@ -258,7 +265,10 @@ def _clipped() -> Iterator[Case]:
 
 
 def _element_weights() -> Iterator[Case]:
-    """The axis of pos_weight, and the element weights of torch's BCELoss."""
+    """Small weights, the axis of pos_weight, and the element weights of torch's BCELoss."""
+    z, answers = f32([0, 1.25, -1.25, 30], [0, -20, 3, -100]), f32([1, 1, 1, 1], [0, 0.5, 1, 0])
+    for small in (1e-7, (1e-7, 1e-9, 1e-3, 1e-7)):
+        yield small_weight_case(f"34 small pos_weight {small}", _bce(pos_weight=small), z, answers)
     cube = (np.arange(12, dtype=np.float32).reshape(2, 3, 2) - 5) / 4
     weighted = _bce(pos_weight=(1.0, 0.0, 2.5), axis=1)
     yield pos_weight_case(
@@ -324,6 +334,11 @@ def _dtype() -> Iterator[Case]:
     p, t = np.array([1e-40, 2.0**-126, 0.5]), np.array([1, 1e-40, 1e-50])
     yield cast_case(
         "39 subnormal in float32", spec.replace(from_logits=False), p, t, dtype="float64"
+    )
+    # These are bad values in float64, and none in float32.
+    p, t = np.array([0.5, 1 + 2.0**-21 + 2.0**-40, 0.5]), np.array([1 + 2.0**-52, 1, -1e-40])
+    yield cast_case(
+        "39 good in float32", spec.replace(from_logits=False), p, t, dtype="float64", compiled=True
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unifiedloss.evaluator import INFINITY, Evaluator, Positions, Selection
 from unifiedloss.floats import FORMATS, TORCH_LEAST_SPREAD
 from unifiedloss.logarithms import (
+    cap,
     constant_outside_clip,
     flush_and_cap,
     flush_targets,
@@ -112,4 +113,4 @@ def _negative_log_complement(e: Evaluator, p: Array) -> Array:
         return -ops.where(large, near_one, near_zero)
     if plan.clip is None:
         return -ops.log1p(-flush_and_cap(e, p))
-    return constant_outside_clip(e, p, plan.clip.complement_costs, lambda q: -ops.log1p(-q))
+    return constant_outside_clip(e, cap(e, p), plan.clip.complement_costs, lambda q: -ops.log1p(-q))

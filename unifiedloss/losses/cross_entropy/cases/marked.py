@@ -73,6 +73,14 @@ def _clipped() -> Iterator[Case]:
         f32([0, 1, 0], [0, 1, 0]),
         ints(0, 1),
     )
+    # In bfloat16 the upper bound is 1, and a number above it by rounding is read as 1.
+    yield preset_case(
+        "09 keras, classes, above 1",
+        spec_with(from_logits=False, epsilon="keras"),
+        f32([1 + 2.0**-7, 0], [1, 1 + 2.0**-7]),
+        ints(0, 1),
+        dtype="bfloat16",
+    )
 
 
 def _class_weights() -> Iterator[Case]:
