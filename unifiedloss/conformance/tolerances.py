@@ -145,7 +145,7 @@ def magnitudes(case: Case, plan: Plan) -> Magnitudes:
         # The gradient through the divisor: the mean over the divisor, for each unit of weight.
         through = 0.0
         if plan.spec.reduction == "mean" and plan.divisor == "weights":
-            through = terms.sum() / divisor**2 * condition
+            through = terms.sum() / divisor / divisor * condition
         by_predictions = _expand(factor, plan) * parts.by_predictions * condition
         by_targets = _expand(factor, plan) * parts.by_targets * condition
         if plan.kind == "dense" and plan.class_weights is not None:
@@ -199,7 +199,8 @@ def kept(case: Case, plan: Plan) -> NDArray[np.bool_]:
     shape = case.predictions.shape
     if plan.axis is not None:
         shape = shape[: plan.axis] + shape[plan.axis + 1 :]
-    return _kept_and_weight(case, plan, shape)[0]
+    with np.errstate(over="ignore"):  # a weight may be too large for the compute dtype
+        return _kept_and_weight(case, plan, shape)[0]
 
 
 def _kept_and_weight(
