@@ -1,0 +1,93 @@
+"""Draw the call of a seed, run it in a backend and in the oracles, and shrink a failure."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from tests.fuzz import calls, check, independent, known, shrink
+from tests.fuzz.calls import Call
+from unifiedloss import registry
+from unifiedloss.errors import UnifiedLossError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a seed.
+
+    Attributes:
+        failures: what is wrong.
+        kind: the first failure without its numbers, and the loss.
+        snippet: the smallest call found that fails in this way, as code.
+        oracle: what the oracle says of it.
+        left_out: the known fault because of which the call was not run.
+    """
+
+    failures: tuple[str, ...] = ()
+    kind: str = ""
+    snippet: str = ""
+    oracle: str = ""
+    left_out: str | None = None
+
+    def shown(self) -> str:
+        """All of it as text."""
+        return "\n".join((self.snippet, *(f"# {what}" for what in self.failures), self.oracle))
+
+
+def run(
+    backend: str,
+    mode: str,
+    seed: int,
+    *,
+    losses: tuple[str, ...] = (),
+    rounding: str = "",
+    large: bool = True,
+) -> Outcome:
+    """Run the call of a seed.
+
+    Args:
+        backend: the name of an adapter.
+        mode: the name of one of its modes.
+        seed: the seed.
+        losses: names of losses; default: all.
+        rounding: "native" or "exact"; default: either.
+        large: whether calls may have hundreds of elements.
+    """
+    adapter = registry.adapter(backend)
+    label = backend
+    if backend == "keras":
+        label = f"keras ({os.environ.get('KERAS_BACKEND', 'tensorflow')})"
+    wide = os.environ.get("JAX_ENABLE_X64", "0") in ("1", "true", "True")
+
+    def failures(call: Call) -> list[str]:
+        if known.fault(label, mode, call, wide=wide):
+            return []
+        return check.failures(adapter, mode, call) + _of_oracle(call)
+
+    call = calls.draw(seed, losses, rounding, large=large)
+    fault = known.fault(label, mode, call, wide=wide)
+    if fault is not None:
+        return Outcome(left_out=fault)
+    found = failures(call)
+    if not found:
+        return Outcome()
+    kind = f"{shrink.kind_of(found)} [{call.spec.name}]"
+    small = shrink.shrunk(call, failures, 60 if mode != "eager" else 300)
+    return Outcome(tuple(failures(small)), kind, shrink.snippet(small, label, mode), _said(small))
+
+
+def _of_oracle(call: Call) -> list[str]:
+    """What the second oracle says against the first."""
+    try:
+        expected = call.expected()
+    except UnifiedLossError:
+        return []
+    return independent.differences(call, expected)
+
+
+def _said(call: Call) -> str:
+    try:
+        expected = call.expected()
+    except UnifiedLossError as error:
+        return f"# the oracle raises {type(error).__name__}: {error}"
+    return f"# the oracle: loss {expected.loss!r}, gradient {expected.grad_predictions!r}"[:2000]
