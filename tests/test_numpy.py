@@ -116,6 +116,17 @@ def test_inputs_are_left_alone() -> None:
     np.testing.assert_array_equal(z, before)
 
 
+def test_values_are_checked_without_warnings() -> None:
+    """A NaN in bfloat16, and a weight too large for float32, give no warning of NumPy's."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    targets = np.array([np.nan, 0.5], bfloat16)
+    spec = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="none")
+    assert np.isnan(spec(np.zeros(2, bfloat16), targets)[0])
+    heavy = ul.MeanSquaredError(element_weights=1e300, reduction="none", rounding="exact")
+    x = np.ones(2, np.float32)
+    assert heavy(x, 0 * x, sample_weight=np.array([0, 1])).tolist() == [0, np.inf]
+
+
 def test_function_object() -> None:
     """The object from spec.to("numpy") pickles, compares by its spec, and its repr shows it."""
     function = ul.MeanSquaredError().to("numpy")

@@ -43,6 +43,22 @@ def check(
     refuse_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
     if not refuse_empty and sample_weight is None and trivially_valid(plan, predictions, targets):
         return
+    # A weight may be too large for the compute dtype, and ml_dtypes warns where a NaN in bfloat16
+    # is compared.
+    with np.errstate(over="ignore", invalid="ignore"):
+        _check(plan, predictions, targets, sample_weight, mask, refuse_empty=refuse_empty)
+
+
+def _check(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+    *,
+    refuse_empty: bool,
+) -> None:
+    """See `check`."""
     shape = _position_shape(plan, predictions)
     present = np.ones(shape, bool) if mask is None else _align(mask, shape)
     for label in plan.ignored_labels:

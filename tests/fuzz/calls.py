@@ -29,7 +29,14 @@ LARGE = ((96, 3), (300,))
 
 @dataclass(frozen=True, eq=False)
 class Call(Case):
-    """A case whose upstream gradient is an array of any dtype; `name` is its seed."""
+    """A case whose upstream gradient is an array of any dtype; `name` is its seed.
+
+    Attributes:
+        as_numpy: whether targets, weights, mask and upstream gradient stay NumPy arrays beside
+            predictions of another framework.
+    """
+
+    as_numpy: bool = False
 
     def expected(self) -> reference.Reference:
         """The oracle's result."""
@@ -89,7 +96,14 @@ def draw(
     if dtype == "bfloat16":  # as a case has it
         predictions = predictions.astype(np.float32)
     call = Call(
-        f"fuzz/{seed}", spec, predictions, targets, weight, mask, dtype=dtype, upstream=None
+        f"fuzz/{seed}",
+        spec,
+        _laid_out(rng, predictions),
+        _laid_out(rng, targets),
+        weight,
+        mask,
+        dtype=dtype,
+        as_numpy=rng.random() < 0.2,
     )
     return dataclasses.replace(call, upstream=_fitting(call, upstream, rng))
 
@@ -210,6 +224,20 @@ def _companions(
         else:
             upstream = np.asarray(rng.integers(0, 5, shape)).astype(dtype)
     return weight, mask, upstream
+
+
+def _laid_out(rng: np.random.Generator, x: Array) -> Array:
+    """The same array, sometimes with another layout in memory or with swapped bytes."""
+    way = int(rng.integers(16))
+    if way == 0:
+        return np.asfortranarray(x)
+    if way == 1 and x.ndim:
+        return np.repeat(x, 2, axis=-1)[..., ::2]
+    if way == 2 and x.ndim:
+        return x[::-1].copy()[::-1]
+    if way == 3 and x.dtype.kind in "fiu":
+        return x.astype(x.dtype.newbyteorder())
+    return x
 
 
 def _mismatched(

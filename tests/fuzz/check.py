@@ -106,8 +106,7 @@ def _classes_of_oracle(call: Call) -> tuple[type[UnifiedLossError] | None, ...]:
 
 def _wrong_error(adapter: Adapter, mode: Mode, call: Call, wanted: UnifiedLossError) -> list[str]:
     """Make a call that must fail, with and without the gradient, and compare the errors."""
-    tensors = [None if x is None else adapter.tensor(x) for x in _companions(call)]
-    targets, weight, mask, upstream = tensors
+    targets, weight, mask, upstream = _companions(adapter, call)
     predictions = adapter.tensor(call.predictions, call.dtype)
 
     def value(p: Any) -> Any:
@@ -134,9 +133,13 @@ def _wrong_error(adapter: Adapter, mode: Mode, call: Call, wanted: UnifiedLossEr
     return found
 
 
-def _companions(call: Call) -> tuple[Array | None, ...]:
+def _companions(adapter: Adapter, call: Call) -> list[Any]:
+    """Targets, weights, mask and upstream gradient, as tensors or as NumPy arrays."""
     upstream = None if call.upstream is None else np.asarray(call.upstream)
-    return call.targets, call.sample_weight, call.mask, upstream
+    arrays = (call.targets, call.sample_weight, call.mask, upstream)
+    if call.as_numpy:
+        return list(arrays)
+    return [None if x is None else adapter.tensor(x) for x in arrays]
 
 
 def _is_refused(call: Call) -> bool:
@@ -152,9 +155,10 @@ def evaluate(adapter: Adapter, mode: Mode, call: Call) -> tuple[Any, dict[str, A
     If the upstream gradient has the dtype of the loss, it goes through the framework's own
     differentiation, to every argument; else through `value_and_grad`, to the predictions.
     """
-    upstream = None if call.upstream is None else adapter.tensor(np.asarray(call.upstream))
-    own = upstream is None or (adapter.dtype_name(upstream.dtype) == _result_dtype(call))
-    if adapter.differentiates and (own or not mode.whole_step):
+    targets, weight, mask, upstream = _companions(adapter, call)
+    own = call.upstream is None or call.upstream.dtype.name == _result_dtype(call)
+    if adapter.differentiates and ((own and not call.as_numpy) or not mode.whole_step):
+        upstream = None if call.upstream is None else adapter.tensor(np.asarray(call.upstream))
         plain = dataclasses.replace(call, upstream=None)
         step = checks.step_of(adapter, plain)
         tensors = tuple(step.inputs.values())
@@ -167,9 +171,6 @@ def evaluate(adapter: Adapter, mode: Mode, call: Call) -> tuple[Any, dict[str, A
                 lambda *xs: mode.run(step.function, *xs), tensors, upstream
             )
         return value, dict(zip(step.inputs, gradients, strict=True))
-    targets = adapter.tensor(call.targets)
-    weight = None if call.sample_weight is None else adapter.tensor(call.sample_weight)
-    mask = None if call.mask is None else adapter.tensor(call.mask)
     value, gradient = mode.run(
         lambda p: adapter.value_and_grad(call.spec, p, targets, weight, mask, upstream),
         adapter.tensor(call.predictions, call.dtype),
@@ -200,10 +201,11 @@ def _leaves_range(call: Call, expected: Reference) -> bool:
     divisor = 1.0 if expected.divisor is None else abs(expected.divisor)
     if np.isfinite(divisor) and 0 < divisor < 2.0**-20:
         return True
-    if call.upstream is not None:
-        upstream = np.abs(np.asarray(call.upstream).astype(np.float64))
-        if ((upstream > 0) & (upstream < compute.tiny * 2.0**30)).any():
-            return True
+    for factor in (call.upstream, call.sample_weight):
+        if factor is not None:
+            size = np.abs(np.asarray(factor).astype(np.float64))
+            if ((size > 0) & (size < compute.tiny * 2.0**30)).any():
+                return True
     narrow = min(result.largest, FORMATS[call.dtype].largest)
     for x in (call.targets, call.sample_weight):
         if x is not None and x.dtype.name in FORMATS:
