@@ -43,13 +43,13 @@ def _run(backend: str, mode: str, first: int, count: int, **options: Any) -> Non
 )
 def test_eager_calls(backend: str, count: int) -> None:
     """No random call differs from the oracle, and each error is the one that NumPy raises."""
-    _run(backend, "eager", 1_000_000, count, large=backend == "numpy")
+    _run(backend, "eager", 1_000_000, count, shapes="all" if backend == "numpy" else "small")
 
 
 @pytest.mark.framework("jax")
 def test_jax_calls() -> None:
     """The same in JAX, which compiles each call."""
-    _run("jax", "eager", 2_000_000, 12, large=False)
+    _run("jax", "eager", 2_000_000, 12, shapes="small")
 
 
 @pytest.mark.slow("test_eager_calls, on fewer seeds and in eager modes")
@@ -67,7 +67,7 @@ def test_jax_calls() -> None:
 )
 def test_more_calls(backend: str, mode: str, count: int) -> None:
     """More seeds, and the modes that compile."""
-    _run(backend, mode, 3_000_000, count, large=mode == "eager")
+    _run(backend, mode, 3_000_000, count, shapes="all" if mode == "eager" else "small")
 
 
 @pytest.mark.slow("test_eager_calls, and the conformance suite in Keras")
@@ -75,7 +75,7 @@ def test_more_calls(backend: str, mode: str, count: int) -> None:
 @pytest.mark.parametrize("on", KERAS_BACKENDS)
 def test_keras_calls(on: str) -> None:
     """Keras, in a process of its own for each of its backends."""
-    command = ["-m", "tests.fuzz", "--backend", "keras", "--small", "--seed", "4000000"]
+    command = ["-m", "tests.fuzz", "--backend", "keras", "--shapes", "small", "--seed", "4000000"]
     count = "40" if on == "jax" else "400"
     done = subprocess.run(
         [sys.executable, *command, "--count", count, "--minutes", "5"],
@@ -170,7 +170,7 @@ def test_wrong_bit_is_found() -> None:
     """In exact mode no result may be one unit in the last place off."""
     found = 0
     for seed in range(60):
-        call = calls.draw(seed, rounding="exact", large=False)
+        call = calls.draw(seed, rounding="exact", shapes="small")
         if call.dtype == "bfloat16" or check.failures(registry.adapter("numpy"), "eager", call):
             continue
         found += bool(check.failures(_OneUlpOff(), "eager", call))
@@ -181,7 +181,7 @@ def test_second_oracle_finds_a_wrong_bit() -> None:
     """The second oracle refuses each neighbour of a right number."""
     found = tried = 0
     for seed in range(200):
-        call = calls.draw(seed, rounding="exact", large=False)
+        call = calls.draw(seed, rounding="exact", shapes="small")
         try:
             expected = call.expected()
         except UnifiedLossError:

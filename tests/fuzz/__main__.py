@@ -36,7 +36,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="how many calls to run at most")
     parser.add_argument("--loss", action="append", default=[], choices=[row.name for row in ROWS])
     parser.add_argument("--rounding", default="", choices=["", "native", "exact"])
-    parser.add_argument("--small", action="store_true", help="no calls of hundreds of elements")
+    parser.add_argument("--shapes", default="all", choices=["all", "small", "large"])
+    parser.add_argument(
+        "--values",
+        type=int,
+        default=1,
+        help="values for each compiled program (modes that compile)",
+    )
     given = parser.parse_args()
     end = time.monotonic() + 60 * given.minutes
     seed, ran, kinds, left = given.seed, 0, Counter[str](), Counter[str]()
@@ -47,7 +53,8 @@ def main() -> int:
             seed,
             losses=tuple(given.loss),
             rounding=given.rounding,
-            large=not given.small,
+            shapes=given.shapes,
+            values=given.values,
         )
         if outcome.left_out:
             left[outcome.left_out] += 1

@@ -23,7 +23,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 )  # fmt: skip
 """Few, so that compiled programs are used again: empty ones, one class, one element."""
 
-LARGE = ((96, 3), (300,))
+LARGE: tuple[tuple[int, ...], ...] = ((96, 3), (300,))
 """From 256 elements on, JAX computes exact mode in the compiled program."""
 
 
@@ -67,23 +67,21 @@ def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
     )
 
 
-def draw(
-    seed: int, losses: tuple[str, ...] = (), rounding: str = "", *, large: bool = True
-) -> Call:
+def draw(seed: int, losses: tuple[str, ...] = (), rounding: str = "", shapes: str = "all") -> Call:
     """Draw the call of a seed.
 
     Args:
         seed: the same seed gives the same call.
         losses: names of losses; default: all.
         rounding: "native" or "exact"; default: either.
-        large: whether predictions may have hundreds of elements.
+        shapes: "small", "large" (hundreds of elements), or "all".
     """
     rng = np.random.default_rng(seed)
     row = pick(rng, [row for row in ROWS if not losses or row.name in losses])
     rounding = rounding or str(pick(rng, ("native", "exact")))
     wild = rounding == "exact" and rng.random() < 0.7
-    shapes = SHAPES + LARGE if large and rng.random() < 0.1 else SHAPES
-    shape = pick(rng, shapes[-2:] if len(shapes) > len(SHAPES) else shapes)
+    large = shapes == "large" or (shapes == "all" and rng.random() < 0.1)
+    shape = pick(rng, LARGE if large else SHAPES)
     spec = fields.draw(rng, spec_class(row), shape, rounding, wild=wild)
     dtype = str(pick(rng, FLOATS))
     axis = _axis(spec, shape)
@@ -144,12 +142,19 @@ def _predictions(
 
 
 def _targets(
-    rng: np.random.Generator, spec: Loss, predictions: Array, axis: int | None, *, wild: bool
+    rng: np.random.Generator,
+    spec: Loss,
+    predictions: Array,
+    axis: int | None,
+    *,
+    wild: bool,
+    dtype: str = "",
 ) -> Array:
+    """Draw targets, of a dtype that the loss takes; by default of any."""
     shape = predictions.shape
     bad = rng.random() < 0.05
     if isinstance(spec, Elementwise) and spec.target_kind == "real":
-        dtype = str(pick(rng, (*FLOATS, *INTEGERS, "bool")))
+        dtype = dtype or str(pick(rng, (*FLOATS, *INTEGERS, "bool")))
         if dtype in FORMATS:
             x = numbers.real(rng, shape, dtype, wild=wild)
             if rng.random() < 0.4:  # beside the predictions
@@ -165,12 +170,12 @@ def _targets(
             x = np.where(rng.random(shape) < 0.5, info.max, x)
         return x.astype(dtype)
     if isinstance(spec, Elementwise):
-        dtype = str(pick(rng, (*FLOATS, *INTEGERS, "bool")))
+        dtype = dtype or str(pick(rng, (*FLOATS, *INTEGERS, "bool")))
         if dtype in FORMATS:
             return numbers.probabilities(rng, shape, dtype, None, bad=bad)
         return (rng.integers(0, 2 + bad, shape)).astype(dtype)
-    if rng.random() < 0.5:
-        dtype = str(pick(rng, FLOATS))
+    dtype = dtype or str(pick(rng, FLOATS if rng.random() < 0.5 else INTEGERS))
+    if dtype in FORMATS:
         x = numbers.probabilities(rng, shape, dtype, axis, bad=bad)
         if axis is not None and shape[axis] and rng.random() < 0.3:  # one-hot
             label = np.expand_dims(
@@ -179,7 +184,6 @@ def _targets(
             classes = np.arange(shape[axis]).reshape((-1,) + (1,) * (len(shape) - axis - 1))
             x = numbers.rounded((classes == label) * float(pick(rng, (1, 1, 0.5, 3))), dtype)
         return x
-    dtype = str(pick(rng, INTEGERS))
     count = max(shape[axis], 1) if axis is not None else 1
     most = min(count, int(np.iinfo(dtype).max))
     labels = np.asarray(rng.integers(0, most, _positions(spec, shape, axis)))
@@ -216,14 +220,49 @@ def _companions(
         mask = np.asarray(mask)
     if rng.random() < 0.6:
         shape = positions if spec.reduction == "none" else ()
-        dtype = str(pick(rng, (*FLOATS, *INTEGERS)))
-        if dtype in FORMATS:
-            upstream = numbers.real(rng, shape, dtype, wild=wild)
-            finite = np.isfinite(upstream.astype(np.float64))
-            upstream = np.where(finite, upstream, numbers.numpy_dtype(dtype).type(1.25))
-        else:
-            upstream = np.asarray(rng.integers(0, 5, shape)).astype(dtype)
+        upstream = _upstream(rng, shape, str(pick(rng, (*FLOATS, *INTEGERS))), wild=wild)
     return weight, mask, upstream
+
+
+def _upstream(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, *, wild: bool) -> Array:
+    """Draw finite upstream gradients."""
+    if dtype not in FORMATS:
+        return np.asarray(rng.integers(0, 5, shape)).astype(dtype)
+    x = numbers.real(rng, shape, dtype, wild=wild)
+    return np.where(np.isfinite(x.astype(np.float64)), x, numbers.numpy_dtype(dtype).type(1.25))
+
+
+def again(call: Call, seed: int) -> Call:
+    """Draw other values for a call, with the same spec, shapes and dtypes.
+
+    A compiled program of the one is that of the other.
+    """
+    rng = np.random.default_rng(seed)
+    spec, shape = call.spec, call.predictions.shape
+    wild = spec.rounding == "exact" and rng.random() < 0.7
+    axis = _axis(spec, shape)
+    predictions = _predictions(rng, spec, shape, call.dtype, axis, wild=wild)
+    targets = _targets(rng, spec, predictions, axis, wild=wild, dtype=call.targets.dtype.name)
+    weight, mask, upstream = call.sample_weight, call.mask, call.upstream
+    if weight is not None:
+        name = weight.dtype.name
+        weight = numbers.counts(rng, weight.shape, name, wild=wild, negative=rng.random() < 0.15)
+    if mask is not None:
+        mask = np.asarray(rng.random(mask.shape) < float(pick(rng, (0.0, 0.5, 0.8))))
+    if upstream is not None:
+        name = np.asarray(upstream).dtype.name
+        upstream = _upstream(rng, np.shape(upstream), name, wild=wild)
+    if call.dtype == "bfloat16":
+        predictions = predictions.astype(np.float32)
+    return dataclasses.replace(
+        call,
+        name=f"{call.name}/{seed}",
+        predictions=predictions,
+        targets=targets,
+        sample_weight=weight,
+        mask=mask,
+        upstream=upstream,
+    )
 
 
 def _laid_out(rng: np.random.Generator, x: Array) -> Array:

@@ -11,6 +11,7 @@ import dataclasses
 import re
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,27 @@ from unifiedloss.exact.graph import form
 from unifiedloss.floats import FORMATS
 from unifiedloss.reference import Reference
 
+Evaluate = Callable[[Call], tuple[Any, dict[str, Any]]]
+"""Computes the loss of a call, and its gradients by the argument's name."""
 
-def failures(adapter: Adapter, mode_name: str, call: Call) -> list[str]:
-    """Run a call, and describe what is wrong with its results; an empty list if nothing is."""
+
+def failures(
+    adapter: Adapter, mode_name: str, call: Call, program: Evaluate | None = None
+) -> list[str]:
+    """Run a call, and describe what is wrong with its results; an empty list if nothing is.
+
+    Args:
+        adapter: the backend's adapter.
+        mode_name: the name of one of its modes.
+        call: the call.
+        program: how the call is computed; default: as the mode says.
+    """
     mode = adapter.modes()[mode_name]
     with warnings.catch_warnings():
         # A loss that warns tells its caller of a mistake that nobody made.
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            return _failures(adapter, mode, call)
+            return _failures(adapter, mode, call, program)
         except WrongError as wrong:
             return [str(wrong)]
         except Exception as error:  # noqa: BLE001 - such as a warning, or an error of NumPy
@@ -42,7 +55,10 @@ def failures(adapter: Adapter, mode_name: str, call: Call) -> list[str]:
             return [f"{type(error).__name__} in {Path(where.filename).name}, {where.name}: {error}"]
 
 
-def _failures(adapter: Adapter, mode: Mode, call: Call) -> list[str]:
+def _failures(adapter: Adapter, mode: Mode, call: Call, program: Evaluate | None) -> list[str]:
+    if program is not None and mode.raises:
+        msg = "a program is for modes that compile."
+        raise ValueError(msg)
     error = _error_of_numpy(call)
     if error is not None and (mode.raises or not isinstance(error, BadValueError | EmptyMeanError)):
         return _wrong_error(adapter, mode, call, error)
@@ -54,7 +70,7 @@ def _failures(adapter: Adapter, mode: Mode, call: Call) -> list[str]:
     if call.spec.rounding == "exact" and not mode.exact and _is_refused(call):
         return checks.check_refused(adapter, mode, call).failures
     try:
-        value, gradients = evaluate(adapter, mode, call)
+        value, gradients = evaluate(adapter, mode, call) if program is None else program(call)
     except Exception as raised:  # noqa: BLE001 - any error is a finding
         return [f"raised {type(raised).__name__}: {str(raised).splitlines()[:1]}"]
     found = checks.compare(adapter, call, expected, value, gradients).failures
@@ -176,6 +192,33 @@ def evaluate(adapter: Adapter, mode: Mode, call: Call) -> tuple[Any, dict[str, A
         adapter.tensor(call.predictions, call.dtype),
     )
     return value, {"predictions": gradient}
+
+
+def program_of(adapter: Adapter, mode_name: str, call: Call) -> Evaluate:
+    """Compile a call once, for all calls with its spec, shapes and dtypes."""
+    spec = call.spec
+    here = [x is not None for x in _companions(adapter, call)]
+
+    def function(predictions: Any, *given: Any) -> Any:
+        rest = iter(given)
+        targets, weight, mask, upstream = (next(rest) if is_here else None for is_here in here)
+        return adapter.value_and_grad(spec, predictions, targets, weight, mask, upstream)
+
+    run = adapter.modes()[mode_name].run
+    if adapter.name == "tensorflow":  # its modes trace a function at each run
+        import tensorflow as tf
+
+        compiled = tf.function(function, autograph=False, jit_compile=mode_name == "xla" or None)
+        run = adapter.modes()["eager"].run
+    else:
+        compiled = function
+
+    def evaluate_in_program(other: Call) -> tuple[Any, dict[str, Any]]:
+        tensors = [x for x in _companions(adapter, other) if x is not None]
+        value, gradient = run(compiled, adapter.tensor(other.predictions, other.dtype), *tensors)
+        return value, {"predictions": gradient}
+
+    return evaluate_in_program
 
 
 def _result_dtype(call: Call) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 
 from tests.fuzz import calls, check, independent, known, shrink
 from tests.fuzz.calls import Call
 from unifiedloss import registry
-from unifiedloss.errors import UnifiedLossError
+from unifiedloss.errors import EmptyMeanError, UnifiedLossError
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def run(
     *,
     losses: tuple[str, ...] = (),
     rounding: str = "",
-    large: bool = True,
+    shapes: str = "all",
+    values: int = 1,
 ) -> Outcome:
     """Run the call of a seed.
 
@@ -51,7 +53,8 @@ def run(
         seed: the seed.
         losses: names of losses; default: all.
         rounding: "native" or "exact"; default: either.
-        large: whether calls may have hundreds of elements.
+        shapes: as for `calls.draw`.
+        values: how many values the call is run with, in one compiled program if there are several.
     """
     adapter = registry.adapter(backend)
     label = backend
@@ -64,16 +67,38 @@ def run(
             return []
         return check.failures(adapter, mode, call) + _of_oracle(call)
 
-    call = calls.draw(seed, losses, rounding, large=large)
+    call = calls.draw(seed, losses, rounding, shapes)
     fault = known.fault(label, mode, call, wide=wide)
     if fault is not None:
         return Outcome(left_out=fault)
     found = failures(call)
+    if not found and values > 1 and not _is_refused(call):
+        program = check.program_of(adapter, mode, dataclasses.replace(call, as_numpy=False))
+        for number in range(1, values):
+            other = dataclasses.replace(calls.again(call, seed + number * 10**9), as_numpy=False)
+            if known.fault(label, mode, other, wide=wide):
+                continue
+            found = check.failures(adapter, mode, other, program)
+            if found:
+                # Shrinking would compile each smaller call, and may lose what the program does.
+                kind = f"{shrink.kind_of(found)} [{call.spec.name}]"
+                return Outcome(tuple(found), kind, shrink.snippet(other, label, mode), _said(other))
     if not found:
         return Outcome()
     kind = f"{shrink.kind_of(found)} [{call.spec.name}]"
     small = shrink.shrunk(call, failures, 60 if mode != "eager" else 300)
     return Outcome(tuple(failures(small)), kind, shrink.snippet(small, label, mode), _said(small))
+
+
+def _is_refused(call: Call) -> bool:
+    """Whether no backend computes the call."""
+    try:
+        call.expected()
+    except EmptyMeanError:
+        return False
+    except UnifiedLossError:
+        return True
+    return False
 
 
 def _of_oracle(call: Call) -> list[str]:
