@@ -247,7 +247,7 @@ def _leaves_range(call: Call, expected: Reference) -> bool:
     for factor in (call.upstream, call.sample_weight):
         if factor is not None:
             size = np.abs(np.asarray(factor).astype(np.float64))
-            if ((size > 0) & (size < compute.tiny * 2.0**30)).any():
+            if ((size > 0) & (size < FORMATS["float32"].tiny * 2.0**30)).any():
                 return True
     narrow = min(result.largest, FORMATS[call.dtype].largest)
     for x in (call.targets, call.sample_weight):
