@@ -305,6 +305,8 @@ def test_an_empty_mean_of_dense_targets(axis: int, targets: Any, empty: bool) ->
             spec(z, t)
     else:
         assert np.isfinite(spec(z, t))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("loss", [ul.MeanSquaredError, ul.HuberLoss])
 def test_named_dtype_reads_subnormal_numbers_as_0(backend: str, loss: Any) -> None:
