@@ -107,7 +107,7 @@ RINGS = (
     ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
     ("checks", "field", "messages", "evaluable"),
     SPECS,
-    ("serialization", "shapes", "plan"),
+    ("serialization", "fixes", "shapes", "plan"),
     ("ops", "evaluator", "logarithms", "gradients", "values", "formulas", "magnitudes"),
     ("losses.*.pipeline", "losses.*.gradient", "losses.*.formula", "losses.*.magnitude"),
     ("pipeline", *ORACLE),

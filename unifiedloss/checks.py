@@ -137,12 +137,6 @@ def _integer(name: str, value: object) -> int:
     return operator.index(value)
 
 
-def axis_if_not_last(name: str, value: object) -> int | None:
-    """An axis; the last one, -1, becomes None, so that equal specs compare equal."""
-    axis = integer(name, value)
-    return None if axis == -1 else axis
-
-
 def labels(name: str, value: object) -> tuple[int, ...] | None:
     """One int64 label or several, sorted and without duplicates; None for an empty sequence."""
     elements = _sequence(name, value)

@@ -61,7 +61,8 @@ def cross_entropy_loss(
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.
         axis: the class axis. None: the last one where predictions have at most 2 axes; from 3
             axes up it must be named, because torch uses 1 and the others -1, and a square shape
-            would hide a mistake.
+            would hide a mistake. 1: axis 1, or axis 0 where predictions have one axis and are
+            one example.
         class_weights: one non-negative number w_c per class. Numbers below the smallest normal
             one of the compute dtype count as 0 here, and also in `pos_weight`, smoothing
             shares, targets of the cross-entropies and sample weights.
@@ -186,7 +187,9 @@ def binary_cross_entropy_loss(
             loss.
         pos_weight: the factor q of the positive term: a number, or one per entry of `axis`. It
             never counts in the divisor. Not with ``epsilon="torch"``.
-        axis: the axis along which a vector `pos_weight` runs. None: the last one.
+        axis: the axis along which several numbers in `pos_weight` run. None: the last one where
+            predictions have at most 2 axes; from 3 axes up it must be named, as for the
+            cross-entropy.
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the 2 answers.
         reduction: "mean", "sum", or "none" for the per-position losses.
         divisor: what the mean divides by. "weights": the sum of the weights W_i = sample weight
@@ -378,7 +381,8 @@ def negative_log_likelihood_loss(
         mask: bool per position, aligned the same way; False drops the position.
         axis: the class axis. None: the last one where predictions have at most 2 axes; from 3
             axes up it must be named, because torch uses 1 and the others -1, and a square shape
-            would hide a mistake.
+            would hide a mistake. 1: axis 1, or axis 0 where predictions have one axis and are
+            one example.
         class_weights: one non-negative number w_c per class. Numbers below the smallest normal
             one of the compute dtype count as 0 here, and also in `pos_weight`, smoothing
             shares, targets of the cross-entropies and sample weights.

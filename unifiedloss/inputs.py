@@ -47,3 +47,10 @@ class Inputs(NamedTuple):
     targets: Any
     sample_weight: Any = None
     mask: Any = None
+
+
+def same(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can be the same. Unknown extents are assumed to fit."""
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )

@@ -30,7 +30,7 @@ class Message:
     )
     DENSE_TARGETS = (
         "dense (floating) targets must have the shape of the predictions {predictions}, got "
-        "{targets}; for class indices use an integer dtype and the shape {positions}."
+        "{targets}; {fix}"
     )
     DENSE_IGNORED = (
         "ignore_index={label} names a class, and dense targets have no label to compare it with; "
@@ -43,6 +43,11 @@ class Message:
     POS_WEIGHT_SCALAR = (
         "pos_weight has {count} entries, one per entry of the last axis, and the predictions are a "
         "scalar."
+    )
+    POS_WEIGHT_AXIS = (
+        "pos_weight has {count} entries, and the predictions {predictions} have {rank} axes: name "
+        "the one along which the weights run. torch aligns them to the last axis, axis=-1; the "
+        "tags of images (batch, tags, height, width) are axis=1."
     )
     POS_WEIGHT = (
         "pos_weight has {count} entries, and axis {axis} of the predictions {predictions} has "
@@ -63,6 +68,15 @@ class Message:
     )
 
     FIX_INDEX_TARGETS = "one label per position."
+    FIX_DENSE_TARGETS = "for class indices use an integer dtype and the shape {positions}."
+    FIX_SWAPPED = (
+        "arguments swapped? A spec takes (predictions, targets), and Keras calls a loss as "
+        "(y_true, y_pred); for Keras: spec.to('keras')."
+    )
+    FIX_VMAP = (
+        "Under vmap an example has no batch axis: axis=1 of the batch is axis=0 of the example; "
+        "count the axis from the end."
+    )
     FIX_ELEMENTS = "make the shapes equal before the call."
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from unifiedloss import shapes
 from unifiedloss.errors import DTypeError, ShapeError
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
-from unifiedloss.inputs import Shape, Signature
+from unifiedloss.inputs import Shape, Signature, same
 from unifiedloss.messages import Message, describe
 from unifiedloss.shapes import check_predictions_dtype, class_axis
 from unifiedloss.spec import Categorical, ClassWeighting, Elementwise, Loss, Renormalize
@@ -279,7 +279,7 @@ def resolve(
         SpecValueError: a field does not fit these shapes (`axis` missing or out of range, a wrong
             number of class weights, ...).
     """
-    check_predictions_dtype(predictions.dtype)
+    check_predictions_dtype(predictions.dtype, targets.dtype)
     given_dtypes = [None if x is None else x.dtype for x in (predictions, targets, sample_weight)]
     computed_in: str | None = getattr(spec, "dtype", None)
     if computed_in is not None:
@@ -379,7 +379,7 @@ def check_upstream(plan: Plan, upstream: Signature) -> None:
         msg = f"upstream must be floating or integer, got {upstream.dtype}; cast it."
         raise DTypeError(msg)
     loss = plan.positions if plan.spec.reduction == "none" else ()
-    if loss is not None and upstream.shape is not None and not shapes.same(loss, upstream.shape):
+    if loss is not None and upstream.shape is not None and not same(loss, upstream.shape):
         raise ShapeError(Message.UPSTREAM.format(loss=describe(loss), got=describe(upstream.shape)))
 
 

@@ -5,20 +5,21 @@ Extents that are unknown under tracing are assumed to fit. A traced graph checks
 
 from __future__ import annotations
 
+from unifiedloss import fixes
 from unifiedloss.checks import extents
 from unifiedloss.errors import DTypeError, ShapeError, SpecValueError
 from unifiedloss.floats import FORMATS, INTEGER_TYPES
-from unifiedloss.inputs import Shape, Signature
+from unifiedloss.inputs import Shape, Signature, same
 from unifiedloss.messages import Message, describe
 from unifiedloss.spec import Categorical, Elementwise
 
 
-def check_predictions_dtype(dtype: str) -> None:
-    """Refuse predictions of a dtype that is not floating."""
+def check_predictions_dtype(dtype: str, targets: str = "") -> None:
+    """Refuse predictions of a dtype that is not floating, beside targets of a dtype."""
     if dtype not in FORMATS:
         msg = (
             f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "
-            "cast them, or check that predictions come first and targets second."
+            f"{fixes.of_dtypes(targets)}"
         )
         raise DTypeError(msg)
 
@@ -58,8 +59,16 @@ def _normalized_axis(axis: int | None, rank: int, shape: Shape) -> int:
             raise SpecValueError(msg)
         return rank - 1
     if not -rank <= axis < rank:
-        raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
+        msg = Message.AXIS.format(axis=axis, predictions=describe(shape))
+        raise SpecValueError(msg + fixes.of_axis(axis, rank))
     return axis % rank
+
+
+def loss_axis(axis: int | None, shape: Shape | None) -> int:
+    """The class axis of a loss: as `class_axis`, and axis=1 is the only axis where there is one."""
+    # torch's cross_entropy and nll_loss read predictions with one axis as one example.
+    one_example = axis == 1 and shape is not None and len(shape) == 1
+    return 0 if one_example else class_axis(axis, shape)
 
 
 def classes(
@@ -70,7 +79,7 @@ def classes(
 ) -> tuple[int, int | None, Shape | None]:
     """Check a loss with a class axis; return axis, number of classes and shape of positions."""
     shape = predictions.shape
-    axis = class_axis(spec.axis, shape)
+    axis = loss_axis(spec.axis, shape)
     if shape is None:
         classes, positions = None, None
     else:
@@ -84,13 +93,13 @@ def classes(
         )
         raise SpecValueError(msg)
     if kind == "index":
-        _check_index_shape(shape, axis, positions, targets.shape)
+        _check_index_shape(spec, shape, axis, targets.shape)
     else:
         if shape is not None and targets.shape is not None and not same(shape, targets.shape):
             msg = Message.DENSE_TARGETS.format(
                 predictions=describe(shape),
                 targets=describe(targets.shape),
-                positions=describe(positions),
+                fix=fixes.of_dense_targets(shape, axis, targets.shape),
             )
             raise ShapeError(msg)
         _check_dense_ignore(spec, classes)
@@ -98,22 +107,19 @@ def classes(
 
 
 def _check_index_shape(
-    shape: Shape | None, axis: int, positions: Shape | None, targets: Shape | None
+    spec: Categorical, shape: Shape | None, axis: int, targets: Shape | None
 ) -> None:
-    if shape is None or positions is None or targets is None or same(positions, targets):
+    if shape is None or targets is None:
         return
-    if same(shape, targets):
-        fix = "for one-hot or soft targets use a floating dtype."
-    elif same((*positions[:axis], 1, *positions[axis:]), targets):
-        fix = f"remove the axis of length 1 with targets.reshape({describe(positions)})."
-    else:
-        fix = Message.FIX_INDEX_TARGETS
+    positions = shape[:axis] + shape[axis + 1 :]
+    if same(positions, targets):
+        return
     msg = Message.INDEX_TARGETS.format(
         predictions=describe(shape),
         axis=axis,
         positions=describe(positions),
         targets=describe(targets),
-        fix=fix,
+        fix=fixes.of_index_targets(spec.axis, shape, axis, targets),
     )
     raise ShapeError(msg)
 
@@ -136,7 +142,7 @@ def elements(spec: Elementwise, predictions: Signature, targets: Signature) -> S
     if shape is None:
         return None
     if targets.shape is not None and not same(shape, targets.shape):
-        fix = _elementwise_fix(shape, targets.shape)
+        fix = fixes.of_elements(predictions, targets, binary=spec.target_kind == "binary")
         msg = Message.ELEMENTS.format(
             predictions=describe(shape), targets=describe(targets.shape), fix=fix
         )
@@ -156,6 +162,11 @@ def elements(spec: Elementwise, predictions: Signature, targets: Signature) -> S
 def _check_pos_weight(weights: tuple[float, ...], axis: int | None, shape: Shape) -> None:
     if not shape:
         raise SpecValueError(Message.POS_WEIGHT_SCALAR.format(count=len(weights)))
+    if axis is None and len(shape) > 2:
+        msg = Message.POS_WEIGHT_AXIS.format(
+            count=len(weights), predictions=describe(shape), rank=len(shape)
+        )
+        raise SpecValueError(msg)
     axis = -1 if axis is None else axis
     if not -len(shape) <= axis < len(shape):
         raise SpecValueError(Message.AXIS.format(axis=axis, predictions=describe(shape)))
@@ -175,12 +186,6 @@ def _check_element_weights(weights: Shape, shape: Shape) -> None:
     if not fits:
         msg = Message.ELEMENT_WEIGHTS.format(weights=describe(weights), predictions=describe(shape))
         raise SpecValueError(msg)
-
-
-def _elementwise_fix(predictions: Shape, targets: Shape) -> str:
-    if [n for n in predictions if n != 1] == [n for n in targets if n != 1]:
-        return f"reshape one of them, as in targets.reshape({describe(predictions)})."
-    return Message.FIX_ELEMENTS
 
 
 def check_companions(
@@ -203,10 +208,3 @@ def check_companions(
                 name=name, positions=describe(positions), got=describe(signature.shape)
             )
             raise ShapeError(msg)
-
-
-def same(a: Shape, b: Shape) -> bool:
-    """Whether two shapes can be the same. Unknown extents are assumed to fit."""
-    return len(a) == len(b) and all(
-        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
-    )

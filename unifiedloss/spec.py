@@ -93,7 +93,8 @@ def _class_axis(spec: Any) -> Text:
             "classes lie on the last axis of predictions with one axis or two; with more it must "
             "be named"
         )
-    return Text.of(f"classes lie on axis {spec.axis} of the predictions")
+    one = "; predictions with one axis are one example" if spec.axis == 1 else ""
+    return Text.of(f"classes lie on axis {spec.axis} of the predictions{one}")
 
 
 def _class_weights(spec: Any) -> Text:
@@ -351,7 +352,7 @@ class Categorical(Loss):
         check=optional(integer),
         doc="the class axis. None: the last one where predictions have at most 2 axes; from 3 axes "
         "up it must be named, because torch uses 1 and the others -1, and a square shape would "
-        "hide a mistake.",
+        "hide a mistake. 1: axis 1, or axis 0 where predictions have one axis and are one example.",
         sentence=_class_axis,
     )
     class_weights: Sequence[float] | None = field(

@@ -140,7 +140,8 @@ def _checks(
             message = _message(Message.INDEX_TARGETS, **say, fix=Message.FIX_INDEX_TARGETS)
             yield _equal(positions, tf.shape(targets)), message
         elif plan.kind == "dense":
-            yield _equal(shape, tf.shape(targets)), _message(Message.DENSE_TARGETS, **say)
+            template = Message.DENSE_TARGETS.replace("{fix}", Message.FIX_DENSE_TARGETS)
+            yield _equal(shape, tf.shape(targets)), _message(template, **say)
         else:
             message = _message(Message.ELEMENTS, **say, fix=Message.FIX_ELEMENTS)
             yield _equal(shape, tf.shape(targets)), message

@@ -41,13 +41,13 @@ def varying_axes(weights: Any) -> list[int]:
 
 
 def along_one_axis(weights: Any) -> tuple[Any, int | None]:
-    """The numbers of an array that varies along one axis, and that axis (None: the last)."""
+    """The numbers of an array that varies along one axis, and that axis; (number, None) for one."""
     if weights is not None:
         weights = nested_weights("pos_weight", weights)  # refuses anything but an array
     axes, flat = varying_axes(weights), _flat(weights)
     if not axes:
         return flat[0], None
-    return flat, None if axes[0] == -1 else axes[0]
+    return flat, axes[0]
 
 
 def _flat(value: Any) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from unifiedloss.errors import (
 from unifiedloss.floats import FORMATS
 from unifiedloss.interop.library_loss import LIBRARY_LOSSES, Call
 from unifiedloss.interop.unchanged import check_unchanged
+from unifiedloss.shapes import loss_axis
 from unifiedloss.spec import Categorical, Loss, bound_spec
 
 Array = NDArray[Any]
@@ -185,7 +186,7 @@ def kinds_of(name: str) -> tuple[str, ...]:
 def _class_axis(side: Side, predictions: Array) -> int:
     """Return the class axis, counted from the end."""
     axis = getattr(side.spec, "axis", None)
-    axis = -1 if axis is None else int(axis)
+    axis = -1 if axis is None else loss_axis(int(axis), predictions.shape)
     return axis if axis < 0 else axis - predictions.ndim
 
 

@@ -148,8 +148,8 @@ QUIRKS = (
     ),
     Quirk(
         Rule("one_example", (Categorical,), kind="index"),
-        "The class axis is where the spec has it, whatever the rank.",
-        "Predictions with one axis are one example, and their axis is that of the classes.",
+        "Predictions with one axis are one example, also under axis=1.",
+        {"* error": "Predictions with one axis are an error."},
         lambda layout: [Input(one_row(layout, 0).predictions.reshape(-1), np.array(0))],
         lambda x: x.p.ndim == 1,
     ),

@@ -367,9 +367,11 @@ def _case(from_logits: bool, name: str, row: Row) -> Case:
     pos_weight: Any = row["pos_weight"]
     if pos_weight == "given":
         pos_weight = rng.uniform(0.5, 3, shape[-1]) if shape else 0.5
+    several = np.ndim(pos_weight) > 0
     spec = BinaryCrossEntropyLoss(
         from_logits=from_logits,
         pos_weight=pos_weight,
+        axis=-1 if several and len(shape) > 2 else None,
         **fields_of(row, "label_smoothing", "epsilon"),
     )
     common = companions(rng, row, shape)
@@ -424,6 +426,12 @@ def bad_calls() -> Iterator[BadCall]:
     )
     yield refused("pos-weight")(
         "pos_weight along no axis", bce.replace(pos_weight=(1, 2, 3), axis=2), z, t
+    )
+    yield refused("pos-weight")(
+        "axis of pos_weight not named",
+        bce.replace(pos_weight=(3, 1)),
+        np.zeros((2, 2, 2), np.float32),
+        np.zeros((2, 2, 2), np.float32),
     )
     yield refused("bad-probability", "bad-values")(
         "binary logits as probabilities", BinaryCrossEntropyLoss(), z, t, reads=True

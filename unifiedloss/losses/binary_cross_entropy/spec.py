@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from unifiedloss.checks import (
-    axis_if_not_last,
     boolean,
     clip_bound,
+    integer,
     optional,
     unit_interval,
     weight_or_weights,
@@ -32,10 +32,13 @@ def _pos_weight(spec: Any) -> Text:
 
 
 def _pos_weight_axis(spec: Any) -> Text:
-    where = "the last axis" if spec.axis is None else f"axis {spec.axis}"
-    if isinstance(spec.pos_weight, tuple):
-        return Text.of(f"the positive weights run along {where}")
-    return Text.of(f"a vector of positive weights would run along {where}")
+    runs = "run" if isinstance(spec.pos_weight, tuple) else "would run"
+    if spec.axis is None:
+        return Text.of(
+            f"several positive weights {runs} along the last axis of predictions with one axis or "
+            "two; with more it must be named"
+        )
+    return Text.of(f"several positive weights {runs} along axis {spec.axis}")
 
 
 class BinaryCrossEntropyLoss(Elementwise):
@@ -102,8 +105,10 @@ class BinaryCrossEntropyLoss(Elementwise):
     axis: int | None = field(
         default=None,
         fast_paths=True,
-        check=optional(axis_if_not_last),
-        doc="the axis along which a vector `pos_weight` runs. None: the last one.",
+        check=optional(integer),
+        doc="the axis along which several numbers in `pos_weight` run. None: the last one where "
+        "predictions have at most 2 axes; from 3 axes up it must be named, as for the "
+        "cross-entropy.",
         sentence=_pos_weight_axis,
         since=2,
     )

@@ -76,6 +76,7 @@ def marked_cases() -> Iterator[Case]:
     yield axis_case(
         "log-probabilities, axis 1", spec, cube, ints([0, 1, 2], [2, 0, 1]), dtype="bfloat16"
     )
+    yield axis_case("log-probabilities, one example under axis 1", spec, logs[0], np.array(2))
 
 
 def rule_cases() -> Iterator[Case]:

@@ -336,6 +336,9 @@ def _shapes() -> Iterator[Case]:
         Y,
     )
     yield shape_case("one row, scalar label", spec_with(), X[0], np.array(2))
+    example = spec_with(axis=1, class_weights=W, label_smoothing=0.3)
+    yield axis_case("one example under axis 1, label", example, X[0], np.array(2), compiled=True)
+    yield axis_case("one example under axis 1, dense", example, X[0], ONE_HOT[0])
     yield one_class_case("one class", spec_with(**_MEAN), X[:, :1], ints(0, 0, 0, 0))
     yield one_class_case(
         "one class, probabilities",
