@@ -31,6 +31,7 @@ LOG, SUMMED = (
     Call("sklearn.metrics.log_loss", {"normalize": False}),
 )
 SQUARED = Call("sklearn.metrics.mean_squared_error")
+OUTPUTS = Call("sklearn.metrics.mean_squared_error", {"multioutput": (0.3, 0.0, 0.7)})
 
 # Probabilities of 0 are clipped to the spacing of the dtype: 15.94 in float32, 36.04 in float64.
 CORNERS = np.array([[0.0, 0.5, 0.5], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]], np.float32)
@@ -48,6 +49,8 @@ GRID: list[tuple[Any, ...]] = [
     (SQUARED, PREDICTIONS, ANSWERS, WEIGHTS),
     (SQUARED, PREDICTIONS[:, 0], ANSWERS[:, 0], WEIGHTS),
     (SQUARED, PREDICTIONS, np.arange(12).reshape(4, 3)),
+    (OUTPUTS, PREDICTIONS, ANSWERS),
+    (OUTPUTS, PREDICTIONS, ANSWERS, WEIGHTS),
 ]
 
 
@@ -117,7 +120,7 @@ def test_what_is_refused_by_both_or_one() -> None:
         computed("numpy", interop.spec_of(SQUARED), PREDICTIONS, ANSWERS, negative)
 
 
-@pytest.mark.parametrize("native", [LOG, SUMMED, SQUARED], ids=str)
+@pytest.mark.parametrize("native", [LOG, SUMMED, SQUARED, OUTPUTS], ids=str)
 def test_round_trip(native: Call) -> None:
     """Every spec of these metrics is written as a metric and read back."""
     check_round_trip(native)
@@ -129,7 +132,7 @@ def test_round_trip(native: Call) -> None:
         ("sklearn.metrics.log_loss(labels=['cat', 'dog'])", "leave labels out"),
         ("sklearn.metrics.log_loss(normalize=1)", "True or False"),
         ("sklearn.metrics.mean_squared_error(multioutput='raw_values')", "uniform_average"),
-        ("sklearn.metrics.mean_squared_error(multioutput=[0.3, 0.7])", "uniform_average"),
+        ("sklearn.metrics.mean_squared_error(multioutput=[[0.3, 0.7]])", "no list of one weight"),
     ],
 )
 def test_refused(text: str, words: str) -> None:
@@ -150,7 +153,7 @@ def test_objects() -> None:
         from_native(metrics.log_loss, sample_weight=[1.0, 2.0])
     with pytest.raises(UnsupportedError, match="leave labels out"):
         from_native(metrics.log_loss, labels=np.array([0, 1]))
-    with pytest.raises(SpecTypeError, match="no loss that is known"):
+    with pytest.raises(SpecTypeError, match=r"sklearn.metrics.hinge_loss is another kind of loss"):
         from_native(metrics.hinge_loss)
 
 

@@ -17,6 +17,7 @@ from unifiedloss.errors import SpecTypeError
 from unifiedloss.field import parameters
 from unifiedloss.inputs import Numbers, TensorT
 from unifiedloss.spec import Bound, Loss, bound_spec
+from unifiedloss.suggestion import suggestion
 from unifiedloss.text import quoted
 
 _class_axis = optional(integer)
@@ -110,7 +111,7 @@ def softmax(logits: TensorT, *, axis: int | None = None) -> TensorT: ...
 @overload
 def softmax(logits: Numbers, *, axis: int | None = None) -> Any: ...
 @no_autograph
-def softmax(logits: Any, *, axis: int | None = None) -> Any:
+def softmax(logits: Any, *, axis: int | None = None, **unknown: Any) -> Any:
     r"""Compute the probabilities of logits, $p_c = e^{z_c} / \sum_j e^{z_j}$.
 
     Args:
@@ -128,8 +129,20 @@ def softmax(logits: Any, *, axis: int | None = None) -> Any:
         SpecValueError, SpecTypeError: the axis is missing, out of range or no int.
         ShapeError: there is no class axis, or no class on it.
     """
+    for name in unknown:
+        hint = suggestion(name, ["axis"])
+        msg = f"softmax has no argument {name!r}; it takes logits and axis.{hint}"
+        raise SpecTypeError(msg)
     adapter = registry.adapter(registry.backend_of(logits, "logits"))
     return adapter.softmax(logits, _class_axis("axis", axis))
+
+
+vars(softmax)["__signature__"] = inspect.Signature(
+    [
+        inspect.Parameter("logits", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        inspect.Parameter("axis", inspect.Parameter.KEYWORD_ONLY, default=None),
+    ]
+)
 
 
 @no_autograph

@@ -89,6 +89,15 @@ def from_json(text: str | bytes | Any) -> Loss:
     Raises:
         SerializationError: the text is not JSON, repeats a key, or is no spec.
     """
+    return from_dict(read_json(text))
+
+
+def read_json(text: str | bytes | Any) -> Any:
+    """Read JSON text strictly, and return what it holds.
+
+    Raises:
+        SerializationError: the text is not JSON, repeats a key, or is too long.
+    """
     import json  # here, because it would take a fifth of this package's import time
 
     if not isinstance(text, str | bytes):
@@ -117,7 +126,7 @@ def from_json(text: str | bytes | Any) -> Loss:
         raise SerializationError(msg)
 
     try:
-        data = json.loads(
+        return json.loads(
             text, object_pairs_hook=unique, parse_int=integer, parse_constant=constant
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -126,4 +135,3 @@ def from_json(text: str | bytes | Any) -> Loss:
     except RecursionError as error:
         msg = "The JSON text is nested too deeply; a spec nests no deeper than its weights."
         raise SerializationError(msg) from error
-    return from_dict(data)

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from unifiedloss.text import MOST_QUOTED
 
-_FOREIGN_NAMES = {
-    "weight": "class_weights",
-    "weights": "class_weights",
+_FOREIGN_NAMES: dict[str, str | tuple[str, ...]] = {
+    "weight": ("class_weights", "element_weights"),
+    "weights": ("class_weights", "element_weights"),
+    "beta": "delta",
     "ignore_class": "ignore_index",
     "dim": "axis",
     "class_axis": "axis",
@@ -24,7 +25,7 @@ _FOREIGN_NAMES = {
     "tf": "tensorflow",
     "np": "numpy",
 }
-"""Names that other libraries use, too unlike ours for `difflib` to find."""
+"""Names that other libraries use, too unlike ours for `difflib` to find; the first known fits."""
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
@@ -35,7 +36,10 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     if not isinstance(name, str) or len(name) > MOST_QUOTED:
         return ""  # comparing takes time, and no name is so long
     lower = name.lower()
-    matches = [_FOREIGN_NAMES.get(lower, lower)]
-    if matches[0] not in known:
-        matches = get_close_matches(lower, known, n=1)
+    foreign = _FOREIGN_NAMES.get(lower, lower)
+    meant = (foreign,) if isinstance(foreign, str) else foreign
+    matches = [each for each in meant if each in known]
+    if not matches:
+        spellings = {each.lower(): each for each in known}
+        matches = [spellings[each] for each in get_close_matches(lower, spellings, n=1)]
     return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -21,6 +21,7 @@ from unifiedloss.interop import optax as _optax
 from unifiedloss.interop import sklearn as _sklearn
 from unifiedloss.interop import tensorflow as _tensorflow
 from unifiedloss.interop import torch as _torch
+from unifiedloss.interop.configs import call_of_config, is_config, of_keras_object
 from unifiedloss.interop.library_loss import (
     LIBRARIES,
     LIBRARY_LOSSES,
@@ -32,9 +33,10 @@ from unifiedloss.interop.library_loss import (
     find,
     spec_of,
 )
+from unifiedloss.interop.others import what_it_is
 from unifiedloss.interop.parse import parse
 from unifiedloss.interop.unchanged import check_unchanged
-from unifiedloss.serialization import from_json
+from unifiedloss.serialization import from_dict, read_json
 from unifiedloss.spec import LOSSES, Loss, bound_spec
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import quoted, shortened
@@ -47,6 +49,7 @@ __all__ = [
     "LibraryLoss",
     "adapter",
     "build",
+    "call_in",
     "call_of",
     "closest",
     "find",
@@ -104,8 +107,13 @@ def from_native(obj: Any, /, **arguments: Any) -> Loss:
         assert spec.axis == 1 and spec.label_smoothing == 0.1
         ```
     """
-    if isinstance(obj, str):
-        return _from_text(obj, arguments)
+    if isinstance(obj, str | Mapping):
+        if arguments:
+            place = "text of the call" if isinstance(obj, str) else "dictionary"
+            msg = f"write {shortened(', '.join(arguments))} into the {place}."
+            raise SpecTypeError(msg)
+        found = call_in(obj)
+        return found if isinstance(found, Loss) else _of_call(found)
     if not arguments:
         if isinstance(obj, Loss):
             return obj
@@ -118,13 +126,24 @@ def from_native(obj: Any, /, **arguments: Any) -> Loss:
     return spec_of(read(obj, **arguments))
 
 
-def _from_text(text: str, arguments: Mapping[str, Any]) -> Loss:
-    if arguments:
-        msg = f"write {shortened(', '.join(arguments))} into the text of the call."
-        raise SpecTypeError(msg)
-    if text.lstrip().startswith("{"):
-        return from_json(text)
-    call = parse(text)
+def call_in(description: str | Mapping[Any, Any]) -> Call | Loss:
+    """The call, or the spec, that text or a dictionary describes.
+
+    Raises:
+        SpecValueError, SpecTypeError: it describes no known loss, or an argument does not exist.
+        SerializationError: it is nearly a spec as `Loss.to_dict` and `Loss.to_json` write it.
+    """
+    if isinstance(description, str):
+        if not description.lstrip().startswith("{"):
+            return parse(description)
+        description = read_json(description)
+    if not isinstance(description, Mapping) or not is_config(description):
+        return from_dict(description)
+    spec = of_keras_object(description)
+    return call_of_config(description) if spec is None else from_dict(spec)
+
+
+def _of_call(call: Call) -> Loss:
     root, _, name = call.name.partition(".")
     if root != "unifiedloss":
         return spec_of(call)
@@ -154,6 +173,8 @@ def read(obj: Any, /, **arguments: Any) -> Call:
             f"{function.__module__}.{function.__qualname__} is a class; "
             "call it, and pass the loss that it makes."
         )
+    elif _is_of_library(function) and (sentence := what_it_is(described(function))) is not None:
+        msg = sentence
     else:
         msg = (
             f"{described(function)} is no loss that is known here: "
@@ -184,6 +205,11 @@ def _libraries_of(obj: Any) -> list[str]:
     modules = [str(getattr(obj, "__module__", "")), *(base.__module__ for base in bases)]
     roots = dict.fromkeys(module.partition(".")[0] for module in modules)
     return [root for root in roots if root in LIBRARIES]
+
+
+def _is_of_library(obj: Any) -> bool:
+    """Whether a library defines the function, or the very class of the object."""
+    return described(obj).partition(".")[0] in LIBRARIES
 
 
 def described(obj: Any) -> str:

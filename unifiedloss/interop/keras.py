@@ -58,6 +58,8 @@ _REDUCTION = choice(
         f"{{given.name}}: reduction must be one of {_KNOWN} or 'mean_with_sample_weight', got "
         "{value!r}.",
     ),
+    # Keras 2 chose the mean under this name, except under tf.distribute, where it was an error.
+    renamed={"auto": "sum_over_batch_size"},
 )
 
 _HALVES = (*HALF_TYPES, *(f"mixed_{half}" for half in HALF_TYPES))
@@ -145,6 +147,10 @@ def _from_logits(renormalized: Callable[[Given], dict[str, str]], *refusals: Ref
     return Lens(default=False, read=read, write=lambda spec, _: spec.from_logits, refusals=refusals)
 
 
+_SHORT = {"mean_squared_error": ("mse", "MSE"), "binary_crossentropy": ("bce", "BCE")}
+"""Keras' short names of its functions."""
+
+
 def _class_and_function(
     cls: str,
     function: str,
@@ -169,7 +175,12 @@ def _class_and_function(
             fixed.replace(reduction="none"),
             {name: lens for name, lens in lenses.items() if name != "reduction"},
             {"reduction": unreduced} | (requires or {}),
-            aliases=(f"keras.metrics.{function}",),
+            aliases=tuple(
+                f"keras.{module}.{name}"
+                for module in ("losses", "metrics")
+                for name in (function, *_SHORT.get(function, ()))
+                if (module, name) != ("losses", function)
+            ),
             data=("y_true", "y_pred"),
             reasons=_REASONS,
         ),
@@ -229,3 +240,14 @@ _PAIRS = (
 # Classes come first, because a model is compiled with them: a spec that both can express is
 # written as the class.
 register(*(cls for cls, _ in _PAIRS), *(function for _, function in _PAIRS))
+
+STRINGS: dict[str, str] = {
+    name: cls.name
+    for cls, function in _PAIRS
+    for of_function in (function.name.rpartition(".")[2],)
+    for name in (cls.name.rpartition(".")[2], of_function, *_SHORT.get(of_function, ()))
+}
+"""The classes by the strings that ``compile(loss=...)`` takes; it averages a function's losses."""
+
+CHOSEN_BY_SHAPE = ("crossentropy", "ce")
+"""Strings for which Keras chooses the loss by the shapes of a call."""

@@ -8,7 +8,7 @@ from the entry, so a new loss is one entry in the file of its library.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from unifiedloss.checks import integer
@@ -58,6 +58,7 @@ class Lens:
             reads it back to find what it does not express. May raise `UnsupportedError`.
         refusals: are raised before a value is read.
         tensor: whether the argument is a tensor in the library; otherwise it is a Python value.
+        renamed: strings that older versions of the library took, and those that replaced them.
     """
 
     default: Any
@@ -65,6 +66,7 @@ class Lens:
     write: Callable[[Any, str | None], Any]
     refusals: tuple[Refusal, ...] = ()
     tensor: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def fields(self, value: Any, given: Given) -> Mapping[str, Any]:
         """The fields for a value.
@@ -94,19 +96,21 @@ def refuse(why: str) -> NoReturn:
 
 
 def pair(
-    field: str,
+    name: str,
     default: Any,
     *refusals: Refusal,
     written: Callable[[Any], Any] = lambda value: value,
     tensor: bool = False,
+    renamed: Mapping[str, str] | None = None,
 ) -> Lens:
-    """An argument that is a field; `written` turns the field's value into the argument's."""
+    """An argument that is a field of this name; `written` turns its value into the argument's."""
     return Lens(
         default,
-        lambda value, _: {field: value},
-        lambda spec, _: written(getattr(spec, field)),
+        lambda value, _: {name: value},
+        lambda spec, _: written(getattr(spec, name)),
         refusals,
         tensor,
+        renamed or {},
     )
 
 
@@ -139,7 +143,11 @@ def one_label(argument: str, default: int | None, several: str) -> Lens:
     return Lens(default, read, write)
 
 
-def choice(options: Mapping[Any, Mapping[str, Any]], *refusals: Refusal) -> Lens:
+def choice(
+    options: Mapping[Any, Mapping[str, Any]],
+    *refusals: Refusal,
+    renamed: Mapping[str, str] | None = None,
+) -> Lens:
     """An argument each of whose values stands for some fields; the first value is the default.
 
     A spec is written as the value that agrees with it in the first fields, in the order in which
@@ -148,8 +156,9 @@ def choice(options: Mapping[Any, Mapping[str, Any]], *refusals: Refusal) -> Lens
 
     def write(spec: Any, _: str | None) -> Any:
         def agreement(value: Any) -> list[bool]:
-            return [getattr(spec, name) == field for name, field in options[value].items()]
+            return [getattr(spec, name) == wanted for name, wanted in options[value].items()]
 
         return max(options, key=agreement)
 
-    return Lens(next(iter(options)), lambda value, _: options[value], write, refusals)
+    first = next(iter(options))
+    return Lens(first, lambda value, _: options[value], write, refusals, renamed=renamed or {})

@@ -13,7 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.interop.constants import Constant
 from unifiedloss.interop.lens import Arguments, Given, Lens, refuse
+from unifiedloss.interop.others import what_it_is
 from unifiedloss.spec import Loss
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import MOST_QUOTED, quoted, shortened
@@ -139,11 +141,18 @@ class LibraryLoss:
                 )
                 raise SpecTypeError(msg)
             given[name] = value
+        given = {name: self._current(name, value) for name, value in given.items()}
         return {
             name: given[name]
             for name in self.parameters
             if name in given and not self._is_default(name, given)
         }
+
+    def _current(self, name: str, value: Any) -> Any:
+        """The value that a constant of the library stands for, or that replaced an old one."""
+        if isinstance(value, Constant):
+            value = value.value(self.library)
+        return self.lenses[name].renamed.get(value, value) if isinstance(value, str) else value
 
     def _is_default(self, name: str, given: Mapping[str, Any]) -> bool:
         default, value = self.parameters[name], given[name]
@@ -220,6 +229,11 @@ def register(*library_losses: LibraryLoss) -> None:
             _ALIASES[alias] = library_loss.name
 
 
+def knows(name: str) -> bool:
+    """Whether a loss has this name or alias."""
+    return _ALIASES.get(name, name) in LIBRARY_LOSSES
+
+
 def find(name: str) -> LibraryLoss:
     """The loss with this name or alias.
 
@@ -228,22 +242,33 @@ def find(name: str) -> LibraryLoss:
     """
     library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name))
     if library_loss is None:
+        is_another = what_it_is(name)
         msg = (
             f"{shortened(name)} is no loss that is known here; known are the losses of "
             f"{', '.join(LIBRARIES)}, by their full names.{_suggested(name)}"
         )
-        raise SpecValueError(msg)
+        raise SpecValueError(is_another or msg)
     return library_loss
+
+
+_CLOSE, _VERY_CLOSE = 0.8, 0.9
+"""How alike the names of losses of one library must be for a suggestion, and any other two."""
 
 
 def _suggested(name: str) -> str:
     """The full names whose last part is close to this name's, as the end of a message."""
+    rest = name.partition(".")[2]
+    library = Call(name).library
+    of_library = rest != "" and library in LIBRARIES
     endings: dict[str, list[str]] = {}
-    for known in LIBRARY_LOSSES:
-        endings.setdefault(known.rpartition(".")[2].lower(), []).append(known)
+    for known, library_loss in LIBRARY_LOSSES.items():
+        if not of_library or library_loss.library == library:
+            endings.setdefault(known.rpartition(".")[2].lower(), []).append(known)
+    last = name.rpartition(".")[2].lower()
+    cutoff = _CLOSE if of_library else _VERY_CLOSE
     if len(name) > MOST_QUOTED:  # comparing takes time, and no name is so long
         return ""
-    near = get_close_matches(name.rpartition(".")[2].lower(), endings, n=1)
+    near = get_close_matches(last, endings, n=1, cutoff=cutoff)
     return f" Did you mean {' or '.join(endings[near[0]])}?" if near else ""
 
 

@@ -10,44 +10,19 @@ import ast
 from typing import Any
 
 from unifiedloss.errors import SpecTypeError, SpecValueError
+from unifiedloss.interop.keras import CHOSEN_BY_SHAPE, STRINGS
 from unifiedloss.interop.library_loss import Call, find
+from unifiedloss.interop.lines import PARTIALS, expression_of, loss_in
+from unifiedloss.interop.literals import dotted, literal, source
 from unifiedloss.interop.onnx_graph import call_of_nodes
 from unifiedloss.interop.onnx_nodes import node_of_arguments
+from unifiedloss.losses import ROWS
 from unifiedloss.text import MOST_CHARACTERS, quoted, shortened, too_long
-
-_PREFIXES = {
-    ("nn",): ("torch", "nn"),
-    ("F",): ("torch", "nn", "functional"),
-    ("torch", "nn", "modules", "loss"): ("torch", "nn"),
-    ("tensorflow",): ("tf",),
-    ("tf", "keras"): ("keras",),
-    ("tensorflow", "keras"): ("keras",),
-    ("ul",): ("unifiedloss",),
-    ("helper",): ("onnx", "helper"),
-}
-"""Canonical names of modules, by their common names."""
-
-_ARRAYS = frozenset(
-    f"{module}.{function}"
-    for modules, functions in (
-        (("torch",), ("tensor", "as_tensor", "Tensor", "FloatTensor")),
-        (("np", "numpy", "jnp", "jax.numpy"), ("array", "asarray")),
-        (("tf",), ("constant", "convert_to_tensor")),
-    )
-    for module in modules
-    for function in functions
-)
-"""Functions that make a tensor of a literal; they are read as the literal."""
-
-_SIZED = frozenset({"torch.Tensor", "torch.FloatTensor"})
-"""Those of `_ARRAYS` that take a single number as a size, not as a value."""
-
-_MOST_BITS = 1024
-"""A larger integer fits in no float. Python does not even write those of 4,300 digits."""
 
 _NODE = "onnx.helper.make_node"
 
-_PARTIAL = ("functools.partial", "partial")
+FUNCTIONS = {f"unifiedloss.{row.function}": f"unifiedloss.{row.spec}" for row in ROWS}
+"""The names of our functions, and of the classes whose specs they evaluate."""
 
 
 def parse(text: str | Any) -> Call:
@@ -75,7 +50,7 @@ def parse(text: str | Any) -> Call:
     if len(text) > MOST_CHARACTERS:
         raise SpecValueError(too_long(text))
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = expression_of(ast.parse(text.strip()))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, SyntaxError):
             reason = shortened(error.msg)
@@ -86,16 +61,25 @@ def parse(text: str | Any) -> Call:
             "Write a call, as in torch.nn.MSELoss()."
         )
         raise SpecValueError(msg) from error
+    if tree is None:
+        msg = (
+            f"{shortened(text)} is not one Python expression: write the line of one loss, as in "
+            "torch.nn.MSELoss()."
+        )
+        raise SpecValueError(msg)
+    tree = loss_in(tree)
+    if isinstance(tree, ast.Name) and (tree.id in STRINGS or tree.id.lower() in CHOSEN_BY_SHAPE):
+        return call_of_string(tree.id)
     if isinstance(tree, ast.List):
         return _nodes(tree.elts)
     if not isinstance(tree, ast.Call):
-        name, backend = _dotted(tree)
-        return _bound(name, [], {}, backend, called=False)
+        name, backend = dotted(tree)
+        return bound(name, [], {}, backend, called=False)
     positional = list(tree.args)
-    name, backend = _dotted(tree.func)
+    name, backend = dotted(tree.func)
     if name == _NODE:
         return _nodes([tree])
-    called = name not in _PARTIAL
+    called = name not in PARTIALS
     if not called:
         if not positional:
             msg = (
@@ -103,25 +87,67 @@ def parse(text: str | Any) -> Call:
                 "as in functools.partial(optax.l2_loss)."
             )
             raise SpecValueError(msg)
-        name, backend = _dotted(positional.pop(0))
-    values = [_literal(value) for value in positional]
-    return _bound(name, values, _keywords(tree), backend, called=called)
+        name, backend = dotted(positional.pop(0))
+        return bound(
+            name, [literal(x) for x in positional], _keywords(tree, ()), backend, called=called
+        )
+    if not name.startswith("unifiedloss."):
+        find(name)  # a name that is not known matters more than what stands in the call
+    tensors = _tensors_of(name)
+    if tensors:
+        positional = _without_tensors(positional)
+    values = [literal(value) for value in positional]
+    return bound(name, values, _keywords(tree, tensors), backend, called=called)
 
 
-def _keywords(call: ast.Call) -> dict[str, Any]:
+def _tensors_of(name: str) -> tuple[str, ...]:
+    """The parameters for tensors of a function with this name; none for a class."""
+    if name in FUNCTIONS:
+        return ("predictions", "targets", "sample_weight", "mask")
+    if name.startswith("unifiedloss.") or find(name).is_class:
+        return ()
+    return find(name).data
+
+
+def _without_tensors(positional: list[ast.expr]) -> list[ast.expr]:
+    """Leave out the two tensors that a function is called with, if they are no literals."""
+    if any(_is_literal(node) for node in positional[:2]):
+        return positional
+    rest = positional[2:]
+    if rest:
+        msg = (
+            f"{source(rest[0])} stands behind the two tensors: write it with its name, as in "
+            "reduction='sum', so that it can be told which argument it is."
+        )
+        raise SpecValueError(msg)
+    return rest
+
+
+def _is_literal(node: ast.expr) -> bool:
+    if isinstance(node, ast.Starred):
+        return True
+    try:
+        literal(node)
+    except SpecValueError:
+        return False
+    return True
+
+
+def _keywords(call: ast.Call, tensors: tuple[str, ...]) -> dict[str, Any]:
+    """The keyword arguments of a call, without the tensors that a script gives it by a name."""
     keywords = {}
     for keyword in call.keywords:
         if keyword.arg is None:
-            msg = f"**{_source(keyword.value)} is not read; write every argument with its name."
+            msg = f"**{source(keyword.value)} is not read; write every argument with its name."
             raise SpecValueError(msg)
         # `ast.parse` accepts a repeated keyword; only the compiler refuses it.
         if keyword.arg in keywords:
             msg = (
-                f"{_source(call.func)}: {quoted(keyword.arg)} is given twice; "
-                "leave one of them out."
+                f"{source(call.func)}: {quoted(keyword.arg)} is given twice; leave one of them out."
             )
             raise SpecTypeError(msg)
-        keywords[keyword.arg] = _literal(keyword.value)
+        if keyword.arg not in tensors or _is_literal(keyword.value):
+            keywords[keyword.arg] = literal(keyword.value)
     return keywords
 
 
@@ -129,21 +155,37 @@ def _nodes(elements: list[ast.expr]) -> Call:
     """Read the call of a loss written as one ONNX node, or as a list of nodes with constants."""
     nodes = []
     for element in elements:
-        if not isinstance(element, ast.Call) or _dotted(element.func)[0] != _NODE:
+        if not isinstance(element, ast.Call) or dotted(element.func)[0] != _NODE:
             msg = (
-                f"{_source(element)} is no node; "
+                f"{source(element)} is no node; "
                 f"a list of {_NODE}(...) is read as the nodes of a graph."
             )
             raise SpecValueError(msg)
-        values = [_literal(value) for value in element.args]
-        nodes.append(node_of_arguments(values, _keywords(element)))
+        values = [literal(value) for value in element.args]
+        nodes.append(node_of_arguments(values, _keywords(element, ())))
     return call_of_nodes(nodes)
 
 
-def _bound(
+def call_of_string(name: str) -> Call:
+    """Return the loss that ``compile(loss=name)`` of Keras makes.
+
+    Raises:
+        SpecValueError: Keras has no loss of this name, or chooses one by the shapes of a call.
+    """
+    if name.lower() in CHOSEN_BY_SHAPE:
+        msg = (
+            f"Keras chooses the loss {name!r} by the shapes of a call; write 'binary_crossentropy',"
+            " 'categorical_crossentropy' or 'sparse_categorical_crossentropy'."
+        )
+        raise SpecValueError(msg)
+    return Call(STRINGS[name])
+
+
+def bound(
     name: str, positional: list[Any], keywords: dict[str, Any], backend: str | None, *, called: bool
 ) -> Call:
     """Return the call, its positional arguments bound to the names of the parameters."""
+    name = FUNCTIONS.get(name, name)
     if name.startswith("unifiedloss."):
         if positional or not called:
             msg = f"{name} takes its fields by name, as in {name}(reduction='sum')."
@@ -157,118 +199,3 @@ def _bound(
         )
         raise SpecValueError(msg)
     return Call(library_loss.name, library_loss.bind(positional, keywords), backend)
-
-
-def _dotted(node: ast.expr) -> tuple[str, str | None]:
-    """Return a dotted name with its module's canonical name, and the backend of ``keras[...]``."""
-    parts: list[str] = []
-    backend = None
-    inner = node
-    while True:
-        if isinstance(inner, ast.Attribute):
-            parts.insert(0, inner.attr)
-            inner = inner.value
-        elif (
-            isinstance(inner, ast.Subscript)
-            and backend is None
-            and _source(inner.value) in ("keras", "tf.keras")
-        ):
-            backend = _backend(inner.slice)
-            inner = inner.value
-        elif isinstance(inner, ast.Name):
-            parts.insert(0, inner.id)
-            break
-        else:
-            msg = (
-                f"{_source(node)} is no name of a loss: "
-                "a call with literal arguments is read, as in "
-                "torch.nn.CrossEntropyLoss(label_smoothing=0.1), and nothing is evaluated."
-            )
-            raise SpecValueError(msg)
-    for length in range(len(parts) - 1, 0, -1):
-        known = _PREFIXES.get(tuple(parts[:length]))
-        if known is not None:
-            parts[:length] = known
-            break
-    return ".".join(parts), backend
-
-
-def _backend(node: ast.expr) -> str:
-    name = node.id if isinstance(node, ast.Name) else getattr(node, "value", None)
-    if not isinstance(name, str):
-        msg = (
-            f"keras[{_source(node)}] names no backend; "
-            "write keras[torch], keras[jax], keras[numpy] or keras[tensorflow]."
-        )
-        raise SpecValueError(msg)
-    return name
-
-
-def _literal(node: ast.expr) -> Any:
-    """Return the value of a literal; arrays become nested tuples."""
-    value = getattr(node, "value", None)
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        msg = f"{quoted(value)} is no number that a loss takes; write a smaller one."
-        raise SpecValueError(msg)
-    if isinstance(node, ast.Constant) and (
-        node.value is None or isinstance(node.value, bool | int | float | str)
-    ):
-        return node.value
-    if (
-        isinstance(node, ast.UnaryOp)
-        and isinstance(node.op, ast.USub | ast.UAdd)
-        and isinstance(node.operand, ast.Constant)
-    ):
-        number = _literal(node.operand)
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            return -number if isinstance(node.op, ast.USub) else number
-    if isinstance(node, ast.List | ast.Tuple):
-        return tuple(_literal(element) for element in node.elts)
-    if isinstance(node, ast.Call) and _is_array(node.func):
-        return _array(node)
-    msg = (
-        f"{_source(node)} is no literal: "
-        "numbers, strings, True, False, None, lists and tuples are read, also inside "
-        "torch.tensor(...), np.array(...), tf.constant(...) and jnp.array(...), "
-        "and nothing is evaluated."
-    )
-    raise SpecValueError(msg)
-
-
-def _array(node: ast.Call) -> Any:
-    """Return the numbers in a call that makes a tensor, such as ``torch.tensor([1.0, 2.0])``."""
-    # Refuse torch.Tensor(3): it makes three uninitialized numbers.
-    sized = _dotted(node.func)[0] in _SIZED and not isinstance(
-        node.args[0] if node.args else None, ast.List | ast.Tuple
-    )
-    if len(node.args) != 1 or node.keywords or sized:
-        msg = f"{_source(node)}: write the numbers alone, as in {_source(node.func)}([1.0, 2.0])."
-        raise SpecValueError(msg)
-    value = _literal(node.args[0])
-    if not _all_numbers(value):
-        msg = (
-            f"{_source(node)} is no array of numbers; "
-            f"write it as in {_source(node.func)}([1.0, 2.0])."
-        )
-        raise SpecValueError(msg)
-    return value
-
-
-def _all_numbers(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_all_numbers, value))
-    return isinstance(value, bool | int | float)
-
-
-def _is_array(node: ast.expr) -> bool:
-    try:
-        return _dotted(node)[0] in _ARRAYS
-    except SpecValueError:
-        return False
-
-
-def _source(node: ast.AST) -> str:
-    try:
-        return shortened(ast.unparse(node))
-    except RecursionError:
-        return "this expression"

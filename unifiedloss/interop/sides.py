@@ -202,12 +202,9 @@ def side_of(loss: Any) -> Side:
         return loss
     if isinstance(loss, Loss):
         return Side(repr(loss), loss)
-    if isinstance(loss, str):
-        if loss.lstrip().startswith("{"):
-            spec = interop.from_native(loss)
-            return Side(repr(spec), spec)
-        call = interop.parse(loss)
-        if call.name.startswith("unifiedloss."):
+    if isinstance(loss, str | Mapping):
+        call = interop.call_in(loss)
+        if isinstance(call, Loss) or call.name.startswith("unifiedloss."):
             spec = interop.from_native(loss)
             return Side(repr(spec), spec)
     elif isinstance(loss, Call):

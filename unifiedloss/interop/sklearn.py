@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from unifiedloss.interop.lens import Refusal, choice, unused
+from unifiedloss.checks import extents
+from unifiedloss.interop.lens import Given, Lens, Refusal, choice, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -16,6 +18,7 @@ _REASONS = {
     "axis": "scikit-learn has the classes on the last of two axes",
     "from_logits": "scikit-learn's log_loss takes probabilities",
     "reduction": "scikit-learn gives one number",
+    "element_weights": "scikit-learn takes one weight for each output",
 }
 
 
@@ -29,12 +32,28 @@ _NO_BOOL = Refusal(
     lambda normalize, _: not isinstance(normalize, bool),
     "{given.name}: normalize must be True or False, got {value!r}.",
 )
-_SEVERAL_OUTPUTS = Refusal(
-    lambda multioutput, _: multioutput != "uniform_average",
-    "{given.name}(multioutput={value!r}) gives each output its own mean or weight; a spec gives "
-    "one. Use multioutput='uniform_average', or element_weights of a spec, which count in its "
-    "divisor.",
+_OTHER_OUTPUTS = Refusal(
+    lambda multioutput, _: isinstance(multioutput, str) and multioutput != "uniform_average",
+    "{given.name}(multioutput={value!r}) gives each output a mean of its own; a spec gives one. "
+    "Use multioutput='uniform_average', or a list of one weight for each output.",
 )
+_NO_LIST = Refusal(
+    lambda multioutput, _: not isinstance(multioutput, str) and len(extents(multioutput)) != 1,
+    "{given.name}(multioutput={value!r}) is no list of one weight for each output; write one, or "
+    "'uniform_average'.",
+)
+
+
+def _outputs(multioutput: Any, _: Given) -> dict[str, Any]:
+    return {} if isinstance(multioutput, str) else {"element_weights": multioutput}
+
+
+def _written(spec: Any, _: str | None) -> Any:
+    weights = spec.element_weights
+    return weights if len(extents(weights)) == 1 else "uniform_average"
+
+
+_OUTPUTS = Lens("uniform_average", _outputs, _written, (_OTHER_OUTPUTS, _NO_LIST))
 
 _NORMALIZE = {True: {"reduction": "mean", "on_empty": "error"}, False: {"reduction": "sum"}}
 
@@ -54,6 +73,6 @@ register(
     _loss(
         "sklearn.metrics.mean_squared_error",
         MeanSquaredError(on_empty="error"),
-        {"multioutput": unused("uniform_average", _SEVERAL_OUTPUTS)},
+        {"multioutput": _OUTPUTS},
     ),
 )

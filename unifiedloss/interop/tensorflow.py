@@ -84,6 +84,8 @@ register(
         "tf.nn.weighted_cross_entropy_with_logits",
         BinaryCrossEntropyLoss(from_logits=True, reduction="none"),
         {"pos_weight": pos_weight(_SEVERAL_AXES, _check_weighted, _NO_POS_WEIGHT), "name": _NAME},
+        # No other loss of TensorFlow weights the positive term, so it is the nearest one of a mean.
+        requires={},
     ),
 )
 

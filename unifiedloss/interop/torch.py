@@ -67,7 +67,9 @@ _ELEMENT_WEIGHTS = pair("element_weights", None, tensor=True)
 _IGNORED = one_label("ignore_index", -100, _SEVERAL_LABELS)
 _DEPRECATED = unused(None)
 """`_effective` reads the two deprecated arguments; a spec is written without them."""
-_REDUCTION = Lens("mean", _effective, lambda spec, _: spec.reduction)
+# torch 1.0 named the mean so, and torch still takes the name, with a warning.
+_OLD_NAMES = {"elementwise_mean": "mean"}
+_REDUCTION = Lens("mean", _effective, lambda spec, _: spec.reduction, renamed=_OLD_NAMES)
 _REDUCTIONS = {"size_average": _DEPRECATED, "reduce": _DEPRECATED, "reduction": _REDUCTION}
 
 _loss = partial(LibraryLoss, data=("input", "target"), reasons=_REASONS)
@@ -139,7 +141,7 @@ register(
         exported=False,
     )
 )
-_HUBER = {"reduction": pair("reduction", "mean"), "delta": pair("delta", 1.0)}
+_HUBER = {"reduction": pair("reduction", "mean", renamed=_OLD_NAMES), "delta": pair("delta", 1.0)}
 register(_loss("torch.nn.HuberLoss", HuberLoss(), _HUBER))
 # As for mse_loss, the function takes weights that it does not broadcast.
 register(
