@@ -108,7 +108,7 @@ RINGS = (
     ("checks", "field", "messages", "evaluable"),
     SPECS,
     ("serialization", "fixes", "shapes", "plan"),
-    ("ops", "evaluator", "logarithms", "gradients", "values", "formulas", "magnitudes"),
+    ("ops", "evaluator", "logarithms", "gradients", "values", "hints", "formulas", "magnitudes"),
     ("losses.*.pipeline", "losses.*.gradient", "losses.*.formula", "losses.*.magnitude"),
     ("pipeline", *ORACLE),
     ("exact", "losses.*.exact", "losses.*.graph"),

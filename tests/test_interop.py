@@ -553,8 +553,11 @@ def specs(count: int) -> list[Any]:
 
 
 def normalized(spec: Any) -> Any:
-    """Reset divisor and on_empty where they have no effect, because the reduction is no mean."""
-    return spec if spec.reduction == "mean" else spec.replace(divisor="weights", on_empty="nan")
+    """Reset divisor and on_empty where the reduction is no mean, and name the last axis."""
+    if spec.reduction != "mean":
+        spec = spec.replace(divisor="weights", on_empty="nan")
+    several = isinstance(getattr(spec, "pos_weight", None), tuple)
+    return spec.replace(axis=-1) if several and spec.axis is None else spec
 
 
 def test_export_is_exact_or_refused() -> None:

@@ -396,9 +396,9 @@ class Focal(nn.CrossEntropyLoss):
     ("obj", "found"),
     [
         (Focal(), "subclass"),
-        (nn.L1Loss(), "L1Loss is no loss that is known"),
+        (nn.L1Loss(), "L1Loss is another kind of loss"),
         (nn.CrossEntropyLoss, "is a class; call it"),
-        (functional.l1_loss, "is no loss that is known"),
+        (functional.l1_loss, "is another kind of loss"),
         (torch.zeros(2), "is no loss that is known"),
         (nn.Linear(1, 1), "is no loss that is known"),
     ],

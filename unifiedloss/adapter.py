@@ -29,6 +29,7 @@ from unifiedloss.errors import (
 )
 from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
+from unifiedloss.hints import hints
 from unifiedloss.inputs import Inputs
 from unifiedloss.messages import Message, describe, foreign
 from unifiedloss.owners import backend_of, is_host_data
@@ -292,11 +293,15 @@ class Adapter(ABC):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
-    ) -> None:
-        """Read the values, on whichever device they are, and raise for the first bad one."""
+    ) -> tuple[str, ...]:
+        """Read the values, on whichever device they are, and raise for the first bad one.
+
+        Return what the others suggest, a sentence each.
+        """
         tensors = self.to_tensors(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, *tensors)
         self._check(plan, *tensors)
+        return hints(spec, *(np.asarray(self.to_numpy(x)) for x in tensors[:2]))
 
     @no_autograph
     def softmax(self, logits: Any, axis: int | None) -> Array:

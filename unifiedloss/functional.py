@@ -7,6 +7,7 @@ of these functions into `functional.pyi`.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, overload
 
@@ -153,8 +154,8 @@ def check(
     *,
     sample_weight: Any = None,
     mask: Any = None,
-) -> None:
-    """Read the values, on any device, and raise for the first bad one.
+) -> tuple[str, ...]:
+    """Read the values, on any device, raise for the first bad one, and say what others suggest.
 
     In eager mode on the CPU every call of a loss does this already. Under tracing the values cannot
     be read, and on accelerators reading would block, so a bad value gives NaN there. This function
@@ -166,6 +167,11 @@ def check(
         targets: tensor.
         sample_weight: number per position.
         mask: bool per position.
+
+    Returns:
+        Hints, a sentence each, for example if predictions look like probabilities where the loss
+        takes logits, or the arguments look swapped. Each is also a `UserWarning`. A hint is no
+        error, because such values may be meant.
 
     Raises:
         BadValueError: a value is bad. The message names its position.
@@ -182,4 +188,7 @@ def check(
         )
         raise SpecTypeError(msg)
     adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
-    adapter.check(known, predictions, targets, sample_weight, mask)
+    found: tuple[str, ...] = adapter.check(known, predictions, targets, sample_weight, mask)
+    for hint in found:
+        warnings.warn(hint, UserWarning, stacklevel=2)
+    return found

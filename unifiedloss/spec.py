@@ -276,7 +276,8 @@ class Loss(Record, Evaluable):
 
         The result does not use unifiedloss. `from_native` reads it back as an equal spec, except
         for `divisor` and `on_empty` under "none" and "sum": there they have no effect, and are read
-        as the mean of the library has them.
+        as the mean of the library has them. An `axis` of several positive weights that was not
+        named is read back as the last one, -1.
 
         For torch, weights become tensors as in ``torch.tensor([0.1, 2.0])``: they have torch's
         default dtype and are rounded to it. Class indices with float64 predictions need float64

@@ -69,6 +69,8 @@ class LibraryLoss:
         data: parameters that hold the tensors of a call.
         reasons: why the library cannot express a field as the spec has it, by the field's name;
             without a final period.
+        covers: values of fields with which the loss computes what a spec does wherever the spec
+            computes anything, although it is read back with another value.
         exported: whether specs are written as this loss. False for a function if a class computes
             the same.
         write: writes the call if it is not written as ``name(argument=value)``.
@@ -81,6 +83,7 @@ class LibraryLoss:
     aliases: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+    covers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     exported: bool = True
     write: Callable[[Mapping[str, Any]], str] | None = None
 
@@ -335,7 +338,8 @@ def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
         except UnsupportedError as error:
             refusals += str(error).splitlines()
             continue
-        candidates.append(Closest(call, read_back, _changes(read_back, spec)))
+        changes = _changes(read_back, spec, library_loss.covers)
+        candidates.append(Closest(call, read_back, changes))
     if not candidates:
         kind = f"a {type(spec).__name__} is written as."
         title = f"{library} has no loss that {'computes this spec:' if refusals else kind}"
@@ -363,17 +367,22 @@ def _candidates(spec: Loss, library: str) -> list[LibraryLoss]:
     ]
 
 
-def _changes(nearest: Loss, spec: Loss) -> dict[str, Any]:
+def _changes(nearest: Loss, spec: Loss, covers: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
     # Without a mean, these two fields have no effect.
     unused = () if "mean" in (nearest.reduction, spec.reduction) else ("divisor", "on_empty")
     values = {name: getattr(nearest, name) for name in spec.declarations if name not in unused}
-    return {name: value for name, value in values.items() if value != getattr(spec, name)}
+    return {
+        name: value
+        for name, value in values.items()
+        if value != getattr(spec, name) and getattr(spec, name) not in covers.get(name, ())
+    }
 
 
 def call_of(spec: Loss, library: str, backend: str | None = None) -> Call:
     """The call of a library that computes exactly the same as a spec.
 
-    Reading it back gives an equal spec, except for `divisor` and `on_empty` without a mean.
+    Reading it back gives an equal spec, except for `divisor` and `on_empty` without a mean, and for
+    the last axis of several positive weights, which is then named.
 
     Raises:
         UnsupportedError: the library cannot express some fields. The message lists them with the

@@ -12,6 +12,9 @@ from typing import Any
 from unifiedloss.checks import extents, nested_weights
 from unifiedloss.interop.lens import Given, Lens, Refusal, refuse
 
+COVERED: dict[str, tuple[Any, ...]] = {"axis": (None,)}
+"""A spec without an axis has its weights on the last one, or refuses the call."""
+
 
 def pos_weight(several: str, check_spec: Callable[[Any], None], *refusals: Refusal) -> Lens:
     """The argument `pos_weight`.

@@ -7,7 +7,7 @@ from typing import Any
 
 from unifiedloss.interop.lens import Given, Lens, Refusal, choice, class_axis, pair, refuse, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
-from unifiedloss.interop.pos_weight import pos_weight
+from unifiedloss.interop.pos_weight import COVERED, pos_weight
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -86,6 +86,12 @@ register(
         {"pos_weight": pos_weight(_SEVERAL_AXES, _check_weighted, _NO_POS_WEIGHT), "name": _NAME},
         # No other loss of TensorFlow weights the positive term, so it is the nearest one of a mean.
         requires={},
+        reasons=_REASONS
+        | {
+            "axis": "TensorFlow aligns pos_weight to the last axes; count it from the end, as "
+            "in axis=-3 for images (N, C, H, W)"
+        },
+        covers=COVERED,
     ),
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from unifiedloss.interop.lens import Given, Lens, Refusal, one_label, pair, refuse, unused
 from unifiedloss.interop.library_loss import LibraryLoss, register
-from unifiedloss.interop.pos_weight import pos_weight
+from unifiedloss.interop.pos_weight import COVERED, pos_weight
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.huber.spec import HuberLoss
@@ -129,6 +129,7 @@ _module_and_function(
     requires={
         "from_logits": "torch.nn.BCEWithLogitsLoss takes logits, and the spec probabilities."
     },
+    covers=COVERED,
 )
 register(_loss("torch.nn.MSELoss", MeanSquaredError(), _REDUCTIONS))
 # The function also takes weights. It does not broadcast them, and a spec does, so no spec is
