@@ -29,18 +29,26 @@ def labels(*shape: int) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(
     ("spec", "predictions", "targets", "error", "says"),
     [
-        (FIRST, zeros(2, 5, 7), labels(2, 5), ShapeError, "they fit axis=-1, if the classes lie"),
-        (CE.replace(axis=-1), zeros(2, 5, 7), labels(2, 7), ShapeError, "they fit axis=-2,"),
+        (
+            FIRST,
+            zeros(2, 5, 7),
+            labels(2, 5),
+            ShapeError,
+            "They would fit axis=-1, if the classes lie",
+        ),
+        (CE.replace(axis=-1), zeros(2, 5, 7), labels(2, 7), ShapeError, "They would fit axis=-2,"),
         (
             FIRST,
             zeros(7, 5),
             labels(5),
             ShapeError,
-            "they fit axis=-2, if the classes lie there. U",
+            "They would fit axis=-2, if the classes lie there. U",
         ),
-        (FIRST, zeros(7, 5), labels(5), ShapeError, "Under vmap an example has no batch axis"),
+        (FIRST, zeros(7, 5), labels(5), ShapeError, "Under vmap an example lacks the batch axis"),
         (CE.replace(axis=2), zeros(7, 5), labels(5), SpecValueError, "Under vmap an example"),
         (FIRST, zeros(5, 5, 5), labels(5), ShapeError, "one label per position."),
+        (CE, zeros(4, 3), labels(3), ShapeError, "got (3,); one label per position."),
+        (CE, np.array([["a"]]), zeros(1, 1), DTypeError, "check that predictions come first"),
         (FIRST, zeros(2, 5, 7), labels(2, 1, 7), ShapeError, "targets.reshape((2, 7))"),
         (CE, zeros(4, 3), labels(4, 3), ShapeError, "one-hot or soft targets use a floating dtype"),
         (CE, zeros(4, 3), zeros(4), ShapeError, "for class indices use an integer dtype"),
@@ -83,7 +91,7 @@ def test_under_vmap() -> None:
     logits = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     each = jax.vmap(spec)(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(each, [0.407606, 1.407606], rtol=1e-6)
-    with pytest.raises(ShapeError, match="they fit axis=-2, if the classes lie there. Under vmap"):
+    with pytest.raises(ShapeError, match=r"axis=-2, if the classes lie there\. Under vmap"):
         jax.vmap(spec)(jnp.zeros((2, 7, 5)), jnp.zeros((2, 5), jnp.int32))
 
 

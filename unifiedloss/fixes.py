@@ -11,9 +11,9 @@ from unifiedloss.inputs import Shape, Signature, same
 from unifiedloss.messages import Message, describe
 
 
-def of_dtypes(targets: str) -> str:
+def of_dtypes(predictions: str, targets: str) -> str:
     """What predictions that are not floating suggest, beside targets of this dtype."""
-    if targets in FORMATS:
+    if targets in FORMATS and predictions in (*INTEGER_TYPES, "bool"):
         return f"the targets are: {Message.FIX_SWAPPED}"
     return "cast them, or check that predictions come first and targets second."
 
@@ -33,11 +33,14 @@ def of_index_targets(given: int | None, predictions: Shape, axis: int, targets: 
         for other in range(len(predictions))
         if same(_without(predictions, other), targets)
     ]
-    if len(fitting) == 1:
-        one_less = given == axis == fitting[0] + len(predictions) + 1
-        vmapped = f" {Message.FIX_VMAP}" if one_less else ""
-        return f"they fit axis={fitting[0]}, if the classes lie there.{vmapped}"
-    return Message.FIX_INDEX_TARGETS
+    if len(fitting) != 1 or given is None:  # without an axis, a batch is too short
+        return Message.FIX_INDEX_TARGETS
+    one_less = given == axis == fitting[0] + len(predictions) + 1
+    vmapped = f" {Message.FIX_VMAP}" if one_less else ""
+    return (
+        f"{Message.FIX_INDEX_TARGETS} They would fit axis={fitting[0]}, if the classes lie there."
+        f"{vmapped}"
+    )
 
 
 def of_dense_targets(predictions: Shape, axis: int, targets: Shape) -> str:

@@ -59,6 +59,8 @@ def cross_entropy_loss(
             both bounds rounded to the predictions' dtype, as in Keras. "sklearn": the distance
             from 1 to the next larger number of the predictions' dtype.
         label_smoothing: the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.
+            Smoothing that spreads $\epsilon$ over the K - 1 other classes, as in fairseq, is
+            $\epsilon_s = \epsilon K / (K - 1)$.
         axis: the class axis. None: the last one where predictions have at most 2 axes; from 3
             axes up it must be named, because torch uses 1 and the others -1, and a square shape
             would hide a mistake. 1: axis 1, or axis 0 where predictions have one axis and are
@@ -561,8 +563,8 @@ def check(
     *,
     sample_weight: Any = None,
     mask: Any = None,
-) -> None:
-    """Read the values, on any device, and raise for the first bad one.
+) -> tuple[str, ...]:
+    """Read the values, on any device, raise for the first bad one, and say what others suggest.
 
     In eager mode on the CPU every call of a loss does this already. Under tracing the values cannot
     be read, and on accelerators reading would block, so a bad value gives NaN there. This function
@@ -574,6 +576,11 @@ def check(
         targets: tensor.
         sample_weight: number per position.
         mask: bool per position.
+
+    Returns:
+        Hints, a sentence each, for example if predictions look like probabilities where the loss
+        takes logits, or the arguments look swapped. Each is also a `UserWarning`. A hint is no
+        error, because such values may be meant.
 
     Raises:
         BadValueError: a value is bad. The message names its position.

@@ -74,8 +74,7 @@ class Message:
         "(y_true, y_pred); for Keras: spec.to('keras')."
     )
     FIX_VMAP = (
-        "Under vmap an example has no batch axis: axis=1 of the batch is axis=0 of the example; "
-        "count the axis from the end."
+        "Under vmap an example lacks the batch axis; count the axis from the end, as in axis=-1."
     )
     FIX_ELEMENTS = "make the shapes equal before the call."
 

@@ -19,7 +19,7 @@ def check_predictions_dtype(dtype: str, targets: str = "") -> None:
     if dtype not in FORMATS:
         msg = (
             f"predictions must be floating ({', '.join(FORMATS)}), got {dtype}; "
-            f"{fixes.of_dtypes(targets)}"
+            f"{fixes.of_dtypes(dtype, targets)}"
         )
         raise DTypeError(msg)
 

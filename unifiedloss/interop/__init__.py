@@ -81,7 +81,10 @@ def from_native(obj: Any, /, **arguments: Any) -> Loss:
             call with literal arguments, such as
             ``"torch.nn.CrossEntropyLoss(label_smoothing=0.1)"``, which is parsed and never
             evaluated. A spec is returned unchanged. A loss bound with `Loss.to` gives its spec.
-            Text may also be the JSON of a spec or a call such as ``"ul.CrossEntropyLoss(...)"``.
+            Text may also be a line of a script that makes or calls a loss, a string that Keras'
+            ``compile(loss=...)`` takes, the JSON of a spec, or a call such as
+            ``"ul.CrossEntropyLoss(...)"``. A dictionary, or its JSON text, is read as Hydra,
+            jsonargparse and Keras write a loss, or as `Loss.to_dict` does.
         arguments: the keyword arguments that configure a function, without its tensors. Pass the
             class weights of an ONNX node as `weights`.
 

@@ -34,6 +34,8 @@ def parse(text: str | Any) -> Call:
             names of modules are known: ``nn``, ``F``, ``tf``. Literals are numbers, strings, True,
             False, None, and lists and tuples of numbers, also inside ``torch.tensor`` and the same
             functions of other frameworks. ``keras[torch].losses...`` names the backend of Keras.
+            An assignment, the tensors of a call, ``.to(device)`` and ``.cuda()`` are left out. The
+            name alone of a loss that Keras' ``compile`` takes, such as "mse", is read as well.
 
     Returns:
         The call, with the arguments as they are written. The name of a class of unifiedloss begins

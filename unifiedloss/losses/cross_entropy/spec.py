@@ -82,7 +82,9 @@ class CrossEntropyLoss(Categorical, Scaled):
         default=0.0,
         fast_paths=True,
         check=unit_interval,
-        doc=r"the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes.",
+        doc=r"the amount $\epsilon_s$ in [0, 1], spread evenly over the K classes. Smoothing that "
+        r"spreads $\epsilon$ over the K - 1 other classes, as in fairseq, is "
+        r"$\epsilon_s = \epsilon K / (K - 1)$.",
         sentence=label_smoothing_sentence("K classes"),
     )
     renormalize: Renormalize | None = field(
