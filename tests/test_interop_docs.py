@@ -44,6 +44,7 @@ REFUSED = [
     "functools.partial(optax.losses.softmax_cross_entropy, axis=(0, 1))",
     "functools.partial(sklearn.metrics.log_loss, labels=[0, 1])",
     'functools.partial(sklearn.metrics.mean_squared_error, multioutput="raw_values")',
+    "functools.partial(sklearn.metrics.mean_squared_error, multioutput=[[0.3, 0.7]])",
     (
         'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], '
         '["loss", "log_probabilities"])'
