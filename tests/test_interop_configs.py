@@ -110,6 +110,15 @@ def test_dictionaries_that_are_not_read(
     assert "\n" not in str(raised.value)
 
 
+def test_deep_dictionaries() -> None:
+    """Nesting without end is an error of this library, from JSON and from Python."""
+    weight: Any = 1.0
+    for _ in range(5000):
+        weight = [weight]
+    with pytest.raises(SpecValueError, match="nested too deeply"):
+        ul.from_native({"_target_": CE, "weight": weight})
+
+
 def test_arguments_belong_into_the_dictionary() -> None:
     """Arguments beside a dictionary are refused, as they are beside text."""
     with pytest.raises(SpecTypeError, match="write reduction into the dictionary"):

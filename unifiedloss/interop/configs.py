@@ -44,6 +44,14 @@ def call_of_config(data: Mapping[Any, Any]) -> Call:
         SpecValueError: the dictionary has another form, or names no known loss.
         SpecTypeError: the loss has no such argument.
     """
+    try:
+        return _call_of(data)
+    except RecursionError as error:
+        msg = "the dictionary is nested too deeply; a loss nests no deeper than its weights."
+        raise SpecValueError(msg) from error
+
+
+def _call_of(data: Mapping[Any, Any]) -> Call:
     if "_target_" in data:
         arguments = {key: value for key, value in data.items() if key not in _HYDRA}
         return _call(data["_target_"], data.get("_args_", ()), arguments)
