@@ -64,7 +64,7 @@ def test_confident_rows_keep_their_digits() -> None:
     [
         ul.CrossEntropyLoss(from_logits=True, axis=1, class_weights=[1, 2, 3], label_smoothing=0.1),
         ul.CrossEntropyLoss(axis=1, epsilon=1e-3),
-        ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2]),
+        ul.BinaryCrossEntropyLoss(from_logits=True, pos_weight=[1, 2], axis=-1),
         ul.BinaryCrossEntropyLoss(label_smoothing=0.2),
         ul.MeanSquaredError(divisor="nonzero"),
     ],
