@@ -122,16 +122,20 @@ class Evaluator:
         for label in plan.ignored_labels:
             differs = ~ops.equal(targets, label)
             present = differs if present is None else present & differs
-        weight = None
+        weight = product = None
         if sample_weight is not None:
             weight = ops.align(ops.cast(sample_weight, plan.compute_dtype), reference)
         if plan.element_weights is not None:
             static = ops.constant(plan.element_weights, plan.compute_dtype, predictions)
-            weight = static if weight is None else weight * static
+            if weight is None:
+                weight = static
+            else:
+                product = weight * static
         if weight is None:
             return Selection(present, present)
-        # A weight below the smallest normal number counts as 0 in every framework. NaN does not.
-        nonzero = ~((weight < plan.tiny_weight) & (weight > -plan.tiny_weight))
+        nonzero = plan.counts(weight, product)
+        if product is not None:
+            weight = product
         kept = nonzero if present is None else present & nonzero
         poisoned = None
         if not self.checked and self.divides_by_weights:
@@ -139,7 +143,7 @@ class Evaluator:
         if plan.probabilities or plan.log_probabilities:
             # A loss of probabilities may leave entries unread, so the product with a NaN weight
             # does not reach their gradients. From logits, and for squared errors, it does.
-            is_nan = ~((weight < 0) | (weight >= 0))
+            is_nan = _is_nan(weight)
             poisoned = is_nan if poisoned is None else poisoned | is_nan
         return Selection(present, kept, weight, None if poisoned is None else poisoned & kept)
 
@@ -183,6 +187,27 @@ class Evaluator:
         targets = self.replace(selection.kept, targets, 0.0)
         return self.replace(selection.kept, predictions, 0.0), targets, bad
 
+    def poisoned_rows(self, bad: Array | None, targets: Array, kept: Array | None) -> Array | None:
+        """Which elements share a position with a bad value or a NaN target.
+
+        Where the last axis is averaged, all elements along it are one position.
+
+        Args:
+            bad: which elements hold a bad value; None for none.
+            targets: the targets in their own dtype.
+            kept: which elements are neither dropped nor zero-weighted; None for all.
+
+        Returns:
+            Flags with the last axis of length 1; None for no element.
+        """
+        ops = self.ops
+        if self.plan.targets_dtype in FORMATS:
+            is_nan = _is_nan(targets)
+            bad = is_nan if bad is None else bad | is_nan
+        if bad is None:
+            return None
+        return ops.expand(ops.any_axis(bad if kept is None else bad & kept, -1), -1)
+
     # ----------------------------------------------------------------------- weigh positions
 
     def weigh(self, positions: Positions, selection: Selection) -> Terms:
@@ -201,6 +226,9 @@ class Evaluator:
             poisoned = ops.broadcast_like(selection.poisoned, losses)
             bad = poisoned if bad is None else bad | poisoned
         if bad is not None:
+            if selection.kept is not None:
+                # The select below would keep the loss at 0, but not the gradient to the weight.
+                bad = bad & selection.kept
             # A product, not a select, so that the gradient of the position is NaN too.
             losses = losses * ops.where(bad, self.scalar(NAN, losses), 1.0)
             if weights is not None:
@@ -290,3 +318,7 @@ class Evaluator:
         ops = self.ops
         undefined = ops.equal(weight, 0) & ops.equal(cost, INFINITY)
         return weight * ops.where(~undefined, cost, 0.0)
+
+
+def _is_nan(x: Array) -> Array:
+    return ~((x < 0) | (x >= 0))

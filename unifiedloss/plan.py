@@ -230,6 +230,23 @@ class Plan:
             complement_costs=(-math.log1p(-low), -math.log(gap) if gap else math.inf),
         )
 
+    def counts(self, weight: Any, product: Any = None) -> Any:
+        """Whether positions with these weights are read. The others are zero-weighted.
+
+        Args:
+            weight: sample weights, or element weights where there are no sample weights: an array
+                of any framework, in the compute dtype.
+            product: sample weights times element weights; None unless there are both.
+        """
+        tiny = self.tiny_weight
+        # NaN counts, because no comparison with it holds.
+        counts = ~((weight < tiny) & (weight > -tiny))
+        if product is None:
+            return counts
+        # Both are compared, because a large factor makes a tiny weight large, and some frameworks
+        # read subnormal weights as 0 before they multiply.
+        return counts & ~((product < tiny) & (product > -tiny))
+
     @property
     def shared_by(self) -> int:
         """Over how many answers smoothing spreads: K, or 2 for the binary cross-entropy."""

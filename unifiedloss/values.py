@@ -69,9 +69,10 @@ def _check(
         with np.errstate(over="ignore"):
             given = np.ones((), bool) if sample_weight is None else sample_weight
             weight = _align(given.astype(plan.compute_dtype), shape)
+            product = None
             if plan.element_weights is not None:
-                weight = weight * np.asarray(plan.element_weights, plan.compute_dtype)
-        kept = present & ~(np.abs(weight) < plan.tiny_weight)
+                product = weight * np.asarray(plan.element_weights, plan.compute_dtype)
+        kept = present & plan.counts(weight, product)
         weighted_mean = plan.divisor == "weights" and plan.spec.reduction == "mean"
         if sample_weight is not None and weighted_mean:
             why = (

@@ -241,6 +241,10 @@ def _gradient(
     factor = _GRADIENTS[plan.spec.name].SLOPE_UNIT * factor
     factor = np.broadcast_to(factor, found.losses.shape)
     slope = _slopes(e, predictions, targets, found.kept)
+    if plan.average_last_axis:
+        # No value is bad, because bad values have raised, but targets may be NaN.
+        poisoned = e.poisoned_rows(None, targets, found.kept)
+        slope = slope if poisoned is None else np.where(poisoned, np.nan, slope)
     if plan.axis is not None:
         factor = np.expand_dims(factor, plan.axis)
     # A slope may be NaN or infinite, so a factor of 0 would not make an empty mean's gradient 0.

@@ -83,8 +83,7 @@ class HostCall:
         self.kept = self.present
         if self.weight is not None:
             # Compare in the compute dtype, where smaller numbers count as 0.
-            size = np.abs(self.weight.astype(plan.compute_dtype))
-            self.kept = self.present & ~(size < plan.tiny_weight)
+            self.kept = self.present & plan.counts(self.weight.astype(plan.compute_dtype))
         # Integer weights that float64 does not hold. The oracle computes their positions.
         self._long_weight = None
         if sample_weight is not None and sample_weight.dtype in (np.int64, np.uint64):
@@ -138,14 +137,13 @@ class HostCall:
         """Flag the kept positions that hold a bad value, are poisoned, or need the oracle."""
         plan, rows = self.plan, self.rows
         n = len(rows)
-        bad, nan, special, bad_weight = (np.zeros(n, bool) for _ in range(4))
+        bad, nan, special = (np.zeros(n, bool) for _ in range(3))
         if self.weight is not None:
             special |= ~np.isfinite(self.weight)
             if self._long_weight is not None:
                 special |= np.abs(self.weight) > MAX_INTEGER_TARGET
             if plan.spec.reduction == "mean" and plan.divisor == "weights":
-                bad_weight = (self.weight < 0) & self.kept
-                bad |= bad_weight
+                bad |= (self.weight < 0) & self.kept
         if plan.kind == "index":
             bad |= (self.targets < 0) | (self.targets >= rows.shape[1])
         elif plan.kind == "dense":
@@ -163,6 +161,7 @@ class HostCall:
         if plan.kind == "real":
             special |= ~np.isfinite(rows).all(1)
             if self.targets.dtype.kind not in "iub":
+                nan |= np.isnan(self.targets).any(1)
                 special |= ~np.isfinite(self.targets).all(1)
         elif plan.log_probabilities:
             special |= ~np.isfinite(self.read).all(1)
@@ -172,9 +171,6 @@ class HostCall:
             bad |= self._reads_bad_probability()
             special |= self._holds_special_probability()
         bad &= self.kept
-        if plan.average_last_axis:
-            # A NaN element poisons the loss of its position, but not its neighbours' gradients.
-            return bad, bad_weight, (special | nan | bad) & self.kept & ~bad_weight
         return bad, (nan | bad) & self.kept, special & self.kept & ~nan & ~bad
 
     def _holds_special_probability(self) -> Bools:
@@ -238,6 +234,7 @@ class HostCall:
         if rule == "nonzero":
             nonzero = (
                 self.bad
+                | np.isnan(weight)
                 | np.isnan(own[0]).any(1)
                 | np.logical_and.reduce([f != 0 for f in own]).any(1)
             )

@@ -125,6 +125,9 @@ class Reduction:
             bool(m) and not (ignored and targets.values[i] in ignored) for i, m in enumerate(masked)
         ]
         self.units = [self._unit(u, each[u]) for u in range(self.plan.count)]
+        if self.size > 1:
+            for i in range(self.count):
+                self._poison(i)
         self.losses = [self._loss(i) for i in range(self.count)]
         self._mean = spec.reduction == "mean"
         self._weighted = self._mean and self.plan.divisor == "weights" and not self._counts_only
@@ -147,6 +150,17 @@ class Reduction:
         weight = times(self._weights[i], self._scale)
         parts = [(times(weight, self._shares[u]), unit.loss) for u, unit in self.of(i)]
         return scaled(*parts[0]) if len(parts) == 1 else combined(parts)
+
+    def _poison(self, i: int) -> None:
+        """Make all derivatives of an averaged position NaN if it has a bad value or a NaN target.
+
+        A NaN prediction makes only its own derivative NaN, as the formula says.
+        """
+        units = self.of(i)
+        if any(unit.bad or math.isnan(self._targets.values[u]) for u, unit in units):
+            for u, unit in units:
+                by_targets = [NAN] * len(unit.targets)
+                self.units[u] = unit._replace(predictions=[NAN], targets=by_targets)
 
     def bad_positions(self) -> tuple[int, ...]:
         """The positions that hold a bad value."""

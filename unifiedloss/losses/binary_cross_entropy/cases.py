@@ -51,6 +51,7 @@ added_case = proving("epsilon-added")
 pos_weight_case = proving("pos-weight", "axis")
 small_weight_case = proving("pos-weight", "gradient-binary")
 element_case = proving("element-weights", "zero-weighted")
+poisoned_case = proving("average-last-axis", "nan-targets-and-weights", "bad-target", "bad-values")
 unknown_case = proving("element-weights", "nan-targets-and-weights")
 averaged_case = proving("average-last-axis")
 cast_case = proving("dtype")
@@ -307,6 +308,21 @@ def _averaged() -> Iterator[Case]:
         f32(0, 2),
     )
     yield averaged_case("21 averaged, empty mean", mean, P[:2], ONE_HOT[:2], f32(0, 0))
+    # One bad element makes every derivative of its row NaN, if it has weight.
+    answers = f32([NAN, 1, 0], [0, 7, 0], [1, 0, NAN])
+    for from_logits, values in ((True, X[:3]), (False, P[:3])):
+        some = _bce(from_logits=from_logits, average_last_axis=True, element_weights=(1, 2, 0))
+        source = "logits" if from_logits else "p"
+        yield poisoned_case(f"21 averaged, bad targets, {source}", some, values, answers)
+        # In a weighted mean they make the divisor NaN.
+        yield poisoned_case(
+            f"21 averaged, bad targets, {source}, mean",
+            some.replace(reduction="mean", divisor="present"),
+            values,
+            answers,
+            f32(1, 2, 0),
+            compiled=from_logits,
+        )
 
 
 def _dtype() -> Iterator[Case]:

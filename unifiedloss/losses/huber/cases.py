@@ -25,6 +25,7 @@ half_case = proving("half-dtypes")
 wide_case = proving("float64-targets")
 averaged_case = proving("average-last-axis")
 element_case = proving("element-weights")
+poisoned_case = proving("average-last-axis", "nan-targets-and-weights")
 
 
 def _huber(**fields: Any) -> HuberLoss:
@@ -58,6 +59,8 @@ def edge_cases() -> Iterator[Case]:
     yield averaged_case("huber, averaged", averaged, grid, 0 * grid, f32(1, 0), mask)
     weighted = _huber(element_weights=(1, 0, 3), scale=0.5)
     yield element_case("huber, element weights", weighted, grid, 0 * grid, f32(1, 2))
+    rows, answers = f32([1, 2], [NAN, 2]), f32([NAN, 0], [0, 0])
+    yield poisoned_case("huber, averaged, NaN", _huber(average_last_axis=True), rows, answers)
 
 
 def product_cases() -> Iterator[Case]:

@@ -42,6 +42,9 @@ integer_case = proving("bad-integer-target", "target-dtypes")
 element_case = proving("element-weights")
 product_case = proving("element-weights", "product-of-weights")
 averaged_case = proving("average-last-axis")
+poisoned_case = proving("average-last-axis", "nan-targets-and-weights")
+bad_row_case = proving("average-last-axis", "bad-integer-target", "bad-values")
+tiny_weight_case = proving("element-weights", "tiny-sample-weights", "zero-weighted")
 cast_case = proving("dtype")
 
 
@@ -159,6 +162,33 @@ def _element_weights() -> Iterator[Case]:
         0 * X[:2],
         f32(1e-15, 1),
     )
+    for divisor in ("weights", "nonzero"):
+        large = _mse(element_weights=1e10, divisor=divisor, reduction="mean")
+        yield tiny_weight_case(
+            f"35 subnormal weight of a large one, {divisor}",
+            large,
+            f32(NAN, 3),
+            f32(0, 0),
+            f32(1e-40, 1),
+            compiled=divisor == "nonzero",
+        )
+    unread = np.array([2**53 + 1, 0])
+    yield tiny_weight_case(
+        "35 subnormal weight, bad target",
+        _mse(element_weights=1e10),
+        f32(2, 3),
+        unread,
+        f32(1e-40, 1),
+    )
+    wide = _mse(element_weights=(1e-20, 1e20), divisor="nonzero", reduction="mean")
+    yield tiny_weight_case(
+        "35 float32 weights of float64 predictions",
+        wide,
+        np.array([[1.0, 2.0], [3.0, 4.0]]),
+        np.zeros((2, 2)),
+        f32(1e-20, 1e-40),
+        dtype="float64",
+    )
 
 
 def _averaged() -> Iterator[Case]:
@@ -172,6 +202,25 @@ def _averaged() -> Iterator[Case]:
     yield averaged_case("22 averaged, element weights", some, grid, 0 * grid, f32(1, 2))
     half = _mse(average_last_axis=True)
     yield averaged_case("21 averaged in float16", half, 100 * grid, 0 * grid, dtype="float16")
+    # A NaN target poisons its row, a NaN prediction only its own derivative, and neither does
+    # where it has no weight.
+    rows = f32([1, 2, 3], [1, NAN, 3], [1, 2, 3], [1, 2, NAN])
+    targets = f32([NAN, 0, 0], [0, 0, 0], [0, 0, NAN], [0, 0, NAN])
+    for name, more in (("", {}), (", element weights", {"element_weights": (1, 2, 0)})):
+        yield poisoned_case(
+            f"21 averaged, NaN target{name}", _mse(average_last_axis=True, **more), rows, targets
+        )
+    summed = _mse(average_last_axis=True, element_weights=(1, 2, 0), reduction="sum")
+    yield poisoned_case(
+        "21 averaged, NaN weight", summed, rows[2:], 0 * rows[:2], f32(1, NAN), compiled=True
+    )
+    odd = np.array([[2**53 + 1, 0, 0], [0, 0, 2**53 + 1]])
+    yield bad_row_case(
+        "21 averaged, bad integer",
+        _mse(average_last_axis=True, element_weights=(1, 2, 0)),
+        f32([1, 2, 3], [4, 5, 6]),
+        odd,
+    )
 
 
 def _dtype() -> Iterator[Case]:

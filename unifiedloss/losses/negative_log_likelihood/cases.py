@@ -31,6 +31,7 @@ special_case = proving("log-probabilities", "gradient-log-probabilities", "what-
 empty_case = proving("on-empty", "what-is-read")
 zero_weighted_case = proving("zero-weighted")
 bad_label_case = proving("bad-label", "bad-values")
+nan_weight_case = proving("nan-targets-and-weights", "on-empty")
 axis_case = proving("axis", "half-dtypes")
 
 
@@ -77,6 +78,14 @@ def marked_cases() -> Iterator[Case]:
         "log-probabilities, axis 1", spec, cube, ints([0, 1, 2], [2, 0, 1]), dtype="bfloat16"
     )
     yield axis_case("log-probabilities, one example under axis 1", spec, logs[0], np.array(2))
+    hiding = _nll(class_weights=(0, 1, 1), divisor="nonzero", on_empty="zero", **mean)
+    yield nan_weight_case(
+        "log-probabilities, NaN sample weight of class weight 0",
+        hiding,
+        logs[:1],
+        ints(0),
+        f32(NAN),
+    )
 
 
 def rule_cases() -> Iterator[Case]:

@@ -19,6 +19,7 @@ preset_case = proving("epsilon-presets")
 class_weighting_case = proving("class-weighting", "label-smoothing")
 label_weights_case = proving("label-weights", "scale")
 cast_case = proving("dtype")
+nan_case = proving("nan-targets-and-weights", "class-weight-zero", "on-empty")
 
 _MEAN = {"reduction": "mean"}
 
@@ -29,6 +30,7 @@ def marked_cases() -> Iterator[Case]:
     yield from _clipped()
     yield from _class_weights()
     yield from _dtype()
+    yield from _nan_weights()
 
 
 def _renormalized() -> Iterator[Case]:
@@ -130,3 +132,24 @@ def _dtype() -> Iterator[Case]:
         np.array([1, 2, 3, 1e-50]),
         dtype="float64",
     )
+
+
+def _nan_weights() -> Iterator[Case]:
+    """A NaN sample weight is not hidden by a class weight of 0, whatever the mean divides by."""
+    for divisor in ("weights", "nonzero", "present", "all"):
+        spec = spec_with(class_weights=(0, 1), divisor=divisor, on_empty="zero", **_MEAN)
+        yield nan_case(
+            f"NaN sample weight of class weight 0, {divisor}",
+            spec,
+            f32([1, 2]),
+            ints(0),
+            f32(NAN),
+            compiled=divisor == "nonzero",
+        )
+        yield nan_case(
+            f"NaN sample weight of class weight 0, dense, {divisor}",
+            spec,
+            f32([1, 2]),
+            f32([1, 0]),
+            f32(NAN),
+        )
