@@ -1151,6 +1151,18 @@ def test_exact_half_predictions(dtype: str) -> None:
     assert bits(numpy(slope).astype(np.float64)) == bits(wanted_slope.astype(np.float64))
 
 
+def test_exact_upstream_in_any_dtype() -> None:
+    """value_and_grad takes all digits of the upstream gradient, where a tape would round it."""
+    spec = ul.MeanSquaredError(reduction="sum", rounding="exact")
+    p, t = np.float32([1, 2, 3]), np.zeros(3, np.float32)
+    variable = keras.Variable(p)
+    assert float(spec(variable, tensor(t))) == 14
+    _, gradient = spec.value_and_grad(variable, tensor(t), upstream=1.00000006)
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(gradient), spec.value_and_grad(p, t, upstream=1.00000006)[1]
+    )
+
+
 def test_exact_subnormal_numbers() -> None:
     """The subnormal loss of logits (100, 0), 3.8e-44, survives on every backend."""
     for run in (graph, lambda function, *arguments: function(*arguments)):

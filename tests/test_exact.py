@@ -569,7 +569,38 @@ def test_integer_weights_that_float64_does_not_hold() -> None:
     )
     assert mean == nearest(terms / sum(w), FORMATS["float64"])
     assert gradient[0] == nearest(Fraction(w[0]) * 2 / sum(w), FORMATS["float64"])
+    total = spec.replace(reduction="sum")
+    _, gradient = total.value_and_grad(np.array([0.75]), np.array([0.0]), sample_weight=w[:1])
+    assert gradient[0] == nearest(Fraction(3, 2) * w[0], FORMATS["float64"])
+    assert gradient[0] != 1.5 * 2.0**53
     assert exact != terms
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("fields", [{}, {"element_weights": (1, 3)}], ids=["", "oracle alone"])
+def test_upstream_gradients_of_any_dtype(reduction: Any, fields: dict[str, Any]) -> None:
+    """They are factors of the gradient with all their digits, also those that float64 lacks."""
+    p, t = np.float32([[1, 0.75], [3, -2]]), np.zeros((2, 2), np.float32)
+    spec = MSE.replace(reduction=reduction, divisor="all", **fields)
+    weight = np.float32([0.3, 1])
+    for u in (1.00000006, np.float16(2.0**-24), 2**53 + 1, np.uint64(2**64 - 1), -(2**60) - 1):
+        upstream = np.asarray(u)
+        if reduction == "none":
+            upstream = np.full(p.shape, upstream)
+        _, gradient = spec.value_and_grad(p, t, sample_weight=weight, upstream=upstream)
+        for i, j in np.ndindex(p.shape):
+            factor = Fraction(np.asarray(u).item()) * Fraction(weight[i].item())
+            factor *= (fields.get("element_weights") or (1, 1))[j]
+            factor /= 4 if reduction == "mean" else 1
+            exact = nearest(factor * 2 * Fraction(p[i, j].item()), FORMATS["float32"])
+            assert gradient[i, j] == exact, (u, i, j)
+
+
+def test_upstream_gradients_that_float64_does_not_hold() -> None:
+    """A float64 gradient has the last digit of an upstream gradient of 2^53 + 1."""
+    _, gradient = MSE.value_and_grad(np.array([0.75]), np.array([0.0]), upstream=2**53 + 1)
+    assert gradient[0] == nearest(Fraction(3, 2) * (2**53 + 1), FORMATS["float64"])
+    assert gradient[0] != 1.5 * 2.0**53
 
 
 def test_overflow_of_a_half_type() -> None:

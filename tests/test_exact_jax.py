@@ -268,6 +268,9 @@ def test_upstream(transform: Callable[..., Any], reduction: str) -> None:
     _, wanted = spec.value_and_grad(X, Y, upstream=upstream)
     same(transform(jax.grad(lambda z: (spec(z, Y) * upstream).sum()))(X), wanted)
     same(transform(lambda z: spec.value_and_grad(z, Y, upstream=upstream)[1])(X), wanted)
+    wide = upstream.astype(np.float64) + 1e-9
+    _, of_wide = spec.value_and_grad(X, Y, upstream=wide)
+    same(transform(lambda z: spec.value_and_grad(z, Y, upstream=wide)[1])(X), of_wide)
     assert (wanted != np.expand_dims(upstream, -1) * spec.value_and_grad(X, Y)[1]).any()
 
 

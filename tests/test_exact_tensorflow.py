@@ -103,6 +103,12 @@ def test_upstream_gradients(mode: str) -> None:
     for upstream in (np.float32([1, 0.3, -2, 1e30]), np.ones(4, np.float32)):
         here, there = both(mode, CE.replace(reduction="none"), LOGITS, LABELS, upstream=upstream)
         assert here == there
+    for wide in (1.00000006, np.float16(0.1), np.int64(2**53 + 1)):
+        here, there = both(mode, CE, LOGITS, LABELS, upstream=wide)
+        assert here == there
+    half, wide = LOGITS.astype(np.float16), np.float32([1.4777e-7, 1.0002, -3, 70000])
+    here, there = both(mode, CE.replace(reduction="none"), half, LABELS, upstream=wide)
+    assert here == there
     _, once = CE.value_and_grad(LOGITS, LABELS)
     _, scaled = CE.value_and_grad(LOGITS, LABELS, upstream=np.float32(0.3))
     assert bits(once * np.float32(0.3)) != bits(scaled)

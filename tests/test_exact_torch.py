@@ -128,6 +128,35 @@ def test_bits_of_numpy(name: str) -> None:
     assert step(compiled(spec.to("torch")), z, targets, **more) == wanted
 
 
+WIDE = {
+    "one": (INDEX, X, 1.00000006),
+    "integer": (INDEX, X, 2**53 + 1),
+    "each": (INDEX.replace(reduction="none"), X.half(), np.float32([1.4777e-7, 1.0002, -3, 7e4])),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("way", ["eager", "compiled", "vmap"])
+def test_upstream_of_another_dtype(name: str, way: str) -> None:
+    """value_and_grad takes all digits of the upstream gradient, where autograd rounds it."""
+    spec, z, upstream = WIDE[name]
+    given = torch.as_tensor(np.asarray(upstream))
+
+    def function(z: Any) -> Any:
+        return spec.value_and_grad(z, LABELS, upstream=given)
+
+    if way == "compiled":
+        function = compiled(function)
+    elif way == "vmap":  # a transform of torch.func
+        function = torch.func.vmap(function)
+        z = z[None]
+    wanted = spec.value_and_grad(z.numpy().reshape(4, 3), LABELS.numpy(), upstream=upstream)
+    value, gradient = function(z)
+    assert not value.requires_grad
+    np.testing.assert_array_equal(value.numpy().ravel(), np.ravel(wanted[0]))
+    np.testing.assert_array_equal(gradient.numpy().reshape(4, 3), wanted[1])
+
+
 def test_inductor() -> None:
     """Inductor, torch's default compiler, keeps the bits in a larger graph, subnormals included."""
     y = torch.tensor([0, 1, 1, 1])

@@ -241,6 +241,27 @@ class Adapter(ABC):
         msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'
         raise UnsupportedError(msg)
 
+    def exact_value_and_grad(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        upstream: Array,
+    ) -> tuple[Array, Array]:
+        """Evaluate a plan as `exact` does, with its gradient to the predictions.
+
+        The upstream gradient may have another dtype than the loss, and is taken exactly. Override
+        it if `differentiate` rounds the upstream gradient.
+        """
+
+        def function(p: Array) -> Array:
+            return self.exact(plan, p, targets, sample_weight, mask)
+
+        value, (gradient,) = self.differentiate(function, (predictions,), upstream)
+        return value, gradient
+
     # -------------------------------------------------------------------- shared by all adapters
 
     @no_autograph
@@ -278,6 +299,11 @@ class Adapter(ABC):
         if upstream is not None:
             plan = self.plan(spec, predictions, targets, sample_weight, mask)
             check_upstream(plan, self.signature(upstream))
+            if plan.exact:
+                self.checked(plan, predictions, targets, sample_weight, mask)
+                return self.exact_value_and_grad(
+                    plan, predictions, targets, sample_weight, mask, upstream
+                )
 
         def function(p: Array) -> Array:
             return self.loss(spec, p, targets, sample_weight, mask)

@@ -122,6 +122,19 @@ class JaxAdapter(Adapter):
         with wide_enough(predictions, targets, sample_weight, mask):
             return exact.loss(plan, predictions, targets, sample_weight, mask)
 
+    def exact_value_and_grad(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        upstream: Array | None,
+    ) -> tuple[Array, Array]:
+        tensors = predictions, targets, sample_weight, mask, upstream
+        with wide_enough(*tensors):
+            return exact.value_and_grad(plan, *tensors)
+
     def loss(
         self,
         spec: Loss,
@@ -175,10 +188,9 @@ class JaxAdapter(Adapter):
             check_upstream(plan, self.signature(upstream))
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
-            with wide_enough(predictions, targets, sample_weight, mask, upstream):
-                return exact.value_and_grad(
-                    plan, predictions, targets, sample_weight, mask, upstream
-                )
+            return self.exact_value_and_grad(
+                plan, predictions, targets, sample_weight, mask, upstream
+            )
         with wide_enough(predictions, targets, sample_weight, mask, upstream):
             value, gradient = _value_and_grad(
                 plan, predictions, targets, sample_weight, mask, upstream

@@ -38,8 +38,8 @@ _XP = JaxOps()
 
 def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
     """Whether there is such a program for this call. There is none on TPUs: no IEEE float64."""
-    weight = arrays[2]
-    held = weight is None or fits(weight.dtype.name)
+    factors = (arrays[2], *arrays[4:])  # sample weights, and upstream gradients if given
+    held = all(x is None or fits(x.dtype.name) for x in factors)
     large = plan.count is not None and max(1, LEAST) <= plan.count * (plan.classes or 1)
     return held and large and why_not(plan) is None and jax.default_backend() in ("cpu", "gpu")
 

@@ -118,6 +118,19 @@ class KerasAdapter(Adapter):
             return self.compute(plan, predictions, targets, sample_weight, mask, checked=False)
         return BACKEND.exact(plan, predictions, targets, sample_weight, mask)
 
+    def exact_value_and_grad(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        upstream: Array,
+    ) -> tuple[Array, Array]:
+        return BACKEND.exact_value_and_grad(
+            plan, predictions, targets, sample_weight, mask, upstream
+        )
+
     def softmax(self, logits: Any, axis: int | None) -> Array:
         if isinstance(logits, keras.KerasTensor):
             return objects.SoftmaxOperation(axis)(logits)
@@ -258,6 +271,16 @@ class _KerasOnTorch(KerasAdapter):
         return BACKEND.plan(spec, *tensors)
 
 
+class _KerasOnTensorFlow(KerasAdapter):
+    """The adapter for Keras on TensorFlow, where Keras' variables hold TensorFlow's."""
+
+    def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
+        tensors = super().to_tensors(predictions, *companions)
+        return tuple(
+            BACKEND.to_tensors(x)[0] if isinstance(x, BACKEND.tensor_type) else x for x in tensors
+        )
+
+
 class _KerasOnJAX(KerasAdapter):
     """The adapter for Keras on JAX, which narrows 64-bit dtypes unless x64 is enabled."""
 
@@ -277,6 +300,9 @@ def _value(x: Any) -> Any:
     return keras.ops.convert_to_tensor(x.value) if isinstance(x, keras.Variable) else x
 
 
-ADAPTER = {"numpy": _KerasOnNumPy, "torch": _KerasOnTorch, "jax": _KerasOnJAX}.get(
-    BACKEND.name, KerasAdapter
-)()
+ADAPTER = {
+    "numpy": _KerasOnNumPy,
+    "torch": _KerasOnTorch,
+    "tensorflow": _KerasOnTensorFlow,
+    "jax": _KerasOnJAX,
+}.get(BACKEND.name, KerasAdapter)()

@@ -122,6 +122,17 @@ class TensorFlowAdapter(Adapter):
     ) -> Tensor:
         return exact.loss(plan, predictions, targets, sample_weight, mask)
 
+    def exact_value_and_grad(
+        self,
+        plan: Plan,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        upstream: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+
     def _resolve(self, spec: Loss, *tensors: Tensor | None) -> Plan:
         plan = super()._resolve(spec, *tensors)
         if plan.label_smoothing:  # TensorFlow's kernels have no label smoothing

@@ -58,21 +58,11 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
             raise UnsupportedError(msg)
     if program.compiles():
         return program.loss(plan, *tensors)
-    if plan.unchecked:
-        _, tensors = shapes.shapes_agree(plan, *tensors)
-    spec = plan.spec
-    if plan.shape is None and plan.axis is not None:
-        # Name the axis, because on the host the rank is known and the default may be ambiguous.
-        spec = spec.replace(axis=plan.axis)
-    dtypes = tuple(None if x is None else x.dtype.name for x in tensors)
-    call = _Call(spec, dtypes, plan.result_dtype)
-    given = [x for x in tensors if x is not None]
+    call, given = _prepared(plan, tensors)
+    spec = call.spec
     if tf.executing_eagerly() and not record.could_possibly_record():
         (result,) = _on_host(partial(_evaluate, call, gradient=False), given, [call.result])
         return result
-    if not tf.executing_eagerly():
-        # The reshape gives the gradient a shape that the graph can infer.
-        given[0] = tf.reshape(given[0], tf.shape(given[0]))
     # While a tape records, compute the gradient with the loss, because both need the same
     # exponentials. Not under "none": the upstream gradient there is seldom the 1 that this gradient
     # is for.
@@ -80,6 +70,40 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     result = _loss(call, bool(keeps))(*given)
     result.set_shape(plan.positions if spec.reduction == "none" else ())
     return result
+
+
+def value_and_grad(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient to the predictions, for an upstream gradient of any dtype.
+
+    A tape would need the upstream gradient in the dtype of the loss, which may round it.
+
+    Args:
+        plan: the plan of the call.
+        *tensors: predictions, targets, sample_weight, mask, upstream.
+    """
+    *tensors, upstream = tensors  # type: ignore[assignment]
+    value = loss(plan, *tensors)
+    upstream = shapes.shaped_like(value, upstream)
+    if program.compiles():
+        return value, program.gradient(plan, upstream, *tensors)
+    call, given = _prepared(plan, tuple(tensors))
+    return value, _slope(call, upstream.dtype.name)(upstream, *given)
+
+
+def _prepared(plan: Plan, tensors: tuple[Tensor | None, ...]) -> tuple[_Call, list[Tensor]]:
+    """What is known of a call before its shapes, and its tensors, whose shapes are checked."""
+    if plan.unchecked:
+        _, tensors = shapes.shapes_agree(plan, *tensors)
+    spec = plan.spec
+    if plan.shape is None and plan.axis is not None:
+        # Name the axis, because on the host the rank is known and the default may be ambiguous.
+        spec = spec.replace(axis=plan.axis)
+    dtypes = tuple(None if x is None else x.dtype.name for x in tensors)
+    given = [x for x in tensors if x is not None]
+    if not tf.executing_eagerly():
+        # The reshape gives the gradient a shape that the graph can infer.
+        given[0] = tf.reshape(given[0], tf.shape(given[0]))
+    return _Call(spec, dtypes, plan.result_dtype), given
 
 
 @cache
@@ -91,7 +115,7 @@ def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
         value, *kept = _on_host(partial(_evaluate, call, gradient=keeps), tensors, made)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
-            slope = _slope(call, keeps)(upstream, *kept, *tensors)
+            slope = _slope(call, upstream.dtype.name, keeps=keeps)(upstream, *kept, *tensors)
             return slope, *map(_refused_gradient, tensors[1:])
 
         return value, gradient
@@ -100,7 +124,7 @@ def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
 
 
 @cache
-def _slope(call: _Call, keeps: bool) -> Callable[..., Tensor]:
+def _slope(call: _Call, upstream_dtype: str, *, keeps: bool = False) -> Callable[..., Tensor]:
     """The gradient to the predictions, as a function.
 
     Its arguments are the upstream gradient, then, if `keeps`, the gradient for an upstream gradient
@@ -129,7 +153,7 @@ def _slope(call: _Call, keeps: bool) -> Callable[..., Tensor]:
 
         return result, gradient
 
-    return _differentiable(slope, [call.result, *dtypes[:1] * keeps, *dtypes])
+    return _differentiable(slope, [upstream_dtype, *dtypes[:1] * keeps, *dtypes])
 
 
 def _differentiable(function: Callable[..., Any], dtypes: Sequence[str]) -> Callable[..., Tensor]:

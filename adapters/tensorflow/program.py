@@ -31,12 +31,33 @@ def compiles() -> bool:
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     """The loss of (predictions, targets, sample_weight, mask); loss and gradient are exact."""
+    _refuse_others(plan, sample_weight=tensors[2])
+    is_given = tuple(x is not None for x in tensors)
+    given = [x for x in tensors if x is not None]
+    # Not under "none": the upstream gradient there is seldom the 1 that a gradient computed with
+    # the loss is for.
+    keeps = plan.spec.reduction != "none" and record.should_record_backprop(given[:1])
+    result = _loss(plan, is_given, tuple(x.dtype.name for x in given), bool(keeps))(*given)
+    return tf.ensure_shape(result, plan.positions if plan.spec.reduction == "none" else ())
+
+
+def gradient(plan: Plan, upstream: Tensor, *tensors: Tensor | None) -> Tensor:
+    """The gradient to the predictions, for an upstream gradient of any dtype."""
+    _refuse_others(plan, upstream_gradient=upstream)
+    is_given = tuple(x is not None for x in tensors)
+    given = [x for x in tensors if x is not None]
+    dtypes = tuple(x.dtype.name for x in given)
+    return _slope(plan, is_given, dtypes, keeps=False)(upstream, *given)
+
+
+def _refuse_others(plan: Plan, **weights: Tensor | None) -> None:
+    """Raise an error for a call that has no form in a program, or for factors that do not fit."""
     from unifiedloss.exact.graph import form  # imported here because native mode does not need it
 
-    weight = tensors[2]
     reason = form.why_not(plan)
-    if reason is None and weight is not None and not form.fits(weight.dtype.name):
-        reason = f"{weight.dtype.name} sample weights"
+    for name, x in weights.items():
+        if reason is None and x is not None and not form.fits(x.dtype.name):
+            reason = f"{x.dtype.name} {name.replace('_', ' ')}s"
     if reason is None and not plan.count:
         reason = "an empty batch"
     if reason is not None:
@@ -46,13 +67,6 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
             "or use rounding='native'."
         )
         raise UnsupportedError(msg)
-    is_given = tuple(x is not None for x in tensors)
-    given = [x for x in tensors if x is not None]
-    # Not under "none": the upstream gradient there is seldom the 1 that a gradient computed with
-    # the loss is for.
-    keeps = plan.spec.reduction != "none" and record.should_record_backprop(given[:1])
-    result = _loss(plan, is_given, tuple(x.dtype.name for x in given), bool(keeps))(*given)
-    return tf.ensure_shape(result, plan.positions if plan.spec.reduction == "none" else ())
 
 
 @lru_cache(4096)

@@ -114,6 +114,8 @@ def shaped_like(loss: Tensor, upstream: Tensor) -> Tensor:
     fits = _equal(tf.shape(loss), tf.shape(upstream))
     message = _message(Message.UPSTREAM, loss=tf.shape(loss), got=tf.shape(upstream))
     with tf.control_dependencies([tf.debugging.Assert(fits, message)]):
+        if not upstream.dtype.is_floating:  # no integer is NaN
+            return tf.identity(upstream)
         return tf.where(fits, upstream, tf.cast(float("nan"), upstream.dtype))
 
 

@@ -202,6 +202,17 @@ class TorchAdapter(Adapter):
     ) -> Tensor:
         return exact.loss(plan, predictions, targets, sample_weight, mask)
 
+    def exact_value_and_grad(
+        self,
+        plan: Plan,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        upstream: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+
     def differentiate(
         self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], upstream: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -40,14 +40,8 @@ def loss(
 ) -> Tensor:
     """The loss, correctly rounded and differentiable once, by the predictions."""
     wanted = torch.is_grad_enabled()
-    for name, x in (("targets", targets), ("sample_weight", sample_weight)):
-        if wanted and x is not None and x.requires_grad:
-            msg = (
-                "rounding='exact' gives a gradient to the predictions alone, and "
-                f"{name} requires one; detach {name}, or use rounding='native', which "
-                "differentiates by both."
-            )
-            raise UnsupportedError(msg)
+    if wanted:
+        _refuse_other_gradients(targets, sample_weight)
     # Not under "none", where the upstream gradient seldom consists of ones.
     ahead = wanted and predictions.requires_grad and plan.spec.reduction != "none"
     # torch.func needs the Function, but torch.compile cannot trace one that has a vmap rule
@@ -55,6 +49,45 @@ def loss(
     if torch.compiler.is_compiling():
         return _LOSS(predictions, targets, sample_weight, mask, _text(plan.spec), ahead)[0]
     return _Loss.apply(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
+
+
+def value_and_grad(
+    plan: Plan,
+    predictions: Tensor,
+    targets: Tensor,
+    sample_weight: _Companion,
+    mask: _Companion,
+    upstream: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient to the predictions, for an upstream gradient of any dtype.
+
+    Autograd would round the upstream gradient to the dtype of the loss.
+    """
+    _refuse_other_gradients(targets, sample_weight)
+    tensors = (predictions, targets, sample_weight, mask)
+    none_ahead, ahead = predictions.new_empty(0), False
+    if torch.compiler.is_compiling():
+        text = _text(plan.spec)
+        with torch.no_grad():
+            value = _LOSS(*tensors, text, ahead)[0]
+            return value, _GRADIENT(upstream, none_ahead, *tensors, text)
+    text = _known_text(plan.spec)
+    # Under torch.func, an outer transform may differentiate the value.
+    with torch.set_grad_enabled(_transform() is not None):
+        value = _Loss.apply(*tensors, text, ahead)[0]
+        return value, _Gradient.apply(upstream, none_ahead, *tensors, text)
+
+
+def _refuse_other_gradients(targets: Tensor, sample_weight: _Companion) -> None:
+    """Raise an error if a tensor requires a gradient that exact mode does not give."""
+    for name, x in (("targets", targets), ("sample_weight", sample_weight)):
+        if x is not None and x.requires_grad:
+            msg = (
+                "rounding='exact' gives a gradient to the predictions alone, and "
+                f"{name} requires one; detach {name}, or use rounding='native', which "
+                "differentiates by both."
+            )
+            raise UnsupportedError(msg)
 
 
 # ---------------------------------------------------------------------------------------- the spec

@@ -141,7 +141,8 @@ class HostCall:
         if self.weight is not None:
             special |= ~np.isfinite(self.weight)
             if self._long_weight is not None:
-                special |= np.abs(self.weight) > MAX_INTEGER_TARGET
+                # float64 rounds 2^53 + 1 to 2^53.
+                special |= np.abs(self.weight) >= MAX_INTEGER_TARGET
             if plan.spec.reduction == "mean" and plan.divisor == "weights":
                 bad |= (self.weight < 0) & self.kept
         if plan.kind == "index":

@@ -153,7 +153,7 @@ def _by_oracle(
     spec = plan.spec.replace(on_empty="nan") if plan.spec.on_empty == "error" else plan.spec
     above: Any = None
     if upstream is not None:
-        each = np.asarray(upstream, np.float64)
+        each = plain(np.asarray(upstream))
         above = each.ravel().tolist() if plan.spec.reduction == "none" else each.item()
     result = reference.evaluate(
         spec,
@@ -239,7 +239,7 @@ def _new_losses(call: HostCall) -> Array:
 
 
 def _scale(call: HostCall, upstream: Any, divisor: Any) -> Scale:
-    u = np.asarray(1.0 if upstream is None else upstream, np.float64)
+    u = plain(np.asarray(1.0 if upstream is None else upstream))
     return Scale(call, u.reshape(-1) if u.ndim else u, divisor)
 
 
@@ -306,15 +306,15 @@ def _positions_into(
     if only is not None:
         todo, special = todo & only, special & only
     if scale is not None and scale.special:
-        nan, infinite = scale.not_finite(len(todo))
-        special |= todo & infinite
+        nan, others = scale.not_finite(len(todo))
+        special |= todo & others
         # A NaN factor makes every slope NaN. Write NaN here rather than ask the oracle, because
         # a training that has diverged has a NaN factor at every position.
         poisoned = todo & nan
         _finite_into(call, poisoned, special, losses, None, None, dtype)
         if slopes is not None:
             slopes[poisoned] = stored(np.full(1, np.nan), form)
-        todo &= ~(nan | infinite)
+        todo &= ~(nan | others)
     _finite_into(call, todo, special, losses, slopes, scale, dtype)
     for i in np.flatnonzero(special).tolist():
         losses[i] = call.oracle_loss(i, dtype)

@@ -9,33 +9,53 @@ from typing import Any
 import numpy as np
 
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Bools, Floats, HostCall
+from unifiedloss.exact.call import Array, Bools, Floats, HostCall
 from unifiedloss.oracle.extended import extended, over, times
+from unifiedloss.plan import MAX_INTEGER_TARGET
 
 
 class Scale:
     """The factor u s_i / D of every slope.
 
+    Args:
+        call: the call.
+        upstream: the upstream gradient, a number or one per position.
+        divisor: the divisor of the mean.
+
     Attributes:
+        upstream: the upstream gradient in float64.
         nothing: whether all gradients are 0, because the mean is empty.
-        special: whether one of the factors is not finite.
+        special: whether one of the factors is not finite, or is an integer that float64 may not
+            hold.
     """
 
-    def __init__(self, call: HostCall, upstream: Floats, divisor: Any) -> None:
-        self._call, self.upstream = call, upstream
+    def __init__(self, call: HostCall, upstream: Array, divisor: Any) -> None:
+        self._call, self._given = call, upstream
+        self.upstream: Floats = upstream.astype(np.float64)
+        # 2^53 is included, because float64 rounds 2^53 + 1 to it.
+        self._long: Any = False
+        if upstream.dtype.kind in "iu":
+            self._long = abs(self.upstream) >= MAX_INTEGER_TARGET
         self.nothing = isinstance(divisor, float) and divisor == 0.0
-        self.special = isinstance(divisor, float) or not np.isfinite(upstream).all()
+        self.special = (
+            isinstance(divisor, float)
+            or bool(np.any(self._long))
+            or not np.isfinite(self.upstream).all()
+        )
         self._special_divisor = divisor if isinstance(divisor, float) else None
         self.divisor: Ball = Ball(np.float64(1.0)) if isinstance(divisor, float) else divisor[0]
         self._exactly = None if isinstance(divisor, float) else divisor[1]
         self._fraction: Fraction | None = None
 
     def not_finite(self, n: int) -> tuple[Bools, Bools]:
-        """Flag, of n positions, those with a NaN scale and those with an infinite u or D."""
+        """Flag, of n positions, those with a NaN scale, and others that the oracle computes.
+
+        The others have an infinite u or D, or an integer u that float64 may not hold.
+        """
         divisor = 1.0 if self._special_divisor is None else self._special_divisor
         nan = np.isnan(self.upstream) | np.isnan(divisor)
-        infinite = ~nan & (np.isinf(self.upstream) | np.isinf(divisor))
-        return np.broadcast_to(nan, n), np.broadcast_to(infinite, n)
+        others = np.isinf(self.upstream) | np.isinf(divisor) | self._long
+        return np.broadcast_to(nan, n), np.broadcast_to(~nan & others, n)
 
     @cached_property
     def power_of_two(self) -> bool:
@@ -71,7 +91,7 @@ class Scale:
     def exactly(self, i: int) -> Any:
         """The exact scale of a position: a Fraction, or a float where it is not finite."""
         factor = times(
-            extended(float(self.upstream[i] if self.upstream.ndim else self.upstream)),
+            extended((self._given[i] if self._given.ndim else self._given).item()),
             self._call.weight_of(i),
         )
         factor = times(factor, Fraction(self._call.plan.scale))

@@ -23,7 +23,7 @@ NOTHING = Real(ZERO)
 
 
 def extended(value: float) -> Extended:
-    """Convert a float to a Fraction if it is finite, else keep it."""
+    """Convert a float or an integer to a Fraction if it is finite, else keep it."""
     return Fraction(value) if math.isfinite(value) else float(value)
 
 

@@ -130,6 +130,6 @@ def why_not(plan: Plan) -> str | None:
     return None
 
 
-def fits(sample_weight_dtype: str | None) -> bool:
-    """Whether float64 holds all sample weights of a dtype."""
-    return sample_weight_dtype not in ("int64", "uint64")
+def fits(dtype: str | None) -> bool:
+    """Whether float64 holds all sample weights, or upstream gradients, of a dtype."""
+    return dtype not in ("int64", "uint64")
