@@ -72,6 +72,14 @@ class TensorFlowOps(GraphOps):
     def log1p(self, x: Array) -> Array:
         return tf.math.log1p(x)
 
+    def equal(self, x: Array, y: Array) -> Array:
+        return tf.equal(x, y) if tf.is_tensor(x) else tf.equal(y, x)
+
+    def differs(self, x: Array, y: Array) -> Array:
+        if not tf.is_tensor(x) and not tf.is_tensor(y):
+            return x != y
+        return ~self.equal(x, y)
+
     def isnan(self, x: Array) -> Array:
         return tf.math.is_nan(x)
 

@@ -105,7 +105,7 @@ def unchecked_loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor:
         rows, labels = shapes.rows(predictions, plan.axis), tf.reshape(targets, [-1])
         inside = tf.clip_by_value(labels, 0, plan.shared_by - 1)
         losses, _ = raw.SparseSoftmaxCrossEntropyWithLogits(features=rows, labels=inside)
-        losses *= _nan_where(labels != inside, losses)
+        losses *= _nan_where(tf.not_equal(labels, inside), losses)
     elif plan.kind == "dense":
         assert plan.axis is not None
         logits, targets = (

@@ -220,7 +220,7 @@ def _fits(weights: Tensor, last: Tensor) -> Tensor:
     """
     common = tf.minimum(tf.size(weights), tf.size(last))
     weights, last = weights[tf.size(weights) - common :], last[tf.size(last) - common :]
-    return tf.reduce_all((weights == 1) | (weights == last))
+    return tf.reduce_all(tf.equal(weights, 1) | tf.equal(weights, last))
 
 
 def _known(*tensors: Tensor) -> bool:

@@ -28,7 +28,7 @@ from unifiedloss.exact.balls import (
     step_parts,
     table_of_powers,
 )
-from unifiedloss.exact.graph.ops import Array, Field
+from unifiedloss.exact.graph.ops import Array, Field, GraphOps
 from unifiedloss.exact.graph.rounding import power_of_two, to_bits, to_odd
 
 _LOWEST = -590.0
@@ -65,8 +65,8 @@ class GraphBall:
         total, error = f.two_sum(self.high, other.high)
         lows = f.add(self.low, other.low)
         rest = f.add(error, lows)
-        lost = where(_nonzero(self.low, other.low), U * abs(lows), 0.0)
-        lost = lost + where(_nonzero(error, lows), U * abs(rest), 0.0)
+        lost = where(_nonzero(f.xp, self.low, other.low), U * abs(lows), 0.0)
+        lost = lost + where(_nonzero(f.xp, error, lows), U * abs(rest), 0.0)
         high, low = f.two_sum(total, rest)
         return self._new(high, low, self.radius + other.radius + lost)
 
@@ -83,8 +83,8 @@ class GraphBall:
         cross = f.add(f.mul(self.high, other.low), f.mul(self.low, other.high))
         high, low = f.two_sum(high, f.add(error, cross))
         size = abs(high)
-        lost = where(_either(self.low, other.low), 9 * U * U * size, 0.0)
-        lost = lost + where((size < UNDERFLOW) & _nonzero(self.high, other.high), LOST, 0.0)
+        lost = where(_either(f.xp, self.low, other.low), 9 * U * U * size, 0.0)
+        lost = lost + where((size < UNDERFLOW) & _nonzero(f.xp, self.high, other.high), LOST, 0.0)
         carried = self.radius * (abs(other.high) * (1 + 4 * U) + other.radius)
         carried = carried + other.radius * abs(self.high) * (1 + 4 * U) + self._least(other)
         return self._new(high, low, carried + lost)
@@ -99,9 +99,11 @@ class GraphBall:
         remainder = f.add(rest, tail)
         high, low = f.two_sum(first, f.div(remainder, other.high))
         size = abs(high)
-        lost = where((remainder != 0) | _either(self.low, other.low), 32 * U * U * size, 0.0)
+        lost = where(
+            f.xp.differs(remainder, 0) | _either(f.xp, self.low, other.low), 32 * U * U * size, 0.0
+        )
         small = (size < UNDERFLOW) | (abs(self.high) < UNDERFLOW)
-        lost = lost + where(small & (self.high != 0), LOST / abs(other.high), 0.0)
+        lost = lost + where(small & f.xp.differs(self.high, 0), LOST / abs(other.high), 0.0)
         least = abs(other.high) * (1 - 4 * U) - other.radius
         floor = self._least(other)
         carried = (self.radius + other.radius * size * (1 + 4 * U) + floor) / least + floor
@@ -112,7 +114,7 @@ class GraphBall:
 
         It is a normal number, because XLA flushes subnormal ones.
         """
-        return self.field.xp.where(_either(self.radius, other.radius), LOST, 0.0)
+        return self.field.xp.where(_either(self.field.xp, self.radius, other.radius), LOST, 0.0)
 
     def scaled(self, power: float) -> GraphBall:
         """Multiply by a power of two, exactly."""
@@ -184,7 +186,7 @@ class GraphBall:
 
         high_result, low_result = f.kept(scaled_result, shape, 2)
         wide = xp.where(x.radius < 2.0**-10, 1.01 * x.radius, float("inf"))
-        exact = (high == 0) & (low == 0) & (x.radius == 0)
+        exact = xp.equal(high, 0) & xp.equal(low, 0) & xp.equal(x.radius, 0)
         radius = xp.where(exact, 0.0, abs(high_result) * (EXP_ERROR + wide))
         high_result = xp.where(exact, 1.0, high_result)
         low_result = xp.where(exact, 0.0, low_result)
@@ -259,7 +261,7 @@ class GraphBall:
         tiny = self.high < 2.0**-500
         high, low = where(tiny, self.high, result.high), where(tiny, self.low, result.low)
         bound = where(tiny, self.radius + self.high * 2.0**-400, bound)
-        return self._new(high, low, where(self.high == 0, carried, bound))
+        return self._new(high, low, where(f.xp.equal(self.high, 0), carried, bound))
 
     def rounded(self, dtype: str) -> tuple[Array, Array]:
         """Round the ball to a dtype.
@@ -270,21 +272,21 @@ class GraphBall:
         xp = self.field.xp
         # Two additions round, each by u of its result. A radius of 0 stays 0.
         wide = self.radius * _SLACK
-        spread = wide + xp.where(wide != 0, (abs(self.low) + wide) * (4 * U), 0.0)
+        spread = wide + xp.where(xp.differs(wide, 0), (abs(self.low) + wide) * (4 * U), 0.0)
         first = to_bits(xp, to_odd(self.field, self.high, self.low - spread), dtype)
         last = to_bits(xp, to_odd(self.field, self.high, self.low + spread), dtype)
-        known = (first == last) & (abs(self.high) < 2.0**1000) & (self.radius < 2.0**1000)
+        known = xp.equal(first, last) & (abs(self.high) < 2.0**1000) & (self.radius < 2.0**1000)
         return first, ~known
 
 
-def _nonzero(a: Array, b: Array) -> Array:
+def _nonzero(xp: GraphOps, a: Array, b: Array) -> Array:
     """Where neither number is 0."""
-    return (a != 0) & (b != 0)
+    return xp.differs(a, 0) & xp.differs(b, 0)
 
 
-def _either(a: Array, b: Array) -> Array:
+def _either(xp: GraphOps, a: Array, b: Array) -> Array:
     """Where at least one number is not 0."""
-    return (a != 0) | (b != 0)
+    return xp.differs(a, 0) | xp.differs(b, 0)
 
 
 def _sum_of_slices(ball: GraphBall, n: int, k: int, width: int) -> GraphBall:

@@ -90,7 +90,7 @@ class GraphCall:
         if plan.kind == "index":
             labels = xp.int64(self._positions(given.targets))
             for ignored in plan.ignored_labels:
-                present = present & (labels != ignored)
+                present = present & xp.differs(labels, ignored)
             bad = (labels < 0) | (labels >= form.width)
             safe = xp.int32(xp.where(bad, 0, labels))
             label = xp.reshape(safe, (self.rows, 1))
@@ -116,7 +116,7 @@ class GraphCall:
         divisor = self._divisor(present, kept, bad, own_weight, weight) if form.mean else None
         parts: dict[str, Array] = {}
         if divisor is not None:
-            empty = divisor.high == 0
+            empty = xp.equal(divisor.high, 0)
             self.divisor, self.empty = divisor, empty
             high, low, radius = divisor.high, divisor.low, divisor.radius
             parts = {
@@ -158,7 +158,7 @@ class GraphCall:
         t = xp.float64(t)
         if plan.kind == "real":
             # Numbers that are not finite, and numbers so small that flushing may make them 0.
-            tiny = (xp.left(xp.bits(t), 1) != 0) & (abs(t) < 1e-290)
+            tiny = xp.differs(xp.left(xp.bits(t), 1), 0) & (abs(t) < 1e-290)
             predictions = xp.float64(self._matrix(self.given.predictions))
             flags = tiny | ~(abs(t) < float("inf")) | ~(abs(predictions) < float("inf"))
         else:
@@ -185,7 +185,9 @@ class GraphCall:
         if rule == "present" or (weight is None and own_weight is None):
             return self._counted(present)
         if rule == "nonzero":
-            return self._counted(kept if own_weight is None else kept & (bad | (own_weight != 0)))
+            return self._counted(
+                kept if own_weight is None else kept & (bad | xp.differs(own_weight, 0))
+            )
         one = xp.constant(1.0, "float64")
         first = xp.where(kept & ~bad, one if own_weight is None else own_weight, 0.0)
         if weight is None:
@@ -195,7 +197,7 @@ class GraphCall:
         else:
             product, error = f.two_prod(first, xp.where(bad, 0.0, weight))
             # `error` is not exact where it underflows, so the divisor is unknown then.
-            lost = xp.any((product != 0) & (abs(product) < 2.0**-800))
+            lost = xp.any(xp.differs(product, 0) & (abs(product) < 2.0**-800))
             total = exact_sum(f, xp.concatenate([product, error]), 2 * self.count)
             total = total.where(~lost, float("nan"))
         known = total.radius <= abs(total.high) * 2.0**-60

@@ -52,15 +52,15 @@ def scale_is_exact(form: Form, c: Block, scale: Array) -> Array:
     exact = xp.constant(True, "bool")  # noqa: FBT003
     for x in (c.upstream, c.weight, c.divisor):
         if x is not None:
-            exact = exact & ((xp.bits(x) & ((1 << 52) - 1)) == 0)
+            exact = exact & xp.equal(xp.bits(x) & ((1 << 52) - 1), 0)
     if c.divisor_low is not None:
-        exact = exact & (c.divisor_low == 0) & (c.divisor_radius == 0)
+        exact = exact & xp.equal(c.divisor_low, 0) & xp.equal(c.divisor_radius, 0)
     return exact & (abs(scale) < 1e100)
 
 
-def in_order(x: Array) -> Array:
+def in_order(xp: GraphOps, x: Array) -> Array:
     """Whether a scale is so moderate that underflow and the clip of `exp64` do not matter."""
-    return (abs(x) < 1e30) & ((abs(x) > 1e-100) | (x == 0))
+    return (abs(x) < 1e30) & ((abs(x) > 1e-100) | xp.equal(x, 0))
 
 
 def decided64(
@@ -74,7 +74,7 @@ def decided64(
     field, xp = form.field, form.xp
     first = to_bits(xp, to_odd(field, high, low - radius), dtype)
     last = to_bits(xp, to_odd(field, high, low + radius), dtype)
-    return first, first != last
+    return first, xp.differs(first, last)
 
 
 def quotient64(form: Form, total: GraphBall, divisor: GraphBall | None) -> tuple[Array, Array]:
@@ -85,13 +85,13 @@ def quotient64(form: Form, total: GraphBall, divisor: GraphBall | None) -> tuple
         errors are 0.
     """
     xp, f = form.xp, form.field
-    quotient, exact = total.high, (total.low == 0) & (total.radius == 0)
+    quotient, exact = total.high, xp.equal(total.low, 0) & xp.equal(total.radius, 0)
     error = (abs(total.low) + total.radius) / xp.maximum(abs(total.high), 2.0**-900) + 4 * U
     if divisor is not None:
         quotient = f.opaque(total.high / divisor.high)
         product, lost = f.two_prod(quotient, divisor.high)
-        exact = exact & (divisor.low == 0) & (divisor.radius == 0)
-        exact = exact & (product == total.high) & (lost == 0)
+        exact = exact & xp.equal(divisor.low, 0) & xp.equal(divisor.radius, 0)
+        exact = exact & xp.equal(product, total.high) & xp.equal(lost, 0)
         error = error + (abs(divisor.low) + divisor.radius) / abs(divisor.high) + 4 * U
     error = xp.where(exact, 0.0, error * (1 + 2.0**-20))
     return between(xp, quotient * (1 - error), quotient * (1 + error), form.plan.result_dtype)
@@ -114,7 +114,7 @@ def round64(
     if c.weight is not None:
         high, low = field.mul(high, c.weight), abs(high) * 0.0
         spread = 4 * U * abs(high)
-        undecided = undecided | ~in_order(c.weight)
+        undecided = undecided | ~in_order(xp, c.weight)
     terms, differ = decided64(form, high, low, spread, form.term_dtype)
     undecided = undecided | differ
     if not form.gradient:
@@ -123,4 +123,4 @@ def round64(
     high, low = field.two_prod(slope, scale)
     spread = xp.where(scale_is_exact(form, c, scale), 0.0, 8 * U * abs(high))
     slopes, differ = decided64(form, high, low, spread, form.dtype)
-    return Found(terms, slopes, xp.any(undecided | differ | ~in_order(scale)))
+    return Found(terms, slopes, xp.any(undecided | differ | ~in_order(xp, scale)))

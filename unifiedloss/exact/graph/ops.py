@@ -62,6 +62,18 @@ class GraphOps(Protocol):
     def log1p(self, x: Array) -> Array:
         """The logarithm of 1 + x."""
 
+    def equal(self, x: Array, y: Array) -> Array:
+        """Where x equals y; one of them is an array.
+
+        Not the operator, because in TensorFlow it compares identities in graphs of TensorFlow 1
+        and where tensor equality is switched off.
+        """
+        return x == y
+
+    def differs(self, x: Array, y: Array) -> Array:
+        """Where x does not equal y; two Python numbers give a bool."""
+        return x != y
+
     def isnan(self, x: Array) -> Array:
         """Where x is NaN."""
 

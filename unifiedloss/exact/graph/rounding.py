@@ -38,7 +38,7 @@ def to_bits(xp: GraphOps, x: Array, dtype: str) -> Array:
     infinity = _infinity(form)
     bits = xp.where(size < 2.0 ** (form.max_exponent + 1), xp.minimum(bits, infinity), infinity)
     sign = 1 << (_width(form) - 1)
-    return xp.where((x < 0) & (bits != 0), bits | sign, bits)
+    return xp.where((x < 0) & xp.differs(bits, 0), bits | sign, bits)
 
 
 def _to_float32(xp: GraphOps, x: Array) -> Array:
@@ -57,14 +57,14 @@ def from_bits(xp: GraphOps, bits: Array, dtype: str) -> Array:
         return xp.of_bits(bits, "float64")
     field = xp.right(bits, p - 1) & ((1 << (_width(form) - p)) - 1)
     fraction = bits & ((1 << (p - 1)) - 1)
-    mantissa = xp.where(field == 0, fraction, fraction | (1 << (p - 1)))
+    mantissa = xp.where(xp.equal(field, 0), fraction, fraction | (1 << (p - 1)))
     exponent = xp.maximum(field, 1) - 1 + form.min_exponent - (p - 1)
     # The largest exponent field means infinity or NaN.
-    not_finite = field == (1 << (_width(form) - p)) - 1
+    not_finite = xp.equal(field, (1 << (_width(form) - p)) - 1)
     size = xp.float64(mantissa) * power_of_two(xp, exponent)
-    value = xp.where((xp.right(bits, _width(form) - 1) & 1) != 0, -size, size)
+    value = xp.where(xp.differs(xp.right(bits, _width(form) - 1) & 1, 0), -size, size)
     infinity = xp.where(value < 0, -float("inf"), float("inf"))
-    special = xp.where(fraction == 0, infinity, float("nan"))
+    special = xp.where(xp.equal(fraction, 0), infinity, float("nan"))
     return xp.where(not_finite, special, value)
 
 
@@ -84,7 +84,7 @@ def _infinity(form: Format) -> int:
 def between(xp: GraphOps, low: Array, high: Array, dtype: str) -> tuple[Array, Array]:
     """Round both ends of intervals. Return the bits of the low end and where the ends differ."""
     first, last = to_bits(xp, low, dtype), to_bits(xp, high, dtype)
-    return first, first != last
+    return first, xp.differs(first, last)
 
 
 def to_odd(field: Field, high: Array, low: Array) -> Array:
@@ -95,8 +95,8 @@ def to_odd(field: Field, high: Array, low: Array) -> Array:
     xp = field.xp
     total, error = field.two_sum(high, low)
     bits = xp.bits(total)
-    step = xp.where((error > 0) == (total > 0), 1, -1)
-    inexact = (error != 0) & ((bits & 1) == 0)
+    step = xp.where(xp.equal(error > 0, total > 0), 1, -1)
+    inexact = xp.differs(error, 0) & xp.equal(bits & 1, 0)
     return xp.of_bits(xp.where(inexact, bits + xp.int64(step), bits), "float64")
 
 

@@ -57,7 +57,7 @@ def exact_sum(field: Field, x: Array, n: int) -> GraphBall:
         x = field.add(x, -part)
         exponent = exponent - 53
     unit = power_of_two(xp, exponent)
-    radius = xp.where(xp.any(x != 0), n * unit, 0.0)
+    radius = xp.where(xp.any(xp.differs(x, 0)), n * unit, 0.0)
     return GraphBall(
-        field, *field.two_sum(*sums), xp.where(inside | (largest == 0), radius, float("inf"))
+        field, *field.two_sum(*sums), xp.where(inside | xp.equal(largest, 0), radius, float("inf"))
     )

@@ -27,7 +27,7 @@ def float64(form: Form, c: Block) -> Found:
     spread = spread + xp.where(exact, 0.0, apart * (target_error + 6 * U))
     if c.weight is not None:
         # A product of so small a `rest` may underflow to 0 and then breaks no tie.
-        lost = (rest < 1e-290) & (apart != 0)
+        lost = (rest < 1e-290) & xp.differs(apart, 0)
         rest, apart = field.opaque(rest * c.weight), field.opaque(apart * c.weight)
         spread = abs(spread * c.weight) + 2 * U * abs(apart)
     high, low = field.two_sum(apart, rest)
@@ -35,7 +35,7 @@ def float64(form: Form, c: Block) -> Found:
     terms, undecided = decided64(form, high, low, radius, form.term_dtype)
     undecided = undecided | ~(abs(z) < 1e300) | ~(abs(high) < 1e300)
     if c.weight is not None:
-        undecided = undecided | lost | ~in_order(c.weight)
+        undecided = undecided | lost | ~in_order(xp, c.weight)
     if not form.gradient:
         return Found(terms, None, xp.any(undecided))
     scale = scale64(c)
@@ -46,7 +46,7 @@ def float64(form: Form, c: Block) -> Found:
     middle = positive - negative
     spread = (target_error + EXP + 16 * U) * (abs(positive) + abs(negative))
     slopes, differ = between(xp, middle - spread, middle + spread, form.dtype)
-    return Found(terms, slopes, xp.any(undecided | differ | ~in_order(scale)))
+    return Found(terms, slopes, xp.any(undecided | differ | ~in_order(xp, scale)))
 
 
 def _binary_targets64(form: Form, c: Block) -> tuple[Array, Array, float, Array]:
@@ -54,14 +54,14 @@ def _binary_targets64(form: Form, c: Block) -> tuple[Array, Array, float, Array]
     xp, plan = form.xp, form.plan
     t = numbers(form, c)
     yes, no, error = t, 1.0 - t, U
-    exact = (t == 0) | (t == 1)
+    exact = xp.equal(t, 0) | xp.equal(t, 1)
     if plan.label_smoothing:
         keep, share = 1.0 - plan.label_smoothing, plan.label_smoothing / 2
         yes, no, error = keep * yes + share, keep * no + share, 5 * U
         exact = exact & False
     if c.pos_weight is not None:
         yes, error = yes * c.pos_weight, error + U
-        exact = exact & (t == 0)
+        exact = exact & xp.equal(t, 0)
     return xp.barrier(yes), xp.barrier(no), error, exact
 
 

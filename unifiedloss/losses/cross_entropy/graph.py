@@ -31,7 +31,7 @@ def _index64(form: Form, c: Block) -> Found:
     """
     xp, k = form.xp, form.width
     exp = xp.barrier(exp64(xp, xp.float64(c.x)))
-    own = xp.reshape(xp.arange(k), (1, k)) == c.label
+    own = xp.equal(xp.reshape(xp.arange(k), (1, k)), c.label)
     at_label = exp64(xp, c.at_label)
     others = tree_sum(xp, xp.where(own, 0.0, exp), k)
     total = others + at_label
@@ -44,7 +44,7 @@ def _index64(form: Form, c: Block) -> Found:
     terms, differ = between(xp, loss * (1 - error), loss * (1 + error), form.term_dtype)
     undecided = differ | ~decided
     if not isinstance(own_scale, float):
-        undecided = undecided | ~in_order(own_scale)
+        undecided = undecided | ~in_order(xp, own_scale)
     if not form.gradient:
         return Found(terms, None, undecided)
     scale = scale64(c) * weight
@@ -52,12 +52,12 @@ def _index64(form: Form, c: Block) -> Found:
     ratio = scale / total
     label_slope = -others * ratio
     at, differ = between(xp, label_slope * (1 - error), label_slope * (1 + error), form.dtype)
-    undecided = undecided | differ | ~in_order(scale)
+    undecided = undecided | differ | ~in_order(xp, scale)
     # Exclude the label's element from the comparison. Otherwise the compiler would compute the
     # label's slope for every element.
     low, high = (xp.barrier(ratio * factor) for factor in (1 - error, 1 + error))
     slopes = to_bits(xp, exp * low, form.dtype)
-    differ = (to_bits(xp, exp * high, form.dtype) != slopes) & ~own
+    differ = xp.differs(to_bits(xp, exp * high, form.dtype), slopes) & ~own
     slopes = xp.where(own, xp.barrier(at), slopes)
     return Found(terms, slopes, undecided | xp.any(differ))
 
@@ -66,7 +66,9 @@ def _tau64(form: Form, c: Block) -> tuple[Array, float]:
     """The weighted, smoothed targets and their relative error."""
     xp, plan = form.xp, form.plan
     if plan.kind == "index":
-        tau = xp.where(xp.reshape(xp.arange(form.width), (1, form.width)) == c.label, 1.0, 0.0)
+        tau = xp.where(
+            xp.equal(xp.reshape(xp.arange(form.width), (1, form.width)), c.label), 1.0, 0.0
+        )
     else:
         tau = numbers(form, c)
     error = 0.0
@@ -88,7 +90,7 @@ def _dense64(form: Form, c: Block) -> Found:
     x = xp.float64(c.x)
     largest = xp.max(x)
     columns = xp.reshape(xp.arange(k), (1, k))
-    top = columns == -xp.max(xp.where(x == largest, -columns, -k))
+    top = xp.equal(columns, -xp.max(xp.where(xp.equal(x, largest), -columns, -k)))
     shifted = x - largest
     exp = xp.barrier(exp64(xp, shifted))
     tau, tau_error = _tau64(form, c)
@@ -97,7 +99,7 @@ def _dense64(form: Form, c: Block) -> Found:
     # Rounding z - m errs by at most u |z - m|, and an exponential of less than -800 is 0.
     shift_error = xp.minimum(xp.max(-shifted), 800.0) * U
     others = tree_sum(xp, xp.where(top, 0.0, exp), k)
-    apart = tree_sum(xp, xp.where(tau != 0, tau * -shifted, 0.0), k)
+    apart = tree_sum(xp, xp.where(xp.differs(tau, 0), tau * -shifted, 0.0), k)
     weight = tree_sum(xp, tau, k)
     loss = apart + weight * xp.log1p(others)
     loss = loss if c.weight is None else loss * c.weight
@@ -105,7 +107,7 @@ def _dense64(form: Form, c: Block) -> Found:
     terms, undecided = between(xp, loss * (1 - error), loss * (1 + error), form.term_dtype)
     undecided = undecided | ~(abs(largest) < 1e300) | ~(abs(loss) < 1e300)
     if c.weight is not None:
-        undecided = undecided | ~in_order(c.weight)
+        undecided = undecided | ~in_order(xp, c.weight)
     if not form.gradient:
         return Found(terms, None, undecided)
     scale = scale64(c)
@@ -118,7 +120,7 @@ def _dense64(form: Form, c: Block) -> Found:
     middle = positive - negative
     spread = error * (abs(positive) + abs(negative))
     slopes, differ = between(xp, middle - spread, middle + spread, form.dtype)
-    return Found(terms, slopes, undecided | ~in_order(scale) | xp.any(differ))
+    return Found(terms, slopes, undecided | ~in_order(xp, scale) | xp.any(differ))
 
 
 def _softmax(form: Form, c: Block) -> tuple[GraphBall, Array, GraphBall, GraphBall]:
@@ -127,8 +129,8 @@ def _softmax(form: Form, c: Block) -> tuple[GraphBall, Array, GraphBall, GraphBa
     z = read(xp, c.x, form.dtype)
     largest = xp.max(z)
     columns = xp.reshape(xp.arange(k), (1, k))
-    top = columns == -xp.max(xp.where(z == largest, -columns, -k))
-    finite = z != -float("inf")
+    top = xp.equal(columns, -xp.max(xp.where(xp.equal(z, largest), -columns, -k)))
+    finite = xp.differs(z, -float("inf"))
     gap = GraphBall(f, *f.two_sum(xp.where(finite, z, largest), -largest))
     exp = gap.exp(z.shape).where(finite, 0.0).kept(z.shape)
     others = exp.where(~top, 0.0).sum(z.shape)
@@ -143,11 +145,11 @@ def _index_balls(form: Form, c: Block) -> Parts:
     """The cross-entropy of class indices."""
     xp, f = form.xp, form.field
     exp, top, others, gap = _softmax(form, c)
-    own = xp.reshape(xp.arange(form.width), (1, form.width)) == c.label
+    own = xp.equal(xp.reshape(xp.arange(form.width), (1, form.width)), c.label)
     # Only one column is not 0, so the sum is exact in any order.
     apart = (-gap).where(own, 0.0).apply(xp.sum)
     # The loss is infinite where the label's logit is -inf. Balls cannot represent infinity.
-    infinite = xp.any(own & (read(xp, c.x, form.dtype) == -float("inf")))
+    infinite = xp.any(own & xp.equal(read(xp, c.x, form.dtype), -float("inf")))
     total = GraphBall(f, 1.0) + others
     share = others.where(own & top, exp) / total
     one = GraphBall(f, xp.where(own & ~top, -1.0, 0.0))
@@ -167,7 +169,9 @@ def _dense_balls(form: Form, c: Block) -> Parts:
     exp, top, others, gap = _softmax(form, c)
     shape = exp.high.shape
     if plan.kind == "index":
-        t = xp.where(xp.reshape(xp.arange(form.width), (1, form.width)) == c.label, 1.0, 0.0)
+        t = xp.where(
+            xp.equal(xp.reshape(xp.arange(form.width), (1, form.width)), c.label), 1.0, 0.0
+        )
     else:
         t = numbers(form, c)
     tau = GraphBall(f, t)
@@ -176,11 +180,11 @@ def _dense_balls(form: Form, c: Block) -> Parts:
         tau = keep * tau + share
     if c.class_weights is not None:
         tau = GraphBall(f, c.class_weights) * tau
-    finite = read(xp, c.x, form.dtype) != -float("inf")
+    finite = xp.differs(read(xp, c.x, form.dtype), -float("inf"))
     weight = tau.sum(shape)
     apart = (tau * -gap).sum(shape)
     # The loss is infinite where the target contains a class whose logit is -inf.
-    infinite = xp.any(~finite & (tau.high != 0))
+    infinite = xp.any(~finite & xp.differs(tau.high, 0))
     total = GraphBall(f, 1.0) + others
     exact = tau.where(~top, 0.0).sum(shape).where(top, -tau)
     rest = weight * ((-others).where(top, exp) / total)

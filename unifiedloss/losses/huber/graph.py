@@ -20,7 +20,7 @@ def float64(form: Form, c: Block) -> Found:
     error, lost = field.two_sum(p, -t)
     size = abs(error)
     outside = size > delta
-    undecided = (lost != 0) | ~(size < 1e150) | ((error != 0) & (size < 1e-100))
+    undecided = xp.differs(lost, 0) | ~(size < 1e150) | (xp.differs(error, 0) & (size < 1e-100))
     near, near_low = field.two_prod(0.5 * error, error)
     above, above_low = field.two_sum(size, -0.5 * delta + 0.0 * size)
     far, far_low = field.two_prod(above, delta + 0.0 * size)
@@ -42,7 +42,7 @@ def balls(form: Form, c: Block) -> Parts:
     negative = error.high < 0
     size = (-error).where(negative, error)
     # The error is exact, so this comparison is.
-    outside = (size.high > delta) | ((size.high == delta) & (size.low > 0))
+    outside = (size.high > delta) | (xp.equal(size.high, delta) & (size.low > 0))
     far = (size - GraphBall(f, 0.5 * delta)) * GraphBall(f, delta)
     loss = far.where(outside, (error * error).scaled(0.5))
     slope = GraphBall(f, xp.where(negative, -delta, delta)).where(outside, error)

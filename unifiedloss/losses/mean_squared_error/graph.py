@@ -14,8 +14,8 @@ def float64(form: Form, c: Block) -> Found:
     p = read(xp, c.x, form.dtype)
     t = read(xp, c.t, form.plan.targets_dtype)
     difference, lost = field.two_sum(p, -t)
-    tiny = (difference != 0) & (abs(difference) < 1e-100)
-    undecided = (lost != 0) | ~(abs(difference) < 1e150) | tiny
+    tiny = xp.differs(difference, 0) & (abs(difference) < 1e-100)
+    undecided = xp.differs(lost, 0) | ~(abs(difference) < 1e150) | tiny
     high, low = field.two_prod(difference, difference)
     loss = high, low, abs(high) * 0.0
     return round64(form, c, loss, 2.0 * difference, undecided)
