@@ -307,17 +307,26 @@ def test_training_under_xla() -> None:
     ],
     ids=["binary", "squared", "huber"],
 )
-@pytest.mark.slow("the squared error, which takes the same way", only=["binary"])
+@pytest.mark.slow(
+    "the binary loss, which takes the same way, and the formulas in tests/test_exact_graph.py",
+    only=["squared", "huber"],
+)
 def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any) -> None:
-    """The balls alone give NumPy's bits, with weights and an upstream gradient other than 1."""
+    """The balls alone give NumPy's bits: infinite values, and weights of very different sizes."""
     monkeypatch.setattr(tiers, "skipped_tiers", {"float64"})
-    upstream: Any = np.float32(0.3)
+    special = np.float32([[np.inf, -np.inf, 1e-40], [np.inf, np.inf, np.nan], [1e-20, 3e38, -800]])
+    targets = np.float32([[1, 0, 0.5], [0.25, 0, 1], [0.5, 1, 0]])
+    x, t = np.concatenate([LOGITS, special]), np.concatenate([DENSE, targets])
+    upstream: Any = np.float64(1.00000006)
     if spec.reduction == "none":
-        upstream = np.full((4, 3), upstream)
-    given = {"sample_weight": WEIGHT, "upstream": upstream}
+        upstream = np.full(x.shape, upstream)
+    weight = np.array([*WEIGHT, 1e30, 1e-30, 1e-300], np.float64)
+    given = {"sample_weight": weight, "upstream": upstream}
     compiled = XLA(lambda x, t: spec.value_and_grad(x, t, **given))
-    pair = compiled(tf.constant(LOGITS), tf.constant(DENSE))
-    assert bits(*pair) == bits(*spec.value_and_grad(LOGITS, DENSE, **given))
+    pair = compiled(tf.constant(x), tf.constant(t))
+    wanted = spec.value_and_grad(x, t, **given)
+    for got, exact in zip(pair, wanted, strict=True):
+        np.testing.assert_array_equal(got, exact)
 
 
 def test_what_xla_has_no_form_of_is_refused() -> None:

@@ -120,6 +120,34 @@ class GraphBall:
         """Multiply by a power of two, exactly."""
         return self._new(self.high * power, self.low * power, self.radius * power)
 
+    def shifted(self, power: Array) -> GraphBall:
+        """Multiply by 2^power, exactly, for a last product before it is rounded.
+
+        Numbers that overflow every dtype of a result become 2^600, and those that underflow
+        2^-700, with their sign.
+        """
+        xp = self.field.xp
+        size = abs(self.high)
+        exponent = xp.right(xp.bits(size), 52) - 1023 + power
+        known = xp.differs(size, 0) & (self.radius < 0.5 * size)
+        large, small = known & (exponent > 600), known & (exponent < -700)
+        moderate = xp.where(
+            large | small, power - power, xp.maximum(xp.minimum(power, 2000), -2000)
+        )
+        half = xp.right(moderate, 1)
+        factors = power_of_two(xp, half), power_of_two(xp, moderate - half)
+        end = xp.where(large, 2.0**600, 2.0**-700)
+        end = xp.where(self.high < 0, -end, end)
+        # Parts below the smallest normal number are flushed.
+        lost = (abs(self.low) * factors[0] * factors[1] < 2.0**-1000) | (exponent < -900)
+        lost = lost & (xp.differs(self.low, 0) | xp.differs(self.radius, 0))
+        shifted = self.apply(lambda x: x * factors[0] * factors[1])
+        return self._new(
+            xp.where(large | small, end, shifted.high),
+            xp.where(large | small, 0.0, shifted.low),
+            xp.where(large | small, 0.0, shifted.radius + xp.where(lost, LOST, 0.0)),
+        )
+
     def where(self, condition: Array, other: GraphBall | float) -> GraphBall:
         """Select this ball where the condition holds, else the other."""
         where = self.field.xp.where
@@ -269,14 +297,23 @@ class GraphBall:
         Returns:
             The bits of the result, and where the numbers of the ball do not all round to it.
         """
+        first, _, known = self.ends(dtype)
+        return first, ~known
+
+    def ends(self, dtype: str) -> tuple[Array, Array, Array]:
+        """Round the lowest and the highest number of the ball to a dtype.
+
+        Returns:
+            The bits of both, and where they are surely the same.
+        """
         xp = self.field.xp
         # Two additions round, each by u of its result. A radius of 0 stays 0.
         wide = self.radius * _SLACK
         spread = wide + xp.where(xp.differs(wide, 0), (abs(self.low) + wide) * (4 * U), 0.0)
         first = to_bits(xp, to_odd(self.field, self.high, self.low - spread), dtype)
         last = to_bits(xp, to_odd(self.field, self.high, self.low + spread), dtype)
-        known = xp.equal(first, last) & (abs(self.high) < 2.0**1000) & (self.radius < 2.0**1000)
-        return first, ~known
+        inside = (abs(self.high) < 2.0**1000) & (self.radius < 2.0**1000)
+        return first, last, xp.equal(first, last) & inside
 
 
 def _nonzero(xp: GraphOps, a: Array, b: Array) -> Array:

@@ -86,7 +86,7 @@ class GraphCall:
         label = t = at_label = own_weight = weight = pos_weight = None
         yes = xp.broadcast(xp.constant(True, "bool"), (self.examples, self.count))  # noqa: FBT003
         present = yes if given.mask is None else self._positions(given.mask)
-        bad = ~yes
+        bad = nan = ~yes
         if plan.kind == "index":
             labels = xp.int64(self._positions(given.targets))
             for ignored in plan.ignored_labels:
@@ -99,7 +99,7 @@ class GraphCall:
                 own_weight = xp.take(given.class_weights[0], safe)
         else:
             t = self._matrix(given.targets)
-            bad = self._bad_targets(t, bad)
+            bad, nan = self._bad_targets(t)
         kept = present
         if given.sample_weight is not None:
             weight = self._positions(xp.float64(given.sample_weight))
@@ -112,7 +112,7 @@ class GraphCall:
             if form.mean and plan.divisor == "weights":
                 bad = bad | (weight < 0)
             weight = xp.where(kept, weight, 0.0)
-        bad = bad & kept
+        bad, nan = bad & kept, nan & kept
         divisor = self._divisor(present, kept, bad, own_weight, weight) if form.mean else None
         parts: dict[str, Array] = {}
         if divisor is not None:
@@ -132,7 +132,7 @@ class GraphCall:
         return Block(
             x=x,
             kept=self._per_row(kept),
-            bad=self._per_row(bad),
+            bad=self._per_row(bad | nan),
             label=label,
             at_label=at_label,
             t=t,
@@ -153,21 +153,23 @@ class GraphCall:
             return self._per_row(self._positions(u))
         return self._per_row(self.xp.reshape(u, (self.examples, 1)))
 
-    def _bad_targets(self, t: Array, bad: Array) -> Array:
+    def _bad_targets(self, t: Array) -> tuple[Array, Array]:
+        """The positions with a bad target, and those that are NaN without having one."""
         xp, plan = self.xp, self.plan
         t = xp.float64(t)
         if plan.kind == "real":
-            # Numbers that are not finite, and numbers so small that flushing may make them 0.
+            # Errors that are NaN, and numbers so small that flushing may make them 0.
             tiny = xp.differs(xp.left(xp.bits(t), 1), 0) & (abs(t) < 1e-290)
-            predictions = xp.float64(self._matrix(self.given.predictions))
-            flags = tiny | ~(abs(t) < float("inf")) | ~(abs(predictions) < float("inf"))
+            nan = tiny | xp.isnan(xp.float64(self._matrix(self.given.predictions)) - t)
+            bad = nan & False
         else:
-            flags = (t <= -plan.tiny_target) | ~(abs(t) < float("inf"))
+            bad, nan = (t <= -plan.tiny_target) | xp.equal(t, float("inf")), xp.isnan(t)
         if plan.kind == "dense":
-            flags = xp.any(flags)
+            bad, nan = xp.any(bad), xp.any(nan)
         elif plan.kind == "binary":
-            flags = flags | (t > 1)
-        return bad | xp.reshape(flags, (self.examples, self.count))
+            bad = bad | (t > 1)
+        shape = (self.examples, self.count)
+        return xp.reshape(bad, shape), xp.reshape(nan, shape)
 
     def _divisor(
         self,
@@ -237,9 +239,10 @@ class GraphCall:
         total = exact_sum(form.field, xp.where(finite, values, 0.0), self.count)
         divisor = None if self.divisor is None else self.divisor.where(~self.empty, 1.0)
         nan = nan_bits(plan.result_dtype)
-        if careful:
-            mean = total if divisor is None else total / divisor
-            bits, undecided = mean.kept((self.examples, 1)).rounded(plan.result_dtype)
+        if careful and divisor is not None:
+            bits, undecided = self._divided(total, divisor)
+        elif careful:
+            bits, undecided = total.kept((self.examples, 1)).rounded(plan.result_dtype)
         else:
             bits, undecided = quotient64(form, total, divisor)
         # Infinities and NaN among the terms sum as in float64. The sign of a NaN is unspecified.
@@ -252,6 +255,38 @@ class GraphCall:
             undecided = undecided & ~self.empty
         loss = xp.of_bits(xp.reshape(bits, (self.examples,)), plan.result_dtype)
         return loss, xp.reshape(undecided, (self.examples,))
+
+    def _divided(self, total: GraphBall, divisor: GraphBall) -> tuple[Array, Array]:
+        """Divide a sum by a divisor in balls, and round.
+
+        A quotient too close to a tie for a ball is compared with the tie: the sum with the product
+        of tie and divisor.
+        """
+        xp, dtype = self.xp, self.plan.result_dtype
+        total, divisor = (x.kept((self.examples, 1)) for x in (total, divisor))
+        first, last, known = (total / divisor).kept((self.examples, 1)).ends(dtype)
+        # The ends are neighbours of the same sign, so float64 holds what is half way between them.
+        neighbours = xp.equal(abs(first - last), 1)
+        f = self.form.field
+        tie = GraphBall(f, 0.5 * (from_bits(xp, first, dtype) + from_bits(xp, last, dtype)))
+        # The high parts cancel without an error, which is why the low parts are apart.
+        rest = GraphBall(f, total.high) - tie * GraphBall(f, divisor.high)
+        rest = rest + GraphBall(f, total.low, 0.0, total.radius)
+        rest = rest - tie * GraphBall(f, divisor.low, 0.0, divisor.radius)
+        above = rest.high * (1 - 2.0**-40) > rest.radius
+        below = -rest.high * (1 - 2.0**-40) > rest.radius
+        exactly = xp.equal(rest.high, 0) & xp.equal(rest.low, 0) & xp.equal(rest.radius, 0)
+        even = xp.where(xp.equal(first & 1, 0), first, last)
+        bits = xp.where(above, last, xp.where(exactly, even, first))
+        decided = neighbours & (above | below | exactly)
+        return xp.where(known, first, bits), ~(known | decided)
+
+    def known_loss(self, terms: Array) -> Array:
+        """Reduce rounded terms to the loss, where no host can decide it; NaN if it is undecided."""
+        loss, undecided = self.loss(terms, careful=True)
+        if undecided is None:
+            return loss
+        return self.xp.where(undecided, self.xp.constant(math.nan, self.plan.result_dtype), loss)
 
     def gradient(self, slopes: Array) -> Array:
         """Reshape the slopes of the rows to the gradient, (examples, *shape)."""

@@ -37,27 +37,51 @@ def tree_sum(xp: GraphOps, x: Array, k: int) -> Array:
     return xp.sum(x)
 
 
+_LAYERS = 40
+"""At most this many layers are split off. They reach from 2^900 to the lowest unit."""
+
+_LOWEST = -840
+"""The lowest exponent of an offset. Units are 2^-52 of it, and must be no subnormal numbers, which
+the compiler flushes."""
+
+
 def exact_sum(field: Field, x: Array, n: int) -> GraphBall:
     """Sum along the last axis, of length n, as a ball (..., 1).
 
-    The radius is 0 where two parts hold all digits of the sum. The terms are split into parts that
-    are multiples of a unit so large that their sums are exact in any order.
+    The radius is 0 where three float64 hold all digits of the sum and two are enough for it, and
+    else next to the smallest of the three.
+
+    The terms are split into layers that are multiples of a unit so large that their sums are exact
+    in any order. Most sums have two layers, and terms of very different sizes have more.
     """
     xp = field.xp
     largest = xp.max(abs(x))
     inside = (largest < 2.0**900) & (largest > 2.0**-700)
     exponent = xp.where(inside, xp.right(xp.bits(largest), 52) - 1023, 0)
     bits = math.ceil(math.log2(max(n, 2))) + 2
-    sums = []
-    for _ in range(2):
-        exponent = exponent + bits
+    zero = xp.where(inside, 0.0, 0.0)
+
+    def step(i: Array, x: Array, exponent: Array, *sums: Array) -> tuple[Array, ...]:
+        high, low, rest, lost = sums
+        exponent = xp.maximum(exponent + bits, _LOWEST)
         offset = 1.5 * power_of_two(xp, exponent)
         part = field.add(field.add(x, offset), -offset)
-        sums.append(xp.sum(part))
-        x = field.add(x, -part)
-        exponent = exponent - 53
-    unit = power_of_two(xp, exponent)
-    radius = xp.where(xp.any(xp.differs(x, 0)), n * unit, 0.0)
-    return GraphBall(
-        field, *field.two_sum(*sums), xp.where(inside | xp.equal(largest, 0), radius, float("inf"))
-    )
+        high, error = field.two_sum(high, xp.sum(part))
+        low, error = field.two_sum(low, error)
+        rest, error = field.two_sum(rest, error)
+        return i + 1, field.add(x, -part), exponent - 53, high, low, rest, lost + abs(error)
+
+    def goes_on(i: Array, x: Array, exponent: Array, *_: Array) -> Array:
+        left = xp.any(xp.differs(x, 0)) & (exponent > _LOWEST)
+        return (i < _LAYERS) & xp.any(xp.reshape(left, (-1,)))
+
+    # Two layers outside of the loop, which keeps the compiler from fusing them with what is before.
+    state = step(*step(xp.constant(0, "int32"), x, exponent, zero, zero, zero, zero))
+    _, x, exponent, high, low, rest, lost = xp.loop(goes_on, step, state)
+    high, low = field.two_sum(high, low)
+    low, error = field.two_sum(low, rest)
+    high, low = field.two_sum(high, low)
+    radius = (abs(error) + lost) * (1 + 2.0**-40)
+    radius = radius + xp.where(xp.any(xp.differs(x, 0)), n * power_of_two(xp, exponent), 0.0)
+    known = inside | xp.equal(largest, 0)
+    return GraphBall(field, high, low, xp.where(known, radius, float("inf")))

@@ -56,18 +56,17 @@ def float64_tier(form: Form, c: Block) -> Found:
 def balls_tier(form: Form, c: Block) -> Found:
     """Compute rows in balls. Undecided numbers become NaN, and their rows stay left."""
     xp = form.xp
-    values, slopes_of, infinite = _module(form).balls(form, c)
+    values, slopes_of, infinite, steep = _module(form).balls(form, c)
     wide = c.x.shape[0], form.width if form.elementwise else 1
     terms, undecided = scaled_loss(form, c, values).kept(wide).rounded(form.term_dtype)
     shape = c.x.shape
     if infinite is not None:
-        weight = 1.0 if c.weight is None else c.weight
-        weight = weight if c.own_weight is None else weight * c.own_weight
-        # Leave the row undecided where another number of it may be NaN, and for the weight 0,
-        # because 0 * inf is undefined at this point.
-        known = (values[1].radius < float("inf")) & (xp.constant(weight, "float64") > 0)
-        infinity = to_bits(xp, xp.constant(float("inf"), "float64"), form.term_dtype)
-        terms = xp.where(infinite, infinity, terms)
+        # Leave the row undecided where another number of it may be NaN.
+        known = values[-1].radius < float("inf")
+        infinity = xp.constant(float("inf"), "float64")
+        if c.weight is not None:
+            infinity = xp.where(c.weight < 0, -infinity, infinity)
+        terms = xp.where(infinite, to_bits(xp, infinity, form.term_dtype), terms)
         undecided = xp.where(infinite, ~known, undecided)
     if "balls" in skipped_tiers:
         undecided = undecided | True
@@ -78,6 +77,15 @@ def balls_tier(form: Form, c: Block) -> Found:
     slopes = None
     if form.gradient:
         slopes, doubtful = scaled_slope(form, c, slopes_of).kept(shape).rounded(form.dtype)
+        if steep is not None:
+            # An upstream gradient of 0 times infinity is NaN.
+            signs = steep if c.weight is None else xp.where(c.weight < 0, -steep, steep)
+            vertical = xp.where(xp.differs(signs, 0), signs * c.upstream * float("inf"), 0.0)
+            vertical = vertical if c.divisor is None else vertical / c.divisor
+            bits = to_bits(xp, vertical, form.dtype)
+            bits = xp.where(xp.isnan(vertical), nan_bits(form.dtype), bits)
+            slopes = xp.where(xp.differs(signs, 0), bits, slopes)
+            doubtful = doubtful & xp.equal(signs, 0)
         if "balls" in skipped_tiers:
             doubtful = doubtful | True
         doubtful = xp.broadcast(doubtful | c.bad, shape)

@@ -71,18 +71,32 @@ def balls(form: Form, c: Block) -> Parts:
     z = read(xp, c.x, form.dtype)
     t = numbers(form, c)
     yes, no = GraphBall(f, t), one_minus(f, t)
+    apart = no - yes
     if plan.label_smoothing:
         keep, share = smoothing_constants(f, plan.label_smoothing, 2)
-        yes, no = keep * yes + share, keep * no + share
+        yes, no, apart = keep * yes + share, keep * no + share, keep * apart
     if c.pos_weight is not None:
         yes = GraphBall(f, c.pos_weight) * yes
-    exp = GraphBall(f, -abs(z)).exp(z.shape)
-    apart = yes * GraphBall(f, xp.maximum(-z, 0.0)) + no * GraphBall(f, xp.maximum(z, 0.0))
+        apart = no - yes
+    # Balls cannot represent infinity. There the loss is infinite or 0, and the slope rational.
+    finite = xp.differs(abs(z), float("inf"))
+    size = xp.where(finite, abs(z), 0.0)
+    positive = z >= 0
+    costly = no.where(positive, yes)
+    exp = GraphBall(f, -size).exp(z.shape)
     both = yes + no
     # The slope is near 1 - t' for z >= 0 and near -q t' for z < 0. `rest` is the difference.
-    positive = z >= 0
-    rest = both * (exp / (GraphBall(f, 1.0) + exp))
+    rest = (both * (exp / (GraphBall(f, 1.0) + exp))).where(finite, 0.0)
+    # Near 0 the slope is (1 - t' - q t') / 2 + (q t' + 1 - t') (z / 4 - z^3 / 48 + ...), because
+    # the two terms above cancel where 1 - t' = q t'. The next term is z^5 / 480.
+    small = abs(z) < 2.0**-26
+    cube = z * z * z
+    tilt = GraphBall(f, 0.25 * z, f.mul(cube, -1 / 48), abs(cube) * 2.0**-40)
     return Parts(
-        (apart, both * exp.log1p(z.shape)),
-        (no.where(positive, -yes), (-rest).where(positive, rest)),
+        (costly * GraphBall(f, size), (both * exp.log1p(z.shape)).where(finite, 0.0)),
+        (
+            apart.scaled(0.5).where(small, no.where(positive, -yes)),
+            (both * tilt).where(small, (-rest).where(positive, rest)),
+        ),
+        ~finite & xp.differs(costly.high, 0),
     )

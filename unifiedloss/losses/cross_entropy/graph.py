@@ -160,6 +160,7 @@ def _index_balls(form: Form, c: Block) -> Parts:
     if c.own_weight is None:
         return Parts(losses, slopes, infinite)
     weight = GraphBall(f, c.own_weight)
+    infinite = infinite & xp.differs(c.own_weight, 0)
     return Parts(tuple(x * weight for x in losses), tuple(x * weight for x in slopes), infinite)
 
 

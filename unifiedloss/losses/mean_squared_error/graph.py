@@ -5,7 +5,7 @@ from __future__ import annotations
 from unifiedloss.exact.graph.balls import GraphBall
 from unifiedloss.exact.graph.fast import round64
 from unifiedloss.exact.graph.form import Block, Form, Found, read
-from unifiedloss.exact.graph.formulas import Parts
+from unifiedloss.exact.graph.formulas import Parts, error
 
 
 def float64(form: Form, c: Block) -> Found:
@@ -23,7 +23,12 @@ def float64(form: Form, c: Block) -> Found:
 
 def balls(form: Form, c: Block) -> Parts:
     """The squared error."""
-    xp, f = form.xp, form.field
-    p, t = read(xp, c.x, form.dtype), read(xp, c.t, form.plan.targets_dtype)
-    difference = GraphBall(f, *f.two_sum(p, -t))
-    return Parts((difference * difference,), (difference.scaled(2.0),))
+    f = form.field
+    difference, signs = error(form, c)
+    high, low = GraphBall(f, difference.high), GraphBall(f, difference.low)
+    return Parts(
+        (high * high, (high.scaled(2.0) + low) * low),
+        (high.scaled(2.0), low.scaled(2.0)),
+        form.xp.differs(signs, 0),
+        signs,
+    )
