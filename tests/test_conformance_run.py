@@ -13,6 +13,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from unifiedloss import (
     registry,
 )
 from unifiedloss.adapter import Mode
+from unifiedloss.adapters.numpy import NumPyAdapter
 from unifiedloss.conformance import Failure, Progress, Report, Row, Tally, checks, runner, workers
 from unifiedloss.conformance.cases import all_cases
 
@@ -434,3 +436,28 @@ def _answer(arguments: list[str], given: str, environment: dict[str, str]) -> li
     assert done.returncode == 0, done.stderr
     answer: list[str] = json.loads(done.stdout.splitlines()[-1])
     return answer
+
+
+class _WithoutFloat16(NumPyAdapter):
+    """An adapter whose framework has no float16, for any tensor."""
+
+    name = "fake"
+
+    def dtypes(self) -> tuple[str, ...]:
+        return ("float32", "float64")
+
+    def tensor(self, x: Any, dtype: str | None = None) -> Any:
+        assert "float16" not in (np.asarray(x).dtype.name, dtype)
+        return super().tensor(x, dtype)
+
+
+def test_a_backend_without_float16_conforms() -> None:
+    """Cases with targets or weights in a dtype that a backend lacks are not held against it."""
+    cases = [case for case in all_cases() if "float16" in case.dtypes()]
+    beside = [case for case in cases if case.dtype != "float16"]
+    assert beside
+    report = runner.check_adapter(_WithoutFloat16(), cases=[*beside, all_cases()[0]])
+    assert report.ok, report.summary()
+    (row,) = report.rows
+    assert row.not_held == {"no float16": len(beside)}
+    assert row.total.cases == 1

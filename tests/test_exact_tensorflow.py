@@ -325,8 +325,8 @@ def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any
     compiled = XLA(lambda x, t: spec.value_and_grad(x, t, **given))
     pair = compiled(tf.constant(x), tf.constant(t))
     wanted = spec.value_and_grad(x, t, **given)
-    for got, exact in zip(pair, wanted, strict=True):
-        np.testing.assert_array_equal(got, exact)
+    for got, right in zip(pair, wanted, strict=True):
+        np.testing.assert_array_equal(got, right)
 
 
 def test_what_xla_has_no_form_of_is_refused() -> None:

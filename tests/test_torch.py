@@ -6,6 +6,8 @@ import copy
 import importlib
 import io
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -398,3 +400,24 @@ def test_dense_tensors_are_needed() -> None:
                 spec(z, t, sample_weight=w)
     with pytest.raises(ul.UnknownTensorError, match="a dense tensor is needed"):
         ul.CrossEntropyLoss(from_logits=True)(X, Y.to_sparse())
+
+
+@pytest.mark.parametrize("rounding", ["native", "exact"])
+@pytest.mark.slow("the exact mode, whose adapter is imported in the same way", only=["native"])
+def test_first_use_in_a_compiled_function(rounding: str) -> None:
+    """A process may use the library first while torch.compile traces one whole graph."""
+    program = f"""
+import torch
+import unifiedloss as ul
+
+def loss(z, y):
+    return ul.cross_entropy_loss(z, y, from_logits=True, rounding={rounding!r})
+
+z, y = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 1])
+print(torch.compile(loss, fullgraph=True, backend="aot_eager")(z, y).item())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(0.907606, abs=1e-6)

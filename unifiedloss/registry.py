@@ -74,7 +74,7 @@ def adapter(name: str) -> Adapter:
 
 def _built_in(name: str) -> Adapter:
     try:
-        module = importlib.import_module(f"unifiedloss.adapters.{name}")
+        module = _imported(name)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == "unifiedloss":
             raise
@@ -85,6 +85,18 @@ def _built_in(name: str) -> Adapter:
         raise MissingBackendError(msg) from error
     loaded: Adapter = module.ADAPTER
     return loaded
+
+
+def _imported(name: str) -> Any:
+    """The module of a built-in adapter."""
+    if name == "torch":
+        # torch.compile runs an import statement while it traces, and refuses import_module. With
+        # the statement, the first use of a loss may be in a compiled function
+        # (test_first_use_in_a_compiled_function).
+        import unifiedloss.adapters.torch as module
+
+        return module
+    return importlib.import_module(f"unifiedloss.adapters.{name}")
 
 
 def _third_party(name: str) -> Adapter:

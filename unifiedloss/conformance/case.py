@@ -56,6 +56,11 @@ class Case:
     of_backend: bool = False
     rules: tuple[str, ...] = ()
 
+    def dtypes(self) -> set[str]:
+        """The floating dtypes that a backend needs for the case's tensors."""
+        given = (self.targets, self.sample_weight)
+        return {self.dtype, *(x.dtype.name for x in given if x is not None)} & FORMATS.keys()
+
     def is_wide(self) -> bool:
         """Whether an array of the case is float64."""
         given = (self.targets, self.sample_weight)
@@ -151,6 +156,10 @@ class SoftmaxCase:
     representative: bool = False
     of_backend: bool = False
     rules: tuple[str, ...] = ()
+
+    def dtypes(self) -> set[str]:
+        """The floating dtype that a backend needs for the case's logits."""
+        return {self.dtype}
 
     def is_wide(self) -> bool:
         """Whether the logits are float64."""

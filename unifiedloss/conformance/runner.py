@@ -361,8 +361,9 @@ def check(
             continue
         cases = []
         for case, reference in work.cases:
-            if case.dtype not in dtypes:
-                reason = f"no {case.dtype}"
+            absent = sorted(case.dtypes() - dtypes)
+            if absent:
+                reason = f"no {absent[0]}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
             elif (target.wide and not case.is_wide()) or _is_left_out(
                 case, reference, adapter, name, target, shares[_is_exact(case)]
