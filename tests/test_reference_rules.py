@@ -467,14 +467,17 @@ def test_elements_of_weight_zero_are_not_read() -> None:
         evaluate(MeanSquaredError(element_weights=0.0, on_empty="error"), x, t)
 
 
-def test_a_bad_element_poisons_its_average_alone() -> None:
-    """Its position has a NaN loss and counts as bad; the gradient is NaN at the element only."""
+def test_a_bad_element_poisons_its_position() -> None:
+    """Its position has a NaN loss, counts as bad, and has no gradient that is a number."""
     spec = BinaryCrossEntropyLoss(average_last_axis=True, reduction="none")
     found = evaluate(spec, tensor([[0.5, 2.0], [0.5, 0.5]]), tensor([[1.0, 1.0], [1.0, 0.0]]))
     assert found.bad_positions == (0,)
     assert isinstance(found.loss, list)
     assert math.isnan(found.loss[0])
-    assert_same(found.grad_predictions, [-1.0, NAN, -1.0, 1.0])
+    assert_same(found.grad_predictions, [NAN, NAN, -1.0, 1.0])
+    nan_target = evaluate(spec, tensor([[0.5, 0.5], [0.5, NAN]]), tensor([[1.0, NAN], [1.0, 0.0]]))
+    assert nan_target.bad_positions == ()
+    assert_same(nan_target.grad_predictions, [NAN, NAN, -1.0, NAN])
 
 
 def test_rules_that_frameworks_publish() -> None:

@@ -159,7 +159,7 @@ class Reduction:
         units = self.of(i)
         if any(unit.bad or math.isnan(self._targets.values[u]) for u, unit in units):
             for u, unit in units:
-                by_targets = [NAN] * len(unit.targets)
+                by_targets: list[Value] = [NAN] * len(unit.targets)
                 self.units[u] = unit._replace(predictions=[NAN], targets=by_targets)
 
     def bad_positions(self) -> tuple[int, ...]:
