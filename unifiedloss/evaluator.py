@@ -49,11 +49,14 @@ class Positions(NamedTuple):
         losses: l_i.
         weights: W_i without the sample weight; None where each is 1.
         bad: which positions hold a bad value; None if no check was needed.
+        poisoned: which positions are NaN for another reason, so that their weights stay; None for
+            none.
     """
 
     losses: Array
     weights: Array | None
     bad: Array | None
+    poisoned: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -187,33 +190,35 @@ class Evaluator:
         targets = self.replace(selection.kept, targets, 0.0)
         return self.replace(selection.kept, predictions, 0.0), targets, bad
 
-    def poisoned_rows(self, bad: Array | None, targets: Array, kept: Array | None) -> Array | None:
-        """Which elements share a position with a bad value or a NaN target.
+    def averaged(self, positions: Positions, targets: Array, kept: Array | None) -> Positions:
+        """Flag whole rows where the last axis is averaged, because a row is one position."""
+        bad = None if positions.bad is None else self._any_in_row(positions.bad, kept)
+        return positions._replace(bad=bad, poisoned=self.rows_with_nan(targets, kept))
 
-        Where the last axis is averaged, all elements along it are one position.
+    def rows_with_nan(self, targets: Array, kept: Array | None) -> Array | None:
+        """Which rows have a NaN target.
 
         Args:
-            bad: which elements hold a bad value; None for none.
             targets: the targets in their own dtype.
             kept: which elements are neither dropped nor zero-weighted; None for all.
 
         Returns:
-            Flags with the last axis of length 1; None for no element.
+            Flags with the last axis of length 1; None if no target can be NaN.
         """
-        ops = self.ops
-        if self.plan.targets_dtype in FORMATS:
-            is_nan = _is_nan(targets)
-            bad = is_nan if bad is None else bad | is_nan
-        if bad is None:
+        if self.plan.targets_dtype not in FORMATS:
             return None
-        return ops.expand(ops.any_axis(bad if kept is None else bad & kept, -1), -1)
+        return self._any_in_row(_is_nan(targets), kept)
+
+    def _any_in_row(self, flags: Array, kept: Array | None) -> Array:
+        flags = flags if kept is None else flags & kept
+        return self.ops.expand(self.ops.any_axis(flags, -1), -1)
 
     # ----------------------------------------------------------------------- weigh positions
 
     def weigh(self, positions: Positions, selection: Selection) -> Terms:
         """Multiply losses by sample weights; bad positions become NaN, those not kept 0."""
         ops, plan = self.ops, self.plan
-        losses, weights, bad = positions
+        losses, weights, bad, nan = positions
         if plan.scale != 1.0:
             losses = losses * plan.scale
         if selection.weight is not None:
@@ -233,6 +238,9 @@ class Evaluator:
             losses = losses * ops.where(bad, self.scalar(NAN, losses), 1.0)
             if weights is not None:
                 weights = ops.where(~bad, weights, NAN)
+        if nan is not None:
+            nan = nan if selection.kept is None else nan & selection.kept
+            losses = losses * ops.where(nan, self.scalar(NAN, losses), 1.0)
         kept = None if selection.kept is None else ops.broadcast_like(selection.kept, losses)
         if kept is not None:
             losses = ops.where(kept, losses, 0.0)

@@ -40,8 +40,7 @@ def terms(e: Evaluator, inputs: Inputs) -> Terms:
     selection = e.select(Inputs(predictions, targets, inputs.sample_weight, inputs.mask))
     positions = _POSITIONS[plan.spec.name](e, predictions, targets, selection)
     if plan.average_last_axis:
-        rows = e.poisoned_rows(positions.bad, targets, selection.kept)
-        positions = positions._replace(bad=rows)
+        positions = e.averaged(positions, targets, selection.kept)
     weighed = e.weigh(positions, selection)
     if agree is None:
         return weighed

@@ -243,7 +243,7 @@ def _gradient(
     slope = _slopes(e, predictions, targets, found.kept)
     if plan.average_last_axis:
         # No value is bad, because bad values have raised, but targets may be NaN.
-        poisoned = e.poisoned_rows(None, targets, found.kept)
+        poisoned = e.rows_with_nan(targets, found.kept)
         slope = slope if poisoned is None else np.where(poisoned, np.nan, slope)
     if plan.axis is not None:
         factor = np.expand_dims(factor, plan.axis)

@@ -63,12 +63,12 @@ def run(
     wide = os.environ.get("JAX_ENABLE_X64", "0") in ("1", "true", "True")
 
     def failures(call: Call) -> list[str]:
-        if known.fault(label, mode, call, wide=wide):
+        if known.fault(label, call, wide=wide):
             return []
         return check.failures(adapter, mode, call) + _of_oracle(call)
 
     call = calls.draw(seed, losses, rounding, shapes)
-    fault = known.fault(label, mode, call, wide=wide)
+    fault = known.fault(label, call, wide=wide)
     if fault is not None:
         return Outcome(left_out=fault)
     found = failures(call)
@@ -76,7 +76,7 @@ def run(
         program = check.program_of(adapter, mode, dataclasses.replace(call, as_numpy=False))
         for number in range(1, values):
             other = dataclasses.replace(calls.again(call, seed + number * 10**9), as_numpy=False)
-            if known.fault(label, mode, other, wide=wide):
+            if known.fault(label, other, wide=wide):
                 continue
             found = check.failures(adapter, mode, other, program)
             if found:

@@ -210,6 +210,10 @@ def _averaged() -> Iterator[Case]:
         yield poisoned_case(
             f"21 averaged, NaN target{name}", _mse(average_last_axis=True, **more), rows, targets
         )
+    mean = MeanSquaredError(average_last_axis=True)
+    yield poisoned_case(
+        "21 averaged, NaN target, weighted mean", mean, rows, targets, f32(1, 2, 1, 1)
+    )
     summed = _mse(average_last_axis=True, element_weights=(1, 2, 0), reduction="sum")
     yield poisoned_case(
         "21 averaged, NaN weight", summed, rows[2:], 0 * rows[:2], f32(1, NAN), compiled=True
