@@ -203,7 +203,7 @@ class NumPyAdapter(Adapter):
         e = Evaluator(self.ops, self.kernels, plan)
         value = e.reduce(Terms(losses.reshape(labels.shape)))
         return value[()], ops.cast(
-            np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), plan.predictions_dtype
+            np.moveaxis(slopes.reshape(rows.shape), -1, plan.axis), predictions.dtype.name
         )
 
     def differentiate(

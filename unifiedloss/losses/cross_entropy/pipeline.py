@@ -129,10 +129,11 @@ def _of_dense_targets(
         if plan.renormalize is None:
             # The loss does not read an entry to which the target gives no weight. Keep its value
             # anyway if its cost is finite, because the gradient of the targets is that cost.
-            predictions = ops.where(
-                _has_finite_cost(plan, predictions) | read, predictions, harmless
-            )
+            counts = _has_finite_cost(plan, predictions) | read
+            predictions = ops.where(counts, predictions, harmless)
         costs = _cost(e, guard_log_zero(e, weighted, predictions), axis)
+        if plan.renormalize is None and plan.clip is not None:
+            costs = ops.where(counts, costs, 0.0)  # a clip makes the cost of `harmless` positive
     losses = ops.sum_axis(e.multiply_no_nan(weighted, costs), axis)
     return Positions(losses, weights, bad)
 

@@ -19,6 +19,7 @@ preset_case = proving("epsilon-presets")
 class_weighting_case = proving("class-weighting", "label-smoothing")
 label_weights_case = proving("label-weights", "scale")
 cast_case = proving("dtype")
+unread_case = proving("what-is-read", "epsilon")
 nan_case = proving("nan-targets-and-weights", "class-weight-zero", "on-empty")
 
 _MEAN = {"reduction": "mean"}
@@ -132,6 +133,12 @@ def _dtype() -> Iterator[Case]:
         np.array([1, 2, 3, 1e-50]),
         dtype="float64",
     )
+    yield cast_case("39 float32 in float64", spec_with(dtype="float64"), X, Y)
+    # No probability stands where the target is 0, so the derivative by that target is 0.
+    unread = f32([0.5, -(2.0**-15), 0.5], [0.25, 0.75, 7])
+    clipped = spec_with(from_logits=False, epsilon="sklearn")
+    first = f32([1, 0, 0], [0, 1, 0])
+    yield unread_case("08 sklearn, unread", clipped, unread, first, dtype="float16")
 
 
 def _nan_weights() -> Iterator[Case]:
