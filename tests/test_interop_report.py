@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
-from unifiedloss.interop.report import Gap, gap_of
+from unifiedloss.interop.distance import Gap, gap_of
 from unifiedloss.interop.sides import Outcome
 
 RNG = np.random.default_rng(4)
