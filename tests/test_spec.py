@@ -457,3 +457,15 @@ def test_clips_of_other_libraries() -> None:
         sklearn = resolve(ul.CrossEntropyLoss(epsilon="sklearn"), *signatures).clip
         assert sklearn is not None
         assert (sklearn.low, sklearn.high) == (np.finfo(dtype).eps, 1 - np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("base", [ul.CrossEntropyLoss, ul.MeanSquaredError, ul.spec.Loss])
+def test_subclasses_are_refused(base: Any) -> None:
+    """A subclass is refused when it is made, with what to do instead, and nothing reads it."""
+    with pytest.raises(
+        ul.SpecTypeError, match=f"Own is a subclass of {base.__name__}.*Hold a spec"
+    ):
+        type("Own", (base,), {"name": "cross_entropy", "__call__": lambda *_, **__: 0.0})
+    read = ul.from_json('{"loss": "cross_entropy", "version": 1, "from_logits": true}')
+    assert type(read) is ul.CrossEntropyLoss
+    assert ul.from_native("ul.CrossEntropyLoss(from_logits=True)") == read

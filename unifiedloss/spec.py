@@ -22,7 +22,7 @@ from unifiedloss.checks import (
     positive,
     weights,
 )
-from unifiedloss.errors import SpecValueError
+from unifiedloss.errors import SpecTypeError, SpecValueError
 from unifiedloss.evaluable import Evaluable
 from unifiedloss.field import Record, field, rebuild
 from unifiedloss.inputs import TensorT
@@ -38,6 +38,9 @@ Renormalize = Literal["before_clip", "after_clip"]
 ClassWeighting = Literal["entries", "position"]
 ComputedIn = Literal["float32", "float64"]
 PredictionKind = Literal["probabilities", "log_probabilities", "real"]
+
+_OWN = "unifiedloss.losses.", f"{__name__}."
+"""The modules that may define specs: the folders of the losses, and this one."""
 
 _rebuild = rebuild
 """Pickles written before `unifiedloss.field` existed look for the function here."""
@@ -234,6 +237,18 @@ class Loss(Record, Evaluable):
         return False
 
     def __init_subclass__(cls) -> None:
+        # Adapters, the oracle and exact mode compute a loss from its fields alone, so they would
+        # ignore what a subclass changes. And with the name of its base it would be read in place
+        # of the base.
+        if not f"{cls.__module__}.".startswith(_OWN):
+            base = next(each for each in cls.__mro__[1:] if issubclass(each, Loss))
+            msg = (
+                f"{cls.__name__} is a subclass of {base.__name__}, and a spec has none: its class "
+                "and fields alone say what is computed, so that every backend computes the same. "
+                "Hold a spec in a class of your own and call it there; factors of positions are "
+                "its sample_weight, and reduction='none' gives their losses."
+            )
+            raise SpecTypeError(msg)
         super().__init_subclass__()
         if "name" in vars(cls):
             LOSSES[cls.name] = cls
