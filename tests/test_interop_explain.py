@@ -6,6 +6,7 @@ import re
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 from latex2mathml.converter import convert
 
@@ -237,3 +238,20 @@ def test_losses_of_other_libraries() -> None:
     assert ul.explain(ul.MeanSquaredError()).deviations == ()
     with pytest.raises(ul.UnsupportedError, match="mean_with_sample_weight"):
         ul.explain("keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')")
+
+
+def test_smoothing_with_class_weights_moves_the_minimum() -> None:
+    """The sentence about the minimum stands where it is true, and only there."""
+    moved = ul.CrossEntropyLoss(
+        from_logits=True, class_weights=(0.01, 0.99), label_smoothing=0.1, reduction="none"
+    )
+    # The smoothed target is (0.95, 0.05), and the weighted one is proportional to (0.19, 0.99).
+    at_target, at_weighted = moved(np.log([[0.95, 0.05], [0.19, 0.99]]), [0, 0])
+    assert at_weighted < at_target
+    assert "moves the minimum" in ul.explain(moved).rules["class_weights"].plain
+    for still in (
+        moved.replace(class_weighting="position"),
+        moved.replace(label_smoothing=0.0),
+        moved.replace(class_weights=None),
+    ):
+        assert "minimum" not in str(ul.explain(still))

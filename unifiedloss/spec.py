@@ -109,8 +109,14 @@ def _class_weights(spec: Any) -> Text:
             "target, ",
             formula("sum_c w_c t_ic", r"\sum_c w_c t_{ic}"),
         )
-    target = "smoothed target" if getattr(spec, "label_smoothing", 0.0) else "target"
-    return Text.of(f"one weight per class, each multiplies the entry of its class in the {target}")
+    if getattr(spec, "label_smoothing", 0.0):
+        return Text.of(
+            "one weight per class, each multiplies the entry of its class in the smoothed target, "
+            "and so moves the minimum: the loss is least where probabilities are proportional to ",
+            formula("w_c t'_ic", r"w_c t'_{ic}"),
+            ", not where they are the smoothed target",
+        )
+    return Text.of("one weight per class, each multiplies the entry of its class in the target")
 
 
 def _ignore_index(spec: Any) -> Text:
