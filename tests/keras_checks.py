@@ -609,6 +609,9 @@ def test_softmax() -> None:
         numpy(ADAPTER.softmax(tensor(LOGITS), None)), PROBABILITIES, rtol=1e-6
     )
     assert numpy(ADAPTER.softmax(tensor(np.float32([[100, 0]])), None))[0, 1] == 0
+    with np.errstate(all="raise"):
+        row = numpy(ADAPTER.softmax(tensor(np.float32([[np.inf, 0]])), None))
+    assert np.isnan(row).any()
     np.testing.assert_array_equal(
         numpy(ADAPTER.softmax(tensor(np.float32([[7], [1]])), None)), [[1], [1]]
     )

@@ -114,6 +114,7 @@ def test_conform_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     first, line = done.stderr.splitlines()
     assert re.fullmatch(r"Checking 1 backend: at most \d+ minutes on two cores\.", first)
     assert re.fullmatch(r"1 of 1: numpy, eager: \d+ cases, 0 failures, \d+ s", line)
+    assert re.search(r"^\d+ comparisons in 1 row, \d+ s: ", done.stdout, re.MULTILINE)
     report = json.loads(path.read_text(encoding="utf-8"))
     assert [row["backend"] for row in report["rows"]] == ["numpy"]
     assert report["rows"][0]["comparisons"] > 50

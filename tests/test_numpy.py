@@ -24,6 +24,26 @@ def test_scalars_and_lists() -> None:
     assert ul.binary_cross_entropy_loss(0.5, 1) == pytest.approx(np.log(2))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_no_floating_point_errors(dtype: Any) -> None:
+    """Special values raise no floating-point error of NumPy, in a loss, its gradient or softmax."""
+    largest, inf, nan = np.finfo(dtype).max, np.inf, np.nan
+    with np.errstate(all="raise"):
+        for row in ([inf, 0], [inf, inf], [-inf, -inf], [nan, 0], [largest, -largest], [12, 0]):
+            logits = np.array([row], dtype)
+            assert ul.softmax(logits).shape == (1, 2)
+            for spec, targets in (
+                (ul.CrossEntropyLoss(from_logits=True), [0]),
+                (ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1), [0]),
+                (ul.BinaryCrossEntropyLoss(from_logits=True), [[0, 1]]),
+                (ul.MeanSquaredError(), [[0, 1]]),
+                (ul.NegativeLogLikelihoodLoss(), [0]),
+                (ul.HuberLoss(), [[0, 1]]),
+            ):
+                spec(logits, targets)
+                spec.value_and_grad(logits, targets)
+
+
 @pytest.mark.parametrize("words", [[[1, 2], [3]], [["a"]], [object()]])
 def test_lists_that_are_no_arrays(words: list[object]) -> None:
     """A ragged list, or a list of non-numbers, is refused with one of our errors."""

@@ -205,8 +205,8 @@ def _progress(backends: int) -> Any:
 def _log_row(place: str, row: Row) -> None:
     total = row.total
     _print(
-        f"{place}: {row.backend}, {row.mode}: {total.cases} cases, {total.failed} failures, "
-        f"{row.seconds:.0f} s",
+        f"{place}: {row.backend}, {row.mode}: {_count(total.cases, 'case')}, "
+        f"{_count(total.failed, 'failure')}, {row.seconds:.0f} s",
         console=_err,
     )
 
@@ -242,7 +242,7 @@ def _print_report(report: Report) -> None:
     for row in report.rows:
         for reason, count in row.not_held.items():
             _out.print(
-                f"{row.backend}, {row.mode}: {count} cases not run: {reason}",
+                f"{row.backend}, {row.mode}: {_count(count, 'case')} not run: {reason}",
                 markup=False,
                 highlight=False,
             )
@@ -253,11 +253,11 @@ def _print_report(report: Report) -> None:
     if report.ok:
         verdict = "nothing differs"
     elif report.failures:
-        verdict = f"{len(report.failures)} cases failed"
+        verdict = f"{_count(len(report.failures), 'case')} failed"
     else:
         verdict = "the run failed"
     _out.print(
-        f"{report.comparisons} comparisons in {len(report.rows)} rows, "
+        f"{_count(report.comparisons, 'comparison')} in {_count(len(report.rows), 'row')}, "
         f"{report.seconds:.0f} s: {verdict}.",
         highlight=False,
     )

@@ -230,6 +230,10 @@ class _KerasOnNumPy(KerasAdapter):
         with np.errstate(all="ignore"):
             return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
+    def softmax(self, logits: Any, axis: int | None) -> Array:
+        with np.errstate(all="ignore"):
+            return super().softmax(logits, axis)
+
     def value_and_grad(
         self,
         spec: Loss,

@@ -104,6 +104,10 @@ class NumPyAdapter(Adapter):
                 return found[0]
         return super().loss(spec, predictions, targets, sample_weight, mask)
 
+    def softmax(self, logits: Any, axis: int | None) -> Array:
+        with np.errstate(all="ignore"):
+            return super().softmax(logits, axis)
+
     def value_and_grad(
         self,
         spec: Loss,
