@@ -7,7 +7,7 @@ frameworks directly.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 import unifiedloss as ul
 from tests.rule_ids import rule_ids
 from tools.quirks import observed, plain_calls
-from unifiedloss.interop.diff import Diff, diff
+from unifiedloss.interop.diff import Diff, Difference, Example, diff
 from unifiedloss.interop.library_loss import KERAS_BACKENDS, Call
 from unifiedloss.interop.quirks import QUIRKS, Quirk, entry, recorded
 from unifiedloss.interop.quirks.quirk import RECORDED
@@ -563,6 +563,41 @@ def test_text_of_a_difference() -> None:
         "for predictions [1], targets [0], sample_weight [2]:\n"
         "  a gives 1 in float32\n  b gives 2 in float32" in text
     )
+
+
+def test_gradients_are_shown_where_they_differ() -> None:
+    """A difference has both gradients exactly where they differ."""
+    a = ul.MeanSquaredError()
+    example = ul.diff(a, a.replace(scale=2))["scale"].example
+    assert example is not None
+    assert example.gradients
+    same = Example(example.input, example.a, replace(example.b, gradient=example.a.gradient))
+    assert not same.gradients
+    text = str(Difference("scale", "", "", same))
+    assert "gradients" not in text
+    assert "gradients" in str(Difference("scale", "", "", example))
+
+
+@ALL
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "torch.nn.NLLLoss()",
+        "onnx.NegativeLogLikelihoodLoss()",
+        "torch.nn.CrossEntropyLoss(weight=[2, 0, 1], label_smoothing=0.1)",
+    ],
+)
+def test_each_rule_is_listed_once(loss: str) -> None:
+    """A rule with several quirks is one entry of `explain` and of `diff`, with all sentences."""
+    names = [name for name, _ in ul.explain(loss).deviations]
+    assert len(set(names)) == len(names)
+    assert "label_types" in names
+    rules = [difference.rule for difference in found(loss, ul.from_native(loss))]
+    assert len(set(rules)) == len(rules)
+    if "smoothing" in loss:
+        sentence = str(dict(ul.explain(loss).deviations)["weightless_infinity"])
+        assert "a label whose class" in sentence
+        assert "labels are smoothed" in sentence
 
 
 def test_unknown_losses_are_refused() -> None:

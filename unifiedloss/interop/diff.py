@@ -19,7 +19,7 @@ import numpy as np
 from unifiedloss.errors import MissingBackendError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.interop import spec_of
 from unifiedloss.interop.inputs import Layout, inputs, layouts, weights_of
-from unifiedloss.interop.quirks import QUIRKS, Quirk
+from unifiedloss.interop.quirks import QUIRKS, Quirk, joined
 from unifiedloss.interop.refusals import Refusal, refusal_of
 from unifiedloss.interop.sentences import sentence, title
 from unifiedloss.interop.sides import (
@@ -28,6 +28,7 @@ from unifiedloss.interop.sides import (
     Side,
     run_spec,
     same,
+    same_gradients,
     settings_of,
     shown,
     side_of,
@@ -61,9 +62,7 @@ class Example:
     @property
     def gradients(self) -> bool:
         """Whether the gradients differ, alone or together with the values."""
-        if self.a.gradient is None or self.b.gradient is None:
-            return False
-        return same(self.a, self.b, gradients=False) or not same(self.a, self.b)
+        return not same_gradients(self.a, self.b)
 
 
 @dataclass(frozen=True, eq=False)
@@ -480,7 +479,20 @@ def layout_of(a: Loss | None, b: Loss | None) -> Layout:
 
 
 def _of_quirks(a: Side, b: Side, near_a: Loss, near_b: Loss) -> Iterator[Difference]:
-    """Yield the quirks in which the two losses differ, with examples if the libraries run here."""
+    """Yield the quirks in which the two losses differ, with examples if the libraries run here.
+
+    Quirks of one name are one difference, with the sentences of all and the first example.
+    """
+    named: dict[str, list[Difference]] = {}
+    for difference in _each_quirk(a, b, near_a, near_b):
+        named.setdefault(difference.rule, []).append(difference)
+    for name, found in named.items():
+        texts = joined(each.a for each in found), joined(each.b for each in found)
+        examples = (each.example for each in found if each.example is not None)
+        yield Difference(name, *texts, next(examples, None))
+
+
+def _each_quirk(a: Side, b: Side, near_a: Loss, near_b: Loss) -> Iterator[Difference]:
     if type(near_a) is not type(near_b):
         return
     layout = layout_of(near_a, near_b)

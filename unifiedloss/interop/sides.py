@@ -367,13 +367,25 @@ def same(a: Outcome, b: Outcome, *, gradients: bool = True) -> bool:
     """
     if a.value is None or b.value is None:
         return a.value is None and b.value is None
-    pairs = [(a.value, b.value)]
-    if gradients and a.gradient is not None and b.gradient is not None:
-        pairs.append((a.gradient, b.gradient))
+    gradients = gradients and a.gradient is not None and b.gradient is not None
     # Take the coarser dtype of value and gradient: a float32 loss has a gradient with float32
     # accuracy, even if the gradient is returned in float64.
-    tolerance = _ULPS * max(_epsilon(x) for pair in pairs for x in pair)
-    return all(close(x, y, tolerance) for x, y in pairs)
+    tolerance = _tolerance(a.value, b.value, *([a.gradient, b.gradient] if gradients else []))
+    if not close(a.value, b.value, tolerance):
+        return False
+    return not gradients or same_gradients(a, b)
+
+
+def same_gradients(a: Outcome, b: Outcome) -> bool:
+    """Tell whether two gradients are the same up to rounding, or one of them is missing."""
+    if a.gradient is None or b.gradient is None:
+        return True
+    return close(a.gradient, b.gradient, _tolerance(a.value, b.value, a.gradient, b.gradient))
+
+
+def _tolerance(*arrays: Array | None) -> float:
+    """Return the tolerance for numbers of the coarsest of these dtypes."""
+    return _ULPS * max(_epsilon(x) for x in arrays if x is not None)
 
 
 _ULPS = 16

@@ -10,13 +10,15 @@ run the probes again and compare, so a library that changes a rule changes the r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from unifiedloss.interop.library_loss import Call
 from unifiedloss.interop.quirks import batches, dtypes, labels, shapes, values
 from unifiedloss.interop.quirks.quirk import Quirk, entry, keyed, recorded
 from unifiedloss.spec import Loss
 from unifiedloss.text import Text
 
-__all__ = ["QUIRKS", "Quirk", "entry", "keyed", "recorded", "rules_of"]
+__all__ = ["QUIRKS", "Quirk", "entry", "joined", "keyed", "recorded", "rules_of"]
 
 QUIRKS: tuple[Quirk, ...] = (
     *labels.QUIRKS,
@@ -29,9 +31,17 @@ QUIRKS: tuple[Quirk, ...] = (
 
 
 def rules_of(spec: Loss, call: Call) -> list[tuple[str, Text]]:
-    """The quirks that the loss of a call has: their names, and sentences that say what it does."""
-    return [
-        (quirk.name, Text.of(quirk.sentence(call)))
-        for quirk in QUIRKS
-        if quirk.concerns(spec, call) and quirk.has(call)
-    ]
+    """The quirks that the loss of a call has: their names, and sentences that say what it does.
+
+    Each name is listed once, with the sentences of all its quirks.
+    """
+    found: dict[str, list[str]] = {}
+    for quirk in QUIRKS:
+        if quirk.concerns(spec, call) and quirk.has(call):
+            found.setdefault(quirk.name, []).append(quirk.sentence(call))
+    return [(name, Text.of(joined(sentences))) for name, sentences in found.items()]
+
+
+def joined(sentences: Iterable[str]) -> str:
+    """The sentences in one line, each once."""
+    return " ".join(dict.fromkeys(sentences))
