@@ -588,16 +588,16 @@ def test_gradients_are_shown_where_they_differ() -> None:
     ],
 )
 def test_each_rule_is_listed_once(loss: str) -> None:
-    """A rule with several quirks is one entry of `explain` and of `diff`, with all sentences."""
-    names = [name for name, _ in ul.explain(loss).deviations]
-    assert len(set(names)) == len(names)
-    assert "label_types" in names
-    rules = [difference.rule for difference in found(loss, ul.from_native(loss))]
+    """`explain` lists each sentence once, and `diff` each rule, with all its sentences."""
+    deviations = [(name, str(text)) for name, text in ul.explain(loss).deviations]
+    assert len(set(deviations)) == len(deviations)
+    assert [name for name, _ in deviations].count("label_types") == 1
+    differences = found(loss, ul.from_native(loss))
+    rules = [difference.rule for difference in differences]
     assert len(set(rules)) == len(rules)
     if "smoothing" in loss:
-        sentence = str(dict(ul.explain(loss).deviations)["weightless_infinity"])
-        assert "a label whose class" in sentence
-        assert "labels are smoothed" in sentence
+        assert "a label whose class" in differences["weightless_infinity"].a
+        assert "labels are smoothed" in differences["weightless_infinity"].a
 
 
 def test_unknown_losses_are_refused() -> None:

@@ -72,11 +72,12 @@ def test_only_rounding_is_left() -> None:
     assert report.gap.gradient < 8
     assert report.unseen == ("rounding",)
     assert str(report).endswith(
-        "They differ in rules that these tensors do not show: rounding.\nOnly rounding is left."
+        "They differ in rules that change nothing here but rounding: rounding.\n"
+        "On these tensors only rounding is left."
     )
     equal = ul.port_report(CE, CE, LOGITS, LABELS)
     assert equal.unseen == ()
-    assert str(equal).endswith("gradients by 0 ulps.\nOnly rounding is left.")
+    assert str(equal).endswith("gradients by 0 ulps of float32.\nOnly rounding is left.")
     without_weights = ul.port_report(
         CE, CE.replace(divisor="all", label_smoothing=1e-9), LOGITS, LABELS
     )
@@ -285,6 +286,129 @@ def test_what_is_said_where_no_rule_is_tried() -> None:
     )
     assert errors.endswith("Both are errors: there are no numbers to compare.")
     assert "rounding" not in errors
+
+
+LOG_P = LOGITS - np.log(np.exp(LOGITS).sum(axis=1, keepdims=True))
+NLL = ul.NegativeLogLikelihoodLoss()
+SQUARED, HUBER = ul.MeanSquaredError(), ul.HuberLoss()
+KINDS: list[tuple[Any, Any, Any, Any, str, str]] = [
+    (CE, NLL, LOGITS, LABELS, "log_softmax", "a log_softmax is missing"),
+    (CE, NLL, LOG_P, LABELS, "log_softmax", "sum to 1, so that a log_softmax changes no value"),
+    (CE.replace(reduction="sum"), NLL, LOGITS, LABELS, "log_softmax, reduction", "is missing"),
+    (ul.CrossEntropyLoss(), NLL, np.exp(LOG_P), LABELS, "log", "and a probabilities"),
+    (SQUARED, HUBER, 10 * P, YES, "scale, delta", "errors are larger"),
+    (SQUARED, HUBER, P, YES, "scale", "here 0 of 64 errors are larger"),
+    (SQUARED.replace(scale=3), HUBER.replace(reduction="sum"), P, YES, "scale, reduction", "half"),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "predictions", "targets", "rule", "words"), KINDS)
+def test_what_stands_between_two_kinds(
+    a: Any, b: Any, predictions: Any, targets: Any, rule: str, words: str
+) -> None:
+    """What makes two kinds of losses agree is tried and named, in either order."""
+    for report in (
+        ul.port_report(a, b, predictions, targets),
+        ul.port_report(b, a, predictions, targets),
+    ):
+        assert not report.same
+        assert report.rules == (rule,)
+        assert report.untried is None
+        assert str(report.attempts[-1].reason) in str(report)
+    assert words in str(ul.port_report(a, b, predictions, targets))
+
+
+def test_two_kinds_that_never_agree() -> None:
+    """Where nothing makes two kinds agree, the report says what each of them asks."""
+    hot = np.eye(5, dtype=np.float32)[LABELS]
+    text = str(ul.port_report(CE, ul.BinaryCrossEntropyLoss(from_logits=True), LOGITS, hot))
+    assert "with a sigmoid for each; the other asks which one of the classes is true" in text
+    nan = ul.port_report(SQUARED, HUBER, P, np.full_like(YES, np.nan))
+    assert nan.same
+    assert nan.unseen == ("loss",)
+    smoothed = CE.replace(label_smoothing=0.1)
+    text = str(ul.port_report(smoothed, NLL, LOGITS, LABELS))
+    assert text.endswith(
+        "No other rule was tried, as the losses are of two kinds: a CrossEntropyLoss and a "
+        "NegativeLogLikelihoodLoss."
+    )
+
+
+def test_no_infinite_number_of_ulps() -> None:
+    """What no number of ulps measures is said in words."""
+    one, many = Outcome(np.ones(1), np.ones(3)), Outcome(np.ones(3), np.ones(3))
+    nan, steep = Outcome(np.full(1, np.nan), np.ones(3)), Outcome(np.ones(1), np.full(3, np.inf))
+    element = "an element of the gradient of one alone is finite"
+    zero = "differ by 0 ulps of float64"
+    for other, words in (
+        (many, f"one has 1 value and the other 3 values, gradients {zero}"),
+        (nan, f"the value of one alone is finite, gradients {zero}"),
+        (Outcome(error="E: no"), "one of them is an error"),
+        (steep, f"values {zero}, and {element}"),
+    ):
+        assert str(gap_of(one, other)) == words
+        assert not gap_of(one, other).closed
+    ignoring = CE.replace(ignore_index=-100)
+    text = str(ul.port_report(CE, ignoring, LOGITS[:2], [0, -100]))
+    assert "inf ulps" not in text
+    assert "One of them is an error." in text
+
+
+@pytest.mark.framework("torch", "tensorflow", "keras")
+def test_values_and_gradients_have_one_unit() -> None:
+    """Ulps are those of the coarsest dtype, and a difference in the dtype alone is named."""
+    double = LOGITS.astype(np.float64)
+    sparse = "keras.losses.SparseCategoricalCrossentropy(from_logits=True)"
+    report = ul.port_report("torch.nn.CrossEntropyLoss()", sparse, double, LABELS)
+    assert report.gap.dtype == "float32"
+    assert report.gap.gradient is not None
+    assert report.gap.gradient < 8
+    assert "dtype" in report.unseen
+    assert str(report).endswith("On these tensors only rounding is left.")
+
+
+@pytest.mark.framework("torch", "tensorflow", "keras")
+def test_an_object_gets_the_very_tensors() -> None:
+    """A loss is run on the tensors of its framework that were given, with what they carry."""
+    import keras
+    import tensorflow as tf
+    import torch
+
+    loss = keras.losses.CategoricalCrossentropy()
+    targets = tf.constant([[0.0, 1.0]])
+    predictions = keras.ops.softmax(tf.constant([[40.0, 0.0]]))
+    for a in (loss, "keras.losses.CategoricalCrossentropy()"):
+        report = ul.port_report(a, ul.from_native(loss), predictions, targets)
+        assert report.value_a == loss(targets, predictions).numpy() == 40.0
+        assert report.gradient_a is None
+        assert report.rules == ("hidden_logits",)
+    plain = ul.port_report(loss, ul.from_native(loss), predictions.numpy(), targets)
+    assert plain.value_a == pytest.approx(16.118095)
+    scores = torch.tensor(LOGITS, requires_grad=True)
+    labels = torch.tensor(LABELS, dtype=torch.int32)
+    sparse = "keras.losses.CategoricalCrossentropy(from_logits=True)"
+    report = ul.port_report(torch.nn.CrossEntropyLoss(), sparse, scores, labels)
+    assert report.converted == (
+        "For a, targets were converted from int32 to int64 (label_types).",
+        "For b, labels were converted to one-hot rows (index_targets).",
+    )
+    assert all(sentence in str(report) for sentence in report.converted)
+    smoothed = CE.replace(label_smoothing=0.1)
+    report = ul.port_report(torch.nn.CrossEntropyLoss(), smoothed, scores, labels.long())
+    assert report.converted == ()
+
+
+@pytest.mark.framework("torch", "jax")
+def test_what_was_converted_is_said() -> None:
+    """The report says which tensors got another dtype, and because of which rule."""
+    double, answers = P.astype(np.float64), YES.astype(np.int64)
+    report = ul.port_report(
+        "optax.losses.squared_error", "torch.nn.MSELoss(reduction='none')", double, answers
+    )
+    assert report.converted == (
+        "For a, predictions were converted from float64 to float32 (float64_elements).",
+        "For b, targets were converted from int64 to float64 (integer_targets).",
+    )
 
 
 def test_a_rule_of_arguments_may_be_unseen() -> None:

@@ -14,10 +14,14 @@ from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.arrays import as_bfloat16
 from unifiedloss.interop.functions import call_with, losses_of, with_arguments
-from unifiedloss.interop.library_loss import Call
+from unifiedloss.interop.library_loss import Call, find
 from unifiedloss.interop.unchanged import check_unchanged, refuse_changed
+from unifiedloss.spec import Categorical
 
 _OBJECTS = losses_of("keras", keras)
+
+TENSORS = BACKEND.tensor_type
+"""The types of the tensors that Keras' losses take unchanged."""
 
 EPSILON = 1e-7
 """Keras' default epsilon, which epsilon="keras" of a spec stands for."""
@@ -139,8 +143,10 @@ def run(
 ) -> tuple[Any, Any]:
     """The value of Keras' loss and the gradient of its sum, as NumPy arrays.
 
-    The gradient is with respect to the predictions, and None if Keras runs on NumPy. `given` is the
-    loss that the call was read from; without it, `build` makes the loss.
+    The gradient is with respect to the predictions. It is None if Keras runs on NumPy, and for
+    predictions whose place their logits take (see `run_behind_keras`). `given` is the loss that the
+    call was read from; without it, `build` makes the loss. Tensors of Keras' backend are taken
+    unchanged.
     """
     loss: Callable[..., Any] = _loss(call, given)
     if sample_weight is not None:
@@ -151,10 +157,12 @@ def run(
         # weights in place. Guarded by test_weights_are_overwritten of
         # tests/keras_interop_checks.py.
         loss = partial(loss, sample_weight=_tensor(np.array(sample_weight)))
-    y_pred, y_true = _tensor(predictions), _tensor(targets)
+    y_pred, y_true = accepted(call, predictions, targets)
     if not BACKEND.differentiates:
         with np.errstate(all="ignore"):
             return np.asarray(loss(y_true, y_pred)), None
+    if hasattr(y_pred, "_keras_logits"):
+        return BACKEND.to_numpy(loss(y_true, y_pred)), None
     value, (gradient,) = BACKEND.differentiate(lambda p: loss(y_true, p), (y_pred,), None)
     return (
         as_bfloat16(value, BACKEND.to_numpy(value)),
@@ -162,33 +170,51 @@ def run(
     )
 
 
-def run_behind_softmax(
+def accepted(_: Call, predictions: Any, targets: Any) -> tuple[Any, Any]:
+    """The predictions and targets as tensors: on JAX without 64 bits unless x64 is enabled."""
+    return _tensor(predictions), _tensor(targets)
+
+
+def run_behind_keras(
     call: Call, logits: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, None]:
-    """The value for predictions computed by ``keras.ops.softmax``.
+    """The value for predictions that ``keras.ops`` computed with the loss's own activation.
 
     On TensorFlow, Keras finds the logits attached to them and uses those.
     """
-    x, y_true = (BACKEND.convert(np.asarray(tensor), None) for tensor in (logits, targets))
-    return keras.ops.convert_to_numpy(_loss(call, given)(y_true, keras.ops.softmax(x))), None
+    x, y_true = _tensor(logits), _tensor(targets)
+    return keras.ops.convert_to_numpy(_loss(call, given)(y_true, _activation(call)(x))), None
 
 
-def run_behind_sigmoid(
+def run_behind_operation(
     call: Call, logits: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, None]:
-    """The value for predictions computed by a sigmoid in a compiled graph.
+    """The value for predictions that an operation of TensorFlow computed in a tf.function.
 
-    On TensorFlow, Keras looks for the operation in the graph and uses its logits.
+    Keras looks for the operation in the graph and uses its logits.
+
+    Raises:
+        UnsupportedError: Keras runs on another backend.
     """
-    model = keras.Sequential([keras.layers.Activation("sigmoid")])
-    model.compile(loss=_loss(call, given))
-    value = model.evaluate(
-        np.asarray(logits),
-        np.asarray(targets),
-        # pyright infers str from the default "auto", but Keras also documents 0.
-        verbose=0,  # pyright: ignore[reportArgumentType]
-    )
-    return np.asarray(value, np.float32), None
+    traced = BACKEND.modes().get("function") if BACKEND.name == "tensorflow" else None
+    if traced is None:
+        msg = f"Keras runs on {BACKEND.name} here, which has no tf.function."
+        raise UnsupportedError(msg)
+    loss = _loss(call, given)
+
+    def behind(x: Any, y_true: Any) -> Any:
+        y_pred = _activation(call)(x)
+        # Without what Keras attached, this is the output of TensorFlow's own operation.
+        del y_pred._keras_logits
+        return loss(y_true, y_pred)
+
+    return keras.ops.convert_to_numpy(traced.run(behind, _tensor(logits), _tensor(targets))), None
+
+
+def _activation(call: Call) -> Callable[[Any], Any]:
+    """The activation that turns logits into the probabilities that a loss takes."""
+    categorical = issubclass(find(call.name).loss, Categorical)
+    return keras.ops.softmax if categorical else keras.ops.sigmoid
 
 
 def run_aligned(
@@ -206,7 +232,12 @@ def run_aligned(
 
 
 def _tensor(x: Any) -> Any:
-    """A tensor of Keras, without the warning that JAX narrows 64 bits if x64 is off."""
+    """A tensor of Keras, without the warning that JAX narrows 64 bits if x64 is off.
+
+    A tensor of Keras' backend is returned as it is.
+    """
+    if isinstance(x, TENSORS):
+        return x
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return keras.ops.convert_to_tensor(np.asarray(x))

@@ -260,15 +260,23 @@ def run(
 ) -> tuple[Any, Any]:
     """The value from onnxruntime; there is no gradient.
 
-    Integer labels are cast to int64 unless they are int32, because onnxruntime takes no others.
-    `given` is the node, graph or model that the call was read from. A model is run unchanged,
-    except for nodes and inputs that its output does not depend on. Without `given`, `build` makes a
-    model for tensors of these dtypes.
+    Labels are cast as `accepted` says. `given` is the node, graph or model that the call was read
+    from. A model is run unchanged, except for nodes and inputs that its output does not depend on.
+    Without `given`, `build` makes a model for tensors of these dtypes.
+    """
+    predictions, targets = accepted(call, predictions, targets)
+    return run_as_given(call, predictions, targets, sample_weight, given)
+
+
+def accepted(_: Call, predictions: Any, targets: Any) -> tuple[Any, Any]:
+    """The predictions and labels in dtypes that onnxruntime takes.
+
+    Integer labels are cast to int64 unless they are int32.
     """
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     if targets.dtype.kind in "iu" and targets.dtype not in (np.int32, np.int64):
         targets = targets.astype(np.int64)
-    return run_as_given(call, predictions, targets, sample_weight, given)
+    return predictions, targets
 
 
 def run_as_given(

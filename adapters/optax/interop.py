@@ -16,6 +16,9 @@ from unifiedloss.interop.library_loss import Call
 
 _FUNCTIONS = losses_of("optax", optax)
 
+TENSORS = jax.Array
+"""The type of the tensors that optax' losses take unchanged."""
+
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:
     """The call of a function of optax with its arguments; None for anything else."""
@@ -25,6 +28,11 @@ def read(obj: Any, /, **arguments: Any) -> Call | None:
 def build(call: Call) -> Callable[..., Any]:
     """The function, with the arguments of the call bound if there are any."""
     return with_arguments(_FUNCTIONS[call.name], call.arguments)
+
+
+def accepted(_: Call, predictions: Any, targets: Any) -> tuple[Any, Any]:
+    """The predictions and targets as JAX holds them: without 64 bits unless x64 is enabled."""
+    return jnp.asarray(predictions), jnp.asarray(targets)
 
 
 def run(

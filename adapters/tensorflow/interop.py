@@ -15,6 +15,9 @@ from unifiedloss.interop.library_loss import Call
 
 _FUNCTIONS = losses_of("tensorflow", tf)
 
+TENSORS = (tf.Tensor, tf.Variable)
+"""The types of the tensors that TensorFlow's losses take unchanged."""
+
 _TARGETS = ("labels", "onehot_labels", "multi_class_labels")
 _PREDICTIONS = ("logits", "predictions")
 """TensorFlow's names of the parameters for targets and for predictions."""

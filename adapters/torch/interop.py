@@ -19,6 +19,9 @@ from unifiedloss.spec import Categorical
 
 _LOSSES = losses_of("torch", torch)
 
+TENSORS = torch.Tensor
+"""The type of the tensors that torch's losses take unchanged."""
+
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
@@ -123,30 +126,64 @@ def run(
 ) -> tuple[Any, Any]:
     """The value and the gradient of its sum, as NumPy arrays.
 
-    Integer targets of an elementwise loss are cast to the predictions' dtype, and class indices to
-    int64, because torch takes no others. `given` is the module or function that the call was read
-    from; without it, `build` makes the loss.
+    Targets are cast as `accepted` says. `given` is the module or function that the call was read
+    from; without it, `build` makes the loss. Tensors of torch are taken unchanged, on their device.
     """
-    predictions, targets = np.asarray(predictions), np.asarray(targets)
-    if not issubclass(find(call.name).loss, Categorical):
-        targets = targets.astype(predictions.dtype) if targets.dtype.kind in "iub" else targets
-    elif targets.dtype.kind in "iu":
-        targets = targets.astype(np.int64)
+    predictions, targets = accepted(call, predictions, targets)
     return run_as_given(call, predictions, targets, sample_weight, given)
+
+
+def accepted(call: Call, predictions: Any, targets: Any) -> tuple[Any, Any]:
+    """The predictions and targets in dtypes that torch takes, as arrays unless they are tensors.
+
+    Integer targets of an elementwise loss are cast to the predictions' dtype, and class indices to
+    int64, because torch takes no others.
+    """
+    predictions, targets = (
+        x if isinstance(x, TENSORS) else np.asarray(x) for x in (predictions, targets)
+    )
+    categorical = issubclass(find(call.name).loss, Categorical)
+    if _kind(targets) not in ("iu" if categorical else "iub"):
+        return predictions, targets
+    if not isinstance(targets, TENSORS):
+        if categorical:
+            return predictions, targets.astype(np.int64)
+        if not isinstance(predictions, TENSORS):
+            return predictions, targets.astype(predictions.dtype)
+        targets = ADAPTER.convert(targets, predictions)
+    return predictions, targets.to(torch.int64 if categorical else _converted(predictions).dtype)
+
+
+def _kind(x: Any) -> str:
+    """The kind of a tensor's or an array's dtype, as NumPy writes it."""
+    if not isinstance(x, TENSORS):
+        return str(x.dtype.kind)
+    if x.dtype is torch.bool:
+        return "b"
+    return "f" if x.is_floating_point() or x.is_complex() else "i"
+
+
+def _converted(x: Any) -> torch.Tensor:
+    """A tensor as it is, and anything else as a tensor."""
+    return x if isinstance(x, TENSORS) else ADAPTER.convert(np.asarray(x), None)
 
 
 def run_as_given(
     call: Call, predictions: Any, targets: Any, sample_weight: Any = None, given: Any = None
 ) -> tuple[Any, Any]:
-    """The result of `run` without casting the targets, whose dtype torch may refuse."""
+    """The result of `run` without casting the targets, whose dtype torch may refuse.
+
+    Arrays become tensors on the device of the given predictions, or of the loss.
+    """
     if sample_weight is not None:
         msg = f"{call.name} takes no sample weights; use reduction='none' and weight its losses."
         raise UnsupportedError(msg)
     loss = build(call) if given is None else given
     # The caller may have switched gradients off, but the comparison needs them.
     with torch.inference_mode(mode=False), torch.enable_grad():
+        device = predictions.device if isinstance(predictions, TENSORS) else _device(loss)
         x, t = (
-            ADAPTER.convert(np.asarray(each), None).to(_device(loss))
+            each if isinstance(each, TENSORS) else _converted(each).to(device)
             for each in (predictions, targets)
         )
         x = x.detach().clone().requires_grad_()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.interop.diff import changed, differing, groups, nearest
 from unifiedloss.interop.distance import Gap, gap_of
+from unifiedloss.interop.kinds import bridges
 from unifiedloss.interop.library_loss import call_of
 from unifiedloss.interop.quirks import QUIRKS, Quirk, rules_of
 from unifiedloss.interop.refusals import refusal_of
@@ -28,7 +29,8 @@ class Attempt:
             that no spec expresses.
         change: a description of the change.
         gap: the distance that remains after the change.
-        reason: a sentence that says what the loss does and no spec expresses; None for a field.
+        reason: a sentence that says what the loss does and no spec expresses, or what stands
+            between two kinds of losses; None for a field.
     """
 
     rule: str
@@ -46,6 +48,20 @@ def attempts_of(a: Side, b: Side, x: Input) -> list[Attempt]:
     if type(near_a) is type(near_b):
         attempts += _by_fields(a, b, near_a, near_b, x)
         attempts += _by_quirks(a, b, near_a, near_b, x)
+    else:
+        attempts += _by_bridges(a, b, near_a, near_b, x)
+    return attempts
+
+
+def _by_bridges(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[Attempt]:
+    """Try what is known to stand between two kinds of losses, up to the first that closes."""
+    attempts = []
+    for bridge in bridges(a, b, near_a, near_b, x):
+        other = b if bridge.of_a else a
+        gap = gap_of(bridge.outcome, other.outcome(x))
+        attempts.append(Attempt(bridge.rule, bridge.change, gap, bridge.reason))
+        if gap.closed:
+            break
     return attempts
 
 

@@ -27,20 +27,27 @@ bfloat16.
 class Gap:
     """The distance between two outcomes.
 
+    Values and gradients are counted in ulps of one dtype, the coarsest of theirs, because a loss
+    that is computed in float32 has no more digits where it is returned in float64. The ulp is that
+    of the largest number, or of 1 if the largest number lies between 2**-6 and 1. A distance is
+    infinite if one outcome is an error, if a number is NaN or infinite in one outcome only, or if
+    the sizes differ.
+
     Attributes:
-        value: the largest distance of values, in ulps of the coarser dtype. The ulp is that of the
-            largest number, or of 1 if the largest number lies between 2**-6 and 1. The distance is
-            infinite if one outcome is an error, if a value is NaN or infinite in one outcome only,
-            or if the sizes differ.
+        value: the largest distance of values.
         gradient: the same for gradients; None if they cannot be compared.
         limit: the largest distance of values that counts as rounding.
         gradient_limit: the largest distance of gradients that counts as rounding.
+        dtype: the name of the dtype whose ulps are counted; None if nothing was compared.
+        sizes: the numbers of values of the two outcomes, or None.
     """
 
     value: float
     gradient: float | None
     limit: int = _ROUNDING_ULPS
     gradient_limit: int = _ROUNDING_ULPS
+    dtype: str | None = None
+    sizes: tuple[int, int] | None = None
 
     @property
     def closed(self) -> bool:
@@ -50,27 +57,54 @@ class Gap:
         )
 
     def __str__(self) -> str:
-        gradient = "" if self.gradient is None else f", gradients by {self.gradient:.3g} ulps"
-        return f"values differ by {self.value:.3g} ulps{gradient}"
+        unit = "ulps" if self.dtype is None else f"ulps of {self.dtype}"
+        if np.isfinite(self.value):
+            value = f"values differ by {self.value:.3g} {unit}"
+        elif self.sizes is None:
+            return "one of them is an error"
+        elif self.sizes[0] != self.sizes[1]:
+            value = "one has {} and the other {}".format(*map(_count, self.sizes))
+        else:
+            value = f"{'a value' if self.sizes[0] > 1 else 'the value'} of one alone is finite"
+        if self.gradient is None:
+            return value
+        if np.isfinite(self.gradient):
+            differ = "" if np.isfinite(self.value) else "differ "
+            return f"{value}, gradients {differ}by {self.gradient:.3g} {unit}"
+        return f"{value}, and an element of the gradient of one alone is finite"
+
+
+def _count(values: int) -> str:
+    return "1 value" if values == 1 else f"{values or 'no'} values"
 
 
 def gap_of(a: Outcome, b: Outcome) -> Gap:
     """Measure the distance between two outcomes."""
     if a.value is None or b.value is None:
         return Gap(0.0 if a.value is None and b.value is None else float("inf"), None)
-    gradient, limit = None, _ROUNDING_ULPS
+    numbers, gradient = [a.value, b.value], None
     if a.gradient is not None and b.gradient is not None:
-        gradient, limit = _ulps(a.gradient, b.gradient), rounding_limit(a.gradient, b.gradient)
-    return Gap(_ulps(a.value, b.value), gradient, rounding_limit(a.value, b.value), limit)
+        numbers += [a.gradient, b.gradient]
+    unit, limit = coarsest(*numbers), rounding_limit(*numbers)
+    if a.gradient is not None and b.gradient is not None:
+        gradient = _ulps(a.gradient, b.gradient, unit)
+    sizes = a.value.size, b.value.size
+    return Gap(_ulps(a.value, b.value, unit), gradient, limit, limit, unit, sizes)
 
 
-def rounding_limit(a: Array, b: Array) -> int:
-    """Return how many ulps of the coarser dtype count as rounding."""
-    return _ROUNDING_HALF_ULPS if {a.dtype.name, b.dtype.name} & {*HALF_TYPES} else _ROUNDING_ULPS
+def rounding_limit(*arrays: Array) -> int:
+    """Return how many ulps of the coarsest dtype count as rounding."""
+    return _ROUNDING_HALF_ULPS if coarsest(*arrays) in HALF_TYPES else _ROUNDING_ULPS
 
 
-def _ulps(a: Array, b: Array) -> float:
-    """Return the largest distance, in ulps of the coarser dtype at `_scale(x, y)`.
+def coarsest(*arrays: Array) -> str:
+    """Return the name of the coarsest dtype; numbers that are not floating count as float64."""
+    names = [x.dtype.name for x in arrays if x.dtype.name in FORMATS]
+    return max(names, key=lambda name: FORMATS[name].epsilon, default="float64")
+
+
+def _ulps(a: Array, b: Array, dtype: str) -> float:
+    """Return the largest distance, in ulps of a dtype at `_scale(x, y)`.
 
     All elements share this ulp, because the error of a row grows with the largest of its terms, and
     the error of a mean with the largest of its rows.
@@ -84,12 +118,7 @@ def _ulps(a: Array, b: Array) -> float:
     x, y = x[~special], y[~special]
     if not x.size:
         return 0.0
-    return float(np.max(np.abs(x - y)) / (coarser_epsilon(a, b) * _scale(x, y)))
-
-
-def coarser_epsilon(a: Array, b: Array) -> float:
-    """Return the epsilon of the coarser of two dtypes."""
-    return max(FORMATS[x.dtype.name].epsilon for x in (a, b) if x.dtype.name in FORMATS)
+    return float(np.max(np.abs(x - y)) / (FORMATS[dtype].epsilon * _scale(x, y)))
 
 
 def _scale(x: Array, y: Array) -> float:

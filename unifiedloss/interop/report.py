@@ -9,12 +9,12 @@ import numpy as np
 
 from unifiedloss import registry
 from unifiedloss.errors import ShapeError, SpecTypeError, SpecValueError, UnsupportedError
-from unifiedloss.floats import HALF_TYPES
+from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.interop.arrays import as_bfloat16
 from unifiedloss.interop.attempts import Attempt, attempts_of, closing_rules
-from unifiedloss.interop.diff import differing, nearest
-from unifiedloss.interop.distance import Gap, coarser_epsilon, gap_of, rounding_limit
-from unifiedloss.interop.refusals import refusal_of
+from unifiedloss.interop.diff import nearest, rules
+from unifiedloss.interop.distance import Gap, coarsest, gap_of, rounding_limit
+from unifiedloss.interop.kinds import two_kinds
 from unifiedloss.interop.sides import (
     Array,
     Input,
@@ -60,11 +60,13 @@ class PortReport:
         attempts: the changes that were tried to close the gap, in the order of the fields.
         together: the rules that close the gap only together, fields first; empty if a single rule
             closes it, or if all together do not.
-        unseen: if only rounding is left, the rules in which the losses differ although these
-            tensors do not show it.
-        untried: a sentence that says why no rule was tried; None if one was.
+        unseen: if only rounding is left, the rules in which the losses differ, as `diff` names
+            them, although these tensors do not show it.
+        untried: a sentence that says why no rule, or no other rule, was tried; None if one was.
         widened: whether the rules differ by less than the rounding of the half type of the
             predictions. The gap and everything after it then compare the specs in float32.
+        converted: sentences about tensors that were converted before a loss got them, and about
+            the rule because of which they were.
         rules: the rules that close the gap, each by itself.
     """
 
@@ -89,6 +91,7 @@ class PortReport:
     unseen: tuple[str, ...]
     untried: str | None
     widened: bool = False
+    converted: tuple[str, ...] = ()
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -113,6 +116,7 @@ class PortReport:
             if reason is not None:
                 lines.append(f"{letter} itself was not run: {reason}")
         lines += [setting for setting in self.settings if setting not in reasons]
+        lines += self.converted
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
         if self.widened:
@@ -120,13 +124,14 @@ class PortReport:
                 "In the half type of the predictions only rounding is left; "
                 "what follows is of their specs in float32."
             )
-        one_failed = self.value_a is None or self.value_b is None
-        lines.append("One of them is an error." if one_failed else f"The {self.gap}.")
-        if self.same:
-            if self.unseen:
-                unseen = ", ".join(self.unseen)
-                lines.append(f"They differ in rules that these tensors do not show: {unseen}.")
+        gap = str(self.gap)
+        lines.append(f"The {gap}." if gap.startswith("value") else f"{gap[0].upper()}{gap[1:]}.")
+        if self.same and not self.unseen:
             return "\n".join([*lines, "Only rounding is left."])
+        if self.same:
+            unseen = ", ".join(self.unseen)
+            lines.append(f"They differ in rules that change nothing here but rounding: {unseen}.")
+            return "\n".join([*lines, "On these tensors only rounding is left."])
         if self.row is not None and self.losses_of_row is not None:
             first, second = map(number, self.losses_of_row)
             lines.append(
@@ -172,10 +177,13 @@ def port_report(
         a: a spec, a loss of another library, or the text of either, as `from_native` reads them. An
             object is run unchanged; text is run as the loss that its library makes of it.
         b: the same for the second loss.
-        predictions: floating tensor of any known framework, or nested lists. It is read as a NumPy
-            array and converted for each library. NumPy has bfloat16 only if the package ml_dtypes
-            is loaded; without it, a bfloat16 tensor of torch is read in float32.
-        targets: likewise. Labels become one-hot rows for a loss that takes no labels.
+        predictions: floating tensor of any known framework, or nested lists. A loss gets a tensor
+            of its own framework unchanged. For a spec, and for a loss of another framework, it is
+            read as a NumPy array. NumPy has bfloat16 only if the package ml_dtypes is loaded;
+            without it, a bfloat16 tensor of torch is read in float32.
+        targets: likewise. Labels become one-hot rows for a loss that takes no labels, and integers
+            get the dtype that a loss takes. The report says which tensors were converted, unless
+            only the framework changed.
         sample_weight: weights of positions, or None. For a loss that takes none, its spec is run.
         mask: True where a position counts, or None. No loss of another library takes a mask: the
             spec is run in its place, and the report says so.
@@ -183,7 +191,8 @@ def port_report(
     Returns:
         An object that prints as text: both values and their distance in units in the last place;
         the first position that differs; and which single rule, made the same in both losses, closes
-        the gap. If only rounding is left, the text says so.
+        the gap. If only rounding is left, the text says so, and names the rules in which the losses
+        differ all the same.
 
     Raises:
         SpecTypeError, SpecValueError: `a` or `b` is not a known loss.
@@ -207,6 +216,7 @@ def port_report(
         _array("targets", targets),
         _array("sample_weight", sample_weight),
         mask=_array("mask", mask),
+        own=(predictions, targets, sample_weight),
     )
     first, second = one.outcome(x), other.outcome(x)
     gap = gap_of(first, second)
@@ -236,9 +246,10 @@ def port_report(
         losses_of_row=losses,
         attempts=attempts,
         together=() if one_closes else closing_rules(one, other, x),
-        unseen=_unseen(one, other) if gap.closed else (),
-        untried=None if gap.closed or attempts else _untried(one, other),
+        unseen=rules(one, other) if gap.closed else (),
+        untried=None if one_closes else _untried(one, other, attempts),
         widened=widened is not None,
+        converted=(*_read_as(x), *_converted(first, second)),
     )
 
 
@@ -254,7 +265,9 @@ def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
     if near_a is None or near_b is None or type(near_a) is not type(near_b):
         return None
     targets = x.targets.astype(np.float32) if x.targets.dtype.name in HALF_TYPES else x.targets
-    wide = replace(x, predictions=x.predictions.astype(np.float32), targets=targets)
+    wide = replace(
+        x, predictions=x.predictions.astype(np.float32), targets=targets, own=(None, None, None)
+    )
     first, second = run_spec(near_a, wide), run_spec(near_b, wide)
     if gap_of(first, second).closed or not all(
         gap_of(run_spec(near, x), each).closed for near, each in ((near_a, first), (near_b, second))
@@ -263,38 +276,47 @@ def _widened(a: Side, b: Side, x: Input) -> tuple[Side, Side, Input] | None:
     return Side(a.name, near_a), Side(b.name, near_b), wide
 
 
-def _unseen(a: Side, b: Side) -> tuple[str, ...]:
-    """List the rules in which two losses differ: fields, and arguments that no spec expresses."""
-    near_a, near_b = nearest(a), nearest(b)
-    refused = dict.fromkeys(name for name in map(_refused, (a, b)) if name is not None)
-    if a.name == b.name:
-        return ()
-    if near_a is None or near_b is None:
-        return tuple(refused)
-    kinds = () if type(near_a) is type(near_b) else ("loss",)
-    return (*refused, *kinds, *differing(near_a, near_b))
-
-
-def _refused(side: Side) -> str | None:
-    """Name the rule because of which no spec computes the loss; None if a spec does."""
-    if side.spec is not None or side.call is None:
-        return None
-    refusal = refusal_of(side.call)
-    return "not_imported" if refusal is None else refusal.name
-
-
-def _untried(a: Side, b: Side) -> str:
-    """Say why no rule was tried."""
+def _untried(a: Side, b: Side, attempts: tuple[Attempt, ...]) -> str | None:
+    """Say why no rule, or no other rule, was tried; None if rules were."""
     near_a, near_b = nearest(a), nearest(b)
     for side, near in ((a, near_a), (b, near_b)):
         if near is None:
             return f"No rule was tried, as no spec is near {side.name}: {side.refusal}"
-    if type(near_a) is not type(near_b):
-        kinds = " and a ".join(type(near).__name__ for near in (near_a, near_b))
-        return f"No rule was tried, as the losses are of two kinds: a {kinds}."
+    if near_a is not None and near_b is not None and type(near_a) is not type(near_b):
+        return f"No {'other ' if attempts else ''}rule was tried, as {two_kinds(near_a, near_b)}"
+    if attempts:
+        return None
+    differ = rules(a, b)
+    if differ:
+        return (
+            "No rule was tried: each loss differs from its spec, and the specs from each other, by "
+            f"rounding at most. The losses differ in these rules: {', '.join(differ)}."
+        )
     return (
         "The rules of both are the same; this comes from what one of them does with these values."
     )
+
+
+def _read_as(x: Input) -> list[str]:
+    """Say which of the given tensors NumPy has no dtype for."""
+    arrays = (x.predictions, x.targets, x.sample_weight)
+    return [
+        f"For all but losses of its framework, {name} was read in float32, as NumPy has no "
+        "bfloat16 here; import ml_dtypes before to keep it."
+        for name, own, array in zip(
+            ("predictions", "targets", "sample_weight"), x.own, arrays, strict=True
+        )
+        if str(getattr(own, "dtype", "")).endswith("bfloat16") and array.dtype == np.float32
+    ]
+
+
+def _converted(first: Outcome, second: Outcome) -> list[str]:
+    """Say what was converted for each loss."""
+    return [
+        f"For {letter}, {said}."
+        for letter, outcome in (("a", first), ("b", second))
+        for said in outcome.converted
+    ]
 
 
 def _array(name: str, tensor: Any) -> Any:
@@ -321,7 +343,7 @@ def _first_row(
     if first.shape != second.shape:
         return None, None
     p, q = first.astype(np.float64), second.astype(np.float64)
-    tolerance = rounding_limit(first, second) * coarser_epsilon(first, second)
+    tolerance = rounding_limit(first, second) * FORMATS[coarsest(first, second)].epsilon
     differs = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
     if not differs.any():
         return None, None

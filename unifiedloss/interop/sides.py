@@ -49,6 +49,9 @@ class Input:
             were computed from.
         note: a description of `way`.
         mask: an array, True where a position counts, or None. Only specs take a mask.
+        own: predictions, targets and sample weights as the user gave them, or None. A loss gets
+            them, and not the arrays, if they are tensors of its own framework.
+        converted: what was converted, and because of which rule.
     """
 
     predictions: Array
@@ -58,6 +61,8 @@ class Input:
     origin: Array | None = None
     note: str | None = None
     mask: Array | None = None
+    own: tuple[Any, Any, Any] = (None, None, None)
+    converted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"predictions {shown(self.predictions)}", f"targets {shown(self.targets)}"]
@@ -82,6 +87,7 @@ class Outcome:
         ran: "native" if the other library computed the loss, "instead" if its spec was run in its
             place, "spec" for a spec.
         reason: why the spec of a library's loss was run in its place, or None.
+        converted: which tensors were converted for this loss, and because of which rule.
     """
 
     value: Array | None = None
@@ -89,6 +95,7 @@ class Outcome:
     error: str | None = None
     ran: str = "spec"
     reason: str | None = None
+    converted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.value is None:
@@ -153,7 +160,10 @@ class Side:
             and x.targets.dtype.kind in "iu"
             and "index" not in kinds
         ):
-            return replace(x, targets=_one_hot(x, _class_axis(self, x.predictions), self.call.name))
+            targets = _one_hot(x, _class_axis(self, x.predictions), self.call.name)
+            said = "labels were converted to one-hot rows (index_targets)"
+            own = (x.own[0], None, x.own[2])
+            return replace(x, targets=targets, own=own, converted=(*x.converted, said))
         if x.targets.shape == x.predictions.shape and "dense" not in kinds:
             msg = f"{self.call.name} takes class indices."
             raise UnsupportedError(msg)
@@ -334,18 +344,57 @@ def _run(call: Call, x: Input, given: Any) -> Outcome:
     if run is None:
         msg = f"{call.library} has no {x.way}."
         raise UnsupportedError(msg)
-    predictions = x.predictions if x.origin is None else x.origin
+    converted = x.converted
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            value, gradient = run(call, predictions, x.targets, x.sample_weight, given)
+            predictions, targets, sample_weight = _tensors(x, getattr(adapter, "TENSORS", ()))
+            if x.way is None and hasattr(adapter, "accepted"):
+                before = predictions, targets
+                predictions, targets = adapter.accepted(call, predictions, targets)
+                after = predictions, targets
+                converted = *converted, *_conversions(call, before, after)
+            value, gradient = run(call, predictions, targets, sample_weight, given)
     except UnsupportedError:
         raise
     except Exception as error:  # noqa: BLE001 - any error of a library is the outcome
-        return Outcome(error=_described(error), ran="native")
+        return Outcome(error=_described(error), ran="native", converted=converted)
     return Outcome(
-        np.asarray(value), None if gradient is None else np.asarray(gradient), ran="native"
+        np.asarray(value),
+        None if gradient is None else np.asarray(gradient),
+        ran="native",
+        converted=converted,
     )
+
+
+def _tensors(x: Input, types: Any) -> list[Any]:
+    """Return the tensors of a call: those of these types as they were given, others as arrays."""
+    arrays = (x.predictions if x.origin is None else x.origin, x.targets, x.sample_weight)
+    return [
+        own if isinstance(own, types) else array for own, array in zip(x.own, arrays, strict=True)
+    ]
+
+
+def _conversions(call: Call, before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
+    """Say which tensors got another dtype, unless only integers became narrower."""
+    categorical = issubclass(interop.find(call.name).loss, Categorical)
+    said = []
+    for name, old, new in zip(("predictions", "targets"), before, after, strict=True):
+        first, second = _dtype_name(old), _dtype_name(new)
+        if first == second or (first, second) == ("int64", "int32"):
+            continue
+        if first in FORMATS:
+            rule = "float64" if categorical else "float64_elements"
+        else:
+            rule = "label_types" if categorical else "integer_targets"
+        said.append(f"{name} were converted from {first} to {second} ({rule})")
+    return said
+
+
+def _dtype_name(x: Any) -> str:
+    """Return the name of the dtype of a tensor of any framework."""
+    name = getattr(x.dtype, "name", None)
+    return name if isinstance(name, str) else str(x.dtype).rpartition(".")[2]
 
 
 def _described(error: BaseException) -> str:

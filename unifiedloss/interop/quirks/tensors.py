@@ -31,6 +31,8 @@ class Tensors:
         t: targets.
         w: sample weights, or None.
         axis: the class axis, or None.
+        hidden_logits: whether Keras keeps the logits of the predictions, or they come from an
+            activation.
     """
 
     spec: Any
@@ -38,6 +40,7 @@ class Tensors:
     t: Array
     w: Array | None
     axis: int | None
+    hidden_logits: bool = False
 
     @classmethod
     def of(cls, spec: Loss, x: Input) -> Tensors:
@@ -45,7 +48,8 @@ class Tensors:
         rank, axis = x.predictions.ndim, None
         if isinstance(spec, Categorical) and rank:
             axis = -1 if spec.axis is None or not -rank <= spec.axis < rank else spec.axis
-        return cls(spec, x.predictions, x.targets, x.sample_weight, axis)
+        hidden = x.origin is not None or hasattr(x.own[0], "_keras_logits")
+        return cls(spec, x.predictions, x.targets, x.sample_weight, axis, hidden)
 
     @property
     def k(self) -> int:

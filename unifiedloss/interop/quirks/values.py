@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 
 from unifiedloss.interop.inputs import Layout
 from unifiedloss.interop.quirks import conditions
 from unifiedloss.interop.quirks.probes import NAN_ROW, ROWS, f32, labels, one_row, weightless_class
-from unifiedloss.interop.quirks.quirk import Quirk, Rule
+from unifiedloss.interop.quirks.quirk import PREDICTIONS, Quirk, Rule
 from unifiedloss.interop.quirks.tensors import LARGE_GAP, NEAR_BOUND, TINY, near, not_finite
 from unifiedloss.interop.sides import Input
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
-from unifiedloss.spec import Categorical, Elementwise
+from unifiedloss.spec import Categorical, Elementwise, Loss
 
 _LARGE_LOGIT = 1e3
 """Above this magnitude the "offset" quirk may cost digits."""
@@ -26,6 +29,12 @@ _FLOAT64 = {
 }
 
 _HIDDEN_LOGITS = "Where predictions came from is not looked at."
+
+_OWN_ACTIVATIONS: tuple[tuple[type[Loss], str], ...] = (
+    (CrossEntropyLoss, "softmax"),
+    (BinaryCrossEntropyLoss, "sigmoid"),
+)
+"""The losses for which Keras looks for hidden logits, each with the activation that it applies."""
 
 _WEIGHT_DTYPE = "The weights of a spec are computed with in the dtype of the predictions."
 
@@ -74,6 +83,17 @@ def _weightless_elements(layout: Layout, number: float) -> list[Input]:
     weights = np.asarray(layout.weights)
     predictions = np.where(weights == 0, number, 0.25).astype(np.float32)
     return [Input(predictions, np.ones_like(predictions))]
+
+
+def _behind(way: str, where: str, layout: Layout) -> list[Input]:
+    """Predictions that the loss's own activation computed from large logits."""
+    if layout.elementwise:
+        x, origin, activation = Input(f32([1.0]), f32([0.0])), f32([100.0]), "sigmoid([[100]])"
+    else:
+        x, origin = Input(f32([1.0, 0.0]), np.array([1])), f32([100.0, 0.0])
+        activation = "softmax([[100, 0]])"
+    note = f"the predictions come from {where}{activation}"
+    return [replace(x, way=way, origin=origin, note=note)]
 
 
 QUIRKS = (
@@ -296,36 +316,30 @@ QUIRKS = (
         lambda layout: [layout.elements([1e-7], [1.0])],
         lambda x: near(x.p, (0.0, 1.0), NEAR_BOUND),
     ),
-    Quirk(
-        Rule("hidden_logits", (CrossEntropyLoss,), "probabilities"),
-        _HIDDEN_LOGITS,
-        "Predictions that came from keras.ops.softmax are set aside for the logits they came from.",
-        lambda _: [
-            Input(
-                f32([1.0, 0.0]),
-                np.array([1]),
-                way="run_behind_softmax",
-                origin=f32([100.0, 0.0]),
-                note="the predictions come from keras.ops.softmax([[100, 0]])",
-            )
-        ],
-        None,
+    *(
+        Quirk(
+            Rule("hidden_logits", (loss,), predictions),
+            _HIDDEN_LOGITS,
+            "Predictions that came from a softmax or a sigmoid of Keras (of keras.ops, an "
+            "activation or a layer), eagerly or in a tf.function, are set aside for the logits "
+            f"that they came from, and the loss applies its own {own} to these.",
+            partial(_behind, "run_behind_keras", "keras.ops."),
+            lambda x: x.hidden_logits,
+        )
+        for loss, own in _OWN_ACTIVATIONS
+        for predictions in PREDICTIONS
     ),
-    Quirk(
-        Rule("hidden_logits_in_a_graph", (BinaryCrossEntropyLoss,), "probabilities"),
-        _HIDDEN_LOGITS,
-        "In a tf.function, predictions that came from a sigmoid are set aside for the logits they "
-        "came from.",
-        lambda _: [
-            Input(
-                f32([1.0]),
-                f32([0.0]),
-                way="run_behind_sigmoid",
-                origin=f32([100.0]),
-                note="in a tf.function the predictions come from keras.ops.sigmoid([[100]])",
-            )
-        ],
-        None,
+    *(
+        Quirk(
+            Rule("hidden_logits_in_a_graph", (loss,), predictions),
+            _HIDDEN_LOGITS,
+            f"In a tf.function, predictions that TensorFlow's own {own} gave, such as {name}, are "
+            "set aside for the logits that they came from.",
+            partial(_behind, "run_behind_operation", "a tf.function with "),
+            None,
+        )
+        for (loss, own), name in zip(_OWN_ACTIVATIONS, ("tf.nn.softmax", "tf.sigmoid"), strict=True)
+        for predictions in PREDICTIONS
     ),
     Quirk(
         Rule("weight_dtype", (Categorical,), kind="index"),
