@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
+from tools.quirks import plain_calls
 from unifiedloss import interop
 from unifiedloss.errors import SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.interop import Call, parse
@@ -591,3 +592,36 @@ def test_refusals_say_how_to_get_there() -> None:
             assert expected == normalized(spec.replace(**nearest.changes))
             written = interop.call_of(nearest.spec, library)
             assert normalized(interop.spec_of(written)) == expected
+
+
+@pytest.mark.parametrize("call", plain_calls(), ids=str)
+def test_a_mask_averages_what_it_keeps(call: Call) -> None:
+    """The mean of a masked call is that of the kept positions, whatever loss was read.
+
+    Dense targets of the divisor "label_weights" are the exception that docs/switching.md names.
+    """
+    spec = interop.spec_of(call).replace(reduction="mean")
+    predictions = np.array([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125], [0.25, 0.25, 0.5]])
+    dense, keep = np.eye(3)[[0, 2, 1]], np.array([True, False, True])
+    every: list[Any] = [dense]
+    if isinstance(spec, ul.spec.Categorical):  # type: ignore[attr-defined]
+        every = [np.array([0, 2, 1]), dense]
+    for targets in every:
+        masked, kept = spec(predictions, targets, mask=keep), spec(predictions[keep], targets[keep])
+        dense_torch = targets is dense and getattr(spec, "divisor", "") == "label_weights"
+        np.testing.assert_allclose(masked, kept * (2 / 3 if dense_torch else 1), rtol=1e-5)
+
+
+def test_weights_of_positions_are_read_alike() -> None:
+    """torch's losses without a weight of their own give a weighted mean of sample weights."""
+    scores, answers = np.array([2.0, -1.0, 0.5]), np.array([1.0, 0.0, 1.0])
+    weight = np.array([1.0, 0.0, 3.0])
+    for name in ("MSELoss", "BCEWithLogitsLoss", "HuberLoss", "SmoothL1Loss"):
+        spec = ul.from_native(f"torch.nn.{name}()")
+        each = spec.replace(reduction="none")(scores, answers)
+        expected = np.average(each, weights=weight)
+        assert spec(scores, answers, sample_weight=weight) == pytest.approx(expected)
+    counted = ul.from_native("torch.nn.BCEWithLogitsLoss(weight=[1, 0, 3])")
+    assert counted.divisor == "present"
+    each = ul.from_native("torch.nn.BCEWithLogitsLoss(reduction='none')")(scores, answers)
+    assert counted(scores, answers) == pytest.approx(np.mean(each * weight))

@@ -19,7 +19,7 @@ _REASONS = {
     "axis": "torch has the classes on axis 1",
     "ignore_index": "torch always ignores one label",
     "divisor": "torch divides by the sum of the labels' class weights; with dense targets, by "
-    "the number of positions; in an elementwise loss, by the number of elements",
+    "the number of positions; in an elementwise loss, by the number of elements that no mask drops",
     "on_empty": "torch gives NaN where nothing is left to average",
     "epsilon": "torch clamps logarithms at -100 and clips nothing",
     "label_smoothing": "torch smooths labels only in torch.nn.CrossEntropyLoss",
@@ -64,6 +64,14 @@ def _check_axis(spec: Any) -> None:
 
 _CLASS_WEIGHTS = pair("class_weights", None, tensor=True)
 _ELEMENT_WEIGHTS = pair("element_weights", None, tensor=True)
+# torch's binary losses divide by the number of elements, whatever their weights are. torch knows no
+# mask, so no call shows whether a masked element counts; in all losses it does not.
+_UNCOUNTED_WEIGHTS = Lens(
+    None,
+    lambda weight, _: {} if weight is None else {"element_weights": weight, "divisor": "present"},
+    lambda spec, _: spec.element_weights,
+    tensor=True,
+)
 _IGNORED = one_label("ignore_index", -100, _SEVERAL_LABELS)
 _DEPRECATED = unused(None)
 """`_effective` reads the two deprecated arguments; a spec is written without them."""
@@ -113,16 +121,16 @@ _module_and_function(
 _module_and_function(
     "BCELoss",
     "binary_cross_entropy",
-    BinaryCrossEntropyLoss(epsilon="torch", divisor="all"),
-    {"weight": _ELEMENT_WEIGHTS, **_REDUCTIONS},
+    BinaryCrossEntropyLoss(epsilon="torch"),
+    {"weight": _UNCOUNTED_WEIGHTS, **_REDUCTIONS},
     requires={"from_logits": "torch.nn.BCELoss takes probabilities, and the spec logits."},
 )
 _module_and_function(
     "BCEWithLogitsLoss",
     "binary_cross_entropy_with_logits",
-    BinaryCrossEntropyLoss(from_logits=True, divisor="all"),
+    BinaryCrossEntropyLoss(from_logits=True),
     {
-        "weight": _ELEMENT_WEIGHTS,
+        "weight": _UNCOUNTED_WEIGHTS,
         **_REDUCTIONS,
         "pos_weight": pos_weight(_SEVERAL_AXES, _check_axis),
     },
