@@ -626,6 +626,49 @@ PLAIN = [native for native in plain_calls(ON) if native.library == "keras"][
 ]
 
 
+ACTIVATIONS = [
+    (source, activation)
+    for source in ("keras.ops", "layer", *(["operation"] if TENSORFLOW else []))
+    for activation in ("softmax", "sigmoid")
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*received `from_logits=True`")
+@pytest.mark.parametrize("mode", ["eager", "function"] if TENSORFLOW else ["eager"])
+@pytest.mark.parametrize(("source", "activation"), ACTIVATIONS)
+def test_where_hidden_logits_are_used(source: str, activation: str, mode: str) -> None:
+    """The sentences of the two quirks are true for every loss and activation, in every mode.
+
+    On TensorFlow a loss uses the logits behind a softmax or a sigmoid of Keras everywhere, and
+    those behind TensorFlow's own operation in a graph alone, if it is the loss's own activation.
+    """
+    layer = keras.layers.Activation(activation)
+    compute = layer if source == "layer" else getattr(keras.ops, activation)
+    run = BACKEND.modes()[mode].run
+    logits = BACKEND.convert(rows(20, -20), None)
+    for name, hidden in ((SPARSE, 40.0), (SOFT, 40.0), (BINARY, 20.0)):
+        targets = BACKEND.convert(np.array([1]) if name == SPARSE else rows(0, 1), None)
+        own = "sigmoid" if name == BINARY else "softmax"
+        expected = TENSORFLOW and (
+            source != "operation" or (mode == "function" and activation == own)
+        )
+        of_class = getattr(keras.losses, name)
+        function = getattr(keras.losses, of_class().name)
+        for loss in (of_class(), of_class(from_logits=True), function):
+            value = run(partial(loss_behind, loss, targets, compute, source == "operation"), logits)
+            found = abs(float(keras.ops.mean(value)) - hidden) < 1e-4
+            assert found == expected, (name, loss, value)
+
+
+def loss_behind(loss: Any, targets: Any, compute: Any, operation: bool, logits: Any) -> Any:
+    """Return a loss of the result of an activation; of TensorFlow's own operation if asked."""
+    predictions = compute(logits)
+    if operation:
+        # Without what Keras attached, this is what tf.nn.softmax or tf.sigmoid returns.
+        del predictions._keras_logits
+    return loss(targets, predictions)
+
+
 @pytest.mark.parametrize("native", PLAIN, ids=entry)
 def test_recorded_quirks_are_true(native: Call) -> None:
     """Keras on this backend differs from its specs exactly by the recorded quirks."""
