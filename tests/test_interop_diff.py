@@ -19,7 +19,7 @@ import pytest
 import unifiedloss as ul
 from tests.rule_ids import rule_ids
 from tools.quirks import observed, plain_calls
-from unifiedloss.interop.diff import Diff, Difference, Example, diff
+from unifiedloss.interop.diff import Diff, Difference, Example, diff, rules
 from unifiedloss.interop.library_loss import KERAS_BACKENDS, Call
 from unifiedloss.interop.quirks import QUIRKS, Quirk, entry, recorded
 from unifiedloss.interop.quirks.quirk import RECORDED
@@ -563,6 +563,23 @@ def test_text_of_a_difference() -> None:
         "for predictions [1], targets [0], sample_weight [2]:\n"
         "  a gives 1 in float32\n  b gives 2 in float32" in text
     )
+
+
+@ALL
+@pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: row.rule)
+def test_a_report_agrees_with_the_diff(row: Row) -> None:
+    """A report calls two losses the same only where the diff finds no difference."""
+    names = tuple(difference.rule for difference in found(row.a, row.b))
+    assert rules(side_of(row.a), side_of(row.b)) == names
+    examples = [difference.example for difference in found(row.a, row.b)]
+    for example in [example for example in examples if example is not None][:2]:
+        x = example.input
+        report = ul.port_report(row.a, row.b, x.predictions, x.targets, x.sample_weight)
+        lines = str(report).splitlines()
+        assert report.unseen == (names if report.same else ())
+        assert ("Only rounding is left." in lines) == (report.same and not names)
+        assert "inf ulps" not in str(report)
+        assert "The rules of both are the same" not in str(report) or not names
 
 
 def test_gradients_are_shown_where_they_differ() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import registry
-from unifiedloss.conformance import tolerances, workers
+from unifiedloss.conformance import blocks, tolerances, workers
 from unifiedloss.conformance.case import Case
 from unifiedloss.conformance.saved import load
 from unifiedloss.errors import UnsupportedError
@@ -222,50 +222,28 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
         # Converting waits for a framework that is still computing. On the CPU it makes no copy.
         return adapter.to_numpy(value), adapter.to_numpy(gradient)
 
-    value, gradient = (np.asarray(x).astype(np.float64) for x in call())
+    value, gradient = call()
+    value = np.asarray(value).astype(np.float64)
     times = []
     for _ in range(_TIMED):
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
-    sizes = tolerances.magnitudes(case, plan)
-    distances = tolerances.distance(value, truth.loss, sizes.loss, plan, plan.result_dtype)
-    value_distance = _largest(value, truth.loss, distances)
-    distances = tolerances.distance(
-        gradient, truth.gradient, sizes.grad_predictions, plan, case.dtype
-    )
-    gradient_distance = _largest(gradient, truth.gradient, distances)
+    found = blocks.distances(case, plan, value, gradient, truth.loss, truth.gradient)
     bound = tolerances.limit(plan)
     ulp = np.vectorize(FORMATS[plan.result_dtype].ulp, otypes=[np.float64])(truth.loss)
     with np.errstate(invalid="ignore"):
-        ulps = _largest(value, truth.loss, np.abs(value - truth.loss) / ulp)
-    rounded = truth.gradient.astype(case.predictions.dtype).astype(np.float64)
-    equal = _same(gradient, rounded)
+        ulps = blocks.farthest(value, truth.loss, np.abs(value - truth.loss) / ulp)
     if plan.exact:
         # Every bit must be right, even the sign of a zero.
-        within = bool(_same(value, truth.loss).all() and equal.all())
+        within = bool(blocks.same(value, truth.loss).all()) and found.equal == gradient.size
     else:
-        within = value_distance <= bound and gradient_distance <= bound
+        within = found.loss <= bound and found.gradient <= bound
     return {
         "value": float(value.mean()) if value.size else float("nan"),
         "value_ulps": ulps,
-        "gradient_equal": float(equal.mean()) if equal.size else 1.0,
-        "gradient_ulps": gradient_distance,
+        "gradient_equal": found.equal / gradient.size if gradient.size else 1.0,
+        "gradient_ulps": found.gradient,
         "within": within,
         "milliseconds": float(np.median(times)) * 1e3,
     }
-
-
-def _same(got: Array, exact: Array) -> NDArray[np.bool_]:
-    """Which numbers have the same bits; all NaN count as the same."""
-    same: NDArray[np.bool_] = (got == exact) & (np.signbit(got) == np.signbit(exact)) | (
-        np.isnan(got) & np.isnan(exact)
-    )
-    return same
-
-
-def _largest(got: Array, exact: Array, distances: Array) -> float:
-    """The largest distance: 0 for two NaN or equal infinities, infinite if only one is special."""
-    same = (got == exact) | (np.isnan(got) & np.isnan(exact))
-    special = ~np.isfinite(got) | ~np.isfinite(exact)
-    return float(np.max(np.where(same, 0.0, np.where(special, np.inf, distances)), initial=0.0))

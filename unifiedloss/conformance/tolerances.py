@@ -196,11 +196,14 @@ def _expand(x: Array, plan: Plan) -> Array:
 
 def kept(case: Case, plan: Plan) -> NDArray[np.bool_]:
     """The positions, or elements if averaged, that are neither dropped nor zero-weighted."""
-    shape = case.predictions.shape
-    if plan.axis is not None:
-        shape = shape[: plan.axis] + shape[plan.axis + 1 :]
     with np.errstate(over="ignore"):  # a weight may be too large for the compute dtype
-        return _kept_and_weight(case, plan, shape)[0]
+        return _kept_and_weight(case, plan, _shape_of_terms(case, plan))[0]
+
+
+def _shape_of_terms(case: Case, plan: Plan) -> tuple[int, ...]:
+    """The predictions' shape without the class axis."""
+    shape = case.predictions.shape
+    return shape if plan.axis is None else shape[: plan.axis] + shape[plan.axis + 1 :]
 
 
 def _kept_and_weight(
@@ -246,17 +249,39 @@ def _divisor(case: Case, plan: Plan, kept: Any, weight: Array, omega: Array) -> 
     """The divisor's size, and the factor by which cancellation in it enlarges a relative error."""
     if plan.spec.reduction != "mean":
         return 1.0, 1.0
+    return divisor_of(*_terms_of_divisor(case, plan, kept, weight, omega))
+
+
+def divisor_terms(case: Case, plan: Plan) -> tuple[float, float]:
+    """The sum of what a mean divides by, and of its absolute values.
+
+    Those of a case are the sums of those of its blocks.
+    """
+    shape = _shape_of_terms(case, plan)
+    on, weight = _kept_and_weight(case, plan, shape)
+    return _terms_of_divisor(case, plan, on, weight, _unit_weights(case, plan, shape))
+
+
+def divisor_of(total: float, size: float) -> tuple[float, float]:
+    """The divisor's size, and the factor by which cancellation enlarges its relative error."""
+    total = abs(float(total))
+    return total, float(size) / total if total else 1.0
+
+
+def _terms_of_divisor(
+    case: Case, plan: Plan, kept: Any, weight: Array, omega: Array
+) -> tuple[float, float]:
     each = np.where(kept, weight * omega, 0.0)
     rule = plan.divisor
     if rule == "weights":
-        total = float(np.abs(each.sum()))
-        return total, float(np.abs(each).sum()) / total if total else 1.0
+        return float(each.sum()), float(np.abs(each).sum())
     if rule == "all":
-        return float(each.size), 1.0
+        return float(each.size), float(each.size)
     counted = _present(case, plan, weight.shape) if rule == "present" else kept & (each != 0)
     if plan.average_last_axis:
         counted = np.broadcast_to(counted.any(-1, keepdims=True), counted.shape)
-    return float(np.count_nonzero(counted)), 1.0
+    number = float(np.count_nonzero(counted))
+    return number, number
 
 
 def _present(case: Case, plan: Plan, shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -202,8 +202,24 @@ def work(
             except queue.Empty:
                 message = _silent(running)
             if message.content is None:
-                running.pop(message.target.label).kill()
+                worker = running.pop(message.target.label, None)
+                if worker is None:  # it was silent, and has been killed and reported
+                    continue
+                worker.kill()
             yield message
+
+
+def ended(code: int) -> str:
+    """How a process ended, by its status; a negative one is the number of a signal."""
+    if code >= 0:
+        return f"ended with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    # Linux ends a process with this signal if memory runs out, and leaves no other trace.
+    why = "; probably it ran out of memory" if name == "SIGKILL" else ""
+    return f"was killed by the signal {name}{why}"
 
 
 def _kill_all(running: Mapping[str, _Worker]) -> None:
@@ -259,7 +275,7 @@ class _Worker:
                 if not finished:
                     self._messages.put(WorkerMessage(self.target, content))
         code = self._process.wait()
-        death = None if finished else f"its process ended with status {code}. {self.last_words()}"
+        death = None if finished else f"its process {ended(code)}. {self.last_words()}"
         self._messages.put(WorkerMessage(self.target, None, death))
 
     def last_words(self) -> str:

@@ -200,7 +200,8 @@ def rules(a: Side, b: Side) -> tuple[str, ...]:
     hidden = {name for _, stands_for in refused for name in stands_for}
     if type(near_a) is not type(near_b):
         names.append("loss")
-    names += [name for name in differing(near_a, near_b) if name not in hidden]
+    fields = [name for name in differing(near_a, near_b) if name not in hidden]
+    names += [name for group in groups(near_a, near_b, fields) for name in group]
     return *names, *(difference.rule for difference in _of_quirks(a, b, near_a, near_b))
 
 
