@@ -6,6 +6,8 @@ Each backend runs in its own process, with native and with exact rounding.
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from unifiedloss import registry
 from unifiedloss.conformance import blocks, tolerances, workers
 from unifiedloss.conformance.case import Case
+from unifiedloss.conformance.mapped import Mapped
+from unifiedloss.conformance.memory import available, size
 from unifiedloss.conformance.saved import load
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
@@ -34,6 +38,15 @@ _ORACLE_ELEMENTS = 200_000
 The oracle takes 40 microseconds for each prediction and rounding.
 """
 
+_COPIES = 12
+"""Arrays of the predictions' shape that the hungriest process holds at one time.
+
+Measured with float32 cross-entropies and squared errors.
+"""
+
+_PROCESS = 600_000_000
+"""The bytes of a process that has imported a framework."""
+
 _TIMED = 5
 
 
@@ -45,7 +58,7 @@ class Truth:
         source: "oracle"; for inputs too large for it "float64 NumPy", or "exact NumPy" if results
             are rounded exactly.
         loss: the loss; the oracle rounds it to the result's dtype.
-        gradient: the gradient to the predictions.
+        gradient: the gradient to the predictions, in float64, or in their dtype if it is exact.
         seconds: how long its computation took.
     """
 
@@ -88,6 +101,51 @@ class Line:
     absent: bool = False
 
 
+@dataclass(frozen=True)
+class Needs:
+    """The memory that a comparison takes.
+
+    Attributes:
+        arrays: the bytes of all arrays.
+        process: the bytes that a process takes for them at most, about.
+        free: the bytes that are free; None if the system does not say.
+    """
+
+    arrays: int
+    process: int
+    free: int | None
+
+    def parallel(self, processes: int) -> int:
+        """How many processes run at a time: as many as there are cores, and as memory holds.
+
+        Raises:
+            UnsupportedError: memory does not hold one.
+        """
+        most = min(processes, os.cpu_count() or 1)
+        if self.free is None:
+            return max(1, most)
+        if self.process > self.free:
+            msg = (
+                f"these arrays have {size(self.arrays)}, to compare them takes about "
+                f"{size(self.process)} of memory, and {size(self.free)} are free; take fewer rows."
+            )
+            raise UnsupportedError(msg)
+        return max(1, min(most, self.free // self.process))
+
+
+def needs(arrays: dict[str, Array]) -> Needs:
+    """The memory that a comparison of these arrays takes."""
+    total = sum(array.nbytes for array in arrays.values())
+    # Frameworks compute in float32 at least.
+    numbers = arrays["predictions"].size * max(arrays["predictions"].itemsize, 4)
+    return Needs(total, _PROCESS + total + _COPIES * numbers, available())
+
+
+def described(arrays: dict[str, Array]) -> str:
+    """The arrays with their shapes and dtypes."""
+    return ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+
+
 def compare(
     spec: Loss,
     arrays: dict[str, Array],
@@ -121,25 +179,63 @@ def compare(
     )
     if len(roundings) > 1 and not case.has_exact_mode():
         roundings = ("native",)
-    cases = {rounding: case.rounded(rounding) for rounding in roundings}
+    targets, absent = workers.choose(backends)
+    targets = [target for target in targets if not target.wide or case.is_wide()]
+    parallel = needs(arrays).parallel(len(targets))
     registry.adapter("numpy").check(
         spec, case.predictions, case.targets, case.sample_weight, case.mask
     )
-    truths = {rounding: _truth(rounded) for rounding, rounded in cases.items()}
-    targets, absent = workers.choose(backends)
-    targets = [target for target in targets if not target.wide or case.is_wide()]
     lines = [Line(label, error=why, absent=True) for label, why in absent.items()]
-    shared = [(cases[rounding], truths[rounding]) for rounding in roundings]
-    for message in workers.work([(target, {"job": "compare"}) for target in targets], shared):
-        label = message.target.label
-        if message.content is not None:
-            lines.append(Line(label, **message.content["line"]))
-        elif message.death:
-            lines.append(Line(label, error=message.death))
+    truths: dict[str, Truth] = {}
+    # The truths outlive the folder: a mapped file stays readable after it is removed.
+    with tempfile.TemporaryDirectory(prefix="unifiedloss-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        case, files = _in_files(case, folder)
+        shared: list[_Shared] = []
+        for rounding in roundings:
+            truth = _truth(case.rounded(rounding))
+            gradient = Mapped.of(truth.gradient, folder / f"{rounding}.gradient")
+            truths[rounding] = dataclasses.replace(truth, gradient=gradient.open())
+            told = dataclasses.replace(truth, gradient=np.empty(0))
+            shared.append(_Shared(case.rounded(rounding).spec, case.dtype, files, told, gradient))
+        tasks = [(target, {"job": "compare"}) for target in targets]
+        for message in workers.work(tasks, shared, parallel):
+            label = message.target.label
+            if message.content is not None:
+                lines.append(Line(label, **message.content["line"]))
+            elif message.death:
+                lines.append(Line(label, error=message.death))
     in_order = sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))
     order = [target.label for target in in_order]
     # The sort is stable, so the lines of one backend keep their order.
     return truths, sorted(lines, key=lambda line: order.index(line.backend))
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all workers read about one rounding: arrays in files, so that none is copied."""
+
+    spec: Loss
+    dtype: str
+    files: dict[str, Mapped]
+    truth: Truth
+    gradient: Mapped
+
+    def open(self) -> tuple[Case, Truth]:
+        """The case and the truth, with mapped arrays."""
+        arrays: dict[str, Any] = {name: file.open() for name, file in self.files.items()}
+        case = Case("compare", self.spec, dtype=self.dtype, **arrays)
+        return case, dataclasses.replace(self.truth, gradient=self.gradient.open())
+
+
+def _in_files(case: Case, folder: Path) -> tuple[Case, dict[str, Mapped]]:
+    """Write the arrays of a case to files that are not mapped from one, and map them."""
+    arrays = {name: getattr(case, name) for name in _ARRAYS}
+    files = {
+        name: Mapped.of(array, folder / name) for name, array in arrays.items() if array is not None
+    }
+    opened: dict[str, Any] = {name: file.open() for name, file in files.items()}
+    return dataclasses.replace(case, **opened), files
 
 
 def _truth(case: Case) -> Truth:
@@ -163,8 +259,8 @@ def _truth(case: Case) -> Truth:
         spec, predictions, case.targets, case.sample_weight, case.mask
     )
     source = "exact NumPy" if exact else "float64 NumPy"
-    loss, gradient = (np.asarray(x).astype(np.float64) for x in (loss, gradient))
-    return Truth(source, loss, gradient, time.perf_counter() - started)
+    loss = np.asarray(loss).astype(np.float64)
+    return Truth(source, loss, np.asarray(gradient), time.perf_counter() - started)
 
 
 def _cast_to_named_dtype(case: Case) -> Case:
@@ -187,12 +283,10 @@ def _cast_to_named_dtype(case: Case) -> Case:
     )
 
 
-def measure(
-    shared: list[tuple[Case, Truth]], task: dict[str, Any], send: Callable[..., None]
-) -> None:
+def measure(shared: list[_Shared], task: dict[str, Any], send: Callable[..., None]) -> None:
     """Run the loss in one backend with each rounding, and send the results (a worker's job)."""
     adapter = registry.adapter(task["target"].backend)
-    for case, truth in shared:
+    for case, truth in (each.open() for each in shared):
         line: dict[str, Any] = {"rounding": case.spec.rounding}
         try:
             if case.dtype not in adapter.dtypes():
