@@ -72,6 +72,11 @@ class Dying(Base):
         return value
 
 
+class Killed(Base):
+    def change(self, value):
+        os.kill(os.getpid(), 9)
+
+
 class Noisy(Base):
     def change(self, value):
         print("a framework that prints")

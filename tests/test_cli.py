@@ -189,6 +189,10 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("conform", "--loss", "mse"), "softmax. Did you mean 'mean_squared_error'?"),
         (("conform", "--rounding", "up"), "rounding must be 'native' or 'exact', got 'up'"),
         (("compare", "nothing.npz"), "there is no file nothing.npz"),
+        (("compare", "nothing.npy", "{array}"), "there is no file nothing.npy"),
+        (("compare", "{array}", "{saved}"), "give one .npz file, or two .npy files"),
+        (("compare", "{array}", "{text_npy}"), "the file is damaged, or is no .npy file"),
+        (("compare", "{saved}", "--mask", "{array}"), "holds sample_weight and mask itself"),
         (("compare", "{saved}", "--loss", "hinge", "--from-logits"), "'loss' must be one of"),
         (("compare", "{saved}"), "not a probability. If these are logits, set from_logits=True"),
         (
@@ -320,6 +324,7 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
         z, y = file["predictions"], file["targets"]
     np.save(tmp_path / "array.npy", np.ones(3))
     (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
+    (tmp_path / "text_npy.npy").write_text("no array", encoding="utf-8")
     (tmp_path / "cut.npz").write_bytes(saved.read_bytes()[:200])
     np.savez(tmp_path / "pickled.npz", predictions=np.array([{}]), targets=y)
     np.savez(tmp_path / "more.npz", predictions=z, targets=y, logits=z)

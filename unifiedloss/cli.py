@@ -273,13 +273,20 @@ def _numbers(text: str) -> list[float]:
 
 @app.command()
 def compare(
-    file: Annotated[
-        Path,
+    files: Annotated[
+        list[Path],
         typer.Argument(
-            help="An .npz file with predictions and targets, and optionally sample_weight and mask."
+            help="An .npz file with predictions and targets, and optionally sample_weight and "
+            "mask; or two .npy files, predictions and targets, which are mapped and not loaded."
         ),
     ],
     *,
+    sample_weight: Annotated[
+        Path | None, typer.Option(help="An .npy file, beside two others.", dir_okay=False)
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="An .npy file, beside two others.", dir_okay=False)
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -354,15 +361,28 @@ def compare(
             chosen = _read_spec(spec, list(given))
         roundings = comparing.ROUNDINGS if rounding is None else (rounding,)
         chosen = chosen.replace(rounding=roundings[0])
+        arrays = comparing.load_files(files, sample_weight, mask)
+        _print(_size_of(arrays), console=_err)
         with _err.status("running"):
-            truths, lines = comparing.compare(
-                chosen, comparing.load(file), backend or None, roundings
-            )
+            truths, lines = comparing.compare(chosen, arrays, backend or None, roundings)
     except UnifiedLossError as error:
         _fail(error)
     _print_comparison(chosen, truths, lines)
     measured = [line for line in lines if not line.absent]
     raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
+
+
+def _size_of(arrays: dict[str, Any]) -> str:
+    """Say how large the arrays are, and how much memory a comparison of them takes."""
+    from unifiedloss.conformance import compare as comparing
+    from unifiedloss.conformance.memory import size
+
+    needs = comparing.needs(arrays)
+    free = "" if needs.free is None else f"; {size(needs.free)} are free"
+    return (
+        f"{comparing.described(arrays)}: {size(needs.arrays)}. "
+        f"Each backend takes about {size(needs.process)} of memory{free}."
+    )
 
 
 def _check_options(given: dict[str, Any], options: list[str]) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,14 @@ from unifiedloss.conformance import blocks, tolerances, workers
 from unifiedloss.conformance.case import Case
 from unifiedloss.conformance.mapped import Mapped
 from unifiedloss.conformance.memory import available, size
-from unifiedloss.conformance.saved import load
+from unifiedloss.conformance.saved import ARRAYS, load_files
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.spec import Loss
 
 Array = NDArray[Any]
 
-__all__ = ["ROUNDINGS", "Line", "Truth", "compare", "load", "measure"]
+__all__ = ["ROUNDINGS", "Line", "Truth", "compare", "load_files", "measure"]
 
 ROUNDINGS = ("native", "exact")
 
@@ -127,7 +128,8 @@ class Needs:
         if self.process > self.free:
             msg = (
                 f"these arrays have {size(self.arrays)}, to compare them takes about "
-                f"{size(self.process)} of memory, and {size(self.free)} are free; take fewer rows."
+                f"{size(self.process)} of memory for each backend, and {size(self.free)} are free; "
+                "take fewer rows."
             )
             raise UnsupportedError(msg)
         return max(1, min(most, self.free // self.process))
@@ -230,7 +232,7 @@ class _Shared:
 
 def _in_files(case: Case, folder: Path) -> tuple[Case, dict[str, Mapped]]:
     """Write the arrays of a case to files that are not mapped from one, and map them."""
-    arrays = {name: getattr(case, name) for name in _ARRAYS}
+    arrays = {name: getattr(case, name) for name in ARRAYS}
     files = {
         name: Mapped.of(array, folder / name) for name, array in arrays.items() if array is not None
     }

@@ -74,7 +74,7 @@ def size(bytes_: int) -> str:
     """A number of bytes in the unit that fits: "42 MB"."""
     number, unit = float(bytes_), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
-        if number < 1000:
+        if number < 999.5:
             break
         number, unit = number / 1000, larger
-    return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
+    return f"{number:.3g} {unit}" if number < 999.5 else f"{number:.0f} {unit}"

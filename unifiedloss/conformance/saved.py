@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss.conformance.memory import available, size
 from unifiedloss.errors import BadValueError
 from unifiedloss.text import shortened
 
 Array = NDArray[Any]
 
-_ARRAYS = ("predictions", "targets", "sample_weight", "mask")
+ARRAYS = ("predictions", "targets", "sample_weight", "mask")
 
 _SAVE = "save it with numpy.savez(file, predictions=..., targets=...)"
 
@@ -48,6 +49,63 @@ class Header(NamedTuple):
     def size(self) -> int:
         """The number of bytes that the array takes."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def load_files(
+    files: Sequence[Path], sample_weight: Path | None = None, mask: Path | None = None
+) -> dict[str, Array]:
+    """The arrays of one ``.npz`` file, or of ``.npy`` files, which are mapped.
+
+    Args:
+        files: one ``.npz`` file; or two ``.npy`` files, the predictions and the targets.
+        sample_weight: an ``.npy`` file, beside two others.
+        mask: likewise.
+
+    Raises:
+        BadValueError: a file is missing, is not of its kind, is damaged, or holds more than the
+            free memory.
+    """
+    pair = [path for path in files if path.suffix == _SUFFIX]
+    if len(files) == 2 and len(pair) == 2:
+        given = {"predictions": files[0], "targets": files[1]}
+        given |= {
+            name: path
+            for name, path in (("sample_weight", sample_weight), ("mask", mask))
+            if path is not None
+        }
+        return {name: _mapped(name, path) for name, path in given.items()}
+    if len(files) != 1:
+        msg = "give one .npz file, or two .npy files, the first with predictions."
+        raise BadValueError(msg)
+    if sample_weight is not None or mask is not None:
+        msg = (
+            "an .npz file holds sample_weight and mask itself; the options are for two .npy files."
+        )
+        raise BadValueError(msg)
+    return load(files[0])
+
+
+def _mapped(name: str, path: Path) -> Array:
+    """The array of an ``.npy`` file, mapped; only an empty one is loaded."""
+    if not path.exists():
+        msg = f"there is no file {shortened(str(path))}."
+        raise BadValueError(msg)
+    try:
+        with path.open("rb") as opened:
+            header = read_header(opened)
+        if path.stat().st_size == header.offset + header.size:
+            array: Array = np.load(path, mmap_mode="r" if header.size else None)
+            return array
+    except OSError as error:
+        msg = f"cannot read {shortened(str(path))}: {error.strerror or shortened(str(error))}."
+        raise BadValueError(msg) from error
+    except Exception:  # noqa: BLE001, S110 - whatever damaged bytes make NumPy raise
+        pass
+    msg = (
+        f"the {name} in {shortened(str(path))} cannot be read: the file is damaged, or is no .npy "
+        "file, or holds Python objects and not numbers; save it with numpy.save(file, array)."
+    )
+    raise BadValueError(msg)
 
 
 def load(path: Path) -> dict[str, Array]:
@@ -107,8 +165,8 @@ def _check_names(members: dict[str, zipfile.ZipInfo], path: str) -> None:
             msg = f"{path} has no array {name!r}, but {names}; {_SAVE}."
             raise BadValueError(msg)
     for name in members:
-        if name not in _ARRAYS:
-            known = ", ".join(map(repr, _ARRAYS))
+        if name not in ARRAYS:
+            known = ", ".join(map(repr, ARRAYS))
             msg = (
                 f"{path} has an array {shortened(name)!r}, and only {known} are read; leave it out."
             )
@@ -163,28 +221,23 @@ def read_header(opened: IO[bytes]) -> Header:
     return Header(shape, dtype, start.tell())
 
 
-def check_memory(size: int, path: str) -> None:
-    """Refuse arrays that take more bytes than this machine has.
+def check_memory(total: int, path: str) -> None:
+    """Refuse arrays that take more bytes than are free.
 
     Raises:
         BadValueError: they do. The message says how many.
     """
-    if size > _memory():
-        raise BadValueError(_too_large(size, path))
+    free = available()
+    if free is not None and total > free:
+        raise BadValueError(_too_large(total, path))
 
 
-def _memory() -> float:
-    """The bytes of memory that this machine has; infinity where the system does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return math.inf
-
-
-def _too_large(size: int, path: str) -> str:
+def _too_large(total: int, path: str) -> str:
+    free = available()
+    room = "" if free is None else f", and {size(free)} of memory are free"
     return (
-        f"the arrays in {path} take {size / 1e9:,.1f} GB, which is more than the memory here; "
-        "save fewer rows."
+        f"the arrays in {path} have {size(total)}{room}; take fewer rows, or save the arrays as two "
+        ".npy files, which are not loaded at once."
     )
 
 
