@@ -306,7 +306,9 @@ def _read_as(x: Input) -> list[str]:
         for name, own, array in zip(
             ("predictions", "targets", "sample_weight"), x.own, arrays, strict=True
         )
-        if str(getattr(own, "dtype", "")).endswith("bfloat16") and array.dtype == np.float32
+        if array is not None
+        and array.dtype == np.float32
+        and str(getattr(own, "dtype", "")).endswith("bfloat16")
     ]
 
 
