@@ -236,8 +236,8 @@ def _too_large(total: int, path: str) -> str:
     free = available()
     room = "" if free is None else f", and {size(free)} of memory are free"
     return (
-        f"the arrays in {path} have {size(total)}{room}; take fewer rows, or save the arrays as two "
-        ".npy files, which are not loaded at once."
+        f"the arrays in {path} have {size(total)}{room}; take fewer rows, or save the arrays as "
+        "two .npy files, which are not loaded at once."
     )
 
 
