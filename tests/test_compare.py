@@ -58,12 +58,12 @@ def test_compare_refuses_what_memory_does_not_hold(
     monkeypatch.setattr(compare, "available", lambda: 10**8)
     options = ["--from-logits", "--backend", "numpy"]
     done = CliRunner().invoke(app, ["compare", *pair, *options])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "about 601 MB of memory for each backend, and 100 MB are free" in done.output
-    monkeypatch.setattr(compare, "available", lambda: 100)
+    monkeypatch.setattr("unifiedloss.conformance.saved.available", lambda: 100)
     done = CliRunner().invoke(app, ["compare", str(saved), *options])
-    assert done.exit_code == 1
-    assert "saved.npz have 704 bytes, and 100 bytes of memory are free" in done.output
+    assert done.exit_code == 2
+    assert "saved.npz have 448 bytes, and 100 bytes of memory are free" in done.output
 
 
 def test_as_many_processes_as_memory_holds() -> None:
