@@ -220,7 +220,9 @@ def test_compiled_cases_share_programs(report: Report, strength: str) -> None:
         if eager:
             assert row.programs == 0
         elif strength == "full":
-            assert row.programs == row.total.cases
+            # A fused case has a program without gradients, too.
+            fused = sum(case.made is not None for case in all_cases())
+            assert row.total.cases <= row.programs <= row.total.cases + fused
         else:
             assert 0 < row.programs < row.total.cases
 

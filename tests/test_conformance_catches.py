@@ -500,6 +500,47 @@ def test_wrong_adapter_is_caught(
     assert not failures(TORCH, *words)
 
 
+@pytest.mark.framework("torch", "jax")
+def test_digits_that_a_compiler_keeps_are_caught() -> None:
+    """Without `Adapter.stored`, XLA contracts a product into the loss, and a fused case fails."""
+    pytest.importorskip("jax")
+    jax = registry.adapter("jax")
+
+    class Contracted(type(jax)):  # type: ignore[misc]
+        def stored(self, *tensors: Any) -> Any:
+            return tensors
+
+    caught = {
+        "fused/cross-entropy, large, product with 1/3": "loss without its gradient",
+        "fused/squared error, product with 1000": "should be 0.0",
+    }
+    chosen = [(case, case.expected()) for case in every()[0] if case.name in caught]
+    assert len(chosen) == len(caught)
+    for case, expected in chosen:
+        right, wrong = (
+            checks.check_case(adapter, jax.modes()["jit"], case, expected).failures
+            for adapter in (jax, Contracted())
+        )
+        assert not right
+        assert caught[case.name] in "; ".join(wrong)
+
+
+class Negative(Long):
+    """Gives the losses of confident rows as the negative number nearest to 0."""
+
+    def compute(self, plan: Any, *tensors: Any, checked: bool) -> Any:
+        """Replace the losses that are below an epsilon."""
+        losses = super().compute(plan, *tensors, checked=checked)
+        return torch.where(losses < 2.0**-23, torch.full_like(losses, -1e-45), losses)
+
+
+def test_negative_loss_of_a_hard_label_is_caught() -> None:
+    """It fails even where it is within the bound."""
+    case = "fused/cross-entropy, product with 1/3"
+    assert "of hard labels is" in failures(Negative(), case)[case]
+    assert not failures(Long(), case)
+
+
 def test_comparing_nothing_fails() -> None:
     """A run without a comparison does not count as a success."""
     assert not conformance.Report(unifiedloss="0").ok

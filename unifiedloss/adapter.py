@@ -203,6 +203,16 @@ class Adapter(ABC):
         """Whether a call may mix tensors of the backend `other` with tensors of this one."""
         return other == "numpy"
 
+    def stored(self, *tensors: Array | None) -> tuple[Array | None, ...]:
+        """The tensors as memory holds them: rounded to their dtypes.
+
+        A compiler may keep the digits of a number that the same program computes: it contracts a
+        product and the subtraction after it, or leaves out a cast to a half type. If one use has
+        these digits and another has not, differences of equal numbers are not 0. Override it where
+        a compiler does so. The result has the same values, and the gradient passes through.
+        """
+        return tensors
+
     def keep_numpy(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         """Convert a NumPy array that is an argument of a call.
 
@@ -274,8 +284,8 @@ class Adapter(ABC):
         mask: Any = None,
     ) -> Array:
         """Evaluate a spec on tensors of this framework, NumPy arrays and lists."""
-        predictions, targets, sample_weight, mask = self.to_tensors(
-            predictions, targets, sample_weight, mask
+        predictions, targets, sample_weight, mask = self.stored(
+            *self.to_tensors(predictions, targets, sample_weight, mask)
         )
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
@@ -332,7 +342,7 @@ class Adapter(ABC):
     @no_autograph
     def softmax(self, logits: Any, axis: int | None) -> Array:
         """The softmax, with 0 for results below the smallest normal number of the compute dtype."""
-        (logits,) = self.to_tensors(logits)
+        (logits,) = self.stored(*self.to_tensors(logits))
         name = self.dtype_name(logits.dtype)
         if name not in FORMATS:
             msg = f"softmax needs floating logits ({', '.join(FORMATS)}), got {name}; cast them."

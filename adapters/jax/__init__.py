@@ -88,6 +88,13 @@ class JaxAdapter(Adapter):
     def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
         return np.asarray(x)
 
+    def stored(self, *tensors: Any) -> tuple[Any, ...]:
+        # An array that is not traced enters the program as memory holds it.
+        return tuple(
+            ops.stored(x) if isinstance(x, Tracer) and x.dtype.name in FORMATS else x
+            for x in tensors
+        )
+
     def shape(self, x: Any) -> tuple[int | None, ...]:
         shape: tuple[int, ...] = x.shape
         if all(type(extent) is int for extent in shape):
@@ -107,7 +114,7 @@ class JaxAdapter(Adapter):
     ) -> Array:
         e = Evaluator(self.ops, self.kernels, plan, checked=checked)
         found = pipeline.terms(e, Inputs(predictions, targets, sample_weight, mask))
-        if plan.kind == "binary" or not plan.plain:
+        if plan.kind in ("binary", "real") or not plan.plain:
             found = found._replace(losses=ops.settle(found.losses))
         return e.reduce(found)
 
@@ -151,7 +158,9 @@ class JaxAdapter(Adapter):
             small: Array = _loss(plan, predictions, targets, None, None)
             if not isnan(np.asarray(small.block_until_ready())):
                 return small
-        predictions = read_in(getattr(spec, "dtype", None), predictions)
+        predictions, targets, sample_weight, mask = self.stored(
+            read_in(getattr(spec, "dtype", None), predictions), targets, sample_weight, mask
+        )
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
@@ -182,7 +191,9 @@ class JaxAdapter(Adapter):
             value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
             if not isnan(np.asarray(value.block_until_ready())):
                 return value, gradient
-        predictions = read_in(getattr(spec, "dtype", None), predictions)
+        predictions, targets, sample_weight, mask = self.stored(
+            read_in(getattr(spec, "dtype", None), predictions), targets, sample_weight, mask
+        )
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if upstream is not None:
             check_upstream(plan, self.signature(upstream))

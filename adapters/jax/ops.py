@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import Any
 
@@ -182,3 +182,29 @@ def settle(x: Array) -> Array:
     """
     form = jnp.finfo(x.dtype)
     return lax.reduce_precision(x, form.nexp, form.nmant)
+
+
+_INTEGERS = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
+
+
+@jax.custom_jvp
+def stored(x: Array) -> Array:
+    """`x` rounded to its dtype, for a compiler that would keep more digits of it.
+
+    XLA contracts a product with the subtraction after it, also where the difference of two
+    roundings of the same product should be 0. On the CPU, lax.optimization_barrier is gone before
+    it does so, and so is lax.reduce_precision to the dtype's own precision (conformance's fused
+    cases). XLA must round a number before it reads its bits as an integer. It would cancel two
+    bitcasts, so a minimum stands between them. That minimum changes one NaN to another, and no
+    number.
+    """
+    form = _INTEGERS[x.dtype.itemsize]
+    with x64() if x.dtype.itemsize == 8 else nullcontext():
+        bits = jnp.minimum(lax.bitcast_convert_type(x, form), jnp.iinfo(form).max - 1)
+        return lax.bitcast_convert_type(bits, x.dtype)
+
+
+@stored.defjvp
+@in_own_width
+def _stored_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return stored(*primals), *tangents

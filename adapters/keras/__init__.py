@@ -78,6 +78,9 @@ class KerasAdapter(Adapter):
         tensors = super().to_tensors(_value(predictions), *companions)
         return tuple(map(_value, tensors))
 
+    def stored(self, *tensors: Array | None) -> tuple[Array | None, ...]:
+        return BACKEND.stored(*tensors)
+
     def read_in(self, spec: Loss, predictions: Any) -> Any:
         """Predictions in the dtype that a spec asks for, if the backend cannot hold their own."""
         return predictions
@@ -98,6 +101,7 @@ class KerasAdapter(Adapter):
         for x in tensors:
             if isinstance(x, keras.KerasTensor):
                 return objects.LossOperation(spec)(*tensors)
+        tensors = self.stored(*tensors)
         plan = self.plan(spec, *tensors)
         checked = self.checked(plan, *tensors)
         with self.around(*tensors):

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import exact, kernels, objects, ops, shapes
+from unifiedloss.adapters.tensorflow import exact, kernels, objects, ops, program, shapes
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
+from unifiedloss.floats import FORMATS
 from unifiedloss.plan import Plan, Signature, resolve
 from unifiedloss.spec import Loss
 
@@ -72,6 +73,13 @@ class TensorFlowAdapter(Adapter):
 
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
         return ops.to_numpy(tf.convert_to_tensor(x))
+
+    def stored(self, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        if not program.compiles():
+            return tensors
+        return tuple(
+            ops.stored(x) if x is not None and x.dtype.name in FORMATS else x for x in tensors
+        )
 
     @no_autograph
     def loss(

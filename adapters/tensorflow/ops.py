@@ -64,6 +64,25 @@ def _finite(dtype: Any) -> Callable[[Tensor], Tensor]:
     return shapes.traced_once(clip, dtype)
 
 
+_INTEGERS = {2: tf.int16, 4: tf.int32, 8: tf.int64}
+
+
+def stored(x: Tensor) -> Tensor:
+    """`x` rounded to its dtype, for XLA, which would keep more digits of it.
+
+    `unifiedloss.adapters.jax.ops.stored` says why it is written so.
+    """
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
+    def through_bits(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        form = _INTEGERS[x.dtype.size]
+        bits = tf.minimum(tf.bitcast(x, form), tf.constant(form.max - 1, form))
+        return tf.bitcast(bits, x.dtype), lambda upstream: upstream
+
+    result: Tensor = through_bits(x)
+    return result
+
+
 def count(condition: Tensor, dtype: str) -> Tensor:
     return tf.cast(tf.math.count_nonzero(condition), dtype)
 

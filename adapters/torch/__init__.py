@@ -14,6 +14,7 @@ from torch import Tensor
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, kernels, objects, ops
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
+from unifiedloss.floats import FORMATS
 from unifiedloss.plan import Plan
 from unifiedloss.spec import Loss
 
@@ -28,6 +29,8 @@ _modes = torch._C._len_torch_dispatch_stack
 
 # Only these classes surely hold values. A subclass may be a fake, traced or distributed tensor.
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+
+_FLOATING = frozenset(ops.DTYPES[name] for name in FORMATS)
 
 _FEW = 64
 """Up to this many labels, `tolist()` is faster than `aminmax`."""
@@ -103,6 +106,13 @@ class TorchAdapter(Adapter):
             if x is not None and not (type(x) in _PLAIN and x.is_cpu):
                 return False
         return not (_modes() and _is_proxied())
+
+    def stored(self, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        if not torch.compiler.is_compiling():
+            return tensors
+        return tuple(
+            ops.stored(x) if x is not None and x.dtype in _FLOATING else x for x in tensors
+        )
 
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
         if x.requires_grad:

@@ -17,6 +17,8 @@ DTYPES = {
     )
 }
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 where = torch.where
 equal = torch.eq
 log = torch.log
@@ -39,6 +41,21 @@ def finite(x: Tensor) -> Tensor:
     # Autograd records only the copy, so the derivative is 1. That of torch.clamp is 0 at infinity.
     with torch.no_grad():
         y.copy_(x.clamp(-largest, largest))
+    return y
+
+
+def stored(x: Tensor) -> Tensor:
+    """`x` rounded to its dtype, for a compiler that would keep more digits of it.
+
+    inductor leaves out a cast to a half type if a cast back follows, and its code for CPUs
+    contracts a product and the subtraction after it (conformance's fused cases). It must round a
+    number before it reads the bits. It would cancel two views, so a clamp stands between them,
+    which changes one NaN to another, and no number.
+    """
+    form = _INTEGERS[x.dtype.itemsize]
+    y = x.clone()
+    with torch.no_grad():  # see `finite`
+        y.copy_(x.view(form).clamp(max=torch.iinfo(form).max - 1).view(x.dtype))
     return y
 
 

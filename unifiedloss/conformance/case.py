@@ -24,11 +24,48 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
+class Made:
+    """How a program makes the predictions of a case itself, before it computes their loss.
+
+    Attributes:
+        way: the key of `unifiedloss.conformance.fused.WAYS`.
+        sources: the program's inputs from which it makes them, with their dtypes as in NumPy. The
+            suite compares the gradient to the first.
+        back: returns the gradient to the first source, for a gradient to the predictions.
+    """
+
+    way: str
+    sources: tuple[Array, ...]
+    back: Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Fusible:
+    """A call whose predictions a program can make itself; `fused.fused_cases` says how.
+
+    Attributes:
+        name: unique.
+        spec: the loss.
+        wanted: about the predictions that a program is to make, float32. Two axes.
+        targets: the targets for the predictions that it makes.
+        rules: as in `Case`.
+        ways: the ways to make them; None for all.
+    """
+
+    name: str
+    spec: Loss
+    wanted: Array
+    targets: Callable[[Array], Array]
+    rules: tuple[str, ...]
+    ways: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Case:
     """One call of a loss, and the modes it runs in.
 
     Attributes:
-        name: unique; "edge/...", "rules/...", "product/..." or "random/...".
+        name: unique; "edge/...", "rules/...", "product/...", "random/..." or "fused/...".
         spec: the loss.
         predictions: values, already rounded to `dtype`.
         targets: values, in their own dtype.
@@ -41,6 +78,7 @@ class Case:
         of_backend: whether Keras may skip it in modes that compile, because Keras calls the same
             code as the backend below it, and that backend compiles the case itself.
         rules: the ids, on the page Rules, of the rules that it proves.
+        made: how the program makes the predictions; None where they are inputs.
     """
 
     name: str
@@ -55,6 +93,7 @@ class Case:
     representative: bool = False
     of_backend: bool = False
     rules: tuple[str, ...] = ()
+    made: Made | None = None
 
     def dtypes(self) -> set[str]:
         """The floating dtypes that a backend needs for the case's tensors."""
@@ -238,6 +277,7 @@ class LossCases:
             fourth.
         random_cases: default fields on more varied data; not compiled.
         hard_cases: results that are hard to round correctly, for exact mode (see `hard`).
+        fusible: calls whose predictions the compiled program makes itself. Compiled modes run all.
     """
 
     bad_calls: Callable[[], Iterable[BadCall]]
@@ -247,6 +287,7 @@ class LossCases:
     rule_cases: Callable[[], Iterable[Case]] = _nothing
     random_cases: Callable[[], Iterable[Case]] = _nothing
     hard_cases: Callable[[], Iterable[Case]] = _nothing
+    fusible: Callable[[], Iterable[Fusible]] = _nothing
 
 
 def rng_of(name: str) -> np.random.Generator:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from unifiedloss.conformance.case import BadCall, Case, LossCases, rules_of
+from unifiedloss.conformance.fused import fused_cases
 from unifiedloss.losses import ROWS, part
 
 # To compile a case takes up to a thousand times as long as to run it. The variants of one rule are
@@ -113,3 +114,4 @@ def _marked(loss: LossCases) -> Iterable[Case]:
             of_backend=case.name in of_backend,
             rules=case.rules or rules_of(case),
         )
+    yield from fused_cases(loss.fusible())

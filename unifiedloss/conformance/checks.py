@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import tolerances
 from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
+from unifiedloss.conformance.fused import WAYS
 from unifiedloss.errors import BadValueError, EmptyMeanError, UnifiedLossError
 from unifiedloss.floats import FORMATS, Format
 from unifiedloss.plan import Plan
@@ -62,7 +63,35 @@ def check_case(
         outcome = CheckResult()
         outcome.fail(f"raised {type(error).__name__}: {_first_line(error)}")
         return outcome
-    return compare(adapter, case, expected, value, gradients)
+    try:
+        alone = alone_of(adapter, mode, [case])
+    except Exception as error:  # noqa: BLE001 - as above
+        outcome = CheckResult()
+        outcome.fail(f"without its gradient: raised {type(error).__name__}: {_first_line(error)}")
+        return outcome
+    return compare(adapter, case, expected, value, gradients, *alone)
+
+
+def alone_of(adapter: Adapter, mode: Mode, cases: Sequence[Case | SoftmaxCase]) -> list[Any]:
+    """The losses of the cases whose predictions are made in the program, without gradients.
+
+    Eager modes compute them in the same way with gradients, so there are none.
+    """
+    made = [case for case in cases if is_made(case)]
+    if mode.raises or not made or not adapter.differentiates:
+        return []
+    steps = [step_of(adapter, case) for case in made]
+
+    def losses(*tensors: Any) -> list[Any]:
+        rest = iter(tensors)
+        return [step.function(*(next(rest) for _ in step.inputs)) for step in steps]
+
+    return list(mode.run(losses, *(x for step in steps for x in step.inputs.values())))
+
+
+def is_made(case: Case | SoftmaxCase) -> bool:
+    """Whether the program makes the case's predictions."""
+    return isinstance(case, Case) and case.made is not None
 
 
 def must_raise(mode: Mode, expected: Any) -> bool:
@@ -76,6 +105,7 @@ def compare(
     expected: Any,
     value: Any,
     gradients: Mapping[str, Any],
+    alone: Any = None,
 ) -> CheckResult:
     """Compare a case's results with the oracle's.
 
@@ -85,14 +115,20 @@ def compare(
         expected: the oracle's result.
         value: the loss, or the softmax.
         gradients: the gradients, by the argument's name.
+        alone: the loss, computed without gradients; None where no program computed it so.
     """
     if isinstance(case, SoftmaxCase):
         return _compare_softmax(adapter, case, expected, value, gradients)
-    return _compare_loss(adapter, case, expected, value, gradients)
+    return _compare_loss(adapter, case, expected, value, gradients, alone)
 
 
 def _compare_loss(
-    adapter: Adapter, case: Case, expected: Reference, value: Any, gradients: Mapping[str, Any]
+    adapter: Adapter,
+    case: Case,
+    expected: Reference,
+    value: Any,
+    gradients: Mapping[str, Any],
+    alone: Any,
 ) -> CheckResult:
     outcome = CheckResult()
     plan = tolerances.plan_of(case)
@@ -101,16 +137,32 @@ def _compare_loss(
     shape = () if reduced else plan.positions
     kept = tolerances.kept(case, plan)
     kept_positions = np.asarray(kept.any(-1)) if plan.average_last_axis else kept
-    _compare(
-        outcome, "loss", plan, adapter, value, plan.result_dtype, shape, expected.loss,
-        magnitudes.loss, None if reduced else kept_positions,
-    )  # fmt: skip
+    for what, got in (("loss", value), ("loss without its gradient", alone)):
+        if got is None:
+            continue
+        _compare(
+            outcome, what, plan, adapter, got, plan.result_dtype, shape, expected.loss,
+            magnitudes.loss, None if reduced else kept_positions,
+        )  # fmt: skip
+        if _is_hard(case, plan) and (adapter.to_numpy(got) < 0).any():
+            outcome.fail(f"{what} of hard labels is {adapter.to_numpy(got).min()!r}, below 0")
     kept_elements = np.broadcast_to(_expand(kept, plan), case.predictions.shape)
-    _compare(
-        outcome, "gradient to the predictions", plan, adapter, gradients["predictions"],
-        case.dtype, case.predictions.shape, expected.grad_predictions, magnitudes.grad_predictions,
-        kept_elements,
-    )  # fmt: skip
+    if "predictions" in gradients:
+        _compare(
+            outcome, "gradient to the predictions", plan, adapter, gradients["predictions"],
+            case.dtype, case.predictions.shape, expected.grad_predictions,
+            magnitudes.grad_predictions, kept_elements,
+        )  # fmt: skip
+    if "source" in gradients and case.made is not None:
+        _compare(
+            outcome, "gradient to what the predictions are made from", plan, adapter,
+            gradients["source"], case.made.sources[0].dtype.name, case.predictions.shape,
+            case.made.back(np.reshape(expected.grad_predictions, case.predictions.shape)),
+            np.abs(case.made.back(magnitudes.grad_predictions).astype(np.float64)), None,
+            rounded_to=min(
+                (case.dtype, case.made.sources[0].dtype.name), key=lambda x: -FORMATS[x].epsilon
+            ),
+        )  # fmt: skip
     if "targets" in gradients:
         _compare(
             outcome, "gradient to the targets", plan, adapter, gradients["targets"],
@@ -162,6 +214,12 @@ def _compare_softmax(
     return outcome
 
 
+def _is_hard(case: Case, plan: Plan) -> bool:
+    """Whether no loss of the case can be negative: labels, logits or probabilities, no weights."""
+    plain = case.sample_weight is None or bool((case.sample_weight >= 0).all())
+    return plan.kind == "index" and not plan.log_probabilities and plain and plan.scale > 0
+
+
 def _expand(x: Array, plan: Plan) -> Array:
     return x if plan.axis is None else np.expand_dims(x, plan.axis)
 
@@ -189,16 +247,24 @@ def step_of(adapter: Adapter, case: Case | SoftmaxCase) -> Step:
     targets = adapter.tensor(case.targets)
     weight = None if case.sample_weight is None else adapter.tensor(case.sample_weight)
     mask = None if case.mask is None else adapter.tensor(case.mask)
+    made = case.made
     tensors = {
         "predictions": adapter.tensor(case.predictions, case.dtype),
         "targets": targets,
         "sample_weight": weight,
     }
     inputs = {name: tensors[name] for name in case.differentiated()}
+    if made is not None:
+        del inputs["predictions"]
+        for i, x in enumerate(made.sources):
+            inputs[f"source {i}" if i else "source"] = adapter.tensor(x)
     names = list(inputs)
 
     def loss(*tensors: Any) -> Any:
         given = dict(zip(names, tensors, strict=True))
+        if made is not None:
+            sources = [x for name, x in given.items() if name.startswith("source")]
+            given["predictions"] = WAYS[made.way].make(adapter.ops, *sources)
         return adapter.loss(
             case.spec,
             given["predictions"],
@@ -274,6 +340,7 @@ def _compare(
     defined: Array | None = None,
     *,
     underflows: bool = True,
+    rounded_to: str | None = None,
 ) -> None:
     """Compare one result.
 
@@ -292,6 +359,7 @@ def _compare(
         defined: where the result is defined; None for everywhere. The gradient to the targets is
             undefined where the loss is NaN.
         underflows: see `tolerances.distance`.
+        rounded_to: the least precise dtype that the result was rounded to; None for its own.
     """
     outcome.comparisons += 1
     got_dtype = adapter.dtype_name(result.dtype)
@@ -324,11 +392,11 @@ def _compare(
     measured = defined & same & ~special
     if not measured.any():
         return
-    distances = tolerances.distance(got, exact, magnitude, plan, dtype, underflows=underflows)[
-        measured
-    ]
+    distances = tolerances.distance(
+        got, exact, magnitude, plan, rounded_to or dtype, underflows=underflows
+    )[measured]
     largest = float(distances.max())
-    if what in ("loss", "softmax"):
+    if what.startswith(("loss", "softmax")):
         outcome.value_distance = max(outcome.value_distance, largest)
     else:
         outcome.gradient_distance = max(outcome.gradient_distance, largest)
@@ -350,7 +418,7 @@ def _compare_bits(outcome: CheckResult, what: str, got: Array, exact: Array, for
             abs(g - e) / form.ulp(float(e)) for g, e in zip(got[finite], exact[finite], strict=True)
         ]
         largest = max(distances, default=0.0)
-        if what == "loss":
+        if what.startswith("loss"):
             outcome.value_distance = max(outcome.value_distance, largest)
         else:
             outcome.gradient_distance = max(outcome.gradient_distance, largest)

@@ -67,11 +67,13 @@ def check(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[checks
     if len(group) == 1:
         return _one_by_one(adapter, mode, group)
     try:
-        results = _evaluate(adapter, mode, [case for case, _ in group])
-        together = [
-            checks.compare(adapter, case, expected, *result)
-            for (case, expected), result in zip(group, results, strict=True)
-        ]
+        cases = [case for case, _ in group]
+        results = _evaluate(adapter, mode, cases)
+        alone = iter(checks.alone_of(adapter, mode, cases))
+        together = []
+        for (case, expected), result in zip(group, results, strict=True):
+            loss = next(alone, None) if checks.is_made(case) else None
+            together.append(checks.compare(adapter, case, expected, *result, loss))
     except Exception:  # noqa: BLE001 - running one by one shows which case fails
         return _one_by_one(adapter, mode, group)
     if not any(outcome.failures for outcome in together):

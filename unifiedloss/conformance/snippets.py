@@ -42,6 +42,12 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
     error = _error(case) if adapter.modes()[mode].raises and expected.bad_positions else None
     lines = _head(adapter, target, mode, case)
     inputs = case.differentiated() if adapter.differentiates else ["predictions"]
+    made = case.made if adapter.differentiates else None
+    if made is not None:
+        sources = [f"source_{i}" if i else "source" for i in range(len(made.sources))]
+        inputs = [*sources, *inputs[1:]]
+        for name, x in zip(sources, made.sources, strict=True):
+            lines.append(f"{name} = adapter.tensor({_literal(x)})")
     if case.upstream is None:
         lines.append("upstream = None")
     else:
@@ -49,6 +55,10 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
         upstream = _literal(np.asarray(case.upstream, np.float32))
         lines.append(f"upstream = adapter.tensor({upstream}, {result!r})")
     lines += ["", *_loss(inputs)]
+    if made is not None:
+        making = f"WAYS[{made.way!r}].make(adapter.ops, {', '.join(sources)})"
+        lines.insert(-3, f"    predictions = {making}")
+        lines.insert(lines.index(""), "from unifiedloss.conformance.fused import WAYS")
     given = ", ".join(inputs)
     if error is not None:
         lines.append(f"# should raise {type(error).__name__}: {error}")
@@ -71,7 +81,13 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
     results: dict[str, Any] = {"predictions": expected.grad_predictions}
     results |= {"targets": expected.grad_targets, "sample_weight": expected.grad_sample_weight}
     lines += ["", f'print("loss:", adapter.to_numpy(value))  # should be {_shown(expected.loss)}']
+    if made is not None:
+        shape = case.predictions.shape
+        back = made.back(np.reshape(expected.grad_predictions, shape))
+        results["source"] = back.astype(np.float64).ravel().tolist()
     for i, name in enumerate(inputs):
+        if name not in results:  # a matrix, or a temperature
+            continue
         lines.append(
             f'print("gradient to {name}:", adapter.to_numpy(gradients[{i}]))'
             f"  # should be {_shown(results[name])}"

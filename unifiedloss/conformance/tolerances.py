@@ -28,6 +28,11 @@ for n positions and K classes:
 
 Where the last axis is averaged, n counts elements, because all of them are added up.
 
+Predictions that the program makes itself have the same bound, because the loss is that of the
+rounded predictions. The gradient to what they are made from has up to three more roundings of half
+an epsilon: the product in the backend, and in the expected number the gradient and the product.
+They take the place of element weights, scale and average, which these cases do not have.
+
 `unifiedloss.magnitudes` lists the magnitudes of the losses.
 
 The softmax itself has the magnitude $p_c C_c$ with $C_c = m - z_c + \log K + 1$. Its gradient has

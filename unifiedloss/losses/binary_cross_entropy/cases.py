@@ -11,6 +11,7 @@ import numpy as np
 from unifiedloss.conformance.case import (
     BadCall,
     Case,
+    Fusible,
     LossCases,
     proving,
     refused,
@@ -455,6 +456,24 @@ def bad_calls() -> Iterator[BadCall]:
     yield refused("bad-target", "bad-values")("binary target 2", bce, z, t * 2, reads=True)
 
 
+def fusible() -> Iterator[Fusible]:
+    """Logits of either sign, and probabilities up to 1, where 1 - p must be 0 and not below."""
+    rng = rng_of("fused/binary")
+    targets = rng.choice(f32(0, 0.25, 1), (16, 16))
+    logits = rng.normal(scale=5, size=(16, 16)).astype(np.float32)
+    spec = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
+    yield Fusible("binary", spec, logits, lambda _: targets, ("binary-cross-entropy",))
+    probabilities = rng.choice(f32(0.125, 0.5, 0.9, 1), (16, 16))
+    yield Fusible(
+        "binary, probabilities",
+        BinaryCrossEntropyLoss(reduction="none"),
+        probabilities,
+        lambda _: targets,
+        ("binary-cross-entropy", "probabilities-above-1"),
+        ("product with 1/3", "product with 1000"),
+    )
+
+
 CASES = LossCases(
     edge_cases=edge_cases,
     bad_calls=bad_calls,
@@ -463,4 +482,5 @@ CASES = LossCases(
     rule_cases=rule_cases,
     random_cases=random_cases,
     hard_cases=hard_cases,
+    fusible=fusible,
 )

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from unifiedloss.conformance.case import (
+    Array,
     BadCall,
     Case,
+    Fusible,
     LossCases,
     proving,
     refused,
+    rng_of,
 )
 from unifiedloss.conformance.data import INF, NAN, f32
 from unifiedloss.conformance.hard import PRECISION, hard_case
@@ -98,9 +101,22 @@ def bad_calls() -> Iterator[BadCall]:
     )
 
 
+def fusible() -> Iterator[Fusible]:
+    """Predictions that equal their targets, and errors on both sides of the threshold."""
+    rng = rng_of("fused/huber")
+    wanted = rng.normal(scale=3, size=(16, 16)).astype(np.float32)
+    right = rng.random((16, 16)) < 0.5
+
+    def targets(predictions: Array) -> Array:
+        return np.where(right, predictions.astype(np.float32), np.float32(0.5))
+
+    yield Fusible("huber", _huber(), wanted, targets, ("huber",))
+
+
 CASES = LossCases(
     bad_calls=bad_calls,
     edge_cases=edge_cases,
     product_cases=product_cases,
     hard_cases=hard_cases,
+    fusible=fusible,
 )

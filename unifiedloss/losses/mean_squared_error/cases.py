@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from unifiedloss.conformance.case import (
+    Array,
     BadCall,
     Case,
+    Fusible,
     LossCases,
     proving,
     refused,
@@ -312,6 +314,19 @@ def bad_calls() -> Iterator[BadCall]:
     )
 
 
+def fusible() -> Iterator[Fusible]:
+    """Predictions that equal their targets, where the loss and its gradient are 0."""
+    rng = rng_of("fused/squared error")
+    wanted = rng.normal(scale=3, size=(16, 16)).astype(np.float32)
+    right = rng.random((16, 16)) < 0.5
+
+    def targets(predictions: Array) -> Array:
+        return np.where(right, predictions.astype(np.float32), np.float32(0.5))
+
+    spec = MeanSquaredError(reduction="none")
+    yield Fusible("squared error", spec, wanted, targets, ("mean-squared-error",))
+
+
 CASES = LossCases(
     edge_cases=edge_cases,
     bad_calls=bad_calls,
@@ -320,4 +335,5 @@ CASES = LossCases(
     rule_cases=rule_cases,
     random_cases=random_cases,
     hard_cases=hard_cases,
+    fusible=fusible,
 )

@@ -11,6 +11,7 @@ from unifiedloss.conformance.case import (
     Array,
     BadCall,
     Case,
+    Fusible,
     LossCases,
     proving,
     refused,
@@ -119,8 +120,17 @@ def bad_calls() -> Iterator[BadCall]:
     )
 
 
+def fusible() -> Iterator[Fusible]:
+    """Log-probabilities."""
+    rng = rng_of("fused/log-probabilities")
+    labels = rng.integers(16, size=16)
+    wanted = -np.exp(rng.normal(size=(16, 16))).astype(np.float32)
+    yield Fusible("log-probabilities", _nll(), wanted, lambda _: labels, ("log-probabilities",))
+
+
 CASES = LossCases(
     bad_calls=bad_calls,
     marked_cases=marked_cases,
     rule_cases=rule_cases,
+    fusible=fusible,
 )

@@ -3,6 +3,7 @@
 from unifiedloss.conformance.case import LossCases
 from unifiedloss.losses.cross_entropy.cases.bad import bad_calls
 from unifiedloss.losses.cross_entropy.cases.edges import edge_cases
+from unifiedloss.losses.cross_entropy.cases.fusible import fusible
 from unifiedloss.losses.cross_entropy.cases.marked import marked_cases
 from unifiedloss.losses.cross_entropy.cases.products import (
     product_cases,
@@ -19,4 +20,5 @@ CASES = LossCases(
     rule_cases=rule_cases,
     random_cases=random_cases,
     hard_cases=hard_cases,
+    fusible=fusible,
 )
