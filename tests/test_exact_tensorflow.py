@@ -269,6 +269,23 @@ def test_bits_under_xla() -> None:
     assert bits(*compiled) == bits(*spec.value_and_grad(x, y))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.slow("the cast to bfloat16", only=["float32"])
+def test_predictions_made_under_xla(dtype: str) -> None:
+    """Predictions that the program makes in more digits have the loss of their rounded values."""
+    wide = np.random.default_rng(0).normal(scale=3, size=(4, 8)) * (1 + 2.0**-30)
+    source = tf.constant(wide, tf.float64 if dtype == "float32" else tf.float32)
+    spec = ul.MeanSquaredError(reduction="none", rounding="exact")
+
+    def made(x: Any) -> Any:
+        return tf.cast(x * tf.constant(1 / 3, x.dtype), dtype)
+
+    def loss(x: Any) -> Any:
+        return spec(made(x), tf.zeros((4, 8)))
+
+    assert bits(XLA(loss)(source)) == bits(spec(made(source), tf.zeros((4, 8))))
+
+
 @pytest.mark.slow("test_bits_under_xla, and test_training without XLA")
 def test_training_under_xla() -> None:
     """A training step under XLA lowers the loss, and its gradient by the logits has NumPy's bits.
