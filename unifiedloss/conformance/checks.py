@@ -157,7 +157,7 @@ def _compare_loss(
         _compare(
             outcome, "gradient to what the predictions are made from", plan, adapter,
             gradients["source"], case.made.sources[0].dtype.name, case.predictions.shape,
-            case.made.back(np.reshape(expected.grad_predictions, case.predictions.shape)),
+            case.made.back(np.asarray(expected.grad_predictions).reshape(case.predictions.shape)),
             np.abs(case.made.back(magnitudes.grad_predictions).astype(np.float64)), None,
             rounded_to=min(
                 (case.dtype, case.made.sources[0].dtype.name), key=lambda x: -FORMATS[x].epsilon

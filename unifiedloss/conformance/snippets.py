@@ -83,7 +83,7 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
     lines += ["", f'print("loss:", adapter.to_numpy(value))  # should be {_shown(expected.loss)}']
     if made is not None:
         shape = case.predictions.shape
-        back = made.back(np.reshape(expected.grad_predictions, shape))
+        back = made.back(np.reshape(np.asarray(expected.grad_predictions), shape))
         results["source"] = back.astype(np.float64).ravel().tolist()
     for i, name in enumerate(inputs):
         if name not in results:  # a matrix, or a temperature
