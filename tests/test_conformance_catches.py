@@ -333,9 +333,9 @@ class WeighsEntries(Long):
 
 
 class CountsElements(Long):
-    """Counts each element with a weight as a position."""
+    """Counts the two elements with a weight of each row, and not the row."""
 
-    ops = variant(TORCH.ops, any_axis=lambda x, axis: x if axis == -1 else x.any(axis))
+    ops = variant(TORCH.ops, count=lambda x, dtype: 2 * TORCH.ops.count(x, dtype))
 
 
 class KeepsDtype(Long):
