@@ -31,12 +31,10 @@ class Made:
         way: the key of `unifiedloss.conformance.fused.WAYS`.
         sources: the program's inputs from which it makes them, with their dtypes as in NumPy. The
             suite compares the gradient to the first.
-        back: returns the gradient to the first source, for a gradient to the predictions.
     """
 
     way: str
     sources: tuple[Array, ...]
-    back: Callable[[Array], Array]
 
 
 @dataclass(frozen=True)

@@ -154,11 +154,12 @@ def _compare_loss(
             magnitudes.grad_predictions, kept_elements,
         )  # fmt: skip
     if "source" in gradients and case.made is not None:
+        back = WAYS[case.made.way].back
+        slopes = np.asarray(expected.grad_predictions).reshape(case.predictions.shape)
         _compare(
             outcome, "gradient to what the predictions are made from", plan, adapter,
             gradients["source"], case.made.sources[0].dtype.name, case.predictions.shape,
-            case.made.back(np.asarray(expected.grad_predictions).reshape(case.predictions.shape)),
-            np.abs(case.made.back(magnitudes.grad_predictions).astype(np.float64)), None,
+            back(slopes), np.abs(back(magnitudes.grad_predictions).astype(np.float64)), None,
             rounded_to=min(
                 (case.dtype, case.made.sources[0].dtype.name), key=lambda x: -FORMATS[x].epsilon
             ),
@@ -216,7 +217,8 @@ def _compare_softmax(
 
 def _is_hard(case: Case, plan: Plan) -> bool:
     """Whether no loss of the case can be negative: labels, logits or probabilities, no weights."""
-    plain = case.sample_weight is None or bool((case.sample_weight >= 0).all())
+    with np.errstate(invalid="ignore"):  # a weight may be NaN
+        plain = case.sample_weight is None or bool((case.sample_weight >= 0).all())
     return plan.kind == "index" and not plan.log_probabilities and plain and plan.scale > 0
 
 

@@ -121,5 +121,5 @@ def fused_cases(fusible: Iterable[Fusible]) -> Iterator[Case]:
                 compiled=True,
                 representative=i == 0 and name in ("product with 1/3", "cast to bfloat16"),
                 rules=(*call.rules, "made-in-the-program"),
-                made=Made(name, sources, way.back),
+                made=Made(name, sources),
             )

@@ -16,6 +16,7 @@ from unifiedloss import registry
 from unifiedloss.adapter import Adapter
 from unifiedloss.conformance import tolerances
 from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
+from unifiedloss.conformance.fused import WAYS
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.reference import Reference, Softmax
@@ -83,7 +84,7 @@ def _of_loss(adapter: Adapter, target: Target, mode: str, case: Case, expected: 
     lines += ["", f'print("loss:", adapter.to_numpy(value))  # should be {_shown(expected.loss)}']
     if made is not None:
         shape = case.predictions.shape
-        back = made.back(np.reshape(np.asarray(expected.grad_predictions), shape))
+        back = WAYS[made.way].back(np.reshape(np.asarray(expected.grad_predictions), shape))
         results["source"] = back.astype(np.float64).ravel().tolist()
     for i, name in enumerate(inputs):
         if name not in results:  # a matrix, or a temperature
