@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import losses
+from unifiedloss.exact import loops
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.call import HostCall
 from unifiedloss.exact.rounding import stored, to_format
@@ -89,6 +90,10 @@ def carry_out(
         return todo
     if not _is_in_reach(plan, scale):
         return todo
+    if _are_in_reach(call, slice(None), scale):
+        left = loops.carry_out(call, todo, results, slopes, scale, dtype)
+        if left is not None:
+            return left
     step = _ELEMENTS if plan.axis is None else max(1, _BLOCK // call.rows.shape[1])
     module = losses.part(plan.spec.name, "exact")
     carry: Carry | None = module.float64(call, min(step, len(todo)))

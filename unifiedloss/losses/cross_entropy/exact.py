@@ -121,7 +121,7 @@ def _index(
             if label_undecided[row]:
                 columns = np.append(columns, labels[row])
             if fits[row]:
-                _round_elements(call, indices(some)[row], columns, slopes, scale)
+                round_elements(call, indices(some)[row], columns, slopes, scale)
     return undecided
 
 
@@ -240,7 +240,7 @@ def _dense(
     return undecided
 
 
-def _round_elements(call: HostCall, i: int, columns: Any, slopes: Any, scale: Scale) -> None:
+def round_elements(call: HostCall, i: int, columns: Any, slopes: Any, scale: Scale) -> None:
     """Compute some gradient elements of one row of logits with a class index."""
     counts.undecided["elements"] += len(columns)
     logits = call.rows[i].astype(np.float64)

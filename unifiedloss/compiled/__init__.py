@@ -1,0 +1,211 @@
+"""The compiled loops of exact mode's first tier, for float32 numbers.
+
+The loops are an extension module, built once for each instruction set, and chosen when the process
+first needs them. They are never needed: without them NumPy computes the same bits, only slower.
+
+The environment variable ``UNIFIEDLOSS_COMPILED`` chooses a level: "numpy" for none, or "v2", "v3"
+or "v4" for the x86-64 levels. Without it the highest of "v2" and "v3" that the processor has is
+taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unifiedloss.errors import SpecValueError
+
+try:
+    from unifiedloss.compiled import _loops
+except ImportError:  # built without a compiler, or for another platform
+    _loops = None  # type: ignore[assignment]
+
+Array = NDArray[Any]
+
+VARIABLE = "UNIFIEDLOSS_COMPILED"
+NUMPY = "numpy"
+_BY_ITSELF = ("v2", "v3")
+"""The levels that are taken without being asked for: conformance has run on such processors."""
+
+_chosen: str | None = None
+
+
+def levels() -> list[str]:
+    """The levels that this processor has, from low to high; "numpy" is always one."""
+    return [NUMPY, *(() if _loops is None else _loops.levels())]
+
+
+def level() -> str:
+    """The level in use.
+
+    Raises:
+        SpecValueError: ``UNIFIEDLOSS_COMPILED`` names a level that this machine lacks.
+    """
+    global _chosen  # noqa: PLW0603 - read once for the process
+    if _chosen is None:
+        wanted = os.environ.get(VARIABLE)
+        known = levels()
+        if wanted and wanted not in known:
+            msg = f"{VARIABLE} is {wanted!r}, but this machine has only: {', '.join(known)}."
+            raise SpecValueError(msg)
+        _chosen = wanted or [name for name in known if name in (NUMPY, *_BY_ITSELF)][-1]
+        if _chosen == NUMPY and not wanted:
+            logging.getLogger("unifiedloss").info(
+                "exact mode uses NumPy, because there are no compiled loops for this machine"
+            )
+    return _chosen
+
+
+@contextlib.contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Use another level inside a ``with`` block, for tests."""
+    global _chosen  # noqa: PLW0603
+    if name not in levels():
+        msg = f"this machine has no level {name!r}, only: {', '.join(levels())}."
+        raise SpecValueError(msg)
+    before, _chosen = _chosen, name
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+class Total(NamedTuple):
+    """What a loop found.
+
+    Attributes:
+        left: the number of undecided positions.
+        high: the sum of the rounded losses, as high + low.
+        low: the lower part of the sum.
+        error: a bound of the error of the sum.
+    """
+
+    left: int
+    high: float
+    low: float
+    error: float
+
+
+def _level_number() -> int:
+    return _loops.levels().index(level())
+
+
+def _address(x: Array | None) -> int:
+    return 0 if x is None else int(x.__array_interface__["data"][0])
+
+
+def is_available() -> bool:
+    """Whether the level in use has compiled loops."""
+    return level() != NUMPY
+
+
+def takes(x: Array) -> bool:
+    """Whether the loops read an array as it is: float32, aligned, and in the machine's order."""
+    return x.dtype == np.float32 and x.flags.aligned and x.dtype.isnative
+
+
+def cross_entropy(
+    logits: Array,
+    labels: Array,
+    todo: Array | None,
+    weight: Array | None,
+    factor: Array | float,
+    losses: Array,
+    slopes: Array | None,
+    left: Array,
+    elements: Array,
+) -> tuple[Total, int]:
+    """Compute the cross-entropy of rows of logits; see ``struct rows`` in loops.h.
+
+    Args:
+        logits: float32 (n, K), with the classes next to each other.
+        labels: integers (n,), contiguous.
+        todo: bool (n,), the positions to compute, or None for all.
+        weight: float64 (n,), the weights of the losses, or None for 1.
+        factor: float64 (n,) or one number, the factors of the slopes.
+        losses: float32 (n,), receives the losses.
+        slopes: float32 (n, K) in C order, receives the gradient, or None.
+        left: bool (n,), receives which positions are undecided.
+        elements: int64, receives row * K + class of undecided slopes in decided rows.
+
+    Returns:
+        The total, and the number of undecided elements, which may exceed the length of `elements`.
+    """
+    each, scale = (None, factor) if isinstance(factor, float) else (factor, 1.0)
+    found = _loops.cross_entropy(
+        _level_number(),
+        _address(logits),
+        *logits.shape,
+        logits.strides[0] // 4,
+        _address(labels),
+        labels.itemsize,
+        labels.dtype.kind == "i",
+        _address(todo),
+        _address(weight),
+        _address(each),
+        scale,
+        _address(losses),
+        _address(slopes),
+        _address(left),
+        _address(elements),
+        len(elements),
+    )
+    return Total(found[0], *found[2:]), found[1]
+
+
+def elementwise(
+    loss: str,
+    predictions: Array,
+    targets: Array,
+    todo: Array | None,
+    weight: Array | None,
+    factor: Array | float,
+    losses: Array | None,
+    slopes: Array | None,
+    left: Array,
+    *,
+    factor_is_exact: bool = False,
+    divisor: float = 0.0,
+    parameter: float = 1.0,
+) -> Total:
+    """Compute an elementwise loss; see ``struct elements`` in loops.h.
+
+    Args:
+        loss: the name of the loop.
+        predictions: float32 (n,), contiguous.
+        targets: float32 (n,), contiguous.
+        todo: bool (n,), the positions to compute, or None for all.
+        weight: float64 (n,), the weights of the losses, or None for 1.
+        factor: float64 (n,) or one number, the factors of the slopes.
+        losses: float32 (n,), receives the losses; None if only their sum is wanted.
+        slopes: float32 (n,), receives the gradient, or None.
+        left: bool (n,), receives which positions are undecided.
+        factor_is_exact: whether the one factor is a power of two.
+        divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
+        parameter: delta of the Huber loss, pos_weight of the binary cross-entropy.
+    """
+    each, scale = (None, factor) if isinstance(factor, float) else (factor, 1.0)
+    return Total(
+        *getattr(_loops, loss)(
+            _level_number(),
+            _address(predictions),
+            _address(targets),
+            len(predictions),
+            _address(todo),
+            _address(weight),
+            _address(each),
+            scale,
+            factor_is_exact,
+            divisor,
+            parameter,
+            _address(losses),
+            _address(slopes),
+            _address(left),
+        )
+    )

@@ -1,0 +1,19 @@
+/* The loops of one instruction set, compiled as one unit. LOOPS is their name. */
+#include "cross_entropy.c"
+#include "elementwise.c"
+
+static void each_exp(double *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    doubles one[LANES] = {all(x[i])};
+    exp_of(one);
+    x[i] = one[0][0];
+  }
+}
+
+static void each_log1p(double *x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = log1p_one(x[i]);
+}
+
+const struct loops LOOPS = {
+    cross_entropy, binary_cross_entropy, mean_squared_error, huber, each_exp, each_log1p,
+};

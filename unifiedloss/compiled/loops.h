@@ -1,0 +1,67 @@
+/* The loops of exact mode's first tier, and what they read and write.
+
+   A loop computes every position in float64 and rounds each number whose error bound decides the
+   rounding. It flags the others in `left`, and the caller computes those. */
+#ifndef UNIFIEDLOSS_LOOPS_H
+#define UNIFIEDLOSS_LOOPS_H
+
+#include <stdint.h>
+
+/* The sum of the losses that were rounded, as high + low with an error below `error`. */
+struct total {
+  double high, low, error;
+};
+
+/* A cross-entropy of logits with class indices; one row per position. */
+struct rows {
+  const float *logits;
+  int64_t n, classes, stride; /* stride: from one row to the next, in elements */
+  const void *labels;
+  int label_size, label_signed; /* bytes of a label, and whether it has a sign */
+  const uint8_t *todo;          /* 1 for the positions to compute, or NULL for all */
+  const double *weight;         /* the weight of each loss, or NULL for 1 */
+  const double *factor;         /* the factor of each row's slopes, or NULL for `scale` */
+  double scale;
+  float *losses; /* receives the losses; untouched, like `slopes`, where nothing is to do */
+  float *slopes; /* receives the gradient, n * classes numbers, or NULL */
+  uint8_t *left; /* receives 1 where a position is undecided; 0 elsewhere */
+  double *room;  /* `room_of(classes)` numbers */
+  int64_t *elements;
+  int64_t capacity; /* of `elements`, which receives row * classes + class of undecided slopes */
+};
+
+/* An elementwise loss: the binary cross-entropy of logits, the squared error, the Huber loss. */
+struct elements {
+  const float *predictions, *targets;
+  int64_t n;
+  const uint8_t *todo;
+  const double *weight;
+  const double *factor;
+  double scale;       /* as in `struct rows` */
+  int scale_is_exact; /* whether `scale` is a power of two, so that a product with it is exact */
+  double divisor;     /* the integer below 2^28 that `scale` is the inverse of, or 0 */
+  double delta;       /* of the Huber loss */
+  double pos_weight;  /* of the binary cross-entropy */
+  float *losses;  /* or NULL, where only their sum is wanted */
+  float *slopes;
+  uint8_t *left;
+};
+
+struct loops {
+  /* Each returns the number of undecided positions. `cross_entropy` leaves the number of undecided
+     elements in decided rows in *elements. */
+  int64_t (*cross_entropy)(const struct rows *, int64_t *elements, struct total *);
+  int64_t (*binary_cross_entropy)(const struct elements *, struct total *);
+  int64_t (*mean_squared_error)(const struct elements *, struct total *);
+  int64_t (*huber)(const struct elements *, struct total *);
+  /* For tests of their bounds: functions of each number, in place. */
+  void (*exp)(double *x, int64_t n);
+  void (*log1p)(double *x, int64_t n);
+};
+
+/* Where in `rows.room` the room of one more row begins, after that of a group of rows; and how many
+   float64 it must hold. The loops write up to 64 numbers past the end of each. */
+static inline int64_t spare_room(int64_t classes) { return (classes > 2048 ? classes : 2048) + 64; }
+static inline int64_t room_of(int64_t classes) { return spare_room(classes) + classes + 64; }
+
+#endif

@@ -1,0 +1,230 @@
+/* The Python module `unifiedloss.compiled._loops`: it reads arguments, chooses the loops of a level,
+   and releases the GIL.
+
+   Arrays arrive as addresses, because an array of bfloat16 has no buffer and NumPy's headers are not
+   needed then. The caller has checked their shapes, dtypes and layouts. There is no state. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdlib.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#include "loops.h"
+
+#define RELEASED 20000 /* predictions from which on the GIL is released */
+
+#if defined(__x86_64__)
+extern const struct loops loops_v2, loops_v3, loops_v4;
+static const struct { const char *name; const struct loops *loops; } LEVELS[] = {
+    {"v2", &loops_v2}, {"v3", &loops_v3}, {"v4", &loops_v4}};
+#else
+extern const struct loops loops_baseline;
+static const struct { const char *name; const struct loops *loops; } LEVELS[] = {
+    {"baseline", &loops_baseline}};
+#endif
+#define COUNT ((long)(sizeof LEVELS / sizeof LEVELS[0]))
+
+static int runs(long level) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (level == 2) return __builtin_cpu_supports("x86-64-v4") != 0;
+  if (level == 1) return __builtin_cpu_supports("x86-64-v3") != 0;
+  return __builtin_cpu_supports("x86-64-v2") != 0;
+#else
+  return level == 0;
+#endif
+}
+
+/* Subnormal numbers must stay: frameworks may have told the processor to replace them by 0. */
+static unsigned keep_subnormals(void) {
+#if defined(__SSE2__)
+  unsigned before = _mm_getcsr();
+  _mm_setcsr(0x1f80);
+  return before;
+#else
+  return 0;
+#endif
+}
+
+static void restore(unsigned before) {
+#if defined(__SSE2__)
+  _mm_setcsr(before);
+#else
+  (void)before;
+#endif
+}
+
+/* The next arguments, one after the other; an error is left for PyErr_Occurred. */
+struct arguments {
+  PyObject *const *next;
+};
+
+static int64_t integer(struct arguments *a) { return PyLong_AsLongLong(*a->next++); }
+static double number(struct arguments *a) { return PyFloat_AsDouble(*a->next++); }
+static void *address(struct arguments *a) {
+  return (void *)(uintptr_t)PyLong_AsUnsignedLongLong(*a->next++);
+}
+
+static const struct loops *loops_of(struct arguments *a) {
+  long level = PyLong_AsLong(*a->next++);
+  if (PyErr_Occurred()) return NULL;
+  if (level >= 0 && level < COUNT && runs(level)) return LEVELS[level].loops;
+  PyErr_SetString(PyExc_ValueError, "this processor has no such level");
+  return NULL;
+}
+
+static int has(Py_ssize_t given, Py_ssize_t wanted) {
+  if (given == wanted) return 1;
+  PyErr_Format(PyExc_TypeError, "%zd arguments are needed, not %zd", wanted, given);
+  return 0;
+}
+
+static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 17)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  struct rows rows = {0};
+  rows.logits = address(&a);
+  rows.n = integer(&a);
+  rows.classes = integer(&a);
+  rows.stride = integer(&a);
+  rows.labels = address(&a);
+  rows.label_size = (int)integer(&a);
+  rows.label_signed = (int)integer(&a);
+  rows.todo = address(&a);
+  rows.weight = address(&a);
+  rows.factor = address(&a);
+  rows.scale = number(&a);
+  rows.losses = address(&a);
+  rows.slopes = address(&a);
+  rows.left = address(&a);
+  rows.elements = address(&a);
+  rows.capacity = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  if (rows.n < 0 || rows.classes < 1 || rows.classes > INT64_MAX / 64) {
+    PyErr_SetString(PyExc_ValueError, "rows and classes are out of range");
+    return NULL;
+  }
+  rows.room = malloc((size_t)room_of(rows.classes) * sizeof(double));
+  if (!rows.room) return PyErr_NoMemory();
+  struct total total = {0};
+  int64_t left, elements = 0;
+  unsigned before = keep_subnormals();
+  if (rows.n > RELEASED / rows.classes) {
+    Py_BEGIN_ALLOW_THREADS
+    left = loops->cross_entropy(&rows, &elements, &total);
+    Py_END_ALLOW_THREADS
+  } else {
+    left = loops->cross_entropy(&rows, &elements, &total);
+  }
+  restore(before);
+  free(rows.room);
+  return Py_BuildValue("LLddd", (long long)left, (long long)elements, total.high, total.low,
+                       total.error);
+}
+
+typedef int64_t loop_of_elements(const struct elements *, struct total *);
+
+static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, int which) {
+  if (!has(count, 14)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  loop_of_elements *loop = which == 0   ? loops->binary_cross_entropy
+                           : which == 1 ? loops->mean_squared_error
+                                        : loops->huber;
+  struct elements e = {0};
+  e.predictions = address(&a);
+  e.targets = address(&a);
+  e.n = integer(&a);
+  e.todo = address(&a);
+  e.weight = address(&a);
+  e.factor = address(&a);
+  e.scale = number(&a);
+  e.scale_is_exact = (int)integer(&a);
+  e.divisor = number(&a);
+  e.delta = e.pos_weight = number(&a);
+  e.losses = address(&a);
+  e.slopes = address(&a);
+  e.left = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  struct total total = {0};
+  int64_t left;
+  unsigned before = keep_subnormals();
+  if (e.n > RELEASED) {
+    Py_BEGIN_ALLOW_THREADS
+    left = loop(&e, &total);
+    Py_END_ALLOW_THREADS
+  } else {
+    left = loop(&e, &total);
+  }
+  restore(before);
+  return Py_BuildValue("Lddd", (long long)left, total.high, total.low, total.error);
+}
+
+static PyObject *binary_cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  return elementwise(given, count, 0);
+}
+
+static PyObject *mean_squared_error(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  return elementwise(given, count, 1);
+}
+
+static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  return elementwise(given, count, 2);
+}
+
+static PyObject *apply(PyObject *const *given, Py_ssize_t count, int logarithm) {
+  if (!has(count, 3)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  double *x = address(&a);
+  int64_t n = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  unsigned before = keep_subnormals();
+  (logarithm ? loops->log1p : loops->exp)(x, n);
+  restore(before);
+  Py_RETURN_NONE;
+}
+
+static PyObject *exponential(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  return apply(given, count, 0);
+}
+
+static PyObject *logarithm(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  return apply(given, count, 1);
+}
+
+static PyObject *levels(PyObject *module, PyObject *ignored) {
+  (void)module;
+  (void)ignored;
+  PyObject *names = PyList_New(0);
+  for (long i = 0; names && i < COUNT; i++) {
+    if (!runs(i)) continue;
+    PyObject *name = PyUnicode_FromString(LEVELS[i].name);
+    if (!name || PyList_Append(names, name) < 0) Py_CLEAR(names);
+    Py_XDECREF(name);
+  }
+  return names;
+}
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+static PyMethodDef METHODS[] = {
+    FAST(cross_entropy), FAST(binary_cross_entropy), FAST(mean_squared_error),
+    FAST(huber),         FAST(exponential),          FAST(logarithm),
+    {"levels", levels, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL}};
+
+static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, "_loops", NULL, 0, METHODS, SLOTS, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__loops(void) { return PyModuleDef_Init(&MODULE); }
