@@ -51,7 +51,7 @@ help:
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(STAMP): force
 endif
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard unifiedloss/compiled/*.[ch])
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --no-input --disable-pip-version-check \
 	    -c constraints.txt -e '.[all,dev]'

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from email.parser import Parser
@@ -18,8 +19,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import setup
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {"unifiedloss": ROOT / "unifiedloss", "unifiedloss/adapters": ROOT / "adapters"}
+LARGEST_LOOPS = 200_000  # bytes of the wheel; the Python files take some 450,000
 ADAPTERS = ("numpy", "torch", "tensorflow", "keras", "jax")
 
 # Libraries that are no backends: their folders only read and write the losses of the library.
@@ -39,32 +43,50 @@ MORE_FILES = {
 }
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command without the PYTHON* variables, which could put this checkout on its path."""
+def run(*command: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without the PYTHON* variables, which could put this checkout on its path.
+
+    `more` are variables of its environment.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, env=kept, timeout=240
+        command, capture_output=True, text=True, check=False, cwd=cwd, env=kept | more, timeout=240
     )
 
 
-def output(*command: str | Path, cwd: Path) -> str:
+def output(*command: str | Path, cwd: Path, **more: str) -> str:
     """Return what a command prints; if it fails, fail the test with all of its output."""
-    done = run(*command, cwd=cwd)
+    done = run(*command, cwd=cwd, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def built(folder: Path, build: str, kind: str = "wheel") -> Path:
+    """Build a wheel or an sdist without a network, from a copy of the tree, so that it stays clean.
+
+    Args:
+        folder: an empty folder.
+        build: the value of UNIFIEDLOSS_BUILD.
+        kind: "wheel" or "sdist".
+    """
+    for name in ("unifiedloss", "adapters"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, folder / file)
+    if build != "pure":
+        for old in folder.rglob("*.so"):
+            old.unlink()
+    command = ("-m", "build", f"--{kind}", "--no-isolation", "--outdir", "dist")
+    output(sys.executable, *command, cwd=folder, UNIFIEDLOSS_BUILD=build)
+    (file,) = (folder / "dist").iterdir()
+    return file
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel without a network, from a copy of the tree, so that the tree stays clean."""
-    copy = tmp_path_factory.mktemp("tree")
-    for folder in ("unifiedloss", "adapters"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, copy / file)
-    output(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", cwd=copy)
-    (built,) = (copy / "dist").glob("*.whl")
-    return built
+    """Build the wheel, with the compiled loops if this machine can build them."""
+    pure = os.environ.get("UNIFIEDLOSS_BUILD") == "pure" or setup.why_not()
+    return built(tmp_path_factory.mktemp("tree"), "pure" if pure else "required")
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +135,54 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
         }
     names = set(zipfile.ZipFile(wheel).namelist())
     packed = {name for name in names if ".dist-info/" not in name}
-    assert packed == expected
+    loops = {name for name in packed if name.startswith("unifiedloss/compiled/_loops.")}
+    loops -= {"unifiedloss/compiled/_loops.pyi"}
+    assert packed - loops == expected
+    pure = os.environ.get("UNIFIEDLOSS_BUILD") == "pure" or setup.why_not()
+    assert len(loops) == (0 if pure else 1)
+    assert wheel.name.endswith("-py3-none-any.whl") == (not loops)
+    assert "-cp311-abi3-" in wheel.name or not loops
+    sizes = {info.filename: info.compress_size for info in zipfile.ZipFile(wheel).infolist()}
+    assert sum(sizes[name] for name in loops) < LARGEST_LOOPS
     assert "unifiedloss/adapters/torch/kernels.py" in packed
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_pure_wheel_has_no_loops(tmp_path: Path) -> None:
+    """A pure build leaves out the loops, also where the tree holds those of an earlier build."""
+    old = tmp_path / "unifiedloss" / "compiled" / "_loops.abi3.so"
+    assert not old.exists()
+    file = built(tmp_path, "pure")
+    assert file.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(file).namelist() if name.endswith(".so")]
+    assert not old.exists()
+
+
+def test_unknown_build_is_refused(tmp_path: Path) -> None:
+    """A value of UNIFIEDLOSS_BUILD that means nothing is an error that lists the values."""
+    done = run(sys.executable, ROOT / "setup.py", "--version", cwd=tmp_path, UNIFIEDLOSS_BUILD="C")
+    assert done.returncode != 0
+    assert "write auto, required or pure" in done.stderr
+
+
+def test_required_build_without_a_compiler_fails(tmp_path: Path) -> None:
+    """Without a compiler a required build is an error, and the default build is pure."""
+    setup_py = (sys.executable, ROOT / "setup.py", "--version")
+    done = run(*setup_py, cwd=tmp_path, UNIFIEDLOSS_BUILD="required", CC="no-such-compiler")
+    assert done.returncode != 0
+    assert "no-such-compiler" in done.stderr
+    done = run(*setup_py, cwd=tmp_path, UNIFIEDLOSS_BUILD="auto", CC="no-such-compiler")
+    assert done.returncode == 0, done.stderr
+    assert "without compiled loops" in done.stderr
+
+
+def test_sdist_holds_the_loops(tmp_path: Path) -> None:
+    """The source distribution has what the loops are built from."""
+    with tarfile.open(built(tmp_path, "auto", "sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("unifiedloss/*/*.[ch]")}
+    assert sources
+    assert names >= sources
 
 
 def test_wheel_depends_on_numpy_alone(wheel: Path) -> None:

@@ -13,23 +13,32 @@
 
 #define RELEASED 20000 /* predictions from which on the GIL is released */
 
+struct level {
+  const char *name;
+  const struct loops *loops;
+};
+
 #if defined(__x86_64__)
 extern const struct loops loops_v2, loops_v3, loops_v4;
-static const struct { const char *name; const struct loops *loops; } LEVELS[] = {
-    {"v2", &loops_v2}, {"v3", &loops_v3}, {"v4", &loops_v4}};
+static const struct level LEVELS[] = {{"v2", &loops_v2}, {"v3", &loops_v3}, {"v4", &loops_v4}};
 #else
-extern const struct loops loops_baseline;
-static const struct { const char *name; const struct loops *loops; } LEVELS[] = {
-    {"baseline", &loops_baseline}};
+extern const struct loops loops_neon;
+static const struct level LEVELS[] = {{"neon", &loops_neon}};
 #endif
 #define COUNT ((long)(sizeof LEVELS / sizeof LEVELS[0]))
 
+/* Whether this processor runs a level. clang does not know the names of levels here, so the features
+   that the loops use stand for them. */
 static int runs(long level) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (level == 2) return __builtin_cpu_supports("x86-64-v4") != 0;
-  if (level == 1) return __builtin_cpu_supports("x86-64-v3") != 0;
-  return __builtin_cpu_supports("x86-64-v2") != 0;
+  int v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+  int v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi2");
+  int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+  return level == 2 ? v4 : level == 1 ? v3 : v2;
 #else
   return level == 0;
 #endif

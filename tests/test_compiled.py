@@ -1,0 +1,195 @@
+"""The compiled loops: their functions keep their bounds, and every level gives NumPy's bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Context, Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+
+import setup
+import unifiedloss as ul
+from unifiedloss import compiled, registry
+from unifiedloss.conformance.cases import all_cases, hard_cases
+from unifiedloss.conformance.runner import check_adapter
+from unifiedloss.errors import SpecValueError
+
+LEVELS = [name for name in compiled.levels() if name != compiled.NUMPY]
+U = Decimal(2) ** -53
+DIGITS = Context(prec=50, Emin=-(10**6), Emax=10**6)
+
+
+def test_loops_are_built_where_they_can_be() -> None:
+    """With a compiler the tests run the loops, unless the environment asks for a pure build."""
+    if os.environ.get("UNIFIEDLOSS_BUILD") == "pure" or setup.why_not():
+        pytest.skip("the loops cannot be built here, or are not wanted")
+    assert LEVELS
+
+
+def _steps(rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Arguments of exp: random ones, and those at and beside the ends of its intervals."""
+    ends = (np.arange(-1009, 1010) + 0.5) * np.log(2)
+    ends = np.concatenate([ends, np.nextafter(ends, np.inf), np.nextafter(ends, -np.inf)])
+    small = rng.uniform(-1, 1, 300) * 2.0 ** -rng.integers(0, 60, 300)
+    return np.concatenate([rng.uniform(-700, 700, 1000), ends, small, [0.0, -700.0, 700.0]])
+
+
+def _sums(rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Arguments of log1p: random ones, and those where it changes its formula."""
+    powers = 2.0 ** np.arange(-80, 400)
+    beside = np.concatenate([powers - 1, np.nextafter(powers, np.inf), np.nextafter(powers, 0)])
+    wide = 10.0 ** rng.uniform(-300, 290, 1000)
+    return np.concatenate([rng.uniform(0, 1, 1000), wide, powers, beside[beside > 0], [0.0]])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("name", "units"), [("exponential", 3), ("logarithm", 8)])
+def test_functions_keep_their_bounds(level: str, name: str, units: int) -> None:
+    """Exp errs by less than 3 u and log1p by less than 8 u, as docs/exactness.md derives."""
+    from unifiedloss.compiled import _loops
+
+    rng = np.random.default_rng(0)
+    arguments = (_steps if name == "exponential" else _sums)(rng)
+    found = arguments.copy()
+    getattr(_loops, name)(LEVELS.index(level), found.ctypes.data, len(found))
+    for x, y in zip(arguments.tolist(), found.tolist(), strict=True):
+        exact = Decimal(x)
+        right = DIGITS.exp(exact) if name == "exponential" else DIGITS.ln(DIGITS.add(1, exact))
+        if name == "logarithm" and x < 1e-20:
+            right = DIGITS.subtract(exact, DIGITS.divide(DIGITS.multiply(exact, exact), 2))
+        assert abs(Decimal(y) - right) <= units * U * abs(right), x
+
+
+def _calls() -> Iterator[tuple[ul.Loss, tuple[Any, ...], dict[str, Any]]]:
+    """Random calls that the loops compute, with rows and elements that they leave undecided."""
+    rng = np.random.default_rng(7)
+    ce, bce = ul.CrossEntropyLoss(from_logits=True), ul.BinaryCrossEntropyLoss(from_logits=True)
+    shapes = [(7, 1), (33, 3), (300, 10), (40, 31), (17, 257), (9, 600), (5, 2049), (3, 5000)]
+    for number, (n, k) in enumerate(shapes):
+        spread = [0.01, 4, 30, 1000, 1, 100, 300, 10][number]
+        z = rng.normal(scale=spread, size=(n, k)).astype(np.float32)
+        dtype = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"][number]
+        y = rng.integers(0, min(k, 100), n).astype(dtype)
+        z[0, 0], z[1, -1] = 80, -np.inf
+        weight = rng.uniform(0, 3, n)
+        weight[0] = 0
+        mask = rng.random(n) < 0.7
+        yield ce, (z, y), {}
+        yield ce.replace(reduction="none"), (z, y, weight), {}
+        yield ce.replace(class_weights=tuple(rng.uniform(0.5, 2, k))), (z, y, None, mask), {}
+        yield ce.replace(reduction="sum", ignore_index=0), (z, y), {"upstream": 0.3}
+        yield ce, (np.asfortranarray(z), y), {"upstream": -65536.0}
+        yield ce, (z[::2, ::-1], y[::2]), {}
+    for n in (1, 31, 1024, 3000):
+        p = rng.normal(scale=3, size=n).astype(np.float32)
+        t = rng.normal(scale=3, size=n).astype(np.float32)
+        hard = (rng.random(n) < 0.5).astype(np.float32)
+        soft = rng.random(n).astype(np.float32)
+        p[0] = 1e30
+        t[-1] = 1e-44
+        weight = rng.uniform(0, 3, n)
+        mask = rng.random(n) < 0.7
+        for spec, target in (
+            (ul.MeanSquaredError(), t),
+            (ul.HuberLoss(), t),
+            (ul.HuberLoss(delta=0.3), t),
+            (bce, hard),
+            (bce.replace(pos_weight=3.3), soft),
+        ):
+            yield spec, (p, target), {}
+            yield spec, (p * 100, target, None, mask), {"upstream": 0.7}
+            yield spec.replace(reduction="none"), (p, target, weight), {}
+            yield spec.replace(reduction="sum"), (p.reshape(-1, 1), target.reshape(-1, 1)), {}
+            yield spec, (p[::-1], target), {}
+
+
+def _companions(arrays: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(("sample_weight", "mask"), arrays[2:], strict=False))
+
+
+def _evaluate(spec: ul.Loss, arrays: tuple[Any, ...], more: dict[str, Any]) -> Any:
+    return spec.value_and_grad(*arrays[:2], **_companions(arrays), **more)
+
+
+def _bits(x: Any) -> bytes:
+    return np.asarray(x).tobytes()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_levels_give_the_bits_of_numpy(level: str) -> None:
+    """The value and the gradient of random calls have the same bits with and without the loops."""
+    for spec, arrays, more in _calls():
+        exact = spec.replace(rounding="exact")
+        with compiled.forced(compiled.NUMPY):
+            value, gradient = _evaluate(exact, arrays, more)
+        with compiled.forced(level):
+            other, slopes = _evaluate(exact, arrays, more)
+            alone = exact(*arrays[:2], **_companions(arrays))
+        assert _bits(value) == _bits(other), (spec, arrays[0].shape)
+        assert _bits(gradient) == _bits(slopes), (spec, arrays[0].shape)
+        assert _bits(alone) == _bits(value), (spec, arrays[0].shape)
+
+
+@pytest.mark.parametrize("level", [compiled.NUMPY, *LEVELS])
+def test_every_level_conforms(level: str) -> None:
+    """The eager cases of NumPy have the oracle's bits at every level."""
+    adapter = registry.adapter("numpy")
+    held = set(adapter.dtypes())
+    cases = [
+        case.rounded("exact")
+        for case in (*all_cases(), *hard_cases())
+        if case.has_exact_mode() and case.dtype in held and case.dtype == "float32"
+    ]
+    with compiled.forced(level):
+        report = check_adapter(adapter, cases=cases, modes=["eager"])
+    assert report.ok, report.summary()
+    assert report.comparisons > 900
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.parametrize("level", LEVELS)
+def test_flush_to_zero_changes_no_bit(level: str) -> None:
+    """A host that replaces subnormal numbers by 0 gets them all the same."""
+    import torch
+
+    spec = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
+    logits = torch.tensor([[0.0, -95.0, -100.0]], requires_grad=True)
+    with compiled.forced(level):
+        assert torch.set_flush_denormal(True)
+        try:
+            spec(logits, torch.tensor([0])).backward()
+        finally:
+            torch.set_flush_denormal(False)
+    assert logits.grad is not None
+    slopes = logits.grad.numpy().view(np.int32)
+    assert (slopes[0, 1:] > 0).all()
+    assert (slopes[0, 1:] < 1 << 23).all()
+
+
+@pytest.mark.parametrize("name", ["numpy", "v9"])
+def test_variable_chooses_the_level(name: str) -> None:
+    """UNIFIEDLOSS_COMPILED is read once; a level that is not there is an error that lists them."""
+    code = "from unifiedloss import compiled; print(compiled.level())"
+    environment = os.environ | {compiled.VARIABLE: name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    if name == "numpy":
+        assert done.stdout.strip() == "numpy"
+    else:
+        assert done.returncode != 0
+        assert "v9" in done.stderr
+        assert ", ".join(compiled.levels()) in done.stderr
+
+
+def test_forced_level_must_exist() -> None:
+    """An unknown level is refused, and the level in use stays."""
+    before = compiled.level()
+    with pytest.raises(SpecValueError, match="no level 'v9'"), compiled.forced("v9"):
+        pass
+    assert compiled.level() == before
