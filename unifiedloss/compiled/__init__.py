@@ -11,12 +11,12 @@ taken.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.errors import SpecValueError
@@ -76,6 +76,37 @@ def forced(name: str) -> Iterator[None]:
         _chosen = before
 
 
+@dataclasses.dataclass(slots=True)
+class Work:
+    """What a loop reads and writes; see loops.h.
+
+    Attributes:
+        predictions: float32 (n, K), with the numbers of a row next to each other.
+        targets: contiguous: labels (n,) of any integer type, or float32 numbers.
+        todo: bool (n,), the positions to compute, or None for all.
+        weight: float64 (n,), the weights of the losses, or None for 1.
+        factor: float64 (n,) or one number, the factors of the slopes.
+        factor_is_exact: whether the one factor is a power of two.
+        divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
+        losses: float32 (n,), receives the losses; None if only their sum is wanted.
+        slopes: float32 (n, K) in C order, receives the gradient, or None.
+        left: bool (n,), receives which positions are undecided.
+        elements: int64, receives row * K + class of undecided slopes in decided rows.
+    """
+
+    predictions: Array
+    targets: Array
+    todo: Array | None
+    weight: Array | None
+    factor: Array | float
+    factor_is_exact: bool
+    divisor: float
+    losses: Array | None
+    slopes: Array | None
+    left: Array
+    elements: Array
+
+
 class Total(NamedTuple):
     """What a loop found.
 
@@ -92,6 +123,11 @@ class Total(NamedTuple):
     error: float
 
 
+def is_available() -> bool:
+    """Whether the level in use has compiled loops."""
+    return level() != NUMPY
+
+
 def _level_number() -> int:
     return _loops.levels().index(level())
 
@@ -100,112 +136,64 @@ def _address(x: Array | None) -> int:
     return 0 if x is None else int(x.__array_interface__["data"][0])
 
 
-def is_available() -> bool:
-    """Whether the level in use has compiled loops."""
-    return level() != NUMPY
+def _factors(work: Work) -> tuple[int, float]:
+    """The address of the factors and 1, or 0 and the one factor."""
+    factor = work.factor
+    return (0, factor) if isinstance(factor, float) else (_address(factor), 1.0)
 
 
-def takes(x: Array) -> bool:
-    """Whether the loops read an array as it is: float32, aligned, and in the machine's order."""
-    return x.dtype == np.float32 and x.flags.aligned and x.dtype.isnative
-
-
-def cross_entropy(
-    logits: Array,
-    labels: Array,
-    todo: Array | None,
-    weight: Array | None,
-    factor: Array | float,
-    losses: Array,
-    slopes: Array | None,
-    left: Array,
-    elements: Array,
-) -> tuple[Total, int]:
-    """Compute the cross-entropy of rows of logits; see ``struct rows`` in loops.h.
-
-    Args:
-        logits: float32 (n, K), with the classes next to each other.
-        labels: integers (n,), contiguous.
-        todo: bool (n,), the positions to compute, or None for all.
-        weight: float64 (n,), the weights of the losses, or None for 1.
-        factor: float64 (n,) or one number, the factors of the slopes.
-        losses: float32 (n,), receives the losses.
-        slopes: float32 (n, K) in C order, receives the gradient, or None.
-        left: bool (n,), receives which positions are undecided.
-        elements: int64, receives row * K + class of undecided slopes in decided rows.
+def cross_entropy(work: Work) -> tuple[Total, int]:
+    """Compute the cross-entropy of rows of logits with class indices.
 
     Returns:
-        The total, and the number of undecided elements, which may exceed the length of `elements`.
+        The total, and the number of undecided elements, which may exceed the room for them.
     """
-    each, scale = (None, factor) if isinstance(factor, float) else (factor, 1.0)
-    found = _loops.cross_entropy(
+    rows, labels = work.predictions, work.targets
+    left, found, *total = _loops.cross_entropy(
         _level_number(),
-        _address(logits),
-        *logits.shape,
-        logits.strides[0] // 4,
+        _address(rows),
+        *rows.shape,
+        rows.strides[0] // 4,
         _address(labels),
         labels.itemsize,
         labels.dtype.kind == "i",
-        _address(todo),
-        _address(weight),
-        _address(each),
-        scale,
-        _address(losses),
-        _address(slopes),
-        _address(left),
-        _address(elements),
-        len(elements),
+        _address(work.todo),
+        _address(work.weight),
+        *_factors(work),
+        _address(work.losses),
+        _address(work.slopes),
+        _address(work.left),
+        _address(work.elements),
+        len(work.elements),
     )
-    return Total(found[0], *found[2:]), found[1]
+    return Total(left, *total), found
 
 
-def elementwise(
-    loss: str,
-    predictions: Array,
-    targets: Array,
-    todo: Array | None,
-    weight: Array | None,
-    factor: Array | float,
-    losses: Array | None,
-    slopes: Array | None,
-    left: Array,
-    *,
-    factor_is_exact: bool = False,
-    divisor: float = 0.0,
-    parameter: float = 1.0,
-) -> Total:
-    """Compute an elementwise loss; see ``struct elements`` in loops.h.
+def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, int]:
+    """Compute an elementwise loss.
 
     Args:
         loss: the name of the loop.
-        predictions: float32 (n,), contiguous.
-        targets: float32 (n,), contiguous.
-        todo: bool (n,), the positions to compute, or None for all.
-        weight: float64 (n,), the weights of the losses, or None for 1.
-        factor: float64 (n,) or one number, the factors of the slopes.
-        losses: float32 (n,), receives the losses; None if only their sum is wanted.
-        slopes: float32 (n,), receives the gradient, or None.
-        left: bool (n,), receives which positions are undecided.
-        factor_is_exact: whether the one factor is a power of two.
-        divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
+        work: with n rows of one prediction.
         parameter: delta of the Huber loss, pos_weight of the binary cross-entropy.
+
+    Returns:
+        The total, and 0, because a position has one element.
     """
-    each, scale = (None, factor) if isinstance(factor, float) else (factor, 1.0)
-    return Total(
-        *getattr(_loops, loss)(
-            _level_number(),
-            _address(predictions),
-            _address(targets),
-            len(predictions),
-            _address(todo),
-            _address(weight),
-            _address(each),
-            scale,
-            factor_is_exact,
-            divisor,
-            parameter,
-            _address(losses),
-            _address(slopes),
-            _address(left),
-        )
+    factors = _factors(work)
+    total = getattr(_loops, loss)(
+        _level_number(),
+        _address(work.predictions),
+        _address(work.targets),
+        len(work.predictions),
+        _address(work.todo),
+        _address(work.weight),
+        *factors,
+        work.factor_is_exact,
+        work.divisor,
+        parameter,
+        _address(work.losses),
+        _address(work.slopes),
+        _address(work.left),
     )
+    return Total(*total), 0

@@ -21,7 +21,7 @@ import numpy as np
 
 from unifiedloss import reference
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.exact import counts, fast
+from unifiedloss.exact import counts, fast, loops
 from unifiedloss.exact.call import Array, Bools, HostCall, plain
 from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
@@ -81,6 +81,10 @@ def evaluate(
             slope = _written(out, slope)
         return value, slope
     with np.errstate(all="ignore"):
+        if sample_weight is None and mask is None:
+            found = _at_once(plan, predictions, targets, upstream, out, gradient=gradient)
+            if found is not None:
+                return found
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp)
         return _carry_out(call, upstream, out, gradient=gradient)
 
@@ -184,6 +188,43 @@ def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
     """Convert an array to the oracle's tensor. The dtype defaults to the array's own."""
     x = plain(x)
     return reference.Tensor(x.ravel().tolist(), x.shape, x.dtype.name if dtype is None else dtype)
+
+
+def _at_once(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    upstream: Any,
+    out: Array | None,
+    *,
+    gradient: bool,
+) -> tuple[Array, Array | None] | None:
+    """Compute the results of `evaluate` by a compiled loop, and the rest by the other tiers.
+
+    Returns:
+        The results, or None if no loop computes this call, or leaves too much of it.
+    """
+    if "fast" in counts.skipped_tiers or plan.scale != 1.0:
+        return None
+    at_once = loops.whole(plan, predictions, targets, upstream, out, gradient=gradient)
+    if at_once is None:
+        return None
+    work, total, found = at_once
+    count = len(work.predictions) if plan.spec.reduction == "mean" else 1
+    value = None if total.left else loops.rounded(total, count)
+    slopes = None if work.slopes is None else work.slopes.reshape(predictions.shape)
+    if value is not None and not found:
+        return np.asarray(value), slopes
+    if work.losses is None:
+        return None
+    call = HostCall(plan, predictions, targets, None, None)
+    divisor = call.divisor_of_mean()
+    scale = _scale(call, upstream, divisor) if gradient else None
+    loops.finish_elements(call, work, found, scale)
+    if work.left.any():
+        _positions_into(call, work.losses, work.slopes, scale, "float32", work.left)
+    reduced = _reduced(call, work.losses, divisor)
+    return stored(np.asarray(reduced), plan.result_dtype), slopes
 
 
 def _carry_out(

@@ -1,18 +1,43 @@
-"""Calls the compiled loops with the arrays of one call, as the first tier."""
+"""Runs the compiled loops as the first tier of exact mode.
+
+A loop takes either the rows of a `HostCall`, or, where every position counts alike, the arrays of
+the call as they are. The second way needs none of the preparation, which costs more than the loop
+itself. What a loop leaves undecided goes to the next tiers in both cases.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from unifiedloss import compiled, losses
+from unifiedloss.compiled import Total, Work
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
+from unifiedloss.plan import Plan
 
 _EXACT_DIVISORS = 1 << 28
 """The loops decide ties of slopes over integers below this one, whose products are exact."""
+
+_FEW = 32
+"""Undecided elements that are computed one by one. For more, full rows are quicker."""
+
+_UNIT = 2.0**-53
+
+
+def loop_of(plan: Plan) -> Any:
+    """The module with the compiled loop of a plan, or None."""
+    name = plan.spec.name
+    if plan.predictions_dtype != "float32" or not has_part(name, "compiled"):
+        return None
+    module = losses.part(name, "compiled")
+    return module if module.takes(plan) and compiled.is_available() else None
+
+
+# ------------------------------------------------------------------------------ rows of a host call
 
 
 def carry_out(
@@ -30,59 +55,41 @@ def carry_out(
     Returns:
         The positions that are left undecided, or None if no loop computes this call.
     """
-    name = call.plan.spec.name
-    if dtype != "float32" or call.plan.predictions_dtype != "float32":
+    plan = call.plan
+    module = None if dtype != "float32" else loop_of(plan)
+    if module is None:
         return None
-    if not has_part(name, "compiled") or not compiled.is_available():
-        return None
-    module = losses.part(name, "compiled")
-    left: Bools | None = module.carry_out(
-        call, None if todo.all() else todo, results, slopes, scale
-    )
-    return left
-
-
-def elementwise(
-    call: HostCall,
-    todo: Bools | None,
-    results: Array,
-    slopes: Array | None,
-    scale: Scale | None,
-    parameter: float = 1.0,
-) -> Bools | None:
-    """Compute an elementwise loss by its loop.
-
-    Args:
-        call: the call.
-        todo: the positions to compute, or None for all.
-        results: receives the losses.
-        slopes: receives the gradient, or None.
-        scale: the factor of the slopes, or None.
-        parameter: the parameter of the loop.
-
-    Returns:
-        The positions that are left undecided, or None if the loop cannot read the arrays.
-    """
-    predictions, targets = call.rows[:, 0], call.targets[:, 0]
-    if not (compiled.takes(predictions) and compiled.takes(targets)):
-        return None
-    left = np.zeros(len(predictions), bool)
+    weight: Any = call.weight
     factor, exactly, divisor = _factor(scale)
-    compiled.elementwise(
-        call.plan.spec.name,
-        np.ascontiguousarray(predictions),
-        np.ascontiguousarray(targets),
-        todo,
-        contiguous(call.weight),
-        factor,
-        results,
-        None if slopes is None else slopes[:, 0],
-        left,
+    if plan.class_weights is not None:
+        weight = call.class_weight_of(slice(None), call.labels)
+        factor = factor * call.own_class_weight(call.labels)
+    work = Work(
+        predictions=_readable(call.rows),
+        targets=np.ascontiguousarray(call.targets),
+        todo=None if todo.all() else todo,
+        weight=None if weight is None else np.ascontiguousarray(weight, np.float64),
+        factor=np.ascontiguousarray(factor, np.float64) if np.ndim(factor) else float(factor),
         factor_is_exact=exactly,
         divisor=divisor,
-        parameter=parameter,
+        losses=results,
+        slopes=slopes,
+        left=np.zeros(len(call.rows), bool),
+        elements=np.empty(_FEW, np.int64),
     )
-    return left
+    if not module.reads(work.targets):
+        return None
+    found = _decided(module, plan, work)[1]
+    finish_elements(call, work, found, scale)
+    return work.left
+
+
+def _readable(rows: Array) -> Array:
+    """The rows as an array that the loops read: float32, aligned, the classes side by side."""
+    ordered = rows.strides[-1] == 4 and rows.strides[0] % 4 == 0
+    if ordered and rows.dtype == np.float32 and rows.flags.aligned and rows.dtype.isnative:
+        return rows
+    return np.array(rows, np.float32, order="C")
 
 
 def _factor(scale: Scale | None) -> tuple[Any, bool, float]:
@@ -94,13 +101,96 @@ def _factor(scale: Scale | None) -> tuple[Any, bool, float]:
         return 1.0, True, 0.0
     factor: Any = scale.float64(slice(None))
     if factor.ndim:
-        return contiguous(factor), False, 0.0
-    divisor, exact = scale.divisor, scale.power_of_two
-    whole = divisor.low == 0 and divisor.radius == 0 and float(divisor.high).is_integer()
-    inverse = scale.upstream == 1 and whole and 1 < divisor.high < _EXACT_DIVISORS
-    return float(factor), exact, float(divisor.high) if inverse and not exact else 0.0
+        return factor, False, 0.0
+    divisor = scale.divisor
+    known = divisor.low == 0 and divisor.radius == 0
+    whole = float(divisor.high) if known and scale.upstream == 1 else 0.0
+    return factor, scale.power_of_two, _inverse_of(whole)
 
 
-def contiguous(x: Array | None) -> Array | None:
-    """The numbers as contiguous float64."""
-    return None if x is None else np.ascontiguousarray(x, np.float64)
+def _inverse_of(divisor: float) -> float:
+    return divisor if 1 < divisor < _EXACT_DIVISORS and divisor.is_integer() else 0.0
+
+
+def _decided(module: Any, plan: Plan, work: Work) -> tuple[Total, int]:
+    """Run a loop, again if its list of undecided elements was too short."""
+    total, found = module.run(plan, work)
+    if found > len(work.elements):
+        work.elements = np.empty(found, np.int64)
+        total, found = module.run(plan, work)
+    return total, found
+
+
+def finish_elements(call: HostCall, work: Work, found: int, scale: Scale | None) -> None:
+    """Compute the elements that a loop left undecided; of many, flag their rows as undecided."""
+    if not found or work.slopes is None or scale is None:
+        return
+    rows, columns = np.divmod(work.elements[:found], work.slopes.shape[1])
+    if found > _FEW:
+        work.left[rows] = True
+        return
+    module = losses.part(call.plan.spec.name, "exact")
+    for row in np.unique(rows):
+        module.round_elements(call, int(row), columns[rows == row], work.slopes, scale)
+
+
+# ------------------------------------------------------------------------- arrays as they are given
+
+
+def whole(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    upstream: Any,
+    out: Array | None,
+    *,
+    gradient: bool,
+) -> tuple[Work, Total, int] | None:
+    """Compute a call whose positions all count alike, from its own arrays.
+
+    Returns:
+        The work with its results, the total, and the number of undecided elements; None if no loop
+        computes this call.
+    """
+    module = loop_of(plan)
+    if module is None or plan.result_dtype != "float32" or plan.spec.reduction == "none":
+        return None
+    if plan.class_weights is not None or plan.ignored_labels or plan.element_weights is not None:
+        return None
+    if not (predictions.flags.carray and predictions.dtype == np.float32 and predictions.size):
+        return None
+    if not (targets.flags.carray and module.reads(targets)):
+        return None
+    if plan.axis is not None and plan.axis != predictions.ndim - 1:
+        return None
+    u = 1.0 if upstream is None else float(upstream)
+    if not 2.0**-150 <= abs(u) <= 2.0**150:
+        return None
+    rows = predictions.reshape(-1, 1 if plan.axis is None else predictions.shape[-1])
+    count = len(rows) if plan.spec.reduction == "mean" else 1
+    slopes = None
+    if gradient:
+        slopes = np.empty(rows.shape, np.float32) if out is None else out.reshape(rows.shape)
+    work = Work(
+        predictions=rows,
+        targets=targets.reshape(-1),
+        todo=None,
+        weight=None,
+        factor=u / count,
+        factor_is_exact=count & (count - 1) == 0 and abs(math.frexp(u)[0]) == 0.5,
+        divisor=_inverse_of(float(count)) if u == 1 else 0.0,
+        losses=module.room(len(rows)),
+        slopes=slopes,
+        left=np.empty(len(rows), bool),
+        elements=np.empty(_FEW, np.int64),
+    )
+    return work, *_decided(module, plan, work)
+
+
+def rounded(total: Total, count: int) -> np.float32 | None:
+    """The sum of a total over an integer, rounded to float32, or None if its bound is too wide."""
+    mean = (total.high + total.low) / count
+    # The sum of both parts, the quotient and the ends of the interval are rounded.
+    width = total.error / count + 6 * _UNIT * abs(mean)
+    first, last = np.float32(mean - width), np.float32(mean + width)
+    return first + np.float32(0) if first == last else None

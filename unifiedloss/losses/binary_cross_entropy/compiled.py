@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from unifiedloss.exact.call import Array, Bools, HostCall
-from unifiedloss.exact.loops import elementwise
-from unifiedloss.exact.scale import Scale
+from unifiedloss import compiled
+from unifiedloss.compiled import Array, Total, Work
+from unifiedloss.plan import Plan
 
 
-def carry_out(
-    call: HostCall,
-    todo: Bools | None,
-    results: Array,
-    slopes: Array | None,
-    scale: Scale | None,
-) -> Bools | None:
-    """See `unifiedloss.exact.loops.carry_out`."""
-    plan = call.plan
-    if not plan.from_logits or plan.label_smoothing or np.ndim(plan.pos_weight):
-        return None
+def takes(plan: Plan) -> bool:
+    """Whether the loop computes the losses of a plan."""
+    return plan.from_logits and not plan.label_smoothing and not np.ndim(plan.pos_weight)
+
+
+def reads(targets: Array) -> bool:
+    """Whether the loop reads targets of this dtype."""
+    return targets.dtype == np.float32
+
+
+def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
+    """An array for n losses; None where the loop needs none to add them."""
+    return None
+
+
+def run(plan: Plan, work: Work) -> tuple[Total, int]:
+    """Run the loop."""
     weight = 1.0 if plan.pos_weight is None else float(plan.pos_weight)
-    return elementwise(call, todo, results, slopes, scale, weight)
+    return compiled.elementwise("binary_cross_entropy", work, weight)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from unifiedloss.exact.call import Array, Bools, HostCall
-from unifiedloss.exact.loops import elementwise
-from unifiedloss.exact.scale import Scale
+import numpy as np
+
+from unifiedloss import compiled
+from unifiedloss.compiled import Array, Total, Work
+from unifiedloss.plan import Plan
 
 
-def carry_out(
-    call: HostCall,
-    todo: Bools | None,
-    results: Array,
-    slopes: Array | None,
-    scale: Scale | None,
-) -> Bools | None:
-    """See `unifiedloss.exact.loops.carry_out`."""
-    return elementwise(call, todo, results, slopes, scale)
+def takes(plan: Plan) -> bool:
+    """Whether the loop computes the losses of a plan."""
+    return not plan.average_last_axis
+
+
+def reads(targets: Array) -> bool:
+    """Whether the loop reads targets of this dtype."""
+    return targets.dtype == np.float32
+
+
+def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
+    """An array for n losses; None where the loop needs none to add them."""
+    return None
+
+
+def run(plan: Plan, work: Work) -> tuple[Total, int]:  # noqa: ARG001 - the same for all losses
+    """Run the loop."""
+    return compiled.elementwise("mean_squared_error", work)
