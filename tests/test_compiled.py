@@ -90,7 +90,8 @@ def _calls() -> Iterator[tuple[ul.Loss, tuple[Any, ...], dict[str, Any]]]:
         t = rng.normal(scale=3, size=n).astype(np.float32)
         hard = (rng.random(n) < 0.5).astype(np.float32)
         soft = rng.random(n).astype(np.float32)
-        p[0] = 1e30
+        p[0], p[n // 2] = 1e30, 2.0**100
+        t[n // 2] = 0
         t[-1] = 1e-44
         weight = rng.uniform(0, 3, n)
         mask = rng.random(n) < 0.7

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -121,6 +122,14 @@ class Total(NamedTuple):
     high: float
     low: float
     error: float
+
+    def plus(self, losses: list[float]) -> Total:
+        """The total with further losses, rounded numbers like those of the loop."""
+        infinite = [x for x in losses if not math.isfinite(x)]
+        if infinite or not math.isfinite(self.high):
+            return self._replace(high=sum(infinite, self.high))
+        high = math.fsum([self.high, self.low, *losses])
+        return self._replace(high=high, low=0.0, error=self.error + 2.0**-53 * abs(high))
 
 
 def is_available() -> bool:

@@ -15,13 +15,15 @@ support, the oracle computes the full call.
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from unifiedloss import reference
+from unifiedloss import compiled, reference
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.exact import counts, fast, loops
+from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall, plain
 from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
@@ -202,29 +204,56 @@ def _at_once(
     """Compute the results of `evaluate` by a compiled loop, and the rest by the other tiers.
 
     Returns:
-        The results, or None if no loop computes this call, or leaves too much of it.
+        The results, or None if no loop computes this call, or its sum is undecided.
     """
     if "fast" in counts.skipped_tiers or plan.scale != 1.0:
         return None
-    at_once = loops.whole(plan, predictions, targets, upstream, out, gradient=gradient)
-    if at_once is None:
+    found = loops.whole(plan, predictions, targets, upstream, out, gradient=gradient)
+    if found is None:
         return None
-    work, total, found = at_once
-    count = len(work.predictions) if plan.spec.reduction == "mean" else 1
-    value = None if total.left else loops.rounded(total, count)
-    slopes = None if work.slopes is None else work.slopes.reshape(predictions.shape)
-    if value is not None and not found:
-        return np.asarray(value), slopes
-    if work.losses is None:
+    count = len(found.work.predictions) if plan.spec.reduction == "mean" else 1
+    total = found.total
+    if total.left or found.elements:
+        total = _finished(plan, found, upstream, count)
+    value = loops.rounded(total, count)
+    if value is None:
         return None
-    call = HostCall(plan, predictions, targets, None, None)
-    divisor = call.divisor_of_mean()
-    scale = _scale(call, upstream, divisor) if gradient else None
-    loops.finish_elements(call, work, found, scale)
-    if work.left.any():
-        _positions_into(call, work.losses, work.slopes, scale, "float32", work.left)
-    reduced = _reduced(call, work.losses, divisor)
-    return stored(np.asarray(reduced), plan.result_dtype), slopes
+    slopes = found.work.slopes
+    return np.asarray(value), None if slopes is None else slopes.reshape(predictions.shape)
+
+
+def _finished(plan: Plan, found: loops.Found, upstream: Any, count: int) -> compiled.Total:
+    """Compute the rows that a loop left undecided, as a call of their own, and add their losses."""
+    work = found.work
+    left = work.left.copy()
+    elements = work.elements[: found.elements]
+    width = work.predictions.shape[1]
+    chosen = (
+        np.flatnonzero(left)
+        if not len(elements)
+        else np.union1d(np.flatnonzero(left), elements // width)
+    )
+    # The plan knows the class axis by its number, so keep the rank.
+    rank = 1 if plan.axis is None else plan.axis + 1
+    shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
+    rows = work.predictions[chosen].reshape(shape)
+    of_rows = work.targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
+    call = HostCall(plan, rows, of_rows, None, None)
+    losses = np.zeros(len(chosen), np.float32)
+    slopes = None if work.slopes is None else work.slopes[chosen]
+    divisor = (Ball(np.float64(count)), lambda: Fraction(count))
+    scale = None if slopes is None else _scale(call, upstream, divisor)
+    if len(elements) and slopes is not None:
+        own = np.searchsorted(chosen, elements // width) * width + elements % width
+        undecided = left[chosen]
+        loops.finish_elements(call, own, slopes, undecided, scale)
+    else:
+        undecided = left[chosen]
+    _positions_into(call, losses, slopes, scale, "float32", undecided)
+    if work.slopes is not None:
+        work.slopes[chosen] = slopes
+    # A row that only its slopes left undecided has its loss in the total already.
+    return found.total.plus(losses[left[chosen]].tolist())
 
 
 def _carry_out(

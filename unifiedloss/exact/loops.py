@@ -8,7 +8,7 @@ itself. What a loop leaves undecided goes to the next tiers in both cases.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,8 +79,9 @@ def carry_out(
     )
     if not module.reads(work.targets):
         return None
-    found = _decided(module, plan, work)[1]
-    finish_elements(call, work, found, scale)
+    found = _run(module, plan, work)
+    if slopes is not None and found.elements:
+        finish_elements(call, work.elements[: found.elements], slopes, work.left, scale)
     return work.left
 
 
@@ -112,26 +113,36 @@ def _inverse_of(divisor: float) -> float:
     return divisor if 1 < divisor < _EXACT_DIVISORS and divisor.is_integer() else 0.0
 
 
-def _decided(module: Any, plan: Plan, work: Work) -> tuple[Total, int]:
+class Found(NamedTuple):
+    """What a loop found: its work with the results, the total, and the undecided elements."""
+
+    work: Work
+    total: Total
+    elements: int
+
+
+def _run(module: Any, plan: Plan, work: Work) -> Found:
     """Run a loop, again if its list of undecided elements was too short."""
     total, found = module.run(plan, work)
     if found > len(work.elements):
         work.elements = np.empty(found, np.int64)
         total, found = module.run(plan, work)
-    return total, found
+    return Found(work, total, found)
 
 
-def finish_elements(call: HostCall, work: Work, found: int, scale: Scale | None) -> None:
+def finish_elements(
+    call: HostCall, elements: Array, slopes: Array, left: Bools, scale: Scale | None
+) -> None:
     """Compute the elements that a loop left undecided; of many, flag their rows as undecided."""
-    if not found or work.slopes is None or scale is None:
+    if scale is None:
         return
-    rows, columns = np.divmod(work.elements[:found], work.slopes.shape[1])
-    if found > _FEW:
-        work.left[rows] = True
+    rows, columns = np.divmod(elements, slopes.shape[1])
+    if len(elements) > _FEW:
+        left[rows] = True
         return
     module = losses.part(call.plan.spec.name, "exact")
     for row in np.unique(rows):
-        module.round_elements(call, int(row), columns[rows == row], work.slopes, scale)
+        module.round_elements(call, int(row), columns[rows == row], slopes, scale)
 
 
 # ------------------------------------------------------------------------- arrays as they are given
@@ -145,12 +156,11 @@ def whole(
     out: Array | None,
     *,
     gradient: bool,
-) -> tuple[Work, Total, int] | None:
+) -> Found | None:
     """Compute a call whose positions all count alike, from its own arrays.
 
     Returns:
-        The work with its results, the total, and the number of undecided elements; None if no loop
-        computes this call.
+        What the loop found, or None if no loop computes this call.
     """
     module = loop_of(plan)
     if module is None or plan.result_dtype != "float32" or plan.spec.reduction == "none":
@@ -184,11 +194,13 @@ def whole(
         left=np.empty(len(rows), bool),
         elements=np.empty(_FEW, np.int64),
     )
-    return work, *_decided(module, plan, work)
+    return _run(module, plan, work)
 
 
 def rounded(total: Total, count: int) -> np.float32 | None:
     """The sum of a total over an integer, rounded to float32, or None if its bound is too wide."""
+    if not math.isfinite(total.high):
+        return np.float32(total.high)
     mean = (total.high + total.low) / count
     # The sum of both parts, the quotient and the ends of the interval are rounded.
     width = total.error / count + 6 * _UNIT * abs(mean)
