@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import unifiedloss as ul
 from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
+from unifiedloss import compiled
 from unifiedloss.cli import app
 from unifiedloss.conformance import Report, compare
 
@@ -92,10 +93,12 @@ def test_missing_extra_is_named(missing: str) -> None:
 
 @pytest.mark.framework("numpy", "torch")
 def test_backends_are_listed() -> None:
-    """The command lists names and versions."""
+    """The command lists names and versions, and the level of the compiled loops."""
     done = run("backends")
     assert done.returncode == 0
-    versions = dict(line.split() for line in done.stdout.splitlines() if line.strip())
+    *lines, last = done.stdout.splitlines()
+    assert last == f"loops of exact mode: {compiled.level()}"
+    versions = dict(line.split() for line in lines if line.strip())
     assert versions["numpy"] == np.__version__
     assert "torch" in versions
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Context, Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 import setup
 import unifiedloss as ul
+from tools import coefficients
 from unifiedloss import compiled, registry
 from unifiedloss.conformance.cases import all_cases, hard_cases
 from unifiedloss.conformance.runner import check_adapter
@@ -63,6 +65,18 @@ def test_functions_keep_their_bounds(level: str, name: str, units: int) -> None:
         if name == "logarithm" and x < 1e-20:
             right = DIGITS.subtract(exact, DIGITS.divide(DIGITS.multiply(exact, exact), 2))
         assert abs(Decimal(y) - right) <= units * U * abs(right), x
+
+
+def test_coefficients_are_those_derived() -> None:
+    """The C file holds the polynomials of tools/coefficients.py, and the bounds that it states."""
+    text = Path(compiled.__file__).with_name("vectors.h").read_text(encoding="utf-8")
+    for name, polynomial, most in (
+        ("EXP_Q", coefficients.exponential(), 0.2),
+        ("LOG_A", coefficients.logarithm(), 0.1),
+    ):
+        body = text.partition(f"{name}[10] = {{")[2].partition("}")[0]
+        assert [float.fromhex(x) for x in body.split(",")] == polynomial.coefficients
+        assert 0 < polynomial.left_out < most
 
 
 def _calls() -> Iterator[tuple[ul.Loss, tuple[Any, ...], dict[str, Any]]]:

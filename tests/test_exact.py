@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unifiedloss as ul
-from unifiedloss import reference, registry
+from unifiedloss import compiled, reference, registry
 from unifiedloss.adapter import Mode
 from unifiedloss.conformance import checks
 from unifiedloss.conformance.case import Case
@@ -39,6 +39,13 @@ U = 2.0**-53
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 moderate = st.floats(-1e100, 1e100).filter(lambda x: x == 0 or abs(x) > 1e-100)
+
+
+@pytest.fixture(autouse=True)
+def _numpy_alone() -> Iterator[None]:
+    """Without the compiled loops, because this file tests NumPy's tiers; test_compiled.py has those."""
+    with compiled.forced(compiled.NUMPY):
+        yield
 
 
 @pytest.fixture
@@ -177,10 +184,10 @@ def test_each_tier_is_needed_and_taken(without: set[str], monkeypatch: pytest.Mo
     # They need the sum of their row in two parts.
     monkeypatch.setattr(cross_entropy, "EXP", 2.0**-34)
     seen = []
-    by_balls = cross_entropy._round_elements
+    by_balls = cross_entropy.round_elements
     monkeypatch.setattr(
         cross_entropy,
-        "_round_elements",
+        "round_elements",
         lambda call, i, *rest: seen.append(i) or by_balls(call, i, *rest),
     )
     again, doubtful = CE.value_and_grad(z[:16], y[:16], upstream=16 / 64)

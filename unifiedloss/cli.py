@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import unifiedloss
+from unifiedloss import compiled
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.spec import LOSSES
 from unifiedloss.text import MOST_CHARACTERS, quoted, shortened, too_long
@@ -557,13 +558,18 @@ def explain(
 
 @app.command()
 def backends() -> None:
-    """List the installed backends with their versions."""
+    """List the installed backends with their versions, and the level of the compiled loops."""
     try:
         versions = unifiedloss.backends()
     except (UnifiedLossError, ImportError) as error:
         _fail(error)
     for name, version in versions.items():
         _out.print(f"{name} {version}", highlight=False)
+    try:
+        level = compiled.level()
+    except UnifiedLossError as error:
+        _fail(error)
+    _out.print(f"loops of exact mode: {level}", highlight=False)
 
 
 if __name__ == "__main__":

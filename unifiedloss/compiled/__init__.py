@@ -4,8 +4,8 @@ The loops are an extension module, built once for each instruction set, and chos
 first needs them. They are never needed: without them NumPy computes the same bits, only slower.
 
 The environment variable ``UNIFIEDLOSS_COMPILED`` chooses a level: "numpy" for none, or "v2", "v3"
-or "v4" for the x86-64 levels. Without it the highest of "v2" and "v3" that the processor has is
-taken.
+or "v4" for the x86-64 levels, or "neon". Without it the highest x86-64 level that the processor has
+is taken; "neon" only if it is asked for, because conformance has not run on such a processor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 VARIABLE = "UNIFIEDLOSS_COMPILED"
 NUMPY = "numpy"
-_BY_ITSELF = ("v2", "v3")
+_BY_ITSELF = ("v2", "v3", "v4")
 """The levels that are taken without being asked for: conformance has run on such processors."""
 
 _chosen: str | None = None
