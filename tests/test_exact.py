@@ -43,7 +43,7 @@ moderate = st.floats(-1e100, 1e100).filter(lambda x: x == 0 or abs(x) > 1e-100)
 
 @pytest.fixture(autouse=True)
 def _numpy_alone() -> Iterator[None]:
-    """Without the compiled loops, because this file tests NumPy's tiers; test_compiled.py has those."""
+    """Without the compiled loops, because this file tests NumPy's tiers."""
     with compiled.forced(compiled.NUMPY):
         yield
 

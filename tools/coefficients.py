@@ -1,8 +1,9 @@
 """Derive the polynomials of unifiedloss/compiled/vectors.h, and prove what they leave out.
 
 Each interpolates its function at Chebyshev points, and its coefficients are rounded to float64.
-What such a polynomial leaves out is a smooth function. Its Chebyshev coefficients are computed to 60
-digits, and the sum of their sizes bounds it everywhere, because no Chebyshev polynomial exceeds 1.
+What such a polynomial leaves out is a smooth function. Its Chebyshev coefficients are computed to
+60 digits, and the sum of their sizes bounds it everywhere, because no Chebyshev polynomial exceeds
+1.
 ``python -m tools.coefficients`` prints the polynomials and the bounds.
 """
 

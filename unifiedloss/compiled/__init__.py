@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from unifiedloss.errors import SpecValueError
 
+_BUILT = True
 try:
     from unifiedloss.compiled import _loops
 except ImportError:  # built without a compiler, or for another platform
-    _loops = None  # type: ignore[assignment]
+    _BUILT = False
 
 Array = NDArray[Any]
 
@@ -39,7 +40,7 @@ _chosen: str | None = None
 
 def levels() -> list[str]:
     """The levels that this processor has, from low to high; "numpy" is always one."""
-    return [NUMPY, *(() if _loops is None else _loops.levels())]
+    return [NUMPY, *(_loops.levels() if _BUILT else ())]
 
 
 def level() -> str:

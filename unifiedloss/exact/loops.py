@@ -17,7 +17,7 @@ from unifiedloss.compiled import Total, Work
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
-from unifiedloss.plan import Plan
+from unifiedloss.plan import MAX_INTEGER_TARGET, Plan
 
 _EXACT_DIVISORS = 1 << 28
 """The loops decide ties of slopes over integers below this one, whose products are exact."""
@@ -176,6 +176,8 @@ def whole(
     u = 1.0 if upstream is None else float(upstream)
     if not 2.0**-150 <= abs(u) <= 2.0**150:
         return None
+    if upstream is not None and abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
+        return None  # an integer that float64 does not hold
     rows = predictions.reshape(-1, 1 if plan.axis is None else predictions.shape[-1])
     count = len(rows) if plan.spec.reduction == "mean" else 1
     slopes = None

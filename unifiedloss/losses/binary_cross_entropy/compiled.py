@@ -11,7 +11,8 @@ from unifiedloss.plan import Plan
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
-    return plan.from_logits and not plan.label_smoothing and not np.ndim(plan.pos_weight)
+    one_weight = plan.pos_weight is None or isinstance(plan.pos_weight, float)
+    return plan.from_logits and not plan.label_smoothing and one_weight
 
 
 def reads(targets: Array) -> bool:
@@ -26,5 +27,5 @@ def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
 
 def run(plan: Plan, work: Work) -> tuple[Total, int]:
     """Run the loop."""
-    weight = 1.0 if plan.pos_weight is None else float(plan.pos_weight)
+    weight = plan.pos_weight if isinstance(plan.pos_weight, float) else 1.0
     return compiled.elementwise("binary_cross_entropy", work, weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from unifiedloss import compiled
@@ -26,4 +28,5 @@ def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
 
 def run(plan: Plan, work: Work) -> tuple[Total, int]:
     """Run the loop."""
-    return compiled.elementwise("huber", work, plan.spec.delta)
+    spec: Any = plan.spec
+    return compiled.elementwise("huber", work, spec.delta)
