@@ -627,3 +627,20 @@ def test_bad_values_raise_from_few_and_from_many(rows: int) -> None:
         for call in (spec, spec.value_and_grad):
             with pytest.raises(ul.BadValueError, match=rf"targets\[{rows - 1}\] is 3"):
                 call(predictions, jnp.asarray(y))
+
+
+def test_forward_mode_in_a_compiled_program() -> None:
+    """A tangent and a Hessian in a jitted program are those of eager mode."""
+    spec, along = ul.MeanSquaredError(), jnp.arange(12.0).reshape(4, 3)
+
+    def loss(z: Any) -> Any:
+        return spec(z, X[::-1])
+
+    def jvp(z: Any) -> Any:
+        return jax.jvp(loss, (z,), (along,))[1]
+
+    wanted = jvp(jnp.asarray(X))
+    assert wanted != 0
+    np.testing.assert_allclose(jax.jit(jvp)(X), wanted, rtol=1e-6)
+    hessian = jax.hessian(loss)
+    np.testing.assert_allclose(jax.jit(hessian)(X), hessian(jnp.asarray(X)), rtol=1e-6)

@@ -735,3 +735,28 @@ def test_upstream_gradient_in_any_dtype() -> None:
     )
     _, expected = spec.value_and_grad(LOGITS, LABELS, upstream=upstream)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_forward_mode(jit_compile: bool) -> None:
+    """A ForwardAccumulator in a compiled program, or around it, has the derivative of eager."""
+    spec = ul.MeanSquaredError()
+    x, y = (
+        tf.constant(np.eye(4, 3, dtype=np.float32)),
+        tf.constant(np.full((4, 3), 0.3, np.float32)),
+    )
+    along = tf.reshape(tf.range(12, dtype=tf.float32), (4, 3))
+
+    def loss(x: Any) -> Any:
+        return spec(x, y)
+
+    def jvp(function: Any, x: Any) -> Any:
+        with tf.autodiff.ForwardAccumulator(x, along) as accumulator:
+            value = function(x)
+        return accumulator.jvp(value)
+
+    wanted = float(jvp(loss, x))
+    assert wanted != 0
+    inside = tf.function(lambda x: jvp(loss, x), jit_compile=jit_compile)(x)
+    around = jvp(tf.function(loss, jit_compile=jit_compile), x)
+    np.testing.assert_allclose([inside, around], wanted, rtol=1e-6)

@@ -421,3 +421,22 @@ print(torch.compile(loss, fullgraph=True, backend="aot_eager")(z, y).item())
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(0.907606, abs=1e-6)
+
+
+# torch's own trace of a forward derivative uses torch.jit.script.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_forward_mode_in_a_compiled_program() -> None:
+    """torch.func.jvp inside torch.compile, and dual numbers given to it, have eager derivatives."""
+    spec, targets, along = ul.MeanSquaredError(), X.flip(0), torch.arange(12.0).reshape(4, 3)
+
+    def jvp(x: Any, tangent: Any) -> Any:
+        return torch.func.jvp(lambda z: spec(z, targets), (x,), (tangent,))[1]
+
+    wanted = jvp(X, along)
+    assert wanted != 0
+    torch.testing.assert_close(torch.compile(jvp, backend="aot_eager")(X, along), wanted)
+    loss = torch.compile(lambda x: spec(x, targets), backend="aot_eager", fullgraph=True)
+    with torch.autograd.forward_ad.dual_level():
+        dual = loss(torch.autograd.forward_ad.make_dual(X, along))
+        tangent = torch.autograd.forward_ad.unpack_dual(dual).tangent
+    torch.testing.assert_close(tangent, wanted)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 
 from unifiedloss.adapters.tensorflow import shapes
 
@@ -72,6 +73,8 @@ def stored(x: Tensor) -> Tensor:
 
     `unifiedloss.adapters.jax.ops.stored` says why it is written so.
     """
+    if forwardprop_util.pack_tangents([x]).tangents:
+        return x  # a ForwardAccumulator takes the derivative of bits for 0
 
     @tf.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
     def through_bits(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, kernels, objects, ops
@@ -108,7 +109,8 @@ class TorchAdapter(Adapter):
         return not (_modes() and _is_proxied())
 
     def stored(self, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not torch.compiler.is_compiling():
+        # Compilers cannot trace the forward derivative of the copy in `ops.stored`.
+        if not torch.compiler.is_compiling() or forward_ad._current_level >= 0:
             return tensors
         return tuple(
             ops.stored(x) if x is not None and x.dtype in _FLOATING else x for x in tensors

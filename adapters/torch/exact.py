@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+from torch.nn import Parameter
 
 from unifiedloss import host, registry
 from unifiedloss.adapters.torch import ops
@@ -30,6 +31,7 @@ _Companion = Tensor | None
 
 _MAX_SPECS = 1024
 
+_STRIDED = torch.strided
 _C: Any = torch._C  # Any, because type checkers do not know its parts
 # The innermost torch.func transform now, or None. No public function returns it.
 _transform = _C._functorch.peek_interpreter_stack
@@ -48,6 +50,11 @@ def loss(
     # (pytorch#118397), so it gets the operator. torch.func.grad inside torch.compile raises.
     if torch.compiler.is_compiling():
         return _LOSS(predictions, targets, sample_weight, mask, _text(plan.spec), ahead)[0]
+    if _is_plain(predictions, targets, sample_weight, mask):
+        if not (wanted and predictions.requires_grad):
+            tensors = (predictions, targets, sample_weight, mask)
+            return _computed(plan, None, tensors, gradient=False)[0]
+        return _Eager.apply(predictions, targets, sample_weight, mask, plan, ahead)
     return _Loss.apply(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
 
 
@@ -76,6 +83,24 @@ def value_and_grad(
     with torch.set_grad_enabled(_transform() is not None):
         value = _Loss.apply(*tensors, text, ahead)[0]
         return value, _Gradient.apply(upstream, none_ahead, *tensors, text)
+
+
+def _is_plain(*tensors: _Companion) -> bool:
+    """Whether nothing but autograd looks at these tensors: no transform, mode, tracer or subclass.
+
+    Such calls need no operator, which costs more than the loss of a small batch.
+    """
+    return (
+        _transform() is None
+        and not _C._len_torch_dispatch_stack()
+        and not _C._get_tracing_state()
+        and forward_ad._current_level < 0
+        and all(
+            x is None
+            or ((type(x) is Tensor or type(x) is Parameter) and x.is_cpu and x.layout is _STRIDED)
+            for x in tensors
+        )
+    )
 
 
 def _refuse_other_gradients(targets: Tensor, sample_weight: _Companion) -> None:
@@ -131,10 +156,16 @@ def _plan(text: str, *tensors: Any) -> Plan:
 def _evaluate(
     text: str, upstream: _Companion, tensors: tuple[_Companion, ...], *, gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
+    """`_computed` for a spec as text."""
+    return _computed(_plan(text, *tensors), upstream, tensors, gradient=gradient)
+
+
+def _computed(
+    plan: Plan, upstream: _Companion, tensors: tuple[_Companion, ...], *, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
     """`unifiedloss.exact.evaluate` on tensors of any device."""
     from unifiedloss import exact  # imported here because native mode does not need it
 
-    plan = _plan(text, *tensors)
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
     value, slope = host.run(
         partial(exact.evaluate, gradient=gradient, exp=_exponential()), plan, *arrays
@@ -329,6 +360,41 @@ class _Loss(Function):
     jvp = staticmethod(_no_forward_mode)
     # _Loss is not yet defined here, hence the lambda.
     vmap = staticmethod(_vmap_rule(lambda *args: _Loss.apply(*args)))  # noqa: PLW0108
+
+
+class _Eager(Function):
+    """The loss with its derivative where `_is_plain`.
+
+    A Function with a separate setup_context costs 30 microseconds more a call, because torch looks
+    at the signature of forward each time. Only torch.func needs one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        predictions: Tensor,
+        targets: Tensor,
+        sample_weight: _Companion,
+        mask: _Companion,
+        plan: Plan,
+        ahead: bool,
+    ) -> Tensor:
+        tensors = (predictions, targets, sample_weight, mask)
+        value, gradient = _computed(plan, None, tensors, gradient=ahead)
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(predictions.new_empty(0) if gradient is None else gradient, *tensors)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, upstream: _Companion) -> tuple[Any, ...]:
+        if upstream is None:
+            return (None,) * 6
+        ahead = ctx.saved_tensors[0]
+        if not _is_reusable(ahead, upstream) or upstream.item() != 1:
+            text = _known_text(ctx.plan.spec)
+            ahead = _Gradient.apply(upstream, *ctx.saved_tensors, text)
+        return ahead, None, None, None, None, None
 
 
 class _Gradient(Function):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from unifiedloss.plan import Plan
 
@@ -54,7 +55,8 @@ def stored(x: Tensor) -> Tensor:
     """
     form = _INTEGERS[x.dtype.itemsize]
     y = x.clone()
-    with torch.no_grad():  # see `finite`
+    # Keep both derivatives of the clone; see `finite`.
+    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):  # noqa: FBT003 - its only way
         y.copy_(x.view(form).clamp(max=torch.iinfo(form).max - 1).view(x.dtype))
     return y
 
