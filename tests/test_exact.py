@@ -120,7 +120,7 @@ KNOWN = [
     ul.BinaryCrossEntropyLoss(epsilon="torch", scale=0.3, reduction="none"),
     ul.BinaryCrossEntropyLoss(epsilon=1e-7, epsilon_added=True, label_smoothing=0.1),
     ul.BinaryCrossEntropyLoss(
-        epsilon=0.4, epsilon_added=True, pos_weight=[0.3, 0, 2.5], reduction="none"
+        epsilon=0.4, epsilon_added=True, pos_weight=[0.3, 0, 2.5], axis=-1, reduction="none"
     ),
     ul.BinaryCrossEntropyLoss(epsilon="keras", average_last_axis=True, divisor="nonzero"),
     ul.BinaryCrossEntropyLoss(

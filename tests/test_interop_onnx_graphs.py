@@ -226,7 +226,7 @@ def test_log_softmax_before_a_loss_of_log_probabilities() -> None:
             np.testing.assert_allclose(value(model, X, Y), 0.907606, atol=1e-6)
             report = ul.port_report(model, LOGITS, X, Y)
             assert report.ran_a == "native"
-            assert "Only rounding is left" in str(report)
+            assert "only rounding is left" in str(report)
 
 
 def test_reductions_after_the_loss() -> None:

@@ -32,10 +32,11 @@ SWITCHED = ("onnx", "optax", "sklearn")
 ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
 # interop.py reads and writes the losses of the framework. TensorFlow needs shapes.py, because only
 # it traces with unknown shapes and ranks. JAX and TensorFlow have exact mode in compiled programs
-# (graph.py, program.py), and JAX calls the host from there (callback.py). Keras has no exact.py,
-# because it uses the adapter of the backend that it runs on.
+# (graph.py, program.py), and JAX calls the host from there (callback.py). NumPy takes large calls
+# in blocks (blocks.py), which the other frameworks do themselves. Keras has no exact.py, because it
+# uses the adapter of the backend that it runs on.
 MORE_FILES = {
-    "numpy": {"exact.py"},
+    "numpy": {"blocks.py", "exact.py"},
     "torch": {"exact.py", "interop.py"},
     "tensorflow": {"exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},
     "keras": {"interop.py"},

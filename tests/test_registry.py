@@ -209,6 +209,9 @@ def test_missing_framework_names_the_extra(backend: str, monkeypatch: pytest.Mon
             raise ModuleNotFoundError(name=backend)
         return real(name, package)
 
+    if backend == "torch":  # the registry imports it by a statement
+        monkeypatch.delitem(sys.modules, "unifiedloss.adapters.torch", raising=False)
+        monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(registry._adapters, backend, raising=False)
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(

@@ -15,7 +15,7 @@ import unifiedloss
 from unifiedloss import compiled
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.spec import LOSSES
-from unifiedloss.text import MOST_CHARACTERS, quoted, shortened, too_long
+from unifiedloss.text import MOST_CHARACTERS, quoted, shortened_path, too_long
 
 if TYPE_CHECKING:
     from unifiedloss.conformance import Report, Row
@@ -419,7 +419,7 @@ def _read_spec(text: str, options: list[str]) -> Loss:
     try:
         return unifiedloss.from_json(read)
     except UnifiedLossError as error:
-        _fail(f"cannot read the spec in {shortened(text)}: {error}")
+        _fail(f"cannot read the spec in {shortened_path(text)}: {error}")
 
 
 def _text_of(name: str) -> str:
@@ -428,12 +428,12 @@ def _text_of(name: str) -> str:
         with Path(name).open("rb") as opened:
             read = opened.read(MOST_CHARACTERS + 1)
         if len(read) > MOST_CHARACTERS:
-            _fail(f"cannot read the spec in {shortened(name)}: {too_long(read)}")
+            _fail(f"cannot read the spec in {shortened_path(name)}: {too_long(read)}")
         return read.decode()
     # A name with a zero byte is a ValueError, and a UnicodeDecodeError is one too.
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        _fail(f"cannot read the spec in {shortened(name)}: {why}.")
+        _fail(f"cannot read the spec in {shortened_path(name)}: {why}.")
 
 
 def _print_comparison(spec: Loss, truths: dict[str, Truth], lines: list[Line]) -> None:

@@ -130,6 +130,13 @@ def shortened(given: str) -> str:
     return f"{line} ..." if cut else line
 
 
+def shortened_path(path: object) -> str:
+    """Put the name of a file on one line of a message, and cut its beginning if it is long."""
+    line = str(path)
+    cut = "" if len(line) <= 80 else "..."
+    return cut + shortened(line[-76:])
+
+
 def quoted(given: object) -> str:
     """Return the repr of a value for a message, cut after 200 characters.
 

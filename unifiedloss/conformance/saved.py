@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.conformance.memory import available, size
 from unifiedloss.errors import BadValueError
-from unifiedloss.text import shortened
+from unifiedloss.text import shortened, shortened_path
 
 Array = NDArray[Any]
 
@@ -88,7 +88,7 @@ def load_files(
 def _mapped(name: str, path: Path) -> Array:
     """The array of an ``.npy`` file, mapped; only an empty one is loaded."""
     if not path.exists():
-        msg = f"there is no file {shortened(str(path))}."
+        msg = f"there is no file {shortened_path(path)}."
         raise BadValueError(msg)
     try:
         with path.open("rb") as opened:
@@ -97,12 +97,12 @@ def _mapped(name: str, path: Path) -> Array:
             array: Array = np.load(path, mmap_mode="r" if header.size else None)
             return array
     except OSError as error:
-        msg = f"cannot read {shortened(str(path))}: {error.strerror or shortened(str(error))}."
+        msg = f"cannot read {shortened_path(path)}: {error.strerror or shortened(str(error))}."
         raise BadValueError(msg) from error
     except Exception:  # noqa: BLE001, S110 - whatever damaged bytes make NumPy raise
         pass
     msg = (
-        f"the {name} in {shortened(str(path))} cannot be read: the file is damaged, or is no .npy "
+        f"the {name} in {shortened_path(path)} cannot be read: the file is damaged, or is no .npy "
         "file, or holds Python objects and not numbers; save it with numpy.save(file, array)."
     )
     raise BadValueError(msg)
@@ -117,21 +117,21 @@ def load(path: Path) -> dict[str, Array]:
             than this machine's memory.
     """
     if not path.exists():
-        msg = f"there is no file {shortened(str(path))}."
+        msg = f"there is no file {shortened_path(path)}."
         raise BadValueError(msg)
     try:
         if _is_archive(path):
             with zipfile.ZipFile(path) as archive:
-                return _arrays(archive, shortened(str(path)))
+                return _arrays(archive, shortened_path(path))
     except OSError as error:
-        msg = f"cannot read {shortened(str(path))}: {error.strerror or shortened(str(error))}."
+        msg = f"cannot read {shortened_path(path)}: {error.strerror or shortened(str(error))}."
         raise BadValueError(msg) from error
     except BadValueError:
         raise
     except Exception as error:
-        msg = f"the archive {shortened(str(path))} is damaged; {_SAVE}."
+        msg = f"the archive {shortened_path(path)} is damaged; {_SAVE}."
         raise BadValueError(msg) from error
-    msg = f"{shortened(str(path))} is no .npz file; {_SAVE}."
+    msg = f"{shortened_path(path)} is no .npz file; {_SAVE}."
     raise BadValueError(msg)
 
 
