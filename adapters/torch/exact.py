@@ -387,7 +387,8 @@ class _Eager(Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, upstream: _Companion) -> tuple[Any, ...]:
+    def backward(ctx: Any, *upstreams: _Companion) -> tuple[Any, ...]:
+        (upstream,) = upstreams
         if upstream is None:
             return (None,) * 6
         ahead = ctx.saved_tensors[0]

@@ -224,7 +224,8 @@ def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) ->
             'onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["loss"]).'
         )
         raise SpecValueError(msg)
-    return Node(qualified(operator, domain), inputs, outputs, attributes, name)  # type: ignore[arg-type]
+    known: Any = (inputs, outputs, attributes, name)
+    return Node(qualified(operator, domain), *known)
 
 
 def qualified(operator: Any, domain: str) -> str:
