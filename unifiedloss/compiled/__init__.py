@@ -16,6 +16,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -138,8 +139,14 @@ def is_available() -> bool:
     return level() != NUMPY
 
 
+@cache
+def _number_of(name: str) -> int:
+    """The number by which the module knows a level."""
+    return _loops.levels().index(name)
+
+
 def _level_number() -> int:
-    return _loops.levels().index(level())
+    return _number_of(level())
 
 
 def _address(x: Array | None) -> int:

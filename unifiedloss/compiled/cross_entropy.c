@@ -76,17 +76,6 @@ INLINE int64_t label_of(const struct rows *a, int64_t row) {
   return y >= 0 && y < a->classes ? y : -1;
 }
 
-/* high + low rounded to odd: towards zero, and then the last bit set if that was inexact. Rounding
-   the result to float32 is as good as rounding the sum itself. */
-INLINE double to_odd(double high, double low) {
-  double sum, lost = two_sum(high, low, &sum);
-  int64_t bits;
-  memcpy(&bits, &sum, sizeof bits);
-  if (lost != 0 && !(bits & 1)) bits += (lost > 0) == (sum > 0) ? 1 : -1;
-  memcpy(&sum, &bits, sizeof bits);
-  return sum;
-}
-
 /* The loss A + log(1 + s) of one row, with A = m - z_y for the largest logit m, and s the sum of
    e^(z_c - m) over the other classes. A is exact and often half way between two float32 numbers,
    and log(1 + s) decides the rounding however small it is. Returns whether the loss is known. */

@@ -85,13 +85,7 @@ static int hard_loss(double z, double t, float *to) {
   doubles x[LANES] = {all(fmax(-fabs(z), -700.0))};
   exp_of(x);
   double apart = (z >= 0) == (t == 0) ? fabs(z) : 0.0, rest = log1p_of(x[0])[0], ends[2];
-  for (int i = 0; i < 2; i++) {
-    double sum, lost = two_sum(apart, rest * (1 + (i ? 16 : -16) * U), &sum);
-    int64_t bits;
-    memcpy(&bits, &sum, sizeof bits);
-    if (lost != 0 && !(bits & 1)) bits += (lost > 0) == (sum > 0) ? 1 : -1; /* to odd */
-    memcpy(&ends[i], &bits, sizeof bits);
-  }
+  for (int i = 0; i < 2; i++) ends[i] = to_odd(apart, rest * (1 + (i ? 16 : -16) * U));
   return rounds(ends[0], ends[1], to);
 }
 

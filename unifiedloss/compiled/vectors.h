@@ -126,6 +126,17 @@ INLINE double two_sum(double a, double b, double *sum) {
   return (a - (s - shadow)) + (b - shadow);
 }
 
+/* high + low rounded to odd: towards zero, and then the last bit set if that was inexact. Rounding
+   the result to float32 is as good as rounding the sum itself. */
+INLINE double to_odd(double high, double low) {
+  double sum, lost = two_sum(high, low, &sum);
+  int64_t bits;
+  memcpy(&bits, &sum, sizeof bits);
+  if (lost != 0 && !(bits & 1)) bits += (lost > 0) == (sum > 0) ? 1 : -1;
+  memcpy(&sum, &bits, sizeof bits);
+  return sum;
+}
+
 INLINE doubles two_sums(doubles a, doubles b, doubles *sum) {
   doubles s = a + b, shadow = s - a;
   *sum = s;

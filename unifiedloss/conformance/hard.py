@@ -27,6 +27,30 @@ HELD: dict[str, Any] = {
 PRECISION = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 """The bits of a significand of each dtype."""
 
+PROBABILITIES = (
+    0.6841573119163513,
+    0.728446900844574,
+    0.5355257391929626,
+    0.2499999850988388,
+    0.24805448949337006,
+    0.10057907551527023,
+    0.23348142206668854,
+    0.18487399816513062,
+)
+"""float32 probabilities. Of the first three, log p lies within 3e-7 of an ulp of a midpoint.
+
+Of the next two, 1 / p, and of the last three, 1 / (1 - p), lie within 5e-8. No quotient of two
+float32 numbers comes much nearer.
+"""
+
+SUBNORMAL_GAPS = {
+    "float16": (9.75, 16, 17.5),
+    "bfloat16": (88, 92, 92.5),
+    "float32": (88, 100, 104),
+    "float64": (709, 740, 746),
+}
+"""Differences of logits at which losses and slopes are subnormal, by the dtype."""
+
 TIE = "a tie broken by next to nothing"
 
 

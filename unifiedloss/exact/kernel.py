@@ -228,11 +228,7 @@ def _finished(plan: Plan, found: loops.Found, upstream: Any, count: int) -> comp
     left = work.left.copy()
     elements = work.elements[: found.elements]
     width = work.predictions.shape[1]
-    chosen = (
-        np.flatnonzero(left)
-        if not len(elements)
-        else np.union1d(np.flatnonzero(left), elements // width)
-    )
+    chosen = np.union1d(np.flatnonzero(left), elements // width)
     # The plan knows the class axis by its number, so keep the rank.
     rank = 1 if plan.axis is None else plan.axis + 1
     shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
@@ -243,12 +239,10 @@ def _finished(plan: Plan, found: loops.Found, upstream: Any, count: int) -> comp
     slopes = None if work.slopes is None else work.slopes[chosen]
     divisor = (Ball(np.float64(count)), lambda: Fraction(count))
     scale = None if slopes is None else _scale(call, upstream, divisor)
-    if len(elements) and slopes is not None:
+    undecided = left[chosen]
+    if slopes is not None:
         own = np.searchsorted(chosen, elements // width) * width + elements % width
-        undecided = left[chosen]
         loops.finish_elements(call, own, slopes, undecided, scale)
-    else:
-        undecided = left[chosen]
     _positions_into(call, losses, slopes, scale, "float32", undecided)
     if work.slopes is not None:
         work.slopes[chosen] = slopes

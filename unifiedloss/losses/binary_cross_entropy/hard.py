@@ -12,7 +12,7 @@ import numpy as np
 
 from unifiedloss.conformance.case import Case
 from unifiedloss.conformance.data import f32
-from unifiedloss.conformance.hard import PRECISION, TIE, hard_case
+from unifiedloss.conformance.hard import PRECISION, PROBABILITIES, SUBNORMAL_GAPS, TIE, hard_case
 from unifiedloss.losses.binary_cross_entropy.spec import BinaryCrossEntropyLoss
 
 _LOGITS = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
@@ -31,19 +31,6 @@ _ANSWERS = (
     (-0.7469272613525391, 0.24382036924362183),
     (6.777421474456787, 0.4371098577976227),
 )
-# Of the first three, log p lies within 3e-7 of a float32 ulp of a midpoint. Of the next two, 1 / p,
-# and of the last three, 1 / (1 - p), lie within 5e-8. No quotient of two float32 numbers comes much
-# nearer.
-_PROBABILITIES = (
-    0.6841573119163513,
-    0.728446900844574,
-    0.5355257391929626,
-    0.2499999850988388,
-    0.24805448949337006,
-    0.10057907551527023,
-    0.23348142206668854,
-    0.18487399816513062,
-)
 
 
 def hard_cases() -> Iterator[Case]:
@@ -54,13 +41,7 @@ def hard_cases() -> Iterator[Case]:
     rounded = [0.0029296875, 0.0107421875, -0.00732421875]
     yield hard_case("rounded twice, binary", _LOGITS, "float16", rounded, f32(0, 0, 1))
     yield from _cancelling()
-    gaps = {
-        "float16": (9.75, 16, 17.5),
-        "bfloat16": (88, 92, 92.5),
-        "float32": (88, 100, 104),
-        "float64": (709, 740, 746),
-    }
-    for dtype, gap in gaps.items():
+    for dtype, gap in SUBNORMAL_GAPS.items():
         yield hard_case("subnormal results, binary", _LOGITS, dtype, gap, np.ones(3, np.float32))
 
 
@@ -68,8 +49,8 @@ def _next_to_a_midpoint() -> Iterator[Case]:
     logits, answers = zip(*_ANSWERS, strict=True)
     yield hard_case("searched, binary", _LOGITS, "float32", logits, f32(*answers), compiled=True)
     for t in (0, 1):
-        targets = np.full(len(_PROBABILITIES), t, np.float32)
-        yield hard_case(f"searched, binary p, target {t}", _P, "float32", _PROBABILITIES, targets)
+        targets = np.full(len(PROBABILITIES), t, np.float32)
+        yield hard_case(f"searched, binary p, target {t}", _P, "float32", PROBABILITIES, targets)
     # These float64 results lie within 1e-7 of an ulp of a midpoint.
     near = [-0.00730967849436148, 1.7194979701367912]
     yield hard_case("searched, binary", _LOGITS, "float64", near, [1.0, 1.0])

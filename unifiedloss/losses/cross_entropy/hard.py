@@ -14,7 +14,14 @@ import numpy as np
 
 from unifiedloss.conformance.case import Case
 from unifiedloss.conformance.data import INF, f32
-from unifiedloss.conformance.hard import HELD, PRECISION, TIE, hard_case
+from unifiedloss.conformance.hard import (
+    HELD,
+    PRECISION,
+    PROBABILITIES,
+    SUBNORMAL_GAPS,
+    TIE,
+    hard_case,
+)
 from unifiedloss.losses.cross_entropy.spec import CrossEntropyLoss
 
 _LOGITS = CrossEntropyLoss(from_logits=True, reduction="none")
@@ -54,18 +61,6 @@ _DENSE_ROWS = (
         [0.3368481993675232, 0.20216722786426544, 0.46098455786705017],
     ),
 )
-# Of the first three, log p lies within 3e-7 of a float32 ulp of a midpoint; of the next two, 1 / p
-# lies within 5e-8. The last three are those of the binary loss's 1 / (1 - p).
-_PROBABILITIES = (
-    0.6841573119163513,
-    0.728446900844574,
-    0.5355257391929626,
-    0.2499999850988388,
-    0.24805448949337006,
-    0.10057907551527023,
-    0.23348142206668854,
-    0.18487399816513062,
-)
 # Rows whose difference z - m float64 rounds, because m is tiny, with a weight that brings the loss
 # within 40 units of float64's last place of a midpoint. The last three are for dense targets.
 _ROUNDED_SHIFTS = (
@@ -94,7 +89,7 @@ def _next_to_a_midpoint() -> Iterator[Case]:
     yield hard_case("searched, index", _LOGITS, "float32", rows, labels, compiled=True)
     rows, dense = zip(*_DENSE_ROWS, strict=True)
     yield hard_case("searched, dense", _LOGITS, "float32", rows, f32(*dense), compiled=True)
-    yield hard_case("searched, p", _P, "float32", [[x, x] for x in _PROBABILITIES], [0] * 8)
+    yield hard_case("searched, p", _P, "float32", [[x, x] for x in PROBABILITIES], [0] * 8)
     largest, other, weights = zip(*_ROUNDED_SHIFTS, strict=True)
     pairs, weight = np.stack([largest, other], 1), np.array(weights)
     first, name = np.eye(2, dtype=np.float32)[[0] * 6], "a rounded shift"
@@ -224,12 +219,6 @@ def _at_the_ends_of_the_range() -> Iterator[Case]:
     name = "logits whose difference overflows"
     yield hard_case(name, _LOGITS, "float64", [[1e308, -1e308], [1e308, -1e308]], [0, 1])
     yield hard_case(name, _LOGITS, "float32", [[3e38, -3e38], [3e38, -3e38]], [0, 1])
-    gaps = {
-        "float16": (9.75, 16, 17.5),
-        "bfloat16": (88, 92, 92.5),
-        "float32": (88, 100, 104),
-        "float64": (709, 740, 746),
-    }
-    for dtype, gap in gaps.items():
+    for dtype, gap in SUBNORMAL_GAPS.items():
         yield hard_case("subnormal results", _LOGITS, dtype, [[x, 0] for x in gap], [0, 0, 0])
     yield hard_case("results of 0", _LOGITS, "float32", [[200, 0, 0], [1e30, 0, -1e30]], [0, 0])
