@@ -1,8 +1,8 @@
 """Runs the compiled loops as the first tier of exact mode.
 
-A loop takes either the rows of a `HostCall`, or, where every position counts alike, the arrays of
-the call as they are. The second way needs none of the preparation, which costs more than the loop
-itself. What a loop leaves undecided goes to the next tiers in both cases.
+A loop takes the rows of a `HostCall`. A call without masks and weights needs no `HostCall`, whose
+preparation costs more than the loop, so there the loop takes the arrays of the call (`whole`). In
+both cases the next tiers compute what the loop leaves undecided.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def whole(
     *,
     gradient: bool,
 ) -> Found | None:
-    """Compute a call whose positions all count alike, from its own arrays.
+    """Compute a call without masks and weights from its arrays, without a `HostCall`.
 
     Returns:
         What the loop found, or None if no loop computes this call.
