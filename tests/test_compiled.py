@@ -150,6 +150,72 @@ def test_levels_give_the_bits_of_numpy(level: str) -> None:
         assert _bits(alone) == _bits(value), (spec, arrays[0].shape)
 
 
+def _to_midpoints(numbers: Any, rng: np.random.Generator) -> Any:
+    """Factors that bring float64 numbers within a few units of a midpoint of two float32 numbers.
+
+    No error bound decides such a product, so a loop must leave it to the next tier.
+    """
+    low = rng.uniform(1, 2, len(numbers)).astype(np.float32)
+    middle = (low.astype(np.float64) + np.nextafter(low, np.float32(2))) / 2
+    return middle / numbers * (1 + rng.integers(-3, 4, len(numbers)) * 2.0**-53)
+
+
+def _near_midpoints() -> Iterator[tuple[ul.Loss, Any, Any, Any, Any]]:
+    """Calls with a loss or a slope beside a midpoint: spec, predictions, targets, weight, upstream.
+
+    The numbers that the factors scale are float64 approximations, a few units off.
+    """
+    rng = np.random.default_rng(11)
+    n, k = 300, 7
+    z = rng.normal(scale=3, size=(n, k)).astype(np.float32)
+    y = rng.integers(0, k, n)
+    e = np.exp(z.astype(np.float64))
+    own = e[np.arange(n), y]
+    others = e.sum(1) - own
+    ce = ul.CrossEntropyLoss(from_logits=True, reduction="none")
+    yield ce, z, y, _to_midpoints(np.log1p(others / own), rng), None
+    yield ce, z, y, None, _to_midpoints(others / (others + own), rng)
+    column = (y + 1) % k
+    yield ce, z, y, None, _to_midpoints(e[np.arange(n), column] / e.sum(1), rng)
+    p, t = (rng.normal(scale=3, size=n).astype(np.float32) for _ in range(2))
+    error = p.astype(np.float64) - t
+    for loss, cost, slope in (
+        (ul.MeanSquaredError(reduction="none"), error**2, 2 * error),
+        (ul.HuberLoss(reduction="none", delta=9.0), error**2 / 2, error),
+    ):
+        yield loss, p, t, _to_midpoints(cost, rng), None
+        yield loss, p, t, None, _to_midpoints(slope, rng)
+    bce, wide = ul.BinaryCrossEntropyLoss(from_logits=True, reduction="none"), p.astype(np.float64)
+    sigmoid = 1 / (1 + np.exp(-wide))
+    soft, fitted = rng.random(n).astype(np.float32), sigmoid.astype(np.float32)
+    yield bce, p, soft, _to_midpoints(np.logaddexp(0, wide) - soft * wide, rng), None
+    for share in (soft, fitted):  # the slope of a fitted target cancels nearly all digits
+        slope = sigmoid - share
+        slope[slope == 0] = 1.0
+        yield bce, p, share, None, _to_midpoints(slope, rng)
+    # Slopes 2 (p - t) / n of a mean that are midpoints: p - t has 34 bits, in two float32 numbers.
+    middle = (2 * rng.integers(2**23, 2**24, n) + 1) * rng.choice([-1.0, 1.0], n)
+    apart = middle * n / 2
+    p = apart.astype(np.float32)
+    t = (p - apart).astype(np.float32)
+    yield ul.MeanSquaredError(), p, t, None, None
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_bounds_decide_nothing_beside_a_midpoint(level: str) -> None:
+    """Products within a few units of a midpoint have NumPy's bits: no bound decides them."""
+    for spec, predictions, targets, weight, upstream in _near_midpoints():
+        exact = spec.replace(rounding="exact")
+        found = []
+        for name in (compiled.NUMPY, level):
+            with compiled.forced(name):
+                call = exact.value_and_grad(
+                    predictions, targets, sample_weight=weight, upstream=upstream
+                )
+            found.append(tuple(map(_bits, call)))
+        assert found[0] == found[1], spec
+
+
 @pytest.mark.parametrize("level", [compiled.NUMPY, *LEVELS])
 def test_every_level_conforms(level: str) -> None:
     """The eager cases of NumPy have the oracle's bits at every level."""
