@@ -195,6 +195,24 @@ def test_which_mode_runs_what(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run["keras (both)"]["traced"] == run["both"]["traced"] - (of_backend - compiled)
 
 
+def test_mode_without_its_compiler_is_absent() -> None:
+    """A mode that this machine cannot run is reported with the reason, and the others are run."""
+
+    class Half(type(registry.adapter("numpy"))):  # type: ignore[misc]
+        def modes(self) -> dict[str, Mode]:
+            eager = super().modes()["eager"]
+            return {"eager": eager, "traced": eager._replace(missing="no compiler")}
+
+    report = conformance.check_adapter(Half(), losses=LOSS)
+    assert [row.mode for row in report.rows] == ["eager"]
+    assert report.absent == {"numpy, traced": "no compiler"}
+    assert report.ok
+    alone = conformance.check_adapter(Half(), losses=LOSS, modes=["traced"])
+    assert not alone.rows
+    assert not alone.ok
+    assert alone.absent == report.absent
+
+
 def test_programs_of_jax_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All workers of a run share one cache; if the user has set one, they use it."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
+from unifiedloss import registry
 
 torch = pytest.importorskip("torch")
 CompileCounterWithBackend = importlib.import_module(
@@ -440,3 +441,12 @@ def test_forward_mode_in_a_compiled_program() -> None:
         dual = loss(torch.autograd.forward_ad.make_dual(X, along))
         tangent = torch.autograd.forward_ad.unpack_dual(dual).tangent
     torch.testing.assert_close(tangent, wanted)
+
+
+def test_inductor_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a C++ compiler the mode "inductor" names it; the other modes need none."""
+    assert registry.adapter("torch").modes()["inductor"].missing is None
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    missing = {name: mode.missing for name, mode in registry.adapter("torch").modes().items()}
+    assert "'no-such-compiler' is not installed" in str(missing.pop("inductor"))
+    assert set(missing.values()) == {None}

@@ -81,6 +81,8 @@ class Mode(NamedTuple):
         complete: whether the suite runs its complete set of cases in this mode, and not in the
             adapter's first one. Set it for a framework that compiles eager calls too: compiling a
             call and its gradient as one program is then the cheapest way to run them.
+        missing: what this machine lacks for the mode, as a sentence without its full stop; None if
+            the mode can run. The suite then reports the mode as not checked.
     """
 
     run: Callable[..., Any]
@@ -89,6 +91,7 @@ class Mode(NamedTuple):
     costly: bool = False
     exact: bool = True
     complete: bool = False
+    missing: str | None = None
 
 
 class Adapter(ABC):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from math import isfinite
@@ -257,7 +260,13 @@ class TorchAdapter(Adapter):
         return {
             "eager": Mode(lambda function, *tensors: function(*tensors), raises=True),
             "aot_eager": Mode(_compiled("aot_eager"), raises=False, whole_step=False),
-            "inductor": Mode(_compiled("inductor"), raises=False, whole_step=False, costly=True),
+            "inductor": Mode(
+                _compiled("inductor"),
+                raises=False,
+                whole_step=False,
+                costly=True,
+                missing=_missing_compiler(),
+            ),
         }
 
 
@@ -294,6 +303,20 @@ def _is_proxied() -> bool:
 @cache
 def _bits(limit: float, dtype: torch.dtype) -> int:
     return int(torch.tensor(limit, dtype=dtype).view(_INTEGERS[dtype]).item())
+
+
+def _missing_compiler() -> str | None:
+    """Why inductor cannot build programs for the CPU; None if it can, as far as is seen."""
+    if sys.platform == "win32":  # where inductor searches for a compiler itself
+        return None
+    # What torch._inductor.config.cpp.cxx says, without the second that importing it takes.
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler):
+        return None
+    return (
+        f"torch's inductor needs a C++ compiler, and {compiler!r} is not installed; install one, "
+        "or name another in the environment variable CXX"
+    )
 
 
 def _compiled(backend: str) -> Callable[..., Any]:

@@ -72,7 +72,7 @@ def run(
     if fault is not None:
         return Outcome(left_out=fault)
     found = failures(call)
-    if not found and values > 1 and not _is_refused(call):
+    if not found and values > 1 and _fits_a_program(call, backend, mode):
         program = check.program_of(adapter, mode, dataclasses.replace(call, as_numpy=False))
         for number in range(1, values):
             other = dataclasses.replace(calls.again(call, seed + number * 10**9), as_numpy=False)
@@ -88,6 +88,13 @@ def run(
     kind = f"{shrink.kind_of(found)} [{call.spec.name}]"
     small = shrink.shrunk(call, failures, 60 if mode != "eager" else 300)
     return Outcome(tuple(failures(small)), kind, shrink.snippet(small, label, mode), _said(small))
+
+
+def _fits_a_program(call: Call, backend: str, mode: str) -> bool:
+    """Whether a mode computes the loss and the gradient of a call in one program."""
+    if call.spec.rounding == "exact" and not registry.adapter(backend).modes()[mode].whole_step:
+        return False
+    return not _is_refused(call)
 
 
 def _is_refused(call: Call) -> bool:

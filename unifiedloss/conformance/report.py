@@ -165,8 +165,8 @@ class Report:
     Attributes:
         rows: one per backend and mode.
         errors: backends that could not be checked to the end, with the reason; each is a failure.
-        absent: backends that are not installed and were not requested by name, with the missing
-            package.
+        absent: what was not checked, with what this machine lacks: backends that are not installed
+            and were not requested by name, and modes ("torch, inductor").
         rounding: "native" or "exact".
         strength: how much was run: "full", "test" or "quick".
         seconds: the wall-clock time of the run.

@@ -154,7 +154,7 @@ def run_roundings(
         started()
     reports = {
         rounding: Report(
-            absent=absent, rounding=rounding, strength=strength, unifiedloss=__version__
+            absent=dict(absent), rounding=rounding, strength=strength, unifiedloss=__version__
         )
         for rounding in roundings
     }
@@ -177,6 +177,8 @@ def run_roundings(
             rows.append(Row.from_dict(content["row"]))
             if finished is not None:
                 finished(rows[-1])
+        elif content["event"] == "absent":
+            reports[content["rounding"]].absent.update(content["modes"])
         elif content["event"] == "rounding":
             unfinished[label].remove(content["finished"])
         else:
@@ -311,7 +313,9 @@ def check_adapter(
             progress(Progress(adapter.name, mode, done, total))
 
     work = Work(expected(losses, cases), calls, modes)
-    report.rows.extend(check(adapter, Target(adapter.name, adapter.name), work, note))
+    target = Target(adapter.name, adapter.name)
+    report.absent.update(_absent_modes(adapter, target, modes))
+    report.rows.extend(check(adapter, target, work, note))
     report.seconds = time.monotonic() - start
     return report
 
@@ -351,7 +355,7 @@ def check(
     dtypes = set(adapter.dtypes())
     planned = []
     for name, mode in adapter.modes().items():
-        if work.modes is not None and name not in work.modes:
+        if mode.missing or (work.modes is not None and name not in work.modes):
             continue
         row = Row(target.label, _version(adapter, target), name)
         shares = {
@@ -406,6 +410,15 @@ def check(
         row.seconds = time.monotonic() - start
         row.processor_seconds = time.process_time() - processor_start
         yield row
+
+
+def _absent_modes(adapter: Adapter, target: Target, modes: Sequence[str] | None) -> dict[str, str]:
+    """What this machine lacks for each mode that is asked for and cannot run, by its label."""
+    return {
+        f"{target.label}, {name}": mode.missing
+        for name, mode in adapter.modes().items()
+        if mode.missing and (modes is None or name in modes)
+    }
 
 
 def _share(work: Work, adapter: Adapter, name: str, target: Target, *, exact: bool) -> Share:
@@ -532,6 +545,7 @@ def conform(works: dict[str, Work], task: dict[str, Any], send: Callable[..., No
     adapter = registry.adapter(target.backend)
     send(event="modes", modes=list(adapter.modes()))
     for rounding, work in works.items():
+        send(event="absent", rounding=rounding, modes=_absent_modes(adapter, target, work.modes))
         for row in check(adapter, target, work, note):
             send(event="row", rounding=rounding, row=row.to_dict())
         send(event="rounding", finished=rounding)
