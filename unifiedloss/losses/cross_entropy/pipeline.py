@@ -148,11 +148,11 @@ def _dense_weights(
     constant = ops.constant(plan.class_weights, plan.compute_dtype, predictions)
     class_weight = ops.along(constant, targets, axis)
     if plan.class_weighting == "position":
-        # Pass no gradient to a target whose class weight is 0, because an infinite loss would make
-        # it NaN.
-        counted = ops.where(~ops.equal(class_weight, 0), targets, ops.stop_gradient(targets))
+        counted = _of_weighted_classes(e, targets, class_weight)
         weights = ops.sum_axis(e.product(counted, class_weight), axis)
         return weights, e.product(smoothed, ops.expand(weights, axis))
+    if min(plan.class_weights) < plan.tiny:
+        targets, smoothed = (_of_weighted_classes(e, x, class_weight) for x in (targets, smoothed))
     # From logits, a product may underflow to 0, except where "nonzero" counts it.
     weighted = smoothed * class_weight if plan.from_logits else e.product(smoothed, class_weight)
     each = weighted
@@ -161,6 +161,15 @@ def _dense_weights(
     elif plan.label_smoothing:
         each = targets * class_weight
     return ops.sum_axis(each, axis), weighted
+
+
+def _of_weighted_classes(e: Evaluator, targets: Array, class_weight: Array) -> Array:
+    """The targets, without a gradient to those whose class weight is 0.
+
+    An infinite loss would make that gradient NaN.
+    """
+    ops = e.ops
+    return ops.where(~ops.equal(class_weight, 0), targets, ops.stop_gradient(targets))
 
 
 def _share(e: Evaluator, predictions: Array) -> Array | float:

@@ -261,6 +261,14 @@ def _probabilities() -> Iterator[Case]:
         f32([-INF, 0, 1]),
         ints(1),
     )
+    hiding = spec_with(class_weights=(0, 1, 1), **_MEAN)
+    shared = f32([0.5, 0.25, 0.25], [0.25, 0.5, 0.25])
+    for name, spec, x in (
+        ("p", hiding.replace(from_logits=False), f32([0.5, 0.5, 0], [0.25, 0.25, 0.5])),
+        ("logits", hiding, f32([0, -INF, 1], [1, 0, 2])),
+        ("smoothed", hiding.replace(label_smoothing=0.3), f32([0, -INF, 1], [1, 0, 2])),
+    ):
+        yield log_zero_case(f"class weight 0 beside an infinite loss, {name}", spec, x, shared)
 
 
 def _logits() -> Iterator[Case]:
