@@ -390,8 +390,10 @@ def test_bad_labels() -> None:
     """A bad label raises in eager calls; compiled, only its position and gradient are NaN."""
     spec = CE(from_logits=True)
     for label in (-1, -3, 3, 2**32 + 1):
-        with pytest.raises(BadValueError, match=rf"targets\[2\] is {label}: not a class index"):
-            eagerly(spec, X, np.array([0, 1, label, 2]))
+        labels = np.array([0, 1, label, 2])
+        for call in (eagerly, lambda spec, *xs: ADAPTER.value_and_grad(spec, *map(tensor, xs))):
+            with pytest.raises(BadValueError, match=rf"targets\[2\] is {label}: not a class index"):
+                call(spec, X, labels)
     if not COMPILES:
         return
     labels = tensor(np.array([0, -1, 3, -100], np.int32))

@@ -302,6 +302,23 @@ class _KerasOnJAX(KerasAdapter):
 
         return wide_enough(*tensors)
 
+    def value_and_grad(
+        self,
+        spec: Loss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = None,
+    ) -> tuple[Array, Array]:
+        p, t, w, m, u = self._with_values(
+            self.read_in(spec, predictions), targets, sample_weight, mask, upstream
+        )
+        with self.around(p, t, w, m):
+            # The loss cannot read the values that jax.vjp traces.
+            self.checked(self.plan(spec, p, t, w, m), p, t, w, m)
+        return super().value_and_grad(spec, p, t, w, m, u)
+
 
 def _value(x: Any) -> Any:
     """The value of a variable; anything else as it is."""
