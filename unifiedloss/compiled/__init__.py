@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.errors import SpecValueError
@@ -93,8 +94,9 @@ class Work:
         divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
         losses: float32 (n,), receives the losses; None if only their sum is wanted.
         slopes: float32 (n, K) in C order, receives the gradient, or None.
-        left: bool (n,), receives which positions are undecided.
-        elements: int64, receives row * K + class of undecided slopes in decided rows.
+        left: bool (n,), receives the positions of which nothing is computed.
+        elements: int64, receives what is undecided elsewhere: row * K + class for a slope, ~row for
+            a loss.
     """
 
     predictions: Array
@@ -114,7 +116,7 @@ class Total(NamedTuple):
     """What a loop found.
 
     Attributes:
-        left: the number of undecided positions.
+        left: the number of positions in `Work.left`.
         high: the sum of the rounded losses, as high + low.
         low: the lower part of the sum.
         error: a bound of the error of the sum.
@@ -184,6 +186,39 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
         len(work.elements),
     )
     return Total(left, *total), found
+
+
+def second_tier(
+    predictions: Array,
+    results: tuple[Array, Array, Array],
+    factors: Array,
+    divisor: Array,
+    constants: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """Compute single results of a cross-entropy in pairs of float64; see `struct second`.
+
+    Args:
+        predictions: as in `Work`.
+        results: the row, the label of the row, and the column of each result, int64 (n,); the
+            column of a loss is -1.
+        factors: float64 (3, n); the results are multiplied by their product.
+        divisor: float64 (3,), of the slopes: high part, low part and relative error.
+        constants: log(2) / 64 in three parts, and 2^(j / 64) in high and low parts (2, 64).
+
+    Returns:
+        The results, rounded to float32, and which of them are undecided.
+    """
+    n = len(results[0])
+    rounded, left = np.empty(n, np.float32), np.empty(n, bool)
+    _loops.second_tier(
+        _level_number(),
+        _address(predictions),
+        predictions.shape[1],
+        predictions.strides[0] // 4,
+        n,
+        *map(_address, (*results, factors, divisor, *constants, rounded, left)),
+    )
+    return rounded, left
 
 
 def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, int]:

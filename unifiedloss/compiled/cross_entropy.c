@@ -182,8 +182,9 @@ static int64_t cross_entropy(const struct rows *a, int64_t *elements, struct tot
       if (y >= 0 && !known && !a->weight)
         known = pair_loss(z + r * a->stride, k, y, &down);
       double *restrict powers = e + r * k;
-      if (known && a->slopes) {
-        if (!in_range) { /* the loss is known, so the logits are finite */
+      int fits = y >= 0 && sum == sum; /* no NaN */
+      if (fits && a->slopes) {
+        if (!in_range) {
           double most = -INFINITY;
           for (int64_t c = 0; c < k; c++) most = fmax(most, (double)z[r * a->stride + c]);
           /* The row's own place has no room for a whole number of steps. */
@@ -194,14 +195,21 @@ static int64_t cross_entropy(const struct rows *a, int64_t *elements, struct tot
           others[r] = sum_row(powers, k);
           sum = others[r] + own[r];
         }
+        /* z - m is rounded, which e^(z - m) multiplies by |z - m|, and beyond 700 it is 0. */
+        double error = slope_error + (in_range ? 0 : 800 * U);
         double ratio = (a->factor ? a->factor[row] : a->scale) / sum;
-        known = fabs(ratio) < LARGEST_RATIO;
-        if (known) found += slopes_of(a, row, y, powers, others[r], ratio, slope_error, found);
+        fits = fabs(ratio) < LARGEST_RATIO; /* not so for a NaN, after a shift by an infinity */
+        if (fits) found += slopes_of(a, row, y, powers, others[r], ratio, error, found);
       }
       a->losses[row] = down + 0.0f;
-      if (!known) {
+      if (!fits) {
         a->left[row] = 1;
         left++;
+        continue;
+      }
+      if (!known) {
+        if (found < a->capacity) a->elements[found] = ~row;
+        found++;
         continue;
       }
       low += two_sum(high, (double)a->losses[row], &high);

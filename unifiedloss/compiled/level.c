@@ -1,6 +1,7 @@
 /* The loops of one instruction set, compiled as one unit. LOOPS is their name. */
 #include "cross_entropy.c"
 #include "elementwise.c"
+#include "second_tier.c"
 
 static void each_exp(double *x, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
@@ -15,5 +16,6 @@ static void each_log1p(double *x, int64_t n) {
 }
 
 const struct loops LOOPS = {
-    cross_entropy, binary_cross_entropy, mean_squared_error, huber, each_exp, each_log1p,
+    cross_entropy, binary_cross_entropy, mean_squared_error, huber,
+    second_tier,   each_exp,             each_log1p,
 };

@@ -1,7 +1,7 @@
-/* The loops of exact mode's first tier, and what they read and write.
+/* The loops of exact mode, and what they read and write.
 
-   A loop computes every position in float64 and rounds each number whose error bound decides the
-   rounding. It flags the others in `left`, and the caller computes those. */
+   A loop of the first tier computes every position in float64 and rounds each number whose error
+   bound decides the rounding. It lists or flags the others, and the caller computes those. */
 #ifndef UNIFIEDLOSS_LOOPS_H
 #define UNIFIEDLOSS_LOOPS_H
 
@@ -24,10 +24,26 @@ struct rows {
   double scale;
   float *losses; /* receives the losses; untouched, like `slopes`, where nothing is to do */
   float *slopes; /* receives the gradient, n * classes numbers, or NULL */
-  uint8_t *left; /* receives 1 where a position is undecided; 0 elsewhere */
+  uint8_t *left; /* receives 1 where nothing of a position is computed; 0 elsewhere */
   double *room;  /* `room_of(classes)` numbers */
+  /* Receives what is undecided elsewhere: row * classes + class for a slope, ~row for a loss. */
   int64_t *elements;
-  int64_t capacity; /* of `elements`, which receives row * classes + class of undecided slopes */
+  int64_t capacity; /* of `elements` */
+};
+
+/* Single results of a cross-entropy, for its second tier. Those of a row are next to each other. */
+struct second {
+  const float *logits;
+  int64_t classes, stride;
+  int64_t n;
+  const int64_t *rows, *labels;
+  const int64_t *columns; /* the class of a slope, or -1 for the loss */
+  const double *factors;  /* three numbers for each result, whose product multiplies it: 3 * n */
+  const double *divisor;  /* of the slopes: high part, low part, relative error */
+  const double *step;     /* log(2) / 64 in three parts; the first two have 32 bits */
+  const double *powers;   /* 2^(j / 64) for j from 0 to 63: 64 high parts, then 64 low parts */
+  float *results;
+  uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };
 
 /* An elementwise loss: the binary cross-entropy of logits, the squared error, the Huber loss. */
@@ -48,12 +64,13 @@ struct elements {
 };
 
 struct loops {
-  /* Each returns the number of undecided positions. `cross_entropy` leaves the number of undecided
-     elements in decided rows in *elements. */
+  /* Each returns the number of positions in `left`. `cross_entropy` leaves the number of undecided
+     `elements` in *elements, also where it exceeds their capacity. */
   int64_t (*cross_entropy)(const struct rows *, int64_t *elements, struct total *);
   int64_t (*binary_cross_entropy)(const struct elements *, struct total *);
   int64_t (*mean_squared_error)(const struct elements *, struct total *);
   int64_t (*huber)(const struct elements *, struct total *);
+  void (*second_tier)(const struct second *);
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);
   void (*log1p)(double *x, int64_t n);

@@ -188,6 +188,35 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
   return elementwise(given, count, 2);
 }
 
+static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 14)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  struct second s = {0};
+  s.logits = address(&a);
+  s.classes = integer(&a);
+  s.stride = integer(&a);
+  s.n = integer(&a);
+  s.rows = address(&a);
+  s.labels = address(&a);
+  s.columns = address(&a);
+  s.factors = address(&a);
+  s.divisor = address(&a);
+  s.step = address(&a);
+  s.powers = address(&a);
+  s.results = address(&a);
+  s.left = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  loops->second_tier(&s);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  Py_RETURN_NONE;
+}
+
 static PyObject *apply(PyObject *const *given, Py_ssize_t count, int logarithm) {
   if (!has(count, 3)) return NULL;
   struct arguments a = {given};
@@ -229,6 +258,7 @@ static PyObject *levels(PyObject *module, PyObject *ignored) {
 static PyMethodDef METHODS[] = {
     FAST(cross_entropy), FAST(binary_cross_entropy), FAST(mean_squared_error),
     FAST(huber),         FAST(exponential),          FAST(logarithm),
+    FAST(second_tier),
     {"levels", levels, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 

@@ -14,6 +14,7 @@ support, the oracle computes the full call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -213,7 +214,7 @@ def _at_once(
         return None
     count = len(found.work.predictions) if plan.spec.reduction == "mean" else 1
     total = found.total
-    if total.left or found.elements:
+    if total.left or len(found.rows):
         total = _finished(plan, found, upstream, count)
     value = loops.rounded(total, count)
     if value is None:
@@ -225,10 +226,8 @@ def _at_once(
 def _finished(plan: Plan, found: loops.Found, upstream: Any, count: int) -> compiled.Total:
     """Compute the rows that a loop left undecided, as a call of their own, and add their losses."""
     work = found.work
-    left = work.left.copy()
-    elements = work.elements[: found.elements]
     width = work.predictions.shape[1]
-    chosen = np.union1d(np.flatnonzero(left), elements // width)
+    chosen = np.union1d(np.flatnonzero(work.left), found.rows)
     # The plan knows the class axis by its number, so keep the rank.
     rank = 1 if plan.axis is None else plan.axis + 1
     shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
@@ -239,15 +238,16 @@ def _finished(plan: Plan, found: loops.Found, upstream: Any, count: int) -> comp
     slopes = None if work.slopes is None else work.slopes[chosen]
     divisor = (Ball(np.float64(count)), lambda: Fraction(count))
     scale = None if slopes is None else _scale(call, upstream, divisor)
-    undecided = left[chosen]
-    if slopes is not None:
-        own = np.searchsorted(chosen, elements // width) * width + elements % width
-        loops.finish_elements(call, own, slopes, undecided, scale)
-    _positions_into(call, losses, slopes, scale, "float32", undecided)
+    # A row that only its slopes left undecided has its loss in the total already.
+    missing = work.left.copy()
+    missing[found.rows[found.columns < 0]] = True
+    own = dataclasses.replace(work, left=work.left[chosen])
+    single = found._replace(work=own, rows=np.searchsorted(chosen, found.rows))
+    loops.finish_elements(call, single, slopes, scale)
+    _positions_into(call, losses, slopes, scale, "float32", own.left)
     if work.slopes is not None:
         work.slopes[chosen] = slopes
-    # A row that only its slopes left undecided has its loss in the total already.
-    return found.total.plus(losses[left[chosen]].tolist())
+    return found.total.plus(losses[missing[chosen]].tolist())
 
 
 def _carry_out(

@@ -8,12 +8,15 @@ both cases the next tiers compute what the loop leaves undecided.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from unifiedloss import compiled, losses
 from unifiedloss.compiled import Total, Work
+from unifiedloss.exact import counts
+from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
@@ -23,7 +26,7 @@ _EXACT_DIVISORS = 1 << 28
 """The loops decide ties of slopes over integers below this one, whose products are exact."""
 
 _FEW = 32
-"""Undecided elements that are computed one by one. For more, full rows are quicker."""
+"""Elements that balls compute one by one. For more, full rows are quicker."""
 
 _UNIT = 2.0**-53
 
@@ -75,13 +78,19 @@ def carry_out(
         losses=results,
         slopes=slopes,
         left=np.zeros(len(call.rows), bool),
-        elements=np.empty(_FEW, np.int64),
+        elements=np.empty(len(results) + _FEW, np.int64),
     )
     if not module.reads(work.targets):
         return None
     found = _run(module, plan, work)
-    if slopes is not None and found.elements:
-        finish_elements(call, work.elements[: found.elements], slopes, work.left, scale)
+    if len(found.rows):
+        factors = _Factors(1.0, call.weight, None, Ball(1.0))
+        if scale is not None:
+            factors = factors._replace(upstream=scale.upstream, divisor=scale.divisor)
+        if plan.class_weights is not None:
+            factors = factors._replace(own=call.own_class_weight(call.labels))
+        found = _second(found, factors)
+        finish_elements(call, found, slopes, scale)
     return work.left
 
 
@@ -114,11 +123,19 @@ def _inverse_of(divisor: float) -> float:
 
 
 class Found(NamedTuple):
-    """What a loop found: its work with the results, the total, and the undecided elements."""
+    """What a loop found.
+
+    Attributes:
+        work: the work with the results.
+        total: the sum of the losses that are decided.
+        rows: the rows of the single results that are undecided.
+        columns: their columns; -1 for the loss of a row.
+    """
 
     work: Work
     total: Total
-    elements: int
+    rows: Array
+    columns: Array
 
 
 def _run(module: Any, plan: Plan, work: Work) -> Found:
@@ -127,17 +144,84 @@ def _run(module: Any, plan: Plan, work: Work) -> Found:
     if found > len(work.elements):
         work.elements = np.empty(found, np.int64)
         total, found = module.run(plan, work)
-    return Found(work, total, found)
+    listed = work.elements[:found]
+    rows, columns = np.divmod(listed, work.predictions.shape[1])
+    return Found(
+        work, total, np.where(listed < 0, ~listed, rows), np.where(listed < 0, -1, columns)
+    )
+
+
+class _Factors(NamedTuple):
+    """The exact factors of the results: the slopes have all, and the losses both weights.
+
+    Attributes:
+        upstream: the upstream gradient, a number or one for each row.
+        weight: the sample weights of all rows, or None.
+        own: the class weights of the labels of all rows, or None.
+        divisor: the divisor of the slopes.
+    """
+
+    upstream: Any
+    weight: Array | None
+    own: Array | None
+    divisor: Ball
+
+
+def _second(found: Found, factors: _Factors) -> Found:
+    """Compute the single results in the compiled second tier.
+
+    Returns:
+        What is still undecided, with the losses in the total that are not.
+    """
+    work, rows, columns = found.work, found.rows, found.columns
+    counts.undecided["elements"] += len(rows)
+    is_loss = columns < 0
+    each = np.ones((3, len(rows)))
+    each[0] = np.where(is_loss, 1.0, _at(factors.upstream, rows))
+    for row, weights in enumerate((factors.weight, factors.own), 1):
+        if weights is not None:
+            each[row] = weights[rows]
+    divisor = factors.divisor
+    parts = [divisor.high, divisor.low, divisor.radius / abs(divisor.high)]
+    rounded, left = compiled.second_tier(
+        work.predictions,
+        (rows, work.targets[rows].astype(np.int64), columns),
+        each,
+        np.array(parts, np.float64),
+        _constants(),
+    )
+    losses, of_slopes = ~left & is_loss, ~left & ~is_loss
+    if work.slopes is not None:
+        work.slopes[rows[of_slopes], columns[of_slopes]] = rounded[of_slopes]
+    assert work.losses is not None
+    work.losses[rows[losses]] = rounded[losses]
+    total = found.total.plus(rounded[losses].tolist()) if losses.any() else found.total
+    return Found(work, total, rows[left], columns[left])
+
+
+def _at(x: Any, rows: Array) -> Any:
+    return x[rows] if np.ndim(x) else x
+
+
+@cache
+def _constants() -> tuple[Array, Array]:
+    """The numbers that the compiled second tier shares with the balls."""
+    return np.array(step_parts()), np.array(table_of_powers())
 
 
 def finish_elements(
-    call: HostCall, elements: Array, slopes: Array, left: Bools, scale: Scale | None
+    call: HostCall, found: Found, slopes: Array | None, scale: Scale | None
 ) -> None:
-    """Compute the elements that a loop left undecided; of many, flag their rows as undecided."""
-    if scale is None:
+    """Compute slopes that the second tier left undecided; flag the rows of losses.
+
+    Of many slopes, flag the rows too.
+    """
+    rows, columns, left = found.rows, found.columns, found.work.left
+    left[rows[columns < 0]] = True
+    if slopes is None or scale is None:
         return
-    rows, columns = np.divmod(elements, slopes.shape[1])
-    if len(elements) > _FEW:
+    rows, columns = rows[columns >= 0], columns[columns >= 0]
+    if len(rows) > _FEW:
         left[rows] = True
         return
     module = losses.part(call.plan.spec.name, "exact")
@@ -194,9 +278,12 @@ def whole(
         losses=module.room(len(rows)),
         slopes=slopes,
         left=np.empty(len(rows), bool),
-        elements=np.empty(_FEW, np.int64),
+        elements=np.empty(len(rows) + _FEW, np.int64),
     )
-    return _run(module, plan, work)
+    found = _run(module, plan, work)
+    if len(found.rows):
+        return _second(found, _Factors(u, None, None, Ball(float(count))))
+    return found
 
 
 def rounded(total: Total, count: int) -> np.float32 | None:
