@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fuzz import calls, check, fields, fuzz, independent
-from unifiedloss import UnifiedLossError, registry
+from tests.fuzz import calls, check, fields, fuzz, independent, levels
+from unifiedloss import UnifiedLossError, compiled, registry
 from unifiedloss.adapters.numpy import NumPyAdapter
 from unifiedloss.conformance.workers import KERAS_BACKENDS
 from unifiedloss.losses import ROWS, spec_class
@@ -88,6 +88,13 @@ def test_keras_calls(on: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_levels_of_the_compiled_loops() -> None:
+    """Every level has the bits of NumPy: losses and gradients of random calls of the loops."""
+    names = [name for name in compiled.levels() if name != compiled.NUMPY]
+    for seed in range(80):
+        assert not levels.differences(levels.draw(seed, 2048), names), seed
+
+
 # ---------------------------------------------------------------------------- the fuzz itself
 
 
@@ -155,6 +162,22 @@ def test_calls_are_of_every_kind() -> None:
         except UnifiedLossError:
             refused += 1
     assert 0.05 < refused / len(drawn) < 0.4
+
+
+def test_wrong_bit_of_a_level_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A level that gives another bit somewhere is named."""
+    call = levels.draw(3, 64)
+    given = levels.exact.evaluate
+
+    def off(*arguments: Any, gradient: bool) -> Any:
+        loss, slopes = given(*arguments, gradient=gradient)
+        if compiled.level() != compiled.NUMPY and slopes is not None:
+            slopes.flat[-1] = np.nextafter(slopes.flat[-1], np.float32(np.inf))
+        return loss, slopes
+
+    monkeypatch.setattr(levels.exact, "evaluate", off)
+    names = [name for name in compiled.levels() if name != compiled.NUMPY]
+    assert levels.differences(call, names) == names
 
 
 class _OneUlpOff(NumPyAdapter):
