@@ -223,6 +223,30 @@ def test_bounds_decide_nothing_beside_a_midpoint(level: str) -> None:
         assert found[0] == found[1], spec
 
 
+@pytest.mark.parametrize(
+    ("dtype", "held", "lost"),
+    [
+        ("bool", [True, False], None),
+        ("uint8", [0, 255], None),
+        ("int16", [-(2**15), 2**15 - 1], None),
+        ("int32", [-(2**24), 2**24], -(2**24) - 1),
+        ("uint64", [0, 2**24], 2**63),
+        ("int64", [0, 1], 2**53 + 1),
+        ("float16", [0.1, 6e-8, np.inf], None),
+        ("float64", [0.5, 2.0**-149, -np.inf], 0.1),
+    ],
+)
+def test_targets_of_other_dtypes(dtype: str, held: list[Any], lost: Any) -> None:
+    """The elementwise loops read targets that float32 holds, and leave others to NumPy."""
+    targets = np.array(held, dtype)
+    found = compiled.as_float32(targets)
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.tolist() == targets.tolist()
+    if lost is not None:
+        assert compiled.as_float32(np.array([0, lost], dtype)) is None
+
+
 @pytest.mark.parametrize("level", [compiled.NUMPY, *LEVELS])
 def test_every_level_conforms(level: str) -> None:
     """The eager cases of NumPy have the oracle's bits at every level."""

@@ -106,14 +106,27 @@ def _labels(rng: Rng, n: int, classes: int) -> Array:
 
 def _targets(rng: Rng, name: str, n: int) -> Array:
     if name != "binary_cross_entropy":
-        return _numbers(rng, (n,))
+        t = _numbers(rng, (n,))
+        return _retyped(rng, t if rng.random() < 0.7 else np.round(t))
     t = rng.random(n)
     kind = rng.random()
     if kind < 0.5:
         t = (t < 0.5).astype(np.float64)
     elif kind < 0.6:
         t[rng.integers(0, n, 3)] = rng.choice([np.nan, -1.0, 1.5, 1e-44, 1e-38, 0.0], 3)
-    return t.astype(np.float32)
+    return _retyped(rng, t.astype(np.float32))
+
+
+def _retyped(rng: Rng, t: Array) -> Array:
+    """The numbers in another dtype, if it holds them; at times with a number float32 lacks."""
+    dtype = np.dtype(str(pick(rng, ("float32", "float64", "float16", "bool", *LABELS))))
+    with np.errstate(all="ignore"):
+        other = t.astype(dtype)
+        if not np.array_equal(other.astype(np.float32), t):
+            return t
+    if dtype.itemsize > 2 and rng.random() < 0.1:
+        other[0] = 2**24 + 1 if dtype.kind in "iu" else 0.1
+    return other
 
 
 def _weights(rng: Rng, n: int) -> Array:
@@ -156,6 +169,9 @@ def _laid_out(rng: Rng, x: Array) -> Array:
         return np.asfortranarray(x)
     if way < 0.8:
         return x[::-1]
+    if way < 0.85:
+        shifted = np.frombuffer(b" " + x.tobytes(), x.dtype, offset=1)
+        return shifted.reshape(x.shape)  # at an odd address
     room = np.zeros((*x.shape[:-1], x.shape[-1] + 3), x.dtype)
     room[..., 1:-2] = x
     return room[..., 1:-2]

@@ -37,6 +37,9 @@ NUMPY = "numpy"
 _BY_ITSELF = ("v2", "v3", "v4")
 """The levels that are taken without being asked for: conformance has run on such processors."""
 
+_LARGEST_INTEGER = 1 << 24
+"""float32 holds every integer up to this one."""
+
 _chosen: str | None = None
 
 
@@ -139,6 +142,22 @@ class Total(NamedTuple):
 def is_available() -> bool:
     """Whether the level in use has compiled loops."""
     return level() != NUMPY
+
+
+def as_float32(numbers: Array) -> Array | None:
+    """The same numbers in float32, or None where float32 does not hold one of them, or a NaN."""
+    dtype = numbers.dtype
+    if dtype == np.float32:
+        return numbers if dtype.isnative else None
+    if dtype.kind in "iu" and dtype.itemsize > 2 and numbers.size:
+        if max(int(numbers.max()), -int(numbers.min())) > _LARGEST_INTEGER:
+            return None
+    elif dtype.kind not in "biuf":
+        return None
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = numbers.astype(np.float32)
+    wide = dtype.kind == "f" and dtype.itemsize > 2
+    return None if wide and not np.array_equal(narrow, numbers) else narrow
 
 
 @cache

@@ -60,7 +60,8 @@ def carry_out(
     """
     plan = call.plan
     module = None if dtype != "float32" else loop_of(plan)
-    if module is None:
+    targets = None if module is None else module.read(call.targets)
+    if targets is None:
         return None
     weight: Any = call.weight
     factor, exactly, divisor = _factor(scale)
@@ -69,7 +70,7 @@ def carry_out(
         factor = factor * call.own_class_weight(call.labels)
     work = Work(
         predictions=_readable(call.rows),
-        targets=np.ascontiguousarray(call.targets),
+        targets=np.require(targets, requirements=("C", "A")),
         todo=None if todo.all() else todo,
         weight=None if weight is None else np.ascontiguousarray(weight, np.float64),
         factor=np.ascontiguousarray(factor, np.float64) if np.ndim(factor) else float(factor),
@@ -80,8 +81,6 @@ def carry_out(
         left=np.zeros(len(call.rows), bool),
         elements=np.empty(len(results) + _FEW, np.int64),
     )
-    if not module.reads(work.targets):
-        return None
     found = _run(module, plan, work)
     if len(found.rows):
         factors = _Factors(1.0, call.weight, None, Ball(1.0))
@@ -253,9 +252,10 @@ def whole(
         return None
     if not (predictions.flags.carray and predictions.dtype == np.float32 and predictions.size):
         return None
-    if not (targets.flags.carray and module.reads(targets)):
-        return None
     if plan.axis is not None and plan.axis != predictions.ndim - 1:
+        return None
+    read = module.read(targets) if targets.flags.carray else None
+    if read is None:
         return None
     u = 1.0 if upstream is None else float(upstream)
     if not 2.0**-150 <= abs(u) <= 2.0**150:
@@ -269,7 +269,7 @@ def whole(
         slopes = np.empty(rows.shape, np.float32) if out is None else out.reshape(rows.shape)
     work = Work(
         predictions=rows,
-        targets=targets.reshape(-1),
+        targets=read.reshape(-1),
         todo=None,
         weight=None,
         factor=u / count,

@@ -14,9 +14,9 @@ def takes(plan: Plan) -> bool:
     return plan.from_logits and plan.kind == "index" and not plan.label_smoothing
 
 
-def reads(targets: Array) -> bool:
-    """Whether the loop reads targets of this dtype."""
-    return targets.dtype.kind in "iu" and targets.dtype.isnative
+def read(targets: Array) -> Array | None:
+    """The targets as the loop reads them, or None if it does not."""
+    return targets if targets.dtype.kind in "iu" and targets.dtype.isnative else None
 
 
 def room(n: int) -> Array | None:

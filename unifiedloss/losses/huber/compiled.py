@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
@@ -16,9 +14,9 @@ def takes(plan: Plan) -> bool:
     return not plan.average_last_axis
 
 
-def reads(targets: Array) -> bool:
-    """Whether the loop reads targets of this dtype."""
-    return targets.dtype == np.float32
+def read(targets: Array) -> Array | None:
+    """The targets as the loop reads them, or None if it does not."""
+    return compiled.as_float32(targets)
 
 
 def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
