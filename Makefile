@@ -6,6 +6,7 @@
 #   make test         6 minutes   lint, types and tests; every change has to pass this
 #   make test-all     14 minutes  the same, and the slow tests that repeat in another compiler
 #   make test-oldest  3 minutes   the eager cases in the oldest versions that the extras admit
+#   make test-sanitize  5 minutes  the compiled loops under ASan and UBSan, with random calls
 #   make lint         1 minute    formatting, lint rules and types
 #   make bench        hours       times of the losses, relative to the frameworks' own
 #   make docs         1 minute    build the site into site/
@@ -39,8 +40,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-all test-oldest suite lint ruff types typing-tree bench docs stubs
-.PHONY: tables quirks clean force
+.PHONY: help run check test test-all test-oldest test-sanitize suite lint ruff
+.PHONY: types typing-tree bench docs stubs tables quirks clean force
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -82,6 +83,10 @@ test-all: ruff
 
 test-oldest: $(STAMP)
 	$(RUN) -m tests.oldest
+
+# It builds the loops once more, in build/sanitize/.
+test-sanitize: $(STAMP)
+	$(RUN) -m tests.sanitize
 
 suite: $(STAMP)
 	$(RUN) -m pytest $(PYTEST_ARGS)

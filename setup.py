@@ -28,6 +28,7 @@ MODULE = "unifiedloss.compiled._loops"
 BUILD = os.environ.get("UNIFIEDLOSS_BUILD") or "auto"
 # No contraction of products and sums, because error-free transforms need every operation rounded.
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+LINK = ["-s"] if sys.platform == "linux" else []
 LEVELS = {
     "x86_64": {
         "v2": ["-march=x86-64-v2"],
@@ -109,7 +110,7 @@ def extension() -> dict[str, Any]:
         [str(SOURCES / "module.c")],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=FLAGS,
-        extra_link_args=["-s"] if sys.platform == "linux" else [],
+        extra_link_args=LINK,
         depends=[str(path) for path in sorted(SOURCES.glob("*.[ch]"))],
         py_limited_api=True,
     )
@@ -120,7 +121,8 @@ def extension() -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run setuptools."""
     # The folder adapters/ lies beside the core in the repository, to keep the two apart, but
     # installs as unifiedloss.adapters. Automatic discovery cannot express that.
     setup(
@@ -132,3 +134,7 @@ if __name__ == "__main__":
         ],
         **extension(),
     )
+
+
+if __name__ == "__main__":
+    main()

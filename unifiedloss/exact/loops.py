@@ -87,7 +87,7 @@ def carry_out(
         if scale is not None:
             factors = factors._replace(upstream=scale.upstream, divisor=scale.divisor)
         if plan.class_weights is not None:
-            factors = factors._replace(own=call.own_class_weight(call.labels))
+            factors = factors._replace(own=np.asarray(call.own_class_weight(call.labels)))
         found = _second(found, factors)
         finish_elements(call, found, slopes, scale)
     return work.left
@@ -144,6 +144,8 @@ def _run(module: Any, plan: Plan, work: Work) -> Found:
         work.elements = np.empty(found, np.int64)
         total, found = module.run(plan, work)
     listed = work.elements[:found]
+    if not found:
+        return Found(work, total, listed, listed)
     rows, columns = np.divmod(listed, work.predictions.shape[1])
     return Found(
         work, total, np.where(listed < 0, ~listed, rows), np.where(listed < 0, -1, columns)
