@@ -40,7 +40,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-all test-oldest test-sanitize suite lint ruff
+.PHONY: help run check test test-all test-oldest test-sanitize suite lint ruff c-format
 .PHONY: types typing-tree bench docs stubs tables quirks clean force
 
 help:
@@ -75,10 +75,10 @@ check: ruff
 	$(CONFORM) --backend numpy --backend torch --mode eager --rounding exact
 
 # Type checkers and tests run in parallel, and either can fail the target.
-test: ruff
+test: ruff c-format
 	@+$(MAKE) --no-print-directory -j 2 types suite
 
-test-all: ruff
+test-all: ruff c-format
 	@+$(MAKE) --no-print-directory -j 2 types suite PYTEST_ARGS="--strength all $(PYTEST_ARGS)"
 
 test-oldest: $(STAMP)
@@ -91,11 +91,15 @@ test-sanitize: $(STAMP)
 suite: $(STAMP)
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
-lint: ruff types
+lint: ruff c-format types
 
 ruff: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+c-format: $(STAMP)
+	$(RUN) -c 'from clang_format import clang_format; clang_format()' --dry-run --Werror \
+	    $(wildcard unifiedloss/compiled/*.[ch])
 
 types: $(STAMP) typing-tree
 	$(RUN) -m mypy --python-executable $(RUN)

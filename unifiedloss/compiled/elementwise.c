@@ -19,9 +19,7 @@ typedef struct found formula(const struct elements *a, doubles p, doubles t);
 /* Whether float32 holds these numbers, so that their squares are exact. */
 INLINE longs is_short(doubles x) { return widen(narrow(x)) == x; }
 
-INLINE longs is_power_of_two(double x) {
-  return ((longs)all(x) & 0xfffffffffffffLL) == 0;
-}
+INLINE longs is_power_of_two(double x) { return ((longs)all(x) & 0xfffffffffffffLL) == 0; }
 
 INLINE struct found squared_error(const struct elements *a, doubles p, doubles t) {
   (void)a;
@@ -128,7 +126,7 @@ INLINE void compute(const struct elements *a, formula *loss_of, const float *p, 
   const int binary = loss_of == NULL;
   for (int64_t i = 0; i < m; i += LANES * W) {
     doubles x[LANES], y[LANES], e[LANES];
-    EACH x[v] = widen(load_floats(p + i + v * W));
+  EACH x[v] = widen(load_floats(p + i + v * W));
     EACH y[v] = widen(load_floats(t + i + v * W));
     if (binary) {
       EACH e[v] = clamp(-magnitude(x[v]), -700.0, 0.0);

@@ -16,6 +16,6 @@ static void each_log1p(double *x, int64_t n) {
 }
 
 const struct loops LOOPS = {
-    cross_entropy, binary_cross_entropy, mean_squared_error, huber,
-    second_tier,   each_exp,             each_log1p,
+    cross_entropy, binary_cross_entropy, mean_squared_error, huber, second_tier,
+    each_exp,      each_log1p,
 };

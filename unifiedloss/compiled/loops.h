@@ -58,7 +58,7 @@ struct elements {
   double divisor;     /* the integer below 2^28 that `scale` is the inverse of, or 0 */
   double delta;       /* of the Huber loss */
   double pos_weight;  /* of the binary cross-entropy */
-  float *losses;  /* or NULL, where only their sum is wanted */
+  float *losses;      /* or NULL, where only their sum is wanted */
   float *slopes;
   uint8_t *left;
 };

@@ -255,12 +255,11 @@ static PyObject *levels(PyObject *module, PyObject *ignored) {
 }
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
-static PyMethodDef METHODS[] = {
-    FAST(cross_entropy), FAST(binary_cross_entropy), FAST(mean_squared_error),
-    FAST(huber),         FAST(exponential),          FAST(logarithm),
-    FAST(second_tier),
-    {"levels", levels, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL}};
+static PyMethodDef METHODS[] = {FAST(cross_entropy),      FAST(binary_cross_entropy),
+                                FAST(mean_squared_error), FAST(huber),
+                                FAST(exponential),        FAST(logarithm),
+                                FAST(second_tier),        {"levels", levels, METH_NOARGS, NULL},
+                                {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
 static struct PyModuleDef MODULE = {
