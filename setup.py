@@ -106,10 +106,10 @@ def extension() -> dict[str, Any]:
         return {}
     loops = Extension(
         MODULE,
-        [str(SOURCES / "module.c")],
+        [str(SOURCES / name) for name in ("module.c", "parallel.c", "threads.c")],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=FLAGS,
-        extra_link_args=["-s"] if sys.platform == "linux" else [],
+        extra_link_args=["-s", "-pthread"] if sys.platform == "linux" else [],
         depends=[str(path) for path in sorted(SOURCES.glob("*.[ch]"))],
         py_limited_api=True,
     )

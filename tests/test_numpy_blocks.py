@@ -67,7 +67,7 @@ def test_memory(name: str) -> None:
 
 def test_blocks_of_few_elements_conform(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that are cut into single positions are within the bounds of the conformance suite."""
-    monkeypatch.setattr(blocks, "_ELEMENTS", 2)
+    monkeypatch.setattr(blocks, "ELEMENTS", 2)
     cases = [case for case in all_cases() if case.dtype in NUMPY.dtypes()]
     cut = 0
     cut_into = blocks.blocks
@@ -88,7 +88,7 @@ def test_blocks_of_few_elements_conform(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_first_bad_value_is_named_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad weight in the last block comes before a bad label in the first, as in a small call."""
-    monkeypatch.setattr(blocks, "_ELEMENTS", 6)
+    monkeypatch.setattr(blocks, "ELEMENTS", 6)
     labels, weight = LABELS[:50] % 3, WEIGHT[:50].copy()
     labels[2], weight[49] = 7, -1
     with pytest.raises(ul.BadValueError, match=r"sample_weight\[49\] is -1"):
@@ -100,7 +100,7 @@ def test_the_first_bad_value_is_named_across_blocks(monkeypatch: pytest.MonkeyPa
 
 def test_a_mean_is_empty_if_every_block_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty block is no error, and a call of empty blocks is one."""
-    monkeypatch.setattr(blocks, "_ELEMENTS", 6)
+    monkeypatch.setattr(blocks, "ELEMENTS", 6)
     spec, z, y = CE.replace(on_empty="error"), LOGITS[:50, :3], LABELS[:50] % 3
     weight = np.zeros(50)
     with pytest.raises(ul.EmptyMeanError, match=r"shape \(50,\)"):

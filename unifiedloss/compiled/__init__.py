@@ -95,6 +95,7 @@ class Work:
         slopes: float32 (n, K) in C order, receives the gradient, or None.
         left: bool (n,), receives which positions are undecided.
         elements: int64, receives row * K + class of undecided slopes in decided rows.
+        threads: the most threads to use.
     """
 
     predictions: Array
@@ -108,6 +109,7 @@ class Work:
     slopes: Array | None
     left: Array
     elements: Array
+    threads: int = 1
 
 
 class Total(NamedTuple):
@@ -168,6 +170,7 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
     rows, labels = work.predictions, work.targets
     left, found, *total = _loops.cross_entropy(
         _level_number(),
+        work.threads,
         _address(rows),
         *rows.shape,
         rows.strides[0] // 4,
@@ -200,6 +203,7 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
     factors = _factors(work)
     total = getattr(_loops, loss)(
         _level_number(),
+        work.threads,
         _address(work.predictions),
         _address(work.targets),
         len(work.predictions),
@@ -214,3 +218,8 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
         _address(work.left),
     )
     return Total(*total), 0
+
+
+def run_native(*arguments: Any) -> tuple[int, float, float]:
+    """Run a loop of native mode; see `unifiedloss.compiled.native`."""
+    return _loops.native(_level_number(), *arguments)
