@@ -7,7 +7,9 @@ sums have the same bits for every number.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from unifiedloss.errors import SpecValueError
 
@@ -26,6 +28,17 @@ def number() -> int:
     if _number is None:
         _number = _read()
     return _number
+
+
+@contextlib.contextmanager
+def forced(count: int) -> Iterator[None]:
+    """Use another number of threads inside a ``with`` block, for tests."""
+    global _number  # noqa: PLW0603
+    before, _number = _number, count
+    try:
+        yield
+    finally:
+        _number = before
 
 
 def _read() -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from unifiedloss import compiled, losses
 from unifiedloss.compiled import Total, Work
+from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
@@ -76,6 +77,7 @@ def carry_out(
         slopes=slopes,
         left=np.zeros(len(call.rows), bool),
         elements=np.empty(_FEW, np.int64),
+        threads=call.threads or own_threads.number(),
     )
     if not module.reads(work.targets):
         return None
@@ -154,6 +156,7 @@ def whole(
     targets: Array,
     upstream: Any,
     out: Array | None,
+    threads: int | None = None,
     *,
     gradient: bool,
 ) -> Found | None:
@@ -195,6 +198,7 @@ def whole(
         slopes=slopes,
         left=np.empty(len(rows), bool),
         elements=np.empty(_FEW, np.int64),
+        threads=threads or own_threads.number(),
     )
     return _run(module, plan, work)
 
