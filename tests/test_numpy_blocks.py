@@ -28,6 +28,7 @@ CE = ul.CrossEntropyLoss(from_logits=True)
 BCE = ul.BinaryCrossEntropyLoss(from_logits=True)
 
 CALLS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "rows": (CE, LOGITS, LABELS, {}),
     "mask": (CE, LOGITS, LABELS, {"mask": MASK}),
     "ignored labels": (CE.replace(ignore_index=[1, 5]), LOGITS, LABELS, {}),
     "smoothing and weights": (
@@ -44,6 +45,13 @@ CALLS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     ),
     "dense": (CE.replace(class_weights=np.linspace(0, 1, CLASSES)), LOGITS, TARGETS, {}),
     "binary": (BCE.replace(pos_weight=3), LOGITS, TARGETS, {"mask": TARGETS > 0.3}),
+    "elements": (BCE, LOGITS, TARGETS, {}),
+    "short rows": (
+        CE.replace(class_weights=(1, 2, 3)),
+        LOGITS.reshape(-1)[: 3 * 1_800_000].reshape(-1, 3),
+        np.arange(1_800_000) % 3,
+        {"sample_weight": np.ones(1_800_000)},
+    ),
     "squares": (ul.MeanSquaredError(), LOGITS, TARGETS, {"sample_weight": WEIGHT}),
 }
 

@@ -44,22 +44,22 @@ def whole(
         return None
     count = plan.count if plan.spec.reduction == "mean" else 1
     assert count is not None
-    shape: Any = plan.positions
-    each = np.empty(shape, np.float32) if plan.spec.reduction == "none" else None
+    alone = plan.spec.reduction == "none"
+    shape: Any = plan.positions if alone else ()
+    value = np.empty(shape, np.float32)
     slopes = None if upstream is None else np.empty(predictions.shape, np.float32)
-    unknown, _, value = native.run(
+    unknown, _ = native.run(
         plan,
         loop,
         predictions,
         targets,
         factor=1.0 if upstream is None else upstream / count,
-        losses=each,
+        losses=value if alone else None,
         slopes=slopes,
         divisor=count,
+        quotient=None if alone else value,
     )
-    if unknown:
-        return None
-    return np.float32(value) if each is None else each[()], slopes  # type: ignore[return-value]
+    return None if unknown else (value[()], slopes)
 
 
 def evaluate(
@@ -150,12 +150,12 @@ def _computed(
     into = rows
     if rows is not None and not _is_ordered(rows):
         into = np.empty(rows.shape, np.float32)
-    unknown, *_ = native.run(
+    unknown, _ = native.run(
         plan,
         loop,
-        np.asarray(predictions, np.float32, order="C"),
+        _ordered(predictions, np.float32),
         inputs.targets,
-        todo=None if kept is None else np.asarray(np.broadcast_to(kept, shape), order="C"),
+        todo=None if kept is None else _ordered(np.broadcast_to(kept, shape), bool),
         factor=factor,
         losses=losses,
         slopes=into,
@@ -211,15 +211,19 @@ def _factor(
             factor = factor * each.astype(np.float64)
     if not np.ndim(factor):
         return float(factor)
-    return np.asarray(np.broadcast_to(factor, shape), order="C")
+    return _ordered(np.broadcast_to(factor, shape), np.float64)
 
 
 def _targets(plan: Plan, targets: Array) -> Array:
     """The targets as a loop reads them."""
-    if plan.kind == "index":
-        native_order = targets.dtype.newbyteorder("=")
-        return np.asarray(targets, native_order, order="C")
-    return np.asarray(targets, np.float32, order="C")
+    own = targets.dtype.newbyteorder("=")
+    return _ordered(targets, own if plan.kind == "index" else np.float32)
+
+
+def _ordered(x: Array, dtype: Any) -> Array:
+    """An array that a loop can read."""
+    x = np.asarray(x, dtype, order="C")
+    return x if x.flags.aligned else x.copy()
 
 
 def _is_ordered(x: Array) -> bool:

@@ -220,6 +220,6 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
     return Total(*total), 0
 
 
-def run_native(*arguments: Any) -> tuple[int, float, float]:
+def run_native(*arguments: Any) -> tuple[int, float]:
     """Run a loop of native mode; see `unifiedloss.compiled.native`."""
     return _loops.native(_level_number(), *arguments)

@@ -205,7 +205,7 @@ static int fits(const Py_buffer *buffer, int64_t n, int64_t size) {
 /* Arrays come as buffers here, which takes a fifth of the time of asking them for addresses. */
 static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 15)) return NULL;
+  if (!has(count, 16)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -218,13 +218,16 @@ static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t cou
   n.parameter = number(&a);
   const double divisor = number(&a);
   if (PyErr_Occurred()) return NULL;
-  Py_buffer buffers[6] = {{0}};
+  Py_buffer buffers[7] = {{0}};
   n.predictions = lent(a.next[0], &buffers[0], 0);
   if (!PyErr_Occurred()) n.targets = lent(a.next[1], &buffers[1], 0);
   if (!PyErr_Occurred()) n.todo = lent(a.next[2], &buffers[2], 0);
   if (!PyErr_Occurred()) n.factor = lent(a.next[3], &buffers[3], 0);
   if (!PyErr_Occurred()) n.losses = lent(a.next[4], &buffers[4], 1);
   if (!PyErr_Occurred()) n.slopes = lent(a.next[5], &buffers[5], 1);
+  /* The quotient goes to memory, because reading it as a float of Python and rounding that again
+     would lose it where the caller replaces subnormal numbers by 0. */
+  float *quotient = PyErr_Occurred() ? NULL : lent(a.next[6], &buffers[6], 1);
   const int64_t size = (int64_t)sizeof(float), all = buffers[0].len / size;
   if (n.classes > 0) n.n = all / n.classes;
   if (!PyErr_Occurred() &&
@@ -232,7 +235,7 @@ static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t cou
        which < 0 || which > 3 || !fits(&buffers[0], n.n * n.classes, size) ||
        !fits(&buffers[1], n.n, which ? size : n.label_size) || !fits(&buffers[2], n.n, 1) ||
        !fits(&buffers[3], n.n, sizeof(double)) || !fits(&buffers[4], n.n, size) ||
-       !fits(&buffers[5], all, size)))
+       !fits(&buffers[5], all, size) || !fits(&buffers[6], 1, size)))
     PyErr_SetString(PyExc_ValueError, "the arrays do not belong together");
   double sum = 0;
   int64_t unknown = 0;
@@ -249,12 +252,12 @@ static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t cou
     } else {
       unknown = native_positions(all_loops[which], &n, step, 1, &sum);
     }
+    if (quotient) *quotient = (float)(sum / divisor);
     restore(before);
   }
-  for (int i = 0; i < 6; i++)
+  for (int i = 0; i < 7; i++)
     if (buffers[i].obj) PyBuffer_Release(&buffers[i]);
-  return PyErr_Occurred() ? NULL : Py_BuildValue("Ldd", (long long)unknown, sum,
-                                                (double)(float)(sum / divisor));
+  return PyErr_Occurred() ? NULL : Py_BuildValue("Ld", (long long)unknown, sum);
 }
 
 static PyObject *levels(PyObject *module, PyObject *ignored) {

@@ -54,7 +54,8 @@ def run(
     losses: Array | None = None,
     slopes: Array | None = None,
     divisor: float = 1.0,
-) -> tuple[int, float, float]:
+    quotient: Array | None = None,
+) -> tuple[int, float]:
     """Compute losses and slopes of positions.
 
     All arrays are in C order, aligned, and in native byte order.
@@ -68,11 +69,11 @@ def run(
         factor: the factor of the slopes, one number, or float64 and one for each position.
         losses: float32, receives the losses, or None.
         slopes: float32, receives the slopes, or None.
-        divisor: what the third result divides by.
+        divisor: what the sum of the losses is divided by.
+        quotient: one float32, receives the quotient, or None.
 
     Returns:
-        How many positions the loop does not know, the sum of the losses, and the quotient of the
-        sum and the divisor, which float32 holds.
+        How many positions the loop does not know, and the sum of the losses.
     """
     dtype = targets.dtype
     one = isinstance(factor, float)
@@ -91,4 +92,5 @@ def run(
         None if one else factor,
         losses,
         slopes,
+        quotient,
     )
