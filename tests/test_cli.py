@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import unifiedloss as ul
 from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
 from unifiedloss import compiled
-from unifiedloss.compiled import threads
 from unifiedloss.cli import app
+from unifiedloss.compiled import threads
 from unifiedloss.conformance import Report, compare
 
 

@@ -178,7 +178,8 @@ class NumPyAdapter(Adapter):
             return None
         plan = self.plan(spec, predictions, targets, None, None)
         if upstream is None or type(upstream) is float:
-            found = native.whole(plan, predictions, targets, upstream)
+            way = exact.small if plan.exact else native.whole
+            found = way(plan, predictions, targets, upstream)
             if found is not None:
                 return found
         if not plan.fused or plan.kind == "dense" or plan.label_smoothing:

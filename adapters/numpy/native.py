@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.adapters.numpy import blocks, ops
+from unifiedloss.adapters.numpy import blocks
 from unifiedloss.compiled import native
 from unifiedloss.compiled.native import Loop
 from unifiedloss.evaluator import Evaluator, Positions, Selection, Terms

@@ -223,3 +223,8 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
 def run_native(*arguments: Any) -> tuple[int, float]:
     """Run a loop of native mode; see `unifiedloss.compiled.native`."""
     return _loops.native(_level_number(), *arguments)
+
+
+def run_exact(*arguments: Any) -> bool:
+    """Run a loop of exact mode on a small call; see `unifiedloss.exact.loops.small`."""
+    return _loops.exact(_level_number(), *arguments)

@@ -5,6 +5,8 @@
    needed then. The caller has checked their shapes, dtypes and layouts. There is no state. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
+#include <stdlib.h>
 #include "loops.h"
 #include "parallel.h"
 #include "threads.h"
@@ -260,6 +262,69 @@ static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t cou
   return PyErr_Occurred() ? NULL : Py_BuildValue("Ld", (long long)unknown, sum);
 }
 
+/* Round the quotient of a total, if its bound decides the rounding. */
+static int rounded(const struct total *total, double divisor, float *to) {
+  const double mean = (total->high + total->low) / divisor;
+  /* The sum of both parts, the quotient and the ends of the interval are rounded. */
+  const double width = total->error / divisor + 6 * 0x1p-53 * fabs(mean);
+  const float low = (float)(mean - width), high = (float)(mean + width);
+  *to = low + 0.0f; /* no -0 */
+  return low == high && fabs(mean) < INFINITY;
+}
+
+/* A small exact call as a whole. The result is whether everything is decided. */
+static PyObject *exact(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 14)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t which = integer(&a), classes = integer(&a);
+  struct rows rows = {.classes = classes, .stride = classes, .capacity = 0};
+  rows.label_size = (int)integer(&a);
+  rows.label_signed = (int)integer(&a);
+  struct elements e = {0};
+  rows.scale = e.scale = number(&a);
+  e.scale_is_exact = (int)integer(&a);
+  e.divisor = number(&a);
+  e.delta = e.pos_weight = number(&a);
+  const double divisor = number(&a);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer buffers[4] = {{0}};
+  rows.logits = e.predictions = lent(a.next[0], &buffers[0], 0);
+  if (!PyErr_Occurred()) rows.labels = e.targets = lent(a.next[1], &buffers[1], 0);
+  if (!PyErr_Occurred()) rows.slopes = e.slopes = lent(a.next[2], &buffers[2], 1);
+  float *quotient = PyErr_Occurred() ? NULL : lent(a.next[3], &buffers[3], 1);
+  const int64_t size = (int64_t)sizeof(float), all = buffers[0].len / size;
+  const int64_t n = classes > 0 ? all / classes : 0;
+  if (!PyErr_Occurred() &&
+      (!rows.logits || !rows.labels || !quotient || n < 1 || rows.label_size < 1 ||
+       rows.label_size > 8 || which < 0 || which > 3 || !fits(&buffers[0], n * classes, size) ||
+       !fits(&buffers[1], n, which ? size : rows.label_size) || !fits(&buffers[2], all, size) ||
+       !fits(&buffers[3], 1, size)))
+    PyErr_SetString(PyExc_ValueError, "the arrays do not belong together");
+  int64_t left = -1, elements = 0;
+  void *room = PyErr_Occurred() ? NULL : malloc((size_t)n * (sizeof(float) + 1));
+  if (room) {
+    struct total total = {0};
+    unsigned before = keep_subnormals();
+    rows.n = e.n = n;
+    rows.losses = room;
+    rows.left = e.left = (uint8_t *)room + (size_t)n * sizeof(float);
+    left = which == 0   ? exact_rows(loops, &rows, 1, &elements, &total)
+           : which == 1 ? loops->binary_cross_entropy(&e, &total)
+           : which == 2 ? loops->mean_squared_error(&e, &total)
+                        : loops->huber(&e, &total);
+    if (left == 0) left = elements || !rounded(&total, divisor, quotient);
+    restore(before);
+  }
+  free(room);
+  if (left < 0 && !PyErr_Occurred()) PyErr_NoMemory();
+  for (int i = 0; i < 4; i++)
+    if (buffers[i].obj) PyBuffer_Release(&buffers[i]);
+  return PyErr_Occurred() ? NULL : PyBool_FromLong(left == 0);
+}
+
 static PyObject *levels(PyObject *module, PyObject *ignored) {
   (void)module;
   (void)ignored;
@@ -277,7 +342,7 @@ static PyObject *levels(PyObject *module, PyObject *ignored) {
 static PyMethodDef METHODS[] = {
     FAST(cross_entropy), FAST(binary_cross_entropy), FAST(mean_squared_error),
     FAST(huber),         FAST(exponential),          FAST(logarithm),
-    FAST(native),
+    FAST(native),        FAST(exact),
     {"levels", levels, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 

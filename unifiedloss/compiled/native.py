@@ -40,7 +40,7 @@ def _known(plan: Plan) -> Loop | None:
     ):
         return None
     module = losses.part(plan.spec.name, "compiled")
-    return Loop(module.NATIVE, module.parameter(plan)) if module.takes(plan) else None
+    return Loop(module.LOOP, module.parameter(plan)) if module.takes(plan) else None
 
 
 def run(

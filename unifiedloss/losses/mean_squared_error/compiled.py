@@ -8,8 +8,8 @@ from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
 
-NATIVE = 2
-"""The number of the loop of native mode in module.c."""
+LOOP = 2
+"""The number of the loop in module.c."""
 
 
 def takes(plan: Plan) -> bool:
