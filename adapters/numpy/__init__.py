@@ -120,7 +120,8 @@ class NumPyAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        if sample_weight is None and mask is None:
+        per_position = upstream is not None and spec.reduction == "none"
+        if sample_weight is None and mask is None and not per_position:
             found = self._whole(spec, predictions, targets, 1.0 if upstream is None else upstream)
             if found is not None:
                 return found
