@@ -28,7 +28,7 @@ MODULE = "unifiedloss.compiled._loops"
 BUILD = os.environ.get("UNIFIEDLOSS_BUILD") or "auto"
 # No contraction of products and sums, because error-free transforms need every operation rounded.
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-LINK = ["-s"] if sys.platform == "linux" else []
+LINK = ["-s", "-pthread"] if sys.platform == "linux" else []
 LEVELS = {
     "x86_64": {
         "v2": ["-march=x86-64-v2"],
@@ -107,7 +107,7 @@ def extension() -> dict[str, Any]:
         return {}
     loops = Extension(
         MODULE,
-        [str(SOURCES / "module.c")],
+        [str(SOURCES / name) for name in ("module.c", "parallel.c", "threads.c")],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=FLAGS,
         extra_link_args=LINK,

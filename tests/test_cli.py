@@ -18,6 +18,7 @@ import unifiedloss as ul
 from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
 from unifiedloss import compiled
 from unifiedloss.cli import app
+from unifiedloss.compiled import threads
 from unifiedloss.conformance import Report, compare
 
 
@@ -97,7 +98,8 @@ def test_backends_are_listed() -> None:
     done = run("backends")
     assert done.returncode == 0
     *lines, last = done.stdout.splitlines()
-    assert last == f"loops of exact mode: {compiled.level()}"
+    count = threads.number()
+    assert last == f"compiled loops: {compiled.level()}, {count} thread{'s' * (count > 1)}"
     versions = dict(line.split() for line in lines if line.strip())
     assert versions["numpy"] == np.__version__
     assert "torch" in versions

@@ -68,14 +68,17 @@ def test_functions_keep_their_bounds(level: str, name: str, units: int) -> None:
 
 
 def test_coefficients_are_those_derived() -> None:
-    """The C file holds the polynomials of tools/coefficients.py, and the bounds that it states."""
-    text = Path(compiled.__file__).with_name("vectors.h").read_text(encoding="utf-8")
-    for name, polynomial, most in (
-        ("EXP_Q", coefficients.exponential(), 0.2),
-        ("LOG_A", coefficients.logarithm(), 0.1),
+    """The C files hold the polynomials of tools/coefficients.py, and the bounds that they state."""
+    for file, name, polynomial, most in (
+        ("vectors.h", "EXP_Q", coefficients.exponential(), 0.2),
+        ("vectors.h", "LOG_A", coefficients.logarithm(), 0.1),
+        ("native.c", "EXP_Q_SINGLE", coefficients.exponential(single=True), 0.2),
+        ("native.c", "LOG_A_SINGLE", coefficients.logarithm(single=True), 0.3),
     ):
-        body = text.partition(f"{name}[10] = {{")[2].partition("}")[0]
-        assert [float.fromhex(x) for x in body.split(",")] == polynomial.coefficients
+        text = Path(compiled.__file__).with_name(file).read_text(encoding="utf-8")
+        body = text.partition(f" {name}[")[2].partition("{")[2].partition("}")[0]
+        numbers = [float.fromhex(x.rstrip(" \nf")) for x in body.split(",")]
+        assert numbers == polynomial.coefficients
         assert 0 < polynomial.left_out < most
 
 

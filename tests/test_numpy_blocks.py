@@ -28,6 +28,7 @@ CE = ul.CrossEntropyLoss(from_logits=True)
 BCE = ul.BinaryCrossEntropyLoss(from_logits=True)
 
 CALLS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "rows": (CE, LOGITS, LABELS, {}),
     "mask": (CE, LOGITS, LABELS, {"mask": MASK}),
     "ignored labels": (CE.replace(ignore_index=[1, 5]), LOGITS, LABELS, {}),
     "smoothing and weights": (
@@ -44,6 +45,13 @@ CALLS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     ),
     "dense": (CE.replace(class_weights=np.linspace(0, 1, CLASSES)), LOGITS, TARGETS, {}),
     "binary": (BCE.replace(pos_weight=3), LOGITS, TARGETS, {"mask": TARGETS > 0.3}),
+    "elements": (BCE, LOGITS, TARGETS, {}),
+    "short rows": (
+        CE.replace(class_weights=(1, 2, 3)),
+        LOGITS.reshape(-1)[: 3 * 1_800_000].reshape(-1, 3),
+        np.arange(1_800_000) % 3,
+        {"sample_weight": np.ones(1_800_000)},
+    ),
     "squares": (ul.MeanSquaredError(), LOGITS, TARGETS, {"sample_weight": WEIGHT}),
 }
 
@@ -67,7 +75,7 @@ def test_memory(name: str) -> None:
 
 def test_blocks_of_few_elements_conform(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that are cut into single positions are within the bounds of the conformance suite."""
-    monkeypatch.setattr(blocks, "_ELEMENTS", 2)
+    monkeypatch.setattr(blocks, "ELEMENTS", 2)
     cases = [case for case in all_cases() if case.dtype in NUMPY.dtypes()]
     cut = 0
     cut_into = blocks.blocks
@@ -88,7 +96,7 @@ def test_blocks_of_few_elements_conform(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_first_bad_value_is_named_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad weight in the last block comes before a bad label in the first, as in a small call."""
-    monkeypatch.setattr(blocks, "_ELEMENTS", 6)
+    monkeypatch.setattr(blocks, "ELEMENTS", 6)
     labels, weight = LABELS[:50] % 3, WEIGHT[:50].copy()
     labels[2], weight[49] = 7, -1
     with pytest.raises(ul.BadValueError, match=r"sample_weight\[49\] is -1"):
@@ -100,7 +108,7 @@ def test_the_first_bad_value_is_named_across_blocks(monkeypatch: pytest.MonkeyPa
 
 def test_a_mean_is_empty_if_every_block_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty block is no error, and a call of empty blocks is one."""
-    monkeypatch.setattr(blocks, "_ELEMENTS", 6)
+    monkeypatch.setattr(blocks, "ELEMENTS", 6)
     spec, z, y = CE.replace(on_empty="error"), LOGITS[:50, :3], LABELS[:50] % 3
     weight = np.zeros(50)
     with pytest.raises(ul.EmptyMeanError, match=r"shape \(50,\)"):

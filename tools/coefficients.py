@@ -1,6 +1,7 @@
-"""Derive the polynomials of unifiedloss/compiled/vectors.h, and prove what they leave out.
+"""Derive the polynomials of unifiedloss/compiled, and prove what they leave out.
 
-Each interpolates its function at Chebyshev points, and its coefficients are rounded to float64.
+Each interpolates its function at Chebyshev points, and its coefficients are rounded to float64 (for
+vectors.h) or float32 (for native.c).
 What such a polynomial leaves out is a smooth function. Its Chebyshev coefficients are computed to
 60 digits, and the sum of their sizes bounds it everywhere, because no Chebyshev polynomial exceeds
 1.
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mpmath
+import numpy as np
 
 Number = Any
 Function = Callable[[Number], Number]
@@ -26,15 +28,15 @@ class Polynomial(NamedTuple):
     """A polynomial and the largest error it makes, relative to the function that it is used for.
 
     Attributes:
-        coefficients: float64, from the constant on.
-        left_out: the bound of the error, in units of 2^-53.
+        coefficients: from the constant on.
+        left_out: the bound of the error, in units of 2^-53, or of 2^-24 for float32.
     """
 
     coefficients: list[float]
     left_out: float
 
 
-def exponential() -> Polynomial:
+def exponential(*, single: bool = False) -> Polynomial:
     """Q in e^r = 1 + r + r^2 q(r), for |r| up to log(2) / 2 and a little more."""
     with mpmath.workdps(DIGITS):
         half = mpmath.log(2) / 2 * (1 + mpmath.mpf(2) ** -20)
@@ -42,12 +44,12 @@ def exponential() -> Polynomial:
         def q(r: Number) -> Number:
             return mpmath.fsum(r**n / mpmath.factorial(n + 2) for n in range(45))
 
-        coefficients = _interpolated(q, -half, half, 9)
+        coefficients = _rounded(_interpolated(q, -half, half, 4 if single else 9), single=single)
         absolute = _left_out(q, coefficients, -half, half) * half**2
-        return Polynomial(coefficients, float(absolute * mpmath.exp(half) * 2**53))
+        return Polynomial(coefficients, float(absolute * mpmath.exp(half) * _unit(single=single)))
 
 
-def logarithm() -> Polynomial:
+def logarithm(*, single: bool = False) -> Polynomial:
     """A in log(1 + e) = 2 w (1 + v A(v)), with w = e / (2 + e) and v = w^2 up to 1 / 9."""
     with mpmath.workdps(DIGITS):
         end = mpmath.mpf(1) / 9 * (1 + mpmath.mpf(2) ** -20)
@@ -55,10 +57,18 @@ def logarithm() -> Polynomial:
         def a(v: Number) -> Number:
             return mpmath.fsum(v**n / (2 * n + 3) for n in range(80))
 
-        coefficients = _interpolated(a, mpmath.mpf(0), end, 9)
-        return Polynomial(
-            coefficients, float(_left_out(a, coefficients, mpmath.mpf(0), end) * end * 2**53)
-        )
+        degree = 3 if single else 9
+        coefficients = _rounded(_interpolated(a, mpmath.mpf(0), end, degree), single=single)
+        left_out = _left_out(a, coefficients, mpmath.mpf(0), end) * end
+        return Polynomial(coefficients, float(left_out * _unit(single=single)))
+
+
+def _unit(*, single: bool) -> int:
+    return 2**24 if single else 2**53
+
+
+def _rounded(coefficients: list[float], *, single: bool) -> list[float]:
+    return [float(np.float32(x)) for x in coefficients] if single else coefficients
 
 
 def _series(function: Function, low: Number, high: Number, degree: int) -> list[Number]:
@@ -103,10 +113,13 @@ def _left_out(function: Function, coefficients: list[float], low: Number, high: 
 
 
 def main() -> None:
-    """Print both polynomials, as C writes them, with what they leave out."""
-    for name, polynomial in (("EXP_Q", exponential()), ("LOG_A", logarithm())):
-        print(f"{name}: leaves out less than {polynomial.left_out:.3f} U")
-        print(", ".join(x.hex() for x in polynomial.coefficients))
+    """Print the polynomials, as C writes them, with what they leave out."""
+    for name, of in (("EXP_Q", exponential), ("LOG_A", logarithm)):
+        for single in (False, True):
+            polynomial = of(single=single)
+            suffix, unit = ("_SINGLE", "half an epsilon") if single else ("", "U")
+            print(f"{name}{suffix}: leaves out less than {polynomial.left_out:.3f} {unit}")
+            print(", ".join(x.hex() for x in polynomial.coefficients))
 
 
 if __name__ == "__main__":

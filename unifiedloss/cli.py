@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import unifiedloss
 from unifiedloss import compiled
+from unifiedloss.compiled import threads
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.spec import LOSSES
 from unifiedloss.text import MOST_CHARACTERS, quoted, shortened_path, too_long
@@ -558,7 +559,10 @@ def explain(
 
 @app.command()
 def backends() -> None:
-    """List the installed backends with their versions, and the level of the compiled loops."""
+    """List the installed backends with their versions, and the level of the compiled loops.
+
+    The number of threads is that of the environment; for its tensors, PyTorch's own counts.
+    """
     try:
         versions = unifiedloss.backends()
     except (UnifiedLossError, ImportError) as error:
@@ -566,10 +570,11 @@ def backends() -> None:
     for name, version in versions.items():
         _out.print(f"{name} {version}", highlight=False)
     try:
-        level = compiled.level()
+        level, count = compiled.level(), threads.number()
     except UnifiedLossError as error:
         _fail(error)
-    _out.print(f"loops of exact mode: {level}", highlight=False)
+    used = "1 thread" if count == 1 else f"{count} threads"
+    _out.print(f"compiled loops: {level}, {used}", highlight=False)
 
 
 if __name__ == "__main__":

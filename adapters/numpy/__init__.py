@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import losses, pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.numpy import blocks, exact, kernels, objects, ops
+from unifiedloss.adapters.numpy import blocks, exact, kernels, native, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.floats import FORMATS
@@ -80,6 +80,9 @@ class NumPyAdapter(Adapter):
         with np.errstate(all="ignore"):
             e = Evaluator(self.ops, self.kernels, plan, checked=checked)
             inputs = Inputs(predictions, targets, sample_weight, mask)
+            found = native.evaluate(e, inputs, gradient=False)
+            if found is not None:
+                return found[0]
             axis = None if _is_rowwise(plan, predictions) else blocks.axis_to_cut(plan, predictions)
             if axis is None:
                 result = pipeline.evaluate(e, inputs)
@@ -117,7 +120,8 @@ class NumPyAdapter(Adapter):
         mask: Any = None,
         upstream: Any = None,
     ) -> tuple[Array, Array]:
-        if sample_weight is None and mask is None:
+        per_position = upstream is not None and spec.reduction == "none"
+        if sample_weight is None and mask is None and not per_position:
             found = self._whole(spec, predictions, targets, 1.0 if upstream is None else upstream)
             if found is not None:
                 return found
@@ -140,11 +144,14 @@ class NumPyAdapter(Adapter):
             value = self.compute(plan, *tensors, checked=checked)
             return value, ops.cast(slope, predictions.dtype.name)
         with np.errstate(all="ignore"):
+            e = Evaluator(self.ops, self.kernels, plan, checked=checked)
+            inputs = Inputs(*tensors)
+            computed: Any = native.evaluate(e, inputs, upstream, gradient=True)
+            if computed is not None:
+                return computed
             if _is_rowwise(plan, predictions):
                 return self._rowwise(plan, predictions, targets, upstream)
             axis = blocks.axis_to_cut(plan, predictions)
-            e = Evaluator(self.ops, self.kernels, plan, checked=checked)
-            inputs = Inputs(*tensors)
             if axis is None:
                 found = pipeline.terms(e, inputs)
                 divisor = e.divisor(found) if plan.spec.reduction == "mean" else None
@@ -171,6 +178,11 @@ class NumPyAdapter(Adapter):
         ):
             return None
         plan = self.plan(spec, predictions, targets, None, None)
+        if upstream is None or type(upstream) is float:
+            way = exact.small if plan.exact else native.whole
+            found = way(plan, predictions, targets, upstream)
+            if found is not None:
+                return found
         if not plan.fused or plan.kind == "dense" or plan.label_smoothing:
             return None
         if plan.kind == "index" and _is_large_copy(plan, predictions):

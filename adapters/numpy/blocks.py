@@ -21,7 +21,7 @@ from unifiedloss.plan import Plan
 
 Array = NDArray[Any]
 
-_ELEMENTS = 1 << 15
+ELEMENTS = 1 << 15
 """Elements per block. The temporaries of a block, ten or so, stay in the processor's cache."""
 
 
@@ -41,7 +41,7 @@ class Block(NamedTuple):
 
 def axis_to_cut(plan: Plan, predictions: Array) -> int | None:
     """The longest axis along which a large call can be cut; None for a small call."""
-    if predictions.size <= 2 * _ELEMENTS:
+    if predictions.size <= 2 * ELEMENTS:
         return None
     rank = predictions.ndim
     whole = {plan.axis}
@@ -56,12 +56,12 @@ def axis_to_cut(plan: Plan, predictions: Array) -> int | None:
     return max(axes, key=lambda axis: predictions.shape[axis], default=None)
 
 
-def blocks(plan: Plan, inputs: Inputs, axis: int) -> Iterator[Block]:
-    """Cut a call along an axis of the predictions."""
+def blocks(plan: Plan, inputs: Inputs, axis: int, size: int | None = None) -> Iterator[Block]:
+    """Cut a call along an axis of the predictions, in blocks of `ELEMENTS` or so many elements."""
     predictions = inputs.predictions
     before = axis if plan.axis is None or axis < plan.axis else axis - 1
     extent = predictions.shape[axis]
-    step = max(1, extent * _ELEMENTS // predictions.size)
+    step = max(1, extent * (size or ELEMENTS) // predictions.size)
     for start in range(0, extent, step):
         part = slice(start, start + step)
         place, positions = (

@@ -13,6 +13,19 @@ from unifiedloss.plan import Plan
 
 Array = NDArray[Any]
 
+_loops: Any = None
+
+
+def small(
+    plan: Plan, predictions: Array, targets: Array, upstream: float | None
+) -> tuple[Array, Array | None] | None:
+    """See `unifiedloss.exact.loops.small`."""
+    global _loops  # noqa: PLW0603 - imported by the first call, because native mode needs it not
+    if _loops is None:
+        from unifiedloss.exact import loops as _loops
+    found: tuple[Array, Array | None] | None = _loops.small(plan, predictions, targets, upstream)
+    return found
+
 
 def loss(plan: Plan, *arrays: Array | None) -> Array:
     """The loss of (predictions, targets, sample_weight, mask), correctly rounded."""

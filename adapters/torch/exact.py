@@ -168,7 +168,14 @@ def _computed(
 
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
     value, slope = host.run(
-        partial(exact.evaluate, gradient=gradient, exp=_exponential()), plan, *arrays
+        partial(
+            exact.evaluate,
+            gradient=gradient,
+            exp=_exponential(),
+            threads=torch.get_num_threads(),
+        ),
+        plan,
+        *arrays,
     )
     device = tensors[0].device if tensors[0] is not None else None
     rounded = _tensor(value, plan.result_dtype, device)

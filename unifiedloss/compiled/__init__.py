@@ -100,6 +100,7 @@ class Work:
         left: bool (n,), receives the positions of which nothing is computed.
         elements: int64, receives what is undecided elsewhere: row * K + class for a slope, ~row for
             a loss.
+        threads: the most threads to use.
     """
 
     predictions: Array
@@ -113,6 +114,7 @@ class Work:
     slopes: Array | None
     left: Array
     elements: Array
+    threads: int = 1
 
 
 class Total(NamedTuple):
@@ -189,6 +191,7 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
     rows, labels = work.predictions, work.targets
     left, found, *total = _loops.cross_entropy(
         _level_number(),
+        work.threads,
         _address(rows),
         *rows.shape,
         rows.strides[0] // 4,
@@ -254,6 +257,7 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
     factors = _factors(work)
     total = getattr(_loops, loss)(
         _level_number(),
+        work.threads,
         _address(work.predictions),
         _address(work.targets),
         len(work.predictions),
@@ -268,3 +272,13 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
         _address(work.left),
     )
     return Total(*total), 0
+
+
+def run_native(*arguments: Any) -> tuple[int, float]:
+    """Run a loop of native mode; see `unifiedloss.compiled.native`."""
+    return _loops.native(_level_number(), *arguments)
+
+
+def run_exact(*arguments: Any) -> bool:
+    """Run a loop of exact mode on a small call; see `unifiedloss.exact.loops.small`."""
+    return _loops.exact(_level_number(), *arguments)

@@ -6,6 +6,7 @@
 
    Nothing is subtracted, so nothing cancels. Rows are not shifted by their largest logit, because
    that costs a pass; a row whose sums leave the range of float64 is computed again with a shift. */
+#include "labels.h"
 #include "loops.h"
 #include "vectors.h"
 
@@ -59,21 +60,8 @@ INLINE double sum_row(const double *restrict e, int64_t k) {
   return high + low;
 }
 
-/* The label of a row, or -1 where it is no class. */
 INLINE int64_t label_of(const struct rows *a, int64_t row) {
-  const void *labels = a->labels;
-  int64_t y;
-  switch (a->label_signed ? -a->label_size : a->label_size) {
-    case -1: y = ((const int8_t *)labels)[row]; break;
-    case 1: y = ((const uint8_t *)labels)[row]; break;
-    case -2: y = ((const int16_t *)labels)[row]; break;
-    case 2: y = ((const uint16_t *)labels)[row]; break;
-    case -4: y = ((const int32_t *)labels)[row]; break;
-    case 4: y = ((const uint32_t *)labels)[row]; break;
-    default: /* an unsigned label of 2^63 or more becomes negative, and is no class either */
-      y = ((const int64_t *)labels)[row];
-  }
-  return y >= 0 && y < a->classes ? y : -1;
+  return class_of(a->labels, a->label_size, a->label_signed, a->classes, row);
 }
 
 /* The loss A + log(1 + s) of one row, with A = m - z_y for the largest logit m, and s the sum of

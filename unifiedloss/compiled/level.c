@@ -1,6 +1,7 @@
 /* The loops of one instruction set, compiled as one unit. LOOPS is their name. */
 #include "cross_entropy.c"
 #include "elementwise.c"
+#include "native.c"
 #include "second_tier.c"
 
 static void each_exp(double *x, int64_t n) {
@@ -18,4 +19,5 @@ static void each_log1p(double *x, int64_t n) {
 const struct loops LOOPS = {
     cross_entropy, binary_cross_entropy, mean_squared_error, huber, second_tier,
     each_exp,      each_log1p,
+    {native_cross_entropy, native_binary, native_squared, native_huber},
 };

@@ -6,6 +6,7 @@
 #define UNIFIEDLOSS_LOOPS_H
 
 #include <stdint.h>
+#include "native.h"
 
 /* The sum of the losses that were rounded, as high + low with an error below `error`. */
 struct total {
@@ -74,6 +75,7 @@ struct loops {
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);
   void (*log1p)(double *x, int64_t n);
+  struct native_loops native;
 };
 
 /* Where in `rows.room` the room of one more row begins, after that of a group of rows; and how many

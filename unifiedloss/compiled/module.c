@@ -5,11 +5,11 @@
    needed then. The caller has checked their shapes, dtypes and layouts. There is no state. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
 #include <stdlib.h>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 #include "loops.h"
+#include "parallel.h"
+#include "threads.h"
 
 #define RELEASED 20000 /* predictions from which on the GIL is released */
 
@@ -44,25 +44,6 @@ static int runs(long level) {
 #endif
 }
 
-/* Subnormal numbers must stay: frameworks may have told the processor to replace them by 0. */
-static unsigned keep_subnormals(void) {
-#if defined(__SSE2__)
-  unsigned before = _mm_getcsr();
-  _mm_setcsr(0x1f80);
-  return before;
-#else
-  return 0;
-#endif
-}
-
-static void restore(unsigned before) {
-#if defined(__SSE2__)
-  _mm_setcsr(before);
-#else
-  (void)before;
-#endif
-}
-
 /* The next arguments, one after the other; an error is left for PyErr_Occurred. */
 struct arguments {
   PyObject *const *next;
@@ -90,10 +71,11 @@ static int has(Py_ssize_t given, Py_ssize_t wanted) {
 
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 17)) return NULL;
+  if (!has(count, 18)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
+  const int64_t threads = integer(&a);
   struct rows rows = {0};
   rows.logits = address(&a);
   rows.n = integer(&a);
@@ -116,31 +98,28 @@ static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssiz
     PyErr_SetString(PyExc_ValueError, "rows and classes are out of range");
     return NULL;
   }
-  rows.room = malloc((size_t)room_of(rows.classes) * sizeof(double));
-  if (!rows.room) return PyErr_NoMemory();
   struct total total = {0};
   int64_t left, elements = 0;
   unsigned before = keep_subnormals();
   if (rows.n > RELEASED / rows.classes) {
     Py_BEGIN_ALLOW_THREADS
-    left = loops->cross_entropy(&rows, &elements, &total);
+    left = exact_rows(loops, &rows, threads, &elements, &total);
     Py_END_ALLOW_THREADS
   } else {
-    left = loops->cross_entropy(&rows, &elements, &total);
+    left = exact_rows(loops, &rows, 1, &elements, &total);
   }
   restore(before);
-  free(rows.room);
+  if (left < 0) return PyErr_NoMemory();
   return Py_BuildValue("LLddd", (long long)left, (long long)elements, total.high, total.low,
                        total.error);
 }
 
-typedef int64_t loop_of_elements(const struct elements *, struct total *);
-
 static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, int which) {
-  if (!has(count, 14)) return NULL;
+  if (!has(count, 15)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
+  const int64_t threads = integer(&a);
   loop_of_elements *loop = which == 0   ? loops->binary_cross_entropy
                            : which == 1 ? loops->mean_squared_error
                                         : loops->huber;
@@ -164,12 +143,13 @@ static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, int which
   unsigned before = keep_subnormals();
   if (e.n > RELEASED) {
     Py_BEGIN_ALLOW_THREADS
-    left = loop(&e, &total);
+    left = exact_elements(loop, &e, threads, &total);
     Py_END_ALLOW_THREADS
   } else {
     left = loop(&e, &total);
   }
   restore(before);
+  if (left < 0) return PyErr_NoMemory();
   return Py_BuildValue("Lddd", (long long)left, total.high, total.low, total.error);
 }
 
@@ -241,6 +221,139 @@ static PyObject *logarithm(PyObject *module, PyObject *const *given, Py_ssize_t 
   return apply(given, count, 1);
 }
 
+/* The memory of an argument, which an array lends, or NULL for None. */
+static void *lent(PyObject *array, Py_buffer *buffer, int to_write) {
+  if (array == Py_None) return NULL;
+  if (PyObject_GetBuffer(array, buffer, to_write ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0) return NULL;
+  return buffer->buf;
+}
+
+/* Whether a buffer that is given holds n items of some bytes. */
+static int fits(const Py_buffer *buffer, int64_t n, int64_t size) {
+  return !buffer->obj || (buffer->len % size == 0 && buffer->len / size == n);
+}
+
+/* Arrays come as buffers here, which takes a fifth of the time of asking them for addresses. */
+static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 16)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t threads = integer(&a), which = integer(&a);
+  struct native n = {0};
+  n.classes = integer(&a);
+  n.label_size = (int)integer(&a);
+  n.label_signed = (int)integer(&a);
+  n.scale = number(&a);
+  n.parameter = number(&a);
+  const double divisor = number(&a);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer buffers[7] = {{0}};
+  n.predictions = lent(a.next[0], &buffers[0], 0);
+  if (!PyErr_Occurred()) n.targets = lent(a.next[1], &buffers[1], 0);
+  if (!PyErr_Occurred()) n.todo = lent(a.next[2], &buffers[2], 0);
+  if (!PyErr_Occurred()) n.factor = lent(a.next[3], &buffers[3], 0);
+  if (!PyErr_Occurred()) n.losses = lent(a.next[4], &buffers[4], 1);
+  if (!PyErr_Occurred()) n.slopes = lent(a.next[5], &buffers[5], 1);
+  /* The quotient goes to memory, because reading it as a float of Python and rounding that again
+     would lose it where the caller replaces subnormal numbers by 0. */
+  float *quotient = PyErr_Occurred() ? NULL : lent(a.next[6], &buffers[6], 1);
+  const int64_t size = (int64_t)sizeof(float), all = buffers[0].len / size;
+  if (n.classes > 0) n.n = all / n.classes;
+  if (!PyErr_Occurred() &&
+      (!n.predictions || !n.targets || n.classes < 1 || n.label_size < 1 || n.label_size > 8 ||
+       which < 0 || which > 3 || !fits(&buffers[0], n.n * n.classes, size) ||
+       !fits(&buffers[1], n.n, which ? size : n.label_size) || !fits(&buffers[2], n.n, 1) ||
+       !fits(&buffers[3], n.n, sizeof(double)) || !fits(&buffers[4], n.n, size) ||
+       !fits(&buffers[5], all, size) || !fits(&buffers[6], 1, size)))
+    PyErr_SetString(PyExc_ValueError, "the arrays do not belong together");
+  double sum = 0;
+  int64_t unknown = 0;
+  if (!PyErr_Occurred()) {
+    native_loop *const all_loops[] = {
+        loops->native.cross_entropy, loops->native.binary_cross_entropy,
+        loops->native.mean_squared_error, loops->native.huber};
+    const int64_t step = which ? NATIVE_STEP : NATIVE_ROWS;
+    unsigned before = keep_subnormals();
+    if (all > RELEASED) {
+      Py_BEGIN_ALLOW_THREADS
+      unknown = native_positions(all_loops[which], &n, step, threads, &sum);
+      Py_END_ALLOW_THREADS
+    } else {
+      unknown = native_positions(all_loops[which], &n, step, 1, &sum);
+    }
+    if (quotient) *quotient = (float)(sum / divisor);
+    restore(before);
+  }
+  for (int i = 0; i < 7; i++)
+    if (buffers[i].obj) PyBuffer_Release(&buffers[i]);
+  return PyErr_Occurred() ? NULL : Py_BuildValue("Ld", (long long)unknown, sum);
+}
+
+/* Round the quotient of a total, if its bound decides the rounding. */
+static int rounded(const struct total *total, double divisor, float *to) {
+  const double mean = (total->high + total->low) / divisor;
+  /* The sum of both parts, the quotient and the ends of the interval are rounded. */
+  const double width = total->error / divisor + 6 * 0x1p-53 * fabs(mean);
+  const float low = (float)(mean - width), high = (float)(mean + width);
+  *to = low + 0.0f; /* no -0 */
+  return low == high && fabs(mean) < INFINITY;
+}
+
+/* A small exact call as a whole. The result is whether everything is decided. */
+static PyObject *exact(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 14)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t which = integer(&a), classes = integer(&a);
+  struct rows rows = {.classes = classes, .stride = classes, .capacity = 0};
+  rows.label_size = (int)integer(&a);
+  rows.label_signed = (int)integer(&a);
+  struct elements e = {0};
+  rows.scale = e.scale = number(&a);
+  e.scale_is_exact = (int)integer(&a);
+  e.divisor = number(&a);
+  e.delta = e.pos_weight = number(&a);
+  const double divisor = number(&a);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer buffers[4] = {{0}};
+  rows.logits = e.predictions = lent(a.next[0], &buffers[0], 0);
+  if (!PyErr_Occurred()) rows.labels = e.targets = lent(a.next[1], &buffers[1], 0);
+  if (!PyErr_Occurred()) rows.slopes = e.slopes = lent(a.next[2], &buffers[2], 1);
+  float *quotient = PyErr_Occurred() ? NULL : lent(a.next[3], &buffers[3], 1);
+  const int64_t size = (int64_t)sizeof(float), all = buffers[0].len / size;
+  const int64_t n = classes > 0 ? all / classes : 0;
+  if (!PyErr_Occurred() &&
+      (!rows.logits || !rows.labels || !quotient || n < 1 || rows.label_size < 1 ||
+       rows.label_size > 8 || which < 0 || which > 3 || !fits(&buffers[0], n * classes, size) ||
+       !fits(&buffers[1], n, which ? size : rows.label_size) || !fits(&buffers[2], all, size) ||
+       !fits(&buffers[3], 1, size)))
+    PyErr_SetString(PyExc_ValueError, "the arrays do not belong together");
+  int64_t left = -1, elements = 0;
+  void *room = PyErr_Occurred() ? NULL : malloc((size_t)n * (sizeof(float) + 1));
+  if (room) {
+    struct total total = {0};
+    unsigned before = keep_subnormals();
+    rows.n = e.n = n;
+    rows.losses = room;
+    rows.left = e.left = (uint8_t *)room + (size_t)n * sizeof(float);
+    left = which == 0   ? exact_rows(loops, &rows, 1, &elements, &total)
+           : which == 1 ? loops->binary_cross_entropy(&e, &total)
+           : which == 2 ? loops->mean_squared_error(&e, &total)
+                        : loops->huber(&e, &total);
+    if (left == 0) left = elements || !rounded(&total, divisor, quotient);
+    restore(before);
+  }
+  free(room);
+  if (left < 0 && !PyErr_Occurred()) PyErr_NoMemory();
+  for (int i = 0; i < 4; i++)
+    if (buffers[i].obj) PyBuffer_Release(&buffers[i]);
+  return PyErr_Occurred() ? NULL : PyBool_FromLong(left == 0);
+}
+
 static PyObject *levels(PyObject *module, PyObject *ignored) {
   (void)module;
   (void)ignored;
@@ -258,7 +371,8 @@ static PyObject *levels(PyObject *module, PyObject *ignored) {
 static PyMethodDef METHODS[] = {FAST(cross_entropy),      FAST(binary_cross_entropy),
                                 FAST(mean_squared_error), FAST(huber),
                                 FAST(exponential),        FAST(logarithm),
-                                FAST(second_tier),        {"levels", levels, METH_NOARGS, NULL},
+                                FAST(second_tier),        FAST(native),
+                                FAST(exact),              {"levels", levels, METH_NOARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};

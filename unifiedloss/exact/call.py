@@ -47,6 +47,7 @@ class HostCall:
         nan: positions that are poisoned by a bad value or by a NaN that is read.
         special: positions with infinities or other values outside the domain of the formulas.
         exp: the exponential of the first tier.
+        threads: the most threads of the compiled loops; None for the number of the environment.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class HostCall:
         sample_weight: Array | None,
         mask: Array | None,
         exp: Callable[..., Any] = np.exp,
+        threads: int | None = None,
     ) -> None:
         self.plan = plan
         self.exp = exp
+        self.threads = threads
         self.shape = predictions.shape
         axis = predictions.ndim - 1 if plan.average_last_axis else plan.axis
         self.positions = predictions.shape if axis is None else _without(predictions.shape, axis)

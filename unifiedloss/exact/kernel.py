@@ -51,6 +51,7 @@ def evaluate(
     gradient: bool,
     exp: Callable[..., Any] = np.exp,
     out: Array | None = None,
+    threads: int | None = None,
 ) -> tuple[Array, Array | None]:
     """Compute the loss of a plan and, on request, its gradient with respect to the predictions.
 
@@ -71,6 +72,8 @@ def evaluate(
             a faster one than NumPy. It may err by 2 u, as NumPy's may.
         out: array that receives the gradient: shaped like the predictions, in C order. None
             allocates one.
+        threads: the most threads that the compiled loops may use. Default: what
+            `unifiedloss.compiled.threads` says.
 
     Returns:
         The loss in the result dtype and the gradient in the predictions' dtype, in C order;
@@ -85,10 +88,10 @@ def evaluate(
         return value, slope
     with np.errstate(all="ignore"):
         if sample_weight is None and mask is None:
-            found = _at_once(plan, predictions, targets, upstream, out, gradient=gradient)
+            found = _at_once(plan, predictions, targets, upstream, out, threads, gradient=gradient)
             if found is not None:
                 return found
-        call = HostCall(plan, predictions, targets, sample_weight, mask, exp)
+        call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads)
         return _carry_out(call, upstream, out, gradient=gradient)
 
 
@@ -199,6 +202,7 @@ def _at_once(
     targets: Array,
     upstream: Any,
     out: Array | None,
+    threads: int | None,
     *,
     gradient: bool,
 ) -> tuple[Array, Array | None] | None:
@@ -209,7 +213,7 @@ def _at_once(
     """
     if "fast" in counts.skipped_tiers or plan.scale != 1.0:
         return None
-    found = loops.whole(plan, predictions, targets, upstream, out, gradient=gradient)
+    found = loops.whole(plan, predictions, targets, upstream, out, threads, gradient=gradient)
     if found is None:
         return None
     count = len(found.work.predictions) if plan.spec.reduction == "mean" else 1

@@ -8,13 +8,14 @@ both cases the next tiers compute what the loop leaves undecided.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from unifiedloss import compiled, losses
 from unifiedloss.compiled import Total, Work
+from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts
 from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, HostCall
@@ -80,6 +81,7 @@ def carry_out(
         slopes=slopes,
         left=np.zeros(len(call.rows), bool),
         elements=np.empty(len(results) + _FEW, np.int64),
+        threads=call.threads or own_threads.number(),
     )
     found = _run(module, plan, work)
     if len(found.rows):
@@ -239,6 +241,7 @@ def whole(
     targets: Array,
     upstream: Any,
     out: Array | None,
+    threads: int | None = None,
     *,
     gradient: bool,
 ) -> Found | None:
@@ -281,11 +284,82 @@ def whole(
         slopes=slopes,
         left=np.empty(len(rows), bool),
         elements=np.empty(len(rows) + _FEW, np.int64),
+        threads=threads or own_threads.number(),
     )
     found = _run(module, plan, work)
     if len(found.rows):
         return _second(found, _Factors(u, None, None, Ball(float(count))))
     return found
+
+
+# ------------------------------------------------------------------------------------ small calls
+
+SMALL = 20_000
+"""Predictions up to which `small` is quicker than `whole`, though it may have to give up."""
+
+
+@lru_cache(4096)
+def _small_loop(plan: Plan) -> tuple[int, float] | None:
+    """The number of a plan's loop in module.c, and the number that it takes; or None."""
+    name = plan.spec.name
+    last = plan.axis is None or plan.axis == len(plan.shape or ()) - 1
+    if (
+        not (plan.exact and plan.plain and plan.fast_paths and last)
+        or (plan.predictions_dtype, plan.result_dtype) != ("float32", "float32")
+        or getattr(plan.spec, "dtype", None) is not None
+        or plan.spec.reduction == "none"
+        or plan.scale != 1.0
+        or not plan.count
+        or plan.count * (plan.classes or 1) > SMALL
+        or not has_part(name, "compiled")
+    ):
+        return None
+    module = losses.part(name, "compiled")
+    return (module.LOOP, module.parameter(plan)) if module.takes(plan) else None
+
+
+def small(
+    plan: Plan, predictions: Array, targets: Array, upstream: float | None
+) -> tuple[Array, Array | None] | None:
+    """Compute a small call of NumPy's arrays that were not checked, with the least around it.
+
+    The gradient is computed too, unless `upstream` is None.
+
+    Returns:
+        The loss and the gradient. None if another way must compute them: there is no such loop, or
+        it leaves something undecided, as it does with every bad value.
+    """
+    loop = _small_loop(plan)
+    if loop is None or not compiled.is_available() or counts.skipped_tiers:
+        return None
+    read = targets.dtype.kind in "iu" if plan.kind == "index" else plan.targets_dtype == "float32"
+    for x in (predictions, targets):
+        flags = x.flags
+        if not (read and flags.c_contiguous and flags.aligned and x.dtype.isnative):
+            return None
+    u = 1.0 if upstream is None else upstream
+    if not 2.0**-150 <= abs(u) <= 2.0**150:
+        return None
+    count = plan.count if plan.spec.reduction == "mean" else 1
+    assert count is not None
+    value = np.empty((), np.float32)
+    slopes = None if upstream is None else np.empty(predictions.shape, np.float32)
+    decided = compiled.run_exact(
+        loop[0],
+        plan.classes or 1,
+        targets.dtype.itemsize,
+        targets.dtype.kind == "i",
+        u / count,
+        count & (count - 1) == 0 and abs(math.frexp(u)[0]) == 0.5,
+        _inverse_of(float(count)) if u == 1 else 0.0,
+        loop[1],
+        count,
+        predictions,
+        targets,
+        slopes,
+        value,
+    )
+    return (value[()], slopes) if decided else None
 
 
 def rounded(total: Total, count: int) -> np.float32 | None:

@@ -6,11 +6,19 @@ from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
 
+LOOP = 1
+"""The number of the loop in module.c."""
+
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
     one_weight = plan.pos_weight is None or isinstance(plan.pos_weight, float)
     return plan.from_logits and not plan.label_smoothing and one_weight
+
+
+def parameter(plan: Plan) -> float:
+    """The number that the loops take: pos_weight."""
+    return plan.pos_weight if isinstance(plan.pos_weight, float) else 1.0
 
 
 def read(targets: Array) -> Array | None:
@@ -25,5 +33,4 @@ def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
 
 def run(plan: Plan, work: Work) -> tuple[Total, int]:
     """Run the loop."""
-    weight = plan.pos_weight if isinstance(plan.pos_weight, float) else 1.0
-    return compiled.elementwise("binary_cross_entropy", work, weight)
+    return compiled.elementwise("binary_cross_entropy", work, parameter(plan))

@@ -8,10 +8,18 @@ from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
 
+LOOP = 0
+"""The number of the loop in module.c."""
+
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
     return plan.from_logits and plan.kind == "index" and not plan.label_smoothing
+
+
+def parameter(plan: Plan) -> float:  # noqa: ARG001 - the same for all losses
+    """The number that the loops take; they ignore it."""
+    return 1.0
 
 
 def read(targets: Array) -> Array | None:

@@ -8,10 +8,20 @@ from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
 
+LOOP = 3
+"""The number of the loop in module.c."""
+
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
     return not plan.average_last_axis
+
+
+def parameter(plan: Plan) -> float:
+    """The number that the loops take: delta."""
+    spec: Any = plan.spec
+    delta: float = spec.delta
+    return delta
 
 
 def read(targets: Array) -> Array | None:
@@ -26,5 +36,4 @@ def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
 
 def run(plan: Plan, work: Work) -> tuple[Total, int]:
     """Run the loop."""
-    spec: Any = plan.spec
-    return compiled.elementwise("huber", work, spec.delta)
+    return compiled.elementwise("huber", work, parameter(plan))

@@ -6,10 +6,18 @@ from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
 
+LOOP = 2
+"""The number of the loop in module.c."""
+
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
     return not plan.average_last_axis
+
+
+def parameter(plan: Plan) -> float:  # noqa: ARG001 - the same for all losses
+    """The number that the loops take; they ignore it."""
+    return 1.0
 
 
 def read(targets: Array) -> Array | None:
