@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss.errors import SpecValueError
@@ -147,6 +148,61 @@ def _number_of(name: str) -> int:
 
 def _level_number() -> int:
     return _number_of(level())
+
+
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")
+"""The losses that `call` computes, in the order of call.h."""
+
+
+class Left(NamedTuple):
+    """What a loop left undecided of a call.
+
+    Attributes:
+        positions: bool (n,), the undecided positions.
+        elements: int64, row * K + class of undecided slopes in decided positions.
+        total: the number of undecided positions, and the sum of the losses of the others.
+    """
+
+    positions: Array
+    elements: Array
+    total: Total
+
+
+def call(
+    fixed: tuple[float, ...],
+    upstream: float,
+    predictions: int,
+    targets: int,
+    slopes: int,
+    value: int,
+) -> Left | None:
+    """Compute a call without weights and masks, in any thread.
+
+    Args:
+        fixed: what the shapes and dtypes say: the number of the loss, n, K, the bytes of a label
+            and whether it has a sign, the parameter as for `elementwise`, and the divisor.
+        upstream: the upstream gradient, from 2^-150 to 2^150 in size.
+        predictions: the address of float32 (n, K) in C order.
+        targets: the address of labels (n,), or of float32 numbers.
+        slopes: the address that receives the gradient, float32 (n, K); 0 for none.
+        value: the address that receives the loss, float32.
+
+    Returns:
+        None where the loss is written. Else what is left to compute.
+    """
+    left = _loops.call(_level_number(), *fixed, upstream, predictions, targets, slopes, value)
+    return None if left is None else left_of(*left)
+
+
+def left_of(
+    positions: Any, elements: Any, count: int, high: float, low: float, error: float
+) -> Left:
+    """What a loop left, from the buffers of the module."""
+    return Left(
+        np.frombuffer(positions, np.bool_),
+        np.frombuffer(elements or b"", np.int64),
+        Total(count, high, low, error),
+    )
 
 
 def _address(x: Array | None) -> int:

@@ -6,10 +6,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdlib.h>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-#include "loops.h"
+#include "call.h"
+#include "subnormals.h"
 
 #define RELEASED 20000 /* predictions from which on the GIL is released */
 
@@ -44,23 +42,8 @@ static int runs(long level) {
 #endif
 }
 
-/* Subnormal numbers must stay: frameworks may have told the processor to replace them by 0. */
-static unsigned keep_subnormals(void) {
-#if defined(__SSE2__)
-  unsigned before = _mm_getcsr();
-  _mm_setcsr(0x1f80);
-  return before;
-#else
-  return 0;
-#endif
-}
-
-static void restore(unsigned before) {
-#if defined(__SSE2__)
-  _mm_setcsr(before);
-#else
-  (void)before;
-#endif
+const struct loops *loops_at(long level) {
+  return level >= 0 && level < COUNT && runs(level) ? LEVELS[level].loops : NULL;
 }
 
 /* The next arguments, one after the other; an error is left for PyErr_Occurred. */
@@ -77,7 +60,8 @@ static void *address(struct arguments *a) {
 static const struct loops *loops_of(struct arguments *a) {
   long level = PyLong_AsLong(*a->next++);
   if (PyErr_Occurred()) return NULL;
-  if (level >= 0 && level < COUNT && runs(level)) return LEVELS[level].loops;
+  const struct loops *loops = loops_at(level);
+  if (loops) return loops;
   PyErr_SetString(PyExc_ValueError, "this processor has no such level");
   return NULL;
 }
@@ -188,6 +172,52 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
   return elementwise(given, count, 2);
 }
 
+/* Compute a call. The result is None where the loss is written, else what the loop left: the flags
+   of undecided positions, the numbers of undecided elements, and the total. */
+static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 13)) return NULL;
+  struct arguments a = {given};
+  struct call c = {0};
+  c.level = (long)integer(&a);
+  int64_t loss = integer(&a);
+  c.n = integer(&a);
+  c.classes = integer(&a);
+  c.label_size = (int)integer(&a);
+  c.label_signed = (int)integer(&a);
+  c.parameter = number(&a);
+  c.divisor = number(&a);
+  c.upstream = number(&a);
+  c.predictions = address(&a);
+  c.targets = address(&a);
+  c.slopes = address(&a);
+  float *value = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  c.loss = (enum loss)loss;
+  if (loss < 0 || loss >= LOSSES || c.n < 1 || c.classes < 1 || c.classes > INT64_MAX / 64 / c.n ||
+      !loops_at(c.level)) {
+    PyErr_SetString(PyExc_ValueError, "the level, the loss or the shape is out of range");
+    return NULL;
+  }
+  struct left left;
+  int state;
+  if (c.n > RELEASED / c.classes) {
+    Py_BEGIN_ALLOW_THREADS
+    state = compute_call(&c, value, &left);
+    Py_END_ALLOW_THREADS
+  } else {
+    state = compute_call(&c, value, &left);
+  }
+  if (state == NO_MEMORY) return PyErr_NoMemory();
+  if (state == DECIDED) Py_RETURN_NONE;
+  PyObject *found = Py_BuildValue(
+      "y#y#Lddd", (const char *)left.which, (Py_ssize_t)c.n, (const char *)left.numbers,
+      (Py_ssize_t)(left.elements * (int64_t)sizeof *left.numbers), (long long)left.positions,
+      left.total.high, left.total.low, left.total.error);
+  forget(&left);
+  return found;
+}
+
 static PyObject *apply(PyObject *const *given, Py_ssize_t count, int logarithm) {
   if (!has(count, 3)) return NULL;
   struct arguments a = {given};
@@ -228,7 +258,8 @@ static PyObject *levels(PyObject *module, PyObject *ignored) {
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef METHODS[] = {
     FAST(cross_entropy), FAST(binary_cross_entropy), FAST(mean_squared_error),
-    FAST(huber),         FAST(exponential),          FAST(logarithm),
+    FAST(huber),         FAST(call),                 FAST(exponential),
+    FAST(logarithm),
     {"levels", levels, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 

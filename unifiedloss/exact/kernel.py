@@ -82,11 +82,11 @@ def evaluate(
         if slope is not None and out is not None:
             slope = _written(out, slope)
         return value, slope
+    if sample_weight is None and mask is None:
+        found = _at_once(plan, predictions, targets, upstream, out, gradient=gradient)
+        if found is not None:
+            return found
     with np.errstate(all="ignore"):
-        if sample_weight is None and mask is None:
-            found = _at_once(plan, predictions, targets, upstream, out, gradient=gradient)
-            if found is not None:
-                return found
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp)
         return _carry_out(call, upstream, out, gradient=gradient)
 
@@ -206,48 +206,95 @@ def _at_once(
     Returns:
         The results, or None if no loop computes this call, or its sum is undecided.
     """
-    if "fast" in counts.skipped_tiers or plan.scale != 1.0:
+    ready = loops.ready(plan)
+    if ready is None or not (predictions.flags.carray and targets.flags.carray):
         return None
-    found = loops.whole(plan, predictions, targets, upstream, out, gradient=gradient)
-    if found is None:
+    if predictions.dtype != np.float32 or targets.dtype != ready.targets:
         return None
-    count = len(found.work.predictions) if plan.spec.reduction == "mean" else 1
-    total = found.total
-    if total.left or found.elements:
-        total = _finished(plan, found, upstream, count)
-    value = loops.rounded(total, count)
-    if value is None:
+    u = loops.upstream_of(upstream)
+    if u is None:
         return None
-    slopes = found.work.slopes
-    return np.asarray(value), None if slopes is None else slopes.reshape(predictions.shape)
+    slopes = None
+    if gradient:
+        slopes = np.empty(predictions.shape, np.float32) if out is None else out
+    value = np.empty((), np.float32)
+    left = compiled.call(
+        ready.fixed,
+        u,
+        predictions.ctypes.data,
+        targets.ctypes.data,
+        0 if slopes is None else slopes.ctypes.data,
+        value.ctypes.data,
+    )
+    if left is not None:
+        finished = finish(ready, left, predictions, targets, u, slopes)
+        if finished is None:
+            return None
+        value[...] = finished
+    return value, slopes
 
 
-def _finished(plan: Plan, found: loops.Found, upstream: Any, count: int) -> compiled.Total:
+def finish(
+    ready: loops.Ready,
+    left: compiled.Left,
+    predictions: Array,
+    targets: Array,
+    upstream: float,
+    slopes: Array | None,
+) -> np.float32 | None:
+    """Compute what a loop left undecided of a call.
+
+    Args:
+        ready: the call.
+        left: from `compiled.call`.
+        predictions: the predictions.
+        targets: the targets.
+        upstream: the upstream gradient.
+        slopes: the gradient, which receives the missing numbers.
+
+    Returns:
+        The loss, or None if its sum is undecided.
+    """
+    with np.errstate(all="ignore"):
+        total = left.total
+        if total.left or len(left.elements):
+            rows = None if slopes is None else slopes.reshape(ready.rows)
+            of_rows = predictions.reshape(ready.rows), targets.reshape(ready.rows[0])
+            total = _finished(ready, left, *of_rows, upstream, rows)
+        return loops.rounded(total, ready.divisor)
+
+
+def _finished(
+    ready: loops.Ready,
+    left: compiled.Left,
+    predictions: Array,
+    targets: Array,
+    upstream: float,
+    slopes: Array | None,
+) -> compiled.Total:
     """Compute the rows that a loop left undecided, as a call of their own, and add their losses."""
-    work = found.work
-    left = work.left.copy()
-    elements = work.elements[: found.elements]
-    width = work.predictions.shape[1]
-    chosen = np.union1d(np.flatnonzero(left), elements // width)
+    plan, (_, width) = ready.plan, ready.rows
+    chosen = np.union1d(np.flatnonzero(left.positions), left.elements // width)
     # The plan knows the class axis by its number, so keep the rank.
     rank = 1 if plan.axis is None else plan.axis + 1
     shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
-    rows = work.predictions[chosen].reshape(shape)
-    of_rows = work.targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
+    rows = predictions[chosen].reshape(shape)
+    of_rows = targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
     call = HostCall(plan, rows, of_rows, None, None)
     losses = np.zeros(len(chosen), np.float32)
-    slopes = None if work.slopes is None else work.slopes[chosen]
-    divisor = (Ball(np.float64(count)), lambda: Fraction(count))
-    scale = None if slopes is None else _scale(call, upstream, divisor)
-    undecided = left[chosen]
+    some = None if slopes is None else slopes[chosen]
+    divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
+    scale = None if some is None else _scale(call, upstream, divisor)
+    undecided = left.positions[chosen]
+    again = undecided.copy()
+    if some is not None:
+        own = np.searchsorted(chosen, left.elements // width) * width + left.elements % width
+        loops.finish_elements(call, own, some, again, scale)
+    _positions_into(call, losses, some, scale, "float32", again)
     if slopes is not None:
-        own = np.searchsorted(chosen, elements // width) * width + elements % width
-        loops.finish_elements(call, own, slopes, undecided, scale)
-    _positions_into(call, losses, slopes, scale, "float32", undecided)
-    if work.slopes is not None:
-        work.slopes[chosen] = slopes
+        slopes[chosen] = some
     # A row that only its slopes left undecided has its loss in the total already.
-    return found.total.plus(losses[left[chosen]].tolist())
+    return left.total.plus(losses[undecided].tolist())
 
 
 def _carry_out(

@@ -1,19 +1,21 @@
 """Runs the compiled loops as the first tier of exact mode.
 
 A loop takes the rows of a `HostCall`. A call without masks and weights needs no `HostCall`, whose
-preparation costs more than the loop, so there the loop takes the arrays of the call (`whole`). In
+preparation costs more than the loop, so there the loop takes the arrays of the call (`ready`). In
 both cases the next tiers compute what the loop leaves undecided.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from unifiedloss import compiled, losses
 from unifiedloss.compiled import Total, Work
+from unifiedloss.exact import counts
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
@@ -148,63 +150,76 @@ def finish_elements(
 # ------------------------------------------------------------------------- arrays as they are given
 
 
-def whole(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    out: Array | None,
-    *,
-    gradient: bool,
-) -> Found | None:
-    """Compute a call without masks and weights from its arrays, without a `HostCall`.
+class Ready(NamedTuple):
+    """A call without masks and weights as the loops take it: what its plan says.
 
-    Returns:
-        What the loop found, or None if no loop computes this call.
+    Attributes:
+        plan: the plan.
+        rows: (n, K).
+        divisor: what the sum of the losses is divided by.
+        fixed: see `compiled.call`.
+        targets: the dtype of the targets.
     """
-    module = loop_of(plan)
-    if module is None or plan.result_dtype != "float32" or plan.spec.reduction == "none":
+
+    plan: Plan
+    rows: tuple[int, int]
+    divisor: int
+    fixed: tuple[float, ...]
+    targets: np.dtype[Any]
+
+
+def ready(plan: Plan) -> Ready | None:
+    """The call of a plan for a compiled loop, or None if none computes it from its arrays."""
+    known = _ready(plan)
+    if known is None or not compiled.is_available() or "fast" in counts.skipped_tiers:
         return None
-    if plan.class_weights is not None or plan.ignored_labels or plan.element_weights is not None:
+    return known
+
+
+@lru_cache(4096)
+def _ready(plan: Plan) -> Ready | None:
+    name = plan.spec.name
+    if plan.predictions_dtype != "float32" or plan.result_dtype != "float32":
         return None
-    if not (predictions.flags.carray and predictions.dtype == np.float32 and predictions.size):
+    if plan.spec.reduction == "none" or plan.scale != 1.0 or not has_part(name, "compiled"):
         return None
-    if not (targets.flags.carray and module.reads(targets)):
+    if not plan.plain or plan.ignored_labels or plan.class_weights is not None:
         return None
-    if plan.axis is not None and plan.axis != predictions.ndim - 1:
+    if plan.element_weights is not None or plan.average_last_axis or plan.oracle_only:
         return None
-    u = 1.0 if upstream is None else float(upstream)
+    if plan.shape is None or not plan.count or plan.classes == 0:
+        return None
+    if plan.axis is not None and plan.axis != len(plan.shape) - 1:
+        return None
+    targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
+    module = losses.part(name, "compiled")
+    if targets is None or not module.takes(plan) or not module.reads(np.empty(0, targets)):
+        return None
+    rows = (plan.count, plan.classes or 1)
+    divisor = plan.count if plan.spec.reduction == "mean" else 1
+    number, parameter = compiled.LOSSES.index(name), module.parameter(plan)
+    label = (targets.itemsize, targets.kind == "i")
+    return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
+
+
+def upstream_of(upstream: Any) -> float | None:
+    """A scalar upstream gradient as the loops take it, or None if they do not."""
+    if upstream is None:
+        return 1.0
+    u = float(upstream)
     if not 2.0**-150 <= abs(u) <= 2.0**150:
         return None
-    if upstream is not None and abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
+    if abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
         return None  # an integer that float64 does not hold
-    rows = predictions.reshape(-1, 1 if plan.axis is None else predictions.shape[-1])
-    count = len(rows) if plan.spec.reduction == "mean" else 1
-    slopes = None
-    if gradient:
-        slopes = np.empty(rows.shape, np.float32) if out is None else out.reshape(rows.shape)
-    work = Work(
-        predictions=rows,
-        targets=targets.reshape(-1),
-        todo=None,
-        weight=None,
-        factor=u / count,
-        factor_is_exact=count & (count - 1) == 0 and abs(math.frexp(u)[0]) == 0.5,
-        divisor=_inverse_of(float(count)) if u == 1 else 0.0,
-        losses=module.room(len(rows)),
-        slopes=slopes,
-        left=np.empty(len(rows), bool),
-        elements=np.empty(_FEW, np.int64),
-    )
-    return _run(module, plan, work)
+    return u
 
 
-def rounded(total: Total, count: int) -> np.float32 | None:
+def rounded(total: Total, divisor: int) -> np.float32 | None:
     """The sum of a total over an integer, rounded to float32, or None if its bound is too wide."""
     if not math.isfinite(total.high):
         return np.float32(total.high)
-    mean = (total.high + total.low) / count
+    mean = (total.high + total.low) / divisor
     # The sum of both parts, the quotient and the ends of the interval are rounded.
-    width = total.error / count + 6 * _UNIT * abs(mean)
+    width = total.error / divisor + 6 * _UNIT * abs(mean)
     first, last = np.float32(mean - width), np.float32(mean + width)
     return first + np.float32(0) if first == last else None

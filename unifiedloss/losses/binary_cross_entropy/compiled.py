@@ -25,7 +25,11 @@ def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
     return None
 
 
+def parameter(plan: Plan) -> float:
+    """The parameter of the loop, pos_weight."""
+    return plan.pos_weight if isinstance(plan.pos_weight, float) else 1.0
+
+
 def run(plan: Plan, work: Work) -> tuple[Total, int]:
     """Run the loop."""
-    weight = plan.pos_weight if isinstance(plan.pos_weight, float) else 1.0
-    return compiled.elementwise("binary_cross_entropy", work, weight)
+    return compiled.elementwise("binary_cross_entropy", work, parameter(plan))

@@ -24,6 +24,11 @@ def room(n: int) -> Array | None:
     return np.empty(n, np.float32)
 
 
+def parameter(plan: Plan) -> float:  # noqa: ARG001 - the same for all losses
+    """The parameter of the loop; this one has none."""
+    return 1.0
+
+
 def run(plan: Plan, work: Work) -> tuple[Total, int]:  # noqa: ARG001 - the same for all losses
     """Run the loop."""
     return compiled.cross_entropy(work)

@@ -26,7 +26,13 @@ def room(n: int) -> Array | None:  # noqa: ARG001 - the same for all losses
     return None
 
 
+def parameter(plan: Plan) -> float:
+    """The parameter of the loop, delta."""
+    spec: Any = plan.spec
+    delta: float = spec.delta
+    return delta
+
+
 def run(plan: Plan, work: Work) -> tuple[Total, int]:
     """Run the loop."""
-    spec: Any = plan.spec
-    return compiled.elementwise("huber", work, spec.delta)
+    return compiled.elementwise("huber", work, parameter(plan))
