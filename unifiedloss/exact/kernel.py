@@ -207,7 +207,7 @@ def _at_once(
         The results, or None if no loop computes this call, or its sum is undecided.
     """
     ready = loops.ready(plan)
-    if ready is None or not (predictions.flags.carray and targets.flags.carray):
+    if ready is None or not (_is_plain(predictions) and _is_plain(targets)):
         return None
     if predictions.dtype != np.float32 or targets.dtype != ready.targets:
         return None
@@ -232,6 +232,11 @@ def _at_once(
             return None
         value[...] = finished
     return value, slopes
+
+
+def _is_plain(x: Array) -> bool:
+    """Whether a loop can read the memory of an array; it may be read-only, as TensorFlow's is."""
+    return x.flags.c_contiguous and x.flags.aligned
 
 
 def finish(
