@@ -106,7 +106,7 @@ def extension() -> dict[str, Any]:
         return {}
     loops = Extension(
         MODULE,
-        [str(SOURCES / name) for name in ("module.c", "call.c")],
+        [str(SOURCES / name) for name in ("module.c", "call.c", "xla.c")],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=FLAGS,
         extra_link_args=["-s"] if sys.platform == "linux" else [],

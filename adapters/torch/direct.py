@@ -1,4 +1,4 @@
-"""Exact mode on CPU tensors without a NumPy array: a compiled loop reads and writes their memory."""
+"""Exact mode on CPU tensors without NumPy arrays: a compiled loop reads and writes memory."""
 
 from __future__ import annotations
 

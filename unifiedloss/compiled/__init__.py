@@ -31,6 +31,8 @@ except ImportError:  # built without a compiler, or for another platform
     _BUILT = False
 
 Array = NDArray[Any]
+Memory = Any
+"""An address, or an object with a buffer in C order. Python 3.11 has no type for the latter."""
 
 VARIABLE = "UNIFIEDLOSS_COMPILED"
 NUMPY = "numpy"
@@ -146,8 +148,14 @@ def _number_of(name: str) -> int:
     return _loops.levels().index(name)
 
 
-def _level_number() -> int:
+def level_number() -> int:
+    """The number of the level in use, as the module counts."""
     return _number_of(level())
+
+
+def xla_target() -> Any:
+    """The capsule of the function that XLA's custom calls run."""
+    return _loops.xla_target()
 
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")
@@ -171,10 +179,10 @@ class Left(NamedTuple):
 def call(
     fixed: tuple[float, ...],
     upstream: float,
-    predictions: int,
-    targets: int,
-    slopes: int,
-    value: int,
+    predictions: Memory,
+    targets: Memory,
+    slopes: Memory,
+    value: Memory,
 ) -> Left | None:
     """Compute a call without weights and masks, in any thread.
 
@@ -182,15 +190,15 @@ def call(
         fixed: what the shapes and dtypes say: the number of the loss, n, K, the bytes of a label
             and whether it has a sign, the parameter as for `elementwise`, and the divisor.
         upstream: the upstream gradient, from 2^-150 to 2^150 in size.
-        predictions: the address of float32 (n, K) in C order.
-        targets: the address of labels (n,), or of float32 numbers.
-        slopes: the address that receives the gradient, float32 (n, K); 0 for none.
-        value: the address that receives the loss, float32.
+        predictions: float32 (n, K) in C order.
+        targets: labels (n,), or float32 numbers.
+        slopes: receives the gradient, float32 (n, K); 0 for none.
+        value: receives the loss, float32.
 
     Returns:
         None where the loss is written. Else what is left to compute.
     """
-    left = _loops.call(_level_number(), *fixed, upstream, predictions, targets, slopes, value)
+    left = _loops.call(level_number(), *fixed, upstream, predictions, targets, slopes, value)
     return None if left is None else left_of(*left)
 
 
@@ -223,7 +231,7 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
     """
     rows, labels = work.predictions, work.targets
     left, found, *total = _loops.cross_entropy(
-        _level_number(),
+        level_number(),
         _address(rows),
         *rows.shape,
         rows.strides[0] // 4,
@@ -255,7 +263,7 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
     """
     factors = _factors(work)
     total = getattr(_loops, loss)(
-        _level_number(),
+        level_number(),
         _address(work.predictions),
         _address(work.targets),
         len(work.predictions),

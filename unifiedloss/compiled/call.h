@@ -2,6 +2,7 @@
 #ifndef UNIFIEDLOSS_CALL_H
 #define UNIFIEDLOSS_CALL_H
 
+#include <stddef.h>
 #include "loops.h"
 
 enum loss { CROSS_ENTROPY, BINARY_CROSS_ENTROPY, MEAN_SQUARED_ERROR, HUBER, LOSSES };
@@ -36,5 +37,8 @@ const struct loops *loops_at(long level);
    that `forget` frees. */
 int compute_call(const struct call *, float *value, struct left *);
 void forget(struct left *);
+
+/* A custom call of XLA's; see xla.c. */
+void unifiedloss_xla(void **out, const void **in, const char *text, size_t length, void *status);
 
 #endif

@@ -172,12 +172,34 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
   return elementwise(given, count, 2);
 }
 
+/* Memory that Python code names by its address, or by an object whose buffer it is. */
+struct memory {
+  Py_buffer buffers[4];
+  int count;
+};
+
+/* The next memory, of at least `size` bytes in C order; NULL for the address 0, or with an error. */
+static void *memory(struct arguments *a, struct memory *m, int64_t size, int flags) {
+  if (PyLong_Check(*a->next)) return address(a);
+  Py_buffer *buffer = &m->buffers[m->count];
+  if (PyErr_Occurred() || PyObject_GetBuffer(*a->next++, buffer, flags) < 0) return NULL;
+  m->count++;
+  if (buffer->len >= size) return buffer->buf;
+  PyErr_SetString(PyExc_ValueError, "a buffer is shorter than its shape says");
+  return NULL;
+}
+
+static void release(struct memory *m) {
+  while (m->count) PyBuffer_Release(&m->buffers[--m->count]);
+}
+
 /* Compute a call. The result is None where the loss is written, else what the loop left: the flags
    of undecided positions, the numbers of undecided elements, and the total. */
 static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
   if (!has(count, 13)) return NULL;
   struct arguments a = {given};
+  struct memory m = {0};
   struct call c = {0};
   c.level = (long)integer(&a);
   int64_t loss = integer(&a);
@@ -188,10 +210,6 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
   c.parameter = number(&a);
   c.divisor = number(&a);
   c.upstream = number(&a);
-  c.predictions = address(&a);
-  c.targets = address(&a);
-  c.slopes = address(&a);
-  float *value = address(&a);
   if (PyErr_Occurred()) return NULL;
   c.loss = (enum loss)loss;
   if (loss < 0 || loss >= LOSSES || c.n < 1 || c.classes < 1 || c.classes > INT64_MAX / 64 / c.n ||
@@ -199,8 +217,15 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
     PyErr_SetString(PyExc_ValueError, "the level, the loss or the shape is out of range");
     return NULL;
   }
+  const int64_t size = c.n * c.classes * (int64_t)sizeof(float);
+  c.predictions = memory(&a, &m, size, PyBUF_SIMPLE);
+  c.targets = memory(&a, &m, c.n * c.label_size, PyBUF_SIMPLE);
+  c.slopes = memory(&a, &m, size, PyBUF_WRITABLE);
+  float *value = memory(&a, &m, sizeof *value, PyBUF_WRITABLE);
+  PyObject *found = NULL;
   struct left left;
   int state;
+  if (PyErr_Occurred()) goto end;
   if (c.n > RELEASED / c.classes) {
     Py_BEGIN_ALLOW_THREADS
     state = compute_call(&c, value, &left);
@@ -208,13 +233,20 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
   } else {
     state = compute_call(&c, value, &left);
   }
-  if (state == NO_MEMORY) return PyErr_NoMemory();
-  if (state == DECIDED) Py_RETURN_NONE;
-  PyObject *found = Py_BuildValue(
-      "y#y#Lddd", (const char *)left.which, (Py_ssize_t)c.n, (const char *)left.numbers,
-      (Py_ssize_t)(left.elements * (int64_t)sizeof *left.numbers), (long long)left.positions,
-      left.total.high, left.total.low, left.total.error);
-  forget(&left);
+  if (state == NO_MEMORY) {
+    PyErr_NoMemory();
+  } else if (state == DECIDED) {
+    found = Py_NewRef(Py_None);
+  } else {
+    found = Py_BuildValue("y#y#Lddd", (const char *)left.which, (Py_ssize_t)c.n,
+                          (const char *)left.numbers,
+                          (Py_ssize_t)(left.elements * (int64_t)sizeof *left.numbers),
+                          (long long)left.positions, left.total.high, left.total.low,
+                          left.total.error);
+    forget(&left);
+  }
+end:
+  release(&m);
   return found;
 }
 
@@ -255,12 +287,20 @@ static PyObject *levels(PyObject *module, PyObject *ignored) {
   return names;
 }
 
+/* What `jax.ffi.register_ffi_target` takes. */
+static PyObject *xla_target(PyObject *module, PyObject *ignored) {
+  (void)module;
+  (void)ignored;
+  return PyCapsule_New((void *)(uintptr_t)unifiedloss_xla, NULL, NULL);
+}
+
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef METHODS[] = {
     FAST(cross_entropy), FAST(binary_cross_entropy), FAST(mean_squared_error),
     FAST(huber),         FAST(call),                 FAST(exponential),
     FAST(logarithm),
     {"levels", levels, METH_NOARGS, NULL},
+    {"xla_target", xla_target, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from unifiedloss import compiled, reference
+from unifiedloss import compiled, host, reference
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.exact import counts, fast, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall, plain
+from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
@@ -53,8 +55,9 @@ def evaluate(
 ) -> tuple[Array, Array | None]:
     """Compute the loss of a plan and, on request, its gradient with respect to the predictions.
 
-    Bad values do not raise an error: those positions are NaN. An empty mean under
-    ``on_empty="error"`` is NaN too.
+    It may be called in any thread, but this module must have been imported in one that keeps
+    subnormal numbers. Bad values do not raise an error: those positions are NaN. An empty mean
+    under ``on_empty="error"`` is NaN too.
 
     Args:
         plan: from `unifiedloss.plan.resolve`, with every extent known.
@@ -75,6 +78,27 @@ def evaluate(
         The loss in the result dtype and the gradient in the predictions' dtype, in C order;
         bfloat16 as its bits in uint16.
     """
+    if sample_weight is None and mask is None:
+        found = _at_once(plan, predictions, targets, upstream, out, gradient=gradient)
+        if found is not None:
+            return found
+    arrays = predictions, targets, sample_weight, mask, upstream
+    return host.run(partial(_by_tiers, gradient=gradient, exp=exp, out=out), plan, *arrays)
+
+
+def _by_tiers(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+    upstream: Array | float | None,
+    *,
+    gradient: bool,
+    exp: Callable[..., Any],
+    out: Array | None,
+) -> tuple[Array, Array | None]:
+    """Compute the results of `evaluate` in a thread that keeps subnormal numbers."""
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
         value, slope = _by_oracle(
             plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient
@@ -82,10 +106,6 @@ def evaluate(
         if slope is not None and out is not None:
             slope = _written(out, slope)
         return value, slope
-    if sample_weight is None and mask is None:
-        found = _at_once(plan, predictions, targets, upstream, out, gradient=gradient)
-        if found is not None:
-            return found
     with np.errstate(all="ignore"):
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp)
         return _carry_out(call, upstream, out, gradient=gradient)
@@ -216,18 +236,13 @@ def _at_once(
         return None
     slopes = None
     if gradient:
-        slopes = np.empty(predictions.shape, np.float32) if out is None else out
+        slopes = aligned(predictions.shape, predictions.dtype) if out is None else out
     value = np.empty((), np.float32)
     left = compiled.call(
-        ready.fixed,
-        u,
-        predictions.ctypes.data,
-        targets.ctypes.data,
-        0 if slopes is None else slopes.ctypes.data,
-        value.ctypes.data,
+        ready.fixed, u, predictions, targets, 0 if slopes is None else slopes, value
     )
     if left is not None:
-        finished = finish(ready, left, predictions, targets, u, slopes)
+        finished = host.run(finish, ready, left, predictions, targets, u, slopes)
         if finished is None:
             return None
         value[...] = finished
@@ -362,7 +377,7 @@ def _scale(call: HostCall, upstream: Any, divisor: Any) -> Scale:
 def _slopes_in(call: HostCall, dtype: np.dtype[Any], out: Array | None) -> Array:
     """The array that receives the gradient row by row, with 0 in rows that are not computed."""
     if out is None or not _classes_last(call):
-        return _aligned_zeros(call.rows.shape, dtype)
+        return aligned(call.rows.shape, dtype, zeros=True)
     rows = out.reshape(call.rows.shape)
     if not call.kept.all():
         rows[~call.kept] = 0
@@ -471,12 +486,3 @@ def _poison(call: HostCall, which: Any, losses: Array, slopes: Array | None) -> 
     losses[which] = np.nan
     if slopes is not None:
         slopes[which] = stored(np.full(1, np.nan), call.plan.predictions_dtype)
-
-
-def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-    """Zeros aligned to 64 bytes, because TensorFlow and JAX copy arrays that are not aligned."""
-    size = shape[0] * shape[1] * dtype.itemsize
-    out = np.zeros(size + 64, np.uint8)
-    start = -out.ctypes.data % 64
-    zeros: Array = out[start : start + size].view(dtype).reshape(shape)
-    return zeros
