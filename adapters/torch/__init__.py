@@ -54,6 +54,7 @@ class TorchAdapter(Adapter):
     tensor_type = Tensor
     ops: ClassVar[Any] = ops
     kernels: ClassVar[Any] = kernels
+    exact_reads_memory = True  # compilers store what an operator of another library reads
 
     def version(self) -> str:
         return torch.__version__

@@ -481,11 +481,26 @@ class _Gradient(Function):
     vmap = staticmethod(_vmap_rule(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108
 
 
+def _with_derivative(operator: Any, function: Any) -> Callable[..., Any]:
+    """The operator where autograd may look at it; its Function only where autograd does."""
+
+    def call(*args: Any) -> Any:
+        looks = torch.is_grad_enabled() and any(
+            isinstance(x, Tensor) and x.requires_grad for x in args
+        )
+        if looks or _transform() is not None or forward_ad._current_level >= 0:
+            return function.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
+
+    return call
+
+
 for _operator, _kernel, _fake, _function in (
     (_LOSS, _loss, _fake_loss, _Loss),
     (_GRADIENT, _gradient, _fake_gradient, _Gradient),
 ):
     _LIBRARY.impl(_operator, _kernel, "CompositeExplicitAutograd")
-    _LIBRARY.impl(_operator, _function.apply, "Autograd")
+    _LIBRARY.impl(_operator, _with_derivative(_operator, _function), "Autograd")
     torch.library.register_fake(_operator, _fake, lib=_LIBRARY)
     torch.library.register_vmap(_operator, _vmap_rule(_operator), lib=_LIBRARY)
