@@ -111,8 +111,8 @@ def _gives_the_bits_of_the_host() -> bool:
     spec = from_dict(_PROBE)
     form = Signature((5,), "float32")
     plan = resolve(spec, form, form)
-    z = np.float32([[1e-40, 2.5, -3, 0.1, 7], [np.inf, 2.5, -3, 0.1, 7]])
-    y, u = np.float32([[0, 1, -1, 0.3, 2]] * 2), np.float32([0.3, 1])
+    z = np.array([[1e-40, 2.5, -3, 0.1, 7], [np.inf, 2.5, -3, 0.1, 7]], np.float32)
+    y, u = np.array([[0, 1, -1, 0.3, 2]] * 2, np.float32), np.array([0.3, 1], np.float32)
     with jax.ensure_compile_time_eval():
         program = jax.jit(partial(_evaluate, plan, True)).lower(z, y, u).compile()  # noqa: FBT003
         found = [np.asarray(x) for x in program(z, y, u)]

@@ -194,9 +194,9 @@ def _computed(
     """`unifiedloss.exact.evaluate` on tensors of any device."""
     from unifiedloss import exact  # imported here because native mode does not need it
 
-    predictions, targets, sample_weight, mask = tensors
-    if sample_weight is None and mask is None and _are_memory(predictions, targets):
-        found = direct.evaluate(plan, predictions, targets, upstream, gradient=gradient)
+    two: Any = tensors[:2]
+    if tensors[2:] == (None, None) and _are_memory(*two):
+        found = direct.evaluate(plan, *two, upstream, gradient=gradient)
         if found is not None:
             return found
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]

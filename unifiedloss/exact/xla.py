@@ -83,14 +83,14 @@ def _finish(
     left: tuple[Any, ...] | None,
 ) -> None:
     plan = _plan(text)
-    assert plan.shape is not None
-    assert plan.positions is not None
-    z = np.frombuffer(predictions, np.float32).reshape(plan.shape)
+    shape: Any = plan.shape
+    labels: Any = plan.positions
+    z = np.frombuffer(predictions, np.float32).reshape(shape)
     y = np.frombuffer(targets, plan.targets_dtype)
-    y = y.reshape(plan.positions if plan.kind == "index" else plan.shape)
+    y = y.reshape(labels if plan.kind == "index" else shape)
     out: Array | None = None
     if slopes is not None:
-        out = np.frombuffer(slopes, np.float32).reshape(plan.shape)
+        out = np.frombuffer(slopes, np.float32).reshape(shape)
     u = None if upstream is None else np.frombuffer(upstream, np.float32).reshape(())
     ready = loops.ready(plan)
     number = loops.upstream_of(u)
