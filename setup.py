@@ -37,6 +37,8 @@ LEVELS = {
     },
     "aarch64": {"neon": []},
 }
+UNITS = ("module.c", "call.c", "parallel.c", "threads.c", "xla.c")
+"""The files that are compiled once; level.c is compiled for every level."""
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(
     platform.machine().lower(), platform.machine().lower()
 )
@@ -107,7 +109,10 @@ def extension() -> dict[str, Any]:
         return {}
     loops = Extension(
         MODULE,
-        [str(SOURCES / name) for name in ("module.c", "parallel.c", "threads.c")],
+        [
+            str(SOURCES / name)
+            for name in ("module.c", "call.c", "parallel.c", "threads.c", "xla.c")
+        ],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=FLAGS,
         extra_link_args=LINK,

@@ -308,3 +308,35 @@ def test_forced_level_must_exist() -> None:
     with pytest.raises(SpecValueError, match="no level 'v9'"), compiled.forced("v9"):
         pass
     assert compiled.level() == before
+
+
+@pytest.mark.skipif(not LEVELS, reason="there are no compiled loops here")
+def test_averaged_rows_are_not_added_element_by_element() -> None:
+    """With `average_last_axis` the rounded terms are the averages, which the loops do not know."""
+    spec = ul.BinaryCrossEntropyLoss(from_logits=True, average_last_axis=True, rounding="exact")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        z, t = rng.normal(0, 4, (7, 5)).astype(np.float32), rng.integers(0, 2, (7, 5))
+        loss = spec(z, t.astype(np.float32))
+        with compiled.forced(compiled.NUMPY):
+            assert loss == spec(z, t.astype(np.float32))
+
+
+@pytest.mark.skipif(not LEVELS, reason="there are no compiled loops here")
+def test_memory_of_a_call_is_checked() -> None:
+    """A shape that exceeds the memory given, or is none, is an error before anything is read."""
+    mse, z, value = compiled.LOSSES.index("mean_squared_error"), np.ones(4, np.float32), np.empty(1)
+    fixed = (mse, 4, 1, 4, False, 1.0, 4.0)
+    out = value.astype(np.float32)
+    assert compiled.call(fixed, 1.0, z, z * 3, 0, out) is None
+    assert out[0] == 4
+    for memory in ((z[:3], z, 0, out), (z, z[:3], 0, out), (z, z, z[:3], out), (z, z, 0, out[:0])):
+        with pytest.raises(ValueError, match="shorter"):
+            compiled.call(fixed, 1.0, *memory)
+    frozen = z.copy()
+    frozen.flags.writeable = False
+    with pytest.raises((ValueError, BufferError), match=r"read-only|writable"):
+        compiled.call(fixed, 1.0, z, z, frozen, out)
+    for wrong in ((9, *fixed[1:]), (mse, 0, *fixed[2:]), (mse, 4, 0, *fixed[3:])):
+        with pytest.raises(ValueError, match="out of range"):
+            compiled.call(wrong, 1.0, z, z, 0, out)

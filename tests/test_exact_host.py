@@ -101,3 +101,16 @@ def test_exact_numpy_where_it_flushes() -> None:
     with flushing():
         loss = spec(logits, labels)
     assert int(loss.view(np.uint32)[0]) == 27  # 3.8e-44
+
+
+@settable
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_compiled_loop_where_numbers_are_flushed(reduction: str) -> None:
+    """A reduced subnormal loss, and a subnormal gradient, need no other thread."""
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction=reduction, rounding="exact")
+    logits, labels = np.array([[100, 0]] * 3, np.float32), np.array([0, 0, 0])
+    value, gradient = spec.value_and_grad(logits, labels)
+    with flushing():
+        flushed = spec.value_and_grad(logits, labels)
+    assert value.tobytes() == flushed[0].tobytes() != np.float32(0).tobytes()
+    assert gradient.tobytes() == flushed[1].tobytes() != np.zeros_like(gradient).tobytes()

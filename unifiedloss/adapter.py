@@ -189,6 +189,9 @@ class Adapter(ABC):
     differentiates: bool = True
     """Whether `differentiate` works. If not, override `value_and_grad` with a closed form."""
 
+    exact_reads_memory: bool = False
+    """Whether `exact` needs no `stored`, because it reads the tensors from memory."""
+
     def dtypes(self) -> tuple[str, ...]:
         """The floating dtypes that this framework has here, under its current settings."""
         return tuple(FORMATS)
@@ -287,10 +290,11 @@ class Adapter(ABC):
         mask: Any = None,
     ) -> Array:
         """Evaluate a spec on tensors of this framework, NumPy arrays and lists."""
-        predictions, targets, sample_weight, mask = self.stored(
-            *self.to_tensors(predictions, targets, sample_weight, mask)
-        )
-        plan = self.plan(spec, predictions, targets, sample_weight, mask)
+        tensors = self.to_tensors(predictions, targets, sample_weight, mask)
+        plan = self.plan(spec, *tensors)
+        if not (plan.exact and self.exact_reads_memory):
+            tensors = self.stored(*tensors)
+        predictions, targets, sample_weight, mask = tensors
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
         if plan.exact:
             return self.exact(plan, predictions, targets, sample_weight, mask)

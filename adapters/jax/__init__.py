@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.jax import exact, kernels, objects, ops
+from unifiedloss.adapters.jax import exact, ffi, kernels, objects, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS
@@ -126,8 +126,9 @@ class JaxAdapter(Adapter):
         sample_weight: Array | None,
         mask: Array | None,
     ) -> Array:
-        with wide_enough(predictions, targets, sample_weight, mask):
-            return exact.loss(plan, predictions, targets, sample_weight, mask)
+        tensors = predictions, targets, sample_weight, mask
+        with wide_enough(*tensors):
+            return exact.loss(plan, *self._in_memory(plan, *tensors, None)[:4])
 
     def exact_value_and_grad(
         self,
@@ -140,7 +141,14 @@ class JaxAdapter(Adapter):
     ) -> tuple[Array, Array]:
         tensors = predictions, targets, sample_weight, mask, upstream
         with wide_enough(*tensors):
-            return exact.value_and_grad(plan, *tensors)
+            return exact.value_and_grad(plan, *self._in_memory(plan, *tensors))
+
+    def _in_memory(self, plan: Plan, *tensors: Any) -> tuple[Any, ...]:
+        """The tensors as memory holds them; so a custom call reads them anyway."""
+        *given, upstream = tensors
+        if ffi.holds(plan, tensors):
+            return tensors
+        return *self.stored(*given), upstream
 
     def loss(
         self,
@@ -158,13 +166,14 @@ class JaxAdapter(Adapter):
             small: Array = _loss(plan, predictions, targets, None, None)
             if not isnan(np.asarray(small.block_until_ready())):
                 return small
-        predictions, targets, sample_weight, mask = self.stored(
-            read_in(getattr(spec, "dtype", None), predictions), targets, sample_weight, mask
-        )
+        predictions = read_in(getattr(spec, "dtype", None), predictions)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if plan.exact:
             self._look(plan, predictions, targets, sample_weight, mask)
             return self.exact(plan, predictions, targets, sample_weight, mask)
+        predictions, targets, sample_weight, mask = self.stored(
+            predictions, targets, sample_weight, mask
+        )
         with wide_enough(predictions, targets, sample_weight, mask):
             value: Array = _loss(plan, predictions, targets, sample_weight, mask)
         self._look(plan, predictions, targets, sample_weight, mask)
@@ -191,9 +200,7 @@ class JaxAdapter(Adapter):
             value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
             if not isnan(np.asarray(value.block_until_ready())):
                 return value, gradient
-        predictions, targets, sample_weight, mask = self.stored(
-            read_in(getattr(spec, "dtype", None), predictions), targets, sample_weight, mask
-        )
+        predictions = read_in(getattr(spec, "dtype", None), predictions)
         plan = self.plan(spec, predictions, targets, sample_weight, mask)
         if upstream is not None:
             check_upstream(plan, self.signature(upstream))
@@ -202,6 +209,9 @@ class JaxAdapter(Adapter):
             return self.exact_value_and_grad(
                 plan, predictions, targets, sample_weight, mask, upstream
             )
+        predictions, targets, sample_weight, mask = self.stored(
+            predictions, targets, sample_weight, mask
+        )
         with wide_enough(predictions, targets, sample_weight, mask, upstream):
             value, gradient = _value_and_grad(
                 plan, predictions, targets, sample_weight, mask, upstream

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import count
 from typing import Any
 
@@ -23,7 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 from numpy.typing import NDArray
 
 from unifiedloss import host
-from unifiedloss.adapters.jax import callback, ops, program
+from unifiedloss.adapters.jax import callback, ffi, ops, program
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan
 
@@ -119,7 +119,12 @@ The host takes about as long for them as compiling takes.
 
 
 def _is_worth_compiling(plan: Plan, arrays: tuple[Any, ...]) -> bool:
-    """Whether so many calls had this plan that a compiled program is faster than the host."""
+    """Whether so many calls had this plan that a compiled program is faster than the host.
+
+    A compiled loop runs on the host in either case.
+    """
+    if ffi.takes(plan):
+        return False
     return program.holds(plan, arrays) and next(_elements(plan)) >= _MANY
 
 
@@ -142,21 +147,28 @@ def _is_concrete(*arrays: Any) -> bool:
 
 def _on_host(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
     given = [None if x is None else np.asarray(x) for x in arrays]
-    results = host.run(_kernel, plan, given, gradient)
+    found = _exact().evaluate(plan, *given, gradient=gradient)
+    results = [np.asarray(x) for x in found if x is not None]
     results = [x.view(jnp.bfloat16) if x.dtype == np.uint16 else x for x in results]
     predictions = arrays[0]
     if isinstance(predictions, Array) and predictions.committed:
         return tuple(jax.device_put(results, predictions.device))
-    return tuple(map(jnp.asarray, results))
+    return tuple(jax.device_put(results))  # in the memory of the results, unlike jnp.asarray
 
 
-def _kernel(plan: Plan, arrays: list[Any], gradient: bool) -> list[NumPyArray]:
-    # Imported here, because native mode does not need it, and because this thread keeps the
-    # subnormal numbers in its tables.
-    from unifiedloss import exact
+@cache
+def _exact() -> Any:
+    """`unifiedloss.exact`, imported in a thread that keeps the subnormal numbers of its tables.
 
-    results = exact.evaluate(plan, *arrays, gradient=gradient)
-    return [np.asarray(x) for x in results if x is not None]
+    It is imported here, because native mode does not need it.
+    """
+
+    def imported() -> Any:
+        from unifiedloss import exact
+
+        return exact
+
+    return host.run(imported)
 
 
 # ----------------------------------------------------------------------------------- under tracing
@@ -178,8 +190,9 @@ def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _no_jvp(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for. Only `_backward` may differentiate the loss."""
-    if program.holds(plan, arrays):
-        return program.run(plan, arrays, gradient=gradient)
+    for way in (ffi, program):
+        if way.holds(plan, arrays):
+            return way.run(plan, arrays, gradient=gradient)
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
     forms = [
@@ -208,8 +221,6 @@ def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
 
     Their extent is 1 in an array that is not mapped.
     """
-    from unifiedloss import exact
-
     assert plan.shape is not None
     axes = arrays[0].ndim - len(plan.shape)
     mapped = np.broadcast_shapes(*(x.shape[:axes] for x in arrays if x is not None))
@@ -218,5 +229,5 @@ def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     for i in np.ndindex(mapped):
         given: list[Any] = [None if x is None else x[(*i, ...)] for x in arrays]
         out = slopes[0][(*i, ...)] if slopes else None
-        loss_of_one, _ = exact.evaluate(plan, *given, gradient=out is not None, out=out)
+        loss_of_one, _ = _exact().evaluate(plan, *given, gradient=out is not None, out=out)
         value[(*i, ...)] = loss_of_one.view(value.dtype)

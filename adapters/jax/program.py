@@ -7,7 +7,7 @@ call the host.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,17 +56,26 @@ def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ..
     given = tuple(x is not None for x in (*arrays, *weights))
     with ops.x64():
         arrays = (*arrays, *(None if x is None else jnp.asarray(x, jnp.float64) for x in weights))
-        examples = (jnp.expand_dims(x, 0) for x in arrays if x is not None)
-        return tuple(x[0] for x in _folded(plan, gradient, given)(*examples))
+    present = [x for x in arrays if x is not None]
+    return with_examples(partial(_evaluate, plan, gradient, given), present)
 
 
-def _folded(plan: Plan, gradient: bool, given: tuple[bool, ...]) -> Any:
+def with_examples(
+    evaluate: Callable[..., tuple[Array, ...]], arrays: Sequence[Any]
+) -> tuple[Array, ...]:
+    """Call a function of arrays with an axis of examples in front, to which vmap adds its own."""
+    with ops.x64():
+        examples = (jnp.expand_dims(x, 0) for x in arrays)
+        return tuple(x[0] for x in _folded(evaluate)(*examples))
+
+
+def _folded(evaluate: Callable[..., tuple[Array, ...]]) -> Any:
     """The program for arrays with an axis of examples in front."""
 
     @custom_vmap
     def program(*arrays: Any) -> tuple[Array, ...]:
         with ops.x64():
-            return _evaluate(plan, gradient, given, *arrays)
+            return evaluate(*arrays)
 
     @program.def_vmap
     def mapped(size: int, batched: Sequence[bool], *arrays: Any) -> Any:
@@ -80,7 +89,7 @@ def _folded(plan: Plan, gradient: bool, given: tuple[bool, ...]) -> Any:
                 for x, b in zip(arrays, batched, strict=True)
             ]
             folded = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in wide]
-            results = _folded(plan, gradient, given)(*folded)
+            results = _folded(evaluate)(*folded)
             split = tuple(x.reshape(size, x.shape[0] // size, *x.shape[1:]) for x in results)
             return split, (True,) * len(split)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import exact, kernels, objects, ops, program, shapes
+from unifiedloss.adapters.tensorflow import direct, exact, kernels, objects, ops, program, shapes
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.floats import FORMATS
@@ -98,7 +98,11 @@ class TensorFlowAdapter(Adapter):
             and self.readable(predictions, targets)
         ):
             plan = self.plan(spec, predictions, targets, None, None)
-            if plan.fused and values.trivially_valid(plan, None, ops.view(targets)):
+            if plan.exact:
+                exact_loss = direct.loss(plan, predictions, targets)
+                if exact_loss is not None:
+                    return exact_loss
+            elif plan.fused and values.trivially_valid(plan, None, ops.view(targets)):
                 loss = kernels.checked_loss(plan, predictions, targets)
                 # The native kernels give NaN at infinite logits, where the loss is defined. The
                 # pipeline handles them.

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import record  # no public function says whether a tape is watching
+from tensorflow.python.eager import (  # no public function says what is watching
+    forwardprop_util,
+    record,
+)
 
 from unifiedloss.adapters.tensorflow import ops, program, shapes
 from unifiedloss.errors import UnsupportedError
@@ -86,8 +89,18 @@ def value_and_grad(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, Tensor]
     upstream = shapes.shaped_like(value, upstream)
     if program.compiles():
         return value, program.gradient(plan, upstream, *tensors)
-    call, given = _prepared(plan, tuple(tensors))
-    return value, _slope(call, upstream.dtype.name)(upstream, *given)
+    return value, gradient(plan, upstream, *tensors)
+
+
+def gradient(plan: Plan, upstream: Tensor, *tensors: Tensor | None) -> Tensor:
+    """The gradient to the predictions, which refuses to be differentiated."""
+    call, given = _prepared(plan, tensors)
+    return _slope(call, upstream.dtype.name)(upstream, *given)
+
+
+def has_tangent(*tensors: Tensor) -> bool:
+    """Whether a tf.autodiff.ForwardAccumulator looks at one of these tensors."""
+    return bool(forwardprop_util.pack_tangents(tensors).tangents)
 
 
 def _prepared(plan: Plan, tensors: tuple[Tensor | None, ...]) -> tuple[_Call, list[Tensor]]:
@@ -133,12 +146,16 @@ def _slope(call: _Call, upstream_dtype: str, *, keeps: bool = False) -> Callable
     dtypes = [dtype for dtype in call.dtypes if dtype is not None]
 
     def slope(upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
-        if keeps and tf.executing_eagerly() and _is_one(ops.to_numpy(upstream)):
-            result = tf.identity(tensors[0])
+        def again() -> Tensor:
+            given = (upstream, *tensors[keeps:])
+            return _on_host(partial(_differentiate, call), given, dtypes[:1])[0]
+
+        if not keeps:
+            result = again()
+        elif tf.executing_eagerly():
+            result = tf.identity(tensors[0]) if _is_one(ops.to_numpy(upstream)) else again()
         else:
-            (result,) = _on_host(
-                partial(_differentiate, call, keeps), (upstream, *tensors), [dtypes[0]]
-            )
+            result = tf.cond(tf.equal(upstream, 1), lambda: tf.identity(tensors[0]), again)
 
         def gradient(second: Tensor) -> list[Tensor | None]:
             if tf.executing_eagerly():
@@ -179,14 +196,25 @@ def _refused_gradient(x: Tensor) -> Tensor | None:
 # ------------------------------------------------------------------------------------- on the host
 
 
+@cache
+def _host() -> Any:
+    from unifiedloss import host  # imported here: it starts a thread that native mode does not need
+
+    return host
+
+
+@cache
+def _exact() -> Any:
+    from unifiedloss import exact
+
+    return exact
+
+
 def _on_host(
     function: Callable[..., Sequence[Array]], tensors: Sequence[Tensor], dtypes: Sequence[str]
 ) -> list[Tensor]:
     """Call a function of arrays on tensors. It returns bfloat16 results as their bits."""
-    # Imported here, because it starts a thread that native mode does not need.
-    from unifiedloss import host
-
-    function = partial(host.run, function)
+    _host().run(_exact)  # import it in a thread that keeps the subnormal numbers of its tables
     if tf.executing_eagerly():
         made = [_tensor(x, tensors[0].device) for x in function(*map(ops.to_numpy, tensors))]
     else:
@@ -205,11 +233,11 @@ def _tensor(x: Array, device: str) -> Tensor:
     test_memory_that_tensorflow_cannot_use_is_copied).
     """
     if x.ctypes.data % 64 or not x.flags.c_contiguous or not x.flags.writeable:
-        out = np.empty(x.nbytes + 64, np.uint8)
-        start = -out.ctypes.data % 64
-        aligned = out[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
-        aligned[...] = x
-        x = aligned
+        from unifiedloss.exact.rooms import aligned
+
+        out = aligned(x.shape, x.dtype)
+        out[...] = x
+        x = out
     made = tf.experimental.dlpack.from_dlpack(x.__dlpack__())
     if "CPU" in device:
         return made
@@ -221,8 +249,6 @@ def _evaluate(
     call: _Call, *arrays: Array, upstream: Array | None = None, gradient: bool
 ) -> list[Array]:
     """The loss and, if asked for, the gradient."""
-    from unifiedloss import exact
-
     given = iter(arrays)
     predictions, targets, weight, mask = tensors = [
         None if dtype is None else next(given) for dtype in call.dtypes
@@ -230,17 +256,15 @@ def _evaluate(
     assert predictions is not None
     assert targets is not None
     plan = _plan(call, *(None if x is None else x.shape for x in tensors))
-    value, slope = exact.evaluate(
+    value, slope = _exact().evaluate(
         plan, predictions, targets, weight, mask, upstream, gradient=gradient
     )
     return [np.asarray(x) for x in (value, slope) if x is not None]
 
 
-def _differentiate(call: _Call, keeps: bool, upstream: Array, *arrays: Array) -> list[Array]:
+def _differentiate(call: _Call, upstream: Array, *arrays: Array) -> list[Array]:
     """The gradient alone."""
-    if keeps and _is_one(upstream):
-        return [arrays[0].view(np.uint16) if call.dtypes[0] == "bfloat16" else arrays[0]]
-    return _evaluate(call, *arrays[keeps:], upstream=upstream, gradient=True)[1:]
+    return _evaluate(call, *arrays, upstream=upstream, gradient=True)[1:]
 
 
 @lru_cache(4096)
@@ -249,7 +273,8 @@ def _plan(call: _Call, *sizes: tuple[int, ...] | None) -> Plan:
         None if dtype is None else Signature(size, dtype)
         for size, dtype in zip(sizes, call.dtypes, strict=True)
     ]
-    return resolve(call.spec, *signatures)  # type: ignore[arg-type]
+    plan: Plan = _host().run(resolve, call.spec, *signatures)
+    return plan
 
 
 def _is_one(upstream: Array) -> bool:

@@ -54,6 +54,7 @@ class TorchAdapter(Adapter):
     tensor_type = Tensor
     ops: ClassVar[Any] = ops
     kernels: ClassVar[Any] = kernels
+    exact_reads_memory = True  # compilers store what an operator of another library reads
 
     def version(self) -> str:
         return torch.__version__
@@ -150,7 +151,11 @@ class TorchAdapter(Adapter):
         ):
             try:
                 plan = super().plan(spec, predictions, targets, None, None)
-                if plan.fused and _trivially_valid(plan, targets):
+                if plan.exact:
+                    exact_loss = exact.loss_of_two(plan, predictions, targets)
+                    if exact_loss is not None:
+                        return exact_loss
+                elif plan.fused and _trivially_valid(plan, targets):
                     loss = kernels.fused_loss(plan, predictions, targets)
                     # The native kernels give NaN at infinite logits, where the loss is defined. The
                     # pipeline handles them. The squared error needs no such check.

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
-from unifiedloss import host, registry
-from unifiedloss.adapters.torch import ops
+from unifiedloss import host, registry, values
+from unifiedloss.adapters.torch import direct, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan
 from unifiedloss.serialization import from_dict
@@ -58,6 +58,26 @@ def loss(
     return _Loss.apply(predictions, targets, sample_weight, mask, _known_text(plan.spec), ahead)[0]
 
 
+def loss_of_two(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor | None:
+    """`loss` of two CPU tensors whose values have not been checked, without any operator.
+
+    Returns:
+        None if another way must compute it.
+    """
+    if targets.requires_grad or not _is_untransformed() or not _are_memory(predictions, targets):
+        return None
+    if not direct.takes(plan):
+        return None
+    if not (torch.is_grad_enabled() and predictions.requires_grad):
+        found = direct.evaluate(plan, predictions, targets, gradient=False, checked=False)
+        return None if found is None else found[0]
+    if predictions.is_inference() or targets.is_inference():  # autograd does not save these
+        return None
+    # Function's own `apply` only looks for transforms, and there are none.
+    value: Tensor = super(Function, _OfTwo).apply(predictions, targets, plan)
+    return value
+
+
 def value_and_grad(
     plan: Plan,
     predictions: Tensor,
@@ -90,16 +110,24 @@ def _is_plain(*tensors: _Companion) -> bool:
 
     Such calls need no operator, which costs more than the loss of a small batch.
     """
+    return _is_untransformed() and _are_memory(*(x for x in tensors if x is not None))
+
+
+def _are_memory(*tensors: Any) -> bool:
+    """Whether these are dense tensors on the CPU, of no subclass."""
+    return all(
+        (type(x) is Tensor or type(x) is Parameter) and x.is_cpu and x.layout is _STRIDED
+        for x in tensors
+    )
+
+
+def _is_untransformed() -> bool:
+    """Whether no transform, mode or tracer looks at the operators now."""
     return (
         _transform() is None
         and not _C._len_torch_dispatch_stack()
         and not _C._get_tracing_state()
         and forward_ad._current_level < 0
-        and all(
-            x is None
-            or ((type(x) is Tensor or type(x) is Parameter) and x.is_cpu and x.layout is _STRIDED)
-            for x in tensors
-        )
     )
 
 
@@ -166,6 +194,11 @@ def _computed(
     """`unifiedloss.exact.evaluate` on tensors of any device."""
     from unifiedloss import exact  # imported here because native mode does not need it
 
+    two: Any = tensors[:2]
+    if tensors[2:] == (None, None) and _are_memory(*two):
+        found = direct.evaluate(plan, *two, upstream, gradient=gradient)
+        if found is not None:
+            return found
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
     value, slope = host.run(
         partial(
@@ -405,6 +438,32 @@ class _Eager(Function):
         return ahead, None, None, None, None, None
 
 
+class _OfTwo(Function):
+    """`_Eager` for two tensors whose values have not been checked."""
+
+    @staticmethod
+    def forward(ctx: Any, predictions: Tensor, targets: Tensor, plan: Plan) -> Tensor:
+        found = direct.evaluate(plan, predictions, targets, gradient=True, checked=False)
+        if found is None:
+            values.check(plan, predictions.numpy(), targets.numpy(), None, None)
+            found = _computed(plan, None, (predictions, targets, None, None), gradient=True)
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(found[1], predictions, targets)
+        return found[0]
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: _Companion) -> tuple[Any, ...]:
+        (upstream,) = upstreams
+        if upstream is None:
+            return (None,) * 3
+        ahead, predictions, targets = ctx.saved_tensors
+        if not _is_reusable(ahead, upstream) or upstream.item() != 1:
+            text = _known_text(ctx.plan.spec)
+            ahead = _Gradient.apply(upstream, ahead, predictions, targets, None, None, text)
+        return ahead, None, None
+
+
 class _Gradient(Function):
     """The gradient, which has no derivative because it is rounded."""
 
@@ -429,11 +488,26 @@ class _Gradient(Function):
     vmap = staticmethod(_vmap_rule(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108
 
 
+def _with_derivative(operator: Any, function: Any) -> Callable[..., Any]:
+    """The operator where autograd may look at it; its Function only where autograd does."""
+
+    def call(*args: Any) -> Any:
+        looks = torch.is_grad_enabled() and any(
+            isinstance(x, Tensor) and x.requires_grad for x in args
+        )
+        if looks or _transform() is not None or forward_ad._current_level >= 0:
+            return function.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
+
+    return call
+
+
 for _operator, _kernel, _fake, _function in (
     (_LOSS, _loss, _fake_loss, _Loss),
     (_GRADIENT, _gradient, _fake_gradient, _Gradient),
 ):
     _LIBRARY.impl(_operator, _kernel, "CompositeExplicitAutograd")
-    _LIBRARY.impl(_operator, _function.apply, "Autograd")
+    _LIBRARY.impl(_operator, _with_derivative(_operator, _function), "Autograd")
     torch.library.register_fake(_operator, _fake, lib=_LIBRARY)
     torch.library.register_vmap(_operator, _vmap_rule(_operator), lib=_LIBRARY)

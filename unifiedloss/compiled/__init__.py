@@ -31,6 +31,8 @@ except ImportError:  # built without a compiler, or for another platform
     _BUILT = False
 
 Array = NDArray[Any]
+Memory = Any
+"""An address, or an object with a buffer in C order. Python 3.11 has no type for the latter."""
 
 VARIABLE = "UNIFIEDLOSS_COMPILED"
 NUMPY = "numpy"
@@ -168,8 +170,72 @@ def _number_of(name: str) -> int:
     return _loops.levels().index(name)
 
 
-def _level_number() -> int:
+def level_number() -> int:
+    """The number of the level in use, as the module counts."""
     return _number_of(level())
+
+
+def xla_target() -> Any:
+    """The capsule of the function that XLA's custom calls run."""
+    return _loops.xla_target()
+
+
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")
+"""The losses that have loops, in the order of call.h."""
+
+
+class Left(NamedTuple):
+    """What a loop left undecided of a call.
+
+    Attributes:
+        positions: bool (n,), as `Work.left`.
+        elements: int64, as `Work.elements`.
+        total: the number of flagged positions, and the sum of the losses that are decided.
+    """
+
+    positions: Array
+    elements: Array
+    total: Total
+
+
+def call(
+    fixed: tuple[float, ...],
+    upstream: float,
+    predictions: Memory,
+    targets: Memory,
+    slopes: Memory,
+    value: Memory,
+    threads: int = 1,
+) -> Left | None:
+    """Compute a call without weights and masks, in any thread.
+
+    Args:
+        fixed: what the shapes and dtypes say: the number of the loss, n, K, the bytes of a label
+            and whether it has a sign, the parameter as for `elementwise`, and the divisor.
+        upstream: the upstream gradient, from 2^-150 to 2^150 in size.
+        predictions: float32 (n, K) in C order.
+        targets: labels (n,), or float32 numbers.
+        slopes: receives the gradient, float32 (n, K); 0 for none.
+        value: receives the loss, float32.
+        threads: the most threads to use.
+
+    Returns:
+        None where the loss is written. Else what is left to compute.
+    """
+    arrays = predictions, targets, slopes, value
+    left = _loops.call(level_number(), threads, *fixed, upstream, *arrays)
+    return None if left is None else left_of(*left)
+
+
+def left_of(
+    positions: Any, elements: Any, count: int, high: float, low: float, error: float
+) -> Left:
+    """What a loop left, from the buffers of the module."""
+    return Left(
+        np.frombuffer(positions, np.bool_),
+        np.frombuffer(elements or b"", np.int64),
+        Total(count, high, low, error),
+    )
 
 
 def _address(x: Array | None) -> int:
@@ -190,7 +256,7 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
     """
     rows, labels = work.predictions, work.targets
     left, found, *total = _loops.cross_entropy(
-        _level_number(),
+        level_number(),
         work.threads,
         _address(rows),
         *rows.shape,
@@ -233,7 +299,7 @@ def second_tier(
     n = len(results[0])
     rounded, left = np.empty(n, np.float32), np.empty(n, bool)
     _loops.second_tier(
-        _level_number(),
+        level_number(),
         _address(predictions),
         predictions.shape[1],
         predictions.strides[0] // 4,
@@ -256,7 +322,7 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
     """
     factors = _factors(work)
     total = getattr(_loops, loss)(
-        _level_number(),
+        level_number(),
         work.threads,
         _address(work.predictions),
         _address(work.targets),
@@ -276,9 +342,4 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
 
 def run_native(*arguments: Any) -> tuple[int, float]:
     """Run a loop of native mode; see `unifiedloss.compiled.native`."""
-    return _loops.native(_level_number(), *arguments)
-
-
-def run_exact(*arguments: Any) -> bool:
-    """Run a loop of exact mode on a small call; see `unifiedloss.exact.loops.small`."""
-    return _loops.exact(_level_number(), *arguments)
+    return _loops.native(level_number(), *arguments)

@@ -5,9 +5,7 @@
    needed then. The caller has checked their shapes, dtypes and layouts. There is no state. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <math.h>
-#include <stdlib.h>
-#include "loops.h"
+#include "call.h"
 #include "parallel.h"
 #include "threads.h"
 
@@ -44,6 +42,10 @@ static int runs(long level) {
 #endif
 }
 
+const struct loops *loops_at(long level) {
+  return level >= 0 && level < COUNT && runs(level) ? LEVELS[level].loops : NULL;
+}
+
 /* The next arguments, one after the other; an error is left for PyErr_Occurred. */
 struct arguments {
   PyObject *const *next;
@@ -58,7 +60,8 @@ static void *address(struct arguments *a) {
 static const struct loops *loops_of(struct arguments *a) {
   long level = PyLong_AsLong(*a->next++);
   if (PyErr_Occurred()) return NULL;
-  if (level >= 0 && level < COUNT && runs(level)) return LEVELS[level].loops;
+  const struct loops *loops = loops_at(level);
+  if (loops) return loops;
   PyErr_SetString(PyExc_ValueError, "this processor has no such level");
   return NULL;
 }
@@ -197,6 +200,85 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   Py_RETURN_NONE;
 }
 
+/* Memory that Python code names by its address, or by an object whose buffer it is. */
+struct memory {
+  Py_buffer buffers[4];
+  int count;
+};
+
+/* The next memory, of at least `size` bytes in C order; NULL for the address 0, or with an error. */
+static void *memory(struct arguments *a, struct memory *m, int64_t size, int flags) {
+  if (PyLong_Check(*a->next)) return address(a);
+  Py_buffer *buffer = &m->buffers[m->count];
+  if (PyErr_Occurred() || PyObject_GetBuffer(*a->next++, buffer, flags) < 0) return NULL;
+  m->count++;
+  if (buffer->len >= size) return buffer->buf;
+  PyErr_SetString(PyExc_ValueError, "a buffer is shorter than its shape says");
+  return NULL;
+}
+
+static void release(struct memory *m) {
+  while (m->count) PyBuffer_Release(&m->buffers[--m->count]);
+}
+
+/* Compute a call. The result is None where the loss is written, else what the loop left: the flags
+   of undecided positions, the numbers of undecided elements, and the total. */
+static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 14)) return NULL;
+  struct arguments a = {given};
+  struct memory m = {0};
+  struct call c = {0};
+  c.level = (long)integer(&a);
+  c.threads = integer(&a);
+  int64_t loss = integer(&a);
+  c.n = integer(&a);
+  c.classes = integer(&a);
+  c.label_size = (int)integer(&a);
+  c.label_signed = (int)integer(&a);
+  c.parameter = number(&a);
+  c.divisor = number(&a);
+  c.upstream = number(&a);
+  if (PyErr_Occurred()) return NULL;
+  c.loss = (enum loss)loss;
+  if (loss < 0 || loss >= LOSSES || c.n < 1 || c.classes < 1 || c.classes > INT64_MAX / 64 / c.n ||
+      !loops_at(c.level)) {
+    PyErr_SetString(PyExc_ValueError, "the level, the loss or the shape is out of range");
+    return NULL;
+  }
+  const int64_t size = c.n * c.classes * (int64_t)sizeof(float);
+  c.predictions = memory(&a, &m, size, PyBUF_SIMPLE);
+  c.targets = memory(&a, &m, c.n * c.label_size, PyBUF_SIMPLE);
+  c.slopes = memory(&a, &m, size, PyBUF_WRITABLE);
+  float *value = memory(&a, &m, sizeof *value, PyBUF_WRITABLE);
+  PyObject *found = NULL;
+  struct left left;
+  int state;
+  if (PyErr_Occurred()) goto end;
+  if (c.n > RELEASED / c.classes) {
+    Py_BEGIN_ALLOW_THREADS
+    state = compute_call(&c, value, &left);
+    Py_END_ALLOW_THREADS
+  } else {
+    state = compute_call(&c, value, &left);
+  }
+  if (state == NO_MEMORY) {
+    PyErr_NoMemory();
+  } else if (state == DECIDED) {
+    found = Py_NewRef(Py_None);
+  } else {
+    found = Py_BuildValue("y#y#Lddd", (const char *)left.which, (Py_ssize_t)c.n,
+                          (const char *)left.numbers,
+                          (Py_ssize_t)(left.elements * (int64_t)sizeof *left.numbers),
+                          (long long)left.positions, left.total.high, left.total.low,
+                          left.total.error);
+    forget(&left);
+  }
+end:
+  release(&m);
+  return found;
+}
+
 static PyObject *apply(PyObject *const *given, Py_ssize_t count, int logarithm) {
   if (!has(count, 3)) return NULL;
   struct arguments a = {given};
@@ -291,69 +373,6 @@ static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t cou
   return PyErr_Occurred() ? NULL : Py_BuildValue("Ld", (long long)unknown, sum);
 }
 
-/* Round the quotient of a total, if its bound decides the rounding. */
-static int rounded(const struct total *total, double divisor, float *to) {
-  const double mean = (total->high + total->low) / divisor;
-  /* The sum of both parts, the quotient and the ends of the interval are rounded. */
-  const double width = total->error / divisor + 6 * 0x1p-53 * fabs(mean);
-  const float low = (float)(mean - width), high = (float)(mean + width);
-  *to = low + 0.0f; /* no -0 */
-  return low == high && fabs(mean) < INFINITY;
-}
-
-/* A small exact call as a whole. The result is whether everything is decided. */
-static PyObject *exact(PyObject *module, PyObject *const *given, Py_ssize_t count) {
-  (void)module;
-  if (!has(count, 14)) return NULL;
-  struct arguments a = {given};
-  const struct loops *loops = loops_of(&a);
-  if (!loops) return NULL;
-  const int64_t which = integer(&a), classes = integer(&a);
-  struct rows rows = {.classes = classes, .stride = classes, .capacity = 0};
-  rows.label_size = (int)integer(&a);
-  rows.label_signed = (int)integer(&a);
-  struct elements e = {0};
-  rows.scale = e.scale = number(&a);
-  e.scale_is_exact = (int)integer(&a);
-  e.divisor = number(&a);
-  e.delta = e.pos_weight = number(&a);
-  const double divisor = number(&a);
-  if (PyErr_Occurred()) return NULL;
-  Py_buffer buffers[4] = {{0}};
-  rows.logits = e.predictions = lent(a.next[0], &buffers[0], 0);
-  if (!PyErr_Occurred()) rows.labels = e.targets = lent(a.next[1], &buffers[1], 0);
-  if (!PyErr_Occurred()) rows.slopes = e.slopes = lent(a.next[2], &buffers[2], 1);
-  float *quotient = PyErr_Occurred() ? NULL : lent(a.next[3], &buffers[3], 1);
-  const int64_t size = (int64_t)sizeof(float), all = buffers[0].len / size;
-  const int64_t n = classes > 0 ? all / classes : 0;
-  if (!PyErr_Occurred() &&
-      (!rows.logits || !rows.labels || !quotient || n < 1 || rows.label_size < 1 ||
-       rows.label_size > 8 || which < 0 || which > 3 || !fits(&buffers[0], n * classes, size) ||
-       !fits(&buffers[1], n, which ? size : rows.label_size) || !fits(&buffers[2], all, size) ||
-       !fits(&buffers[3], 1, size)))
-    PyErr_SetString(PyExc_ValueError, "the arrays do not belong together");
-  int64_t left = -1, elements = 0;
-  void *room = PyErr_Occurred() ? NULL : malloc((size_t)n * (sizeof(float) + 1));
-  if (room) {
-    struct total total = {0};
-    unsigned before = keep_subnormals();
-    rows.n = e.n = n;
-    rows.losses = room;
-    rows.left = e.left = (uint8_t *)room + (size_t)n * sizeof(float);
-    left = which == 0   ? exact_rows(loops, &rows, 1, &elements, &total)
-           : which == 1 ? loops->binary_cross_entropy(&e, &total)
-           : which == 2 ? loops->mean_squared_error(&e, &total)
-                        : loops->huber(&e, &total);
-    if (left == 0) left = elements || !rounded(&total, divisor, quotient);
-    restore(before);
-  }
-  free(room);
-  if (left < 0 && !PyErr_Occurred()) PyErr_NoMemory();
-  for (int i = 0; i < 4; i++)
-    if (buffers[i].obj) PyBuffer_Release(&buffers[i]);
-  return PyErr_Occurred() ? NULL : PyBool_FromLong(left == 0);
-}
-
 static PyObject *levels(PyObject *module, PyObject *ignored) {
   (void)module;
   (void)ignored;
@@ -367,12 +386,20 @@ static PyObject *levels(PyObject *module, PyObject *ignored) {
   return names;
 }
 
+/* What `jax.ffi.register_ffi_target` takes. */
+static PyObject *xla_target(PyObject *module, PyObject *ignored) {
+  (void)module;
+  (void)ignored;
+  return PyCapsule_New((void *)(uintptr_t)unifiedloss_xla, NULL, NULL);
+}
+
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef METHODS[] = {FAST(cross_entropy),      FAST(binary_cross_entropy),
                                 FAST(mean_squared_error), FAST(huber),
-                                FAST(exponential),        FAST(logarithm),
-                                FAST(second_tier),        FAST(native),
-                                FAST(exact),              {"levels", levels, METH_NOARGS, NULL},
+                                FAST(call),               FAST(native),
+                                FAST(second_tier),        FAST(exponential),
+                                FAST(logarithm),          {"levels", levels, METH_NOARGS, NULL},
+                                {"xla_target", xla_target, METH_NOARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};

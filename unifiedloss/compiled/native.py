@@ -40,7 +40,11 @@ def _known(plan: Plan) -> Loop | None:
     ):
         return None
     module = losses.part(plan.spec.name, "compiled")
-    return Loop(module.LOOP, module.parameter(plan)) if module.takes(plan) else None
+    return (
+        Loop(compiled.LOSSES.index(plan.spec.name), module.parameter(plan))
+        if module.takes(plan)
+        else None
+    )
 
 
 def run(

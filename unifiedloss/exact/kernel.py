@@ -17,15 +17,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from unifiedloss import compiled, reference
+from unifiedloss import compiled, host, reference
+from unifiedloss.compiled import threads as own_threads
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.exact import counts, fast, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall, plain
+from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
@@ -55,8 +58,9 @@ def evaluate(
 ) -> tuple[Array, Array | None]:
     """Compute the loss of a plan and, on request, its gradient with respect to the predictions.
 
-    Bad values do not raise an error: those positions are NaN. An empty mean under
-    ``on_empty="error"`` is NaN too.
+    It may be called in any thread, but this module must have been imported in one that keeps
+    subnormal numbers. Bad values do not raise an error: those positions are NaN. An empty mean
+    under ``on_empty="error"`` is NaN too.
 
     Args:
         plan: from `unifiedloss.plan.resolve`, with every extent known.
@@ -79,6 +83,29 @@ def evaluate(
         The loss in the result dtype and the gradient in the predictions' dtype, in C order;
         bfloat16 as its bits in uint16.
     """
+    if sample_weight is None and mask is None:
+        found = _at_once(plan, predictions, targets, upstream, out, threads, gradient=gradient)
+        if found is not None:
+            return found
+    arrays = predictions, targets, sample_weight, mask, upstream
+    by_tiers = partial(_by_tiers, gradient=gradient, exp=exp, out=out, threads=threads)
+    return host.run(by_tiers, plan, *arrays)
+
+
+def _by_tiers(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+    upstream: Array | float | None,
+    *,
+    gradient: bool,
+    exp: Callable[..., Any],
+    out: Array | None,
+    threads: int | None,
+) -> tuple[Array, Array | None]:
+    """Compute the results of `evaluate` in a thread that keeps subnormal numbers."""
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
         value, slope = _by_oracle(
             plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient
@@ -87,10 +114,6 @@ def evaluate(
             slope = _written(out, slope)
         return value, slope
     with np.errstate(all="ignore"):
-        if sample_weight is None and mask is None:
-            found = _at_once(plan, predictions, targets, upstream, out, threads, gradient=gradient)
-            if found is not None:
-                return found
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads)
         return _carry_out(call, upstream, out, gradient=gradient)
 
@@ -211,46 +234,103 @@ def _at_once(
     Returns:
         The results, or None if no loop computes this call, or its sum is undecided.
     """
-    if "fast" in counts.skipped_tiers or plan.scale != 1.0:
+    ready = loops.ready(plan)
+    if ready is None or not (_is_plain(predictions) and _is_plain(targets)):
         return None
-    found = loops.whole(plan, predictions, targets, upstream, out, threads, gradient=gradient)
-    if found is None:
+    if predictions.dtype != np.float32 or targets.dtype != ready.targets:
         return None
-    count = len(found.work.predictions) if plan.spec.reduction == "mean" else 1
-    total = found.total
-    if total.left or len(found.rows):
-        total = _finished(plan, found, upstream, count)
-    value = loops.rounded(total, count)
-    if value is None:
+    u = loops.upstream_of(upstream)
+    if u is None:
         return None
-    slopes = found.work.slopes
-    return np.asarray(value), None if slopes is None else slopes.reshape(predictions.shape)
+    slopes = None
+    if gradient:
+        slopes = aligned(predictions.shape, predictions.dtype) if out is None else out
+    value = np.empty((), np.float32)
+    left = compiled.call(
+        ready.fixed,
+        u,
+        predictions,
+        targets,
+        0 if slopes is None else slopes,
+        value,
+        threads or own_threads.number(),
+    )
+    if left is not None:
+        finished = host.run(finish, ready, left, predictions, targets, u, slopes)
+        if finished is None:
+            return None
+        value[...] = finished
+    return value, slopes
 
 
-def _finished(plan: Plan, found: loops.Found, upstream: Any, count: int) -> compiled.Total:
+def _is_plain(x: Array) -> bool:
+    """Whether a loop can read the memory of an array; it may be read-only, as TensorFlow's is."""
+    return x.flags.c_contiguous and x.flags.aligned
+
+
+def finish(
+    ready: loops.Ready,
+    left: compiled.Left,
+    predictions: Array,
+    targets: Array,
+    upstream: float,
+    slopes: Array | None,
+) -> np.float32 | None:
+    """Compute what a loop left undecided of a call.
+
+    Args:
+        ready: the call.
+        left: from `compiled.call`.
+        predictions: the predictions.
+        targets: the targets.
+        upstream: the upstream gradient.
+        slopes: the gradient, which receives the missing numbers.
+
+    Returns:
+        The loss, or None if its sum is undecided.
+    """
+    with np.errstate(all="ignore"):
+        total = left.total
+        if total.left or len(left.elements):
+            rows = None if slopes is None else slopes.reshape(ready.rows)
+            of_rows = predictions.reshape(ready.rows), targets.reshape(ready.rows[0])
+            total = _finished(ready, left, *of_rows, upstream, rows)
+        return loops.rounded(total, ready.divisor)
+
+
+def _finished(
+    ready: loops.Ready,
+    left: compiled.Left,
+    predictions: Array,
+    targets: Array,
+    upstream: float,
+    slopes: Array | None,
+) -> compiled.Total:
     """Compute the rows that a loop left undecided, as a call of their own, and add their losses."""
-    work = found.work
-    width = work.predictions.shape[1]
-    chosen = np.union1d(np.flatnonzero(work.left), found.rows)
+    found = loops.second_tier(ready, left, predictions, targets, upstream, slopes)
+    plan, (_, width) = ready.plan, ready.rows
+    chosen = np.union1d(np.flatnonzero(left.positions), found.rows)
+    if not len(chosen):
+        return found.total
     # The plan knows the class axis by its number, so keep the rank.
     rank = 1 if plan.axis is None else plan.axis + 1
     shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
-    rows = work.predictions[chosen].reshape(shape)
-    of_rows = work.targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
+    rows = predictions[chosen].reshape(shape)
+    of_rows = targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
     call = HostCall(plan, rows, of_rows, None, None)
     losses = np.zeros(len(chosen), np.float32)
-    slopes = None if work.slopes is None else work.slopes[chosen]
-    divisor = (Ball(np.float64(count)), lambda: Fraction(count))
-    scale = None if slopes is None else _scale(call, upstream, divisor)
+    some = None if slopes is None else slopes[chosen]
+    divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
+    scale = None if some is None else _scale(call, upstream, divisor)
     # A row that only its slopes left undecided has its loss in the total already.
-    missing = work.left.copy()
+    missing = left.positions.copy()
     missing[found.rows[found.columns < 0]] = True
-    own = dataclasses.replace(work, left=work.left[chosen])
+    own = dataclasses.replace(found.work, left=left.positions[chosen])
     single = found._replace(work=own, rows=np.searchsorted(chosen, found.rows))
-    loops.finish_elements(call, single, slopes, scale)
-    _positions_into(call, losses, slopes, scale, "float32", own.left)
-    if work.slopes is not None:
-        work.slopes[chosen] = slopes
+    loops.finish_elements(call, single, some, scale)
+    _positions_into(call, losses, some, scale, "float32", own.left)
+    if slopes is not None:
+        slopes[chosen] = some
     return found.total.plus(losses[missing[chosen]].tolist())
 
 
@@ -314,7 +394,7 @@ def _scale(call: HostCall, upstream: Any, divisor: Any) -> Scale:
 def _slopes_in(call: HostCall, dtype: np.dtype[Any], out: Array | None) -> Array:
     """The array that receives the gradient row by row, with 0 in rows that are not computed."""
     if out is None or not _classes_last(call):
-        return _aligned_zeros(call.rows.shape, dtype)
+        return aligned(call.rows.shape, dtype, zeros=True)
     rows = out.reshape(call.rows.shape)
     if not call.kept.all():
         rows[~call.kept] = 0
@@ -423,12 +503,3 @@ def _poison(call: HostCall, which: Any, losses: Array, slopes: Array | None) -> 
     losses[which] = np.nan
     if slopes is not None:
         slopes[which] = stored(np.full(1, np.nan), call.plan.predictions_dtype)
-
-
-def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-    """Zeros aligned to 64 bytes, because TensorFlow and JAX copy arrays that are not aligned."""
-    size = shape[0] * shape[1] * dtype.itemsize
-    out = np.zeros(size + 64, np.uint8)
-    start = -out.ctypes.data % 64
-    zeros: Array = out[start : start + size].view(dtype).reshape(shape)
-    return zeros

@@ -1,7 +1,7 @@
 """Runs the compiled loops as the first tier of exact mode.
 
 A loop takes the rows of a `HostCall`. A call without masks and weights needs no `HostCall`, whose
-preparation costs more than the loop, so there the loop takes the arrays of the call (`whole`). In
+preparation costs more than the loop, so there the loop takes the arrays of the call (`ready`). In
 both cases the next tiers compute what the loop leaves undecided.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unifiedloss import compiled, losses
-from unifiedloss.compiled import Total, Work
+from unifiedloss.compiled import Left, Total, Work
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts
 from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
@@ -145,8 +145,12 @@ def _run(module: Any, plan: Plan, work: Work) -> Found:
     if found > len(work.elements):
         work.elements = np.empty(found, np.int64)
         total, found = module.run(plan, work)
-    listed = work.elements[:found]
-    if not found:
+    return _listed(work, total, work.elements[:found])
+
+
+def _listed(work: Work, total: Total, listed: Array) -> Found:
+    """What a loop found, from its list of single results."""
+    if not len(listed):
         return Found(work, total, listed, listed)
     rows, columns = np.divmod(listed, work.predictions.shape[1])
     return Found(
@@ -235,87 +239,117 @@ def finish_elements(
 # ------------------------------------------------------------------------- arrays as they are given
 
 
-def whole(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    out: Array | None,
-    threads: int | None = None,
-    *,
-    gradient: bool,
-) -> Found | None:
-    """Compute a call without masks and weights from its arrays, without a `HostCall`.
+class Ready(NamedTuple):
+    """A call without masks and weights as the loops take it: what its plan says.
 
-    Returns:
-        What the loop found, or None if no loop computes this call.
+    Attributes:
+        plan: the plan.
+        rows: (n, K).
+        divisor: what the sum of the losses is divided by.
+        fixed: see `compiled.call`.
+        targets: the dtype of the targets.
     """
-    module = loop_of(plan)
-    if module is None or plan.result_dtype != "float32" or plan.spec.reduction == "none":
+
+    plan: Plan
+    rows: tuple[int, int]
+    divisor: int
+    fixed: tuple[float, ...]
+    targets: np.dtype[Any]
+
+
+def ready(plan: Plan) -> Ready | None:
+    """The call of a plan for a compiled loop, or None if none computes it from its arrays."""
+    known = _ready(plan)
+    if known is None or not compiled.is_available() or "fast" in counts.skipped_tiers:
         return None
-    if plan.class_weights is not None or plan.ignored_labels or plan.element_weights is not None:
+    return known
+
+
+@lru_cache(4096)
+def _ready(plan: Plan) -> Ready | None:
+    name = plan.spec.name
+    if plan.predictions_dtype != "float32" or plan.result_dtype != "float32":
         return None
-    if not (predictions.flags.carray and predictions.dtype == np.float32 and predictions.size):
+    if plan.spec.reduction == "none" or plan.scale != 1.0 or not has_part(name, "compiled"):
         return None
-    if plan.axis is not None and plan.axis != predictions.ndim - 1:
+    if not plan.plain or plan.ignored_labels or plan.class_weights is not None:
         return None
-    read = module.read(targets) if targets.flags.carray else None
-    if read is None:
+    if plan.element_weights is not None or plan.average_last_axis or plan.oracle_only:
         return None
-    u = 1.0 if upstream is None else float(upstream)
+    if plan.shape is None or not plan.count or plan.classes == 0:
+        return None
+    if plan.axis is not None and plan.axis != len(plan.shape) - 1:
+        return None
+    targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
+    module = losses.part(name, "compiled")
+    if targets is None or not module.takes(plan):
+        return None
+    read = module.read(np.empty(0, targets))
+    if read is None or read.dtype != targets:
+        return None
+    rows = (plan.count, plan.classes or 1)
+    divisor = plan.count if plan.spec.reduction == "mean" else 1
+    number, parameter = compiled.LOSSES.index(name), module.parameter(plan)
+    label = (targets.itemsize, targets.kind == "i")
+    return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
+
+
+def upstream_of(upstream: Any) -> float | None:
+    """A scalar upstream gradient as the loops take it, or None if they do not."""
+    if upstream is None:
+        return 1.0
+    u = float(upstream)
     if not 2.0**-150 <= abs(u) <= 2.0**150:
         return None
-    if upstream is not None and abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
+    if abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
         return None  # an integer that float64 does not hold
-    rows = predictions.reshape(-1, 1 if plan.axis is None else predictions.shape[-1])
-    count = len(rows) if plan.spec.reduction == "mean" else 1
-    slopes = None
-    if gradient:
-        slopes = np.empty(rows.shape, np.float32) if out is None else out.reshape(rows.shape)
+    return u
+
+
+def second_tier(
+    ready: Ready,
+    left: Left,
+    predictions: Array,
+    targets: Array,
+    upstream: float,
+    slopes: Array | None,
+) -> Found:
+    """Compute in the compiled second tier what a loop left of a call.
+
+    Args:
+        ready: the call.
+        left: from `compiled.call`.
+        predictions: the predictions as rows.
+        targets: the targets of the rows.
+        upstream: the upstream gradient.
+        slopes: the gradient as rows, which receives what is computed.
+
+    Returns:
+        What is still undecided.
+    """
     work = Work(
-        predictions=rows,
-        targets=read.reshape(-1),
+        predictions=predictions,
+        targets=targets,
         todo=None,
         weight=None,
-        factor=u / count,
-        factor_is_exact=count & (count - 1) == 0 and abs(math.frexp(u)[0]) == 0.5,
-        divisor=_inverse_of(float(count)) if u == 1 else 0.0,
-        losses=module.room(len(rows)),
+        factor=upstream / ready.divisor,
+        factor_is_exact=False,
+        divisor=0.0,
+        losses=np.empty(len(predictions), np.float32),
         slopes=slopes,
-        left=np.empty(len(rows), bool),
-        elements=np.empty(len(rows) + _FEW, np.int64),
-        threads=threads or own_threads.number(),
+        left=left.positions.copy(),
+        elements=left.elements,
     )
-    found = _run(module, plan, work)
+    found = _listed(work, left.total, left.elements)
     if len(found.rows):
-        return _second(found, _Factors(u, None, None, Ball(float(count))))
+        found = _second(found, _Factors(upstream, None, None, Ball(float(ready.divisor))))
     return found
 
 
 # ------------------------------------------------------------------------------------ small calls
 
-SMALL = 20_000
-"""Predictions up to which `small` is quicker than `whole`, though it may have to give up."""
-
-
-@lru_cache(4096)
-def _small_loop(plan: Plan) -> tuple[int, float] | None:
-    """The number of a plan's loop in module.c, and the number that it takes; or None."""
-    name = plan.spec.name
-    last = plan.axis is None or plan.axis == len(plan.shape or ()) - 1
-    if (
-        not (plan.exact and plan.plain and plan.fast_paths and last)
-        or (plan.predictions_dtype, plan.result_dtype) != ("float32", "float32")
-        or getattr(plan.spec, "dtype", None) is not None
-        or plan.spec.reduction == "none"
-        or plan.scale != 1.0
-        or not plan.count
-        or plan.count * (plan.classes or 1) > SMALL
-        or not has_part(name, "compiled")
-    ):
-        return None
-    module = losses.part(name, "compiled")
-    return (module.LOOP, module.parameter(plan)) if module.takes(plan) else None
+_SMALL = 20_000
+"""The most predictions of `small`, which computes in vain where it has to give up."""
 
 
 def small(
@@ -329,45 +363,32 @@ def small(
         The loss and the gradient. None if another way must compute them: there is no such loop, or
         it leaves something undecided, as it does with every bad value.
     """
-    loop = _small_loop(plan)
-    if loop is None or not compiled.is_available() or counts.skipped_tiers:
+    known = ready(plan)
+    if known is None or math.prod(known.rows) > _SMALL:
         return None
-    read = targets.dtype.kind in "iu" if plan.kind == "index" else plan.targets_dtype == "float32"
+    if predictions.dtype != np.float32 or targets.dtype != known.targets:
+        return None
     for x in (predictions, targets):
         flags = x.flags
-        if not (read and flags.c_contiguous and flags.aligned and x.dtype.isnative):
+        if not (flags.c_contiguous and flags.aligned):
             return None
     u = 1.0 if upstream is None else upstream
     if not 2.0**-150 <= abs(u) <= 2.0**150:
         return None
-    count = plan.count if plan.spec.reduction == "mean" else 1
-    assert count is not None
     value = np.empty((), np.float32)
     slopes = None if upstream is None else np.empty(predictions.shape, np.float32)
-    decided = compiled.run_exact(
-        loop[0],
-        plan.classes or 1,
-        targets.dtype.itemsize,
-        targets.dtype.kind == "i",
-        u / count,
-        count & (count - 1) == 0 and abs(math.frexp(u)[0]) == 0.5,
-        _inverse_of(float(count)) if u == 1 else 0.0,
-        loop[1],
-        count,
-        predictions,
-        targets,
-        slopes,
-        value,
+    left = compiled.call(
+        known.fixed, u, predictions, targets, 0 if slopes is None else slopes, value
     )
-    return (value[()], slopes) if decided else None
+    return (value[()], slopes) if left is None else None
 
 
-def rounded(total: Total, count: int) -> np.float32 | None:
+def rounded(total: Total, divisor: int) -> np.float32 | None:
     """The sum of a total over an integer, rounded to float32, or None if its bound is too wide."""
     if not math.isfinite(total.high):
         return np.float32(total.high)
-    mean = (total.high + total.low) / count
+    mean = (total.high + total.low) / divisor
     # The sum of both parts, the quotient and the ends of the interval are rounded.
-    width = total.error / count + 6 * _UNIT * abs(mean)
+    width = total.error / divisor + 6 * _UNIT * abs(mean)
     first, last = np.float32(mean - width), np.float32(mean + width)
     return first + np.float32(0) if first == last else None

@@ -8,9 +8,6 @@ from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
 
-LOOP = 0
-"""The number of the loop in module.c."""
-
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""

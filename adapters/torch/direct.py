@@ -1,0 +1,90 @@
+"""Exact mode on CPU tensors without NumPy arrays: a compiled loop reads and writes memory."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unifiedloss import compiled, host, values
+from unifiedloss.plan import Plan
+
+_LARGE = 1 << 20
+"""Elements from which on NumPy allocates the gradient, because it asks for huge pages."""
+
+
+@cache
+def _loops() -> Any:
+    from unifiedloss.exact import loops  # imported here because native mode does not need it
+
+    return loops
+
+
+def takes(plan: Plan) -> bool:
+    """Whether a loop computes the calls of a plan."""
+    return _loops().ready(plan) is not None
+
+
+def evaluate(
+    plan: Plan,
+    predictions: Tensor,
+    targets: Tensor,
+    upstream: Tensor | None = None,
+    *,
+    gradient: bool,
+    checked: bool = True,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The loss and, on request, its gradient.
+
+    Args:
+        plan: the plan of a call without weights and masks.
+        predictions: dense, on the CPU, and neither traced nor wrapped; so are the targets.
+        targets: the targets.
+        upstream: a scalar tensor, or None for 1.
+        gradient: whether to compute the gradient.
+        checked: whether the values have been checked. If not, a bad one raises an error.
+
+    Returns:
+        None if no loop computes this call.
+    """
+    loops = _loops()
+    ready = loops.ready(plan)
+    if ready is None or not (predictions.is_contiguous() and targets.is_contiguous()):
+        return None
+    if predictions.is_neg() or targets.is_neg():  # views that torch negates lazily
+        return None
+    u = loops.upstream_of(None if upstream is None else upstream.item())
+    addresses = predictions.data_ptr(), targets.data_ptr()
+    if u is None or not all(addresses):  # a tensor of zeros may have no memory
+        return None
+    value = predictions.new_empty(())
+    slopes = _room(predictions) if gradient else None
+    to = 0 if slopes is None else slopes.data_ptr()
+    memory = (*addresses, to, value.data_ptr())
+    left = compiled.call(ready.fixed, u, *memory, threads=torch.get_num_threads())
+    if left is not None:
+        tensors = predictions, targets, slopes
+        rest: Any = [None if x is None else x.detach().numpy() for x in tensors]
+        if not checked:
+            values.check(plan, rest[0], rest[1], None, None)
+        finished = host.run(_finished, ready, left, *rest[:2], u, rest[2])
+        if finished is None:
+            return None
+        value.copy_(torch.from_numpy(finished))
+    return value, slopes
+
+
+def _room(predictions: Tensor) -> Tensor:
+    if predictions.numel() < _LARGE:
+        return predictions.new_empty(predictions.shape)
+    return torch.from_numpy(np.empty(predictions.shape, np.float32))
+
+
+def _finished(*call: Any) -> Any:
+    from unifiedloss.exact import kernel
+
+    loss = kernel.finish(*call)
+    return None if loss is None else np.asarray(loss)

@@ -1,0 +1,109 @@
+/* A call as XLA's custom calls on the CPU make it, in the calling convention without a header of
+   XLA's ("api_version 0" in jax.ffi): pointers to the results, pointers to the operands, and a text.
+
+   The text starts with integers: level, threads, loss, n, classes, bytes of a label, whether it has a sign,
+   the bits of the parameter, the divisor, the number of examples, whether there is a gradient, and
+   whether there are upstream gradients. Examples have the same shape and lie one after the other.
+
+   operands: predictions, targets, and upstream gradients, float32, one an example
+   results: losses, the number of undecided calls (only so that there are always several), gradient
+
+   Python code computes what a loop leaves, and any example that no loop takes. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "call.h"
+#include "threads.h"
+
+#define NUMBERS 12
+#define LONGEST 320 /* characters of the integers */
+
+#define SMALLEST_UPSTREAM 0x1p-150
+#define LARGEST_UPSTREAM 0x1p150
+
+static int read_numbers(const char *text, size_t length, int64_t *numbers) {
+  char copy[LONGEST + 1];
+  size_t size = length < LONGEST ? length : LONGEST;
+  memcpy(copy, text, size);
+  copy[size] = 0;
+  char *at = copy, *end;
+  for (int i = 0; i < NUMBERS; i++, at = end) {
+    numbers[i] = strtoll(at, &end, 10);
+    if (end == at) return 0;
+  }
+  return 1;
+}
+
+static PyObject *view(const void *memory, int64_t size, int flags) {
+  if (!memory) return Py_NewRef(Py_None);
+  return PyMemoryView_FromMemory((char *)memory, (Py_ssize_t)size, flags);
+}
+
+/* Let Python compute what is left of a call, or all of it where `left` is NULL. Where that fails the
+   results are NaN, because there is nobody to raise an error to. */
+static void finish(const struct call *c, const float *upstream, const struct left *left,
+                   float *value, const char *text, size_t length) {
+  PyGILState_STATE state = PyGILState_Ensure();
+  const int64_t size = c->n * c->classes * (int64_t)sizeof(float);
+  PyObject *module = PyImport_ImportModule("unifiedloss.exact.xla"), *done = NULL;
+  if (module) {
+    PyObject *known = left ? Py_BuildValue("(NNLddd)", view(left->which, c->n, PyBUF_READ),
+                                           view(left->numbers, left->elements * 8, PyBUF_READ),
+                                           (long long)left->positions, left->total.high,
+                                           left->total.low, left->total.error)
+                           : Py_NewRef(Py_None);
+    done = PyObject_CallMethod(
+        module, "finish", "y#NNNNNN", text, (Py_ssize_t)length,
+        view(c->predictions, size, PyBUF_READ),
+        view(c->targets, c->n * c->label_size, PyBUF_READ), view(c->slopes, size, PyBUF_WRITE),
+        view(value, sizeof *value, PyBUF_WRITE), view(upstream, sizeof *upstream, PyBUF_READ),
+        known);
+  }
+  if (!done) {
+    PyErr_WriteUnraisable(module);
+    *value = NAN;
+    for (int64_t i = 0; c->slopes && i < c->n * c->classes; i++) c->slopes[i] = NAN;
+  }
+  Py_XDECREF(done);
+  Py_XDECREF(module);
+  PyGILState_Release(state);
+}
+
+void unifiedloss_xla(void **out, const void **in, const char *text, size_t length, void *status) {
+  (void)status;
+  int64_t numbers[NUMBERS];
+  if (!read_numbers(text, length, numbers)) return;
+  struct call c = {0};
+  c.level = (long)numbers[0];
+  c.threads = numbers[1];
+  c.loss = (enum loss)numbers[2];
+  c.n = numbers[3];
+  c.classes = numbers[4];
+  c.label_size = (int)numbers[5];
+  c.label_signed = (int)numbers[6];
+  memcpy(&c.parameter, &numbers[7], sizeof c.parameter);
+  c.divisor = (double)numbers[8];
+  const int64_t size = c.n * c.classes;
+  const float *upstreams = numbers[11] ? in[2] : NULL;
+  float *values = out[0];
+  *(int32_t *)out[1] = 0;
+  for (int64_t i = 0; i < numbers[9]; i++) {
+    c.predictions = (const float *)in[0] + i * size;
+    c.targets = (const char *)in[1] + i * c.n * c.label_size;
+    c.slopes = numbers[10] ? (float *)out[2] + i * size : NULL;
+    unsigned before = keep_subnormals();
+    c.upstream = upstreams ? (double)upstreams[i] : 1.0;
+    restore(before);
+    const double u = fabs(c.upstream);
+    const int in_range = u >= SMALLEST_UPSTREAM && u <= LARGEST_UPSTREAM;
+    struct left left;
+    int state = in_range ? compute_call(&c, values + i, &left) : NO_MEMORY;
+    if (state == DECIDED) continue;
+    ++*(int32_t *)out[1];
+    finish(&c, upstreams ? upstreams + i : NULL, state == UNDECIDED ? &left : NULL, values + i,
+           text, length);
+    if (state == UNDECIDED) forget(&left);
+  }
+}
