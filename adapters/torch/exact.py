@@ -194,9 +194,10 @@ def _computed(
     """`unifiedloss.exact.evaluate` on tensors of any device."""
     from unifiedloss import exact  # imported here because native mode does not need it
 
-    two: Any = tensors[:2]
-    if tensors[2:] == (None, None) and _are_memory(*two):
-        found = direct.evaluate(plan, *two, upstream, gradient=gradient)
+    predictions: Any = tensors[0]
+    targets: Any = tensors[1]
+    if tensors[2:] == (None, None) and _are_memory(predictions, targets):
+        found = direct.evaluate(plan, predictions, targets, upstream, gradient=gradient)
         if found is not None:
             return found
     arrays = [None if x is None else _array(x) for x in (*tensors, upstream)]
