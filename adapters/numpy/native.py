@@ -81,7 +81,8 @@ def evaluate(
 
     def cut() -> Iterable[blocks.Block]:
         if axis is None:
-            return [blocks.Block(inputs, (...,), (...,))]
+            everything: Any = (...,)
+            return [blocks.Block(inputs, everything, everything)]
         return blocks.blocks(plan, inputs, axis, size)
 
     own = blocks.evaluator_of_blocks(e)
