@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import unifiedloss as ul
@@ -47,6 +48,37 @@ def test_translate(loss: str, to: str, line: str, status: int) -> None:
         assert "ignore_index is not the same:" in done.stderr
         assert "positions with the label -100 are dropped" in done.stderr
         assert "as written: None: no label is ignored" in done.stderr
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.parametrize(
+    ("loss", "line"),
+    [
+        ("BinaryCrossEntropyLoss(from_logits=True)", "BCEWithLogitsLoss()"),
+        (
+            "BinaryCrossEntropyLoss(from_logits=True, element_weights=[1.0, 3.0])",
+            "BCEWithLogitsLoss(weight=torch.tensor([1.0, 3.0]))",
+        ),
+        ('BinaryCrossEntropyLoss(epsilon="torch")', "BCELoss()"),
+        ("MeanSquaredError()", "MSELoss()"),
+        ("HuberLoss(delta=2.0)", "HuberLoss(delta=2.0)"),
+        ("HuberLoss(delta=2.0, scale=0.5)", "SmoothL1Loss(beta=2.0)"),
+    ],
+)
+@pytest.mark.parametrize("divisor", ["present", "all"])
+def test_divisors_that_no_call_of_torch_shows(loss: str, line: str, divisor: str) -> None:
+    """Without a mask both divisors are the number of elements, which torch's losses divide by.
+
+    Where the line is read back with another divisor, stderr says so.
+    """
+    spec = ul.from_native(f"ul.{loss}").replace(divisor=divisor)
+    done = CliRunner().invoke(app, ["translate", spec.to_json(), "--to", "torch"])
+    assert (done.exit_code, done.stdout.strip()) == (0, f"torch.nn.{line}")
+    same = ul.from_native(done.stdout.strip()).divisor == divisor
+    assert ("divisor is the same in every call of torch:" in done.stderr) is not same
+    x, t = torch.tensor([[0.25, 0.5], [0.875, 0.75]]), torch.tensor([[0.0, 1.0], [1.0, 0.5]])
+    torch.testing.assert_close(spec.to_native("torch")(x, t), spec(x, t))
+    assert ul.from_native(spec.to_native("torch", code=True)).divisor in ("weights", "present")
 
 
 def test_translated_line_is_read_back() -> None:
