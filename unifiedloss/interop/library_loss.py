@@ -232,6 +232,18 @@ def register(*library_losses: LibraryLoss) -> None:
             _ALIASES[alias] = library_loss.name
 
 
+_READ_ONLY: dict[str, LibraryLoss] = {}
+
+
+def register_read(*library_losses: LibraryLoss) -> None:
+    """Add losses that are read from objects alone, and have no name in their library.
+
+    Their names here are no names that text may hold.
+    """
+    for library_loss in library_losses:
+        _READ_ONLY[library_loss.name] = library_loss
+
+
 def knows(name: str) -> bool:
     """Whether a loss has this name or alias."""
     return _ALIASES.get(name, name) in LIBRARY_LOSSES
@@ -243,7 +255,7 @@ def find(name: str) -> LibraryLoss:
     Raises:
         SpecValueError: no loss has this name.
     """
-    library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name))
+    library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name), _READ_ONLY.get(name))
     if library_loss is None:
         is_another = what_it_is(name)
         msg = (
