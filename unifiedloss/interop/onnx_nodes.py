@@ -213,7 +213,8 @@ def check_reduces_all(node: Node, losses: Tensor, constants: Mapping[str, Any]) 
         axes = constants.get(node.input(1), ("unknown",)) or ("unknown",)
     rank = losses.rank
     whole = axes is None or (
-        bool(rank)
+        rank is not None
+        and rank > 0
         and isinstance(axes, tuple)
         and all(type(axis) is int for axis in axes)
         and {axis % rank for axis in axes} == set(range(rank))
