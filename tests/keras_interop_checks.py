@@ -620,7 +620,7 @@ def test_exports() -> None:
         ul.NegativeLogLikelihoodLoss().to_native("keras")
 
 
-# On TensorFlow one loss is enough, because tests/test_interop_diff.py tests all of them there.
+# On TensorFlow one loss is enough, because tests/test_interop_quirks.py tests all of them there.
 PLAIN = [native for native in plain_calls(ON) if native.library == "keras"][
     -1 if TENSORFLOW else 0 :
 ]

@@ -52,7 +52,7 @@ def check(row: str, packages: list[str]) -> bool:
     print(f"\n{row}: {', '.join(packages)}", flush=True)
     subprocess.run([*pip, *packages, "typer", "rich"], check=True)
     subprocess.run([*pip, "--no-deps", "-e", str(ROOT)], check=True)
-    command = [python, "-c", "from unifiedloss.cli import main; main()", "conform"]
+    command = [python, "-m", "unifiedloss", "conform"]
     statuses = [
         subprocess.run(
             [*command, "--backend", row, "--mode", "eager", "--rounding", rounding],

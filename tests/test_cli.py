@@ -24,9 +24,8 @@ from unifiedloss.conformance import Report, compare
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in its own process."""
-    code = "import sys; from unifiedloss.cli import main; sys.argv[0] = 'unifiedloss'; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-m", "unifiedloss", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -575,111 +574,3 @@ def test_compare_does_not_fail_for_what_is_not_installed(
     done = CliRunner().invoke(app, ["compare", str(saved), "--from-logits"])
     assert done.exit_code == 0, done.output
     assert "torch: torch is not installed" in done.output
-
-
-TORCH = "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
-
-
-@pytest.mark.parametrize(
-    ("loss", "to", "line", "status"),
-    [
-        (TORCH, "torch", TORCH, 0),
-        (
-            TORCH,
-            "keras",
-            "keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)",
-            1,
-        ),
-        ("optax.losses.squared_error", "torch", 'torch.nn.MSELoss(reduction="none")', 0),
-        ("ul.MeanSquaredError()", "json", '{"loss": "mean_squared_error", "version": 1}', 0),
-        ('{"loss": "mean_squared_error", "version": 1}', "torch", "torch.nn.MSELoss()", 0),
-        (
-            "torch.nn.MSELoss(reduction='sum')",
-            "unifiedloss",
-            "ul.MeanSquaredError(reduction='sum')",
-            0,
-        ),
-    ],
-)
-def test_translate(loss: str, to: str, line: str, status: int) -> None:
-    """Stdout has only the translated line.
-
-    If the line loses a rule, stderr names the rule and the status is 1.
-    """
-    done = CliRunner().invoke(app, ["translate", loss, "--to", to])
-    assert done.exit_code == status, done.output
-    assert done.stdout.splitlines() == [line]
-    assert bool(done.stderr) == bool(status)
-    if status:
-        assert "ignore_index is not the same:" in done.stderr
-        assert "positions with the label -100 are dropped" in done.stderr
-        assert "as written: None: no label is ignored" in done.stderr
-
-
-def test_translated_line_is_read_back() -> None:
-    """Each translated line can be read back as a loss."""
-    for to in ("torch", "keras", "tensorflow", "optax", "sklearn", "onnx", "unifiedloss", "json"):
-        written = CliRunner().invoke(app, ["translate", TORCH, "--to", to]).stdout.strip()
-        done = CliRunner().invoke(app, ["translate", written, "--to", "json"])
-        assert done.exit_code == 0, written
-
-
-@pytest.mark.framework("numpy")
-def test_diff() -> None:
-    """The output has the rules and the numbers, and the status is 1 if anything differs."""
-    done = CliRunner().invoke(
-        app, ["diff", "ul.MeanSquaredError()", "ul.MeanSquaredError(scale=0.5)"]
-    )
-    assert done.exit_code == 1
-    assert "scale\n  a: 1: losses are not scaled." in done.stdout
-    assert "a gives 1 in float32\n  b gives 0.5 in float32" in done.stdout
-    same = CliRunner().invoke(
-        app, ["diff", "ul.MeanSquaredError()", '{"loss": "mean_squared_error", "version": 1}']
-    )
-    assert same.exit_code == 0
-    assert "There is no difference" in same.stdout
-
-
-def test_explain(tmp_path: Path) -> None:
-    """The output is plain text or LaTeX, and the spec may come from a file."""
-    done = CliRunner().invoke(app, ["explain", TORCH])
-    assert done.exit_code == 0
-    assert "t'_ic = (1 - 0.1) t_ic + 0.1 / K" in done.stdout
-    assert "label_smoothing  0.1: this share of every target" in done.stdout
-    latex = CliRunner().invoke(app, ["explain", TORCH, "--latex"]).stdout
-    assert r"\begin{align*}" in latex
-    path = tmp_path / "spec.json"
-    path.write_text(ul.MeanSquaredError(scale=0.5).to_json())
-    assert "l_i = 0.5 * (x - t)^2" in CliRunner().invoke(app, ["explain", str(path)]).stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["explain", "__import__('os').system('touch here')"], "nothing is evaluated"),
-        (["explain", "torch.nn.CrossEntropyLoss(weight=open('x'))"], "nothing is evaluated"),
-        (["explain", "torch.nn.MSELoss("], "is not one Python expression"),
-        (["diff", "torch.nn.L1Loss()", "ul.MeanSquaredError()"], "is another kind of loss"),
-        (["translate", TORCH, "--to", "pytorch"], "Did you mean 'torch'?"),
-        (
-            ["translate", "torch.nn.CrossEntropyLoss(weight=[1, 2], smoothing=1)", "--to", "keras"],
-            "Did you mean 'label_smoothing'?",
-        ),
-        (
-            ["translate", "optax.softmax_cross_entropy(where=True)", "--to", "torch"],
-            "Leave where out.",
-        ),
-        (["explain", "nowhere.json"], "cannot read the spec in nowhere.json"),
-        (["explain", '{"loss": "cross_entropy", "version": 9}'], "upgrade unifiedloss"),
-    ],
-)
-def test_losses_that_are_refused(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The library's message is printed without a traceback, and the text is never evaluated."""
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.output
-    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The diff of two losses names each difference, and the recorded quirks of losses are real.
+"""The diff of two losses names each difference.
 
 ROWS are known differences between libraries. Their numbers were measured by calling the
 frameworks directly.
@@ -6,11 +6,9 @@ frameworks directly.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,7 @@ import pytest
 
 import unifiedloss as ul
 from tests.rule_ids import rule_ids
-from tools.quirks import observed, plain_calls
 from unifiedloss.interop.diff import Diff, Difference, Example, diff, rules
-from unifiedloss.interop.library_loss import KERAS_BACKENDS, Call
-from unifiedloss.interop.quirks import QUIRKS, Quirk, entry, recorded
-from unifiedloss.interop.quirks.quirk import RECORDED
-from unifiedloss.interop.refusals import of_arguments
 from unifiedloss.interop.sides import Input, Outcome, Side, side_of
 
 ALL = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", "jax")
@@ -340,93 +333,6 @@ def test_half_rounding_in_bfloat16() -> None:
     assert example.a.ran == example.b.ran == "native"
 
 
-# --------------------------------------------------------------------------- recorded quirks
-
-
-@ALL
-@pytest.mark.parametrize("call", plain_calls(), ids=entry)
-def test_recorded_quirks_are_true(call: Call) -> None:
-    """A loss differs from its spec at the probes of exactly the quirks recorded for it.
-
-    If a library changed, run ``make quirks`` and review the difference of the record.
-    """
-    loss, quirks = observed(call)
-    assert quirks == recorded()[loss]
-
-
-@pytest.mark.parametrize("quirk", QUIRKS, ids=lambda quirk: quirk.key)
-def test_every_quirk_has_losses(quirk: Quirk) -> None:
-    """Some loss has the quirk, and each of its answers is that of some loss."""
-    calls = [call for backend in KERAS_BACKENDS for call in plain_calls(backend)]
-    concerned = [call for call in calls if isinstance(ul.from_native(call), quirk.rule.losses)]
-    said = {quirk.sentence(call) for call in concerned if quirk.has(call)}
-    answers = {quirk.answers} if isinstance(quirk.answers, str) else set(quirk.answers.values())
-    assert said
-    assert said <= answers
-
-
-def test_recorded_quirks_exist() -> None:
-    """The record names losses and quirks that exist, and has the versions of constraints.txt."""
-    record = json.loads(RECORDED.read_text(encoding="utf-8"))
-    calls = [call for backend in KERAS_BACKENDS for call in plain_calls(backend)]
-    assert set(record["losses"]) == {entry(call) for call in calls}
-    keys = {key for quirks in record["losses"].values() for key in quirks}
-    assert keys == {quirk.key for quirk in QUIRKS if quirk.by_hand is None}
-    lines = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    for name, version in record["versions"].items():
-        assert version == pins.get(name, pins.get(f"{name}-cpu"))
-
-
-@ALL
-@pytest.mark.parametrize("loss", ["SparseCategoricalCrossentropy", "CategoricalCrossentropy"])
-def test_sample_weights_of_classes(loss: str) -> None:
-    """Keras aligns weights to the last axis, multiplies NaN by a weight of 0, and broadcasts."""
-    text = f"keras.losses.{loss}(from_logits=True)"
-    listed = found(text, ul.from_native(text))
-    for rule in ("weight_alignment", "nan_in_weightless", "weight_shape"):
-        example = listed[rule].example
-        assert example is not None
-        assert example.a.ran == "native"
-    aligned = listed["weight_alignment"].example
-    assert aligned is not None
-    values = [float(side.value) for side in (aligned.a, aligned.b)]  # type: ignore[arg-type]
-    assert [round(value, 5) for value in values] == [2.27404, 2.46724]
-
-
-@ALL
-def test_class_without_weight_at_minus_infinity() -> None:
-    """PyTorch multiplies an infinite loss by its class weight of 0; a spec does not read it."""
-    text = "torch.nn.CrossEntropyLoss(weight=[2.0, 0.0, 1.0])"
-    example = found(text, ul.from_native(text))["weightless_infinity"].example
-    assert example is not None
-    assert example.a.ran == "native"
-    assert np.isnan(example.a.value)  # type: ignore[arg-type]
-    assert round(float(example.b.value), 6) == 0.407606  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("refusal", of_arguments, ids=lambda refusal: refusal.name)
-def test_refused_arguments_are_refused(refusal: Any) -> None:
-    """Arguments that no spec can express are refused when read, and the closest call is read."""
-    keras_mse = "keras.losses.MeanSquaredError"
-    texts = {
-        "mean_with_sample_weight": f'{keras_mse}(reduction="mean_with_sample_weight")',
-        "half_dtype": f'{keras_mse}(dtype="float16")',
-        "smoothing_axis": "keras.losses.CategoricalCrossentropy(axis=1, label_smoothing=0.1)",
-        "averaged_axis": "keras.losses.BinaryCrossentropy(axis=1)",
-        "clipped_sigmoid": "keras[numpy].losses.BinaryCrossentropy(from_logits=True)",
-        "smoothing_range": "torch.nn.CrossEntropyLoss(label_smoothing=1.5)",
-    }
-    side = side_of(texts[refusal.name])
-    assert side.spec is None
-    assert side.call is not None
-    with pytest.raises((ul.UnsupportedError, ul.SpecValueError)):
-        ul.from_native(texts[refusal.name])
-    assert refusal.applies(side.call)
-    assert not refusal.applies(refusal.closest(side.call))
-    ul.from_native(refusal.closest(side.call))
-
-
 # ---------------------------------------------------------------------------------- between specs
 
 SPECS: list[ul.spec.Loss] = [  # type: ignore[name-defined]
@@ -615,6 +521,18 @@ def test_each_rule_is_listed_once(loss: str) -> None:
     if "smoothing" in loss:
         assert "a label whose class" in differences["weightless_infinity"].a
         assert "labels are smoothed" in differences["weightless_infinity"].a
+
+
+def test_long_arguments_are_shortened() -> None:
+    """Weights are shortened where a text names a loss, and compared in full."""
+    weights = [n / 7 for n in range(3000)]
+    loss = "torch.nn.CrossEntropyLoss(weight={})"
+    a, b = side_of(loss.format(weights)), side_of(loss.format([*weights[:-1], 2.0]))
+    assert rules(a, b) == ("class_weights",)
+    report = ul.port_report(a, b, np.zeros((2, 3000), np.float32), np.zeros(2, int))
+    for said in (diff(a, b), report, ul.explain(a)):
+        assert "(0.0, 0.14285714285714285, <2,998 more>)" in str(said)
+        assert max(map(len, str(said).splitlines())) < 500
 
 
 def test_unknown_losses_are_refused() -> None:

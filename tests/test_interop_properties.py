@@ -112,7 +112,7 @@ def check(library: str, spec: Loss, seen: Counter[str]) -> None:
     seen["written"] += 1
     back = spec_of(call)
     if spec.reduction == "mean":
-        assert back == spec
+        assert back == spec.replace(**interop.closest(spec, library, backend).covered)
     else:  # equal up to the fields without effect
         assert back.replace(**{name: getattr(spec, name) for name in UNUSED}) == spec
     assert ul.from_native(str(call)) == back

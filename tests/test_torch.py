@@ -404,6 +404,30 @@ def test_dense_tensors_are_needed() -> None:
 
 
 @pytest.mark.parametrize("rounding", ["native", "exact"])
+def test_devices(rounding: str) -> None:
+    """Tensors on the device meta give shapes; a mix of devices is an error that names the tensor.
+
+    Exact mode once read the memory of a tensor on another device as if it were on the host.
+    """
+    spec = ul.CrossEntropyLoss(from_logits=True, rounding=rounding)
+    z, y, w = X.to("meta"), Y.clamp(min=0).to("meta"), torch.ones(4)
+    value, gradient = spec.value_and_grad(z, y, sample_weight=w.to("meta"))
+    assert (value.device.type, value.shape, gradient.shape) == ("meta", (), (4, 3))
+    assert spec.replace(reduction="none")(z, [0, 1, 1, 2]).shape == (4,)
+    for call, found in (
+        (lambda: spec(z, Y), "targets is on the device cpu, and predictions are on meta"),
+        (lambda: spec(X, y), "targets is on the device meta, and predictions are on cpu"),
+        (lambda: spec(z, y, sample_weight=w), "sample_weight is on the device cpu"),
+        (lambda: spec(z, y, mask=w > 0), "mask is on the device cpu"),
+        (lambda: ul.check(spec, z, Y), "targets is on the device cpu"),
+        (lambda: ul.check(spec, z, y), "device meta has no values to read"),
+        (lambda: ul.mean_squared_error(X, z, rounding=rounding), "targets is on the device meta"),
+    ):
+        with pytest.raises(ul.UnsupportedError, match=found):
+            call()
+
+
+@pytest.mark.parametrize("rounding", ["native", "exact"])
 @pytest.mark.slow("the exact mode, whose adapter is imported in the same way", only=["native"])
 def test_first_use_in_a_compiled_function(rounding: str) -> None:
     """A process may use the library first while torch.compile traces one whole graph."""

@@ -493,7 +493,7 @@ def translate(
     """Write a loss of one library as a loss of another.
 
     The output is the nearest loss that the other library has. If any rule differs, stderr names the
-    rule and the exit status is 1.
+    rule and the exit status is 1. Stderr also names rules that are read back otherwise.
     """
     from unifiedloss.interop import closest, parse
     from unifiedloss.interop.sentences import sentence
@@ -509,8 +509,9 @@ def translate(
     except UnifiedLossError as error:
         _fail(error)
     _print(str(nearest.call))
-    for name in nearest.changes:
-        _err.print(f"{name} is not the same:", style="bold", markup=False, highlight=False)
+    for name in (*nearest.changes, *nearest.covered):
+        said = "not the same" if name in nearest.changes else f"the same in every call of {to}"
+        _err.print(f"{name} is {said}:", style="bold", markup=False, highlight=False)
         _print(f"  in {loss}: {sentence(spec, name)}", console=_err)
         _print(f"  as written: {sentence(nearest.spec, name)}", console=_err)
     raise typer.Exit(1 if nearest.changes else 0)

@@ -13,12 +13,12 @@ import numpy as np
 from unifiedloss.adapters.keras.ops import BACKEND
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.arrays import as_bfloat16
-from unifiedloss.interop.functions import call_with, losses_of, with_arguments
+from unifiedloss.interop.functions import Losses, call_with, with_arguments
 from unifiedloss.interop.library_loss import Call, find
 from unifiedloss.interop.unchanged import check_unchanged, refuse_changed
 from unifiedloss.spec import Categorical
 
-_OBJECTS = losses_of("keras", keras)
+_OBJECTS = Losses("keras", keras)
 
 TENSORS = BACKEND.tensor_type
 """The types of the tensors that Keras' losses take unchanged."""
@@ -35,13 +35,14 @@ def read(obj: Any, /, **arguments: Any) -> Call | None:
     Raises:
         UnsupportedError: the loss clips to Keras' epsilon, which is not the default.
     """
-    for name, loss in _OBJECTS.items():
-        # Not isinstance, because a subclass may compute anything.
-        if type(obj) is loss:
-            return _call(name, _settings(name, obj, arguments))
-        if obj is loss and not isinstance(loss, type):
-            return _call(name, arguments)
-    return None
+    if isinstance(obj, type):
+        return None
+    # The very class, because a subclass may compute anything.
+    name = _OBJECTS.name_of(type(obj))
+    if name is not None:
+        return _call(name, _settings(name, obj, arguments))
+    name = _OBJECTS.name_of(obj)
+    return None if name is None else _call(name, arguments)
 
 
 def _settings(name: str, loss: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def _settings(name: str, loss: Any, arguments: dict[str, Any]) -> dict[str, Any]
     `get_config` omits dtype, and the axis of SparseCategoricalCrossentropy.
     """
     check_unchanged(loss, name)
-    if loss.fn is not type(loss)().fn:
+    if loss.fn is not type(loss)().fn or _OBJECTS.name_of(loss.fn) is None:
         refuse_changed(name, "a fn of its own")
     if arguments:
         msg = f"{', '.join(arguments)}: a {name} has been made with its arguments; pass it alone."

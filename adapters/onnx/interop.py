@@ -15,8 +15,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from unifiedloss.errors import SpecTypeError, UnifiedLossError, UnsupportedError
 from unifiedloss.interop.library_loss import Call
 from unifiedloss.interop.onnx import INPUTS, OUTPUT
-from unifiedloss.interop.onnx_graph import Graph, Reading, read_graph
+from unifiedloss.interop.onnx_graph import read_graph
 from unifiedloss.interop.onnx_nodes import DTYPES, Node, Tensor, qualified
+from unifiedloss.interop.onnx_parts import Graph, Reading
 from unifiedloss.text import shortened
 
 OPSET = 13
@@ -201,6 +202,9 @@ def build(
     without a shape is invalid.
     """
     operator = call.name.partition(".")[2]
+    if operator not in INPUTS:
+        msg = f"{call} is run as it was given, and cannot be built."
+        raise UnsupportedError(msg)
     scores, targets, weights = INPUTS[operator]
     attributes = {name: value for name, value in call.arguments.items() if name != "weights"}
     initializers = []

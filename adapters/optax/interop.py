@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.interop.functions import losses_of, read_function, with_arguments
+from unifiedloss.interop.functions import Losses, read_function, with_arguments
 from unifiedloss.interop.library_loss import Call
 
-_FUNCTIONS = losses_of("optax", optax)
+_FUNCTIONS = Losses("optax", optax)
 
 TENSORS = jax.Array
 """The type of the tensors that optax' losses take unchanged."""

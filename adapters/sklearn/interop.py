@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import sklearn.metrics
 
-from unifiedloss.interop.functions import losses_of, read_function, with_arguments
+from unifiedloss.interop.functions import Losses, read_function, with_arguments
 from unifiedloss.interop.library_loss import Call
 
-_FUNCTIONS = losses_of("sklearn", sklearn)
+_FUNCTIONS = Losses("sklearn", sklearn)
 
 
 def read(obj: Any, /, **arguments: Any) -> Call | None:

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.interop.functions import losses_of, read_function, with_arguments
+from unifiedloss.interop.functions import Losses, read_function, with_arguments
 from unifiedloss.interop.library_loss import Call
 
-_FUNCTIONS = losses_of("tensorflow", tf)
+_FUNCTIONS = Losses("tensorflow", tf)
 
 TENSORS = (tf.Tensor, tf.Variable)
 """The types of the tensors that TensorFlow's losses take unchanged."""

@@ -90,6 +90,7 @@ class TorchAdapter(Adapter):
                     "and pass a mask for the positions it does not have."
                 )
                 raise UnknownTensorError(msg)
+        _check_devices(*tensors)
         if (
             torch.compiler.is_compiling()
             or not torch.is_grad_enabled()
@@ -121,6 +122,9 @@ class TorchAdapter(Adapter):
         )
 
     def to_numpy(self, x: Tensor) -> np.ndarray[Any, Any]:
+        if x.is_meta:
+            msg = "a tensor on the device meta has no values to read; load it on another one."
+            raise UnsupportedError(msg)
         if x.requires_grad:
             x = x.detach()
         if x.dtype is torch.bfloat16:
@@ -273,6 +277,26 @@ class TorchAdapter(Adapter):
                 missing=_missing_compiler(),
             ),
         }
+
+
+def _check_devices(predictions: Any, *companions: Any) -> None:
+    """Refuse tensors on several devices, of which exact mode would read some as if on the host.
+
+    torch takes a number on the host beside tensors on any device, and so does a loss.
+    """
+    names = ("targets", "sample_weight", "mask", "upstream")
+    for name, x in zip(names, companions, strict=False):
+        if (
+            isinstance(x, Tensor)
+            and isinstance(predictions, Tensor)
+            and x.device != predictions.device
+            and not (x.is_cpu and x.ndim == 0)
+        ):
+            msg = (
+                f"{name} is on the device {x.device}, and predictions are on {predictions.device}; "
+                f"move one of them, as in {name}.to(predictions.device)."
+            )
+            raise UnsupportedError(msg)
 
 
 def _trivially_valid(plan: Plan, targets: Tensor) -> bool:

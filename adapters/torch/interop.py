@@ -12,12 +12,12 @@ from torch import nn
 from unifiedloss.adapters.torch import ADAPTER
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.arrays import as_bfloat16
-from unifiedloss.interop.functions import losses_of
+from unifiedloss.interop.functions import Losses
 from unifiedloss.interop.library_loss import Call, find
 from unifiedloss.interop.unchanged import check_unchanged, refuse_changed
 from unifiedloss.spec import Categorical
 
-_LOSSES = losses_of("torch", torch)
+_LOSSES = Losses("torch", torch)
 
 TENSORS = torch.Tensor
 """The type of the tensors that torch's losses take unchanged."""
@@ -36,9 +36,11 @@ _NUMPY_DTYPES = (torch.float16, torch.float32, torch.float64)
 
 def read(obj: Any, **arguments: Any) -> Call | None:
     """The call of a module, or of a function with its arguments; None for anything else."""
-    # Not isinstance, because a subclass may compute anything.
-    name = next((name for name, loss in _LOSSES.items() if loss is obj or loss is type(obj)), None)
-    if name is None or isinstance(obj, type):
+    if isinstance(obj, type):
+        return None
+    # The very class, because a subclass may compute anything.
+    name = _LOSSES.name_of(type(obj)) or _LOSSES.name_of(obj)
+    if name is None:
         return None
     if isinstance(obj, nn.Module):
         if arguments:
@@ -58,6 +60,11 @@ def _check_own(name: str, module: nn.Module) -> None:
     check_unchanged(module, name)
     if any(getattr(nn.modules.module, hooks, None) for hooks in _GLOBAL_HOOKS):
         refuse_changed(name, "hooks of all modules (torch.nn.modules.module)")
+    for called in type(module).forward.__code__.co_names:
+        if f"torch.nn.functional.{called}" in _LOSSES and not _LOSSES.name_of(
+            getattr(nn.functional, called)
+        ):
+            refuse_changed(name, f"a {called} that torch does not define")
 
 
 def _plain(x: Any) -> Any:

@@ -216,10 +216,19 @@ def _compare_softmax(
 
 
 def _is_hard(case: Case, plan: Plan) -> bool:
-    """Whether no loss of the case can be negative: labels, logits or probabilities, no weights."""
-    with np.errstate(invalid="ignore"):  # a weight may be NaN
+    """Whether no loss of the case can be negative: hard targets, and no negative weights.
+
+    Log-probabilities may be any numbers, and epsilon may be added to a probability of 1.
+    """
+    if plan.log_probabilities or plan.kind == "real" or plan.scale < 0:
+        return False
+    if getattr(case.spec, "epsilon_added", False):
+        return False
+    with np.errstate(invalid="ignore"):  # a weight or a target may be NaN
         plain = case.sample_weight is None or bool((case.sample_weight >= 0).all())
-    return plan.kind == "index" and not plan.log_probabilities and plain and plan.scale > 0
+        t = np.asarray(case.targets, np.float64)
+        hard = plan.kind == "index" or bool(((t == 0) | (t == 1)).all())
+    return plain and hard
 
 
 def _expand(x: Array, plan: Plan) -> Array:

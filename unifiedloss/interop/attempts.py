@@ -18,6 +18,7 @@ from unifiedloss.interop.quirks import QUIRKS, Quirk, rules_of
 from unifiedloss.interop.refusals import refusal_of
 from unifiedloss.interop.sides import Input, Outcome, Side, run_spec, side_of, weight_dtype
 from unifiedloss.spec import Loss
+from unifiedloss.text import brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def _by_fields(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[A
         if made_same is None:
             continue
         rules = ", ".join(group)
-        fields = ", ".join(f"{name}={getattr(near_a, name)!r}" for name in group)
+        fields = ", ".join(f"{name}={brief(getattr(near_a, name))}" for name in group)
         change = f"b with {fields}"
         second = _with_fields(b, near_b, made_same, x)
         if second is None:

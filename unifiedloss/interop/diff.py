@@ -34,6 +34,7 @@ from unifiedloss.interop.sides import (
     side_of,
 )
 from unifiedloss.spec import Categorical, Loss
+from unifiedloss.text import brief
 
 INPUT_FIELDS = ("from_logits", "epsilon", "epsilon_added", "renormalize")
 """Fields that turn predictions into probabilities.
@@ -190,7 +191,7 @@ def rules(a: Side, b: Side) -> tuple[str, ...]:
 
     This takes less time, because only quirks need examples.
     """
-    if a.name == b.name:
+    if a == b:
         return ()
     near_a, near_b = nearest(a), nearest(b)
     refused = list(_refused(a, b, near_a, near_b))
@@ -385,7 +386,7 @@ def _by_substitution(a: Loss, b: Loss, names: tuple[str, ...]) -> Example | None
             best = (rank, x)
     if best is None:
         return None
-    written = ", ".join(f"{name}={getattr(other, name)!r}" for name in names)
+    written = ", ".join(f"{name}={brief(getattr(other, name))}" for name in names)
     return Example(best[1], run_spec(a, best[1]), run_spec(other, best[1]), f"a with {written}")
 
 

@@ -17,6 +17,7 @@ from unifiedloss.losses.huber.spec import HuberLoss
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.spec import Loss
+from unifiedloss.text import brief
 
 _SUM_OF_ONE = 1e-2
 """Up to this distance from 1, the probabilities of a row sum to 1 in any dtype."""
@@ -173,5 +174,5 @@ def _with_shared(
     ]
     made = changed(near, other, names)
     if names and made is not None:
-        written = ", ".join(f"{name}={getattr(other, name)!r}" for name in names)
+        written = ", ".join(f"{name}={brief(getattr(other, name))}" for name in names)
         yield made, ", ".join(names), written

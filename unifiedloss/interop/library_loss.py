@@ -69,8 +69,8 @@ class LibraryLoss:
         data: parameters that hold the tensors of a call.
         reasons: why the library cannot express a field as the spec has it, by the field's name;
             without a final period.
-        covers: values of fields with which the loss computes what a spec does wherever the spec
-            computes anything, although it is read back with another value.
+        covers: values of fields with which the loss computes what a spec does in every call that
+            the library takes, although it is read back with another value.
         exported: whether specs are written as this loss. False for a function if a class computes
             the same.
         write: writes the call if it is not written as ``name(argument=value)``.
@@ -232,6 +232,18 @@ def register(*library_losses: LibraryLoss) -> None:
             _ALIASES[alias] = library_loss.name
 
 
+_READ_ONLY: dict[str, LibraryLoss] = {}
+
+
+def register_read(*library_losses: LibraryLoss) -> None:
+    """Add losses that are read from objects alone, and have no name in their library.
+
+    Their names here are no names that text may hold.
+    """
+    for library_loss in library_losses:
+        _READ_ONLY[library_loss.name] = library_loss
+
+
 def knows(name: str) -> bool:
     """Whether a loss has this name or alias."""
     return _ALIASES.get(name, name) in LIBRARY_LOSSES
@@ -243,7 +255,7 @@ def find(name: str) -> LibraryLoss:
     Raises:
         SpecValueError: no loss has this name.
     """
-    library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name))
+    library_loss = LIBRARY_LOSSES.get(_ALIASES.get(name, name), _READ_ONLY.get(name))
     if library_loss is None:
         is_another = what_it_is(name)
         msg = (
@@ -309,11 +321,13 @@ class Closest:
         spec: the spec that the call is read as.
         changes: the fields in which `spec` differs from the requested spec, with the values in
             `spec`.
+        covered: likewise, but no call of the library shows the difference.
     """
 
     call: Call
     spec: Loss
     changes: dict[str, Any]
+    covered: dict[str, Any]
 
 
 def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
@@ -338,8 +352,14 @@ def closest(spec: Loss, library: str, backend: str | None = None) -> Closest:
         except UnsupportedError as error:
             refusals += str(error).splitlines()
             continue
-        changes = _changes(read_back, spec, library_loss.covers)
-        candidates.append(Closest(call, read_back, changes))
+        differing = _differing(read_back, spec)
+        covered = {
+            name: value
+            for name, value in differing.items()
+            if getattr(spec, name) in library_loss.covers.get(name, ())
+        }
+        changes = {name: value for name, value in differing.items() if name not in covered}
+        candidates.append(Closest(call, read_back, changes, covered))
     if not candidates:
         kind = f"a {type(spec).__name__} is written as."
         title = f"{library} has no loss that {'computes this spec:' if refusals else kind}"
@@ -367,22 +387,20 @@ def _candidates(spec: Loss, library: str) -> list[LibraryLoss]:
     ]
 
 
-def _changes(nearest: Loss, spec: Loss, covers: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+def _differing(nearest: Loss, spec: Loss) -> dict[str, Any]:
+    """The fields in which two specs differ, with the values in the first."""
     # Without a mean, these two fields have no effect.
     unused = () if "mean" in (nearest.reduction, spec.reduction) else ("divisor", "on_empty")
     values = {name: getattr(nearest, name) for name in spec.declarations if name not in unused}
-    return {
-        name: value
-        for name, value in values.items()
-        if value != getattr(spec, name) and getattr(spec, name) not in covers.get(name, ())
-    }
+    return {name: value for name, value in values.items() if value != getattr(spec, name)}
 
 
 def call_of(spec: Loss, library: str, backend: str | None = None) -> Call:
     """The call of a library that computes exactly the same as a spec.
 
     Reading it back gives an equal spec, except for `divisor` and `on_empty` without a mean, and for
-    the last axis of several positive weights, which is then named.
+    what the loss covers: the last axis of several positive weights, which is then named, and the
+    divisor of torch's elementwise losses, which take no mask.
 
     Raises:
         UnsupportedError: the library cannot express some fields. The message lists them with the

@@ -8,54 +8,24 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from unifiedloss.errors import SpecTypeError, UnsupportedError
 from unifiedloss.interop.library_loss import Call, find
 from unifiedloss.interop.onnx import INPUTS, OUTPUT
-from unifiedloss.interop.onnx_nodes import PASSING, Node, Tensor, Unproven, along_classes, passed
+from unifiedloss.interop.onnx_composed import read_composed
+from unifiedloss.interop.onnx_nodes import (
+    PASSING,
+    Node,
+    Tensor,
+    Unproven,
+    along_classes,
+    check_reduces_all,
+    passed,
+)
+from unifiedloss.interop.onnx_parts import Constants, Graph, Reading, makers_of, outputs_of
 from unifiedloss.text import shortened
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """A graph, or a list of nodes.
-
-    Attributes:
-        nodes: the nodes, each after those whose results it takes.
-        inputs: what is known of each input, by name; None in a list of nodes, where each name that
-            no node gives is an input.
-        outputs: the names of the outputs; None in a list of nodes, where each result that no node
-            takes is one.
-        constants: the values of the initializers, by name. Those of Constant nodes are added.
-        opset: the version of the operators; None if it is not known.
-    """
-
-    nodes: Sequence[Node]
-    inputs: Mapping[str, Tensor] | None = None
-    outputs: Sequence[str] | None = None
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    opset: int | None = None
-
-
-class Reading(NamedTuple):
-    """What a graph was read as.
-
-    Attributes:
-        call: the call of the loss.
-        predictions: the name of the graph's input for the predictions.
-        targets: the name of the graph's input for the labels.
-        output: the name of the output.
-        nodes: the places of the nodes that the output depends on.
-    """
-
-    call: Call
-    predictions: str
-    targets: str
-    output: str
-    nodes: frozenset[int]
 
 
 def call_of_nodes(nodes: Sequence[Node]) -> Call:
@@ -76,6 +46,8 @@ def read_graph(graph: Graph, weights: Any = None) -> Reading:
         UnsupportedError: a node on the way from the inputs to the output is not a part of the loss.
             The message names it, and says what to write.
     """
+    if graph.nodes and not any(node.operator in INPUTS for node in graph.nodes):
+        return read_composed(graph)
     return _Reader(graph).read(weights)
 
 
@@ -84,8 +56,8 @@ class _Reader:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._makers = _makers(graph)
-        self._constants = _Constants(graph)
+        self._makers = makers_of(graph)
+        self._constants = Constants(graph)
         self._needed: set[int] = set()
         self._after_loss: set[int] = set()
         """The places of the losses, and of the nodes that depend on one."""
@@ -148,14 +120,7 @@ class _Reader:
             )
             raise SpecTypeError(msg)
         if outputs is None:
-            taken = {name for node in nodes for name in node.inputs}
-            outputs = [
-                name
-                for node in nodes
-                if node.operator != "Constant"
-                for name in node.outputs
-                if name and name not in taken
-            ]
+            outputs = outputs_of(nodes)
             _check_ends(losses[0])
             if any(losses[0].outputs[1:]):
                 _refuse_second_output(losses[0])
@@ -296,7 +261,10 @@ class _Reader:
             if node.operator not in _REDUCTIONS or losses.shape == ():
                 losses = self._passed(node, losses, "apply it to what the spec gives")
                 continue
-            self._check_reduces_all(node, losses)
+            try:
+                check_reduces_all(node, losses, self._constants)
+            except Unproven as why:
+                _refuse(node, *why.args)
             if node.operator == "ReduceMean" and (
                 arguments["weights"] is not None or "ignore_index" in arguments
             ):
@@ -304,22 +272,6 @@ class _Reader:
                 _refuse(node, why, "write the spec with reduction='mean' and divisor='all'")
             arguments["reduction"] = _REDUCTIONS[node.operator]
             losses = Tensor(losses.dtype, ())
-
-    def _check_reduces_all(self, node: Node, losses: Tensor) -> None:
-        """Refuse a node that does not reduce all losses to a number without axes."""
-        axes = node.attributes.get("axes")
-        if node.input(1):
-            axes = self._constants.get(node.input(1), ("unknown",)) or ("unknown",)
-        rank = losses.rank
-        whole = axes is None or (
-            rank is not None
-            and all(type(axis) is int for axis in axes)
-            and {axis % rank for axis in axes} == set(range(rank))
-        )
-        if not whole:
-            _refuse(node, "it is not known to reduce every axis", "leave its axes out")
-        if node.attributes.get("keepdims", 1) != 0 or node.attributes.get("noop_with_empty_axes"):
-            _refuse(node, "it gives the loss more axes than a spec does", "give it keepdims=0")
 
 
 _UNDONE = frozenset({*PASSING, "LogSoftmax", "Softmax", "Log", "ReduceMean", "ReduceSum"})
@@ -403,55 +355,3 @@ def _check_ends(node: Node) -> None:
             "different; give each its own name."
         )
         raise SpecTypeError(msg)
-
-
-def _makers(graph: Graph) -> dict[str, int]:
-    """The place of the node that gives each name.
-
-    Refuse a name that is given twice, and a node before one that it needs, because ONNX runs
-    neither. So going back through the nodes always ends.
-    """
-    makers: dict[str, int] = {}
-    for place, node in enumerate(graph.nodes):
-        for name in filter(None, node.outputs):
-            if name in makers or name in (graph.inputs or ()) or name in graph.constants:
-                msg = (
-                    f"{node}: the name {shortened(name)!r} is not the only one of its kind in the "
-                    "graph; give each result its own name."
-                )
-                raise SpecTypeError(msg)
-            makers[name] = place
-    for place, node in enumerate(graph.nodes):
-        if any(makers.get(name, -1) >= place for name in node.inputs):
-            msg = f"{node} takes the result of itself or of a later node; sort the nodes."
-            raise SpecTypeError(msg)
-    return makers
-
-
-class _Constants(Mapping[str, Any]):
-    """The values of initializers and Constant nodes by name, each read when it is asked for."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._initializers = graph.constants
-        self._nodes = {
-            node.outputs[0]: (node, key)
-            for node in graph.nodes
-            if node.operator == "Constant" and node.outputs
-            for key in ("value", "value_float", "value_floats", "value_int", "value_ints")
-            if key in node.attributes
-        }
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self._initializers:
-            return self._initializers[name]
-        node, key = self._nodes[name]
-        return node.attributes[key]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._initializers or name in self._nodes
-
-    def __iter__(self) -> Iterator[str]:
-        yield from (*self._initializers, *self._nodes)
-
-    def __len__(self) -> int:
-        return len(self._initializers) + len(self._nodes)

@@ -197,6 +197,36 @@ def along_classes(node: Node, tensor: Tensor, opset: int | None) -> None:
     raise Unproven(msg)
 
 
+def check_reduces_all(node: Node, losses: Tensor, constants: Mapping[str, Any]) -> None:
+    """Check that a ReduceMean or a ReduceSum gives one number without axes.
+
+    Args:
+        node: the node.
+        losses: what is known of its input.
+        constants: the values of constants, by name.
+
+    Raises:
+        Unproven: it does not, or that is not known; its arguments are the reason and what to do.
+    """
+    axes = node.attributes.get("axes")
+    if node.input(1):
+        axes = constants.get(node.input(1), ("unknown",)) or ("unknown",)
+    rank = losses.rank
+    whole = axes is None or (
+        rank is not None
+        and rank > 0
+        and isinstance(axes, tuple)
+        and all(type(axis) is int for axis in axes)
+        and {axis % rank for axis in axes} == set(range(rank))
+    )
+    if not whole:
+        why = "it is not known to reduce every axis"
+        raise Unproven(why, "leave its axes out")
+    if node.attributes.get("keepdims", 1) != 0 or node.attributes.get("noop_with_empty_axes"):
+        why = "it gives the loss more axes than a spec does"
+        raise Unproven(why, "give it keepdims=0")
+
+
 def node_of_arguments(positional: Sequence[Any], keywords: Mapping[str, Any]) -> Node:
     """The node that ``onnx.helper.make_node`` makes from these arguments.
 

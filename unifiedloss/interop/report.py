@@ -10,6 +10,7 @@ import numpy as np
 from unifiedloss import registry
 from unifiedloss.errors import ShapeError, SpecTypeError, SpecValueError, UnsupportedError
 from unifiedloss.floats import FORMATS, HALF_TYPES
+from unifiedloss.hints import hints
 from unifiedloss.interop.arrays import as_bfloat16
 from unifiedloss.interop.attempts import Attempt, attempts_of, closing_rules
 from unifiedloss.interop.diff import nearest, rules
@@ -67,6 +68,9 @@ class PortReport:
             predictions. The gap and everything after it then compare the specs in float32.
         converted: sentences about tensors that were converted before a loss got them, and about
             the rule because of which they were.
+        hints: sentences about what the tensors suggest, as `check` gives them, each with the losses
+            that it concerns: rows that sum to 1 where logits are expected, one class, swapped
+            arguments. A hint is no difference, and no error.
         rules: the rules that close the gap, each by itself.
     """
 
@@ -92,6 +96,7 @@ class PortReport:
     untried: str | None
     widened: bool = False
     converted: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -117,6 +122,7 @@ class PortReport:
                 lines.append(f"{letter} itself was not run: {reason}")
         lines += [setting for setting in self.settings if setting not in reasons]
         lines += self.converted
+        lines += self.hints
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
         if self.widened:
@@ -218,7 +224,7 @@ def port_report(
         mask=_array("mask", mask),
         own=(predictions, targets, sample_weight),
     )
-    first, second = one.outcome(x), other.outcome(x)
+    given, first, second = x, one.outcome(x), other.outcome(x)
     gap = gap_of(first, second)
     widened = _widened(one, other, x) if gap.closed else None
     if widened is not None:
@@ -250,6 +256,7 @@ def port_report(
         untried=None if one_closes else _untried(one, other, attempts),
         widened=widened is not None,
         converted=(*_read_as(x), *_converted(first, second)),
+        hints=_hints(one, other, given),
     )
 
 
@@ -319,6 +326,15 @@ def _converted(first: Outcome, second: Outcome) -> list[str]:
         for letter, outcome in (("a", first), ("b", second))
         for said in outcome.converted
     ]
+
+
+def _hints(a: Side, b: Side, x: Input) -> tuple[str, ...]:
+    """Say what the tensors suggest, and for which of the losses."""
+    found: dict[str, list[str]] = {}
+    for letter, near in (("a", nearest(a)), ("b", nearest(b))):
+        for said in () if near is None else hints(near, x.predictions, x.targets):
+            found.setdefault(said, []).append(letter)
+    return tuple(f"Hint for {' and '.join(of)}: {said}" for said, of in found.items())
 
 
 def _array(name: str, tensor: Any) -> Any:

@@ -23,10 +23,11 @@ from unifiedloss.errors import (
     UnsupportedError,
 )
 from unifiedloss.floats import FORMATS
-from unifiedloss.interop.library_loss import LIBRARY_LOSSES, Call
+from unifiedloss.interop.library_loss import LIBRARY_LOSSES, Call, literal
 from unifiedloss.interop.unchanged import check_unchanged
 from unifiedloss.shapes import loss_axis
 from unifiedloss.spec import Categorical, Loss, bound_spec
+from unifiedloss.text import brief
 
 Array = NDArray[Any]
 
@@ -311,11 +312,21 @@ def _copy(given: Any, arguments: dict[str, Any]) -> Any:
 
 
 def named(call: Call) -> str:
-    """Return the code of a call, with the backend of Keras if it is not TensorFlow."""
+    """Return the code of a call, with the backend of Keras if it is not TensorFlow.
+
+    In a long code, arrays are shortened.
+    """
     text = str(call)
+    if len(text) > _MOST_NAMED:
+        for value in call.arguments.values():
+            text = text.replace(literal(value), brief(value))
     if call.backend in (None, "tensorflow"):
         return text
     return text.replace("keras.", f"keras[{call.backend}].", 1)
+
+
+_MOST_NAMED = 500
+"""The code of a call with more characters is shortened."""
 
 
 def run_spec(spec: Loss, x: Input) -> Outcome:

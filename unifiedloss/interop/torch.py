@@ -72,6 +72,8 @@ _UNCOUNTED_WEIGHTS = Lens(
     lambda spec, _: spec.element_weights,
     tensor=True,
 )
+# So these divisors are the same in every call of torch, with weights and without.
+_COUNTS: dict[str, tuple[Any, ...]] = {"divisor": ("present", "all")}
 _IGNORED = one_label("ignore_index", -100, _SEVERAL_LABELS)
 _DEPRECATED = unused(None)
 """`_effective` reads the two deprecated arguments; a spec is written without them."""
@@ -124,6 +126,7 @@ _module_and_function(
     BinaryCrossEntropyLoss(epsilon="torch"),
     {"weight": _UNCOUNTED_WEIGHTS, **_REDUCTIONS},
     requires={"from_logits": "torch.nn.BCELoss takes probabilities, and the spec logits."},
+    covers=_COUNTS,
 )
 _module_and_function(
     "BCEWithLogitsLoss",
@@ -137,9 +140,9 @@ _module_and_function(
     requires={
         "from_logits": "torch.nn.BCEWithLogitsLoss takes logits, and the spec probabilities."
     },
-    covers=COVERED,
+    covers=COVERED | _COUNTS,
 )
-register(_loss("torch.nn.MSELoss", MeanSquaredError(), _REDUCTIONS))
+register(_loss("torch.nn.MSELoss", MeanSquaredError(), _REDUCTIONS, covers=_COUNTS))
 # The function also takes weights. It does not broadcast them, and a spec does, so no spec is
 # written as it. Guarded by test_weights_that_mse_loss_takes.
 register(
@@ -151,7 +154,7 @@ register(
     )
 )
 _HUBER = {"reduction": pair("reduction", "mean", renamed=_OLD_NAMES), "delta": pair("delta", 1.0)}
-register(_loss("torch.nn.HuberLoss", HuberLoss(), _HUBER))
+register(_loss("torch.nn.HuberLoss", HuberLoss(), _HUBER, covers=_COUNTS))
 # As for mse_loss, the function takes weights that it does not broadcast.
 register(
     _loss(
@@ -173,4 +176,10 @@ _BETA = Lens(
     lambda spec, _: spec.delta,
     (_ABSOLUTE,),
 )
-_module_and_function("SmoothL1Loss", "smooth_l1_loss", HuberLoss(), {**_REDUCTIONS, "beta": _BETA})
+_module_and_function(
+    "SmoothL1Loss",
+    "smooth_l1_loss",
+    HuberLoss(),
+    {**_REDUCTIONS, "beta": _BETA},
+    covers=_COUNTS,
+)

@@ -33,14 +33,13 @@ QUIRKS: tuple[Quirk, ...] = (
 def rules_of(spec: Loss, call: Call) -> list[tuple[str, Text]]:
     """The quirks that the loss of a call has: their names, and sentences that say what it does.
 
-    Each sentence is listed once, though two quirks of one name may share it.
+    Each name is listed once, with the sentences of all quirks that share it.
     """
-    found = dict.fromkeys(
-        (quirk.name, quirk.sentence(call))
-        for quirk in QUIRKS
-        if quirk.concerns(spec, call) and quirk.has(call)
-    )
-    return [(name, Text.of(sentence)) for name, sentence in found]
+    found: dict[str, list[str]] = {}
+    for quirk in QUIRKS:
+        if quirk.concerns(spec, call) and quirk.has(call):
+            found.setdefault(quirk.name, []).append(quirk.sentence(call))
+    return [(name, Text.of(joined(sentences))) for name, sentences in found.items()]
 
 
 def joined(sentences: Iterable[str]) -> str:

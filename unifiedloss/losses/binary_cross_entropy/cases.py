@@ -463,6 +463,11 @@ def fusible() -> Iterator[Fusible]:
     logits = rng.normal(scale=5, size=(16, 16)).astype(np.float32)
     spec = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
     yield Fusible("binary", spec, logits, lambda _: targets, ("binary-cross-entropy",))
+    # Every second logit is so large that the loss of its target is far below a rounding of it.
+    confident = np.where(np.arange(16) % 2, 40 * logits, logits)
+    rules = ("binary-cross-entropy", "never-negative")
+    ways = ("product with 1/3",)
+    yield Fusible("binary, hard", spec, confident, lambda x: np.float32(x > 0), rules, ways)
     probabilities = rng.choice(f32(0.125, 0.5, 0.9, 1), (16, 16))
     yield Fusible(
         "binary, probabilities",
