@@ -177,18 +177,29 @@ def test_torch_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     counts = []
-    run = compiled.cross_entropy
-    monkeypatch.setattr(
-        compiled, "cross_entropy", lambda work: (counts.append(work.threads), run(work))[1]
-    )
+    whole, rows = compiled.call, compiled.cross_entropy
+
+    def counted_whole(*given: Any, threads: int) -> Any:
+        counts.append(threads)
+        return whole(*given, threads=threads)
+
+    def counted_rows(work: compiled.Work) -> Any:
+        counts.append(work.threads)
+        return rows(work)
+
+    monkeypatch.setattr(compiled, "call", counted_whole)
+    monkeypatch.setattr(compiled, "cross_entropy", counted_rows)
+    spec = CE.replace(rounding="exact")
+    tensors = torch.tensor(LOGITS), torch.tensor(LABELS.astype(int))
     before = torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
         try:
-            CE.replace(rounding="exact")(torch.tensor(LOGITS), torch.tensor(LABELS.astype(int)))
+            spec(*tensors)
+            spec(*tensors, sample_weight=torch.full((len(LABELS),), 0.7))
         finally:
             torch.set_num_threads(before)
-    assert counts == [1, 2]
+    assert counts == [1, 1, 2, 2]
 
 
 @pytest.mark.framework("torch")

@@ -85,8 +85,8 @@ int compute_call(const struct call *c, float *value, struct left *left) {
     return NO_MEMORY;
   }
   unsigned before = keep_subnormals();
-  int decided = 0, complete = c->loss == CROSS_ENTROPY ? rows_of(c, loops, left)
-                                                       : elements_of(c, loops, left);
+  int decided = 0,
+      complete = c->loss == CROSS_ENTROPY ? rows_of(c, loops, left) : elements_of(c, loops, left);
   if (complete && !left->positions && !left->elements)
     decided = rounded(&left->total, c->divisor, value);
   restore(before);

@@ -17,7 +17,8 @@ static void each_log1p(double *x, int64_t n) {
 }
 
 const struct loops LOOPS = {
-    cross_entropy, binary_cross_entropy, mean_squared_error, huber, second_tier,
-    each_exp,      each_log1p,
-    {native_cross_entropy, native_binary, native_squared, native_huber},
+    cross_entropy,      binary_cross_entropy,
+    mean_squared_error, huber,
+    second_tier,        each_exp,
+    each_log1p,         {native_cross_entropy, native_binary, native_squared, native_huber},
 };

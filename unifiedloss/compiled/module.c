@@ -267,11 +267,10 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
   } else if (state == DECIDED) {
     found = Py_NewRef(Py_None);
   } else {
-    found = Py_BuildValue("y#y#Lddd", (const char *)left.which, (Py_ssize_t)c.n,
-                          (const char *)left.numbers,
-                          (Py_ssize_t)(left.elements * (int64_t)sizeof *left.numbers),
-                          (long long)left.positions, left.total.high, left.total.low,
-                          left.total.error);
+    found = Py_BuildValue(
+        "y#y#Lddd", (const char *)left.which, (Py_ssize_t)c.n, (const char *)left.numbers,
+        (Py_ssize_t)(left.elements * (int64_t)sizeof *left.numbers), (long long)left.positions,
+        left.total.high, left.total.low, left.total.error);
     forget(&left);
   }
 end:
@@ -353,9 +352,9 @@ static PyObject *native(PyObject *module, PyObject *const *given, Py_ssize_t cou
   double sum = 0;
   int64_t unknown = 0;
   if (!PyErr_Occurred()) {
-    native_loop *const all_loops[] = {
-        loops->native.cross_entropy, loops->native.binary_cross_entropy,
-        loops->native.mean_squared_error, loops->native.huber};
+    native_loop *const all_loops[] = {loops->native.cross_entropy,
+                                      loops->native.binary_cross_entropy,
+                                      loops->native.mean_squared_error, loops->native.huber};
     const int64_t step = which ? NATIVE_STEP : NATIVE_ROWS;
     unsigned before = keep_subnormals();
     if (all > RELEASED) {
@@ -394,11 +393,16 @@ static PyObject *xla_target(PyObject *module, PyObject *ignored) {
 }
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
-static PyMethodDef METHODS[] = {FAST(cross_entropy),      FAST(binary_cross_entropy),
-                                FAST(mean_squared_error), FAST(huber),
-                                FAST(call),               FAST(native),
-                                FAST(second_tier),        FAST(exponential),
-                                FAST(logarithm),          {"levels", levels, METH_NOARGS, NULL},
+static PyMethodDef METHODS[] = {FAST(cross_entropy),
+                                FAST(binary_cross_entropy),
+                                FAST(mean_squared_error),
+                                FAST(huber),
+                                FAST(call),
+                                FAST(native),
+                                FAST(second_tier),
+                                FAST(exponential),
+                                FAST(logarithm),
+                                {"levels", levels, METH_NOARGS, NULL},
                                 {"xla_target", xla_target, METH_NOARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 

@@ -36,8 +36,8 @@ static void add_totals(const struct total *totals, int64_t parts, struct total *
     const double lost = two_sum_of(total->high, totals[i].high, &total->high);
     total->low += totals[i].low + lost;
     /* The sums of the lower parts and of the errors are rounded. */
-    total->error += totals[i].error +
-                    0x1p-52 * (fabs(total->low) + fabs(totals[i].low) + fabs(lost));
+    total->error +=
+        totals[i].error + 0x1p-52 * (fabs(total->low) + fabs(totals[i].low) + fabs(lost));
     total->error *= 1 + 0x1p-50;
   }
 }

@@ -9,7 +9,7 @@
 #endif
 
 #define STACK (1 << 20) /* bytes; the loops keep up to 130,000 there, and musl gives as many */
-#define LEAST 50000 /* predictions that are worth a thread, which takes tens of microseconds */
+#define LEAST 50000     /* predictions that are worth a thread, which takes tens of microseconds */
 
 unsigned keep_subnormals(void) {
 #if defined(__SSE2__)

@@ -56,10 +56,9 @@ static void finish(const struct call *c, const float *upstream, const struct lef
                            : Py_NewRef(Py_None);
     done = PyObject_CallMethod(
         module, "finish", "y#NNNNNN", text, (Py_ssize_t)length,
-        view(c->predictions, size, PyBUF_READ),
-        view(c->targets, c->n * c->label_size, PyBUF_READ), view(c->slopes, size, PyBUF_WRITE),
-        view(value, sizeof *value, PyBUF_WRITE), view(upstream, sizeof *upstream, PyBUF_READ),
-        known);
+        view(c->predictions, size, PyBUF_READ), view(c->targets, c->n * c->label_size, PyBUF_READ),
+        view(c->slopes, size, PyBUF_WRITE), view(value, sizeof *value, PyBUF_WRITE),
+        view(upstream, sizeof *upstream, PyBUF_READ), known);
   }
   if (!done) {
     PyErr_WriteUnraisable(module);
