@@ -110,11 +110,11 @@ class _Composed:
             except Unproven as why:
                 self._refuse(f"{node} is no part of them, because {why.args[0]}")
         value = self._of(outputs[0])
-        names = {name for product in value.polynomial for _, name in product}
-        if len(names) != 2:
-            inputs = shortened(", ".join(map(repr, sorted(names)))) or "no input"
+        read = {name for product in value.polynomial for _, name in product}
+        if len(read) != 2:
+            inputs = shortened(", ".join(map(repr, sorted(read)))) or "no input"
             self._refuse(f"the output depends on {inputs}, and a loss on predictions and targets")
-        for predictions, targets in _orders(names, value.polynomial):
+        for predictions, targets in _orders(read, value.polynomial):
             call = _recognized(value, predictions, targets)
             if call is not None:
                 return Reading(call, predictions, targets, outputs[0], frozenset(needed))
@@ -229,7 +229,8 @@ def _joined(polynomial: Polynomial, values: list[Value]) -> Value:
         _unproven("it adds what is reduced to what is not, or a number to the result")
     shapes = {each.tensor for each in rest}
     tensor = rest[0].tensor if len(shapes) == 1 else Tensor()
-    return Value(polynomial, *(reductions or {"none"}), tensor)
+    (reduction,) = reductions or {"none"}
+    return Value(polynomial, reduction, tensor)
 
 
 def _product(operator: str, a: Value, b: Value) -> Value:

@@ -263,8 +263,8 @@ class _Reader:
                 continue
             try:
                 check_reduces_all(node, losses, self._constants)
-            except Unproven as why:
-                _refuse(node, *why.args)
+            except Unproven as unproven:
+                _refuse(node, *unproven.args)
             if node.operator == "ReduceMean" and (
                 arguments["weights"] is not None or "ignore_index" in arguments
             ):

@@ -467,7 +467,9 @@ def fusible() -> Iterator[Fusible]:
     confident = np.where(np.arange(16) % 2, 40 * logits, logits)
     rules = ("binary-cross-entropy", "never-negative")
     ways = ("product with 1/3",)
-    yield Fusible("binary, hard", spec, confident, lambda x: np.float32(x > 0), rules, ways)
+    yield Fusible(
+        "binary, hard", spec, confident, lambda x: (x > 0).astype(np.float32), rules, ways
+    )
     probabilities = rng.choice(f32(0.125, 0.5, 0.9, 1), (16, 16))
     yield Fusible(
         "binary, probabilities",
