@@ -224,7 +224,9 @@ def _cost(e: Evaluator, x: Array, axis: int) -> Array:
     if plan.renormalize == "before_clip":
         return negative_log(e, x / ops.expand(ops.sum_axis(x, axis), axis))
     total = ops.sum_axis(_clipped(e, x), axis)
-    return negative_log(e, x) + ops.expand(ops.log(total), axis)
+    cost = negative_log(e, x) + ops.expand(ops.log(total), axis)
+    # Of a single class, the difference of two roundings of one logarithm may be below 0.
+    return cost - ops.stop_gradient(ops.where(cost < 0, cost, 0.0))
 
 
 def _clipped(e: Evaluator, p: Array) -> Array:

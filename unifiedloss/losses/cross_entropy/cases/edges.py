@@ -205,6 +205,12 @@ def _probabilities() -> Iterator[Case]:
                 p,
                 np.eye(3, dtype=np.float32)[[target] * 4],
             )
+    yield clip_case(
+        "09 one class, divided by its own clipped sum",
+        spec_with(from_logits=False, epsilon=0.3, renormalize="after_clip"),
+        f32([0.9685050845146179], [0.2], [0.5]),
+        ints(0, 0, 0),
+    )
     yield tie_case(
         "11 p equals epsilon",
         spec_with(from_logits=False, epsilon=2.0**-20),
