@@ -66,7 +66,7 @@ run: $(STAMP)
 	$(RUN) docs/examples/same_bits.py
 	@echo
 	@echo 'make run passed: no framework differs from the oracle, one loss trains the same curves in'
-	@echo 'five frameworks, and in exact mode the same bits.'
+	@echo 'five frameworks, and in exact mode the same bits, also where a batch is cut into pieces.'
 
 # The tests that need no compiler. Run them after every edit.
 check: ruff

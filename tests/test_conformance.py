@@ -19,6 +19,7 @@ from unifiedloss import conformance, losses
 from unifiedloss.conformance import Case, Report, Row, cases, runner
 from unifiedloss.conformance.case import BadCall, LossCases, edge
 from unifiedloss.conformance.cases import all_cases, bad_calls, hard_cases
+from unifiedloss.conformance.combine import cut_cases
 from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.floats import FORMATS
 from unifiedloss.losses.mean_squared_error.spec import MeanSquaredError
@@ -158,7 +159,7 @@ def test_backend_conforms(
         f"{f.case}: {f.what}\n{f.snippet}" for f in row.failures[:5]
     )
     assert row.total.comparisons >= least
-    every = (*all_cases(), *bad_calls(), *softmax_cases(), *bad_softmax_calls())
+    every = (*all_cases(), *bad_calls(), *softmax_cases(), *bad_softmax_calls(), *cut_cases())
     assert row.total.cases + row.left_out + sum(row.not_held.values()) == len(every)
     assert row.losses.keys() == set(runner.LOSSES)
     assert not row.not_held
@@ -222,7 +223,9 @@ def test_compiled_cases_share_programs(report: Report, strength: str) -> None:
         elif strength == "full":
             # A fused case has a program without gradients, too.
             fused = sum(case.made is not None for case in all_cases())
-            assert row.total.cases <= row.programs <= row.total.cases + fused
+            # A case in pieces has a program for its totals, one for its loss, one for its gradient.
+            cut = len(cut_cases())
+            assert row.total.cases - cut <= row.programs <= row.total.cases + fused + 2 * cut
         else:
             assert 0 < row.programs < row.total.cases
 
@@ -293,7 +296,7 @@ def test_softmax_cases() -> None:
 
 def _rules_by_case() -> dict[str, tuple[str, ...]]:
     every = (*all_cases(), *hard_cases(), *bad_calls(), *softmax_cases(), *bad_softmax_calls())
-    return {case.name: case.rules for case in every}
+    return {case.name: case.rules for case in (*every, *cut_cases())}
 
 
 def test_every_rule_has_a_case() -> None:

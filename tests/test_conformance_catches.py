@@ -69,10 +69,16 @@ class Long(type(TORCH)):  # type: ignore[misc]
     """The torch adapter without its fused path; the wrong adapters below change one part of it."""
 
     def loss(
-        self, spec: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+        self,
+        spec: Any,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        divisor: Any = None,
     ) -> Any:
         """Compute the loss as the base class does."""
-        return Adapter.loss(self, spec, predictions, targets, sample_weight, mask)
+        return Adapter.loss(self, spec, predictions, targets, sample_weight, mask, divisor)
 
 
 class CountsAll(Long):

@@ -110,11 +110,11 @@ RINGS = (
     ("serialization", "fixes", "shapes", "plan"),
     (
         *("ops", "evaluator", "logarithms", "gradients", "values", "hints", "formulas"),
-        *("magnitudes", "compiled"),
+        *("magnitudes", "compiled", "divisors", "lists"),
     ),
     ("losses.*.pipeline", "losses.*.gradient", "losses.*.formula", "losses.*.magnitude"),
     ("pipeline", *ORACLE),
-    ("exact", "losses.*.exact", "losses.*.graph", "losses.*.compiled"),
+    ("exact", "totals", "losses.*.exact", "losses.*.graph", "losses.*.compiled"),
     ("adapter",),
     ("registry",),
     ("functional",),

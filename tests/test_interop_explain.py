@@ -76,7 +76,7 @@ VALUES: list[tuple[Loss, dict[str, list[Any]]]] = [
         ul.MeanSquaredError(element_weights=(1, 2), average_last_axis=True, scale=0.5),
         COMMON | SCALED | ELEMENTS,
     ),
-    (ul.NegativeLogLikelihoodLoss(), COMMON | CLASSES),
+    (ul.NegativeLogLikelihoodLoss(), COMMON | CLASSES | {"scale": SCALED["scale"]}),
     (ul.NegativeLogLikelihoodLoss(class_weights=(1, 2), ignore_index=-100), COMMON | CLASSES),
 ]  # fmt: skip
 

@@ -33,7 +33,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.inputs import Numbers, TensorT
+from unifiedloss.inputs import Numbers, Tensor, TensorT
 from unifiedloss.spec import (
     ClassWeighting,
     ComputedIn,
@@ -121,9 +121,11 @@ def documentation(function: Any) -> str:
 def _spec_function_stub(function: Any) -> str:
     """Return the overloads of a function built from a spec."""
     declarations = function.loss_class.declarations
+    # The functions also take the number that the mean divides by.
+    annotations = annotations_of(function.loss_class) | {"divisor": "Divisor | float | Tensor"}
     fields = ",\n    ".join(
         f"{name}: {annotation} = {declarations[name].default!r}"
-        for name, annotation in annotations_of(function.loss_class).items()
+        for name, annotation in annotations.items()
     )
     doc = textwrap.indent(documentation(function), "    ").strip()
     return "".join(

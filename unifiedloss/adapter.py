@@ -11,18 +11,18 @@ Other packages derive from `Adapter` and register the class under the entry-poin
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from itertools import chain
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from unifiedloss import pipeline, values
+from unifiedloss import pipeline, totals, values
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import (
     DTypeError,
-    MixedBackendsError,
     ShapeError,
     UnknownTensorError,
     UnsupportedError,
@@ -31,8 +31,8 @@ from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
 from unifiedloss.hints import hints
 from unifiedloss.inputs import Inputs
-from unifiedloss.messages import Message, describe, foreign
-from unifiedloss.owners import backend_of, is_host_data
+from unifiedloss.lists import class_of, read_list
+from unifiedloss.messages import Message, describe
 from unifiedloss.plan import (
     Plan,
     Signature,
@@ -40,6 +40,7 @@ from unifiedloss.plan import (
     check_upstream,
     class_axis,
     resolve,
+    resolve_divisor,
 )
 from unifiedloss.spec import Loss
 
@@ -48,15 +49,8 @@ Array = Any
 # Tuples, because torch.compile does not understand unions.
 _ARRAYS = (np.ndarray, np.generic)
 _MASKED = np.ma.MaskedArray
-_PLAIN_PYTHON = (list, tuple, int, float)
-_IN_LISTS = (int, float, complex, str, bytes, *_ARRAYS)
-"""The types of elements that numpy.asarray may read from a list.
+_AS_IT_IS = nullcontext()
 
-The dtype of the resulting array may still be refused.
-"""
-
-_NUMBERS = frozenset({int, float, bool})
-_LISTS = frozenset({list, tuple})
 _DTYPES = frozenset({*FORMATS, *INTEGER_TYPES, "bool"})
 
 _ARGUMENTS = ("predictions", "targets", "sample_weight", "mask", "upstream")
@@ -140,6 +134,14 @@ class Adapter(ABC):
             missing = [op for op in required if not callable(getattr(given, op, None))]
             if missing:
                 return f"{member!r} has no {', '.join(missing)}."
+        for method, arguments in (("loss", 6), ("value_and_grad", 7)):
+            try:
+                inspect.signature(getattr(cls, method)).bind(None, *[None] * arguments)
+            except TypeError:
+                return (
+                    f"{method!r} takes no divisor; give it a last argument divisor=None, and where "
+                    f"that is not None return super().{method}(...)."
+                )
         return None
 
     # --------------------------------------------------------- abstract: every adapter implements
@@ -219,6 +221,19 @@ class Adapter(ABC):
         """
         return tensors
 
+    def wide(self, x: Array) -> str:
+        """The widest floating dtype that the framework has on the device of a tensor.
+
+        Totals are added, and given divisors divided by, in it.
+        """
+        del x
+        return "float64" if "float64" in self.dtypes() else "float32"
+
+    def around(self, *tensors: Array | None) -> AbstractContextManager[Any]:
+        """The context in which operations on these tensors keep their dtypes."""
+        del tensors
+        return _AS_IT_IS
+
     def keep_numpy(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         """Convert a NumPy array that is an argument of a call.
 
@@ -240,6 +255,23 @@ class Adapter(ABC):
         e = Evaluator(self.ops, self.kernels, plan, checked=checked)
         return pipeline.evaluate(e, Inputs(predictions, targets, sample_weight, mask))
 
+    def native_totals(self, plan: Plan, inputs: Inputs, *, mean: bool, checked: bool) -> Array:
+        """The totals of a piece, of a plan with the reduction "sum".
+
+        Override it for a context around the computation. The same holds for `native_divisor`.
+
+        Args:
+            plan: the plan.
+            inputs: the tensors of the call.
+            mean: whether the divisor belongs to the totals.
+            checked: whether the values were checked.
+        """
+        return totals.native_totals(self, plan, inputs, mean=mean, checked=checked)
+
+    def native_divisor(self, plan: Plan, inputs: Inputs, *, checked: bool) -> Array:
+        """The divisor of a piece, of a plan of `plan_of_divisor`; there are no predictions."""
+        return totals.native_divisor(self, plan, inputs, checked=checked)
+
     def exact(
         self,
         plan: Plan,
@@ -247,13 +279,16 @@ class Adapter(ABC):
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
+        divisor: Array | None = None,
     ) -> Array:
         """Evaluate a plan with ``rounding="exact"``, rounded as by `unifiedloss.exact.evaluate`.
 
-        The result is differentiable once, with respect to the predictions. Bad values give NaN. If
-        values can be read, `loss` has already raised for bad ones.
+        A given divisor comes with a plan of the reduction "sum": an array of NumPy, or a tensor
+        whose values cannot be read now. The result is differentiable once, with respect to the
+        predictions. Bad values give NaN. If values can be read, `loss` has already raised for bad
+        ones.
         """
-        del plan, predictions, targets, sample_weight, mask
+        del plan, predictions, targets, sample_weight, mask, divisor
         msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'
         raise UnsupportedError(msg)
 
@@ -264,19 +299,49 @@ class Adapter(ABC):
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
-        upstream: Array,
+        upstream: Array | None,
+        divisor: Array | None = None,
     ) -> tuple[Array, Array]:
         """Evaluate a plan as `exact` does, with its gradient to the predictions.
 
-        The upstream gradient may have another dtype than the loss, and is taken exactly. Override
-        it if `differentiate` rounds the upstream gradient.
+        The upstream gradient, None for ones, may have another dtype than the loss, and is taken
+        exactly. Override it if `differentiate` rounds the upstream gradient.
         """
+        # An adapter that computes no totals may have an `exact` that knows no divisor.
+        given = {} if divisor is None else {"divisor": divisor}
 
         def function(p: Array) -> Array:
-            return self.exact(plan, p, targets, sample_weight, mask)
+            return self.exact(plan, p, targets, sample_weight, mask, **given)
 
         value, (gradient,) = self.differentiate(function, (predictions,), upstream)
         return value, gradient
+
+    def exact_divisor(self, number: float) -> Array:
+        """A Python number as a divisor of exact mode.
+
+        Override it if a compiler cannot trace how this vector is made.
+        """
+        from unifiedloss.exact import limbs  # imported here because native mode does not need it
+
+        return limbs.divisor_of_number(number)
+
+    def on_host(self, job: Any, *tensors: Array | None) -> Array:
+        """Run a `unifiedloss.exact.pieces.Job` on the values of tensors, without a derivative.
+
+        Override it if the framework can call the host from a compiled program.
+        """
+        from unifiedloss import host  # imported here, because it starts a thread
+
+        given = [x for x in tensors if x is not None]
+        if not self.readable(*given):
+            msg = (
+                f"the backend {self.name!r} computes totals with rounding='exact' only where it "
+                "can read the values; call it outside of compiled functions and on the CPU, or use "
+                "rounding='native'."
+            )
+            raise UnsupportedError(msg)
+        arrays = [None if x is None else self.to_numpy(x) for x in tensors]
+        return self.convert(host.run(job.run, *arrays), given[0])
 
     # -------------------------------------------------------------------- shared by all adapters
 
@@ -288,8 +353,16 @@ class Adapter(ABC):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
+        divisor: Any = None,
     ) -> Array:
-        """Evaluate a spec on tensors of this framework, NumPy arrays and lists."""
+        """Evaluate a spec on tensors of this framework, NumPy arrays and lists.
+
+        With a divisor, the sum of the terms is divided by it.
+        """
+        if divisor is not None:
+            return totals.loss(
+                self, spec, predictions, targets, sample_weight, mask, divisor=divisor
+            )
         tensors = self.to_tensors(predictions, targets, sample_weight, mask)
         plan = self.plan(spec, *tensors)
         if not (plan.exact and self.exact_reads_memory):
@@ -309,8 +382,14 @@ class Adapter(ABC):
         sample_weight: Any = None,
         mask: Any = None,
         upstream: Any = None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
         """The loss and its gradient with respect to the predictions."""
+        if divisor is not None:
+            return totals.value_and_grad(
+                self, spec, predictions, targets, sample_weight, mask,
+                upstream=upstream, divisor=divisor,
+            )  # fmt: skip
         tensors = self.to_tensors(predictions, targets, sample_weight, mask, upstream)
         predictions, targets, sample_weight, mask, upstream = tensors
         if upstream is not None:
@@ -327,6 +406,35 @@ class Adapter(ABC):
 
         value, (gradient,) = self.differentiate(function, (predictions,), upstream)
         return value, gradient
+
+    @no_autograph
+    def totals(
+        self,
+        spec: Loss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Array:
+        """The totals of a piece; see `unifiedloss.evaluable.Evaluable.totals`."""
+        return totals.totals(self, spec, predictions, targets, sample_weight, mask)
+
+    @no_autograph
+    def divisor_of(
+        self,
+        spec: Loss,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        dtype: Any = "float32",
+    ) -> Array:
+        """The divisor of a piece; see `unifiedloss.evaluable.Evaluable.divisor_of`."""
+        return totals.divisor_of(self, spec, targets, sample_weight, mask, dtype)
+
+    @no_autograph
+    def result(self, spec: Loss, summed: Any) -> Array:
+        """The loss of summed totals; see `unifiedloss.evaluable.Evaluable.result`."""
+        return totals.result(self, spec, summed)
 
     @no_autograph
     def check(
@@ -372,7 +480,7 @@ class Adapter(ABC):
         for name, x in zip(names, (predictions, *companions), strict=False):
             if isinstance(x, _MASKED):
                 msg = (
-                    f"{name} is a {_class_of(x)}, whose mask would be ignored; pass its data, and "
+                    f"{name} is a {class_of(x)}, whose mask would be ignored; pass its data, and "
                     "a mask= that is True where a position counts (a numpy.ma mask is False there)."
                 )
                 raise UnknownTensorError(msg)
@@ -388,7 +496,7 @@ class Adapter(ABC):
         if isinstance(x, self.tensor_type):
             return x
         if not isinstance(x, _ARRAYS):
-            x = self._parse_list(name, x, list_dtype)
+            x = read_list(name, x, list_dtype, self.name)
         x = np.asarray(x)
         if self._is_numeric(x):
             return self.keep_numpy(x, reference)
@@ -401,31 +509,6 @@ class Adapter(ABC):
     def _is_numeric(self, x: np.ndarray[Any, Any]) -> bool:
         """Whether some argument of a loss may have this array's dtype; bool counts."""
         return x.dtype.name in _DTYPES
-
-    def _parse_list(self, name: str, x: Any, dtype: Any) -> np.ndarray[Any, Any]:
-        """A Python number, a (nested) list, or a column of a table as a NumPy array."""
-        if not isinstance(x, _PLAIN_PYTHON) and not _is_read_by_numpy(name, x):
-            self._refuse(name, x)
-        if isinstance(x, list | tuple):
-            foreign_element = _foreign_element(x)
-            if foreign_element:
-                _refuse_in_list(name, *foreign_element)
-        try:
-            return np.asarray(x, dtype=dtype)
-        except (ValueError, TypeError, OverflowError) as error:
-            msg = f"{name} cannot be read as an array of numbers: {error}."
-            raise ShapeError(msg) from error
-
-    def _refuse(self, name: str, x: Any) -> NoReturn:
-        """Refuse an argument that is no tensor of this framework and that NumPy does not read."""
-        owner = backend_of(x, name)  # raises if no backend owns the type
-        if owner in (self.name, "numpy"):
-            msg = (
-                f"{name} is a {_class_of(x)}, which is no tensor; pass a tensor, a NumPy array, a "
-                "number or a list."
-            )
-            raise UnknownTensorError(msg)
-        raise MixedBackendsError(foreign(name, owner, self.name))
 
     def plan(
         self,
@@ -451,6 +534,23 @@ class Adapter(ABC):
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
         plan = self._plans[key] = self._resolve(spec, predictions, targets, sample_weight, mask)
+        return plan
+
+    def plan_of_divisor(
+        self,
+        spec: Loss,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        dtype: str,
+    ) -> Plan:
+        """The plan of a divisor for predictions of a dtype, cached like `plan`."""
+        tensors = targets, sample_weight, mask
+        signatures: Any = [None if x is None else self.signature(x) for x in tensors]
+        key = (spec, dtype, *signatures)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = resolve_divisor(spec, *signatures, dtype=dtype)
         return plan
 
     def _resolve(self, spec: Loss, *tensors: Array | None) -> Plan:
@@ -480,54 +580,3 @@ class Adapter(ABC):
     def _check(self, plan: Plan, *tensors: Array | None) -> None:
         arrays: Any = [None if x is None else self.to_numpy(x) for x in tensors]
         values.check(plan, *arrays)
-
-
-def _is_read_by_numpy(name: str, x: Any) -> bool:
-    """Whether an argument belongs to no framework and NumPy reads it."""
-    return is_host_data(x, name) and backend_of(x, name) == "numpy"
-
-
-def _foreign_element(x: list[Any] | tuple[Any, ...]) -> tuple[Any] | tuple[()]:
-    """Return ``(element,)`` for the first element that NumPy must not read; () if there is none.
-
-    The list may be nested. Without this check, numpy.asarray would silently copy tensors from any
-    device and detach them from their gradients.
-    """
-    # Look at each level of nesting at once, because that is several times as fast as element by
-    # element, and most lists hold only numbers.
-    level: Any = x
-    types = set(map(type, level))
-    while types and types <= _LISTS:
-        level = list(chain.from_iterable(level))
-        types = set(map(type, level))
-    if types <= _NUMBERS:
-        return ()
-    for element in x:
-        if isinstance(element, list | tuple):
-            inner = _foreign_element(element)
-            if inner:
-                return inner
-        elif not isinstance(element, _IN_LISTS):
-            return (element,)
-    return ()
-
-
-def _refuse_in_list(name: str, element: Any) -> NoReturn:
-    class_name = _class_of(element)
-    try:
-        owner = backend_of(element, name)
-    except UnknownTensorError:
-        msg = (
-            f"{name} is a list that holds a {class_name}, which is no number; pass numbers, or one "
-            "array of them."
-        )
-        raise UnknownTensorError(msg) from None
-    msg = (
-        f"{name} is a list of tensors (a {class_name}, of {owner}); stack them into one tensor "
-        "first."
-    )
-    raise UnknownTensorError(msg)
-
-
-def _class_of(x: Any) -> str:
-    return f"{type(x).__module__}.{type(x).__qualname__}"

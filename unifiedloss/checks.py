@@ -53,6 +53,23 @@ def one_of(*choices: str) -> Check:
     return check
 
 
+def rule_of_divisor(*choices: str) -> Check:
+    """Admit one of these strings, and say where the divisor itself is given."""
+    known = one_of(*choices)
+
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str):
+            listed = ", ".join(map(repr, choices))
+            msg = (
+                f"{name} must be one of {listed}, got {_typed(value)}. It is the rule by which the "
+                f"mean divides; the number itself is given to the call: spec(..., {name}=number)."
+            )
+            raise SpecTypeError(msg)
+        return str(known(name, value))
+
+    return check
+
+
 def number(name: str, value: object) -> float:
     """A finite float, from a number or from a scalar of any library."""
     value = value if isinstance(value, Real) else _scalar(value)

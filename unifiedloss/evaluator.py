@@ -280,28 +280,45 @@ class Evaluator:
         empty = self.ops.equal(count, 0)
         return self.ops.where(~empty, total / self.ops.where(~empty, count, 1.0), fill)
 
-    def divisor(self, terms: Terms) -> Array | int:
-        """The divisor of the mean; a Python int if it is known without reading a value."""
+    def divisor(self, terms: Terms, dtype: str | None = None) -> Array | int:
+        """The divisor of the mean; a Python int if it is known without reading a value.
+
+        Args:
+            terms: the terms of the sum.
+            dtype: in which weights are added, and counts returned. Default: the compute dtype.
+        """
         ops, plan = self.ops, self.plan
-        rule, dtype = plan.divisor, plan.compute_dtype
+        rule, dtype = plan.divisor, dtype or plan.compute_dtype
         if rule == "weights" and terms.weights is not None:
-            return ops.sum(terms.weights)
+            return ops.sum(ops.cast(terms.weights, dtype))
         if rule == "nonzero" and terms.weights is not None:
             nonzero = ~ops.equal(terms.weights, 0)  # the weights of other positions are 0
             if plan.average_last_axis:
                 # Count each position for as many elements as it has; see `reduce`.
-                return ops.count(ops.any_axis(nonzero, -1), dtype) * self.averaged_over(terms)
+                return ops.count(ops.any_axis(nonzero, -1), dtype) * self.averaged_over(
+                    terms, dtype
+                )
             return ops.count(nonzero, dtype)
         if rule != "all" and terms.present is not None:
             return ops.count(terms.present, dtype)
         return ops.size(terms.losses, dtype) if plan.count is None else plan.count
 
-    def averaged_over(self, terms: Terms) -> Array | int:
-        """How many elements are averaged to one loss."""
+    def divisor_of_piece(self, terms: Terms, dtype: str) -> Array | int:
+        """The divisor of the mean, in positions; NaN where a weight that it adds is negative."""
+        weights = terms.weights
+        if weights is not None and self.plan.divisor == "weights":
+            terms = terms._replace(weights=self.ops.where(~(weights < 0), weights, NAN))
+        divisor = self.divisor(terms, dtype)
+        return (
+            divisor / self.averaged_over(terms, dtype) if self.plan.average_last_axis else divisor
+        )
+
+    def averaged_over(self, terms: Terms, dtype: str | None = None) -> Array | int:
+        """How many elements are averaged to one loss; a tensor in the compute dtype or `dtype`."""
         extent = None if self.plan.shape is None else self.plan.shape[-1]
         if extent is not None:
             return extent
-        return self.ops.extent(terms.losses, -1, self.plan.compute_dtype)
+        return self.ops.extent(terms.losses, -1, dtype or self.plan.compute_dtype)
 
     # ---------------------------------------------------------------------------- arithmetic
 

@@ -47,6 +47,7 @@ Args:
         that shape.
     mask: bool per position, aligned the same way; False drops the position.
     {fields}: see `{cls}`.
+        As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
 Returns:
     The loss in nats (squared units for the squared error), a tensor of the predictions'
@@ -91,9 +92,13 @@ def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
         mask: object = None,
         **fields: Any,
     ) -> Any:
+        # A str is the rule of the spec, anything else the divisor of this call.
+        divisor = None
+        if "divisor" in fields and not isinstance(fields["divisor"], str):
+            divisor = fields.pop("divisor")
         spec = _spec(cls, fields)
         adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
-        return adapter.loss(spec, predictions, targets, sample_weight, mask)
+        return adapter.loss(spec, predictions, targets, sample_weight, mask, divisor)
 
     vars(function)["__signature__"] = inspect.Signature([*_TENSORS, *parameters(cls)])
     function.loss_class = cls  # type: ignore[attr-defined]  # tools/stubs.py reads it

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.inputs import Numbers, TensorT
+from unifiedloss.inputs import Numbers, Tensor, TensorT
 from unifiedloss.spec import (
     Bound,
     ClassWeighting,
@@ -36,7 +36,7 @@ def cross_entropy_loss(
     class_weights: Sequence[float] | None = None,
     ignore_index: int | Iterable[int] | None = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     renormalize: Renormalize | None = None,
@@ -93,6 +93,7 @@ def cross_entropy_loss(
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
             are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
         The loss in nats (squared units for the squared error), a tensor of the predictions'
@@ -118,7 +119,7 @@ def cross_entropy_loss(
     class_weights: Sequence[float] | None = None,
     ignore_index: int | Iterable[int] | None = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     renormalize: Renormalize | None = None,
@@ -140,7 +141,7 @@ def cross_entropy_loss(
     class_weights: Sequence[float] | None = None,
     ignore_index: int | Iterable[int] | None = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     renormalize: Renormalize | None = None,
@@ -161,7 +162,7 @@ def binary_cross_entropy_loss(
     axis: int | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     epsilon_added: bool = False,
@@ -215,6 +216,7 @@ def binary_cross_entropy_loss(
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
             are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
         The loss in nats (squared units for the squared error), a tensor of the predictions'
@@ -239,7 +241,7 @@ def binary_cross_entropy_loss(
     axis: int | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     epsilon_added: bool = False,
@@ -261,7 +263,7 @@ def binary_cross_entropy_loss(
     axis: int | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     epsilon_added: bool = False,
@@ -278,7 +280,7 @@ def mean_squared_error(
     sample_weight: object = None,
     mask: object = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     element_weights: float | Sequence[Any] | None = None,
@@ -314,6 +316,7 @@ def mean_squared_error(
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
             are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
         The loss in nats (squared units for the squared error), a tensor of the predictions'
@@ -333,7 +336,7 @@ def mean_squared_error(
     sample_weight: object = None,
     mask: object = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     element_weights: float | Sequence[Any] | None = None,
@@ -349,7 +352,7 @@ def mean_squared_error(
     sample_weight: object = None,
     mask: object = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     element_weights: float | Sequence[Any] | None = None,
@@ -368,9 +371,10 @@ def negative_log_likelihood_loss(
     class_weights: Sequence[float] | None = None,
     ignore_index: int | Iterable[int] | None = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
 ) -> NDArray[_Scalar] | _Scalar:
     r"""Evaluate a `NegativeLogLikelihoodLoss` with these fields; see there for formula and rules.
 
@@ -402,6 +406,8 @@ def negative_log_likelihood_loss(
         rounding: "native": computed with the framework's own operations, within a derived bound
             of the exact result. "exact": every loss and every element of the gradient is
             correctly rounded, the same bits in every backend.
+        scale: a positive number that multiplies every loss, and no weight.
+            As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
         The loss in nats (squared units for the squared error), a tensor of the predictions'
@@ -424,9 +430,10 @@ def negative_log_likelihood_loss(
     class_weights: Sequence[float] | None = None,
     ignore_index: int | Iterable[int] | None = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
 ) -> TensorT: ...
 @overload
 def negative_log_likelihood_loss(
@@ -439,9 +446,10 @@ def negative_log_likelihood_loss(
     class_weights: Sequence[float] | None = None,
     ignore_index: int | Iterable[int] | None = None,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
+    scale: float = 1.0,
 ) -> Any: ...
 @overload
 def huber_loss(
@@ -452,7 +460,7 @@ def huber_loss(
     mask: object = None,
     delta: float = 1.0,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     element_weights: float | Sequence[Any] | None = None,
@@ -489,6 +497,7 @@ def huber_loss(
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
             are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
         The loss in nats (squared units for the squared error), a tensor of the predictions'
@@ -509,7 +518,7 @@ def huber_loss(
     mask: object = None,
     delta: float = 1.0,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     element_weights: float | Sequence[Any] | None = None,
@@ -526,7 +535,7 @@ def huber_loss(
     mask: object = None,
     delta: float = 1.0,
     reduction: Reduction = "mean",
-    divisor: Divisor = "weights",
+    divisor: Divisor | float | Tensor = "weights",
     on_empty: OnEmpty = "nan",
     rounding: Rounding = "native",
     element_weights: float | Sequence[Any] | None = None,

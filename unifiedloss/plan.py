@@ -28,6 +28,7 @@ __all__ = [
     "check_upstream",
     "class_axis",
     "resolve",
+    "resolve_divisor",
 ]
 
 MAX_INTEGER_TARGET = 2**53
@@ -388,6 +389,45 @@ def resolve(
             and spec.has_fused_kernel(kind, predictions.dtype, targets.dtype)
         ),
     )
+
+
+UNKNOWN_CLASSES = 1 << 31
+"""Stands for K where a divisor is computed from class indices and no class has a weight."""
+
+
+def resolve_divisor(
+    spec: Loss,
+    targets: Signature,
+    sample_weight: Signature | None = None,
+    mask: Signature | None = None,
+    *,
+    dtype: str,
+) -> Plan:
+    """Join a spec with the shapes and dtypes of a call that has no predictions.
+
+    The divisor depends on nothing of the predictions but their dtype.
+
+    Args:
+        spec: the loss.
+        targets: the targets; the predictions' shape follows from theirs.
+        sample_weight: the sample weights, or None.
+        mask: the mask, or None.
+        dtype: the predictions' dtype.
+
+    Raises:
+        ShapeError, DTypeError, SpecValueError: as `resolve`.
+    """
+    shape = targets.shape
+    if (
+        isinstance(spec, Categorical)
+        and shape is not None
+        and shapes.target_kind(targets.dtype) == "index"
+    ):
+        axis = shapes.loss_axis(spec.axis, (*shape, None))
+        weights: Any = spec.class_weights
+        classes = UNKNOWN_CLASSES if weights is None else len(weights)
+        shape = (*shape[:axis], classes, *shape[axis:])
+    return resolve(spec, Signature(shape, dtype), targets, sample_weight, mask)
 
 
 def check_upstream(plan: Plan, upstream: Signature) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unifiedloss.floats import FORMATS
-from unifiedloss.oracle.extended import as_value, round_value
+from unifiedloss.oracle.extended import Extended, as_value, round_value
 from unifiedloss.oracle.reduction import Reduction
 from unifiedloss.oracle.softmax import Softmax, softmax
 from unifiedloss.oracle.tensors import Tensor, tensor
@@ -62,6 +62,7 @@ def evaluate(
     *,
     terms: Literal["real", "rounded"] = "real",
     upstream: float | Sequence[float] | None = None,
+    divisor: Extended | None = None,
     gradients: bool | Literal["predictions"] = True,
 ) -> Reference:
     r"""Compute the loss and its gradients, each number correctly rounded to its dtype.
@@ -92,6 +93,8 @@ def evaluate(
             float32 (float64 for float64 predictions), as in exact mode. In both cases the gradients
             are those of the real loss.
         upstream: the upstream gradient: a number, or under "none" a flat list. Default: ones.
+        divisor: D, in place of the rule of the spec, whose reduction is "sum"; constant to all
+            gradients.
         gradients: False computes no gradient, "predictions" only the gradient with respect to the
             predictions. The others are None.
 
@@ -100,7 +103,7 @@ def evaluate(
         ShapeError, DTypeError, SpecValueError: as `unifiedloss.plan.resolve`.
         AssertionError: the largest number of digits does not decide a rounding.
     """
-    call = Reduction(spec, predictions, targets, sample_weight, mask)
+    call = Reduction(spec, predictions, targets, sample_weight, mask, divisor)
     form = FORMATS[call.plan.result_dtype]
     by_predictions: list[float] | None = None
     by_targets: list[float] | None = None

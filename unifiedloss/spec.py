@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from unifiedloss.autograph import no_autograph
 from unifiedloss.checks import (
@@ -20,6 +20,7 @@ from unifiedloss.checks import (
     one_of,
     optional,
     positive,
+    rule_of_divisor,
     weights,
 )
 from unifiedloss.errors import SpecTypeError, SpecValueError
@@ -156,6 +157,19 @@ def _dtype(spec: Any) -> Text:
     )
 
 
+def scale_field(*, since: int) -> Any:
+    """Declare the field `scale`, which losses have since different serialization versions."""
+    return field(
+        default=1.0,
+        fast_paths=True,
+        check=positive,
+        doc="a positive number that multiplies every loss, and no weight.",
+        sentence=_scale,
+        since=since,
+        group="ported",
+    )
+
+
 # ---------------------------------------------------------------------------------- base class
 
 
@@ -206,7 +220,7 @@ class Loss(Record, Evaluable):
     divisor: Divisor = field(
         default="weights",
         fast_paths=True,
-        check=one_of("weights", "present", "nonzero", "all"),
+        check=rule_of_divisor("weights", "present", "nonzero", "all"),
         doc='what the mean divides by. "weights": the sum of the weights W_i = sample weight times '
         'element weight. "present": the number of positions not dropped. "nonzero": the '
         'number of those whose weight is not 0. "all": the number of all positions.',
@@ -242,6 +256,25 @@ class Loss(Record, Evaluable):
         """
         return False
 
+    @property
+    def summed(self) -> Self:
+        """This spec with the reduction "sum"."""
+        return self._kept("_summed", reduction="sum")
+
+    @property
+    def piece(self) -> Self:
+        """This spec for a piece of a call, whose own divisor may be 0."""
+        return self if self.on_empty != "error" else self._kept("_piece", on_empty="nan")
+
+    def _kept(self, name: str, **changes: Any) -> Self:
+        """`replace`, made once, because validating many weights again takes milliseconds."""
+        try:
+            made: Self = getattr(self, name)
+        except AttributeError:
+            made = self.replace(**changes)
+            object.__setattr__(self, name, made)
+        return made
+
     def __init_subclass__(cls) -> None:
         # Adapters, the oracle and exact mode compute a loss from its fields alone, so they would
         # ignore what a subclass changes. And with the name of its base it would be read in place
@@ -268,6 +301,7 @@ class Loss(Record, Evaluable):
         sample_weight: object = None,
         mask: object = None,
         upstream: object = None,
+        divisor: object = None,
     ) -> tuple[TensorT, TensorT]:
         """Compute the loss and its gradient with respect to the predictions, in any framework.
 
@@ -278,6 +312,7 @@ class Loss(Record, Evaluable):
             mask: bool per position.
             upstream: the upstream gradient, floating or integer, of exactly the loss's shape: a
                 scalar under "mean" and "sum", one number per position under "none". Default: ones.
+            divisor: as for calling the spec.
 
         Returns:
             ``(loss, gradient)``; the gradient has the shape and dtype of the predictions.
@@ -288,7 +323,7 @@ class Loss(Record, Evaluable):
         """
         adapter = self._registry.adapter_for(predictions, targets, sample_weight, mask)
         result: tuple[TensorT, TensorT] = adapter.value_and_grad(
-            self, predictions, targets, sample_weight, mask, upstream
+            self, predictions, targets, sample_weight, mask, upstream, divisor
         )
         return result
 
@@ -397,7 +432,7 @@ class Categorical(Loss):
     divisor: Divisor = field(
         default="weights",
         fast_paths=True,
-        check=one_of("weights", "label_weights", "present", "nonzero", "all"),
+        check=rule_of_divisor("weights", "label_weights", "present", "nonzero", "all"),
         doc='what the mean divides by. "weights": the sum of the weights W_i, which are '
         r"sample_weight_i, times $\sum_c w_c t_{ic}$ where class weights are given. "
         '"present": the number of positions not dropped. "nonzero": the number of those with '
@@ -411,15 +446,7 @@ class Categorical(Loss):
 class Scaled(Loss):
     """The base class of losses that can be scaled, or computed in another dtype."""
 
-    scale: float = field(
-        default=1.0,
-        fast_paths=True,
-        check=positive,
-        doc="a positive number that multiplies every loss, and no weight.",
-        sentence=_scale,
-        since=2,
-        group="ported",
-    )
+    scale: float = scale_field(since=2)
     dtype: ComputedIn | None = field(
         default=None,
         fast_paths=True,

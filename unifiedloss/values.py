@@ -16,19 +16,24 @@ from numpy.typing import NDArray
 
 from unifiedloss.errors import BadValueError, EmptyMeanError
 from unifiedloss.floats import FORMATS
-from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, Plan
+from unifiedloss.plan import BEYOND_FLOAT64, MAX_INTEGER_TARGET, UNKNOWN_CLASSES, Plan
 
 Array = NDArray[Any]
 
 
 def check(
-    plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
+    plan: Plan,
+    predictions: Array | None,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
 ) -> None:
     """Raise for the first bad value of a call.
 
     Args:
         plan: from `unifiedloss.plan.resolve`.
-        predictions: values as a NumPy array, in the dtype of the tensor; so are the others.
+        predictions: values as a NumPy array, in the dtype of the tensor; so are the others. None if
+            only the divisor is computed.
         targets: values.
         sample_weight: values or None.
         mask: values or None.
@@ -38,7 +43,7 @@ def check(
         EmptyMeanError: the mean's divisor is 0, under ``on_empty="error"``.
     """
     targets, sample_weight = _read_in(plan, targets), _read_in(plan, sample_weight)
-    if plan.probabilities:
+    if plan.probabilities and predictions is not None:
         predictions = _read_in(plan, predictions)
     refuse_empty = plan.spec.on_empty == "error" and plan.spec.reduction == "mean"
     if not refuse_empty and sample_weight is None and trivially_valid(plan, predictions, targets):
@@ -51,7 +56,7 @@ def check(
 
 def _check(
     plan: Plan,
-    predictions: Array,
+    predictions: Array | None,
     targets: Array,
     sample_weight: Array | None,
     mask: Array | None,
@@ -59,7 +64,10 @@ def _check(
     refuse_empty: bool,
 ) -> None:
     """See `check`."""
-    shape = _position_shape(plan, predictions)
+    if predictions is None:
+        shape = targets.shape if plan.kind == "index" else _position_shape(plan, targets)
+    else:
+        shape = _position_shape(plan, predictions)
     present = np.ones(shape, bool) if mask is None else _align(mask, shape)
     for label in plan.ignored_labels:
         present = present & (targets != label)
@@ -81,7 +89,7 @@ def _check(
             )
             _raise_at(kept & (weight < 0), sample_weight, "sample_weight", why)
     _check_targets(plan, targets, kept)
-    if plan.probabilities:
+    if plan.probabilities and predictions is not None:
         _check_probabilities(plan, predictions, targets, kept)
     if refuse_empty:
         _check_empty(plan, targets, sample_weight, present, kept, shape)
@@ -166,11 +174,14 @@ def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
 
 def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
     if plan.kind == "index":
+        unknown = plan.classes == UNKNOWN_CLASSES
+        bad = targets < 0 if unknown else (targets < 0) | (targets >= plan.shared_by)
         _raise_at(
-            kept & ((targets < 0) | (targets >= plan.shared_by)),
+            kept & bad,
             targets,
             "targets",
-            f"not a class index in 0..{plan.shared_by - 1}; indices never wrap. "
+            f"not a class index{'' if unknown else f' in 0..{plan.shared_by - 1}'}; "
+            "indices never wrap. "
             "To drop positions with this label, name it as ignore_index.",
         )
     elif plan.kind == "dense":

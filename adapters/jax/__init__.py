@@ -118,6 +118,25 @@ class JaxAdapter(Adapter):
             found = found._replace(losses=ops.settle(found.losses))
         return e.reduce(found)
 
+    def native_totals(self, plan: Plan, inputs: Inputs, *, mean: bool, checked: bool) -> Array:
+        del checked  # one program for traced and untraced calls
+        with ops.x64():
+            summed: Array = _totals(plan, mean, *inputs)
+        return summed
+
+    def native_divisor(self, plan: Plan, inputs: Inputs, *, checked: bool) -> Array:
+        del checked
+        with ops.x64():
+            divisor: Array = _divisor(plan, *inputs[1:])
+        return divisor
+
+    def wide(self, x: Any) -> str:
+        return "float64" if jax.config.jax_enable_x64 else "float32"  # type: ignore[attr-defined]
+
+    def around(self, *tensors: Any) -> AbstractContextManager[None]:
+        wide = any(x is not None and x.dtype.itemsize == 8 for x in tensors)
+        return ops.x64() if wide else _AS_IT_IS
+
     def exact(
         self,
         plan: Plan,
@@ -125,9 +144,12 @@ class JaxAdapter(Adapter):
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
+        divisor: Any = None,
     ) -> Array:
         tensors = predictions, targets, sample_weight, mask
         with wide_enough(*tensors):
+            if divisor is not None:
+                return exact.loss(plan, *self.stored(*tensors), _constant(divisor))
             return exact.loss(plan, *self._in_memory(plan, *tensors, None)[:4])
 
     def exact_value_and_grad(
@@ -138,10 +160,17 @@ class JaxAdapter(Adapter):
         sample_weight: Array | None,
         mask: Array | None,
         upstream: Array | None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
         tensors = predictions, targets, sample_weight, mask, upstream
         with wide_enough(*tensors):
+            if divisor is not None:
+                *given, above = tensors
+                return exact.value_and_grad(plan, *self.stored(*given), above, _constant(divisor))
             return exact.value_and_grad(plan, *self._in_memory(plan, *tensors))
+
+    def on_host(self, job: Any, *tensors: Any) -> Array:
+        return exact.on_host(job, *tensors)
 
     def _in_memory(self, plan: Plan, *tensors: Any) -> tuple[Any, ...]:
         """The tensors as memory holds them; so a custom call reads them anyway."""
@@ -157,7 +186,10 @@ class JaxAdapter(Adapter):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
+        divisor: Any = None,
     ) -> Array:
+        if divisor is not None:
+            return super().loss(spec, predictions, targets, sample_weight, mask, divisor)
         if not _is_own(predictions, targets, sample_weight, mask):
             predictions, targets, sample_weight, mask = self.to_tensors(
                 predictions, targets, sample_weight, mask
@@ -187,7 +219,12 @@ class JaxAdapter(Adapter):
         sample_weight: Any = None,
         mask: Any = None,
         upstream: Any = None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
+        if divisor is not None:
+            return super().value_and_grad(
+                spec, predictions, targets, sample_weight, mask, upstream, divisor
+            )
         if not (
             _is_own(predictions, targets, sample_weight, mask)
             and (upstream is None or type(upstream) is float)
@@ -299,9 +336,24 @@ def _value_and_grad(
     return value, gradient
 
 
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _totals(plan: Plan, mean: bool, *tensors: Any) -> Array:
+    return Adapter.native_totals(ADAPTER, plan, Inputs(*tensors), mean=mean, checked=False)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _divisor(plan: Plan, *tensors: Any) -> Array:
+    return Adapter.native_divisor(ADAPTER, plan, Inputs(None, *tensors), checked=False)
+
+
 @partial(jax.jit, static_argnums=0, inline=True)
 def _softmax(axis: int | None, logits: Array) -> Array:
     return Adapter.softmax(ADAPTER, logits, axis)
+
+
+def _constant(divisor: Any) -> Any:
+    """A divisor, through which no gradient passes."""
+    return ops.stop_gradient(divisor) if isinstance(divisor, Tracer) else divisor
 
 
 def _has_values(x: Any) -> bool:

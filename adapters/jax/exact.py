@@ -30,31 +30,40 @@ from unifiedloss.plan import Plan
 NumPyArray = NDArray[Any]
 
 
-def loss(plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> Array:
+def loss(
+    plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any, divisor: Any = None
+) -> Array:
     """The loss, correctly rounded.
 
     It is differentiable once, by the predictions alone, and that gradient is correctly rounded too.
     """
     arrays = predictions, targets, sample_weight, mask
-    if _is_concrete(*arrays):
-        return _with_values(plan, *arrays, None)[0]
-    value: Array = _differentiable(plan, *arrays)
+    if _is_concrete(*arrays, divisor):
+        return _with_values(plan, *arrays, None, divisor)[0]
+    value: Array = _differentiable(plan, *arrays, divisor)
     return value
 
 
 def value_and_grad(
-    plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any, upstream: Any
+    plan: Plan,
+    predictions: Any,
+    targets: Any,
+    sample_weight: Any,
+    mask: Any,
+    upstream: Any,
+    divisor: Any = None,
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the predictions, correctly rounded."""
     value, gradient = _evaluate(
-        plan, predictions, targets, sample_weight, mask, upstream, gradient=True
+        plan, predictions, targets, sample_weight, mask, upstream, divisor, gradient=True
     )
     return value, gradient
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(plan: Plan, *arrays: Any) -> Array:
-    return _evaluate(plan, *arrays, None)[0]
+    *tensors, divisor = arrays
+    return _evaluate(plan, *tensors, None, divisor)[0]
 
 
 def _forward(plan: Plan, *primals: Any) -> tuple[Array, Any]:
@@ -65,19 +74,20 @@ def _forward(plan: Plan, *primals: Any) -> tuple[Array, Any]:
             "jax.lax.stop_gradient, or use rounding='native', which differentiates all three."
         )
         raise UnsupportedError(msg)
-    arrays = [None if x is None else x.value for x in primals]
+    *arrays, divisor = [None if x is None else x.value for x in primals]
     # A reduced loss is most often the end of a program, where the upstream gradient is 1. So
     # compute the gradient for that with the value.
-    value, *gradient = _evaluate(plan, *arrays, None, gradient=plan.spec.reduction != "none")
-    return value, (arrays, gradient)
+    reduced = plan.spec.reduction != "none"
+    value, *gradient = _evaluate(plan, *arrays, None, divisor, gradient=reduced)
+    return value, (arrays, divisor, gradient)
 
 
-def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None, None, None]:
-    arrays, gradient = kept
+def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None, None, None, None]:
+    arrays, divisor, gradient = kept
 
     def again() -> Array:
         # Not the kept gradient times `upstream`, which would be rounded twice.
-        return _evaluate(plan, *arrays, upstream, gradient=True)[1]
+        return _evaluate(plan, *arrays, upstream, divisor, gradient=True)[1]
 
     if isinstance(upstream, SymbolicZero):
         slope = None
@@ -88,7 +98,7 @@ def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None,
     else:
         with ops.x64():  # so that 64-bit arrays enter the branches as they are
             slope = lax.cond(upstream == 1, lambda: gradient[0], again)
-    return slope, None, None, None
+    return slope, None, None, None, None
 
 
 _differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -99,7 +109,8 @@ def _evaluate(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, 
 
     Args:
         plan: the plan of the call.
-        *arrays: predictions, targets, sample_weight, mask, upstream; the last three may be None.
+        *arrays: predictions, targets, sample_weight, mask, upstream, divisor; the last four may be
+            None.
         gradient: whether to compute the gradient too.
     """
     compute = _with_values if _is_concrete(*arrays) else _traced
@@ -123,9 +134,9 @@ def _is_worth_compiling(plan: Plan, arrays: tuple[Any, ...]) -> bool:
 
     A compiled loop runs on the host in either case.
     """
-    if ffi.takes(plan):
+    if arrays[5] is not None or ffi.takes(plan):
         return False
-    return program.holds(plan, arrays) and next(_elements(plan)) >= _MANY
+    return program.holds(plan, arrays[:5]) and next(_elements(plan)) >= _MANY
 
 
 @lru_cache(maxsize=4096)
@@ -190,9 +201,10 @@ def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _no_jvp(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for. Only `_backward` may differentiate the loss."""
-    for way in (ffi, program):
-        if way.holds(plan, arrays):
-            return way.run(plan, arrays, gradient=gradient)
+    *tensors, divisor = arrays
+    for way in (ffi, program) if divisor is None else ():  # none knows a divisor that is given
+        if way.holds(plan, tuple(tensors)):
+            return way.run(plan, tuple(tensors), gradient=gradient)
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
     forms = [
@@ -231,3 +243,33 @@ def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
         out = slopes[0][(*i, ...)] if slopes else None
         loss_of_one, _ = _exact().evaluate(plan, *given, gradient=out is not None, out=out)
         value[(*i, ...)] = loss_of_one.view(value.dtype)
+
+
+def on_host(job: Any, *arrays: Any) -> Array:
+    """Run a job of `unifiedloss.exact.pieces`, also in a compiled program."""
+    shape, dtype = job.form
+    if _is_concrete(*arrays):
+        given = [None if x is None else np.asarray(x) for x in arrays]
+        with ops.x64():
+            return jnp.asarray(host.run(job.run, *given))
+    ranks = tuple(None if x is None else x.ndim for x in arrays)
+    with ops.x64():
+        (found,) = _on_host_compiled(job, ranks, jax.ShapeDtypeStruct(shape, dtype), *arrays)
+    return found
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _on_host_compiled(job: Any, ranks: Any, form: Any, *arrays: Any) -> tuple[Array, ...]:
+    given = [None if x is None else lax.stop_gradient(x) for x in arrays]
+    return callback.on_host(partial(_run, job, ranks), [form], *given)
+
+
+def _run(job: Any, ranks: Any, results: list[NumPyArray], arrays: list[Any]) -> None:
+    """Run a job for each index of the mapped axes; see `_filled`."""
+    pairs = list(zip(arrays, ranks, strict=True))
+    mapped = np.broadcast_shapes(*(x.shape[: x.ndim - r] for x, r in pairs if x is not None))
+    given = [
+        None if x is None else np.broadcast_to(x, mapped + x.shape[x.ndim - r :]) for x, r in pairs
+    ]
+    for i in np.ndindex(mapped):
+        results[0][(*i, ...)] = job.run(*(None if x is None else x[(*i, ...)] for x in given))

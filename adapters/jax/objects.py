@@ -23,11 +23,17 @@ class LossFunction:
         self.__name__ = self.__qualname__ = spec.name  # jax.jit names the compiled function so
 
     def __call__(
-        self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+        self,
+        predictions: Any,
+        targets: Any,
+        *,
+        sample_weight: Any = None,
+        mask: Any = None,
+        divisor: Any = None,
     ) -> Array:
         """The loss; arguments and errors as for calling the spec."""
         adapter = registry.adapter("jax")
-        loss: Array = adapter.loss(self.spec, predictions, targets, sample_weight, mask)
+        loss: Array = adapter.loss(self.spec, predictions, targets, sample_weight, mask, divisor)
         return loss
 
     def __eq__(self, other: object) -> bool:

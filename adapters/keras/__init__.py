@@ -96,7 +96,13 @@ class KerasAdapter(Adapter):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
+        divisor: Any = None,
     ) -> Array:
+        if divisor is not None:
+            self._refuse_symbolic(predictions, targets, sample_weight, mask, divisor)
+            p = self.read_in(spec, predictions)
+            with self.around(*self.to_tensors(p, targets, sample_weight, mask)):
+                return super().loss(spec, p, targets, sample_weight, mask, _value(divisor))
         tensors = self.to_tensors(self.read_in(spec, predictions), targets, sample_weight, mask)
         for x in tensors:
             if isinstance(x, keras.KerasTensor):
@@ -116,11 +122,12 @@ class KerasAdapter(Adapter):
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
+        divisor: Any = None,
     ) -> Array:
         if in_symbolic_scope():
             # Keras asks only for shape and dtype, which are the same as in native mode.
             return self.compute(plan, predictions, targets, sample_weight, mask, checked=False)
-        return BACKEND.exact(plan, predictions, targets, sample_weight, mask)
+        return BACKEND.exact(plan, predictions, targets, sample_weight, mask, divisor)
 
     def exact_value_and_grad(
         self,
@@ -129,10 +136,11 @@ class KerasAdapter(Adapter):
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
-        upstream: Array,
+        upstream: Array | None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
         return BACKEND.exact_value_and_grad(
-            plan, predictions, targets, sample_weight, mask, upstream
+            plan, predictions, targets, sample_weight, mask, upstream, divisor
         )
 
     def softmax(self, logits: Any, axis: int | None) -> Array:
@@ -148,22 +156,60 @@ class KerasAdapter(Adapter):
         sample_weight: Any = None,
         mask: Any = None,
         upstream: Any = None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
+        if divisor is not None:
+            divisor = _value(divisor)
         p, t, w, m, u = self._with_values(
             self.read_in(spec, predictions), targets, sample_weight, mask, upstream
         )
         with self.around(p, t, w, m):
-            return super().value_and_grad(spec, p, t, w, m, u)
+            return super().value_and_grad(spec, p, t, w, m, u, divisor)
 
     def _with_values(self, *tensors: Any) -> tuple[Any, ...]:
-        tensors = self.to_tensors(*tensors)
+        self._refuse_symbolic(*tensors)
+        return self.to_tensors(*tensors)
+
+    def _refuse_symbolic(self, *tensors: Any) -> None:
         if any(isinstance(x, keras.KerasTensor) for x in tensors):
             msg = (
-                "a symbolic Keras tensor has no values to differentiate at; call value_and_grad "
-                "with tensors that have some."
+                "a symbolic Keras tensor has no values: it can be given to a spec, and not to "
+                "value_and_grad, totals, divisor_of or divisor=; call these with tensors that have "
+                "some, in a training step."
             )
             raise UnsupportedError(msg)
-        return tensors
+
+    # The framework below has the same totals, because they are sums of per-position losses.
+
+    def totals(
+        self,
+        spec: Loss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Array:
+        tensors = self._with_values(self.read_in(spec, predictions), targets, sample_weight, mask)
+        return BACKEND.totals(spec, *tensors)
+
+    def divisor_of(
+        self,
+        spec: Loss,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        dtype: Any = "float32",
+    ) -> Array:
+        self._refuse_symbolic(targets, sample_weight, mask)
+        t, w, m = map(_value, (targets, sample_weight, mask))
+        return BACKEND.divisor_of(spec, t, w, m, dtype)
+
+    def result(self, spec: Loss, summed: Any) -> Array:
+        self._refuse_symbolic(summed)
+        return BACKEND.result(spec, _value(summed))
+
+    def wide(self, x: Array) -> str:
+        return BACKEND.wide(x)
 
     def differentiate(
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
@@ -246,7 +292,12 @@ class _KerasOnNumPy(KerasAdapter):
         sample_weight: Any = None,
         mask: Any = None,
         upstream: Any = None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
+        if divisor is not None:
+            return super().value_and_grad(
+                spec, predictions, targets, sample_weight, mask, upstream, divisor
+            )
         p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
         # NumPy cannot differentiate Keras' operations, but its adapter has closed-form gradients.
         value, gradient = BACKEND.value_and_grad(spec, p, t, w, m, u)
@@ -310,14 +361,16 @@ class _KerasOnJAX(KerasAdapter):
         sample_weight: Any = None,
         mask: Any = None,
         upstream: Any = None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
         p, t, w, m, u = self._with_values(
             self.read_in(spec, predictions), targets, sample_weight, mask, upstream
         )
         with self.around(p, t, w, m):
             # The loss cannot read the values that jax.vjp traces.
-            self.checked(self.plan(spec, p, t, w, m), p, t, w, m)
-        return super().value_and_grad(spec, p, t, w, m, u)
+            known = spec if divisor is None else spec.summed
+            self.checked(self.plan(known, p, t, w, m), p, t, w, m)
+        return super().value_and_grad(spec, p, t, w, m, u, divisor)
 
 
 def _value(x: Any) -> Any:

@@ -64,8 +64,22 @@ class NumPyAdapter(Adapter):
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
+        divisor: Array | None = None,
     ) -> Array:
-        return exact.loss(plan, predictions, targets, sample_weight, mask)
+        return exact.loss(plan, predictions, targets, sample_weight, mask, divisor)
+
+    def exact_value_and_grad(
+        self,
+        plan: Plan,
+        predictions: Array,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        upstream: Array | None,
+        divisor: Array | None = None,
+    ) -> tuple[Array, Array]:
+        tensors = predictions, targets, sample_weight, mask
+        return exact.value_and_grad(plan, *tensors, upstream, divisor)
 
     def compute(
         self,
@@ -90,8 +104,23 @@ class NumPyAdapter(Adapter):
                 result, _ = blocks.evaluate(e, inputs, axis)
         return result[()]  # a reduction gives a NumPy scalar, as np.mean does
 
+    def native_totals(self, plan: Plan, inputs: Inputs, *, mean: bool, checked: bool) -> Array:
+        with np.errstate(all="ignore"):
+            return super().native_totals(plan, inputs, mean=mean, checked=checked)
+
+    def native_divisor(self, plan: Plan, inputs: Inputs, *, checked: bool) -> Array:
+        with np.errstate(all="ignore"):
+            return super().native_divisor(plan, inputs, checked=checked)[()]
+
+    def result(self, spec: Loss, summed: Any) -> Array:
+        with np.errstate(all="ignore"):
+            return super().result(spec, summed)[()]
+
     def _check(self, plan: Plan, *tensors: Array | None) -> None:
-        blocks.check(plan, Inputs(*tensors))
+        if tensors[0] is None:  # the call has no predictions
+            super()._check(plan, *tensors)
+        else:
+            blocks.check(plan, Inputs(*tensors))
 
     def loss(
         self,
@@ -100,7 +129,12 @@ class NumPyAdapter(Adapter):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
+        divisor: Any = None,
     ) -> Array:
+        if divisor is not None:
+            with np.errstate(all="ignore"):
+                mean = super().loss(spec, predictions, targets, sample_weight, mask, divisor)
+            return mean[()]
         if sample_weight is None and mask is None:
             found = self._whole(spec, predictions, targets, None)
             if found is not None:
@@ -119,7 +153,14 @@ class NumPyAdapter(Adapter):
         sample_weight: Any = None,
         mask: Any = None,
         upstream: Any = None,
+        divisor: Any = None,
     ) -> tuple[Array, Array]:
+        if divisor is not None:
+            with np.errstate(all="ignore"):
+                value, gradient = super().value_and_grad(
+                    spec, predictions, targets, sample_weight, mask, upstream, divisor
+                )
+            return value[()], gradient
         per_position = upstream is not None and spec.reduction == "none"
         if sample_weight is None and mask is None and not per_position:
             found = self._whole(spec, predictions, targets, 1.0 if upstream is None else upstream)
@@ -132,7 +173,9 @@ class NumPyAdapter(Adapter):
             check_upstream(plan, self.signature(upstream))
         checked = self.checked(plan, predictions, targets, sample_weight, mask)
         if plan.exact:
-            return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+            return self.exact_value_and_grad(
+                plan, predictions, targets, sample_weight, mask, upstream
+            )
         tensors = predictions, targets, sample_weight, mask
         if not plan.fast_paths:  # no closed form of the gradient is written for such a field
             read_in = getattr(spec, "dtype", None)
@@ -140,7 +183,7 @@ class NumPyAdapter(Adapter):
                 x if x is None or read_in is None or x.dtype.kind != "f" else ops.cast(x, read_in)
                 for x in tensors
             ]
-            _, slope = exact.value_and_grad(plan, *read, upstream)
+            _, slope = exact.value_and_grad(plan, *read, upstream, None)
             value = self.compute(plan, *tensors, checked=checked)
             return value, ops.cast(slope, predictions.dtype.name)
         with np.errstate(all="ignore"):

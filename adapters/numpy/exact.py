@@ -28,8 +28,9 @@ def small(
 
 
 def loss(plan: Plan, *arrays: Array | None) -> Array:
-    """The loss of (predictions, targets, sample_weight, mask), correctly rounded."""
-    value, _ = _evaluate(plan, *arrays, gradient=False)
+    """The loss of (predictions, targets, sample_weight, mask, divisor), correctly rounded."""
+    *tensors, divisor = arrays
+    value, _ = _evaluate(plan, *tensors, None, divisor, gradient=False)
     return value
 
 
@@ -38,12 +39,11 @@ def value_and_grad(plan: Plan, *arrays: Any) -> tuple[Array, Array]:
 
     Args:
         plan: the plan of the call.
-        *arrays: predictions, targets, sample_weight, mask, upstream.
+        *arrays: predictions, targets, sample_weight, mask, upstream, divisor.
     """
-    *tensors, upstream = arrays
-    value, gradient = _evaluate(
-        plan, *tensors, None if upstream is None else np.asarray(upstream), gradient=True
-    )
+    *tensors, upstream, divisor = arrays
+    upstream = None if upstream is None else np.asarray(upstream)
+    value, gradient = _evaluate(plan, *tensors, upstream, divisor, gradient=True)
     assert gradient is not None
     return value, gradient
 

@@ -89,7 +89,10 @@ class TensorFlowAdapter(Adapter):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
+        divisor: Any = None,
     ) -> Tensor:
+        if divisor is not None:
+            return super().loss(spec, predictions, targets, sample_weight, mask, divisor)
         if (
             sample_weight is None
             and mask is None
@@ -131,8 +134,10 @@ class TensorFlowAdapter(Adapter):
         targets: Tensor,
         sample_weight: Tensor | None,
         mask: Tensor | None,
+        divisor: Any = None,
     ) -> Tensor:
-        return exact.loss(plan, predictions, targets, sample_weight, mask)
+        tensors = predictions, targets, sample_weight, mask
+        return exact.loss(plan, *tensors, *_constants(divisor))
 
     def exact_value_and_grad(
         self,
@@ -141,9 +146,17 @@ class TensorFlowAdapter(Adapter):
         targets: Tensor,
         sample_weight: Tensor | None,
         mask: Tensor | None,
-        upstream: Tensor,
+        upstream: Tensor | None,
+        divisor: Any = None,
     ) -> tuple[Tensor, Tensor]:
-        return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+        tensors = predictions, targets, sample_weight, mask
+        if upstream is None:
+            shape = plan.positions if plan.spec.reduction == "none" else ()
+            upstream = tf.ones(shape, plan.result_dtype)
+        return exact.value_and_grad(plan, *tensors, *_constants(divisor), upstream)
+
+    def on_host(self, job: Any, *tensors: Tensor | None) -> Tensor:
+        return exact.on_host(job, tensors)
 
     def _resolve(self, spec: Loss, *tensors: Tensor | None) -> Plan:
         plan = super()._resolve(spec, *tensors)
@@ -181,6 +194,11 @@ class TensorFlowAdapter(Adapter):
             "function": Mode(_traced(jit_compile=False), raises=False),
             "xla": Mode(_traced(jit_compile=True), raises=False, exact=False),
         }
+
+
+def _constants(divisor: Any) -> list[Tensor]:
+    """The divisor, if one is given, through which no gradient passes."""
+    return [] if divisor is None else [tf.stop_gradient(tf.convert_to_tensor(divisor))]
 
 
 def _traced(*, jit_compile: bool) -> Callable[..., Any]:

@@ -40,7 +40,8 @@ class _Call(NamedTuple):
 
     Attributes:
         spec: the loss.
-        dtypes: those of predictions, targets, sample_weight and mask, None for one not given.
+        dtypes: those of predictions, targets, sample_weight, mask and, if it is given, the divisor,
+            None for another one not given.
         result: the dtype of the loss.
     """
 
@@ -50,7 +51,10 @@ class _Call(NamedTuple):
 
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
-    """The loss of (predictions, targets, sample_weight, mask); loss and gradient are exact."""
+    """The loss of (predictions, targets, sample_weight, mask); loss and gradient are exact.
+
+    A fifth tensor is the divisor.
+    """
     for name, x in (("targets", tensors[1]), ("sample_weight", tensors[2])):
         if x is not None and record.should_record_backprop([x]):
             msg = (
@@ -60,6 +64,7 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
             )
             raise UnsupportedError(msg)
     if program.compiles():
+        _refuse_divisor(tensors)
         return program.loss(plan, *tensors)
     call, given = _prepared(plan, tensors)
     spec = call.spec
@@ -82,7 +87,8 @@ def value_and_grad(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, Tensor]
 
     Args:
         plan: the plan of the call.
-        *tensors: predictions, targets, sample_weight, mask, upstream.
+        *tensors: predictions, targets, sample_weight, mask, upstream; the divisor, if it is given,
+            stands before the last.
     """
     *tensors, upstream = tensors  # type: ignore[assignment]
     value = loss(plan, *tensors)
@@ -103,10 +109,38 @@ def has_tangent(*tensors: Tensor) -> bool:
     return bool(forwardprop_util.pack_tangents(tensors).tangents)
 
 
+def _refuse_divisor(tensors: Sequence[Tensor | None]) -> None:
+    if len(tensors) > 4:
+        msg = (
+            "rounding='exact' has no form that XLA compiles for a given divisor; trace with "
+            "jit_compile=False, where the host computes it, or use rounding='native'."
+        )
+        raise UnsupportedError(msg)
+
+
+def on_host(job: Any, tensors: Sequence[Tensor | None]) -> Tensor:
+    """Run a job of `unifiedloss.exact.pieces`, also in a graph."""
+    if program.compiles():
+        msg = (
+            "rounding='exact' has no totals in a program that XLA compiles; trace with "
+            "jit_compile=False, where the host computes them, or use rounding='native'."
+        )
+        raise UnsupportedError(msg)
+
+    def run(*arrays: Array) -> list[Array]:
+        given = iter(arrays)
+        return [job.run(*(None if x is None else next(given) for x in tensors))]
+
+    shape, dtype = job.form
+    (result,) = _on_host(run, [tf.stop_gradient(x) for x in tensors if x is not None], [dtype])
+    return tf.ensure_shape(result, shape)
+
+
 def _prepared(plan: Plan, tensors: tuple[Tensor | None, ...]) -> tuple[_Call, list[Tensor]]:
     """What is known of a call before its shapes, and its tensors, whose shapes are checked."""
     if plan.unchecked:
-        _, tensors = shapes.shapes_agree(plan, *tensors)
+        _, agreed = shapes.shapes_agree(plan, *tensors[:4])
+        tensors = (*agreed, *tensors[4:])
     spec = plan.spec
     if plan.shape is None and plan.axis is not None:
         # Name the axis, because on the host the rank is known and the default may be ambiguous.
@@ -250,14 +284,11 @@ def _evaluate(
 ) -> list[Array]:
     """The loss and, if asked for, the gradient."""
     given = iter(arrays)
-    predictions, targets, weight, mask = tensors = [
-        None if dtype is None else next(given) for dtype in call.dtypes
-    ]
-    assert predictions is not None
-    assert targets is not None
-    plan = _plan(call, *(None if x is None else x.shape for x in tensors))
+    tensors: list[Any] = [None if dtype is None else next(given) for dtype in call.dtypes]
+    plan = _plan(call, *(None if x is None else x.shape for x in tensors[:4]))
+    predictions, targets, weight, mask, *divisor = tensors
     value, slope = _exact().evaluate(
-        plan, predictions, targets, weight, mask, upstream, gradient=gradient
+        plan, predictions, targets, weight, mask, upstream, *divisor, gradient=gradient
     )
     return [np.asarray(x) for x in (value, slope) if x is not None]
 
@@ -271,7 +302,7 @@ def _differentiate(call: _Call, upstream: Array, *arrays: Array) -> list[Array]:
 def _plan(call: _Call, *sizes: tuple[int, ...] | None) -> Plan:
     signatures = [
         None if dtype is None else Signature(size, dtype)
-        for size, dtype in zip(sizes, call.dtypes, strict=True)
+        for size, dtype in zip(sizes, call.dtypes[:4], strict=True)
     ]
     plan: Plan = _host().run(resolve, call.spec, *signatures)
     return plan

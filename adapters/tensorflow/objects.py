@@ -21,10 +21,16 @@ class LossFunction:
         self._adapter = adapter
 
     def __call__(
-        self, predictions: Any, targets: Any, *, sample_weight: Any = None, mask: Any = None
+        self,
+        predictions: Any,
+        targets: Any,
+        *,
+        sample_weight: Any = None,
+        mask: Any = None,
+        divisor: Any = None,
     ) -> Any:
         """The loss; arguments and errors as for calling the spec."""
-        return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
+        return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask, divisor)
 
     def __eq__(self, other: object) -> bool:
         return self.spec == other.spec if isinstance(other, LossFunction) else NotImplemented

@@ -19,7 +19,8 @@ from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, kernels, objects, ops
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
 from unifiedloss.floats import FORMATS
-from unifiedloss.plan import Plan
+from unifiedloss.inputs import Inputs
+from unifiedloss.plan import Plan, resolve_divisor
 from unifiedloss.spec import Loss
 
 _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
@@ -140,7 +141,10 @@ class TorchAdapter(Adapter):
         targets: Any,
         sample_weight: Any = None,
         mask: Any = None,
+        divisor: Any = None,
     ) -> Tensor:
+        if divisor is not None:
+            return super().loss(spec, predictions, targets, sample_weight, mask, divisor)
         if (
             not torch.compiler.is_compiling()
             and sample_weight is None
@@ -216,6 +220,30 @@ class TorchAdapter(Adapter):
                 )
         return super().compute(plan, predictions, targets, sample_weight, mask, checked=checked)
 
+    def native_totals(self, plan: Plan, inputs: Inputs, *, mean: bool, checked: bool) -> Tensor:
+        device = inputs.predictions.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):  # see `compute`
+                return super().native_totals(plan, inputs, mean=mean, checked=checked)
+        return super().native_totals(plan, inputs, mean=mean, checked=checked)
+
+    def wide(self, x: Tensor) -> str:
+        return "float32" if x.device.type == "mps" else "float64"  # Apple's GPUs have no float64
+
+    def plan_of_divisor(
+        self,
+        spec: Loss,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        dtype: str,
+    ) -> Plan:
+        if torch.compiler.is_compiling():  # see `plan`
+            tensors = targets, sample_weight, mask
+            signatures: Any = [None if x is None else self.signature(x) for x in tensors]
+            return resolve_divisor(spec, *signatures, dtype=dtype)
+        return super().plan_of_divisor(spec, targets, sample_weight, mask, dtype)
+
     def exact(
         self,
         plan: Plan,
@@ -223,7 +251,11 @@ class TorchAdapter(Adapter):
         targets: Tensor,
         sample_weight: Tensor | None,
         mask: Tensor | None,
+        divisor: Any = None,
     ) -> Tensor:
+        if divisor is not None:
+            tensors = predictions, targets, sample_weight, mask
+            return _pieces().loss(plan, *tensors, divisor=divisor)
         return exact.loss(plan, predictions, targets, sample_weight, mask)
 
     def exact_value_and_grad(
@@ -233,9 +265,24 @@ class TorchAdapter(Adapter):
         targets: Tensor,
         sample_weight: Tensor | None,
         mask: Tensor | None,
-        upstream: Tensor,
+        upstream: Tensor | None,
+        divisor: Any = None,
     ) -> tuple[Tensor, Tensor]:
+        if divisor is not None:
+            tensors = predictions, targets, sample_weight, mask
+            return _pieces().value_and_grad(plan, *tensors, upstream=upstream, divisor=divisor)
+        assert upstream is not None
         return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+
+    def exact_divisor(self, number: float) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.tensor(
+                number, dtype=torch.int64 if isinstance(number, int) else torch.float64
+            )
+        return super().exact_divisor(number)
+
+    def on_host(self, job: Any, *tensors: Tensor | None) -> Tensor:
+        return _pieces().on_host(job, *tensors)
 
     def differentiate(
         self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...], upstream: Tensor | None
@@ -297,6 +344,14 @@ def _check_devices(predictions: Any, *companions: Any) -> None:
                 f"move one of them, as in {name}.to(predictions.device)."
             )
             raise UnsupportedError(msg)
+
+
+def _pieces() -> Any:
+    """The module for pieces in exact mode, which native mode does not need."""
+    # An import statement, because torch.compile traces it, see `unifiedloss.registry`.
+    from unifiedloss.adapters.torch import pieces
+
+    return pieces
 
 
 def _trivially_valid(plan: Plan, targets: Tensor) -> bool:

@@ -26,10 +26,16 @@ class LossModule(nn.Module):
     __call__: Callable[..., Tensor]  # nn.Module declares that a call returns Any
 
     def forward(
-        self, predictions: Tensor, targets: Any, *, sample_weight: Any = None, mask: Any = None
+        self,
+        predictions: Tensor,
+        targets: Any,
+        *,
+        sample_weight: Any = None,
+        mask: Any = None,
+        divisor: Any = None,
     ) -> Tensor:
         """The loss; arguments and errors as for calling the spec."""
-        return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask)
+        return self._adapter.loss(self.spec, predictions, targets, sample_weight, mask, divisor)
 
     def extra_repr(self) -> str:
         """The spec, for the module's repr."""

@@ -6,13 +6,19 @@ One NumPy function computes the two matrix products of the model for all four, b
 framework adds up products in its own order. With rounding="exact" nothing else can differ, and the
 script fails if one bit does. For contrast it repeats the training with rounding="native".
 
+Then it cuts one batch into seven pieces. The totals of the pieces add up to those of the batch, and
+their gradients to the logits, one after another, are the gradient of the batch, bit by bit.
+
     pip install 'unifiedloss[all]' scikit-learn
     python same_bits.py
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
+import operator
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,6 +212,50 @@ def compare(rounding: str, data: Digits) -> bool:
     return same
 
 
+# ---------------------------------------------------------------------------------------- in pieces
+
+TENSORS: dict[str, Callable[[Array], Any]] = {
+    "NumPy": np.asarray,
+    "PyTorch": torch.tensor,
+    "TensorFlow": tf.constant,
+    "JAX": jax.numpy.asarray,
+}
+CUTS = (0, 1, 40, 41, 200, 200, 347, 350)  # seven pieces of the batch, one of them empty
+
+
+def compare_pieces(data: Digits, cuts: tuple[int, ...] = CUTS) -> bool:
+    """Compute one batch at once and in pieces, and return whether all bits are the same."""
+    spec = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
+    x, y = data.x[: cuts[-1]], data.y[: cuts[-1]]
+    weights = (np.arange(x.shape[1] * 10).reshape(-1, 10) % 7 - 3).astype(np.float32) / 4
+    logits = product(x, weights)  # made once: a matrix product may depend on the batch
+    pieces = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    print(f"{'':<18}{'loss':>13}   {'SHA-256, totals':<16}   SHA-256, gradient")
+    rows = {}
+    for name, tensor in TENSORS.items():
+        for cut in ([slice(None)], pieces):
+            parts = [(tensor(logits[part]), tensor(y[part])) for part in cut]
+            totals = add([spec.totals(z, labels) for z, labels in parts])
+            divisor = add([spec.divisor_of(labels) for _, labels in parts])
+            slopes = [spec.value_and_grad(z, labels, divisor=divisor)[1] for z, labels in parts]
+            # Adding leaves carries in the vectors, so compare what stands for the same number.
+            held = np.asarray(totals).astype(object)[:9] @ [2 ** (32 * i) for i in range(9)]
+            gradient = np.concatenate([np.asarray(slope) for slope in slopes])
+            sums = hashlib.sha256(str(held).encode()).hexdigest()[:16]
+            row = f"{float(spec.result(totals)):>13.9f}   {sums}   {digest(gradient)}"
+            label = f"{name}, {len(cut)}"
+            print(f"{label:<18}{row}")
+            rows[label] = row
+    same = len(set(rows.values())) == 1
+    print("\none batch and seven pieces have the same bits\n" if same else "\nthe bits differ\n")
+    return same
+
+
+def add(vectors: list[Any]) -> Any:
+    """The sum, without a Python number at the start, for which JAX would narrow 64-bit integers."""
+    return functools.reduce(operator.add, vectors)
+
+
 def main() -> None:
     """Train with both roundings; fail if exact mode does not give the same bits."""
     torch.set_num_threads(1)  # the batches are small: a second thread would cost more than it gives
@@ -213,6 +263,8 @@ def main() -> None:
     print("Softmax regression on handwritten digits, cross-entropy from logits\n")
     same = compare("exact", data)
     native = compare("native", data)
+    print("One batch of 350 images at once, and in seven pieces\n")
+    same = compare_pieces(data) and same
     if not same:
         sys.exit("Exact mode gave different bits.")
     others = "are too" if native else "differ, as expected"

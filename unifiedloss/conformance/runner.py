@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from unifiedloss import __version__, registry
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.conformance import checks, groups, snippets, workers
+from unifiedloss.conformance import checks, combine, groups, snippets, workers
 from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
 from unifiedloss.conformance.cases import all_cases, bad_calls, hard_cases
+from unifiedloss.conformance.combine import CutCase, cut_cases
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
 from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
 from unifiedloss.conformance.strength import (
@@ -241,7 +242,7 @@ def expected(
     wanted = _checked_losses(losses)
     hard = hard_cases() if rounding == "exact" else ()
     every: Sequence[Case | SoftmaxCase] = (
-        (*all_cases(), *hard, *softmax_cases()) if cases is None else cases
+        (*all_cases(), *hard, *softmax_cases(), *cut_cases()) if cases is None else cases
     )
     chosen = [_rounded(case, rounding) for case in every if _loss(case) in wanted]
     return [(case, case.expected()) for case in chosen if case is not None]
@@ -433,17 +434,22 @@ def _groups(
     """Divide the cases into groups that are checked together; a refused case is checked alone."""
     if not strength.grouped or not groups.is_grouped(adapter, mode):
         return [[checked] for checked in cases]
-    refused = [checked for checked in cases if _refuses(mode, checked[0])]
+
+    def is_alone(case: Case | SoftmaxCase) -> bool:
+        return isinstance(case, CutCase) or _refuses(mode, case)
+
     return [
-        *([checked] for checked in refused),
-        *groups.split([checked for checked in cases if not _refuses(mode, checked[0])]),
+        *([checked] for checked in cases if is_alone(checked[0])),
+        *groups.split([checked for checked in cases if not is_alone(checked[0])]),
     ]
 
 
 def _check_group(
     adapter: Adapter, mode: Mode, group: Sequence[groups.Checked]
 ) -> list[checks.CheckResult]:
-    first = group[0][0]
+    first, expected = group[0]
+    if isinstance(first, CutCase):
+        return [combine.check(adapter, mode, first, expected)]
     if isinstance(first, Case) and _refuses(mode, first):
         return [checks.check_refused(adapter, mode, first)]
     return groups.check(adapter, mode, group)
@@ -478,10 +484,14 @@ def _is_left_out(
 ) -> bool:
     """Whether a mode leaves a case out."""
     mode, exact = adapter.modes()[name], _is_exact(case)
+    if isinstance(case, CutCase) and _refuses(mode, case):
+        return True  # such a mode refuses all totals
     if isinstance(case, Case) and _refuses(mode, case) and not _shows_refusal(case):
         # All refusals are alike, and the cases that are not refused take too long to compile.
         return True
     complete = name == complete_mode(adapter, exact=exact)
+    if isinstance(case, CutCase) and not (mode.raises or complete) and case.kind != "cut":
+        return True  # nothing of it is compiled
     by_keras = target.on is not None and case.of_backend and not exact
     if share.has(case, name) and (complete or not by_keras):
         return False

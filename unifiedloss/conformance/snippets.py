@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from unifiedloss import registry
 from unifiedloss.adapter import Adapter
-from unifiedloss.conformance import tolerances
+from unifiedloss.conformance import combine, tolerances
 from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
+from unifiedloss.conformance.combine import CutCase
 from unifiedloss.conformance.fused import WAYS
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import UnifiedLossError
@@ -36,6 +37,8 @@ def of_case(
     """Write the snippet of a case."""
     if isinstance(case, SoftmaxCase):
         return _of_softmax(adapter, target, mode, case, expected)
+    if isinstance(case, CutCase):
+        return combine.snippet(target, mode, case)
     return _of_loss(adapter, target, mode, case, expected)
 
 

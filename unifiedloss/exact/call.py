@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cached_property
@@ -44,29 +45,41 @@ class HostCall:
         weight: sample weights, float64 (n,), or None.
         present: positions that are not dropped.
         kept: positions that are neither dropped nor zero-weighted.
+        divides: whether the sum is divided: by its own divisor, or by one that is given.
         nan: positions that are poisoned by a bad value or by a NaN that is read.
         special: positions with infinities or other values outside the domain of the formulas.
         exp: the exponential of the first tier.
         threads: the most threads of the compiled loops; None for the number of the environment.
+
+    Without predictions, only the divisor can be computed.
     """
 
     def __init__(
         self,
         plan: Plan,
-        predictions: Array,
+        predictions: Array | None,
         targets: Array,
         sample_weight: Array | None,
         mask: Array | None,
         exp: Callable[..., Any] = np.exp,
         threads: int | None = None,
+        divisor: Divisor | None = None,
     ) -> None:
         self.plan = plan
         self.exp = exp
         self.threads = threads
-        self.shape = predictions.shape
-        axis = predictions.ndim - 1 if plan.average_last_axis else plan.axis
-        self.positions = predictions.shape if axis is None else _without(predictions.shape, axis)
-        self.rows = self._in_rows(plain(predictions))
+        self._given_divisor = divisor
+        self.divides = plan.spec.reduction == "mean" or divisor is not None
+        self._blind = predictions is None
+        self.shape: tuple[int, ...] = plan.shape if predictions is None else predictions.shape  # type: ignore[assignment]
+        axis = len(self.shape) - 1 if plan.average_last_axis else plan.axis
+        self.positions = self.shape if axis is None else _without(self.shape, axis)
+        if predictions is None:
+            width = 1 if axis is None else self.shape[axis]
+            # Only the shape of these rows is read, and they take no memory.
+            self.rows = np.broadcast_to(np.int8(0), (math.prod(self.positions), width))
+        else:
+            self.rows = self._in_rows(plain(predictions))
         n = len(self.rows)
         targets = plain(targets)
         self.targets: Array = targets.reshape(n) if plan.kind == "index" else self._in_rows(targets)
@@ -95,7 +108,7 @@ class HostCall:
                 self._long_weight = integers
         self.pos_weight = self._pos_weight()
         self.read = self.rows
-        if self.of_labels:
+        if self.of_labels and not self._blind:
             self.read = np.take_along_axis(self.rows, self.labels[:, None], 1)
         self.bad, self.nan, self.special = self._classified()
         self._oracle: PositionRules | None = None
@@ -162,7 +175,9 @@ class HostCall:
         elif plan.targets_dtype in BEYOND_FLOAT64:
             t = self.targets
             bad |= ((t > MAX_INTEGER_TARGET) | (t < -MAX_INTEGER_TARGET)).any(1)
-        if plan.kind == "real":
+        if self._blind:
+            pass  # the divisor depends on no prediction
+        elif plan.kind == "real":
             special |= ~np.isfinite(rows).all(1)
             if self.targets.dtype.kind not in "iub":
                 nan |= np.isnan(self.targets).any(1)
@@ -261,9 +276,10 @@ class HostCall:
         return (ball, weights.fraction) if ball.high else 0.0
 
     def divisor_of_mean(self) -> Any:
-        """The divisor; 1 for the reductions "sum" and "none"."""
-        mean = self.plan.spec.reduction == "mean"
-        return self.divisor() if mean else (Ball(np.float64(1.0)), lambda: Fraction(1))
+        """The divisor, which may be given; 1 for the reductions "sum" and "none"."""
+        if self._given_divisor is not None:
+            return self._given_divisor
+        return self.divisor() if self.divides else (Ball(np.float64(1.0)), lambda: Fraction(1))
 
     def _own_weights(self) -> tuple[Floats, Floats]:
         """Two factors. Their product, summed over the last axis, is W_i without sample weight."""
@@ -392,6 +408,14 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 def _count(n: int) -> Divisor:
     return (Ball(np.float64(n)), lambda: Fraction(n)) if n else 0.0
+
+
+def known_divisor(x: Fraction | float) -> Divisor:
+    """The divisor of this value."""
+    if isinstance(x, float) or not x:
+        return float(x)
+    high = float(x) if x < 2**1000 else 0.0
+    return (Ball(np.float64(high)) if x == high else _ball(x)), lambda: x
 
 
 def _ball(x: Fraction) -> Ball:

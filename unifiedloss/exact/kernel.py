@@ -24,16 +24,18 @@ import numpy as np
 
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.errors import UnsupportedError
-from unifiedloss.exact import counts, fast, loops
+from unifiedloss.errors import BadValueError, UnsupportedError
+from unifiedloss.exact import counts, fast, limbs, loops
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Array, Bools, HostCall, plain
+from unifiedloss.exact.call import Array, Bools, HostCall, known_divisor, plain
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.exact.tiers import round_positions
 from unifiedloss.losses import has_part
+from unifiedloss.oracle.extended import extended
+from unifiedloss.oracle.reduction import Reduction
 from unifiedloss.plan import Plan
 
 _MOST_WITHOUT_TIERS = 10**5
@@ -50,6 +52,7 @@ def evaluate(
     sample_weight: Array | None = None,
     mask: Array | None = None,
     upstream: Array | float | None = None,
+    divisor: Array | None = None,
     *,
     gradient: bool,
     exp: Callable[..., Any] = np.exp,
@@ -71,6 +74,8 @@ def evaluate(
         mask: bools or None.
         upstream: the upstream gradient: a number, or under "none" an array shaped like the loss.
             Default: ones.
+        divisor: divides the sum, of a plan with the reduction "sum": a number, or the vector of
+            `unifiedloss.exact.limbs`. One that is negative or no such vector counts as NaN.
         gradient: whether to compute the gradient.
         exp: the exponential of the first tier, ``exp(x, out=x)`` on float64, for adapters that have
             a faster one than NumPy. It may err by 2 u, as NumPy's may.
@@ -84,10 +89,12 @@ def evaluate(
         bfloat16 as its bits in uint16.
     """
     if sample_weight is None and mask is None:
-        found = _at_once(plan, predictions, targets, upstream, out, threads, gradient=gradient)
+        found = _at_once(
+            plan, predictions, targets, upstream, out, threads, divisor, gradient=gradient
+        )
         if found is not None:
             return found
-    arrays = predictions, targets, sample_weight, mask, upstream
+    arrays = predictions, targets, sample_weight, mask, upstream, divisor
     by_tiers = partial(_by_tiers, gradient=gradient, exp=exp, out=out, threads=threads)
     return host.run(by_tiers, plan, *arrays)
 
@@ -99,6 +106,7 @@ def _by_tiers(
     sample_weight: Array | None,
     mask: Array | None,
     upstream: Array | float | None,
+    divisor: Array | None,
     *,
     gradient: bool,
     exp: Callable[..., Any],
@@ -108,14 +116,48 @@ def _by_tiers(
     """Compute the results of `evaluate` in a thread that keeps subnormal numbers."""
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
         value, slope = _by_oracle(
-            plan, predictions, targets, sample_weight, mask, upstream, gradient=gradient
+            plan, predictions, targets, sample_weight, mask, upstream, divisor, gradient=gradient
         )
         if slope is not None and out is not None:
             slope = _written(out, slope)
         return value, slope
     with np.errstate(all="ignore"):
-        call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads)
+        given = None if divisor is None else known_divisor(_exact_number(divisor))
+        call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads, given)
         return _carry_out(call, upstream, out, gradient=gradient)
+
+
+def _exact_number(divisor: Array) -> Fraction | float:
+    """A given divisor, exactly; NaN for one that divides nothing."""
+    try:
+        x = limbs.divisor_in(divisor) if divisor.ndim else extended(plain(divisor).item())
+    except BadValueError:
+        return np.nan
+    return x if x >= 0 else np.nan
+
+
+def rounded_terms(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None = None,
+    mask: Array | None = None,
+    *,
+    exp: Callable[..., Any] = np.exp,
+) -> Array:
+    """Compute the terms of a reduction, one per position: float32, or float64 for float64.
+
+    The arguments are those of `evaluate`.
+    """
+    given = targets, sample_weight, mask
+    if plan.oracle_only or not has_part(plan.spec.name, "exact"):
+        dtype = "float64" if plan.predictions_dtype == "float64" else "float32"
+        return np.array(by_oracle(plan, predictions, *given).terms(dtype), dtype)
+    with np.errstate(all="ignore"):
+        call = HostCall(plan, predictions, *given, exp)
+        terms = _new_losses(call)
+        _positions_into(call, terms, None, None, _term_dtype(call))
+        return terms
 
 
 def evaluate_some(
@@ -172,17 +214,12 @@ def _by_oracle(
     sample_weight: Array | None,
     mask: Array | None,
     upstream: Array | float | None,
+    divisor: Array | None,
     *,
     gradient: bool,
 ) -> tuple[Array, Array | None]:
     """Compute the results of `evaluate` by the oracle alone."""
-    if predictions.size > _MOST_WITHOUT_TIERS and not has_part(plan.spec.name, "exact"):
-        msg = (
-            f"{plan.spec.name} has no tiers for exact mode, and the oracle alone would take about "
-            f"{predictions.size * 5e-5:.0f} s for {predictions.size} predictions; write "
-            f"unifiedloss/losses/{plan.spec.name}/exact.py, or leave out rounding='exact'."
-        )
-        raise UnsupportedError(msg)
+    _refuse_many(plan, predictions)
     spec = plan.spec.replace(on_empty="nan") if plan.spec.on_empty == "error" else plan.spec
     above: Any = None
     if upstream is not None:
@@ -196,6 +233,7 @@ def _by_oracle(
         None if mask is None else _tensor(mask),
         terms="rounded",
         upstream=above,
+        divisor=None if divisor is None else _exact_number(divisor),
         gradients="predictions" if gradient else False,
     )
     shape: Any = plan.positions if plan.spec.reduction == "none" else ()
@@ -204,6 +242,34 @@ def _by_oracle(
         return loss, None
     slopes = np.reshape(result.grad_predictions, predictions.shape)
     return loss, stored(slopes, plan.predictions_dtype)
+
+
+def _refuse_many(plan: Plan, predictions: Array) -> None:
+    if predictions.size > _MOST_WITHOUT_TIERS and not has_part(plan.spec.name, "exact"):
+        msg = (
+            f"{plan.spec.name} has no tiers for exact mode, and the oracle alone would take about "
+            f"{predictions.size * 5e-5:.0f} s for {predictions.size} predictions; write "
+            f"unifiedloss/losses/{plan.spec.name}/exact.py, or leave out rounding='exact'."
+        )
+        raise UnsupportedError(msg)
+
+
+def by_oracle(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+) -> Reduction:
+    """The call as the oracle computes it."""
+    _refuse_many(plan, predictions)
+    return Reduction(
+        plan.spec,
+        _tensor(predictions, plan.predictions_dtype),
+        _tensor(targets, plan.targets_dtype),
+        None if sample_weight is None else _tensor(sample_weight),
+        None if mask is None else _tensor(mask),
+    )
 
 
 def _written(out: Array, x: Array) -> Array:
@@ -226,6 +292,7 @@ def _at_once(
     upstream: Any,
     out: Array | None,
     threads: int | None,
+    divisor: Array | None,
     *,
     gradient: bool,
 ) -> tuple[Array, Array | None] | None:
@@ -239,6 +306,11 @@ def _at_once(
         return None
     if predictions.dtype != np.float32 or targets.dtype != ready.targets:
         return None
+    if divisor is not None:
+        count = loops.integer(known_divisor(host.run(_exact_number, divisor)))
+        if count is None:
+            return None
+        ready = ready._replace(divisor=count, fixed=(*ready.fixed[:-1], float(count)))
     u = loops.upstream_of(upstream)
     if u is None:
         return None
@@ -317,10 +389,10 @@ def _finished(
     shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
     rows = predictions[chosen].reshape(shape)
     of_rows = targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
-    call = HostCall(plan, rows, of_rows, None, None)
+    divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
+    call = HostCall(plan, rows, of_rows, None, None, divisor=divisor)
     losses = np.zeros(len(chosen), np.float32)
     some = None if slopes is None else slopes[chosen]
-    divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
     scale = None if some is None else _scale(call, upstream, divisor)
     # A row that only its slopes left undecided has its loss in the total already.
     missing = left.positions.copy()
@@ -420,8 +492,7 @@ def _back(call: HostCall, slopes: Array | None, out: Array | None) -> Array | No
 
 def _reduced(call: HostCall, losses: Array, divisor: Any) -> float:
     """The sum or the mean of rounded losses."""
-    mean = call.plan.spec.reduction == "mean"
-    if mean and isinstance(divisor, float) and divisor == 0.0:
+    if call.divides and isinstance(divisor, float) and divisor == 0.0:
         return 0.0 if call.plan.spec.on_empty == "zero" else np.nan
     if not np.isfinite(losses).all():
         total = float(np.sum(losses[~np.isfinite(losses)]))

@@ -18,13 +18,15 @@ from unifiedloss.compiled import Left, Total, Work
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts
 from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
-from unifiedloss.exact.call import Array, Bools, HostCall
+from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
 from unifiedloss.plan import MAX_INTEGER_TARGET, Plan
 
 _EXACT_DIVISORS = 1 << 28
 """The loops decide ties of slopes over integers below this one, whose products are exact."""
+
+_MOST_ROWS = 1 << 31
 
 _FEW = 32
 """Elements that balls compute one by one. For more, full rows are quicker."""
@@ -292,6 +294,16 @@ def _ready(plan: Plan) -> Ready | None:
     number, parameter = compiled.LOSSES.index(name), module.parameter(plan)
     label = (targets.itemsize, targets.kind == "i")
     return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
+
+
+def integer(divisor: Divisor) -> int | None:
+    """A given divisor as the loops take it: an integer that can be a number of rows, or None."""
+    if isinstance(divisor, float):
+        return None
+    ball = divisor[0]
+    high = float(ball.high)
+    known = ball.low == 0 and ball.radius == 0 and high.is_integer() and 0 < high < _MOST_ROWS
+    return int(high) if known else None
 
 
 def upstream_of(upstream: Any) -> float | None:

@@ -60,7 +60,7 @@ class Scale:
     @cached_property
     def power_of_two(self) -> bool:
         """Whether every scale is a power of two, so that a product with it is exact."""
-        mean = self._call.plan.spec.reduction == "mean"
+        mean = self._call.divides
         parts = [self.upstream] + ([] if self._call.weight is None else [self._call.weight])
         if mean:
             parts.append(np.atleast_1d(self.divisor.high))
@@ -72,9 +72,7 @@ class Scale:
         result: Any = self.upstream[some] if self.upstream.ndim else self.upstream
         if self._call.weight is not None:
             result = result * self._call.weight[some]
-        scaled: Floats = (
-            result if self._call.plan.spec.reduction != "mean" else result / self.divisor.high
-        )
+        scaled: Floats = result / self.divisor.high if self._call.divides else result
         return scaled
 
     def times(self, slope: Ball, chosen: Any) -> Ball:
@@ -86,7 +84,7 @@ class Scale:
             result = result * Ball(self._call.weight[chosen][:, None])
         if self._call.plan.scale != 1.0:
             result = result * Ball(np.float64(self._call.plan.scale))
-        return result if self._call.plan.spec.reduction != "mean" else result / self.divisor
+        return result / self.divisor if self._call.divides else result
 
     def exactly(self, i: int) -> Any:
         """The exact scale of a position: a Fraction, or a float where it is not finite."""

@@ -82,7 +82,7 @@ class Reduction:
     Attributes:
         units: one per row or element; None where it is dropped or zero-weighted.
         losses: s_i l_i of each position.
-        divisor: D; 1 unless the mean is taken.
+        divisor: D; 1 unless the mean is taken, or the divisor of a sum is given.
         empty: whether the mean has nothing to divide by.
     """
 
@@ -93,6 +93,7 @@ class Reduction:
         targets: Tensor,
         sample_weight: Tensor | None,
         mask: Tensor | None,
+        divisor: Extended | None = None,
     ) -> None:
         self.plan = resolve(
             spec,
@@ -131,7 +132,7 @@ class Reduction:
         self.losses = [self._loss(i) for i in range(self.count)]
         self._mean = spec.reduction == "mean"
         self._weighted = self._mean and self.plan.divisor == "weights" and not self._counts_only
-        self.divisor = self._divide_by() if self._mean else ONE
+        self.divisor = divisor if divisor is not None else self._divide_by() if self._mean else ONE
         self.empty = self.divisor == 0
         self.total = combined((ONE, loss) for loss in self.losses)
 
@@ -243,10 +244,13 @@ class Reduction:
         total = self.total
         if rounded:
             wide = self.plan.predictions_dtype == "float64"
-            term_form = FORMATS["float64" if wide else "float32"]
-            terms = [round_value(loss, term_form) for loss in self.losses]
+            terms = self.terms("float64" if wide else "float32")
             total = combined((ONE, as_value(extended(term))) for term in terms)
         return round_value(scaled(over(ONE, self.divisor), total), form)
+
+    def terms(self, dtype: str) -> list[float]:
+        """The losses of the positions, each rounded to a dtype."""
+        return [round_value(loss, FORMATS[dtype]) for loss in self.losses]
 
     # Gradients
 

@@ -29,6 +29,35 @@ def positions(e: Evaluator, predictions: Array, targets: Array, selection: Selec
     return compute(e, predictions, targets, selection)
 
 
+def weights(e: Evaluator, targets: Array, selection: Selection) -> Positions:
+    """The weights W_i of all positions, without sample weights or predictions; the losses are 0.
+
+    The number of classes is unknown unless there is a weight for each.
+    """
+    ops, plan = e.ops, e.plan
+    bad = None
+    if plan.kind == "index":
+        labels = e.replace(selection.kept, targets, 0)
+        nothing = 0.0 * ops.cast(labels, plan.compute_dtype)
+        if not e.checked:
+            bad = labels < 0
+            if plan.class_weights is not None:
+                bad = bad | (labels >= len(plan.class_weights))
+            labels = ops.where(~bad, labels, 0)
+        if plan.class_weights is None:
+            return Positions(nothing, None, bad)
+        class_weight = ops.constant(plan.class_weights, plan.compute_dtype, targets)
+        return Positions(nothing, ops.take(class_weight, labels), bad)
+    targets = e.replace(selection.kept, ops.cast(targets, plan.compute_dtype), 0.0, e.axis)
+    nothing = 0.0 * ops.sum_axis(targets, e.axis)
+    if not e.checked:
+        bad_entries = (targets <= -plan.tiny_target) | ops.equal(targets, INFINITY)
+        bad = ops.any_axis(bad_entries, e.axis)
+    targets = flush_targets(e, targets)
+    each, _ = _dense_weights(e, targets, targets, targets)
+    return Positions(nothing, each, bad)
+
+
 def _of_indices(e: Evaluator, predictions: Array, labels: Array, selection: Selection) -> Positions:
     """The cross-entropy, or negative log-likelihood, of class indices."""
     ops, plan, axis = e.ops, e.plan, e.axis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unifiedloss.formulas import equals
+from unifiedloss.formulas import equals, factor
 from unifiedloss.losses.cross_entropy.formula import BAD_INDEX, weighted_target
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 from unifiedloss.text import Text, formula
@@ -12,9 +12,11 @@ TITLE = "Negative log-likelihood"
 
 def lines(spec: NegativeLogLikelihoodLoss) -> list[Text]:
     """The formula of a position, and the definitions of its symbols."""
+    scale, scale_latex = factor(spec)
     return [
         equals(
-            "l_i", "sum_c tau_ic (-x_ic)", r"\ell_i", r"\sum_c \tau_{ic} (-x_{ic})",
+            "l_i", f"{scale}sum_c tau_ic (-x_ic)",
+            r"\ell_i", rf"{scale_latex}\sum_c \tau_{{ic}} (-x_{{ic}})",
             formula("x"), " the predictions, log-probabilities",
         ),
         *weighted_target(spec),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unifiedloss.spec import Categorical
+from unifiedloss.spec import Categorical, scale_field
 
 
 class NegativeLogLikelihoodLoss(Categorical):
@@ -35,3 +35,5 @@ class NegativeLogLikelihoodLoss(Categorical):
     name = "negative_log_likelihood"
     since = 2
     prediction_kind = "log_probabilities"
+
+    scale: float = scale_field(since=3)
