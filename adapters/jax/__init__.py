@@ -149,7 +149,7 @@ class JaxAdapter(Adapter):
         tensors = predictions, targets, sample_weight, mask
         with wide_enough(*tensors):
             if divisor is not None:
-                return exact.loss(plan, *self.stored(*tensors), _constant(divisor))
+                return exact.loss(plan, *self.stored(*tensors), divisor=_constant(divisor))
             return exact.loss(plan, *self._in_memory(plan, *tensors, None)[:4])
 
     def exact_value_and_grad(
@@ -165,8 +165,9 @@ class JaxAdapter(Adapter):
         tensors = predictions, targets, sample_weight, mask, upstream
         with wide_enough(*tensors):
             if divisor is not None:
-                *given, above = tensors
-                return exact.value_and_grad(plan, *self.stored(*given), above, _constant(divisor))
+                given = self.stored(*tensors[:4])
+                d = _constant(divisor)
+                return exact.value_and_grad(plan, *given, upstream=upstream, divisor=d)
             return exact.value_and_grad(plan, *self._in_memory(plan, *tensors))
 
     def on_host(self, job: Any, *tensors: Any) -> Array:
