@@ -81,8 +81,8 @@ def value_and_grad(
         above = ops.cast(upstream, wide)
     if given.number:
         above = above / float(given.number)
-        if upstream is None:  # an array of NumPy, because any adapter converts it at once
-            above = np.asarray(above, wide)
+        if upstream is None and wide != "float64":
+            above = np.asarray(above, wide)  # a Python number would be read as float64
         total, gradient = adapter.value_and_grad(spec.summed, *tensors, above)
     else:
         d = _in_tensor(adapter, given, tensors[0])

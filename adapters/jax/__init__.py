@@ -149,7 +149,8 @@ class JaxAdapter(Adapter):
         tensors = predictions, targets, sample_weight, mask
         with wide_enough(*tensors):
             if divisor is not None:
-                return exact.loss(plan, *self.stored(*tensors), divisor=_constant(divisor))
+                p, t, w, m = self.stored(*tensors)
+                return exact.loss(plan, p, t, w, m, _constant(divisor))
             return exact.loss(plan, *self._in_memory(plan, *tensors, None)[:4])
 
     def exact_value_and_grad(
@@ -165,9 +166,8 @@ class JaxAdapter(Adapter):
         tensors = predictions, targets, sample_weight, mask, upstream
         with wide_enough(*tensors):
             if divisor is not None:
-                given = self.stored(*tensors[:4])
-                d = _constant(divisor)
-                return exact.value_and_grad(plan, *given, upstream=upstream, divisor=d)
+                p, t, w, m = self.stored(*tensors[:4])
+                return exact.value_and_grad(plan, p, t, w, m, upstream, _constant(divisor))
             return exact.value_and_grad(plan, *self._in_memory(plan, *tensors))
 
     def on_host(self, job: Any, *tensors: Any) -> Array:

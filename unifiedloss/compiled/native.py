@@ -23,6 +23,8 @@ class Loop(NamedTuple):
 
 def loop_of(plan: Plan) -> Loop | None:
     """The loop that computes a plan, or None."""
+    if plan.average_last_axis and plan.spec.reduction != "mean":
+        return None  # only the divisor of a mean counts elements
     return _known(plan) if compiled.is_available() else None
 
 
