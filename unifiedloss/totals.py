@@ -73,7 +73,8 @@ def value_and_grad(
 
         return parts.value_and_grad(adapter, spec, *tensors, upstream=upstream, divisor=divisor)
     given = _read(adapter, spec, divisor)
-    *tensors, upstream = adapter.to_tensors(*tensors, upstream)
+    *given_tensors, upstream = adapter.to_tensors(*tensors, upstream)
+    tensors = tuple(given_tensors)
     ops, wide = adapter.ops, adapter.wide(tensors[0])
     above: Any = 1.0
     if upstream is not None:

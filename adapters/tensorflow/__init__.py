@@ -151,7 +151,7 @@ class TensorFlowAdapter(Adapter):
     ) -> tuple[Tensor, Tensor]:
         tensors = predictions, targets, sample_weight, mask
         if upstream is None:
-            shape = plan.positions if plan.spec.reduction == "none" else ()
+            shape: Any = plan.positions if plan.spec.reduction == "none" else ()
             upstream = tf.ones(shape, plan.result_dtype)
         return exact.value_and_grad(plan, *tensors, *_constants(divisor), upstream)
 

@@ -74,7 +74,8 @@ def loss_of_two(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor | No
     if predictions.is_inference() or targets.is_inference():  # autograd does not save these
         return None
     # Function's own `apply` only looks for transforms, and there are none.
-    value: Tensor = super(Function, _OfTwo).apply(predictions, targets, plan)
+    plain: Any = super(Function, _OfTwo)
+    value: Tensor = plain.apply(predictions, targets, plan)
     return value
 
 
