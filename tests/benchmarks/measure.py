@@ -11,6 +11,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 Call = Callable[[], Any]
+Clock = Callable[[], float]
 
 ROUND_SECONDS = 3e-4
 """A round repeats its call for about this long, so that reading the clock takes no part of it."""
@@ -54,9 +55,17 @@ class Timing:
         return self.ours_least - self.native_least
 
 
-def side_by_side(ours: Call, native: Call, seconds: float) -> Timing:
-    """Measure two calls in turns for `seconds`, after a warm-up and without garbage collection."""
-    repeats = [max(1, math.ceil(ROUND_SECONDS / _warm_up(call))) for call in (ours, native)]
+def side_by_side(ours: Call, native: Call, seconds: float, clock: Clock = process_time) -> Timing:
+    """Measure two calls in turns for `seconds`, after a warm-up and without garbage collection.
+
+    Args:
+        ours: our call.
+        native: the framework's call.
+        seconds: how long to measure.
+        clock: what to measure. The processor time of all threads equals the clock on the wall on
+            one processor of a quiet machine, and on a busy one leaves out other processes.
+    """
+    repeats = [max(1, math.ceil(ROUND_SECONDS / _warm_up(call, clock))) for call in (ours, native)]
     times: tuple[list[float], list[float]] = ([], [])
     collecting = gc.isenabled()
     gc.disable()
@@ -65,7 +74,7 @@ def side_by_side(ours: Call, native: Call, seconds: float) -> Timing:
         while perf_counter() < end or len(times[0]) < LEAST_ROUNDS:
             # The second call finds the caches as the first one left them, so alternate the order.
             for which in (0, 1) if len(times[0]) % 2 else (1, 0):
-                times[which].append(_round((ours, native)[which], repeats[which]))
+                times[which].append(_round((ours, native)[which], repeats[which], clock))
     finally:
         if collecting:
             gc.enable()
@@ -80,21 +89,19 @@ def side_by_side(ours: Call, native: Call, seconds: float) -> Timing:
     )
 
 
-def _warm_up(call: Call) -> float:
+def _warm_up(call: Call, clock: Clock) -> float:
     """Call until compilers, caches and allocators settle; return the fastest call's seconds."""
     least = math.inf
     end = perf_counter() + WARM_UP_SECONDS
     calls = 0
     while calls < 3 or perf_counter() < end:
-        least = min(least, _round(call, 1))
+        least = min(least, _round(call, 1, clock))
         calls += 1
     return least
 
 
-def _round(call: Call, repeats: int) -> float:
-    # Processor time of all threads. On one processor of a quiet machine it equals the wall clock;
-    # on a busy machine it leaves out the time of other processes.
-    start = process_time()
+def _round(call: Call, repeats: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(repeats):
         call()
-    return (process_time() - start) / repeats
+    return (clock() - start) / repeats

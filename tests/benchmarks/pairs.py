@@ -17,10 +17,11 @@ import unifiedloss as ul
 
 Call = Callable[[], Any]
 
-SPECS = {
+SPECS: dict[str, Any] = {
     "cross_entropy": ul.CrossEntropyLoss(from_logits=True),
     "binary_cross_entropy": ul.BinaryCrossEntropyLoss(from_logits=True),
     "mean_squared_error": ul.MeanSquaredError(),
+    "huber": ul.HuberLoss(),
 }
 """The losses with default fields, because each framework has one call for these."""
 
@@ -31,48 +32,141 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 """The same losses as functions, which look up their spec at each call."""
 
-SMALL = (32, 10)
-SHAPES = {
-    "cross_entropy": (SMALL, (4096, 1000), (512, 32000)),
-    "binary_cross_entropy": (SMALL, (4096, 1000)),
-    "mean_squared_error": (SMALL, (4096, 1000)),
+TITLES = {
+    "cross_entropy": "cross-entropy",
+    "binary_cross_entropy": "binary cross-entropy",
+    "mean_squared_error": "squared error",
+    "huber": "Huber loss",
 }
+
+SMALL = (32, 10)
+LARGE = (4096, 1000)
+WIDE = (512, 32000)
 
 FORWARD = "forward"
 BOTH = "with gradient"
 
+UPSTREAM = "upstream 0.3"
+UNREDUCED = "none"
+CLASS_WEIGHTS = "class weights"
+IGNORED = "ignored labels"
+CONFIDENT = "deviation 30"
+TWO_THREADS = "two threads"
+
+_SHARE_IGNORED = 0.1
+
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, the shape of its predictions, and its rounding."""
+    """A loss, the shape of its predictions, its rounding, and what is unlike the plain call.
+
+    Attributes:
+        loss: the name of the loss.
+        shape: the shape of the predictions.
+        rounding: "native" or "exact".
+        variant: one of the names above, such as `UPSTREAM`; "" for the plain call.
+    """
 
     loss: str
     shape: tuple[int, int]
     rounding: str = "native"
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """The name of the loss in the results."""
-        return self.loss if self.rounding == "native" else f"{self.rounding} {self.loss}"
+        rounding = "" if self.rounding == "native" else self.rounding
+        return ", ".join(filter(None, (TITLES[self.loss], rounding, self.variant)))
 
     @property
     def spec(self) -> Any:
         """The spec."""
-        return SPECS[self.loss].replace(rounding=self.rounding)
+        changes: dict[str, Any] = {"rounding": self.rounding}
+        if self.variant == UNREDUCED:
+            changes["reduction"] = "none"
+        elif self.variant == CLASS_WEIGHTS:
+            changes |= {"class_weights": self.class_weights(), "divisor": "label_weights"}
+        elif self.variant == IGNORED:
+            changes["ignore_index"] = -100
+        return SPECS[self.loss].replace(**changes)
 
-    def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions and targets, the same at every call: float32, or class indices."""
+    @property
+    def threads(self) -> int:
+        """The number of threads on which both calls run."""
+        return 2 if self.variant == TWO_THREADS else 1
+
+    def upstream(self) -> float | np.ndarray | None:
+        """The upstream gradient; None for 1."""
+        if self.variant == UPSTREAM:
+            return 0.3
+        if self.variant == UNREDUCED:
+            random = np.random.default_rng(2)
+            return random.uniform(0.5, 1.5, self.shape[0]).astype(np.float32)
+        return None
+
+    def class_weights(self) -> tuple[float, ...]:
+        """Weights for `CLASS_WEIGHTS` that float32 holds."""
+        random = np.random.default_rng(1)
+        weights = random.uniform(0.5, 1.5, self.shape[1]).astype(np.float32)
+        return tuple(weights.tolist())
+
+    def data(self, deviation: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions and targets, the same at every call: float32, or class indices.
+
+        Args:
+            deviation: the standard deviation of the predictions. Default: 30 for `CONFIDENT`, or 2.
+        """
         random = np.random.default_rng(0)
-        predictions = random.normal(0, 2, self.shape).astype(np.float32)
+        if deviation is None:
+            deviation = 30 if self.variant == CONFIDENT else 2
+        predictions = random.normal(0, deviation, self.shape).astype(np.float32)
         if self.loss == "cross_entropy":
-            return predictions, random.integers(0, self.shape[1], self.shape[0])
+            labels = random.integers(0, self.shape[1], self.shape[0])
+            if self.variant == IGNORED:
+                labels[random.random(len(labels)) < _SHARE_IGNORED] = -100
+            return predictions, labels
         if self.loss == "binary_cross_entropy":
             return predictions, random.integers(0, 2, self.shape).astype(np.float32)
         return predictions, random.normal(0, 2, self.shape).astype(np.float32)
 
 
-CASES = [Case(loss, shape) for loss, shapes in SHAPES.items() for shape in shapes]
-CASES += [Case("cross_entropy", shape, "exact") for shape in SHAPES["cross_entropy"]]
+_PLAIN = [
+    Case(loss, shape, rounding)
+    for rounding in ("native", "exact")
+    for loss, shapes in {
+        "cross_entropy": (SMALL, LARGE, WIDE),
+        "binary_cross_entropy": (SMALL, LARGE),
+        "mean_squared_error": (SMALL, LARGE),
+    }.items()
+    for shape in shapes
+]
+_EXACT = [
+    *(Case("huber", shape, "exact") for shape in (SMALL, LARGE)),
+    *(Case("cross_entropy", shape, "exact") for shape in ((4096, 10), (1024, 64))),
+    *(
+        Case("cross_entropy", shape, "exact", variant)
+        for variant, shapes in {
+            UPSTREAM: (LARGE, WIDE),
+            UNREDUCED: (LARGE, WIDE),
+            CLASS_WEIGHTS: (LARGE,),
+            IGNORED: (LARGE,),
+            CONFIDENT: (LARGE,),
+            TWO_THREADS: (LARGE, WIDE),
+        }.items()
+        for shape in shapes
+    ),
+]
+"""Cases of exact mode alone, in PyTorch."""
+
+CASES = [*_PLAIN, *_EXACT]
+
+
+def cases_of(framework: str, threads: int = 1) -> list[Case]:
+    """The cases that are measured in a framework, with a number of threads."""
+    cases = CASES if framework == "torch" else _PLAIN
+    if framework == "keras":  # it computes exact mode by the adapter of its backend
+        cases = [case for case in cases if case.rounding == "native"]
+    return [case for case in cases if case.threads == threads]
 
 
 @dataclass(frozen=True)
@@ -108,18 +202,12 @@ def numpy_pairs(case: Case) -> Iterator[Pair]:
 
     predictions, targets = case.data()
     spec = case.spec
-    if case.rounding == "exact":
-        other = SPECS[case.loss]
-        works = ((FORWARD, spec, other), (BOTH, spec.value_and_grad, other.value_and_grad))
-        for work, ours, native in works:
-            calls = (partial(f, predictions, targets) for f in (ours, native))
-            yield Pair(case, work, "eager", "native", *calls)
-    else:
+    if case.rounding == "native":
         for against, ours, native in _numpy_forward(case.loss, predictions, targets):
             call = ours or partial(spec, predictions, targets)
             yield Pair(case, FORWARD, "eager", against, call, native)
     x, y = torch.from_numpy(predictions), torch.from_numpy(targets)
-    loss = _torch_loss(case.loss)
+    loss = _torch_loss(case)
     yield Pair(
         case, FORWARD, "eager", "torch", partial(spec, predictions, targets), lambda: loss(x, y)
     )
@@ -164,39 +252,73 @@ def _numpy_forward(
 # ------------------------------------------------------------------------------------------ PyTorch
 
 
-def _torch_loss(loss: str) -> Callable[..., Any]:
+def _torch_loss(case: Case) -> Callable[..., Any]:
+    import torch
     import torch.nn.functional as F
 
-    return {
-        "cross_entropy": F.cross_entropy,
+    options: dict[str, Any] = {}
+    if case.variant == UNREDUCED:
+        options["reduction"] = "none"
+    elif case.variant == CLASS_WEIGHTS:
+        options["weight"] = torch.tensor(case.class_weights())
+    loss = {
+        "cross_entropy": F.cross_entropy,  # ignores the label -100 by default
         "binary_cross_entropy": F.binary_cross_entropy_with_logits,
         "mean_squared_error": F.mse_loss,
-    }[loss]
+        "huber": F.huber_loss,
+    }[case.loss]
+    return partial(loss, **options) if options else loss
 
 
 def torch_pairs(case: Case) -> Iterator[Pair]:
-    """PyTorch: torch.nn.functional."""
+    """PyTorch: torch.nn.functional, eager, and compiled for exact mode."""
     import torch
 
     x, y = map(torch.from_numpy, case.data())
-    spec, loss = case.spec, _torch_loss(case.loss)
-    yield Pair(
-        case, FORWARD, "eager", "torch.nn.functional", lambda: spec(x, y), lambda: loss(x, y)
-    )
-    leaf = x.clone().requires_grad_()
-    yield Pair(
-        *(case, BOTH, "eager", "torch.nn.functional"),
-        lambda: torch.autograd.grad(spec(leaf, y), leaf),
-        lambda: torch.autograd.grad(loss(leaf, y), leaf),
-    )
+    spec = case.spec
+    if case.variant == CONFIDENT:
+        yield from _confident_pairs(case, x, y)
+        return
+    both = {"eager": (spec, _torch_loss(case))}
+    if case.rounding == "exact" and case.shape in (SMALL, LARGE) and not case.variant:
+        # Each side gets a function of its own, because dynamo keeps its programs by function.
+        loss = both["eager"][1]
+        both["compiled"] = (
+            torch.compile(lambda x, y: spec(x, y)),  # noqa: PLW0108
+            torch.compile(lambda x, y: loss(x, y)),  # noqa: PLW0108
+        )
+    upstream = case.upstream()
+    vector = None if upstream is None else torch.as_tensor(upstream)
+    for mode, calls in both.items():
+        if case.variant != UPSTREAM:  # an upstream gradient changes nothing forward
+            ours, native = (partial(f, x, y) for f in calls)
+            yield Pair(case, FORWARD, mode, "torch.nn.functional", ours, native)
+        ours, native = (partial(_torch_both, f, x.clone(), y, vector) for f in calls)
+        yield Pair(case, BOTH, mode, "torch.nn.functional", ours, native)
     # The look-up of the spec costs the same in every framework, so measure it in this one only.
     if case.shape == SMALL and case.rounding == "native":
         function = FUNCTIONS[case.loss]
-        yield Pair(
-            *(case, FORWARD, "as a function", "torch.nn.functional"),
-            lambda: function(x, y),
-            lambda: loss(x, y),
-        )
+        native = partial(_torch_loss(case), x, y)
+        named = "torch.nn.functional"
+        yield Pair(case, FORWARD, "as a function", named, partial(function, x, y), native)
+
+
+def _torch_both(f: Callable[..., Any], x: Any, y: Any, upstream: Any) -> Any:
+    import torch
+
+    leaf = x.requires_grad_()
+    return torch.autograd.grad(f(leaf, y), leaf, upstream)
+
+
+def _confident_pairs(case: Case, x: Any, y: Any) -> Iterator[Pair]:
+    """Confident rows beside the same call on ordinary ones."""
+    import torch
+
+    spec = case.spec
+    ordinary = torch.from_numpy(case.data(4)[0])
+    for work, f in ((FORWARD, spec), (BOTH, lambda x, y: _torch_both(spec, x, y, None))):
+        pair = (partial(f, each.clone(), y) for each in (x, ordinary))
+        yield Pair(case, work, "eager", "deviation 4", *pair)
 
 
 # --------------------------------------------------------------------------------------- TensorFlow

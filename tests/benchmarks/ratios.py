@@ -3,8 +3,8 @@
     python -m tests.benchmarks.ratios [--quick] [--only FRAMEWORK]... [--shape N,K]...
         [--json FILE] [--markdown FILE]
 
-Each framework runs in its own process, on one processor and one thread, and the two calls of a pair
-run in turns; see `worker` and `measure`.
+Each framework runs in its own process, on one processor and one thread (PyTorch once more on two),
+and the two calls of a pair run in turns; see `worker` and `measure`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,17 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.benchmarks.pairs import BOTH, CASES, FORWARD, SMALL
+from tests.benchmarks.goals import IMPORT_AIM, IMPORT_MUST, Goal, Row, goal, judged_by
+from tests.benchmarks.pairs import BOTH, CASES, FORWARD
 from tests.benchmarks.worker import ENVIRONMENT
+from unifiedloss import compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 
 WORKERS = (
     "numpy",
     "torch",
+    "torch, two threads",
     "tensorflow",
     "jax",
     "keras-tensorflow",
@@ -46,6 +48,7 @@ WORKERS = (
 TITLES = {
     "numpy": "NumPy",
     "torch": "PyTorch",
+    "torch, two threads": "PyTorch, two threads",
     "tensorflow": "TensorFlow",
     "jax": "JAX",
     "keras-tensorflow": "Keras on TensorFlow",
@@ -53,104 +56,7 @@ TITLES = {
     "keras-jax": "Keras on JAX",
     "keras-numpy": "Keras on NumPy",
 }
-LOSSES = {
-    "cross_entropy": "cross-entropy",
-    "exact cross_entropy": "cross-entropy, exact",
-    "binary_cross_entropy": "binary cross-entropy",
-    "mean_squared_error": "squared error",
-}
-
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
-Row = dict[str, Any]
-
-
-# -------------------------------------------------------------------------------------------- goals
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The goal of a row: a limit that must hold, and a better one to aim at; None for no limit.
-
-    Attributes:
-        quantity: "ratio" of our time to the other, "extra" seconds that our call takes, or
-            "import" seconds of the import.
-        must: the limit that must hold.
-        aim: the limit to aim at.
-    """
-
-    quantity: str
-    must: float | None
-    aim: float | None
-
-    def verdict(self, row: Row) -> str:
-        """The verdict on a row: "aim", "must" or "short"; "" if nothing must hold."""
-        value = row[self.quantity]
-        if self.aim is not None and value <= self.aim:
-            return "aim"
-        if self.must is not None and value > self.must:
-            return "short"
-        return "" if self.must is None else "must"
-
-
-def goal(row: Row) -> Goal | None:
-    """The goal of a row; None if the row is only reported."""
-    if row["loss"].startswith("exact"):
-        return _exact_goal(row)
-    if row["framework"] == "numpy":
-        return _numpy_goal(row)
-    if tuple(row["shape"]) == SMALL:
-        return Goal("extra", 5e-6, 2e-6)
-    return Goal("ratio", 1.05, 1.0)
-
-
-_EXACT = {
-    (512, 32000): {
-        "numpy": (2.8, 2.0),
-        "torch": (0.8, 0.4),
-        "tensorflow": (0.8, 0.6),
-        "jax": (1.5, 1.2),
-    },
-    (4096, 1000): {
-        "numpy": (2.8, 2.0),
-        "torch": (2.0, 1.5),
-        "tensorflow": (0.8, 0.5),
-        "jax": (2.5, 1.8),
-    },
-}
-"""The largest cost of exact mode with its gradient, as a ratio to the native loss: must, aim."""
-
-
-def _exact_goal(row: Row) -> Goal | None:
-    """The goal in exact mode: a multiple of the native loss, or a time on a small batch."""
-    shape, framework = tuple(row["shape"]), row["framework"]
-    if framework not in _EXACT[(4096, 1000)] or (
-        framework == "numpy" and row["against"] == "torch"
-    ):
-        return None
-    if shape == SMALL:
-        return Goal("extra", 150e-6, 60e-6)
-    if row["work"] == FORWARD:
-        return Goal("ratio", 2.0, 1.0 if shape[1] == 32000 else 1.5)
-    return Goal("ratio", *_EXACT[shape][framework])
-
-
-def _numpy_goal(row: Row) -> Goal | None:
-    """The goal in NumPy, which has no losses: beside a library, a formula, or PyTorch."""
-    large = tuple(row["shape"]) != SMALL
-    if row["against"] == "torch":
-        if not large or row["loss"] != "cross_entropy":
-            return None
-        if row["work"] == FORWARD:
-            return Goal("ratio", None, 1.0)
-        return Goal("ratio", 1.0, 1 / 1.7 if row["shape"][1] == 1000 else 1 / 5)
-    if row["loss"] == "cross_entropy":
-        return Goal("ratio", 1 / 1.5, None) if large else Goal("extra", 5e-6, 2e-6)
-    return Goal("ratio", 1.05, 1.0) if large else Goal("extra", 5e-6, 2e-6)
-
-
-IMPORT_MUST, IMPORT_AIM = 15e-3, 5e-3
-
 
 # ---------------------------------------------------------------------------------------- measuring
 
@@ -214,6 +120,7 @@ def machine() -> dict[str, str]:
         "memory": memory,
         "system": platform.system(),
         "python": platform.python_version(),
+        "level": compiled.level(),
     }
 
 
@@ -234,21 +141,12 @@ def _three(number: float) -> str:
     return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
-def judged_by(row: Row) -> str:
-    """The quantity that decides on a row: the extra time on a small batch, else the ratio.
-
-    On a small batch the extra time does not grow with the work.
-    """
-    rule = goal(row)
-    if rule is not None:
-        return rule.quantity
-    return "extra" if tuple(row["shape"]) == SMALL else "ratio"
-
-
 def quantity(row: Row, suffix: str = "") -> str:
-    """The ratio or the extra microseconds of a row, whichever decides on it."""
+    """The ratio, the extra microseconds or our time, whichever decides on a row."""
     if judged_by(row) == "ratio":
         return f"{row['ratio' + suffix]:.2f}"
+    if judged_by(row) == "ours":
+        return f"{duration(row['ours' + suffix])} in all"
     extra = row["extra" + suffix] * 1e6
     return f"{extra:+.1f} µs" if abs(extra) < 99.95 else f"{extra:+.0f} µs"
 
@@ -267,7 +165,7 @@ def show(console: Console, worker: str, rows: list[Row]) -> None:
     for row in rows:
         rule = goal(row)
         verdict = rule.verdict(row) if rule else ""
-        call = (LOSSES[row["loss"]], str(tuple(row["shape"])))
+        call = (row["loss"], str(tuple(row["shape"])))
         call += (row["work"], row["mode"], row["against"])
         times = (duration(row["ours"]), duration(row["native"]))
         measured = (quantity(row), quantity(row, "_least"))
@@ -295,7 +193,7 @@ def summary(results: dict[str, Any]) -> Iterator[str]:
     )
     for row, rule in short:
         yield (
-            f"  {TITLES[row['framework']]}, {row['mode']}, {LOSSES[row['loss']]}, "
+            f"  {TITLES[row['framework']]}, {row['mode']}, {row['loss']}, "
             f"{tuple(row['shape'])}, {row['work']}, against {row['against']}: {quantity(row)} "
             f"(at most {_limit(rule, 'must')})"
         )
@@ -311,7 +209,8 @@ def page(results: dict[str, Any]) -> str:
     versions = {
         name: v for found in results["frameworks"].values() for name, v in found["versions"].items()
     }
-    processor = f"{about['processor']}, {about['cores']} cores of which one is used"
+    processor = f"{about['processor']}, {about['cores']} cores of which one is used, "
+    processor += f"compiled loops of level {about['level']}"
     memory = f", {about['memory']} of memory" if about["memory"] else ""
     software = [f"{about['system']}", f"Python {about['python']}"]
     software += [f"{name} {version}" for name, version in sorted(versions.items())]
@@ -346,25 +245,17 @@ _WORDS = {"aim": "reached", "must": "holds", "short": "falls short"}
 
 
 def _grid(rows: list[Row]) -> Iterator[str]:
-    """One line per framework, mode and native call; one column per loss and work."""
-    columns = [
-        (loss, work)
-        for loss in LOSSES
-        for work in (FORWARD, BOTH)
-        if any(row["loss"] == loss for row in rows)
-    ]
-    yield "| | against | " + " | ".join(f"{LOSSES[loss]}, {work}" for loss, work in columns) + " |"
-    yield "|---|---|" + "--:|" * len(columns)
-    for key in dict.fromkeys((row["framework"], row["mode"], row["against"]) for row in rows):
-        cells = {
-            (row["loss"], row["work"]): _cell(row)
-            for row in rows
-            if (row["framework"], row["mode"], row["against"]) == key
-        }
-        framework, mode, against = key
+    """One line per framework, mode, loss and other call; one column per work."""
+    yield f"| | loss | against | {FORWARD} | {BOTH} |"
+    yield "|---|---|---|--:|--:|"
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        key = (row["framework"], row["mode"], row["loss"], row["against"])
+        cells.setdefault(key, {})[row["work"]] = _cell(row)
+    for (framework, mode, loss, against), found in cells.items():
         name = TITLES[framework] + ("" if mode == "eager" else f", {mode}")
-        line = " | ".join(cells.get(column, "") for column in columns)
-        yield f"| {name} | {against} | {line} |"
+        columns = " | ".join(found.get(work, "") for work in (FORWARD, BOTH))
+        yield f"| {name} | {loss} | {against} | {columns} |"
 
 
 def _cell(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Measure one framework in this process, on one processor and one thread; write the results.
+"""Measure one framework in this process, on one processor and thread or on two; write the results.
 
 python -m tests.benchmarks.worker FRAMEWORK SECONDS FILE SHAPES
 """
@@ -10,6 +10,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import Any
 
 ENVIRONMENT = {
@@ -24,15 +25,18 @@ ENVIRONMENT = {
 """The environment of a worker, set at its start because the libraries read it when they load."""
 
 
-def one_thread(framework: str) -> None:
-    """Keep this process on one processor, and each library in it on one thread."""
+def limit_threads(framework: str, threads: int) -> None:
+    """Keep this process on as many processors as threads, and each library in it on the threads.
+
+    Only torch may have more than one.
+    """
     # Only Linux has this call; elsewhere the settings below must suffice.
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
     if framework in ("torch", "numpy", "keras-torch"):  # NumPy is compared with torch
         import torch
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
     if framework in ("tensorflow", "keras-tensorflow"):
         import tensorflow as tf
@@ -62,23 +66,29 @@ def versions(framework: str) -> dict[str, str]:
     return by_name
 
 
-def main(framework: str, seconds: float, file: Path, shapes: list[list[int]]) -> None:
+def main(worker: str, seconds: float, file: Path, shapes: list[list[int]]) -> None:
     """Measure every pair of a framework.
 
     "keras-torch" is Keras on torch; the environment variable KERAS_BACKEND must say torch, too.
+    "torch, two threads" is torch on two threads and processors.
     """
-    one_thread(framework)
+    framework, _, more = worker.partition(", ")
+    threads = 2 if more == "two threads" else 1
+    limit_threads(framework, threads)
     from tests.benchmarks import measure, pairs
 
+    # Two threads share the work, so their processor time tells nothing.
+    clock = process_time if threads == 1 else perf_counter
+    library = framework.partition("-")[0]
     rows = []
-    for case in pairs.CASES:
+    for case in pairs.cases_of(library, threads):
         if list(case.shape) not in shapes:
             continue
-        for pair in pairs.FRAMEWORKS[framework.partition("-")[0]](case):
-            timing = measure.side_by_side(pair.ours, pair.native, seconds)
+        for pair in pairs.FRAMEWORKS[library](case):
+            timing = measure.side_by_side(pair.ours, pair.native, seconds, clock)
             rows.append(
                 {
-                    "framework": framework,
+                    "framework": worker,
                     "loss": case.name,
                     "shape": list(case.shape),
                     "work": pair.work,
@@ -91,7 +101,11 @@ def main(framework: str, seconds: float, file: Path, shapes: list[list[int]]) ->
             )
     results = {"versions": versions(framework), "rows": rows}
     if framework == "numpy":
-        exact = [case for case in pairs.CASES if case.rounding == "exact"]
+        exact = [
+            case
+            for case in pairs.cases_of("numpy")
+            if case.rounding == "exact" and case.loss == "cross_entropy"
+        ]
         results["undecided"] = [rare(case) for case in exact if list(case.shape) in shapes]
     file.write_text(json.dumps(results), encoding="utf-8")
 
