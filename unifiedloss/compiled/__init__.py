@@ -99,7 +99,7 @@ class Work:
         divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
         losses: float32 (n,), receives the losses; None if only their sum is wanted.
         slopes: float32 (n, K) in C order, receives the gradient, or None.
-        left: bool (n,), receives the positions of which nothing is computed.
+        left: bool (n,), False; receives the positions of which nothing is computed.
         elements: int64, receives what is undecided elsewhere: row * K + class for a slope, ~row for
             a loss.
         threads: the most threads to use.
@@ -188,7 +188,7 @@ class Left(NamedTuple):
     """What a loop left undecided of a call.
 
     Attributes:
-        positions: bool (n,), as `Work.left`.
+        positions: bool (n,), as `Work.left`; empty where a loop flags none.
         elements: int64, as `Work.elements`.
         total: the number of flagged positions, and the sum of the losses that are decided.
     """
@@ -232,7 +232,7 @@ def left_of(
 ) -> Left:
     """What a loop left, from the buffers of the module."""
     return Left(
-        np.frombuffer(positions, np.bool_),
+        np.frombuffer(positions or b"", np.bool_),
         np.frombuffer(elements or b"", np.int64),
         Total(count, high, low, error),
     )

@@ -26,12 +26,12 @@ static int rows_of(const struct call *c, const struct loops *loops, struct left 
   rows.label_signed = c->label_signed;
   rows.scale = c->upstream / c->divisor;
   rows.slopes = c->slopes;
-  rows.left = left->which;
+  rows.left = left->which = calloc((size_t)c->n, 1);
   rows.losses = malloc((size_t)c->n * sizeof *rows.losses);
   rows.capacity = c->n + FEW;
   rows.elements = left->numbers = malloc((size_t)rows.capacity * sizeof *left->numbers);
   int complete = 0;
-  while (rows.losses && rows.elements && !complete) {
+  while (rows.losses && rows.elements && rows.left && !complete) {
     left->positions = exact_rows(loops, &rows, c->threads, &left->elements, &left->total);
     if (left->positions < 0) break; /* no memory */
     complete = left->elements <= rows.capacity;
@@ -54,10 +54,14 @@ static int elements_of(const struct call *c, const struct loops *loops, struct l
   e.divisor = c->upstream == 1 && c->divisor > 1 && c->divisor < LARGEST_DIVISOR ? c->divisor : 0;
   e.delta = e.pos_weight = c->parameter;
   e.slopes = c->slopes;
-  e.left = left->which;
   loop_of_elements *loop = c->loss == BINARY_CROSS_ENTROPY ? loops->binary_cross_entropy
                            : c->loss == MEAN_SQUARED_ERROR ? loops->mean_squared_error
                                                            : loops->huber;
+  left->positions = exact_elements(loop, &e, c->threads, &left->total);
+  if (left->positions <= 0) return left->positions == 0;
+  /* Again with flags, because filling them in every call would take a tenth of its time. */
+  e.left = left->which = calloc((size_t)c->n, 1);
+  if (!e.left) return 0;
   left->positions = exact_elements(loop, &e, c->threads, &left->total);
   return left->positions >= 0;
 }
@@ -79,11 +83,7 @@ static int rounded(const struct total *t, double divisor, float *value) {
 int compute_call(const struct call *c, float *value, struct left *left) {
   const struct loops *loops = loops_at(c->level);
   memset(left, 0, sizeof *left);
-  left->which = malloc((size_t)c->n);
-  if (!loops || !left->which) {
-    forget(left);
-    return NO_MEMORY;
-  }
+  if (!loops) return NO_MEMORY;
   unsigned before = keep_subnormals();
   int decided = 0,
       complete = c->loss == CROSS_ENTROPY ? rows_of(c, loops, left) : elements_of(c, loops, left);

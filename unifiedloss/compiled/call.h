@@ -25,7 +25,7 @@ struct call {
 struct left {
   struct total total;
   int64_t positions, elements;
-  uint8_t *which;   /* n flags: `rows.left` or `elements.left` */
+  uint8_t *which;   /* n flags, `rows.left` or `elements.left`; NULL where none is set */
   int64_t *numbers; /* `rows.elements` */
 };
 

@@ -159,7 +159,6 @@ static int64_t cross_entropy(const struct rows *a, int64_t *elements, struct tot
       store_doubles(logs + r, log1p_of(load_doubles(others + r) / load_doubles(own + r)));
     for (int64_t r = 0; r < count; r++) {
       const int64_t row = b + r;
-      a->left[row] = 0;
       if (a->todo && !a->todo[row]) continue;
       const int64_t y = label_of(a, row);
       double sum = others[r] + own[r], loss = logs[r];

@@ -58,7 +58,7 @@ INLINE struct found binary_error(const struct elements *a, doubles z, doubles t,
   doubles size = magnitude(z), yes = a->pos_weight * t, no = 1.0 - t;
   doubles larger = 1.0 / (1.0 + e), smaller = e * larger;
   longs positive = z >= 0;
-  f.loss = choose(positive, no, yes) * size + (yes + no) * log1p_of(e);
+  f.loss = choose(positive, no, yes) * size + (yes + no) * log1p_up_to_1(e);
   f.loss_error = f.loss * (18 * U);
   doubles up = choose(positive, larger, smaller) * no;
   doubles down = choose(positive, smaller, larger) * yes;
@@ -207,6 +207,7 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
   double high = 0, low = 0, size = 0;
   int64_t left = 0;
   struct ends ends;
+  uint8_t unknown[CHUNK];
   for (int64_t b = 0; b < a->n; b += CHUNK) {
     const int64_t m = a->n - b < CHUNK ? a->n - b : CHUNK;
     const float *p = a->predictions + b, *t = a->targets + b;
@@ -217,7 +218,6 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
     const int whole = a->todo == NULL || all_todo(a->todo + b, m);
     const int padded = m % (LANES * W) != 0 || !whole;
     int64_t steps = m;
-    memset(a->left + b, 0, (size_t)m);
     if (padded) { /* with elements whose loss and slope are 0, and positions that are not wanted */
       steps = (m + LANES * W - 1) / (LANES * W) * (LANES * W);
       for (int64_t i = 0; i < steps; i++) {
@@ -245,9 +245,10 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
     if (any_of_floats(s.differ) || any_of(s.bad)) {
       struct sums again = {0};
       compute(a, loss_of, p, t, weight, factor, steps, losses, slopes, &again, &ends);
-      left += decide(a, loss_of, &ends, p, t, weight != NULL, m, losses, slopes, a->left + b);
+      left += decide(a, loss_of, &ends, p, t, weight != NULL, m, losses, slopes, unknown);
+      if (a->left) memcpy(a->left + b, unknown, (size_t)m);
       for (int64_t i = 0; i < m; i++) {
-        if (a->left[b + i]) continue;
+        if (unknown[i]) continue;
         sum += (double)losses[i];
         sizes += fabs((double)losses[i]);
       }

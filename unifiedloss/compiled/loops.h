@@ -25,7 +25,7 @@ struct rows {
   double scale;
   float *losses; /* receives the losses; untouched, like `slopes`, where nothing is to do */
   float *slopes; /* receives the gradient, n * classes numbers, or NULL */
-  uint8_t *left; /* receives 1 where nothing of a position is computed; 0 elsewhere */
+  uint8_t *left; /* zeros; receives 1 where nothing of a position is computed */
   double *room;  /* `room_of(classes)` numbers */
   /* Receives what is undecided elsewhere: row * classes + class for a slope, ~row for a loss. */
   int64_t *elements;
@@ -61,7 +61,7 @@ struct elements {
   double pos_weight;  /* of the binary cross-entropy */
   float *losses;      /* or NULL, where only their sum is wanted */
   float *slopes;
-  uint8_t *left;
+  uint8_t *left; /* as in `struct rows`, or NULL where only their number is wanted */
 };
 
 struct loops {

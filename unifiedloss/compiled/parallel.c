@@ -103,7 +103,7 @@ static void part_of_elements(void *context, int64_t part, int64_t first, int64_t
   e.factor = AFTER(e.factor, first);
   e.losses = AFTER(e.losses, first);
   e.slopes = AFTER(e.slopes, first);
-  e.left += first;
+  e.left = AFTER(e.left, first);
   all->left[part] = all->loop(&e, &all->totals[part]);
 }
 

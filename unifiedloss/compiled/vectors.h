@@ -184,6 +184,21 @@ static const double LOG_A[10] = {
     0x1.745cf0b0d0765p-4, 0x1.3b18b2967986cp-4, 0x1.10ac75c001f86p-4, 0x1.eb9060a13a603p-5,
     0x1.687a63b6d1ffep-5, 0x1.4b0a323296698p-4};
 
+/* 2 artanh(w) = log((1 + w) / (1 - w)) for w^2 <= 1 / 9. */
+INLINE doubles twice_artanh(doubles w) {
+  doubles z = w * w, z2 = z * z, z4 = z2 * z2, twice = 2.0 * w;
+  doubles low = muladd(muladd(all(LOG_A[3]), z, all(LOG_A[2])), z2,
+                       muladd(all(LOG_A[1]), z, all(LOG_A[0])));
+  doubles middle = muladd(muladd(all(LOG_A[7]), z, all(LOG_A[6])), z2,
+                          muladd(all(LOG_A[5]), z, all(LOG_A[4])));
+  doubles top = muladd(all(LOG_A[9]), z, all(LOG_A[8]));
+  doubles a = muladd(z4, muladd(z4, top, middle), low);
+  return twice + twice * (z * a);
+}
+
+/* log(1 + x) for 0 <= x <= 1, with the bound of `log1p_of`. */
+INLINE doubles log1p_up_to_1(doubles x) { return twice_artanh(x / (2.0 + x)); }
+
 /* log(1 + x) for 0 <= x < 2^1000, with a relative error below 8 U. A NaN stays a NaN.
 
    Up to 1, w is computed from x itself. Beyond, 1 + x = 2^k m with 1 <= m < 2, and k log(2) is at
@@ -195,14 +210,7 @@ INLINE doubles log1p_of(doubles x) {
   doubles m = (doubles)(((longs)y & 0xfffffffffffffLL) | 0x3ff0000000000000LL);
   doubles f = choose(large, m - 1.0, x);
   doubles exponent = (doubles)(k + 0x4338000000000000LL) - 0x1.8p52;
-  doubles w = f / (2.0 + f), z = w * w, z2 = z * z, z4 = z2 * z2, twice = 2.0 * w;
-  doubles low = muladd(muladd(all(LOG_A[3]), z, all(LOG_A[2])), z2,
-                       muladd(all(LOG_A[1]), z, all(LOG_A[0])));
-  doubles middle = muladd(muladd(all(LOG_A[7]), z, all(LOG_A[6])), z2,
-                          muladd(all(LOG_A[5]), z, all(LOG_A[4])));
-  doubles top = muladd(all(LOG_A[9]), z, all(LOG_A[8]));
-  doubles a = muladd(z4, muladd(z4, top, middle), low);
-  return exponent * 0x1.62e42fefa39efp-1 + (twice + twice * (z * a));
+  return exponent * 0x1.62e42fefa39efp-1 + twice_artanh(f / (2.0 + f));
 }
 
 INLINE double log1p_one(double x) { return log1p_of(all(x))[0]; }
