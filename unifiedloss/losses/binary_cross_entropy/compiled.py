@@ -10,8 +10,7 @@ from unifiedloss.plan import Plan
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
     one_weight = plan.pos_weight is None or isinstance(plan.pos_weight, float)
-    plain = not plan.label_smoothing and not plan.average_last_axis
-    return plan.from_logits and plain and one_weight
+    return plan.from_logits and not plan.label_smoothing and one_weight
 
 
 def parameter(plan: Plan) -> float:
