@@ -38,3 +38,12 @@ def f32(*values: Any) -> Array:
 def ints(*values: Any, dtype: Any = np.int64) -> Array:
     """The values as an array of an integer dtype."""
     return np.array(values, dtype)
+
+
+MASKED_DENSE = (
+    f32([2, 1, 0], [0, 1, 2], [1, 3, -1], [NAN, INF, -1], [NAN] * 3, [-INF] * 3),
+    f32([1, 0, 0], [0, 0.5, 0.25], [0, 0, 0], [NAN, -1, INF], [1, 0, 0], [0, 0, 0]),
+    f32(1, -3, 3, NAN, -1, INF),
+    np.array([True, True, True, False, False, False]),
+)
+"""Predictions, dense targets, sample weights and a mask; whatever is masked must not be read."""

@@ -324,6 +324,10 @@ def _averaged() -> Iterator[Case]:
             f32(1, 2, 0),
             compiled=from_logits,
         )
+    # Without element weights NumPy has compiled loops, which must not take rows for elements.
+    for reduction in ("none", "sum"):
+        plain = _bce(average_last_axis=True, reduction=reduction)
+        yield averaged_case(f"24 averaged rows, no weights, {reduction}", plain, X, ONE_HOT)
 
 
 def _dtype() -> Iterator[Case]:

@@ -29,6 +29,7 @@ wide_case = proving("float64-targets")
 averaged_case = proving("average-last-axis")
 element_case = proving("element-weights")
 poisoned_case = proving("average-last-axis", "nan-targets-and-weights")
+integer_case = proving("bad-integer-target", "target-dtypes")
 
 
 def _huber(**fields: Any) -> HuberLoss:
@@ -64,6 +65,8 @@ def edge_cases() -> Iterator[Case]:
     yield element_case("huber, element weights", weighted, grid, 0 * grid, f32(1, 2))
     rows, answers = f32([1, 2], [NAN, 2]), f32([NAN, 0], [0, 0])
     yield poisoned_case("huber, averaged, NaN", _huber(average_last_axis=True), rows, answers)
+    big = np.array([2**53, -(2**53), 2**53 + 1, 3])
+    yield integer_case("huber, integer targets at 2^53", _huber(), f32(0, 0, 0, 0), big)
 
 
 def product_cases() -> Iterator[Case]:

@@ -18,7 +18,19 @@ from unifiedloss.conformance.case import (
     rng_of,
     round_to,
 )
-from unifiedloss.conformance.data import F32_TINY, INF, NAN, ONE_HOT, P, W, X, Y, f32, ints
+from unifiedloss.conformance.data import (
+    F32_TINY,
+    INF,
+    MASKED_DENSE,
+    NAN,
+    ONE_HOT,
+    P,
+    W,
+    X,
+    Y,
+    f32,
+    ints,
+)
 from unifiedloss.conformance.product import (
     companions,
     fields_of,
@@ -28,6 +40,7 @@ from unifiedloss.conformance.product import (
 from unifiedloss.losses.negative_log_likelihood.spec import NegativeLogLikelihoodLoss
 
 weighted_case = proving("log-probabilities", "label-weights")
+masked_case = proving("label-weights", "dropped", "divisor")
 special_case = proving("log-probabilities", "gradient-log-probabilities", "what-is-read")
 empty_case = proving("on-empty", "what-is-read")
 zero_weighted_case = proving("zero-weighted")
@@ -87,6 +100,9 @@ def marked_cases() -> Iterator[Case]:
         ints(0),
         f32(NAN),
     )
+    spec = _nll(divisor="label_weights", **mean)
+    for name, rule in (("", spec), (" and class weights", spec.replace(class_weights=W))):
+        yield masked_case(f"log-probabilities, masked label weights{name}", rule, *MASKED_DENSE)
 
 
 def rule_cases() -> Iterator[Case]:

@@ -10,7 +10,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from unifiedloss.conformance.case import Case, proving, round_to
-from unifiedloss.conformance.data import F32_TINY, INF, NAN, ONE_HOT, P, W, X, Y, f32, ints
+from unifiedloss.conformance.data import (
+    F32_TINY,
+    INF,
+    MASKED_DENSE,
+    NAN,
+    ONE_HOT,
+    P,
+    W,
+    X,
+    Y,
+    f32,
+    ints,
+)
 from unifiedloss.losses.cross_entropy.cases.specs import spec_with
 
 quotient_case = proving("renormalize")
@@ -18,6 +30,7 @@ bad_case = proving("renormalize", "bad-probability")
 preset_case = proving("epsilon-presets")
 class_weighting_case = proving("class-weighting", "label-smoothing")
 label_weights_case = proving("label-weights", "scale")
+masked_case = proving("label-weights", "dropped", "divisor")
 cast_case = proving("dtype")
 unread_case = proving("what-is-read", "epsilon")
 nan_case = proving("nan-targets-and-weights", "class-weight-zero", "on-empty")
@@ -113,6 +126,9 @@ def _class_weights() -> Iterator[Case]:
         yield label_weights_case(
             f"02 label weights, {targets.dtype}", spec, X, targets, compiled=targets is ONE_HOT
         )
+    spec = spec_with(divisor="label_weights", **_MEAN)
+    for name, rule in (("", spec), (" and class weights", spec.replace(class_weights=W))):
+        yield masked_case(f"02 masked label weights{name}", rule, *MASKED_DENSE, compiled=not name)
 
 
 def _dtype() -> Iterator[Case]:
