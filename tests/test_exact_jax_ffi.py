@@ -164,3 +164,20 @@ def test_from_the_compilation_cache(tmp_path: Any) -> None:
     kept = list(tmp_path.iterdir())
     assert kept
     run(program)
+
+
+def test_a_process_ends_before_its_program() -> None:
+    """A process that waits for no result ends, whatever its program still wants of Python."""
+    run(
+        """
+        import faulthandler, jax, numpy as np, unifiedloss as ul
+        faulthandler.dump_traceback_later(60, exit=True)
+        z = np.random.default_rng(0).normal(size=(40, 100)).astype(np.float32)
+        z[:, 1] = -np.inf  # the label's, so that the host computes every loss
+        y = np.ones(40, np.int32)
+        z, y = jax.numpy.asarray(z), jax.numpy.asarray(y)
+        spec = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
+        program = jax.jit(spec.value_and_grad).lower(z, y).compile()
+        results = [program(z, y) for _ in range(3)]
+        """
+    )
