@@ -124,6 +124,8 @@ def _calls() -> Iterator[tuple[ul.Loss, tuple[Any, ...], dict[str, Any]]]:
             yield spec.replace(reduction="none"), (p, target, weight), {}
             yield spec.replace(reduction="sum"), (p.reshape(-1, 1), target.reshape(-1, 1)), {}
             yield spec, (p[::-1], target), {}
+        for extreme in (1e300, 1e-300):
+            yield bce.replace(pos_weight=extreme), (p * 300, hard), {}
 
 
 def _companions(arrays: tuple[Any, ...]) -> dict[str, Any]:

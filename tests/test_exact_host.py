@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +92,29 @@ def test_after_a_fork() -> None:
         with flushing():
             os._exit(0 if host.run(product)[0] == 8 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@settable
+def test_after_the_main_thread() -> None:
+    """A thread that goes on after the main thread has ended gets its results."""
+    program = """
+        import threading
+        from tests.test_exact_host import flushing, host, product
+        main = threading.main_thread()
+        def late():
+            main.join()
+            with flushing():
+                print(host.run(product)[0])
+        threading.Thread(target=late).start()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert done.stdout.split() == ["8"], done.stderr
 
 
 @settable

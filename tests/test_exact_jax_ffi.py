@@ -164,3 +164,21 @@ def test_from_the_compilation_cache(tmp_path: Any) -> None:
     kept = list(tmp_path.iterdir())
     assert kept
     run(program)
+
+
+def test_a_process_ends_before_its_program() -> None:
+    """A process that waits for no result ends, whatever its program still wants of Python."""
+    run(
+        """
+        import jax, numpy as np, unifiedloss as ul
+        z = np.random.default_rng(0).normal(size=(60, 100)).astype(np.float32)
+        z[:, 1] = -np.inf  # the label's, so that the host computes every loss
+        y = np.ones(60, np.int32)
+        z, y = jax.numpy.asarray(z), jax.numpy.asarray(y)
+        spec = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
+        # A program with more than the loss, because JAX runs very short ones in the main thread.
+        step = jax.jit(lambda z, y: (jax.numpy.sin(z).sum(), spec.value_and_grad(z, y)))
+        program = step.lower(z, y).compile()
+        results = program(z, y)
+        """
+    )

@@ -56,6 +56,7 @@ def run(code: str, *flags: str) -> str:
         text=True,
         env=environment,
         check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from unifiedloss.errors import UnsupportedError
 
 R = TypeVar("R")
+_Task = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 _SUBNORMAL = np.array([1], np.uint32).view(np.float32)
 _ONE = np.ones(1, np.float32)
@@ -53,14 +56,36 @@ def _run_checked(function: Callable[..., R], *args: Any) -> R:
 
 
 class _Worker:
-    """A worker thread that starts at once and inherits the setting of the current thread."""
+    """A worker thread that starts at once and inherits the setting of the current thread.
+
+    It is no pool of `concurrent.futures`, because those take no work after the main thread has
+    ended, while other threads may still train.
+    """
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        self.submit = ThreadPoolExecutor(1, "unifiedloss").submit
-        self.submit(int)  # a pool starts its thread at the first task
+        self._tasks: SimpleQueue[_Task] = SimpleQueue()
+        Thread(target=_work, args=(self._tasks,), name="unifiedloss", daemon=True).start()
+
+    def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
+        future: Future[R] = Future()
+        self._tasks.put((future, function, args))
+        return future
+
+
+def _work(tasks: SimpleQueue[_Task]) -> None:
+    while True:
+        _carry_out(*tasks.get())
+
+
+def _carry_out(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    # A function of its own, so that the worker holds no array while it waits.
+    try:
+        future.set_result(function(*args))
+    except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+        future.set_exception(error)
 
 
 _worker = _Worker()

@@ -7,7 +7,9 @@ split a custom call over several. Otherwise `program` computes the loss.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
@@ -93,6 +95,8 @@ def _is_registered() -> bool:
         return False
     try:
         jax.ffi.register_ffi_target(_NAME, compiled.xla_target(), platform="cpu", api_version=0)
+        # This runs before what JAX registered earlier, which waits for its threads.
+        atexit.register(compiled.end_xla, os.getpid())
         right = _gives_the_bits_of_the_host()
     except Exception as error:  # noqa: BLE001 - whatever this version of JAX does not have
         logging.getLogger("unifiedloss").info("exact mode makes no custom call: %s", error)

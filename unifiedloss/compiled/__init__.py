@@ -15,6 +15,7 @@ import dataclasses
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -178,6 +179,18 @@ def level_number() -> int:
 def xla_target() -> Any:
     """The capsule of the function that XLA's custom calls run."""
     return _loops.xla_target()
+
+
+def end_xla(process: int) -> None:
+    """Wait for the Python code of XLA's custom calls, at the end of the process.
+
+    A forked child has none to wait for.
+
+    Calls that need Python code after that give NaN, because the interpreter would stop their
+    threads, and XLA would wait for those forever.
+    """
+    while _loops.xla_end() and os.getpid() == process:
+        time.sleep(0.001)
 
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")

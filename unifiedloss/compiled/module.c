@@ -2,7 +2,7 @@
    and releases the GIL.
 
    Arrays arrive as addresses, because an array of bfloat16 has no buffer and NumPy's headers are not
-   needed then. The caller has checked their shapes, dtypes and layouts. There is no state. */
+   needed then. The caller has checked their shapes, dtypes and layouts. The only state is xla.c's. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "call.h"
@@ -392,6 +392,12 @@ static PyObject *xla_target(PyObject *module, PyObject *ignored) {
   return PyCapsule_New((void *)(uintptr_t)unifiedloss_xla, NULL, NULL);
 }
 
+static PyObject *xla_end(PyObject *module, PyObject *ignored) {
+  (void)module;
+  (void)ignored;
+  return PyLong_FromLongLong(unifiedloss_xla_end());
+}
+
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(binary_cross_entropy),
@@ -404,6 +410,7 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(logarithm),
                                 {"levels", levels, METH_NOARGS, NULL},
                                 {"xla_target", xla_target, METH_NOARGS, NULL},
+                                {"xla_end", xla_end, METH_NOARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};

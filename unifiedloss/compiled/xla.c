@@ -41,6 +41,21 @@ static PyObject *view(const void *memory, int64_t size, int flags) {
   return PyMemoryView_FromMemory((char *)memory, (Py_ssize_t)size, flags);
 }
 
+/* How many calls run Python code now, and whether no more may, because the interpreter ends: it stops
+   a thread that wants its lock then, and XLA waits for that thread. */
+static int64_t asking;
+static int ended;
+
+int64_t unifiedloss_xla_end(void) {
+  __atomic_store_n(&ended, 1, __ATOMIC_SEQ_CST);
+  return __atomic_load_n(&asking, __ATOMIC_SEQ_CST);
+}
+
+static void fill_nan(const struct call *c, float *value) {
+  *value = NAN;
+  for (int64_t i = 0; c->slopes && i < c->n * c->classes; i++) c->slopes[i] = NAN;
+}
+
 /* Let Python compute what is left of a call, or all of it where `left` is NULL. Where that fails the
    results are NaN, because there is nobody to raise an error to. */
 static void finish(const struct call *c, const float *upstream, const struct left *left,
@@ -62,8 +77,7 @@ static void finish(const struct call *c, const float *upstream, const struct lef
   }
   if (!done) {
     PyErr_WriteUnraisable(module);
-    *value = NAN;
-    for (int64_t i = 0; c->slopes && i < c->n * c->classes; i++) c->slopes[i] = NAN;
+    fill_nan(c, value);
   }
   Py_XDECREF(done);
   Py_XDECREF(module);
@@ -101,8 +115,13 @@ void unifiedloss_xla(void **out, const void **in, const char *text, size_t lengt
     int state = in_range ? compute_call(&c, values + i, &left) : NO_MEMORY;
     if (state == DECIDED) continue;
     ++*(int32_t *)out[1];
-    finish(&c, upstreams ? upstreams + i : NULL, state == UNDECIDED ? &left : NULL, values + i,
-           text, length);
+    __atomic_add_fetch(&asking, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&ended, __ATOMIC_SEQ_CST))
+      fill_nan(&c, values + i);
+    else
+      finish(&c, upstreams ? upstreams + i : NULL, state == UNDECIDED ? &left : NULL, values + i,
+             text, length);
+    __atomic_sub_fetch(&asking, 1, __ATOMIC_SEQ_CST);
     if (state == UNDECIDED) forget(&left);
   }
 }

@@ -33,6 +33,9 @@ _FEW = 32
 
 _UNIT = 2.0**-53
 
+_REACH = 2.0**150
+"""A call as it is given has an upstream gradient and a pos_weight from 1 / _REACH to _REACH."""
+
 
 def loop_of(plan: Plan) -> Any:
     """The module with the compiled loop of a plan, or None."""
@@ -289,9 +292,12 @@ def _ready(plan: Plan) -> Ready | None:
     read = module.read(np.empty(0, targets))
     if read is None or read.dtype != targets:
         return None
+    parameter = module.parameter(plan)
+    if parameter and not _is_in_reach(parameter):
+        return None
     rows = (plan.count, plan.classes or 1)
     divisor = plan.count if plan.spec.reduction == "mean" else 1
-    number, parameter = compiled.LOSSES.index(name), module.parameter(plan)
+    number = compiled.LOSSES.index(name)
     label = (targets.itemsize, targets.kind == "i")
     return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
 
@@ -306,12 +312,16 @@ def integer(divisor: Divisor) -> int | None:
     return int(high) if known else None
 
 
+def _is_in_reach(x: float) -> bool:
+    return 1 / _REACH <= abs(x) <= _REACH
+
+
 def upstream_of(upstream: Any) -> float | None:
     """A scalar upstream gradient as the loops take it, or None if they do not."""
     if upstream is None:
         return 1.0
     u = float(upstream)
-    if not 2.0**-150 <= abs(u) <= 2.0**150:
+    if not _is_in_reach(u):
         return None
     if abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
         return None  # an integer that float64 does not hold
@@ -385,7 +395,7 @@ def small(
         if not (flags.c_contiguous and flags.aligned):
             return None
     u = 1.0 if upstream is None else upstream
-    if not 2.0**-150 <= abs(u) <= 2.0**150:
+    if not _is_in_reach(u):
         return None
     value = np.empty((), np.float32)
     slopes = None if upstream is None else np.empty(predictions.shape, np.float32)
