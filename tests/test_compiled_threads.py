@@ -80,6 +80,7 @@ def _evaluated(spec: Any, logits: Any, labels: Any, upstream: Any) -> bytes:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore")  # other tests' frameworks have threads of their own
 def test_a_forked_child_answers() -> None:
     """A child that is forked after a call with threads makes such a call, too."""
     with threads.forced(3):

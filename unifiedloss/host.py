@@ -41,7 +41,8 @@ def run(function: Callable[..., R], *args: Any) -> R:
     """
     if keeps_subnormals():
         return function(*args)
-    return _worker.submit(_run_checked, function, *args).result()
+    result: R = _worker.submit(_run_checked, function, *args).result()
+    return result
 
 
 def _run_checked(function: Callable[..., R], *args: Any) -> R:
