@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,13 +93,18 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("cls", FUNCTIONS)
 def test_functions_refuse_fields_alike(cls: str) -> None:
-    """A function refuses a bad field with the error and the words of its class."""
+    """A function refuses a bad field with the error and the words of its class.
+
+    But a divisor that is neither a str nor None is the number that a function divides by.
+    """
     kept = json.loads(read("messages.json"))
     refused = {
         call: outcome
         for group in ("fields", "combinations")
         for call, outcome in kept[group].items()
-        if call.startswith(f"ul.{cls}(") and outcome[0]
+        if call.startswith(f"ul.{cls}(")
+        and outcome[0]
+        and not re.search("divisor=(?!None|')", call)
     }
     assert len(refused) > 20
     names = messages.NAMES | {"called": FUNCTIONS[cls]}

@@ -92,9 +92,9 @@ def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
         mask: object = None,
         **fields: Any,
     ) -> Any:
-        # A str is the rule of the spec, anything else the divisor of this call.
+        # A str is the rule of the spec, and a number or a tensor the divisor of this call.
         divisor = None
-        if "divisor" in fields and not isinstance(fields["divisor"], str):
+        if not isinstance(fields.get("divisor"), str | None):
             divisor = fields.pop("divisor")
         spec = _spec(cls, fields)
         adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
