@@ -6,7 +6,6 @@ frameworks directly.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import combinations
@@ -17,6 +16,7 @@ import pytest
 
 import unifiedloss as ul
 from tests.rule_ids import rule_ids
+from unifiedloss import compiled
 from unifiedloss.interop.diff import Diff, Difference, Example, diff, rules
 from unifiedloss.interop.sides import Input, Outcome, Side, side_of
 
@@ -570,7 +570,9 @@ def test_many_classes() -> None:
 def test_numbers_of_a_spec_in_place_of_a_loss_are_marked() -> None:
     """If a loss takes no sample weights, the diff runs its spec and says so."""
     text = str(found(CE, SPARSE)["divisor"])
-    assert re.search(r"a gives 0\.40760\d+ in float32 \(its spec does\)", text)
+    # NumPy's path and its compiled loops round differently.
+    value = "0.407606006" if compiled.level() == compiled.NUMPY else "0.407605976"
+    assert f"a gives {value} in float32 (its spec does)" in text
     assert "b gives 0.815211892 in float32\n" in text
 
 

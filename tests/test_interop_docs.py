@@ -53,6 +53,11 @@ REFUSED = [
         '[onnx.helper.make_node("SoftmaxCrossEntropyLoss", ["scores", "labels"], ["mean"]), '
         'onnx.helper.make_node("Add", ["mean", "penalty"], ["loss"])]'
     ),
+    (
+        '[onnx.helper.make_node("Sub", ["scores", "targets"], ["error"]), '
+        'onnx.helper.make_node("Mul", ["error", "error"], ["square"]), '
+        'onnx.helper.make_node("Neg", ["square"], ["loss"])]'
+    ),
 ]
 
 

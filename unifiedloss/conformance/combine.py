@@ -301,7 +301,7 @@ def _check_cut(
 
     def at_once(pieces: list[Piece], d: Any) -> Any:
         (whole,) = pieces
-        return adapter.loss(spec, *whole, divisor=d)
+        return adapter.loss(spec, *whole, d)
 
     loss = _run(mode, at_once, [_tensors(adapter, case, slice(None))], divisor)
     slopes = _slopes(adapter, mode, case, pieces, divisor)
@@ -343,7 +343,7 @@ def _slopes(
     predictions = tuple(piece[0] for piece in pieces)
 
     def total(filled: list[Piece], d: Any) -> Any:
-        return functools.reduce(operator.add, [adapter.loss(spec, *p, divisor=d) for p in filled])
+        return functools.reduce(operator.add, [adapter.loss(spec, *p, d) for p in filled])
 
     def of_predictions(run: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *xs: run(
