@@ -280,6 +280,20 @@ def test_upstream(transform: Callable[..., Any], reduction: str) -> None:
     assert (wanted != np.expand_dims(upstream, -1) * spec.value_and_grad(X, Y)[1]).any()
 
 
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_given_divisor_without_64_bits(transform: Callable[..., Any]) -> None:
+    """A given divisor keeps its 64 bits where no tensor has any, also under differentiation."""
+    random = np.random.default_rng(0)
+    spec = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
+    z = random.normal(size=(4, 3)).astype(np.float32)
+    y = (random.random((4, 3)) > 0.5).astype(np.float32)
+    divisor = spec.divisor_of(y)
+    wanted = spec.value_and_grad(z, y, divisor=divisor)
+    found = transform(jax.value_and_grad(lambda x: spec(x, jnp.asarray(y), divisor=divisor)))(z)
+    same(found[0], wanted[0])
+    same(found[1], wanted[1])
+
+
 def test_mapped_one_sided_and_twice() -> None:
     """vmap maps any of the arrays along any axis, and may be nested."""
     spec = CE.replace(reduction="none")

@@ -147,7 +147,7 @@ class JaxAdapter(Adapter):
         divisor: Any = None,
     ) -> Array:
         tensors = predictions, targets, sample_weight, mask
-        with wide_enough(*tensors):
+        with wide_enough(*tensors, divisor):
             if divisor is not None:
                 p, t, w, m = self.stored(*tensors)
                 return exact.loss(plan, p, t, w, m, _constant(divisor))
@@ -164,7 +164,7 @@ class JaxAdapter(Adapter):
         divisor: Any = None,
     ) -> tuple[Array, Array]:
         tensors = predictions, targets, sample_weight, mask, upstream
-        with wide_enough(*tensors):
+        with wide_enough(*tensors, divisor):
             if divisor is not None:
                 p, t, w, m = self.stored(*tensors[:4])
                 return exact.value_and_grad(plan, p, t, w, m, upstream, _constant(divisor))

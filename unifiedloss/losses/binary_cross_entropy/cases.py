@@ -468,7 +468,7 @@ def fusible() -> Iterator[Fusible]:
     spec = BinaryCrossEntropyLoss(from_logits=True, reduction="none")
     yield Fusible("binary", spec, logits, lambda _: targets, ("binary-cross-entropy",))
     # Every second logit is so large that the loss of its target is far below a rounding of it.
-    confident = np.where(np.arange(16) % 2, 5 * logits, logits)
+    confident = np.where(np.arange(16) % 2, 4 * logits, logits)
     rules = ("binary-cross-entropy", "never-negative")
     ways = ("product with 1/3",)
     yield Fusible(
