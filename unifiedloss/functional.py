@@ -92,9 +92,10 @@ def _function_of(cls: type[Loss], name: str) -> Callable[..., Any]:
         mask: object = None,
         **fields: Any,
     ) -> Any:
-        # A str is the rule of the spec, and a number or a tensor the divisor of this call.
+        # A str is the rule of the spec, anything else the divisor of this call. None is the rule of
+        # the spec, because trainers pass a count that may be None.
         divisor = None
-        if not isinstance(fields.get("divisor"), str | None):
+        if "divisor" in fields and not isinstance(fields["divisor"], str):
             divisor = fields.pop("divisor")
         spec = _spec(cls, fields)
         adapter = registry.adapter_for(predictions, targets, sample_weight, mask)
