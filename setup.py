@@ -109,10 +109,7 @@ def extension() -> dict[str, Any]:
         return {}
     loops = Extension(
         MODULE,
-        [
-            str(SOURCES / name)
-            for name in ("module.c", "call.c", "parallel.c", "threads.c", "xla.c")
-        ],
+        [str(SOURCES / name) for name in UNITS],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=FLAGS,
         extra_link_args=LINK,

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
-from unifiedloss import registry
+from unifiedloss import compiled, registry
 from unifiedloss.adapter import Adapter
 from unifiedloss.conformance import combine
 from unifiedloss.exact import limbs
@@ -241,24 +241,35 @@ def test_native_totals_are_differentiable() -> None:
 # -------------------------------------------------------------------------------------- the vectors
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_limbs_hold_the_exact_sum(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "level"),
+    [("float64", compiled.NUMPY), *(("float32", level) for level in compiled.levels())],
+)
+def test_limbs_hold_the_exact_sum(dtype: str, level: str) -> None:
     """Of random bits, of sizes close together, and of what cancels; merged in pieces."""
+    with compiled.forced(level):
+        _check_sums(dtype)
+
+
+def _check_sums(dtype: str) -> None:
     rng = np.random.default_rng(5)
     size = np.dtype(dtype).itemsize
     bits = rng.integers(0, 2 ** (8 * size - 1), 300, np.uint64).astype(f"u{size}").view(dtype)
     near = rng.exponential(3, 70_000).astype(dtype)
     large = np.full(9, np.finfo(dtype).max, dtype)
     opposite = np.concatenate([large, [np.finfo(dtype).smallest_subnormal], -large])
-    for terms in (bits[np.isfinite(bits)], near, opposite, near[:0]):
+    subnormal = np.arange(100, dtype=f"u{size}").view(dtype)
+    signs = rng.choice([-1, 1], 70_000).astype(dtype)
+    lots = (bits[np.isfinite(bits)], near, near * signs, opposite, subnormal, near[:0], near[1:2])
+    for terms in lots:
         want = sum(map(Fraction, terms.tolist()), Fraction(0))
         whole = limbs.vector("sum", dtype, limbs.sum_of(terms))
         merged = sum(limbs.vector("sum", dtype, limbs.sum_of(x)) for x in np.split(terms, [0, 7]))
         for entries in (whole, merged):
             (found,) = limbs.opened("sum", dtype, entries)
             assert limbs.number(found, dtype) == want
-    specials = np.array([np.nan, np.inf, 1.0, -np.inf], dtype)
-    assert limbs.sum_of(specials).specials == (1, 1, 1)
+    specials = np.array([np.nan, np.inf, 1.0, -np.inf, np.nan, np.nan, np.inf], dtype)
+    assert limbs.sum_of(specials) == limbs.sum_of(np.ones(1, dtype))._replace(specials=(3, 2, 1))
 
 
 def test_spoiled_vectors_are_refused() -> None:

@@ -136,18 +136,25 @@ def _evaluate(spec: ul.Loss, arrays: tuple[Any, ...], more: dict[str, Any]) -> A
     return spec.value_and_grad(*arrays[:2], **_companions(arrays), **more)
 
 
+def _totals(spec: ul.Loss, arrays: tuple[Any, ...]) -> Any:
+    reduced = spec if spec.reduction != "none" else spec.replace(reduction="sum")
+    return reduced.totals(*arrays[:2], **_companions(arrays))
+
+
 def _bits(x: Any) -> bytes:
     return np.asarray(x).tobytes()
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_levels_give_the_bits_of_numpy(level: str) -> None:
-    """The value and the gradient of random calls have the same bits with and without the loops."""
+    """Value, gradient and totals of random calls have the same bits with and without the loops."""
     for spec, arrays, more in _calls():
         exact = spec.replace(rounding="exact")
         with compiled.forced(compiled.NUMPY):
             value, gradient = _evaluate(exact, arrays, more)
+            totals = _totals(exact, arrays)
         with compiled.forced(level):
+            assert _bits(_totals(exact, arrays)) == _bits(totals), (spec, arrays[0].shape)
             other, slopes = _evaluate(exact, arrays, more)
             alone = exact(*arrays[:2], **_companions(arrays))
         assert _bits(value) == _bits(other), (spec, arrays[0].shape)

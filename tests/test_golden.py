@@ -102,9 +102,7 @@ def test_functions_refuse_fields_alike(cls: str) -> None:
         call: outcome
         for group in ("fields", "combinations")
         for call, outcome in kept[group].items()
-        if call.startswith(f"ul.{cls}(")
-        and outcome[0]
-        and not re.search("divisor=(?!')", call)
+        if call.startswith(f"ul.{cls}(") and outcome[0] and not re.search("divisor=(?!')", call)
     }
     assert len(refused) > 20
     names = messages.NAMES | {"called": FUNCTIONS[cls]}

@@ -322,6 +322,32 @@ def second_tier(
     return rounded, left
 
 
+def exact_sum(numbers: Array) -> Array:
+    """The exact sum of a contiguous float32 array: 9 limbs, and 3 counts, int64 (12,).
+
+    `unifiedloss.exact.limbs` describes limbs and counts.
+    """
+    found = _loops.exact_sum(level_number(), _address(numbers), numbers.size)
+    return np.frombuffer(found, np.int64)
+
+
+def sum_of_losses(
+    loss: str, predictions: Array, targets: Array, parameter: float, threads: int
+) -> Array | None:
+    """The exact sum of an elementwise loss, as in `exact_sum`; None if a loss is undecided.
+
+    Args:
+        loss: the name of the loop.
+        predictions: float32, contiguous.
+        targets: likewise.
+        parameter: as for `elementwise`.
+        threads: the most threads to use.
+    """
+    arrays = _address(predictions), _address(targets), predictions.size
+    found = _loops.sum_of_losses(level_number(), threads, LOSSES.index(loss), *arrays, parameter)
+    return None if found is None else np.frombuffer(found, np.int64)
+
+
 def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, int]:
     """Compute an elementwise loss.
 

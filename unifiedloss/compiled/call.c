@@ -44,6 +44,12 @@ static int rows_of(const struct call *c, const struct loops *loops, struct left 
   return complete;
 }
 
+loop_of_elements *elementwise_loop(const struct loops *loops, enum loss loss) {
+  return loss == BINARY_CROSS_ENTROPY ? loops->binary_cross_entropy
+         : loss == MEAN_SQUARED_ERROR ? loops->mean_squared_error
+                                      : loops->huber;
+}
+
 static int elements_of(const struct call *c, const struct loops *loops, struct left *left) {
   struct elements e = {0};
   e.predictions = c->predictions;
@@ -54,9 +60,7 @@ static int elements_of(const struct call *c, const struct loops *loops, struct l
   e.divisor = c->upstream == 1 && c->divisor > 1 && c->divisor < LARGEST_DIVISOR ? c->divisor : 0;
   e.delta = e.pos_weight = c->parameter;
   e.slopes = c->slopes;
-  loop_of_elements *loop = c->loss == BINARY_CROSS_ENTROPY ? loops->binary_cross_entropy
-                           : c->loss == MEAN_SQUARED_ERROR ? loops->mean_squared_error
-                                                           : loops->huber;
+  loop_of_elements *loop = elementwise_loop(loops, c->loss);
   left->positions = exact_elements(loop, &e, c->threads, &left->total);
   if (left->positions <= 0) return left->positions == 0;
   /* Again with flags, because filling them in every call would take a tenth of its time. */

@@ -36,6 +36,9 @@ const struct loops *loops_at(long level);
 
 /* Compute a call. DECIDED: *value is the loss. UNDECIDED: `left` says what is left, and holds memory
    that `forget` frees. */
+/* The loop of an elementwise loss. */
+loop_of_elements *elementwise_loop(const struct loops *, enum loss);
+
 int compute_call(const struct call *, float *value, struct left *);
 void forget(struct left *);
 

@@ -3,6 +3,7 @@
 #include "elementwise.c"
 #include "native.c"
 #include "second_tier.c"
+#include "sums.c"
 
 static void each_exp(double *x, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
@@ -17,8 +18,13 @@ static void each_log1p(double *x, int64_t n) {
 }
 
 const struct loops LOOPS = {
-    cross_entropy,      binary_cross_entropy,
-    mean_squared_error, huber,
-    second_tier,        each_exp,
-    each_log1p,         {native_cross_entropy, native_binary, native_squared, native_huber},
+    cross_entropy,
+    binary_cross_entropy,
+    mean_squared_error,
+    huber,
+    second_tier,
+    add_exactly,
+    each_exp,
+    each_log1p,
+    {native_cross_entropy, native_binary, native_squared, native_huber},
 };

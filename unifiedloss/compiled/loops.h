@@ -64,14 +64,23 @@ struct elements {
   uint8_t *left; /* as in `struct rows`, or NULL where only their number is wanted */
 };
 
+#define FLOAT_LIMBS 9
+
+/* An exact sum of float32 numbers: limbs of 32 bits in units of 2^-149, and how many numbers are
+   NaN, +inf and -inf; see exact/limbs.py. */
+struct exact_sum {
+  int64_t limbs[FLOAT_LIMBS], specials[3];
+};
+
+typedef int64_t loop_of_elements(const struct elements *, struct total *);
+
 struct loops {
   /* Each returns the number of positions in `left`. `cross_entropy` leaves the number of undecided
      `elements` in *elements, also where it exceeds their capacity. */
   int64_t (*cross_entropy)(const struct rows *, int64_t *elements, struct total *);
-  int64_t (*binary_cross_entropy)(const struct elements *, struct total *);
-  int64_t (*mean_squared_error)(const struct elements *, struct total *);
-  int64_t (*huber)(const struct elements *, struct total *);
+  loop_of_elements *binary_cross_entropy, *mean_squared_error, *huber;
   void (*second_tier)(const struct second *);
+  void (*add_exactly)(const float *, int64_t n, struct exact_sum *);
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);
   void (*log1p)(double *x, int64_t n);

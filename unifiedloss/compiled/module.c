@@ -117,15 +117,13 @@ static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssiz
                        total.error);
 }
 
-static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, int which) {
+static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, enum loss loss) {
   if (!has(count, 15)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
   const int64_t threads = integer(&a);
-  loop_of_elements *loop = which == 0   ? loops->binary_cross_entropy
-                           : which == 1 ? loops->mean_squared_error
-                                        : loops->huber;
+  loop_of_elements *loop = elementwise_loop(loops, loss);
   struct elements e = {0};
   e.predictions = address(&a);
   e.targets = address(&a);
@@ -158,17 +156,17 @@ static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, int which
 
 static PyObject *binary_cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  return elementwise(given, count, 0);
+  return elementwise(given, count, BINARY_CROSS_ENTROPY);
 }
 
 static PyObject *mean_squared_error(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  return elementwise(given, count, 1);
+  return elementwise(given, count, MEAN_SQUARED_ERROR);
 }
 
 static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  return elementwise(given, count, 2);
+  return elementwise(given, count, HUBER);
 }
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
@@ -276,6 +274,60 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
 end:
   release(&m);
   return found;
+}
+
+/* The exact sum of float32 numbers: their limbs, and how many are NaN, +inf and -inf. */
+static PyObject *exact_sum(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 3)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const float *numbers = address(&a);
+  const int64_t n = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  struct exact_sum found = {{0}, {0}};
+  unsigned before = keep_subnormals();
+  if (n > RELEASED) {
+    Py_BEGIN_ALLOW_THREADS
+    loops->add_exactly(numbers, n, &found);
+    Py_END_ALLOW_THREADS
+  } else {
+    loops->add_exactly(numbers, n, &found);
+  }
+  restore(before);
+  return PyBytes_FromStringAndSize((const char *)&found, sizeof found);
+}
+
+/* The exact sum of the losses of an elementwise loss, as in `exact_sum`; None where one of them is
+   undecided. */
+static PyObject *sum_of_losses(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 7)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t threads = integer(&a), loss = integer(&a);
+  struct elements e = {0};
+  e.predictions = address(&a);
+  e.targets = address(&a);
+  e.n = integer(&a);
+  e.delta = e.pos_weight = number(&a);
+  if (PyErr_Occurred()) return NULL;
+  if (loss <= CROSS_ENTROPY || loss >= LOSSES || e.n < 0) {
+    PyErr_SetString(PyExc_ValueError, "the loss or the number of elements is out of range");
+    return NULL;
+  }
+  struct exact_sum found = {{0}, {0}};
+  int64_t left;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  left = sum_of_elements(loops, elementwise_loop(loops, (enum loss)loss), &e, threads, &found);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  if (left < 0) return PyErr_NoMemory();
+  if (left) Py_RETURN_NONE;
+  return PyBytes_FromStringAndSize((const char *)&found, sizeof found);
 }
 
 static PyObject *apply(PyObject *const *given, Py_ssize_t count, int logarithm) {
@@ -406,6 +458,8 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(call),
                                 FAST(native),
                                 FAST(second_tier),
+                                FAST(exact_sum),
+                                FAST(sum_of_losses),
                                 FAST(exponential),
                                 FAST(logarithm),
                                 {"levels", levels, METH_NOARGS, NULL},

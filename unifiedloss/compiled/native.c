@@ -10,7 +10,7 @@ typedef int32_t flags __attribute__((vector_size(8 * W), aligned(4)));
 
 #define STEP (LANES * N)   /* numbers that are computed together */
 #define SUMMED (16 * STEP) /* numbers that are added in float32, before float64 takes over */
-#define GROUP 64           /* rows whose logarithms are computed together */
+#define LOG_GROUP 64       /* rows whose logarithms are computed together */
 
 INLINE singles load(const float *x) { return *(const singles *)x; }
 INLINE void store(float *to, singles x) { *(singles *)to = x; }
@@ -157,10 +157,10 @@ static int64_t native_cross_entropy(const struct native *a, int64_t first, int64
                                     double *sum) {
   const int64_t k = a->classes;
   const double unit = (double)(1LL << POWER);
-  double gap[GROUP + W], rest[GROUP + W], total = 0;
+  double gap[LOG_GROUP + W], rest[LOG_GROUP + W], total = 0;
   int64_t unknown = 0;
-  for (int64_t b = first; b < last; b += GROUP) {
-    const int64_t count = last - b < GROUP ? last - b : GROUP;
+  for (int64_t b = first; b < last; b += LOG_GROUP) {
+    const int64_t count = last - b < LOG_GROUP ? last - b : LOG_GROUP;
     for (int64_t r = 0; r < count; r++) {
       const int64_t row = b + r;
       const float *z = a->predictions + row * k;

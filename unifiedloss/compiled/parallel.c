@@ -122,6 +122,48 @@ int64_t exact_elements(loop_of_elements *loop, const struct elements *e, int64_t
   return left;
 }
 
+struct exact_sums {
+  const struct loops *loops;
+  loop_of_elements *loop;
+  const struct elements *elements;
+  struct exact_sum sums[MOST_THREADS];
+  int64_t left[MOST_THREADS];
+};
+
+static void part_of_sum(void *context, int64_t part, int64_t first, int64_t last) {
+  struct exact_sums *all = context;
+  float losses[4 * CHUNK]; /* they stay in the first cache until they are added */
+  for (int64_t b = first; b < last; b += 4 * CHUNK) {
+    struct elements e = *all->elements;
+    e.n = last - b < 4 * CHUNK ? last - b : 4 * CHUNK;
+    e.predictions += b;
+    e.targets += b;
+    e.losses = losses;
+    struct total total;
+    all->left[part] += all->loop(&e, &total);
+    all->loops->add_exactly(losses, e.n, &all->sums[part]);
+  }
+}
+
+int64_t sum_of_elements(const struct loops *loops, loop_of_elements *loop, const struct elements *e,
+                        int64_t threads, struct exact_sum *sum) {
+  const int64_t parts = parts_of(threads, (e->n + CHUNK - 1) / CHUNK, e->n);
+  struct exact_sums *all = calloc(1, sizeof *all);
+  if (!all) return -1;
+  all->loops = loops;
+  all->loop = loop;
+  all->elements = e;
+  run_parts(parts, e->n, CHUNK, part_of_sum, all);
+  int64_t left = 0;
+  for (int64_t i = 0; i < parts; i++) {
+    left += all->left[i];
+    for (int k = 0; k < FLOAT_LIMBS; k++) sum->limbs[k] += all->sums[i].limbs[k];
+    for (int k = 0; k < 3; k++) sum->specials[k] += all->sums[i].specials[k];
+  }
+  free(all);
+  return left;
+}
+
 /* The sums of steps, which are the same for every number of parts. */
 struct sums {
   native_loop *loop;

@@ -11,9 +11,12 @@
 int64_t exact_rows(const struct loops *loops, const struct rows *rows, int64_t threads,
                    int64_t *elements, struct total *total);
 
-typedef int64_t loop_of_elements(const struct elements *, struct total *);
 int64_t exact_elements(loop_of_elements *loop, const struct elements *e, int64_t threads,
                        struct total *total);
+
+/* The exact sum of the losses; no pointer of `e` to its results is set. */
+int64_t sum_of_elements(const struct loops *loops, loop_of_elements *loop, const struct elements *e,
+                        int64_t threads, struct exact_sum *sum);
 
 int64_t native_positions(native_loop *loop, const struct native *a, int64_t step, int64_t threads,
                          double *sum);

@@ -136,6 +136,27 @@ def _exact_number(divisor: Array) -> Fraction | float:
     return x if x >= 0 else np.nan
 
 
+def sum_of_terms(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None = None,
+    mask: Array | None = None,
+) -> tuple[limbs.Sum, str]:
+    """Compute the exact sum of the terms of a reduction, and the dtype of the terms.
+
+    The arguments are those of `evaluate`.
+    """
+    if sample_weight is None and mask is None:
+        ready = _ready(plan, predictions, targets)
+        if ready is not None:
+            found = host.run(loops.exact_sum, ready, predictions, targets)
+            if found is not None:
+                return found, "float32"
+    terms = rounded_terms(plan, predictions, targets, sample_weight, mask)
+    return limbs.sum_of(terms), terms.dtype.name
+
+
 def rounded_terms(
     plan: Plan,
     predictions: Array,
@@ -301,10 +322,8 @@ def _at_once(
     Returns:
         The results, or None if no loop computes this call, or its sum is undecided.
     """
-    ready = loops.ready(plan)
-    if ready is None or not (_is_plain(predictions) and _is_plain(targets)):
-        return None
-    if predictions.dtype != np.float32 or targets.dtype != ready.targets:
+    ready = _ready(plan, predictions, targets)
+    if ready is None:
         return None
     if divisor is not None:
         count = loops.integer(known_divisor(host.run(_exact_number, divisor)))
@@ -333,6 +352,16 @@ def _at_once(
             return None
         value[...] = finished
     return value, slopes
+
+
+def _ready(plan: Plan, predictions: Array, targets: Array) -> loops.Ready | None:
+    """The call of a plan for a compiled loop, or None if none computes it from these arrays."""
+    ready = loops.ready(plan)
+    if ready is None or not (_is_plain(predictions) and _is_plain(targets)):
+        return None
+    if predictions.dtype != np.float32 or targets.dtype != ready.targets:
+        return None
+    return ready
 
 
 def _is_plain(x: Array) -> bool:

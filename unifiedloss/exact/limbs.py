@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss import compiled
 from unifiedloss.errors import BadValueError, DTypeError, ShapeError, UnsupportedError
 from unifiedloss.inputs import Shape
 from unifiedloss.messages import describe
@@ -102,6 +103,8 @@ def sum_of(terms: NDArray[Any]) -> Sum:
     """The exact sum of a float32 or float64 array, in units of its dtype's smallest number."""
     low = _FORMS[terms.dtype.name].low
     terms = terms.reshape(-1)
+    if terms.dtype == np.float32 and compiled.is_available():
+        return sum_in(compiled.exact_sum(np.require(terms, requirements=("C", "A"))))
     units = 0
     specials = np.zeros(_COUNTS, np.int64)
     for start in range(0, len(terms), _BLOCK):
@@ -114,6 +117,13 @@ def sum_of(terms: NDArray[Any]) -> Sum:
         units += _units(block, low)
     nan, positive, negative = specials.tolist()
     return Sum(units, (nan, positive, negative))
+
+
+def sum_in(found: Vector) -> Sum:
+    """The sum of float32 numbers in the limbs and counts of the compiled part."""
+    limbs = _FORMS["float32"].limbs
+    nan, positive, negative = found[limbs:].tolist()
+    return Sum(_integer(found[:limbs]), (nan, positive, negative))
 
 
 def _units(x: NDArray[np.float64], low: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from unifiedloss import compiled, losses
 from unifiedloss.compiled import Left, Total, Work
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import counts
+from unifiedloss.exact import counts, limbs
 from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
 from unifiedloss.exact.scale import Scale
@@ -366,6 +366,37 @@ def second_tier(
     if len(found.rows):
         found = _second(found, _Factors(upstream, None, None, Ball(float(ready.divisor))))
     return found
+
+
+def exact_sum(ready: Ready, predictions: Array, targets: Array) -> limbs.Sum | None:
+    """The exact sum of the losses of a call, or None if the loop leaves one of them undecided."""
+    threads = own_threads.number()
+    n = ready.rows[0]
+    plan = ready.plan
+    module = losses.part(plan.spec.name, "compiled")
+    if plan.classes is None:
+        arrays = predictions.reshape(n), targets.reshape(n)
+        summed = compiled.sum_of_losses(plan.spec.name, *arrays, module.parameter(plan), threads)
+        return None if summed is None else limbs.sum_in(summed)
+    terms = np.empty(n, np.float32)
+    work = Work(
+        predictions=predictions.reshape(ready.rows),
+        targets=targets.reshape(n),
+        todo=None,
+        weight=None,
+        factor=1.0,
+        factor_is_exact=True,
+        divisor=0.0,
+        losses=terms,
+        slopes=None,
+        left=np.zeros(n, bool),
+        elements=np.empty(n, np.int64),
+        threads=threads,
+    )
+    found = _run(module, plan, work)
+    if len(found.rows):
+        found = _second(found, _Factors(1.0, None, None, Ball(1.0)))
+    return None if found.total.left or len(found.rows) else limbs.sum_of(terms)
 
 
 # ------------------------------------------------------------------------------------ small calls

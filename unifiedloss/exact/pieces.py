@@ -96,9 +96,7 @@ def totals(
     The arguments are those of `unifiedloss.exact.evaluate`.
     """
     given = targets, sample_weight, mask
-    terms = kernel.rounded_terms(plan, predictions, *given)
-    dtype = terms.dtype.name
-    total = limbs.sum_of(terms)
+    total, dtype = kernel.sum_of_terms(plan, predictions, *given)
     if plan.spec.reduction == "sum":
         return limbs.vector("sum", dtype, total)
     return limbs.vector("mean", dtype, total, _own_divisor(plan, *given))
