@@ -74,7 +74,8 @@ def cut_cases() -> tuple[CutCase, ...]:
 def _by_hand() -> Iterator[CutCase]:
     ce = CrossEntropyLoss(from_logits=True)
     cut = functools.partial(_case, rules=("pieces",))
-    yield cut("class indices", ce, X, Y, cuts=(1, 3), compiled=True, representative=True)
+    yield cut("class indices", ce, X, Y, cuts=(1,), compiled=True, representative=True)
+    yield cut("three pieces", ce, X, Y, cuts=(1, 3), compiled=True)
     yield cut("empty pieces", ce, X, Y, cuts=(0, 2, 2, 4))
     yield cut("one piece", ce, X, Y, cuts=())
     yield cut("a sum", ce.replace(reduction="sum"), X, Y, cuts=(2,), compiled=True)

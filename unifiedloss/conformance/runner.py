@@ -371,7 +371,7 @@ def check(
                 reason = f"no {absent[0]}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
             elif (target.wide and not case.is_wide()) or _is_left_out(
-                case, reference, adapter, name, target, shares[_is_exact(case)]
+                case, reference, adapter, name, target, work.strength, shares[_is_exact(case)]
             ):
                 row.left_out += 1
             else:
@@ -480,6 +480,7 @@ def _is_left_out(
     adapter: Adapter,
     name: str,
     target: Target,
+    strength: Strength,
     share: Share,
 ) -> bool:
     """Whether a mode leaves a case out."""
@@ -493,6 +494,10 @@ def _is_left_out(
     if isinstance(case, CutCase) and not (mode.raises or complete) and case.kind != "cut":
         return True  # nothing of it is compiled
     by_keras = target.on is not None and case.of_backend and not exact
+    # A case in pieces compiles three programs, as the framework below Keras has done already.
+    costly = (target.on is not None or mode.costly) and not mode.raises
+    if isinstance(case, CutCase) and costly and strength != FULL:
+        return True
     if share.has(case, name) and (complete or not by_keras):
         return False
     # Run bad values in every mode that raises, because no other mode shows whether they raise.

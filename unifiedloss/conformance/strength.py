@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from unifiedloss.adapter import Adapter
 from unifiedloss.conformance.case import Case, SoftmaxCase
+from unifiedloss.conformance.combine import CutCase
 from unifiedloss.errors import SpecValueError
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import quoted
@@ -38,7 +39,8 @@ TEST = Strength("test", grouped=True, minutes=3)
 """All cases in eager modes, and a quarter of the compiled cases in one mode of each compiler.
 
 The other modes run only representative cases. JAX compiles eager calls too, so it runs a quarter of
-all cases, under `jit`. Each compiler runs another quarter, so together they run all of them.
+all cases, under `jit`. Each compiler runs another quarter, so together they run all of them, but
+for the cases in pieces, of which each takes as long as a group of others.
 """
 
 QUICK = Strength("quick", grouped=True, minutes=1)
@@ -92,7 +94,8 @@ class Share(Enum):
         if self is Share.NEW:
             return case.compiled or not case.of_backend
         if self in (Share.QUARTER, Share.QUARTER_OF_COMPILED):
-            admitted = self is Share.QUARTER or case.compiled
+            # A case in pieces compiles three programs, each with all pieces.
+            admitted = self is Share.QUARTER or (case.compiled and not isinstance(case, CutCase))
             drawn = admitted and _quarter(case.name) == _quarter(mode)
             return case.representative or drawn
         if self is Share.COMPILED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -410,6 +410,7 @@ def _count(n: int) -> Divisor:
     return (Ball(np.float64(n)), lambda: Fraction(n)) if n else 0.0
 
 
+@lru_cache(256)
 def known_divisor(x: Fraction | float) -> Divisor:
     """The divisor of this value."""
     if isinstance(x, float) or not x:

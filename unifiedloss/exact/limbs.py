@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import math
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -290,6 +290,11 @@ def divisor(x: Fraction | float) -> Vector:
 
 def divisor_of_number(x: float) -> Vector:
     """The vector of a Python number, exactly."""
+    return _divisor_of_number(x).copy()  # some frameworks share the memory of what they are given
+
+
+@lru_cache(256)
+def _divisor_of_number(x: float) -> Vector:
     return divisor(Fraction(x))
 
 
@@ -299,7 +304,12 @@ def divisor_in(entries: Vector) -> Fraction | float:
     Raises:
         BadValueError: the check number is wrong.
     """
-    (found,) = opened("divisor", "float64", entries)
+    return _divisor_in(entries.tobytes())
+
+
+@lru_cache(256)  # the pieces of a batch have one divisor, and small ones cost less than reading it
+def _divisor_in(entries: bytes) -> Fraction | float:
+    (found,) = opened("divisor", "float64", np.frombuffer(entries, np.int64))
     return number(found)
 
 
