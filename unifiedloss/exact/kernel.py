@@ -148,7 +148,7 @@ def sum_of_terms(
     The arguments are those of `evaluate`.
     """
     if sample_weight is None and mask is None:
-        ready = _ready(plan, predictions, targets)
+        ready = loops.ready_for(plan, predictions, targets)
         if ready is not None:
             found = host.run(loops.exact_sum, ready, predictions, targets)
             if found is not None:
@@ -322,7 +322,7 @@ def _at_once(
     Returns:
         The results, or None if no loop computes this call, or its sum is undecided.
     """
-    ready = _ready(plan, predictions, targets)
+    ready = loops.ready_for(plan, predictions, targets)
     if ready is None:
         return None
     if divisor is not None:
@@ -352,21 +352,6 @@ def _at_once(
             return None
         value[...] = finished
     return value, slopes
-
-
-def _ready(plan: Plan, predictions: Array, targets: Array) -> loops.Ready | None:
-    """The call of a plan for a compiled loop, or None if none computes it from these arrays."""
-    ready = loops.ready(plan)
-    if ready is None or not (_is_plain(predictions) and _is_plain(targets)):
-        return None
-    if predictions.dtype != np.float32 or targets.dtype != ready.targets:
-        return None
-    return ready
-
-
-def _is_plain(x: Array) -> bool:
-    """Whether a loop can read the memory of an array; it may be read-only, as TensorFlow's is."""
-    return x.flags.c_contiguous and x.flags.aligned
 
 
 def finish(

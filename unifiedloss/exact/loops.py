@@ -270,6 +270,18 @@ def ready(plan: Plan) -> Ready | None:
     return known
 
 
+def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
+    """The call of a plan for a compiled loop, or None if none computes it from these arrays."""
+    known = ready(plan)
+    if known is None or predictions.dtype != np.float32 or targets.dtype != known.targets:
+        return None
+    for x in (predictions, targets):
+        flags = x.flags  # the memory may be read-only, as TensorFlow's is
+        if not (flags.c_contiguous and flags.aligned):
+            return None
+    return known
+
+
 @lru_cache(4096)
 def _ready(plan: Plan) -> Ready | None:
     name = plan.spec.name
@@ -416,15 +428,9 @@ def small(
         The loss and the gradient. None if another way must compute them: there is no such loop, or
         it leaves something undecided, as it does with every bad value.
     """
-    known = ready(plan)
+    known = ready_for(plan, predictions, targets)
     if known is None or math.prod(known.rows) > _SMALL:
         return None
-    if predictions.dtype != np.float32 or targets.dtype != known.targets:
-        return None
-    for x in (predictions, targets):
-        flags = x.flags
-        if not (flags.c_contiguous and flags.aligned):
-            return None
     u = 1.0 if upstream is None else upstream
     if not _is_in_reach(u):
         return None
