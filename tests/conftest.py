@@ -43,6 +43,9 @@ They come first, so that at the end no process runs one of them while the others
 # Set before any framework loads, and inherited by child processes. It hides TensorFlow's start-up
 # messages and changes no result.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Two test processes share two cores, and the threads of OpenMP spin while they wait for each other.
+# Tests of several threads set their number themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def installed(framework: str) -> bool:
