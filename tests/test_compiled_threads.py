@@ -40,14 +40,18 @@ CALLS: list[tuple[Any, Any, dict[str, Any]]] = [
 ]
 
 
-def _bits(spec: Any, targets: Any, more: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
+def _bits(spec: Any, targets: Any, more: dict[str, Any]) -> tuple[bytes, ...]:
     value, gradient = spec.value_and_grad(LOGITS, targets, **more)
-    return value.tobytes(), gradient.tobytes(), spec(LOGITS, targets, **more).tobytes()
+    totals = value  # "none" has no totals
+    if spec.reduction != "none":
+        totals = spec.replace(rounding="exact").totals(LOGITS, targets, **more)
+    results = value, gradient, spec(LOGITS, targets, **more), totals
+    return tuple(x.tobytes() for x in results)
 
 
 @pytest.mark.parametrize("rounding", ["native", "exact"])
 def test_bits_do_not_depend_on_the_number(rounding: Any) -> None:
-    """Losses, gradients and means have the same bits with 1, 2, 3 and 7 threads."""
+    """Losses, gradients, means and totals have the same bits with 1, 2, 3 and 7 threads."""
     for spec, targets, more in CALLS:
         found = set()
         for count in (1, 2, 3, 7):
