@@ -46,6 +46,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Two test processes share two cores, and the threads of OpenMP spin while they wait for each other.
 # Tests of several threads set their number themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each process of inductor's pool imports torch, which takes longer than these small programs.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def installed(framework: str) -> bool:
