@@ -24,10 +24,10 @@ def report(place: Place, *arguments: Any) -> tuple[int, int, int, Any]:
 
 def fail(place: Place, how: str) -> None:
     """A job whose last process fails, while the others wait for it."""
-    (place.folder / f"{place.rank}.pid").write_text(str(os.getpid()))
+    (place.folder / str(os.getpid())).touch()
     while len(list(place.folder.iterdir())) < place.size:
         time.sleep(0.01)
-    pids = sorted(int(path.read_text()) for path in place.folder.iterdir())
+    pids = sorted(int(path.name) for path in place.folder.iterdir())
     if place.rank < place.size - 1 or how == "hang":
         time.sleep(600)
     print(f"pids {pids}", flush=True)
