@@ -107,12 +107,14 @@ def _split(make: MakeLocal, adapter: Any, plan: Plan, first: Any, tensors: _Call
     axis = None if first is not tensors[0] and plan.kind == "index" else plan.axis
     placements = placed(first, whole=_whole_axes(plan, axis, first.ndim))
     layout = Layout(first.device_mesh, placements, tuple(first.shape), axis)
+
+    def local_of(name: str, x: Any) -> Any:
+        has_classes = name == "predictions" or (name == "targets" and plan.kind != "index")
+        given = placements if has_classes else layout.of_positions(x.ndim)
+        return layout.local(name, x, given)
+
     local = tuple(
-        None
-        if x is None
-        else layout.local(
-            name, x, placements if _is_whole(name, plan) else layout.of_positions(x.ndim)
-        )
+        None if x is None else local_of(name, x)
         for name, x in zip(("predictions", *_NAMES), tensors, strict=True)
     )
     of_piece = tuple(
