@@ -148,12 +148,16 @@ def _whole_axes(plan: Plan, axis: int | None, rank: int) -> Callable[[int], bool
     # Weights of elements belong to the last axes, and an average needs its whole axis.
     last = len(extents(plan.element_weights)) if plan.element_weights is not None else 0
     last = max(last, int(plan.average_last_axis))
-    # Exact mode sums a row in one place. Of a single example no position can tell the sum over
-    # classes from that over positions.
-    classes = axis if plan.exact or rank == 1 else None
+    one = set()
+    if axis is not None and (plan.exact or rank == 1):
+        # Exact mode sums a row in one place. Of a single example nothing tells a number from a
+        # tensor of positions.
+        one.add(axis)
+    if plan.exact and isinstance(plan.pos_weight, tuple):
+        one.add(plan.pos_weight_axis % rank)
 
     def whole(a: int) -> bool:
-        return a == classes or a >= rank - last
+        return a in one or a >= rank - last
 
     return whole
 

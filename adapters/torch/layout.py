@@ -115,9 +115,13 @@ class Layout(NamedTuple):
                 f"{self.mesh}; distribute both on one mesh."
             )
             raise UnsupportedError(msg)
-        if x.placements != placements:
+        # Where the positions are split and this tensor is not, each process has only the gradient
+        # from its own positions. The backward pass of `redistribute` adds them.
+        over = [i for i in self.over_positions if not isinstance(placements[i], Shard)]
+        if over or x.placements != placements:
             x = x.redistribute(placements=placements)
-        return x.to_local()
+        of_gradient = [Partial("sum") if i in over else p for i, p in enumerate(placements)]
+        return x.to_local(grad_placements=of_gradient)
 
     def whole(self, x: Tensor, placements: Placements, shape: Sequence[int] | None = None) -> Any:
         """The DTensor whose local part is given; `shape` is the shape of the whole, if split."""
