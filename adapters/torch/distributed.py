@@ -50,6 +50,7 @@ class _Parts(NamedTuple):
         of_call: the adapter for the call as a whole.
         of_piece: the adapter for the local positions as a piece.
         plan: of the whole call.
+        own: the layout that the predictions have of themselves.
     """
 
     layout: Layout
@@ -57,6 +58,7 @@ class _Parts(NamedTuple):
     of_call: Any
     of_piece: Any
     plan: Plan
+    own: Layout
 
     def positions(self, x: Tensor) -> Any:
         """The DTensor of local losses, or of a number that all processes have."""
@@ -64,7 +66,9 @@ class _Parts(NamedTuple):
             return self.layout.whole(x, self.layout.everywhere)
         assert self.plan.positions is not None
         shape: Any = self.plan.positions
-        return self.layout.whole(x, self.layout.of_positions(len(shape)), shape)
+        rank = len(shape)
+        losses = self.layout.whole(x, self.layout.of_positions(rank), shape)
+        return losses.redistribute(placements=self.own.of_positions(rank))
 
 
 def _parts(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any) -> _Parts:
@@ -106,7 +110,8 @@ def _split(make: MakeLocal, adapter: Any, plan: Plan, first: Any, tensors: _Call
     # Class indices have no class axis, so they are split as the positions are.
     axis = None if first is not tensors[0] and plan.kind == "index" else plan.axis
     placements = placed(first, whole=_whole_axes(plan, axis, first.ndim))
-    layout = Layout(first.device_mesh, placements, tuple(first.shape), axis)
+    own = Layout(first.device_mesh, tuple(first.placements), tuple(first.shape), axis)
+    layout = own._replace(placements=placements)
 
     def local_of(name: str, x: Any) -> Any:
         has_classes = name == "predictions" or (name == "targets" and plan.kind != "index")
@@ -130,6 +135,7 @@ def _split(make: MakeLocal, adapter: Any, plan: Plan, first: Any, tensors: _Call
         make(signatures, SplitOps(layout, of_piece=False), of_classes),
         make(of_piece, SplitOps(layout, of_piece=True), of_classes),
         plan,
+        own,
     )
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+_STARTS = itertools.count()
+"""Counts the starts in this process, because a file serves the meeting of one start alone."""
 
 
 @contextlib.contextmanager
@@ -25,7 +29,7 @@ def started(place: Any) -> Iterator[Engine]:
     """
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{place.folder / 'store'}",
+        init_method=f"file://{place.folder / f'store{next(_STARTS)}'}",
         rank=place.rank,
         world_size=place.size,
     )

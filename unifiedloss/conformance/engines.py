@@ -10,7 +10,7 @@ of them, and returns both as whole tensors, with a list of what is wrong with th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from unifiedloss import registry
@@ -53,24 +53,29 @@ Job = tuple[Case, Reference]
 """A case, and the oracle's result."""
 
 
-def run(
-    backend: str, size: int, cases: Sequence[Case], *, job: str = f"{__name__}:work"
-) -> Outcome:
+def run(backend: str, size: int, cases: Iterable[Case]) -> Outcome:
     """Run cases on the engine of a backend, in several processes on this machine.
 
     Args:
         backend: whose adapter has the engine.
         size: the number of processes.
         cases: the cases.
-        job: what each process does; see `unifiedloss.conformance.processes.run`.
 
     Raises:
         ProcessError: a process died.
     """
-    jobs = [(case, case.expected()) for case in cases]
-    found: list[Outcome] = processes.run(job, size, backend, jobs)
-    failures = {failure: None for outcome in found for failure in outcome.failures}
-    return Outcome(found[0].comparisons, list(failures))
+    return joined(processes.run(f"{__name__}:work", size, backend, jobs_of(cases)))
+
+
+def jobs_of(cases: Iterable[Case]) -> list[Job]:
+    """The cases with what the oracle expects."""
+    return [(case, case.expected()) for case in cases]
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of all processes: each failure once."""
+    failures = {failure: None for outcome in outcomes for failure in outcome.failures}
+    return Outcome(outcomes[0].comparisons, list(failures))
 
 
 def cases_of(step: int = 1) -> Iterator[Case]:
