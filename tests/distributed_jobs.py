@@ -159,8 +159,13 @@ def _refusals(mesh: Any) -> None:
         _SPEC(x, y[:-1])
     with pytest.raises(ul.SpecValueError, match="has no totals"):
         _SPEC.replace(reduction="none").totals(x, y)
-    with pytest.raises(ul.BadValueError, match="divisor is -1"):
-        _SPEC(x, y, divisor=-1.0)
+    for rounding in ("native", "exact"):
+        spec = _SPEC.replace(rounding=rounding)
+        with pytest.raises(ul.BadValueError, match="divisor is -1"):
+            spec(x, y, divisor=-1.0)
+        for reduction in ("sum", "none"):
+            with pytest.raises(ul.SpecValueError, match="divisor is for a mean"):
+                spec.replace(reduction=reduction)(x, y, divisor=4)
 
 
 def _bad_labels(mesh: Any) -> None:

@@ -56,7 +56,7 @@ def test_more_cases_give_what_one_process_gives(size: int, step: int) -> None:
     """Three processes have uneven parts, and four are meshes of two axes too."""
     outcome = engines.run("torch", size, engines.cases_of(step))
     assert outcome.failures == []
-    assert outcome.comparisons > 1000
+    assert outcome.comparisons > 600
 
 
 @pytest.mark.slow("two processes")

@@ -118,12 +118,12 @@ def _split(make: MakeLocal, adapter: Any, plan: Plan, first: Any, tensors: _Call
         given = placements if has_classes else layout.of_positions(x.ndim)
         return layout.local(name, x, given)
 
-    local = tuple(
+    local: _Call = tuple(
         None if x is None else local_of(name, x)
         for name, x in zip(("predictions", *_NAMES), tensors, strict=True)
     )
     of_piece = tuple(
-        None if s is None else s._replace(shape=tuple(x.shape))
+        None if s is None or x is None else s._replace(shape=tuple(x.shape))
         for s, x in zip(signatures, local, strict=True)
     )
     if layout.over_classes:
@@ -154,6 +154,14 @@ def _whole_axes(plan: Plan, axis: int | None, rank: int) -> Callable[[int], bool
     # Weights of elements belong to the last axes, and an average needs its whole axis.
     last = len(extents(plan.element_weights)) if plan.element_weights is not None else 0
     last = max(last, int(plan.average_last_axis))
+    if plan.exact and (
+        # If the divisor is 0, the loss is NaN only for a bad prediction, which totals do not tell
+        # from another NaN.
+        (plan.may_cancel and not plan.from_logits)
+        # Totals have no fractions for a divisor.
+        or (plan.average_last_axis and plan.element_weights is not None)
+    ):
+        return lambda _: True
     one = set()
     if axis is not None and (plan.exact or rank == 1):
         # Exact mode sums a row in one place. Of a single example nothing tells a number from a
@@ -221,7 +229,8 @@ def divisor_of(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any, dtype: 
     name = of_pieces.dtype_name(adapter, dtype)
     parts = _parts_of_divisor(make, adapter, spec, *tensors, dtype=name)
     layout = parts.layout
-    found = of_pieces.divisor_of(parts.of_piece, spec, *parts.tensors[1:], name)
+    _, targets, weight, mask = parts.tensors
+    found = of_pieces.divisor_of(parts.of_piece, spec, targets, weight, mask, name)
     return layout.whole(found, layout.sums(layout.over_positions))
 
 
@@ -245,17 +254,13 @@ def _of_gradient(placements: Any) -> list[Any]:
 
 
 def _exact_loss(parts: _Parts, spec: Loss, divisor: Any) -> Tensor:
-    if spec.reduction == "none":
-        value: Tensor = parts.of_piece.loss(spec, *parts.tensors)
-        return value
+    if spec.reduction == "none" or not parts.layout.over_positions:
+        whole: Tensor = parts.of_piece.loss(spec, *parts.tensors, divisor)
+        return whole
     value, by = _exact_value(parts, spec, divisor)
     if not (torch.is_grad_enabled() and parts.tensors[0].requires_grad):
         return value
-    piece = (
-        parts.of_piece.loss(spec, *parts.tensors)
-        if by is None
-        else parts.of_piece.loss(spec, *parts.tensors, by)
-    )
+    piece = parts.of_piece.loss(spec, *parts.tensors, by)
     found: Tensor = _WithValue.apply(piece, value)
     return found
 
@@ -263,8 +268,8 @@ def _exact_loss(parts: _Parts, spec: Loss, divisor: Any) -> Tensor:
 def _exact_value_and_grad(
     parts: _Parts, spec: Loss, upstream: Tensor | None, divisor: Any
 ) -> tuple[Tensor, Tensor]:
-    if spec.reduction == "none":
-        value, gradient = parts.of_piece.value_and_grad(spec, *parts.tensors, upstream)
+    if spec.reduction == "none" or not parts.layout.over_positions:
+        value, gradient = parts.of_piece.value_and_grad(spec, *parts.tensors, upstream, divisor)
         return value, gradient
     value, by = _exact_value(parts, spec, divisor)
     _, gradient = parts.of_piece.value_and_grad(spec, *parts.tensors, upstream, by)
@@ -278,14 +283,17 @@ def _exact_value(parts: _Parts, spec: Loss, divisor: Any) -> tuple[Tensor, Any]:
     """
     from unifiedloss.exact import parts as vectors  # imported here, see `unifiedloss.totals`
 
+    if divisor is not None:
+        of_pieces.refuse_other_reductions(spec, "divisor")
     layout, local = parts.layout, parts.of_piece
-    predictions, *companions = parts.tensors
+    predictions, targets, weight, mask = parts.tensors
     with torch.no_grad():
         found = of_pieces.totals(local, spec.summed, *parts.tensors)
         if spec.reduction == "sum" or divisor is not None:
             found = layout.reduced(found, layout.over_positions)
         else:
-            own = of_pieces.divisor_of(local, spec, *companions, predictions.dtype)
+            dtype = predictions.dtype
+            own = of_pieces.divisor_of(local, spec, targets, weight, mask, dtype)
             sizes = len(found), len(own)
             both = layout.reduced(torch.cat([found, own]), layout.over_positions)
             found, divisor = both.split(sizes)

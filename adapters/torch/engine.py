@@ -89,7 +89,7 @@ class Engine:
         """
         mesh, placements = layout
         everywhere = [Replicate()] * mesh.ndim
-        leaves = {
+        leaves: dict[str, Any] = {
             name: distribute_tensor(
                 x, mesh, placements if name == "predictions" else everywhere
             ).requires_grad_()

@@ -35,17 +35,30 @@ class LocalParts:
         """False, because a process that raises alone would leave the others waiting."""
         return False
 
-    def plan(self, spec: Loss, *tensors: Any) -> Plan:
+    def plan(
+        self, spec: Loss, predictions: Any, targets: Any, sample_weight: Any, mask: Any
+    ) -> Plan:
         """The plan of the call."""
         return _resolved(resolve, spec, *self._signatures)
 
-    def plan_of_divisor(self, spec: Loss, *tensors: Any, dtype: str) -> Plan:
+    def plan_of_divisor(
+        self, spec: Loss, targets: Any, sample_weight: Any, mask: Any, dtype: str
+    ) -> Plan:
         """The plan of the call's divisor."""
         return _resolved(resolve_divisor, spec, *self._signatures[1:], dtype=dtype)
 
-    def loss(self, *arguments: Any) -> Any:
+    def loss(
+        self,
+        spec: Loss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        divisor: Any = None,
+    ) -> Any:
         """The loss, without the short ways that `TorchAdapter` has for plain tensors."""
-        return Adapter.loss(self, *arguments)  # type: ignore[arg-type]
+        this: Any = self
+        return Adapter.loss(this, spec, predictions, targets, sample_weight, mask, divisor)
 
 
 def _resolved(rule: Callable[..., Plan], *arguments: Any, **more: str) -> Plan:
