@@ -155,6 +155,11 @@ def _refusals(mesh: Any) -> None:
     x = distribute_tensor(z, other, [Replicate(), Shard(0)])
     with pytest.raises(ul.UnsupportedError, match="distribute both on one mesh"):
         _SPEC(x, labels)
+    weight = torch.ones(13, requires_grad=True)
+    with pytest.raises(ul.UnsupportedError, match="sample_weight requires one"):
+        _SPEC.replace(rounding="exact")(
+            distribute_tensor(z, mesh, [Shard(0)]), y, sample_weight=weight
+        )
     with pytest.raises(ul.ShapeError, match="targets"):
         _SPEC(x, y[:-1])
     with pytest.raises(ul.SpecValueError, match="has no totals"):

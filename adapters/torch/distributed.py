@@ -258,7 +258,8 @@ def _exact_loss(parts: _Parts, spec: Loss, divisor: Any) -> Tensor:
         whole: Tensor = parts.of_piece.loss(spec, *parts.tensors, divisor)
         return whole
     value, by = _exact_value(parts, spec, divisor)
-    if not (torch.is_grad_enabled() and parts.tensors[0].requires_grad):
+    wanted = any(x is not None and x.requires_grad for x in parts.tensors)
+    if not (wanted and torch.is_grad_enabled()):
         return value
     piece = parts.of_piece.loss(spec, *parts.tensors, by)
     found: Tensor = _WithValue.apply(piece, value)

@@ -68,6 +68,7 @@ class Engine:
             found |= {
                 "rows and classes": (self._square, [Shard(rows), Shard(classes)]),
                 "rows, twice": (self._square, [Shard(rows), Shard(rows)]),
+                "classes, twice": (self._square, [Shard(classes), Shard(classes)]),
                 "classes of copies": (self._square, [Replicate(), Shard(classes)]),
             }
         return found
