@@ -39,7 +39,10 @@ ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
 # because it uses the adapter of the backend that it runs on.
 MORE_FILES = {
     "numpy": {"blocks.py", "exact.py", "native.py"},
-    "torch": {"direct.py", "exact.py", "interop.py", "pieces.py"},
+    "torch": {
+        *{"direct.py", "exact.py", "interop.py", "pieces.py"},
+        *{"distributed.py", "engine.py", "layout.py", "local.py", "split_ops.py"},
+    },
     "tensorflow": {"direct.py", "exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},
     "keras": {"interop.py"},
     "jax": {"callback.py", "exact.py", "ffi.py", "graph.py", "program.py"},
