@@ -35,8 +35,9 @@ ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
 # (graph.py, program.py), and JAX calls the host from there (callback.py), or the compiled loops
 # (ffi.py). NumPy takes large calls in blocks (blocks.py), which the other frameworks do themselves,
 # and native losses by compiled loops (native.py). Eager PyTorch and TensorFlow hand their memory to
-# the loops (direct.py). PyTorch has operators for exact totals (pieces.py). Keras has no exact.py,
-# because it uses the adapter of the backend that it runs on.
+# the loops (direct.py). PyTorch has operators for exact totals (pieces.py), and losses of DTensors
+# (distributed.py, layout.py, local.py, split_ops.py); engine.py splits the cases of the suite.
+# Keras has no exact.py, because it uses the adapter of the backend that it runs on.
 MORE_FILES = {
     "numpy": {"blocks.py", "exact.py", "native.py"},
     "torch": {
