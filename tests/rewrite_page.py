@@ -15,15 +15,17 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tests.test_docs import _FENCE, _RUN
+from tests import page_blocks
+from tests.test_docs import _APART, _FENCE, _RUN
 from tests.test_interop_docs import PAGE, table_of_deviations, table_of_losses, table_of_refusals
 
 
 def with_outputs(text: str) -> str:
     """Return the page with each output block as its code prints it.
 
-    All blocks of the page run in one process. A block may be indented, as in a list: its code is
-    dedented before it runs, and its output is indented like the block that it replaces.
+    All blocks of the page run in one process, except those that name a number of processes. A block
+    may be indented, as in a list: its code is dedented before it runs, and its output is indented
+    like the block that it replaces.
     """
     names: dict[str, Any] = {}
     printed = ""
@@ -36,6 +38,10 @@ def with_outputs(text: str) -> str:
                 # The code is from a page of this repository.
                 exec(textwrap.dedent(match["body"]), names)  # noqa: S102
             printed = out.getvalue().rstrip()
+        elif apart := _APART.fullmatch(info):
+            source = textwrap.dedent(match["body"])
+            (found,) = page_blocks.printed_by("page", [(source, 1)], int(apart["processes"]))
+            printed = found.rstrip()
         elif info == "output":
             fence = match["fence"]
             return textwrap.indent(f"{fence}output\n{printed}\n{fence}", match["indent"])

@@ -225,12 +225,12 @@ def test_programs_of_jax_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """All workers of a run share one cache; if the user has set one, they use it."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     folders = {
-        workers._environment(target, tmp_path)["JAX_COMPILATION_CACHE_DIR"]
+        workers.environment(target.environment, tmp_path)["JAX_COMPILATION_CACHE_DIR"]
         for target in workers.all_targets()
     }
     assert folders == {str(tmp_path / "jax")}
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "theirs")
-    environment = workers._environment(workers.Target("jax", "jax"), tmp_path)
+    environment = workers.environment({}, tmp_path)
     assert environment["JAX_COMPILATION_CACHE_DIR"] == "theirs"
 
 

@@ -2,8 +2,10 @@
 
 The tests run each block marked ``python`` in README.md, the pages and the docstrings; the blocks of
 one page run in order in one module. A block marked ``output`` right after a ``python`` block holds
-exactly what that block prints. ``python {.no-run}`` marks code that cannot run here. Any other
-marking of Python code is an error, so that a misspelling hides no example.
+exactly what that block prints. A block marked ``python {.processes-2}`` is a program of its own; it
+runs in so many processes, and the first of them prints the output. ``python {.no-run}`` marks code
+that cannot run here. Any other marking of Python code is an error, so that a misspelling hides no
+example.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import griffe
 import pytest
 
 import unifiedloss
+from tests import page_blocks
 from tests.test_imports import RINGS
 from unifiedloss.interop.library_loss import LIBRARIES
 from unifiedloss.losses import ROWS
@@ -42,6 +45,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=fence) *$",
     re.MULTILINE | re.DOTALL,
 )
+_APART = re.compile(r"python \{\.processes-(?P<processes>\d)\}")
 _RUN = re.compile(r'python(?: (?:title|hl_lines|linenums)="[^"]*")*')
 
 # Runs page after page in a child process. The blocks keep their line numbers, so that a traceback
@@ -92,7 +96,7 @@ class Pages:
         """Run blocks in order; fail if one raises, or prints other than expected."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        task = [page, [astuple(block) for block in blocks], str(folder)]
+        task = [page, [astuple(block)[:3] for block in blocks], str(folder)]
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(task) + "\n")
             self._process.stdin.flush()
@@ -111,11 +115,19 @@ class Pages:
 
 @dataclass(frozen=True)
 class Block:
-    """One runnable block: its code, its first line on the page, and its expected output, if any."""
+    """One runnable block.
+
+    Attributes:
+        source: its code.
+        line: its first line on the page.
+        expected: its output, if the page has it.
+        processes: in how many processes of its own it runs; 0 if in that of the page.
+    """
 
     source: str
     line: int
     expected: str | None = None
+    processes: int = 0
 
 
 def runnable(text: str) -> list[Block]:
@@ -131,8 +143,9 @@ def runnable(text: str) -> list[Block]:
         language = re.split(r"[ {]", info, maxsplit=1)[0]
         line = text.count("\n", 0, match.start("body")) + 1
         body = textwrap.dedent(match["body"])
-        if _RUN.fullmatch(info):
-            found.append(Block(body, line))
+        apart = _APART.fullmatch(info)
+        if apart or _RUN.fullmatch(info):
+            found.append(Block(body, line, processes=int(apart["processes"]) if apart else 0))
             end_of_last = match.end()
         elif info == "output":
             if end_of_last < 0 or text[end_of_last : match.start()].strip():
@@ -141,12 +154,12 @@ def runnable(text: str) -> list[Block]:
                     "with nothing in between"
                 )
                 raise ValueError(msg)
-            found[-1] = Block(found[-1].source, found[-1].line, body)
+            found[-1] = replace(found[-1], expected=body)
             end_of_last = -1
         elif language in ("python", "py", "python3", "pycon", "") and info != "python {.no-run}":
             msg = (
-                f"line {line}: mark the block python, python {{.no-run}}, output, "
-                f"or another language; it says {info!r}"
+                f"line {line}: mark the block python, python {{.no-run}}, "
+                f"python {{.processes-N}}, output, or another language; it says {info!r}"
             )
             raise ValueError(msg)
     return found
@@ -219,26 +232,39 @@ def _docstrings() -> dict[str, tuple[Path, int, str]]:
     return found
 
 
-def _parameters() -> list[object]:
-    """Return a parameter per page or docstring with runnable blocks, marked with its frameworks."""
-    parameters = []
+def _texts() -> dict[str, tuple[Path, int, str]]:
+    """Return each page and docstring that may have blocks: its file, first line and text."""
     texts = {
         page.relative_to(ROOT).as_posix(): (page, 1, page.read_text(encoding="utf-8"))
         for page in PAGES
     }
-    for name, (path, line, text) in (texts | _docstrings()).items():
+    return texts | _docstrings()
+
+
+def _parameters(*, apart: bool = False) -> list[object]:
+    """Return a parameter per page or docstring with runnable blocks, marked with its frameworks.
+
+    Args:
+        apart: whether to return those that run in processes of their own, by their number.
+    """
+    parameters: list[object] = []
+    for name, (path, line, text) in _texts().items():
         try:
-            blocks = [
-                Block(block.source, block.line + line - 1, block.expected)
-                for block in runnable(text)
-            ]
-            needs = frameworks("".join(block.source for block in blocks))
-        except (ValueError, SyntaxError) as error:
+            blocks = [replace(block, line=block.line + line - 1) for block in runnable(text)]
+        except ValueError as error:
             # Fail in the test of this page, not in the collection of all tests.
-            blocks, needs = [Block(f"raise ValueError({str(error)!r})", line)], []
-        if blocks:
+            blocks = [] if apart else [Block(f"raise ValueError({str(error)!r})", line)]
+        for number in sorted(
+            {block.processes for block in blocks if bool(block.processes) == apart}
+        ):
+            chosen = [block for block in blocks if block.processes == number]
+            try:
+                needs = frameworks("".join(block.source for block in chosen))
+            except SyntaxError as error:
+                chosen, needs = [Block(f"raise SyntaxError({str(error)!r})", line)], []
             marks = [pytest.mark.framework(*needs)] if needs else []
-            parameters.append(pytest.param(path, blocks, id=name, marks=marks))
+            identifier = f"{name}-{number}" if apart else name
+            parameters.append(pytest.param(path, chosen, id=identifier, marks=marks))
     return parameters
 
 
@@ -248,6 +274,16 @@ def test_page_runs(page: Path, blocks: list[Block], pages: Pages, tmp_path: Path
     folder = tmp_path / "folder"
     folder.mkdir()
     pages.run(str(page), blocks, folder)
+
+
+@pytest.mark.parametrize(("page", "blocks"), _parameters(apart=True))
+def test_programs_of_a_page_run(page: Path, blocks: list[Block]) -> None:
+    """The programs of a page run in several processes, and the first prints what the page says."""
+    sources = [(block.source, block.line) for block in blocks]
+    printed = page_blocks.printed_by(str(page), sources, blocks[0].processes)
+    for block, text in zip(blocks, printed, strict=True):
+        if block.expected is not None:
+            assert text.rstrip() == block.expected.rstrip(), f"{page}, line {block.line}"
 
 
 def test_pages_have_examples() -> None:

@@ -35,11 +35,15 @@ ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
 # (graph.py, program.py), and JAX calls the host from there (callback.py), or the compiled loops
 # (ffi.py). NumPy takes large calls in blocks (blocks.py), which the other frameworks do themselves,
 # and native losses by compiled loops (native.py). Eager PyTorch and TensorFlow hand their memory to
-# the loops (direct.py). PyTorch has operators for exact totals (pieces.py). Keras has no exact.py,
-# because it uses the adapter of the backend that it runs on.
+# the loops (direct.py). PyTorch has operators for exact totals (pieces.py), and losses of DTensors
+# (distributed.py, layout.py, local.py, split_ops.py); engine.py splits the cases of the suite.
+# Keras has no exact.py, because it uses the adapter of the backend that it runs on.
 MORE_FILES = {
     "numpy": {"blocks.py", "exact.py", "native.py"},
-    "torch": {"direct.py", "exact.py", "interop.py", "pieces.py"},
+    "torch": {
+        *{"direct.py", "exact.py", "interop.py", "pieces.py"},
+        *{"distributed.py", "engine.py", "layout.py", "local.py", "split_ops.py"},
+    },
     "tensorflow": {"direct.py", "exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},
     "keras": {"interop.py"},
     "jax": {"callback.py", "exact.py", "ffi.py", "graph.py", "program.py"},
@@ -197,7 +201,8 @@ def test_wheel_depends_on_numpy_alone(wheel: Path) -> None:
     assert requirements is not None
     needed = [re.split(r"[^\w-]", line)[0] for line in requirements if "extra ==" not in line]
     assert needed == ["numpy"]
-    extras = {"torch", "tensorflow", "tensorflow-cpu", "keras", "jax", "cli", "all", "dev"}
+    frameworks = {"torch", "tensorflow", "tensorflow-cpu", "keras", "jax"}
+    extras = {*frameworks, "cli", "all", "trainers", "dev"}
     assert set(metadata.get_all("Provides-Extra") or ()) == extras
 
 

@@ -52,7 +52,7 @@ def loss(adapter: Adapter, spec: Loss, *tensors: Any, divisor: Any) -> Array:
         *tensors: predictions, targets, sample_weight and mask.
         divisor: what the sum is divided by.
     """
-    _refuse_other_reductions(spec, "divisor")
+    refuse_other_reductions(spec, "divisor")
     if spec.rounding == "exact":
         from unifiedloss.exact import parts  # imported here because native mode does not need it
 
@@ -67,7 +67,7 @@ def value_and_grad(
     adapter: Adapter, spec: Loss, *tensors: Any, upstream: Any, divisor: Any
 ) -> tuple[Array, Array]:
     """`loss` and its gradient with respect to the predictions."""
-    _refuse_other_reductions(spec, "divisor")
+    refuse_other_reductions(spec, "divisor")
     if spec.rounding == "exact":
         from unifiedloss.exact import parts  # see `loss`
 
@@ -94,7 +94,8 @@ def value_and_grad(
     return _quotient(adapter, spec, total, given), gradient
 
 
-def _refuse_other_reductions(spec: Loss, what: str) -> None:
+def refuse_other_reductions(spec: Loss, what: str) -> None:
+    """Refuse a divisor of a loss that divides by nothing."""
     if spec.reduction != "mean":
         msg = (
             f"{what} is for a mean, and this spec has reduction={spec.reduction!r}, which divides "
@@ -236,8 +237,8 @@ def divisor_of(
     adapter: Adapter, spec: Loss, targets: Any, sample_weight: Any, mask: Any, dtype: Any
 ) -> Array:
     """The divisor of a piece, from its targets, weights and mask alone."""
-    _refuse_other_reductions(spec, "divisor_of")
-    name = _dtype_name(adapter, dtype)
+    refuse_other_reductions(spec, "divisor_of")
+    name = dtype_name(adapter, dtype)
     reference = targets if isinstance(targets, adapter.tensor_type) else 0.0
     _, *tensors = adapter.to_tensors(reference, targets, sample_weight, mask)
     _, *tensors = adapter.stored(None, *tensors)
@@ -250,7 +251,8 @@ def divisor_of(
     return adapter.native_divisor(plan, Inputs(None, *tensors), checked=checked)
 
 
-def _dtype_name(adapter: Adapter, dtype: Any) -> str:
+def dtype_name(adapter: Adapter, dtype: Any) -> str:
+    """The name of the dtype of predictions that are not there."""
     name = dtype
     if not isinstance(dtype, str):
         try:

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, kernels, objects, ops
+from unifiedloss.adapters.torch.local import LocalParts
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Inputs
@@ -144,7 +145,10 @@ class TorchAdapter(Adapter):
         divisor: Any = None,
     ) -> Tensor:
         if divisor is not None:
-            return super().loss(spec, predictions, targets, sample_weight, mask, divisor)
+            tensors = predictions, targets, sample_weight, mask
+            if _is_distributed(*tensors, divisor):
+                return _distributed().loss(_LocalAdapter, self, spec, *tensors, divisor=divisor)
+            return super().loss(spec, *tensors, divisor)
         if (
             not torch.compiler.is_compiling()
             and sample_weight is None
@@ -174,7 +178,58 @@ class TorchAdapter(Adapter):
                 # mode or traced by make_fx. Checking for each beforehand would slow every call; the
                 # call below does that.
                 pass
+        if _is_distributed(predictions, targets, sample_weight, mask):
+            tensors = predictions, targets, sample_weight, mask
+            return _distributed().loss(_LocalAdapter, self, spec, *tensors, divisor=None)
         return super().loss(spec, predictions, targets, sample_weight, mask)
+
+    def value_and_grad(
+        self,
+        spec: Loss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = None,
+        divisor: Any = None,
+    ) -> tuple[Tensor, Tensor]:
+        tensors = predictions, targets, sample_weight, mask
+        if _is_distributed(*tensors, divisor):
+            return _distributed().value_and_grad(
+                _LocalAdapter, self, spec, *tensors, upstream=upstream, divisor=divisor
+            )
+        return super().value_and_grad(spec, *tensors, upstream, divisor)
+
+    def totals(
+        self,
+        spec: Loss,
+        predictions: Any,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+    ) -> Tensor:
+        tensors = predictions, targets, sample_weight, mask
+        if _is_distributed(*tensors):
+            return _distributed().totals(_LocalAdapter, self, spec, *tensors)
+        return super().totals(spec, *tensors)
+
+    def divisor_of(
+        self,
+        spec: Loss,
+        targets: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        dtype: Any = "float32",
+    ) -> Tensor:
+        tensors = targets, sample_weight, mask
+        if _is_distributed(*tensors):
+            return _distributed().divisor_of(_LocalAdapter, self, spec, *tensors, dtype=dtype)
+        return super().divisor_of(spec, *tensors, dtype)
+
+    def result(self, spec: Loss, summed: Any) -> Tensor:
+        if _is_distributed(summed):
+            return _distributed().result(self, spec, summed)
+        return super().result(spec, summed)
 
     def plan(
         self,
@@ -354,6 +409,18 @@ def _pieces() -> Any:
     return pieces
 
 
+def _is_distributed(*tensors: Any) -> bool:
+    """Whether one of these is a DTensor; its module, which takes long to import, is not needed."""
+    return any(type(x).__name__ == "DTensor" for x in tensors)
+
+
+def _distributed() -> Any:
+    """The module for DTensors, which other calls do not need."""
+    from unifiedloss.adapters.torch import distributed  # see `_pieces`
+
+    return distributed
+
+
 def _trivially_valid(plan: Plan, targets: Tensor) -> bool:
     """`unifiedloss.values.trivially_valid` for targets that a native kernel takes as they are.
 
@@ -409,6 +476,10 @@ def _compiled(backend: str) -> Callable[..., Any]:
         return torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*tensors)
 
     return run
+
+
+class _LocalAdapter(LocalParts, TorchAdapter):
+    """The adapter for one call, whose tensors are the local parts of DTensors."""
 
 
 ADAPTER = TorchAdapter()

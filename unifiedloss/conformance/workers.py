@@ -256,8 +256,8 @@ class _Worker:
             module = [sys.executable, "-P", "-m", "unifiedloss.conformance"]
             self._process = subprocess.Popen(
                 [*module, str(folder / "shared.pickle"), str(path)],
-                env=_environment(target, folder),
-                stdin=subprocess.PIPE,  # never written to: see `_end_with_parent`
+                env=environment(target.environment, folder),
+                stdin=subprocess.PIPE,  # never written to: see `end_with_parent`
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
@@ -308,15 +308,19 @@ def jax_cache(folder: Path) -> dict[str, str]:
     }
 
 
-def _environment(target: Target, folder: Path) -> dict[str, str]:
+def environment(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return the environment of a worker.
 
     The user's own settings for log levels, warnings and JAX's cache stay.
+
+    Args:
+        variables: what this worker needs; its XLA_FLAGS are added to those of all workers.
+        folder: where JAX caches programs.
     """
-    environment = {**os.environ, **_ENVIRONMENT, **target.environment}
+    environment = {**os.environ, **_ENVIRONMENT, **variables}
     for name in ("TF_CPP_MIN_LOG_LEVEL", "PYTHONWARNINGS"):
         environment[name] = os.environ.get(name, _ENVIRONMENT[name])
-    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAGS}".strip()
+    environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {_XLA_FLAGS}".strip()
     # JAX, JAX with 64 bits and Keras on JAX share many programs. The cache lets a run compile each
     # of them once.
     for name, value in jax_cache(folder / "jax").items():
@@ -339,7 +343,7 @@ def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> No
         jobs: functions by name. Each is called with the shared data, the task, and a function that
             sends a message.
     """
-    _end_with_parent()
+    end_with_parent()
     # A framework may print to stdout, even from C++. So messages get their own file descriptor, and
     # descriptor 1 becomes stderr.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -355,7 +359,7 @@ def serve(shared: str, task: str, jobs: Mapping[str, Callable[..., None]]) -> No
     send(event="end")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent is gone, because a killed parent cannot end its workers.
 
     Linux is asked to kill this process then. A thread alone would not do: while a compiler holds

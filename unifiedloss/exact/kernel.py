@@ -122,12 +122,12 @@ def _by_tiers(
             slope = _written(out, slope)
         return value, slope
     with np.errstate(all="ignore"):
-        given = None if divisor is None else known_divisor(_exact_number(divisor))
+        given = None if divisor is None else known_divisor(exact_number(divisor))
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads, given)
         return _carry_out(call, upstream, out, gradient=gradient)
 
 
-def _exact_number(divisor: Array) -> Fraction | float:
+def exact_number(divisor: Array) -> Fraction | float:
     """A given divisor, exactly; NaN for one that divides nothing."""
     try:
         x = limbs.divisor_in(divisor) if divisor.ndim else extended(plain(divisor).item())
@@ -254,7 +254,7 @@ def _by_oracle(
         None if mask is None else _tensor(mask),
         terms="rounded",
         upstream=above,
-        divisor=None if divisor is None else _exact_number(divisor),
+        divisor=None if divisor is None else exact_number(divisor),
         gradients="predictions" if gradient else False,
     )
     shape: Any = plan.positions if plan.spec.reduction == "none" else ()
@@ -326,7 +326,7 @@ def _at_once(
     if ready is None:
         return None
     if divisor is not None:
-        count = loops.integer(known_divisor(host.run(_exact_number, divisor)))
+        count = loops.integer(known_divisor(host.run(exact_number, divisor)))
         if count is None:
             return None
         ready = ready._replace(divisor=count, fixed=(*ready.fixed[:-1], float(count)))

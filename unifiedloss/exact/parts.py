@@ -23,7 +23,7 @@ Adapter = Any
 
 def loss(adapter: Adapter, spec: Loss, *tensors: Any, divisor: Any) -> Array:
     """The sum of a piece's terms over a given divisor, rounded once; see `unifiedloss.totals`."""
-    given = _read(adapter, spec, divisor)
+    given = read(adapter, spec, divisor)
     tensors = adapter.stored(*adapter.to_tensors(*tensors))
     plan = adapter.plan(spec.summed, *tensors)
     adapter.checked(plan, *tensors)
@@ -34,7 +34,7 @@ def value_and_grad(
     adapter: Adapter, spec: Loss, *tensors: Any, upstream: Any, divisor: Any
 ) -> tuple[Array, Array]:
     """`loss` and its gradient to the predictions, each element rounded once from u s_i / D."""
-    given = _read(adapter, spec, divisor)
+    given = read(adapter, spec, divisor)
     *tensors, upstream = adapter.to_tensors(*tensors, upstream)
     plan = adapter.plan(spec.summed, *tensors)
     if upstream is not None:
@@ -45,7 +45,7 @@ def value_and_grad(
     return found
 
 
-def _read(adapter: Adapter, spec: Loss, divisor: Any) -> Array:
+def read(adapter: Adapter, spec: Loss, divisor: Any) -> Array:
     """A divisor as a vector of NumPy, or as the tensor that it is if it cannot be read now."""
     if isinstance(divisor, int | float) and not isinstance(divisor, bool):
         check_number(spec, divisor)
@@ -102,6 +102,19 @@ def result(adapter: Adapter, spec: Loss, totals: Array) -> Array:
         summed = pieces.summed(adapter.to_numpy(totals))
         return adapter.convert(np.array(pieces.result(spec, name, summed), name), totals)
     return _on_host(adapter, "result", spec, name, (totals,))
+
+
+def result_over(adapter: Adapter, spec: Loss, dtype: str, totals: Array, divisor: Array) -> Array:
+    """The mean of the totals of a sum over a divisor, both as tensors; NaN if it is no divisor.
+
+    Args:
+        adapter: the adapter that carries out the call.
+        spec: a mean.
+        dtype: the dtype of the loss, "float32" or "float64".
+        totals: the vector of the sum.
+        divisor: a vector, or a number of any dtype.
+    """
+    return _on_host(adapter, "result", spec, dtype, (totals, divisor))
 
 
 def _on_host(

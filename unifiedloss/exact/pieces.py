@@ -31,7 +31,7 @@ class Job(NamedTuple):
 
     Attributes:
         kind: "totals" of (predictions, targets, sample_weight, mask), "divisor" of (targets,
-            sample_weight, mask), or "result" of (totals,).
+            sample_weight, mask), or "result" of (totals,), or of the totals of a sum and a divisor.
         spec: the loss.
         dtypes: the dtypes of the tensors, None for one not given. They are part of the job, because
             arrays of bfloat16 may arrive widened.
@@ -55,9 +55,10 @@ class Job(NamedTuple):
     def run(self, *arrays: Array | None) -> Array:
         """Compute the vector or the loss; what is no sum of totals gives NaN."""
         if self.kind == "result":
-            assert arrays[0] is not None
+            entries, *divisor = (x for x in arrays if x is not None)
+            over = kernel.exact_number(divisor[0]) if divisor else None
             try:
-                value = result(self.spec, self.dtype, summed(arrays[0]))
+                value = result(self.spec, self.dtype, summed(entries), over)
             except (BadValueError, EmptyMeanError):
                 value = np.nan
             return np.array(value, self.dtype)
@@ -128,20 +129,27 @@ def _own_divisor(
     return limbs.units_of_divisor(Fraction(found))
 
 
-def result(spec: Loss, dtype: str, entries: limbs.Vector) -> float:
+def result(
+    spec: Loss, dtype: str, entries: limbs.Vector, over: Fraction | float | None = None
+) -> float:
     """Compute the loss of the sum of several totals, correctly rounded.
 
     Args:
         spec: a sum or a mean.
         dtype: the dtype of the terms, "float32" or "float64", and of the loss.
         entries: the sum of the vectors.
+        over: what the totals of a sum are divided by, for a mean; NaN if it is no divisor.
 
     Raises:
         BadValueError: the check number is wrong.
         EmptyMeanError: the divisor is 0, under ``on_empty="error"``.
     """
-    total, *rest = limbs.opened(spec.reduction, dtype, entries)
+    total, *rest = limbs.opened(spec.reduction if over is None else "sum", dtype, entries)
     divisor = rest[0] if rest else limbs.ONE
+    if over is not None:
+        if isinstance(over, float):  # NaN or infinite
+            return np.nan
+        divisor = limbs.units_of_divisor(over)
     by, special = divisor.special(), total.special()
     if by is None and divisor.units == 0:
         if spec.on_empty == "error":
