@@ -494,9 +494,9 @@ def _is_left_out(
     if isinstance(case, CutCase) and not (mode.raises or complete) and case.kind != "cut":
         return True  # nothing of it is compiled
     by_keras = target.on is not None and case.of_backend and not exact
-    # A case in pieces compiles three programs, as the framework below Keras has done already.
-    costly = (target.on is not None or mode.costly) and not mode.raises
-    if isinstance(case, CutCase) and costly and strength != FULL:
+    # A case in pieces compiles three programs, which the framework below Keras has compiled too.
+    again = target.on is not None or (mode.costly and strength != FULL)
+    if isinstance(case, CutCase) and again and not mode.raises:
         return True
     if share.has(case, name) and (complete or not by_keras):
         return False
