@@ -144,7 +144,7 @@ class Evaluable:
             EmptyMeanError: the divisor is 0, under ``on_empty="error"``.
         """
     @overload
-    def to(self, backend: Literal["torch"]) -> LossModule:
+    def to(self, backend: Literal["torch"], *, global_mean: Literal[False] = False) -> LossModule:
         """Convert to a loss object of one framework, which skips the backend lookup at each call.
 
         Args:
@@ -153,17 +153,27 @@ class Evaluable:
                 callable for ``tf.function``, "jax" a pure function for ``jit``, ``grad`` and
                 ``vmap``, "numpy" a plain function. The name of a registered third-party backend is
                 accepted as well.
+            global_mean: for "keras" alone: whether each replica of `tf.distribute` divides by the
+                divisor of the batch of all replicas, and not by its own.
 
         Raises:
             MissingBackendError: the framework is not installed, or the name is unknown.
+            SpecValueError: `global_mean` with a spec that is no mean.
+            UnsupportedError: `global_mean` with another backend.
         """
     @overload
-    def to(self, backend: Literal["tensorflow"]) -> TensorFlowFunction: ...
+    def to(
+        self, backend: Literal["tensorflow"], *, global_mean: Literal[False] = False
+    ) -> TensorFlowFunction: ...
     @overload
-    def to(self, backend: Literal["keras"]) -> KerasLoss: ...
+    def to(self, backend: Literal["keras"], *, global_mean: bool = False) -> KerasLoss: ...
     @overload
-    def to(self, backend: Literal["jax"]) -> JaxFunction: ...
+    def to(
+        self, backend: Literal["jax"], *, global_mean: Literal[False] = False
+    ) -> JaxFunction: ...
     @overload
-    def to(self, backend: Literal["numpy"]) -> NumPyFunction: ...
+    def to(
+        self, backend: Literal["numpy"], *, global_mean: Literal[False] = False
+    ) -> NumPyFunction: ...
     @overload
-    def to(self, backend: str) -> Any: ...
+    def to(self, backend: str, *, global_mean: bool = False) -> Any: ...
