@@ -23,6 +23,7 @@ VENV ?= .venv
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 STAMP := $(VENV)/.installed
+TRAINERS := $(VENV)/.trainers
 # Run commands as modules, because the scripts in an environment's bin/ hold an absolute path to
 # Python, which is wrong in a copied environment.
 RUN := $(VENV)/bin/python
@@ -58,6 +59,12 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard unifiedloss/compile
 	    -c constraints.txt -e '.[all,dev]'
 	@echo '$(CURDIR)' > $@
 
+# Packages of several hundred megabytes that only slow tests need.
+$(TRAINERS): $(STAMP)
+	$(RUN) -m pip install --quiet --no-input --disable-pip-version-check \
+	    -c constraints.txt -e '.[trainers]'
+	@touch $@
+
 run: $(STAMP)
 	@echo 'make run: about 2 minutes on two cores: first every framework against the oracle,'
 	@echo 'then two trainings.'
@@ -78,7 +85,7 @@ check: ruff
 test: ruff c-format
 	@+$(MAKE) --no-print-directory -j 2 types suite
 
-test-all: ruff c-format
+test-all: ruff c-format $(TRAINERS)
 	@+$(MAKE) --no-print-directory -j 2 types suite PYTEST_ARGS="--strength all $(PYTEST_ARGS)"
 
 test-oldest: $(STAMP)

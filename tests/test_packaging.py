@@ -197,7 +197,8 @@ def test_wheel_depends_on_numpy_alone(wheel: Path) -> None:
     assert requirements is not None
     needed = [re.split(r"[^\w-]", line)[0] for line in requirements if "extra ==" not in line]
     assert needed == ["numpy"]
-    extras = {"torch", "tensorflow", "tensorflow-cpu", "keras", "jax", "cli", "all", "dev"}
+    frameworks = {"torch", "tensorflow", "tensorflow-cpu", "keras", "jax"}
+    extras = {*frameworks, "cli", "all", "trainers", "dev"}
     assert set(metadata.get_all("Provides-Extra") or ()) == extras
 
 

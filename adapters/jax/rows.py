@@ -162,9 +162,13 @@ def _names(entry: Any) -> tuple[str, ...]:
 
 
 def _adds_up(plan: Plan) -> bool:
-    """Whether int64 limbs hold every divisor of a plan, so that those of devices can be added."""
+    """Whether the totals of the devices give the loss, and int64 limbs hold every divisor."""
     if plan.spec.reduction != "mean":
         return True
+    if plan.may_cancel and not plan.from_logits:
+        # If the divisor is 0, the loss is NaN only for a bad prediction, which totals do not tell
+        # from another NaN.
+        return False
     two_weights = plan.weight_rank is not None and (
         plan.class_weights is not None or plan.element_weights is not None
     )
