@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -836,6 +836,38 @@ def test_object_is_saved_by_its_spec() -> None:
     assert repr(compiled) == f"KerasLoss({spec!r})"
 
 
+def test_global_mean_is_saved() -> None:
+    """The config has it only where it is set, a copy keeps it, and one program has the mean."""
+    spec = CE(from_logits=True)
+    wanted = numpy(spec.to("keras")(Y, tensor(X)))
+    compiled = spec.to("keras", global_mean=True)
+    config = {"name": "cross_entropy", "spec": spec.to_dict(), "global_mean": True}
+    assert compiled.get_config() == config
+    for other in (
+        keras.losses.deserialize(keras.losses.serialize(compiled)),
+        pickle.loads(pickle.dumps(compiled)),  # noqa: S301 - written in the same line
+        copy.deepcopy(compiled),
+    ):
+        assert other.global_mean
+        np.testing.assert_array_equal(numpy(other(Y, tensor(X))), wanted)
+    assert repr(compiled) == f"KerasLoss({spec!r}, global_mean=True)"
+    assert not KerasLoss.from_config({"name": "a", "spec": spec.to_dict()}).global_mean
+
+
+def test_global_mean_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spec that is no mean, another backend, and processes that Keras does not reach."""
+    with pytest.raises(SpecValueError, match="global_mean is for a mean"):
+        CE(from_logits=True, reduction="sum").to("keras", global_mean=True)
+    with pytest.raises(UnsupportedError, match=r"this is 'numpy': give each call divisor="):
+        CE(from_logits=True).to("numpy", global_mean=True)
+    if BACKEND.name == "torch":
+        from unifiedloss.adapters.torch import processes
+
+        monkeypatch.setattr(processes, "count", lambda: 3)
+        with pytest.raises(UnsupportedError, match="does not reach the other 2 processes"):
+            CE(from_logits=True).to("keras", global_mean=True)(Y, tensor(X))
+
+
 # ----------------------------------------------------------------------------------------- training
 
 FEATURES, SPECIES = load_iris(return_X_y=True)
@@ -1064,6 +1096,12 @@ def test_loss_inside_a_layer() -> None:
     np.testing.assert_allclose(numpy(layer.losses[0]), np.mean(X**2), rtol=1e-6)
 
 
+@cache  # a second strategy would number its collectives as the first one does
+def replicated(count: int) -> Any:
+    """A strategy with logical CPUs as replicas."""
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+
+
 def test_replicas_share_the_mean() -> None:
     """Two replicas under tf.distribute learn what one learns: each adds its share of the mean.
 
@@ -1072,8 +1110,8 @@ def test_replicas_share_the_mean() -> None:
     if BACKEND.name != "tensorflow":
         return  # only TensorFlow has tf.distribute
     learnt = []
-    for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
-        with tf.distribute.MirroredStrategy(devices).scope():
+    for count in (1, 2):
+        with replicated(count).scope():
             model = linear(CE(from_logits=True), 3)
         loss = model.fit(
             FEATURES[:64], SPECIES[:64], batch_size=32, shuffle=False, verbose=0
@@ -1081,6 +1119,26 @@ def test_replicas_share_the_mean() -> None:
         learnt.append([loss, *model.get_weights()])
     for one, two in zip(*learnt, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+def test_replicas_share_the_global_mean() -> None:
+    """With `global_mean` replicas with unlike numbers of labels learn from the mean of all.
+
+    The last batch has 11 rows, of which one replica has 6.
+    """
+    if BACKEND.name != "tensorflow":
+        return
+    spec, labels = CE(from_logits=True, ignore_index=-100), SPECIES.copy()
+    labels[:12] = -100
+    labels[33:46] = -100
+    with replicated(2).scope():
+        model = linear(spec, 3)
+        model.compile(keras.optimizers.SGD(0.1), loss=spec.to("keras", global_mean=True))
+    reference = Linear(spec, *map(np.asarray, model.get_weights()))
+    fitting = {"sample_weight": EXAMPLE_WEIGHTS, "batch_size": BATCH, "shuffle": False}
+    model.fit(FEATURES, labels, verbose=0, **fitting)
+    reference.epoch(labels, EXAMPLE_WEIGHTS)
+    np.testing.assert_allclose(model.get_weights()[0], reference.kernel, rtol=1e-3, atol=1e-4)
 
 
 def test_columns() -> None:
@@ -1255,7 +1313,7 @@ def test_exact_replicas() -> None:
     """Under tf.distribute each replica calls the host for its own part."""
     if BACKEND.name != "tensorflow":
         return
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with replicated(2).scope():
         model = linear(EXACT, 3)
     reference = Linear(EXACT.replace(rounding="native"), *map(np.asarray, model.get_weights()))
     part = slice(0, BATCH)

@@ -458,38 +458,63 @@ def test_export_is_refused() -> None:
 
 
 def test_split_over_devices() -> None:
-    """Arrays split over two devices or on the second one give NumPy's bits, eager and compiled."""
+    """Arrays split over two devices give NumPy's bits, and the gradient is where they are.
+
+    In a program whose types name no mesh axes, XLA decides where the gradient is.
+    """
     run(
         """
+        import contextlib
         import jax, jax.numpy as jnp, numpy as np, unifiedloss as ul
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
         z = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
         y, w = np.array([0, 1, 5, 2], np.int32), np.array([1.0, 2.0, 3.0, 4.0])
         spec = ul.CrossEntropyLoss(
             from_logits=True, class_weights=[1, 2, 3, 4, 5, 6], ignore_index=1, rounding="exact"
         )
-        value, gradient = spec.value_and_grad(z, y, sample_weight=w)
-        mesh = Mesh(np.array(jax.devices()), ("d",))
-        def put(x, *axes):
-            return jax.device_put(x, NamedSharding(mesh, P(*axes)))
+        wanted = spec.value_and_grad(z, y, sample_weight=w)
+        over = spec.value_and_grad(z, y, sample_weight=w, divisor=0.3)
+        totals, divisor = spec.totals(z, y, sample_weight=w), spec.divisor_of(y, sample_weight=w)
+        def check(got, wanted, like=None):
+            assert got[0] == wanted[0], (got, wanted)
+            assert (np.asarray(got[1]) == wanted[1]).all()
+            if like is not None:
+                ours, theirs = got[1].sharding, like.sharding
+                assert ours.is_equivalent_to(theirs, 2), (ours, theirs)
+        def gradient(x, t, **k):
+            return jax.value_and_grad(lambda x: spec(x, t, **k))(x)
+        for kind in (AxisType.Auto, AxisType.Explicit):
+            mesh = Mesh(np.array(jax.devices()), ("d",), axis_types=(kind,))
+            named = kind == AxisType.Explicit
+            def put(x, *axes):
+                return jax.device_put(x, NamedSharding(mesh, P(*axes)))
+            with jax.set_mesh(mesh) if named else contextlib.nullcontext():
+                for x, t in ((put(z, "d"), put(y, "d")), (put(z, None, "d"), put(y))):
+                    for of in (spec.value_and_grad, gradient):
+                        check(of(x, t, sample_weight=w), wanted, x)
+                        check(of(x, t, sample_weight=w, divisor=0.3), over, x)
+                        compiled = jax.jit(of)
+                        check(compiled(x, t, sample_weight=w), wanted, x if named else None)
+                    assert (np.asarray(spec.totals(x, t, sample_weight=w)) == totals).all()
+                    assert (np.asarray(spec.divisor_of(t, sample_weight=w)) == divisor).all()
+                    assert spec.result(spec.totals(x, t, sample_weight=w)) == wanted[0]
+                rows = put(z, "d"), put(y, "d")
+                part = spec.replace(reduction="none")
+                losses = part(*rows)
+                assert losses.sharding.is_equivalent_to(rows[1].sharding, 1)
+                assert (np.asarray(losses) == part(z, y)).all()
+                if named:
+                    program = jax.jit(spec.value_and_grad).lower(*rows).compile().as_text()
+                    assert "all-gather" not in program
         second = jax.devices()[1]
-        for x, t in (
-            (put(z, "d"), put(y, "d")), (put(z, None, "d"), put(y)),
-            (jax.device_put(z, second), jax.device_put(y, second)),
-        ):
-            for of in (
-                spec.value_and_grad, jax.jit(spec.value_and_grad),
-                jax.value_and_grad(lambda x, t, **k: spec(x, t, **k)),
-            ):
-                got = of(x, t, sample_weight=w)
-                assert got[0] == value, (got, value)
-                assert (np.asarray(got[1]) == gradient).all()
-                if len(x.devices()) == 1:
-                    assert got[0].devices() == got[1].devices() == {second}
-        part = ul.CrossEntropyLoss(from_logits=True, reduction="none", rounding="exact")
-        specs = {"in_specs": (P("d"), P("d")), "out_specs": P("d")}
-        local = jax.shard_map(part.to("jax"), mesh=mesh, **specs)
-        assert (np.asarray(jax.jit(local)(z, y)) == part(z, y)).all()
+        for of in (spec.value_and_grad, jax.jit(spec.value_and_grad), gradient):
+            got = of(jax.device_put(z, second), jax.device_put(y, second), sample_weight=w)
+            check(got, wanted)
+            assert got[0].devices() == got[1].devices() == {second}
+        # jax.shard_map refuses arrays of another mesh than the one that is set.
+        with jax.set_mesh(Mesh(np.array(jax.devices()), ("e",))):
+            value, slopes = spec.value_and_grad(*rows, sample_weight=w)
+        assert np.asarray(value) == wanted[0] and (np.asarray(slopes) == wanted[1]).all()
         """,
         "--xla_force_host_platform_device_count=2",
     )

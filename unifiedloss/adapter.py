@@ -188,6 +188,19 @@ class Adapter(ABC):
 
     # ------------------------------------------------------------- optional: defaults to override
 
+    def bind_global_mean(self, spec: Loss) -> Any:
+        """As `bind`, for a trainer that gives each process or replica a part of the batch.
+
+        Override it for a trainer that passes no divisor to its loss; the object then has to ask the
+        others for theirs.
+        """
+        del spec
+        msg = (
+            f"global_mean is for the backend 'keras', whose fit passes no divisor, and this is "
+            f"{self.name!r}: give each call divisor=, the sum of spec.divisor_of of all pieces."
+        )
+        raise UnsupportedError(msg)
+
     differentiates: bool = True
     """Whether `differentiate` works. If not, override `value_and_grad` with a closed form."""
 

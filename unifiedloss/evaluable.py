@@ -139,7 +139,7 @@ class Evaluable:
         return adapter.result(self, totals)
 
     @no_autograph
-    def to(self, backend: str) -> Any:
+    def to(self, backend: str, *, global_mean: bool = False) -> Any:
         """Convert to a loss object of one framework, which skips the backend lookup at each call.
 
         Args:
@@ -148,8 +148,13 @@ class Evaluable:
                 callable for ``tf.function``, "jax" a pure function for ``jit``, ``grad`` and
                 ``vmap``, "numpy" a plain function. The name of a registered third-party backend is
                 accepted as well.
+            global_mean: for "keras" alone: whether each replica of `tf.distribute` divides by the
+                divisor of the batch of all replicas, and not by its own.
 
         Raises:
             MissingBackendError: the framework is not installed, or the name is unknown.
+            SpecValueError: `global_mean` with a spec that is no mean.
+            UnsupportedError: `global_mean` with another backend.
         """
-        return self._registry.adapter(backend).bind(self)
+        adapter = self._registry.adapter(backend)
+        return adapter.bind_global_mean(self) if global_mean else adapter.bind(self)

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.jax import exact, ffi, kernels, objects, ops
+from unifiedloss.adapters.jax import exact, ffi, kernels, manual, objects, ops, rows
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS
@@ -65,6 +66,8 @@ class JaxAdapter(Adapter):
 
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         place = reference.sharding if reference is not None and _has_values(reference) else None
+        if isinstance(place, NamedSharding):  # its axes are those of the reference
+            place = NamedSharding(place.mesh, PartitionSpec())
         with ops.x64():
             return jax.device_put(_native_order(x), place)
 
@@ -113,7 +116,8 @@ class JaxAdapter(Adapter):
         checked: bool,
     ) -> Array:
         e = Evaluator(self.ops, self.kernels, plan, checked=checked)
-        found = pipeline.terms(e, Inputs(predictions, targets, sample_weight, mask))
+        inputs = rows.beside(plan, Inputs(predictions, targets, sample_weight, mask))
+        found = pipeline.terms(e, inputs)
         if plan.kind in ("binary", "real") or not plan.plain:
             found = found._replace(losses=ops.settle(found.losses))
         return e.reduce(found)
@@ -290,8 +294,7 @@ class JaxAdapter(Adapter):
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
     ) -> tuple[Array, tuple[Array, ...]]:
         value, pull_back = jax.vjp(function, *tensors)
-        upstream = jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype)
-        return value, pull_back(upstream)
+        return value, pull_back(_typed_as(value, upstream))
 
     def bind(self, spec: Loss) -> objects.LossFunction:
         return objects.LossFunction(spec)
@@ -331,15 +334,20 @@ def _value_and_grad(
     upstream: Array | None,
 ) -> tuple[Array, Array]:
     value, pull_back = jax.vjp(lambda p: _loss(plan, p, targets, sample_weight, mask), predictions)
-    (gradient,) = pull_back(
-        jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype)
-    )
+    (gradient,) = pull_back(_typed_as(value, upstream))
     return value, gradient
+
+
+def _typed_as(value: Array, upstream: Array | None) -> Array:
+    """The upstream gradient, ones where it is None, with the type of the value."""
+    given = jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype)
+    return manual.varying(given, manual.axes(value))
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _totals(plan: Plan, mean: bool, *tensors: Any) -> Array:
-    return Adapter.native_totals(ADAPTER, plan, Inputs(*tensors), mean=mean, checked=False)
+    inputs = rows.beside(plan, Inputs(*tensors))
+    return Adapter.native_totals(ADAPTER, plan, inputs, mean=mean, checked=False)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)

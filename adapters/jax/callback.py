@@ -22,6 +22,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from unifiedloss import host
+from unifiedloss.adapters.jax import manual
 
 NumPyArray = NDArray[Any]
 
@@ -40,17 +41,18 @@ def on_host(
     """Call a function of NumPy arrays on the host.
 
     Its arguments are a list of arrays to fill and a list of arrays to read. Both have the axes
-    mapped by vmap in front, with the extent 1 if an array is not mapped. None stays None.
+    mapped by vmap in front, with the extent 1 if an array is not mapped. None stays None. In
+    `jax.shard_map` each device calls it, and the results vary as the arrays do.
 
     Args:
         function: the function.
         forms: shapes and dtypes of the arrays to fill, without mapped axes.
         *arrays: the arrays to read, or None.
     """
+    axes = manual.axes(*arrays)
     if buffer_callback is not None and jax.default_backend() == "cpu":
-        return tuple(
-            buffer_callback(partial(_in_place, function), forms, vmap_method="expand_dims")(*arrays)
-        )
+        call = buffer_callback(partial(_in_place, function), forms, vmap_method="expand_dims")
+        return tuple(manual.varying(x, axes) for x in call(*arrays))
     kinds = [None if x is None else (x.dtype, x.ndim) for x in arrays]
     bits = jax.pure_callback(
         partial(_with_copies, function, forms, kinds),
@@ -59,8 +61,47 @@ def on_host(
         vmap_method="expand_dims",
     )
     return tuple(
-        lax.bitcast_convert_type(x, form.dtype) for x, form in zip(bits, forms, strict=True)
+        manual.varying(lax.bitcast_convert_type(x, form.dtype), axes)
+        for x, form in zip(bits, forms, strict=True)
     )
+
+
+def on_each(
+    function: Callable[[list[NumPyArray], list[Any]], None],
+    forms: Sequence[jax.ShapeDtypeStruct],
+    *arrays: Any,
+) -> tuple[Array, ...]:
+    """As `on_host`, and the function is called for each index of the axes mapped by vmap."""
+    ranks = [None if x is None else x.ndim for x in arrays]
+    return on_host(partial(_for_each_index, function, ranks), forms, *arrays)
+
+
+def run_job(job: Any, arrays: Sequence[Any]) -> Array:
+    """Run a job of `unifiedloss.exact.pieces` on the host."""
+    shape, dtype = job.form
+    form = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+    (found,) = on_each(partial(_fill_job, job), [form], *arrays)
+    return found
+
+
+def _fill_job(job: Any, results: list[NumPyArray], arrays: list[Any]) -> None:
+    results[0][...] = job.run(*arrays)
+
+
+def _for_each_index(
+    function: Callable[..., None],
+    ranks: Sequence[int | None],
+    results: list[NumPyArray],
+    arrays: list[Any],
+) -> None:
+    pairs: Any = list(zip(arrays, ranks, strict=True))
+    mapped = np.broadcast_shapes(*(x.shape[: x.ndim - r] for x, r in pairs if x is not None))
+    given = [
+        None if x is None else np.broadcast_to(x, mapped + x.shape[x.ndim - r :]) for x, r in pairs
+    ]
+    for i in np.ndindex(mapped):
+        at = (*i, ...)
+        function([x[at] for x in results], [None if x is None else x[at] for x in given])
 
 
 def _in_place(function: Callable[..., None], _: Any, results: Sequence[Any], *arrays: Any) -> None:

@@ -4,6 +4,7 @@
   same plan, they go to a compiled program instead, if `program` has one for the plan.
 - Under tracing, `program` computes the loss if it can. If not, a host callback does, which runs
   through the axes mapped by vmap index by index.
+- If several devices are known to share the rows, each computes its own; see `rows`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jax.custom_derivatives import SymbolicZero
 from numpy.typing import NDArray
 
 from unifiedloss import host
-from unifiedloss.adapters.jax import callback, ffi, ops, program
+from unifiedloss.adapters.jax import callback, ffi, manual, ops, program, rows
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan
 
@@ -40,7 +41,8 @@ def loss(
     arrays = predictions, targets, sample_weight, mask
     if _is_concrete(*arrays, divisor):
         return _with_values(plan, *arrays, None, divisor)[0]
-    value: Array = _differentiable(plan, *arrays, divisor)
+    # Here and not in the rule, so that the derivative of the cast sums over the devices.
+    value: Array = _differentiable(plan, *manual.alike((*arrays, divisor)))
     return value
 
 
@@ -57,7 +59,9 @@ def value_and_grad(
     value, gradient = _evaluate(
         plan, predictions, targets, sample_weight, mask, upstream, divisor, gradient=True
     )
-    return value, gradient
+    # As a gradient by differentiation, the one to predictions that all devices hold is the sum.
+    axes = manual.axes(gradient) - manual.axes(predictions)
+    return value, lax.psum(gradient, tuple(sorted(axes))) if axes else gradient
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -93,7 +97,7 @@ def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None,
         slope = None
     elif not gradient:
         slope = again()
-    elif _is_concrete(upstream):
+    elif not isinstance(upstream, Tracer) and getattr(upstream, "is_fully_replicated", True):
         slope = gradient[0] if float(upstream) == 1 else again()
     else:
         with ops.x64():  # so that 64-bit arrays enter the branches as they are
@@ -192,15 +196,28 @@ def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
             "use rounding='native'."
         )
         raise UnsupportedError(msg)
+    split, place = rows.split_of(plan, *arrays[:2]), rows.sharding(arrays[0])
+    arrays = manual.alike(arrays) if split is None else rows.placed(split, arrays)
     wide = any(x is not None and x.dtype.itemsize == 8 for x in arrays)
-    with ops.x64() if wide else nullcontext():
-        results: tuple[Array, ...] = _compiled(plan, gradient, *arrays)
-    return results
+    with ops.x64() if wide or split is not None else nullcontext():  # totals have 64 bits
+        value, *slopes = _compiled(plan, gradient, split, *arrays)
+    if place is not None and any(place.spec):
+        slopes = [rows.move(x, place) for x in slopes]
+    return value, *slopes
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _no_jvp(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _no_jvp(
+    plan: Plan, gradient: bool, split: rows.Split | None, *arrays: Any
+) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for. Only `_backward` may differentiate the loss."""
+    if split is not None:
+        return rows.run(plan, split, arrays, _in_program, gradient=gradient)
+    return _in_program(plan, gradient, *arrays)
+
+
+def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
+    """The loss, and the gradient if asked for, where one program has all rows."""
     *tensors, divisor = arrays
     for way in (ffi, program) if divisor is None else ():  # none knows a divisor that is given
         if way.holds(plan, tuple(tensors)):
@@ -210,7 +227,7 @@ def _no_jvp(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     forms = [
         jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)
     ]
-    return callback.on_host(partial(_filled, plan), forms, *arrays)
+    return callback.on_each(partial(_fill, plan), forms, *arrays)
 
 
 @_no_jvp.defjvp
@@ -225,51 +242,32 @@ def _refuse(*_: Any) -> Any:
 
 # A callback takes arrays on several devices only in a compiled program. Within another trace this
 # is inlined.
-_compiled = jax.jit(_no_jvp, static_argnums=(0, 1), inline=True)
+_compiled = jax.jit(_no_jvp, static_argnums=(0, 1, 2), inline=True)
 
 
-def _filled(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
-    """Run the kernel for each index of the mapped axes, which are in front.
-
-    Their extent is 1 in an array that is not mapped.
-    """
-    assert plan.shape is not None
-    axes = arrays[0].ndim - len(plan.shape)
-    mapped = np.broadcast_shapes(*(x.shape[:axes] for x in arrays if x is not None))
-    arrays = [None if x is None else np.broadcast_to(x, mapped + x.shape[axes:]) for x in arrays]
+def _fill(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
+    """Run the kernel."""
     value, *slopes = results
-    for i in np.ndindex(mapped):
-        given: list[Any] = [None if x is None else x[(*i, ...)] for x in arrays]
-        out = slopes[0][(*i, ...)] if slopes else None
-        loss_of_one, _ = _exact().evaluate(plan, *given, gradient=out is not None, out=out)
-        value[(*i, ...)] = loss_of_one.view(value.dtype)
+    out = slopes[0] if slopes else None
+    found, _ = _exact().evaluate(plan, *arrays, gradient=out is not None, out=out)
+    value[...] = found.view(value.dtype)
 
 
 def on_host(job: Any, *arrays: Any) -> Array:
     """Run a job of `unifiedloss.exact.pieces`, also in a compiled program."""
-    shape, dtype = job.form
     if _is_concrete(*arrays):
         given = [None if x is None else np.asarray(x) for x in arrays]
         with ops.x64():
             return jnp.asarray(host.run(job.run, *given))
-    ranks = tuple(None if x is None else x.ndim for x in arrays)
+    split = rows.split_of_job(job, arrays)
+    if split is not None:
+        arrays = rows.placed(split, rows.with_predictions(job, arrays))
     with ops.x64():
-        (found,) = _on_host_compiled(job, ranks, jax.ShapeDtypeStruct(shape, dtype), *arrays)
+        found: Array = _on_host_compiled(job, split, *arrays)
     return found
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
-def _on_host_compiled(job: Any, ranks: Any, form: Any, *arrays: Any) -> tuple[Array, ...]:
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _on_host_compiled(job: Any, split: Any, *arrays: Any) -> Array:
     given = [None if x is None else lax.stop_gradient(x) for x in arrays]
-    return callback.on_host(partial(_run, job, ranks), [form], *given)
-
-
-def _run(job: Any, ranks: Any, results: list[NumPyArray], arrays: list[Any]) -> None:
-    """Run a job for each index of the mapped axes; see `_filled`."""
-    pairs = list(zip(arrays, ranks, strict=True))
-    mapped = np.broadcast_shapes(*(x.shape[: x.ndim - r] for x, r in pairs if x is not None))
-    given = [
-        None if x is None else np.broadcast_to(x, mapped + x.shape[x.ndim - r :]) for x, r in pairs
-    ]
-    for i in np.ndindex(mapped):
-        results[0][(*i, ...)] = job.run(*(None if x is None else x[(*i, ...)] for x in given))
+    return callback.run_job(job, given) if split is None else rows.run_job(job, split, given)

@@ -20,7 +20,7 @@ from jax import Array
 from jax.core import Tracer
 
 from unifiedloss import compiled, host
-from unifiedloss.adapters.jax import program
+from unifiedloss.adapters.jax import manual, program
 from unifiedloss.plan import Plan, Signature, resolve
 from unifiedloss.serialization import from_dict
 
@@ -53,7 +53,7 @@ def _is_split(x: Any) -> bool:
     if not isinstance(x, Tracer):
         return False
     form: Any = jax.typeof(x)
-    return bool(getattr(form, "vma", None)) or any(axis is not None for axis in form.sharding.spec)
+    return any(axis is not None for axis in form.sharding.spec)
 
 
 def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ...]:
@@ -73,7 +73,8 @@ def _evaluate(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
         results.append(jax.ShapeDtypeStruct(arrays[0].shape, np.dtype(np.float32)))
     call = jax.ffi.ffi_call(_NAME, results, custom_call_api_version=3, legacy_backend_config=text)
     value, _, *slopes = call(*arrays)
-    return value, *slopes
+    axes = manual.axes(*arrays)
+    return tuple(manual.varying(x, axes) for x in (value, *slopes))
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from unifiedloss.adapters.jax import manual
 from unifiedloss.exact.graph.ops import GraphOps
 
 Array = Any
@@ -20,7 +21,14 @@ _INTEGERS = {
 
 
 class JaxOps(GraphOps):
-    """See `unifiedloss.exact.graph.ops.GraphOps`."""
+    """See `unifiedloss.exact.graph.ops.GraphOps`.
+
+    Args:
+        axes: the mesh axes of `jax.shard_map` over which the arrays of the program vary.
+    """
+
+    def __init__(self, axes: frozenset[str] = frozenset()) -> None:
+        self.axes = axes
 
     def float64(self, x: Array) -> Array:
         return jnp.asarray(x, jnp.float64)
@@ -111,7 +119,13 @@ class JaxOps(GraphOps):
         return lax.optimization_barrier(x)
 
     def loop(self, goes_on: Any, step: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return lax.while_loop(lambda s: jnp.reshape(goes_on(*s), ()), lambda s: step(*s), state)
+        # A loop must keep the types of its state, and its first state is often a constant.
+        def typed(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            return tuple(manual.varying(x, self.axes) for x in state) if self.axes else state
+
+        return lax.while_loop(
+            lambda s: jnp.reshape(goes_on(*s), ()), lambda s: typed(step(*s)), typed(state)
+        )
 
     def rows(self, x: Array, start: Array, count: int) -> Array:
         return lax.dynamic_slice_in_dim(x, start, count, 0)

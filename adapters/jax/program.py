@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 from numpy.typing import NDArray
 
-from unifiedloss.adapters.jax import callback, ops
+from unifiedloss.adapters.jax import callback, manual, ops
 from unifiedloss.adapters.jax.graph import JaxOps
 from unifiedloss.exact.graph.call import Given, GraphCall
 from unifiedloss.exact.graph.form import Found, fits, why_not
@@ -32,8 +32,6 @@ LEAST = 256
 
 _ON_HOST = 1 << 16
 """Elements sent to the host at a time."""
-
-_XP = JaxOps()
 
 
 def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
@@ -101,7 +99,7 @@ def _evaluate(
 ) -> tuple[Array, ...]:
     rest = iter(arrays)
     given = Given(*(next(rest) if x_is_given else None for x_is_given in is_given))
-    call = GraphCall(_XP, plan, given, gradient=gradient)
+    call = GraphCall(JaxOps(manual.axes(*arrays)), plan, given, gradient=gradient)
     each = given[:5]
     found = _mended(call, call.found(), each)
     loss, undecided = call.loss(found.terms, careful=False)

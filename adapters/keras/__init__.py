@@ -216,8 +216,23 @@ class KerasAdapter(Adapter):
     ) -> tuple[Array, tuple[Array, ...]]:
         return BACKEND.differentiate(function, tensors, upstream)
 
+    def divisor_of_replicas(
+        self,
+        spec: Loss,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        dtype: Any,
+    ) -> Array | None:
+        """The divisor of the batch of which this call is a part; None if the call is the whole."""
+        del spec, targets, sample_weight, mask, dtype
+        return None
+
     def bind(self, spec: Loss) -> objects.KerasLoss:
         return objects.KerasLoss(spec)
+
+    def bind_global_mean(self, spec: Loss) -> objects.KerasLoss:
+        return objects.KerasLoss(spec, global_mean=True)
 
     def modes(self) -> Mapping[str, Mode]:
         return BACKEND.modes()
@@ -314,6 +329,27 @@ class _KerasOnTorch(KerasAdapter):
             for x in tensors
         )
 
+    def divisor_of_replicas(
+        self,
+        spec: Loss,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        dtype: Any,
+    ) -> Array | None:
+        from unifiedloss.adapters.torch import processes
+
+        del spec, targets, sample_weight, mask, dtype
+        others = processes.count() - 1
+        if others:
+            msg = (
+                f"global_mean does not reach the other {others} processes of this group, because "
+                "Keras on PyTorch has no collectives; write the training step, and give the spec "
+                "divisor=, the all_reduce of spec.divisor_of."
+            )
+            raise UnsupportedError(msg)
+        return None
+
     def plan(
         self,
         spec: Loss,
@@ -332,6 +368,21 @@ class _KerasOnTorch(KerasAdapter):
 
 class _KerasOnTensorFlow(KerasAdapter):
     """The adapter for Keras on TensorFlow, where Keras' variables hold TensorFlow's."""
+
+    def divisor_of_replicas(
+        self,
+        spec: Loss,
+        targets: Array,
+        sample_weight: Array | None,
+        mask: Array | None,
+        dtype: Any,
+    ) -> Array | None:
+        from unifiedloss.adapters.tensorflow import replicas
+
+        add_up = replicas.add_up()
+        if add_up is None:
+            return None
+        return add_up(self.divisor_of(spec, targets, sample_weight, mask, dtype))
 
     def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         tensors = super().to_tensors(predictions, *companions)

@@ -11,6 +11,7 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.losses.loss import scale_loss_for_distribution
 
 from unifiedloss import registry
+from unifiedloss.errors import SpecValueError
 from unifiedloss.plan import class_axis
 from unifiedloss.serialization import from_dict
 from unifiedloss.spec import Categorical, Loss
@@ -52,16 +53,37 @@ class KerasLoss(keras.losses.Loss):
     shapes are unknown then. Keras enables XLA by default if there is a GPU, so compile the model
     with ``jit_compile=False`` there. Otherwise the first step fails with an error that says so.
 
+    Under `tf.distribute` each replica computes the mean of its own part of a batch, as Keras' own
+    losses do, and the gradient is that of the mean of these means. With `global_mean` it is that of
+    the mean of the batch: each replica divides by the sum of all divisors, which
+    ``ReplicaContext.all_reduce`` computes. Keras shows the average of the replicas' losses,
+    weighted by their examples. This is the mean of the batch if each has as many.
+
+    `global_mean` changes nothing where one program sees the whole batch: without `tf.distribute`,
+    and on JAX, also with `keras.distribution`. On PyTorch it is an error in a process group of
+    several processes, because Keras has no collectives there.
+
     Import ``unifiedloss.adapters.keras`` before you load a model that was saved with such a loss.
 
     Args:
         spec: the loss.
         name: its name in Keras. Default: the name of the kind of loss.
+        global_mean: whether a mean divides by the divisor of all replicas.
+
+    Raises:
+        SpecValueError: `global_mean` with a spec that is no mean.
     """
 
-    def __init__(self, spec: Loss, name: str | None = None) -> None:
+    def __init__(self, spec: Loss, name: str | None = None, *, global_mean: bool = False) -> None:
+        if global_mean and spec.reduction != "mean":
+            msg = (
+                f"global_mean is for a mean, and this spec has reduction={spec.reduction!r}, which "
+                "divides by nothing; leave it out, or use spec.replace(reduction='mean')."
+            )
+            raise SpecValueError(msg)
         super().__init__(name=name or spec.name, reduction=spec.reduction)
         self.spec = spec
+        self.global_mean = global_mean
         self._adapter: Any = registry.adapter("keras")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Array:
@@ -69,6 +91,8 @@ class KerasLoss(keras.losses.Loss):
         # Not Keras' __call__, which casts labels to the dtype of the loss. In bfloat16 the label
         # 257 becomes 256 (keras#15012).
         loss = self._evaluate(self.spec, y_true, y_pred, sample_weight)
+        if self.global_mean:
+            return loss
         # tf.distribute sums the replicas' gradients, so each replica's mean is divided by their
         # number, as Keras does for its own losses.
         return scale_loss_for_distribution(loss) if self.spec.reduction == "mean" else loss
@@ -92,7 +116,12 @@ class KerasLoss(keras.losses.Loss):
                 sample_weight = self._without_last_one(sample_weight)
             if mask is not None:
                 mask = self._without_last_one(keras.ops.cast(mask, "bool"))
-            return self._adapter.loss(spec, y_pred, y_true, sample_weight, mask)
+            divisor = None
+            if self.global_mean and spec.reduction == "mean" and not in_symbolic_scope():
+                divisor = self._adapter.divisor_of_replicas(
+                    spec, y_true, sample_weight, mask, y_pred.dtype
+                )
+            return self._adapter.loss(spec, y_pred, y_true, sample_weight, mask, divisor)
 
     def _as_keras_means_it(self, y_true: Array, y_pred: Array) -> Array:
         """`y_true` with a last axis of length 1 dropped or added, by the rules of the class."""
@@ -119,16 +148,21 @@ class KerasLoss(keras.losses.Loss):
         return keras.ops.squeeze(x, -1) if drop else x
 
     def get_config(self) -> dict[str, Any]:
-        """The spec as a dictionary, and the name."""
-        return {"name": self.name, "spec": self.spec.to_dict()}
+        """The spec as a dictionary, the name, and `global_mean` if it is set."""
+        config: dict[str, Any] = {"name": self.name, "spec": self.spec.to_dict()}
+        return config | {"global_mean": True} if self.global_mean else config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The loss that `get_config` described."""
-        return cls(from_dict(config.get("spec")), name=config.get("name"))
+        return cls(
+            from_dict(config.get("spec")),
+            name=config.get("name"),
+            global_mean=config.get("global_mean", False),
+        )
 
     def __repr__(self) -> str:
-        return f"KerasLoss({self.spec!r})"
+        return f"KerasLoss({self.spec!r}{', global_mean=True' if self.global_mean else ''})"
 
 
 @keras.saving.register_keras_serializable(package="unifiedloss")

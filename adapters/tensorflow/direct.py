@@ -30,7 +30,8 @@ def loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor | None:
     from unifiedloss.exact import loops  # imported here because native mode does not need it
 
     ready = loops.ready(plan)
-    if ready is None:
+    # The results are tensors of the first CPU, and there may be several logical ones.
+    if ready is None or not predictions.device.endswith("CPU:0"):
         return None
     keeps = False
     if record.could_possibly_record():

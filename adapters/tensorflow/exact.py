@@ -273,7 +273,7 @@ def _tensor(x: Array, device: str) -> Tensor:
         out[...] = x
         x = out
     made = tf.experimental.dlpack.from_dlpack(x.__dlpack__())
-    if "CPU" in device:
+    if made.device == device:
         return made
     with tf.device(device):
         return tf.identity(made)

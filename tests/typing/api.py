@@ -64,6 +64,7 @@ def objects_of_frameworks(spec: ul.Loss, name: str, logits: torch.Tensor, x: jax
     assert_type(spec.to("jax"), JaxFunction)
     assert_type(spec.to("jax")(x, x), jax.Array)
     assert_type(spec.to("keras"), KerasLoss)
+    assert_type(spec.to("keras", global_mean=True), KerasLoss)
     assert_type(spec.to("tensorflow"), TensorFlowFunction)
     assert_type(spec.to("numpy"), NumPyFunction)
     assert_type(spec.to(name), Any)

@@ -62,14 +62,15 @@ class Job(NamedTuple):
             except (BadValueError, EmptyMeanError):
                 value = np.nan
             return np.array(value, self.dtype)
-        plan = _plan(self, *(None if x is None else x.shape for x in arrays))
+        plan = plan_of(self, *(None if x is None else x.shape for x in arrays))
         compute: Any = totals if self.kind == "totals" else divisor_of
         vector: Array = compute(plan, *arrays)
         return vector
 
 
 @lru_cache(4096)
-def _plan(job: Job, *shapes: tuple[int, ...] | None) -> Plan:
+def plan_of(job: Job, *shapes: tuple[int, ...] | None) -> Plan:
+    """The plan of a job for arrays of these shapes."""
     signatures: Any = [
         None if dtype is None else Signature(shape, dtype)
         for shape, dtype in zip(shapes, job.dtypes, strict=True)
