@@ -42,11 +42,17 @@ MORE_FILES = {
     "numpy": {"blocks.py", "exact.py", "native.py"},
     "torch": {
         *{"direct.py", "exact.py", "interop.py", "pieces.py"},
-        *{"distributed.py", "engine.py", "layout.py", "local.py", "split_ops.py"},
+        *{"distributed.py", "engine.py", "layout.py", "local.py", "processes.py", "split_ops.py"},
     },
-    "tensorflow": {"direct.py", "exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},
+    "tensorflow": {
+        *{"direct.py", "exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},
+        *{"engine.py", "replicas.py"},
+    },
     "keras": {"interop.py"},
-    "jax": {"callback.py", "exact.py", "ffi.py", "graph.py", "program.py"},
+    "jax": {
+        *{"callback.py", "exact.py", "ffi.py", "graph.py", "program.py"},
+        *{"engine.py", "manual.py", "rows.py"},
+    },
 }
 
 
