@@ -3,8 +3,8 @@
 #
 #   make run          2 minutes   check every framework against the oracle, then train in all
 #   make check        1 minute    ruff, quick tests, and the eager cases in NumPy and PyTorch
-#   make test         6 minutes   lint, types and tests; every change has to pass this
-#   make test-all     14 minutes  the same, and the slow tests that repeat in another compiler
+#   make test         12 minutes  lint, types and tests; every change has to pass this
+#   make test-all     45 minutes  the same, and the slow tests that repeat in another compiler
 #   make test-oldest  3 minutes   the eager cases in the oldest versions that the extras admit
 #   make test-sanitize  5 minutes  the compiled loops under ASan and UBSan, with random calls
 #   make lint         1 minute    formatting, lint rules and types
