@@ -225,7 +225,13 @@ class KerasAdapter(Adapter):
         dtype: Any,
     ) -> Array | None:
         """The divisor of the batch of which this call is a part; None if the call is the whole."""
-        del spec, targets, sample_weight, mask, dtype
+        add_up = self.sum_of_replicas()
+        if add_up is None:
+            return None
+        return add_up(self.divisor_of(spec, targets, sample_weight, mask, dtype))
+
+    def sum_of_replicas(self) -> Callable[[Array], Array] | None:
+        """A function that adds up a tensor over all replicas; None if there are no others."""
         return None
 
     def bind(self, spec: Loss) -> objects.KerasLoss:
@@ -329,17 +335,9 @@ class _KerasOnTorch(KerasAdapter):
             for x in tensors
         )
 
-    def divisor_of_replicas(
-        self,
-        spec: Loss,
-        targets: Array,
-        sample_weight: Array | None,
-        mask: Array | None,
-        dtype: Any,
-    ) -> Array | None:
+    def sum_of_replicas(self) -> Callable[[Array], Array] | None:
         from unifiedloss.adapters.torch import processes
 
-        del spec, targets, sample_weight, mask, dtype
         others = processes.count() - 1
         if others:
             msg = (
@@ -369,20 +367,10 @@ class _KerasOnTorch(KerasAdapter):
 class _KerasOnTensorFlow(KerasAdapter):
     """The adapter for Keras on TensorFlow, where Keras' variables hold TensorFlow's."""
 
-    def divisor_of_replicas(
-        self,
-        spec: Loss,
-        targets: Array,
-        sample_weight: Array | None,
-        mask: Array | None,
-        dtype: Any,
-    ) -> Array | None:
+    def sum_of_replicas(self) -> Callable[[Array], Array] | None:
         from unifiedloss.adapters.tensorflow import replicas
 
-        add_up = replicas.add_up()
-        if add_up is None:
-            return None
-        return add_up(self.divisor_of(spec, targets, sample_weight, mask, dtype))
+        return replicas.add_up()
 
     def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         tensors = super().to_tensors(predictions, *companions)

@@ -57,7 +57,8 @@ def _run(
     parts = [None if x is None else np.split(x, count) for x in arrays]
 
     def of_replica(number: int) -> Callable[[Any], Any]:
-        return lambda context: tf.constant(parts[number][context.replica_id_in_sync_group])  # type: ignore[index]
+        part: Any = parts[number]
+        return lambda context: tf.constant(part[context.replica_id_in_sync_group])
 
     given = [
         None
