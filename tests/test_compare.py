@@ -14,8 +14,9 @@ from tests.fake_adapters import Install, fake  # noqa: F401 - a fixture
 from tests.test_cli import saved  # noqa: F401 - a fixture
 from unifiedloss import conformance
 from unifiedloss.cli import app
-from unifiedloss.conformance import blocks, compare, memory, tolerances, workers
+from unifiedloss.conformance import blocks, compare, tolerances, workers
 from unifiedloss.conformance.case import Case
+from unifiedloss.readers import memory
 
 
 @pytest.fixture

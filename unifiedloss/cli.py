@@ -377,7 +377,7 @@ def compare(
 def _size_of(arrays: dict[str, Any]) -> str:
     """Say how large the arrays are, and how much memory a comparison of them takes."""
     from unifiedloss.conformance import compare as comparing
-    from unifiedloss.conformance.memory import size
+    from unifiedloss.readers.memory import size
 
     needs = comparing.needs(arrays)
     free = "" if needs.free is None else f"; {size(needs.free)} are free"

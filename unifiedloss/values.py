@@ -8,8 +8,9 @@ zero-weighted positions are skipped. The order is weights, targets, predictions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,35 +65,171 @@ def _check(
     refuse_empty: bool,
 ) -> None:
     """See `check`."""
+    chosen = _choose(plan, predictions, targets, sample_weight, mask)
+    for found in _findings(plan, predictions, targets, sample_weight, chosen):
+        if found.bad.any():
+            raise BadValueError(found.message())
+    if refuse_empty:
+        _check_empty(plan, targets, sample_weight, chosen.present, chosen.kept)
+
+
+class Bad(NamedTuple):
+    """The bad values of a call.
+
+    Attributes:
+        count: the number of positions that hold one.
+        place: where the first of them lies, along the axes of its tensor; None if there is none.
+        message: what `check` raises for it, with its place shifted by the first row; "" if there
+            is none.
+    """
+
+    count: int
+    place: tuple[int, ...] | None
+    message: str
+
+
+def bad_values(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+    first_row: int = 0,
+) -> Bad:
+    """Count the positions that `check` would refuse, and describe the first of them.
+
+    The other arguments are those of `check`.
+
+    Args:
+        plan: the plan.
+        predictions: values.
+        targets: values.
+        sample_weight: values or None.
+        mask: values or None.
+        first_row: the place of the first row where the arrays are a part of larger ones.
+    """
+    targets, sample_weight = _read_in(plan, targets), _read_in(plan, sample_weight)
+    if plan.probabilities:
+        predictions = _read_in(plan, predictions)
+    with np.errstate(over="ignore", invalid="ignore"):
+        chosen = _choose(plan, predictions, targets, sample_weight, mask)
+        every = np.zeros(chosen.kept.shape, bool)
+        first: Finding | None = None
+        for found in _findings(plan, predictions, targets, sample_weight, chosen):
+            if found.bad.any():
+                bad = np.broadcast_to(found.bad, np.broadcast_shapes(found.bad.shape, every.shape))
+                every |= bad if found.bad.ndim == every.ndim else bad.any(plan.axis)
+                first = first or found
+        if plan.average_last_axis:
+            every = every.any(-1)
+        if first is None:
+            return Bad(0, None, "")
+        place = first.place()
+        shifted = (place[0] + first_row, *place[1:]) if place else ()
+        return Bad(int(np.count_nonzero(every)), shifted, first.message(shifted))
+
+
+def dropped(plan: Plan, predictions: Array, targets: Array, mask: Array | None) -> int:
+    """The number of positions that a mask or an ignored label drops."""
+    if mask is None and not plan.ignored_labels:
+        return 0
+    present = _present(plan, targets, mask, _position_shape(plan, predictions))
+    if plan.average_last_axis:
+        present = present.any(-1)
+    return int(present.size - np.count_nonzero(present))
+
+
+class _Chosen(NamedTuple):
+    """Which positions count.
+
+    Attributes:
+        present: those that are not dropped.
+        kept: those that are neither dropped nor zero-weighted.
+        weight: the sample weights in the compute dtype; None without any.
+    """
+
+    present: Array
+    kept: Array
+    weight: Array | None
+
+
+def _choose(
+    plan: Plan,
+    predictions: Array | None,
+    targets: Array,
+    sample_weight: Array | None,
+    mask: Array | None,
+) -> _Chosen:
     if predictions is None:
         shape = targets.shape if plan.kind == "index" else _position_shape(plan, targets)
     else:
         shape = _position_shape(plan, predictions)
+    present = _present(plan, targets, mask, shape)
+    if sample_weight is None and plan.element_weights is None:
+        return _Chosen(present, present, None)
+    # The cast to the compute dtype may overflow. Weights too small for it count as 0.
+    with np.errstate(over="ignore"):
+        given = np.ones((), bool) if sample_weight is None else sample_weight
+        weight = _align(given.astype(plan.compute_dtype), shape)
+        product = None
+        if plan.element_weights is not None:
+            product = weight * np.asarray(plan.element_weights, plan.compute_dtype)
+    kept = present & plan.counts(weight, product)
+    return _Chosen(present, kept, None if sample_weight is None else weight)
+
+
+def _present(plan: Plan, targets: Array, mask: Array | None, shape: tuple[int, ...]) -> Array:
     present = np.ones(shape, bool) if mask is None else _align(mask, shape)
     for label in plan.ignored_labels:
         present = present & (targets != label)
-    kept = present
-    if sample_weight is not None or plan.element_weights is not None:
-        # The cast to the compute dtype may overflow. Weights too small for it count as 0.
-        with np.errstate(over="ignore"):
-            given = np.ones((), bool) if sample_weight is None else sample_weight
-            weight = _align(given.astype(plan.compute_dtype), shape)
-            product = None
-            if plan.element_weights is not None:
-                product = weight * np.asarray(plan.element_weights, plan.compute_dtype)
-        kept = present & plan.counts(weight, product)
-        weighted_mean = plan.divisor == "weights" and plan.spec.reduction == "mean"
-        if sample_weight is not None and weighted_mean:
-            why = (
-                "a weighted mean needs non-negative weights; use another divisor, or reduction "
-                "'sum'."
-            )
-            _raise_at(kept & (weight < 0), sample_weight, "sample_weight", why)
-    _check_targets(plan, targets, kept)
+    return present
+
+
+class Finding(NamedTuple):
+    """A rule about values, and where it is broken.
+
+    Attributes:
+        bad: where.
+        values: the values, which may have only the leading axes of `bad`.
+        name: the argument.
+        why: what the rule says.
+    """
+
+    bad: Array
+    values: Array
+    name: str
+    why: str
+
+    def place(self) -> tuple[int, ...]:
+        """Where the first bad value lies."""
+        return tuple(int(i) for i in np.argwhere(self.bad)[0][: self.values.ndim])
+
+    def message(self, shown: tuple[int, ...] | None = None) -> str:
+        """The message about the first bad value, at the place that is shown."""
+        place = self.place()
+        value = self.values[place]
+        number = str(int(value)) if self.values.dtype.kind in "iub" else f"{float(value):.9g}"
+        shown = place if shown is None else shown
+        where = f"[{', '.join(map(str, shown))}]" if shown else ""
+        return f"{self.name}{where} is {number}: {self.why}"
+
+
+def _findings(
+    plan: Plan,
+    predictions: Array | None,
+    targets: Array,
+    sample_weight: Array | None,
+    chosen: _Chosen,
+) -> Iterator[Finding]:
+    """The rules in the order in which they are told: weights, targets, predictions."""
+    weighted_mean = plan.divisor == "weights" and plan.spec.reduction == "mean"
+    if sample_weight is not None and weighted_mean:
+        why = "a weighted mean needs non-negative weights; use another divisor, or reduction 'sum'."
+        assert chosen.weight is not None
+        yield Finding(chosen.kept & (chosen.weight < 0), sample_weight, "sample_weight", why)
+    yield from _in_targets(plan, targets, chosen.kept)
     if plan.probabilities and predictions is not None:
-        _check_probabilities(plan, predictions, targets, kept)
-    if refuse_empty:
-        _check_empty(plan, targets, sample_weight, present, kept, shape)
+        yield from _in_probabilities(plan, predictions, targets, chosen.kept)
 
 
 def _read_in(plan: Plan, x: Array | None) -> Any:
@@ -153,59 +290,32 @@ def _align(x: Array, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
 
 
-def _raise_at(bad: Array, values: Array, name: str, why: str) -> None:
-    """Raise for the first True in `bad`, with its position and value.
-
-    `values` may have only the leading axes of `bad`.
-    """
-    if not bad.any():
-        return
-    position = tuple(int(i) for i in np.argwhere(bad)[0][: values.ndim])
-    value = values[position]
-    shown = str(int(value)) if values.dtype.kind in "iub" else f"{float(value):.9g}"
-    where = f"[{', '.join(map(str, position))}]" if position else ""
-    msg = f"{name}{where} is {shown}: {why}"
-    raise BadValueError(msg)
-
-
 # The limits below are np.float64, because NumPy would round a Python float to the array's dtype,
 # and the smallest normal float64 rounds to 0 in float32.
 
 
-def _check_targets(plan: Plan, targets: Array, kept: Array) -> None:
+def _in_targets(plan: Plan, targets: Array, kept: Array) -> Iterator[Finding]:
     if plan.kind == "index":
         unknown = plan.classes == UNKNOWN_CLASSES
         bad = targets < 0 if unknown else (targets < 0) | (targets >= plan.shared_by)
-        _raise_at(
-            kept & bad,
-            targets,
-            "targets",
+        why = (
             f"not a class index{'' if unknown else f' in 0..{plan.shared_by - 1}'}; "
             "indices never wrap. "
-            "To drop positions with this label, name it as ignore_index.",
+            "To drop positions with this label, name it as ignore_index."
         )
+        yield Finding(kept & bad, targets, "targets", why)
     elif plan.kind == "dense":
-        _raise_at(
-            _along(plan, kept) & ((targets <= -np.float64(plan.tiny_target)) | np.isinf(targets)),
-            targets,
-            "targets",
-            "dense targets must be finite and not negative.",
-        )
+        bad = (targets <= -np.float64(plan.tiny_target)) | np.isinf(targets)
+        why = "dense targets must be finite and not negative."
+        yield Finding(_along(plan, kept) & bad, targets, "targets", why)
     elif plan.kind == "binary":
         if targets.dtype != bool:
-            _raise_at(
-                kept & ((targets <= -np.float64(plan.tiny_target)) | (targets > 1)),
-                targets,
-                "targets",
-                "binary targets must lie in [0, 1].",
-            )
+            bad = (targets <= -np.float64(plan.tiny_target)) | (targets > 1)
+            yield Finding(kept & bad, targets, "targets", "binary targets must lie in [0, 1].")
     elif targets.dtype.kind in "iu":
-        _raise_at(
-            kept & ((targets > MAX_INTEGER_TARGET) | (targets < -MAX_INTEGER_TARGET)),
-            targets,
-            "targets",
-            "integer targets must be at most 2^53 in size; cast them to float64.",
-        )
+        bad = (targets > MAX_INTEGER_TARGET) | (targets < -MAX_INTEGER_TARGET)
+        why = "integer targets must be at most 2^53 in size; cast them to float64."
+        yield Finding(kept & bad, targets, "targets", why)
 
 
 def _along(plan: Plan, x: Array) -> Array:
@@ -213,7 +323,9 @@ def _along(plan: Plan, x: Array) -> Array:
     return np.expand_dims(x, plan.axis)
 
 
-def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: Array) -> None:
+def _in_probabilities(
+    plan: Plan, predictions: Array, targets: Array, kept: Array
+) -> Iterator[Finding]:
     outside = (predictions <= -np.float64(plan.tiny)) | (
         predictions > np.float64(plan.probability_limit)
     )
@@ -233,7 +345,7 @@ def _check_probabilities(plan: Plan, predictions: Array, targets: Array, kept: A
             "renormalize needs finite, non-negative numbers. If these are logits, set "
             "from_logits=True."
         )
-    _raise_at(outside & read, predictions, "predictions", why)
+    yield Finding(outside & read, predictions, "predictions", why)
 
 
 def _check_empty(
@@ -242,7 +354,6 @@ def _check_empty(
     sample_weight: Array | None,
     present: Array,
     kept: Array,
-    shape: tuple[int, ...],
 ) -> None:
     # If the divisor is the sum of the weights, no weight is negative, so the sum is 0 only if all
     # are 0. Look for a factor of 0, not for a product of 0, because a product of nonzero factors
@@ -256,7 +367,7 @@ def _check_empty(
             entries = np.moveaxis(~(targets < np.float64(plan.tiny_target)), plan.axis or 0, -1)
             nonzero = (entries & has_weight).any(-1)
         if sample_weight is not None:
-            nonzero = nonzero | np.isnan(_align(sample_weight, shape).astype(np.float64))
+            nonzero = nonzero | np.isnan(_align(sample_weight, kept.shape).astype(np.float64))
         nonzero = nonzero & kept
     rule = plan.divisor
     if rule == "all":
@@ -268,7 +379,7 @@ def _check_empty(
     if empty:
         msg = (
             f"the mean has nothing to divide by: divisor {rule!r} is 0 for a per-position loss of "
-            f"shape {shape}. Every position is dropped or has weight 0; set on_empty to 'nan' or "
-            "'zero' to get a number."
+            f"shape {kept.shape}. Every position is dropped or has weight 0; set on_empty to 'nan' "
+            "or 'zero' to get a number."
         )
         raise EmptyMeanError(msg)

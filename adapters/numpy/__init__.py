@@ -106,6 +106,10 @@ class NumPyAdapter(Adapter):
 
     def native_totals(self, plan: Plan, inputs: Inputs, *, mean: bool, checked: bool) -> Array:
         with np.errstate(all="ignore"):
+            e = Evaluator(self.ops, self.kernels, plan, checked=checked)
+            found = native.totals(e, inputs, mean=mean)
+            if found is not None:
+                return np.array(found if mean else found[:1], self.wide(inputs.predictions))
             return super().native_totals(plan, inputs, mean=mean, checked=checked)
 
     def native_divisor(self, plan: Plan, inputs: Inputs, *, checked: bool) -> Array:

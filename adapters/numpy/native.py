@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,42 @@ def whole(
     return None if unknown else (value[()], slopes)
 
 
+def totals(e: Evaluator, inputs: Inputs, *, mean: bool) -> tuple[float, float | None] | None:
+    """The sum of the terms and the divisor of a piece, of a plan with the reduction "sum".
+
+    The losses are added in float64.
+
+    Returns:
+        Both numbers, the second only if `mean` is set; None if no loop computes them.
+    """
+    plan = e.plan
+    loop = native.loop_of(plan)
+    if loop is None or plan.average_last_axis:
+        return None
+    own = blocks.evaluator_of_blocks(e)
+    total = divisor = 0.0
+    for block in _cut(plan, inputs):
+        found = _computed(own, loop, block.inputs, None, None, None)
+        if found is None:
+            return None
+        total += float(np.sum(found.losses, dtype=np.float64))
+        if mean:
+            divisor += float(own.divisor_of_piece(found, "float64"))
+    return total, divisor if mean else None
+
+
+def _cut(plan: Plan, inputs: Inputs) -> Iterator[blocks.Block]:
+    """Cut a call in blocks of positions."""
+    predictions = inputs.predictions
+    axis = blocks.axis_to_cut(plan, predictions)
+    if axis is None:
+        everything: Any = (...,)
+        return iter([blocks.Block(inputs, everything, everything)])
+    ordered = axis == 0 and _classes_last(plan) and _is_ordered(predictions)
+    size = _POSITIONS * (plan.classes or 1) if ordered else blocks.ELEMENTS
+    return blocks.blocks(plan, inputs, axis, size)
+
+
 def evaluate(
     e: Evaluator, inputs: Inputs, upstream: Array | None = None, *, gradient: bool
 ) -> tuple[Array, Array | None] | None:
@@ -74,28 +110,17 @@ def evaluate(
     loop = native.loop_of(plan)
     if loop is None:
         return None
-    predictions = inputs.predictions
-    axis = blocks.axis_to_cut(plan, predictions)
-    ordered = axis in (None, 0) and _classes_last(plan) and _is_ordered(predictions)
-    size = _POSITIONS * (plan.classes or 1) if ordered else blocks.ELEMENTS
-
-    def cut() -> Iterable[blocks.Block]:
-        if axis is None:
-            everything: Any = (...,)
-            return [blocks.Block(inputs, everything, everything)]
-        return blocks.blocks(plan, inputs, axis, size)
-
     own = blocks.evaluator_of_blocks(e)
     mean = plan.spec.reduction == "mean"
     count: Any = None
     if mean:
-        each = (own.divisor(_terms(own, block.inputs, None)) for block in cut())
+        each = (own.divisor(_terms(own, block.inputs, None)) for block in _cut(plan, inputs))
         count = plan.count if plan.plain else float(sum(map(float, each)))
     shape: Any = plan.positions
     losses = np.empty(shape, np.float32) if plan.spec.reduction == "none" else None
-    slopes = np.empty(predictions.shape, np.float32) if gradient else None
+    slopes = np.empty(inputs.predictions.shape, np.float32) if gradient else None
     total = 0.0
-    for block in cut():
+    for block in _cut(plan, inputs):
         above = upstream if upstream is None else blocks.cut(upstream, block.positions)
         into = slopes if slopes is None else slopes[block.place]
         found = _computed(own, loop, block.inputs, count, above, into)

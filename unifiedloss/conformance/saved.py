@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.conformance.memory import available, size
+from unifiedloss.readers.memory import available, size
 from unifiedloss.errors import BadValueError
 from unifiedloss.text import shortened, shortened_path
 

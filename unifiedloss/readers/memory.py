@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from unifiedloss.readers.column import FileError
+from unifiedloss.text import shortened_path
+
 _ROOT = Path("/")
 
 
@@ -78,3 +81,19 @@ def size(bytes_: int) -> str:
             break
         number, unit = number / 1000, larger
     return f"{number:.3g} {unit}" if number < 999.5 else f"{number:.0f} {unit}"
+
+
+def check_memory(total: int, path: Path) -> None:
+    """Refuse an array that takes more bytes than are free.
+
+    Raises:
+        FileError: it does. The message says how many.
+    """
+    free = available()
+    if free is not None and total > free:
+        msg = (
+            f"an array in {shortened_path(path)} has to be read as a whole and takes "
+            f"{size(total)}, and {size(free)} of memory are free; save it in row-major order, as "
+            "numpy.ascontiguousarray has it."
+        )
+        raise FileError(msg)
