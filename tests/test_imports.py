@@ -39,6 +39,11 @@ SWITCHED = {
     "sklearn": {"sklearn"},
     "onnx": {"onnx", "onnxruntime"},
 }
+# The libraries of the core that are imported only when a call needs them.
+OPTIONAL = {
+    "readers": {"h5py", "ml_dtypes", "pyarrow", "safetensors", "zarr"},
+    "evaluation": {"distributed"},
+}
 FRAMEWORKS = set.union(*ADAPTERS.values(), *SWITCHED.values()) - ADAPTERS["numpy"]
 
 IMPORT_BUDGET_MS = 15.0
@@ -110,14 +115,14 @@ RINGS = (
     ("serialization", "fixes", "shapes", "plan"),
     (
         *("ops", "evaluator", "logarithms", "gradients", "values", "hints", "formulas"),
-        *("magnitudes", "compiled", "divisors", "lists"),
+        *("magnitudes", "compiled", "divisors", "lists", "readers"),
     ),
     ("losses.*.pipeline", "losses.*.gradient", "losses.*.formula", "losses.*.magnitude"),
     ("pipeline", *ORACLE),
     ("exact", "totals", "losses.*.exact", "losses.*.graph", "losses.*.compiled"),
     ("adapter",),
     ("registry",),
-    ("functional",),
+    ("functional", "evaluation"),
     ("interop", "switching", "conformance", "losses.*.cases", "losses.*.hard"),
     ("cli", "__main__"),
 )
@@ -190,7 +195,7 @@ def rule_for(module: str) -> Rule:
     if ring < EXACT_RING:
         # And what the oracle checks does not use it.
         not_own = ("unifiedloss.oracle", "unifiedloss.reference")
-    packages = frozenset() if name in PURE else frozenset({"numpy"})
+    packages = frozenset() if name in PURE else frozenset({"numpy"} | OPTIONAL.get(name, set()))
     if name == "conformance":
         # pytest, because the suite also runs under it; __version__, because reports contain it.
         own = (*own, "unifiedloss.__version__")
@@ -217,7 +222,7 @@ def _rule_for_adapter(module: str) -> Rule:
     forbidden = () if name == "keras" else others
     # A folder that is not in the tables above may import no framework.
     packages = frozenset({"numpy"} | (ADAPTERS | SWITCHED).get(name, set()))
-    ring = RINGS.index(("functional",)) - 1
+    ring = RINGS.index(("functional", "evaluation")) - 1
     own = ("unifiedloss.adapters", *_rings(*range(ring + 1)))
     if module.endswith(".interop"):
         own = (*own, "unifiedloss.interop")

@@ -65,3 +65,7 @@ class UnsupportedError(UnifiedLossError, ValueError):
 
 class AdapterError(UnifiedLossError, TypeError):
     """An adapter does not fulfil the contract of `unifiedloss.adapter.Adapter`."""
+
+
+class FileError(UnifiedLossError, ValueError):
+    """A file of arrays is missing, damaged or of another kind, or changed while it was read."""

@@ -73,19 +73,45 @@ def _check(
         _check_empty(plan, targets, sample_weight, chosen.present, chosen.kept)
 
 
+class Finding(NamedTuple):
+    """A rule about values, and where it is broken.
+
+    Attributes:
+        bad: where.
+        values: the values, which may have only the leading axes of `bad`.
+        name: the argument.
+        why: what the rule says.
+    """
+
+    bad: Array
+    values: Array
+    name: str
+    why: str
+
+    def place(self) -> tuple[int, ...]:
+        """Where the first bad value lies."""
+        return tuple(int(i) for i in np.argwhere(self.bad)[0][: self.values.ndim])
+
+    def message(self, shown: tuple[int, ...] | None = None) -> str:
+        """The message about the first bad value, at the place that is shown."""
+        place = self.place()
+        value = self.values[place]
+        number = str(int(value)) if self.values.dtype.kind in "iub" else f"{float(value):.9g}"
+        shown = place if shown is None else shown
+        where = f"[{', '.join(map(str, shown))}]" if shown else ""
+        return f"{self.name}{where} is {number}: {self.why}"
+
+
 class Bad(NamedTuple):
     """The bad values of a call.
 
     Attributes:
-        count: the number of positions that hold one.
-        place: where the first of them lies, along the axes of its tensor; None if there is none.
-        message: what `check` raises for it, with its place shifted by the first row; "" if there
-            is none.
+        positions: the number of positions that hold one.
+        first: the first rule that is broken; None if there is none.
     """
 
-    count: int
-    place: tuple[int, ...] | None
-    message: str
+    positions: int
+    first: Finding | None
 
 
 def bad_values(
@@ -94,46 +120,30 @@ def bad_values(
     targets: Array,
     sample_weight: Array | None,
     mask: Array | None,
-    first_row: int = 0,
 ) -> Bad:
-    """Count the positions that `check` would refuse, and describe the first of them.
-
-    The other arguments are those of `check`.
-
-    Args:
-        plan: the plan.
-        predictions: values.
-        targets: values.
-        sample_weight: values or None.
-        mask: values or None.
-        first_row: the place of the first row where the arrays are a part of larger ones.
-    """
+    """Count the positions that `check` would refuse, and find the first of them."""
     targets, sample_weight = _read_in(plan, targets), _read_in(plan, sample_weight)
     if plan.probabilities:
         predictions = _read_in(plan, predictions)
     with np.errstate(over="ignore", invalid="ignore"):
         chosen = _choose(plan, predictions, targets, sample_weight, mask)
-        every = np.zeros(chosen.kept.shape, bool)
+        every: Any = np.zeros(chosen.kept.shape, bool)
         first: Finding | None = None
         for found in _findings(plan, predictions, targets, sample_weight, chosen):
             if found.bad.any():
-                bad = np.broadcast_to(found.bad, np.broadcast_shapes(found.bad.shape, every.shape))
-                every |= bad if found.bad.ndim == every.ndim else bad.any(plan.axis)
+                of_positions = found.bad.ndim == every.ndim
+                every |= found.bad if of_positions else found.bad.any(plan.axis)
                 first = first or found
         if plan.average_last_axis:
             every = every.any(-1)
-        if first is None:
-            return Bad(0, None, "")
-        place = first.place()
-        shifted = (place[0] + first_row, *place[1:]) if place else ()
-        return Bad(int(np.count_nonzero(every)), shifted, first.message(shifted))
+    return Bad(int(np.count_nonzero(every)), first)
 
 
 def dropped(plan: Plan, predictions: Array, targets: Array, mask: Array | None) -> int:
     """The number of positions that a mask or an ignored label drops."""
     if mask is None and not plan.ignored_labels:
         return 0
-    present = _present(plan, targets, mask, _position_shape(plan, predictions))
+    present: Any = _present(plan, targets, mask, _position_shape(plan, predictions))
     if plan.average_last_axis:
         present = present.any(-1)
     return int(present.size - np.count_nonzero(present))
@@ -179,39 +189,10 @@ def _choose(
 
 
 def _present(plan: Plan, targets: Array, mask: Array | None, shape: tuple[int, ...]) -> Array:
-    present = np.ones(shape, bool) if mask is None else _align(mask, shape)
+    present: Array = np.ones(shape, bool) if mask is None else _align(mask, shape)
     for label in plan.ignored_labels:
         present = present & (targets != label)
     return present
-
-
-class Finding(NamedTuple):
-    """A rule about values, and where it is broken.
-
-    Attributes:
-        bad: where.
-        values: the values, which may have only the leading axes of `bad`.
-        name: the argument.
-        why: what the rule says.
-    """
-
-    bad: Array
-    values: Array
-    name: str
-    why: str
-
-    def place(self) -> tuple[int, ...]:
-        """Where the first bad value lies."""
-        return tuple(int(i) for i in np.argwhere(self.bad)[0][: self.values.ndim])
-
-    def message(self, shown: tuple[int, ...] | None = None) -> str:
-        """The message about the first bad value, at the place that is shown."""
-        place = self.place()
-        value = self.values[place]
-        number = str(int(value)) if self.values.dtype.kind in "iub" else f"{float(value):.9g}"
-        shown = place if shown is None else shown
-        where = f"[{', '.join(map(str, shown))}]" if shown else ""
-        return f"{self.name}{where} is {number}: {self.why}"
 
 
 def _findings(

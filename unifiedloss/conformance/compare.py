@@ -21,10 +21,10 @@ from unifiedloss import registry
 from unifiedloss.conformance import blocks, tolerances, workers
 from unifiedloss.conformance.case import Case
 from unifiedloss.conformance.mapped import Mapped
-from unifiedloss.readers.memory import available, size
 from unifiedloss.conformance.saved import ARRAYS, load_files
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
+from unifiedloss.readers.memory import available, size
 from unifiedloss.spec import Loss
 
 Array = NDArray[Any]

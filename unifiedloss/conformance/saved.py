@@ -16,8 +16,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.readers.memory import available, size
 from unifiedloss.errors import BadValueError
+from unifiedloss.readers.memory import available, size
 from unifiedloss.text import shortened, shortened_path
 
 Array = NDArray[Any]

@@ -163,3 +163,14 @@ def result(
     size: Any = limbs.quotient(total._replace(units=abs(total.units)), dtype, divisor)
     rounded = nearest(size, FORMATS[dtype])
     return rounded if total.units >= 0 else 0.0 - rounded
+
+
+def divisor_in_totals(entries: limbs.Vector) -> Fraction | float:
+    """The divisor in the totals of a mean.
+
+    Raises:
+        BadValueError: the check number is wrong.
+    """
+    lengths = {limbs.length("mean", dtype): dtype for dtype in ("float32", "float64")}
+    _, divisor = limbs.opened("mean", lengths[len(entries)], entries)
+    return limbs.number(divisor)

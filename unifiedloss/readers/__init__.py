@@ -10,8 +10,8 @@ import importlib
 from pathlib import Path
 from typing import NamedTuple
 
-from unifiedloss.errors import MissingBackendError
-from unifiedloss.readers.column import Column, FileError, Reader
+from unifiedloss.errors import FileError, MissingBackendError
+from unifiedloss.readers.column import Column, Reader
 from unifiedloss.text import shortened, shortened_path
 
 __all__ = ["FORMATS", "Column", "FileError", "Reader", "open_reader"]

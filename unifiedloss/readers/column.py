@@ -5,19 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.errors import UnifiedLossError
+from unifiedloss.errors import FileError
 from unifiedloss.text import shortened, shortened_path
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Array = NDArray[Any]
-
-
-class FileError(UnifiedLossError, ValueError):
-    """A file is missing, damaged or of another kind, or changed while it was read."""
 
 
 class Column(ABC):
@@ -61,10 +59,12 @@ class Reader(ABC):
 def unreadable(path: Path, error: Exception) -> FileError:
     """The error about a file that the system does not open or read."""
     why = getattr(error, "strerror", None) or shortened(str(error))
-    return FileError(f"cannot read {shortened_path(path)}: {why}.")
+    made: FileError = FileError(f"cannot read {shortened_path(path)}: {why}.")
+    return made
 
 
 def damaged(path: Path, name: str, why: str) -> FileError:
     """The error about an array that cannot be read."""
     what = f"the array {shortened(name)!r} in " if name else ""
-    return FileError(f"{what}{shortened_path(path)} {why}.")
+    made: FileError = FileError(f"{what}{shortened_path(path)} {why}.")
+    return made

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from unifiedloss.errors import FileError
 from unifiedloss.inputs import Signature
 from unifiedloss.readers import open_reader
-from unifiedloss.readers.column import Array, Column, FileError, Reader
+from unifiedloss.readers.column import Array, Column, Reader
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import shortened, shortened_path
 
@@ -259,12 +260,17 @@ def _rows(column: Column, start: int, stop: int) -> Array:
 
 def _no_array(reader: Reader, key: str, name: str) -> FileError:
     names = shortened(", ".join(map(repr, reader.columns))) or "none"
+    if list(reader.columns) == [""]:
+        names = "one without a name"
     option = f"--{name.replace('_', '-')}-key"
-    how = "" if name == "groups" else f" Name the array of the {name} with {option}."
-    return FileError(
+    how = f" Name the array of the {name} with {option}."
+    if name == "groups":
+        how = " The groups may be an .npy file of their own."
+    made: FileError = FileError(
         f"{shortened_path(reader.path)} has no array {shortened(key)!r}; its arrays are {names}."
         f"{suggestion(key, reader.columns)}{how}"
     )
+    return made
 
 
 def _refuse_if_misspelt(name: str, path: Path, columns: Mapping[str, Column]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from unifiedloss.readers.column import FileError
+from unifiedloss.errors import FileError
 from unifiedloss.text import shortened_path
 
 _ROOT = Path("/")

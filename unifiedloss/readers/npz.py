@@ -9,9 +9,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from unifiedloss.readers.column import Array, Column, FileError, Reader, damaged, unreadable
+from unifiedloss.errors import FileError
+from unifiedloss.readers.column import Array, Column, Reader, damaged, unreadable
 from unifiedloss.readers.memory import check_memory
 from unifiedloss.readers.npy import Header, read_header
+from unifiedloss.readers.raw import bytes_of, fill
 from unifiedloss.text import shortened, shortened_path
 
 _SAVE = "save it with numpy.savez(file, predictions=..., targets=...)"
@@ -97,14 +99,8 @@ class _Member(Column):
         row = math.prod(rest) * self._stored.itemsize
         stream = self._stream_at(start, row)
         array = np.empty(shape, self._stored)
-        into = memoryview(array.reshape(-1).view(np.uint8))
         try:
-            done = 0
-            while done < len(into):
-                part = stream.readinto(into[done:])  # type: ignore[attr-defined]
-                if not part:
-                    raise EOFError  # noqa: TRY301 - the error is the same as that of zipfile
-                done += part
+            fill(stream, bytes_of(array))
             self._row = stop
             if stop == (self.shape or (1,))[0]:
                 # Reading past the end makes zipfile compare the checksum.

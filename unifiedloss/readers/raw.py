@@ -37,7 +37,7 @@ class RawColumn(Column):
         try:
             with self.path.open("rb", buffering=0) as opened:
                 opened.seek(self.offset + start * row)
-                _fill(opened, memoryview(array.reshape(-1).view(np.uint8)))
+                fill(opened, bytes_of(array))
         except EOFError as error:
             raise damaged(self.path, self.name, "ends before its last row: it was cut") from error
         except OSError as error:
@@ -45,8 +45,18 @@ class RawColumn(Column):
         return array.astype(self.dtype, copy=False)
 
 
-def _fill(opened: Any, into: memoryview) -> None:
-    """Fill a buffer. One call of the system reads 2 GiB at most."""
+def bytes_of(array: Array) -> memoryview:
+    """The memory of an array."""
+    flat: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(flat)
+
+
+def fill(opened: Any, into: memoryview) -> None:
+    """Fill a buffer. One call of the system reads 2 GiB at most.
+
+    Raises:
+        EOFError: the file ends before.
+    """
     done = 0
     while done < len(into):
         count = opened.readinto(into[done:])

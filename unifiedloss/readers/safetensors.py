@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unifiedloss.errors import DTypeError
-from unifiedloss.readers.column import Column, FileError, Reader, unreadable
+from unifiedloss.errors import DTypeError, FileError
+from unifiedloss.readers.column import Column, Reader, unreadable
 from unifiedloss.readers.raw import RawColumn
 from unifiedloss.text import shortened, shortened_path
 
@@ -54,7 +55,7 @@ class SafetensorsReader(Reader):
                 self.columns[name] = RawColumn(path, name, tuple(each["shape"]), dtype, offset)
 
 
-def _dtype(stored: str, name: str) -> np.dtype[np.generic] | None:
+def _dtype(stored: str, name: str) -> np.dtype[Any] | None:
     """The dtype of an array; None for one that no loss reads, such as an 8-bit float."""
     known = _DTYPES.get(stored)
     if known != "bfloat16":
@@ -67,4 +68,5 @@ def _dtype(stored: str, name: str) -> np.dtype[np.generic] | None:
             "it with: pip install ml_dtypes."
         )
         raise DTypeError(msg) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16

@@ -1,0 +1,5 @@
+"""``python -m unifiedloss.cli``."""
+
+from unifiedloss.cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""The command ``compare``: one loss over saved arrays in every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import unifiedloss
+from unifiedloss.cli.output import app, err, fail, out, print_text
+from unifiedloss.cli.specs import check_options, numbers, read_spec
+from unifiedloss.errors import UnifiedLossError
+
+if TYPE_CHECKING:
+    from unifiedloss.conformance.compare import Line, Truth
+    from unifiedloss.spec import Loss
+
+
+@app.command()
+def compare(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="An .npz file with predictions and targets, and optionally sample_weight and "
+            "mask; or two .npy files, predictions and targets, which are mapped and not loaded."
+        ),
+    ],
+    *,
+    sample_weight: Annotated[
+        Path | None, typer.Option(help="An .npy file, beside two others.", dir_okay=False)
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="An .npy file, beside two others.", dir_okay=False)
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="cross_entropy, binary_cross_entropy, mean_squared_error or "
+            "negative_log_likelihood. Default: cross_entropy."
+        ),
+    ] = None,
+    from_logits: Annotated[
+        bool, typer.Option("--from-logits", help="The predictions are logits.")
+    ] = False,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Clip probabilities to [epsilon, 1 - epsilon].")
+    ] = None,
+    axis: Annotated[int | None, typer.Option(help="The class axis.")] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(help="One number per class, separated by commas.", metavar="W,W,..."),
+    ] = None,
+    ignore_index: Annotated[
+        list[int] | None, typer.Option(help="A label to ignore; may be repeated.")
+    ] = None,
+    pos_weight: Annotated[
+        str | None,
+        typer.Option(help="A number, or one per entry of the last axis.", metavar="Q[,Q...]"),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="The amount of label smoothing.")
+    ] = None,
+    reduction: Annotated[str | None, typer.Option(help="mean, sum or none.")] = None,
+    divisor: Annotated[
+        str | None, typer.Option(help="weights, label_weights, present, nonzero or all.")
+    ] = None,
+    on_empty: Annotated[str | None, typer.Option(help="nan, zero or error.")] = None,
+    rounding: Annotated[
+        str | None, typer.Option(help="native or exact. Default: both, whatever the spec says.")
+    ] = None,
+    spec: Annotated[
+        str | None,
+        typer.Option(
+            help="The spec as JSON, or a JSON file; replaces the loss and its options.",
+            metavar="JSON",
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="A backend; may be repeated. Default: all that are installed."),
+    ] = None,
+) -> None:
+    """Run one loss over saved predictions and targets in every installed backend, and compare.
+
+    The exit status is 1 if a result lies outside the bound of the conformance suite, or if a
+    result of exact mode is not exact.
+    """
+    from unifiedloss.conformance import compare as comparing
+
+    weights = None if pos_weight is None else numbers(pos_weight)
+    # Options that are not given are left out, because not every loss has every field.
+    options: dict[str, Any] = {
+        "loss": loss, "from_logits": from_logits or None, "epsilon": epsilon, "axis": axis,
+        "class_weights": None if class_weights is None else numbers(class_weights),
+        "ignore_index": ignore_index or None,
+        "pos_weight": weights[0] if weights is not None and len(weights) == 1 else weights,
+        "label_smoothing": label_smoothing, "reduction": reduction, "divisor": divisor,
+        "on_empty": on_empty,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        if spec is None:
+            check_options(given, [*options, "rounding"])
+            chosen = unifiedloss.from_dict({"loss": "cross_entropy", "version": 1, **given})
+        else:
+            chosen = read_spec(spec, list(given))
+        roundings = comparing.ROUNDINGS if rounding is None else (rounding,)
+        chosen = chosen.replace(rounding=roundings[0])
+        arrays = comparing.load_files(files, sample_weight, mask)
+        print_text(_size_of(arrays), console=err)
+        with err.status("running"):
+            truths, lines = comparing.compare(chosen, arrays, backend or None, roundings)
+    except UnifiedLossError as error:
+        fail(error)
+    _print_comparison(chosen, truths, lines)
+    measured = [line for line in lines if not line.absent]
+    raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
+
+
+def _size_of(arrays: dict[str, Any]) -> str:
+    """Say how large the arrays are, and how much memory a comparison of them takes."""
+    from unifiedloss.conformance import compare as comparing
+    from unifiedloss.readers.memory import size
+
+    needs = comparing.needs(arrays)
+    free = "" if needs.free is None else f"; {size(needs.free)} are free"
+    return (
+        f"{comparing.described(arrays)}: {size(needs.arrays)}. "
+        f"Each backend takes about {size(needs.process)} of memory{free}."
+    )
+
+
+def _print_comparison(spec: Loss, truths: dict[str, Truth], lines: list[Line]) -> None:
+    from rich.table import Table
+
+    sources = ", ".join(dict.fromkeys(truth.source for truth in truths.values()))
+    seconds = sum(truth.seconds for truth in truths.values())
+    print_text(f"{spec!r}, measured against: {sources} ({seconds:.2g} s)")
+    if sources != "oracle":
+        out.print("The oracle would take minutes for so many numbers.", highlight=False)
+    table = Table()
+    for column in ("backend", "rounding"):
+        table.add_column(column, justify="left")
+    for column in ("value", "ulps", "gradient equal", "gradient ulps", "within the bound", "ms"):
+        table.add_column(column, justify="right")
+    for line in lines:
+        if line.error is None:
+            table.add_row(
+                line.backend, line.rounding, f"{line.value:.9g}", f"{line.value_ulps:.3g}",
+                f"{100 * line.gradient_equal:.2f} %", f"{line.gradient_ulps:.3g}",
+                "yes" if line.within else "NO", f"{line.milliseconds:.3g}",
+            )  # fmt: skip
+    out.print(table)
+    for line in lines:
+        if line.error is not None:
+            name = line.backend if line.rounding is None else f"{line.backend}, {line.rounding}"
+            print_text(f"{name}: {line.error}", None if line.absent else "red")

@@ -1,0 +1,196 @@
+"""The command ``conform``: check backends against the oracle."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unifiedloss.cli.output import app, check_folder, count, err, fail, out, print_text, write_file
+from unifiedloss.errors import UnifiedLossError
+
+if TYPE_CHECKING:
+    from unifiedloss.conformance import Report, Row
+    from unifiedloss.conformance.strength import Strength
+
+
+@app.command()
+def conform(
+    *,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A backend ('torch', 'keras') or a row ('keras (jax)'); may be repeated. "
+            "Default: all that are installed."
+        ),
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all."
+        ),
+    ] = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(help="A mode ('eager', 'jit', ...); may be repeated. Default: all."),
+    ] = None,
+    rounding: Annotated[str, typer.Option(help="The rounding to check.")] = "native",
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Run all cases in eager modes, and a few in one compiled mode of each backend.",
+        ),
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the report to this file.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Check the installed backends against the oracle. The exit status is 1 if anything differs."""
+    from unifiedloss import conformance
+    from unifiedloss.conformance import workers
+    from unifiedloss.conformance.strength import FULL, QUICK
+
+    check_folder(json)
+    strength = QUICK if quick else FULL
+    try:
+        labels = [target.label for target in workers.choose(backend or None)[0]]
+        with _progress(len(labels)) as (note, log_row):
+            report = conformance.run(
+                backend or None,
+                loss or None,
+                mode or None,
+                rounding=rounding,
+                strength=strength.name,
+                progress=note,
+                finished=log_row,
+                started=partial(
+                    _print_start, len(labels), strength, part=bool(backend or loss or mode)
+                ),
+            )
+    except UnifiedLossError as error:
+        fail(error)
+    if json is not None:
+        write_file(json, report.to_json() + "\n")
+    _print_report(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _print_start(backends: int, strength: Strength, *, part: bool) -> None:
+    """Print how much is run and how long it takes."""
+    name = "" if strength.name == "full" else f", {strength.name}"
+    limit = "at most" if part else "about"
+    minutes = count(strength.minutes, "minute")
+    print_text(
+        f"Checking {count(backends, 'backend')}{name}: {limit} {minutes} on two cores.",
+        console=err,
+    )
+
+
+def _progress(backends: int) -> Any:
+    """A context manager that gives two callbacks of `conformance.run`.
+
+    The first draws a progress bar for each backend. The second logs each finished row when stderr
+    is not a terminal, because the bars are not drawn then.
+    """
+    import contextlib
+
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from unifiedloss import conformance
+
+    @contextlib.contextmanager
+    def drawn() -> Any:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+            tasks: dict[str, TaskID] = {}
+            places: dict[str, str] = {}
+
+            def place(label: str) -> str:
+                return places.setdefault(label, f"{len(places) + 1} of {backends}")
+
+            def note(at: conformance.Progress) -> None:
+                if at.backend not in tasks:
+                    tasks[at.backend] = bars.add_task(at.backend, total=at.total)
+                bars.update(
+                    tasks[at.backend],
+                    completed=at.done,
+                    total=at.total,
+                    description=f"{place(at.backend)}: {at.backend}, {at.mode}",
+                )
+
+            def log_row(row: Row) -> None:
+                if not err.is_terminal:
+                    _log_row(place(row.backend), row)
+
+            yield note, log_row
+
+    return drawn()
+
+
+def _log_row(place: str, row: Row) -> None:
+    total = row.total
+    print_text(
+        f"{place}: {row.backend}, {row.mode}: {count(total.cases, 'case')}, "
+        f"{count(total.failed, 'failure')}, {row.seconds:.0f} s",
+        console=err,
+    )
+
+
+def _print_report(report: Report) -> None:
+    from rich.table import Table
+
+    for row, failure in report.failures:
+        out.print(
+            f"{row.backend}, {row.mode}: {failure.case}", style="red", markup=False, highlight=False
+        )
+        for what in failure.what:
+            print_text(f"  {what}")
+        print_text(failure.snippet)
+    versions = {row.backend: row.version for row in report.rows}
+    for label, version in versions.items():
+        print_text(f"{label}: {version}")
+    # The table has no frame and no versions, so that it fits a terminal of 80 columns.
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("backend", "mode"):
+        table.add_column(column, no_wrap=True)
+    counts = ("cases", "left\nout", "compared", "programs", "failed")
+    for column in (*counts, "value\nulps", "grad\nulps", "s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in report.rows:
+        total = row.total
+        table.add_row(
+            row.backend, row.mode, str(total.cases), str(row.left_out), str(total.comparisons),
+            str(row.programs), str(total.failed), f"{total.value_ulps:.2f}",
+            f"{total.gradient_ulps:.2f}", f"{row.seconds:.0f}",
+        )  # fmt: skip
+    out.print(table)
+    for row in report.rows:
+        for reason, cases in row.not_held.items():
+            out.print(
+                f"{row.backend}, {row.mode}: {count(cases, 'case')} not run: {reason}",
+                markup=False,
+                highlight=False,
+            )
+    for label, why in report.errors.items():
+        print_text(f"{label} was not checked to the end: {why}", "red")
+    for label, why in report.absent.items():
+        print_text(f"{label} was not checked: {why}.")
+    if report.ok:
+        verdict = "nothing differs"
+    elif report.failures:
+        verdict = f"{count(len(report.failures), 'case')} failed"
+    else:
+        verdict = "the run failed"
+    out.print(
+        f"{count(report.comparisons, 'comparison')} in {count(len(report.rows), 'row')}, "
+        f"{report.seconds:.0f} s: {verdict}.",
+        highlight=False,
+    )

@@ -1,0 +1,185 @@
+"""The command ``evaluate``: a loss over files of any size."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import unifiedloss
+from unifiedloss.cli.output import (
+    app,
+    check_folder,
+    count,
+    err,
+    fail,
+    out,
+    print_text,
+    write_file,
+)
+from unifiedloss.cli.specs import LOSS, loss_text
+from unifiedloss.errors import UnifiedLossError
+from unifiedloss.text import shortened
+
+if TYPE_CHECKING:
+    from unifiedloss.evaluation import Evaluation, Summary
+
+_SHOWN = 50
+"""The groups that the table shows; a file has them all."""
+
+_KEY = "The name of the {} in FILE."
+
+
+@app.command()
+def evaluate(
+    spec: Annotated[str, typer.Argument(help=LOSS, metavar="LOSS")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="An .npz, .safetensors, .parquet, .zarr or .h5 file with predictions and targets, "
+            "and optionally sample_weight and mask; or an .npy file of predictions.",
+        ),
+    ],
+    *,
+    targets: Annotated[
+        Path | None, typer.Option(help="The file of the targets, if FILE does not hold them.")
+    ] = None,
+    sample_weight: Annotated[
+        Path | None, typer.Option(help="The file of the sample weights.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="The file of the mask.")] = None,
+    predictions_key: Annotated[str | None, typer.Option(help=_KEY.format("predictions"))] = None,
+    targets_key: Annotated[str | None, typer.Option(help=_KEY.format("targets"))] = None,
+    sample_weight_key: Annotated[
+        str | None, typer.Option(help=_KEY.format("sample weights"))
+    ] = None,
+    mask_key: Annotated[str | None, typer.Option(help=_KEY.format("mask"))] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Also the loss of each group: an array of FILE, or an .npy file, with the group "
+            "of each row.",
+            metavar="COLUMN",
+        ),
+    ] = None,
+    rounding: Annotated[
+        str | None, typer.Option(help="native or exact. Default: what LOSS says.")
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(help="Rows that are read at a time. Default: 16 MiB of predictions.", min=1),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            help="Hand the blocks to a running dask cluster, whose workers see the same files.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the result to this file.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Evaluate a loss over a file of any size, block by block.
+
+    The exit status is 1 if a value is bad; the loss is NaN then.
+    """
+    # Imported here, because the help of other commands does not need NumPy's adapter.
+    from unifiedloss import evaluation
+    from unifiedloss.readers.files import ARGUMENTS, Files
+
+    others = {"targets": targets, "sample_weight": sample_weight, "mask": mask}
+    keys = dict(
+        zip(ARGUMENTS, (predictions_key, targets_key, sample_weight_key, mask_key), strict=True)
+    )
+    check_folder(json)
+    try:
+        loss = unifiedloss.from_native(loss_text(spec))
+        if rounding is not None:
+            loss = loss.replace(rounding=rounding)
+        files = Files(
+            file,
+            {name: path for name, path in others.items() if path is not None},
+            {name: key for name, key in keys.items() if key is not None},
+            by,
+        )
+        with files.open() as source:
+            print_text(_described(source), console=err)
+        with _progress() as note:
+            found = evaluation.evaluate(loss, files, rows=block, progress=note, cluster=dask)
+    except UnifiedLossError as error:
+        fail(error)
+    _print(found)
+    if json is not None:
+        write_file(json, json_format.dumps(found.to_dict(), indent=1) + "\n")
+    raise typer.Exit(1 if found.total.bad else 0)
+
+
+def _described(source: Any) -> str:
+    """What is read, what is not, and how much it is."""
+    from unifiedloss.readers.memory import size
+
+    arrays = ", ".join(
+        f"{name} {column.shape} {column.dtype.name}" for name, column in source.columns.items()
+    )
+    unused = f" Not read: {shortened(', '.join(source.unused))}." if source.unused else ""
+    return f"{arrays}: {size(source.nbytes)}.{unused}"
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Draw a progress bar on a terminal; give the function that moves it."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.completed} of {task.total} rows"),
+        BarColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task("rows", total=None)
+        yield lambda done, rows: bars.update(task, completed=done, total=rows)
+
+
+def _print(found: Evaluation) -> None:
+    from rich.table import Table
+
+    total = found.total
+    print_text(repr(found.spec))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for name, value in _cells(total).items():
+        if value:
+            table.add_row(name, value)
+    out.print(table)
+    if total.first_bad is not None:
+        print_text(f"The first bad value: {total.first_bad}", "red")
+    if found.groups is None:
+        return
+    groups = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    groups.add_column("group")
+    for name in _cells(total):
+        groups.add_column(name, justify="right")
+    for key, each in list(found.groups.items())[:_SHOWN]:
+        groups.add_row(shortened(str(key)), *_cells(each).values())
+    out.print(groups)
+    left = len(found.groups) - _SHOWN
+    if left > 0:
+        print_text(f"{count(left, 'group')} more; --json FILE writes them all.")
+
+
+def _cells(each: Summary) -> dict[str, str]:
+    def number(x: float | None) -> str:
+        return "" if x is None else f"{x:.9g}"
+
+    return {
+        "loss": number(each.loss),
+        "perplexity": number(each.perplexity),
+        "divisor": number(each.divisor),
+        "positions": str(each.positions),
+        "dropped": str(each.dropped),
+        "bad": str(each.bad),
+    }

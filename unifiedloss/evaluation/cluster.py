@@ -1,0 +1,77 @@
+"""Evaluate the blocks of files on a running dask cluster.
+
+Each task opens the files and reads one block, so what travels is a few numbers. If a worker dies,
+the cluster runs its tasks again on another, and the bits of exact mode stay the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unifiedloss.errors import MissingBackendError, UnsupportedError
+from unifiedloss.evaluation.groups import Groups, groups_of
+from unifiedloss.evaluation.sums import Sums, sums_of
+from unifiedloss.readers.files import Files, Source
+from unifiedloss.spec import Loss
+from unifiedloss.text import shortened
+
+_PATIENCE = 30
+"""Seconds to wait for the scheduler."""
+
+
+def sums_on(
+    address: str, spec: Loss, source: Source, rows: int | None, progress: Any
+) -> Sums | Groups:
+    """The sums over all blocks; see `unifiedloss.evaluation.evaluate`."""
+    try:
+        from distributed import Client, as_completed
+    except ModuleNotFoundError as error:
+        msg = (
+            f"a cluster needs the module {error.name!r}, which is not installed; install it with: "
+            "pip install 'dask[distributed]'."
+        )
+        raise MissingBackendError(msg) from error
+    spans = source.spans(rows)
+    try:
+        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        msg = (
+            f"no dask scheduler answers at {shortened(address)}; give the address that it prints, "
+            f"such as tcp://host:8786 ({shortened(str(error))})."
+        )
+        raise UnsupportedError(msg) from error
+    files, state = source.files, source.state()
+    whole, groups = Sums(), Groups() if files.by is not None else None
+    with client:
+        # pure=False, because the same files may have other content the next time.
+        futures = client.map(_sums_of_span, spans, spec=spec, files=files, state=state, pure=False)
+        rows_of = {
+            future.key: stop - start for future, (start, stop) in zip(futures, spans, strict=True)
+        }
+        done = 0
+        for future, found in as_completed(futures, with_results=True):
+            if groups is None:
+                whole += found
+            else:
+                groups.merge(found)
+            future.release()
+            done += rows_of[future.key]
+            if progress is not None:
+                progress(done, source.rows)
+    return whole if groups is None else groups
+
+
+def _sums_of_span(
+    span: tuple[int, int], *, spec: Loss, files: Files, state: Mapping[Any, Any]
+) -> Sums | Groups:
+    """The sums of a block (a task of a worker)."""
+    with files.open() as source:
+        source.check_unchanged(state)
+        block = source.read(*span)
+        source.check_unchanged(state)
+    if files.by is None:
+        return sums_of(spec, block.arrays, block.start)
+    groups = Groups()
+    groups_of(spec, block, groups)
+    return groups
