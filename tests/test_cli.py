@@ -194,9 +194,9 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("conform", "--rounding", "up"), "rounding must be 'native' or 'exact', got 'up'"),
         (("compare", "nothing.npz"), "there is no file nothing.npz"),
         (("compare", "nothing.npy", "{array}"), "there is no file nothing.npy"),
-        (("compare", "{array}", "{saved}"), "give one .npz file, or two .npy files"),
-        (("compare", "{array}", "{text_npy}"), "the file is damaged, or is no .npy file"),
-        (("compare", "{saved}", "--mask", "{array}"), "holds sample_weight and mask itself"),
+        (("compare", "{array}", "{saved}"), "the predictions have 3 rows, and the targets have 16"),
+        (("compare", "{array}", "{text_npy}"), "it is damaged, or is no .npy file"),
+        (("compare", "{saved}", "--mask", "{array}"), "rows, and the mask have 3"),
         (("compare", "{saved}", "--loss", "hinge", "--from-logits"), "'loss' must be one of"),
         (("compare", "{saved}"), "not a probability. If these are logits, set from_logits=True"),
         (
@@ -218,7 +218,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         ),
         (
             ("compare", "{array}", "--from-logits"),
-            "array.npy is no .npz file; save it with numpy.savez(file, ",
+            "array.npy holds one array, the predictions; name the file of the targets",
         ),
         (
             ("compare", "{text}", "--from-logits"),
@@ -230,7 +230,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         ),
         (
             ("compare", "{folder}", "--from-logits"),
-            "folder is no .npz file; save it with numpy.savez(file, ",
+            "folder has the suffix ''; files are read with .npy, .npz, .safetensors,",
         ),
         (("compare", "{pickled}", "--from-logits"), "the array 'predictions' in "),
         (
@@ -240,11 +240,11 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("compare", "{flipped}", "--from-logits"), "the array 'predictions' in "),
         (
             ("compare", "{zipped}", "--from-logits"),
-            "has no array 'predictions', but no named arrays; save it with",
+            "has no array 'predictions'; its arrays are none.",
         ),
         (
             ("compare", "{more}", "--from-logits"),
-            "has an array 'logits', and only 'predictions', 'targets'",
+            "has an array 'sample_weights', which is not read",
         ),
         (("compare", "{integers}", "--from-logits"), "predictions must be floating (float16"),
         (("compare", "{words}", "--from-logits"), "predictions must be floating (float16"),
@@ -333,9 +333,9 @@ def files(saved: Path, tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "text_npy.npy").write_text("no array", encoding="utf-8")
     (tmp_path / "cut.npz").write_bytes(saved.read_bytes()[:200])
     np.savez(tmp_path / "pickled.npz", predictions=np.array([{}]), targets=y)
-    np.savez(tmp_path / "more.npz", predictions=z, targets=y, logits=z)
+    np.savez(tmp_path / "more.npz", predictions=z, targets=y, sample_weights=y)
     np.savez(tmp_path / "integers.npz", predictions=z.astype(np.int32), targets=y)
-    np.savez(tmp_path / "words.npz", predictions=np.array(["a", "b"]), targets=y)
+    np.savez(tmp_path / "words.npz", predictions=np.array(["a"] * 16), targets=y)
     np.savez(tmp_path / "far.npz", predictions=z, targets=np.where(np.arange(16) == 1, 7, y))
     content = bytearray(saved.read_bytes())
     content[200] ^= 0xFF

@@ -16,7 +16,9 @@ from unifiedloss import conformance
 from unifiedloss.cli import app
 from unifiedloss.conformance import blocks, compare, tolerances, workers
 from unifiedloss.conformance.case import Case
+from unifiedloss.conformance.compare_blocks import compare_files
 from unifiedloss.readers import memory
+from unifiedloss.readers.files import Files, Source
 
 
 @pytest.fixture
@@ -30,13 +32,11 @@ def pair(tmp_path: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def test_compare_two_mapped_files(
+def test_compare_two_files(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two .npy files are mapped, with weights beside them, and their size is said beforehand."""
+    """Two .npy files, with weights beside them, and their size is said beforehand."""
     monkeypatch.setattr(compare, "_ORACLE_ELEMENTS", 10)
-    arrays = compare.load_files([Path(path) for path in pair])
-    assert all(isinstance(array, np.memmap) for array in arrays.values())
     np.save(tmp_path / "w.npy", np.arange(9000) % 3.0)
     options = ["--from-logits", "--backend", "numpy", "--rounding", "native"]
     weighted = [*options, "--sample-weight", str(tmp_path / "w.npy")]
@@ -51,9 +51,7 @@ def test_compare_two_mapped_files(
 
 
 def test_compare_refuses_what_memory_does_not_hold(
-    pair: list[str],
-    saved: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Arrays that do not fit are refused before they are read, with both sizes."""
     monkeypatch.setattr(compare, "available", lambda: 10**8)
@@ -61,10 +59,6 @@ def test_compare_refuses_what_memory_does_not_hold(
     done = CliRunner().invoke(app, ["compare", *pair, *options])
     assert done.exit_code == 2
     assert "about 601 MB of memory for each backend, and 100 MB are free" in done.output
-    monkeypatch.setattr("unifiedloss.conformance.saved.available", lambda: 100)
-    done = CliRunner().invoke(app, ["compare", str(saved), *options])
-    assert done.exit_code == 2
-    assert "saved.npz have 448 bytes, and 100 bytes of memory are free" in done.output
 
 
 def test_as_many_processes_as_memory_holds() -> None:
@@ -112,6 +106,91 @@ def test_free_memory(
     assert [memory.size(n) for n in (7, 1500, 42_000_000, 999_999)] == [
         "7 bytes", "1.5 kB", "42 MB", "1 MB",
     ]  # fmt: skip
+
+
+def test_compare_needs_the_memory_of_a_block(pair: list[str]) -> None:
+    """The memory does not grow with the files."""
+    files = Files(Path(pair[0]), {"targets": Path(pair[1])})
+    with files.open() as source:
+        at_once = compare.needs_of(source)
+        source.rows_of_block = lambda: 10  # type: ignore[method-assign]
+        in_blocks = compare.needs_of(source)
+    assert at_once.arrays == 9000 * (2 * 4 + 8)
+    assert in_blocks.arrays == 10 * (2 * 4 + 8)
+    assert in_blocks.process < at_once.process
+
+
+IN_BLOCKS: list[Any] = [
+    ul.CrossEntropyLoss(from_logits=True),
+    ul.CrossEntropyLoss(from_logits=True, class_weights=(1, 2, 3), ignore_index=1),
+    ul.CrossEntropyLoss(from_logits=True, reduction="none"),
+    ul.CrossEntropyLoss(epsilon="keras", renormalize="before_clip"),
+    ul.MeanSquaredError(reduction="sum", scale=2),
+    ul.MeanSquaredError(average_last_axis=True),
+    ul.BinaryCrossEntropyLoss(from_logits=True, dtype="float32"),
+]
+
+
+@pytest.mark.framework("numpy", "torch")
+@pytest.mark.parametrize("spec", IN_BLOCKS, ids=range(len(IN_BLOCKS)))
+def test_compare_in_blocks(spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of several blocks give the lines of the files as a whole."""
+    monkeypatch.setattr(compare, "_ORACLE_ELEMENTS", 10)
+    rng = np.random.default_rng(2)
+    predictions = rng.random((50, 3)).astype(np.float32)
+    targets: Any = rng.random((50, 3)).astype(np.float32)
+    if spec.name == "cross_entropy":
+        targets = rng.integers(3, size=50)
+        predictions /= 1 if spec.from_logits else predictions.sum(1, keepdims=True)
+    weight = rng.random(50).astype(np.float32)
+    np.savez(
+        tmp_path / "x.npz", predictions=predictions, targets=targets, sample_weight=weight,
+        mask=rng.random(50) < 0.8,
+    )  # fmt: skip
+    found = []
+    for rows in (100, 7):
+        monkeypatch.setattr(Source, "rows_of_block", lambda _, rows=rows: rows)
+        with Files(tmp_path / "x.npz").open() as source:
+            # One loss in torch too, because its process takes seconds to start.
+            backends = ["numpy", "torch"] if spec == IN_BLOCKS[0] else ["numpy"]
+            found.append(compare_files(spec, source, backends))
+    (truths, whole), (other_truths, in_blocks) = found
+    assert list(truths) == list(other_truths)
+    assert [(x.backend, x.rounding) for x in whole] == [(x.backend, x.rounding) for x in in_blocks]
+    for one, other in zip(whole, in_blocks, strict=True):
+        assert one.error is other.error is None
+        assert one.within
+        assert other.within, other
+        assert other.value == pytest.approx(one.value, rel=1e-6)
+        assert other.gradient_equal > 0.1
+        if one.rounding == "exact":
+            assert (other.value, other.value_ulps, other.gradient_equal) == (one.value, 0, 1)
+            # What is true does not depend on the blocks.
+            if spec.reduction != "none":
+                assert other_truths["exact"].loss == truths["exact"].loss
+
+
+@pytest.mark.parametrize("kind", ["Nudging", "Doubling"])
+def test_compare_in_blocks_finds_a_fault(
+    kind: str,
+    fake: Install,  # noqa: F811
+    pair: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong backend is found in blocks too, and a bad value has its row among all."""
+    name = fake(kind)
+    monkeypatch.setattr(Source, "rows_of_block", lambda _: 4000)
+    options = ["--from-logits", "--backend", name, "--backend", "numpy", "--rounding", "exact"]
+    done = CliRunner().invoke(app, ["compare", *pair, *options])
+    assert done.exit_code == 1
+    assert " NO " in done.output
+    assert " yes " in done.output
+    labels = np.load(pair[1])
+    labels[8000] = 5
+    np.save(pair[1], labels)
+    done = CliRunner().invoke(app, ["compare", *pair, *options])
+    assert done.exit_code == 2
+    assert "targets[8000] is 5" in done.output
 
 
 SPLIT: list[tuple[Any, dict[str, Any]]] = [

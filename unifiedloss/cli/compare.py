@@ -14,25 +14,27 @@ from unifiedloss.errors import UnifiedLossError
 
 if TYPE_CHECKING:
     from unifiedloss.conformance.compare import Line, Truth
+    from unifiedloss.readers.files import Source
     from unifiedloss.spec import Loss
 
 
 @app.command()
 def compare(
-    files: Annotated[
-        list[Path],
+    file: Annotated[
+        Path,
         typer.Argument(
-            help="An .npz file with predictions and targets, and optionally sample_weight and "
-            "mask; or two .npy files, predictions and targets, which are mapped and not loaded."
+            help="An .npz, .safetensors, .parquet, .zarr or .h5 file with predictions and targets, "
+            "and optionally sample_weight and mask; or an .npy file of predictions."
         ),
     ],
+    targets: Annotated[
+        Path | None, typer.Argument(help="A file of targets, if FILE does not hold them.")
+    ] = None,
     *,
     sample_weight: Annotated[
-        Path | None, typer.Option(help="An .npy file, beside two others.", dir_okay=False)
+        Path | None, typer.Option(help="A file of sample weights, likewise.")
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="An .npy file, beside two others.", dir_okay=False)
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="A file with the mask, likewise.")] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +89,8 @@ def compare(
     result of exact mode is not exact.
     """
     from unifiedloss.conformance import compare as comparing
+    from unifiedloss.conformance.compare_blocks import compare_files
+    from unifiedloss.readers.files import Files
 
     weights = None if pos_weight is None else numbers(pos_weight)
     # Options that are not given are left out, because not every loss has every field.
@@ -107,10 +111,11 @@ def compare(
             chosen = read_spec(spec, list(given))
         roundings = comparing.ROUNDINGS if rounding is None else (rounding,)
         chosen = chosen.replace(rounding=roundings[0])
-        arrays = comparing.load_files(files, sample_weight, mask)
-        print_text(_size_of(arrays), console=err)
-        with err.status("running"):
-            truths, lines = comparing.compare(chosen, arrays, backend or None, roundings)
+        others = {"targets": targets, "sample_weight": sample_weight, "mask": mask}
+        files = Files(file, {name: path for name, path in others.items() if path is not None})
+        with files.open() as source, err.status("running"):
+            print_text(_size_of(source), console=err)
+            truths, lines = compare_files(chosen, source, backend or None, roundings)
     except UnifiedLossError as error:
         fail(error)
     _print_comparison(chosen, truths, lines)
@@ -118,17 +123,14 @@ def compare(
     raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
 
 
-def _size_of(arrays: dict[str, Any]) -> str:
-    """Say how large the arrays are, and how much memory a comparison of them takes."""
+def _size_of(source: Source) -> str:
+    """Say what is read, and how much memory a comparison of it takes."""
     from unifiedloss.conformance import compare as comparing
     from unifiedloss.readers.memory import size
 
-    needs = comparing.needs(arrays)
+    needs = comparing.needs_of(source)
     free = "" if needs.free is None else f"; {size(needs.free)} are free"
-    return (
-        f"{comparing.described(arrays)}: {size(needs.arrays)}. "
-        f"Each backend takes about {size(needs.process)} of memory{free}."
-    )
+    return f"{source}. Each backend takes about {size(needs.process)} of memory{free}."
 
 
 def _print_comparison(spec: Loss, truths: dict[str, Truth], lines: list[Line]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json as json_format
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -108,7 +108,7 @@ def evaluate(
             by,
         )
         with files.open() as source:
-            print_text(_described(source), console=err)
+            print_text(f"{source}.", console=err)
         with _progress() as note:
             found = evaluation.evaluate(loss, files, rows=block, progress=note, cluster=dask)
     except UnifiedLossError as error:
@@ -117,17 +117,6 @@ def evaluate(
     if json is not None:
         write_file(json, json_format.dumps(found.to_dict(), indent=1) + "\n")
     raise typer.Exit(1 if found.total.bad else 0)
-
-
-def _described(source: Any) -> str:
-    """What is read, what is not, and how much it is."""
-    from unifiedloss.readers.memory import size
-
-    arrays = ", ".join(
-        f"{name} {column.shape} {column.dtype.name}" for name, column in source.columns.items()
-    )
-    unused = f" Not read: {shortened(', '.join(source.unused))}." if source.unused else ""
-    return f"{arrays}: {size(source.nbytes)}.{unused}"
 
 
 @contextlib.contextmanager

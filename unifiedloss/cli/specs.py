@@ -35,7 +35,9 @@ def check_options(given: dict[str, Any], options: list[str]) -> None:
     for name_of_field in given:
         if name_of_field not in ("loss", *known):
             has = ", ".join(option(field) for field in known)
-            fail(f"{option(name_of_field)} does not apply to the loss {name}; its options are {has}.")
+            fail(
+                f"{option(name_of_field)} does not apply to the loss {name}; its options are {has}."
+            )
 
 
 def option(field: str) -> str:

@@ -6,8 +6,9 @@ The suite starts it. The command for users is ``unifiedloss conform``.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from unifiedloss.conformance import compare, runner, workers
+from unifiedloss.conformance import compare, compare_blocks, runner, workers
 
 
 def main() -> None:
@@ -17,7 +18,12 @@ def main() -> None:
             "This module is run by the conformance suite itself. "
             "To check the backends: unifiedloss conform"
         )
-    workers.serve(sys.argv[1], sys.argv[2], {"conform": runner.conform, "compare": compare.measure})
+    jobs: dict[str, Callable[..., None]] = {
+        "conform": runner.conform,
+        "compare": compare.measure,
+        "compare_blocks": compare_blocks.measure,
+    }
+    workers.serve(sys.argv[1], sys.argv[2], jobs)
 
 
 if __name__ == "__main__":

@@ -47,15 +47,10 @@ def distances(
     total = 0.0
     for block, where, positions in _split(case, plan):
         sizes = tolerances.magnitudes(block, tolerances.plan_of(block))
-        exact = true_gradient[where].astype(np.float64)
-        # Rounding to float64 and then to the dtype of the predictions is what a result has.
-        rounded = exact.astype(case.predictions.dtype).astype(np.float64)
-        got = gradient[where].astype(np.float64)
-        equal += int(np.count_nonzero(same(got, rounded)))
-        with np.errstate(all="ignore"):
-            magnitude = sizes.grad_predictions * factor
-        far = tolerances.distance(got, exact, magnitude, plan, case.dtype)
-        in_gradient = max(in_gradient, farthest(got, exact, far))
+        farthest_here, count = in_gradient_of(
+            case, plan, sizes, factor, gradient[where], true_gradient[where]
+        )
+        in_gradient, equal = max(in_gradient, farthest_here), equal + count
         if unreduced:
             result, truth = value[positions], true_value[positions]
             far = tolerances.distance(result, truth, sizes.loss, plan, plan.result_dtype)
@@ -70,6 +65,34 @@ def distances(
     return Distances(largest, in_gradient, equal)
 
 
+def in_gradient_of(
+    case: Case,
+    plan: Plan,
+    sizes: tolerances.Magnitudes,
+    factor: float,
+    gradient: Array,
+    true_gradient: Array,
+) -> tuple[float, int]:
+    """The largest distance of an element of a gradient, and how many elements have equal bits.
+
+    Args:
+        case: the case, or a block of it.
+        plan: the plan of the whole case.
+        sizes: the magnitudes of the part, of a sum.
+        factor: what they are multiplied by, from `factor_of`.
+        gradient: the part of the result.
+        true_gradient: the part of the truth.
+    """
+    exact = true_gradient.astype(np.float64)
+    # Rounding to float64 and then to the dtype of the predictions is what a result has.
+    rounded = exact.astype(case.predictions.dtype).astype(np.float64)
+    got = gradient.astype(np.float64)
+    with np.errstate(all="ignore"):
+        magnitude = sizes.grad_predictions * factor
+    far = tolerances.distance(got, exact, magnitude, plan, case.dtype)
+    return farthest(got, exact, far), int(np.count_nonzero(same(got, rounded)))
+
+
 def _factor(case: Case, plan: Plan) -> float:
     """What the magnitudes of a sum are multiplied by to be those of the reduction."""
     if plan.spec.reduction != "mean":
@@ -78,9 +101,20 @@ def _factor(case: Case, plan: Plan) -> float:
         tolerances.divisor_terms(block, tolerances.plan_of(block))
         for block, _, _ in _split(case, plan, reduction="mean")
     ]
-    divisor, condition = tolerances.divisor_of(*np.sum(parts, axis=0))
+    return factor_of(plan, case.predictions.shape, np.sum(parts, axis=0))
+
+
+def factor_of(plan: Plan, shape: tuple[int, ...], parts: Array) -> float:
+    """What the magnitudes of a sum are multiplied by to be those of a mean.
+
+    Args:
+        plan: the plan of the mean.
+        shape: the predictions' shape.
+        parts: the sum of `tolerances.divisor_terms` of all blocks.
+    """
+    divisor, condition = tolerances.divisor_of(*parts)
     # The divisor of a mean counts each of the averaged elements, and that of a sum does not.
-    averaged = case.predictions.shape[-1] if plan.average_last_axis else 1
+    averaged = shape[-1] if plan.average_last_axis else 1
     with np.errstate(all="ignore"):
         return float(np.float64(averaged * condition) / divisor)
 

@@ -6,10 +6,11 @@ Each backend runs in its own process, with native and with exact rounding.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,13 @@ from unifiedloss import registry
 from unifiedloss.conformance import blocks, tolerances, workers
 from unifiedloss.conformance.case import Case
 from unifiedloss.conformance.mapped import Mapped
-from unifiedloss.conformance.saved import ARRAYS, load_files
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
+from unifiedloss.readers.files import ARGUMENTS, Source
 from unifiedloss.readers.memory import available, size
 from unifiedloss.spec import Loss
 
 Array = NDArray[Any]
-
-__all__ = ["ROUNDINGS", "Line", "Truth", "compare", "load_files", "measure"]
 
 ROUNDINGS = ("native", "exact")
 
@@ -136,16 +135,21 @@ class Needs:
 
 
 def needs(arrays: dict[str, Array]) -> Needs:
-    """The memory that a comparison of these arrays takes."""
+    """The memory that a comparison of these arrays takes, at once."""
     total = sum(array.nbytes for array in arrays.values())
     # Frameworks compute in float32 at least.
     numbers = arrays["predictions"].size * max(arrays["predictions"].itemsize, 4)
     return Needs(total, _PROCESS + total + _COPIES * numbers, available())
 
 
-def described(arrays: dict[str, Array]) -> str:
-    """The arrays with their shapes and dtypes."""
-    return ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+def needs_of(source: Source) -> Needs:
+    """The memory that a comparison of files takes, which are read in blocks."""
+    rows = min(source.rows, source.rows_of_block())
+    block = {}
+    for name, column in source.columns.items():
+        shape = (rows, *column.shape[1:]) if column.shape else ()
+        block[name] = np.broadcast_to(np.empty((), column.dtype), shape)  # takes no memory
+    return needs(block)
 
 
 def compare(
@@ -201,16 +205,25 @@ def compare(
             told = dataclasses.replace(truth, gradient=np.empty(0))
             shared.append(_Shared(case.rounded(rounding).spec, case.dtype, files, told, gradient))
         tasks = [(target, {"job": "compare"}) for target in targets]
-        for message in workers.work(tasks, shared, parallel):
-            label = message.target.label
-            if message.content is not None:
-                lines.append(Line(label, **message.content["line"]))
-            elif message.death:
-                lines.append(Line(label, error=message.death))
-    in_order = sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))
-    order = [target.label for target in in_order]
-    # The sort is stable, so the lines of one backend keep their order.
-    return truths, sorted(lines, key=lambda line: order.index(line.backend))
+        lines += lines_of(workers.work(tasks, shared, parallel))
+    return truths, in_order(lines)
+
+
+def lines_of(messages: Iterable[workers.WorkerMessage]) -> Iterator[Line]:
+    """The lines that the workers send, and one for each worker that dies."""
+    for message in messages:
+        label = message.target.label
+        if message.content is not None:
+            yield Line(label, **message.content["line"])
+        elif message.death:
+            yield Line(label, error=message.death)
+
+
+def in_order(lines: list[Line]) -> list[Line]:
+    """The lines by backends, NumPy first. Those of one backend keep their order."""
+    targets = sorted(workers.all_targets(), key=lambda t: (t.backend != "numpy", t.label))
+    order = [target.label for target in targets]
+    return sorted(lines, key=lambda line: order.index(line.backend))
 
 
 @dataclass(frozen=True)
@@ -232,7 +245,7 @@ class _Shared:
 
 def _in_files(case: Case, folder: Path) -> tuple[Case, dict[str, Mapped]]:
     """Write the arrays of a case to files that are not mapped from one, and map them."""
-    arrays = {name: getattr(case, name) for name in ARRAYS}
+    arrays = {name: getattr(case, name) for name in ARGUMENTS}
     files = {
         name: Mapped.of(array, folder / name) for name, array in arrays.items() if array is not None
     }
@@ -241,28 +254,39 @@ def _in_files(case: Case, folder: Path) -> tuple[Case, dict[str, Mapped]]:
 
 
 def _truth(case: Case) -> Truth:
-    plan = tolerances.plan_of(case)
     started = time.perf_counter()
     if case.predictions.size <= _ORACLE_ELEMENTS:
         expected = case.expected()
         loss = np.asarray(expected.loss, np.float64)
-        if plan.spec.reduction == "none":
+        if case.spec.reduction == "none":
+            plan = tolerances.plan_of(case)
             loss = loss.reshape(tuple(n or 0 for n in plan.positions or ()))
         gradient = np.asarray(expected.grad_predictions).reshape(case.predictions.shape)
         return Truth("oracle", loss, gradient, time.perf_counter() - started)
     numpy = registry.adapter("numpy")
+    case = reference(case)
+    loss, gradient = numpy.value_and_grad(
+        case.spec, case.predictions, case.targets, case.sample_weight, case.mask
+    )
+    loss = np.asarray(loss).astype(np.float64)
+    source = source_of(case.spec)
+    return Truth(source, loss, np.asarray(gradient), time.perf_counter() - started)
+
+
+def reference(case: Case) -> Case:
+    """The call of NumPy that is the truth for a case that is too large for the oracle."""
     case = _cast_to_named_dtype(case)
     # Exact results need an exact reference; the conformance suite checks that NumPy's is right.
     # A preset of epsilon depends on the predictions' dtype, so they must not become float64.
-    exact = plan.exact or isinstance(getattr(case.spec, "epsilon", 0.0), str)
-    spec = case.spec.replace(rounding="exact") if exact else case.spec
-    predictions = case.predictions if exact else case.predictions.astype(np.float64)
-    loss, gradient = numpy.value_and_grad(
-        spec, predictions, case.targets, case.sample_weight, case.mask
-    )
-    source = "exact NumPy" if exact else "float64 NumPy"
-    loss = np.asarray(loss).astype(np.float64)
-    return Truth(source, loss, np.asarray(gradient), time.perf_counter() - started)
+    epsilon = getattr(case.spec, "epsilon", 0.0)
+    if case.spec.rounding == "exact" or isinstance(epsilon, str):
+        return case.rounded("exact")
+    return dataclasses.replace(case, predictions=case.predictions.astype(np.float64))
+
+
+def source_of(spec: Loss) -> str:
+    """The name of a truth that is NumPy's."""
+    return "exact NumPy" if spec.rounding == "exact" else "float64 NumPy"
 
 
 def _cast_to_named_dtype(case: Case) -> Case:
@@ -289,26 +313,60 @@ def measure(shared: list[_Shared], task: dict[str, Any], send: Callable[..., Non
     """Run the loss in one backend with each rounding, and send the results (a worker's job)."""
     adapter = registry.adapter(task["target"].backend)
     for case, truth in (each.open() for each in shared):
-        line: dict[str, Any] = {"rounding": case.spec.rounding}
-        try:
-            if case.dtype not in adapter.dtypes():
-                send(event="line", line={"error": f"cannot hold {case.dtype}."})
-                return
-            line |= _line(adapter, case, truth)
-        except UnsupportedError as error:
-            line |= {
-                "error": str(error),
-                "absent": case.spec.rounding == "exact" and len(shared) > 1,
-            }
-        except Exception as error:  # noqa: BLE001 - one backend's failure is a line of the table
-            line |= {"error": f"{type(error).__name__}: {error}"}
-        send(event="line", line=line)
+        run = functools.partial(_line, adapter, case, truth)
+        send_line(send, case.spec.rounding, run, alone=len(shared) == 1)
+
+
+def send_line(
+    send: Callable[..., None], rounding: str, run: Callable[[], dict[str, Any]], *, alone: bool
+) -> None:
+    """Run a loss in one backend with one rounding, and send the line.
+
+    Args:
+        send: sends a message.
+        rounding: the rounding.
+        run: runs the loss.
+        alone: whether this is the only rounding, so that a missing exact mode is a failure.
+    """
+    line: dict[str, Any] = {"rounding": rounding}
+    try:
+        line |= run()
+    except UnsupportedError as error:
+        line |= {"error": str(error), "absent": rounding == "exact" and not alone}
+    except Exception as error:  # noqa: BLE001 - one backend's failure is a line of the table
+        line |= {"error": f"{type(error).__name__}: {error}"}
+    send(event="line", line=line)
+
+
+def tensors_of(adapter: Any, case: Case) -> list[Any]:
+    """The arguments of a case as tensors; None for those that it lacks."""
+    predictions, *rest = arguments(case)
+    made = [None if x is None else adapter.tensor(x) for x in rest]
+    return [adapter.tensor(predictions, case.dtype), *made]
+
+
+def arguments(case: Case) -> tuple[Any, ...]:
+    """The arguments of a case; None for those that it lacks."""
+    return tuple(getattr(case, name) for name in ARGUMENTS)
+
+
+def cannot_hold(dtype: str) -> str:
+    """The message about a dtype that a backend does not have."""
+    return f"cannot hold {dtype}."
+
+
+def ulps(value: Array, truth: Array, dtype: str) -> float:
+    """The largest distance of losses from the truth, in ulps of the truth in their dtype."""
+    ulp = np.vectorize(FORMATS[dtype].ulp, otypes=[np.float64])(truth)
+    with np.errstate(invalid="ignore"):
+        return blocks.farthest(value, truth, np.abs(value - truth) / ulp)
 
 
 def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
+    if case.dtype not in adapter.dtypes():
+        raise UnsupportedError(cannot_hold(case.dtype))
     plan = tolerances.plan_of(case)
-    tensors = [adapter.tensor(case.predictions, case.dtype), adapter.tensor(case.targets)]
-    tensors += [None if x is None else adapter.tensor(x) for x in (case.sample_weight, case.mask)]
+    tensors = tensors_of(adapter, case)
     run = next(iter(adapter.modes().values())).run
 
     def call() -> tuple[Array, Array]:
@@ -327,9 +385,6 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
         times.append(time.perf_counter() - started)
     found = blocks.distances(case, plan, value, gradient, truth.loss, truth.gradient)
     bound = tolerances.limit(plan)
-    ulp = np.vectorize(FORMATS[plan.result_dtype].ulp, otypes=[np.float64])(truth.loss)
-    with np.errstate(invalid="ignore"):
-        ulps = blocks.farthest(value, truth.loss, np.abs(value - truth.loss) / ulp)
     if plan.exact:
         # Every bit must be right, even the sign of a zero.
         within = bool(blocks.same(value, truth.loss).all()) and found.equal == gradient.size
@@ -337,7 +392,7 @@ def _line(adapter: Any, case: Case, truth: Truth) -> dict[str, Any]:
         within = found.loss <= bound and found.gradient <= bound
     return {
         "value": float(value.mean()) if value.size else float("nan"),
-        "value_ulps": ulps,
+        "value_ulps": ulps(value, truth.loss, plan.result_dtype),
         "gradient_equal": found.equal / gradient.size if gradient.size else 1.0,
         "gradient_ulps": found.gradient,
         "within": within,

@@ -16,6 +16,7 @@ from unifiedloss.errors import FileError
 from unifiedloss.inputs import Signature
 from unifiedloss.readers import open_reader
 from unifiedloss.readers.column import Array, Column, Reader
+from unifiedloss.readers.memory import size
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import shortened, shortened_path
 
@@ -182,6 +183,14 @@ class Source:
         if rows is not None and shape:
             shape = (rows, *shape[1:])
         return Signature(shape, column.dtype.name)
+
+    def __str__(self) -> str:
+        """The arrays with their shapes, dtypes and size, and those that are not read."""
+        arrays = ", ".join(
+            f"{name} {column.shape} {column.dtype.name}" for name, column in self.columns.items()
+        )
+        unused = f"; not read: {shortened(', '.join(self.unused))}" if self.unused else ""
+        return f"{arrays}: {size(self.nbytes)}{unused}"
 
     @property
     def nbytes(self) -> int:
