@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -347,3 +348,56 @@ def test_a_cluster_gives_the_same_bits(tmp_path: Path) -> None:
             source._before = state
             with pytest.raises(FileError, match="changed while it was read"):
                 cluster.sums_on(processes.scheduler_address, spec, source, 1000, None)
+
+
+# ---------------------------------------------------------------------------------- memory
+
+PEAK = """
+import sys
+from pathlib import Path
+
+import unifiedloss as ul
+from unifiedloss.evaluation import evaluate
+from unifiedloss.readers.files import Files
+
+spec = ul.CrossEntropyLoss(from_logits=True, rounding=sys.argv[1])
+found = evaluate(spec, Files(Path("p.npy"), {"targets": Path("t.npy")}))
+status = Path("/proc/self/status").read_text()
+print(found.total.loss, status.partition("VmHWM:")[2].split()[0])
+"""
+"""Prints the loss, and the largest memory of the process in kB."""
+
+
+def peak(folder: Path, rows: int, rounding: str) -> tuple[float, int]:
+    """The loss of so many rows of 1,000 zeros, and the peak memory of its process in bytes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (rows, 1000)}
+    )
+    with (folder / "p.npy").open("wb") as opened:
+        opened.write(header.getvalue())
+        opened.truncate(len(header.getvalue()) + 4000 * rows)  # zeros that take no disk
+    np.save(folder / "t.npy", np.zeros(rows, np.int64))
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, rounding], cwd=folder, check=True, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    loss, kilobytes = done.stdout.split()
+    return float(loss), int(kilobytes) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory a process took")
+@pytest.mark.parametrize("rounding", ["native", "exact"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        50_000,
+        pytest.param(750_000, marks=pytest.mark.slow("a file of 200 MB")),
+    ],
+)
+def test_memory_does_not_grow_with_the_file(rows: int, rounding: str, tmp_path: Path) -> None:
+    """A file of 200 MB, or of 3 GB, takes at most 200 MB more than one of 1,000 rows."""
+    _, few = peak(tmp_path, 1000, rounding)
+    loss, many = peak(tmp_path, rows, rounding)
+    assert loss == pytest.approx(np.log(1000), rel=1e-6)
+    assert many - few < min(200_000_000, 4000 * rows / 3)
