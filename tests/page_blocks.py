@@ -1,16 +1,43 @@
-"""Blocks of a page that run in several processes: as ``torchrun`` starts a script."""
+"""Blocks of a page that are no code of its one module: commands, and programs of several processes.
+
+A program runs as ``torchrun`` starts a script.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import shlex
 import sys
 import types
 from collections.abc import Sequence
 
 from unifiedloss.conformance import processes
 from unifiedloss.conformance.processes import Place
+
+
+def of_commands(body: str) -> str:
+    """Code that runs the commands of a block, each a line that begins with ``$ unifiedloss``.
+
+    It prints what they print. Their exit status may be 0 or 1, which says that something differs.
+
+    Raises:
+        ValueError: a line is no such command.
+    """
+    lines = ["import subprocess, sys"]
+    for line in body.replace("\\\n", " ").splitlines():
+        prompt, program, *arguments = shlex.split(line)
+        if (prompt, program) != ("$", "unifiedloss"):
+            msg = f"a console block that runs has lines '$ unifiedloss ...' alone, not {line!r}"
+            raise ValueError(msg)
+        command = [sys.executable, "-m", "unifiedloss", *arguments]
+        lines += [
+            f"done = subprocess.run({command!r}, capture_output=True, text=True)",
+            "assert done.returncode < 2, done.stderr",
+            "print(done.stdout, end='')",
+        ]
+    return "; ".join(lines) + "\n"  # one line, so that line numbers stay
 
 
 def printed_by(

@@ -11,12 +11,13 @@ import contextlib
 import io
 import re
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from tests import page_blocks
-from tests.test_docs import _APART, _FENCE, _RUN
+from tests.test_docs import _APART, _COMMANDS, _FENCE, _NEEDS, _RUN
 from tests.test_interop_docs import PAGE, table_of_deviations, table_of_losses, table_of_refusals
 
 
@@ -33,10 +34,13 @@ def with_outputs(text: str) -> str:
     def written(match: re.Match[str]) -> str:
         nonlocal printed
         info = match["info"].strip()
-        if _RUN.fullmatch(info):
+        if _RUN.fullmatch(info) or _NEEDS.fullmatch(info) or info == _COMMANDS:
+            source = textwrap.dedent(match["body"])
+            if info == _COMMANDS:
+                source = page_blocks.of_commands(source)
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 # The code is from a page of this repository.
-                exec(textwrap.dedent(match["body"]), names)  # noqa: S102
+                exec(source, names)  # noqa: S102
             printed = out.getvalue().rstrip()
         elif apart := _APART.fullmatch(info):
             source = textwrap.dedent(match["body"])
@@ -62,8 +66,11 @@ def with_tables(text: str) -> str:
 
 def rewrite(page: Path) -> None:
     """Rewrite one page."""
-    text = with_outputs(page.read_text(encoding="utf-8"))
-    page.write_text(with_tables(text) if page.resolve() == PAGE else text, encoding="utf-8")
+    page = page.resolve()
+    # The code of a page may write files.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        text = with_outputs(page.read_text(encoding="utf-8"))
+    page.write_text(with_tables(text) if page == PAGE else text, encoding="utf-8")
 
 
 def main() -> None:

@@ -3,15 +3,18 @@
 The tests run each block marked ``python`` in README.md, the pages and the docstrings; the blocks of
 one page run in order in one module. A block marked ``output`` right after a ``python`` block holds
 exactly what that block prints. A block marked ``python {.processes-2}`` is a program of its own; it
-runs in so many processes, and the first of them prints the output. ``python {.no-run}`` marks code
-that cannot run here. Any other marking of Python code is an error, so that a misspelling hides no
-example.
+runs in so many processes, and the first of them prints the output. ``python {.needs-ray}`` marks
+code for a package that only the slow tests need; it runs where the package is installed.
+``python {.no-run}`` marks code that cannot run here. ``console {.run}`` marks commands of
+unifiedloss that run in the folder of the page. Any other marking of Python code is an error, so
+that a misspelling hides no example.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import inspect
 import json
 import os
@@ -46,6 +49,8 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _APART = re.compile(r"python \{\.processes-(?P<processes>\d)\}")
+_NEEDS = re.compile(r"python \{\.needs-(?P<package>\w+)\}")
+_COMMANDS = "console {.run}"
 _RUN = re.compile(r'python(?: (?:title|hl_lines|linenums)="[^"]*")*')
 
 # Runs page after page in a child process. The blocks keep their line numbers, so that a traceback
@@ -144,9 +149,17 @@ def runnable(text: str) -> list[Block]:
         line = text.count("\n", 0, match.start("body")) + 1
         body = textwrap.dedent(match["body"])
         apart = _APART.fullmatch(info)
-        if apart or _RUN.fullmatch(info):
+        needs = _NEEDS.fullmatch(info)
+        if needs and importlib.util.find_spec(needs["package"]) is None:
+            end_of_last = -2
+        elif info == _COMMANDS:
+            found.append(Block(page_blocks.of_commands(body), line))
+            end_of_last = match.end()
+        elif apart or needs or _RUN.fullmatch(info):
             found.append(Block(body, line, processes=int(apart["processes"]) if apart else 0))
             end_of_last = match.end()
+        elif info == "output" and end_of_last == -2:
+            end_of_last = -1  # its code is not run
         elif info == "output":
             if end_of_last < 0 or text[end_of_last : match.start()].strip():
                 msg = (
@@ -159,10 +172,20 @@ def runnable(text: str) -> list[Block]:
         elif language in ("python", "py", "python3", "pycon", "") and info != "python {.no-run}":
             msg = (
                 f"line {line}: mark the block python, python {{.no-run}}, "
-                f"python {{.processes-N}}, output, or another language; it says {info!r}"
+                f"python {{.processes-N}}, python {{.needs-PACKAGE}}, output, or another language; "
+                f"it says {info!r}"
             )
             raise ValueError(msg)
     return found
+
+
+@pytest.mark.slow("the blocks of packages that are installed")
+def test_every_package_of_the_pages_is_installed() -> None:
+    """With --strength all, no block is left out."""
+    needed = {match["package"] for page in PAGES for match in _NEEDS.finditer(page.read_text())}
+    assert needed == {"datasets", "ray"}
+    for package in needed:
+        assert importlib.util.find_spec(package) is not None, package
 
 
 @pytest.fixture(scope="module")

@@ -139,15 +139,14 @@ def _print(found: Evaluation) -> None:
 
     total = found.total
     print_text(repr(found.spec))
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     for name, value in _cells(total).items():
         if value:
-            table.add_row(name, value)
-    out.print(table)
+            print_text(f"{name:<12}{value}")
     if total.first_bad is not None:
         print_text(f"The first bad value: {total.first_bad}", "red")
     if found.groups is None:
         return
+    print_text("")
     groups = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     groups.add_column("group")
     for name in _cells(total):
