@@ -113,7 +113,7 @@ def test_compare_needs_the_memory_of_a_block(pair: list[str]) -> None:
     files = Files(Path(pair[0]), {"targets": Path(pair[1])})
     with files.open() as source:
         at_once = compare.needs_of(source)
-        source.rows_of_block = lambda: 10  # type: ignore[method-assign]
+        source.rows_of_block = lambda _: 10  # type: ignore[method-assign]
         in_blocks = compare.needs_of(source)
     assert at_once.arrays == 9000 * (2 * 4 + 8)
     assert in_blocks.arrays == 10 * (2 * 4 + 8)
@@ -149,7 +149,7 @@ def test_compare_in_blocks(spec: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     )  # fmt: skip
     found = []
     for rows in (100, 7):
-        monkeypatch.setattr(Source, "rows_of_block", lambda _, rows=rows: rows)
+        monkeypatch.setattr(Source, "rows_of_block", lambda *_, rows=rows: rows)
         with Files(tmp_path / "x.npz").open() as source:
             # One loss in torch too, because its process takes seconds to start.
             backends = ["numpy", "torch"] if spec == IN_BLOCKS[0] else ["numpy"]
@@ -179,7 +179,7 @@ def test_compare_in_blocks_finds_a_fault(
 ) -> None:
     """A wrong backend is found in blocks too, and a bad value has its row among all."""
     name = fake(kind)
-    monkeypatch.setattr(Source, "rows_of_block", lambda _: 4000)
+    monkeypatch.setattr(Source, "rows_of_block", lambda *_: 4000)
     options = ["--from-logits", "--backend", name, "--backend", "numpy", "--rounding", "exact"]
     done = CliRunner().invoke(app, ["compare", *pair, *options])
     assert done.exit_code == 1

@@ -71,7 +71,7 @@ def evaluate(
     ] = None,
     block: Annotated[
         int | None,
-        typer.Option(help="Rows that are read at a time. Default: 16 MiB of predictions.", min=1),
+        typer.Option(help="Rows that are read at a time. Default: 4 MiB of predictions.", min=1),
     ] = None,
     dask: Annotated[
         str | None,

@@ -44,6 +44,9 @@ _COPIES = 12
 Measured with float32 cross-entropies and squared errors.
 """
 
+BLOCK = 1 << 25
+"""Bytes of predictions in a block. Smaller files are called as a whole."""
+
 _PROCESS = 600_000_000
 """The bytes of a process that has imported a framework."""
 
@@ -144,7 +147,7 @@ def needs(arrays: dict[str, Array]) -> Needs:
 
 def needs_of(source: Source) -> Needs:
     """The memory that a comparison of files takes, which are read in blocks."""
-    rows = min(source.rows, source.rows_of_block())
+    rows = min(source.rows, source.rows_of_block(BLOCK))
     block = {}
     for name, column in source.columns.items():
         shape = (rows, *column.shape[1:]) if column.shape else ()

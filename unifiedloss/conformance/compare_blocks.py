@@ -64,7 +64,7 @@ def compare_files(
 
     Files of one block are read as a whole.
     """
-    rows = source.rows_of_block()
+    rows = source.rows_of_block(compare.BLOCK)
     if source.rows <= rows:
         (block,) = source.blocks()
         source.check_unchanged()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from unifiedloss import registry
 from unifiedloss.errors import ShapeError, SpecValueError
-from unifiedloss.evaluation.groups import Groups, Key, groups_of
-from unifiedloss.evaluation.sums import Sums, sums_of
+from unifiedloss.evaluation.blocks import Progress, sums_over
+from unifiedloss.evaluation.groups import Groups, Key
+from unifiedloss.evaluation.sums import Sums
 from unifiedloss.exact import pieces
 from unifiedloss.inputs import Signature
 from unifiedloss.plan import resolve
@@ -26,9 +26,6 @@ from unifiedloss.readers.files import Files, Source
 from unifiedloss.spec import Loss
 
 __all__ = ["Evaluation", "Summary", "evaluate"]
-
-Progress = Callable[[int, int], None]
-"""Called after each block with the rows that are done and the rows in all."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def evaluate(
     Args:
         spec: a mean or a sum.
         files: where the predictions, targets, sample weights, mask and groups lie.
-        rows: the rows of a block; the default makes blocks of 16 MiB of predictions.
+        rows: the rows of a block; the default makes blocks of 4 MiB of predictions.
         progress: called after each block with the rows that are done and the rows in all.
         cluster: the address of a running dask cluster, which evaluates the blocks; its workers
             read the files by the same paths.
@@ -122,7 +119,7 @@ def evaluate(
         check(spec, source)
         found: Sums | Groups
         if cluster is None:
-            found = _sums(spec, source, rows, progress)
+            found = sums_over(spec, source, source.spans(rows), progress)
         else:
             from unifiedloss.evaluation.cluster import sums_on
 
@@ -165,18 +162,6 @@ def check(spec: Loss, source: Source) -> None:
             "the arrays with the positions first."
         )
         raise ShapeError(msg)
-
-
-def _sums(spec: Loss, source: Source, rows: int | None, progress: Progress | None) -> Sums | Groups:
-    whole, groups = Sums(), Groups() if source.files.by is not None else None
-    for block in source.blocks(rows):
-        if groups is None:
-            whole += sums_of(spec, block.arrays, block.start)
-        else:
-            groups_of(spec, block, groups)
-        if progress is not None:
-            progress(block.start + len(block.arrays["predictions"]), source.rows)
-    return whole if groups is None else groups
 
 
 def _summary(spec: Loss, sums: Sums) -> Summary:

@@ -10,18 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from unifiedloss.errors import MissingBackendError, UnsupportedError
-from unifiedloss.evaluation.groups import Groups, groups_of
-from unifiedloss.evaluation.sums import Sums, sums_of
+from unifiedloss.evaluation.blocks import Progress, sums_over
+from unifiedloss.evaluation.groups import Groups
+from unifiedloss.evaluation.sums import Sums
 from unifiedloss.readers.files import Files, Source
 from unifiedloss.spec import Loss
 from unifiedloss.text import shortened
+
+_TASK = 1 << 26
+"""Bytes of predictions in a task, which reads them in smaller blocks."""
 
 _PATIENCE = 30
 """Seconds to wait for the scheduler."""
 
 
 def sums_on(
-    address: str, spec: Loss, source: Source, rows: int | None, progress: Any
+    address: str, spec: Loss, source: Source, rows: int | None, progress: Progress | None
 ) -> Sums | Groups:
     """The sums over all blocks; see `unifiedloss.evaluation.evaluate`."""
     try:
@@ -32,7 +36,7 @@ def sums_on(
             "pip install 'dask[distributed]'."
         )
         raise MissingBackendError(msg) from error
-    spans = source.spans(rows)
+    spans = source.spans(rows or source.rows_of_block(_TASK))
     try:
         client = Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -65,13 +69,9 @@ def sums_on(
 def _sums_of_span(
     span: tuple[int, int], *, spec: Loss, files: Files, state: Mapping[Any, Any]
 ) -> Sums | Groups:
-    """The sums of a block (a task of a worker)."""
+    """The sums of some rows (a task of a worker)."""
     with files.open() as source:
         source.check_unchanged(state)
-        block = source.read(*span)
+        found = sums_over(spec, source, source.spans(first=span[0], last=span[1]))
         source.check_unchanged(state)
-    if files.by is None:
-        return sums_of(spec, block.arrays, block.start)
-    groups = Groups()
-    groups_of(spec, block, groups)
-    return groups
+    return found

@@ -25,8 +25,8 @@ OPTIONAL = ("sample_weight", "mask")
 ARGUMENTS = (*REQUIRED, *OPTIONAL)
 """The arguments of a loss. An array of the same name is read for each."""
 
-_BLOCK = 1 << 24
-"""Bytes of predictions in a block: large enough for the loops, and small beside a process."""
+_BLOCK = 1 << 22
+"""Bytes of predictions in a block, which stay in the processor's cache between reading and use."""
 
 
 class Block(NamedTuple):
@@ -200,17 +200,26 @@ class Source:
             for column in self.columns.values()
         )
 
-    def rows_of_block(self) -> int:
-        """How many rows a block has."""
+    def rows_of_block(self, size: int = _BLOCK) -> int:
+        """How many rows a block of so many bytes of predictions has."""
         predictions = self.columns["predictions"]
         row = predictions.dtype.itemsize * int(np.prod(predictions.shape[1:], dtype=object))
-        return max(1, _BLOCK // max(1, row))
+        return max(1, size // max(1, row))
 
-    def spans(self, rows: int | None = None) -> list[tuple[int, int]]:
-        """Where the blocks begin and end. Files without rows have one empty block."""
+    def spans(
+        self, rows: int | None = None, first: int = 0, last: int | None = None
+    ) -> list[tuple[int, int]]:
+        """Where the blocks between two rows begin and end. No rows give one empty block.
+
+        Args:
+            rows: the rows of a block; the default is `rows_of_block`.
+            first: the first row.
+            last: the row after the last; the default is the end.
+        """
+        end = self.rows if last is None else last
         step = rows or self.rows_of_block()
         return [
-            (start, min(start + step, self.rows)) for start in range(0, max(1, self.rows), step)
+            (start, min(start + step, end)) for start in range(first, max(first + 1, end), step)
         ]
 
     def read(self, start: int, stop: int) -> Block:
