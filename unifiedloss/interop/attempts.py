@@ -16,7 +16,15 @@ from unifiedloss.interop.kinds import bridges
 from unifiedloss.interop.library_loss import call_of
 from unifiedloss.interop.quirks import QUIRKS, Quirk, rules_of
 from unifiedloss.interop.refusals import refusal_of
-from unifiedloss.interop.sides import Input, Outcome, Side, run_spec, side_of, weight_dtype
+from unifiedloss.interop.sides import (
+    Array,
+    Input,
+    Outcome,
+    Side,
+    run_spec,
+    side_of,
+    weight_dtype,
+)
 from unifiedloss.spec import Loss
 from unifiedloss.text import brief
 
@@ -32,12 +40,18 @@ class Attempt:
         gap: the distance that remains after the change.
         reason: a sentence that says what the loss does and no spec expresses, or what stands
             between two kinds of losses; None for a field.
+        seen: whether the change alone changes the result on these tensors by more than rounding.
+        before: the value of the loss that is changed; None after an error.
+        after: its value after the change; None after an error.
     """
 
     rule: str
     change: str
     gap: Gap
     reason: str | None = None
+    seen: bool = True
+    before: Array | None = None
+    after: Array | None = None
 
 
 def attempts_of(a: Side, b: Side, x: Input) -> list[Attempt]:
@@ -83,7 +97,17 @@ def _by_fields(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[A
             rules = f"{rules}, {_quirk_names(b, near_b, x)[0]}"
             change = f"b as its spec has it, with {fields}"
             second = run_spec(made_same, x)
-        attempts.append(Attempt(rules, change, gap_of(first, second)))
+        before = b.outcome(x)
+        attempts.append(
+            Attempt(
+                rules,
+                change,
+                gap_of(first, second),
+                seen=not gap_of(before, second).closed,
+                before=before.value,
+                after=second.value,
+            )
+        )
     return attempts
 
 
@@ -157,8 +181,11 @@ def _by_quirks(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[A
     for side, spec, other, letter in ((a, near_a, b, "a"), (b, near_b, a, "b")):
         if _differs_from_spec(side, spec, x):
             names, reason = _quirk_names(side, spec, x)
-            gap = gap_of(run_spec(spec, x), other.outcome(x))
-            attempts.append(Attempt(names, f"{letter} as its spec has it", gap, reason))
+            before, after = side.outcome(x), run_spec(spec, x)
+            gap = gap_of(after, other.outcome(x))
+            change = f"{letter} as its spec has it"
+            values = before.value, after.value
+            attempts.append(Attempt(names, change, gap, reason, True, *values))  # noqa: FBT003
     return attempts
 
 

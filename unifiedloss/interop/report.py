@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from unifiedloss.interop.attempts import Attempt, attempts_of, closing_rules
 from unifiedloss.interop.diff import nearest, rules
 from unifiedloss.interop.distance import Gap, coarsest, gap_of, rounding_limit
 from unifiedloss.interop.kinds import two_kinds
+from unifiedloss.interop.layouts import batch_of
+from unifiedloss.interop.sentences import sentence
 from unifiedloss.interop.sides import (
     Array,
     Input,
@@ -71,6 +73,15 @@ class PortReport:
         hints: sentences about what the tensors suggest, as `check` gives them, each with the losses
             that it concerns: rows that sum to 1 where logits are expected, one class, swapped
             arguments. A hint is no difference, and no error.
+        losses_a: the losses of all positions of the first loss, in float64; None if they have no
+            positions in common.
+        losses_b: the same for the second.
+        layout: sentences about the layout of the tensors of each loss, and about numbers in which
+            the tensors of the second loss differ from those of the first.
+        value_b_own: the value of the second loss with its own tensors, if their numbers are others
+            than those of the first; else None. All else is on the tensors of the first.
+        gap_own: the distance between the results of each loss on its own tensors, or None.
+        sentences: what each loss does, for the rules that were tried and are fields.
         rules: the rules that close the gap, each by itself.
     """
 
@@ -97,6 +108,12 @@ class PortReport:
     widened: bool = False
     converted: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
+    losses_a: Array | None = None
+    losses_b: Array | None = None
+    layout: tuple[str, ...] = ()
+    value_b_own: Array | None = None
+    gap_own: Gap | None = None
+    sentences: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -107,6 +124,82 @@ class PortReport:
     def same(self) -> bool:
         """Whether the losses differ by rounding at most."""
         return self.gap.closed
+
+    @property
+    def verdict(self) -> str:
+        """What the report says, in one sentence."""
+        if self.value_a is None and self.value_b is None:
+            return "Both losses are errors on these tensors."
+        if self.same:
+            return "The losses are the same on these tensors: only rounding is left."
+        if self.rules:
+            return f"The losses differ, and one rule closes the gap: {' or '.join(self.rules)}."
+        if self.together:
+            return f"The losses differ in several rules at once: {', '.join(self.together)}."
+        return "The losses differ, and no rule that is known closes the gap."
+
+    @property
+    def brief(self) -> str:
+        """The report with the verdict first, and only the rules that these tensors see."""
+        lines = [self.verdict, ""]
+        for letter, name, value, error, ran in (
+            ("a", self.a, self.value_a, self.error_a, self.ran_a),
+            ("b", self.b, self.value_b, self.error_b, self.ran_b),
+        ):
+            lines += [f"{letter}: {name}", f"   gives {_result(value, error, ran)}"]
+        reasons = (self.reason_a, self.reason_b)
+        for letter, reason in zip("ab", reasons, strict=True):
+            if reason is not None:
+                lines.append(f"{letter} itself was not run: {reason}")
+        lines += self._on_tensors()
+        if self.same:
+            if self.unseen:
+                count = len(self.unseen)
+                lines.append(f"They differ in {count} rules that these tensors do not see.")
+            return "\n".join(lines)
+        lines.append(f"{_capitalized(str(self.gap))}.")
+        if self.row is not None and self.losses_of_row is not None:
+            first, second = map(number, self.losses_of_row)
+            lines.append(
+                f"The first position that differs: {list(self.row)}, {first} and {second}."
+            )
+        chosen = {*self.rules, *self.together}
+        seen = [each for each in self.attempts if each.seen or each.rule in chosen]
+        for attempt in sorted(seen, key=lambda each: not each.gap.closed):
+            lines += ["", *self._attempt(attempt)]
+        unseen = [each.rule for each in self.attempts if each not in seen]
+        if unseen:
+            lines += ["", f"Not seen by these tensors: {', '.join(unseen)}."]
+        if self.untried is not None:
+            lines += ["", self.untried]
+        return "\n".join(lines)
+
+    def _attempt(self, attempt: Attempt) -> list[str]:
+        verdict = "closes the gap" if attempt.gap.closed else "does not close it alone"
+        lines = [f"{attempt.rule}: {attempt.change} {verdict}."]
+        sizes = [x for x in (attempt.before, attempt.after) if x is not None and x.size == 1]
+        if len(sizes) == 2:
+            before, after = (number(x.item()) for x in sizes)
+            lines.append(f"  It moves the loss from {before} to {after}.")
+        for name in attempt.rule.split(", "):
+            for letter, text in zip("ab", self.sentences.get(name, ()), strict=False):
+                lines.append(f"  {letter}: {text}")
+        if attempt.reason is not None:
+            lines.append(f"  {attempt.reason}")
+        return lines
+
+    def _on_tensors(self) -> list[str]:
+        """What is said about the tensors before the losses are compared."""
+        lines = [*self.layout]
+        if self.gap_own is not None:
+            own = "an error" if self.value_b_own is None else _written(self.value_b_own)
+            lines.append(
+                f"With its own tensors b gives {own}: {self.gap_own}. The rest is on those of a, "
+                "which show what the losses alone do."
+            )
+        reasons = (self.reason_a, self.reason_b)
+        lines += [setting for setting in self.settings if setting not in reasons]
+        return [*lines, *self.converted, *self.hints]
 
     def __str__(self) -> str:
         lines = [
@@ -120,9 +213,7 @@ class PortReport:
         for letter, reason in zip("ab", reasons, strict=True):
             if reason is not None:
                 lines.append(f"{letter} itself was not run: {reason}")
-        lines += [setting for setting in self.settings if setting not in reasons]
-        lines += self.converted
-        lines += self.hints
+        lines += self._on_tensors()
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
         if self.widened:
@@ -130,8 +221,7 @@ class PortReport:
                 "In the half type of the predictions only rounding is left; "
                 "what follows is of their specs in float32."
             )
-        gap = str(self.gap)
-        lines.append(f"The {gap}." if gap.startswith("value") else f"{gap[0].upper()}{gap[1:]}.")
+        lines.append(f"{_capitalized(str(self.gap))}.")
         if self.same and not self.unseen:
             return "\n".join([*lines, "Only rounding is left."])
         if self.same:
@@ -160,6 +250,10 @@ class PortReport:
         return "\n".join(lines)
 
 
+def _capitalized(gap: str) -> str:
+    return f"The {gap}" if gap.startswith("value") else f"{gap[0].upper()}{gap[1:]}"
+
+
 def _result(value: Array | None, error: str | None, ran: str) -> str:
     text = str(error) if value is None else _written(value)
     return f"{text} (its spec does)" if ran == "instead" else text
@@ -175,7 +269,15 @@ def _written(value: Array) -> str:
 
 
 def port_report(
-    a: Any, b: Any, predictions: Any, targets: Any, sample_weight: Any = None, mask: Any = None
+    a: Any,
+    b: Any,
+    predictions: Any,
+    targets: Any,
+    sample_weight: Any = None,
+    mask: Any = None,
+    *,
+    predictions_b: Any = None,
+    targets_b: Any = None,
 ) -> PortReport:
     """Run two losses on the same tensors, and find the rules that make their results differ.
 
@@ -193,6 +295,11 @@ def port_report(
         sample_weight: weights of positions, or None. For a loss that takes none, its spec is run.
         mask: True where a position counts, or None. No loss of another library takes a mask: the
             spec is run in its place, and the report says so.
+        predictions_b: the predictions of the second loss, if it has its own: the same batch with
+            the class axis elsewhere, or what the ported model computed. Where one tensor serves
+            both losses, and the labels show that its class axis is that of one of them, it is
+            moved for the other, and the report says so.
+        targets_b: likewise, such as one-hot rows beside labels.
 
     Returns:
         An object that prints as text: both values and their distance in units in the last place;
@@ -203,7 +310,8 @@ def port_report(
     Raises:
         SpecTypeError, SpecValueError: `a` or `b` is not a known loss.
         UnsupportedError: a loss that no spec computes cannot be run here.
-        ShapeError: nested lists are not an array, for example if rows have different lengths.
+        ShapeError: nested lists are not an array, for example if rows have different lengths; or
+            the tensors of the second loss are no layout of a batch of the same size.
 
     Example:
         ```python
@@ -216,21 +324,27 @@ def port_report(
         assert report.rules == ("label_smoothing",)
         ```
     """
-    one, other = side_of(a), side_of(b)
-    x = Input(
-        _array("predictions", predictions),
-        _array("targets", targets),
-        _array("sample_weight", sample_weight),
-        mask=_array("mask", mask),
-        own=(predictions, targets, sample_weight),
-    )
+    x = _input(predictions, targets, sample_weight, mask)
+    separate = predictions_b is not None or targets_b is not None
+    of_b = None
+    if separate:
+        of_b = _input(
+            predictions if predictions_b is None else predictions_b,
+            targets if targets_b is None else targets_b,
+            sample_weight,
+            mask,
+        )
+    batch = batch_of(side_of(a), side_of(b), x, of_b)
+    one, other, x = batch.a, batch.b, batch.x
     given, first, second = x, one.outcome(x), other.outcome(x)
+    own = None if batch.own is None else other.outcome(batch.own)
     gap = gap_of(first, second)
     widened = _widened(one, other, x) if gap.closed else None
     if widened is not None:
         one, other, x = widened
         gap = gap_of(one.outcome(x), other.outcome(x))
-    row, losses = (None, None) if gap.closed else _first_row(one, other, x)
+    losses = _common_losses(one, other, x)
+    row = None if gap.closed or losses is None else _first_row(*losses)
     attempts = () if gap.closed else tuple(attempts_of(one, other, x))
     one_closes = gap.closed or any(attempt.gap.closed for attempt in attempts)
     return PortReport(
@@ -249,7 +363,7 @@ def port_report(
         settings=settings_of(one, other),
         gap=gap,
         row=row,
-        losses_of_row=losses,
+        losses_of_row=None if losses is None or row is None else _at(losses, row),
         attempts=attempts,
         together=() if one_closes else closing_rules(one, other, x),
         unseen=rules(one, other) if gap.closed else (),
@@ -257,6 +371,36 @@ def port_report(
         widened=widened is not None,
         converted=(*_read_as(x), *_converted(first, second)),
         hints=_hints(one, other, given),
+        losses_a=None if losses is None else losses[0].astype(np.float64),
+        losses_b=None if losses is None else losses[1].astype(np.float64),
+        layout=batch.said,
+        value_b_own=None if own is None else own.value,
+        gap_own=None if own is None else gap_of(first, own),
+        sentences=_sentences(one, other, attempts),
+    )
+
+
+def _sentences(a: Side, b: Side, attempts: tuple[Attempt, ...]) -> dict[str, tuple[str, str]]:
+    """What each loss does, for the fields among the rules that were tried."""
+    near_a, near_b = nearest(a), nearest(b)
+    names = [name for attempt in attempts for name in attempt.rule.split(", ")]
+    return {
+        name: (sentence(near_a, name).plain, sentence(near_b, name).plain)
+        for name in names
+        if near_a is not None
+        and near_b is not None
+        and name in near_a.declarations
+        and name in near_b.declarations
+    }
+
+
+def _input(predictions: Any, targets: Any, sample_weight: Any, mask: Any) -> Input:
+    return Input(
+        _array("predictions", predictions),
+        _array("targets", targets),
+        _array("sample_weight", sample_weight),
+        mask=_array("mask", mask),
+        own=(predictions, targets, sample_weight),
     )
 
 
@@ -349,24 +493,26 @@ def _array(name: str, tensor: Any) -> Any:
     return as_bfloat16(tensor, np.asarray(adapter.to_numpy(tensor)))
 
 
-def _first_row(
-    a: Side, b: Side, x: Input
-) -> tuple[tuple[int, ...] | None, tuple[float, float] | None]:
-    """Find the first position whose losses differ, and return its index and its two losses."""
+def _common_losses(a: Side, b: Side, x: Input) -> tuple[Array, Array] | None:
+    """The losses of the positions of both sides; None if they have no positions in common."""
     outcomes = [_per_position(side, x) for side in (a, b)]
     values = [None if outcome is None else outcome.value for outcome in outcomes]
     if values[0] is None or values[1] is None:
-        return None, None
+        return None
     first, second = _common(values[0], values[1])
-    if first.shape != second.shape:
-        return None, None
+    return (first, second) if first.shape == second.shape else None
+
+
+def _first_row(first: Array, second: Array) -> tuple[int, ...] | None:
+    """The index of the first position whose losses differ by more than rounding."""
     p, q = first.astype(np.float64), second.astype(np.float64)
     tolerance = rounding_limit(first, second) * FORMATS[coarsest(first, second)].epsilon
     differs = ~np.isclose(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
-    if not differs.any():
-        return None, None
-    index = tuple(int(i) for i in np.argwhere(differs)[0])
-    return index, (float(p[index]), float(q[index]))
+    return tuple(int(i) for i in np.argwhere(differs)[0]) if differs.any() else None
+
+
+def _at(losses: tuple[Array, Array], row: tuple[int, ...]) -> tuple[float, float]:
+    return float(losses[0][row]), float(losses[1][row])
 
 
 def _common(a: Array, b: Array) -> tuple[Array, Array]:

@@ -113,6 +113,7 @@ class Side:
         spec: the spec that computes the same; None if no spec does.
         call: the call that makes the loss in its library; None for a spec.
         refusal: why no spec computes the same.
+        moved: the loss in its own layout, if the tensors have another; None if they have that.
         given: the object or function that the user passed, which is run unchanged; None for a spec,
             and for text, whose loss is built from the call.
     """
@@ -122,6 +123,7 @@ class Side:
     call: Call | None = None
     refusal: str | None = None
     given: Any = field(default=None, compare=False)
+    moved: Moved | None = field(default=None, compare=False)
     _cache: dict[int, tuple[Input, Outcome]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -135,6 +137,8 @@ class Side:
         return cached[1]
 
     def _outcome(self, x: Input) -> Outcome:
+        if self.moved is not None:
+            return self.moved.outcome(x)
         if self.call is not None:
             try:
                 return _run(self.call, self.adapted(x), self.given)
@@ -169,6 +173,42 @@ class Side:
             msg = f"{self.call.name} takes class indices."
             raise UnsupportedError(msg)
         return x
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A loss whose class axis is another than that of the tensors.
+
+    Attributes:
+        side: the loss in its own layout.
+        given: the class axis of the tensors, which may be counted from the end.
+        axis: that of the loss, likewise. Tensors of any rank are moved, because quirks try some.
+    """
+
+    side: Side
+    given: int
+    axis: int
+
+    def outcome(self, x: Input) -> Outcome:
+        """Move the class axis of the tensors, run the loss, and move that of the gradient back."""
+        found = self.side.outcome(self._input(x))
+        gradient = found.gradient
+        if gradient is not None:
+            gradient = _with_axis_moved(gradient, self.axis, self.given)
+        return replace(found, gradient=gradient)
+
+    def _input(self, x: Input) -> Input:
+        axes = self.given, self.axis
+        dense = x.targets.shape == x.predictions.shape
+        targets = _with_axis_moved(x.targets, *axes) if dense else x.targets
+        predictions = _with_axis_moved(x.predictions, *axes)
+        return replace(x, predictions=predictions, targets=targets, own=(None, None, x.own[2]))
+
+
+def _with_axis_moved(x: Array, source: int, target: int) -> Array:
+    if x.ndim < 2:
+        return x
+    return np.ascontiguousarray(np.moveaxis(x, source, target))
 
 
 def _one_hot(x: Input, axis: int, name: str) -> Array:
@@ -274,6 +314,9 @@ def unreduced(side: Side) -> Side:
     Raises:
         UnsupportedError, SpecTypeError, SpecValueError: the library has no unreduced loss.
     """
+    if side.moved is not None:
+        moved = replace(side.moved, side=unreduced(side.moved.side))
+        return replace(side, moved=moved, _cache={})
     assert side.call is not None
     library_loss = interop.find(side.call.name)
     if "reduction" not in library_loss.parameters:

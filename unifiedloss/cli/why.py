@@ -1,0 +1,99 @@
+"""The command ``why``: which rule makes two losses differ on a saved batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import unifiedloss
+from unifiedloss.cli.output import app, err, fail, print_text
+from unifiedloss.cli.specs import LOSS, loss_text
+from unifiedloss.errors import UnifiedLossError
+
+if TYPE_CHECKING:
+    from unifiedloss.readers.files import Files
+
+_MOST = 1 << 26
+"""Bytes of predictions that are read; each loss runs on them about twenty times."""
+
+
+@app.command()
+def why(
+    a: Annotated[str, typer.Argument(help=LOSS)],
+    b: Annotated[str, typer.Argument(help="Another loss.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A file with predictions and targets, and optionally sample_weight and mask; or "
+            "an .npy file of predictions.",
+        ),
+    ],
+    file_b: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The predictions and targets of B, if it has its own: the same batch in another "
+            "layout, or what the ported model computed.",
+        ),
+    ] = None,
+    *,
+    targets: Annotated[
+        Path | None, typer.Option(help="The file of the targets, if FILE does not hold them.")
+    ] = None,
+    targets_b: Annotated[
+        Path | None, typer.Option(help="The file of the targets of B, likewise.")
+    ] = None,
+    predictions_key: Annotated[
+        str | None, typer.Option(help="The name of the predictions in FILE and FILE_B.")
+    ] = None,
+    targets_key: Annotated[
+        str | None, typer.Option(help="The name of the targets in FILE and FILE_B.")
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Read so many rows. Default: 64 MiB of predictions.", min=1),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also tell the rules that this batch does not see.")
+    ] = False,
+) -> None:
+    """Run two losses on a saved batch, and tell which rule makes them differ.
+
+    The exit status is 1 if they differ by more than rounding.
+
+    Example: unifiedloss why "torch.nn.CrossEntropyLoss()" "torch.nn.NLLLoss()" batch.npz
+    """
+    from unifiedloss.readers.files import Files
+
+    named = {"predictions": predictions_key, "targets": targets_key}
+    keys = {name: key for name, key in named.items() if key is not None}
+    try:
+        given = _arrays(Files(file, {} if targets is None else {"targets": targets}, keys), rows)
+        second: dict[str, Any] = {}
+        if file_b is not None or targets_b is not None:
+            others = {} if targets_b is None else {"targets": targets_b}
+            second = _arrays(Files(file_b or file, others, keys), rows)
+        with err.status("running"):
+            report = unifiedloss.port_report(
+                loss_text(a),
+                loss_text(b),
+                **given,
+                predictions_b=second.get("predictions"),
+                targets_b=second.get("targets"),
+            )
+    except UnifiedLossError as error:
+        fail(error)
+    print_text(str(report) if every else report.brief)
+    raise typer.Exit(0 if report.same else 1)
+
+
+def _arrays(files: Files, rows: int | None) -> dict[str, Any]:
+    """The arrays of a call: all rows, or the first."""
+    with files.open() as source:
+        most = min(source.rows, rows or source.rows_of_block(_MOST))
+        read = source.read(0, most)
+        source.check_unchanged()
+        first = "" if most == source.rows else f" Of these the first {most} rows are read."
+        print_text(f"{source}.{first}", console=err)
+    return read.arrays
