@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -148,3 +150,28 @@ def test_losses_that_are_refused(
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.framework("torch")
+def test_diff_tells_the_rules_that_bite(tmp_path: Path) -> None:
+    """Three rules come first; with a batch, those that it sees, with what they do to the loss."""
+    a = "torch.nn.CrossEntropyLoss()"
+    b = "ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.1, divisor='all', axis=-1)"
+    done = CliRunner().invoke(app, ["diff", a, b])
+    assert done.exit_code == 1
+    heads = [line for line in done.stdout.splitlines() if re.fullmatch(r"[a-z_]+", line)]
+    assert heads == ["ignore_index", "divisor", "axis"]
+    assert "rules more, which fewer see: label_smoothing, " in done.stdout
+    told = CliRunner().invoke(app, ["diff", a, b, "--all"])
+    assert len([x for x in told.stdout.splitlines() if re.fullmatch(r"[a-z_]+", x)]) > 10
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "x.npz",
+        predictions=rng.normal(size=(8, 3)).astype(np.float32),
+        targets=rng.integers(3, size=8),
+    )
+    done = CliRunner().invoke(app, ["diff", a, b, str(tmp_path / "x.npz")])
+    heads = [line for line in done.stdout.splitlines() if re.fullmatch(r"[a-z_]+", line)]
+    assert heads == ["label_smoothing"]
+    assert "  on this batch: it moves the loss from " in done.stdout
+    assert "rules that this batch does not see: ignore_index, divisor, axis, " in done.stdout

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import unifiedloss
-from unifiedloss.cli.output import app, err, fail, out, print_text
+from unifiedloss.cli.output import app, count, err, fail, out, print_text
 from unifiedloss.cli.specs import LOSS, loss_text
 from unifiedloss.errors import UnifiedLossError
+from unifiedloss.readers.files import Files
 
 
 @app.command()
@@ -55,25 +57,62 @@ def translate(
 def diff(
     a: Annotated[str, typer.Argument(help=LOSS)],
     b: Annotated[str, typer.Argument(help="Another loss.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A file with predictions and targets: tell what this batch sees."),
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Tell every rule in full.")] = False,
 ) -> None:
-    """List the rules in which two losses differ, each with the smallest input that shows it.
+    """List the rules in which two losses differ, those first that usual batches see.
 
-    The numbers come from the losses themselves if their libraries are installed. The exit status
-    is 1 if anything differs.
+    Each has the smallest input that shows it. The numbers come from the losses themselves if their
+    libraries are installed. With a file, the rules come first that its batch sees, each with how
+    far it moves the loss. The exit status is 1 if anything differs.
+
+    Example: unifiedloss diff "torch.nn.MSELoss()" "keras.losses.MeanSquaredError()"
     """
     try:
         with err.status("running"):
             differences = unifiedloss.diff(loss_text(a), loss_text(b))
+            seen = {} if file is None else _seen(loss_text(a), loss_text(b), file)
     except UnifiedLossError as error:
         fail(error)
     print_text(f"a: {differences.a}\nb: {differences.b}")
-    for difference in differences:
+    if not differences:
+        print_text("\nThere is no difference: the rules are the same.")
+        raise typer.Exit(0)
+    ranked = sorted(differences.ranked, key=lambda each: each.rule not in seen)
+    told = len(seen) if file is not None else _TOLD
+    count_ = len(ranked) if every else told
+    for difference in ranked[:count_]:
         rule, _, rest = str(difference).partition("\n")
         out.print(f"\n{rule}", style="bold", markup=False, highlight=False)
         print_text(rest)
-    if not differences:
-        out.print("\nThere is no difference: the rules are the same.", highlight=False)
-    raise typer.Exit(1 if differences else 0)
+        if difference.rule in seen:
+            print_text(f"  {seen[difference.rule]}")
+    left = [difference.rule for difference in ranked[count_:]]
+    if left:
+        what = "that this batch does not see" if file is not None else "more, which fewer see"
+        print_text(f"\n{count(len(left), 'rule')} {what}: {', '.join(left)}; --all tells them.")
+    raise typer.Exit(1)
+
+
+_TOLD = 3
+"""The rules that are told in full without --all."""
+
+
+def _seen(a: str, b: str, file: Path) -> dict[str, str]:
+    """The rules that a batch sees, each with a sentence about what it does there."""
+    with Files(file).open() as source:
+        report = unifiedloss.port_report(a, b, **source.first_rows())
+    said = {}
+    for attempt in report.attempts:
+        if not attempt.seen:
+            continue
+        for rule in attempt.rule.split(", "):
+            said[rule] = f"on this batch: {attempt.effect}"
+    return said
 
 
 @app.command()

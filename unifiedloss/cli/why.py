@@ -15,9 +15,6 @@ from unifiedloss.errors import UnifiedLossError
 if TYPE_CHECKING:
     from unifiedloss.readers.files import Files
 
-_MOST = 1 << 26
-"""Bytes of predictions that are read; each loss runs on them about twenty times."""
-
 
 @app.command()
 def why(
@@ -91,9 +88,8 @@ def why(
 def _arrays(files: Files, rows: int | None) -> dict[str, Any]:
     """The arrays of a call: all rows, or the first."""
     with files.open() as source:
-        most = min(source.rows, rows or source.rows_of_block(_MOST))
-        read = source.read(0, most)
-        source.check_unchanged()
+        arrays = source.first_rows(rows)
+        most = len(arrays["predictions"])
         first = "" if most == source.rows else f" Of these the first {most} rows are read."
         print_text(f"{source}.{first}", console=err)
-    return read.arrays
+    return arrays

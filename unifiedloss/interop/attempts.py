@@ -21,6 +21,7 @@ from unifiedloss.interop.sides import (
     Input,
     Outcome,
     Side,
+    number,
     run_spec,
     side_of,
     weight_dtype,
@@ -52,6 +53,17 @@ class Attempt:
     seen: bool = True
     before: Array | None = None
     after: Array | None = None
+
+    @property
+    def effect(self) -> str:
+        """What the change does to the loss on these tensors."""
+        sizes = [x for x in (self.before, self.after) if x is not None and x.size == 1]
+        if len(sizes) < 2:
+            return "it changes the losses of positions."
+        before, after = (number(x.item()) for x in sizes)
+        if before == after:
+            return f"it leaves the loss at {before}, and changes the gradient."
+        return f"it moves the loss from {before} to {after}."
 
 
 def attempts_of(a: Side, b: Side, x: Input) -> list[Attempt]:

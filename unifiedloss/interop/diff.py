@@ -126,6 +126,15 @@ class Diff:
     differences: tuple[Difference, ...]
     settings: tuple[str, ...] = ()
 
+    @property
+    def ranked(self) -> tuple[Difference, ...]:
+        """The differences, those first that usual batches see.
+
+        Fields come before quirks: first what changes every batch or those with padding, then what
+        changes rare ones. Of several quirks, those come first whose example has two numbers.
+        """
+        return tuple(sorted(self.differences, key=_bite))
+
     def __iter__(self) -> Iterator[Difference]:
         return iter(self.differences)
 
@@ -154,6 +163,23 @@ class Diff:
         plural = "s" if len(rules) > 1 else ""
         summary = f"{head}They differ in {len(rules)} rule{plural}: {', '.join(rules)}."
         return "\n\n".join([summary, *map(str, self.differences)])
+
+
+_USUAL = (
+    "loss", "from_logits", "ignore_index", "divisor", "class_weighting", "axis", "reduction",
+    "label_smoothing", "class_weights", "pos_weight", "delta", "scale", "element_weights",
+    "average_last_axis", "epsilon", "renormalize", "epsilon_added",
+)  # fmt: skip
+"""Fields in the order in which usual batches see them. Others are seen by few."""
+
+
+def _bite(difference: Difference) -> tuple[int, int, int]:
+    """The place of a difference in `Diff.ranked`."""
+    rule, example = difference.rule, difference.example
+    rank = None if example is None else _rank(example.a, example.b)
+    place = _USUAL.index(rule) if rule in _USUAL else len(_USUAL)
+    is_quirk = any(rule == quirk.name for quirk in QUIRKS)
+    return int(is_quirk), place, len(_RANKS) if rank is None else rank
 
 
 def diff(a: Any, b: Any) -> Diff:
@@ -394,7 +420,7 @@ def _dtype(outcome: Outcome) -> Any:
     return None if outcome.value is None else outcome.value.dtype
 
 
-_NUMBERS, _GRADIENTS, _SPECIAL, _ERROR = range(4)
+_NUMBERS, _GRADIENTS, _SPECIAL, _ERROR = _RANKS = range(4)
 """Ranks of examples, the best first.
 
 Finite values differ; only gradients differ; one value is NaN or infinite, or only dtypes differ;

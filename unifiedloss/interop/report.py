@@ -177,10 +177,8 @@ class PortReport:
     def _attempt(self, attempt: Attempt) -> list[str]:
         verdict = "closes the gap" if attempt.gap.closed else "does not close it alone"
         lines = [f"{attempt.rule}: {attempt.change} {verdict}."]
-        sizes = [x for x in (attempt.before, attempt.after) if x is not None and x.size == 1]
-        if len(sizes) == 2:
-            before, after = (number(x.item()) for x in sizes)
-            lines.append(f"  It moves the loss from {before} to {after}.")
+        if attempt.after is not None:
+            lines.append(f"  {attempt.effect[0].upper()}{attempt.effect[1:]}")
         for name in attempt.rule.split(", "):
             for letter, text in zip("ab", self.sentences.get(name, ()), strict=False):
                 lines.append(f"  {letter}: {text}")

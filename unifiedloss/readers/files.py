@@ -29,6 +29,10 @@ _BLOCK = 1 << 22
 """Bytes of predictions in a block, which stay in the processor's cache between reading and use."""
 
 
+_AT_ONCE = 1 << 26
+"""Bytes of predictions that are read where a loss needs them at once."""
+
+
 class Block(NamedTuple):
     """Some rows.
 
@@ -233,6 +237,13 @@ class Source:
         arrays = {name: _rows(column, start, stop) for name, column in self.columns.items()}
         group = None if self._group is None else _rows(self._group, start, stop)
         return Block(start, arrays, group)
+
+    def first_rows(self, rows: int | None = None) -> dict[str, Array]:
+        """The arguments of a call on the first rows; by default 64 MiB of predictions."""
+        most = min(self.rows, rows or self.rows_of_block(_AT_ONCE))
+        read = self.read(0, most)
+        self.check_unchanged()
+        return read.arrays
 
     def blocks(self, rows: int | None = None) -> Iterator[Block]:
         """All rows, in blocks of so many; see `read`."""
