@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import dask
 import dask.array as da
@@ -80,15 +81,14 @@ class Cut(type(registry.adapter("dask"))):  # type: ignore[misc]
         return {"lazy": Mode(run, raises=True)}
 
 
-@pytest.mark.parametrize("rounding", ["native", "exact"])
-def test_random_calls(rounding: str) -> None:
+def test_random_calls() -> None:
     """Random specs on arrays that are cut at random: the oracle's numbers and NumPy's errors.
 
     Of several bad values another one may be named, and an empty mean is told by its divisor.
     """
     failures = []
-    for seed in range(140):
-        call = calls.draw(seed, rounding=rounding)
+    for seed in range(130):
+        call = calls.draw(seed)
         for what in check.failures(Cut(seed), "lazy", call):
             of_values = ("not a ", "must be finite", "must lie", "must be at most", "weights;")
             known = (*of_values, "the mean has nothing to divide by", "renormalize needs")
@@ -206,7 +206,7 @@ def test_a_divisor_that_is_nan_or_infinite() -> None:
             for got, want in zip(found, wanted, strict=True):
                 np.testing.assert_array_equal(got, want)
         for wrong in (special, cut(np.array(special), ())):
-            with pytest.raises(ul.BadValueError, match="divisor is (nan|inf)"):
+            with pytest.raises(ul.BadValueError, match=r"divisor is (nan|inf)"):
                 CE(cut(Z, 5), Y, divisor=wrong).compute()
 
 
@@ -282,33 +282,40 @@ def test_one_read_of_each_block() -> None:
 # --------------------------------------------------------------------------------------- errors
 
 
+class Given(NamedTuple):
+    """Predictions and targets of a call."""
+
+    z: Any
+    y: Any
+
+
 def test_shapes_and_dtypes_are_refused_at_the_call() -> None:
     """With NumPy's errors, and before anything is computed."""
     z, y = unreadable(Z.shape, (5, 3), "float32"), unreadable(Y.shape, 5, "int64")
-    wrong: list[tuple[Any, Any]] = [
-        (lambda z, y: CE(z, y[:-1]), (Z, Y)),
-        (lambda z, y: CE(z.astype(int), y), (Z, Y)),
-        (lambda z, y: CE.replace(axis=2)(z, y), (Z, Y)),
-        (lambda z, y: CE(z, y, sample_weight=y > 0), (Z, Y)),
-        (lambda z, y: CE(z, y, mask=y), (Z, Y)),
-        (lambda z, y: CE(z, y, mask=(y > 0)[:3]), (Z, Y)),
-        (lambda z, y: CE.value_and_grad(z, y, upstream=y), (Z, Y)),
-        (lambda z, y: CE(z, y, divisor=-1), (Z, Y)),
-        (lambda z, y: CE(z, y, divisor=y), (Z, Y)),
-        (lambda z, y: EXACT(z, y, divisor=y), (Z, Y)),
-        (lambda z, y: CE.replace(reduction="sum").divisor_of(y), (Z, Y)),
-        (lambda z, y: CE.replace(reduction="none").totals(z, y), (Z, Y)),
-        (lambda z, y: CE.result(y), (Z, Y)),
-        (lambda z, y: EXACT.result(y), (Z, Y)),
-        (lambda z, y: ul.softmax(y), (Z, Y)),
-        (lambda z, y: ul.softmax(z, axis=4), (Z, Y)),
-        (lambda z, y: ul.softmax(z[:, :0]), (Z, Y)),
+    calls_of: list[Callable[[Given], Any]] = [
+        lambda x: CE(x.z, x.y[:-1]),
+        lambda x: CE(x.z.astype(int), x.y),
+        lambda x: CE.replace(axis=2)(x.z, x.y),
+        lambda x: CE(x.z, x.y, sample_weight=x.y > 0),
+        lambda x: CE(x.z, x.y, mask=x.y),
+        lambda x: CE(x.z, x.y, mask=(x.y > 0)[:3]),
+        lambda x: CE.value_and_grad(x.z, x.y, upstream=x.y),
+        lambda x: CE(x.z, x.y, divisor=-1),
+        lambda x: CE(x.z, x.y, divisor=x.y),
+        lambda x: EXACT(x.z, x.y, divisor=x.y),
+        lambda x: CE.replace(reduction="sum").divisor_of(x.y),
+        lambda x: CE.replace(reduction="none").totals(x.z, x.y),
+        lambda x: CE.result(x.y),
+        lambda x: EXACT.result(x.y),
+        lambda x: ul.softmax(x.y),
+        lambda x: ul.softmax(x.z, axis=4),
+        lambda x: ul.softmax(x.z[:, :0]),
     ]
-    for call, arrays in wrong:
+    for call in calls_of:
         with pytest.raises(ul.UnifiedLossError) as wanted:
-            call(*arrays)
+            call(Given(Z, Y))
         with pytest.raises(wanted.type) as got:
-            call(z, y)
+            call(Given(z, y))
         assert str(got.value) == str(wanted.value)
 
 
@@ -330,20 +337,14 @@ def test_a_bad_value_has_its_position_in_the_whole() -> None:
         (CE.replace(reduction="none"), Z, labels, {}),
     ]
     for spec, predictions, targets, more in cases:
+        z = cut(predictions, 3)
         with pytest.raises(ul.BadValueError) as wanted:
             spec(predictions, targets, **more)
-        z = cut(predictions, 3)
-        lazy = (
-            lambda: spec(z, targets, **more),
-            lambda: spec.value_and_grad(z, targets, **more)[1],
-        )
-        for call in lazy:
+        lazy = spec(z, targets, **more), spec.value_and_grad(z, targets, **more)[1]
+        for compute in (*(x.compute for x in lazy), partial(ul.check, spec, z, targets, **more)):
             with pytest.raises(ul.BadValueError) as got:
-                call().compute()
+                compute()
             assert str(got.value) == str(wanted.value)
-        with pytest.raises(ul.BadValueError) as got:
-            ul.check(spec, z, targets, **more)
-        assert str(got.value) == str(wanted.value)
 
 
 def test_check_reads_the_blocks() -> None:
@@ -392,8 +393,8 @@ def test_chunks_of_unknown_size() -> None:
     with pytest.raises(ul.ShapeError, match="class indices must have"):
         CE(rows, y[cut(~some, 5)]).compute()
     labels = Y.copy()
-    labels[np.flatnonzero(some & (np.arange(12) >= 10))[-1]] = 50
-    with pytest.raises(ul.BadValueError, match=r"in block 2 of axis 0, .*targets\[\d\] is 50"):
+    labels[np.flatnonzero(some)[-1]] = 50
+    with pytest.raises(ul.BadValueError, match=r"in block \d of axis 0, .*targets\[\d\] is 50"):
         CE(rows, cut(labels, 5)[cut(some, 5)]).compute()
 
 
@@ -402,7 +403,7 @@ def test_what_is_no_array_of_a_known_type() -> None:
     masked = da.ma.masked_array(cut(Z, 5), cut(Z > 0, 5))
     with pytest.raises(ul.UnknownTensorError, match=r"predictions is a numpy\.ma.*mask="):
         CE(masked, Y)
-    with pytest.raises(ul.UnknownTensorError, match="Delayed, which is no tensor"):
+    with pytest.raises(ul.UnknownTensorError, match=r"Delayed\w*, which is no tensor"):
         CE(dask.delayed(Z), Y)
     with pytest.raises(ul.UnknownTensorError, match="targets is a list of tensors"):
         CE(cut(Z, 5), [cut(Y, 5)])
@@ -411,14 +412,15 @@ def test_what_is_no_array_of_a_known_type() -> None:
 def test_nothing_of_its_own() -> None:
     """The adapter has no operations and no derivative, and says who has them."""
     adapter = registry.adapter("dask")
-    with pytest.raises(ul.UnsupportedError, match="no operation 'exp'.*adapter of its own type"):
+    with pytest.raises(ul.UnsupportedError, match=r"no operation 'exp'.*adapter of its own type"):
         adapter.ops.exp(1)
     with pytest.raises(ul.UnsupportedError, match="no operation 'cross_entropy'"):
         adapter.kernels.cross_entropy(1, 2)
     with pytest.raises(ul.UnsupportedError, match=r"spec\.value_and_grad"):
         adapter.differentiate(lambda x: x, (cut(Z, 5),), None)
     function = CE.to("dask")
-    assert pickle.loads(pickle.dumps(function)) == function != EXACT.to("dask")
+    again = pickle.loads(pickle.dumps(function))  # noqa: S301 - the bytes are of this test
+    assert again == function != EXACT.to("dask")
     assert isinstance(function(Z, Y), da.Array)
     assert float(function(Z, Y)) == pytest.approx(float(CE(Z, Y)), rel=1e-6)
     every = {target.label for target in workers.choose(None, every=True)[0]}
@@ -447,13 +449,13 @@ def test_a_block_goes_to_the_adapter_of_its_type(
     entry = EntryPoint("strange", "strange:Strange", owners.ENTRY_POINTS)
     monkeypatch.setattr(owners, "entry_point", lambda name: entry if name == "strange" else None)
     try:
-        z = cut(Z, 5).map_blocks(
+        z = cut(Z, (5, 7)).map_blocks(
             lambda block: block.view(strange.Tensor),
             dtype=Z.dtype,
             meta=np.empty((0, 0), Z.dtype).view(strange.Tensor),
         )
         same_bits(EXACT(z, Y), EXACT(Z, Y))
-        assert asked == [strange.Tensor] * 3 * 2
+        assert asked == [strange.Tensor] * 3
     finally:
         registry._adapters.pop("strange", None)
         for cls in [cls for cls in owners.by_type if cls.__module__ == "strange"]:
@@ -509,7 +511,7 @@ def test_arrays_of_xarray() -> None:
     for x in (inside, in_pieces):
         for targets in (Y, labels, labels.chunk(row=4)):
             found = EXACT.value_and_grad(x, targets)
-            lazy = x is in_pieces or targets.__class__ is not Y.__class__ and bool(targets.chunks)
+            lazy = x is in_pieces or getattr(targets, "chunks", None) is not None
             for got, want in zip(found, wanted, strict=True):
                 assert isinstance(got, da.Array) == lazy
                 same_bits(got, want)

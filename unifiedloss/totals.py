@@ -90,7 +90,9 @@ def value_and_grad(
         nonempty = ~ops.equal(d, 0)
         above = above / ops.where(nonempty, d, 1.0)
         total, gradient = adapter.value_and_grad(spec.summed, *tensors, above)
-        gradient = ops.where(nonempty, gradient, 0.0)
+        # Cast, because NumPy widens bfloat16 beside a Python number.
+        dtype = adapter.dtype_name(gradient.dtype)
+        gradient = ops.cast(ops.where(nonempty, gradient, 0.0), dtype)
     return _quotient(adapter, spec, total, given), gradient
 
 

@@ -384,9 +384,10 @@ def _value_and_grad(
     if special is None:
         value, gradient = owner.value_and_grad(spec, **blocks, upstream=upstream, divisor=by)
     else:
-        above = np.asarray((1.0 if upstream is None else upstream) / special)
+        above = (1.0 if upstream is None else upstream) / special
         value, gradient = owner.value_and_grad(spec.summed, **blocks, upstream=above)
-        value = value / special
+        with np.errstate(all="ignore"):
+            value = value / special
     if spec.reduction == "none":
         return value, gradient
     if spec.rounding == "exact":

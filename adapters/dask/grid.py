@@ -201,7 +201,7 @@ def once(work: Callable[..., Array], dtype: Any, *arrays: Array) -> Array:
     """A 0-d array: a function of whole arrays, such as the sum of all totals."""
     operands: list[Any] = []
     for number, x in enumerate(arrays):
-        whole = x.rechunk(dict.fromkeys(range(x.ndim), -1))
+        whole = rechunked(x, dict.fromkeys(range(x.ndim), -1))
         operands += [whole, tuple(f"{number} {axis}" for axis in range(x.ndim))]
     return _blockwise(partial(_on_single_blocks, work), arrays[0], operands, {}, dtype)
 
@@ -229,7 +229,7 @@ def _uncut(name: str, x: Any, axes: Axes, whole: frozenset[int]) -> Array:
     for place in cut:
         if _is_unknown(x.chunks[place]):
             _refuse_unknown(name, place)
-    return x.rechunk(dict.fromkeys(cut, -1)) if cut else x
+    return rechunked(x, dict.fromkeys(cut, -1))
 
 
 def _fitted(name: str, x: Any, wanted: tuple[tuple[float, ...], ...]) -> Array:
@@ -247,13 +247,24 @@ def _fitted(name: str, x: Any, wanted: tuple[tuple[float, ...], ...]) -> Array:
                 _refuse_unknown(name if _is_unknown(own) else "predictions", place)
         elif own != chunks:
             other[place] = chunks
-    return x.rechunk(other) if other else x
+    return rechunked(x, other)
 
 
 def _recut(x: Array, axes: Axes, chunks: Mapping[int, Any]) -> Array:
     """An array with these chunks on some axes of the call."""
     other = {place: chunks[axis] for place, axis in enumerate(axes) if axis in chunks}
-    return x.rechunk(other) if other else x
+    return rechunked(x, other)
+
+
+def rechunked(x: Array, chunks: Mapping[int, Any]) -> Array:
+    """An array in other chunks on some axes."""
+    if not chunks:
+        return x
+    if any(x.shape):
+        return x.rechunk(chunks)
+    # dask leaves the chunks of an array without elements as they are.
+    given = tuple(chunks.get(place, own) for place, own in enumerate(x.chunks))
+    return da.zeros_like(x._meta, shape=x.shape, chunks=given)
 
 
 def _is_unknown(chunks: tuple[float, ...]) -> bool:
