@@ -498,7 +498,7 @@ def test_every_scheduler_gives_the_same_bits() -> None:
         compare()
 
 
-# ------------------------------------------------------------------------- arrays of other libraries
+# ------------------------------------------------------------------------ arrays of other libraries
 
 
 def test_arrays_of_xarray() -> None:
