@@ -382,6 +382,8 @@ def check(
             if adapter.computes
             and not (_reads(call) and _is_spared(call, mode, work.strength, shares))
         ]
+        if not (adapter.computes or cases):
+            continue  # no case of the chosen losses is in pieces
         row.left_out += len(work.bad_calls) - len(calls)
         planned.append((row, mode, cases, calls))
     total = sum(len(cases) + len(calls) for _, _, cases, calls in planned)
