@@ -184,7 +184,8 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
             ("conform", "--backend", "mxnet"),
             (
                 "there is no backend 'mxnet'; known are numpy, torch, tensorflow, keras, "
-                "keras (jax), keras (numpy), keras (tensorflow), keras (torch), jax, jax (x64), dask."
+                "keras (jax), keras (numpy), keras (tensorflow), keras (torch), jax, jax (x64), "
+                "dask."
             ),
         ),
         (("conform", "--backend", "pytorch"), "dask. Did you mean 'torch'?"),

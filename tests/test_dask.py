@@ -31,7 +31,7 @@ IMAGES = RNG.normal(size=(4, 5, 6, 3)).astype(np.float32)  # classes on axis 1
 LABELS = RNG.integers(0, 5, (4, 6, 3))
 CE = ul.CrossEntropyLoss(from_logits=True)
 EXACT = CE.replace(rounding="exact")
-CHUNKINGS = [(12, 7), (5, 7), (4, 3), ((1, 0, 11), (2, 2, 3))]
+CHUNKINGS = [(12, 7), (5, 3), ((1, 0, 11), (2, 2, 3))]
 
 
 def cut(x: Any, chunks: Any, name: str = "") -> da.Array:
@@ -87,7 +87,7 @@ def test_random_calls() -> None:
     Of several bad values another one may be named, and an empty mean is told by its divisor.
     """
     failures = []
-    for seed in range(130):
+    for seed in range(100):
         call = calls.draw(seed)
         for what in check.failures(Cut(seed), "lazy", call):
             of_values = ("not a ", "must be finite", "must lie", "must be at most", "weights;")

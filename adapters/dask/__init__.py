@@ -61,7 +61,7 @@ class DaskAdapter(Adapter):
         return np.dtype(dtype).name
 
     def shape(self, x: Array) -> tuple[int | None, ...]:
-        return tuple(None if extent != extent else extent for extent in x.shape)
+        return tuple(None if math.isnan(extent) else extent for extent in x.shape)
 
     def convert(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
         return wrapped(x)
