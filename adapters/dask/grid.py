@@ -286,7 +286,7 @@ def _starts(chunks: tuple[float, ...]) -> Array:
         starts = np.arange(len(chunks))
     else:
         starts = np.cumsum([0, *chunks[:-1]], dtype=np.int64)
-    return da.from_array(starts, chunks=1, name=False)
+    return wrapped(starts, 1)
 
 
 # ------------------------------------------------------------------------------------------- graphs
