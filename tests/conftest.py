@@ -25,7 +25,7 @@ import pytest
 
 from unifiedloss.conformance.workers import jax_cache
 
-FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
+FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax", "dask")
 
 LONGEST = (
     "test_conformance.py",

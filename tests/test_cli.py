@@ -184,11 +184,12 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
             ("conform", "--backend", "mxnet"),
             (
                 "there is no backend 'mxnet'; known are numpy, torch, tensorflow, keras, "
-                "keras (jax), keras (numpy), keras (tensorflow), keras (torch), jax, jax (x64)."
+                "keras (jax), keras (numpy), keras (tensorflow), keras (torch), jax, jax (x64), "
+                "dask."
             ),
         ),
-        (("conform", "--backend", "pytorch"), "jax (x64). Did you mean 'torch'?"),
-        (("conform", "--backend", "Keras (Jax)"), "jax (x64). Did you mean 'keras (jax)'?"),
+        (("conform", "--backend", "pytorch"), "dask. Did you mean 'torch'?"),
+        (("conform", "--backend", "Keras (Jax)"), "dask. Did you mean 'keras (jax)'?"),
         (("conform", "--loss", "hinge"), "there is no loss 'hinge'"),
         (("conform", "--loss", "mse"), "softmax. Did you mean 'mean_squared_error'?"),
         (("conform", "--rounding", "up"), "rounding must be 'native' or 'exact', got 'up'"),

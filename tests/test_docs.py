@@ -42,7 +42,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
-FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax")
+FRAMEWORKS = ("numpy", "torch", "tensorflow", "keras", "jax", "dask")
 
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)(?P=fence) *$",

@@ -27,7 +27,7 @@ def test_unknown_types_are_named() -> None:
     ):
         with pytest.raises(ul.UnknownTensorError, match=f"{name} is a builtins") as error:
             ul.cross_entropy_loss(*arguments)  # type: ignore[arg-type]
-        for known in ("numpy", "torch", "tensorflow", "keras", "jax"):
+        for known in ("numpy", "torch", "tensorflow", "keras", "jax", "dask"):
             assert known in str(error.value)
 
 
@@ -199,7 +199,7 @@ def test_unknown_backend() -> None:
         ul.MeanSquaredError().to("tf")
 
 
-@pytest.mark.parametrize("backend", ["torch", "tensorflow", "keras", "jax"])
+@pytest.mark.parametrize("backend", ["torch", "tensorflow", "keras", "jax", "dask"])
 def test_missing_framework_names_the_extra(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its framework, a backend's error says which extra to install."""
     real = importlib.import_module

@@ -201,6 +201,10 @@ class Adapter(ABC):
         )
         raise UnsupportedError(msg)
 
+    computes: bool = True
+    """Whether this adapter computes losses. If not, it hands the pieces of a call to the adapters
+    of their types, and the conformance suite runs the cases in pieces alone."""
+
     differentiates: bool = True
     """Whether `differentiate` works. If not, override `value_and_grad` with a closed form."""
 
@@ -471,18 +475,22 @@ class Adapter(ABC):
     def softmax(self, logits: Any, axis: int | None) -> Array:
         """The softmax, with 0 for results below the smallest normal number of the compute dtype."""
         (logits,) = self.stored(*self.to_tensors(logits))
-        name = self.dtype_name(logits.dtype)
-        if name not in FORMATS:
-            msg = f"softmax needs floating logits ({', '.join(FORMATS)}), got {name}; cast them."
-            raise DTypeError(msg)
-        shape = self.shape(logits)
-        axis = class_axis(axis, shape)
-        if shape is not None and shape[axis] == 0:
-            raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
+        name, axis = self.softmax_of(logits, axis)
         compute_dtype = "float32" if name in HALF_TYPES else name
         return pipeline.softmax(
             self.ops, self.kernels, logits, axis, name, compute_dtype, FORMATS[compute_dtype].tiny
         )
+
+    def softmax_of(self, logits: Array, axis: int | None) -> tuple[str, int]:
+        """The dtype and the class axis of a softmax; refuse logits that have none."""
+        shape, name = self.signature(logits)
+        if name not in FORMATS:
+            msg = f"softmax needs floating logits ({', '.join(FORMATS)}), got {name}; cast them."
+            raise DTypeError(msg)
+        axis = class_axis(axis, shape)
+        if shape is not None and shape[axis] == 0:
+            raise ShapeError(Message.NO_CLASSES.format(predictions=describe(shape), axis=axis))
+        return name, axis
 
     def to_tensors(self, predictions: Any, *companions: Any) -> tuple[Any, ...]:
         """Convert lists and NumPy arrays, and refuse tensors of other frameworks.

@@ -146,8 +146,8 @@ class Evaluable:
             backend: "torch" gives an ``nn.Module``, "keras" a ``keras.losses.Loss`` (which takes
                 ``(y_true, y_pred)``, as Keras does, and is saved with the model), "tensorflow" a
                 callable for ``tf.function``, "jax" a pure function for ``jit``, ``grad`` and
-                ``vmap``, "numpy" a plain function. The name of a registered third-party backend is
-                accepted as well.
+                ``vmap``, "numpy" and "dask" a plain function. The name of a registered third-party
+                backend is accepted as well.
             global_mean: for "keras" alone: whether each replica of `tf.distribute` divides by the
                 divisor of the batch of all replicas, and not by its own.
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss.adapters.dask.objects import LossFunction as DaskFunction
 from unifiedloss.adapters.jax.objects import LossFunction as JaxFunction
 from unifiedloss.adapters.keras.objects import KerasLoss
 from unifiedloss.adapters.numpy.objects import LossFunction as NumPyFunction
@@ -83,5 +84,9 @@ class Evaluable:
     def to(
         self, backend: Literal["numpy"], *, global_mean: Literal[False] = False
     ) -> NumPyFunction: ...
+    @overload
+    def to(
+        self, backend: Literal["dask"], *, global_mean: Literal[False] = False
+    ) -> DaskFunction: ...
     @overload
     def to(self, backend: str, *, global_mean: bool = False) -> Any: ...

@@ -12,12 +12,19 @@ ENTRY_POINTS = "unifiedloss.adapters"
 The name of an entry is the name of the backend and the top-level module of its tensors' types.
 """
 
-BUILT_IN = ("numpy", "torch", "tensorflow", "keras", "jax")
+BUILT_IN = ("numpy", "torch", "tensorflow", "keras", "jax", "dask")
 """The adapters of this library, each in ``unifiedloss.adapters.<name>``. The extra that installs
 the framework has the same name."""
 
 _OWNERS = {**dict(zip(BUILT_IN, BUILT_IN, strict=True)), "jaxlib": "jax"}
 """Top-level module of a tensor's type -> backend."""
+
+_PREDICTIONS = ("predictions", "logits")
+"""The names of the argument whose type the result has."""
+
+_IN_PIECES = ("xarray", "zarr", "h5py")
+"""Top-level modules of arrays that dask reads in pieces. They belong to it as predictions; beside
+the tensors of a framework NumPy reads them, as it reads columns of tables."""
 
 by_type: dict[type, str] = dict.fromkeys((list, tuple, int, float, bool), "numpy")
 """Cache: type of a tensor -> backend. A type that no backend owns is not cached."""
@@ -44,6 +51,8 @@ def backend_of(x: Any, argument: str = "the argument") -> str:
             name = _OWNERS.get(root, root)
             by_type[cls] = name
             return name
+        if root in _IN_PIECES and hasattr(cls, "dtype") and _belongs_to_dask(x, root, argument):
+            return "dask"
     if is_host_data(x, argument):
         return "numpy"
     msg = (
@@ -54,6 +63,11 @@ def backend_of(x: Any, argument: str = "the argument") -> str:
     raise UnknownTensorError(msg)
 
 
+def _belongs_to_dask(x: Any, root: str, argument: str) -> bool:
+    # Not cached in `by_type`, because the answer depends on the argument, and on the array inside.
+    return argument in _PREDICTIONS or (root == "xarray" and x.chunks is not None)
+
+
 def is_host_data(x: Any, argument: str) -> bool:
     """Whether NumPy reads an argument whose type no backend owns, such as a pandas Series.
 
@@ -61,7 +75,7 @@ def is_host_data(x: Any, argument: str) -> bool:
     array and not of its type.
     """
     # Not cached in `by_type`, because the answer depends on the argument.
-    return argument not in ("predictions", "logits") and hasattr(type(x), "__array__")
+    return argument not in _PREDICTIONS and hasattr(type(x), "__array__")
 
 
 def entry_point(name: str) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from unifiedloss import shapes
+from unifiedloss.checks import extents
 from unifiedloss.errors import DTypeError, ShapeError
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES, widest
 from unifiedloss.inputs import Shape, Signature, same
@@ -193,6 +194,23 @@ class Plan:
         """The axis along which a vector `pos_weight` runs."""
         axis: int | None = getattr(self.spec, "axis", None)
         return -1 if axis is None else axis
+
+    @property
+    def whole_axes(self) -> frozenset[int]:
+        """The axes of predictions of known rank along which a call cannot be cut.
+
+        Positions depend on all of the class axis and of an averaged last axis, and weights that the
+        spec holds run along all of theirs.
+        """
+        assert self.shape is not None
+        rank = len(self.shape)
+        whole = set() if self.axis is None else {self.axis}
+        if self.average_last_axis:
+            whole.add(rank - 1)
+        if isinstance(self.pos_weight, tuple):
+            whole.add(self.pos_weight_axis % rank)
+        several = enumerate(reversed(extents(self.element_weights)), 1)
+        return frozenset(whole | {rank - place for place, extent in several if extent != 1})
 
     @property
     def from_logits(self) -> bool:

@@ -57,7 +57,7 @@ def loss(adapter: Adapter, spec: Loss, *tensors: Any, divisor: Any) -> Array:
         from unifiedloss.exact import parts  # imported here because native mode does not need it
 
         return parts.loss(adapter, spec, *tensors, divisor=divisor)
-    given = _read(adapter, spec, divisor)
+    given = read(adapter, spec, divisor)
     if not given.number:
         tensors = _unlinked_if_empty(adapter, given, adapter.to_tensors(*tensors))
     return _quotient(adapter, spec, adapter.loss(spec.summed, *tensors), given)
@@ -72,7 +72,7 @@ def value_and_grad(
         from unifiedloss.exact import parts  # see `loss`
 
         return parts.value_and_grad(adapter, spec, *tensors, upstream=upstream, divisor=divisor)
-    given = _read(adapter, spec, divisor)
+    given = read(adapter, spec, divisor)
     *given_tensors, upstream = adapter.to_tensors(*tensors, upstream)
     tensors = tuple(given_tensors)
     ops, wide = adapter.ops, adapter.wide(tensors[0])
@@ -90,7 +90,9 @@ def value_and_grad(
         nonempty = ~ops.equal(d, 0)
         above = above / ops.where(nonempty, d, 1.0)
         total, gradient = adapter.value_and_grad(spec.summed, *tensors, above)
-        gradient = ops.where(nonempty, gradient, 0.0)
+        # Cast, because NumPy widens bfloat16 beside a Python number.
+        dtype = adapter.dtype_name(gradient.dtype)
+        gradient = ops.cast(ops.where(nonempty, gradient, 0.0), dtype)
     return _quotient(adapter, spec, total, given), gradient
 
 
@@ -104,7 +106,7 @@ def refuse_other_reductions(spec: Loss, what: str) -> None:
         raise SpecValueError(msg)
 
 
-def _read(adapter: Adapter, spec: Loss, divisor: Any) -> Divisor:
+def read(adapter: Adapter, spec: Loss, divisor: Any) -> Divisor:
     """Read a divisor, and refuse it if it is not finite, negative, or no number."""
     if isinstance(divisor, int | float) and not isinstance(divisor, bool):
         return Divisor(_checked(spec, divisor))
@@ -288,7 +290,7 @@ def result(adapter: Adapter, spec: Loss, totals: Any) -> Array:
         from unifiedloss.exact import parts  # see `loss`
 
         return parts.result(adapter, spec, totals)
-    _check_totals(spec, signature)
+    check_totals(spec, signature)
     ops = adapter.ops
     with adapter.around(totals):
         summed = totals if len(signature.shape or ()) < 2 else ops.sum_axis(totals, 0)
@@ -303,7 +305,26 @@ def result(adapter: Adapter, spec: Loss, totals: Any) -> Array:
     return ops.cast(value, adapter.wide(value))
 
 
-def _check_totals(spec: Loss, signature: Signature) -> None:
+def result_over(adapter: Adapter, spec: Loss, dtype: str, totals: Array, divisor: Any) -> Array:
+    """The mean of the totals of a sum over a divisor that is given.
+
+    Args:
+        adapter: the adapter that carries out the call.
+        spec: a mean.
+        dtype: the dtype of the loss.
+        totals: what `totals` gives for the spec with the reduction "sum".
+        divisor: what the sum is divided by.
+    """
+    if spec.rounding == "exact":
+        from unifiedloss.exact import parts  # see `loss`
+
+        given = parts.read(adapter, spec, divisor)
+        return parts.result_over(adapter, spec, dtype, totals, given)
+    ops = adapter.ops
+    return ops.cast(_quotient(adapter, spec, ops.sum(totals), read(adapter, spec, divisor)), dtype)
+
+
+def check_totals(spec: Loss, signature: Signature) -> None:
     """Refuse a tensor that cannot be the totals of a native spec."""
     length = 2 if spec.reduction == "mean" else 1
     shape = signature.shape

@@ -8,7 +8,7 @@ zero-weighted positions are skipped. The order is weights, targets, predictions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -269,6 +269,21 @@ def _position_shape(plan: Plan, predictions: Array) -> tuple[int, ...]:
 
 def _align(x: Array, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
+
+
+def in_the_whole(message: str, starts: Mapping[str, Sequence[int]]) -> str:
+    """The message of `check` about a block of a call, with the position in the whole call.
+
+    Args:
+        message: what a `BadValueError` of the block says.
+        starts: for each argument, where the block starts on each of its axes.
+    """
+    name, bracket, rest = message.partition("[")
+    if not bracket or name not in starts:
+        return message
+    inside, _, rest = rest.partition("]")
+    position = [int(i) + start for i, start in zip(inside.split(","), starts[name], strict=True)]
+    return f"{name}[{', '.join(map(str, position))}]{rest}"
 
 
 # The limits below are np.float64, because NumPy would round a Python float to the array's dtype,

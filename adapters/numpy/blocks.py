@@ -43,16 +43,7 @@ def axis_to_cut(plan: Plan, predictions: Array) -> int | None:
     """The longest axis along which a large call can be cut; None for a small call."""
     if predictions.size <= 2 * ELEMENTS:
         return None
-    rank = predictions.ndim
-    whole = {plan.axis}
-    if plan.average_last_axis:
-        whole.add(rank - 1)
-    if isinstance(plan.pos_weight, tuple):
-        whole.add(plan.pos_weight_axis % rank)
-    if plan.element_weights is not None:
-        extents = np.shape(plan.element_weights)
-        whole |= {rank - len(extents) + i for i, extent in enumerate(extents) if extent != 1}
-    axes = [axis for axis in range(rank) if axis not in whole]
+    axes = [axis for axis in range(predictions.ndim) if axis not in plan.whole_axes]
     return max(axes, key=lambda axis: predictions.shape[axis], default=None)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
+import dask.array as da
 import jax
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 import unifiedloss as ul
+from unifiedloss.adapters.dask.objects import LossFunction as DaskFunction
 from unifiedloss.adapters.jax.objects import LossFunction as JaxFunction
 from unifiedloss.adapters.keras.objects import KerasLoss
 from unifiedloss.adapters.numpy.objects import LossFunction as NumPyFunction
@@ -43,6 +45,13 @@ def jax_in_jax_out(logits: jax.Array, labels: jax.Array) -> None:
     assert_type(ul.cross_entropy_loss(logits, labels, class_weights=(1.0, 2.0)), jax.Array)
 
 
+def dask_in_dask_out(logits: da.Array, labels: da.Array) -> None:
+    """Functions and specs return dask.array.Array for dask.array.Array."""
+    assert_type(ul.MeanSquaredError()(logits, labels), da.Array)
+    assert_type(ul.CrossEntropyLoss().value_and_grad(logits, labels), tuple[da.Array, da.Array])
+    assert_type(ul.MeanSquaredError().to("dask")(logits, labels), da.Array)
+
+
 def numpy_in_numpy_out(predictions: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
     """The predictions decide the dtype; a mean and a sum are NumPy scalars, not arrays."""
     assert_type(ul.softmax(predictions), NDArray[np.float32])
@@ -67,6 +76,7 @@ def objects_of_frameworks(spec: ul.Loss, name: str, logits: torch.Tensor, x: jax
     assert_type(spec.to("keras", global_mean=True), KerasLoss)
     assert_type(spec.to("tensorflow"), TensorFlowFunction)
     assert_type(spec.to("numpy"), NumPyFunction)
+    assert_type(spec.to("dask"), DaskFunction)
     assert_type(spec.to(name), Any)
     ul.check(spec.to("jax"), x, x)
 

@@ -404,7 +404,7 @@ def _check_refused(outcome: checks.CheckResult, adapter: Adapter, case: CutCase)
     raised = []
     for each in (registry.adapter("numpy"), adapter):
         try:
-            call(each, case.spec)
+            each.to_numpy(call(each, case.spec))  # a lazy result is computed here
         except UnifiedLossError as error:
             raised.append(f"{type(error).__name__}: {error}")
         else:

@@ -69,6 +69,7 @@ class Target:
         environment: the environment variables that its process gets.
         wide: whether only cases with float64 numbers are run, because all others give the same as
             another target.
+        computes: `Adapter.computes`, which is known here before the adapter is imported.
     """
 
     label: str
@@ -76,6 +77,7 @@ class Target:
     on: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     wide: bool = False
+    computes: bool = True
 
     def absent(self) -> str | None:
         """Say which package is missing, or return None if all are installed."""
@@ -104,6 +106,7 @@ def all_targets() -> list[Target]:
         Target("tensorflow", "tensorflow"),
         Target("jax (x64)", "jax", None, {"JAX_ENABLE_X64": "1"}, wide=True),
         Target("numpy", "numpy"),
+        Target("dask", "dask", computes=False),
         *(Target(entry.name, entry.name) for entry in entry_points(group=ENTRY_POINTS)),
     ]
 
@@ -114,12 +117,15 @@ def by_name(target: Target) -> tuple[int, str]:
     return (BUILT_IN.index(target.backend) if built_in else len(BUILT_IN)), target.label
 
 
-def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
+def choose(
+    names: Sequence[str] | None, *, every: bool = False
+) -> tuple[list[Target], dict[str, str]]:
     """Return the requested targets that can be run, and why the others cannot.
 
     Args:
         names: backends ("keras" for all that Keras runs on) or labels of the report
             ("keras (torch)"); None for all that are installed.
+        every: whether "all" includes those that compute no loss themselves.
 
     Returns:
         The targets, and a message for each requested target that is not installed, by its label.
@@ -132,7 +138,11 @@ def choose(names: Sequence[str] | None) -> tuple[list[Target], dict[str, str]]:
     absent = {target.label: why for target in known if (why := target.absent()) is not None}
     installed = [target for target in known if target.label not in absent]
     if names is None:
-        return installed, absent
+        wanted = {target.label for target in known if target.computes or every}
+        return (
+            [target for target in installed if target.label in wanted],
+            {label: why for label, why in absent.items() if label in wanted},
+        )
     if not names:
         msg = "no backend is asked for; leave backends out for all that are installed."
         raise SpecValueError(msg)

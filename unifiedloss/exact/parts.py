@@ -86,8 +86,8 @@ def divisor_of(adapter: Adapter, plan: Plan, *tensors: Any) -> Array:
     return _on_host(adapter, "divisor", plan.spec, plan.predictions_dtype, tensors)
 
 
-def result(adapter: Adapter, spec: Loss, totals: Array) -> Array:
-    """The loss of the sum of several totals, in the dtype of the loss."""
+def result_dtype(adapter: Adapter, spec: Loss, totals: Array) -> str:
+    """The dtype of the loss that totals give; refuse a tensor that can be no totals of the spec."""
     lengths = {limbs.length(spec.reduction, dtype): dtype for dtype in ("float32", "float64")}
     shape, dtype = adapter.signature(totals)
     limbs.check_form("totals", shape, dtype, tuple(lengths))
@@ -97,7 +97,12 @@ def result(adapter: Adapter, spec: Loss, totals: Array) -> Array:
             "is unknown while this is traced; set it, as in tf.ensure_shape."
         )
         raise UnsupportedError(msg)
-    name = lengths[shape[-1]]
+    return lengths[shape[-1]]
+
+
+def result(adapter: Adapter, spec: Loss, totals: Array) -> Array:
+    """The loss of the sum of several totals, in the dtype of the loss."""
+    name = result_dtype(adapter, spec, totals)
     if adapter.readable(totals):
         summed = pieces.summed(adapter.to_numpy(totals))
         return adapter.convert(np.array(pieces.result(spec, name, summed), name), totals)
