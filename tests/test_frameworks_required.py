@@ -17,7 +17,7 @@ SUITE = """
 
     @pytest.mark.parametrize("name", [
         pytest.param(name, marks=pytest.mark.framework(name))
-        for name in ("numpy", "torch", "tensorflow", "keras", "jax")
+        for name in ("numpy", "torch", "tensorflow", "keras", "jax", "dask")
     ])
     def test_one(name):
         assert name
@@ -30,7 +30,7 @@ import importlib.metadata
 import importlib.util
 
 _real = importlib.util.find_spec
-_present = dict.fromkeys(("numpy", "torch", "tensorflow", "keras", "jax"), object())
+_present = dict.fromkeys(("numpy", "torch", "tensorflow", "keras", "jax", "dask"), object())
 _present |= dict.fromkeys({missing})
 importlib.util.find_spec = lambda name, package=None: (
     _present[name] if name in _present else _real(name, package)
@@ -61,7 +61,7 @@ def run(
 def test_counts_are_printed(run: Callable[..., pytest.RunResult]) -> None:
     """The report counts the tests of each framework by outcome."""
     result = run()
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=6)
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["torch * 1 passed, 0 failed, 0 skipped"])
 
@@ -69,7 +69,7 @@ def test_counts_are_printed(run: Callable[..., pytest.RunResult]) -> None:
 def test_missing_is_skipped(run: Callable[..., pytest.RunResult]) -> None:
     """Without UNIFIEDLOSS_REQUIRE_ALL=1, the tests of a missing framework are skipped."""
     result = run(missing=("torch", "jax"))
-    result.assert_outcomes(passed=3, skipped=2)
+    result.assert_outcomes(passed=4, skipped=2)
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["jax * 0 passed, 0 failed, 1 skipped (not installed)"])
 
@@ -77,7 +77,7 @@ def test_missing_is_skipped(run: Callable[..., pytest.RunResult]) -> None:
 def test_missing_fails_where_all_are_required(run: Callable[..., pytest.RunResult]) -> None:
     """With UNIFIEDLOSS_REQUIRE_ALL=1, the run fails and names the missing framework."""
     result = run(missing=("torch",), required=True)
-    result.assert_outcomes(passed=4, errors=1)
+    result.assert_outcomes(passed=5, errors=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*not installed here: torch*"])
 

@@ -56,7 +56,7 @@ def conform(
     check_folder(json)
     strength = QUICK if quick else FULL
     try:
-        labels = [target.label for target in workers.choose(backend or None)[0]]
+        labels = [target.label for target in workers.choose(backend or None, every=True)[0]]
         with _progress(len(labels)) as (note, log_row):
             report = conformance.run(
                 backend or None,
