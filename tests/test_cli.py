@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -66,6 +67,36 @@ def test_help_is_quick() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_each_help_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command's help fits 80 columns, names no type of Python, and has a line that runs."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez(
+        "batch.npz",
+        predictions=rng.normal(size=(16, 5)).astype(np.float32),
+        targets=rng.integers(5, size=16),
+    )
+    shown = CliRunner().invoke(app, [name, "--help"], terminal_width=80).stdout
+    head, _, examples = shown.partition("Examples:\n")
+    assert max(map(len, head.splitlines())) <= 80
+    assert "list[" not in head
+    assert "<bool>" not in head
+    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    assert lines
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "unifiedloss"
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code in (0, 1), done.output
+        assert done.stdout
 
 
 def test_version() -> None:

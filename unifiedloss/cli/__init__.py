@@ -9,7 +9,7 @@ import os
 from typing import Annotated
 
 # First, because it says which extra is missing.
-from unifiedloss.cli.output import app, fail, out  # isort: skip
+from unifiedloss.cli.output import app, example, fail, out  # isort: skip
 
 import typer
 
@@ -40,14 +40,18 @@ def unifiedloss_(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """One loss, defined once, the same numbers in NumPy, PyTorch, TensorFlow, Keras and JAX."""
+    """One loss, defined once, the same numbers in NumPy, PyTorch, TensorFlow, Keras and JAX.
+
+    The exit status is 0 if all is well, 1 if something differs or is bad, and 2 after an error.
+    """
 
 
-@app.command()
+@app.command(epilog=example("backends"))
 def backends() -> None:
-    """List the installed backends with their versions, and the level of the compiled loops.
+    """List the installed backends.
 
-    The number of threads is that of the environment; for its tensors, PyTorch's own counts.
+    With their versions, and the level of the compiled loops. The number of threads is that of the
+    environment; for its tensors, PyTorch's own counts.
     """
     try:
         versions = unifiedloss.backends()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import unifiedloss
-from unifiedloss.cli.output import app, err, fail, out, print_text
+from unifiedloss.cli.output import app, err, example, fail, out, print_text
 from unifiedloss.cli.specs import check_options, numbers, read_spec
 from unifiedloss.errors import UnifiedLossError
 
@@ -18,58 +18,72 @@ if TYPE_CHECKING:
     from unifiedloss.spec import Loss
 
 
-@app.command()
+@app.command(epilog=example("compare batch.npz --from-logits --backend numpy"))
 def compare(
     file: Annotated[
         Path,
         typer.Argument(
+            metavar="FILE",
             help="An .npz, .safetensors, .parquet, .zarr or .h5 file with predictions and targets, "
-            "and optionally sample_weight and mask; or an .npy file of predictions."
+            "and optionally sample_weight and mask; or an .npy file of predictions.",
         ),
     ],
     targets: Annotated[
-        Path | None, typer.Argument(help="A file of targets, if FILE does not hold them.")
+        Path | None,
+        typer.Argument(metavar="TARGETS", help="A file of targets, if FILE does not hold them."),
     ] = None,
     *,
     sample_weight: Annotated[
-        Path | None, typer.Option(help="A file of sample weights, likewise.")
+        Path | None, typer.Option(metavar="FILE", help="A file of sample weights, likewise.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="A file with the mask, likewise.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with the mask, likewise.")
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
+            metavar="LOSS",
             help="cross_entropy, binary_cross_entropy, mean_squared_error or "
-            "negative_log_likelihood. Default: cross_entropy."
+            "negative_log_likelihood. Default: cross_entropy.",
         ),
     ] = None,
     from_logits: Annotated[
         bool, typer.Option("--from-logits", help="The predictions are logits.")
     ] = False,
     epsilon: Annotated[
-        float | None, typer.Option(help="Clip probabilities to [epsilon, 1 - epsilon].")
+        float | None,
+        typer.Option(metavar="NUMBER", help="Clip probabilities to [epsilon, 1 - epsilon]."),
     ] = None,
-    axis: Annotated[int | None, typer.Option(help="The class axis.")] = None,
+    axis: Annotated[int | None, typer.Option(metavar="AXIS", help="The class axis.")] = None,
     class_weights: Annotated[
         str | None,
         typer.Option(help="One number per class, separated by commas.", metavar="W,W,..."),
     ] = None,
     ignore_index: Annotated[
-        list[int] | None, typer.Option(help="A label to ignore; may be repeated.")
+        list[int] | None, typer.Option(metavar="LABEL", help="A label to ignore; may be repeated.")
     ] = None,
     pos_weight: Annotated[
         str | None,
         typer.Option(help="A number, or one per entry of the last axis.", metavar="Q[,Q...]"),
     ] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(help="The amount of label smoothing.")
+        float | None, typer.Option(metavar="NUMBER", help="The amount of label smoothing.")
     ] = None,
-    reduction: Annotated[str | None, typer.Option(help="mean, sum or none.")] = None,
+    reduction: Annotated[
+        str | None, typer.Option(metavar="RULE", help="mean, sum or none.")
+    ] = None,
     divisor: Annotated[
-        str | None, typer.Option(help="weights, label_weights, present, nonzero or all.")
+        str | None,
+        typer.Option(metavar="RULE", help="weights, label_weights, present, nonzero or all."),
     ] = None,
-    on_empty: Annotated[str | None, typer.Option(help="nan, zero or error.")] = None,
+    on_empty: Annotated[
+        str | None, typer.Option(metavar="RULE", help="nan, zero or error.")
+    ] = None,
     rounding: Annotated[
-        str | None, typer.Option(help="native or exact. Default: both, whatever the spec says.")
+        str | None,
+        typer.Option(
+            metavar="ROUNDING", help="native or exact. Default: both, whatever the spec says."
+        ),
     ] = None,
     spec: Annotated[
         str | None,
@@ -80,10 +94,12 @@ def compare(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="A backend; may be repeated. Default: all that are installed."),
+        typer.Option(
+            metavar="BACKEND", help="A backend; may be repeated. Default: all that are installed."
+        ),
     ] = None,
 ) -> None:
-    """Run one loss over saved predictions and targets in every installed backend, and compare.
+    """Run one loss on saved arrays in every backend.
 
     The exit status is 1 if a result lies outside the bound of the conformance suite, or if a
     result of exact mode is not exact.

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unifiedloss.cli.output import app, check_folder, count, err, fail, out, print_text, write_file
+from unifiedloss.cli.output import (
+    app,
+    check_folder,
+    count,
+    err,
+    example,
+    fail,
+    out,
+    print_text,
+    write_file,
+)
 from unifiedloss.errors import UnifiedLossError
 
 if TYPE_CHECKING:
@@ -16,27 +26,33 @@ if TYPE_CHECKING:
     from unifiedloss.conformance.strength import Strength
 
 
-@app.command()
+@app.command(epilog=example("conform --backend numpy --loss mean_squared_error"))
 def conform(
     *,
     backend: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="BACKEND",
             help="A backend ('torch', 'keras') or a row ('keras (jax)'); may be repeated. "
-            "Default: all that are installed."
+            "Default: all that are installed.",
         ),
     ] = None,
     loss: Annotated[
         list[str] | None,
         typer.Option(
-            help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all."
+            metavar="LOSS",
+            help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all.",
         ),
     ] = None,
     mode: Annotated[
         list[str] | None,
-        typer.Option(help="A mode ('eager', 'jit', ...); may be repeated. Default: all."),
+        typer.Option(
+            metavar="MODE", help="A mode ('eager', 'jit', ...); may be repeated. Default: all."
+        ),
     ] = None,
-    rounding: Annotated[str, typer.Option(help="The rounding to check.")] = "native",
+    rounding: Annotated[
+        str, typer.Option(metavar="ROUNDING", help="The rounding to check.")
+    ] = "native",
     quick: Annotated[
         bool,
         typer.Option(
@@ -45,10 +61,14 @@ def conform(
         ),
     ] = False,
     json: Annotated[
-        Path | None, typer.Option(help="Write the report to this file.", dir_okay=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the report to this file.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Check the installed backends against the oracle. The exit status is 1 if anything differs."""
+    """Check the installed backends against the oracle.
+
+    The exit status is 1 if anything differs.
+    """
     from unifiedloss import conformance
     from unifiedloss.conformance import workers
     from unifiedloss.conformance.strength import FULL, QUICK

@@ -16,6 +16,7 @@ from unifiedloss.cli.output import (
     check_folder,
     count,
     err,
+    example,
     fail,
     out,
     print_text,
@@ -34,30 +35,36 @@ _SHOWN = 50
 _KEY = "The name of the {} in FILE."
 
 
-@app.command()
+@app.command(epilog=example('evaluate "torch.nn.CrossEntropyLoss()" batch.npz --rounding exact'))
 def evaluate(
     spec: Annotated[str, typer.Argument(help=LOSS, metavar="LOSS")],
     file: Annotated[
         Path,
         typer.Argument(
+            metavar="FILE",
             help="An .npz, .safetensors, .parquet, .zarr or .h5 file with predictions and targets, "
             "and optionally sample_weight and mask; or an .npy file of predictions.",
         ),
     ],
     *,
     targets: Annotated[
-        Path | None, typer.Option(help="The file of the targets, if FILE does not hold them.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The file of the targets, if FILE does not hold them."),
     ] = None,
     sample_weight: Annotated[
-        Path | None, typer.Option(help="The file of the sample weights.")
+        Path | None, typer.Option(metavar="FILE", help="The file of the sample weights.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="The file of the mask.")] = None,
-    predictions_key: Annotated[str | None, typer.Option(help=_KEY.format("predictions"))] = None,
-    targets_key: Annotated[str | None, typer.Option(help=_KEY.format("targets"))] = None,
+    mask: Annotated[Path | None, typer.Option(metavar="FILE", help="The file of the mask.")] = None,
+    predictions_key: Annotated[
+        str | None, typer.Option(metavar="NAME", help=_KEY.format("predictions"))
+    ] = None,
+    targets_key: Annotated[
+        str | None, typer.Option(metavar="NAME", help=_KEY.format("targets"))
+    ] = None,
     sample_weight_key: Annotated[
-        str | None, typer.Option(help=_KEY.format("sample weights"))
+        str | None, typer.Option(metavar="NAME", help=_KEY.format("sample weights"))
     ] = None,
-    mask_key: Annotated[str | None, typer.Option(help=_KEY.format("mask"))] = None,
+    mask_key: Annotated[str | None, typer.Option(metavar="NAME", help=_KEY.format("mask"))] = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -67,11 +74,16 @@ def evaluate(
         ),
     ] = None,
     rounding: Annotated[
-        str | None, typer.Option(help="native or exact. Default: what LOSS says.")
+        str | None,
+        typer.Option(metavar="ROUNDING", help="native or exact. Default: what LOSS says."),
     ] = None,
     block: Annotated[
         int | None,
-        typer.Option(help="Rows that are read at a time. Default: 4 MiB of predictions.", min=1),
+        typer.Option(
+            metavar="ROWS",
+            help="Rows that are read at a time. Default: 4 MiB of predictions.",
+            min=1,
+        ),
     ] = None,
     dask: Annotated[
         str | None,
@@ -81,10 +93,11 @@ def evaluate(
         ),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(help="Write the result to this file.", dir_okay=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the result to this file.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Evaluate a loss over a file of any size, block by block.
+    """Evaluate a loss over a file of any size.
 
     The exit status is 1 if a value is bad; the loss is NaN then.
     """

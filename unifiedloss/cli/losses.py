@@ -8,21 +8,24 @@ from typing import Annotated
 import typer
 
 import unifiedloss
-from unifiedloss.cli.output import app, count, err, fail, out, print_text
+from unifiedloss.cli.output import app, count, err, example, fail, out, print_text
 from unifiedloss.cli.specs import LOSS, loss_text
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.readers.files import Files
 
 
-@app.command()
+@app.command(
+    epilog=example('translate "torch.nn.CrossEntropyLoss(label_smoothing=0.1)" --to keras')
+)
 def translate(
-    loss: Annotated[str, typer.Argument(help=LOSS)],
+    loss: Annotated[str, typer.Argument(metavar="LOSS", help=LOSS)],
     *,
     to: Annotated[
         str,
         typer.Option(
+            metavar="LIBRARY",
             help="torch, keras, tensorflow, optax, sklearn or onnx; "
-            "unifiedloss or json for the spec."
+            "unifiedloss or json for the spec.",
         ),
     ],
 ) -> None:
@@ -53,24 +56,26 @@ def translate(
     raise typer.Exit(1 if nearest.changes else 0)
 
 
-@app.command()
+@app.command(epilog=example('diff "torch.nn.MSELoss()" "keras.losses.MeanSquaredError()"'))
 def diff(
-    a: Annotated[str, typer.Argument(help=LOSS)],
-    b: Annotated[str, typer.Argument(help="Another loss.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=LOSS)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another loss.")],
     file: Annotated[
         Path | None,
-        typer.Argument(help="A file with predictions and targets: tell what this batch sees."),
+        typer.Argument(
+            metavar="FILE",
+            help="A file with predictions and targets: tell what this batch sees.",
+        ),
     ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Tell every rule in full.")] = False,
 ) -> None:
-    """List the rules in which two losses differ, those first that usual batches see.
+    """List the rules in which two losses differ.
 
-    Each has the smallest input that shows it. The numbers come from the losses themselves if their
-    libraries are installed. With a file, the rules come first that its batch sees, each with how
-    far it moves the loss. The exit status is 1 if anything differs.
-
-    Example: unifiedloss diff "torch.nn.MSELoss()" "keras.losses.MeanSquaredError()"
+    Those come first that usual batches see. Each has the smallest input that shows it. The numbers
+    come from the losses themselves if their libraries are installed. With a file, the rules come
+    first that its batch sees, each with how far it moves the loss. The exit status is 1 if anything
+    differs.
     """
     try:
         with err.status("running"):
@@ -115,15 +120,18 @@ def _seen(a: str, b: str, file: Path) -> dict[str, str]:
     return said
 
 
-@app.command()
+@app.command(epilog=example('explain "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"'))
 def explain(
-    loss: Annotated[str, typer.Argument(help=LOSS)],
+    loss: Annotated[str, typer.Argument(metavar="LOSS", help=LOSS)],
     *,
     latex: Annotated[
         bool, typer.Option("--latex", help="Print a LaTeX fragment that needs the package amsmath.")
     ] = False,
 ) -> None:
-    """Print what a loss computes: its formula, its rules and its special values."""
+    """Print what a loss computes.
+
+    Its formula, its rules and its special values.
+    """
     try:
         explanation = unifiedloss.explain(loss_text(loss))
     except UnifiedLossError as error:

@@ -19,14 +19,20 @@ except ModuleNotFoundError as missing:
     )
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode=None,  # brackets in help are brackets
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # On a terminal its width applies. Elsewhere 160 columns are enough for every table.
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
+
+
+def example(*commands: str) -> str:
+    """The end of a command's help: lines that run as they stand beside a file batch.npz."""
+    # The mark keeps the line breaks.
+    return "\n".join(["\b", "Examples:", *(f"  unifiedloss {command}" for command in commands)])
 
 
 def print_text(text: str, style: str | None = None, console: Console = out) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import unifiedloss
-from unifiedloss.cli.output import app, err, fail, print_text
+from unifiedloss.cli.output import app, err, example, fail, print_text
 from unifiedloss.cli.specs import LOSS, loss_text
 from unifiedloss.errors import UnifiedLossError
 
@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from unifiedloss.readers.files import Files
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        'why "torch.nn.CrossEntropyLoss()" "torch.nn.CrossEntropyLoss(label_smoothing=0.1)" '
+        "batch.npz"
+    )
+)
 def why(
-    a: Annotated[str, typer.Argument(help=LOSS)],
-    b: Annotated[str, typer.Argument(help="Another loss.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=LOSS)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another loss.")],
     file: Annotated[
         Path,
         typer.Argument(
+            metavar="FILE",
             help="A file with predictions and targets, and optionally sample_weight and mask; or "
             "an .npy file of predictions.",
         ),
@@ -30,36 +36,39 @@ def why(
     file_b: Annotated[
         Path | None,
         typer.Argument(
+            metavar="FILE_B",
             help="The predictions and targets of B, if it has its own: the same batch in another "
             "layout, or what the ported model computed.",
         ),
     ] = None,
     *,
     targets: Annotated[
-        Path | None, typer.Option(help="The file of the targets, if FILE does not hold them.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The file of the targets, if FILE does not hold them."),
     ] = None,
     targets_b: Annotated[
-        Path | None, typer.Option(help="The file of the targets of B, likewise.")
+        Path | None, typer.Option(metavar="FILE", help="The file of the targets of B, likewise.")
     ] = None,
     predictions_key: Annotated[
-        str | None, typer.Option(help="The name of the predictions in FILE and FILE_B.")
+        str | None,
+        typer.Option(metavar="NAME", help="The name of the predictions in FILE and FILE_B."),
     ] = None,
     targets_key: Annotated[
-        str | None, typer.Option(help="The name of the targets in FILE and FILE_B.")
+        str | None, typer.Option(metavar="NAME", help="The name of the targets in FILE and FILE_B.")
     ] = None,
     rows: Annotated[
         int | None,
-        typer.Option(help="Read so many rows. Default: 64 MiB of predictions.", min=1),
+        typer.Option(
+            metavar="ROWS", help="Read so many rows. Default: 64 MiB of predictions.", min=1
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Also tell the rules that this batch does not see.")
     ] = False,
 ) -> None:
-    """Run two losses on a saved batch, and tell which rule makes them differ.
+    """Tell which rule makes two losses differ on a batch.
 
     The exit status is 1 if they differ by more than rounding.
-
-    Example: unifiedloss why "torch.nn.CrossEntropyLoss()" "torch.nn.NLLLoss()" batch.npz
     """
     from unifiedloss.readers.files import Files
 
