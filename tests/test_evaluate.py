@@ -98,6 +98,9 @@ def test_the_loss_of_all_rows(spec: Any, weighted: bool, rounding: str, tmp_path
         assert counts.bad == 0
         assert counts.first_bad is None
     assert sum(each.positions for each in found.groups.values()) == counts.positions
+    mean = np.mean([each.loss for each in found.groups.values()])
+    assert found.mean_of_groups == pytest.approx(mean, rel=1e-12)
+    assert evaluate(spec, Files(tmp_path / "saved.npz")).mean_of_groups is None
 
 
 def test_bad_values_are_counted(tmp_path: Path) -> None:

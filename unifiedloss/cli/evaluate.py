@@ -170,6 +170,8 @@ def _print(found: Evaluation) -> None:
     left = len(found.groups) - _SHOWN
     if left > 0:
         print_text(f"{count(left, 'group')} more; --json FILE writes them all.")
+    if found.spec.reduction == "mean":
+        print_text(f"The mean of the groups' losses is {found.mean_of_groups:.9g}.")
 
 
 def _cells(each: Summary) -> dict[str, str]:

@@ -73,6 +73,16 @@ class Evaluation:
     groups: dict[Key, Summary] | None
     seconds: float
 
+    @property
+    def mean_of_groups(self) -> float | None:
+        """The mean of the groups' losses, in which each counts the same; None without groups.
+
+        A trainer that averages the losses of devices or micro-batches has this number.
+        """
+        if not self.groups:
+            return None
+        return math.fsum(each.loss for each in self.groups.values()) / len(self.groups)
+
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
         made: dict[str, Any] = {
@@ -85,6 +95,7 @@ class Evaluation:
             "seconds": self.seconds,
         }
         if self.groups is not None:
+            made["mean_of_groups"] = _for_json(self.mean_of_groups)
             made["groups"] = [{"group": key, **each.to_dict()} for key, each in self.groups.items()]
         return made
 
