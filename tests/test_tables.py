@@ -1,4 +1,4 @@
-"""The generated table of docs/conformance.md, which ``make tables`` writes."""
+"""The generated table of docs/conformance.md, and the speeds that README.md quotes."""
 
 from __future__ import annotations
 
@@ -24,3 +24,23 @@ def test_table_of_conformance_is_generated() -> None:
     assert len(re.findall(r"^\| numpy", replaced, re.MULTILINE)) == 1
     assert replaced.partition(tables.BEGIN)[0] == text.partition(tables.BEGIN)[0]
     assert replaced.partition(tables.END)[2] == text.partition(tables.END)[2]
+
+
+def test_speeds_of_the_readme() -> None:
+    """README.md quotes the ratios of docs/performance.md."""
+    root = tables.PAGE.parents[1]
+    quoted = (root / "README.md").read_text(encoding="utf-8").split("| predictions |")[1]
+    measured = (root / "docs/performance.md").read_text(encoding="utf-8")
+    backends = ("PyTorch", "TensorFlow, function", "JAX, jit", "NumPy")
+    for shape in ("(4096, 1000)", "(512, 32000)"):
+        row = next(line for line in quoted.splitlines() if line.startswith(f"| {shape} |"))
+        ratios = [cell.strip() for cell in row.split("|")[2:-1]]
+        section = measured.split(f"### Predictions of shape {shape}")[1].split("###")[0]
+        for backend, ratio in zip(backends, ratios, strict=True):
+            line = next(
+                x
+                for x in section.splitlines()
+                if x.startswith(f"| {backend} | cross-entropy, exact |")
+            )
+            with_gradient = line.split("|")[5].rpartition(":")[2].strip(" *")
+            assert ratio == with_gradient, (shape, backend)
