@@ -163,6 +163,20 @@ def test_no_rows(tmp_path: Path) -> None:
         evaluate(spec.replace(on_empty="error"), Files(tmp_path / "x.npz"))
 
 
+@pytest.mark.parametrize("rows", [None, 10])
+def test_one_weight_for_all_rows(rows: int | None, tmp_path: Path) -> None:
+    """An array without axes belongs to every block."""
+    spec = ul.CrossEntropyLoss(from_logits=True, rounding="exact", divisor="present")
+    given = arrays(spec, weighted=False)
+    np.savez(tmp_path / "x.npz", **given, sample_weight=np.float32(0.3), mask=np.array(True))
+    np.savez(tmp_path / "y.npz", **given)
+    np.save(tmp_path / "w.npy", np.float32(0.3))
+    wanted = spec(given["predictions"], given["targets"], sample_weight=np.float32(0.3))
+    assert evaluate(spec, Files(tmp_path / "x.npz"), rows=rows).total.loss == wanted
+    files = Files(tmp_path / "y.npz", {"sample_weight": tmp_path / "w.npy"})
+    assert evaluate(spec, files, rows=rows).total.loss == wanted
+
+
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column of identities is refused."""
     monkeypatch.setattr(groups, "MOST", 100)

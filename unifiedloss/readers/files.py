@@ -86,6 +86,7 @@ class Source:
         self.files = files
         self._stack = ExitStack()
         self._readers: dict[Path, Reader] = {}
+        self._scalars: dict[str, Array] = {}
         try:
             self._open()
         except BaseException:
@@ -234,9 +235,17 @@ class Source:
         Raises:
             FileError: they cannot be read.
         """
-        arrays = {name: _rows(column, start, stop) for name, column in self.columns.items()}
+        arrays = {name: self._rows(name, start, stop) for name in self.columns}
         group = None if self._group is None else _rows(self._group, start, stop)
         return Block(start, arrays, group)
+
+    def _rows(self, name: str, start: int, stop: int) -> Array:
+        column = self.columns[name]
+        if column.shape:
+            return _rows(column, start, stop)
+        if name not in self._scalars:
+            self._scalars[name] = column.read(0, 1)
+        return self._scalars[name]
 
     def first_rows(self, rows: int | None = None) -> dict[str, Array]:
         """The arguments of a call on the first rows; by default 64 MiB of predictions."""
@@ -282,7 +291,7 @@ class Source:
 
 
 def _rows(column: Column, start: int, stop: int) -> Array:
-    if start == stop and column.shape:
+    if start == stop:
         return np.empty((0, *column.shape[1:]), column.dtype)
     return column.read(start, stop)
 
