@@ -168,7 +168,7 @@ def test_one_weight_for_all_rows(rows: int | None, tmp_path: Path) -> None:
     """An array without axes belongs to every block."""
     spec = ul.CrossEntropyLoss(from_logits=True, rounding="exact", divisor="present")
     given = arrays(spec, weighted=False)
-    np.savez(tmp_path / "x.npz", **given, sample_weight=np.float32(0.3), mask=np.array(True))
+    np.savez(tmp_path / "x.npz", **given, sample_weight=np.float32(0.3), mask=np.ones((), bool))
     np.savez(tmp_path / "y.npz", **given)
     np.save(tmp_path / "w.npy", np.float32(0.3))
     wanted = spec(given["predictions"], given["targets"], sample_weight=np.float32(0.3))
