@@ -282,6 +282,8 @@ def test_errors_of_the_command(
         ((good, saved, "--targets-key", "lang"), "targets"),
         ((good, saved, "--json", tmp_path / "no" / "x.json"), "there is no folder"),
         ((good, saved, "--dask", "tcp://127.0.0.1:1"), "no dask scheduler answers"),
+        ((good, saved, "--dask", "tcp://no-port"), "no dask scheduler answers"),
+        ((good, saved, "--dask", "scheduler"), "no dask scheduler answers"),
     ):
         done = command(*arguments)
         assert done.exit_code == 2, (arguments, done.output)

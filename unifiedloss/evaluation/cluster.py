@@ -6,6 +6,7 @@ the cluster runs its tasks again on another, and the bits of exact mode stay the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +39,8 @@ def sums_on(
         raise MissingBackendError(msg) from error
     spans = source.spans(rows or source.rows_of_block(_TASK))
     try:
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
+        asyncio.run(_connect(address))
+    except (OSError, ValueError) as error:
         msg = (
             f"no dask scheduler answers at {shortened(address)}; give the address that it prints, "
             f"such as tcp://host:8786 ({shortened(str(error))})."
@@ -47,7 +48,7 @@ def sums_on(
         raise UnsupportedError(msg) from error
     files, state = source.files, source.state()
     whole, groups = Sums(), Groups() if files.by is not None else None
-    with client:
+    with Client(address, timeout=_PATIENCE, set_as_default=False) as client:
         # pure=False, because the same files may have other content the next time.
         futures = client.map(_sums_of_span, spans, spec=spec, files=files, state=state, pure=False)
         rows_of = {
@@ -64,6 +65,18 @@ def sums_on(
             if progress is not None:
                 progress(done, source.rows)
     return whole if groups is None else groups
+
+
+async def _connect(address: str) -> None:
+    """Connect once, because a `Client` that finds no scheduler waits a minute when it is deleted.
+
+    Raises:
+        OSError, ValueError: nothing answers, or this is no address.
+    """
+    from distributed.comm.core import connect
+
+    comm = await connect(address, timeout=_PATIENCE)
+    await comm.close()
 
 
 def _sums_of_span(
