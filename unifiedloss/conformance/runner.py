@@ -514,7 +514,10 @@ def _is_spared(
 ) -> bool:
     """Whether a mode leaves out a bad value, which it would have to compile."""
     exact = _is_exact(call)
-    representative = strength != FULL and shares[exact] is Share.REPRESENTATIVE
+    representative = strength != FULL and shares[exact] in (
+        Share.REPRESENTATIVE,
+        Share.QUARTER_OF_REPRESENTATIVE,
+    )
     return mode.costly or (representative and not mode.raises) or (exact and not mode.exact)
 
 

@@ -87,6 +87,7 @@ class Share(Enum):
     COMPILED = "compiled"
     QUARTER_OF_COMPILED = "representative, and a quarter of the other compiled ones"
     REPRESENTATIVE = "representative"
+    QUARTER_OF_REPRESENTATIVE = "a quarter of the representative ones"
     NOTHING = "nothing"
 
     def has(self, case: Case | SoftmaxCase, mode: str) -> bool:
@@ -98,6 +99,8 @@ class Share(Enum):
             admitted = self is Share.QUARTER or (case.compiled and not isinstance(case, CutCase))
             drawn = admitted and _quarter(case.name) == _quarter(mode)
             return case.representative or drawn
+        if self is Share.QUARTER_OF_REPRESENTATIVE:
+            return case.representative and _quarter(case.name) == _quarter(mode)
         if self is Share.COMPILED:
             return case.compiled
         if self is Share.REPRESENTATIVE:
@@ -133,7 +136,7 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
         if by_keras and (exact or mode.complete) and strength != FULL:
             # In exact mode Keras calls the framework below it; otherwise that framework's own row
             # compiles the remaining cases.
-            return Share.QUARTER_OF_COMPILED if mode.complete and not exact else Share.COMPILED
+            return Share.COMPILED if strength == QUICK else Share.QUARTER_OF_COMPILED
         if by_keras and not exact and mode.complete:
             return Share.NEW
         if mode.complete and strength == TEST:
@@ -147,10 +150,13 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
     if strength == QUICK:
         compiled = [other for other, mode in modes.items() if not mode.raises]
         return Share.REPRESENTATIVE if mode.raises or name == compiled[0] else Share.NOTHING
-    # Representative cases are enough where another row compiles the same programs. Through Keras,
-    # the framework's own rows do. Beside a complete mode, that mode does. In exact mode outside a
-    # complete mode, every case is the same single operator.
+    # Representative cases are enough where another row compiles the same programs. Beside a
+    # complete mode, that mode does. In exact mode outside a complete mode, every case is the same
+    # single operator. Through Keras, the framework's own rows compile all of them, and a case takes
+    # a second, so each mode of each of Keras' backends runs a quarter.
     declared = any(mode.complete for mode in modes.values())
-    if by_keras or (declared and not mode.complete) or (exact and not mode.complete):
+    if by_keras:
+        return Share.QUARTER_OF_REPRESENTATIVE
+    if (declared and not mode.complete) or (exact and not mode.complete):
         return Share.REPRESENTATIVE
     return Share.QUARTER_OF_COMPILED
