@@ -13,6 +13,7 @@
 #   make stubs                    write unifiedloss/functional.pyi from the fields of the specs
 #   make tables       20 minutes  write what is generated in the pages of docs/, from a whole run
 #   make wheel        1 minute    build the wheel with the compiled loops and the pure one, try both
+#   make scoreboard   5 minutes   run the libraries' own losses on the suite, for docs/scoreboard.md
 #   make quirks       1 minute    record what the installed libraries' losses do unlike their specs
 #   make clean                    remove all generated files, and the environment
 #
@@ -43,7 +44,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-all test-oldest test-sanitize suite lint ruff c-format
-.PHONY: types typing-tree bench docs stubs tables wheel quirks clean force
+.PHONY: types typing-tree bench docs stubs tables scoreboard wheel quirks clean force
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -133,6 +134,9 @@ tables: $(STAMP)
 
 wheel: $(STAMP)
 	$(RUN) -m tools.wheels
+
+scoreboard: $(STAMP)
+	$(RUN) -m tools.scoreboard
 
 quirks: $(STAMP)
 	$(RUN) -m tools.quirks

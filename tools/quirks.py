@@ -164,12 +164,12 @@ def main() -> None:
             check=True,
         )
         losses |= json.loads(done.stdout.splitlines()[-1])
-    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: version_of(name) for name in PACKAGES}
     text = json.dumps({"versions": versions, "losses": dict(sorted(losses.items()))}, indent=1)
     RECORDED.write_text(f"{text}\n", encoding="utf-8")
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     """Return a package's version, without the suffix of a build such as "+cpu"."""
     try:
         version = importlib.metadata.version(package)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unifiedloss.cli import own_loss
 from unifiedloss.cli.output import (
     app,
     check_folder,
@@ -19,6 +20,7 @@ from unifiedloss.cli.output import (
     print_text,
     write_file,
 )
+from unifiedloss.cli.specs import LOSS
 from unifiedloss.errors import UnifiedLossError
 
 if TYPE_CHECKING:
@@ -41,7 +43,46 @@ def conform(
         list[str] | None,
         typer.Option(
             metavar="LOSS",
-            help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all.",
+            help="A loss ('cross_entropy', ...), or 'softmax'; may be repeated. Default: all. "
+            "Or a loss function of yours, as package.module:function, with --as and --backend.",
+        ),
+    ] = None,
+    as_: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="LOSS", help=f"What a function of yours claims to compute. {LOSS}"
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="index or dense, if a function of yours takes only such targets."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE", help="A rule in which a function of yours may differ; may be repeated."
+        ),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="A dtype of the predictions for a function of yours; may be repeated. "
+            "Default: float32.",
+        ),
+    ] = None,
+    failures: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="How many cases of a function of yours are shown. Default: 3.", min=0
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S", help="How long a function of yours may take for a case. Default: 10."
         ),
     ] = None,
     mode: Annotated[
@@ -68,7 +109,17 @@ def conform(
     """Check the installed backends against the oracle.
 
     The exit status is 1 if anything differs.
+
+    With --loss package.module:function --as LOSS --backend torch, check a loss function of yours:
+    function(predictions, targets), and sample_weight= and mask= if it has them.
     """
+    own = {
+        "as": as_, "targets": targets, "without": without, "dtype": dtype, "failures": failures,
+        "seconds": seconds,
+    }  # fmt: skip
+    if own_loss.is_named(loss, own):
+        others = {"rounding": rounding if rounding != "native" else None, "quick": quick or None}
+        own_loss.check(loss or [], backend or [], mode or [], json, own, others, _progress)
     from unifiedloss import conformance
     from unifiedloss.conformance import workers
     from unifiedloss.conformance.strength import FULL, QUICK

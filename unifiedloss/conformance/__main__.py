@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from unifiedloss.conformance import compare, compare_blocks, runner, workers
+from unifiedloss.conformance import compare, compare_blocks, runner, trial, workers
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
         "conform": runner.conform,
         "compare": compare.measure,
         "compare_blocks": compare_blocks.measure,
+        "trial": trial.serve,
     }
     workers.serve(sys.argv[1], sys.argv[2], jobs)
 

@@ -85,6 +85,11 @@ def all_cases() -> list[Case]:
     return cases
 
 
+def cases_of(loss: str) -> list[Case]:
+    """The cases of one loss, as they are in `all_cases`."""
+    return list(_marked(part(loss, "cases").CASES))
+
+
 def hard_cases() -> Iterator[Case]:
     """The cases that are hard to round correctly; their names begin with "hard/"."""
     for loss in _loss_cases():

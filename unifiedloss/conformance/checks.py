@@ -286,10 +286,11 @@ def step_of(adapter: Adapter, case: Case | SoftmaxCase) -> Step:
             mask,
         )
 
-    return Step(loss, inputs, _upstream(adapter, case))
+    return Step(loss, inputs, upstream_of(adapter, case))
 
 
-def _upstream(adapter: Adapter, case: Case) -> Any:
+def upstream_of(adapter: Adapter, case: Case) -> Any:
+    """The upstream gradient of a case as a tensor; None for ones."""
     if case.upstream is None:
         return None
     result = tolerances.plan_of(case).result_dtype
@@ -330,7 +331,7 @@ def _evaluate_without_gradients(
     weight = None if case.sample_weight is None else adapter.tensor(case.sample_weight)
     mask = None if case.mask is None else adapter.tensor(case.mask)
     value, gradient = adapter.value_and_grad(
-        case.spec, predictions, targets, weight, mask, _upstream(adapter, case)
+        case.spec, predictions, targets, weight, mask, upstream_of(adapter, case)
     )
     again = mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
     if not np.array_equal(adapter.to_numpy(value), adapter.to_numpy(again), equal_nan=True):

@@ -140,7 +140,7 @@ class Row:
 
 
 def _tally_to_dict(tally: Tally) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in vars(tally).items()}
+    return {name: plain(value) for name, value in vars(tally).items()}
 
 
 def _tally_from_dict(data: Mapping[str, Any]) -> Tally:
@@ -150,7 +150,7 @@ def _tally_from_dict(data: Mapping[str, Any]) -> Tally:
     )
 
 
-def _plain(x: float) -> float | str:
+def plain(x: float) -> float | str:
     """Return a number for JSON, as a string if it is infinite or NaN, because JSON has neither.
 
     float() reads both forms.

@@ -152,6 +152,49 @@ def of_bad_call(adapter: Adapter, target: Target, mode: str, call: BadCall | Sof
     return "\n".join(lines) + "\n"
 
 
+def of_function(target: Target, code: str, case: Case, expected: Reference | None) -> str:
+    """Write the snippet of a case that a loss function of somebody else runs.
+
+    Args:
+        target: the backend.
+        code: lines that make `function`.
+        case: the case.
+        expected: the oracle's result; None if the call must fail.
+    """
+    lines = [f"# {case.name}"]
+    if target.environment:
+        lines += ["import os", ""]
+        lines += [f"os.environ[{key!r}] = {value!r}" for key, value in target.environment.items()]
+        lines.append("")
+    lines += ["import numpy as np", "", "from unifiedloss import registry", *code.splitlines(), ""]
+    lines.append(f"adapter = registry.adapter({target.backend!r})")
+    lines.append(f"predictions = adapter.tensor({_typed(case.predictions, case.dtype)})")
+    lines.append(f"targets = adapter.tensor({_literal(case.targets)})")
+    given = ["targets"]
+    for name, x in (("sample_weight", case.sample_weight), ("mask", case.mask)):
+        if x is not None:
+            lines.append(f"{name} = adapter.tensor({_literal(x)})")
+            given.append(f"{name}={name}")
+    bad = expected is None or bool(expected.bad_positions)
+    loss = "an error or NaN" if bad else _shown(expected.loss) if expected else ""
+    call = f"function(predictions, {', '.join(given)})"
+    lines += [f'print("loss:", {call})', f"# should be {loss}"]
+    if expected is None or bad or expected.grad_predictions is None:
+        return "\n".join(lines) + "\n"
+    upstream = "None"
+    if case.upstream is not None:
+        result = tolerances.plan_of(case).result_dtype
+        upstream = f"adapter.tensor({_literal(np.asarray(case.upstream, np.float32))}, {result!r})"
+    lines += [
+        "_, (gradient,) = adapter.differentiate(",
+        f"    lambda p: {call.replace('predictions', 'p', 1)}, (predictions,), {upstream}",
+        ")",
+        'print("gradient:", gradient)',
+        f"# should be {_shown(expected.grad_predictions)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _error(case: Case | BadCall | SoftmaxCase) -> UnifiedLossError | None:
     """The error that NumPy raises, and that every backend must raise; None if there is none."""
     numpy = registry.adapter("numpy")

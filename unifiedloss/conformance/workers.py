@@ -219,6 +219,42 @@ def work(
             yield message
 
 
+@contextlib.contextmanager
+def one(
+    target: Target, task: dict[str, Any], shared: Any
+) -> Iterator[Callable[[float], WorkerMessage]]:
+    """Run one worker, and end it with the context.
+
+    Args:
+        target: its target.
+        task: its task.
+        shared: as in `work`.
+
+    Yields:
+        A function that waits for the next message, at most so many seconds.
+
+    Raises:
+        TimeoutError: from that function, if there is no message in this time.
+    """
+    messages: queue.Queue[WorkerMessage] = queue.Queue()
+    with tempfile.TemporaryDirectory(prefix="unifiedloss-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "shared.pickle").write_bytes(pickle.dumps(shared))
+        worker = _Worker(target, task, folder, messages)
+
+        def next_message(seconds: float) -> WorkerMessage:
+            try:
+                return messages.get(timeout=seconds)
+            except queue.Empty:
+                msg = f"no message within {seconds:g} s"
+                raise TimeoutError(msg) from None
+
+        try:
+            yield next_message
+        finally:
+            worker.kill()
+
+
 def ended(code: int) -> str:
     """How a process ended, by its status; a negative one is the number of a signal."""
     if code >= 0:
