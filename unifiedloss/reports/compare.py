@@ -1,0 +1,108 @@
+"""The page of `unifiedloss compare`: one loss in several backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from unifiedloss.conformance.compare import Line, Truth
+from unifiedloss.reports import about
+from unifiedloss.reports.files import Data
+from unifiedloss.reports.model import Bars, Column, Content, Page, Section, Table, Text
+from unifiedloss.spec import Loss
+
+
+def compare_page(
+    spec: Loss,
+    data: Data,
+    truths: Mapping[str, Truth],
+    lines: Sequence[Line],
+    command: str | None = None,
+) -> Page:
+    """The page of a comparison.
+
+    Args:
+        spec: the loss.
+        data: the arrays.
+        truths: what the results were measured against, by rounding.
+        lines: the results.
+        command: the command that made it.
+    """
+    present = [line for line in lines if not line.absent]
+    named = {name for line in present for name in about.named_in(line.backend)}
+    facts = about.system() | about.versions({"numpy"} | named)
+    facts["positions"] = about.counts(data.counts)
+    facts["measured against"] = ", ".join(dict.fromkeys(x.source for x in truths.values()))
+    facts["date"] = about.now()
+    bad = [f"{line.backend}, {line.rounding or 'any rounding'}" for line in present
+           if not line.within]  # fmt: skip
+    if not present:
+        verdict = "Nothing was compared."
+    elif bad:
+        verdict = f"{len(bad)} of {len(present)} results do not hold: {'; '.join(bad)}."
+    else:
+        verdict = f"All {len(present)} results lie within the bound."
+    sections = [
+        Section("The loss", [Text(repr(spec), code=True)]),
+        Section("The backends", _results(lines)),
+        Section("What gave no result", _errors(lines)),
+    ]
+    return Page(
+        title="Comparison of backends",
+        verdict=verdict,
+        good=bool(present) and not bad,
+        about=facts,
+        sections=[section for section in sections if section.content],
+        arrays=about.table_of(data.arrays, data.why_no_hash),
+        command=command,
+    )
+
+
+def _results(lines: Sequence[Line]) -> list[Content]:
+    found = [line for line in lines if line.error is None]
+    if not found:
+        return []
+    columns = (
+        Column("backend"),
+        Column("rounding"),
+        Column("value"),
+        Column("ulps", ".3g"),
+        Column("gradient, % equal", ".2f"),
+        Column("gradient, ulps", ".3g"),
+        Column("within the bound"),
+        Column("ms", ".3g"),
+    )
+    table = Table(
+        columns,
+        tuple(
+            (
+                line.backend, line.rounding, line.value, line.value_ulps,
+                100 * line.gradient_equal, line.gradient_ulps, "yes" if line.within else "NO",
+                line.milliseconds,
+            )
+            for line in found
+        ),
+    )  # fmt: skip
+    picture = Bars(
+        "How far the results lie from the truth",
+        "The loss in ulps of the loss, and the farthest element of the gradient in ulps of its "
+        "magnitude.",
+        tuple(f"{line.backend}, {line.rounding}" for line in found),
+        {
+            "loss": tuple(line.value_ulps for line in found),
+            "gradient": tuple(line.gradient_ulps for line in found),
+        },
+        "ulps",
+        log=True,
+    )
+    return [table, picture]
+
+
+def _errors(lines: Sequence[Line]) -> list[Content]:
+    return [
+        Text(
+            f"{line.backend if line.rounding is None else f'{line.backend}, {line.rounding}'}: "
+            f"{line.error}"
+        )
+        for line in lines
+        if line.error is not None
+    ]
