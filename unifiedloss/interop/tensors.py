@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from unifiedloss.described import Described, described
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.evaluation.sums import Counts, counts_of
 from unifiedloss.interop.diff import nearest
-from unifiedloss.interop.sides import Input, Side
+from unifiedloss.interop.layouts import Batch
+from unifiedloss.interop.sides import Array, Input
 from unifiedloss.spec import Loss
 
 
@@ -29,23 +29,41 @@ class Tensors:
     counts_b: Counts | None
 
 
-def tensors_of(a: Side, b: Side, x: Input) -> Tensors:
-    """Describe the tensors of a comparison."""
-    given = {
+def tensors_of(batch: Batch, a: Input, b: Input | None) -> Tensors:
+    """Describe the tensors of a comparison.
+
+    Args:
+        batch: the losses and the tensors in one layout.
+        a: the tensors as they were given.
+        b: those of the second loss, if it has its own.
+    """
+    named = _arrays(a)
+    if b is not None:
+        of_b = _arrays(b)
+        named |= {
+            f"{name} of b": of_b[name]
+            for name in ("predictions", "targets")
+            if of_b[name] is not named[name]
+        }
+    counted = _arrays(batch.x)
+    return Tensors(
+        tuple(described(name, array) for name, array in named.items()),
+        _counts(nearest(batch.a), counted),
+        _counts(nearest(batch.b), counted),
+    )
+
+
+def _arrays(x: Input) -> dict[str, Array]:
+    arrays = {
         "predictions": x.predictions,
         "targets": x.targets,
         "sample_weight": x.sample_weight,
         "mask": x.mask,
     }
-    first, second = (_counts(nearest(side), given) for side in (a, b))
-    return Tensors(
-        tuple(described(name, array) for name, array in given.items() if array is not None),
-        first,
-        second,
-    )
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _counts(spec: Loss | None, given: dict[str, Any]) -> Counts | None:
+def _counts(spec: Loss | None, given: dict[str, Array]) -> Counts | None:
     """The positions and the dropped ones, as the spec nearest to a loss counts them."""
     if spec is None:
         return None

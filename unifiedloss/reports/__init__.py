@@ -12,6 +12,7 @@ from unifiedloss.conformance.report import Report
 from unifiedloss.errors import MissingBackendError, SpecTypeError
 from unifiedloss.evaluation import Evaluation
 from unifiedloss.interop.report import PortReport
+from unifiedloss.reports.about import command
 from unifiedloss.reports.as_html import check_installed, fragment
 from unifiedloss.reports.as_html import document as html
 from unifiedloss.reports.as_json import document as json
@@ -20,16 +21,20 @@ from unifiedloss.reports.compare import compare_page
 from unifiedloss.reports.conform import conform_page
 from unifiedloss.reports.curves import curves
 from unifiedloss.reports.evaluate import evaluate_page
+from unifiedloss.reports.files import Data, data_of
 from unifiedloss.reports.model import Page
 from unifiedloss.reports.port import port_page
 from unifiedloss.text import quoted
 
 __all__ = [
+    "Data",
     "Page",
     "check_installed",
+    "command",
     "compare_page",
     "conform_page",
     "curves",
+    "data_of",
     "evaluate_page",
     "fragment",
     "html",

@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unifiedloss import __version__
-from unifiedloss.described import Described
 from unifiedloss.evaluation.sums import Counts
-from unifiedloss.reports.model import Column, Table
 
 _PACKAGES = {
     "numpy": ("numpy",),
@@ -45,13 +43,12 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
 
 
 def named_in(text: str) -> set[str]:
-    """The modules that a text names, such as "keras (jax)"."""
-    return set(re.findall(r"[a-z]+", text.lower())) & _PACKAGES.keys()
-
-
-def loaded() -> set[str]:
-    """The known modules that this process has imported."""
-    return _PACKAGES.keys() & sys.modules.keys()
+    """The modules that a text names, such as "keras (jax)"; with Keras that on which it runs."""
+    words = {"tensorflow" if word == "tf" else word for word in re.findall(r"[a-z]+", text)}
+    keras = sys.modules.get("keras")
+    if "keras" in words and keras is not None:
+        words.add(keras.config.backend())
+    return words & _PACKAGES.keys()
 
 
 def system() -> dict[str, str]:
@@ -65,7 +62,7 @@ def system() -> dict[str, str]:
 
 def now() -> str:
     """The date and the time, in UTC."""
-    return datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def command() -> str:
@@ -82,17 +79,3 @@ def counts(counted: Counts | None) -> str:
         return "unknown"
     said = "none" if not counted.dropped else f"{counted.dropped:,}"
     return f"{counted.positions:,}, of which {said} dropped"
-
-
-def table_of(arrays: Iterable[Described], why_no_hash: str = "") -> Table:
-    """The data as a table.
-
-    Args:
-        arrays: the arrays.
-        why_no_hash: what stands in place of a hash that was not computed.
-    """
-    columns = (Column("array"), Column("shape"), Column("dtype"), Column("SHA-256", code=True))
-    rows = tuple(
-        (each.name, str(each.shape), each.dtype, each.sha256 or why_no_hash) for each in arrays
-    )
-    return Table(columns, rows)

@@ -22,7 +22,7 @@ def document(page: Page) -> str:
         "verdict": page.verdict,
         "good": page.good,
         "about": dict(page.about),
-        "data": [] if page.arrays is None else _rows(page.arrays),
+        "data": [each._asdict() for each in page.arrays],
         "command": page.command,
         "sections": [
             {"title": each.title, "content": [_content(one) for one in each.content]}

@@ -16,8 +16,9 @@ from unifiedloss.reports.model import (
     clean,
 )
 
-_AT_START = re.compile(r"^(\s*)([#>+*-]|\d+[.)])")
-_INSIDE = re.compile(r"([\\`*_\[\]|~$])")
+# An underscore within a word is no markup.
+_MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_AT_START = re.compile(r"^(#{1,6}|[-+]|\d+[.)])(?=\s|$)|^[-=]+$")
 
 
 def document(page: Page) -> str:
@@ -28,8 +29,8 @@ def document(page: Page) -> str:
         f"**{page.mark} {escaped(page.verdict)}**",
         _table(Table((Column("about"), Column("")), facts)),
     ]
-    if page.arrays is not None:
-        parts.append(_table(page.arrays))
+    if page.arrays:
+        parts.append(_table(page.data))
     if page.command is not None:
         parts.append(_fenced(page.command, "console"))
     for section in page.sections:
@@ -40,7 +41,7 @@ def document(page: Page) -> str:
 
 def _content(content: Content) -> str:
     if isinstance(content, Text):
-        return _fenced(content.text, "python") if content.code else escaped(content.text)
+        return _fenced(content.text, "python") if content.code else _paragraph(content.text)
     if isinstance(content, Table):
         more = f"\n\n{content.more:,} more rows are left out." if content.more else ""
         return _table(content) + more
@@ -55,14 +56,14 @@ def escaped(text: str) -> str:
     """Text in which no character is markup, in one line."""
     line = " ".join(clean(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = _INSIDE.sub(r"\\\1", line)
-    # No link and no mention of a user is made of a name.
-    line = re.sub(r"(https?|www|@)(?=[:.\w])", lambda found: f"{found[1]}&#8203;", line)
-    return _AT_START.sub(_escaped_start, line)
+    line = _MARKUP.sub(r"\\\1", line)
+    # No link, and no mention of a user, is made of a name.
+    return re.sub(r"(https?|www|@)(?=[:.\w])", r"\1&#8203;", line)
 
 
-def _escaped_start(found: re.Match[str]) -> str:
-    return f"{found[1]}{found[2][:-1]}\\{found[2][-1]}"
+def _paragraph(text: str) -> str:
+    """Text that begins no heading and no list."""
+    return _AT_START.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", escaped(text))
 
 
 def _fenced(code: str, language: str) -> str:
@@ -98,7 +99,10 @@ def _table(table: Table) -> str:
 
 
 def _cell(column: Column, cell: Cell) -> str:
-    written = escaped(column.written(cell))
-    if column.code and written:
-        return f"<code>{written}</code>"
-    return written
+    written = column.written(cell)
+    if not (column.code and written):
+        return escaped(written)
+    # A bar ends a cell even in code.
+    code = " ".join(clean(written).split()).replace("|", r"\|")
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", code)), default=0) + 1)
+    return f"{fence}{code}{fence}" if len(fence) == 1 else f"{fence} {code} {fence}"

@@ -52,7 +52,8 @@ def compare_page(
         good=bool(present) and not bad,
         about=facts,
         sections=[section for section in sections if section.content],
-        arrays=about.table_of(data.arrays, data.why_no_hash),
+        arrays=data.arrays,
+        no_hash=data.why_no_hash,
         command=command,
     )
 
@@ -82,19 +83,34 @@ def _results(lines: Sequence[Line]) -> list[Content]:
             for line in found
         ),
     )  # fmt: skip
-    picture = Bars(
-        "How far the results lie from the truth",
+    return [table, *_picture(found)]
+
+
+def _picture(found: list[Line]) -> list[Content]:
+    note = (
         "The loss in ulps of the loss, and the farthest element of the gradient in ulps of its "
-        "magnitude.",
-        tuple(f"{line.backend}, {line.rounding}" for line in found),
-        {
-            "loss": tuple(line.value_ulps for line in found),
-            "gradient": tuple(line.gradient_ulps for line in found),
-        },
-        "ulps",
-        log=True,
+        "magnitude."
     )
-    return [table, picture]
+    exact = [line for line in found if line.rounding == "exact"]
+    drawn = found
+    if exact and not any(line.value_ulps or line.gradient_ulps for line in exact):
+        drawn = [line for line in found if line.rounding != "exact"]
+        note += " All exact results are the truth, and are not drawn."
+    if not drawn:
+        return []
+    return [
+        Bars(
+            "How far the results lie from the truth",
+            note,
+            tuple(f"{line.backend}, {line.rounding}" for line in drawn),
+            {
+                "loss": tuple(line.value_ulps for line in drawn),
+                "gradient": tuple(line.gradient_ulps for line in drawn),
+            },
+            "ulps",
+            log=True,
+        )
+    ]
 
 
 def _errors(lines: Sequence[Line]) -> list[Content]:

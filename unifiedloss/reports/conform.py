@@ -19,9 +19,7 @@ def conform_page(report: Report, command: str | None = None) -> Page:
         "unifiedloss": report.unifiedloss,
         "Python": report.python,
         "machine": report.machine,
-        "backends": "; ".join(
-            dict.fromkeys(f"{row.backend} {row.version}" for row in report.rows)
-        ),
+        **{row.backend: row.version for row in report.rows},
         "rounding": report.rounding,
         "strength": report.strength,
         "comparisons": f"{report.comparisons:,}",

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.reports.model import Histogram, Map, Picture, Scatter
+from unifiedloss.reports.model import Histogram, Map, Picture, Scatter, brief
 
 Array = NDArray[Any]
 
 _POINTS = 800
 """The most points of a scatter: half are spread evenly, and half are the farthest."""
-_ACROSS, _DOWN = 96, 32
+_ACROSS, _DOWN = 96, 64
 """The most cells of a map."""
 _CLASSES = 14
 """The most classes of a histogram."""
@@ -71,7 +71,7 @@ def _histogram(ulps: Array, limit: int, unit: str) -> Histogram:
     labels, counts = ["0"], [int((ulps == 0).sum())]
     below = 0.0
     for edge in shown:
-        labels.append(f"≤{_short(edge)}")
+        labels.append(f"≤{brief(edge)}")
         counts.append(int(((finite > below) & (finite <= edge)).sum()))
         below = edge
     infinite = int(ulps.size - finite.size)
@@ -96,19 +96,12 @@ def _steps(largest: float, edge: float, step: int) -> int:
     return 0 if largest <= edge else math.ceil(math.log(largest / edge, step))
 
 
-def _short(edge: float) -> str:
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if edge >= size:
-            return f"{edge / size:.3g}{letter}"
-    return f"{edge:.3g}" if edge < 1e15 else f"{edge:.0e}"
-
-
 def _map(ulps: Array, limit: int) -> Map:
     grid = ulps.reshape(ulps.shape[0], -1) if ulps.ndim > 1 else ulps.reshape(1, -1)
     labels = ("position", "") if ulps.ndim < 2 else ("position within the row", "row")
     if ulps.ndim < 2 and ulps.size > _ACROSS:
         # A strip of many positions is broken into lines, as text is.
-        down = min(_DOWN, math.ceil(ulps.size / _ACROSS))
+        down = min(_DOWN // 2, math.ceil(ulps.size / _ACROSS))
         across = math.ceil(ulps.size / down)
         padded = np.full(down * across, np.nan)
         padded[: ulps.size] = ulps.ravel()

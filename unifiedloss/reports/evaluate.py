@@ -46,7 +46,8 @@ def evaluate_page(found: Evaluation, data: Data | None = None, command: str | No
         good=False if total.bad else None if math.isnan(total.loss) else True,
         about=facts,
         sections=[section for section in sections if section.content],
-        arrays=about.table_of(data.arrays, data.why_no_hash),
+        arrays=data.arrays,
+        no_hash=data.why_no_hash,
         command=command,
     )
 
@@ -55,7 +56,8 @@ def _verdict(total: Summary) -> str:
     if total.bad:
         values = "1 value is bad" if total.bad == 1 else f"{total.bad:,} values are bad"
         return f"There is no loss, because {values}. The first: {total.first_bad}"
-    return f"The loss is {total.loss:.9g} over {total.positions - total.dropped:,} positions."
+    counted = total.positions - total.dropped
+    return f"The loss is {total.loss:.9g} over {counted:,} positions, and no value is bad."
 
 
 _COLUMNS = (

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from unifiedloss.described import Described
+
 Cell: TypeAlias = str | int | float | None
 
 
@@ -63,6 +65,16 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     more: int = 0
+
+    def without_empty(self) -> Table:
+        """The table without the columns in which no row has anything."""
+        kept = [
+            number
+            for number in range(len(self.columns))
+            if any(row[number] is not None for row in self.rows)
+        ]
+        columns = tuple(self.columns[number] for number in kept)
+        return Table(columns, tuple(tuple(row[n] for n in kept) for row in self.rows), self.more)
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand right-aligned."""
@@ -190,6 +202,7 @@ class Page:
         about: what a reviewer asks first, by name.
         sections: the numbers.
         arrays: the data; empty where they are unknown.
+        no_hash: why the data have no hash.
         command: the command that made it; None in Python.
     """
 
@@ -198,8 +211,21 @@ class Page:
     good: bool | None
     about: Mapping[str, str]
     sections: Sequence[Section]
-    arrays: Table | None = None
+    arrays: tuple[Described, ...] = ()
+    no_hash: str = ""
     command: str | None = None
+
+    @property
+    def data(self) -> Table:
+        """The data as a table."""
+        columns = (Column("array"), Column("shape"), Column("dtype"), Column("SHA-256", code=True))
+        return Table(
+            columns,
+            tuple(
+                (each.name, str(each.shape), each.dtype, each.sha256 or self.no_hash)
+                for each in self.arrays
+            ),
+        )
 
     @property
     def mark(self) -> str:
@@ -213,6 +239,14 @@ def clean(text: str) -> str:
         character if character.isprintable() or character in "\n\t" else _escaped(character)
         for character in text
     )
+
+
+def brief(number: float) -> str:
+    """A positive number in a few characters, as an axis has it: 16.4k, 1M, 1e-06."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size <= number < 1e15:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def _escaped(character: str) -> str:

@@ -18,16 +18,18 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from unifiedloss.reports.model import Bars, Histogram, Lines, Map, Picture, Scatter, clean
+from unifiedloss.reports.model import Bars, Histogram, Lines, Map, Picture, Scatter, brief, clean
 
 # matplotlib writes these colours, and the page's are put in their place.
-INK, FAINT, BAD = "#010101", "#010102", "#010103"
+INK, FAINT, BAD, BACK = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#01020{n}" for n in range(1, 7))
 _OF_THE_PAGE = {
     INK: "currentColor",
     FAINT: "var(--line)",
     BAD: "var(--bad)",
+    BACK: "var(--back)",
     **{colour: f"var(--series-{n})" for n, colour in enumerate(SERIES, 1)},
 }
 _MARKS = ("-", "--", "-.", ":")
@@ -168,7 +170,7 @@ def _histogram(figure: Figure, picture: Histogram) -> None:
 def _map(figure: Figure, picture: Map) -> None:
     ulps = np.asarray(picture.cells)
     down, across = ulps.shape
-    figure.set_size_inches(_WIDTH, min(3.6, max(1.25, 0.9 + 2.6 * min(1.0, down / 24))))
+    figure.set_size_inches(_WIDTH, 1.25 if down == 1 else min(3.7, 1.5 + 2.2 * down / 24))
     colours = np.zeros((*ulps.shape, 4))
     colours[ulps == 0] = _EQUAL
     colours[(ulps > 0) & (ulps <= picture.limit)] = _ROUNDING
@@ -215,7 +217,7 @@ def _bars(figure: Figure, picture: Bars) -> None:
             axes.annotate(
                 _number(value), (end if inside else begin + length, place),
                 xytext=(-4 if inside else 4, 0), textcoords="offset points", va="center",
-                ha="right" if inside else "left", fontsize=8.5, color=INK,
+                ha="right" if inside else "left", fontsize=8.5, color=BACK if inside else INK,
             )  # fmt: skip
     top = 0.13 - (len(series) * height * 1.05) / 2
     for place, name in enumerate(names):
@@ -225,15 +227,32 @@ def _bars(figure: Figure, picture: Bars) -> None:
         )  # fmt: skip
     if picture.log:
         axes.set_xscale("log")
+        _name_powers(axes.xaxis, begin, end)
     axes.set(xlim=(begin, end), ylim=(len(names) - 0.45, -0.55), xlabel=picture.x_label, yticks=[])
     axes.grid(visible=True, axis="x", alpha=0.6)
     axes.spines["left"].set_visible(False)
+    handles = list(axes.get_legend_handles_labels()[0])
     if picture.limit is not None:
-        axes.axvline(picture.limit, color=INK, linewidth=1.1, linestyle=(0, (4, 3)),
-                     label=f"{picture.limit_label}: {_number(picture.limit)}")  # fmt: skip
-    if len(series) > 1 or picture.limit is not None:
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9, handlelength=1.3,
-                      columnspacing=1.2)  # fmt: skip
+        # Beside the bars only, because the names stand between them.
+        tops = [place + top for place in range(len(names))]
+        bottoms = [place + 0.26 - top for place in range(len(names))]
+        handles.append(
+            axes.vlines([picture.limit] * len(names), tops, bottoms, color=INK, linewidth=1.2,
+                        label=f"{picture.limit_label}: {_number(picture.limit)}")
+        )  # fmt: skip
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=9,
+                      handlelength=1.3, columnspacing=1.2)  # fmt: skip
+
+
+def _name_powers(axis: Any, low: float, high: float) -> None:
+    """Write the powers of ten on a logarithmic axis as numbers, at most six of them."""
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    step = max(1, math.ceil((last - first + 1) / 6))
+    powers = [10.0**power for power in range(first, last + 1, step)]
+    axis.set_major_locator(FixedLocator(powers))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
+    axis.set_minor_locator(NullLocator())
 
 
 def _number(value: float) -> str:
@@ -250,12 +269,18 @@ def _lines(figure: Figure, picture: Lines) -> None:
             shown = np.where(shown > 0, shown, np.nan)
         shown = np.where(np.isfinite(shown), shown, np.nan)
         axes.plot(
-            picture.steps[name], shown, color=SERIES[number % len(SERIES)], linewidth=1.5,
+            picture.steps[name], shown, color=SERIES[number % len(SERIES)],
+            linewidth=max(1.1, 2.2 - 0.5 * number),
             linestyle=_MARKS[number % len(_MARKS)], label=_short(name),
             marker="o" if len(shown) <= 60 else None, markersize=2.6,
         )  # fmt: skip
     if picture.log:
         axes.set_yscale("log")
+        positive = [v for values in picture.values.values() for v in values
+                    if math.isfinite(v) and v > 0] or [1.0]  # fmt: skip
+        low, high = min(positive) / 2, max(positive) * 2
+        axes.set_ylim(low, high)
+        _name_powers(axes.yaxis, low, high)
     axes.set(xlabel="step", ylabel=picture.y_label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=True, alpha=0.6)

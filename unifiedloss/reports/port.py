@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unifiedloss.interop.attempts import Attempt
 from unifiedloss.interop.distance import distances
 from unifiedloss.interop.report import PortReport
 from unifiedloss.reports import about
@@ -28,7 +29,7 @@ def port_page(
         command: the command that made the report.
     """
     named = about.named_in(f"{report.a} {report.b}")
-    facts = about.system() | about.versions({"numpy"} | about.loaded() | named)
+    facts = about.system() | about.versions({"numpy"} | named)
     facts |= _counts(report)
     facts["date"] = about.now()
     own = report.gap_own
@@ -40,6 +41,7 @@ def port_page(
         Section("The distance", _distance(report)),
         Section("Position by position", _positions(report)),
         Section("Which rule closes the gap", _attempts(report)),
+        Section("What each loss does", _rules(report)),
     ]
     if curves:
         sections.append(Section("The trainings", curves_of(curves)))
@@ -49,7 +51,7 @@ def port_page(
         good=report.same and (own is None or own.closed) and report.value_a is not None,
         about=facts,
         sections=[section for section in sections if section.content],
-        arrays=None if report.tensors is None else about.table_of(report.tensors.arrays),
+        arrays=() if report.tensors is None else report.tensors.arrays,
         command=command,
     )
 
@@ -67,9 +69,9 @@ _RAN = {"native": "itself", "instead": "its spec, in its place", "spec": "the sp
 
 def _losses(report: PortReport) -> list[Content]:
     columns = (
-        Column(""),
+        Column("side"),
         Column("loss", code=True),
-        Column("value", ".17g"),
+        Column("value", ""),
         Column("dtype"),
         Column("what ran"),
     )
@@ -165,45 +167,60 @@ def _attempts(report: PortReport) -> list[Content]:
     if report.same:
         return []
     content: list[Content] = []
-    if report.attempts:
-        columns = (
-            Column("rule", code=True),
-            Column("made the same", code=True),
-            Column("loss before"),
-            Column("loss after"),
-            Column("gap left, loss", ".4g"),
-            Column("gap left, gradient", ".4g"),
-            Column("closes the gap"),
-        )
-        rows = tuple(
-            (
-                each.rule, each.change, _scalar(each.before), _scalar(each.after), each.gap.value,
-                each.gap.gradient, "yes" if each.gap.closed else "no",
-            )
-            for each in report.attempts
-        )  # fmt: skip
-        content.append(Table(columns, rows))
-        content.append(_bars(report))
-        content += [
-            Text(f"{each.rule}: {each.reason}")
-            for each in report.attempts
-            if each.reason is not None
-        ]
-        content += [
-            Text(f"{letter}, {name}: {text}")
-            for name, texts in report.sentences.items()
-            for letter, text in zip("ab", texts, strict=True)
-        ]
     if report.untried is not None:
         content.append(Text(report.untried))
     elif report.together:
         together = ", ".join(report.together)
-        content.append(
-            Text(f"No single rule closes the gap; together these do: {together}.")
-        )
+        content.append(Text(f"No single rule closes the gap; together these do: {together}."))
     elif not report.rules:
         content.append(Text("No rule closes the gap, and all of them together do not."))
+    shown = _shown(report)
+    if shown:
+        content += [_table(shown), _bars(report, shown)]
+    unseen = [each.rule for each in report.attempts if each not in shown]
+    if unseen:
+        content.append(
+            Text(f"The losses differ in these rules too, and these tensors do not see it: "
+                 f"{', '.join(unseen)}.")
+        )  # fmt: skip
     return content
+
+
+def _shown(report: PortReport) -> list[Attempt]:
+    """The attempts with rules that the tensors see, those first that close the gap."""
+    chosen = {*report.rules, *report.together}
+    seen = [each for each in report.attempts if each.seen or each.rule in chosen]
+    return sorted(seen, key=lambda each: (not each.gap.closed, each.gap.value))
+
+
+def _table(shown: list[Attempt]) -> Table:
+    columns = (
+        Column("rule", code=True),
+        Column("closes the gap"),
+        Column("made the same", code=True),
+        Column("loss before"),
+        Column("loss after"),
+        Column("gap left, loss", ".4g"),
+        Column("gap left, gradient", ".4g"),
+        Column("why"),
+    )
+    rows = tuple(
+        (
+            each.rule, "yes" if each.gap.closed else "no", each.change, _scalar(each.before),
+            _scalar(each.after), each.gap.value, each.gap.gradient, each.reason,
+        )
+        for each in shown
+    )  # fmt: skip
+    return Table(columns, rows).without_empty()
+
+
+def _rules(report: PortReport) -> list[Content]:
+    """What each loss does, for the rules that were tried."""
+    named = {name for each in _shown(report) for name in each.rule.split(", ")}
+    rows = tuple(
+        (name, *texts) for name, texts in report.sentences.items() if name in named
+    )
+    return [Table((Column("rule", code=True), Column("a"), Column("b")), rows)] if rows else []
 
 
 def _scalar(value: Any) -> float | None:
@@ -212,17 +229,19 @@ def _scalar(value: Any) -> float | None:
     return float(value.item())
 
 
-def _bars(report: PortReport) -> Bars:
-    gaps = [report.gap, *(each.gap for each in report.attempts)]
+def _bars(report: PortReport, shown: list[Attempt]) -> Bars:
+    gaps = [report.gap, *(each.gap for each in shown)]
     series = {"loss": tuple(float(gap.value) for gap in gaps)}
-    if all(gap.gradient is not None for gap in gaps):
-        series["gradient"] = tuple(float(gap.gradient or 0.0) for gap in gaps)
+    gradients = [gap.gradient for gap in gaps if gap.gradient is not None]
+    if len(gradients) == len(gaps):
+        series["gradient"] = tuple(map(float, gradients))
+    unit = report.gap.dtype or next((gap.dtype for gap in gaps if gap.dtype), "float64")
     return Bars(
         "What each rule leaves of the gap",
         "The gap as it is, and the gap that is left when one rule is made the same in both.",
-        ("as they are", *(f"the same {each.rule}" for each in report.attempts)),
+        ("as they are", *(f"the same {each.rule}" for each in shown)),
         series,
-        f"distance in ulps of {report.gap.dtype}",
+        f"distance in ulps of {unit}",
         float(report.gap.limit),
         "rounding",
         log=True,
