@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -43,6 +44,16 @@ _FLAGS = (
 )
 
 
+_LAUNCH = """
+import fcntl, os, sys
+copies = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 10) for each in sys.argv[1:3]]
+os.dup2(copies[0], 3)
+os.dup2(copies[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Become the browser, which reads from file descriptor 3 and writes to 4."""
+
+
 def found() -> str | None:
     """The path of a Chromium on this machine, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -55,10 +66,12 @@ class Shown:
     Attributes:
         messages: what it wrote to the console, and the errors that the browser logged.
         requests: the addresses that it requested, without data: addresses.
+        blocked: those of them that the page's own policy forbade.
     """
 
     messages: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
 
 
 class Browser:
@@ -71,9 +84,8 @@ class Browser:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
         try:
-            # The browser reads from file descriptor 3 and writes to 4.
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", program,
+                [sys.executable, "-c", _LAUNCH, str(to_browser), str(from_browser), program,
                  *_FLAGS, f"--user-data-dir={self._folder.name}", "about:blank"],
                 pass_fds=(to_browser, from_browser),
                 stdout=subprocess.DEVNULL,
@@ -86,7 +98,16 @@ class Browser:
         self._id = 0
         self._session: str | None = None
         self._shown = Shown()
+        self._addresses: dict[str, str] = {}
         self._loaded = False
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
+        """Take the first page, and listen to what it does."""
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(each for each in targets if each["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
@@ -103,8 +124,12 @@ class Browser:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
         self._session = None
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError, TimeoutError):
             self.call("Browser.close")
         try:
             self._process.wait(10)
@@ -181,6 +206,9 @@ class Browser:
             address = parameters["request"]["url"]
             if not address.startswith("data:"):
                 self._shown.requests.append(address)
+                self._addresses[parameters["requestId"]] = address
+        elif method == "Network.loadingFailed" and parameters.get("blockedReason") == "csp":
+            self._shown.blocked.append(self._addresses[parameters["requestId"]])
 
     def _read(self) -> dict[str, Any]:
         """The next message of the browser."""

@@ -146,7 +146,7 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     for name, folder in SOURCES.items():
         expected |= {
             f"{name}/{path.relative_to(folder).as_posix()}"
-            for pattern in ("*.py", "*.pyi", "*.json")
+            for pattern in ("*.py", "*.pyi", "*.json", "*.html", "*.css")
             for path in folder.rglob(pattern)
         }
     names = set(zipfile.ZipFile(wheel).namelist())

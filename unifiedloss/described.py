@@ -28,9 +28,7 @@ class Described(NamedTuple):
 
 def described(name: str, array: Any) -> Described:
     """Describe a NumPy array."""
-    return Described(
-        name, array.shape, array.dtype.name, sha256(array.shape, array.dtype, [array])
-    )
+    return Described(name, array.shape, array.dtype.name, sha256(array.shape, array.dtype, [array]))
 
 
 def sha256(shape: tuple[int, ...], dtype: Any, pieces: Iterable[Any]) -> str | None:

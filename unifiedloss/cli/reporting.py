@@ -22,10 +22,12 @@ Html = Annotated[
     ),
 ]
 Markdown = Annotated[
-    Path | None, typer.Option(help="Write the report to this Markdown file.", dir_okay=False)
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the report to this Markdown file.", dir_okay=False),
 ]
 Json = Annotated[
-    Path | None, typer.Option(help="Write the report to this JSON file.", dir_okay=False)
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the report to this JSON file.", dir_okay=False),
 ]
 
 

@@ -30,10 +30,8 @@ _PACKAGES = {
 def versions(modules: Iterable[str]) -> dict[str, str]:
     """The versions of those among some modules that are known and installed, without an import."""
     found = {}
-    for module in _PACKAGES:
-        if module not in modules:
-            continue
-        for package in _PACKAGES[module]:
+    for module, packages in _PACKAGES.items():
+        for package in packages if module in modules else ():
             try:
                 found[package] = importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:

@@ -70,7 +70,7 @@ def _environment() -> Any:
 
 
 def _blocks(section: Section) -> list[tuple[str, list[Content]]]:
-    """The content of a section by kinds, so that pictures and paragraphs in a row stand together."""
+    """The content of a section by kinds: pictures in a row stand together, and so do paragraphs."""
     blocks: list[tuple[str, list[Content]]] = []
     for each in section.content:
         kind = _kind(each)

@@ -18,7 +18,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from unifiedloss.reports.model import Bars, Histogram, Lines, Map, Picture, Scatter, brief, clean
 
@@ -66,7 +66,7 @@ _SETTINGS = {
 @contextmanager
 def _drawing() -> Iterator[None]:
     """Draw with matplotlib's defaults and ours, whatever the user has set."""
-    defaults = {
+    defaults: dict[Any, Any] = {
         name: value
         for name, value in mpl.rcParamsDefault.items()
         if name.split(".")[0] in ("axes", "figure", "font", "grid", "hatch", "image", "legend",
@@ -107,6 +107,7 @@ def _inline(written: str, title: str) -> str:
         text = text.replace(colour, of_the_page)
     # "font: 10px 'DejaVu Sans', ...": the family is the page's.
     text = re.sub(r"font: (?:[\w-]+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     # Only names that something refers to, because a page holds several pictures. They are hashes of
     # what they name, so two pictures may share them.
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
@@ -131,7 +132,7 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
-# ------------------------------------------------------------------------------ each kind of picture
+# -------------------------------------------------------------------------- each kind of picture
 
 
 def _scatter(figure: Figure, picture: Scatter) -> None:
@@ -169,7 +170,7 @@ def _histogram(figure: Figure, picture: Histogram) -> None:
 
 def _map(figure: Figure, picture: Map) -> None:
     ulps = np.asarray(picture.cells)
-    down, across = ulps.shape
+    down = len(ulps)
     figure.set_size_inches(_WIDTH, 1.25 if down == 1 else min(3.7, 1.5 + 2.2 * down / 24))
     colours = np.zeros((*ulps.shape, 4))
     colours[ulps == 0] = _EQUAL
@@ -187,8 +188,8 @@ def _map(figure: Figure, picture: Map) -> None:
     axes.imshow(colours, aspect="auto", interpolation="none", extent=extent)
     axes.set(xlabel=picture.x_label, ylabel=picture.y_label)
     axes.spines[:].set_visible(True)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if not picture.y_label:
         axes.set_yticks([])
 
@@ -198,26 +199,22 @@ def _bars(figure: Figure, picture: Bars) -> None:
     each = 0.34 + 0.19 * len(series)
     figure.set_size_inches(_WIDTH, 0.75 + each * len(names) + 0.28 * (len(series) > 1))
     axes = figure.subplots()
-    positive = [v for _, values in series for v in values if math.isfinite(v) and v > 0]
-    longest = max([*positive, picture.limit or 0.0], default=1.0) or 1.0
-    least = min([*positive, picture.limit or longest], default=1.0)
-    # The axis begins below the smallest bar. A bar that is not finite reaches to the end.
-    begin = 10.0 ** math.floor(math.log10(least) - 0.35) if picture.log else 0.0
-    end = longest * (longest / begin) ** 0.28 if picture.log else longest * 1.28
+    begin, end = _ends(picture)
     height = 0.19 / each
     for number, (name, values) in enumerate(series):
         places = [place + (number - (len(series) - 1) / 2) * height * 1.05 + 0.13
                   for place in range(len(names))]  # fmt: skip
-        lengths = [
-            0.0 if math.isnan(v) else min(v, end) - begin if v > begin else 0.0 for v in values
-        ]
-        axes.barh(places, lengths, height, begin, color=SERIES[number], label=name)
-        for place, value, length in zip(places, values, lengths, strict=True):
-            inside = not math.isfinite(value) and length
+        start = begin if picture.log else 0.0
+        # A bar that is not finite reaches to the end.
+        stops = [end if v == math.inf else v if math.isfinite(v) else start for v in values]
+        lengths = [max(stop - start, 0.0) if picture.log else stop - start for stop in stops]
+        axes.barh(places, lengths, height, start, color=SERIES[number], label=name)
+        for place, value, stop in zip(places, values, stops, strict=True):
+            inside = value == math.inf
             axes.annotate(
-                _number(value), (end if inside else begin + length, place),
-                xytext=(-4 if inside else 4, 0), textcoords="offset points", va="center",
-                ha="right" if inside else "left", fontsize=8.5, color=BACK if inside else INK,
+                _number(value), (max(stop, start), place), xytext=(-4 if inside else 4, 0),
+                textcoords="offset points", va="center", ha="right" if inside else "left",
+                fontsize=8.5, color=BACK if inside else INK,
             )  # fmt: skip
     top = 0.13 - (len(series) * height * 1.05) / 2
     for place, name in enumerate(names):
@@ -243,6 +240,19 @@ def _bars(figure: Figure, picture: Bars) -> None:
     if len(handles) > 1:
         figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=9,
                       handlelength=1.3, columnspacing=1.2)  # fmt: skip
+
+
+def _ends(picture: Bars) -> tuple[float, float]:
+    """Where the axis begins and ends: beyond the smallest bar, and with room for a number."""
+    limit = [] if picture.limit is None else [picture.limit]
+    numbers = [v for each in picture.values.values() for v in each if math.isfinite(v)] + limit
+    if not picture.log:
+        least, longest = min([*numbers, 0.0]), max([*numbers, 0.0])
+        room = 0.28 * (longest - least or 1.0)
+        return least - (room if least < 0 else 0.0), longest + room
+    powers = [math.log10(v) for v in numbers if v > 0] or [0.0]
+    begin = max(-307, math.floor(min(powers) - 0.35))
+    return 10.0**begin, 10.0 ** min(307.0, max(powers) + 0.28 * (max(powers) - begin))
 
 
 def _name_powers(axis: Any, low: float, high: float) -> None:
@@ -282,7 +292,7 @@ def _lines(figure: Figure, picture: Lines) -> None:
         axes.set_ylim(low, high)
         _name_powers(axes.yaxis, low, high)
     axes.set(xlabel="step", ylabel=picture.y_label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(visible=True, alpha=0.6)
     figure.legend(loc="outside upper left", ncols=2, fontsize=9)
 

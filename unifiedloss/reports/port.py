@@ -217,9 +217,7 @@ def _table(shown: list[Attempt]) -> Table:
 def _rules(report: PortReport) -> list[Content]:
     """What each loss does, for the rules that were tried."""
     named = {name for each in _shown(report) for name in each.rule.split(", ")}
-    rows = tuple(
-        (name, *texts) for name, texts in report.sentences.items() if name in named
-    )
+    rows = tuple((name, *texts) for name, texts in report.sentences.items() if name in named)
     return [Table((Column("rule", code=True), Column("a"), Column("b")), rows)] if rows else []
 
 
