@@ -150,7 +150,7 @@ def test_verdicts(pages: dict[str, Page]) -> None:
         "right": ("The losses are the same on these tensors: only rounding is left.", True),
         "conform": ("1 of 2 rows failed: torch, eager; not checked to the end: jax.", False),
         "evaluate": (pages["evaluate"].verdict, True),
-        "compare": ("1 of 3 results do not hold: torch, native.", False),
+        "compare": ("1 of 3 results does not hold: torch, native.", False),
     }
     loss = ul.cross_entropy_loss(*batch(), from_logits=True, ignore_index=-100)
     said = float(pages["evaluate"].verdict.split()[3])

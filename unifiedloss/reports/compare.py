@@ -38,7 +38,7 @@ def compare_page(
     if not present:
         verdict = "Nothing was compared."
     elif bad:
-        verdict = f"{len(bad)} of {len(present)} results do not hold: {'; '.join(bad)}."
+        verdict = f"{len(bad)} of {len(present)} results {'does' if len(bad) == 1 else 'do'} not hold: {'; '.join(bad)}."
     else:
         verdict = f"All {len(present)} results lie within the bound."
     sections = [

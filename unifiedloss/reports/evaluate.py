@@ -90,9 +90,10 @@ def _groups(found: Evaluation) -> list[Content]:
         tuple((key, *_cells(each)) for key, each in groups[:_GROUPS]),
         more=max(0, len(groups) - _GROUPS),
     )
+    mean = Text(f"The mean of the groups' losses is {found.mean_of_groups:.9g}.")
     finite = [(key, each) for key, each in groups if math.isfinite(each.loss)]
     if not finite:
-        return [table]
+        return [table, mean]
     highest = sorted(finite, key=lambda group: -group[1].loss)[:_BARS]
     note = "The line is the loss of all."
     if len(highest) < len(groups):
@@ -107,4 +108,4 @@ def _groups(found: Evaluation) -> list[Content]:
         total if math.isfinite(total) else None,
         "all",
     )
-    return [picture, table]
+    return [picture, table, mean]

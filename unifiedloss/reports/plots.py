@@ -215,6 +215,7 @@ def _bars(figure: Figure, picture: Bars) -> None:
                 _number(value), (max(stop, start), place), xytext=(-4 if inside else 4, 0),
                 textcoords="offset points", va="center", ha="right" if inside else "left",
                 fontsize=8.5, color=BACK if inside else INK,
+                bbox=None if inside else {"facecolor": BACK, "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
     top = 0.13 - (len(series) * height * 1.05) / 2
     for place, name in enumerate(names):
