@@ -38,7 +38,8 @@ def compare_page(
     if not present:
         verdict = "Nothing was compared."
     elif bad:
-        verdict = f"{len(bad)} of {len(present)} results {'does' if len(bad) == 1 else 'do'} not hold: {'; '.join(bad)}."
+        verb = "does" if len(bad) == 1 else "do"
+        verdict = f"{len(bad)} of {len(present)} results {verb} not hold: {'; '.join(bad)}."
     else:
         verdict = f"All {len(present)} results lie within the bound."
     sections = [
