@@ -44,7 +44,8 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-all test-oldest test-sanitize suite lint ruff c-format
-.PHONY: types typing-tree bench docs stubs tables scoreboard wheel quirks clean force
+.PHONY: types typing-tree bench docs stubs tables scoreboard wheel quirks browser clean
+.PHONY: force
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -84,11 +85,25 @@ check: ruff
 	$(CONFORM) --backend numpy --backend torch --mode eager --rounding exact
 
 # Type checkers and tests run in parallel, and either can fail the target.
-test: ruff c-format
+test: ruff c-format browser
 	@+$(MAKE) --no-print-directory -j 2 types suite
 
-test-all: ruff c-format $(TRAINERS)
+test-all: ruff c-format browser $(TRAINERS)
 	@+$(MAKE) --no-print-directory -j 2 types suite PYTEST_ARGS="--strength all $(PYTEST_ARGS)"
+
+# The browser in which tests/test_reports.py looks at reports. Without it these tests are skipped, or
+# fail with UNIFIEDLOSS_REQUIRE_ALL=1; tests/browser.py has the same names.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do \
+	    if command -v $$name >/dev/null; then exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo 'Installing chromium, which takes about a minute.'; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+	        --no-install-recommends chromium fonts-dejavu-core >/dev/null && exit 0; \
+	fi; \
+	echo 'There is no Chromium here, so the tests of reports in a browser cannot run.' >&2; \
+	echo 'Install it with: sudo apt-get install chromium (or the package of your system).' >&2
 
 test-oldest: $(STAMP)
 	$(RUN) -m tests.oldest

@@ -44,6 +44,7 @@ SWITCHED = {
 OPTIONAL = {
     "readers": {"h5py", "ml_dtypes", "pyarrow", "safetensors", "zarr"},
     "evaluation": {"distributed"},
+    "reports": {"jinja2", "markupsafe", "matplotlib"},
 }
 FRAMEWORKS = set.union(*ADAPTERS.values(), *SWITCHED.values()) - ADAPTERS["numpy"]
 
@@ -110,13 +111,16 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 SPECS = ("spec", "losses", "losses.*.spec")
 ORACLE = ("oracle", "losses.*.oracle", "reference")
 RINGS = (
-    ("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "host"),
+    (
+        *("errors", "floats", "text", "autograph", "inputs", "owners", "suggestion", "notebook"),
+        "host",
+    ),
     ("checks", "field", "messages", "evaluable"),
     SPECS,
     ("serialization", "fixes", "shapes", "plan"),
     (
         *("ops", "evaluator", "logarithms", "gradients", "values", "hints", "formulas"),
-        *("magnitudes", "compiled", "divisors", "lists", "readers"),
+        *("magnitudes", "compiled", "divisors", "lists", "readers", "described"),
     ),
     ("losses.*.pipeline", "losses.*.gradient", "losses.*.formula", "losses.*.magnitude"),
     ("pipeline", *ORACLE),
@@ -125,6 +129,7 @@ RINGS = (
     ("registry",),
     ("functional", "evaluation"),
     ("interop", "switching", "conformance", "losses.*.cases", "losses.*.hard"),
+    ("reports",),
     ("cli", "__main__"),
 )
 
@@ -132,6 +137,7 @@ EXACT_RING = next(number for number, ring in enumerate(RINGS) if "exact" in ring
 
 # Modules of a higher ring that a module imports through importlib, only when a call needs them.
 BY_NAME = {
+    "unifiedloss.notebook": ("unifiedloss.reports",),
     "unifiedloss.registry": ("unifiedloss.interop",),
     "unifiedloss.spec": ("unifiedloss.losses",),
 }
@@ -201,6 +207,8 @@ def rule_for(module: str) -> Rule:
         # pytest, because the suite also runs under it; __version__, because reports contain it.
         own = (*own, "unifiedloss.__version__")
         return Rule(packages=packages | {"pytest"}, own=own, ring=ring)
+    if name == "reports":
+        own = (*own, "unifiedloss.__version__")
     if name in ("cli", "__main__"):
         return Rule(
             packages=packages | {"typer", "rich"},

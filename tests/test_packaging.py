@@ -146,7 +146,7 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     for name, folder in SOURCES.items():
         expected |= {
             f"{name}/{path.relative_to(folder).as_posix()}"
-            for pattern in ("*.py", "*.pyi", "*.json")
+            for pattern in ("*.py", "*.pyi", "*.json", "*.html", "*.css")
             for path in folder.rglob(pattern)
         }
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -211,7 +211,7 @@ def test_wheel_depends_on_numpy_alone(wheel: Path) -> None:
     needed = [re.split(r"[^\w-]", line)[0] for line in requirements if "extra ==" not in line]
     assert needed == ["numpy"]
     frameworks = {"torch", "tensorflow", "tensorflow-cpu", "keras", "jax", "dask"}
-    extras = {*frameworks, "cli", "files", "all", "trainers", "dev"}
+    extras = {*frameworks, "cli", "files", "report", "all", "trainers", "dev"}
     assert set(metadata.get_all("Provides-Extra") or ()) == extras
 
 

@@ -9,12 +9,14 @@ import typer
 
 import unifiedloss
 from unifiedloss.cli.output import app, err, example, fail, out, print_text
+from unifiedloss.cli.reporting import Html, Json, Markdown, check_reports, write_reports
 from unifiedloss.cli.specs import check_options, numbers, read_spec
 from unifiedloss.errors import UnifiedLossError
 
 if TYPE_CHECKING:
     from unifiedloss.conformance.compare import Line, Truth
     from unifiedloss.readers.files import Source
+    from unifiedloss.reports import Page
     from unifiedloss.spec import Loss
 
 
@@ -98,6 +100,9 @@ def compare(
             metavar="BACKEND", help="A backend; may be repeated. Default: all that are installed."
         ),
     ] = None,
+    html: Html = None,
+    markdown: Markdown = None,
+    json: Json = None,
 ) -> None:
     """Run one loss on saved arrays in every backend.
 
@@ -108,6 +113,8 @@ def compare(
     from unifiedloss.conformance.compare_blocks import compare_files
     from unifiedloss.readers.files import Files
 
+    check_reports(html, markdown, json)
+    page: Page | None = None
     weights = None if pos_weight is None else numbers(pos_weight)
     # Options that are not given are left out, because not every loss has every field.
     options: dict[str, Any] = {
@@ -132,9 +139,16 @@ def compare(
         with files.open() as source, err.status("running"):
             print_text(_size_of(source), console=err)
             truths, lines = compare_files(chosen, source, backend or None, roundings)
+            if html or markdown or json:
+                from unifiedloss import reports
+
+                data = reports.data_of(source, chosen)
+                page = reports.compare_page(chosen, data, truths, lines, reports.command())
     except UnifiedLossError as error:
         fail(error)
     _print_comparison(chosen, truths, lines)
+    if page is not None:
+        write_reports(page, html, markdown, json)
     measured = [line for line in lines if not line.absent]
     raise typer.Exit(0 if measured and all(line.within for line in measured) else 1)
 

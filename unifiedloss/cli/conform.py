@@ -11,7 +11,6 @@ import typer
 from unifiedloss.cli import own_loss
 from unifiedloss.cli.output import (
     app,
-    check_folder,
     count,
     err,
     example,
@@ -20,6 +19,7 @@ from unifiedloss.cli.output import (
     print_text,
     write_file,
 )
+from unifiedloss.cli.reporting import Html, Markdown, check_reports, write_reports
 from unifiedloss.cli.specs import LOSS
 from unifiedloss.errors import UnifiedLossError
 
@@ -105,6 +105,8 @@ def conform(
         Path | None,
         typer.Option(metavar="FILE", help="Write the report to this file.", dir_okay=False),
     ] = None,
+    html: Html = None,
+    markdown: Markdown = None,
 ) -> None:
     """Check the installed backends against the oracle.
 
@@ -124,7 +126,7 @@ def conform(
     from unifiedloss.conformance import workers
     from unifiedloss.conformance.strength import FULL, QUICK
 
-    check_folder(json)
+    check_reports(html, markdown, json)
     strength = QUICK if quick else FULL
     try:
         labels = [target.label for target in workers.choose(backend or None, every=True)[0]]
@@ -145,6 +147,10 @@ def conform(
         fail(error)
     if json is not None:
         write_file(json, report.to_json() + "\n")
+    if html or markdown:
+        from unifiedloss import reports
+
+        write_reports(reports.conform_page(report, reports.command()), html, markdown)
     _print_report(report)
     raise typer.Exit(0 if report.ok else 1)
 

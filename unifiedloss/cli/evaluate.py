@@ -13,7 +13,6 @@ import typer
 import unifiedloss
 from unifiedloss.cli.output import (
     app,
-    check_folder,
     count,
     err,
     example,
@@ -22,12 +21,14 @@ from unifiedloss.cli.output import (
     print_text,
     write_file,
 )
+from unifiedloss.cli.reporting import Html, Markdown, check_reports, write_reports
 from unifiedloss.cli.specs import LOSS, loss_text
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.text import shortened
 
 if TYPE_CHECKING:
     from unifiedloss.evaluation import Evaluation, Summary
+    from unifiedloss.reports import Page
 
 _SHOWN = 50
 """The groups that the table shows; a file has them all."""
@@ -96,6 +97,8 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write the result to this file.", dir_okay=False),
     ] = None,
+    html: Html = None,
+    markdown: Markdown = None,
 ) -> None:
     """Evaluate a loss over a file of any size.
 
@@ -109,7 +112,8 @@ def evaluate(
     keys = dict(
         zip(ARGUMENTS, (predictions_key, targets_key, sample_weight_key, mask_key), strict=True)
     )
-    check_folder(json)
+    check_reports(html, markdown, json)
+    page: Page | None = None
     try:
         loss = unifiedloss.from_native(loss_text(spec))
         if rounding is not None:
@@ -122,13 +126,22 @@ def evaluate(
         )
         with files.open() as source:
             print_text(f"{source}.", console=err)
+            state = source.state()
         with _progress() as note:
             found = evaluation.evaluate(loss, files, rows=block, progress=note, cluster=dask)
+        if html or markdown:
+            from unifiedloss import reports
+
+            with files.open() as source:
+                source.check_unchanged(state)
+                page = reports.evaluate_page(found, reports.data_of(source), reports.command())
     except UnifiedLossError as error:
         fail(error)
     _print(found)
     if json is not None:
         write_file(json, json_format.dumps(found.to_dict(), indent=1) + "\n")
+    if page is not None:
+        write_reports(page, html, markdown)
     raise typer.Exit(1 if found.total.bad else 0)
 
 

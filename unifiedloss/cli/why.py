@@ -9,6 +9,7 @@ import typer
 
 import unifiedloss
 from unifiedloss.cli.output import app, err, example, fail, print_text
+from unifiedloss.cli.reporting import Html, Json, Markdown, check_reports, write_reports
 from unifiedloss.cli.specs import LOSS, loss_text
 from unifiedloss.errors import UnifiedLossError
 
@@ -65,6 +66,9 @@ def why(
     every: Annotated[
         bool, typer.Option("--all", help="Also tell the rules that this batch does not see.")
     ] = False,
+    html: Html = None,
+    markdown: Markdown = None,
+    json: Json = None,
 ) -> None:
     """Tell which rule makes two losses differ on a batch.
 
@@ -74,6 +78,7 @@ def why(
 
     named = {"predictions": predictions_key, "targets": targets_key}
     keys = {name: key for name, key in named.items() if key is not None}
+    check_reports(html, markdown, json)
     try:
         given = _arrays(Files(file, {} if targets is None else {"targets": targets}, keys), rows)
         second: dict[str, Any] = {}
@@ -91,6 +96,11 @@ def why(
     except UnifiedLossError as error:
         fail(error)
     print_text(str(report) if every else report.brief)
+    if html or markdown or json:
+        from unifiedloss import reports
+
+        page = reports.port_page(report, command=reports.command())
+        write_reports(page, html, markdown, json)
     raise typer.Exit(0 if report.same else 1)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from unifiedloss.errors import SerializationError
+from unifiedloss.notebook import Shown
 from unifiedloss.text import quoted, shortened
 
 VERSION = 1
@@ -159,7 +160,7 @@ def plain(x: float) -> float | str:
 
 
 @dataclass
-class Report:
+class Report(Shown):
     """The results of a run of the suite, row by row.
 
     Attributes:

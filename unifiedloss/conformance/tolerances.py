@@ -69,6 +69,9 @@ from unifiedloss.plan import Plan, Signature, class_axis, resolve
 
 Array = NDArray[np.float64]
 
+LEAST = 12
+"""The part of the limit that no count of terms or classes changes."""
+
 
 @dataclass(frozen=True)
 class Magnitudes:
@@ -95,7 +98,7 @@ def plan_of(case: Case) -> Plan:
 
 def limit(plan: Plan) -> float:
     """The largest distance allowed, in ulps of the magnitude."""
-    return 12 + (plan.count or 0) / 2 + (plan.classes or 0) / 2
+    return LEAST + (plan.count or 0) / 2 + (plan.classes or 0) / 2
 
 
 def distance(

@@ -21,6 +21,7 @@ from unifiedloss.evaluation.groups import Groups, Key
 from unifiedloss.evaluation.sums import Sums
 from unifiedloss.exact import pieces
 from unifiedloss.inputs import Signature
+from unifiedloss.notebook import Shown
 from unifiedloss.plan import resolve
 from unifiedloss.readers.files import Files, Source
 from unifiedloss.spec import Loss
@@ -56,7 +57,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """The result of `evaluate`.
 
     Attributes:

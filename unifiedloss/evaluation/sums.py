@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,21 +83,31 @@ def sums_of(spec: Loss, arrays: dict[str, Array], row: Array | int) -> Sums:
     """
     numpy = registry.adapter("numpy")
     tensors = [arrays.get(name) for name in ARGUMENTS]
-    predictions, targets, _, mask = tensors
-    plan = numpy.plan(spec.piece, *tensors)
-    assert predictions is not None
-    assert targets is not None
-    positions = _positions(plan, predictions)
-    dropped = values.dropped(plan, predictions, targets, mask)
+    counts = counts_of(spec, arrays)
     try:
-        return Sums(numpy.totals(spec, *tensors), Counts(positions, dropped))
+        return Sums(numpy.totals(spec, *tensors), counts)
     except BadValueError:
-        bad = values.bad_values(plan, predictions, targets, *tensors[2:])
+        predictions, targets, *others = tensors
+        assert predictions is not None
+        assert targets is not None
+        plan = numpy.plan(spec.piece, *tensors)
+        bad = values.bad_values(plan, predictions, targets, *others)
         if bad.first is None:
             raise
     place = _moved(bad.first.place(), row)
-    counts = Counts(positions, dropped, bad.positions)
+    counts = counts._replace(bad=bad.positions)
     return Sums(None, counts, FirstBad(place, bad.first.message(place)))
+
+
+def counts_of(spec: Loss, arrays: Mapping[str, Array | None]) -> Counts:
+    """The numbers of positions, and of those that are dropped, of a mean or a sum."""
+    predictions, targets, sample_weight, mask = (arrays.get(name) for name in ARGUMENTS)
+    assert predictions is not None
+    assert targets is not None
+    numpy = registry.adapter("numpy")
+    plan = numpy.plan(spec.piece, predictions, targets, sample_weight, mask)
+    dropped = values.dropped(plan, predictions, targets, mask)
+    return Counts(_positions(plan, predictions), dropped)
 
 
 def _positions(plan: Plan, predictions: Array) -> int:

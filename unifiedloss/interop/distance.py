@@ -104,21 +104,27 @@ def coarsest(*arrays: Array) -> str:
 
 
 def _ulps(a: Array, b: Array, dtype: str) -> float:
-    """Return the largest distance, in ulps of a dtype at `_scale(x, y)`.
-
-    All elements share this ulp, because the error of a row grows with the largest of its terms, and
-    the error of a mean with the largest of its rows.
-    """
+    """Return the largest distance; infinite if the sizes differ."""
     if a.size != b.size:
         return float("inf")
-    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    special = ~(np.isfinite(x) & np.isfinite(y))
-    if not np.all((x == y) | ~special | (np.isnan(x) & np.isnan(y))):
-        return float("inf")
-    x, y = x[~special], y[~special]
-    if not x.size:
-        return 0.0
-    return float(np.max(np.abs(x - y)) / (FORMATS[dtype].epsilon * _scale(x, y)))
+    return float(np.max(distances(a.ravel(), b.ravel(), dtype), initial=0.0))
+
+
+def distances(a: Array, b: Array, dtype: str) -> Array:
+    """Return the distance of each element, in ulps of a dtype at `_scale(x, y)`, in float64.
+
+    All elements share this ulp, because the error of a row grows with the largest of its terms, and
+    the error of a mean with the largest of its rows. A distance is infinite if one number alone is
+    finite, or if both are not and differ.
+    """
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    found = np.where(same, 0.0, np.inf)
+    p, q = x[finite], y[finite]
+    if p.size:
+        found[finite] = np.abs(p - q) / (FORMATS[dtype].epsilon * _scale(p, q))
+    return found
 
 
 def _scale(x: Array, y: Array) -> float:

@@ -29,11 +29,13 @@ from unifiedloss.interop.sides import (
     side_of,
     unreduced,
 )
+from unifiedloss.interop.tensors import Tensors, tensors_of
+from unifiedloss.notebook import Shown
 from unifiedloss.owners import backend_of
 
 
 @dataclass(frozen=True, eq=False)
-class PortReport:
+class PortReport(Shown):
     """The results of two losses on the same tensors, and the rules that close their gap.
 
     ``str()`` describes them.
@@ -82,6 +84,7 @@ class PortReport:
             than those of the first; else None. All else is on the tensors of the first.
         gap_own: the distance between the results of each loss on its own tensors, or None.
         sentences: what each loss does, for the rules that were tried and are fields.
+        tensors: shapes, dtypes and hashes of the tensors, and how many positions each loss counts.
         rules: the rules that close the gap, each by itself.
     """
 
@@ -114,6 +117,7 @@ class PortReport:
     value_b_own: Array | None = None
     gap_own: Gap | None = None
     sentences: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tensors: Tensors | None = None
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -322,7 +326,7 @@ def port_report(
         assert report.rules == ("label_smoothing",)
         ```
     """
-    x = _input(predictions, targets, sample_weight, mask)
+    of_a = _input(predictions, targets, sample_weight, mask)
     separate = predictions_b is not None or targets_b is not None
     of_b = None
     if separate:
@@ -332,7 +336,7 @@ def port_report(
             sample_weight,
             mask,
         )
-    batch = batch_of(side_of(a), side_of(b), x, of_b)
+    batch = batch_of(side_of(a), side_of(b), of_a, of_b)
     one, other, x = batch.a, batch.b, batch.x
     given, first, second = x, one.outcome(x), other.outcome(x)
     own = None if batch.own is None else other.outcome(batch.own)
@@ -375,6 +379,7 @@ def port_report(
         value_b_own=None if own is None else own.value,
         gap_own=None if own is None else gap_of(first, own),
         sentences=_sentences(one, other, attempts),
+        tensors=tensors_of(batch, of_a, of_b),
     )
 
 
