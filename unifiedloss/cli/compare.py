@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import unifiedloss
+from unifiedloss.cli.files import (
+    File,
+    MaskFile,
+    MaskKey,
+    PredictionsKey,
+    TargetsKey,
+    WeightFile,
+    WeightKey,
+    files_of,
+)
 from unifiedloss.cli.output import app, err, example, fail, out, print_text
 from unifiedloss.cli.reporting import Html, Json, Markdown, check_reports, write_reports
 from unifiedloss.cli.specs import check_options, numbers, read_spec
@@ -22,30 +32,23 @@ if TYPE_CHECKING:
 
 @app.command(epilog=example("compare batch.npz --from-logits --backend numpy"))
 def compare(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="An .npz, .safetensors, .parquet, .zarr or .h5 file with predictions and targets, "
-            "and optionally sample_weight and mask; or an .npy file of predictions.",
-        ),
-    ],
+    file: File,
     targets: Annotated[
         Path | None,
         typer.Argument(metavar="TARGETS", help="A file of targets, if FILE does not hold them."),
     ] = None,
     *,
-    sample_weight: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file of sample weights, likewise.")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with the mask, likewise.")
-    ] = None,
+    sample_weight: WeightFile = None,
+    mask: MaskFile = None,
+    predictions_key: PredictionsKey = None,
+    targets_key: TargetsKey = None,
+    sample_weight_key: WeightKey = None,
+    mask_key: MaskKey = None,
     loss: Annotated[
         str | None,
         typer.Option(
             metavar="LOSS",
-            help="cross_entropy, binary_cross_entropy, mean_squared_error or "
+            help="cross_entropy, binary_cross_entropy, mean_squared_error, huber or "
             "negative_log_likelihood. Default: cross_entropy.",
         ),
     ] = None,
@@ -111,7 +114,6 @@ def compare(
     """
     from unifiedloss.conformance import compare as comparing
     from unifiedloss.conformance.compare_blocks import compare_files
-    from unifiedloss.readers.files import Files
 
     check_reports(html, markdown, json)
     page: Page | None = None
@@ -134,8 +136,16 @@ def compare(
             chosen = read_spec(spec, list(given))
         roundings = comparing.ROUNDINGS if rounding is None else (rounding,)
         chosen = chosen.replace(rounding=roundings[0])
-        others = {"targets": targets, "sample_weight": sample_weight, "mask": mask}
-        files = Files(file, {name: path for name, path in others.items() if path is not None})
+        files = files_of(
+            file,
+            {"targets": targets, "sample_weight": sample_weight, "mask": mask},
+            {
+                "predictions": predictions_key,
+                "targets": targets_key,
+                "sample_weight": sample_weight_key,
+                "mask": mask_key,
+            },
+        )
         with files.open() as source, err.status("running"):
             print_text(_size_of(source), console=err)
             truths, lines = compare_files(chosen, source, backend or None, roundings)

@@ -11,6 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import unifiedloss
+from unifiedloss.cli.files import (
+    File,
+    MaskFile,
+    MaskKey,
+    PredictionsKey,
+    TargetsFile,
+    TargetsKey,
+    WeightFile,
+    WeightKey,
+    files_of,
+)
 from unifiedloss.cli.output import (
     app,
     count,
@@ -33,39 +44,19 @@ if TYPE_CHECKING:
 _SHOWN = 50
 """The groups that the table shows; a file has them all."""
 
-_KEY = "The name of the {} in FILE."
-
 
 @app.command(epilog=example('evaluate "torch.nn.CrossEntropyLoss()" batch.npz --rounding exact'))
 def evaluate(
     spec: Annotated[str, typer.Argument(help=LOSS, metavar="LOSS")],
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="An .npz, .safetensors, .parquet, .zarr or .h5 file with predictions and targets, "
-            "and optionally sample_weight and mask; or an .npy file of predictions.",
-        ),
-    ],
+    file: File,
     *,
-    targets: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The file of the targets, if FILE does not hold them."),
-    ] = None,
-    sample_weight: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file of the sample weights.")
-    ] = None,
-    mask: Annotated[Path | None, typer.Option(metavar="FILE", help="The file of the mask.")] = None,
-    predictions_key: Annotated[
-        str | None, typer.Option(metavar="NAME", help=_KEY.format("predictions"))
-    ] = None,
-    targets_key: Annotated[
-        str | None, typer.Option(metavar="NAME", help=_KEY.format("targets"))
-    ] = None,
-    sample_weight_key: Annotated[
-        str | None, typer.Option(metavar="NAME", help=_KEY.format("sample weights"))
-    ] = None,
-    mask_key: Annotated[str | None, typer.Option(metavar="NAME", help=_KEY.format("mask"))] = None,
+    targets: TargetsFile = None,
+    sample_weight: WeightFile = None,
+    mask: MaskFile = None,
+    predictions_key: PredictionsKey = None,
+    targets_key: TargetsKey = None,
+    sample_weight_key: WeightKey = None,
+    mask_key: MaskKey = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -106,11 +97,17 @@ def evaluate(
     """
     # Imported here, because the help of other commands does not need NumPy's adapter.
     from unifiedloss import evaluation
-    from unifiedloss.readers.files import ARGUMENTS, Files
 
-    others = {"targets": targets, "sample_weight": sample_weight, "mask": mask}
-    keys = dict(
-        zip(ARGUMENTS, (predictions_key, targets_key, sample_weight_key, mask_key), strict=True)
+    files = files_of(
+        file,
+        {"targets": targets, "sample_weight": sample_weight, "mask": mask},
+        {
+            "predictions": predictions_key,
+            "targets": targets_key,
+            "sample_weight": sample_weight_key,
+            "mask": mask_key,
+        },
+        by,
     )
     check_reports(html, markdown, json)
     page: Page | None = None
@@ -118,12 +115,6 @@ def evaluate(
         loss = unifiedloss.from_native(loss_text(spec))
         if rounding is not None:
             loss = loss.replace(rounding=rounding)
-        files = Files(
-            file,
-            {name: path for name, path in others.items() if path is not None},
-            {name: key for name, key in keys.items() if key is not None},
-            by,
-        )
         with files.open() as source:
             print_text(f"{source}.", console=err)
             state = source.state()

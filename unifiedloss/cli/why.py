@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import unifiedloss
+from unifiedloss.cli.files import File, PredictionsKey, TargetsFile, TargetsKey, files_of
 from unifiedloss.cli.output import app, err, example, fail, print_text
 from unifiedloss.cli.reporting import Html, Json, Markdown, check_reports, write_reports
 from unifiedloss.cli.specs import LOSS, loss_text
@@ -26,14 +27,7 @@ if TYPE_CHECKING:
 def why(
     a: Annotated[str, typer.Argument(metavar="A", help=LOSS)],
     b: Annotated[str, typer.Argument(metavar="B", help="Another loss.")],
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="A file with predictions and targets, and optionally sample_weight and mask; or "
-            "an .npy file of predictions.",
-        ),
-    ],
+    file: File,
     file_b: Annotated[
         Path | None,
         typer.Argument(
@@ -43,20 +37,12 @@ def why(
         ),
     ] = None,
     *,
-    targets: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The file of the targets, if FILE does not hold them."),
-    ] = None,
+    targets: TargetsFile = None,
     targets_b: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file of the targets of B, likewise.")
     ] = None,
-    predictions_key: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The name of the predictions in FILE and FILE_B."),
-    ] = None,
-    targets_key: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the targets in FILE and FILE_B.")
-    ] = None,
+    predictions_key: PredictionsKey = None,
+    targets_key: TargetsKey = None,
     rows: Annotated[
         int | None,
         typer.Option(
@@ -74,17 +60,13 @@ def why(
 
     The exit status is 1 if they differ by more than rounding.
     """
-    from unifiedloss.readers.files import Files
-
-    named = {"predictions": predictions_key, "targets": targets_key}
-    keys = {name: key for name, key in named.items() if key is not None}
+    keys = {"predictions": predictions_key, "targets": targets_key}
     check_reports(html, markdown, json)
     try:
-        given = _arrays(Files(file, {} if targets is None else {"targets": targets}, keys), rows)
+        given = _arrays(files_of(file, {"targets": targets}, keys), rows)
         second: dict[str, Any] = {}
         if file_b is not None or targets_b is not None:
-            others = {} if targets_b is None else {"targets": targets_b}
-            second = _arrays(Files(file_b or file, others, keys), rows)
+            second = _arrays(files_of(file_b or file, {"targets": targets_b}, keys), rows)
         with err.status("running"):
             report = unifiedloss.port_report(
                 loss_text(a),
