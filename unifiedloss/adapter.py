@@ -24,14 +24,13 @@ from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import (
     DTypeError,
     ShapeError,
-    UnknownTensorError,
     UnsupportedError,
 )
 from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS, HALF_TYPES, INTEGER_TYPES
 from unifiedloss.hints import hints
 from unifiedloss.inputs import Inputs
-from unifiedloss.lists import class_of, read_list
+from unifiedloss.lists import read_list, refuse_masked
 from unifiedloss.messages import Message, describe
 from unifiedloss.plan import (
     Plan,
@@ -500,11 +499,7 @@ class Adapter(ABC):
         names = _ARGUMENTS if companions else _LOGITS  # softmax has no companions
         for name, x in zip(names, (predictions, *companions), strict=False):
             if isinstance(x, _MASKED):
-                msg = (
-                    f"{name} is a {class_of(x)}, whose mask would be ignored; pass its data, and "
-                    "a mask= that is True where a position counts (a numpy.ma mask is False there)."
-                )
-                raise UnknownTensorError(msg)
+                refuse_masked(name, x)
         reference = self._as_tensor(names[0], predictions, None, np.float64)
         return reference, *(
             x

@@ -57,6 +57,15 @@ def refuse(name: str, x: Any, backend: str) -> NoReturn:
     raise MixedBackendsError(foreign(name, owner, backend))
 
 
+def refuse_masked(name: str, x: Any) -> NoReturn:
+    """Refuse a masked array of NumPy."""
+    msg = (
+        f"{name} is a {class_of(x)}, whose mask would be ignored; pass its data, and a mask= that "
+        "is True where a position counts (a numpy.ma mask is False there)."
+    )
+    raise UnknownTensorError(msg)
+
+
 def _is_read_by_numpy(name: str, x: Any) -> bool:
     """Whether an argument belongs to no framework and NumPy reads it."""
     return is_host_data(x, name) and backend_of(x, name) == "numpy"
