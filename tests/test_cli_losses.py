@@ -152,6 +152,14 @@ def test_losses_that_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_explain_a_rule() -> None:
+    """The name of a field is explained as well as a loss."""
+    for rule, words in (("divisor", "what the mean divides by"), ("ignore_index", "dropped")):
+        done = CliRunner().invoke(app, ["explain", rule])
+        assert done.exit_code == 0, done.output
+        assert words in done.stdout
+
+
 @pytest.mark.framework("torch")
 def test_diff_tells_the_rules_that_bite(tmp_path: Path) -> None:
     """Three rules come first; with a batch, those that it sees, with what they do to the loss."""

@@ -79,8 +79,16 @@ def test_other_numbers_are_told_apart_from_rules() -> None:
     assert not report.gap_own.closed
     assert "predictions of a and b differ in 120 of 120 numbers" in report.layout[1]
     assert "With its own tensors b gives" in report.brief
-    same = ul.port_report(SECOND, FINAL, IMAGES, LABELS, predictions_b=off)
-    assert same.same
+    near = ul.port_report(SECOND, FINAL, IMAGES, LABELS, predictions_b=LAST * np.float32(1 + 2e-7))
+    assert near.same
+    far = ul.port_report(SECOND, FINAL, IMAGES, LABELS, predictions_b=off)
+    assert not far.same
+    assert far.verdict.endswith("but those of a and b differ.")
+    shuffled = ul.port_report(
+        SECOND, FINAL, IMAGES, LABELS, predictions_b=LAST[::-1], targets_b=LABELS[::-1]
+    )
+    assert shuffled.value_b_own == pytest.approx(shuffled.value_a, rel=1e-6)
+    assert not shuffled.same
     labels = LABELS.copy()
     labels[1, 2, 3] = (labels[1, 2, 3] + 1) % 3
     wrong = ul.port_report(SECOND, FINAL, IMAGES, LABELS, targets_b=labels, predictions_b=LAST)
@@ -140,7 +148,11 @@ def test_why(files: Path) -> None:
     done = why(TORCH, wrong.to_json(), files / "a.npz")
     assert done.exit_code == 1, done.output
     first, *_ = done.stdout.splitlines()
-    assert first == "The losses differ in several rules at once: label_smoothing, divisor."
+    verdict = "The losses differ in several rules, which close the gap together: "
+    assert first == f"{verdict}label_smoothing, divisor."
+    assert "On this batch a divides by " in done.stdout
+    ours = PADDED.replace(label_smoothing=0.0, divisor="label_weights").source()
+    assert f"b should be ul.{ours}." in done.stdout
     assert "  b: 0.1: this share of every target is spread" in done.stdout
     assert "It moves the loss from" in done.stdout
     assert "predictions (2, 3, 4, 5) float32" in done.stderr

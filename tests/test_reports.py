@@ -146,7 +146,10 @@ def table(page: Page, section: str) -> list[dict[str, Any]]:
 def test_verdicts(pages: dict[str, Page]) -> None:
     """Each page says the result in one line, and whether it is good."""
     assert {name: (page.verdict, page.good) for name, page in pages.items()} == {
-        "port": ("The losses differ in several rules at once: label_smoothing, divisor.", False),
+        "port": (
+            "The losses differ in several rules, which close the gap together: label_smoothing, divisor.",
+            False,
+        ),
         "right": ("The losses are the same on these tensors: only rounding is left.", True),
         "conform": ("1 of 2 rows failed: torch, eager; not checked to the end: jax.", False),
         "evaluate": (pages["evaluate"].verdict, True),
@@ -244,7 +247,8 @@ def test_losses_on_tensors_of_their_own() -> None:
     assert [each.name for each in page.arrays] == ["predictions", "targets", "predictions of b"]
     assert page.arrays[0].sha256 != page.arrays[2].sha256
     assert not page.good
-    assert "With its own tensors b differs" in page.verdict
+    assert page.verdict.endswith("on the same tensors, but those of a and b differ.")
+    assert "With its own tensors b differs: values differ by" in reports.markdown(page)
 
 
 def test_bad_values_of_an_evaluation(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from unifiedloss.cli.output import app, count, err, example, fail, out, print_te
 from unifiedloss.cli.specs import LOSS, loss_text
 from unifiedloss.errors import UnifiedLossError
 from unifiedloss.readers.files import Files
+from unifiedloss.spec import LOSSES
 
 
 @app.command(
@@ -130,10 +131,24 @@ def explain(
 ) -> None:
     """Print what a loss computes.
 
-    Its formula, its rules and its special values.
+    Its formula, its rules and its special values; or what a rule of losses means, by its name.
     """
+    if loss in _fields():
+        print_text("\n".join(_fields()[loss]))
+        return
     try:
         explanation = unifiedloss.explain(loss_text(loss))
     except UnifiedLossError as error:
         fail(error)
     print_text(explanation.latex if latex else str(explanation))
+
+
+def _fields() -> dict[str, list[str]]:
+    """What each field of the losses means; more than one line where losses differ in it."""
+    found: dict[str, list[str]] = {}
+    for cls in LOSSES.values():
+        for name, declaration in cls.declarations.items():
+            line = f"{name}: {declaration.described()}"
+            if line not in found.setdefault(name, []):
+                found[name].append(line)
+    return found

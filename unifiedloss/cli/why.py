@@ -77,7 +77,7 @@ def why(
             )
     except UnifiedLossError as error:
         fail(error)
-    print_text(str(report) if every else report.brief)
+    print_text(f"{report.verdict}\n\n{report}" if every else report.brief)
     if html or markdown or json:
         from unifiedloss import reports
 

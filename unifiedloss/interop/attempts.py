@@ -7,13 +7,14 @@ a loss differs from its own spec on these tensors, replace the loss by its spec.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.interop.diff import changed, differing, groups, nearest
 from unifiedloss.interop.distance import Gap, gap_of
 from unifiedloss.interop.kinds import bridges
-from unifiedloss.interop.library_loss import call_of
+from unifiedloss.interop.library_loss import call_of, closest
 from unifiedloss.interop.quirks import QUIRKS, Quirk, rules_of
 from unifiedloss.interop.refusals import refusal_of
 from unifiedloss.interop.sides import (
@@ -26,6 +27,7 @@ from unifiedloss.interop.sides import (
     side_of,
     weight_dtype,
 )
+from unifiedloss.owners import BUILT_IN
 from unifiedloss.spec import Loss
 from unifiedloss.text import brief
 
@@ -199,6 +201,43 @@ def _by_quirks(a: Side, b: Side, near_a: Loss, near_b: Loss, x: Input) -> list[A
             values = before.value, after.value
             attempts.append(Attempt(names, change, gap, reason, True, *values))  # noqa: FBT003
     return attempts
+
+
+def remedy_of(a: Side, b: Side, attempts: Sequence[Attempt], together: Sequence[str]) -> str | None:
+    """A sentence with the loss that b should be to equal a.
+
+    Args:
+        a: the first loss.
+        b: the second loss.
+        attempts: the rules that were tried.
+        together: the rules that close the gap only together.
+
+    Returns:
+        None if a rule that closes the gap is no field.
+    """
+    near_a, near_b = nearest(a), nearest(b)
+    alone = next((each.rule.split(", ") for each in attempts if each.gap.closed), [])
+    names = list(together) or alone
+    if near_a is None or near_b is None or not names:
+        return None
+    if not all(name in near_a.declarations and name in near_b.declarations for name in names):
+        return None
+    made = changed(near_b, near_a, names)
+    if made is None:
+        return None
+    if b.moved is not None:
+        made = made.replace(axis=b.moved.axis)
+    ours = f"ul.{made.source()}"
+    if b.call is None:
+        return f"b should be {ours}."
+    try:
+        found = closest(made, b.call.library, b.call.backend)
+    except UnsupportedError:
+        found = None
+    if found is not None and not {*found.changes} & {*names}:
+        return f"b should be {found.call}."
+    bound = "" if b.call.library not in BUILT_IN else f".to({b.call.library!r})"
+    return f"No loss of {b.call.library} has this rule; {ours}{bound} has it."
 
 
 def _quirk_names(side: Side, near: Loss, x: Input) -> tuple[str, str | None]:

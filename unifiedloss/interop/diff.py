@@ -9,7 +9,7 @@ come from the losses themselves if their libraries are installed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
@@ -171,6 +171,11 @@ _USUAL = (
     "average_last_axis", "epsilon", "renormalize", "epsilon_added",
 )  # fmt: skip
 """Fields in the order in which usual batches see them. Others are seen by few."""
+
+
+def by_use(rules: Sequence[str]) -> list[str]:
+    """The names of rules, those first that usual batches see."""
+    return sorted(rules, key=lambda rule: _USUAL.index(rule) if rule in _USUAL else len(_USUAL))
 
 
 def _bite(difference: Difference) -> tuple[int, int, int]:

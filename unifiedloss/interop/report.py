@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from unifiedloss import registry
-from unifiedloss.errors import ShapeError, SpecTypeError, SpecValueError, UnsupportedError
+from unifiedloss.errors import (
+    ShapeError,
+    SpecTypeError,
+    SpecValueError,
+    UnifiedLossError,
+    UnsupportedError,
+)
 from unifiedloss.floats import FORMATS, HALF_TYPES
 from unifiedloss.hints import hints
 from unifiedloss.interop.arrays import as_bfloat16
-from unifiedloss.interop.attempts import Attempt, attempts_of, closing_rules
-from unifiedloss.interop.diff import nearest, rules
+from unifiedloss.interop.attempts import Attempt, attempts_of, closing_rules, remedy_of
+from unifiedloss.interop.diff import by_use, nearest, rules
 from unifiedloss.interop.distance import Gap, coarsest, gap_of, rounding_limit
 from unifiedloss.interop.kinds import two_kinds
 from unifiedloss.interop.layouts import batch_of
@@ -84,6 +91,8 @@ class PortReport(Shown):
             than those of the first; else None. All else is on the tensors of the first.
         gap_own: the distance between the results of each loss on its own tensors, or None.
         sentences: what each loss does, for the rules that were tried and are fields.
+        divisors: what either mean divides by on these tensors; None if one is no mean.
+        remedy: a sentence with the loss that b should be to equal a; None if there is none.
         tensors: shapes, dtypes and hashes of the tensors, and how many positions each loss counts.
         rules: the rules that close the gap, each by itself.
     """
@@ -117,6 +126,8 @@ class PortReport(Shown):
     value_b_own: Array | None = None
     gap_own: Gap | None = None
     sentences: dict[str, tuple[str, str]] = field(default_factory=dict)
+    divisors: tuple[float, float] | None = None
+    remedy: str | None = None
     tensors: Tensors | None = None
 
     @property
@@ -126,8 +137,8 @@ class PortReport(Shown):
 
     @property
     def same(self) -> bool:
-        """Whether the losses differ by rounding at most."""
-        return self.gap.closed
+        """Whether the losses differ by rounding at most, also each on its own tensors."""
+        return self.gap.closed and (self.gap_own is None or self.gap_own.closed)
 
     @property
     def verdict(self) -> str:
@@ -136,16 +147,19 @@ class PortReport(Shown):
             return "Both losses are errors on these tensors."
         if self.same:
             return "The losses are the same on these tensors: only rounding is left."
+        if self.gap.closed:
+            return "The losses are the same on the same tensors, but those of a and b differ."
         if self.rules:
             return f"The losses differ, and one rule closes the gap: {' or '.join(self.rules)}."
         if self.together:
-            return f"The losses differ in several rules at once: {', '.join(self.together)}."
+            rules = ", ".join(self.together)
+            return f"The losses differ in several rules, which close the gap together: {rules}."
         return "The losses differ, and no rule that is known closes the gap."
 
     @property
     def brief(self) -> str:
         """The report with the verdict first, and only the rules that these tensors see."""
-        lines = [self.verdict, ""]
+        lines = [self.verdict, *self.hints, ""]
         for letter, name, value, error, ran in (
             ("a", self.a, self.value_a, self.error_a, self.ran_a),
             ("b", self.b, self.value_b, self.error_b, self.ran_b),
@@ -155,13 +169,15 @@ class PortReport(Shown):
         for letter, reason in zip("ab", reasons, strict=True):
             if reason is not None:
                 lines.append(f"{letter} itself was not run: {reason}")
-        lines += self._on_tensors()
-        if self.same:
+        lines += [said for said in self._on_tensors() if said not in self.hints]
+        if self.gap.closed:
             if self.unseen:
-                count = len(self.unseen)
-                lines.append(f"They differ in {count} rules that these tensors do not see.")
+                lines.append(f"Not seen by these tensors: {_first_of(by_use(self.unseen))}.")
             return "\n".join(lines)
-        lines.append(f"{_capitalized(str(self.gap))}.")
+        lines.append(f"{_capitalized(str(self.gap))}{_percents(self.value_a, self.value_b)}.")
+        if self.divisors is not None and self.divisors[0] != self.divisors[1]:
+            first, second = map(number, self.divisors)
+            lines.append(f"On this batch a divides by {first}, and b by {second}.")
         if self.row is not None and self.losses_of_row is not None:
             first, second = map(number, self.losses_of_row)
             lines.append(
@@ -171,9 +187,11 @@ class PortReport(Shown):
         seen = [each for each in self.attempts if each.seen or each.rule in chosen]
         for attempt in sorted(seen, key=lambda each: not each.gap.closed):
             lines += ["", *self._attempt(attempt)]
+        if self.remedy is not None:
+            lines += ["", self.remedy]
         unseen = [each.rule for each in self.attempts if each not in seen]
         if unseen:
-            lines += ["", f"Not seen by these tensors: {', '.join(unseen)}."]
+            lines += ["", f"Not seen by these tensors: {_first_of(by_use(unseen))}."]
         if self.untried is not None:
             lines += ["", self.untried]
         return "\n".join(lines)
@@ -224,9 +242,9 @@ class PortReport(Shown):
                 "what follows is of their specs in float32."
             )
         lines.append(f"{_capitalized(str(self.gap))}.")
-        if self.same and not self.unseen:
+        if self.gap.closed and not self.unseen:
             return "\n".join([*lines, "Only rounding is left."])
-        if self.same:
+        if self.gap.closed:
             unseen = ", ".join(self.unseen)
             lines.append(f"They differ in rules that change nothing here but rounding: {unseen}.")
             return "\n".join([*lines, "On these tensors only rounding is left."])
@@ -349,6 +367,7 @@ def port_report(
     row = None if gap.closed or losses is None else _first_row(*losses)
     attempts = () if gap.closed else tuple(attempts_of(one, other, x))
     one_closes = gap.closed or any(attempt.gap.closed for attempt in attempts)
+    together = () if one_closes else closing_rules(one, other, x)
     return PortReport(
         a=one.name,
         b=other.name,
@@ -367,11 +386,11 @@ def port_report(
         row=row,
         losses_of_row=None if losses is None or row is None else _at(losses, row),
         attempts=attempts,
-        together=() if one_closes else closing_rules(one, other, x),
+        together=together,
         unseen=rules(one, other) if gap.closed else (),
         untried=None if one_closes else _untried(one, other, attempts),
         widened=widened is not None,
-        converted=(*_read_as(x), *_converted(first, second)),
+        converted=(*_read_as(x), *_converted(first, second, batch.said)),
         hints=_hints(one, other, given),
         losses_a=None if losses is None else losses[0].astype(np.float64),
         losses_b=None if losses is None else losses[1].astype(np.float64),
@@ -379,8 +398,51 @@ def port_report(
         value_b_own=None if own is None else own.value,
         gap_own=None if own is None else gap_of(first, own),
         sentences=_sentences(one, other, attempts),
+        divisors=None if gap.closed else _divisors(one, other, x),
+        remedy=None if gap.closed else remedy_of(one, other, attempts, together),
         tensors=tensors_of(batch, of_a, of_b),
     )
+
+
+def _first_of(rules: Sequence[str]) -> str:
+    """The first rules of a list, and how many more there are."""
+    more = len(rules) - _NAMED
+    first = ", ".join(rules[:_NAMED])
+    return first if more <= 0 else f"{first}, and {more} more (--all names them)"
+
+
+_NAMED = 4
+
+
+def _percents(a: Array | None, b: Array | None) -> str:
+    """How far two losses are apart, relative to the first."""
+    if a is None or b is None or a.size != 1 or b.size != 1:
+        return ""
+    p, q = float(a.item()), float(b.item())
+    if not (np.isfinite(p) and np.isfinite(q) and p) or p == q:
+        return ""
+    return f"; that of b is {100 * abs(q - p) / abs(p):.3g} % {'above' if q > p else 'below'} a's"
+
+
+def _divisors(a: Side, b: Side, x: Input) -> tuple[float, float] | None:
+    """What either mean divides by; None if one is no mean, or has none here."""
+    found = []
+    for side in (a, b):
+        spec = nearest(side)
+        if spec is None or spec.reduction != "mean":
+            return None
+        try:
+            with np.errstate(all="ignore"):
+                divisor = spec.replace(rounding="native").divisor_of(
+                    x.targets,
+                    sample_weight=x.sample_weight,
+                    mask=x.mask,
+                    dtype=x.predictions.dtype.name,
+                )
+        except UnifiedLossError:
+            return None
+        found.append(float(divisor))
+    return found[0], found[1]
 
 
 def _sentences(a: Side, b: Side, attempts: tuple[Attempt, ...]) -> dict[str, tuple[str, str]]:
@@ -466,12 +528,14 @@ def _read_as(x: Input) -> list[str]:
     ]
 
 
-def _converted(first: Outcome, second: Outcome) -> list[str]:
-    """Say what was converted for each loss."""
+def _converted(first: Outcome, second: Outcome, layout: tuple[str, ...]) -> list[str]:
+    """Say what was converted for each loss, but for what the layout says."""
+    told = any("one-hot rows" in sentence for sentence in layout)
     return [
         f"For {letter}, {said}."
         for letter, outcome in (("a", first), ("b", second))
         for said in outcome.converted
+        if not (told and "one-hot rows" in said)
     ]
 
 

@@ -68,7 +68,14 @@ def command() -> str:
     program, *arguments = sys.argv
     name = Path(program).name
     first = ["python", "-m", "unifiedloss"] if name == "__main__.py" else [name]
-    return shlex.join([*first, *arguments])
+    return " ".join(map(_quoted, [*first, *arguments]))
+
+
+def _quoted(argument: str) -> str:
+    """An argument as a shell reads it, in double quotes if it has single ones alone."""
+    if "'" in argument and not set('"$`\\!') & set(argument):
+        return f'"{argument}"'
+    return shlex.quote(argument)
 
 
 def counts(counted: Counts | None) -> str:

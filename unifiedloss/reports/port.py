@@ -32,12 +32,9 @@ def port_page(
     facts = about.system() | about.versions({"numpy"} | named)
     facts |= _counts(report)
     facts["date"] = about.now()
-    own = report.gap_own
-    verdict = report.verdict
-    if own is not None and not own.closed:
-        verdict += f" With its own tensors b differs: {own}."
     sections = [
         Section("The two losses", _losses(report)),
+        Section("The tensors of each", _layout(report)),
         Section("The distance", _distance(report)),
         Section("Position by position", _positions(report)),
         Section("Which rule closes the gap", _attempts(report)),
@@ -47,13 +44,21 @@ def port_page(
         sections.append(Section("The trainings", curves_of(curves)))
     return Page(
         title="Port report",
-        verdict=verdict,
-        good=report.same and (own is None or own.closed) and report.value_a is not None,
+        verdict=report.verdict,
+        good=report.same and report.value_a is not None,
         about=facts,
         sections=[section for section in sections if section.content],
         arrays=() if report.tensors is None else report.tensors.arrays,
         command=command,
     )
+
+
+def _layout(report: PortReport) -> list[Content]:
+    """How the tensors of the two losses differ, and what the second gives with its own."""
+    content: list[Content] = [Text(sentence) for sentence in report.layout]
+    if report.gap_own is not None:
+        content.append(Text(f"With its own tensors b differs: {report.gap_own}."))
+    return content
 
 
 def _counts(report: PortReport) -> dict[str, str]:
@@ -164,7 +169,7 @@ def _positions(report: PortReport) -> list[Content]:
 
 
 def _attempts(report: PortReport) -> list[Content]:
-    if report.same:
+    if report.gap.closed:
         return []
     content: list[Content] = []
     if report.untried is not None:
