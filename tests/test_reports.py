@@ -147,8 +147,10 @@ def test_verdicts(pages: dict[str, Page]) -> None:
     """Each page says the result in one line, and whether it is good."""
     assert {name: (page.verdict, page.good) for name, page in pages.items()} == {
         "port": (
-            "The losses differ in several rules, which close the gap together: "
-            "label_smoothing, divisor.",
+            (
+                "The losses differ in several rules, which close the gap together: "
+                "label_smoothing, divisor."
+            ),
             False,
         ),
         "right": ("The losses are the same on these tensors: only rounding is left.", True),
