@@ -134,6 +134,37 @@ def test_bad_values_are_counted(tmp_path: Path) -> None:
     assert (found.total.bad, found.total.positions) == (2, 18)
 
 
+def test_a_bad_label_beside_a_bad_probability(tmp_path: Path) -> None:
+    """Both are counted, in one row and in two."""
+    for labels, bad in (([1, 9], 2), ([-9, 0], 1), ([9, 9], 2)):
+        np.savez(
+            tmp_path / "x.npz",
+            predictions=np.array([[0.5, 1.5], [0.5, 0.5]]),
+            targets=np.array(labels),
+        )
+        for spec in (ul.CrossEntropyLoss(), ul.CrossEntropyLoss(epsilon="keras")):
+            found = evaluate(spec, Files(tmp_path / "x.npz")).total
+            assert found.bad == bad
+            assert found.first_bad is not None
+            assert found.first_bad.startswith("targets[")
+
+
+def test_groups_of_infinite_losses(tmp_path: Path) -> None:
+    """Their mean is NaN, without a warning."""
+    np.savez(
+        tmp_path / "x.npz",
+        predictions=np.array([np.inf, np.inf, 1, 2]),
+        targets=np.zeros(4),
+        sample_weight=np.array([1.0, -1, 1, 1]),
+        g=np.arange(4) % 2,
+    )
+    found = evaluate(ul.MeanSquaredError(divisor="all"), Files(tmp_path / "x.npz", by="g"))
+    assert found.mean_of_groups is not None
+    assert np.isnan(found.mean_of_groups)
+    assert found.groups is not None
+    assert [each.loss for each in found.groups.values()] == [np.inf, -np.inf]
+
+
 def test_what_does_not_fit_is_refused_before_a_row_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +189,13 @@ def test_no_rows(tmp_path: Path) -> None:
     """Files without rows have the loss of an empty batch."""
     np.savez(tmp_path / "x.npz", predictions=np.zeros((0, 4)), targets=np.zeros(0, int))
     spec = ul.CrossEntropyLoss(from_logits=True, on_empty="zero", rounding="exact")
-    assert evaluate(spec, Files(tmp_path / "x.npz")).total.loss == 0
+    np.savez(
+        tmp_path / "g.npz", predictions=np.zeros((0, 4)), targets=np.zeros(0, int), g=np.zeros(0)
+        .astype(int),
+    )  # fmt: skip
+    for files in (Files(tmp_path / "x.npz"), Files(tmp_path / "g.npz", by="g")):
+        assert evaluate(spec, files).total.loss == 0
+    assert evaluate(spec, Files(tmp_path / "g.npz", by="g")).groups == {}
     with pytest.raises(ul.errors.EmptyMeanError):
         evaluate(spec.replace(on_empty="error"), Files(tmp_path / "x.npz"))
 

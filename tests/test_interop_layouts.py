@@ -51,6 +51,28 @@ def test_a_square_batch_has_no_layout_of_its_own() -> None:
     assert moved.same
 
 
+def test_layouts_of_two_axes() -> None:
+    """The class axis may be 0 in one and 1 in the other, also where both are equally long."""
+    first, second = (ul.CrossEntropyLoss(from_logits=True, axis=axis) for axis in (0, 1))
+    last = ul.CrossEntropyLoss(from_logits=True)
+    for shape in ((3, 5), (3, 3)):
+        x, labels = RNG.normal(size=shape).astype(np.float32), RNG.integers(3, size=shape[1])
+        for other in (second, last):
+            report = ul.port_report(first, other, x, labels, predictions_b=x.T.copy())
+            assert report.same, str(report)
+            assert report.gap_own is None
+    x, labels = RNG.normal(size=(3, 5)), RNG.integers(3, size=5)
+    assert ul.port_report(first, second, x, labels).same
+
+
+def test_one_tensor_given_twice() -> None:
+    """It is no other layout, so the axis is the rule that differs."""
+    square, labels = RNG.normal(size=(3, 3, 3)), RNG.integers(3, size=(3, 3))
+    report = ul.port_report(SECOND, FINAL, square, labels, predictions_b=square)
+    assert report.rules == ("axis",)
+    assert report.layout == ()
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_one_hot_rows_in_another_layout(smoothing: float) -> None:
     """The rule that differs is found, whatever the layouts."""

@@ -183,6 +183,25 @@ def test_lists_of_parquet(tmp_path: Path) -> None:
         read(pa.array([[1.0, 2.0], [3.0, None]], pa.list_(pa.float64(), 2)))
 
 
+def test_types_of_parquet(tmp_path: Path) -> None:
+    """A dictionary is read as its values, and a type that is not read is named."""
+    path = tmp_path / "types.parquet"
+    names = pa.array(["a", "b", "a"], pa.dictionary(pa.int32(), pa.string()))
+    days = pa.array([1, 2, 3], pa.date32())
+    zeros = [0.0, 0.0, 0.0]
+    pyarrow.parquet.write_table(
+        pa.table({"predictions": zeros, "targets": zeros, "names": names, "days": days}), path
+    )
+    with Files(path, by="names").open() as source:
+        (block,) = source.blocks()
+        assert block.group is not None
+        assert block.group.tolist() == ["a", "b", "a"]
+    with pytest.raises(FileError, match=r"'days' in .* has the type date32"):
+        Files(path, by="days").open()
+    with pytest.raises(FileError, match=r"'days' in .* has the type date32"):
+        Files(path, keys={"targets": "days"}).open()
+
+
 # ---------------------------------------------------------------------------------- faulty files
 
 

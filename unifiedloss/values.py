@@ -329,9 +329,11 @@ def _in_probabilities(
         return
     read = np.broadcast_to(_along(plan, kept) if plan.axis is not None else kept, predictions.shape)
     if not plan.reads_all and plan.kind == "index":
-        index = np.where(kept, targets, 0).astype(np.int64)
+        # A bad label names no class, so no probability is read for it.
+        known = kept & (targets >= 0) & (targets < plan.shared_by)
+        index = np.where(known, targets, 0).astype(np.int64)
         is_target = np.zeros(predictions.shape, bool)
-        np.put_along_axis(is_target, _along(plan, index), values=True, axis=plan.axis)
+        np.put_along_axis(is_target, _along(plan, index), _along(plan, known), axis=plan.axis)
         read = read & is_target
     elif not plan.reads_all and plan.kind == "dense":
         read = read & ~(targets < np.float64(plan.tiny_target))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -133,8 +134,9 @@ def explain(
 
     Its formula, its rules and its special values; or what a rule of losses means, by its name.
     """
-    if loss in _fields():
-        print_text("\n".join(_fields()[loss]))
+    rule = _fields().get(loss.strip().lower())
+    if rule is not None:
+        print_text("\n".join(rule))
         return
     try:
         explanation = unifiedloss.explain(loss_text(loss))
@@ -148,7 +150,14 @@ def _fields() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for cls in LOSSES.values():
         for name, declaration in cls.declarations.items():
-            line = f"{name}: {declaration.described()}"
+            # The text is that of the docstrings, whose formulas are LaTeX.
+            text = re.sub(r"\$(.*?)\$", lambda found: _plain(found[1]), declaration.described())
+            line = f"{name}: {text}"
             if line not in found.setdefault(name, []):
                 found[name].append(line)
     return found
+
+
+def _plain(formula: str) -> str:
+    """A short LaTeX formula as plain text."""
+    return re.sub(r"[{}\\]", "", formula)

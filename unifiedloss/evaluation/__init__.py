@@ -18,7 +18,7 @@ from unifiedloss import registry
 from unifiedloss.errors import ShapeError, SpecValueError
 from unifiedloss.evaluation.blocks import Progress, sums_over
 from unifiedloss.evaluation.groups import Groups, Key
-from unifiedloss.evaluation.sums import Sums
+from unifiedloss.evaluation.sums import Sums, sums_of
 from unifiedloss.exact import pieces
 from unifiedloss.inputs import Signature
 from unifiedloss.notebook import Shown
@@ -82,7 +82,8 @@ class Evaluation(Shown):
         """
         if not self.groups:
             return None
-        return math.fsum(each.loss for each in self.groups.values()) / len(self.groups)
+        with np.errstate(all="ignore"):
+            return float(np.mean([each.loss for each in self.groups.values()]))
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -136,13 +137,15 @@ def evaluate(
             from unifiedloss.evaluation.cluster import sums_on
 
             found = sums_on(cluster, spec, source, rows, progress)
+        whole = Sums()
+        if isinstance(found, Groups) and not len(found):
+            whole = sums_of(spec, source.read(0, 0).arrays, 0)  # there are no rows
         source.check_unchanged()
         arrays = {name: source.signature(name) for name in source.columns}
     groups = None
     if isinstance(found, Groups):
         summaries = {key: _summary(spec, sums) for key, sums in found}
         groups = dict(sorted(summaries.items()))
-        whole = Sums()
         for _, sums in found:
             whole += sums
         found = whole

@@ -68,7 +68,8 @@ class Groups:
             if n not in self._entries:
                 self._entries[n] = np.zeros(len(self._counts), self._dtype)
             # Slices, because NumPy warns where a scalar wraps, and the check number does.
-            self._entries[n][place : place + 1] += sums.totals[n : n + 1]
+            with np.errstate(all="ignore"):  # inf - inf is NaN
+                self._entries[n][place : place + 1] += sums.totals[n : n + 1]
 
     def merge(self, other: Groups) -> None:
         """Add the sums of other rows."""

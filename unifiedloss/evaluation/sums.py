@@ -63,7 +63,8 @@ class Sums:
 
     def __add__(self, other: Sums) -> Sums:
         mine, theirs = self.totals, other.totals
-        both = mine if theirs is None else theirs if mine is None else mine + theirs
+        with np.errstate(all="ignore"):  # inf - inf is NaN
+            both = mine if theirs is None else theirs if mine is None else mine + theirs
         counts = Counts(*map(sum, zip(self.counts, other.counts, strict=True)))
         return Sums(both, counts, earlier(self.first, other.first))
 

@@ -57,10 +57,12 @@ def batch_of(a: Side, b: Side, x: Input, other: Input | None) -> Batch:
     if other is None:
         return _found(a, b, x, axes)
     said: list[str] = []
-    if axes is not None and axes[0] != axes[1]:
+    # The same tensor given twice is one layout, also where its axes are equally long.
+    twice = np.array_equal(other.predictions, x.predictions, equal_nan=True)
+    if axes is not None and axes[0] != axes[1] and not twice:
         moved = _moved(other, axes[1], axes[0])
         if moved.predictions.shape == x.predictions.shape:
-            b, other = _in_layout_of(a, b), moved
+            b, other = _in_layout_of(a, b, x.predictions.ndim), moved
             said.append(
                 f"The class axis is {axes[0]} in the tensors of a, and {axes[1]} in those of b."
             )
@@ -84,16 +86,20 @@ def batch_of(a: Side, b: Side, x: Input, other: Input | None) -> Batch:
 
 def _axes(a: Side, b: Side, rank: int) -> tuple[int, int] | None:
     """The class axes of both losses, counted from the front; None if they are not known."""
-    found = [_axis(side) for side in (a, b)]
-    if rank < 3 or found[0] is None or found[1] is None:
+    found = [_axis(side, rank) for side in (a, b)]
+    if rank < 2 or found[0] is None or found[1] is None:
         return None
     return loss_axis(found[0], (1,) * rank) % rank, loss_axis(found[1], (1,) * rank) % rank
 
 
-def _axis(side: Side) -> int | None:
-    """The class axis of a loss as it says it; None if it has none, or says none."""
+def _axis(side: Side, rank: int) -> int | None:
+    """The class axis of a loss for tensors of this rank; None if it has none, or must name it."""
     spec = nearest(side)
-    return int(spec.axis) if isinstance(spec, Categorical) and spec.axis is not None else None
+    if not isinstance(spec, Categorical):
+        return None
+    if spec.axis is None:
+        return -1 if rank < 3 else None
+    return int(spec.axis)
 
 
 def _found(a: Side, b: Side, x: Input, axes: tuple[int, int] | None) -> Batch:
@@ -103,9 +109,13 @@ def _found(a: Side, b: Side, x: Input, axes: tuple[int, int] | None) -> Batch:
         return Batch(a, b, x)
     fits = [labels == shape[:axis] + shape[axis + 1 :] for axis in axes]
     if fits == [True, False]:
-        return Batch(a, _in_layout_of(a, b), x, None, (_sentence("b", axes[0], axes[1]),))
+        return Batch(
+            a, _in_layout_of(a, b, len(shape)), x, None, (_sentence("b", axes[0], axes[1]),)
+        )
     if fits == [False, True]:
-        return Batch(_in_layout_of(b, a), b, x, None, (_sentence("a", axes[1], axes[0]),))
+        return Batch(
+            _in_layout_of(b, a, len(shape)), b, x, None, (_sentence("a", axes[1], axes[0]),)
+        )
     return Batch(a, b, x)
 
 
@@ -113,9 +123,9 @@ def _sentence(letter: str, given: int, axis: int) -> str:
     return f"The class axis of the tensors is {given}; for {letter} it was moved to {axis}."
 
 
-def _in_layout_of(other: Side, side: Side) -> Side:
+def _in_layout_of(other: Side, side: Side, rank: int) -> Side:
     """A side for tensors whose class axis is that of another loss."""
-    given, axis = _axis(other), _axis(side)
+    given, axis = _axis(other, rank), _axis(side, rank)
     assert given is not None
     assert axis is not None
     spec = None if side.spec is None else side.spec.replace(axis=given)

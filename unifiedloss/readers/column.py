@@ -25,7 +25,10 @@ class Column(ABC):
         name: its name in the file, "" where the file holds one array alone.
         shape: its extents; rows run along the first axis.
         dtype: the dtype of what `read` gives.
+        unread: why the array cannot be read at all; None if it can.
     """
+
+    unread: str | None = None
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.name, self.shape, self.dtype = name, shape, dtype

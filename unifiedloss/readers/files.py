@@ -15,7 +15,7 @@ import numpy as np
 from unifiedloss.errors import FileError
 from unifiedloss.inputs import Signature
 from unifiedloss.readers import open_reader
-from unifiedloss.readers.column import Array, Column, Reader
+from unifiedloss.readers.column import Array, Column, Reader, damaged
 from unifiedloss.readers.memory import size
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import shortened, shortened_path
@@ -134,12 +134,13 @@ class Source:
         found = reader.columns.get(key or name)
         if found is None and (key is not None or name in REQUIRED or name in files.others):
             raise _no_array(reader, key or name, name)
-        return found
+        return _readable(found, reader)
 
     def _find_group(self, by: str) -> Column:
         main = self._reader(self.files.main)
         if by in main.columns:
             column = main.columns[by]
+            _readable(column, main)
         else:
             path = Path(by)
             if not path.exists():
@@ -294,6 +295,13 @@ def _rows(column: Column, start: int, stop: int) -> Array:
     if start == stop:
         return np.empty((0, *column.shape[1:]), column.dtype)
     return column.read(start, stop)
+
+
+def _readable(column: Column | None, reader: Reader) -> Column | None:
+    """Refuse an array of a type that is not read."""
+    if column is not None and column.unread is not None:
+        raise damaged(reader.path, column.name, column.unread)
+    return column
 
 
 def _no_array(reader: Reader, key: str, name: str) -> FileError:

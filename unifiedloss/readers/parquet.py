@@ -1,7 +1,7 @@
 """Files of Parquet, which Spark and the Hugging Face datasets write.
 
 A column of numbers is an array with one axis. A column of lists, all of one length, is an array
-with one axis more; the lists may be nested.
+with one axis more. Lists of a fixed size may be nested.
 """
 
 from __future__ import annotations
@@ -32,18 +32,14 @@ class ParquetReader(Reader):
             raise unreadable(path, error) from error
         except Exception as error:
             raise damaged(path, "", "is no .parquet file, or is damaged") from error
-        self.columns = {
-            field.name: column
-            for field in schema
-            if (column := _column(path, self._file, field, rows)) is not None
-        }
+        self.columns = {field.name: _column(path, self._file, field, rows) for field in schema}
 
     def close(self) -> None:
         self._file.close()
 
 
-def _column(path: Path, file: Any, field: Any, rows: int) -> Column | None:
-    """A column; None for one whose values no loss and no group is made of."""
+def _column(path: Path, file: Any, field: Any, rows: int) -> Column:
+    """A column, which may be of a type that is not read."""
     import pyarrow as pa
 
     kind, extents = field.type, []
@@ -54,6 +50,8 @@ def _column(path: Path, file: Any, field: Any, rows: int) -> Column | None:
     if not extents and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         lists = True
         kind = kind.value_type
+    if pa.types.is_dictionary(kind) and not extents and not lists:
+        kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         dtype = None if extents or lists else np.dtype(object)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
@@ -61,7 +59,9 @@ def _column(path: Path, file: Any, field: Any, rows: int) -> Column | None:
     else:
         dtype = None
     if dtype is None:
-        return None
+        unread = _ParquetColumn(path, file, field.name, (rows,), np.dtype(object))
+        unread.unread = f"has the type {field.type}, which is not read; cast it to numbers or text"
+        return unread
     made = _ParquetColumn(path, file, field.name, (rows, *extents), dtype)
     if lists and rows:
         made.shape = (rows, made.length_of_lists())
@@ -115,6 +115,8 @@ class _ParquetColumn(Column):
 
     def _values(self, column: Any) -> Array:
         """The values of a batch; refuse missing ones and lists of other lengths."""
+        if hasattr(column, "dictionary_decode"):
+            column = column.dictionary_decode()
         count = len(column)
         rest = self.shape[1:]
         for extent in rest:
