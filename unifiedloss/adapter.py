@@ -214,6 +214,10 @@ class Adapter(ABC):
         """The floating dtypes that this framework has here, under its current settings."""
         return tuple(FORMATS)
 
+    def computes_in(self, dtype: str) -> bool:
+        """Whether a spec may name this dtype, of those that the framework has."""
+        return dtype in self.dtypes()
+
     def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
         """Convert a NumPy array to a tensor of `dtype`, which may be bfloat16."""
         made = self.convert(np.asarray(x), None)
@@ -251,10 +255,7 @@ class Adapter(ABC):
         return _AS_IT_IS
 
     def keep_numpy(self, x: np.ndarray[Any, Any], reference: Array | None) -> Array:
-        """Convert a NumPy array that is an argument of a call.
-
-        Override it to return the array as it is if the framework's operations take NumPy arrays.
-        """
+        """Convert an argument that is a NumPy array; or keep it, if the operations take it."""
         return self.convert(x, reference)
 
     def compute(

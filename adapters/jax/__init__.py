@@ -57,6 +57,9 @@ class JaxAdapter(Adapter):
     ops: ClassVar[Any] = ops
     kernels: ClassVar[Any] = kernels
 
+    def computes_in(self, dtype: str) -> bool:
+        return dtype != "float64" or jax.config.jax_enable_x64  # type: ignore[attr-defined]
+
     def version(self) -> str:
         return jax.__version__
 
@@ -402,7 +405,7 @@ def read_in(dtype: str | None, predictions: Any) -> Any:
     """Predictions in the dtype that a spec asks to compute in, if x64 is off."""
     if dtype is None or jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         return predictions
-    if dtype == "float64":
+    if not ADAPTER.computes_in(dtype):
         msg = (
             "dtype='float64' asks for numbers that JAX computes with only where x64 is enabled; "
             "set jax.config.update('jax_enable_x64', True), or leave dtype out."

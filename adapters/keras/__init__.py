@@ -64,6 +64,9 @@ class KerasAdapter(Adapter):
     def dtypes(self) -> tuple[str, ...]:
         return BACKEND.dtypes()
 
+    def computes_in(self, dtype: str) -> bool:
+        return BACKEND.computes_in(dtype)
+
     def tensor(self, x: np.ndarray[Any, Any], dtype: str | None = None) -> Array:
         return BACKEND.tensor(x, dtype)
 

@@ -99,11 +99,8 @@ class Case:
         return {self.dtype, *(x.dtype.name for x in given if x is not None)} & FORMATS.keys()
 
     def is_wide(self) -> bool:
-        """Whether an array of the case is float64."""
-        given = (self.targets, self.sample_weight)
-        return self.dtype == "float64" or any(
-            x is not None and x.dtype.name == "float64" for x in given
-        )
+        """Whether an array of the case is float64, or the spec names that dtype."""
+        return "float64" in {*self.dtypes(), getattr(self.spec, "dtype", None)}
 
     def has_exact_mode(self) -> bool:
         """Whether exact mode supports the call: not if the spec names a dtype.

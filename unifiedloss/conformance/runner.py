@@ -366,7 +366,7 @@ def check(
             continue
         cases = []
         for case, reference in work.cases:
-            absent = sorted(case.dtypes() - dtypes)
+            absent = sorted(case.dtypes() - dtypes) or _not_named(adapter, case)
             if absent:
                 reason = f"no {absent[0]}"
                 row.not_held[reason] = row.not_held.get(reason, 0) + 1
@@ -475,6 +475,12 @@ def _counting(mode: Mode, row: Row) -> Mode:
         return mode.run(function, *tensors)
 
     return mode._replace(run=run)
+
+
+def _not_named(adapter: Adapter, case: Case | SoftmaxCase) -> list[str]:
+    """The dtype that a case names and that the framework has, but does not compute in."""
+    named = getattr(case.spec, "dtype", None) if isinstance(case, Case) else None
+    return [] if named is None or adapter.computes_in(named) else [f"calls in {named}"]
 
 
 def _is_left_out(
