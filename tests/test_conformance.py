@@ -236,7 +236,9 @@ def test_compiled_cases_share_programs(report: Report, strength: str) -> None:
             cut = len(cut_cases())
             assert row.total.cases - cut <= row.programs <= row.total.cases + fused + 2 * cut
         else:
-            assert 0 < row.programs < row.total.cases
+            # Of the few cases that Keras compiles in a mode, it may be that no two share one.
+            alone = row.backend.startswith("keras") and row.mode != "jit"
+            assert 0 < row.programs < row.total.cases + alone
 
 
 def _values(cases: list[Case]) -> dict[str, set[Any]]:

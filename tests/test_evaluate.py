@@ -338,6 +338,17 @@ def test_many_groups_are_not_all_printed(saved: Path) -> None:
     assert "10 groups more; --json FILE writes them all." in done.stdout
 
 
+INTERRUPTIBLE = """
+import signal
+
+# A shell that runs the tests in the background has their children ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from unifiedloss.cli import main
+
+main()
+"""
+
+
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_leaves_nothing(way: signal.Signals, tmp_path: Path) -> None:
     """A run that is ended writes no file, and the next one gives the loss."""
@@ -346,7 +357,7 @@ def test_a_killed_run_leaves_nothing(way: signal.Signals, tmp_path: Path) -> Non
     np.savez(tmp_path / "x.npz", **given)
     arguments = ["evaluate", spec.to_json(), "x.npz", "--json", "out.json"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "unifiedloss", *arguments, "--block", "1"],
+        [sys.executable, "-c", INTERRUPTIBLE, *arguments, "--block", "1"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -356,8 +367,9 @@ def test_a_killed_run_leaves_nothing(way: signal.Signals, tmp_path: Path) -> Non
     assert child.stderr.readline()  # it has begun
     time.sleep(0.2)
     child.send_signal(way)
-    assert child.wait(60) != 0
+    status = child.wait(60)
     child.stderr.close()
+    assert status != 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
     done = subprocess.run(
         [sys.executable, "-m", "unifiedloss", *arguments], cwd=tmp_path, check=True,
