@@ -15,7 +15,7 @@ import typer
 
 import unifiedloss
 from unifiedloss import compiled
-from unifiedloss.cli import compare, conform, evaluate, losses, why  # noqa: F401 - they add commands
+from unifiedloss.cli import compare, conform, evaluate, losses, why  # noqa: F401 - add commands
 from unifiedloss.compiled import threads
 from unifiedloss.errors import UnifiedLossError
 

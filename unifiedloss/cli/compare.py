@@ -138,13 +138,8 @@ def compare(
         chosen = chosen.replace(rounding=roundings[0])
         files = files_of(
             file,
-            {"targets": targets, "sample_weight": sample_weight, "mask": mask},
-            {
-                "predictions": predictions_key,
-                "targets": targets_key,
-                "sample_weight": sample_weight_key,
-                "mask": mask_key,
-            },
+            (targets, sample_weight, mask),
+            (predictions_key, targets_key, sample_weight_key, mask_key),
         )
         with files.open() as source, err.status("running"):
             print_text(_size_of(source), console=err)

@@ -100,13 +100,8 @@ def evaluate(
 
     files = files_of(
         file,
-        {"targets": targets, "sample_weight": sample_weight, "mask": mask},
-        {
-            "predictions": predictions_key,
-            "targets": targets_key,
-            "sample_weight": sample_weight_key,
-            "mask": mask_key,
-        },
+        (targets, sample_weight, mask),
+        (predictions_key, targets_key, sample_weight_key, mask_key),
         by,
     )
     check_reports(html, markdown, json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,14 +45,26 @@ MaskKey = Annotated[
 
 
 def files_of(
-    file: Path, others: dict[str, Path | None], keys: dict[str, str | None], by: str | None = None
+    file: Path,
+    others: Sequence[Path | None] = (),
+    keys: Sequence[str | None] = (),
+    by: str | None = None,
 ) -> Files:
-    """The files of a command, from its options; None for those that are not given."""
-    from unifiedloss.readers.files import Files
+    """The files of a command, from its options; None for those that are not given.
 
+    Args:
+        file: the main file.
+        others: the files of targets, sample weights and mask, or the first of these.
+        keys: the names of predictions, targets, sample weights and mask, or the first of these.
+        by: the groups.
+    """
+    from unifiedloss.readers.files import ARGUMENTS, Files
+
+    paths = dict(zip(ARGUMENTS[1:], others, strict=False))
+    names = dict(zip(ARGUMENTS, keys, strict=False))
     return Files(
         file,
-        {name: path for name, path in others.items() if path is not None},
-        {name: key for name, key in keys.items() if key is not None},
+        {name: path for name, path in paths.items() if path is not None},
+        {name: key for name, key in names.items() if key is not None},
         by,
     )

@@ -60,13 +60,13 @@ def why(
 
     The exit status is 1 if they differ by more than rounding.
     """
-    keys = {"predictions": predictions_key, "targets": targets_key}
+    keys = (predictions_key, targets_key)
     check_reports(html, markdown, json)
     try:
-        given = _arrays(files_of(file, {"targets": targets}, keys), rows)
+        given = _arrays(files_of(file, (targets,), keys), rows)
         second: dict[str, Any] = {}
         if file_b is not None or targets_b is not None:
-            second = _arrays(files_of(file_b or file, {"targets": targets_b}, keys), rows)
+            second = _arrays(files_of(file_b or file, (targets_b,), keys), rows)
         with err.status("running"):
             report = unifiedloss.port_report(
                 loss_text(a),

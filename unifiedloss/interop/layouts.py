@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.errors import ShapeError
 from unifiedloss.interop.diff import nearest
-from unifiedloss.interop.sides import Input, Moved, Side, number
+from unifiedloss.interop.sides import Input, Moved, Side, number, with_axis_moved
 from unifiedloss.shapes import loss_axis
 from unifiedloss.spec import Categorical
 
@@ -60,7 +60,7 @@ def batch_of(a: Side, b: Side, x: Input, other: Input | None) -> Batch:
     # The same tensor given twice is one layout, also where its axes are equally long.
     twice = np.array_equal(other.predictions, x.predictions, equal_nan=True)
     if axes is not None and axes[0] != axes[1] and not twice:
-        moved = _moved(other, axes[1], axes[0])
+        moved = with_axis_moved(other, axes[1], axes[0])
         if moved.predictions.shape == x.predictions.shape:
             b, other = _in_layout_of(a, b, x.predictions.ndim), moved
             said.append(
@@ -130,16 +130,6 @@ def _in_layout_of(other: Side, side: Side, rank: int) -> Side:
     assert axis is not None
     spec = None if side.spec is None else side.spec.replace(axis=given)
     return replace(side, spec=spec, moved=Moved(side, given, axis), _cache={})
-
-
-def _moved(x: Input, source: int, target: int) -> Input:
-    dense = x.targets.shape == x.predictions.shape
-    return replace(
-        x,
-        predictions=np.moveaxis(x.predictions, source, target),
-        targets=np.moveaxis(x.targets, source, target) if dense else x.targets,
-        own=(None, None, None),
-    )
 
 
 def _same_targets(x: Input, other: Input, axis: int | None) -> tuple[Input, Input, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from unifiedloss.interop.diff import by_use, nearest, rules
 from unifiedloss.interop.distance import Gap, coarsest, gap_of, rounding_limit
 from unifiedloss.interop.kinds import two_kinds
 from unifiedloss.interop.layouts import batch_of
+from unifiedloss.interop.report_text import capitalized, first_of, percents, result, written
 from unifiedloss.interop.sentences import sentence
 from unifiedloss.interop.sides import (
     Array,
@@ -136,6 +136,12 @@ class PortReport(Shown):
         return tuple(attempt.rule for attempt in self.attempts if attempt.gap.closed)
 
     @property
+    def seen(self) -> tuple[Attempt, ...]:
+        """The attempts with rules that the tensors see, or that close the gap with others."""
+        chosen = {*self.rules, *self.together}
+        return tuple(each for each in self.attempts if each.seen or each.rule in chosen)
+
+    @property
     def same(self) -> bool:
         """Whether the losses differ by rounding at most, also each on its own tensors."""
         return self.gap.closed and (self.gap_own is None or self.gap_own.closed)
@@ -164,17 +170,17 @@ class PortReport(Shown):
             ("a", self.a, self.value_a, self.error_a, self.ran_a),
             ("b", self.b, self.value_b, self.error_b, self.ran_b),
         ):
-            lines += [f"{letter}: {name}", f"   gives {_result(value, error, ran)}"]
+            lines += [f"{letter}: {name}", f"   gives {result(value, error, ran)}"]
         reasons = (self.reason_a, self.reason_b)
         for letter, reason in zip("ab", reasons, strict=True):
             if reason is not None:
                 lines.append(f"{letter} itself was not run: {reason}")
-        lines += [said for said in self._on_tensors() if said not in self.hints]
+        lines += self._on_tensors()
         if self.gap.closed:
             if self.unseen:
-                lines.append(f"Not seen by these tensors: {_first_of(by_use(self.unseen))}.")
+                lines.append(f"Not seen by these tensors: {first_of(by_use(self.unseen))}.")
             return "\n".join(lines)
-        lines.append(f"{_capitalized(str(self.gap))}{_percents(self.value_a, self.value_b)}.")
+        lines.append(f"{capitalized(str(self.gap))}{percents(self.value_a, self.value_b)}.")
         if self.divisors is not None and self.divisors[0] != self.divisors[1]:
             first, second = map(number, self.divisors)
             lines.append(f"On this batch a divides by {first}, and b by {second}.")
@@ -183,15 +189,14 @@ class PortReport(Shown):
             lines.append(
                 f"The first position that differs: {list(self.row)}, {first} and {second}."
             )
-        chosen = {*self.rules, *self.together}
-        seen = [each for each in self.attempts if each.seen or each.rule in chosen]
+        seen = self.seen
         for attempt in sorted(seen, key=lambda each: not each.gap.closed):
             lines += ["", *self._attempt(attempt)]
         if self.remedy is not None:
             lines += ["", self.remedy]
         unseen = [each.rule for each in self.attempts if each not in seen]
         if unseen:
-            lines += ["", f"Not seen by these tensors: {_first_of(by_use(unseen))}."]
+            lines += ["", f"Not seen by these tensors: {first_of(by_use(unseen))}."]
         if self.untried is not None:
             lines += ["", self.untried]
         return "\n".join(lines)
@@ -212,28 +217,28 @@ class PortReport(Shown):
         """What is said about the tensors before the losses are compared."""
         lines = [*self.layout]
         if self.gap_own is not None:
-            own = "an error" if self.value_b_own is None else _written(self.value_b_own)
+            own = "an error" if self.value_b_own is None else written(self.value_b_own)
             lines.append(
                 f"With its own tensors b gives {own}: {self.gap_own}. The rest is on those of a, "
                 "which show what the losses alone do."
             )
         reasons = (self.reason_a, self.reason_b)
         lines += [setting for setting in self.settings if setting not in reasons]
-        return [*lines, *self.converted, *self.hints]
+        return [*lines, *self.converted]
 
     def __str__(self) -> str:
         lines = [
             f"a: {self.a}",
             f"b: {self.b}",
             "",
-            f"a gives {_result(self.value_a, self.error_a, self.ran_a)}",
-            f"b gives {_result(self.value_b, self.error_b, self.ran_b)}",
+            f"a gives {result(self.value_a, self.error_a, self.ran_a)}",
+            f"b gives {result(self.value_b, self.error_b, self.ran_b)}",
         ]
         reasons = (self.reason_a, self.reason_b)
         for letter, reason in zip("ab", reasons, strict=True):
             if reason is not None:
                 lines.append(f"{letter} itself was not run: {reason}")
-        lines += self._on_tensors()
+        lines += [*self._on_tensors(), *self.hints]
         if self.value_a is None and self.value_b is None:
             return "\n".join([*lines, "Both are errors: there are no numbers to compare."])
         if self.widened:
@@ -241,7 +246,7 @@ class PortReport(Shown):
                 "In the half type of the predictions only rounding is left; "
                 "what follows is of their specs in float32."
             )
-        lines.append(f"{_capitalized(str(self.gap))}.")
+        lines.append(f"{capitalized(str(self.gap))}.")
         if self.gap.closed and not self.unseen:
             return "\n".join([*lines, "Only rounding is left."])
         if self.gap.closed:
@@ -268,24 +273,6 @@ class PortReport(Shown):
         elif not self.rules:
             lines.append("No rule closes the gap, and all of them together do not.")
         return "\n".join(lines)
-
-
-def _capitalized(gap: str) -> str:
-    return f"The {gap}" if gap.startswith("value") else f"{gap[0].upper()}{gap[1:]}"
-
-
-def _result(value: Array | None, error: str | None, ran: str) -> str:
-    text = str(error) if value is None else _written(value)
-    return f"{text} (its spec does)" if ran == "instead" else text
-
-
-def _written(value: Array) -> str:
-    if value.size == 1:
-        return f"{number(value.item())} in {value.dtype}"
-    if not value.size:
-        return "nothing"
-    low, high = number(value.min()), number(value.max())
-    return f"{value.dtype} of shape {value.shape}, from {low} to {high}"
 
 
 def port_report(
@@ -402,26 +389,6 @@ def port_report(
         remedy=None if gap.closed else remedy_of(one, other, attempts, together),
         tensors=tensors_of(batch, of_a, of_b),
     )
-
-
-def _first_of(rules: Sequence[str]) -> str:
-    """The first rules of a list, and how many more there are."""
-    more = len(rules) - _NAMED
-    first = ", ".join(rules[:_NAMED])
-    return first if more <= 0 else f"{first}, and {more} more (--all names them)"
-
-
-_NAMED = 4
-
-
-def _percents(a: Array | None, b: Array | None) -> str:
-    """How far two losses are apart, relative to the first."""
-    if a is None or b is None or a.size != 1 or b.size != 1:
-        return ""
-    p, q = float(a.item()), float(b.item())
-    if not (np.isfinite(p) and np.isfinite(q) and p) or p == q:
-        return ""
-    return f"; that of b is {100 * abs(q - p) / abs(p):.3g} % {'above' if q > p else 'below'} a's"
 
 
 def _divisors(a: Side, b: Side, x: Input) -> tuple[float, float] | None:

@@ -191,18 +191,19 @@ class Moved:
 
     def outcome(self, x: Input) -> Outcome:
         """Move the class axis of the tensors, run the loss, and move that of the gradient back."""
-        found = self.side.outcome(self._input(x))
+        found = self.side.outcome(with_axis_moved(x, self.given, self.axis))
         gradient = found.gradient
         if gradient is not None:
             gradient = _with_axis_moved(gradient, self.axis, self.given)
         return replace(found, gradient=gradient)
 
-    def _input(self, x: Input) -> Input:
-        axes = self.given, self.axis
-        dense = x.targets.shape == x.predictions.shape
-        targets = _with_axis_moved(x.targets, *axes) if dense else x.targets
-        predictions = _with_axis_moved(x.predictions, *axes)
-        return replace(x, predictions=predictions, targets=targets, own=(None, None, x.own[2]))
+
+def with_axis_moved(x: Input, source: int, target: int) -> Input:
+    """An input with its class axis elsewhere, that of dense targets too."""
+    dense = x.targets.shape == x.predictions.shape
+    targets = _with_axis_moved(x.targets, source, target) if dense else x.targets
+    predictions = _with_axis_moved(x.predictions, source, target)
+    return replace(x, predictions=predictions, targets=targets, own=(None, None, x.own[2]))
 
 
 def _with_axis_moved(x: Array, source: int, target: int) -> Array:

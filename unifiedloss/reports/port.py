@@ -193,9 +193,7 @@ def _attempts(report: PortReport) -> list[Content]:
 
 def _shown(report: PortReport) -> list[Attempt]:
     """The attempts with rules that the tensors see, those first that close the gap."""
-    chosen = {*report.rules, *report.together}
-    seen = [each for each in report.attempts if each.seen or each.rule in chosen]
-    return sorted(seen, key=lambda each: (not each.gap.closed, each.gap.value))
+    return sorted(report.seen, key=lambda each: (not each.gap.closed, each.gap.value))
 
 
 def _table(shown: list[Attempt]) -> Table:
