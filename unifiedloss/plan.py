@@ -7,7 +7,8 @@ without reading a value is checked here and in `unifiedloss.shapes`, and nowhere
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from unifiedloss import shapes
@@ -28,6 +29,7 @@ __all__ = [
     "check_predictions_dtype",
     "check_upstream",
     "class_axis",
+    "natively",
     "resolve",
     "resolve_divisor",
 ]
@@ -407,6 +409,15 @@ def resolve(
             and spec.has_fused_kernel(kind, predictions.dtype, targets.dtype)
         ),
     )
+
+
+@lru_cache(4096)
+def natively(plan: Plan) -> Plan:
+    """The plan of the same call with ``rounding="native"``.
+
+    Exact mode takes from it every derivative but the first one to the predictions.
+    """
+    return replace(plan, spec=plan.spec.replace(rounding="native"))
 
 
 UNKNOWN_CLASSES = 1 << 31
