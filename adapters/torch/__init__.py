@@ -30,6 +30,9 @@ _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 # The innermost torch.func transform now, or None. No public function returns it.
 _transform = _functorch.peek_interpreter_stack
+_NONE = type(None)
+"""For `isinstance`, because torch.compile traces the result of `_transform` as an object, whose
+class it knows, and which it does not find to be None."""
 
 # How many dispatch modes are active, such as make_fx's. No public function returns it.
 _modes = torch._C._len_torch_dispatch_stack
@@ -455,7 +458,7 @@ def _mode() -> str:
         return "eager"
     if torch.compiler.is_exporting():
         return "export"
-    return "compiled" if _transform() is None else "transform"
+    return "compiled" if isinstance(_transform(), _NONE) else "transform"
 
 
 def _is_proxied() -> bool:
