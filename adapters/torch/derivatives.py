@@ -25,6 +25,7 @@ from unifiedloss.adapters.torch.operators import (
     known_text,
     plan_of,
 )
+from unifiedloss.errors import BadValueError, EmptyMeanError
 from unifiedloss.plan import Plan, natively
 from unifiedloss.spec import Loss as Spec
 
@@ -44,12 +45,14 @@ def _native_loss(plan: Plan, tensors: _Tensors) -> Tensor:
     *given, divisor = tensors
     adapter: Any = registry.adapter("torch")
     native = natively(plan)
-    if divisor is None:
-        return adapter.compute(native, *given, checked=False)  # type: ignore[no-any-return]
-    d = totals.Divisor(None, _number(divisor))
-    given = totals.unlinked_if_empty(adapter, d, tuple(given))
-    total = adapter.compute(native, *given, checked=False)
-    return totals.quotient(adapter, plan.spec, total, d)  # type: ignore[no-any-return]
+    d = None if divisor is None else totals.Divisor(None, _number(divisor))
+    if d is not None:
+        given = totals.unlinked_if_empty(adapter, d, tuple(given))
+    try:
+        loss: Tensor = adapter.loss(native.spec, *given)
+    except (BadValueError, EmptyMeanError):  # exact mode could not read the values, and gave NaN
+        loss = adapter.compute(native, *given, checked=False)
+    return loss if d is None else totals.quotient(adapter, plan.spec, loss, d)
 
 
 def _number(divisor: Tensor) -> Tensor:
@@ -65,8 +68,38 @@ def _number(divisor: Tensor) -> Tensor:
 
 def _native_gradient(plan: Plan, upstream: Tensor, tensors: _Tensors) -> Tensor:
     """The native gradient to the predictions."""
-    value, pull = torch.func.vjp(lambda p: _native_loss(plan, (p, *tensors[1:])), tensors[0])
-    return pull(upstream.to(value.dtype))[0]  # type: ignore[no-any-return]
+    value, pull = _vjp(lambda p: _native_loss(plan, (p, *tensors[1:])), tensors[0])
+    return pull(upstream.to(value.dtype))[0]
+
+
+def _vjp(
+    function: Callable[..., Tensor], *primals: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """torch.func.vjp, of which the result is differentiable again where autograd records now.
+
+    Outside of transforms it costs a fifth of torch.func's.
+    """
+    if transform() is not None or forward_ad._current_level >= 0:
+        value, pull, *_ = torch.func.vjp(function, *primals)
+        return value, pull
+    with torch.enable_grad():
+        # Views, because one primal may have been computed from another.
+        leaves = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in primals]
+        value = function(*leaves)
+
+    def pull_back(upstream: Tensor) -> tuple[Tensor, ...]:
+        if not value.requires_grad:  # an empty mean is a constant
+            return tuple(torch.zeros_like(x) for x in primals)
+        return torch.autograd.grad(
+            value,
+            leaves,
+            upstream,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+    return value, pull_back
 
 
 def _of_some(
@@ -89,7 +122,7 @@ def _pulled(
     """The gradients to the arguments that are wanted; None for the others."""
     places = [i for i, want in enumerate(wanted) if want]
     some = _of_some(function, arguments, places)
-    value, pull = torch.func.vjp(some, *(arguments[i] for i in places))
+    value, pull = _vjp(some, *(arguments[i] for i in places))
     found: list[Companion] = [None] * len(arguments)
     for place, x in zip(places, pull(upstream.to(value.dtype)), strict=True):
         found[place] = x
@@ -119,40 +152,64 @@ def _pushed(
 
 
 def _gradients(
-    needs: Sequence[bool], spec: Spec | str, upstream: Tensor, ahead: Tensor, tensors: _Tensors
+    ctx: Any, spec: Spec | str, upstream: Tensor, ahead: Tensor, tensors: _Tensors
 ) -> tuple[Companion, ...]:
     """The gradients to predictions, targets and sample weights that are needed."""
+    needs = ctx.needs_input_grad[:3]
     slope = None
     if needs[0]:
-        slope = ahead
-        if not _is_reusable(ahead, upstream) or upstream.item() != 1:
-            text = spec if isinstance(spec, str) else known_text(spec)
-            slope = gradient(upstream, ahead, *tensors[:4], text, tensors[4])
-    if not (needs[1] or needs[2]):
+        answered = _is_answer(ctx, ahead, upstream)
+        slope = ahead if answered else _slope(ctx, spec, upstream, ahead, tensors)
+    if not any(needs[1:]):
         return slope, None, None
-    text = spec if isinstance(spec, str) else known_text(spec)
-    plan = plan_of(text, *tensors[:4])
+    plan = plan_of(_text(spec), *tensors[:4])
     found = _pulled(
         lambda *given: _native_loss(plan, (*given, *tensors[3:])),
         tensors[:3],
-        (False, *needs[1:3]),
+        (False, *needs[1:]),
         upstream,
     )
     return slope, *found[1:]
 
 
-def _is_reusable(ahead: Tensor, upstream: Tensor) -> bool:
-    """Whether the gradient computed ahead may be returned without a copy if the upstream one is 1.
+def _slope(
+    ctx: Any, spec: Spec | str, upstream: Tensor, ahead: Tensor, tensors: _Tensors
+) -> Tensor:
+    """The gradient to the predictions, where `_is_answer` has not found it."""
+    args = (*tensors[:4], _text(spec), tensors[4])
+    if ctx.given:
+        return gradient(upstream, ahead.new_empty(0), *args)
+    recorded = torch.is_grad_enabled() and ahead.numel() > 0
+    if recorded and _is_readable(upstream) and upstream.item() == 1:
+        # Without a copy the first time, because a second time is unlikely.
+        ctx.given = True
+        return _Given.apply(upstream, ahead, *args)  # type: ignore[no-any-return]
+    return gradient(upstream, ahead, *args)
 
-    It may not if another backward pass may use it again, if its own derivative may be asked for, or
-    if the upstream gradient cannot be read.
+
+def _text(spec: Spec | str) -> str:
+    return spec if isinstance(spec, str) else known_text(spec)
+
+
+def _is_answer(ctx: Any, ahead: Tensor, upstream: Tensor) -> bool:
+    """Whether the gradient computed ahead may be returned without a copy.
+
+    It may not if another backward pass may use it again, or if its own derivative may be asked for.
     """
     return (
         ahead.numel() > 0
         and not torch.is_grad_enabled()
         # No public function says whether the graph is retained.
         and not _C._autograd._get_current_graph_task_keep_graph()
-        and type(upstream) is Tensor
+        and _is_readable(upstream)
+        and upstream.item() == 1
+        and not ctx.given
+    )
+
+
+def _is_readable(upstream: Tensor) -> bool:
+    return (
+        type(upstream) is Tensor
         and not upstream.is_meta
         # autograd.grad(is_grads_batched=True) brings such tensors.
         and not _C._functorch.is_legacy_batchedtensor(upstream)
@@ -189,6 +246,7 @@ class _Loss(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Keep the gradient that was computed ahead, and the tensors."""
         *tensors, ctx.spec, _, divisor = inputs
+        ctx.given = False
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1], *tensors, divisor)
@@ -199,7 +257,7 @@ class _Loss(Function):
         if upstreams[0] is None:
             return (None,) * 7
         ahead, *tensors = ctx.saved_tensors
-        found = _gradients(ctx.needs_input_grad, ctx.spec, upstreams[0], ahead, tuple(tensors))
+        found = _gradients(ctx, ctx.spec, upstreams[0], ahead, tuple(tensors))
         return *found, *(None,) * 4
 
     @staticmethod
@@ -269,6 +327,16 @@ class _Gradient(Function):
     vmap = staticmethod(_vmap_rule(lambda *args: _Gradient.apply(*args)))  # noqa: PLW0108
 
 
+class _Given(_Gradient):
+    """The gradient where the one computed ahead is it."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        # With a version of its own, so that changing it in place does not spoil what is saved.
+        given: Tensor = args[1].data
+        return given
+
+
 def _native_gradient_of(ctx: Any) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
     """The native gradient as a function of upstream, predictions, targets and sample weights."""
     saved = ctx.saved_tensors
@@ -303,7 +371,7 @@ class Eager(Function):
     ) -> Tensor:
         tensors = (predictions, targets, sample_weight, mask)
         value, gradient = computed(plan, None, tensors, divisor, gradient=ahead)
-        ctx.plan = plan
+        ctx.plan, ctx.given = plan, False
         ctx.set_materialize_grads(False)
         kept = predictions.new_empty(0) if gradient is None else gradient
         ctx.save_for_backward(kept, *tensors, divisor)
@@ -315,7 +383,7 @@ class Eager(Function):
         if upstream is None:
             return (None,) * 7
         ahead, *tensors = ctx.saved_tensors
-        found = _gradients(ctx.needs_input_grad, ctx.plan.spec, upstream, ahead, tuple(tensors))
+        found = _gradients(ctx, ctx.plan.spec, upstream, ahead, tuple(tensors))
         return *found, *(None,) * 4
 
 
@@ -328,7 +396,7 @@ class OfTwo(Function):
         if found is None:
             values.check(plan, predictions.numpy(), targets.numpy(), None, None)
             found = computed(plan, None, (predictions, targets, None, None), gradient=True)
-        ctx.plan = plan
+        ctx.plan, ctx.given = plan, False
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(found[1], predictions, targets)
         return found[0]
@@ -339,9 +407,9 @@ class OfTwo(Function):
         if upstream is None:
             return (None,) * 3
         ahead, predictions, targets = ctx.saved_tensors
-        if not _is_reusable(ahead, upstream) or upstream.item() != 1:
-            text = known_text(ctx.plan.spec)
-            ahead = gradient(upstream, ahead, predictions, targets, None, None, text, None)
+        if not _is_answer(ctx, ahead, upstream):
+            tensors = (predictions, targets, None, None, None)
+            ahead = _slope(ctx, ctx.plan.spec, upstream, ahead, tensors)
         return ahead, None, None
 
 
@@ -360,6 +428,9 @@ def loss(*args: Any) -> tuple[Tensor, Tensor]:
 
 def gradient(*args: Any) -> Tensor:
     """``unifiedloss::exact_gradient`` with its derivatives, under every transform."""
+    if not torch.is_grad_enabled() and transform() is None and forward_ad._current_level < 0:
+        with _C._AutoDispatchBelowAutograd():
+            return GRADIENT(*args)
     if not _is_nested_forward():
         return _Gradient.apply(*args)  # type: ignore[no-any-return]
     upstream, ahead, *tensors, text, divisor = args
