@@ -8,6 +8,7 @@ of the gradients. It is computed from the same tensors, and only where it is ask
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,15 +45,19 @@ def _native_loss(plan: Plan, tensors: _Tensors) -> Tensor:
     """The native loss of a call."""
     *given, divisor = tensors
     adapter: Any = registry.adapter("torch")
-    native = natively(plan)
     d = None if divisor is None else totals.Divisor(None, _number(divisor))
     if d is not None:
-        given = totals.unlinked_if_empty(adapter, d, tuple(given))
+        given = [*totals.unlinked_if_empty(adapter, d, tuple(given))]
     try:
-        loss: Tensor = adapter.loss(native.spec, *given)
+        loss: Tensor = adapter.loss(_native_spec(plan.spec), *given)
     except (BadValueError, EmptyMeanError):  # exact mode could not read the values, and gave NaN
-        loss = adapter.compute(native, *given, checked=False)
+        loss = adapter.compute(natively(plan), *given, checked=False)
     return loss if d is None else totals.quotient(adapter, plan.spec, loss, d)
+
+
+@lru_cache(1024)
+def _native_spec(spec: Spec) -> Spec:
+    return spec.replace(rounding="native")
 
 
 def _number(divisor: Tensor) -> Tensor:
@@ -139,13 +144,14 @@ def _pushed(
     """
     places = [i for i, x in enumerate(tangents) if x is not None]
     some = _of_some(function, arguments, places)
-    value, pull = torch.func.vjp(some, *(arguments[i] for i in places))
+    value, pull, *_ = torch.func.vjp(some, *(arguments[i] for i in places))
 
     def along(upstream: Tensor) -> Tensor:
         pairs = zip(pull(upstream), places, strict=True)
-        return sum((x * tangents[i]).sum() for x, i in pairs)  # type: ignore[return-value]
+        products = [(x * tangents[i]).sum() for x, i in pairs]
+        return torch.stack(products).sum()
 
-    return torch.func.grad(along)(torch.zeros_like(value))  # type: ignore[no-any-return]
+    return torch.func.grad(along)(torch.zeros_like(value))
 
 
 # --------------------------------------------------------------------------------------- the rules
@@ -183,7 +189,7 @@ def _slope(
     if recorded and _is_readable(upstream) and upstream.item() == 1:
         # Without a copy the first time, because a second time is unlikely.
         ctx.given = True
-        return _Given.apply(upstream, ahead, *args)  # type: ignore[no-any-return]
+        return _Given.apply(upstream, ahead, *args)
     return gradient(upstream, ahead, *args)
 
 
@@ -419,11 +425,11 @@ class OfTwo(Function):
 def loss(*args: Any) -> tuple[Tensor, Tensor]:
     """``unifiedloss::exact`` with its derivatives, under every transform."""
     if not _is_nested_forward():
-        return _Loss.apply(*args)  # type: ignore[no-any-return]
+        return _Loss.apply(*args)
     *tensors, text, ahead, divisor = args
     value, slope = _Loss.apply(*_detached(tensors), text, ahead, divisor)
     native = _native_loss(plan_of(text, *tensors), (*tensors, divisor))
-    return _with_derivatives_of(native, value), slope
+    return ops.with_derivatives_of(native, value), slope
 
 
 def gradient(*args: Any) -> Tensor:
@@ -432,11 +438,11 @@ def gradient(*args: Any) -> Tensor:
         with _C._AutoDispatchBelowAutograd():
             return GRADIENT(*args)
     if not _is_nested_forward():
-        return _Gradient.apply(*args)  # type: ignore[no-any-return]
+        return _Gradient.apply(*args)
     upstream, ahead, *tensors, text, divisor = args
     value = _Gradient.apply(*_detached((upstream, ahead, *tensors)), text, divisor)
     plan = plan_of(text, *tensors)
-    return _with_derivatives_of(_native_gradient(plan, upstream, (*tensors, divisor)), value)
+    return ops.with_derivatives_of(_native_gradient(plan, upstream, (*tensors, divisor)), value)
 
 
 def _is_nested_forward() -> bool:
@@ -451,14 +457,6 @@ def _is_nested_forward() -> bool:
 
 def _detached(tensors: Sequence[Any]) -> list[Any]:
     return [None if x is None else x.detach() for x in tensors]
-
-
-def _with_derivatives_of(native: Tensor, value: Tensor) -> Tensor:
-    """A value with all derivatives of the native one."""
-    y = native.clone()
-    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):  # noqa: FBT003 - its only way
-        y.copy_(value)
-    return y
 
 
 def _with_derivative(operator: Any, function: Callable[..., Any], count: int) -> Callable[..., Any]:
