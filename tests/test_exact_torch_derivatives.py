@@ -406,7 +406,7 @@ def test_compiled() -> None:
     def loss(z: Any, t: Any, w: Any) -> Any:
         return spec(z, t, sample_weight=w)
 
-    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
 
     def gradients(loss: Callable[..., Any]) -> tuple[Any, ...]:
         given = leaves(tensors)
