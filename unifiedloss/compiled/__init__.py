@@ -294,7 +294,7 @@ def second_tier(
     results: tuple[Array, Array, Array],
     factors: Array,
     divisor: Array,
-    constants: tuple[Array, Array],
+    constants: Array,
 ) -> tuple[Array, Array]:
     """Compute single results of a cross-entropy in pairs of float64; see `struct second`.
 
@@ -304,7 +304,7 @@ def second_tier(
             column of a loss is -1.
         factors: float64 (3, n); the results are multiplied by their product.
         divisor: float64 (3,), of the slopes: high part, low part and relative error.
-        constants: log(2) / 64 in three parts, and 2^(j / 64) in high and low parts (2, 64).
+        constants: float64, see pairs.h.
 
     Returns:
         The results, rounded to float32, and which of them are undecided.
@@ -317,7 +317,7 @@ def second_tier(
         predictions.shape[1],
         predictions.strides[0] // 4,
         n,
-        *map(_address, (*results, factors, divisor, *constants, rounded, left)),
+        *map(_address, (*results, factors, divisor, constants, rounded, left)),
     )
     return rounded, left
 

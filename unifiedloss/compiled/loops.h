@@ -38,11 +38,10 @@ struct second {
   int64_t classes, stride;
   int64_t n;
   const int64_t *rows, *labels;
-  const int64_t *columns; /* the class of a slope, or -1 for the loss */
-  const double *factors;  /* three numbers for each result, whose product multiplies it: 3 * n */
-  const double *divisor;  /* of the slopes: high part, low part, relative error */
-  const double *step;     /* log(2) / 64 in three parts; the first two have 32 bits */
-  const double *powers;   /* 2^(j / 64) for j from 0 to 63: 64 high parts, then 64 low parts */
+  const int64_t *columns;  /* the class of a slope, or -1 for the loss */
+  const double *factors;   /* three numbers for each result, whose product multiplies it: 3 * n */
+  const double *divisor;   /* of the slopes: high part, low part, relative error */
+  const double *constants; /* see pairs.h */
   float *results;
   uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };

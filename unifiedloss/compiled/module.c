@@ -171,7 +171,7 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 14)) return NULL;
+  if (!has(count, 13)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -185,8 +185,7 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   s.columns = address(&a);
   s.factors = address(&a);
   s.divisor = address(&a);
-  s.step = address(&a);
-  s.powers = address(&a);
+  s.constants = address(&a);
   s.results = address(&a);
   s.left = address(&a);
   if (PyErr_Occurred()) return NULL;

@@ -17,7 +17,7 @@ from unifiedloss import compiled, losses
 from unifiedloss.compiled import Left, Total, Work
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, limbs
-from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
+from unifiedloss.exact.balls import Ball, log_2_over, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
@@ -32,6 +32,9 @@ _FEW = 32
 """Elements that balls compute one by one. For more, full rows are quicker."""
 
 _UNIT = 2.0**-53
+
+_STEPS = 256
+"""STEPS in pairs.h."""
 
 _REACH = 2.0**150
 """A call as it is given has an upstream gradient and a pos_weight from 1 / _REACH to _REACH."""
@@ -200,7 +203,7 @@ def _second(found: Found, factors: _Factors) -> Found:
         (rows, work.targets[rows].astype(np.int64), columns),
         each,
         np.array(parts, np.float64),
-        _constants(),
+        constants(),
     )
     losses, of_slopes = ~left & is_loss, ~left & ~is_loss
     if work.slopes is not None:
@@ -216,9 +219,11 @@ def _at(x: Any, rows: Array) -> Any:
 
 
 @cache
-def _constants() -> tuple[Array, Array]:
-    """The numbers that the compiled second tier shares with the balls."""
-    return np.array(step_parts()), np.array(table_of_powers())
+def constants() -> Array:
+    """The numbers that the loops in pairs of float64 need; see pairs.h."""
+    step = log_2_over(_STEPS)
+    powers = np.transpose(table_of_powers(_STEPS)).ravel()
+    return np.array([*step_parts(_STEPS), step.high, step.low, *powers])
 
 
 def finish_elements(
