@@ -197,6 +197,48 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   Py_RETURN_NONE;
 }
 
+/* A loss of float64 predictions; see `struct wide`. */
+static PyObject *wide(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 23)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t threads = integer(&a), loss = integer(&a);
+  struct wide w = {0};
+  w.predictions = address(&a);
+  w.n = integer(&a);
+  w.classes = integer(&a);
+  w.stride = integer(&a);
+  w.targets = address(&a);
+  w.label_size = (int)integer(&a);
+  w.label_signed = (int)integer(&a);
+  w.todo = address(&a);
+  w.weight = address(&a);
+  w.own = address(&a);
+  w.upstreams = address(&a);
+  w.upstream = number(&a);
+  for (int i = 0; i < 3; i++) w.divisor[i] = number(&a);
+  w.parameter = number(&a);
+  w.constants = address(&a);
+  w.losses = address(&a);
+  w.slopes = address(&a);
+  w.left = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  if (loss < 0 || loss >= LOSSES || w.n < 0 || w.classes < 1 || w.classes > INT64_MAX / 64) {
+    PyErr_SetString(PyExc_ValueError, "the loss, rows or classes are out of range");
+    return NULL;
+  }
+  int64_t left;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  left = exact_wide(loops->wide[loss], &w, threads);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  if (left < 0) return PyErr_NoMemory();
+  return PyLong_FromLongLong((long long)left);
+}
+
 /* Memory that Python code names by its address, or by an object whose buffer it is. */
 struct memory {
   Py_buffer buffers[4];
@@ -457,6 +499,7 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(call),
                                 FAST(native),
                                 FAST(second_tier),
+                                FAST(wide),
                                 FAST(exact_sum),
                                 FAST(sum_of_losses),
                                 FAST(exponential),
