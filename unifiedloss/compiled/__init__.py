@@ -388,3 +388,8 @@ def run_native(*arguments: Any) -> tuple[int, float]:
 def run_wide(*arguments: Any) -> int:
     """Run a loop of float64 predictions; see `unifiedloss.compiled.wide`."""
     return _loops.wide(level_number(), *arguments)
+
+
+def sum_in_pairs(numbers: Array) -> tuple[float, float, float]:
+    """The sum of a contiguous float64 array: high part, low part, and a bound of its error."""
+    return _loops.sum_in_pairs(level_number(), address(numbers), numbers.size)

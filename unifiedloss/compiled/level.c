@@ -25,6 +25,7 @@ const struct loops LOOPS = {
     huber,
     second_tier,
     {wide_cross_entropy, wide_binary_cross_entropy, wide_squared_error, wide_huber_error},
+    sum_in_pairs,
     add_exactly,
     each_exp,
     each_log1p,

@@ -100,6 +100,7 @@ struct loops {
   loop_of_elements *binary_cross_entropy, *mean_squared_error, *huber;
   void (*second_tier)(const struct second *);
   wide_loop *wide[4]; /* in the order of enum loss */
+  void (*sum_in_pairs)(const double *, int64_t n, struct total *);
   void (*add_exactly)(const float *, int64_t n, struct exact_sum *);
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);

@@ -239,6 +239,25 @@ static PyObject *wide(PyObject *module, PyObject *const *given, Py_ssize_t count
   return PyLong_FromLongLong((long long)left);
 }
 
+/* The sum of float64 numbers as a pair, and a bound of its error. */
+static PyObject *sum_in_pairs(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 3)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const double *numbers = address(&a);
+  const int64_t n = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  struct total total;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  loops->sum_in_pairs(numbers, n, &total);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  return Py_BuildValue("ddd", total.high, total.low, total.error);
+}
+
 /* Memory that Python code names by its address, or by an object whose buffer it is. */
 struct memory {
   Py_buffer buffers[4];
@@ -500,6 +519,7 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(native),
                                 FAST(second_tier),
                                 FAST(wide),
+                                FAST(sum_in_pairs),
                                 FAST(exact_sum),
                                 FAST(sum_of_losses),
                                 FAST(exponential),

@@ -420,3 +420,29 @@ static int64_t wide_binary_cross_entropy(const struct wide *a) {
 static int64_t wide_squared_error(const struct wide *a) { return wide_elements(a, wide_squared); }
 
 static int64_t wide_huber_error(const struct wide *a) { return wide_elements(a, wide_huber); }
+
+/* The sum of float64 numbers as a pair. What an addition loses is below U of the magnitudes, and the
+   sum of what is lost passes through as many additions as a term: in a block, over the places of its
+   vectors, and over the blocks. */
+static void sum_in_pairs(const double *x, int64_t n, struct total *total) {
+  double high = 0, low = 0, size = 0;
+  for (int64_t b = 0; b < n; b += WIDE_CHUNK) {
+    const int64_t end = n - b < WIDE_CHUNK ? n : b + WIDE_CHUNK;
+    doubles highs[LANES] = {{0}}, lows[LANES] = {{0}}, sizes[LANES] = {{0}}, terms[LANES];
+    for (int64_t i = b; i < end; i += LANES * W) {
+    EACH terms[v] = i + (v + 1) * W <= end ? load_doubles(x + i + v * W)
+                                           : load_some(x + i + v * W, end - i - v * W, 0);
+    EACH lows[v] += two_sums(highs[v], terms[v], &highs[v]);
+    EACH sizes[v] += magnitude(terms[v]);
+    }
+    for (int v = 0; v < LANES; v++) {
+      for (int i = 0; i < W; i++) low += two_sum(high, highs[v][i], &high) + lows[v][i];
+      size += sum_of(sizes[v]);
+    }
+  }
+  const double additions = (double)(WIDE_CHUNK / (LANES * W) + LANES * W + 8) +
+                           (double)(n / WIDE_CHUNK + 1) * (LANES * W);
+  total->high = high;
+  total->low = low;
+  total->error = additions * U * (additions * U) * size * (1 + 0x1p-20);
+}
