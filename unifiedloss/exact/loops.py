@@ -292,15 +292,7 @@ def _ready(plan: Plan) -> Ready | None:
     name = plan.spec.name
     if plan.predictions_dtype != "float32" or plan.result_dtype != "float32":
         return None
-    if plan.spec.reduction == "none" or plan.scale != 1.0 or not has_part(name, "compiled"):
-        return None
-    if not plan.plain or plan.ignored_labels or plan.class_weights is not None:
-        return None
-    if plan.element_weights is not None or plan.average_last_axis or plan.oracle_only:
-        return None
-    if plan.shape is None or not plan.count or plan.classes == 0:
-        return None
-    if plan.axis is not None and plan.axis != len(plan.shape) - 1:
+    if not has_part(name, "compiled") or not is_plain(plan):
         return None
     targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
     module = losses.part(name, "compiled")
@@ -310,13 +302,26 @@ def _ready(plan: Plan) -> Ready | None:
     if read is None or read.dtype != targets:
         return None
     parameter = module.parameter(plan)
-    if parameter and not _is_in_reach(parameter):
+    if parameter and not is_in_reach(parameter):
         return None
     rows = (plan.count, plan.classes or 1)
     divisor = plan.count if plan.spec.reduction == "mean" else 1
     number = compiled.LOSSES.index(name)
     label = (targets.itemsize, targets.kind == "i")
     return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
+
+
+def is_plain(plan: Plan) -> bool:
+    """Whether a call has no more than predictions in rows, targets, and the number of its rows."""
+    if plan.spec.reduction == "none" or plan.scale != 1.0 or not plan.plain:
+        return False
+    if plan.ignored_labels or plan.class_weights is not None or plan.element_weights is not None:
+        return False
+    if plan.average_last_axis or plan.oracle_only:
+        return False
+    if plan.shape is None or not plan.count or plan.classes == 0:
+        return False
+    return plan.axis is None or plan.axis == len(plan.shape) - 1
 
 
 def integer(divisor: Divisor) -> int | None:
@@ -329,7 +334,8 @@ def integer(divisor: Divisor) -> int | None:
     return int(high) if known else None
 
 
-def _is_in_reach(x: float) -> bool:
+def is_in_reach(x: float) -> bool:
+    """Whether a call as it is given may have this upstream gradient or pos_weight."""
     return 1 / _REACH <= abs(x) <= _REACH
 
 
@@ -338,7 +344,7 @@ def upstream_of(upstream: Any) -> float | None:
     if upstream is None:
         return 1.0
     u = float(upstream)
-    if not _is_in_reach(u):
+    if not is_in_reach(u):
         return None
     if abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
         return None  # an integer that float64 does not hold
@@ -437,7 +443,7 @@ def small(
     if known is None or math.prod(known.rows) > _SMALL:
         return None
     u = 1.0 if upstream is None else upstream
-    if not _is_in_reach(u):
+    if not is_in_reach(u):
         return None
     value = np.empty((), np.float32)
     slopes = None if upstream is None else np.empty(predictions.shape, np.float32)

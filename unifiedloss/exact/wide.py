@@ -5,16 +5,23 @@ Without them, and where they leave a position undecided, balls compute the same 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from unifiedloss import compiled, losses
+from unifiedloss import compiled, host, losses
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.compiled import wide
+from unifiedloss.exact import counts, loops
+from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.loops import constants
+from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.scale import Scale
+from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.losses import has_part
 from unifiedloss.plan import Plan
 
@@ -26,7 +33,86 @@ def takes(plan: Plan) -> bool:
         return False
     known = plan.kind == "real" or (plan.kind in ("index", "binary") and plan.from_logits)
     one_weight = plan.pos_weight is None or isinstance(plan.pos_weight, float)
-    return known and one_weight and not plan.label_smoothing and compiled.is_available()
+    return known and one_weight and not plan.label_smoothing
+
+
+@lru_cache(4096)
+def _is_plain(plan: Plan) -> bool:
+    """Whether a loop computes a plan from its arrays, and NumPy has the dtype of its targets."""
+    if plan.result_dtype != "float64" or not takes(plan) or not loops.is_plain(plan):
+        return False
+    parameter = losses.part(plan.spec.name, "compiled").parameter(plan)
+    return not parameter or loops.is_in_reach(parameter)
+
+
+def at_once(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    upstream: Any,
+    out: Array | None,
+    threads: int | None,
+    some_rows: Callable[..., tuple[Array, Array | None]],
+    *,
+    gradient: bool,
+) -> tuple[Array, Array | None] | None:
+    """Compute a call without weights and masks by a loop.
+
+    The arguments are those of `unifiedloss.exact.evaluate`, and a function that computes the rows
+    that the loop leaves undecided.
+
+    Returns:
+        The loss and the gradient, or None if no loop computes this call.
+    """
+    if plan.predictions_dtype != "float64" or not compiled.is_available() or not _is_plain(plan):
+        return None
+    labels = plan.kind == "index"
+    of_targets = "iu" if labels else "f"
+    if targets.dtype.kind not in of_targets or not (labels or targets.itemsize == 8):
+        return None
+    for x in (predictions, targets):
+        if not (x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative):
+            return None
+    u = loops.upstream_of(upstream)
+    if u is None or "fast" in counts.skipped_tiers:
+        return None
+    slopes = None
+    if gradient:
+        slopes = aligned(predictions.shape, predictions.dtype) if out is None else out
+    assert plan.count is not None
+    n, width = plan.count, plan.classes or 1
+    count = n if plan.spec.reduction == "mean" else 1
+    rows, targets = predictions.reshape(n, width), targets.reshape(n)
+    of_rows = None if slopes is None else slopes.reshape(n, width)
+    terms, left = np.empty(n), np.zeros(n, bool)
+    found = wide.run(
+        plan.spec.name,
+        rows,
+        targets,
+        constants(),
+        losses=terms,
+        left=left,
+        slopes=of_rows,
+        upstream=u,
+        divisor=(float(count), 0.0, 0.0),
+        parameter=losses.part(plan.spec.name, "compiled").parameter(plan),
+        threads=threads or own_threads.number(),
+    )
+    divisor = (Ball(np.float64(count)), lambda: Fraction(count))
+    if found:
+        compute = partial(some_rows, gradient=gradient)
+        terms[left], some = host.run(compute, plan, rows[left], targets[left], divisor, u)
+        if of_rows is not None:
+            of_rows[left] = some
+        odd = terms[left & ~np.isfinite(terms)]
+        if len(odd):
+            return np.array(odd.sum()), slopes
+    return host.run(_mean, terms, *divisor), slopes
+
+
+def _mean(terms: Array, divisor: Ball, exactly: Callable[[], Fraction]) -> Array:
+    with np.errstate(all="ignore"):
+        return np.array(quotient(Sum(terms), divisor, exactly, "float64"))
 
 
 def carry_out(
@@ -44,7 +130,7 @@ def carry_out(
         The positions that are left undecided, or None if no loop computes this call.
     """
     plan = call.plan
-    if not takes(plan) or not call.rows.size:
+    if not takes(plan) or not call.rows.size or not compiled.is_available():
         return None
     labels = plan.kind == "index"
     left = np.zeros(len(call.rows), bool)
