@@ -318,7 +318,7 @@ def second_tier(
         predictions.shape[1],
         predictions.strides[0] // 4,
         n,
-        *map(_address, (*results, factors, divisor, constants, rounded, left)),
+        *map(address, (*results, factors, divisor, constants, rounded, left)),
     )
     return rounded, left
 

@@ -70,12 +70,12 @@ struct wide {
   const void *targets;          /* labels, or float64 numbers */
   int label_size, label_signed; /* as in `struct rows` */
   const uint8_t *todo;
-  const double *weight, *own;                /* factors of each result, or NULL for 1 */
+  const double *weight, *own; /* factors of each result, or NULL for 1 */
   const double *upstreams;
-  double upstream; /* of each slope, or one for all */
-  double divisor[3];                         /* of the slopes: high part, low part, relative error */
-  double parameter;                          /* delta or pos_weight, as in `struct elements` */
-  const double *constants;                   /* see pairs.h */
+  double upstream;         /* of each slope, or one for all */
+  double divisor[3];       /* of the slopes: high part, low part, relative error */
+  double parameter;        /* delta or pos_weight, as in `struct elements` */
+  const double *constants; /* see pairs.h */
   double *losses, *slopes; /* untouched where nothing is to do; no slopes where NULL */
   uint8_t *left;           /* zeros; receives 1 where something of a position is undecided */
   double *room;            /* `wide_room_of(classes)` numbers, for rows */

@@ -8,7 +8,7 @@
 #define ROWS 64    /* rows that exact mode computes in one thread at least */
 #define CHUNK 1024 /* elements, likewise */
 #define WIDE_ROWS 8
-#define SUMS 1024  /* partial sums of native mode */
+#define SUMS 1024 /* partial sums of native mode */
 
 /* Results of the parts of an exact loop. */
 struct parts {

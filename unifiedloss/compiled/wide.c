@@ -7,7 +7,7 @@
 #include "loops.h"
 #include "pairs.h"
 
-#define FAREST (-620.0) /* arguments from 0 to this one have exponentials that are pairs */
+#define FAREST (-620.0)  /* arguments from 0 to this one have exponentials that are pairs */
 #define DEEPEST (-860.0) /* the exponential of a smaller argument rounds to 0 under every factor */
 #define LARGEST_FACTOR 0x1p150
 #define LEAST_RESULT 0x1p-850 /* a smaller one may have lost its low part */
@@ -49,7 +49,8 @@ INLINE doubles at(const double *array, int64_t i, double otherwise) {
   return array ? load_doubles(array + i) : all(otherwise);
 }
 
-INLINE struct factor factor_of(const struct wide *a, doubles upstream, doubles weight, doubles own) {
+INLINE struct factor factor_of(const struct wide *a, doubles upstream, doubles weight,
+                               doubles own) {
   struct factor f;
   f.pair = times(times(exactly(upstream), weight), own);
   f.exact = is_power(upstream) & is_power(weight) & is_power(own);
@@ -113,7 +114,7 @@ INLINE void extremes(const double *z, int64_t k, double *largest, double *least)
 /* e^(z - m) of k numbers into `high` and `low`, which have room for a whole number of vectors, and
    their sum. `deep` where a number may be below FAREST. */
 INLINE struct row_sum wide_exponentials(const double *c, const double *z, int64_t k, double m,
-                                      int deep, double *high, double *low) {
+                                        int deep, double *high, double *low) {
   struct pairs sum = exactly(all(0));
   longs tops = {0}, gaps = {0};
   for (int64_t i = 0; i < k; i += W) {
@@ -292,8 +293,8 @@ INLINE struct wide_found wide_binary(const struct wide *a, doubles z, doubles t)
   struct pairs apart = times(choose_pair(positive, no, yes), size);
   struct pairs logs = product_of(both, tail);
   f.loss = plus(apart, logs);
-  f.loss_radius = both.high * (log_error(tail) + tail.high * (2 * EXP_ERROR)) +
-                  f.loss.high * 0x1p-100;
+  f.loss_radius =
+      both.high * (log_error(tail) + tail.high * (2 * EXP_ERROR)) + f.loss.high * 0x1p-100;
   struct pairs top = over(exactly(all(1)), plus(exactly(all(1)), e)), tip = product_of(e, top);
   struct pairs up = product_of(no, choose_pair(positive, top, tip));
   struct pairs down = product_of(yes, choose_pair(positive, tip, top));
@@ -334,9 +335,9 @@ INLINE int tied(const struct wide *a, wide_formula *formula, double p, double t,
 }
 
 /* Compute a chunk of whole vectors. Returns whether all are decided; `bad` says which are not. */
-INLINE int wide_chunk(const struct wide *a, wide_formula *formula, const double *p,
-                      const double *t, const double *weight, const double *upstream, int slopes,
-                      int64_t m, struct factor shared, double *losses, double *to, int64_t *bad) {
+INLINE int wide_chunk(const struct wide *a, wide_formula *formula, const double *p, const double *t,
+                      const double *weight, const double *upstream, int slopes, int64_t m,
+                      struct factor shared, double *losses, double *to, int64_t *bad) {
   longs any = {0};
   for (int64_t i = 0; i < m; i += W) {
     struct wide_found f = formula(a, load_doubles(p + i), load_doubles(t + i));
@@ -396,8 +397,8 @@ INLINE int64_t wide_elements(const struct wide *a, wide_formula *formula) {
       decided = wide_chunk(a, formula, from[0], from[1], NULL, NULL, 1, steps, shared, losses,
                            slopes, bad);
     else
-      decided = wide_chunk(a, formula, from[0], from[1], NULL, NULL, 0, steps, shared, losses,
-                           NULL, bad);
+      decided =
+          wide_chunk(a, formula, from[0], from[1], NULL, NULL, 0, steps, shared, losses, NULL, bad);
     for (int64_t i = 0; !decided && i < m; i++) {
       if (!bad[i] || (todo && !todo[i])) continue;
       if (slopes && tied(a, formula, from[0][i], from[1][i], slopes + i)) continue;
@@ -430,7 +431,7 @@ static void sum_in_pairs(const double *x, int64_t n, struct total *total) {
     const int64_t end = n - b < WIDE_CHUNK ? n : b + WIDE_CHUNK;
     doubles highs[LANES] = {{0}}, lows[LANES] = {{0}}, sizes[LANES] = {{0}}, terms[LANES];
     for (int64_t i = b; i < end; i += LANES * W) {
-    EACH terms[v] = i + (v + 1) * W <= end ? load_doubles(x + i + v * W)
+  EACH terms[v] = i + (v + 1) * W <= end ? load_doubles(x + i + v * W)
                                            : load_some(x + i + v * W, end - i - v * W, 0);
     EACH lows[v] += two_sums(highs[v], terms[v], &highs[v]);
     EACH sizes[v] += magnitude(terms[v]);

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from unifiedloss import compiled
 from unifiedloss.compiled import Array, address
 
@@ -48,7 +46,7 @@ def run(
     Returns:
         The number of undecided positions.
     """
-    one: Any = isinstance(upstream, float)
+    each, shared = (None, upstream) if isinstance(upstream, float) else (upstream, 1.0)
     return compiled.run_wide(
         threads,
         compiled.LOSSES.index(loss),
@@ -61,8 +59,8 @@ def run(
         address(todo),
         address(weight),
         address(own),
-        0 if one else address(upstream),
-        upstream if one else 1.0,
+        address(each),
+        shared,
         *divisor,
         parameter,
         address(constants),

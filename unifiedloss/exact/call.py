@@ -395,6 +395,16 @@ class HostCall:
         return round_value(slope, FORMATS[self.plan.predictions_dtype])
 
 
+def call_of_rows(plan: Plan, rows: Array, targets: Array, divisor: Divisor) -> HostCall:
+    """Some rows of a call as a call of their own."""
+    # The plan knows the class axis by its number, so keep the rank.
+    between = (1,) * (0 if plan.axis is None else plan.axis - 1)
+    width = () if plan.axis is None else rows.shape[1:]
+    rows = rows.reshape(len(rows), *between, *width)
+    targets = targets.reshape(len(rows), *between)
+    return HostCall(plan, rows, targets, None, None, divisor=divisor)
+
+
 def plain(x: Array) -> Array:
     """Convert an array to a native NumPy dtype and byte order."""
     if x.dtype.kind not in "fiub":  # bfloat16 of ml_dtypes

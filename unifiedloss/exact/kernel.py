@@ -27,7 +27,7 @@ from unifiedloss.compiled import threads as own_threads
 from unifiedloss.errors import BadValueError, UnsupportedError
 from unifiedloss.exact import counts, fast, limbs, loops, wide
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Array, Bools, HostCall, known_divisor, plain
+from unifiedloss.exact.call import Array, Bools, HostCall, call_of_rows, known_divisor, plain
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
@@ -400,7 +400,7 @@ def _finished(
     if not len(chosen):
         return found.total
     divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
-    call = _call_of(plan, predictions[chosen], targets[chosen], divisor)
+    call = call_of_rows(plan, predictions[chosen], targets[chosen], divisor)
     losses = np.zeros(len(chosen), np.float32)
     some = None if slopes is None else slopes[chosen]
     scale = None if some is None else _scale(call, upstream, divisor)
@@ -416,22 +416,12 @@ def _finished(
     return found.total.plus(losses[missing[chosen]].tolist())
 
 
-def _call_of(plan: Plan, rows: Array, targets: Array, divisor: Any) -> HostCall:
-    """Some rows of a call as a call of their own."""
-    # The plan knows the class axis by its number, so keep the rank.
-    between = (1,) * (0 if plan.axis is None else plan.axis - 1)
-    width = () if plan.axis is None else rows.shape[1:]
-    rows = rows.reshape(len(rows), *between, *width)
-    targets = targets.reshape(len(rows), *between)
-    return HostCall(plan, rows, targets, None, None, divisor=divisor)
-
-
 def _some_rows(
     plan: Plan, rows: Array, targets: Array, divisor: Any, upstream: Any, *, gradient: bool
 ) -> tuple[Array, Array | None]:
     """Compute some rows of a call: their losses, and their rows of the gradient."""
     with np.errstate(all="ignore"):
-        call = _call_of(plan, rows, targets, divisor)
+        call = call_of_rows(plan, rows, targets, divisor)
         return _carry_out_some(call, np.arange(len(rows)), upstream, gradient=gradient)
 
 

@@ -304,6 +304,7 @@ def _ready(plan: Plan) -> Ready | None:
     parameter = module.parameter(plan)
     if parameter and not is_in_reach(parameter):
         return None
+    assert plan.count is not None
     rows = (plan.count, plan.classes or 1)
     divisor = plan.count if plan.spec.reduction == "mean" else 1
     number = compiled.LOSSES.index(name)
