@@ -29,5 +29,6 @@ const struct loops LOOPS = {
     add_exactly,
     each_exp,
     each_log1p,
+    of_pairs,
     {native_cross_entropy, native_binary, native_squared, native_huber},
 };

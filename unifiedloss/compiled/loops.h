@@ -105,6 +105,7 @@ struct loops {
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);
   void (*log1p)(double *x, int64_t n);
+  void (*of_pairs)(const double *constants, double *high, double *low, int64_t n, int logarithm);
   struct native_loops native;
 };
 

@@ -414,6 +414,23 @@ static PyObject *logarithm(PyObject *module, PyObject *const *given, Py_ssize_t 
   return apply(given, count, 1);
 }
 
+/* e^x or log(1 + x) of pairs, in place. */
+static PyObject *of_pairs(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 6)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const double *constants = address(&a);
+  double *high = address(&a), *low = address(&a);
+  const int64_t n = integer(&a), logarithm = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  unsigned before = keep_subnormals();
+  loops->of_pairs(constants, high, low, n, logarithm != 0);
+  restore(before);
+  Py_RETURN_NONE;
+}
+
 /* The memory of an argument, which an array lends, or NULL for None. */
 static void *lent(PyObject *array, Py_buffer *buffer, int to_write) {
   if (array == Py_None) return NULL;
@@ -519,6 +536,7 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(native),
                                 FAST(second_tier),
                                 FAST(wide),
+                                FAST(of_pairs),
                                 FAST(sum_in_pairs),
                                 FAST(exact_sum),
                                 FAST(sum_of_losses),

@@ -447,3 +447,12 @@ static void sum_in_pairs(const double *x, int64_t n, struct total *total) {
   total->low = low;
   total->error = additions * U * (additions * U) * size * (1 + 0x1p-20);
 }
+
+static void of_pairs(const double *c, double *high, double *low, int64_t n, int logarithm) {
+  for (int64_t i = 0; i < n; i++) {
+    struct pairs x = {all(high[i]), all(low[i])};
+    x = logarithm ? logarithm_of(c, x) : exponential_of(c, x.high, x.low);
+    high[i] = x.high[0];
+    low[i] = x.low[0];
+  }
+}
