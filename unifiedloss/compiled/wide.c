@@ -63,16 +63,24 @@ INLINE struct factor factor_of(const struct wide *a, doubles upstream, doubles w
 
 /* ------------------------------------------------------------------------------ cross-entropy */
 
-/* What the exponentials of a row give. */
-struct row_sum {
-  struct pairs others; /* the sum over all but one of the largest logits, the same in each place */
-  int gap;             /* whether a term is neither a pair nor 0 */
+/* What the losses of W rows need: the largest logit, that of the label, and the sum over all others
+   than the largest. */
+struct row_group {
+  doubles largest, own;
+  struct pairs others;
+  longs known; /* whether the slopes of a row are decided */
 };
 
+/* The first `count` numbers of a vector, and another one in the places after them. */
 INLINE doubles load_some(const double *x, int64_t count, double otherwise) {
-  double some[W];
-  for (int64_t v = 0; v < W; v++) some[v] = v < count ? x[v] : otherwise;
-  return load_doubles(some);
+#if W == 8
+  return (doubles)_mm512_mask_loadu_pd((__m512d)all(otherwise), (__mmask8)((1 << count) - 1), x);
+#elif W == 4
+  longs given = (longs){0, 1, 2, 3} < count;
+  return choose(given, (doubles)_mm256_maskload_pd(x, (__m256i)given), all(otherwise));
+#else
+  return (doubles){x[0], count > 1 ? x[1] : otherwise};
+#endif
 }
 
 INLINE doubles larger(doubles a, doubles b) { /* b where one is NaN */
@@ -112,9 +120,10 @@ INLINE void extremes(const double *z, int64_t k, double *largest, double *least)
 }
 
 /* e^(z - m) of k numbers into `high` and `low`, which have room for a whole number of vectors, and
-   their sum. `deep` where a number may be below FAREST. */
-INLINE struct row_sum wide_exponentials(const double *c, const double *z, int64_t k, double m,
-                                        int deep, double *high, double *low) {
+   their sum without one of the largest. `deep` where a number may be below FAREST. Returns whether a
+   term is neither a pair nor 0. */
+INLINE int wide_exponentials(const double *c, const double *z, int64_t k, double m, int deep,
+                             double *high, double *low, double others[2]) {
   struct pairs sum = exactly(all(0));
   longs tops = {0}, gaps = {0};
   for (int64_t i = 0; i < k; i += W) {
@@ -139,9 +148,9 @@ INLINE struct row_sum wide_exponentials(const double *c, const double *z, int64_
   int64_t equal = -1 - padding;
   for (int v = 0; v < W; v++) equal += tops[v];
   double total = (double)equal, rest = 0;
-  for (int v = 0; v < W; v++) rest += two_sum(total, sum.high[v], &total) + sum.low[v];
-  rest = two_sum(total, rest, &total);
-  return (struct row_sum){{all(total), all(rest)}, any_of(gaps)};
+  for (int v = 0; v < W && v < k; v++) rest += two_sum(total, sum.high[v], &total) + sum.low[v];
+  others[1] = two_sum(total, rest, &others[0]);
+  return any_of(gaps);
 }
 
 /* e times a factor, rounded into `slopes`; `small` where a result may be below LEAST_RESULT and not
@@ -155,7 +164,7 @@ INLINE int scale_row(const double *high, const double *low, int64_t k, struct pa
     x.low += muladd(e.high, factor.low, e.low * factor.high);
     struct rounded r = rounded_of(x, x.high * error);
     bad |= r.bad;
-    if (small) bad |= (magnitude(x.high) < LEAST_RESULT) & (e.high != 0);
+    if (small) bad |= (magnitude(x.high) < LEAST_RESULT) & (e.high != 0) & (factor.high != 0);
     if (k - i < W)
       memcpy(slopes + i, &r.value, (size_t)(k - i) * sizeof *slopes);
     else
@@ -164,64 +173,107 @@ INLINE int scale_row(const double *high, const double *low, int64_t k, struct pa
   return !any_of(bad);
 }
 
-/* Compute a row. Returns whether all is decided. */
-static int wide_row(const struct wide *a, int64_t i, int64_t label) {
-  const int64_t k = a->classes, room = k + 2 * W;
-  const double *z = (const double *)a->predictions + i * a->stride;
-  double *high = a->room, *low = a->room + room, m, least;
+INLINE double of_row(const double *array, int64_t i, double otherwise) {
+  return array ? array[i] : otherwise;
+}
+
+/* A bound of the relative error of the sum of exponentials. */
+INLINE double sum_error(const struct wide *a) {
+  const double additions = (double)a->classes / W + W + 8;
+  return EXP_ERROR + additions * U * (additions * U);
+}
+
+/* The slopes of a row, from its exponentials and their sum without that of the largest logit m.
+   Returns whether all are decided. */
+static int wide_slopes(const struct wide *a, int64_t i, int64_t label, struct pairs others,
+                       double m, double least) {
+  const int64_t k = a->classes;
+  const double own = ((const double *)a->predictions + i * a->stride)[label];
+  double *high = a->room, *low = a->room + k + 2 * W, *slopes = a->slopes + i * k;
+  struct factor f = factor_of(a, all(of_row(a->upstreams, i, a->upstream)),
+                              all(of_row(a->weight, i, 1)), all(of_row(a->own, i, 1)));
+  if (!(fabs(f.pair.high[0]) <= LARGEST_FACTOR)) return 0;
+  struct pairs total = plus(exactly(all(1)), others), ratio = over(f.pair, total);
+  /* The error of e, and that of the part of the sum that is not 1. */
+  const double error = EXP_ERROR + sum_error(a) + a->divisor[2] + 0x1p-95;
+  for (int64_t v = k; v < k + W; v++) high[v] = low[v] = 0; /* the padding is decided */
+  const int small = least - m < -100 || fabs(ratio.high[0]) < 0x1p-600;
+  int known = small ? scale_row(high, low, k, ratio, error, 1, slopes)
+                    : scale_row(high, low, k, ratio, error, 0, slopes);
+  /* Of the label, minus the sum of the others. It cancels nothing, because e is at most half of the
+     total where it is not the largest. */
+  struct pairs e = {all(high[label]), all(low[label])};
+  struct pairs rest = own == m ? others : plus(total, minus(e));
+  struct pairs slope = minus(product_of(rest, ratio));
+  doubles radius = magnitude(slope.high) * (2 * error);
+  radius += floor_unless((rest.high == 0) | (ratio.high == 0));
+  struct rounded r = rounded_of(slope, radius);
+  slopes[label] = r.value[0];
+  return known && r.bad[0] == 0;
+}
+
+/* Compute the slopes of a row, and place v of what its loss needs. */
+static void wide_row(const struct wide *a, int64_t i, int64_t label, struct row_group *g, int v) {
+  const int64_t k = a->classes;
+  const double *z = a->predictions + i * a->stride;
+  double *high = a->room, *low = a->room + k + 2 * W, m, least, others[2];
   extremes(z, k, &m, &least);
-  if (!(fabs(m) < INFINITY)) return 0;
-  struct row_sum row = least - m < FAREST ? wide_exponentials(a->constants, z, k, m, 1, high, low)
-                                          : wide_exponentials(a->constants, z, k, m, 0, high, low);
-  const double s = row.others.high[0], additions = (double)k / W + W + 8;
+  if (!(fabs(m) < INFINITY)) return;
+  const int gap = least - m < FAREST
+                      ? wide_exponentials(a->constants, z, k, m, 1, high, low, others)
+                      : wide_exponentials(a->constants, z, k, m, 0, high, low, others);
   /* Not where a logit is NaN. A sum of 0 is exact, or far below every other term. */
-  if (row.gap || !(s == 0 || (s > 0x1p-800 && s < INFINITY))) return 0;
-  const double sum_error = EXP_ERROR + additions * U * (additions * U);
-  const doubles weight = all(a->weight ? a->weight[i] : 1), own = all(a->own ? a->own[i] : 1);
-  int known = 1;
-  if (a->slopes) {
-    const doubles upstream = all(a->upstreams ? a->upstreams[i] : a->upstream);
-    struct factor f = factor_of(a, upstream, weight, own);
-    struct pairs total = plus(exactly(all(1)), row.others), ratio = over(f.pair, total);
-    if (!(fabs(f.pair.high[0]) <= LARGEST_FACTOR)) return 0;
-    /* The error of e, and that of the part of the sum that is not 1. */
-    const double error = EXP_ERROR + sum_error + a->divisor[2] + 0x1p-95;
-    double *slopes = (double *)a->slopes + i * k;
-    /* The padding is decided. */
-    for (int64_t v = k; v < k + W; v++) high[v] = low[v] = 0;
-    const int small = least - m < -100 || fabs(ratio.high[0]) < 0x1p-600;
-    known = small ? scale_row(high, low, k, ratio, error, 1, slopes)
-                  : scale_row(high, low, k, ratio, error, 0, slopes);
-    /* Of the label, minus the sum of the others. It cancels nothing, because e is at most half of
-       the total where it is not the largest. */
-    struct pairs e = {all(high[label]), all(low[label])};
-    struct pairs rest = z[label] == m ? row.others : plus(total, minus(e));
-    struct pairs slope = minus(product_of(rest, ratio));
-    doubles radius = magnitude(slope.high) * (2 * error) + floor_unless(rest.high == 0);
-    struct rounded r = rounded_of(slope, radius);
-    slopes[label] = r.value[0];
-    known &= r.bad[0] == 0;
+  const double s = others[0];
+  if (gap || !(s == 0 || (s > 0x1p-800 && s < INFINITY))) return;
+  g->largest[v] = m;
+  g->own[v] = z[label];
+  g->others.high[v] = s;
+  g->others.low[v] = others[1];
+  const struct pairs sum = {all(s), all(others[1])};
+  g->known[v] = a->slopes == NULL || wide_slopes(a, i, label, sum, m, least) ? -1 : 0;
+}
+
+/* The losses of W rows, of which `wanted` are stored, rounded where that is decided. */
+static longs wide_losses(const struct wide *a, int64_t first, longs wanted,
+                         const struct row_group *g) {
+  doubles weight = all(1), own = all(1);
+  for (int v = 0; v < W; v++) {
+    if (!wanted[v]) continue;
+    weight[v] = of_row(a->weight, first + v, 1);
+    own[v] = of_row(a->own, first + v, 1);
   }
-  struct pairs tail = logarithm_of(a->constants, row.others), loss;
-  doubles apart, lost = two_sums(all(m), all(-z[label]), &apart);
+  struct pairs tail = logarithm_of(a->constants, g->others), loss;
+  doubles apart, lost = two_sums(g->largest, -g->own, &apart);
   doubles rest = two_sums(apart, tail.high, &loss.high);
-  doubles radius = log_error(tail) + tail.high * sum_error +
+  doubles radius = log_error(tail) + tail.high * sum_error(a) +
                    (magnitude(rest) + magnitude(lost) + magnitude(tail.low)) * (2 * U);
   loss.low = rest + (lost + tail.low);
   loss = weighted(pair_of(loss.high, loss.low), weight, &radius);
   loss = weighted(loss, own, &radius);
   struct rounded r = rounded_of(loss, radius + floor_unless((apart == 0) & (tail.high == 0)));
-  a->losses[i] = r.value[0];
-  return known && r.bad[0] == 0 && fabs(weight[0] * own[0]) <= LARGEST_FACTOR;
+  for (int v = 0; v < W; v++)
+    if (wanted[v]) a->losses[first + v] = r.value[v];
+  return g->known & ~r.bad & (magnitude(weight * own) <= LARGEST_FACTOR);
 }
 
 static int64_t wide_cross_entropy(const struct wide *a) {
   int64_t left = 0;
-  for (int64_t i = 0; i < a->n; i++) {
-    if (a->todo && !a->todo[i]) continue;
-    const int64_t label = class_of(a->targets, a->label_size, a->label_signed, a->classes, i);
-    a->left[i] = (uint8_t)(label < 0 || !wide_row(a, i, label));
-    left += a->left[i];
+  for (int64_t first = 0; first < a->n; first += W) {
+    struct row_group group = {{0}, {0}, {{0}, {0}}, {0}};
+    longs wanted = {0};
+    for (int v = 0; v < W && first + v < a->n; v++) {
+      const int64_t i = first + v;
+      if (a->todo && !a->todo[i]) continue;
+      wanted[v] = -1;
+      const int64_t label = class_of(a->targets, a->label_size, a->label_signed, a->classes, i);
+      if (label >= 0) wide_row(a, i, label, &group, v);
+    }
+    const longs undecided = wanted & ~wide_losses(a, first, wanted, &group);
+    for (int v = 0; v < W && any_of(undecided); v++) {
+      if (!undecided[v]) continue;
+      a->left[first + v] = 1;
+      left++;
+    }
   }
   return left;
 }
@@ -429,12 +481,12 @@ static void sum_in_pairs(const double *x, int64_t n, struct total *total) {
   double high = 0, low = 0, size = 0;
   for (int64_t b = 0; b < n; b += WIDE_CHUNK) {
     const int64_t end = n - b < WIDE_CHUNK ? n : b + WIDE_CHUNK;
-    doubles highs[LANES] = {{0}}, lows[LANES] = {{0}}, sizes[LANES] = {{0}}, terms[LANES];
-    for (int64_t i = b; i < end; i += LANES * W) {
-  EACH terms[v] = i + (v + 1) * W <= end ? load_doubles(x + i + v * W)
-                                           : load_some(x + i + v * W, end - i - v * W, 0);
-    EACH lows[v] += two_sums(highs[v], terms[v], &highs[v]);
-    EACH sizes[v] += magnitude(terms[v]);
+    doubles highs[LANES] = {{0}}, lows[LANES] = {{0}}, sizes[LANES] = {{0}};
+    for (int64_t i = b; i < end; i += W) {
+      const int v = (i - b) / W % LANES;
+      doubles term = end - i < W ? load_some(x + i, end - i, 0) : load_doubles(x + i);
+      lows[v] += two_sums(highs[v], term, &highs[v]);
+      sizes[v] += magnitude(term);
     }
     for (int v = 0; v < LANES; v++) {
       for (int i = 0; i < W; i++) low += two_sum(high, highs[v][i], &high) + lows[v][i];
