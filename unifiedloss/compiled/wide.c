@@ -474,30 +474,26 @@ static int64_t wide_squared_error(const struct wide *a) { return wide_elements(a
 
 static int64_t wide_huber_error(const struct wide *a) { return wide_elements(a, wide_huber); }
 
-/* The sum of float64 numbers as a pair. What an addition loses is below U of the magnitudes, and the
-   sum of what is lost passes through as many additions as a term: in a block, over the places of its
-   vectors, and over the blocks. */
+/* The sum of float64 numbers as a pair. What an addition of high parts loses goes to a low part
+   without an error; the error is what additions of low parts lose. */
 static void sum_in_pairs(const double *x, int64_t n, struct total *total) {
-  double high = 0, low = 0, size = 0;
-  for (int64_t b = 0; b < n; b += WIDE_CHUNK) {
-    const int64_t end = n - b < WIDE_CHUNK ? n : b + WIDE_CHUNK;
-    doubles highs[LANES] = {{0}}, lows[LANES] = {{0}}, sizes[LANES] = {{0}};
-    for (int64_t i = b; i < end; i += W) {
-      const int v = (i - b) / W % LANES;
-      doubles term = end - i < W ? load_some(x + i, end - i, 0) : load_doubles(x + i);
-      lows[v] += two_sums(highs[v], term, &highs[v]);
-      sizes[v] += magnitude(term);
-    }
-    for (int v = 0; v < LANES; v++) {
-      for (int i = 0; i < W; i++) low += two_sum(high, highs[v][i], &high) + lows[v][i];
-      size += sum_of(sizes[v]);
-    }
+  doubles highs[LANES] = {{0}}, lows[LANES] = {{0}}, errors[LANES] = {{0}};
+  for (int64_t i = 0; i < n; i += W) {
+    const int v = i / W % LANES;
+    doubles term = n - i < W ? load_some(x + i, n - i, 0) : load_doubles(x + i);
+    doubles lost = two_sums(highs[v], term, &highs[v]);
+    errors[v] += magnitude(two_sums(lows[v], lost, &lows[v]));
   }
-  const double additions = (double)(WIDE_CHUNK / (LANES * W) + LANES * W + 8) +
-                           (double)(n / WIDE_CHUNK + 1) * (LANES * W);
-  total->high = high;
-  total->low = low;
-  total->error = additions * U * (additions * U) * size * (1 + 0x1p-20);
+  double high = 0, low = 0, error = 0;
+  for (int v = 0; v < LANES; v++)
+    for (int i = 0; i < W; i++) {
+      const double lost = two_sum(high, highs[v][i], &high);
+      error += fabs(two_sum(low, lost, &low)) + fabs(two_sum(low, lows[v][i], &low));
+      error += errors[v][i];
+    }
+  total->low = two_sum(high, low, &total->high);
+  /* The errors are added in float64, of which a sum of n numbers errs by less than n U of it. */
+  total->error = error * (1 + 4 * U * ((double)n + 64));
 }
 
 static void of_pairs(const double *c, double *high, double *low, int64_t n, int logarithm) {

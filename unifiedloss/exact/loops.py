@@ -292,7 +292,7 @@ def _ready(plan: Plan) -> Ready | None:
     name = plan.spec.name
     if plan.predictions_dtype != "float32" or plan.result_dtype != "float32":
         return None
-    if not has_part(name, "compiled") or not is_plain(plan):
+    if not has_part(name, "compiled") or not is_plain(plan) or plan.spec.reduction == "none":
         return None
     targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
     module = losses.part(name, "compiled")
@@ -314,7 +314,7 @@ def _ready(plan: Plan) -> Ready | None:
 
 def is_plain(plan: Plan) -> bool:
     """Whether a call has no more than predictions in rows, targets, and the number of its rows."""
-    if plan.spec.reduction == "none" or plan.scale != 1.0 or not plan.plain:
+    if plan.scale != 1.0 or not plan.plain:
         return False
     if plan.ignored_labels or plan.class_weights is not None or plan.element_weights is not None:
         return False

@@ -73,7 +73,8 @@ def at_once(
     for x in (predictions, targets):
         if not (x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative):
             return None
-    u = loops.upstream_of(upstream)
+    none = plan.spec.reduction == "none"
+    u: Any = loops.upstream_of(upstream) if not none or upstream is None else _each(upstream)
     if u is None or "fast" in counts.skipped_tiers:
         return None
     slopes = None
@@ -101,13 +102,21 @@ def at_once(
     divisor = (Ball(np.float64(count)), lambda: Fraction(count))
     if found:
         compute = partial(some_rows, gradient=gradient)
-        terms[left], some = host.run(compute, plan, rows[left], targets[left], divisor, u)
+        above = u[left] if np.ndim(u) else u
+        terms[left], some = host.run(compute, plan, rows[left], targets[left], divisor, above)
         if of_rows is not None:
             of_rows[left] = some
-        odd = terms[left & ~np.isfinite(terms)]
-        if len(odd):
-            return np.array(odd.sum()), slopes
-    return host.run(_mean, terms, *divisor), slopes
+    if none:
+        return terms.reshape(predictions.shape if width == 1 else predictions.shape[:-1]), slopes
+    odd = terms[left & ~np.isfinite(terms)] if found else terms[:0]
+    return np.array(odd.sum()) if len(odd) else host.run(_mean, terms, *divisor), slopes
+
+
+def _each(upstream: Array) -> Array | None:
+    """The upstream gradients of the positions as the loops take them, or None if they do not."""
+    if upstream.dtype != np.float64 or not upstream.dtype.isnative:
+        return None
+    return np.ascontiguousarray(upstream).reshape(-1)
 
 
 def _mean(terms: Array, divisor: Ball, exactly: Callable[[], Fraction]) -> Array:
