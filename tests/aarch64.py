@@ -112,7 +112,7 @@ def test(arguments: list[str]) -> int:
     code = "from unifiedloss import compiled; assert compiled.level() == 'neon', compiled.levels()"
     run(*python, "-c", code)
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"]
-    pytest += ["-o", "timeout=0", "-k", LEFT_OUT, *TESTS, *arguments]
+    pytest += ["-o", "pythonpath=", "-o", "timeout=0", "-k", LEFT_OUT, *TESTS, *arguments]
     return subprocess.run([*python, *pytest], cwd=ROOT, check=False).returncode
 
 
