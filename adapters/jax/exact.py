@@ -1,49 +1,31 @@
-"""Exact mode on JAX arrays, on the host or in a compiled program.
+"""Exact mode on JAX arrays, and its derivatives.
 
-- Untraced arrays go to the kernel of `unifiedloss.exact` as they are. After many calls with the
-  same plan, they go to a compiled program instead, if `program` has one for the plan.
-- Under tracing, `program` computes the loss if it can. If not, a host callback does, which runs
-  through the axes mapped by vmap index by index.
-- If several devices are known to share the rows, each computes its own; see `rows`.
+The value, and the gradient to the predictions in reverse mode, are correctly rounded; see
+`primitives`. Every other derivative is that of the native loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import cache, lru_cache, partial
-from itertools import count
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-from jax.core import Tracer
-from jax.custom_derivatives import SymbolicZero
-from numpy.typing import NDArray
+from jax.custom_derivatives import zero_from_primal
 
-from unifiedloss import host
-from unifiedloss.adapters.jax import callback, ffi, manual, ops, program, rows
-from unifiedloss.errors import UnsupportedError
+from unifiedloss.adapters.jax import evaluation, manual, native, primitives
 from unifiedloss.plan import Plan
-
-NumPyArray = NDArray[Any]
 
 
 def loss(
     plan: Plan, predictions: Any, targets: Any, sample_weight: Any, mask: Any, divisor: Any = None
 ) -> Array:
-    """The loss, correctly rounded.
-
-    It is differentiable once, by the predictions alone, and that gradient is correctly rounded too.
-    """
-    arrays = predictions, targets, sample_weight, mask
-    if _is_concrete(*arrays, divisor):
-        return _with_values(plan, *arrays, None, divisor)[0]
+    """The loss, correctly rounded, with an exact gradient to the predictions."""
+    arrays = predictions, targets, sample_weight, mask, divisor
+    if evaluation.is_concrete(*arrays):
+        return evaluation.with_values(plan, *arrays[:4], None, divisor)[0]
     # Here and not in the rule, so that the derivative of the cast sums over the devices.
-    value: Array = _differentiable(plan, *manual.alike((*arrays, divisor)))
-    return value
+    return _loss(plan, False, *manual.alike(arrays))[0]  # noqa: FBT003 - custom_jvp knows no names
 
 
 def value_and_grad(
@@ -56,218 +38,68 @@ def value_and_grad(
     divisor: Any = None,
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the predictions, correctly rounded."""
-    value, gradient = _evaluate(
-        plan, predictions, targets, sample_weight, mask, upstream, divisor, gradient=True
-    )
+    arrays = predictions, targets, sample_weight, mask, upstream, divisor
+    if evaluation.is_concrete(*arrays):
+        value, gradient = evaluation.with_values(plan, *arrays, gradient=True)
+        return value, gradient
+    value, gradient = _value_and_grad(plan, *manual.alike(arrays))
     # As a gradient by differentiation, the one to predictions that all devices hold is the sum.
     axes = manual.axes(gradient) - manual.axes(predictions)
     return value, lax.psum(gradient, tuple(sorted(axes))) if axes else gradient
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(plan: Plan, *arrays: Any) -> Array:
-    *tensors, divisor = arrays
-    return _evaluate(plan, *tensors, None, divisor)[0]
-
-
-def _forward(plan: Plan, *primals: Any) -> tuple[Array, Any]:
-    if any(x is not None and x.perturbed for x in primals[1:]):
-        msg = (
-            "rounding='exact' has a gradient to the predictions only, and here targets or "
-            "sample_weight depend on what is differentiated; hold them with "
-            "jax.lax.stop_gradient, or use rounding='native', which differentiates all three."
-        )
-        raise UnsupportedError(msg)
-    *arrays, divisor = [None if x is None else x.value for x in primals]
-    # A reduced loss is most often the end of a program, where the upstream gradient is 1. So
-    # compute the gradient for that with the value.
-    reduced = plan.spec.reduction != "none"
-    value, *gradient = _evaluate(plan, *arrays, None, divisor, gradient=reduced)
-    return value, (arrays, divisor, gradient)
-
-
-def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None, None, None, None]:
-    arrays, divisor, gradient = kept
-
-    def again() -> Array:
-        # Not the kept gradient times `upstream`, which would be rounded twice.
-        return _evaluate(plan, *arrays, upstream, divisor, gradient=True)[1]
-
-    if isinstance(upstream, SymbolicZero):
-        slope = None
-    elif not gradient:
-        slope = again()
-    elif not isinstance(upstream, Tracer) and getattr(upstream, "is_fully_replicated", True):
-        slope = gradient[0] if float(upstream) == 1 else again()
-    else:
-        with ops.x64():  # so that 64-bit arrays enter the branches as they are
-            slope = lax.cond(upstream == 1, lambda: gradient[0], again)
-    return slope, None, None, None, None
-
-
-_differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _evaluate(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for.
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _loss(plan: Plan, keeps: bool, *arrays: Any) -> tuple[Array, ...]:
+    """The loss and, to be kept for `primitives`, the gradient for the upstream gradient 1.
 
     Args:
         plan: the plan of the call.
-        *arrays: predictions, targets, sample_weight, mask, upstream, divisor; the last four may be
-            None.
-        gradient: whether to compute the gradient too.
+        keeps: whether to compute that gradient.
+        *arrays: predictions, targets, sample_weight, mask and divisor; the last three may be None.
     """
-    compute = _with_values if _is_concrete(*arrays) else _traced
-    return compute(plan, *arrays, gradient=gradient)
-
-
-def _with_values(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    compute = _traced if _is_worth_compiling(plan, arrays) else _on_host
-    return compute(plan, *arrays, gradient=gradient)
-
-
-_MANY = 1 << 26
-"""Elements of calls with the same plan that the host computes before a program is compiled.
-
-The host takes about as long for them as compiling takes.
-"""
-
-
-def _is_worth_compiling(plan: Plan, arrays: tuple[Any, ...]) -> bool:
-    """Whether so many calls had this plan that a compiled program is faster than the host.
-
-    A compiled loop runs on the host in either case.
-    """
-    if arrays[5] is not None or ffi.takes(plan):
-        return False
-    return program.holds(plan, arrays[:5]) and next(_elements(plan)) >= _MANY
-
-
-@lru_cache(maxsize=4096)
-def _elements(plan: Plan) -> Iterator[int]:
-    """For each call with this plan, the number of elements in all calls before."""
-    assert plan.count is not None
-    return count(0, max(1, plan.count * (plan.classes or 1)))
-
-
-def _is_concrete(*arrays: Any) -> bool:
-    """Whether no array is traced and each is on a single device."""
-    return all(
-        x is None
-        or isinstance(x, np.ndarray)
-        or (isinstance(x, Array) and not isinstance(x, Tracer) and len(x.sharding.device_set) == 1)
-        for x in arrays
-    )
-
-
-def _on_host(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    given = [None if x is None else np.asarray(x) for x in arrays]
-    found = _exact().evaluate(plan, *given, gradient=gradient)
-    results = [np.asarray(x) for x in found if x is not None]
-    results = [x.view(jnp.bfloat16) if x.dtype == np.uint16 else x for x in results]
-    predictions = arrays[0]
-    if isinstance(predictions, Array) and predictions.committed:
-        return tuple(jax.device_put(results, predictions.device))
-    return tuple(jax.device_put(results))  # in the memory of the results, unlike jnp.asarray
-
-
-@cache
-def _exact() -> Any:
-    """`unifiedloss.exact`, imported in a thread that keeps the subnormal numbers of its tables.
-
-    It is imported here, because native mode does not need it.
-    """
-
-    def imported() -> Any:
-        from unifiedloss import exact
-
-        return exact
-
-    return host.run(imported)
-
-
-# ----------------------------------------------------------------------------------- under tracing
-
-
-def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
-    if plan.unchecked:
-        msg = (
-            "rounding='exact' calls back to Python, which jax.export cannot keep in a program; "
-            "use rounding='native'."
-        )
-        raise UnsupportedError(msg)
-    split, place = rows.split_of(plan, *arrays[:2]), rows.sharding(arrays[0])
-    arrays = manual.alike(arrays) if split is None else rows.placed(split, arrays)
-    wide = any(x is not None and x.dtype.itemsize == 8 for x in arrays)
-    with ops.x64() if wide or split is not None else nullcontext():  # totals have 64 bits
-        value, *slopes = _compiled(plan, gradient, split, *arrays)
-    if place is not None and any(place.spec):
-        slopes = [rows.move(x, place) for x in slopes]
-    return value, *slopes
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _no_jvp(
-    plan: Plan, gradient: bool, split: rows.Split | None, *arrays: Any
-) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for. Only `_backward` may differentiate the loss."""
-    if split is not None:
-        return rows.run(plan, split, arrays, _in_program, gradient=gradient)
-    return _in_program(plan, gradient, *arrays)
-
-
-def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for, where one program has all rows."""
     *tensors, divisor = arrays
-    for way in (ffi, program) if divisor is None else ():  # none knows a divisor that is given
-        if way.holds(plan, tuple(tensors)):
-            return way.run(plan, tuple(tensors), gradient=gradient)
-    dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
-    shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
-    forms = [
-        jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)
-    ]
-    return callback.on_each(partial(_fill, plan), forms, *arrays)
+    return evaluation.evaluate(plan, *tensors, None, divisor, gradient=keeps)
 
 
-@_no_jvp.defjvp
-def _refuse(*_: Any) -> Any:
-    msg = (
-        "rounding='exact' can be differentiated once, and this is the derivative of its gradient "
-        "or of value_and_grad; use rounding='native', or take the inner gradient at "
-        "jax.lax.stop_gradient(...) if it is meant to be a constant."
-    )
-    raise UnsupportedError(msg)
+@partial(_loss.defjvp, symbolic_zeros=True)
+def _loss_jvp(plan: Plan, keeps: bool, arrays: Any, tangents: Any) -> tuple[Any, Any]:
+    # A reduced loss is most often the end of a program, where the upstream gradient is 1. So
+    # compute the gradient for that with the value.
+    value, *gradient = _loss(plan, keeps or plan.spec.reduction != "none", *arrays)
+    along = _tangent(plan, value, arrays, gradient[0] if gradient else None, tangents)
+    kept = gradient[:1] if keeps else []
+    return (value, *kept), (along, *map(zero_from_primal, kept))
 
 
-# A callback takes arrays on several devices only in a compiled program. Within another trace this
-# is inlined.
-_compiled = jax.jit(_no_jvp, static_argnums=(0, 1, 2), inline=True)
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _value_and_grad(plan: Plan, *arrays: Any) -> tuple[Array, ...]:
+    return evaluation.evaluate(plan, *arrays, gradient=True)
 
 
-def _fill(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
-    """Run the kernel."""
-    value, *slopes = results
-    out = slopes[0] if slopes else None
-    found, _ = _exact().evaluate(plan, *arrays, gradient=out is not None, out=out)
-    value[...] = found.view(value.dtype)
+@partial(_value_and_grad.defjvp, symbolic_zeros=True)
+def _value_and_grad_jvp(plan: Plan, arrays: Any, tangents: Any) -> tuple[Any, Any]:
+    value, gradient = _value_and_grad(plan, *arrays)
+    *tensors, upstream, divisor = arrays
+    *of_tensors, of_upstream, _ = tangents
+    kept = gradient if upstream is None else None
+    along = _tangent(plan, value, (*tensors, divisor), kept, (*of_tensors, None))
+
+    def slope(upstream: Any, *tensors: Any) -> Array:
+        return primitives.native_gradient(plan, upstream, *tensors, divisor)
+
+    with evaluation.in_width(*arrays):
+        turning = native.derivative(slope, (upstream, *tensors), (of_upstream, *of_tensors))
+    return (value, gradient), (along, turning)
 
 
-def on_host(job: Any, *arrays: Any) -> Array:
-    """Run a job of `unifiedloss.exact.pieces`, also in a compiled program."""
-    if _is_concrete(*arrays):
-        given = [None if x is None else np.asarray(x) for x in arrays]
-        with ops.x64():
-            return jnp.asarray(host.run(job.run, *given))
-    split = rows.split_of_job(job, arrays)
-    if split is not None:
-        arrays = rows.placed(split, rows.with_predictions(job, arrays))
-    with ops.x64():
-        found: Array = _on_host_compiled(job, split, *arrays)
-    return found
-
-
-@partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _on_host_compiled(job: Any, split: Any, *arrays: Any) -> Array:
-    given = [None if x is None else lax.stop_gradient(x) for x in arrays]
-    return callback.run_job(job, given) if split is None else rows.run_job(job, split, given)
+def _tangent(plan: Plan, value: Array, arrays: Any, gradient: Array | None, tangents: Any) -> Any:
+    """The tangent of the loss: along the predictions by their exact gradient, natively else."""
+    direction, *others = tangents
+    parts = []
+    if not native.is_zero(direction):
+        parts.append(primitives.tangent(plan, direction, value, (*arrays, gradient)))
+    with evaluation.in_width(*arrays):
+        function = partial(primitives.native_loss, plan)
+        along = native.derivative(function, arrays, (None, *others))
+    parts += [along] if along is not None else []
+    return sum(parts[1:], parts[0]) if parts else zero_from_primal(value)
