@@ -1,19 +1,20 @@
-"""The first derivative of an exact loss to its predictions, as two linear primitives of JAX.
+"""The derivatives of exact mode, as primitives of JAX.
 
-- *tangent*: from a tangent of the predictions the tangent of the loss, <gradient, tangent>.
-- *gradient*: from an upstream gradient the gradient to the predictions, correctly rounded.
+- *loss* and *slope* are the results of exact mode, the loss and its gradient to the predictions.
+  They return what was computed without derivatives.
+- *tangent* is the derivative of the loss along a tangent of the predictions: their product.
+- *gradient* is its transpose: the gradient to the predictions, rounded once with the upstream
+  gradient. A product of both is rounded twice: for an upstream gradient of 0.3 a quarter of its
+  elements differ.
 
-Each is the transpose of the other. So reverse mode has the gradient rounded once with its upstream
-factor, where a product with a kept gradient is rounded twice (a quarter of the elements differ for
-a factor of 0.3). `jax.custom_vjp` can say this too, but has no forward mode, and
-`jax.custom_derivatives.linear_call` cannot be mapped nor differentiated again.
+All other derivatives are those of the native loss, and are traced only where they are asked for.
 
-As functions of everything else than the linear operand, both have the derivatives of the native
-loss. These are traced only where they are asked for.
+`jax.custom_vjp` has no forward mode, `jax.custom_jvp` no transpose of its own, and
+`jax.custom_derivatives.linear_call`, which has one, cannot be mapped nor differentiated again.
 
-The operands are the linear one; the loss and the predictions, for no more than their types, which
-are those of the results; and what the call has of `Call.given`. vmap puts its axis in front of the
-first three, so that the types of the results have it.
+The first two operands of each have the types of the loss and of the predictions, and the result has
+one of these types. So vmap always puts its axis in front of them. The other operands may have it or
+not: what the primitive is linear in, if it is, and the arrays of the call.
 """
 
 from __future__ import annotations
@@ -31,11 +32,8 @@ from jax.custom_derivatives import zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from unifiedloss.adapters.jax import evaluation, native, ops
+from unifiedloss.adapters.jax import evaluation, native, ops, rows
 from unifiedloss.plan import Plan, natively
-
-_TYPES = 3
-"""The operands before the arrays of the call."""
 
 
 class Call(NamedTuple):
@@ -43,10 +41,11 @@ class Call(NamedTuple):
 
     Attributes:
         plan: the plan.
-        given: which of these the call has: predictions, targets, sample_weight, mask, divisor, and
-            the gradient for the upstream gradient 1, which is computed again where it is missing.
-        axes: for each vmap around the call, the innermost first, the mapped axis of each of these
-            arrays: 0, or None.
+        given: which of these the call has: predictions, targets, sample_weight, mask, divisor,
+            upstream gradient, and the gradient for the upstream gradient 1, which is computed again
+            where it is missing.
+        axes: for each vmap around the call, the innermost first, the axis that it maps, 0 or None,
+            of the operands after the first two.
     """
 
     plan: Plan
@@ -59,29 +58,56 @@ class Call(NamedTuple):
         return [next(rest) if is_given else None for is_given in self.given]
 
 
-def tangent(plan: Plan, direction: Array, value: Array, arrays: Sequence[Any]) -> Array:
-    """<gradient, direction> for each entry of the loss, linear in the direction.
+def loss(plan: Plan, value: Array, arrays: Sequence[Any], gradient: Array | None = None) -> Array:
+    """A loss that was computed without derivatives, with them.
 
     Args:
         plan: the plan of the call.
-        direction: the tangent of the predictions.
         value: the loss.
-        arrays: predictions, targets, sample_weight, mask, divisor, and the gradient for the
-            upstream gradient 1; the last four may be None.
+        arrays: predictions, targets, sample_weight, mask and divisor; the last three may be None.
+        gradient: the gradient for the upstream gradient 1, if it was computed too.
     """
+    return _bind(_loss_p, plan, value, (*arrays, None, gradient))
+
+
+def slope(plan: Plan, gradient: Array, arrays: Sequence[Any], upstream: Any) -> Array:
+    """A gradient to the predictions that was computed without derivatives, with them."""
+    return _bind(_slope_p, plan, gradient, (*arrays, upstream, None))
+
+
+def _bind(primitive: Primitive, plan: Plan, found: Array, arrays: Sequence[Any]) -> Array:
     given = tuple(x is not None for x in arrays)
     with ops.x64():  # so that 64-bit arrays of NumPy stay as they are
         present = [x if isinstance(x, Array) else jnp.asarray(x) for x in arrays if x is not None]
-    found: Array = _tangent_p.bind(direction, value, present[0], *present, call=Call(plan, given))
+        form = lax.convert_element_type(present[0], present[0].dtype)  # its type may be weak
+    result: Array = primitive.bind(found, form, *present, call=Call(plan, given))
+    return result
+
+
+# ------------------------------------------------------------------------------ what they compute
+
+
+def _given(found: Array, form: Array, *operands: Any, call: Call) -> Array:
+    del form, operands, call
     return found
 
 
-# -------------------------------------------------------------------------------- what they compute
+def _each(function: Callable[..., Array]) -> Callable[..., Array]:
+    """What a primitive computes: the function, mapped as the call is."""
+
+    def compute(value: Array, form: Array, *operands: Any, call: Call) -> Array:
+        del value, form
+        with evaluation.in_width(*operands):
+            return _mapped(function, call)(*operands)
+
+    return compute
 
 
-def _tangent(direction: Array, value: Array, form: Array, *present: Any, call: Call) -> Array:
-    del value, form
-    return _in_width(_mapped(partial(_tangent_of_one, call), call), direction, *present)
+def _mapped(function: Callable[..., Array], call: Call) -> Callable[..., Array]:
+    function = partial(function, call)
+    for axes in call.axes:
+        function = jax.vmap(function, axes)
+    return function
 
 
 def _tangent_of_one(call: Call, direction: Array, *present: Any) -> Array:
@@ -89,114 +115,145 @@ def _tangent_of_one(call: Call, direction: Array, *present: Any) -> Array:
     if plan.result_dtype != plan.predictions_dtype:
         # The loss has digits that the gradient has not: of float16 it may have none at all.
         return _native_tangent(call, direction, *present)
-    *arrays, divisor, gradient = call.arrays(present)
+    *tensors, divisor, _, gradient = call.arrays(present)
     if gradient is None:
-        gradient = evaluation.evaluate(plan, *arrays, None, divisor, gradient=True)[1]
+        gradient = evaluation.evaluate(plan, *tensors, None, divisor, gradient=True)[1]
     wide = jnp.dtype(plan.compute_dtype)
     # Not 0 times an infinite slope, so that a unit vector gives an element of the gradient.
     products = jnp.where(direction == 0, 0, gradient.astype(wide) * direction.astype(wide))
-    axis = None
+    axis: int | None = None
     if plan.spec.reduction == "none":
         axis = products.ndim - 1 if plan.average_last_axis else plan.axis
-        if axis is None:
-            return products.astype(gradient.dtype)
-    return jnp.sum(products, axis).astype(gradient.dtype)
-
-
-def _gradient(upstream: Array, value: Array, form: Array, *present: Any, call: Call) -> Array:
-    del value, form
-    return _in_width(_mapped(partial(_gradient_of_one, call), call), upstream, *present)
+    each = axis is None and plan.spec.reduction == "none"
+    found = (products if each else jnp.sum(products, axis)).astype(gradient.dtype)
+    return rows.beside_losses(plan, found, *tensors[:2])
 
 
 def _gradient_of_one(call: Call, upstream: Array, *present: Any) -> Array:
-    *arrays, divisor, gradient = call.arrays(present)
+    *tensors, divisor, _, gradient = call.arrays(present)
 
     def again() -> Array:
         # Not the kept gradient times `upstream`, which would be rounded twice.
-        return evaluation.evaluate(call.plan, *arrays, upstream, divisor, gradient=True)[1]
+        return evaluation.evaluate(call.plan, *tensors, upstream, divisor, gradient=True)[1]
 
-    if gradient is None:
-        return again()
+    if gradient is None or any(axes[0] is not None for axes in call.axes):
+        return again()  # JAX would compute both branches for a condition that is mapped
     if not isinstance(upstream, Tracer) and getattr(upstream, "is_fully_replicated", True):
         return gradient if float(upstream) == 1 else again()
     found: Array = lax.cond(upstream == 1, lambda: gradient, again)
     return found
 
 
-def _mapped(function: Callable[..., Array], call: Call) -> Callable[..., Array]:
-    for axes in call.axes:
-        function = jax.vmap(function, (0, *axes))
-    return function
+# ------------------------------------------------------------------- the native loss of their calls
 
 
-def _in_width(function: Callable[..., Array], *arrays: Any) -> Array:
-    """Call a function, with x64 enabled if an array has 64 bits."""
-    with evaluation.in_width(*arrays):
-        return function(*arrays)
+def _native_loss(call: Call, *present: Any) -> Array:
+    *arrays, _, _ = call.arrays(present)
+    return _loss_of(call.plan, *arrays)
 
 
-# --------------------------------------------------------------------- their derivatives, natively
-
-
-def native_loss(plan: Plan, *arrays: Any) -> Array:
-    """The native loss of predictions, targets, sample_weight, mask and divisor."""
-    *tensors, divisor = arrays
-    value: Array = native.loss(natively(plan), *tensors)
-    return value if divisor is None else value * evaluation.reciprocal(plan, divisor)
-
-
-def native_gradient(plan: Plan, upstream: Array | None, *arrays: Any) -> Array:
-    """The gradient of the native loss to the predictions; `upstream` may be None for 1."""
-    *tensors, divisor = arrays
-    if divisor is not None:
-        share = evaluation.reciprocal(plan, divisor)
-        upstream = share if upstream is None else upstream.astype(share.dtype) * share
-    gradient: Array = native.value_and_grad(natively(plan), *tensors, upstream)[1]
-    return gradient
-
-
-def _native_tangent(call: Call, direction: Array, *present: Any) -> Array:
-    predictions, *others, _ = call.arrays(present)
-    found: Array = jax.jvp(
-        lambda p: native_loss(call.plan, p, *others), (predictions,), (direction,)
-    )[1]
-    return found
+def _native_slope(call: Call, *present: Any) -> Array:
+    *arrays, upstream, _ = call.arrays(present)
+    return _slope_of(call.plan, upstream, *arrays)
 
 
 def _native_gradient(call: Call, upstream: Array, *present: Any) -> Array:
-    return native_gradient(call.plan, upstream, *call.arrays(present)[:-1])
+    *arrays, _, _ = call.arrays(present)
+    return _slope_of(call.plan, upstream, *arrays)
 
 
-def _jvp(
+def _native_tangent(call: Call, direction: Array, *present: Any) -> Array:
+    predictions, *others, _, _ = call.arrays(present)
+    value_at = _by_predictions(call.plan, *others)
+    found: Array = jax.jvp(value_at, (predictions,), (direction,))[1]
+    return found
+
+
+def _slope_of(plan: Plan, upstream: Array | None, predictions: Array, *others: Any) -> Array:
+    value, pull_back = jax.vjp(_by_predictions(plan, *others), predictions)
+    (slope,) = pull_back(native.typed_as(value, upstream))
+    found: Array = slope
+    return found
+
+
+def _by_predictions(plan: Plan, *others: Any) -> Callable[[Array], Array]:
+    return lambda predictions: _loss_of(plan, predictions, *others)
+
+
+def _loss_of(plan: Plan, *arrays: Any) -> Array:
+    """The native loss of predictions, targets, sample_weight, mask and divisor."""
+    *tensors, divisor = arrays
+    value: Array = native.loss(natively(plan), *tensors)
+    if divisor is not None:
+        return value * evaluation.reciprocal(plan, divisor)
+    return rows.beside_losses(plan, value, *tensors[:2])
+
+
+# ------------------------------------------------------------------------------ their derivatives
+
+
+def _loss_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tuple[Any, Any]:
+    value, form, *present = primals
+    _, direction, _, *others = tangents
+    parts = []
+    if not native.is_zero(direction):
+        linear = call._replace(axes=tuple((0, *axes) for axes in call.axes))
+        parts.append(_tangent_p.bind(value, form, direction, *present, call=linear))
+    along = _natively(_native_loss, call, present, (None, *others))
+    return _sum(_loss_p.bind(*primals, call=call), [*parts, *along])
+
+
+def _slope_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tuple[Any, Any]:
+    along = _natively(_native_slope, call, primals[2:], tangents[2:])
+    return _sum(_slope_p.bind(*primals, call=call), along)
+
+
+def _linear_jvp(
     primitive: Primitive,
-    natively_: Callable[..., Array],
+    function: Callable[..., Array],
     primals: Sequence[Any],
     tangents: Sequence[Any],
     *,
     call: Call,
-) -> tuple[Array, Any]:
-    linear, *rest = primals
-    found = primitive.bind(*primals, call=call)
+) -> tuple[Any, Any]:
+    value, form, linear, *present = primals
+    _, _, turned, *others = tangents
     parts = []
-    if not native.is_zero(tangents[0]):
-        parts.append(primitive.bind(tangents[0], *rest, call=call))
-    # The kept gradient is a function of the other arrays, by which the native loss is derived.
-    moving = list(tangents[_TYPES:])
-    if call.given[-1]:
-        moving[-1] = None
-    function = _mapped(partial(natively_, call), call)
-    with evaluation.in_width(*primals):
-        along = native.derivative(partial(function, linear), primals[_TYPES:], moving)
-    parts += [along] if along is not None else []
+    if not native.is_zero(turned):
+        parts.append(primitive.bind(value, form, turned, *present, call=call))
+    along = _natively(function, call, (linear, *present), (None, *others))
+    return _sum(primitive.bind(*primals, call=call), [*parts, *along])
+
+
+def _natively(
+    function: Callable[..., Array], call: Call, operands: Sequence[Any], tangents: Sequence[Any]
+) -> list[Array]:
+    """The native derivative of a function of operands, if a tangent is not 0.
+
+    The tangent of a kept gradient does not count, because the function is one of the other arrays.
+    """
+    moving = [*tangents[:-1], None] if call.given[-1] else tangents
+    with evaluation.in_width(*operands):
+        found = native.derivative(_mapped(function, call), operands, moving)
+    return [] if found is None else [found]
+
+
+def _sum(found: Array, parts: Sequence[Array]) -> tuple[Array, Any]:
+    """A result and its tangent, the sum of these parts."""
     return found, reduce(operator.add, parts) if parts else zero_from_primal(found)
 
 
-def _transpose(other: Primitive, cotangent: Any, linear: Any, *rest: Any, call: Call) -> list[Any]:
-    if type(cotangent) is ad.Zero:
-        found = ad.Zero(linear.aval)
-    else:
-        found = other.bind(cotangent, *rest, call=call)
-    return [found, *[None] * len(rest)]
+def _transpose(
+    other: Primitive, cotangent: Any, value: Any, form: Any, linear: Any, *present: Any, call: Call
+) -> list[Any]:
+    found: Any = ad.Zero(linear.aval)
+    if type(cotangent) is not ad.Zero:
+        linear_axes = [axes[0] for axes in call.axes]
+        mapped = call._replace(axes=tuple((0, *axes[1:]) for axes in call.axes))
+        found = other.bind(value, form, cotangent, *present, call=mapped)
+        if None in linear_axes:  # a vmap used the same operand for each of its results
+            found = jnp.sum(found, [i for i, a in enumerate(reversed(linear_axes)) if a is None])
+    return [None, None, found, *[None] * len(present)]
 
 
 def _batch(
@@ -208,24 +265,30 @@ def _batch(
             x if axis is None else jnp.moveaxis(x, axis, 0)
             for x, axis in zip(operands, axes, strict=True)
         ]
-        for i, axis in enumerate(axes[:_TYPES]):
+        for i, axis in enumerate(axes[:2]):
             if axis is None:
                 front[i] = jnp.broadcast_to(front[i], (size, *front[i].shape))
-    mapped = tuple(None if axis is None else 0 for axis in axes[_TYPES:])
+    mapped = tuple(None if axis is None else 0 for axis in axes[2:])
     return primitive.bind(*front, call=call._replace(axes=(*call.axes, mapped))), 0
 
 
-_tangent_p = Primitive("unifiedloss_tangent")
-_gradient_p = Primitive("unifiedloss_gradient")
-_tangent_p.def_abstract_eval(lambda direction, value, form, *present, call: value)
-_gradient_p.def_abstract_eval(lambda upstream, value, form, *present, call: form)
+def _made(name: str, compute: Callable[..., Array], result: int) -> Primitive:
+    """A primitive without its derivatives, whose result has the type of one of its operands."""
+    made = Primitive(f"unifiedloss_{name}")
+    made.def_impl(compute)
+    made.def_abstract_eval(lambda *operands, call: operands[result])
+    mlir.register_lowering(made, mlir.lower_fun(compute, multiple_results=False))
+    batching.primitive_batchers[made] = partial(_batch, made)
+    return made
 
-for _primitive, _other, _compute, _natively in (
-    (_tangent_p, _gradient_p, _tangent, _native_tangent),
-    (_gradient_p, _tangent_p, _gradient, _native_gradient),
-):
-    _primitive.def_impl(_compute)
-    mlir.register_lowering(_primitive, mlir.lower_fun(_compute, multiple_results=False))
-    ad.primitive_jvps[_primitive] = partial(_jvp, _primitive, _natively)
-    ad.primitive_transposes[_primitive] = partial(_transpose, _other)
-    batching.primitive_batchers[_primitive] = partial(_batch, _primitive)
+
+_loss_p = _made("loss", _given, 0)
+_slope_p = _made("slope", _given, 0)
+_tangent_p = _made("tangent", _each(_tangent_of_one), 0)
+_gradient_p = _made("gradient", _each(_gradient_of_one), 1)
+ad.primitive_jvps[_loss_p] = _loss_jvp
+ad.primitive_jvps[_slope_p] = _slope_jvp
+ad.primitive_jvps[_tangent_p] = partial(_linear_jvp, _tangent_p, _native_tangent)
+ad.primitive_jvps[_gradient_p] = partial(_linear_jvp, _gradient_p, _native_gradient)
+ad.primitive_transposes[_tangent_p] = partial(_transpose, _gradient_p)
+ad.primitive_transposes[_gradient_p] = partial(_transpose, _tangent_p)
