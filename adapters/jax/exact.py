@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 from jax import Array, lax
-from jax.custom_derivatives import zero_from_primal
 
-from unifiedloss.adapters.jax import evaluation, manual, native, primitives
+from unifiedloss.adapters.jax import evaluation, manual, primitives
 from unifiedloss.plan import Plan
 
 
@@ -67,14 +66,8 @@ def _loss_jvp(plan: Plan, arrays: Any, tangents: Any) -> tuple[Any, Any]:
     # A reduced loss is most often the end of a program, where the upstream gradient is 1. So
     # compute the gradient for that with the value.
     value, *gradient = _evaluate(plan, arrays, gradient=plan.spec.reduction != "none")
-
-    def linked(*arrays: Any) -> Array:
-        return primitives.loss(plan, value, arrays, *gradient)
-
-    with evaluation.in_width(*arrays):
-        found = linked(*arrays)
-        tangent = native.derivative(linked, arrays, tangents)
-    return found, zero_from_primal(found) if tangent is None else tangent
+    kept = gradient[0] if gradient else None
+    return primitives.loss_with_tangent(plan, value, arrays, kept, tangents)
 
 
 def _evaluate(

@@ -67,21 +67,43 @@ def loss(plan: Plan, value: Array, arrays: Sequence[Any], gradient: Array | None
         arrays: predictions, targets, sample_weight, mask and divisor; the last three may be None.
         gradient: the gradient for the upstream gradient 1, if it was computed too.
     """
-    return _bind(_loss_p, plan, value, (*arrays, None, gradient))
+    call, operands = _operands(plan, value, (*arrays, None, gradient))
+    found: Array = _loss_p.bind(*operands, call=call)
+    return found
+
+
+def loss_with_tangent(
+    plan: Plan,
+    value: Array,
+    arrays: Sequence[Any],
+    gradient: Array | None,
+    tangents: Sequence[Any],
+) -> tuple[Array, Any]:
+    """`loss`, and its tangent from those of the arrays, of which any may be None for 0."""
+    call, operands = _operands(plan, value, (*arrays, None, gradient))
+    direction = tangents[0]
+    others = (x for x, array in zip(tangents[1:], arrays[1:], strict=True) if array is not None)
+    kept = () if gradient is None else (None,)
+    return _loss_jvp(operands, (None, direction, None, *others, *kept), call=call)
 
 
 def slope(plan: Plan, gradient: Array, arrays: Sequence[Any], upstream: Any) -> Array:
     """A gradient to the predictions that was computed without derivatives, with them."""
-    return _bind(_slope_p, plan, gradient, (*arrays, upstream, None))
+    call, operands = _operands(plan, gradient, (*arrays, upstream, None))
+    found: Array = _slope_p.bind(*operands, call=call)
+    return found
 
 
-def _bind(primitive: Primitive, plan: Plan, found: Array, arrays: Sequence[Any]) -> Array:
+def _operands(plan: Plan, found: Array, arrays: Sequence[Any]) -> tuple[Call, tuple[Any, ...]]:
     given = tuple(x is not None for x in arrays)
-    with ops.x64():  # so that 64-bit arrays of NumPy stay as they are
-        present = [x if isinstance(x, Array) else jnp.asarray(x) for x in arrays if x is not None]
-        form = lax.convert_element_type(present[0], present[0].dtype)  # its type may be weak
-    result: Array = primitive.bind(found, form, *present, call=Call(plan, given))
-    return result
+    present = [x if isinstance(x, Array) else _as_it_is(x) for x in arrays if x is not None]
+    return Call(plan, given), (found, present[0], *present)
+
+
+def _as_it_is(x: Any) -> Array:
+    """An array of NumPy as one of JAX, with its 64 bits if it has them."""
+    with ops.x64():
+        return jnp.asarray(x)
 
 
 # ------------------------------------------------------------------------------ what they compute
