@@ -270,9 +270,15 @@ def test_other_ways_to_second_derivatives() -> None:
     def batched(loss: Callable[..., Any]) -> Any:
         (a,) = leaves([z])
         (slope,) = torch.autograd.grad(loss(a), a, create_graph=True)
-        return torch.autograd.grad(slope, a, torch.stack([V, 2 * V]), is_grads_batched=True)
+        second = torch.autograd.grad(slope, a, torch.stack([V, 2 * V]), is_grads_batched=True)
+        upstream = torch.tensor([1.0, 0.3])
+        (slopes,) = torch.autograd.grad(
+            loss(a), a, upstream, create_graph=True, is_grads_batched=True
+        )
+        return slopes, second, torch.autograd.grad((slopes * V).sum(), a)
 
     near(batched(exact), batched(native))
+    assert torch.equal(batched(exact)[0][0], gradient_of(exact, z))
     # By the tangent, also where it is 0.
     by_tangent = func.grad(lambda v: func.jvp(exact, (z,), (v,))[1])(torch.zeros_like(V))
     assert torch.equal(by_tangent, gradient_of(exact, z))
