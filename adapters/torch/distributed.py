@@ -185,6 +185,7 @@ def loss(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any, divisor: Any)
     if not is_any(*tensors):
         return adapter.loss(spec, *tensors, divisor)
     parts = _parts(make, adapter, spec, *tensors)
+    spec = spec.rounded(parts.plan.rounding)
     if spec.rounding == "exact":
         return parts.positions(_exact_loss(parts, spec, divisor))
     return parts.positions(parts.of_call.loss(spec, *parts.tensors, divisor))
@@ -199,7 +200,7 @@ def value_and_grad(
         found: tuple[Any, Any] = adapter.value_and_grad(spec, *tensors, upstream, divisor)
         return found
     parts = _parts(make, adapter, spec, *tensors)
-    layout = parts.layout
+    spec, layout = spec.rounded(parts.plan.rounding), parts.layout
     if upstream is not None:
         _, upstream = adapter.to_tensors(tensors[0], upstream)
         upstream = layout.local("upstream", upstream, layout.of_positions(upstream.ndim))
@@ -218,7 +219,7 @@ def totals(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any) -> Any:
     """`unifiedloss.adapter.Adapter.totals` of DTensors: parts that are added when they are read."""
     of_pieces.refuse_none(spec)
     parts = _parts(make, adapter, spec, *tensors)
-    layout = parts.layout
+    spec, layout = spec.rounded(parts.plan.rounding), parts.layout
     vector = of_pieces.totals(parts.of_piece, spec, *parts.tensors)
     return layout.whole(vector, layout.sums(layout.over_positions))
 
@@ -228,7 +229,7 @@ def divisor_of(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any, dtype: 
     of_pieces.refuse_other_reductions(spec, "divisor_of")
     name = of_pieces.dtype_name(adapter, dtype)
     parts = _parts_of_divisor(make, adapter, spec, *tensors, dtype=name)
-    layout = parts.layout
+    spec, layout = spec.rounded(parts.plan.rounding), parts.layout
     _, targets, weight, mask = parts.tensors
     found = of_pieces.divisor_of(parts.of_piece, spec, targets, weight, mask, name)
     return layout.whole(found, layout.sums(layout.over_positions))
