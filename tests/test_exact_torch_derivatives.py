@@ -257,22 +257,29 @@ def test_other_ways_to_second_derivatives() -> None:
     near(func.linearize(exact, z)[1](V), func.jvp(native, (z,), (V,))[1])
 
     def dual(loss: Callable[..., Any]) -> list[Any]:
-        (a,) = leaves([z])
+        (a,) = leaves([X])
         value = loss(a)
         with forward_ad.dual_level():
-            along = forward_ad.unpack_dual(loss(forward_ad.make_dual(z, V))).tangent
+            along = forward_ad.unpack_dual(loss(forward_ad.make_dual(X, V))).tangent
             upstream = forward_ad.make_dual(torch.tensor(1.0), torch.tensor(2.0))
             (slope,) = torch.autograd.grad(value, a, upstream)
             return [along, *forward_ad.unpack_dual(slope)]
 
-    near(dual(exact), dual(native))
+    for name in ("index, none", "index, mean"):
+        near(*map(dual, both(name)[:2]))
 
     def batched(loss: Callable[..., Any]) -> Any:
         (a,) = leaves([z])
         (slope,) = torch.autograd.grad(loss(a), a, create_graph=True)
-        return torch.autograd.grad(slope, a, torch.stack([V, 2 * V]), is_grads_batched=True)
+        second = torch.autograd.grad(slope, a, torch.stack([V, 2 * V]), is_grads_batched=True)
+        upstream = torch.tensor([1.0, 0.3])
+        (slopes,) = torch.autograd.grad(
+            loss(a), a, upstream, create_graph=True, is_grads_batched=True
+        )
+        return slopes, second, torch.autograd.grad((slopes * V).sum(), a)
 
     near(batched(exact), batched(native))
+    assert torch.equal(batched(exact)[0][0], gradient_of(exact, z))
     # By the tangent, also where it is 0.
     by_tangent = func.grad(lambda v: func.jvp(exact, (z,), (v,))[1])(torch.zeros_like(V))
     assert torch.equal(by_tangent, gradient_of(exact, z))

@@ -437,10 +437,15 @@ def gradient(*args: Any) -> Tensor:
     if not torch.is_grad_enabled() and transform() is None and forward_ad._current_level < 0:
         with _C._AutoDispatchBelowAutograd():
             return GRADIENT(*args)
-    if not _is_nested_forward():
-        return _Gradient.apply(*args)
     upstream, ahead, *tensors, text, divisor = args
-    value = _Gradient.apply(*_detached((upstream, ahead, *tensors)), text, divisor)
+    if _C._functorch.is_legacy_batchedtensor(upstream):
+        # By autograd.grad(is_grads_batched=True), under which no derivative of a Function stays.
+        with torch.no_grad():
+            value = gradient(*args)
+    elif _is_nested_forward():
+        value = _Gradient.apply(*_detached((upstream, ahead, *tensors)), text, divisor)
+    else:
+        return _Gradient.apply(*args)
     plan = plan_of(text, *tensors)
     return ops.with_derivatives_of(_native_gradient(plan, upstream, (*tensors, divisor)), value)
 
