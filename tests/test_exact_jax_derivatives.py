@@ -125,7 +125,6 @@ def derivatives(spec: Any, t: Any, more: dict[str, Any]) -> Any:
 
     The first two are the same: through a vmap, and through a scan.
     """
-
     of = total_of(spec, t, more)
 
     def scanned(xs: Any) -> Any:
@@ -153,7 +152,6 @@ def derivatives(spec: Any, t: Any, more: dict[str, Any]) -> Any:
 
 def rarer_derivatives(spec: Any, t: Any, more: dict[str, Any]) -> Any:
     """Derivatives of orders, nestings and maps that `derivatives` leaves out."""
-
     of = total_of(spec, t, more)
 
     def gradient(x: Any) -> Any:
