@@ -251,14 +251,15 @@ def left_of(
     )
 
 
-def _address(x: Array | None) -> int:
+def address(x: Array | None) -> int:
+    """The address of an array; 0 for None."""
     return 0 if x is None else int(x.__array_interface__["data"][0])
 
 
 def _factors(work: Work) -> tuple[int, float]:
     """The address of the factors and 1, or 0 and the one factor."""
     factor = work.factor
-    return (0, factor) if isinstance(factor, float) else (_address(factor), 1.0)
+    return (0, factor) if isinstance(factor, float) else (address(factor), 1.0)
 
 
 def cross_entropy(work: Work) -> tuple[Total, int]:
@@ -271,19 +272,19 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
     left, found, *total = _loops.cross_entropy(
         level_number(),
         work.threads,
-        _address(rows),
+        address(rows),
         *rows.shape,
         rows.strides[0] // 4,
-        _address(labels),
+        address(labels),
         labels.itemsize,
         labels.dtype.kind == "i",
-        _address(work.todo),
-        _address(work.weight),
+        address(work.todo),
+        address(work.weight),
         *_factors(work),
-        _address(work.losses),
-        _address(work.slopes),
-        _address(work.left),
-        _address(work.elements),
+        address(work.losses),
+        address(work.slopes),
+        address(work.left),
+        address(work.elements),
         len(work.elements),
     )
     return Total(left, *total), found
@@ -294,7 +295,7 @@ def second_tier(
     results: tuple[Array, Array, Array],
     factors: Array,
     divisor: Array,
-    constants: tuple[Array, Array],
+    constants: Array,
 ) -> tuple[Array, Array]:
     """Compute single results of a cross-entropy in pairs of float64; see `struct second`.
 
@@ -304,7 +305,7 @@ def second_tier(
             column of a loss is -1.
         factors: float64 (3, n); the results are multiplied by their product.
         divisor: float64 (3,), of the slopes: high part, low part and relative error.
-        constants: log(2) / 64 in three parts, and 2^(j / 64) in high and low parts (2, 64).
+        constants: float64, see pairs.h.
 
     Returns:
         The results, rounded to float32, and which of them are undecided.
@@ -313,11 +314,11 @@ def second_tier(
     rounded, left = np.empty(n, np.float32), np.empty(n, bool)
     _loops.second_tier(
         level_number(),
-        _address(predictions),
+        address(predictions),
         predictions.shape[1],
         predictions.strides[0] // 4,
         n,
-        *map(_address, (*results, factors, divisor, *constants, rounded, left)),
+        *map(address, (*results, factors, divisor, constants, rounded, left)),
     )
     return rounded, left
 
@@ -327,7 +328,7 @@ def exact_sum(numbers: Array) -> Array:
 
     `unifiedloss.exact.limbs` describes limbs and counts.
     """
-    found = _loops.exact_sum(level_number(), _address(numbers), numbers.size)
+    found = _loops.exact_sum(level_number(), address(numbers), numbers.size)
     return np.frombuffer(found, np.int64)
 
 
@@ -343,7 +344,7 @@ def sum_of_losses(
         parameter: as for `elementwise`.
         threads: the most threads to use.
     """
-    arrays = _address(predictions), _address(targets), predictions.size
+    arrays = address(predictions), address(targets), predictions.size
     found = _loops.sum_of_losses(level_number(), threads, LOSSES.index(loss), *arrays, parameter)
     return None if found is None else np.frombuffer(found, np.int64)
 
@@ -363,18 +364,18 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
     total = getattr(_loops, loss)(
         level_number(),
         work.threads,
-        _address(work.predictions),
-        _address(work.targets),
+        address(work.predictions),
+        address(work.targets),
         len(work.predictions),
-        _address(work.todo),
-        _address(work.weight),
+        address(work.todo),
+        address(work.weight),
         *factors,
         work.factor_is_exact,
         work.divisor,
         parameter,
-        _address(work.losses),
-        _address(work.slopes),
-        _address(work.left),
+        address(work.losses),
+        address(work.slopes),
+        address(work.left),
     )
     return Total(*total), 0
 
@@ -382,3 +383,13 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
 def run_native(*arguments: Any) -> tuple[int, float]:
     """Run a loop of native mode; see `unifiedloss.compiled.native`."""
     return _loops.native(level_number(), *arguments)
+
+
+def run_wide(*arguments: Any) -> int:
+    """Run a loop of float64 predictions; see `unifiedloss.compiled.wide`."""
+    return _loops.wide(level_number(), *arguments)
+
+
+def sum_in_pairs(numbers: Array) -> tuple[float, float, float]:
+    """The sum of a contiguous float64 array: high part, low part, and a bound of its error."""
+    return _loops.sum_in_pairs(level_number(), address(numbers), numbers.size)

@@ -260,7 +260,8 @@ class HostCall:
             return _count(int(np.count_nonzero(nonzero & self.kept)))
         if self.bad.any():
             return np.nan
-        factors = [f[self.kept] for f in (*own, weight[:, None])]
+        given = (weight[:, None],) if plan.class_weights is None else (*own, weight[:, None])
+        factors = [f[self.kept] for f in given]
         if not all(np.isfinite(f).all() for f in factors):
             return float(np.sum(np.prod(np.stack(np.broadcast_arrays(*factors)), axis=0)))
         if self._long_weight is not None:
@@ -269,7 +270,7 @@ class HostCall:
         terms = None if self._long_weight is not None else products(*wide)
         if terms is None:
             each = zip(*(f.ravel().tolist() for f in wide), strict=True)
-            total = sum((Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in each), Fraction(0))
+            total = sum((math.prod(map(Fraction, x), start=Fraction(1)) for x in each), Fraction(0))
             return (_ball(total), lambda: total) if total else 0.0
         weights = Sum(terms)
         ball = weights.ball()
@@ -393,6 +394,16 @@ class HostCall:
         counts.undecided["oracle"] += 1
         slope = scaled(scale.exactly(i), self._position(i).predictions[c])
         return round_value(slope, FORMATS[self.plan.predictions_dtype])
+
+
+def call_of_rows(plan: Plan, rows: Array, targets: Array, divisor: Divisor) -> HostCall:
+    """Some rows of a call as a call of their own."""
+    # The plan knows the class axis by its number, so keep the rank.
+    between = (1,) * (0 if plan.axis is None else plan.axis - 1)
+    width = () if plan.axis is None else rows.shape[1:]
+    rows = rows.reshape(len(rows), *between, *width)
+    targets = targets.reshape(len(rows), *between)
+    return HostCall(plan, rows, targets, None, None, divisor=divisor)
 
 
 def plain(x: Array) -> Array:

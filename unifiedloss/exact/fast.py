@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import losses
-from unifiedloss.exact import loops
+from unifiedloss.exact import loops, wide
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.call import HostCall
 from unifiedloss.exact.rounding import stored, to_format
@@ -86,10 +86,13 @@ def carry_out(
         The positions that are left undecided.
     """
     plan = call.plan
-    if plan.predictions_dtype == "float64" or plan.scale != 1.0 or plan.average_last_axis:
+    if plan.scale != 1.0 or plan.average_last_axis or not _is_in_reach(plan, scale):
         return todo
-    if not _is_in_reach(plan, scale):
-        return todo
+    if plan.predictions_dtype == "float64":
+        if not _are_in_reach(call, slice(None), scale):
+            return todo
+        found = wide.carry_out(call, todo, results, slopes, scale)
+        return todo if found is None else found
     if _are_in_reach(call, slice(None), scale):
         left = loops.carry_out(call, todo, results, slopes, scale, dtype)
         if left is not None:
