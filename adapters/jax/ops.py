@@ -216,7 +216,7 @@ def _stored_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Any
 
 
 # A primitive, because JAX replaces a jax.custom_jvp within the derivative of a lax.scan by what it
-# computes, and the derivative of that is 0 here (test_second_derivative_of_a_scan).
+# computes, and the derivative of that is 0 here (test_other_derivatives_are_native).
 _stored_p = Primitive("unifiedloss_stored")
 _stored_p.def_impl(_by_bits)
 _stored_p.def_abstract_eval(lambda x: x)
