@@ -16,8 +16,8 @@ struct found {
 
 typedef struct found formula(const struct elements *a, doubles p, doubles t);
 
-/* Whether float32 holds these numbers, so that their squares are exact. */
-INLINE longs is_short(doubles x) { return widen(narrow(x)) == x; }
+/* Whether these numbers have at most 26 bits, so that their squares are exact. */
+INLINE longs is_short(doubles x) { return ((longs)x & 0x7ffffffLL) == 0; }
 
 INLINE longs is_power_of_two(double x) { return ((longs)all(x) & 0xfffffffffffffLL) == 0; }
 
@@ -40,7 +40,7 @@ INLINE struct found huber_error(const struct elements *a, doubles p, doubles t) 
   /* Both formulas are slope * (d - slope / 2). */
   f.loss = slope * rest;
   /* A product with a power of two is exact. |d| >= |half|, so rest is exact where subtracting it
-     gives half again. A product of two float32 numbers is exact too. */
+     gives half again. The square of a short number is exact too. */
   longs inside = slope == d, far = d - rest == half;
   longs exact = (inside & is_short(d)) | (~inside & far & is_power_of_two(a->delta));
   f.loss_error = choose(exact, (doubles){0}, f.loss * (4 * U));
@@ -50,22 +50,32 @@ INLINE struct found huber_error(const struct elements *a, doubles p, doubles t) 
   return f;
 }
 
-/* With e = e^-|z| and q the weight of positive targets:
-   loss = q t max(-z, 0) + (1 - t) max(z, 0) + (q t + 1 - t) log(1 + e), and the slope is
-   (1 - t) sigma(z) - q t sigma(-z), where the sigmoids are 1 / (1 + e) and e / (1 + e). */
-INLINE struct found binary_error(const struct elements *a, doubles z, doubles t, doubles e) {
+/* With e = e^-|z| and the weights `yes` of positive answers and `no` of others:
+   loss = yes max(-z, 0) + no max(z, 0) + (yes + no) log(1 + e), and the slope is
+   no sigma(z) - yes sigma(-z), where the sigmoids are 1 / (1 + e) and e / (1 + e). The bounds hold
+   for weights with an error of U; one more unit of theirs adds one to each. */
+INLINE struct found of_answers(doubles z, doubles e, doubles yes, doubles no, double more) {
   struct found f;
-  doubles size = magnitude(z), yes = a->pos_weight * t, no = 1.0 - t;
-  doubles larger = 1.0 / (1.0 + e), smaller = e * larger;
+  doubles size = magnitude(z), larger = 1.0 / (1.0 + e), smaller = e * larger;
   longs positive = z >= 0;
   f.loss = choose(positive, no, yes) * size + (yes + no) * log1p_up_to_1(e);
-  f.loss_error = f.loss * (18 * U);
+  f.loss_error = f.loss * ((18 + more) * U);
   doubles up = choose(positive, larger, smaller) * no;
   doubles down = choose(positive, smaller, larger) * yes;
   f.slope = up - down;
-  f.slope_error = (up + down) * (12 * U);
-  /* Targets below the smallest normal number count as 0. The caller computes those. */
-  f.bad = ~((t >= 0x1p-126) | (t == 0)) | ~(t <= 1.0) | ~(size < INFINITY);
+  f.slope_error = (up + down) * ((12 + more) * U);
+  f.bad = ~(size < INFINITY);
+  return f;
+}
+
+/* Targets that are no answers, and those below the smallest normal number, which count as 0. The
+   caller computes these. */
+INLINE longs no_answer(doubles t) { return ~((t >= 0x1p-126) | (t == 0)) | ~(t <= 1.0); }
+
+/* The weights are q t and 1 - t, with q the weight of positive targets. */
+INLINE struct found binary_error(const struct elements *a, doubles z, doubles t, doubles e) {
+  struct found f = of_answers(z, e, a->pos_weight * t, 1.0 - t, 0);
+  f.bad |= no_answer(t);
   return f;
 }
 
@@ -210,11 +220,11 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
   uint8_t unknown[CHUNK];
   for (int64_t b = 0; b < a->n; b += CHUNK) {
     const int64_t m = a->n - b < CHUNK ? a->n - b : CHUNK;
-    const float *p = a->predictions + b, *t = a->targets + b;
+    const float *p = (const float *)a->predictions + b, *t = (const float *)a->targets + b;
     const double *weight = a->weight ? a->weight + b : NULL;
-    const double *factor = a->factor ? a->factor + b : NULL;
-    float *losses = a->losses ? a->losses + b : pad_losses;
-    float *slopes = a->slopes ? a->slopes + b : NULL;
+    const double *factor = a->factor ? (const double *)a->factor + b : NULL;
+    float *losses = a->losses ? (float *)a->losses + b : pad_losses;
+    float *slopes = a->slopes ? (float *)a->slopes + b : NULL;
     const int whole = a->todo == NULL || all_todo(a->todo + b, m);
     const int padded = m % (LANES * W) != 0 || !whole;
     int64_t steps = m;
@@ -260,8 +270,8 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
     size += sizes;
     for (int64_t i = 0; padded && i < m; i++) {
       if (!whole && !a->todo[b + i]) continue;
-      if (a->losses) a->losses[b + i] = pad_losses[i];
-      if (a->slopes) a->slopes[b + i] = pad_slopes[i];
+      if (a->losses) ((float *)a->losses)[b + i] = pad_losses[i];
+      if (a->slopes) ((float *)a->slopes)[b + i] = pad_slopes[i];
     }
   }
   total->high = high;
@@ -271,14 +281,16 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
   return left;
 }
 
+#include "mixed.c"
+
 static int64_t binary_cross_entropy(const struct elements *a, struct total *total) {
-  return evaluate(a, NULL, total);
+  return a->mixed ? evaluate_mixed(a, find_binary, total) : evaluate(a, NULL, total);
 }
 
 static int64_t mean_squared_error(const struct elements *a, struct total *total) {
-  return evaluate(a, squared_error, total);
+  return a->mixed ? evaluate_mixed(a, find_squared, total) : evaluate(a, squared_error, total);
 }
 
 static int64_t huber(const struct elements *a, struct total *total) {
-  return evaluate(a, huber_error, total);
+  return a->mixed ? evaluate_mixed(a, find_huber, total) : evaluate(a, huber_error, total);
 }

@@ -50,21 +50,50 @@ struct second {
   uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };
 
-/* An elementwise loss: the binary cross-entropy of logits, the squared error, the Huber loss. */
+/* How targets and factors are stored: as numbers of a form, or as one of these. */
+enum other { FLOAT64 = 3, UINT8, INT8, INT32, INT64 };
+
+/* The bytes of a number of an `enum form` or an `enum other`. */
+static inline int64_t bytes_of(int kind) {
+  static const int8_t bytes[] = {4, 2, 2, 8, 1, 1, 4, 8};
+  return bytes[kind];
+}
+
+/* What a call has beyond float32 numbers, one weight and one factor for each loss. */
+struct mixed {
+  enum form read;      /* how predictions are stored */
+  enum form form;      /* the form of the slopes */
+  enum form loss_form; /* what losses are rounded to */
+  enum form stored;    /* how they are stored; if not as float32, they are not added */
+  int target, factor;  /* each an `enum form` or an `enum other` */
+  int64_t size;        /* the elements of a position, whose losses are averaged; else 1 */
+  double smoothing;    /* of the binary cross-entropy */
+  /* One pos_weight for each element of an axis, with so many elements from one to the next; the
+     call is `first` elements into the axes. Or NULL. */
+  const double *pos_weights;
+  int64_t period, inner, first;
+  double loss_scale; /* multiplies the losses */
+  double over;       /* divides the slopes, whose factors and `scale` are numerators here */
+  int weight_is_exact, factor_is_exact; /* whether these have no error, `over` included */
+};
+
+/* An elementwise loss: the binary cross-entropy of logits, the squared error, the Huber loss. Where
+   `mixed` is set, `weight`, `factor`, `todo` and `left` have an entry for each position. */
 struct elements {
-  const float *predictions, *targets;
+  const void *predictions, *targets; /* float32, unless `mixed` says otherwise */
   int64_t n;
   const uint8_t *todo;
   const double *weight;
-  const double *factor;
+  const void *factor; /* float64, unless `mixed` says otherwise */
   double scale;       /* as in `struct rows` */
   int scale_is_exact; /* whether `scale` is a power of two, so that a product with it is exact */
   double divisor;     /* the integer below 2^28 that `scale` is the inverse of, or 0 */
   double delta;       /* of the Huber loss */
   double pos_weight;  /* of the binary cross-entropy */
-  float *losses;      /* or NULL, where only their sum is wanted */
-  float *slopes;
+  void *losses;       /* or NULL, where only their sum is wanted */
+  void *slopes;
   uint8_t *left; /* as in `struct rows`, or NULL where only their number is wanted */
+  const struct mixed *mixed;
 };
 
 #define FLOAT_LIMBS 9

@@ -83,6 +83,8 @@ static int has(Py_ssize_t given, Py_ssize_t wanted) {
   return 0;
 }
 
+static int is_form(int64_t x) { return x >= FLOAT32 && x <= FLOAT16; }
+
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
   if (!has(count, 18)) return NULL;
@@ -178,6 +180,69 @@ static PyObject *mean_squared_error(PyObject *module, PyObject *const *given, Py
 static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
   return elementwise(given, count, HUBER);
+}
+
+/* An elementwise loss of a call with more than float32 numbers. */
+static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 30)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t threads = integer(&a), loss = integer(&a);
+  struct elements e = {0};
+  struct mixed w = {0};
+  e.mixed = &w;
+  e.n = integer(&a);
+  w.size = integer(&a);
+  const int64_t read = integer(&a), target = integer(&a), form = integer(&a);
+  const int64_t loss_form = integer(&a), stored = integer(&a), factor = integer(&a);
+  e.delta = e.pos_weight = number(&a);
+  w.smoothing = number(&a);
+  w.pos_weights = address(&a);
+  w.period = integer(&a);
+  w.inner = integer(&a);
+  w.loss_scale = number(&a);
+  e.scale = number(&a);
+  w.over = number(&a);
+  e.scale_is_exact = (int)integer(&a);
+  w.weight_is_exact = (int)integer(&a);
+  w.factor_is_exact = (int)integer(&a);
+  e.predictions = address(&a);
+  e.targets = address(&a);
+  e.todo = address(&a);
+  e.weight = address(&a);
+  e.factor = address(&a);
+  e.losses = address(&a);
+  e.slopes = address(&a);
+  e.left = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  if (loss <= CROSS_ENTROPY || loss >= LOSSES || e.n < 0 || w.size < 1 || !is_form(read) ||
+      !is_form(form) || !is_form(loss_form) || !is_form(stored) || target < 0 || target > INT64 ||
+      target == FLOAT64 || factor < 0 || factor > FLOAT64) {
+    PyErr_SetString(PyExc_ValueError, "the loss, a form or the shape is out of range");
+    return NULL;
+  }
+  w.read = (enum form)read;
+  w.target = (int)target;
+  w.form = (enum form)form;
+  w.loss_form = (enum form)loss_form;
+  w.stored = (enum form)stored;
+  w.factor = (int)factor;
+  loop_of_elements *loop = elementwise_loop(loops, (enum loss)loss);
+  struct total total = {0};
+  int64_t left;
+  unsigned before = keep_subnormals();
+  if (e.n > RELEASED / w.size) {
+    Py_BEGIN_ALLOW_THREADS
+    left = exact_elements(loop, &e, threads, &total);
+    Py_END_ALLOW_THREADS
+  } else {
+    left = loop(&e, &total);
+  }
+  restore(before);
+  if (left < 0) return PyErr_NoMemory();
+  return Py_BuildValue("Lddd", (long long)left, total.high, total.low, total.error);
 }
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
@@ -481,6 +546,7 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(binary_cross_entropy),
                                 FAST(mean_squared_error),
                                 FAST(huber),
+                                FAST(mixed),
                                 FAST(call),
                                 FAST(native),
                                 FAST(second_tier),

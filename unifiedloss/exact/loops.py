@@ -65,6 +65,8 @@ def carry_out(
         The positions that are left undecided, or None if no loop computes this call.
     """
     plan = call.plan
+    if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
+        return None
     module = None if dtype != "float32" else loop_of(plan)
     targets = None if module is None else module.read(call.targets)
     if targets is None:

@@ -118,7 +118,7 @@ def _own_divisor(
     """The divisor of a mean, which no prediction changes."""
     if plan.plain and plan.count is not None and not plan.average_last_axis:
         return limbs.units_of_divisor(Fraction(plan.count))
-    if plan.element_weights is not None and plan.oracle_only:  # an element may have two weights
+    if plan.element_weights is not None and plan.oracle_only:  # of an average
         harmless = np.broadcast_to(np.float32(0.5), targets.shape)
         found: Any = kernel.by_oracle(plan, harmless, targets, sample_weight, mask).divisor
     else:

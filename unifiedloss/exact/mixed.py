@@ -1,0 +1,302 @@
+"""Runs the compiled loops of the elementwise losses on more than float32 numbers.
+
+These are calls with half types, smoothing, several pos_weight, `scale`, `average_last_axis`, or the
+reduction "none". As in `unifiedloss.exact.loops`, a call without masks and weights needs no
+`HostCall`, and other calls come as one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unifiedloss import compiled, losses
+from unifiedloss.compiled import FORMS, NUMBERS, Mixed, Total
+from unifiedloss.compiled import threads as own_threads
+from unifiedloss.exact import counts
+from unifiedloss.exact.call import Array, Bools, HostCall
+from unifiedloss.exact.scale import Scale
+from unifiedloss.losses import has_part
+from unifiedloss.plan import Plan
+
+_SUPPORTED = frozenset(compiled.LOSSES[1:])
+_EXACT = 2.0**53
+"""float64 holds all integers up to this one."""
+
+
+def takes(plan: Plan) -> bool:
+    """Whether a loop computes the losses of a plan, whatever its weights are."""
+    name = plan.spec.name
+    if name not in _SUPPORTED or not has_part(name, "compiled"):
+        return False
+    if plan.predictions_dtype not in FORMS or plan.oracle_only:
+        return False
+    if plan.kind == "binary" and not plan.from_logits:
+        return False
+    shared: list[Any] = [plan.scale]
+    if plan.pos_weight is not None:
+        shared.append(plan.pos_weight)
+    return all(map(_in_reach, shared))
+
+
+def _in_reach(x: Any) -> bool:
+    """Whether numbers are 0, or from 2^-150 to 2^150 in size."""
+    size = np.abs(np.asarray(x, np.float64))
+    return bool(((size == 0) | (size >= 2.0**-150) & (size <= 2.0**150)).all())
+
+
+def _is_power_of_two(x: float) -> bool:
+    return x != 0 and abs(math.frexp(x)[0]) == 0.5
+
+
+@lru_cache(4096)
+def _of_plan(plan: Plan) -> Mixed | None:
+    """What a plan says of a call, without memory and factors."""
+    if not takes(plan):
+        return None
+    module = losses.part(plan.spec.name, "compiled")
+    several, inner = None, 1
+    if isinstance(plan.pos_weight, tuple):
+        several = np.array(plan.pos_weight, np.float64)
+        assert plan.shape is not None
+        extents: Any = plan.shape
+        inner = math.prod(extents[plan.pos_weight_axis % len(extents) + 1 :])
+        if len(several) == 1:  # it is broadcast
+            inner = math.prod(extents)
+    form = NUMBERS[plan.predictions_dtype]
+    return Mixed(
+        loss=plan.spec.name,
+        n=0,
+        size=1,
+        read=form,
+        target=0,
+        form=form,
+        loss_form=0,
+        stored=0,
+        parameter=module.parameter(plan),
+        smoothing=plan.label_smoothing,
+        pos_weights=several,
+        inner=max(1, inner),
+        loss_scale=plan.scale,
+    )
+
+
+def _number(dtype: np.dtype[Any], kind: str) -> int | None:
+    """The number of the dtype of targets in memory, or None if the loops do not read it so.
+
+    The loops round integers to float32. Those that it does not hold are bad binary targets.
+    """
+    if not dtype.isnative or dtype.name not in NUMBERS or dtype == np.float64:
+        return None
+    if dtype.kind in "iu" and dtype.itemsize > 2 and kind != "binary":
+        return None
+    return NUMBERS[dtype.name]
+
+
+def _times(call: Mixed, upstream: float, over: Fraction | None, arrays: int, high: float) -> Mixed:
+    """The call with the factors of its slopes.
+
+    Args:
+        call: the call.
+        upstream: the upstream gradient, 1 where an array holds it.
+        over: the divisor of the slopes; None where it is not known exactly.
+        arrays: how many arrays of factors there are.
+        high: the divisor in float64.
+    """
+    numerator = upstream * call.loss_scale
+    # A product with a power of two is exact.
+    others = arrays + sum(not _is_power_of_two(x) for x in (upstream, call.loss_scale))
+    wide = high * call.size
+    exact = over is not None and Fraction(wide) == over * call.size
+    quotient = exact and not arrays and others == 0 and _is_power_of_two(wide)
+    return dataclasses.replace(
+        call,
+        numerator=numerator,
+        over=high,
+        numerator_is_exact=quotient,
+        factor_is_exact=exact and others <= 1,
+    )
+
+
+# ------------------------------------------------------------------------------ rows of a host call
+
+
+def carry_out(
+    call: HostCall,
+    todo: Bools,
+    results: Array,
+    slopes: Array | None,
+    scale: Scale | None,
+    dtype: str,
+) -> Bools | None:
+    """Compute and round the positions that a loop decides.
+
+    The arguments are those of `fast.carry_out`.
+
+    Returns:
+        The positions that are left undecided, or None if no loop computes this call.
+    """
+    found = _of_plan(call.plan)
+    if found is None or dtype not in FORMS or not compiled.is_available():
+        return None
+    rows, targets = call.rows, call.targets
+    number = _number(targets.dtype, call.plan.kind)
+    if number is None:
+        narrow = compiled.as_float32(targets)
+        if narrow is None:
+            return None
+        targets, number = narrow, 0
+    if rows.dtype.name not in FORMS:
+        return None
+    rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
+    n, size = rows.shape
+    several = found.pos_weights
+    if several is not None and size == 1 and call.shape != call.plan.shape:
+        return None  # some positions of a call, and the weights run along all
+    weight = None if call.weight is None else np.ascontiguousarray(call.weight, np.float64)
+    other = call.element_weight
+    if other is not None:
+        weight = other if weight is None else weight * other
+    weights = (call.weight is not None) + (other is not None)
+    work = dataclasses.replace(
+        found,
+        n=n,
+        size=size,
+        read=NUMBERS[rows.dtype.name],
+        target=number,
+        loss_form=NUMBERS[dtype],
+        weight_is_exact=weights + (not _is_power_of_two(found.loss_scale)) <= 1,
+    )
+    factor = weight
+    if scale is not None:
+        single = 1.0 if scale.upstream.ndim else float(scale.upstream)
+        if scale.upstream.ndim:
+            factor = scale.upstream if weight is None else scale.upstream * weight
+            factor = np.ascontiguousarray(factor, np.float64)
+        divisor = scale.divisor
+        high = float(divisor.high) if call.divides else 1.0
+        known = not call.divides or (divisor.low == 0 and divisor.radius == 0)
+        over = Fraction(high) if known else None
+        work = _times(work, single, over, weights + (scale.upstream.ndim > 0), high)
+    left = np.zeros(n, bool)
+    chosen = None if todo.all() else np.ascontiguousarray(todo)
+    address = compiled.address
+    compiled.mixed(
+        work,
+        address(rows),
+        address(targets),
+        address(results),
+        address(slopes),
+        address(left),
+        todo=address(chosen),
+        weight=address(weight),
+        factor=address(factor if scale is not None else None),
+        threads=call.threads or own_threads.number(),
+    )
+    return left
+
+
+# ------------------------------------------------------------------------- arrays as they are given
+
+
+class Ready(NamedTuple):
+    """A call without masks and weights as the loops take it.
+
+    Attributes:
+        plan: the plan.
+        call: the call, without the factors of its slopes.
+        divisor: what the sum of the losses is divided by; 1 without a mean.
+    """
+
+    plan: Plan
+    call: Mixed
+    divisor: int
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the losses are added."""
+        return self.plan.spec.reduction != "none"
+
+    def with_factors(self, upstream: float, dtype: str | None) -> Mixed:
+        """The call with the factors of its slopes.
+
+        Args:
+            upstream: the upstream gradient, 1 where an array holds it.
+            dtype: the dtype of that array, or None.
+        """
+        return _with_factors(self, upstream, dtype)
+
+
+@lru_cache(4096)
+def _with_factors(ready: Ready, upstream: float, dtype: str | None) -> Mixed:
+    divisor = ready.divisor
+    found = _times(ready.call, upstream, Fraction(divisor), dtype is not None, float(divisor))
+    return found if dtype is None else dataclasses.replace(found, factor=NUMBERS[dtype])
+
+
+def ready(plan: Plan) -> Ready | None:
+    """The call of a plan for a loop, or None if none computes it from its arrays."""
+    known = _ready(plan)
+    if known is None or not compiled.is_available() or "fast" in counts.skipped_tiers:
+        return None
+    return known
+
+
+@lru_cache(4096)
+def _ready(plan: Plan) -> Ready | None:
+    call = _of_plan(plan)
+    if call is None or not plan.plain or plan.shape is None or not plan.count:
+        return None
+    if plan.element_weights is not None:
+        return None
+    shape: Any = plan.shape
+    size = shape[-1] if plan.average_last_axis else 1
+    name = "bool" if plan.targets_dtype == "bool" else plan.targets_dtype
+    bfloat16 = name == "bfloat16"
+    target = NUMBERS["bfloat16"] if bfloat16 else _number(np.dtype(name), plan.kind)
+    if target is None:
+        return None
+    count = plan.count // size
+    reduced = plan.spec.reduction != "none"
+    loss_form = NUMBERS["float32" if reduced else plan.result_dtype]
+    divisor = count if plan.spec.reduction == "mean" else 1
+    made = dataclasses.replace(
+        call, n=count, size=size, target=target, loss_form=loss_form, stored=loss_form,
+        weight_is_exact=True,
+    )  # fmt: skip
+    return Ready(plan, made, divisor)
+
+
+def run(
+    ready: Ready,
+    memory: tuple[int, int, int, int],
+    upstream: float,
+    factor: tuple[int, str] | None,
+    threads: int,
+) -> tuple[Total, Bools | None]:
+    """Run the loop of a call on memory.
+
+    Args:
+        ready: the call.
+        memory: the addresses of predictions, targets, losses and gradient; 0 for none.
+        upstream: the upstream gradient.
+        factor: the address and the dtype of an array of upstream gradients, or None.
+        threads: the most threads to use.
+
+    Returns:
+        The total, and the flags of the positions that are left undecided, or None if none is.
+    """
+    call = ready.with_factors(upstream, None if factor is None else factor[1])
+    given = 0 if factor is None else factor[0]
+    total = compiled.mixed(call, *memory, 0, factor=given, threads=threads)
+    if not total.left:
+        return total, None
+    # Again with flags, because filling them in every call would take a tenth of its time.
+    left = np.zeros(call.n, bool)
+    total = compiled.mixed(call, *memory, compiled.address(left), factor=given, threads=threads)
+    return total, left
