@@ -68,7 +68,10 @@ def loss_of_two(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor | No
         return None
     if not direct.takes(plan):
         return None
-    if not (torch.is_grad_enabled() and predictions.requires_grad):
+    wanted = torch.is_grad_enabled() and predictions.requires_grad
+    if wanted and plan.spec.reduction == "none":  # `_OfTwo` computes a gradient ahead
+        return None
+    if not wanted:
         found = direct.evaluate(plan, predictions, targets, gradient=False, checked=False)
         return None if found is None else found[0]
     if predictions.is_inference() or targets.is_inference():  # autograd does not save these
@@ -184,15 +187,18 @@ def _plan(text: str, *tensors: Any) -> Plan:
 
 def _evaluate(
     text: str, upstream: _Companion, tensors: tuple[_Companion, ...], *, gradient: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Any, Tensor | None]:
     """`_computed` for a spec as text."""
     return _computed(_plan(text, *tensors), upstream, tensors, gradient=gradient)
 
 
 def _computed(
     plan: Plan, upstream: _Companion, tensors: tuple[_Companion, ...], *, gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """`unifiedloss.exact.evaluate` on tensors of any device."""
+) -> tuple[Any, Tensor | None]:
+    """`unifiedloss.exact.evaluate` on tensors of any device.
+
+    The loss may be None where an upstream gradient is given.
+    """
     from unifiedloss import exact  # imported here because native mode does not need it
 
     predictions: Any = tensors[0]

@@ -391,7 +391,7 @@ NUMBERS = {
 """The dtypes in which targets and factors are stored, by their numbers in loops.h."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Mixed:
     """What `struct mixed` holds of a call besides memory; see loops.h.
 
@@ -415,6 +415,7 @@ class Mixed:
         numerator_is_exact: whether there are no factors, and the quotient is a power of two.
         weight_is_exact: whether the weights times `loss_scale` have no error.
         factor_is_exact: whether the factors times `numerator`, and `over`, have none.
+        no_losses: whether only slopes are wanted.
     """
 
     loss: str
@@ -436,6 +437,7 @@ class Mixed:
     numerator_is_exact: bool = False
     weight_is_exact: bool = False
     factor_is_exact: bool = False
+    no_losses: bool = False
 
 
 def mixed(
@@ -480,6 +482,7 @@ def mixed(
             call.numerator_is_exact,
             call.weight_is_exact,
             call.factor_is_exact,
+            call.no_losses,
             predictions,
             targets,
             todo,

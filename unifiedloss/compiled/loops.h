@@ -74,6 +74,7 @@ struct mixed {
   int64_t period, inner, first;
   double loss_scale; /* multiplies the losses */
   double over;       /* divides the slopes, whose factors and `scale` are numerators here */
+  int no_losses;     /* whether only slopes are wanted */
   int weight_is_exact, factor_is_exact; /* whether these have no error, `over` included */
 };
 

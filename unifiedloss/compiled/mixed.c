@@ -75,10 +75,14 @@ INLINE void find(const struct elements *a, formula *loss_of, const float *p, con
       doubles weight = q ? load_doubles(q + at) : all(a->pos_weight);
       struct found f = loss_of ? loss_of(a, x[v], y[v])
                                : smoothed_error(a->mixed->smoothing, x[v], y[v], weight, e[v]);
-      store_doubles(c->loss + at, f.loss);
-      store_doubles(c->loss_error + at, f.loss_error);
-      store_doubles(c->slope + at, f.slope);
-      store_doubles(c->slope_error + at, f.slope_error);
+      if (!a->mixed->no_losses) {
+        store_doubles(c->loss + at, f.loss);
+        store_doubles(c->loss_error + at, f.loss_error);
+      }
+      if (a->slopes) {
+        store_doubles(c->slope + at, f.slope);
+        store_doubles(c->slope_error + at, f.slope_error);
+      }
       memcpy(c->bad + at, &f.bad, sizeof f.bad);
     }
   }
@@ -356,22 +360,25 @@ static int64_t evaluate_elements(const struct elements *a, finder *find_chunk, s
     float *losses = direct ? (float *)a->losses + b : r->losses;
     longs bad = {0};
     for (int64_t i = 0; i < steps; i += W) bad |= *(const longs *)(c->bad + i);
-    int some = round_numbers(form, FLOAT32, c->loss, c->loss_error, &by_loss, steps, losses,
-                             r->of_loss);
-    some |= any_of(bad);
-    if (some)
+    const int wanted = !a->mixed->no_losses;
+    int some = any_of(bad);
+    if (wanted)
+      some |= round_numbers(form, FLOAT32, c->loss, c->loss_error, &by_loss, steps, losses,
+                            r->of_loss);
+    if (some && wanted)
       decide_ties(form, FLOAT32, c->loss, c->loss_error, &by_loss, c->bad, m, losses, r->of_loss);
     if (a->slopes && slopes_into(a, &by_slope, b, m, steps, todo, r)) some = 1;
     if (some)
       for (int64_t i = 0; i < m; i++) {
-        const int left = r->of_loss[i] || c->bad[i] || (a->slopes && r->of_slope[i]);
+        const int left =
+            c->bad[i] || (wanted && r->of_loss[i]) || (a->slopes && r->of_slope[i]);
         r->of_loss[i] = left ? -1 : 0;
         if (todo && !todo[i]) continue;
         undecided += left;
         if (a->left) a->left[b + i] = (uint8_t)left;
       }
     if (a->losses && !direct) write_losses(a, b, m, todo, r);
-    if (stored != FLOAT32) continue;
+    if (stored != FLOAT32 || !wanted) continue;
     double sum, size;
     add_losses(losses, r->of_loss, m, &sum, &size);
     low += two_sum(high, sum, &high);
@@ -409,11 +416,12 @@ static int64_t evaluate_averages(const struct elements *a, finder *find_chunk, s
       doubles sum = {0}, lost = {0}, errors = {0};
       longs bad = {0}, inexact = {0};
       for (int64_t i = 0; i < steps; i += W) {
+        bad |= *(const longs *)(c->bad + i);
+        if (a->mixed->no_losses) continue;
         doubles lower_part = two_sums(sum, load_doubles(c->loss + i), &sum);
         inexact |= (lower_part != 0) | (load_doubles(c->loss_error + i) != 0);
         lost += lower_part;
         errors += load_doubles(c->loss_error + i);
-        bad |= *(const longs *)(c->bad + i);
       }
       for (int v = 0; v < W; v++) {
         double part = two_sum(mean, sum[v], &mean);
@@ -424,6 +432,11 @@ static int64_t evaluate_averages(const struct elements *a, finder *find_chunk, s
       exact &= !any_of(inexact);
       left |= any_of(bad);
       if (a->slopes) left |= slopes_into(a, &by_slope, row * size + b, m, steps, NULL, r);
+    }
+    if (a->mixed->no_losses) {
+      undecided += left;
+      if (a->left) a->left[row] = (uint8_t)left;
+      continue;
     }
     double loss = mean + lower, wide = exact ? 0 : error * (1 + 0x1p-20) + 2 * U * fabs(loss);
     float rounded;

@@ -185,7 +185,7 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
 /* An elementwise loss of a call with more than float32 numbers. */
 static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 30)) return NULL;
+  if (!has(count, 31)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -208,6 +208,7 @@ static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t coun
   e.scale_is_exact = (int)integer(&a);
   w.weight_is_exact = (int)integer(&a);
   w.factor_is_exact = (int)integer(&a);
+  w.no_losses = (int)integer(&a);
   e.predictions = address(&a);
   e.targets = address(&a);
   e.todo = address(&a);

@@ -18,11 +18,14 @@ import numpy as np
 from unifiedloss import compiled, losses
 from unifiedloss.compiled import FORMS, NUMBERS, Mixed, Total
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import counts
+from unifiedloss.exact import counts, loops
 from unifiedloss.exact.call import Array, Bools, HostCall
+from unifiedloss.exact.rounding import from_bits
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
 from unifiedloss.plan import Plan
+
+__all__ = ["ONE", "Ready", "Upstream", "carry_out", "from_bits", "ready", "ready_for", "run"]
 
 _SUPPORTED = frozenset(compiled.LOSSES[1:])
 _EXACT = 2.0**53
@@ -222,18 +225,16 @@ class Ready(NamedTuple):
         """Whether the losses are added."""
         return self.plan.spec.reduction != "none"
 
-    def with_factors(self, upstream: float, dtype: str | None) -> Mixed:
-        """The call with the factors of its slopes.
-
-        Args:
-            upstream: the upstream gradient, 1 where an array holds it.
-            dtype: the dtype of that array, or None.
-        """
-        return _with_factors(self, upstream, dtype)
-
 
 @lru_cache(4096)
 def _with_factors(ready: Ready, upstream: float, dtype: str | None) -> Mixed:
+    """The call with the factors of its slopes.
+
+    Args:
+        ready: the call.
+        upstream: the upstream gradient, 1 where an array holds it.
+        dtype: the dtype of that array, or None.
+    """
     divisor = ready.divisor
     found = _times(ready.call, upstream, Fraction(divisor), dtype is not None, float(divisor))
     return found if dtype is None else dataclasses.replace(found, factor=NUMBERS[dtype])
@@ -272,12 +273,59 @@ def _ready(plan: Plan) -> Ready | None:
     return Ready(plan, made, divisor)
 
 
+def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
+    """The call of a plan for a loop, or None if none computes it from these arrays."""
+    known = ready(plan)
+    if known is None:
+        return None
+    for x, dtype in ((predictions, plan.predictions_dtype), (targets, plan.targets_dtype)):
+        flags = x.flags  # the memory may be read-only, as TensorFlow's is
+        if x.dtype.name != dtype or not (flags.c_contiguous and flags.aligned):
+            return None
+        if not x.dtype.isnative:
+            return None
+    return known
+
+
+class Upstream(NamedTuple):
+    """An upstream gradient: one number, or memory with one for each position.
+
+    Attributes:
+        number: the one number; 1 beside memory.
+        address: the address of the memory, or 0.
+        dtype: the dtype of the memory, or None.
+    """
+
+    number: float = 1.0
+    address: int = 0
+    dtype: str | None = None
+
+
+ONE = Upstream()
+
+
+def upstream_of(ready: Ready, upstream: Any) -> Upstream | None:
+    """An upstream gradient as the loops take it, or None if they do not.
+
+    Every number of float32 and of the half types is in the range of the loops.
+    """
+    if upstream is None:
+        return ONE
+    if ready.is_reduced or np.ndim(upstream) == 0:
+        number = loops.upstream_of(upstream)
+        return None if number is None else Upstream(number)
+    if upstream.dtype.name not in FORMS or not upstream.flags.c_contiguous:
+        return None
+    return Upstream(1.0, compiled.address(upstream), upstream.dtype.name)
+
+
 def run(
     ready: Ready,
-    memory: tuple[int, int, int, int],
-    upstream: float,
-    factor: tuple[int, str] | None,
+    memory: tuple[int, ...],
+    upstream: Upstream,
     threads: int,
+    *,
+    no_losses: bool = False,
 ) -> tuple[Total, Bools | None]:
     """Run the loop of a call on memory.
 
@@ -285,18 +333,22 @@ def run(
         ready: the call.
         memory: the addresses of predictions, targets, losses and gradient; 0 for none.
         upstream: the upstream gradient.
-        factor: the address and the dtype of an array of upstream gradients, or None.
         threads: the most threads to use.
+        no_losses: whether only the gradient is wanted.
 
     Returns:
         The total, and the flags of the positions that are left undecided, or None if none is.
     """
-    call = ready.with_factors(upstream, None if factor is None else factor[1])
-    given = 0 if factor is None else factor[0]
-    total = compiled.mixed(call, *memory, 0, factor=given, threads=threads)
-    if not total.left:
-        return total, None
-    # Again with flags, because filling them in every call would take a tenth of its time.
+    call = _with_factors(ready, upstream.number, upstream.dtype)
+    if no_losses:
+        call = _without_losses(call)
     left = np.zeros(call.n, bool)
-    total = compiled.mixed(call, *memory, compiled.address(left), factor=given, threads=threads)
-    return total, left
+    total = compiled.mixed(
+        call, *memory, compiled.address(left), factor=upstream.address, threads=threads
+    )
+    return total, left if total.left else None
+
+
+@lru_cache(4096)
+def _without_losses(call: Mixed) -> Mixed:
+    return dataclasses.replace(call, no_losses=True)
