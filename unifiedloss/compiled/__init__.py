@@ -416,6 +416,7 @@ class Mixed:
         weight_is_exact: whether the weights times `loss_scale` have no error.
         factor_is_exact: whether the factors times `numerator`, and `over`, have none.
         no_losses: whether only slopes are wanted.
+        clip: a `CLIP`, or None for logits.
     """
 
     loss: str
@@ -438,6 +439,17 @@ class Mixed:
     weight_is_exact: bool = False
     factor_is_exact: bool = False
     no_losses: bool = False
+    clip: Array | None = None
+
+
+CLIP = np.dtype(
+    [("rule", np.int64), ("bounds", np.float64, 2), ("costs", np.float64, 2)]
+    + [("complements", np.float64, 2), ("added", np.float64), ("least", np.float64)]
+)
+"""A `struct clip` of loops.h."""
+
+CLIPS = ("unclipped", "clipped", "clamped", "added")
+"""Its rules, in their order."""
 
 
 def mixed(
@@ -483,6 +495,7 @@ def mixed(
             call.weight_is_exact,
             call.factor_is_exact,
             call.no_losses,
+            address(call.clip),
             predictions,
             targets,
             todo,

@@ -281,10 +281,12 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
   return left;
 }
 
+#include "probabilities.c"
 #include "mixed.c"
 
 static int64_t binary_cross_entropy(const struct elements *a, struct total *total) {
-  return a->mixed ? evaluate_mixed(a, find_binary, total) : evaluate(a, NULL, total);
+  if (!a->mixed) return evaluate(a, NULL, total);
+  return evaluate_mixed(a, a->mixed->clip ? find_probabilities : find_binary, total);
 }
 
 static int64_t mean_squared_error(const struct elements *a, struct total *total) {

@@ -59,6 +59,17 @@ static inline int64_t bytes_of(int kind) {
   return bytes[kind];
 }
 
+/* How a binary cross-entropy of probabilities reads them. `compiled.CLIP` is this struct. */
+enum rule { UNCLIPPED, CLIPPED, CLAMPED, ADDED };
+struct clip {
+  int64_t rule;          /* an `enum rule` */
+  double low, high;      /* CLIPPED: numbers below and above these are clipped */
+  double costs[2];       /* of the bounds: -log p, at low and at high */
+  double complements[2]; /* -log(1 - p) */
+  double added;          /* ADDED: to p and 1 - p in their logarithms; at most 2^-10 */
+  double least;          /* CLAMPED: the least p (1 - p) that divides a slope */
+};
+
 /* What a call has beyond float32 numbers, one weight and one factor for each loss. */
 struct mixed {
   enum form read;      /* how predictions are stored */
@@ -74,6 +85,7 @@ struct mixed {
   int64_t period, inner, first;
   double loss_scale; /* multiplies the losses */
   double over;       /* divides the slopes, whose factors and `scale` are numerators here */
+  const struct clip *clip; /* or NULL for logits */
   int no_losses;     /* whether only slopes are wanted */
   int weight_is_exact, factor_is_exact; /* whether these have no error, `over` included */
 };

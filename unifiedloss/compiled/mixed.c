@@ -59,22 +59,31 @@ INLINE struct found smoothed_error(double smoothing, doubles z, doubles t, doubl
   return f;
 }
 
+/* The same of probabilities. */
+INLINE struct found found_of(const struct mixed *w, doubles p, doubles t, doubles q, int plain) {
+  const double keep = 1.0 - w->smoothing, share = w->smoothing / 2;
+  return of_probabilities(w->clip, p, t, q * (keep * t + share), keep * (1.0 - t) + share, plain,
+                          4);
+}
+
 /* The first pass of a loss. m is a whole number of steps. */
-INLINE void find(const struct elements *a, formula *loss_of, const float *p, const float *t,
-                 const double *q, int64_t m, struct chunk *c) {
+INLINE void find(const struct elements *a, formula *loss_of, int of_logits, const float *p,
+                 const float *t, const double *q, int64_t m, struct chunk *c) {
+  const int plain = a->mixed->smoothing == 0 && !q && a->pos_weight == 1;
   for (int64_t i = 0; i < m; i += LANES * W) {
     doubles x[LANES], y[LANES], e[LANES];
   EACH x[v] = widen(load_floats(p + i + v * W));
     EACH y[v] = widen(load_floats(t + i + v * W));
-    if (loss_of == NULL) {
+    if (loss_of == NULL && of_logits) {
       EACH e[v] = clamp(-magnitude(x[v]), -700.0, 0.0);
       exp_of(e);
     }
     EACH {
       const int64_t at = i + v * W;
       doubles weight = q ? load_doubles(q + at) : all(a->pos_weight);
-      struct found f = loss_of ? loss_of(a, x[v], y[v])
-                               : smoothed_error(a->mixed->smoothing, x[v], y[v], weight, e[v]);
+      struct found f = loss_of     ? loss_of(a, x[v], y[v])
+                       : of_logits ? smoothed_error(a->mixed->smoothing, x[v], y[v], weight, e[v])
+                                   : found_of(a->mixed, x[v], y[v], weight, plain);
       if (!a->mixed->no_losses) {
         store_doubles(c->loss + at, f.loss);
         store_doubles(c->loss_error + at, f.loss_error);
@@ -93,19 +102,24 @@ typedef void finder(const struct elements *a, const float *p, const float *t, co
 
 static void find_binary(const struct elements *a, const float *p, const float *t, const double *q,
                         int64_t m, struct chunk *c) {
-  find(a, NULL, p, t, q, m, c);
+  find(a, NULL, 1, p, t, q, m, c);
+}
+
+static void find_probabilities(const struct elements *a, const float *p, const float *t,
+                               const double *q, int64_t m, struct chunk *c) {
+  find(a, NULL, 0, p, t, q, m, c);
 }
 
 static void find_squared(const struct elements *a, const float *p, const float *t, const double *q,
                          int64_t m, struct chunk *c) {
   (void)q;
-  find(a, squared_error, p, t, NULL, m, c);
+  find(a, squared_error, 1, p, t, NULL, m, c);
 }
 
 static void find_huber(const struct elements *a, const float *p, const float *t, const double *q,
                        int64_t m, struct chunk *c) {
   (void)q;
-  find(a, huber_error, p, t, NULL, m, c);
+  find(a, huber_error, 1, p, t, NULL, m, c);
 }
 
 /* The second pass: x times its factor, rounded to a form. `to` receives numbers of that form, or

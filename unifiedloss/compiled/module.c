@@ -182,10 +182,18 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
   return elementwise(given, count, HUBER);
 }
 
+/* Whether float32 numbers without any factor but `scale` are all that a call has. */
+static int is_simple(const struct elements *e) {
+  const struct mixed *w = e->mixed;
+  return w->read == FLOAT32 && w->target == FLOAT32 && w->form == FLOAT32 &&
+         w->loss_form == FLOAT32 && w->stored == FLOAT32 && w->size == 1 && w->loss_scale == 1 &&
+         w->smoothing == 0 && !w->pos_weights && !w->clip && !w->no_losses && !e->weight && !e->factor;
+}
+
 /* An elementwise loss of a call with more than float32 numbers. */
 static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 31)) return NULL;
+  if (!has(count, 32)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -209,6 +217,7 @@ static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t coun
   w.weight_is_exact = (int)integer(&a);
   w.factor_is_exact = (int)integer(&a);
   w.no_losses = (int)integer(&a);
+  w.clip = address(&a);
   e.predictions = address(&a);
   e.targets = address(&a);
   e.todo = address(&a);
@@ -230,6 +239,10 @@ static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t coun
   w.loss_form = (enum form)loss_form;
   w.stored = (enum form)stored;
   w.factor = (int)factor;
+  if (is_simple(&e)) {
+    e.mixed = NULL;
+    e.scale /= w.over;
+  }
   loop_of_elements *loop = elementwise_loop(loops, (enum loss)loss);
   struct total total = {0};
   int64_t left;

@@ -22,6 +22,7 @@ from unifiedloss.exact import counts, loops
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.rounding import from_bits
 from unifiedloss.exact.scale import Scale
+from unifiedloss.floats import TORCH_LEAST_SPREAD
 from unifiedloss.losses import has_part
 from unifiedloss.plan import Plan
 
@@ -39,7 +40,7 @@ def takes(plan: Plan) -> bool:
         return False
     if plan.predictions_dtype not in FORMS or plan.oracle_only:
         return False
-    if plan.kind == "binary" and not plan.from_logits:
+    if plan.epsilon_added and not 2.0**-100 <= plan.epsilon_added <= 2.0**-10:
         return False
     shared: list[Any] = [plan.scale]
     if plan.pos_weight is not None:
@@ -72,6 +73,7 @@ def _of_plan(plan: Plan) -> Mixed | None:
         if len(several) == 1:  # it is broadcast
             inner = math.prod(extents)
     form = NUMBERS[plan.predictions_dtype]
+    clip = _clip_of(plan) if plan.kind == "binary" and not plan.from_logits else None
     return Mixed(
         loss=plan.spec.name,
         n=0,
@@ -86,7 +88,31 @@ def _of_plan(plan: Plan) -> Mixed | None:
         pos_weights=several,
         inner=max(1, inner),
         loss_scale=plan.scale,
+        clip=clip,
     )
+
+
+def _clip_of(plan: Plan) -> Array:
+    """How the loop reads probabilities."""
+    found = np.zeros((), compiled.CLIP)
+    rule = "unclipped"
+    if plan.clip is not None and plan.bounds is not None:
+        rule = "clipped"
+        low, gap = plan.bounds
+        # The largest float64 that is not above the real number 1 - gap.
+        high = 1.0 - gap
+        if Fraction(high) > 1 - Fraction(gap):
+            high = math.nextafter(high, 0.0)
+        found["bounds"] = low, high
+        found["costs"], found["complements"] = plan.clip.costs, plan.clip.complement_costs
+    elif plan.clamped:
+        rule = "clamped"
+        found["least"] = TORCH_LEAST_SPREAD
+    elif plan.epsilon_added:
+        rule = "added"
+        found["added"] = plan.epsilon_added
+    found["rule"] = compiled.CLIPS.index(rule)
+    return found
 
 
 def _number(dtype: np.dtype[Any], kind: str) -> int | None:
