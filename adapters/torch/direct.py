@@ -118,9 +118,7 @@ def _of_mixed(
     memory = tuple(0 if x is None else x.data_ptr() for x in tensors)
     if not all(memory[:2]):
         return None
-    total, left = mixed.run(
-        ready, memory, above, torch.get_num_threads(), no_losses=slopes_alone
-    )
+    total, left = mixed.run(ready, memory, above, torch.get_num_threads(), no_losses=slopes_alone)
     if left is None and (losses is not None or slopes_alone):
         return losses, slopes
     if left is None:
@@ -128,7 +126,9 @@ def _of_mixed(
         if number is not None:
             return torch.from_numpy(np.asarray(number)), slopes
         return None
-    p, t, *rest = (None if x is None else _bits(x) for x in (*tensors[:2], upstream, losses, slopes))
+    p, t, *rest = (
+        None if x is None else _bits(x) for x in (*tensors[:2], upstream, losses, slopes)
+    )
     if not checked:
         values.check(plan, mixed.from_bits(p), mixed.from_bits(t), None, None)
     found = host.run(_finished_mixed, ready, total, left, p, t, *rest)

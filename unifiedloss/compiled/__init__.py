@@ -94,7 +94,8 @@ class Work:
         predictions: float32 (n, K), with the numbers of a row next to each other.
         targets: contiguous: labels (n,) of any integer type, or float32 numbers.
         todo: bool (n,), the positions to compute, or None for all.
-        weight: float64 (n,), the weights of the losses, or None for 1.
+        weight: float64 (n,), the weights of the losses, or None for 1. Like several factors, only
+            for the cross-entropy; `Mixed` has those of the other losses.
         factor: float64 (n,) or one number, the factors of the slopes.
         factor_is_exact: whether the one factor is a power of two.
         divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
@@ -358,13 +359,13 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
 
     Args:
         loss: the name of the loop.
-        work: with n rows of one prediction.
+        work: with n rows of one prediction, and without `weight` and `factor` for each.
         parameter: delta of the Huber loss, pos_weight of the binary cross-entropy.
 
     Returns:
         The total, and 0, because a position has one element.
     """
-    factors = _factors(work)
+    assert isinstance(work.factor, float)
     total = getattr(_loops, loss)(
         level_number(),
         work.threads,
@@ -372,8 +373,7 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
         address(work.targets),
         len(work.predictions),
         address(work.todo),
-        address(work.weight),
-        *factors,
+        work.factor,
         work.factor_is_exact,
         work.divisor,
         parameter,

@@ -123,7 +123,7 @@ struct ends {
 };
 
 struct sums {
-  doubles sum[LANES], size[LANES];
+  doubles sum[LANES];
   longs bad;
   ints differ;
 };
@@ -131,8 +131,7 @@ struct sums {
 /* Compute m elements, a whole number of steps. Note in `s` whether any is undecided, and store the
    intervals in `ends` if it is given. */
 INLINE void compute(const struct elements *a, formula *loss_of, const float *p, const float *t,
-                    const double *weight, const double *factor, int64_t m, float *losses,
-                    float *slopes, struct sums *s, struct ends *ends) {
+                    int64_t m, float *losses, float *slopes, struct sums *s, struct ends *ends) {
   const int binary = loss_of == NULL;
   for (int64_t i = 0; i < m; i += LANES * W) {
     doubles x[LANES], y[LANES], e[LANES];
@@ -145,28 +144,20 @@ INLINE void compute(const struct elements *a, formula *loss_of, const float *p, 
     EACH {
       const int64_t at = i + v * W;
       struct found f = binary ? binary_error(a, x[v], y[v], e[v]) : loss_of(a, x[v], y[v]);
-      doubles loss = f.loss, error = f.loss_error;
-      if (weight) {
-        loss *= load_doubles(weight + at);
-        error = magnitude(loss) * (22 * U);
-      }
-      doubles lower = loss - error, upper = loss + error;
+      doubles lower = f.loss - f.loss_error, upper = f.loss + f.loss_error;
       floats low = narrow(lower), high = narrow(upper);
       low += 0.0f; /* no -0 */
       s->differ |= low != high;
       s->bad |= f.bad;
       store_floats(losses + at, low);
-      doubles term = widen(low);
-      s->sum[v] += term;
-      if (weight) s->size[v] += magnitude(term);
+      s->sum[v] += widen(low);
       if (ends) {
         store_doubles(ends->loss_low + at, lower);
         store_doubles(ends->loss_high + at, upper);
         memcpy(ends->bad + at, &f.bad, sizeof f.bad);
       }
       if (!slopes) continue;
-      doubles by = factor ? load_doubles(factor + at) : all(a->scale);
-      doubles slope = f.slope * by;
+      doubles by = all(a->scale), slope = f.slope * by;
       /* 8 U cover the factor, the product, and the rounding of both ends. */
       doubles wide = magnitude(f.slope_error * by) + magnitude(slope) * (8 * U);
       if (a->scale_is_exact) wide = magnitude(f.slope_error * by);
@@ -187,13 +178,13 @@ INLINE void compute(const struct elements *a, formula *loss_of, const float *p, 
 
 /* Compute a chunk again, element by element, and return the number of undecided elements. */
 static int64_t decide(const struct elements *a, formula *loss_of, const struct ends *ends,
-                      const float *p, const float *t, int weighted, int64_t m, float *losses,
-                      float *slopes, uint8_t *left) {
+                      const float *p, const float *t, int64_t m, float *losses, float *slopes,
+                      uint8_t *left) {
   int64_t undecided = 0;
   for (int64_t i = 0; i < m; i++) {
     int known = !ends->bad[i];
     if (known && !rounds(ends->loss_low[i], ends->loss_high[i], losses + i))
-      known = loss_of == NULL && !weighted && a->pos_weight == 1 &&
+      known = loss_of == NULL && a->pos_weight == 1 &&
               hard_loss((double)p[i], (double)t[i], losses + i);
     if (known && slopes && !rounds(ends->slope_low[i], ends->slope_high[i], slopes + i))
       known = loss_of != NULL && a->divisor != 0 &&
@@ -213,7 +204,6 @@ INLINE int all_todo(const uint8_t *todo, int64_t m) {
 
 INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total *total) {
   float pad_p[CHUNK], pad_t[CHUNK], pad_losses[CHUNK], pad_slopes[CHUNK];
-  double pad_weight[CHUNK], pad_factor[CHUNK];
   double high = 0, low = 0, size = 0;
   int64_t left = 0;
   struct ends ends;
@@ -221,8 +211,6 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
   for (int64_t b = 0; b < a->n; b += CHUNK) {
     const int64_t m = a->n - b < CHUNK ? a->n - b : CHUNK;
     const float *p = (const float *)a->predictions + b, *t = (const float *)a->targets + b;
-    const double *weight = a->weight ? a->weight + b : NULL;
-    const double *factor = a->factor ? (const double *)a->factor + b : NULL;
     float *losses = a->losses ? (float *)a->losses + b : pad_losses;
     float *slopes = a->slopes ? (float *)a->slopes + b : NULL;
     const int whole = a->todo == NULL || all_todo(a->todo + b, m);
@@ -234,40 +222,31 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
         const int wanted = i < m && (whole || a->todo[b + i]);
         pad_p[i] = wanted ? p[i] : loss_of ? 0.0f : -1000.0f;
         pad_t[i] = wanted ? t[i] : 0.0f;
-        pad_weight[i] = wanted && weight ? weight[i] : 1.0;
-        pad_factor[i] = wanted && factor ? factor[i] : 1.0;
       }
       p = pad_p;
       t = pad_t;
-      if (weight) weight = pad_weight;
-      if (factor) factor = pad_factor;
       losses = pad_losses;
       if (slopes) slopes = pad_slopes;
     }
     struct sums s = {0};
-    if (weight || factor)
-      compute(a, loss_of, p, t, weight, factor, steps, losses, slopes, &s, NULL);
-    else if (slopes)
-      compute(a, loss_of, p, t, NULL, NULL, steps, losses, slopes, &s, NULL);
+    if (slopes)
+      compute(a, loss_of, p, t, steps, losses, slopes, &s, NULL);
     else
-      compute(a, loss_of, p, t, NULL, NULL, steps, losses, NULL, &s, NULL);
-    double sum = 0, sizes = 0;
+      compute(a, loss_of, p, t, steps, losses, NULL, &s, NULL);
+    double sum = 0;
     if (any_of_floats(s.differ) || any_of(s.bad)) {
       struct sums again = {0};
-      compute(a, loss_of, p, t, weight, factor, steps, losses, slopes, &again, &ends);
-      left += decide(a, loss_of, &ends, p, t, weight != NULL, m, losses, slopes, unknown);
+      compute(a, loss_of, p, t, steps, losses, slopes, &again, &ends);
+      left += decide(a, loss_of, &ends, p, t, m, losses, slopes, unknown);
       if (a->left) memcpy(a->left + b, unknown, (size_t)m);
       for (int64_t i = 0; i < m; i++) {
-        if (unknown[i]) continue;
-        sum += (double)losses[i];
-        sizes += fabs((double)losses[i]);
+        if (!unknown[i]) sum += (double)losses[i];
       }
     } else {
       sum = sum_of((s.sum[0] + s.sum[1]) + (s.sum[2] + s.sum[3]));
-      sizes = weight ? sum_of((s.size[0] + s.size[1]) + (s.size[2] + s.size[3])) : sum;
     }
     low += two_sum(high, sum, &high);
-    size += sizes;
+    size += sum; /* no loss is negative */
     for (int64_t i = 0; padded && i < m; i++) {
       if (!whole && !a->todo[b + i]) continue;
       if (a->losses) ((float *)a->losses)[b + i] = pad_losses[i];

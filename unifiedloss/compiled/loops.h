@@ -96,8 +96,8 @@ struct elements {
   const void *predictions, *targets; /* float32, unless `mixed` says otherwise */
   int64_t n;
   const uint8_t *todo;
-  const double *weight;
-  const void *factor; /* float64, unless `mixed` says otherwise */
+  const double *weight; /* only of `mixed`, like `factor` */
+  const void *factor;
   double scale;       /* as in `struct rows` */
   int scale_is_exact; /* whether `scale` is a power of two, so that a product with it is exact */
   double divisor;     /* the integer below 2^28 that `scale` is the inverse of, or 0 */

@@ -131,7 +131,7 @@ static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssiz
 }
 
 static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, enum loss loss) {
-  if (!has(count, 15)) return NULL;
+  if (!has(count, 13)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -142,8 +142,6 @@ static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, enum loss
   e.targets = address(&a);
   e.n = integer(&a);
   e.todo = address(&a);
-  e.weight = address(&a);
-  e.factor = address(&a);
   e.scale = number(&a);
   e.scale_is_exact = (int)integer(&a);
   e.divisor = number(&a);

@@ -65,8 +65,9 @@ INLINE struct found of_probabilities(const struct clip *c, doubles p, doubles t,
   f.slope = choose(inside, up - down, (doubles){0});
   f.slope_error = choose(inside, (up + down) * ((units + more) * U), (doubles){0});
   if (plain && c->rule != ADDED) { /* (p - t) over p (1 - p) */
-    f.slope = choose(p == t, (doubles){0}, f.slope);
-    f.slope_error = choose(p == t, (doubles){0}, f.slope_error);
+    longs nothing = (p == t) & ~zero & ~one;
+    f.slope = choose(nothing, (doubles){0}, f.slope);
+    f.slope_error = choose(nothing, (doubles){0}, f.slope_error);
   }
   return f;
 }

@@ -422,7 +422,7 @@ def finish_mixed(
             if losses is None:
                 total = total.plus(found.tolist())
             else:
-                losses[left] = stored(found, ready.plan.result_dtype)
+                losses.reshape(-1)[left] = stored(found, ready.plan.result_dtype)
         if losses is not None:
             return losses.reshape(ready.plan.positions)  # type: ignore[arg-type]
         value = loops.rounded(total, ready.divisor)

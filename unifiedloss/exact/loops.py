@@ -76,6 +76,8 @@ def carry_out(
     if plan.class_weights is not None:
         weight = call.class_weight_of(slice(None), call.labels)
         factor = factor * call.own_class_weight(call.labels)
+    if plan.axis is None and (weight is not None or np.ndim(factor)):
+        return None  # `mixed` takes it
     work = Work(
         predictions=_readable(call.rows),
         targets=np.require(targets, requirements=("C", "A")),
