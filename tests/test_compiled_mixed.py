@@ -189,7 +189,7 @@ def test_little_is_left_to_numpy() -> None:
 
 @pytest.mark.framework("torch")
 def test_tensors_of_torch_go_to_the_loops_by_address() -> None:
-    """Halves, vectors of upstream gradients and integer targets have the bits of NumPy's tensors."""
+    """Halves, vectors of upstream gradients, integer targets: they have the bits of NumPy."""
     import torch
 
     dtypes = {np.dtype(x): y for x, y in zip(

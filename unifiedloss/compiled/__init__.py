@@ -443,8 +443,10 @@ class Mixed:
 
 
 CLIP = np.dtype(
-    [("rule", np.int64), ("bounds", np.float64, 2), ("costs", np.float64, 2)]
-    + [("complements", np.float64, 2), ("added", np.float64), ("least", np.float64)]
+    {
+        "names": ["rule", "bounds", "costs", "complements", "added", "least"],
+        "formats": [np.int64, (np.float64, 2), (np.float64, 2), (np.float64, 2), "f8", "f8"],
+    }
 )
 """A `struct clip` of loops.h."""
 

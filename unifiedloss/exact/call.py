@@ -270,7 +270,13 @@ class HostCall:
             return _count(int(np.count_nonzero(nonzero & self.kept)))
         if self.bad.any():
             return np.nan
-        factors = [f[self.kept] for f in (*own, weight[:, None])]
+        factors = [weight[:, None]]
+        if plan.class_weights is not None:
+            factors = [*own, *factors]
+        elif self.element_weight is not None:
+            factors = [own[0], *factors]
+        if not self.kept.all():
+            factors = [f[self.kept] for f in factors]
         if not all(np.isfinite(f).all() for f in factors):
             return float(np.sum(np.prod(np.stack(np.broadcast_arrays(*factors)), axis=0)))
         if self._long_weight is not None:
@@ -279,7 +285,7 @@ class HostCall:
         terms = None if self._long_weight is not None else products(*wide)
         if terms is None:
             each = zip(*(f.ravel().tolist() for f in wide), strict=True)
-            total = sum((Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in each), Fraction(0))
+            total = sum((math.prod(map(Fraction, row)) for row in each), Fraction(0))
             return (_ball(total), lambda: total) if total else 0.0
         weights = Sum(terms)
         ball = weights.ball()

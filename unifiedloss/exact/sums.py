@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss.exact import limbs
 from unifiedloss.exact.balls import Ball, U, two_prod
 from unifiedloss.exact.rounding import decide, to_format
 from unifiedloss.floats import FORMATS
@@ -23,6 +24,9 @@ _HEIGHT = 26 + 10
 
 NumPy adds a contiguous block in pairs down to 128 terms, and those eight at a time.
 """
+
+_FEW = 1000
+"""Numbers that are added one by one."""
 
 _LARGEST = 2.0**1000
 _UNDERFLOW = 2.0**-1060
@@ -50,6 +54,8 @@ class Sum:
 
     def ball(self) -> Ball:
         """A ball around the sum: relative radius about 2^-106, or 0 if two float64 hold the sum."""
+        if len(self._numbers) > _FEW:
+            return self._large_ball()
         numbers = self._numbers.tolist()
         try:
             # math.fsum rounds the exact sum once. Sum that error the same way, and the next error.
@@ -60,8 +66,21 @@ class Sum:
             return _UNKNOWN
         return Ball(np.float64(high), np.float64(low), np.float64(2 * abs(lost)))
 
+    def _large_ball(self) -> Ball:
+        """`ball` of many numbers, from their exact sum in integers, which NumPy adds faster."""
+        total = self.fraction()
+        try:
+            high = float(total)
+        except OverflowError:
+            return _UNKNOWN
+        low = float(total - Fraction(high))
+        lost = float(total - Fraction(high) - Fraction(low))
+        return Ball(np.float64(high), np.float64(low), np.float64(2 * abs(lost)))
+
     def fraction(self) -> Fraction:
         """The exact sum."""
+        if len(self._numbers) > _FEW:
+            return limbs.exactly(self._numbers)
         # Add numbers of equal exponent first, because integers add faster than fractions.
         total: dict[int, int] = {}
         mantissas, exponents = np.frexp(self._numbers.astype(np.float64))
