@@ -24,7 +24,7 @@ COMPILE = [*SANITIZE, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-
 LINK = {"gcc": SANITIZE, "clang": [*SANITIZE, "-shared-libsan"]}
 RUNTIMES = {"gcc": ("libasan.so", "libubsan.so"), "clang": ("libclang_rt.asan-x86_64.so",)}
 
-TESTS = ("tests/test_compiled.py", "tests/test_second_tier.py")
+TESTS = ("tests/test_compiled.py", "tests/test_compiled_wide.py", "tests/test_second_tier.py")
 LEFT_OUT = "not flush_to_zero and not variable_chooses"
 """Importing torch takes minutes here, and a process of its own would load the usual module."""
 

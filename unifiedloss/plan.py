@@ -123,6 +123,7 @@ class Plan:
         fused: whether a fused kernel of a framework, loss and reduction in one, computes this plan:
             every position counts once, and nothing is cast. The mean of such a kernel divides by
             the number of positions, too.
+        why: the rounding and its reason, in words.
     """
 
     # Plain fields and properties, because torch.compile traces through here and cannot enter the
@@ -163,12 +164,14 @@ class Plan:
     fast_paths: bool
     oracle_only: bool
     fused: bool
+    why: str
 
     def __repr__(self) -> str:
         """The call in short, without the weights, which may be many."""
         return (
             f"Plan({self.spec!r}, {self.predictions_dtype} predictions of shape {self.shape}, "
-            f"{self.targets_dtype} {self.kind} targets, computed in {self.compute_dtype})"
+            f"{self.targets_dtype} {self.kind} targets, computed in {self.compute_dtype}, "
+            f"{self.why})"
         )
 
     @property
@@ -218,6 +221,11 @@ class Plan:
     def from_logits(self) -> bool:
         """Whether the predictions are logits; False for losses without this field."""
         return getattr(self.spec, "from_logits", False)
+
+    @property
+    def rounding(self) -> Literal["native", "exact"]:
+        """How the results are rounded: what the spec asks for, or what "auto" chose."""
+        return "exact" if self.exact else "native"
 
     @property
     def exact(self) -> bool:
@@ -408,6 +416,7 @@ def resolve(
             and predictions.dtype not in HALF_TYPES
             and spec.has_fused_kernel(kind, predictions.dtype, targets.dtype)
         ),
+        why=f"{spec.rounding}: the spec says so",
     )
 
 
@@ -417,7 +426,7 @@ def natively(plan: Plan) -> Plan:
 
     Exact mode takes from it every derivative but the first one to the predictions.
     """
-    return replace(plan, spec=plan.spec.replace(rounding="native"))
+    return replace(plan, spec=plan.spec.rounded("native"))
 
 
 UNKNOWN_CLASSES = 1 << 31

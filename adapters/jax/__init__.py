@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from unifiedloss import pipeline, values
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.jax import exact, ffi, kernels, manual, objects, ops, rows
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS
@@ -179,6 +180,16 @@ class JaxAdapter(Adapter):
 
     def on_host(self, job: Any, *tensors: Any) -> Array:
         return exact.on_host(job, *tensors)
+
+    def setting(self, *tensors: Any) -> Setting:
+        given = [x for x in tensors if isinstance(x, Array)]
+        traced = any(isinstance(x, Tracer) for x in given)
+        if traced or _only_cpu():
+            on_host = jax.default_backend() == "cpu"
+        else:
+            on_host = all(_on_cpu(x.sharding) for x in given)
+        device, mode = "cpu" if on_host else "accelerator", "jit" if traced else "eager"
+        return Setting(self.name, device, mode)
 
     def _in_memory(self, plan: Plan, *tensors: Any) -> tuple[Any, ...]:
         """The tensors as memory holds them; so a custom call reads them anyway."""

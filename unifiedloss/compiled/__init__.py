@@ -300,7 +300,7 @@ def second_tier(
     results: tuple[Array, Array, Array],
     factors: Array,
     divisor: Array,
-    constants: tuple[Array, Array],
+    constants: Array,
 ) -> tuple[Array, Array]:
     """Compute single results of a cross-entropy in pairs of float64; see `struct second`.
 
@@ -310,7 +310,7 @@ def second_tier(
             column of a loss is -1.
         factors: float64 (3, n); the results are multiplied by their product.
         divisor: float64 (3,), of the slopes: high part, low part and relative error.
-        constants: log(2) / 64 in three parts, and 2^(j / 64) in high and low parts (2, 64).
+        constants: float64, see pairs.h.
 
     Returns:
         The results, rounded to float32, and which of them are undecided.
@@ -323,7 +323,7 @@ def second_tier(
         predictions.shape[1],
         predictions.strides[0] // 4,
         n,
-        *map(address, (*results, factors, divisor, *constants, rounded, left)),
+        *map(address, (*results, factors, divisor, constants, rounded, left)),
     )
     return rounded, left
 
@@ -513,3 +513,13 @@ def mixed(
 def run_native(*arguments: Any) -> tuple[int, float]:
     """Run a loop of native mode; see `unifiedloss.compiled.native`."""
     return _loops.native(level_number(), *arguments)
+
+
+def run_wide(*arguments: Any) -> int:
+    """Run a loop of float64 predictions; see `unifiedloss.compiled.wide`."""
+    return _loops.wide(level_number(), *arguments)
+
+
+def sum_in_pairs(numbers: Array) -> tuple[float, float, float]:
+    """The sum of a contiguous float64 array: high part, low part, and a bound of its error."""
+    return _loops.sum_in_pairs(level_number(), address(numbers), numbers.size)

@@ -5,6 +5,7 @@
 #include "native.c"
 #include "second_tier.c"
 #include "sums.c"
+#include "wide.c"
 
 static void each_exp(double *x, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
@@ -36,9 +37,12 @@ const struct loops LOOPS = {
     mean_squared_error,
     huber,
     second_tier,
+    {wide_cross_entropy, wide_binary_cross_entropy, wide_squared_error, wide_huber_error},
+    sum_in_pairs,
     add_exactly,
     each_exp,
     each_log1p,
     each_half,
+    of_pairs,
     {native_cross_entropy, native_binary, native_squared, native_huber},
 };

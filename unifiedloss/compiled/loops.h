@@ -41,11 +41,10 @@ struct second {
   int64_t classes, stride;
   int64_t n;
   const int64_t *rows, *labels;
-  const int64_t *columns; /* the class of a slope, or -1 for the loss */
-  const double *factors;  /* three numbers for each result, whose product multiplies it: 3 * n */
-  const double *divisor;  /* of the slopes: high part, low part, relative error */
-  const double *step;     /* log(2) / 64 in three parts; the first two have 32 bits */
-  const double *powers;   /* 2^(j / 64) for j from 0 to 63: 64 high parts, then 64 low parts */
+  const int64_t *columns;  /* the class of a slope, or -1 for the loss */
+  const double *factors;   /* three numbers for each result, whose product multiplies it: 3 * n */
+  const double *divisor;   /* of the slopes: high part, low part, relative error */
+  const double *constants; /* see pairs.h */
   float *results;
   uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };
@@ -109,6 +108,24 @@ struct elements {
   const struct mixed *mixed;
 };
 
+/* A loss of float64 predictions: rows of logits with class indices, or elements with numbers. */
+struct wide {
+  const double *predictions;
+  int64_t n, classes, stride;   /* as in `struct rows`; 1 and 1 for elements */
+  const void *targets;          /* labels, or float64 numbers */
+  int label_size, label_signed; /* as in `struct rows` */
+  const uint8_t *todo;
+  const double *weight, *own; /* factors of each result, or NULL for 1 */
+  const double *upstreams;
+  double upstream;         /* of each slope, or one for all */
+  double divisor[3];       /* of the slopes: high part, low part, relative error */
+  double parameter;        /* delta or pos_weight, as in `struct elements` */
+  const double *constants; /* see pairs.h */
+  double *losses, *slopes; /* untouched where nothing is to do; no slopes where NULL */
+  uint8_t *left;           /* zeros; receives 1 where something of a position is undecided */
+  double *room;            /* `wide_room_of(classes)` numbers, for rows */
+};
+
 #define FLOAT_LIMBS 9
 
 /* An exact sum of float32 numbers: limbs of 32 bits in units of 2^-149, and how many numbers are
@@ -116,6 +133,8 @@ struct elements {
 struct exact_sum {
   int64_t limbs[FLOAT_LIMBS], specials[3];
 };
+
+typedef int64_t wide_loop(const struct wide *); /* returns the number of positions in `left` */
 
 typedef int64_t loop_of_elements(const struct elements *, struct total *);
 
@@ -125,11 +144,14 @@ struct loops {
   int64_t (*cross_entropy)(const struct rows *, int64_t *elements, struct total *);
   loop_of_elements *binary_cross_entropy, *mean_squared_error, *huber;
   void (*second_tier)(const struct second *);
+  wide_loop *wide[4]; /* in the order of enum loss */
+  void (*sum_in_pairs)(const double *, int64_t n, struct total *);
   void (*add_exactly)(const float *, int64_t n, struct exact_sum *);
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);
   void (*log1p)(double *x, int64_t n);
   void (*halves)(double *x, int64_t n, enum form form); /* rounded, written, and read again */
+  void (*of_pairs)(const double *constants, double *high, double *low, int64_t n, int logarithm);
   struct native_loops native;
 };
 
@@ -137,5 +159,8 @@ struct loops {
    float64 it must hold. The loops write up to 64 numbers past the end of each. */
 static inline int64_t spare_room(int64_t classes) { return (classes > 2048 ? classes : 2048) + 64; }
 static inline int64_t room_of(int64_t classes) { return spare_room(classes) + classes + 64; }
+
+/* The same for `wide.room`: exponentials in two parts. */
+static inline int64_t wide_room_of(int64_t classes) { return 2 * (classes + 16); }
 
 #endif

@@ -185,7 +185,8 @@ static int is_simple(const struct elements *e) {
   const struct mixed *w = e->mixed;
   return w->read == FLOAT32 && w->target == FLOAT32 && w->form == FLOAT32 &&
          w->loss_form == FLOAT32 && w->stored == FLOAT32 && w->size == 1 && w->loss_scale == 1 &&
-         w->smoothing == 0 && !w->pos_weights && !w->clip && !w->no_losses && !e->weight && !e->factor;
+         w->smoothing == 0 && !w->pos_weights && !w->clip && !w->no_losses && !e->weight &&
+         !e->factor;
 }
 
 /* An elementwise loss of a call with more than float32 numbers. */
@@ -259,7 +260,7 @@ static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t coun
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 14)) return NULL;
+  if (!has(count, 13)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -273,8 +274,7 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   s.columns = address(&a);
   s.factors = address(&a);
   s.divisor = address(&a);
-  s.step = address(&a);
-  s.powers = address(&a);
+  s.constants = address(&a);
   s.results = address(&a);
   s.left = address(&a);
   if (PyErr_Occurred()) return NULL;
@@ -284,6 +284,67 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   Py_END_ALLOW_THREADS
   restore(before);
   Py_RETURN_NONE;
+}
+
+/* A loss of float64 predictions; see `struct wide`. */
+static PyObject *wide(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 23)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t threads = integer(&a), loss = integer(&a);
+  struct wide w = {0};
+  w.predictions = address(&a);
+  w.n = integer(&a);
+  w.classes = integer(&a);
+  w.stride = integer(&a);
+  w.targets = address(&a);
+  w.label_size = (int)integer(&a);
+  w.label_signed = (int)integer(&a);
+  w.todo = address(&a);
+  w.weight = address(&a);
+  w.own = address(&a);
+  w.upstreams = address(&a);
+  w.upstream = number(&a);
+  for (int i = 0; i < 3; i++) w.divisor[i] = number(&a);
+  w.parameter = number(&a);
+  w.constants = address(&a);
+  w.losses = address(&a);
+  w.slopes = address(&a);
+  w.left = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  if (loss < 0 || loss >= LOSSES || w.n < 0 || w.classes < 1 || w.classes > INT64_MAX / 64) {
+    PyErr_SetString(PyExc_ValueError, "the loss, rows or classes are out of range");
+    return NULL;
+  }
+  int64_t left;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  left = exact_wide(loops->wide[loss], &w, threads);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  if (left < 0) return PyErr_NoMemory();
+  return PyLong_FromLongLong((long long)left);
+}
+
+/* The sum of float64 numbers as a pair, and a bound of its error. */
+static PyObject *sum_in_pairs(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 3)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const double *numbers = address(&a);
+  const int64_t n = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  struct total total;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  loops->sum_in_pairs(numbers, n, &total);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  return Py_BuildValue("ddd", total.high, total.low, total.error);
 }
 
 /* Memory that Python code names by its address, or by an object whose buffer it is. */
@@ -457,6 +518,23 @@ static PyObject *halves(PyObject *module, PyObject *const *given, Py_ssize_t cou
   Py_RETURN_NONE;
 }
 
+/* e^x or log(1 + x) of pairs, in place. */
+static PyObject *of_pairs(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 6)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const double *constants = address(&a);
+  double *high = address(&a), *low = address(&a);
+  const int64_t n = integer(&a), logarithm = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  unsigned before = keep_subnormals();
+  loops->of_pairs(constants, high, low, n, logarithm != 0);
+  restore(before);
+  Py_RETURN_NONE;
+}
+
 /* The memory of an argument, which an array lends, or NULL for None. */
 static void *lent(PyObject *array, Py_buffer *buffer, int to_write) {
   if (array == Py_None) return NULL;
@@ -562,6 +640,9 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(call),
                                 FAST(native),
                                 FAST(second_tier),
+                                FAST(wide),
+                                FAST(of_pairs),
+                                FAST(sum_in_pairs),
                                 FAST(exact_sum),
                                 FAST(sum_of_losses),
                                 FAST(exponential),

@@ -7,7 +7,8 @@
 
 #define ROWS 64    /* rows that exact mode computes in one thread at least */
 #define CHUNK 1024 /* elements, likewise */
-#define SUMS 1024  /* partial sums of native mode */
+#define WIDE_ROWS 8
+#define SUMS 1024 /* partial sums of native mode */
 
 /* Results of the parts of an exact loop. */
 struct parts {
@@ -128,6 +129,49 @@ int64_t exact_elements(loop_of_elements *loop, const struct elements *e, int64_t
   int64_t left = 0;
   for (int64_t i = 0; i < parts; i++) left += all->left[i];
   free(all);
+  return left;
+}
+
+struct wide_parts {
+  wide_loop *loop;
+  const struct wide *a;
+  int64_t left[MOST_THREADS];
+  double *rooms;
+};
+
+static void part_of_wide(void *context, int64_t part, int64_t first, int64_t last) {
+  struct wide_parts *all = context;
+  struct wide a = *all->a;
+  a.n = last - first;
+  a.predictions += first * a.stride;
+  a.targets = (const char *)a.targets + first * a.label_size;
+  a.todo = AFTER(a.todo, first);
+  a.weight = AFTER(a.weight, first);
+  a.own = AFTER(a.own, first);
+  a.upstreams = AFTER(a.upstreams, first);
+  a.losses += first;
+  a.slopes = AFTER(a.slopes, first * a.classes);
+  a.left += first;
+  a.room = all->rooms + part * wide_room_of(a.classes);
+  all->left[part] = all->loop(&a);
+}
+
+int64_t exact_wide(wide_loop *loop, const struct wide *a, int64_t threads) {
+  const int64_t step = a->classes > 1 ? WIDE_ROWS : CHUNK;
+  const int64_t parts = parts_of(threads, (a->n + step - 1) / step, a->n * a->classes);
+  struct wide_parts *all = malloc(sizeof *all);
+  double *rooms = malloc((size_t)(parts * wide_room_of(a->classes)) * sizeof *rooms);
+  int64_t left = -1;
+  if (all && rooms) {
+    all->loop = loop;
+    all->a = a;
+    all->rooms = rooms;
+    run_parts(parts, a->n, step, part_of_wide, all);
+    left = 0;
+    for (int64_t i = 0; i < parts; i++) left += all->left[i];
+  }
+  free(all);
+  free(rooms);
   return left;
 }
 

@@ -285,7 +285,7 @@ class HostCall:
         terms = None if self._long_weight is not None else products(*wide)
         if terms is None:
             each = zip(*(f.ravel().tolist() for f in wide), strict=True)
-            total = sum((math.prod(map(Fraction, row)) for row in each), Fraction(0))
+            total = sum((math.prod(map(Fraction, x), start=Fraction(1)) for x in each), Fraction(0))
             return (_ball(total), lambda: total) if total else 0.0
         weights = Sum(terms)
         ball = weights.ball()
@@ -427,6 +427,16 @@ def _product_in(weight: Array, other: Floats, tiny: float) -> Array:
         exactly = abs(Fraction(float(weight[i])) * Fraction(float(other[i])))
         large[i] = exactly >= Fraction(middle)
     return large.astype(np.float64)
+
+
+def call_of_rows(plan: Plan, rows: Array, targets: Array, divisor: Divisor) -> HostCall:
+    """Some rows of a call as a call of their own."""
+    # The plan knows the class axis by its number, so keep the rank.
+    between = (1,) * (0 if plan.axis is None else plan.axis - 1)
+    width = () if plan.axis is None else rows.shape[1:]
+    rows = rows.reshape(len(rows), *between, *width)
+    targets = targets.reshape(len(rows), *between)
+    return HostCall(plan, rows, targets, None, None, divisor=divisor)
 
 
 def plain(x: Array) -> Array:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import losses
-from unifiedloss.exact import loops, mixed
+from unifiedloss.exact import loops, mixed, wide
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.call import HostCall
 from unifiedloss.exact.rounding import stored, to_format
@@ -86,14 +86,20 @@ def carry_out(
         The positions that are left undecided.
     """
     plan = call.plan
-    if plan.predictions_dtype == "float64" or not _is_in_reach(plan, scale):
+    if not _is_in_reach(plan, scale):
         return todo
+    unknown = plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None
+    if plan.predictions_dtype == "float64":
+        if unknown or not _are_in_reach(call, slice(None), scale):
+            return todo
+        found = wide.carry_out(call, todo, results, slopes, scale)
+        return todo if found is None else found
     if _are_in_reach(call, slice(None), scale):
         for tier in (loops.carry_out, mixed.carry_out):
             found = tier(call, todo, results, slopes, scale, dtype)
             if found is not None:
                 return found
-    if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
+    if unknown:
         return todo
     step = _ELEMENTS if plan.axis is None else max(1, _BLOCK // call.rows.shape[1])
     module = losses.part(plan.spec.name, "exact")

@@ -25,9 +25,9 @@ import numpy as np
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.errors import BadValueError, UnsupportedError
-from unifiedloss.exact import counts, fast, limbs, loops, mixed
+from unifiedloss.exact import counts, fast, limbs, loops, mixed, wide
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Array, Bools, HostCall, known_divisor, plain
+from unifiedloss.exact.call import Array, Bools, HostCall, call_of_rows, known_divisor, plain
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import bits_of, from_bits, stored
 from unifiedloss.exact.scale import Scale
@@ -325,7 +325,8 @@ def _at_once(
     """
     ready = loops.ready_for(plan, predictions, targets)
     if ready is None:
-        return None
+        given = plan, predictions, targets, upstream, out, threads, _some_rows
+        return wide.at_once(*given, gradient=gradient) if divisor is None else None
     if divisor is not None:
         count = loops.integer(known_divisor(host.run(exact_number, divisor)))
         if count is None:
@@ -503,17 +504,12 @@ def _finished(
 ) -> compiled.Total:
     """Compute the rows that a loop left undecided, as a call of their own, and add their losses."""
     found = loops.second_tier(ready, left, predictions, targets, upstream, slopes)
-    plan, (_, width) = ready.plan, ready.rows
+    plan = ready.plan
     chosen = np.union1d(np.flatnonzero(left.positions), found.rows)
     if not len(chosen):
         return found.total
-    # The plan knows the class axis by its number, so keep the rank.
-    rank = 1 if plan.axis is None else plan.axis + 1
-    shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
-    rows = predictions[chosen].reshape(shape)
-    of_rows = targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
     divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
-    call = HostCall(plan, rows, of_rows, None, None, divisor=divisor)
+    call = call_of_rows(plan, predictions[chosen], targets[chosen], divisor)
     losses = np.zeros(len(chosen), np.float32)
     some = None if slopes is None else slopes[chosen]
     scale = None if some is None else _scale(call, upstream, divisor)
@@ -527,6 +523,15 @@ def _finished(
     if slopes is not None:
         slopes[chosen] = some
     return found.total.plus(losses[missing[chosen]].tolist())
+
+
+def _some_rows(
+    plan: Plan, rows: Array, targets: Array, divisor: Any, upstream: Any, *, gradient: bool
+) -> tuple[Array, Array | None]:
+    """Compute some rows of a call: their losses, and their rows of the gradient."""
+    with np.errstate(all="ignore"):
+        call = call_of_rows(plan, rows, targets, divisor)
+        return _carry_out_some(call, np.arange(len(rows)), upstream, gradient=gradient)
 
 
 def _carry_out(

@@ -119,15 +119,6 @@ def sum_of(terms: NDArray[Any]) -> Sum:
     return Sum(units, (nan, positive, negative))
 
 
-def exactly(x: NDArray[Any]) -> Fraction:
-    """The exact sum of finite float32 or float64 numbers."""
-    with np.errstate(all="ignore"):
-        narrow = x.astype(np.float32)
-        # float32 numbers, as most weights are, have a compiled loop.
-        x = narrow if np.array_equal(narrow, x) else x
-    return Fraction(sum_of(x).units) * Fraction(2) ** _FORMS[x.dtype.name].low
-
-
 def sum_in(found: Vector) -> Sum:
     """The sum of float32 numbers in the limbs and counts of the compiled part."""
     limbs = _FORMS["float32"].limbs
@@ -320,6 +311,11 @@ def divisor_in(entries: Vector) -> Fraction | float:
 def _divisor_in(entries: bytes) -> Fraction | float:
     (found,) = opened("divisor", "float64", np.frombuffer(entries, np.int64))
     return number(found)
+
+
+def counted_by_divisor() -> tuple[float, ...]:
+    """What each limb of a divisor counts; the counts and the check number come after the limbs."""
+    return tuple(2.0 ** (_BITS * i + _DIVISOR.low) for i in range(_DIVISOR.limbs))
 
 
 def units_of_divisor(x: Fraction) -> Sum:
