@@ -130,9 +130,9 @@ def _of_mixed(
         None if x is None else _bits(x) for x in (*tensors[:2], upstream, losses, slopes)
     )
     if not checked:
-        values.check(plan, mixed.from_bits(p), mixed.from_bits(t), None, None)
+        values.check(plan, *map(mixed.from_bits, (p, t)), None, None)
     found = host.run(_finished_mixed, ready, total, left, p, t, *rest)
-    if slopes_alone:
+    if slopes_alone and not isinstance(plan.pos_weight, tuple):
         return None, slopes
     if found is None:
         return None
@@ -158,10 +158,10 @@ def _bits(x: Tensor) -> Any:
     return x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
 
 
-def _finished_mixed(*call: Any) -> Any:
-    from unifiedloss.exact import kernel
+def _finished_mixed(ready: Any, total: Any, left: Any, *arrays: Any) -> Any:
+    from unifiedloss.exact import kernel, mixed
 
-    return kernel.finish_mixed(*call)
+    return mixed.finish(ready, total, left, kernel.some_rows, *arrays)
 
 
 def _room(predictions: Tensor) -> Tensor:

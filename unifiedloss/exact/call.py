@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.exact import counts
+from unifiedloss.errors import BadValueError
+from unifiedloss.exact import counts, limbs
 from unifiedloss.exact.balls import Ball, U
 from unifiedloss.exact.sums import Sum, products
 from unifiedloss.floats import FORMATS
@@ -431,12 +432,23 @@ def _product_in(weight: Array, other: Floats, tiny: float) -> Array:
 
 def call_of_rows(plan: Plan, rows: Array, targets: Array, divisor: Divisor) -> HostCall:
     """Some rows of a call as a call of their own."""
+    if plan.average_last_axis:
+        return HostCall(plan, rows, targets, None, None, divisor=divisor)
     # The plan knows the class axis by its number, so keep the rank.
     between = (1,) * (0 if plan.axis is None else plan.axis - 1)
     width = () if plan.axis is None else rows.shape[1:]
     rows = rows.reshape(len(rows), *between, *width)
     targets = targets.reshape(len(rows), *between)
     return HostCall(plan, rows, targets, None, None, divisor=divisor)
+
+
+def exact_number(divisor: Array) -> Fraction | float:
+    """A given divisor, exactly; NaN for one that divides nothing."""
+    try:
+        x = limbs.divisor_in(divisor) if divisor.ndim else extended(plain(divisor).item())
+    except BadValueError:
+        return np.nan
+    return x if x >= 0 else np.nan
 
 
 def plain(x: Array) -> Array:

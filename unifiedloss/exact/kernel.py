@@ -24,17 +24,24 @@ import numpy as np
 
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.errors import BadValueError, UnsupportedError
+from unifiedloss.errors import UnsupportedError
 from unifiedloss.exact import counts, fast, limbs, loops, mixed, wide
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Array, Bools, HostCall, call_of_rows, known_divisor, plain
+from unifiedloss.exact.call import (
+    Array,
+    Bools,
+    HostCall,
+    call_of_rows,
+    exact_number,
+    known_divisor,
+    plain,
+)
 from unifiedloss.exact.rooms import aligned
-from unifiedloss.exact.rounding import bits_of, from_bits, stored
+from unifiedloss.exact.rounding import bits_of, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.exact.tiers import round_positions
 from unifiedloss.losses import has_part
-from unifiedloss.oracle.extended import extended
 from unifiedloss.oracle.reduction import Reduction
 from unifiedloss.plan import Plan
 
@@ -89,12 +96,12 @@ def evaluate(
         bfloat16 as its bits in uint16.
     """
     if sample_weight is None and mask is None:
-        for at_once in (_at_once, _mixed_at_once):
-            found = at_once(
-                plan, predictions, targets, upstream, out, threads, divisor, gradient=gradient
-            )
-            if found is not None:
-                return found
+        given = plan, predictions, targets, upstream, out, threads, divisor
+        found = _at_once(*given, gradient=gradient)
+        if found is None:
+            found = mixed.at_once(*given, some_rows, gradient=gradient)
+        if found is not None:
+            return found
     arrays = predictions, targets, sample_weight, mask, upstream, divisor
     by_tiers = partial(_by_tiers, gradient=gradient, exp=exp, out=out, threads=threads)
     return host.run(by_tiers, plan, *arrays)
@@ -126,15 +133,6 @@ def _by_tiers(
         given = None if divisor is None else known_divisor(exact_number(divisor))
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads, given)
         return _carry_out(call, upstream, out, gradient=gradient)
-
-
-def exact_number(divisor: Array) -> Fraction | float:
-    """A given divisor, exactly; NaN for one that divides nothing."""
-    try:
-        x = limbs.divisor_in(divisor) if divisor.ndim else extended(plain(divisor).item())
-    except BadValueError:
-        return np.nan
-    return x if x >= 0 else np.nan
 
 
 def sum_of_terms(
@@ -325,7 +323,7 @@ def _at_once(
     """
     ready = loops.ready_for(plan, predictions, targets)
     if ready is None:
-        given = plan, predictions, targets, upstream, out, threads, _some_rows
+        given = plan, predictions, targets, upstream, out, threads, some_rows
         return wide.at_once(*given, gradient=gradient) if divisor is None else None
     if divisor is not None:
         count = loops.integer(known_divisor(host.run(exact_number, divisor)))
@@ -354,114 +352,6 @@ def _at_once(
             return None
         value[...] = finished
     return value, slopes
-
-
-def _mixed_at_once(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    out: Array | None,
-    threads: int | None,
-    divisor: Array | None,
-    *,
-    gradient: bool,
-) -> tuple[Array, Array | None] | None:
-    """`_at_once` for the loops of `unifiedloss.exact.mixed`."""
-    ready = mixed.ready_for(plan, predictions, targets)
-    if ready is None:
-        return None
-    if divisor is not None:
-        count = loops.integer(known_divisor(host.run(exact_number, divisor)))
-        if count is None:
-            return None
-        ready = ready._replace(divisor=count)
-    above = mixed.upstream_of(ready, upstream)
-    if above is None:
-        return None
-    slopes = None
-    if gradient:
-        form = bits_of(plan.predictions_dtype)
-        slopes = aligned(predictions.shape, form) if out is None else out.view(form)
-    losses = None if ready.is_reduced else np.empty(ready.call.n, bits_of(plan.result_dtype))
-    arrays = predictions, targets, losses, slopes
-    addresses = tuple(map(compiled.address, arrays))
-    total, left = mixed.run(ready, addresses, above, threads or own_threads.number())
-    given = predictions, targets, upstream, losses, slopes
-    value = host.run(finish_mixed, ready, total, left, *given)
-    return None if value is None else (value, slopes)
-
-
-def finish_mixed(
-    ready: mixed.Ready,
-    total: compiled.Total,
-    left: Bools | None,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    losses: Array | None,
-    slopes: Array | None,
-) -> Array | None:
-    """Compute what a loop of `unifiedloss.exact.mixed` left undecided of a call.
-
-    Args:
-        ready: the call.
-        total: what the loop found.
-        left: the flags of the positions that are undecided, or None.
-        predictions: the predictions; bfloat16 as its bits too.
-        targets: the targets, in the same way.
-        upstream: the upstream gradient, or None.
-        losses: the losses, under "none"; they receive the missing numbers, as does the gradient.
-        slopes: the gradient, or None.
-
-    Returns:
-        The loss, or None if its sum is undecided.
-    """
-    with np.errstate(all="ignore"):
-        if left is not None:
-            found = _finish_positions(ready, left, predictions, targets, upstream, slopes)
-            if losses is None:
-                total = total.plus(found.tolist())
-            else:
-                losses.reshape(-1)[left] = stored(found, ready.plan.result_dtype)
-        if losses is not None:
-            return losses.reshape(ready.plan.positions)  # type: ignore[arg-type]
-        value = loops.rounded(total, ready.divisor)
-        return None if value is None else np.asarray(value)
-
-
-def _finish_positions(
-    ready: mixed.Ready,
-    left: Bools,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    slopes: Array | None,
-) -> Array:
-    """Compute the flagged positions of a call, and return their losses."""
-    plan, call = ready.plan, ready.call
-    shape: tuple[int, ...] = (call.n, call.size) if plan.average_last_axis else (call.n,)
-    # Weights that run along an axis need all positions at their places.
-    whole = isinstance(plan.pos_weight, tuple) and not plan.average_last_axis
-    some: Any = slice(None) if whole else left
-    only = left if whole else np.ones(np.count_nonzero(left), bool)
-    shape = predictions.shape if whole else shape
-    rows = from_bits(predictions.reshape(shape)[some])
-    of_rows = from_bits(targets.reshape(shape)[some])
-    divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
-    host_call = HostCall(plan, rows, of_rows, None, None, divisor=divisor)
-    found = _new_losses(host_call)
-    gradient = scale = None
-    if slopes is not None:
-        all_slopes = slopes.view(_slope_form(host_call)).reshape(-1, call.size)
-        gradient = all_slopes[some]
-        above = np.asarray(1.0 if upstream is None else upstream)
-        above = from_bits(above.reshape(-1)[some]) if above.ndim else above
-        scale = _scale(host_call, above, divisor)
-    _positions_into(host_call, found, gradient, scale, _term_dtype(host_call), only)
-    if slopes is not None:
-        all_slopes[some] = gradient
-    return found[only]
 
 
 def finish(
@@ -525,7 +415,7 @@ def _finished(
     return found.total.plus(losses[missing[chosen]].tolist())
 
 
-def _some_rows(
+def some_rows(
     plan: Plan, rows: Array, targets: Array, divisor: Any, upstream: Any, *, gradient: bool
 ) -> tuple[Array, Array | None]:
     """Compute some rows of a call: their losses, and their rows of the gradient."""

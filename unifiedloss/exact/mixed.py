@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unifiedloss import compiled, losses
+from unifiedloss import compiled, host, losses
 from unifiedloss.compiled import FORMS, NUMBERS, Mixed, Total
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, loops
-from unifiedloss.exact.call import Array, Bools, HostCall
-from unifiedloss.exact.rounding import from_bits
+from unifiedloss.exact.balls import Ball
+from unifiedloss.exact.call import Array, Bools, HostCall, exact_number, known_divisor
+from unifiedloss.exact.rooms import aligned
+from unifiedloss.exact.rounding import bits_of, from_bits, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.floats import TORCH_LEAST_SPREAD
 from unifiedloss.losses import has_part
 from unifiedloss.plan import Plan
-
-__all__ = ["ONE", "Ready", "Upstream", "carry_out", "from_bits", "ready", "ready_for", "run"]
 
 _SUPPORTED = frozenset(compiled.LOSSES[1:])
 _EXACT = 2.0**53
@@ -378,3 +379,106 @@ def run(
 @lru_cache(4096)
 def _without_losses(call: Mixed) -> Mixed:
     return dataclasses.replace(call, no_losses=True)
+
+
+def at_once(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    upstream: Any,
+    out: Array | None,
+    threads: int | None,
+    divisor: Array | None,
+    some_rows: Callable[..., Any],
+    *,
+    gradient: bool,
+) -> tuple[Array, Array | None] | None:
+    """The results of `unifiedloss.exact.evaluate` of a call without weights and masks.
+
+    Args:
+        plan: as for `evaluate`, like the following.
+        predictions: predictions.
+        targets: targets.
+        upstream: upstream gradient.
+        out: array for the gradient.
+        threads: the most threads.
+        divisor: divides the sum.
+        some_rows: computes rows of a call, `unifiedloss.exact.kernel.some_rows`.
+        gradient: whether to compute the gradient.
+
+    Returns:
+        The results, or None if no loop computes this call, or its sum is undecided.
+    """
+    known = ready_for(plan, predictions, targets)
+    if known is None:
+        return None
+    if divisor is not None:
+        count = loops.integer(known_divisor(host.run(exact_number, divisor)))
+        if count is None:
+            return None
+        known = known._replace(divisor=count)
+    above = upstream_of(known, upstream)
+    if above is None:
+        return None
+    slopes = None
+    if gradient:
+        form = bits_of(plan.predictions_dtype)
+        slopes = aligned(predictions.shape, form) if out is None else out.view(form)
+    terms = None if known.is_reduced else np.empty(known.call.n, bits_of(plan.result_dtype))
+    arrays = predictions, targets, terms, slopes
+    addresses = tuple(map(compiled.address, arrays))
+    total, left = run(known, addresses, above, threads or own_threads.number())
+    given = predictions, targets, upstream, terms, slopes
+    value = host.run(finish, known, total, left, some_rows, *given)
+    return None if value is None else (value, slopes)
+
+
+def finish(
+    ready: Ready,
+    total: Total,
+    left: Bools | None,
+    some_rows: Callable[..., Any],
+    predictions: Array,
+    targets: Array,
+    upstream: Any,
+    terms: Array | None,
+    slopes: Array | None,
+) -> Array | None:
+    """Compute what a loop left undecided of a call.
+
+    Args:
+        ready: the call.
+        total: what the loop found.
+        left: the flags of the positions that are undecided, or None.
+        some_rows: as for `at_once`.
+        predictions: the predictions; bfloat16 as its bits too.
+        targets: the targets, in the same way.
+        upstream: the upstream gradient, or None.
+        terms: the losses, under "none"; they receive the missing numbers, as does the gradient.
+        slopes: the gradient, or None.
+
+    Returns:
+        The loss, or None if another way must compute it.
+    """
+    plan, call = ready.plan, ready.call
+    if left is not None:
+        if isinstance(plan.pos_weight, tuple) and not plan.average_last_axis:
+            return None  # these run along an axis, so some positions are no call of their own
+        shape = (call.n, call.size) if plan.average_last_axis else (call.n,)
+        rows, of_rows = (from_bits(x.reshape(shape)[left]) for x in (predictions, targets))
+        above: Any = upstream
+        if np.ndim(above):
+            above = from_bits(np.asarray(above).reshape(-1)[left])
+        divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
+        gradient = slopes is not None
+        found, some = some_rows(plan, rows, of_rows, divisor, above, gradient=gradient)
+        if slopes is not None:
+            slopes.view(some.dtype).reshape(-1, call.size)[left] = some
+        if terms is None:
+            total = total.plus(found.tolist())
+        else:
+            terms.reshape(-1)[left] = stored(found, plan.result_dtype)
+    if terms is not None:
+        return terms.reshape(plan.positions)  # type: ignore[arg-type]
+    value = loops.rounded(total, ready.divisor)
+    return None if value is None else np.asarray(value)
