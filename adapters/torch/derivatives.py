@@ -22,6 +22,7 @@ from unifiedloss.adapters.torch.operators import (
     LIBRARY,
     LOSS,
     Companion,
+    array,
     computed,
     known_text,
     plan_of,
@@ -400,7 +401,7 @@ class OfTwo(Function):
     def forward(ctx: Any, predictions: Tensor, targets: Tensor, plan: Plan) -> Tensor:
         found = direct.evaluate(plan, predictions, targets, gradient=True, checked=False)
         if found is None:
-            values.check(plan, predictions.numpy(), targets.numpy(), None, None)
+            values.check(plan, array(predictions), array(targets), None, None)
             found = computed(plan, None, (predictions, targets, None, None), gradient=True)
         ctx.plan, ctx.given = plan, False
         ctx.set_materialize_grads(False)

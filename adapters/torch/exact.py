@@ -66,7 +66,10 @@ def loss_of_two(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor | No
         return None
     if not direct.takes(plan):
         return None
-    if not (torch.is_grad_enabled() and predictions.requires_grad):
+    wanted = torch.is_grad_enabled() and predictions.requires_grad
+    if wanted and plan.spec.reduction == "none":  # `OfTwo` computes a gradient ahead
+        return None
+    if not wanted:
         found = direct.evaluate(plan, predictions, targets, gradient=False, checked=False)
         return None if found is None else found[0]
     if predictions.is_inference() or targets.is_inference():  # autograd does not save these

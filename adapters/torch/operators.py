@@ -86,8 +86,11 @@ def computed(
     divisor: Companion = None,
     *,
     gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """`unifiedloss.exact.evaluate` on tensors of any device."""
+) -> tuple[Any, Tensor | None]:
+    """`unifiedloss.exact.evaluate` on tensors of any device.
+
+    The loss may be None where an upstream gradient is given.
+    """
     from unifiedloss import exact  # imported here because native mode does not need it
 
     predictions: Any = tensors[0]
