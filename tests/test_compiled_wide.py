@@ -161,6 +161,9 @@ def _calls() -> Iterator[tuple[ul.Loss, Array, Array, dict[str, Any]]]:
     yield CE.replace(reduction="none"), deep, np.array([0, 1, 0, 1, 0, 0]), {}
     p, t = rng.normal(scale=3, size=(2, 700))
     p[:6], t[:6] = [1e160, 1e-200, 5e-324, 2, 1e308, 0], [0, 0, 0, 2, -1e308, 0]
+    # The squares are subnormal numbers, and a weight makes them normal ones.
+    tiny, heavy = rng.uniform(1, 2, (2, 40)) * [[1e-158], [1e12]]
+    yield MSE.replace(reduction="none"), tiny, np.zeros(40), {"sample_weight": heavy}
     hard, soft = (rng.random(700) < 0.5) * 1.0, rng.random(700)
     weight = rng.uniform(0, 3, 700)
     bce = p.copy()
