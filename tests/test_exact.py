@@ -350,7 +350,7 @@ def _exponential_of(module: str) -> Any:
     """The float64 exponential of the first tier from a module, as an out-of-place function."""
     if module == "numpy":
         return np.exp
-    from unifiedloss.adapters.torch.exact import _exp
+    from unifiedloss.adapters.torch.operators import _exp
 
     def exp(x: Any) -> Any:
         out = np.array(x)

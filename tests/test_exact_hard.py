@@ -79,12 +79,11 @@ def _undecided(case: Case) -> dict[str, int]:
     ids=lambda case: case.name,
 )
 def test_searched_cases_need_the_second_tier(case: Case) -> None:
-    """Each row has a result that float64 leaves undecided, and none needs the oracle.
+    """Each row has a result that float64 leaves undecided in NumPy, and none needs the oracle.
 
-    The compiled first tier of float64 predictions is in pairs of float64, and decides them.
+    The compiled loops have closer bounds for some, and decide rational ties.
     """
-    level = compiled.NUMPY if case.dtype == "float64" else compiled.level()
-    with compiled.forced(level):
+    with compiled.forced(compiled.NUMPY):
         left = _undecided(case)
     assert left.get("rows", 0) + left.get("elements", 0) >= len(case.predictions)
     assert "oracle" not in left

@@ -117,8 +117,8 @@ class Plan:
             they are not, as where logarithms are clamped.
         epsilon_added: what is added to probabilities inside the logarithms.
         fast_paths: whether the spec changes only fields that the fast paths handle.
-        oracle_only: whether exact mode leaves the whole call to the oracle, because an element has
-            two weights, the added epsilon is close to the smallest numbers, or the tiers do not
+        oracle_only: whether exact mode leaves the whole call to the oracle, because an average has
+            element weights, the added epsilon is close to the smallest numbers, or the tiers do not
             know a changed field.
         fused: whether a fused kernel of a framework, loss and reduction in one, computes this plan:
             every position counts once, and nothing is cast. The mean of such a kernel divides by
@@ -368,7 +368,7 @@ def resolve(
     # len(...) == 0, because torch.compile does not trace `not` of a tuple.
     plain = unweighted and mask is None and len(ignored_labels) == 0
     fast_paths = spec.fast_fields.issuperset(spec.changed())
-    two_weights = element_weights is not None and (averaged or sample_weight is not None)
+    two_weights = element_weights is not None and averaged
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]

@@ -61,8 +61,8 @@ def loss(adapter: Adapter, spec: Loss, *tensors: Any, divisor: Any) -> Array:
         return parts.loss(adapter, spec, *tensors, divisor=divisor)
     given = read(adapter, spec, divisor)
     if not given.number:
-        tensors = _unlinked_if_empty(adapter, given, adapter.to_tensors(*tensors))
-    return _quotient(adapter, spec, adapter.loss(spec.summed, *tensors), given)
+        tensors = unlinked_if_empty(adapter, given, adapter.to_tensors(*tensors))
+    return quotient(adapter, spec, adapter.loss(spec.summed, *tensors), given)
 
 
 def value_and_grad(
@@ -96,7 +96,7 @@ def value_and_grad(
         # Cast, because NumPy widens bfloat16 beside a Python number.
         dtype = adapter.dtype_name(gradient.dtype)
         gradient = ops.cast(ops.where(nonempty, gradient, 0.0), dtype)
-    return _quotient(adapter, spec, total, given), gradient
+    return quotient(adapter, spec, total, given), gradient
 
 
 def refuse_other_reductions(spec: Loss, what: str) -> None:
@@ -148,7 +148,7 @@ def _in_tensor(adapter: Adapter, given: Divisor, reference: Array) -> Array:
     return ops.where((d >= 0) & (d < INFINITY), d, NAN)
 
 
-def _quotient(adapter: Adapter, spec: Loss, total: Array, given: Divisor) -> Array:
+def quotient(adapter: Adapter, spec: Loss, total: Array, given: Divisor) -> Array:
     """Divide in the dtype of `Adapter.wide`, and return the dtype of the total."""
     ops, wide = adapter.ops, adapter.wide(total)
     dtype = adapter.dtype_name(total.dtype)
@@ -165,7 +165,7 @@ def _divided(adapter: Adapter, spec: Loss, total: Array, d: Array) -> Array:
     return ops.where(nonempty, total / ops.where(nonempty, d, 1.0), fill)
 
 
-def _unlinked_if_empty(
+def unlinked_if_empty(
     adapter: Adapter, given: Divisor, tensors: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     """The tensors, through which no gradient passes if the divisor is 0.
@@ -350,7 +350,7 @@ def result_over(adapter: Adapter, spec: Loss, dtype: str, totals: Array, divisor
         given = parts.read(adapter, spec, divisor)
         return parts.result_over(adapter, spec, dtype, totals, given)
     ops = adapter.ops
-    return ops.cast(_quotient(adapter, spec, ops.sum(totals), read(adapter, spec, divisor)), dtype)
+    return ops.cast(quotient(adapter, spec, ops.sum(totals), read(adapter, spec, divisor)), dtype)
 
 
 def check_totals(spec: Loss, signature: Signature) -> None:

@@ -316,10 +316,8 @@ class TorchAdapter(Adapter):
         mask: Tensor | None,
         divisor: Any = None,
     ) -> Tensor:
-        if divisor is not None:
-            tensors = predictions, targets, sample_weight, mask
-            return _pieces().loss(plan, *tensors, divisor=divisor)
-        return exact.loss(plan, predictions, targets, sample_weight, mask)
+        by = _constant(divisor)
+        return exact.loss(plan, predictions, targets, sample_weight, mask, by)
 
     def exact_value_and_grad(
         self,
@@ -331,11 +329,8 @@ class TorchAdapter(Adapter):
         upstream: Tensor | None,
         divisor: Any = None,
     ) -> tuple[Tensor, Tensor]:
-        if divisor is not None:
-            tensors = predictions, targets, sample_weight, mask
-            return _pieces().value_and_grad(plan, *tensors, upstream=upstream, divisor=divisor)
-        assert upstream is not None
-        return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+        tensors = predictions, targets, sample_weight, mask
+        return exact.value_and_grad(plan, *tensors, upstream, _constant(divisor))
 
     def exact_divisor(self, number: float) -> Any:
         if torch.compiler.is_compiling():
@@ -409,8 +404,15 @@ def _check_devices(predictions: Any, *companions: Any) -> None:
             raise UnsupportedError(msg)
 
 
+def _constant(divisor: Any) -> Tensor | None:
+    """The divisor of exact mode as a constant tensor."""
+    if divisor is None or isinstance(divisor, Tensor):
+        return None if divisor is None else divisor.detach()
+    return torch.from_numpy(divisor)
+
+
 def _pieces() -> Any:
-    """The module for pieces in exact mode, which native mode does not need."""
+    """The module for totals in exact mode, which native mode does not need."""
     # An import statement, because torch.compile traces it, see `unifiedloss.registry`.
     from unifiedloss.adapters.torch import pieces
 

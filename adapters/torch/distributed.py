@@ -262,9 +262,26 @@ def _exact_loss(parts: _Parts, spec: Loss, divisor: Any) -> Tensor:
     wanted = any(x is not None and x.requires_grad for x in parts.tensors)
     if not (wanted and torch.is_grad_enabled()):
         return value
+    if spec.reduction == "mean" and divisor is None:
+        _refuse_gradients_of_divisor(parts)
     piece = parts.of_piece.loss(spec, *parts.tensors, by)
     found: Tensor = _WithValue.apply(piece, value)
     return found
+
+
+def _refuse_gradients_of_divisor(parts: _Parts) -> None:
+    """Refuse a gradient to a tensor that the divisor depends on, which is given to each process."""
+    plan = parts.plan
+    _, targets, weight, _ = parts.tensors
+    of_targets = targets if plan.kind == "dense" and plan.class_weights is not None else None
+    for name, x in (("targets", of_targets), ("sample_weight", weight)):
+        if plan.divisor == "weights" and x is not None and x.requires_grad:
+            msg = (
+                f"rounding='exact' gives no gradient to {name} where the positions of a mean with "
+                f"divisor='weights' are split, as the divisor depends on {name}; detach {name}, "
+                "or use rounding='native'."
+            )
+            raise UnsupportedError(msg)
 
 
 def _exact_value_and_grad(

@@ -94,7 +94,8 @@ class Work:
         predictions: float32 (n, K), with the numbers of a row next to each other.
         targets: contiguous: labels (n,) of any integer type, or float32 numbers.
         todo: bool (n,), the positions to compute, or None for all.
-        weight: float64 (n,), the weights of the losses, or None for 1.
+        weight: float64 (n,), the weights of the losses, or None for 1. Like several factors, only
+            for the cross-entropy; `Mixed` has those of the other losses.
         factor: float64 (n,) or one number, the factors of the slopes.
         factor_is_exact: whether the one factor is a power of two.
         divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
@@ -195,6 +196,10 @@ def end_xla(process: int) -> None:
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")
 """The losses that have loops, in the order of call.h."""
+
+
+FORMS = ("float32", "bfloat16", "float16")
+"""The dtypes of numbers that loops read and write, in the order of loops.h."""
 
 
 class Left(NamedTuple):
@@ -354,13 +359,13 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
 
     Args:
         loss: the name of the loop.
-        work: with n rows of one prediction.
+        work: with n rows of one prediction, and without `weight` and `factor` for each.
         parameter: delta of the Huber loss, pos_weight of the binary cross-entropy.
 
     Returns:
         The total, and 0, because a position has one element.
     """
-    factors = _factors(work)
+    assert isinstance(work.factor, float)
     total = getattr(_loops, loss)(
         level_number(),
         work.threads,
@@ -368,8 +373,7 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
         address(work.targets),
         len(work.predictions),
         address(work.todo),
-        address(work.weight),
-        *factors,
+        work.factor,
         work.factor_is_exact,
         work.divisor,
         parameter,
@@ -378,6 +382,132 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
         address(work.left),
     )
     return Total(*total), 0
+
+
+NUMBERS = {
+    **{name: i for i, name in enumerate((*FORMS, "float64", "uint8", "int8", "int32", "int64"))},
+    "bool": 4,
+}
+"""The dtypes in which targets and factors are stored, by their numbers in loops.h."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Mixed:
+    """What `struct mixed` holds of a call besides memory; see loops.h.
+
+    Attributes:
+        loss: the name of the loop.
+        n: the number of positions.
+        size: the elements of a position, whose losses are averaged; else 1.
+        read: the number of the dtype of the predictions' memory.
+        target: the same for targets.
+        form: the same for the gradient.
+        loss_form: the dtype that losses are rounded to.
+        stored: the dtype of the losses' memory; if it is not float32, they are not added.
+        factor: the dtype of the factors' memory.
+        parameter: as for `elementwise`.
+        smoothing: the amount of smoothing.
+        pos_weights: float64, along one axis, or None.
+        inner: the number of elements from one of these to the next.
+        loss_scale: multiplies every loss.
+        numerator: multiplies every slope.
+        over: divides every slope.
+        numerator_is_exact: whether there are no factors, and the quotient is a power of two.
+        weight_is_exact: whether the weights times `loss_scale` have no error.
+        factor_is_exact: whether the factors times `numerator`, and `over`, have none.
+        no_losses: whether only slopes are wanted.
+        clip: a `CLIP`, or None for logits.
+    """
+
+    loss: str
+    n: int
+    size: int
+    read: int
+    target: int
+    form: int
+    loss_form: int
+    stored: int
+    factor: int = NUMBERS["float64"]
+    parameter: float = 1.0
+    smoothing: float = 0.0
+    pos_weights: Array | None = None
+    inner: int = 1
+    loss_scale: float = 1.0
+    numerator: float = 1.0
+    over: float = 1.0
+    numerator_is_exact: bool = False
+    weight_is_exact: bool = False
+    factor_is_exact: bool = False
+    no_losses: bool = False
+    clip: Array | None = None
+
+
+CLIP = np.dtype(
+    {
+        "names": ["rule", "bounds", "costs", "complements", "added", "least"],
+        "formats": [np.int64, (np.float64, 2), (np.float64, 2), (np.float64, 2), "f8", "f8"],
+    }
+)
+"""A `struct clip` of loops.h."""
+
+CLIPS = ("unclipped", "clipped", "clamped", "added")
+"""Its rules, in their order."""
+
+
+def mixed(
+    call: Mixed,
+    predictions: int,
+    targets: int,
+    losses: int,
+    slopes: int,
+    left: int,
+    *,
+    todo: int = 0,
+    weight: int = 0,
+    factor: int = 0,
+    threads: int = 1,
+) -> Total:
+    """Compute an elementwise loss of a call with more than float32 numbers.
+
+    Memory is given by its addresses, 0 for none: that of `left` is zeros, and receives 1 for each
+    position that is undecided.
+    """
+    return Total(
+        *_loops.mixed(
+            level_number(),
+            threads,
+            LOSSES.index(call.loss),
+            call.n,
+            call.size,
+            call.read,
+            call.target,
+            call.form,
+            call.loss_form,
+            call.stored,
+            call.factor,
+            call.parameter,
+            call.smoothing,
+            address(call.pos_weights),
+            1 if call.pos_weights is None else len(call.pos_weights),
+            call.inner,
+            call.loss_scale,
+            call.numerator,
+            call.over,
+            call.numerator_is_exact,
+            call.weight_is_exact,
+            call.factor_is_exact,
+            call.no_losses,
+            address(call.clip),
+            predictions,
+            targets,
+            todo,
+            weight,
+            factor,
+            losses,
+            slopes,
+            left,
+        )
+    )
 
 
 def run_native(*arguments: Any) -> tuple[int, float]:

@@ -114,9 +114,12 @@ class Case:
         return dataclasses.replace(self, spec=self.spec.replace(rounding=rounding))
 
     def differentiated(self) -> list[str]:
-        """The arguments to differentiate by: the floating ones; in exact mode only predictions."""
+        """The arguments to differentiate by: the floating ones.
+
+        In exact mode the gradients to the others are native, so few cases repeat them.
+        """
         others = {"targets": self.targets, "sample_weight": self.sample_weight}
-        if self.spec.rounding == "exact":
+        if self.spec.rounding == "exact" and not self.representative:
             return ["predictions"]
         return [
             "predictions",

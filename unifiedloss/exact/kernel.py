@@ -24,17 +24,24 @@ import numpy as np
 
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.errors import BadValueError, UnsupportedError
-from unifiedloss.exact import counts, fast, limbs, loops, wide
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.exact import counts, fast, limbs, loops, mixed, wide
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Array, Bools, HostCall, call_of_rows, known_divisor, plain
+from unifiedloss.exact.call import (
+    Array,
+    Bools,
+    HostCall,
+    call_of_rows,
+    exact_number,
+    known_divisor,
+    plain,
+)
 from unifiedloss.exact.rooms import aligned
-from unifiedloss.exact.rounding import stored
+from unifiedloss.exact.rounding import bits_of, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.exact.tiers import round_positions
 from unifiedloss.losses import has_part
-from unifiedloss.oracle.extended import extended
 from unifiedloss.oracle.reduction import Reduction
 from unifiedloss.plan import Plan
 
@@ -89,9 +96,10 @@ def evaluate(
         bfloat16 as its bits in uint16.
     """
     if sample_weight is None and mask is None:
-        found = _at_once(
-            plan, predictions, targets, upstream, out, threads, divisor, gradient=gradient
-        )
+        given = plan, predictions, targets, upstream, out, threads, divisor
+        found = _at_once(*given, gradient=gradient)
+        if found is None:
+            found = mixed.at_once(*given, some_rows, gradient=gradient)
         if found is not None:
             return found
     arrays = predictions, targets, sample_weight, mask, upstream, divisor
@@ -125,15 +133,6 @@ def _by_tiers(
         given = None if divisor is None else known_divisor(exact_number(divisor))
         call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads, given)
         return _carry_out(call, upstream, out, gradient=gradient)
-
-
-def exact_number(divisor: Array) -> Fraction | float:
-    """A given divisor, exactly; NaN for one that divides nothing."""
-    try:
-        x = limbs.divisor_in(divisor) if divisor.ndim else extended(plain(divisor).item())
-    except BadValueError:
-        return np.nan
-    return x if x >= 0 else np.nan
 
 
 def sum_of_terms(
@@ -324,7 +323,7 @@ def _at_once(
     """
     ready = loops.ready_for(plan, predictions, targets)
     if ready is None:
-        given = plan, predictions, targets, upstream, out, threads, _some_rows
+        given = plan, predictions, targets, upstream, out, threads, some_rows
         return wide.at_once(*given, gradient=gradient) if divisor is None else None
     if divisor is not None:
         count = loops.integer(known_divisor(host.run(exact_number, divisor)))
@@ -416,7 +415,7 @@ def _finished(
     return found.total.plus(losses[missing[chosen]].tolist())
 
 
-def _some_rows(
+def some_rows(
     plan: Plan, rows: Array, targets: Array, divisor: Any, upstream: Any, *, gradient: bool
 ) -> tuple[Array, Array | None]:
     """Compute some rows of a call: their losses, and their rows of the gradient."""
@@ -467,9 +466,7 @@ def _term_dtype(call: HostCall) -> str:
 
 
 def _slope_form(call: HostCall) -> np.dtype[Any]:
-    return np.dtype(
-        "uint16" if call.plan.predictions_dtype == "bfloat16" else call.plan.predictions_dtype
-    )
+    return bits_of(call.plan.predictions_dtype)
 
 
 def _new_losses(call: HostCall) -> Array:

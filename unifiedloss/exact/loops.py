@@ -68,6 +68,8 @@ def carry_out(
         The positions that are left undecided, or None if no loop computes this call.
     """
     plan = call.plan
+    if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
+        return None
     module = None if dtype != "float32" else loop_of(plan)
     targets = None if module is None else module.read(call.targets)
     if targets is None:
@@ -77,6 +79,8 @@ def carry_out(
     if plan.class_weights is not None:
         weight = call.class_weight_of(slice(None), call.labels)
         factor = factor * call.own_class_weight(call.labels)
+    if plan.axis is None and (weight is not None or np.ndim(factor)):
+        return None  # `mixed` takes it
     work = Work(
         predictions=_readable(call.rows),
         targets=np.require(targets, requirements=("C", "A")),
