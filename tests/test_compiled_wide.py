@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import mpmath
@@ -160,6 +161,9 @@ def _calls() -> Iterator[tuple[ul.Loss, Array, Array, dict[str, Any]]]:
     yield CE.replace(reduction="none"), deep, np.array([0, 1, 0, 1, 0, 0]), {}
     p, t = rng.normal(scale=3, size=(2, 700))
     p[:6], t[:6] = [1e160, 1e-200, 5e-324, 2, 1e308, 0], [0, 0, 0, 2, -1e308, 0]
+    # The squares are subnormal numbers, and a weight makes them normal ones.
+    tiny, heavy = rng.uniform(1, 2, (2, 40)) * [[1e-158], [1e12]]
+    yield MSE.replace(reduction="none"), tiny, np.zeros(40), {"sample_weight": heavy}
     hard, soft = (rng.random(700) < 0.5) * 1.0, rng.random(700)
     weight = rng.uniform(0, 3, 700)
     bce = p.copy()
@@ -201,10 +205,6 @@ def test_little_is_left(level: str) -> None:
     z[rng.random(z.shape) < 0.1] = -np.inf
     z[:, 0] = 1
     p, t = rng.normal(size=(2, 50_000))
-    # p - t is an odd multiple of 125 in 61 bits, and 2 (p - t) / 1000 has 54: a tie.
-    exact = [(2 * int(x) + 1) * 125 for x in rng.integers(2**52, 2**53, 1000)]
-    high = np.array([float(x) for x in exact])
-    low = np.array([float(int(h) - x) for h, x in zip(high.tolist(), exact, strict=True)])
     counts.undecided.clear()
     with compiled.forced(level):
         CE.value_and_grad(z, np.zeros(300, np.int64))
@@ -212,9 +212,23 @@ def test_little_is_left(level: str) -> None:
             spec.value_and_grad(p, t)
         BCE.value_and_grad(8 * p, (t > 0) * 1.0)
         assert not counts.undecided
-        _, slopes = MSE.value_and_grad(high, low)
-        assert not counts.undecided
-    assert slopes.tolist() == [2 * x / 1000 for x in exact]  # Python rounds quotients of integers
+
+
+@PER_LEVEL
+def test_slopes_that_are_ties(level: str) -> None:
+    """Slopes of a mean that are half way between two numbers, and those beside them."""
+    rng = np.random.default_rng(3)
+    # p - t is an odd multiple of 125 in 61 bits, and 2 (p - t) / 1000 has 54.
+    exact = [(2 * int(x) + 1) * 125 for x in rng.integers(2**52, 2**53, 1000)]
+    high = np.array([float(x) for x in exact])
+    low = np.array([float(int(h) - x) for h, x in zip(high.tolist(), exact, strict=True)])
+    for beside in (0.0, 2.0**-45, -(2.0**-45)):
+        counts.undecided.clear()
+        with compiled.forced(level):
+            _, slopes = MSE.value_and_grad(high, low - beside)
+        assert bool(counts.undecided) == bool(beside)
+        differences = [2 * (x + Fraction(beside)) for x in exact]
+        assert slopes.tolist() == [float(x / 1000) for x in differences]
 
 
 @PER_LEVEL
@@ -226,6 +240,7 @@ def test_threads_give_the_same_bits(level: str) -> None:
     calls = [
         (CE, z, y, {}),
         (CE.replace(reduction="none"), z, y, {"sample_weight": weight, "upstream": weight}),
+        (CE.replace(class_weights=tuple(rng.uniform(0.5, 2, 300).tolist())), z, y, {}),
         (MSE, z, z[::-1].copy(), {"mask": weight > 0.2}),
     ]
     with compiled.forced(level):
