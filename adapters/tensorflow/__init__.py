@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import direct, exact, kernels, objects, ops, program, shapes
+from unifiedloss.adapters.tensorflow import callback, direct, exact, kernels, objects, ops, shapes
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.floats import FORMATS
@@ -75,7 +75,7 @@ class TensorFlowAdapter(Adapter):
         return ops.to_numpy(tf.convert_to_tensor(x))
 
     def stored(self, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not program.compiles():
+        if not callback.compiles():
             return tensors
         return tuple(
             ops.stored(x) if x is not None and x.dtype.name in FORMATS else x for x in tensors
