@@ -37,14 +37,16 @@ class NativeLoss(NamedTuple):
     def results(self, *tensors: Tensor) -> list[Tensor]:
         """The loss."""
         rest = iter(tensors)
-        *four, divisor = (next(rest) if x else None for x in (*self.is_given, False)[:5])
+        given = (next(rest) if x else None for x in (*self.is_given, False)[:5])
+        predictions, targets, weight, mask, divisor = given
         spec = self.spec.replace(rounding="native")
         if divisor is not None:
             # Exact mode takes a vector too, and the plan of such a call is that of a sum.
             (divisor,) = callback.on_host(_number, [divisor], ["float64"])
             divisor.set_shape(())
             spec = spec.replace(reduction="mean")
-        return [registry.adapter("tensorflow").loss(spec, *four, divisor)]
+        adapter = registry.adapter("tensorflow")
+        return [adapter.loss(spec, predictions, targets, weight, mask, divisor)]
 
 
 class Derivative(NamedTuple):
