@@ -96,9 +96,9 @@ def evaluate(
         as its bits in uint16.
     """
     if plan.casts and not plan.oracle_only:
-        tensors = casts.read(plan, predictions, targets, sample_weight)
+        p, t, w = casts.read(plan, predictions, targets, sample_weight)
         value, slopes = evaluate(
-            as_read(plan), *tensors, mask, upstream, divisor,
+            as_read(plan), p, t, w, mask, upstream, divisor,
             gradient=gradient, exp=exp, threads=threads,
         )  # fmt: skip
         return value, None if slopes is None else casts.returned(plan, slopes, out)
@@ -177,8 +177,8 @@ def rounded_terms(
     The arguments are those of `evaluate`.
     """
     if plan.casts and not plan.oracle_only:
-        tensors = casts.read(plan, predictions, targets, sample_weight)
-        return rounded_terms(as_read(plan), *tensors, mask, exp=exp)
+        p, t, w = casts.read(plan, predictions, targets, sample_weight)
+        return rounded_terms(as_read(plan), p, t, w, mask, exp=exp)
     given = targets, sample_weight, mask
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
         dtype = "float64" if plan.predictions_dtype == "float64" else "float32"

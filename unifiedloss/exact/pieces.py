@@ -123,10 +123,9 @@ def _own_divisor(
         found: Any = kernel.by_oracle(plan, harmless, targets, sample_weight, mask).divisor
     else:
         with np.errstate(all="ignore"):
-            read = (
-                casts.read(plan, targets, sample_weight) if plan.casts else (targets, sample_weight)
-            )
-            divisor = HostCall(plan, None, *read, mask).divisor()
+            if plan.casts:
+                targets, sample_weight = casts.read(plan, targets, sample_weight)
+            divisor = HostCall(plan, None, targets, sample_weight, mask).divisor()
         found = divisor if isinstance(divisor, float) else divisor[1]()
     if isinstance(found, float) and not np.isfinite(found):
         return limbs.Sum(0, (1, 0, 0) if np.isnan(found) else (0, 1, 0))
