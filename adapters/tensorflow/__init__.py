@@ -19,7 +19,6 @@ from unifiedloss.adapters.tensorflow import (
     kernels,
     objects,
     ops,
-    program,
     shapes,
 )
 from unifiedloss.auto_rounding import Setting
@@ -101,7 +100,7 @@ class TensorFlowAdapter(Adapter):
         elif save_context.in_save_context():
             mode = "export"
         else:
-            mode = "xla" if program.compiles() else "graph"
+            mode = "xla" if callback.compiles() else "graph"
         return Setting(self.name, "cpu" if on_host else "accelerator", mode)
 
     def loss(

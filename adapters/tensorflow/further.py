@@ -166,9 +166,9 @@ def _traced_once(derivative: Derivative, dtypes: tuple[str, ...]) -> Callable[..
 
 def _number(divisor: Any) -> list[Any]:
     """A given divisor as a float64."""
-    from unifiedloss.exact import kernel  # imported here because native mode does not need it
+    from unifiedloss.exact import call  # imported here because native mode does not need it
 
-    return [np.float64(callback.host().run(kernel.exact_number, divisor))]
+    return [np.float64(callback.host().run(call.exact_number, divisor))]
 
 
 def _if_asked(derivative: Derivative) -> Callable[..., Any]:
