@@ -50,11 +50,6 @@ NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
         Setting("tensorflow", mode="xla"),
         {},
     ),
-    "a dtype that the spec names": (
-        AUTO.replace(dtype="float32"),
-        Setting("numpy"),
-        {},
-    ),
     "float64 predictions": (AUTO, Setting("numpy"), {"dtype": "float64"}),
     "two weights of an element": (
         ul.MeanSquaredError(element_weights=(1.0, 2.0, 3.0, 4.0, 5.0), rounding="auto"),
@@ -73,8 +68,6 @@ def test_every_row_has_a_call_that_it_alone_decides(monkeypatch: pytest.MonkeyPa
         found = planned(spec, setting, **more)
         assert found.rounding == found.spec.rounding == "native"
         assert found.why == f"native: {row.what}; rounding='exact' {row.exact}"
-        if getattr(spec, "dtype", None) is not None:
-            continue  # rounding="exact" refuses it
         with monkeypatch.context() as patch:
             others = tuple(other for other in auto_rounding.TABLE if other is not row)
             patch.setattr(auto_rounding, "TABLE", others)

@@ -131,6 +131,23 @@ def _calls_of_probabilities(count: int) -> Iterator[Call]:
         yield spec, p, t, given, upstream
 
 
+def _calls_of_labels(count: int) -> Iterator[Call]:
+    """Cross-entropies of probabilities with class indices."""
+    rng = np.random.default_rng(7)
+    for number in range(count):
+        own, k, n = FLOATS[rng.integers(3)], int(rng.choice([1, 3, 32])), int(rng.integers(1, 60))
+        p = rng.dirichlet(np.full(k, 0.3), n)
+        p = (np.round(p * 8) / 8 if rng.random() < 0.3 else p).astype(own)
+        rules: dict[str, Any] = {"epsilon": (0.0, 1e-7, 1e-3, "keras", "sklearn")[number % 5]}
+        if rng.random() < 0.5:
+            rules["class_weights"] = rng.choice([1, 2, 0.5, 0.3, 0], k).tolist()
+        spec = ul.CrossEntropyLoss(reduction=str(rng.choice(["mean", "none"])), **rules)  # type: ignore[arg-type]
+        weight = rng.choice([0, 1, 2, 0.7], n).astype(np.float32)
+        given = {"sample_weight": weight} if rng.random() < 0.4 else {}
+        upstream = rng.normal(size=n) if spec.reduction == "none" else 65536.0
+        yield spec.replace(rounding="exact"), p, rng.integers(0, k, n), given, upstream
+
+
 def _bits(call: Call, level: str) -> tuple[bytes, ...]:
     spec, p, t, given, upstream = call
     with compiled.forced(level):
@@ -139,7 +156,7 @@ def _bits(call: Call, level: str) -> tuple[bytes, ...]:
     return tuple(np.asarray(x).tobytes() for x in (value, gradient, alone))
 
 
-@pytest.mark.parametrize("calls", [_calls(80), _calls_of_probabilities(64)])
+@pytest.mark.parametrize("calls", [_calls(80), _calls_of_probabilities(64), _calls_of_labels(40)])
 def test_levels_give_the_bits_of_numpy(calls: Iterator[Call]) -> None:
     """Value and gradient of random calls have the same bits with and without the loops."""
     for call in calls:

@@ -87,11 +87,6 @@ TABLE = (
         form=_has_no_form,
     ),
     Row(
-        "a dtype that the spec names",
-        "is refused",
-        form=lambda plan: getattr(plan.spec, "dtype", None) is not None,
-    ),
-    Row(
         "float64 predictions",
         "is several times slower",
         form=lambda plan: plan.predictions_dtype == "float64",

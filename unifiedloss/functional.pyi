@@ -94,7 +94,9 @@ def cross_entropy_loss(
             ``fit``. W_i is the same in both cases.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
@@ -219,7 +221,9 @@ def binary_cross_entropy_loss(
             axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
@@ -321,7 +325,9 @@ def mean_squared_error(
             axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
@@ -506,7 +512,9 @@ def huber_loss(
             axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:

@@ -26,6 +26,7 @@ __all__ = [
     "Clip",
     "Plan",
     "Signature",
+    "as_read",
     "check_predictions_dtype",
     "check_upstream",
     "class_axis",
@@ -83,6 +84,9 @@ class Plan:
         positions: the shape of the per-position loss.
         predictions_dtype: the name of the predictions' dtype.
         targets_dtype: the name of the targets' dtype.
+        gradient_dtype: the dtype of the predictions as they are given, and so of their gradient. It
+            is another one than `predictions_dtype` where the spec names a dtype.
+        casts: whether the spec names a dtype that a given tensor has not.
         compute_dtype: the widest of float32, the predictions' and floating targets' dtypes.
         result_dtype: the dtype of the returned loss.
         weight_rank: the number of leading axes that `sample_weight` covers; None without one.
@@ -137,6 +141,8 @@ class Plan:
     positions: Shape | None
     predictions_dtype: str
     targets_dtype: str
+    gradient_dtype: str
+    casts: bool
     compute_dtype: str
     result_dtype: str
     weight_rank: int | None
@@ -378,6 +384,8 @@ def resolve(
         positions=positions,
         predictions_dtype=predictions.dtype,
         targets_dtype=targets.dtype,
+        gradient_dtype=given_dtypes[0],  # type: ignore[arg-type]
+        casts=any(x in FORMATS and x != computed_in for x in given_dtypes if computed_in and x),
         compute_dtype=compute_dtype,
         result_dtype="float32" if reduced_half else predictions.dtype,
         weight_rank=_rank(sample_weight),
@@ -418,6 +426,12 @@ def resolve(
         ),
         why=f"{spec.rounding}: the spec says so",
     )
+
+
+@lru_cache(4096)
+def as_read(plan: Plan) -> Plan:
+    """The plan of a call whose tensors have been cast to the dtype that the spec names."""
+    return replace(plan, gradient_dtype=plan.predictions_dtype, casts=False)
 
 
 @lru_cache(4096)

@@ -23,7 +23,7 @@ from unifiedloss.checks import (
     rule_of_divisor,
     weights,
 )
-from unifiedloss.errors import SpecTypeError, SpecValueError
+from unifiedloss.errors import SpecTypeError
 from unifiedloss.evaluable import Evaluable
 from unifiedloss.field import Record, field, rebuild
 from unifiedloss.inputs import TensorT
@@ -464,20 +464,13 @@ class Scaled(Loss):
         fast_paths=True,
         check=optional(one_of("float32", "float64")),
         doc='None, or "float32" or "float64": predictions, floating targets and sample weights are '
-        'cast to this dtype, and the loss has it. Not with ``rounding="exact"``.',
+        'cast to this dtype, and the loss has it. With ``rounding="exact"`` each is rounded once, '
+        "the loss is that of the rounded numbers, and its gradient is rounded to this dtype first, "
+        "then to the dtype of the predictions.",
         sentence=_dtype,
         since=2,
         group="ported",
     )
-
-    def _check_together(self) -> None:
-        if self.dtype is not None and self.rounding == "exact":
-            msg = (
-                f"dtype={self.dtype!r} rounds the inputs, and rounding='exact' rounds only the "
-                "results; leave dtype out, and cast the predictions before the call if they have "
-                "another dtype."
-            )
-            raise SpecValueError(msg)
 
 
 class Elementwise(Scaled):

@@ -145,7 +145,7 @@ def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     for way in (ffi, program) if divisor is None else ():  # none knows a divisor that is given
         if way.holds(plan, tuple(tensors)):
             return way.run(plan, tuple(tensors), gradient=gradient)
-    dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
+    dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.gradient_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
     forms = [
         jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)

@@ -134,7 +134,7 @@ def _mapped(function: Callable[..., Array], call: Call) -> Callable[..., Array]:
 
 def _tangent_of_one(call: Call, direction: Array, *present: Any) -> Array:
     plan = call.plan
-    if plan.result_dtype != plan.predictions_dtype:
+    if plan.result_dtype != plan.gradient_dtype:
         # The loss has digits that the gradient has not: of float16 it may have none at all.
         return _native_tangent(call, direction, *present)
     *tensors, divisor, _, gradient = call.arrays(present)

@@ -12,7 +12,16 @@ from tensorflow.python.saved_model import save_context  # no public function say
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import direct, exact, kernels, objects, ops, program, shapes
+from unifiedloss.adapters.tensorflow import (
+    callback,
+    direct,
+    exact,
+    kernels,
+    objects,
+    ops,
+    program,
+    shapes,
+)
 from unifiedloss.auto_rounding import Setting
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
@@ -77,7 +86,7 @@ class TensorFlowAdapter(Adapter):
         return ops.to_numpy(tf.convert_to_tensor(x))
 
     def stored(self, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not program.compiles():
+        if not callback.compiles():
             return tensors
         return tuple(
             ops.stored(x) if x is not None and x.dtype.name in FORMATS else x for x in tensors

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.eager import record  # see `exact`
 
 from unifiedloss import compiled, values
-from unifiedloss.adapters.tensorflow import exact, ops
+from unifiedloss.adapters.tensorflow import exact, further, ops
 from unifiedloss.compiled import threads
 from unifiedloss.plan import Plan
 
@@ -35,7 +35,7 @@ def loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor | None:
         return None
     keeps = False
     if record.could_possibly_record():
-        if record.should_record_backprop([targets]) or exact.has_tangent(predictions, targets):
+        if record.should_record_backprop([targets]) or further.has_tangent(predictions, targets):
             return None
         keeps = record.should_record_backprop([predictions])
     found = _evaluate(ready, predictions, targets, 1.0, gradient=keeps)

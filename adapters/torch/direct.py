@@ -130,7 +130,7 @@ def _of_mixed(
         None if x is None else _bits(x) for x in (*tensors[:2], upstream, losses, slopes)
     )
     if not checked:
-        values.check(plan, *map(mixed.from_bits, (p, t)), None, None)
+        values.check(plan, mixed.from_bits(p), mixed.from_bits(t), None, None)
     found = host.run(_finished_mixed, ready, total, left, p, t, *rest)
     if slopes_alone and not isinstance(plan.pos_weight, tuple):
         return None, slopes

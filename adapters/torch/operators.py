@@ -112,7 +112,7 @@ def computed(
     )
     device = tensors[0].device if tensors[0] is not None else None
     rounded = tensor(value, plan.result_dtype, device)
-    return rounded, None if slope is None else tensor(slope, plan.predictions_dtype, device)
+    return rounded, None if slope is None else tensor(slope, plan.gradient_dtype, device)
 
 
 @cache

@@ -269,8 +269,6 @@ def _rounded(case: _Checked, rounding: str) -> _Checked | None:
     """
     if isinstance(case, SoftmaxCase):
         return case if rounding == "native" else None
-    if rounding == "exact" and isinstance(case, Case) and not case.has_exact_mode():
-        return None
     return replace(case, spec=case.spec.replace(rounding=rounding))
 
 

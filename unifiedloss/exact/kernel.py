@@ -25,7 +25,7 @@ import numpy as np
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.exact import counts, fast, limbs, loops, mixed, wide
+from unifiedloss.exact import casts, counts, fast, limbs, loops, mixed, wide
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import (
     Array,
@@ -43,7 +43,7 @@ from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.exact.tiers import round_positions
 from unifiedloss.losses import has_part
 from unifiedloss.oracle.reduction import Reduction
-from unifiedloss.plan import Plan
+from unifiedloss.plan import Plan, as_read
 
 _MOST_WITHOUT_TIERS = 10**5
 """The most predictions of a loss without tiers. The oracle takes about 50 microseconds for each."""
@@ -92,9 +92,16 @@ def evaluate(
             `unifiedloss.compiled.threads` says.
 
     Returns:
-        The loss in the result dtype and the gradient in the predictions' dtype, in C order;
-        bfloat16 as its bits in uint16.
+        The loss in the result dtype and the gradient in `Plan.gradient_dtype`, in C order; bfloat16
+        as its bits in uint16.
     """
+    if plan.casts and not plan.oracle_only:
+        p, t, w = casts.read(plan, predictions, targets, sample_weight)
+        value, slopes = evaluate(
+            as_read(plan), p, t, w, mask, upstream, divisor,
+            gradient=gradient, exp=exp, threads=threads,
+        )  # fmt: skip
+        return value, None if slopes is None else casts.returned(plan, slopes, out)
     if sample_weight is None and mask is None:
         given = plan, predictions, targets, upstream, out, threads, divisor
         found = _at_once(*given, gradient=gradient)
@@ -146,7 +153,7 @@ def sum_of_terms(
 
     The arguments are those of `evaluate`.
     """
-    if sample_weight is None and mask is None:
+    if sample_weight is None and mask is None and not plan.casts:
         ready = loops.ready_for(plan, predictions, targets)
         if ready is not None:
             found = host.run(loops.exact_sum, ready, predictions, targets)
@@ -169,6 +176,9 @@ def rounded_terms(
 
     The arguments are those of `evaluate`.
     """
+    if plan.casts and not plan.oracle_only:
+        p, t, w = casts.read(plan, predictions, targets, sample_weight)
+        return rounded_terms(as_read(plan), p, t, w, mask, exp=exp)
     given = targets, sample_weight, mask
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
         dtype = "float64" if plan.predictions_dtype == "float64" else "float32"
@@ -247,8 +257,8 @@ def _by_oracle(
         above = each.ravel().tolist() if plan.spec.reduction == "none" else each.item()
     result = reference.evaluate(
         spec,
-        _tensor(predictions, plan.predictions_dtype),
-        _tensor(targets, plan.targets_dtype),
+        _tensor(predictions, plan.gradient_dtype),
+        _tensor(targets, None if plan.casts else plan.targets_dtype),
         None if sample_weight is None else _tensor(sample_weight),
         None if mask is None else _tensor(mask),
         terms="rounded",
@@ -261,7 +271,7 @@ def _by_oracle(
     if result.grad_predictions is None:
         return loss, None
     slopes = np.reshape(result.grad_predictions, predictions.shape)
-    return loss, stored(slopes, plan.predictions_dtype)
+    return loss, stored(slopes, plan.gradient_dtype)
 
 
 def _refuse_many(plan: Plan, predictions: Array) -> None:
@@ -285,8 +295,8 @@ def by_oracle(
     _refuse_many(plan, predictions)
     return Reduction(
         plan.spec,
-        _tensor(predictions, plan.predictions_dtype),
-        _tensor(targets, plan.targets_dtype),
+        _tensor(predictions, plan.gradient_dtype),
+        _tensor(targets, None if plan.casts else plan.targets_dtype),
         None if sample_weight is None else _tensor(sample_weight),
         None if mask is None else _tensor(mask),
     )

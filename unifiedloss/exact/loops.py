@@ -318,7 +318,7 @@ def _ready(plan: Plan) -> Ready | None:
 
 def is_plain(plan: Plan) -> bool:
     """Whether a call has no more than predictions in rows, targets, and the number of its rows."""
-    if plan.scale != 1.0 or not plan.plain:
+    if plan.scale != 1.0 or not plan.plain or plan.casts:
         return False
     if plan.ignored_labels or plan.class_weights is not None or plan.element_weights is not None:
         return False

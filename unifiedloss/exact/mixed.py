@@ -39,14 +39,14 @@ def takes(plan: Plan) -> bool:
     name = plan.spec.name
     if name not in _SUPPORTED or not has_part(name, "compiled"):
         return False
-    if plan.predictions_dtype not in FORMS or plan.oracle_only:
+    return _is_known(plan) and (plan.pos_weight is None or _in_reach(plan.pos_weight))
+
+
+def _is_known(plan: Plan) -> bool:
+    """Whether the loops know the dtype of a plan, its scale and what it adds to probabilities."""
+    if plan.predictions_dtype not in FORMS or plan.oracle_only or not _in_reach(plan.scale):
         return False
-    if plan.epsilon_added and not 2.0**-100 <= plan.epsilon_added <= 2.0**-10:
-        return False
-    shared: list[Any] = [plan.scale]
-    if plan.pos_weight is not None:
-        shared.append(plan.pos_weight)
-    return all(map(_in_reach, shared))
+    return not plan.epsilon_added or 2.0**-100 <= plan.epsilon_added <= 2.0**-10
 
 
 def _in_reach(x: Any) -> bool:
@@ -90,6 +90,30 @@ def _of_plan(plan: Plan) -> Mixed | None:
         inner=max(1, inner),
         loss_scale=plan.scale,
         clip=clip,
+    )
+
+
+@lru_cache(4096)
+def _of_labels(plan: Plan) -> Mixed | None:
+    """What a plan says of a cross-entropy that only reads the probabilities at its labels.
+
+    Each is the binary cross-entropy of a probability whose target is 1.
+    """
+    index = plan.spec.name == "cross_entropy" and plan.kind == "index" and plan.probabilities
+    if not index or plan.reads_all or plan.clamped or not _is_known(plan):
+        return None
+    form = NUMBERS[plan.predictions_dtype]
+    return Mixed(
+        loss="binary_cross_entropy",
+        n=0,
+        size=1,
+        read=form,
+        target=0,
+        form=form,
+        loss_form=0,
+        stored=0,
+        loss_scale=plan.scale,
+        clip=_clip_of(plan),
     )
 
 
@@ -171,10 +195,18 @@ def carry_out(
     Returns:
         The positions that are left undecided, or None if no loop computes this call.
     """
-    found = _of_plan(call.plan)
-    if found is None or dtype not in FORMS or not compiled.is_available():
+    if dtype not in FORMS or not compiled.is_available():
         return None
-    rows, targets = call.rows, call.targets
+    found, rows, targets, other = _of_plan(call.plan), call.rows, call.targets, call.element_weight
+    into = slopes
+    if found is None:
+        found = _of_labels(call.plan)
+        if found is None:
+            return None
+        rows, targets = call.read, np.ones(len(rows), np.float32)
+        if call.plan.class_weights is not None:
+            other = np.ascontiguousarray(call.own_class_weight(call.labels), np.float64)
+        into = None if slopes is None else np.empty((len(rows), 1), slopes.dtype)
     number = _number(targets.dtype, call.plan.kind)
     if number is None:
         narrow = compiled.as_float32(targets)
@@ -189,7 +221,6 @@ def carry_out(
     if several is not None and size == 1 and call.shape != call.plan.shape:
         return None  # some positions of a call, and the weights run along all
     weight = None if call.weight is None else np.ascontiguousarray(call.weight, np.float64)
-    other = call.element_weight
     if other is not None:
         weight = other if weight is None else weight * other
     weights = (call.weight is not None) + (other is not None)
@@ -221,13 +252,17 @@ def carry_out(
         address(rows),
         address(targets),
         address(results),
-        address(slopes),
+        address(into),
         address(left),
         todo=address(chosen),
         weight=address(weight),
         factor=address(factor if scale is not None else None),
         threads=call.threads or own_threads.number(),
     )
+    if slopes is not None and into is not None and into is not slopes:
+        done = np.flatnonzero(todo & ~left)
+        slopes[done if len(done) < n else slice(None)] = 0
+        slopes[done, call.labels[done]] = into[done, 0]
     return left
 
 
@@ -280,7 +315,7 @@ def _ready(plan: Plan) -> Ready | None:
     call = _of_plan(plan)
     if call is None or not plan.plain or plan.shape is None or not plan.count:
         return None
-    if plan.element_weights is not None:
+    if plan.element_weights is not None or plan.casts:
         return None
     shape: Any = plan.shape
     size = shape[-1] if plan.average_last_axis else 1
@@ -348,7 +383,7 @@ def upstream_of(ready: Ready, upstream: Any) -> Upstream | None:
 
 def run(
     ready: Ready,
-    memory: tuple[int, ...],
+    memory: tuple[int, int, int, int],
     upstream: Upstream,
     threads: int,
     *,
@@ -370,8 +405,10 @@ def run(
     if no_losses:
         call = _without_losses(call)
     left = np.zeros(call.n, bool)
+    predictions, targets, terms, slopes = memory
+    flags = compiled.address(left)
     total = compiled.mixed(
-        call, *memory, compiled.address(left), factor=upstream.address, threads=threads
+        call, predictions, targets, terms, slopes, flags, factor=upstream.address, threads=threads
     )
     return total, left if total.left else None
 
@@ -426,7 +463,7 @@ def at_once(
         slopes = aligned(predictions.shape, form) if out is None else out.view(form)
     terms = None if known.is_reduced else np.empty(known.call.n, bits_of(plan.result_dtype))
     arrays = predictions, targets, terms, slopes
-    addresses = tuple(map(compiled.address, arrays))
+    addresses: Any = tuple(map(compiled.address, arrays))
     total, left = run(known, addresses, above, threads or own_threads.number())
     given = predictions, targets, upstream, terms, slopes
     value = host.run(finish, known, total, left, some_rows, *given)

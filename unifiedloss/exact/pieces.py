@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.divisors import EMPTY
 from unifiedloss.errors import BadValueError, EmptyMeanError
-from unifiedloss.exact import kernel, limbs
+from unifiedloss.exact import casts, kernel, limbs
 from unifiedloss.exact.call import HostCall, exact_number
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Signature
@@ -123,6 +123,8 @@ def _own_divisor(
         found: Any = kernel.by_oracle(plan, harmless, targets, sample_weight, mask).divisor
     else:
         with np.errstate(all="ignore"):
+            if plan.casts:
+                targets, sample_weight = casts.read(plan, targets, sample_weight)
             divisor = HostCall(plan, None, targets, sample_weight, mask).divisor()
         found = divisor if isinstance(divisor, float) else divisor[1]()
     if isinstance(found, float) and not np.isfinite(found):
