@@ -262,26 +262,25 @@ def _exact_loss(parts: _Parts, spec: Loss, divisor: Any) -> Tensor:
     wanted = any(x is not None and x.requires_grad for x in parts.tensors)
     if not (wanted and torch.is_grad_enabled()):
         return value
-    if spec.reduction == "mean" and divisor is None:
-        _refuse_gradients_of_divisor(parts)
+    if spec.reduction == "mean" and divisor is None and _is_divisor_wanted(parts):
+        predictions, *rest = parts.tensors
+        fixed = [None if x is None else x.detach() for x in rest]
+        piece = parts.of_piece.loss(spec, predictions, *fixed, by)
+        natively = spec.replace(rounding="native")
+        native = parts.of_call.loss(natively, predictions.detach(), *rest)
+        return _Beside.apply(piece, native, value)
     piece = parts.of_piece.loss(spec, *parts.tensors, by)
     found: Tensor = _WithValue.apply(piece, value)
     return found
 
 
-def _refuse_gradients_of_divisor(parts: _Parts) -> None:
-    """Refuse a gradient to a tensor that the divisor depends on, which is given to each process."""
+def _is_divisor_wanted(parts: _Parts) -> bool:
+    """Whether a gradient is wanted to tensors that the divisor depends on."""
     plan = parts.plan
     _, targets, weight, _ = parts.tensors
     of_targets = targets if plan.kind == "dense" and plan.class_weights is not None else None
-    for name, x in (("targets", of_targets), ("sample_weight", weight)):
-        if plan.divisor == "weights" and x is not None and x.requires_grad:
-            msg = (
-                f"rounding='exact' gives no gradient to {name} where the positions of a mean with "
-                f"divisor='weights' are split, as the divisor depends on {name}; detach {name}, "
-                "or use rounding='native'."
-            )
-            raise UnsupportedError(msg)
+    wanted = any(x is not None and x.requires_grad for x in (of_targets, weight))
+    return plan.divisor == "weights" and wanted
 
 
 def _exact_value_and_grad(
@@ -333,3 +332,26 @@ class _WithValue(Function):
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> tuple[Any, ...]:
         return upstreams[0], None
+
+
+class _Beside(Function):
+    """The loss of the whole, differentiable once.
+
+    A piece has the gradient to the predictions, for a divisor that is fixed, and the native loss
+    those to the tensors that the divisor depends on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, piece: Tensor, native: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            msg = (
+                "rounding='exact' gives no second derivative where the positions of a mean with "
+                "divisor='weights' are split and the tensors that its divisor depends on require "
+                "a gradient; detach sample_weight and targets, or use rounding='native'."
+            )
+            raise UnsupportedError(msg)
+        return upstreams[0], upstreams[0], None
