@@ -1289,19 +1289,38 @@ def test_exact_bad_label() -> None:
         assert np.isnan(history["loss"]).all()
 
 
-def test_exact_under_xla() -> None:
-    """An exact loss under jit_compile is refused with the reason if the batch size is not fixed.
+def test_exact_under_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exact loss under jit_compile is traced once, also where the last batch is shorter.
 
-    TensorFlow's XLA cannot call the host, and its in-graph form needs known shapes.
+    Rows are not computed again in balls, which take long to compile.
     """
     if BACKEND.name != "tensorflow":
         return
-    with pytest.raises(
-        UnsupportedError, match="no form that XLA compiles for shapes that are unknown"
-    ):
-        linear(EXACT, 3, jit_compile=True).fit(
-            FEATURES, SPECIES, batch_size=len(FEATURES) - 1, verbose=0
+    from unifiedloss.exact.graph.call import GraphCall
+
+    monkeypatch.setattr(GraphCall, "mended", lambda _, found: found)
+    traces = []
+
+    class Counted(KerasLoss):
+        def __call__(self, *tensors: Any, **settings: Any) -> Any:
+            traces.append(1)
+            return super().__call__(*tensors, **settings)
+
+    histories, weights = [], np.linspace(0.1, 2, len(FEATURES), dtype=np.float32)
+    for jit_compile in (True, False):
+        traces.clear()
+        keras.utils.set_random_seed(0)
+        model = linear(EXACT, 3, jit_compile=jit_compile)
+        model.compile("sgd", loss=Counted(EXACT), jit_compile=jit_compile)
+        batch = len(FEATURES) - 1
+        found = model.fit(
+            FEATURES, SPECIES, sample_weight=weights, batch_size=batch, shuffle=False, verbose=0
         )
+        histories.append(found.history["loss"])
+        if jit_compile:
+            compiled = len(traces)
+    np.testing.assert_allclose(*histories, rtol=1e-6)
+    assert compiled == len(traces)
 
 
 def test_exact_mixed_precision() -> None:
