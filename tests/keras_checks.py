@@ -1289,6 +1289,49 @@ def test_exact_bad_label() -> None:
         assert np.isnan(history["loss"]).all()
 
 
+def test_exact_further_derivatives_on_torch() -> None:
+    """On torch, all derivatives but the first one to the predictions are native ones."""
+    if BACKEND.name != "torch":
+        return
+    import torch
+
+    def derivatives(rounding: str) -> list[Any]:
+        spec = CE(from_logits=True, class_weights=W, divisor="weights", rounding=rounding)
+        arrays = X, np.abs(X), X[:, 0] + 1
+        z, t, w = (torch.tensor(x, requires_grad=True) for x in arrays)
+        first = torch.autograd.grad(
+            spec.to("keras")(t, z, sample_weight=w), (z, t, w), create_graph=True
+        )
+        jacrev = torch.func.jacrev
+        hessian = jacrev(jacrev(lambda z: spec.to("keras")(t.detach(), z)))(z.detach())
+        return [*first, *torch.autograd.grad(first[0], (z, t, w), tensor(X)), hessian]
+
+    for found, wanted in zip(derivatives("exact"), derivatives("native"), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=2e-6, atol=2e-6)
+
+
+def test_exact_further_derivatives_on_tensorflow() -> None:
+    """On TensorFlow too, the object has native gradients to weights and second derivatives."""
+    if BACKEND.name != "tensorflow":
+        return
+    import tensorflow as tf
+
+    def derivatives(rounding: str) -> list[Any]:
+        loss = CE(from_logits=True, divisor="weights", rounding=rounding).to("keras")
+        z, w = tensor(X), tensor(X[:, 0] + 1)
+        with tf.GradientTape() as outer:
+            outer.watch([z, w])
+            with tf.GradientTape() as inner:
+                inner.watch([z, w])
+                value = loss(tensor(Y), z, sample_weight=w)
+            slope, by_weight = inner.gradient(value, [z, w])
+            total = tf.reduce_sum(slope**2)
+        return [slope, by_weight, *outer.gradient(total, [z, w])]
+
+    for found, wanted in zip(derivatives("exact"), derivatives("native"), strict=True):
+        np.testing.assert_allclose(numpy(found), numpy(wanted), rtol=1e-5, atol=2e-6)
+
+
 def test_exact_under_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exact loss under jit_compile is traced once, also where the last batch is shorter.
 

@@ -17,7 +17,7 @@ from unifiedloss import compiled, losses
 from unifiedloss.compiled import Left, Total, Work
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, limbs
-from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
+from unifiedloss.exact.balls import Ball, log_2_over, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
@@ -32,6 +32,9 @@ _FEW = 32
 """Elements that balls compute one by one. For more, full rows are quicker."""
 
 _UNIT = 2.0**-53
+
+_STEPS = 256
+"""STEPS in pairs.h."""
 
 _REACH = 2.0**150
 """A call as it is given has an upstream gradient and a pos_weight from 1 / _REACH to _REACH."""
@@ -65,6 +68,8 @@ def carry_out(
         The positions that are left undecided, or None if no loop computes this call.
     """
     plan = call.plan
+    if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
+        return None
     module = None if dtype != "float32" else loop_of(plan)
     targets = None if module is None else module.read(call.targets)
     if targets is None:
@@ -74,6 +79,8 @@ def carry_out(
     if plan.class_weights is not None:
         weight = call.class_weight_of(slice(None), call.labels)
         factor = factor * call.own_class_weight(call.labels)
+    if plan.axis is None and (weight is not None or np.ndim(factor)):
+        return None  # `mixed` takes it
     work = Work(
         predictions=_readable(call.rows),
         targets=np.require(targets, requirements=("C", "A")),
@@ -200,7 +207,7 @@ def _second(found: Found, factors: _Factors) -> Found:
         (rows, work.targets[rows].astype(np.int64), columns),
         each,
         np.array(parts, np.float64),
-        _constants(),
+        constants(),
     )
     losses, of_slopes = ~left & is_loss, ~left & ~is_loss
     if work.slopes is not None:
@@ -216,9 +223,11 @@ def _at(x: Any, rows: Array) -> Any:
 
 
 @cache
-def _constants() -> tuple[Array, Array]:
-    """The numbers that the compiled second tier shares with the balls."""
-    return np.array(step_parts()), np.array(table_of_powers())
+def constants() -> Array:
+    """The numbers that the loops in pairs of float64 need; see pairs.h."""
+    step = log_2_over(_STEPS)
+    powers = np.transpose(table_of_powers(_STEPS)).ravel()
+    return np.array([*step_parts(_STEPS), step.high, step.low, *powers])
 
 
 def finish_elements(
@@ -287,15 +296,7 @@ def _ready(plan: Plan) -> Ready | None:
     name = plan.spec.name
     if plan.predictions_dtype != "float32" or plan.result_dtype != "float32":
         return None
-    if plan.spec.reduction == "none" or plan.scale != 1.0 or not has_part(name, "compiled"):
-        return None
-    if not plan.plain or plan.ignored_labels or plan.class_weights is not None:
-        return None
-    if plan.element_weights is not None or plan.average_last_axis or plan.oracle_only:
-        return None
-    if plan.shape is None or not plan.count or plan.classes == 0:
-        return None
-    if plan.axis is not None and plan.axis != len(plan.shape) - 1:
+    if not has_part(name, "compiled") or not is_plain(plan) or plan.spec.reduction == "none":
         return None
     targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
     module = losses.part(name, "compiled")
@@ -305,13 +306,27 @@ def _ready(plan: Plan) -> Ready | None:
     if read is None or read.dtype != targets:
         return None
     parameter = module.parameter(plan)
-    if parameter and not _is_in_reach(parameter):
+    if parameter and not is_in_reach(parameter):
         return None
+    assert plan.count is not None
     rows = (plan.count, plan.classes or 1)
     divisor = plan.count if plan.spec.reduction == "mean" else 1
     number = compiled.LOSSES.index(name)
     label = (targets.itemsize, targets.kind == "i")
     return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
+
+
+def is_plain(plan: Plan) -> bool:
+    """Whether a call has no more than predictions in rows, targets, and the number of its rows."""
+    if plan.scale != 1.0 or not plan.plain or plan.casts:
+        return False
+    if plan.ignored_labels or plan.class_weights is not None or plan.element_weights is not None:
+        return False
+    if plan.average_last_axis or plan.oracle_only:
+        return False
+    if plan.shape is None or not plan.count or plan.classes == 0:
+        return False
+    return plan.axis is None or plan.axis == len(plan.shape) - 1
 
 
 def integer(divisor: Divisor) -> int | None:
@@ -324,7 +339,8 @@ def integer(divisor: Divisor) -> int | None:
     return int(high) if known else None
 
 
-def _is_in_reach(x: float) -> bool:
+def is_in_reach(x: float) -> bool:
+    """Whether a call as it is given may have this upstream gradient or pos_weight."""
     return 1 / _REACH <= abs(x) <= _REACH
 
 
@@ -333,7 +349,7 @@ def upstream_of(upstream: Any) -> float | None:
     if upstream is None:
         return 1.0
     u = float(upstream)
-    if not _is_in_reach(u):
+    if not is_in_reach(u):
         return None
     if abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
         return None  # an integer that float64 does not hold
@@ -432,7 +448,7 @@ def small(
     if known is None or math.prod(known.rows) > _SMALL:
         return None
     u = 1.0 if upstream is None else upstream
-    if not _is_in_reach(u):
+    if not is_in_reach(u):
         return None
     value = np.empty((), np.float32)
     slopes = None if upstream is None else np.empty(predictions.shape, np.float32)
