@@ -1310,19 +1310,60 @@ def test_exact_further_derivatives_on_torch() -> None:
         torch.testing.assert_close(found, wanted, rtol=2e-6, atol=2e-6)
 
 
-def test_exact_under_xla() -> None:
-    """An exact loss under jit_compile is refused with the reason if the batch size is not fixed.
+def test_exact_further_derivatives_on_tensorflow() -> None:
+    """On TensorFlow too, the object has native gradients to weights and second derivatives."""
+    if BACKEND.name != "tensorflow":
+        return
+    import tensorflow as tf
 
-    TensorFlow's XLA cannot call the host, and its in-graph form needs known shapes.
+    def derivatives(rounding: str) -> list[Any]:
+        loss = CE(from_logits=True, divisor="weights", rounding=rounding).to("keras")
+        z, w = tensor(X), tensor(X[:, 0] + 1)
+        with tf.GradientTape() as outer:
+            outer.watch([z, w])
+            with tf.GradientTape() as inner:
+                inner.watch([z, w])
+                value = loss(tensor(Y), z, sample_weight=w)
+            slope, by_weight = inner.gradient(value, [z, w])
+            total = tf.reduce_sum(slope**2)
+        return [slope, by_weight, *outer.gradient(total, [z, w])]
+
+    for found, wanted in zip(derivatives("exact"), derivatives("native"), strict=True):
+        np.testing.assert_allclose(numpy(found), numpy(wanted), rtol=1e-5, atol=2e-6)
+
+
+def test_exact_under_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exact loss under jit_compile is traced once, also where the last batch is shorter.
+
+    Rows are not computed again in balls, which take long to compile.
     """
     if BACKEND.name != "tensorflow":
         return
-    with pytest.raises(
-        UnsupportedError, match="no form that XLA compiles for shapes that are unknown"
-    ):
-        linear(EXACT, 3, jit_compile=True).fit(
-            FEATURES, SPECIES, batch_size=len(FEATURES) - 1, verbose=0
+    from unifiedloss.exact.graph.call import GraphCall
+
+    monkeypatch.setattr(GraphCall, "mended", lambda _, found: found)
+    traces = []
+
+    class Counted(KerasLoss):
+        def __call__(self, *tensors: Any, **settings: Any) -> Any:
+            traces.append(1)
+            return super().__call__(*tensors, **settings)
+
+    histories, weights = [], np.linspace(0.1, 2, len(FEATURES), dtype=np.float32)
+    for jit_compile in (True, False):
+        traces.clear()
+        keras.utils.set_random_seed(0)
+        model = linear(EXACT, 3, jit_compile=jit_compile)
+        model.compile("sgd", loss=Counted(EXACT), jit_compile=jit_compile)
+        batch = len(FEATURES) - 1
+        found = model.fit(
+            FEATURES, SPECIES, sample_weight=weights, batch_size=batch, shuffle=False, verbose=0
         )
+        histories.append(found.history["loss"])
+        if jit_compile:
+            compiled = len(traces)
+    np.testing.assert_allclose(*histories, rtol=1e-6)
+    assert compiled == len(traces)
 
 
 def test_exact_mixed_precision() -> None:

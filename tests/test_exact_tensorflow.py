@@ -39,6 +39,7 @@ MASK = np.array([True, True, False, True])
 CE = ul.CrossEntropyLoss(from_logits=True, rounding="exact")
 BCE = ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact")
 MSE = ul.MeanSquaredError(rounding="exact")
+WEIGHTED = CE.replace(class_weights=(1, 0.5, 2))
 
 MODES = {"eager": lambda f: f, "function": lambda f: tf.function(f, autograph=False)}
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -346,10 +347,60 @@ def test_elementwise_losses_under_xla(monkeypatch: pytest.MonkeyPatch, spec: Any
         np.testing.assert_array_equal(got, right)
 
 
+def unknown_batch(spec: Any, targets: Any) -> None:
+    """Check one graph for batches of any size under XLA: its loss and gradient have NumPy's bits.
+
+    The gradient is that of a tape, for an upstream gradient that is computed again.
+    """
+    traces = []
+    form = [(None, 3), (None, *targets.shape[1:]), (None,), (None,)]
+    dtypes = [tf.float32, targets.dtype.name, tf.float32, tf.bool]
+
+    def step(z: Any, t: Any, w: Any, m: Any) -> Any:
+        traces.append(1)
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            loss = spec(z, t, sample_weight=w, mask=m)
+        return loss, tape.gradient(loss, z)
+
+    compiled = XLA(step, input_signature=list(map(tf.TensorSpec, form, dtypes)))
+    random = np.random.default_rng(2)
+    for count in (4, 3):
+        chosen = random.integers(0, 4, count)
+        given = {"sample_weight": WEIGHT[chosen], "mask": MASK[chosen]}
+        z, t = random.normal(size=(count, 3)).astype(np.float32), targets[chosen]
+        upstream = np.ones(z.shape, np.float32) if spec.reduction == "none" else None
+        right = spec.value_and_grad(z, t, **given, upstream=upstream)
+        assert bits(*compiled(*map(tf.constant, (z, t, *given.values())))) == bits(*right)
+    assert len(traces) == 1
+
+
+def test_unknown_batch_under_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trace serves each batch size; float64 decides all rows, so that it compiles faster."""
+    monkeypatch.setattr(call.GraphCall, "mended", lambda _, found: found)
+    unknown_batch(WEIGHTED.replace(ignore_index=2), LABELS)
+
+
+@pytest.mark.slow("the compilation by XLA; test_unknown_batch_under_xla")
+@pytest.mark.parametrize(
+    ("spec", "targets"),
+    [
+        (WEIGHTED, LABELS),
+        (CE.replace(label_smoothing=0.1, reduction="sum"), DENSE),
+        (BCE.replace(pos_weight=(1, 2, 0.5)), DENSE),
+        (MSE.replace(reduction="none"), DENSE),
+        (ul.HuberLoss(delta=0.5, divisor="all", rounding="exact"), DENSE),
+    ],
+)
+def test_unknown_batch_with_balls_under_xla(spec: Any, targets: Any) -> None:
+    """Every kind of loss and reduction, with the balls compiled too."""
+    unknown_batch(spec, targets)
+
+
 def test_what_xla_has_no_form_of_is_refused() -> None:
     """Calls without an XLA form are refused by name at trace time, and the message says what to do.
 
-    This holds inside a nested tf.function and for shapes that are unknown at trace time.
+    This holds inside a nested tf.function and for classes whose number is unknown at trace time.
     """
     z, y = tf.constant(LOGITS), tf.constant(LABELS)
     probabilities = ul.CrossEntropyLoss(from_logits=False, rounding="exact")
@@ -368,8 +419,8 @@ def test_what_xla_has_no_form_of_is_refused() -> None:
             match=f"no form that XLA compiles for {what}; trace with jit_compile=False",
         ):
             XLA(function)(*tensors)
-    unknown = [tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int64)]
-    with pytest.raises(UnsupportedError, match="shapes that are unknown when it is traced"):
+    unknown = [tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int64)]
+    with pytest.raises(UnsupportedError, match="a number of classes that is unknown when it is"):
         XLA(CE.to("tensorflow"), input_signature=unknown)(z, y)
     assert not ADAPTER.modes()["xla"].exact
 
@@ -436,7 +487,6 @@ def test_gradient_taken_elsewhere() -> None:
 # ------------------------------------------------------------------------------ further derivatives
 
 DIRECTION = tf.constant(np.random.default_rng(5).normal(size=(4, 3)), tf.float32)
-WEIGHTED = CE.replace(class_weights=(1, 0.5, 2))
 Loss = Callable[..., Any]
 
 

@@ -49,9 +49,9 @@ class KerasLoss(keras.losses.Loss):
     examples. If weights, masks or ignored labels make a batch's divisor another number, this is not
     the loss of the epoch.
 
-    XLA on TensorFlow cannot compile ``rounding="exact"`` for the batches of `fit`, because their
-    shapes are unknown then. Keras enables XLA by default if there is a GPU, so compile the model
-    with ``jit_compile=False`` there. Otherwise the first step fails with an error that says so.
+    XLA on TensorFlow compiles ``rounding="exact"`` for batches of any size, once for each size, and
+    refuses losses that have no form there, with an error that says so; compile the model with
+    ``jit_compile=False`` then. Keras enables XLA by default if there is a GPU.
 
     Under `tf.distribute` each replica computes the mean of its own part of a batch, as Keras' own
     losses do, and the gradient is that of the mean of these means. With `global_mean` it is that of

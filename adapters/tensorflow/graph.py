@@ -134,4 +134,6 @@ class TensorFlowOps(GraphOps):
         return tf.slice(x, [start, 0], [count, x.shape[1]])
 
     def with_rows(self, x: Array, rows: Array, start: Array) -> Array:
-        return xla.dynamic_update_slice(x, rows, [start, 0])
+        written = xla.dynamic_update_slice(x, rows, [start, 0])
+        written.set_shape(x.shape)
+        return written

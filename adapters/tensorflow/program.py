@@ -47,11 +47,11 @@ def _refuse_others(plan: Plan, **weights: Tensor | None) -> None:
     """Raise an error for a call that has no form in a program, or for factors that do not fit."""
     from unifiedloss.exact.graph import form  # imported here because native mode does not need it
 
-    reason = form.why_not(plan)
+    reason = form.why_not(plan, padded=plan.unchecked)
     for name, x in weights.items():
         if reason is None and x is not None and not form.fits(x.dtype.name):
             reason = f"{x.dtype.name} {name.replace('_', ' ')}s"
-    if reason is None and not plan.count:
+    if reason is None and plan.count == 0:
         reason = "an empty batch"
     if reason is not None:
         msg = (
@@ -115,6 +115,7 @@ def _slope(
 def _evaluate(
     plan: Plan, is_given: tuple[bool, ...], tensors: Any, upstream: Tensor | None, *, gradient: bool
 ) -> list[Tensor]:
+    from unifiedloss.adapters.tensorflow import padding
     from unifiedloss.adapters.tensorflow.graph import TensorFlowOps
     from unifiedloss.exact.graph.call import Given, GraphCall
 
@@ -125,8 +126,16 @@ def _evaluate(
         None if x is None else tf.constant(x, tf.float64)
         for x in (plan.class_weights, plan.pos_weight)
     ]
-    each = (None if x is None else x[None] for x in (*given, upstream, *weights))
-    call = GraphCall(xp, plan, Given(*each), gradient=gradient)
+    arrays = [*given, upstream, *weights]
+    form = None
+    if plan.unchecked:
+        form = padding.padded(plan, *arrays)
+        plan, arrays = form.plan, form.arrays
+    each = (None if x is None else x[None] for x in arrays)
+    counts = None if form is None else form.counts
+    call = GraphCall(xp, plan, Given(*each), gradient=gradient, padded=counts)
     found = call.mended(call.found())
-    value = call.known_loss(found.terms)
-    return [value[0]] if found.slopes is None else [value[0], call.gradient(found.slopes)[0]]
+    results = [call.known_loss(found.terms)[0]]
+    if found.slopes is not None:
+        results.append(call.gradient(found.slopes)[0])
+    return results if form is None else form.cut(results)

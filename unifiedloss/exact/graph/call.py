@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from unifiedloss.exact.graph.balls import GraphBall
 from unifiedloss.exact.graph.fast import quotient64
-from unifiedloss.exact.graph.form import Block, Form, Found, read
+from unifiedloss.exact.graph.form import PADDED, Block, Form, Found, read
 from unifiedloss.exact.graph.ops import Array, Field, GraphOps, hidden_zero
 from unifiedloss.exact.graph.rounding import from_bits, nan_bits, to_bits
 from unifiedloss.exact.graph.sums import exact_sum
@@ -31,6 +31,20 @@ class Given(NamedTuple):
     pos_weight: Array | None
 
 
+class Padded(NamedTuple):
+    """The number of positions of a call in which it is known only when the program runs.
+
+    The positions are padded with some that the mask drops, and all are along one axis.
+
+    Attributes:
+        count: the number of positions, an int32.
+        real: how many of them are no padding.
+    """
+
+    count: Array
+    real: Array
+
+
 class GraphCall:
     """A call inside a program: converts its arrays to rows, and rows to results.
 
@@ -39,28 +53,47 @@ class GraphCall:
         plan: the plan of each example; `why_not` must return None for it.
         given: the arrays.
         gradient: whether to compute the gradient.
+        padded: the number of positions, if the plan does not have it.
     """
 
-    def __init__(self, xp: GraphOps, plan: Plan, given: Given, *, gradient: bool) -> None:
+    def __init__(
+        self,
+        xp: GraphOps,
+        plan: Plan,
+        given: Given,
+        *,
+        gradient: bool,
+        padded: Padded | None = None,
+    ) -> None:
         self.xp, self.plan, self.given = xp, plan, given
         self.examples: int = given.predictions.shape[0]
         assert plan.shape is not None
         assert plan.positions is not None
-        self.count = math.prod(plan.positions)  # type: ignore[arg-type]
-        width = _width(self.count) if plan.axis is None else plan.shape[plan.axis]
-        assert width is not None
+        self.positions: tuple[Array, ...] = plan.positions
+        self.count: Array = None
+        width = plan.classes
+        if padded is None:
+            self.count = self.real = math.prod(self.positions)
+            width = width or _width(self.count)
+        else:
+            self.positions = (padded.count,)
+            self.count, self.real = padded
+            width = width or PADDED_WIDTH
         field = Field(xp, hidden_zero(xp, given.predictions, given.targets))
         term_dtype = plan.result_dtype if plan.spec.reduction == "none" else "float32"
-        self.form = Form(plan, field, width, term_dtype, gradient)
-        self.rows = self.examples * math.prod(plan.shape) // width  # type: ignore[arg-type]
+        each = self.count if plan.axis is not None else self.count // width
+        self.rows = self.examples * each
+        part = None if padded is None else padded_rows(width)
+        self.form = Form(plan, field, width, term_dtype, gradient, self.rows, part)
         self.divisor: GraphBall | None = None
         self.block = self._block()
 
     def _positions(self, x: Array) -> Array:
         """Broadcast an array aligned to the leading axes to (examples, positions)."""
-        xp, plan = self.xp, self.plan
-        shape = (self.examples, *plan.positions)  # type: ignore[misc]
-        x = xp.reshape(x, (*x.shape, *[1] * (len(shape) - len(x.shape))))
+        xp = self.xp
+        shape = (self.examples, *self.positions)
+        if len(x.shape) < len(shape):
+            x = xp.reshape(x, (*x.shape, *[1] * (len(shape) - len(x.shape))))
         return xp.reshape(xp.broadcast(x, (self.examples, *shape[1:])), (self.examples, self.count))
 
     def _per_row(self, x: Array) -> Array:
@@ -68,7 +101,7 @@ class GraphCall:
         xp = self.xp
         if tuple(x.shape) == (1, 1):
             return x
-        if x.shape[1] == self.count and self.form.elementwise:
+        if x.shape[1] != 1 and self.form.elementwise:
             return xp.reshape(x, (self.rows, self.form.width))
         each = self.rows // self.examples
         return xp.reshape(xp.broadcast(x, (self.examples, each)), (self.rows, 1))
@@ -126,7 +159,7 @@ class GraphCall:
                 "divisor_radius": self._per_row(radius),
             }
         if given.pos_weight is not None:
-            shape = (self.examples, *plan.positions)  # type: ignore[misc]
+            shape = (self.examples, *self.positions)
             wide = xp.broadcast(given.pos_weight[0], shape)
             pos_weight = self._per_row(xp.reshape(wide, (self.examples, self.count)))
         return Block(
@@ -183,7 +216,8 @@ class GraphCall:
         rule = plan.divisor
         if rule == "all":
             zero = xp.constant([[0.0]], "float64")
-            return GraphBall(f, xp.constant([[float(self.count)]], "float64"), zero, zero)
+            count = xp.reshape(xp.constant(self.real, "float64"), (1, 1))
+            return GraphBall(f, count, zero, zero)
         if rule == "present" or (weight is None and own_weight is None):
             return self._counted(present)
         if rule == "nonzero":
@@ -231,7 +265,7 @@ class GraphCall:
         """
         xp, plan, form = self.xp, self.plan, self.form
         if plan.spec.reduction == "none":
-            bits = xp.reshape(terms, (self.examples, *plan.positions))  # type: ignore[misc]
+            bits = xp.reshape(terms, (self.examples, *self.positions))
             return xp.of_bits(bits, plan.result_dtype), None
         values = from_bits(xp, xp.reshape(terms, (self.examples, self.count)), form.term_dtype)
         rough = xp.sum(values)
@@ -292,12 +326,21 @@ class GraphCall:
         """Reshape the slopes of the rows to the gradient, (examples, *shape)."""
         xp, plan = self.xp, self.plan
         assert plan.shape is not None
-        if plan.axis is None or plan.axis == len(plan.shape) - 1:
-            return xp.reshape(slopes, (self.examples, *plan.shape))  # type: ignore[arg-type]
-        assert plan.positions is not None
-        shape = (self.examples, *plan.positions, self.form.width)
-        rows = xp.reshape(slopes, shape)  # type: ignore[arg-type]
+        if plan.axis is None:
+            return xp.reshape(slopes, (self.examples, *self.positions))
+        rows = xp.reshape(slopes, (self.examples, *self.positions, self.form.width))
+        if plan.axis == len(plan.shape) - 1:
+            return rows
         return xp.moved(rows, len(plan.shape), plan.axis + 1)
+
+
+PADDED_WIDTH = 128
+"""Elements per row of a loss without classes, where their number is unknown."""
+
+
+def padded_rows(width: int) -> int:
+    """To a multiple of how many rows a call is padded."""
+    return max(1, PADDED // width)
 
 
 def _width(count: int) -> int:

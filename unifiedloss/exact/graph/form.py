@@ -53,13 +53,25 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """The settings that are fixed when the program is traced."""
+    """The settings that are fixed when the program is traced.
+
+    Attributes:
+        plan: the plan of the call.
+        field: the arithmetic.
+        width: the elements of a row.
+        term_dtype: the dtype of the rounded losses.
+        gradient: whether to compute the gradient.
+        rows: the number of rows, which may be known only when the program runs.
+        padded: a number that divides `rows` where these are unknown; else None.
+    """
 
     plan: Plan
     field: Field
     width: int
     term_dtype: str
     gradient: bool
+    rows: int | Array
+    padded: int | None = None
 
     @property
     def xp(self) -> GraphOps:
@@ -98,9 +110,20 @@ def numbers(form: Form, c: Block) -> Array:
 # ----------------------------------------------------------------------------- supported plans
 
 
-def why_not(plan: Plan) -> str | None:
-    """Name the part of a plan that compiled programs do not support, or return None."""
-    if plan.unchecked or plan.shape is None or any(extent is None for extent in plan.shape):
+PADDED = 1 << 12
+"""Elements to a multiple of which a call of an unknown number of rows is padded."""
+
+
+def why_not(plan: Plan, *, padded: bool = False) -> str | None:
+    """Name the part of a plan that compiled programs do not support, or return None.
+
+    Args:
+        plan: the plan.
+        padded: whether the caller pads positions whose number is unknown.
+    """
+    if padded and (plan.shape is None or (plan.axis is not None and plan.classes is None)):
+        return "a rank or a number of classes that is unknown when it is traced"
+    if not padded and (plan.unchecked or plan.shape is None or None in plan.shape):
         return "shapes that are unknown when it is traced"
     if plan.predictions_dtype == "float64":
         return "float64 predictions"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from unifiedloss.exact.graph.balls import GraphBall
 from unifiedloss.exact.graph.ops import Array, Field, GraphOps
@@ -45,8 +46,10 @@ _LOWEST = -840
 the compiler flushes."""
 
 
-def exact_sum(field: Field, x: Array, n: int) -> GraphBall:
+def exact_sum(field: Field, x: Array, n: int | Array) -> GraphBall:
     """Sum along the last axis, of length n, as a ball (..., 1).
+
+    n may be an int32 that is known only when the program runs.
 
     The radius is 0 where three float64 hold all digits of the sum and two are enough for it, and
     else next to the smallest of the three.
@@ -58,7 +61,11 @@ def exact_sum(field: Field, x: Array, n: int) -> GraphBall:
     largest = xp.max(abs(x))
     inside = (largest < 2.0**900) & (largest > 2.0**-700)
     exponent = xp.where(inside, xp.right(xp.bits(largest), 52) - 1023, 0)
-    bits = math.ceil(math.log2(max(n, 2))) + 2
+    if isinstance(n, int):
+        bits: Any = math.ceil(math.log2(max(n, 2))) + 2
+    else:
+        n = xp.float64(n)
+        bits = xp.right(xp.bits(n + 1.0), 52) - 1023 + 3
     zero = xp.where(inside, 0.0, 0.0)
 
     def step(i: Array, x: Array, exponent: Array, *sums: Array) -> tuple[Array, ...]:

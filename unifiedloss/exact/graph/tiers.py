@@ -99,10 +99,12 @@ def balls_tier(form: Form, c: Block) -> Found:
 def in_blocks(form: Form, c: Block) -> Found:
     """Compute all rows in float64, a block at a time."""
     xp = form.xp
-    n, k = c.x.shape
-    count = min(n, max(1, BLOCK // k))
-    if count == n:
-        return float64_tier(form, c)
+    n, k = form.rows, form.width
+    count = form.padded
+    if count is None:
+        count = min(n, max(1, BLOCK // k))
+        if count == n:
+            return float64_tier(form, c)
     wide = k if form.elementwise else 1
     start = [
         xp.broadcast(xp.constant(0, "int32"), (n, wide)),
@@ -142,7 +144,7 @@ def windows(form: Form, found: Found, count: int, again: Callable[[Array, Array]
             the rows that are left.
     """
     xp = form.xp
-    n = found.left.shape[0]
+    n = form.rows
     wide = found.terms.shape[1], form.width
 
     def step(todo: Array, left: Array, *results: Array) -> tuple[Array, ...]:
@@ -166,7 +168,7 @@ def windows(form: Form, found: Found, count: int, again: Callable[[Array, Array]
     return Found(terms, slopes[0] if slopes else None, left)
 
 
-def _first(xp: GraphOps, flags: Array, n: int) -> Array:
+def _first(xp: GraphOps, flags: Array, n: int | Array) -> Array:
     """The first row whose flag is set, a scalar int32; n if none is set."""
     return xp.reshape(-xp.max(xp.where(xp.reshape(flags, (n,)), -xp.arange(n), -n)), ())
 
@@ -174,8 +176,8 @@ def _first(xp: GraphOps, flags: Array, n: int) -> Array:
 def mended(form: Form, c: Block, found: Found) -> Found:
     """Compute the undecided rows again in balls, few at a time. Numbers still undecided are NaN."""
     xp = form.xp
-    n, k = c.x.shape
-    count = min(n, max(1, AGAIN // k))
+    count = max(1, AGAIN // form.width)
+    count = min(form.rows if form.padded is None else form.padded, count)
 
     def again(start: Array, _: Array) -> Found:
         return balls_tier(form, _rows_of(xp, c, start, count))
