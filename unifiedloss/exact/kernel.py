@@ -97,10 +97,8 @@ def evaluate(
     """
     if plan.casts and not plan.oracle_only:
         p, t, w = casts.read(plan, predictions, targets, sample_weight)
-        value, slopes = evaluate(
-            as_read(plan), p, t, w, mask, upstream, divisor,
-            gradient=gradient, exp=exp, threads=threads,
-        )  # fmt: skip
+        more: Any = {"gradient": gradient, "exp": exp, "threads": threads}
+        value, slopes = evaluate(as_read(plan), p, t, w, mask, upstream, divisor, **more)
         return value, None if slopes is None else casts.returned(plan, slopes, out)
     if sample_weight is None and mask is None:
         given = plan, predictions, targets, upstream, out, threads, divisor
