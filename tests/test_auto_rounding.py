@@ -50,11 +50,27 @@ NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
         Setting("tensorflow", mode="xla"),
         {},
     ),
-    "float64 predictions": (AUTO, Setting("numpy"), {"dtype": "float64"}),
+    "float64 predictions in this form": (
+        AUTO.replace(label_smoothing=0.1),
+        Setting("numpy"),
+        {"dtype": "float64"},
+    ),
+    "several probabilities of a position": (
+        ul.CrossEntropyLoss(label_smoothing=0.1, rounding="auto"),
+        Setting("numpy"),
+        {},
+    ),
     "two weights of an element": (
         ul.MeanSquaredError(element_weights=(1.0, 2.0, 3.0, 4.0, 5.0), rounding="auto"),
         Setting("numpy"),
         {"sample_weight": Signature((6,), "float32")},
+    ),
+    "a rule that only the oracle computes": (
+        ul.MeanSquaredError(
+            element_weights=(1.0, 2.0, 3.0, 4.0, 5.0), average_last_axis=True, rounding="auto"
+        ),
+        Setting("numpy"),
+        {},
     ),
 }
 """For each row of the table, a call that it alone decides."""

@@ -66,7 +66,20 @@ def _has_no_form(plan: Plan) -> bool:
     """Whether no program of XLA's computes a plan, whatever its number of rows."""
     from unifiedloss.exact.graph import form  # imported here because other settings do not need it
 
-    return form.why_not(plan) is not None
+    return form.why_not(plan, padded=plan.unchecked) is not None
+
+
+def _has_slow_float64(plan: Plan) -> bool:
+    """Whether the compiled part has no loop for a call with float64 predictions."""
+    from unifiedloss.exact import wide  # imported here because other dtypes do not need it
+
+    return plan.predictions_dtype == "float64" and not wide.takes(plan)
+
+
+def _reads_many_probabilities(plan: Plan) -> bool:
+    """Whether a position depends on several probabilities."""
+    several = plan.kind == "dense" or plan.reads_all
+    return plan.axis is not None and not plan.from_logits and several
 
 
 TABLE = (
@@ -86,13 +99,19 @@ TABLE = (
         mode="xla",
         form=_has_no_form,
     ),
+    Row("float64 predictions in this form", "is a hundred times slower", form=_has_slow_float64),
     Row(
-        "float64 predictions",
-        "is several times slower",
-        form=lambda plan: plan.predictions_dtype == "float64",
+        "several probabilities of a position",
+        "is up to a hundred times slower",
+        form=_reads_many_probabilities,
     ),
     Row(
         "two weights of an element",
+        "is two to seven times slower",
+        form=lambda plan: plan.element_weights is not None and plan.weight_rank is not None,
+    ),
+    Row(
+        "a rule that only the oracle computes",
         "is a thousand times slower",
         form=lambda plan: plan.oracle_only,
     ),
