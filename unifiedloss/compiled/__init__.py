@@ -197,6 +197,10 @@ LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber"
 """The losses that have loops, in the order of call.h."""
 
 
+FORMS = ("float32", "bfloat16", "float16")
+"""The dtypes of numbers that loops read and write, in the order of loops.h."""
+
+
 class Left(NamedTuple):
     """What a loop left undecided of a call.
 

@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include "native.h"
 
+/* The dtypes of numbers. The half types are arrays of uint16_t. */
+enum form { FLOAT32, BFLOAT16, FLOAT16 };
+
 /* The sum of the losses that were rounded, as high + low with an error below `error`. */
 struct total {
   double high, low, error;
@@ -84,6 +87,7 @@ struct loops {
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);
   void (*log1p)(double *x, int64_t n);
+  void (*halves)(double *x, int64_t n, enum form form); /* rounded, written, and read again */
   struct native_loops native;
 };
 

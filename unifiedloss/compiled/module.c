@@ -5,6 +5,9 @@
    needed then. The caller has checked their shapes, dtypes and layouts. The only state is xla.c's. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include "call.h"
 #include "parallel.h"
 #include "threads.h"
@@ -25,6 +28,14 @@ static const struct level LEVELS[] = {{"neon", &loops_neon}};
 #endif
 #define COUNT ((long)(sizeof LEVELS / sizeof LEVELS[0]))
 
+#if defined(__x86_64__)
+/* Whether it converts float16; not every clang knows this feature by its name. */
+static int has_f16c(void) {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 /* Whether this processor runs a level. clang does not know the names of levels here, so the features
    that the loops use stand for them. */
 static int runs(long level) {
@@ -32,7 +43,7 @@ static int runs(long level) {
   __builtin_cpu_init();
   int v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
   int v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi2");
+           __builtin_cpu_supports("bmi2") && has_f16c();
   int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
@@ -354,6 +365,21 @@ static PyObject *logarithm(PyObject *module, PyObject *const *given, Py_ssize_t 
   return apply(given, count, 1);
 }
 
+static PyObject *halves(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 4)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  double *x = address(&a);
+  int64_t n = integer(&a), form = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  unsigned before = keep_subnormals();
+  loops->halves(x, n, (enum form)form);
+  restore(before);
+  Py_RETURN_NONE;
+}
+
 /* The memory of an argument, which an array lends, or NULL for None. */
 static void *lent(PyObject *array, Py_buffer *buffer, int to_write) {
   if (array == Py_None) return NULL;
@@ -462,6 +488,7 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(sum_of_losses),
                                 FAST(exponential),
                                 FAST(logarithm),
+                                FAST(halves),
                                 {"levels", levels, METH_NOARGS, NULL},
                                 {"xla_target", xla_target, METH_NOARGS, NULL},
                                 {"xla_end", xla_end, METH_NOARGS, NULL},
