@@ -60,14 +60,15 @@ def evaluate(
     addresses = predictions.data_ptr(), targets.data_ptr()
     if u is None or not all(addresses):  # a tensor of zeros may have no memory
         return None
-    value = predictions.new_empty(())
+    value = predictions.new_empty((), dtype=torch.float32)
     slopes = _room(predictions) if gradient else None
     to = 0 if slopes is None else slopes.data_ptr()
     memory = (*addresses, to, value.data_ptr())
     left = compiled.call(ready.fixed, u, *memory, threads=torch.get_num_threads())
     if left is not None:
         tensors = predictions, targets, slopes
-        rest: Any = [None if x is None else x.detach().numpy() for x in tensors]
+        rest: Any = [None if x is None else _array(x) for x in tensors]
+        rest[0] = loops.from_bits(rest[0])
         if not checked:
             values.check(plan, rest[0], rest[1], None, None)
         finished = host.run(_finished, ready, left, *rest[:2], u, rest[2])
@@ -80,7 +81,14 @@ def evaluate(
 def _room(predictions: Tensor) -> Tensor:
     if predictions.numel() < _LARGE:
         return predictions.new_empty(predictions.shape)
-    return torch.from_numpy(np.empty(predictions.shape, np.float32))
+    bits = torch.from_numpy(np.empty(predictions.shape, f"i{predictions.itemsize}"))
+    return bits.view(predictions.dtype)
+
+
+def _array(x: Tensor) -> Any:
+    """The memory of a tensor; NumPy has no bfloat16, so its bits."""
+    x = x.detach()
+    return x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
 
 
 def _finished(*call: Any) -> Any:

@@ -5,11 +5,19 @@
 #ifndef UNIFIEDLOSS_LOOPS_H
 #define UNIFIEDLOSS_LOOPS_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include "native.h"
 
 /* The dtypes of numbers. The half types are arrays of uint16_t. */
 enum form { FLOAT32, BFLOAT16, FLOAT16 };
+
+static inline size_t size_of_form(enum form form) { return form == FLOAT32 ? 4 : 2; }
+
+/* The number with this index, or NULL of none. */
+static inline void *number_at(enum form form, const void *x, int64_t i) {
+  return x ? (char *)x + i * (int64_t)size_of_form(form) : NULL;
+}
 
 /* The sum of the losses that were rounded, as high + low with an error below `error`. */
 struct total {
@@ -18,7 +26,8 @@ struct total {
 
 /* A cross-entropy of logits with class indices; one row per position. */
 struct rows {
-  const float *logits;
+  const void *logits;
+  enum form form;             /* of the logits */
   int64_t n, classes, stride; /* stride: from one row to the next, in elements */
   const void *labels;
   int label_size, label_signed; /* bytes of a label, and whether it has a sign */
@@ -26,8 +35,9 @@ struct rows {
   const double *weight;         /* the weight of each loss, or NULL for 1 */
   const double *factor;         /* the factor of each row's slopes, or NULL for `scale` */
   double scale;
+  enum form loss_form, slope_form; /* to which the results are rounded */
   float *losses; /* receives the losses; untouched, like `slopes`, where nothing is to do */
-  float *slopes; /* receives the gradient, n * classes numbers, or NULL */
+  void *slopes;  /* receives the gradient, n * classes numbers of `slope_form`, or NULL */
   uint8_t *left; /* zeros; receives 1 where nothing of a position is computed */
   double *room;  /* `room_of(classes)` numbers */
   /* Receives what is undecided elsewhere: row * classes + class for a slope, ~row for a loss. */
@@ -46,6 +56,7 @@ struct second {
   const double *divisor;  /* of the slopes: high part, low part, relative error */
   const double *step;     /* log(2) / 64 in three parts; the first two have 32 bits */
   const double *powers;   /* 2^(j / 64) for j from 0 to 63: 64 high parts, then 64 low parts */
+  enum form loss_form, slope_form; /* to which the results are rounded */
   float *results;
   uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };

@@ -68,6 +68,14 @@ static void *address(struct arguments *a) {
   return (void *)(uintptr_t)PyLong_AsUnsignedLongLong(*a->next++);
 }
 
+/* The form of numbers, of which Python code knows the number. */
+static enum form form(struct arguments *a) {
+  int64_t number = integer(a);
+  if (!PyErr_Occurred() && (number < FLOAT32 || number > FLOAT16))
+    PyErr_SetString(PyExc_ValueError, "the form of the numbers is out of range");
+  return (enum form)number;
+}
+
 static const struct loops *loops_of(struct arguments *a) {
   long level = PyLong_AsLong(*a->next++);
   if (PyErr_Occurred()) return NULL;
@@ -85,12 +93,15 @@ static int has(Py_ssize_t given, Py_ssize_t wanted) {
 
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 18)) return NULL;
+  if (!has(count, 21)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
   const int64_t threads = integer(&a);
   struct rows rows = {0};
+  rows.form = form(&a);
+  rows.loss_form = form(&a);
+  rows.slope_form = form(&a);
   rows.logits = address(&a);
   rows.n = integer(&a);
   rows.classes = integer(&a);
@@ -182,7 +193,7 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 14)) return NULL;
+  if (!has(count, 16)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -198,6 +209,8 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   s.divisor = address(&a);
   s.step = address(&a);
   s.powers = address(&a);
+  s.loss_form = form(&a);
+  s.slope_form = form(&a);
   s.results = address(&a);
   s.left = address(&a);
   if (PyErr_Occurred()) return NULL;
@@ -234,7 +247,7 @@ static void release(struct memory *m) {
    of undecided positions, the numbers of undecided elements, and the total. */
 static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 14)) return NULL;
+  if (!has(count, 16)) return NULL;
   struct arguments a = {given};
   struct memory m = {0};
   struct call c = {0};
@@ -245,6 +258,8 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
   c.classes = integer(&a);
   c.label_size = (int)integer(&a);
   c.label_signed = (int)integer(&a);
+  c.form = form(&a);
+  c.slope_form = form(&a);
   c.parameter = number(&a);
   c.divisor = number(&a);
   c.upstream = number(&a);
@@ -255,10 +270,10 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
     PyErr_SetString(PyExc_ValueError, "the level, the loss or the shape is out of range");
     return NULL;
   }
-  const int64_t size = c.n * c.classes * (int64_t)sizeof(float);
-  c.predictions = memory(&a, &m, size, PyBUF_SIMPLE);
+  const int64_t size = c.n * c.classes;
+  c.predictions = memory(&a, &m, size * (int64_t)size_of_form(c.form), PyBUF_SIMPLE);
   c.targets = memory(&a, &m, c.n * c.label_size, PyBUF_SIMPLE);
-  c.slopes = memory(&a, &m, size, PyBUF_WRITABLE);
+  c.slopes = memory(&a, &m, size * (int64_t)size_of_form(c.slope_form), PyBUF_WRITABLE);
   float *value = memory(&a, &m, sizeof *value, PyBUF_WRITABLE);
   PyObject *found = NULL;
   struct left left;

@@ -48,13 +48,13 @@ static void part_of_rows(void *context, int64_t part, int64_t first, int64_t las
   struct parts *all = context;
   struct rows rows = *all->rows;
   rows.n = last - first;
-  rows.logits += first * rows.stride;
+  rows.logits = number_at(rows.form, rows.logits, first * rows.stride);
   rows.labels = (const char *)rows.labels + first * rows.label_size;
   rows.todo = AFTER(rows.todo, first);
   rows.weight = AFTER(rows.weight, first);
   rows.factor = AFTER(rows.factor, first);
   rows.losses = AFTER(rows.losses, first);
-  rows.slopes = AFTER(rows.slopes, first * rows.classes);
+  rows.slopes = number_at(rows.slope_form, rows.slopes, first * rows.classes);
   rows.left += first;
   rows.room = all->rooms + part * room_of(rows.classes);
   rows.elements = all->lists + part * rows.capacity;

@@ -329,18 +329,19 @@ def _at_once(
         count = loops.integer(known_divisor(host.run(exact_number, divisor)))
         if count is None:
             return None
-        ready = ready._replace(divisor=count, fixed=(*ready.fixed[:-1], float(count)))
+        ready = ready.over(count)
     u = loops.upstream_of(upstream)
     if u is None:
         return None
     slopes = None
     if gradient:
-        slopes = aligned(predictions.shape, predictions.dtype) if out is None else out
+        form = loops.memory_dtype(plan)
+        slopes = aligned(predictions.shape, form) if out is None else out.view(form)
     value = np.empty((), np.float32)
     left = compiled.call(
         ready.fixed,
         u,
-        predictions,
+        loops.bits(predictions),
         targets,
         0 if slopes is None else slopes,
         value,
@@ -427,7 +428,7 @@ def _carry_out(
     plan = call.plan
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
-    form = _slope_form(call)
+    form = loops.memory_dtype(call.plan)
     out = None if out is None else out.view(form)
     slopes = _slopes_in(call, form, out) if gradient else None
     scale = _scale(call, upstream, divisor) if gradient else None
@@ -447,7 +448,7 @@ def _carry_out_some(
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
     # Allocate all rows, because zeroed memory that is never touched costs nothing.
-    slopes = np.zeros(call.rows.shape, _slope_form(call)) if gradient else None
+    slopes = np.zeros(call.rows.shape, loops.memory_dtype(call.plan)) if gradient else None
     only = np.zeros(len(call.rows), bool)
     only[positions] = True
     scale = _scale(call, upstream, divisor) if gradient else None
@@ -459,12 +460,6 @@ def _term_dtype(call: HostCall) -> str:
     if call.plan.spec.reduction == "none":
         return call.plan.result_dtype
     return "float64" if call.plan.predictions_dtype == "float64" else "float32"
-
-
-def _slope_form(call: HostCall) -> np.dtype[Any]:
-    return np.dtype(
-        "uint16" if call.plan.predictions_dtype == "bfloat16" else call.plan.predictions_dtype
-    )
 
 
 def _new_losses(call: HostCall) -> Array:

@@ -19,6 +19,7 @@ from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, limbs
 from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
+from unifiedloss.exact.rounding import stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
 from unifiedloss.plan import MAX_INTEGER_TARGET, Plan
@@ -40,10 +41,11 @@ _REACH = 2.0**150
 def loop_of(plan: Plan) -> Any:
     """The module with the compiled loop of a plan, or None."""
     name = plan.spec.name
-    if plan.predictions_dtype != "float32" or not has_part(name, "compiled"):
+    if not has_part(name, "compiled"):
         return None
     module = losses.part(name, "compiled")
-    return module if module.takes(plan) and compiled.is_available() else None
+    taken = plan.predictions_dtype in module.DTYPES and module.takes(plan)
+    return module if taken and compiled.is_available() else None
 
 
 # ------------------------------------------------------------------------------ rows of a host call
@@ -65,7 +67,7 @@ def carry_out(
         The positions that are left undecided, or None if no loop computes this call.
     """
     plan = call.plan
-    module = None if dtype != "float32" else loop_of(plan)
+    module = loop_of(plan)
     targets = None if module is None else module.read(call.targets)
     if targets is None:
         return None
@@ -87,6 +89,8 @@ def carry_out(
         left=np.zeros(len(call.rows), bool),
         elements=np.empty(len(results) + _FEW, np.int64),
         threads=call.threads or own_threads.number(),
+        loss_dtype=dtype,
+        slope_dtype=plan.predictions_dtype,
     )
     found = _run(module, plan, work)
     if len(found.rows):
@@ -101,11 +105,12 @@ def carry_out(
 
 
 def _readable(rows: Array) -> Array:
-    """The rows as an array that the loops read: float32, aligned, the classes side by side."""
-    ordered = rows.strides[-1] == 4 and rows.strides[0] % 4 == 0
-    if ordered and rows.dtype == np.float32 and rows.flags.aligned and rows.dtype.isnative:
+    """The rows as an array that the loops read: aligned, the classes side by side."""
+    size = rows.itemsize
+    ordered = rows.strides[-1] == size and rows.strides[0] % size == 0
+    if ordered and rows.flags.aligned and rows.dtype.isnative:
         return rows
-    return np.array(rows, np.float32, order="C")
+    return np.array(rows, rows.dtype.newbyteorder("="), order="C")
 
 
 def _factor(scale: Scale | None) -> tuple[Any, bool, float]:
@@ -195,20 +200,41 @@ def _second(found: Found, factors: _Factors) -> Found:
             each[row] = weights[rows]
     divisor = factors.divisor
     parts = [divisor.high, divisor.low, divisor.radius / abs(divisor.high)]
+    logits, places = work.predictions, rows
+    if logits.dtype != np.float32:
+        chosen, places = np.unique(rows, return_inverse=True)
+        logits = from_bits(logits[chosen]).astype(np.float32, copy=False)
     rounded, left = compiled.second_tier(
-        work.predictions,
-        (rows, work.targets[rows].astype(np.int64), columns),
+        logits,
+        (places, work.targets[rows].astype(np.int64), columns),
         each,
         np.array(parts, np.float64),
         _constants(),
+        (work.loss_dtype, work.slope_dtype),
     )
     losses, of_slopes = ~left & is_loss, ~left & ~is_loss
     if work.slopes is not None:
-        work.slopes[rows[of_slopes], columns[of_slopes]] = rounded[of_slopes]
+        found_slopes = stored(rounded[of_slopes], work.slope_dtype)
+        work.slopes[rows[of_slopes], columns[of_slopes]] = found_slopes
     assert work.losses is not None
     work.losses[rows[losses]] = rounded[losses]
     total = found.total.plus(rounded[losses].tolist()) if losses.any() else found.total
     return Found(work, total, rows[left], columns[left])
+
+
+def memory_dtype(plan: Plan) -> np.dtype[Any]:
+    """The dtype in which predictions and slopes lie in memory: for bfloat16 that of its bits."""
+    return np.dtype("uint16" if plan.predictions_dtype == "bfloat16" else plan.predictions_dtype)
+
+
+def bits(x: Array) -> Array:
+    """The array, or its bits where its dtype is bfloat16, which has no buffer."""
+    return x if x.dtype.kind in "iuf" else x.view(np.uint16)
+
+
+def from_bits(x: Array) -> Array:
+    """The array, with bits of bfloat16 as numbers of float32."""
+    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
 
 
 def _at(x: Any, rows: Array) -> Any:
@@ -244,6 +270,10 @@ def finish_elements(
 # ------------------------------------------------------------------------- arrays as they are given
 
 
+_FORM = 5
+"""The place of the form of the predictions in `Ready.fixed`."""
+
+
 class Ready(NamedTuple):
     """A call without masks and weights as the loops take it: what its plan says.
 
@@ -261,6 +291,15 @@ class Ready(NamedTuple):
     fixed: tuple[float, ...]
     targets: np.dtype[Any]
 
+    def widened(self) -> Ready:
+        """The same call with predictions of bfloat16 that are widened to float32."""
+        first, last = self.fixed[:_FORM], self.fixed[_FORM + 1 :]
+        return self._replace(fixed=(*first, compiled.FORMS.index("float32"), *last))
+
+    def over(self, divisor: int) -> Ready:
+        """The same call with another divisor."""
+        return self._replace(divisor=divisor, fixed=(*self.fixed[:-1], float(divisor)))
+
 
 def ready(plan: Plan) -> Ready | None:
     """The call of a plan for a compiled loop, or None if none computes it from its arrays."""
@@ -273,8 +312,13 @@ def ready(plan: Plan) -> Ready | None:
 def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
     """The call of a plan for a compiled loop, or None if none computes it from these arrays."""
     known = ready(plan)
-    if known is None or predictions.dtype != np.float32 or targets.dtype != known.targets:
+    if known is None or targets.dtype != known.targets:
         return None
+    given, held = predictions.dtype, plan.predictions_dtype
+    if given.name != held or not given.isnative:
+        if given != np.float32 or held != "bfloat16":
+            return None
+        known = known.widened()
     for x in (predictions, targets):
         flags = x.flags  # the memory may be read-only, as TensorFlow's is
         if not (flags.c_contiguous and flags.aligned):
@@ -285,9 +329,9 @@ def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
 @lru_cache(4096)
 def _ready(plan: Plan) -> Ready | None:
     name = plan.spec.name
-    if plan.predictions_dtype != "float32" or plan.result_dtype != "float32":
+    if not has_part(name, "compiled") or plan.result_dtype != "float32":
         return None
-    if plan.spec.reduction == "none" or plan.scale != 1.0 or not has_part(name, "compiled"):
+    if plan.spec.reduction == "none" or plan.scale != 1.0:
         return None
     if not plan.plain or plan.ignored_labels or plan.class_weights is not None:
         return None
@@ -299,7 +343,7 @@ def _ready(plan: Plan) -> Ready | None:
         return None
     targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
     module = losses.part(name, "compiled")
-    if targets is None or not module.takes(plan):
+    if targets is None or plan.predictions_dtype not in module.DTYPES or not module.takes(plan):
         return None
     read = module.read(np.empty(0, targets))
     if read is None or read.dtype != targets:
@@ -311,7 +355,9 @@ def _ready(plan: Plan) -> Ready | None:
     divisor = plan.count if plan.spec.reduction == "mean" else 1
     number = compiled.LOSSES.index(name)
     label = (targets.itemsize, targets.kind == "i")
-    return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
+    form = compiled.FORMS.index(plan.predictions_dtype)
+    fixed = (number, *rows, *label, form, form, parameter, float(divisor))
+    return Ready(plan, rows, divisor, fixed, targets)
 
 
 def integer(divisor: Divisor) -> int | None:
@@ -362,7 +408,7 @@ def second_tier(
         What is still undecided.
     """
     work = Work(
-        predictions=predictions,
+        predictions=bits(predictions),
         targets=targets,
         todo=None,
         weight=None,
@@ -373,6 +419,7 @@ def second_tier(
         slopes=slopes,
         left=left.positions.copy(),
         elements=left.elements,
+        slope_dtype=ready.plan.predictions_dtype,
     )
     found = _listed(work, left.total, left.elements)
     if len(found.rows):
@@ -392,7 +439,7 @@ def exact_sum(ready: Ready, predictions: Array, targets: Array) -> limbs.Sum | N
         return None if summed is None else limbs.sum_in(summed)
     terms = np.empty(n, np.float32)
     work = Work(
-        predictions=predictions.reshape(ready.rows),
+        predictions=bits(predictions).reshape(ready.rows),
         targets=targets.reshape(n),
         todo=None,
         weight=None,
@@ -435,10 +482,9 @@ def small(
     if not _is_in_reach(u):
         return None
     value = np.empty((), np.float32)
-    slopes = None if upstream is None else np.empty(predictions.shape, np.float32)
-    left = compiled.call(
-        known.fixed, u, predictions, targets, 0 if slopes is None else slopes, value
-    )
+    slopes = None if upstream is None else np.empty(predictions.shape, predictions.dtype)
+    to = 0 if slopes is None else bits(slopes)
+    left = compiled.call(known.fixed, u, bits(predictions), targets, to, value)
     return (value[()], slopes) if left is None else None
 
 

@@ -1,0 +1,120 @@
+"""The compiled loops of the cross-entropy of logits: every kind of call has the bits of NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from unifiedloss import compiled
+from unifiedloss.exact import counts
+from unifiedloss.losses.cross_entropy import exact as tiers
+
+LEVELS = [name for name in compiled.levels() if name != compiled.NUMPY]
+DTYPES = ("float32", "bfloat16", "float16")
+INF, NAN = np.inf, np.nan
+Array = np.ndarray[Any, Any]
+
+
+def _dtype(name: str) -> Any:
+    if name == "bfloat16":
+        return pytest.importorskip("ml_dtypes").bfloat16
+    return np.dtype(name)
+
+
+def _logits(rng: np.random.Generator, shape: tuple[int, int], spread: float, dtype: Any) -> Array:
+    with np.errstate(over="ignore"):
+        return rng.normal(scale=spread, size=shape).astype(np.float32).astype(dtype)
+
+
+def _calls(dtype: str) -> Iterator[tuple[ul.Loss, Array, Array, dict[str, Any]]]:
+    """Random calls: spec, predictions, targets, and the other arguments."""
+    rng = np.random.default_rng(3)
+    held = _dtype(dtype)
+    ce = ul.CrossEntropyLoss(from_logits=True)
+    none = ce.replace(reduction="none")
+    # Confident rows have large spreads, and rows of 1 and 2 numbers have their own code.
+    for n, k, spread in ((65, 1, 1), (70, 2, 8), (130, 10, 3), (40, 67, 30), (9, 2055, 0.1)):
+        z = _logits(rng, (n, k), spread, held)
+        y = rng.integers(0, k, n)
+        weight = rng.uniform(0, 3, n).astype(np.float32)
+        mask = rng.random(n) < 0.7
+        each = tuple(rng.uniform(0.5, 2, k))
+        above = rng.normal(size=n).astype(np.float32).astype(held)
+        for scale in (None, 65536.0, -0.3, 2.0**-20):
+            yield ce.replace(reduction="sum"), z, y, {"upstream": scale}
+        yield ce, z, y, {}
+        yield ce, z[::2, ::-1], y[::2], {"upstream": 1024.0}
+        yield none, z, y, {"upstream": above}
+        yield none.replace(ignore_index=0), z, y, {"upstream": above, "sample_weight": weight}
+        yield ce.replace(class_weights=each), z, y, {"mask": mask, "upstream": 2.0**16}
+
+
+def _hostile(dtype: str) -> Iterator[tuple[ul.Loss, Array, Array, dict[str, Any]]]:
+    """Infinities, NaN, ties, ends of the range, rows without numbers."""
+    held = _dtype(dtype)
+    largest = {"float32": 3e38, "bfloat16": 3e38, "float16": 65504.0}[dtype]
+    rows = [
+        [0, 0, 0, 0],
+        [INF, 0, 0, 0],
+        [-INF, 0, 1, 2],
+        [0, -INF, -INF, -INF],
+        [NAN, 0, 1, 2],
+        [largest, -largest, 0, 0],
+        [-largest, largest, 0, 0],
+        [100.5, 3.25, 0, 0],  # the loss at 1 is a tie that e^-97.25 decides
+        [16, -0.0625, -30, -90],
+        [-900, -901, -902, -903],
+        [9, -3, -9, -17],  # slopes that are subnormal numbers of float16
+        [0, -20, -80, -95],
+        [1e-3, 1e-4, 0, -1e-4],
+    ]
+    z = np.array(rows).astype(held)
+    for reduction in ("mean", "sum", "none"):
+        spec = ul.CrossEntropyLoss(from_logits=True, reduction=reduction)
+        for label in range(3):
+            for row in range(len(z)):
+                yield spec, z[row : row + 1], np.array([label]), {}
+            yield spec, z, np.full(len(z), label, np.int32), {}
+        if reduction != "mean":
+            yield spec, z[:0], np.zeros(0, int), {}
+    big = 512 if dtype == "bfloat16" else 4096
+    equal = np.zeros((3, big), held)  # a slope is a tie: (K - 1) / K has one bit too many
+    yield ul.CrossEntropyLoss(from_logits=True, reduction="sum"), equal, np.array([0, 5, 9]), {}
+
+
+def _evaluate(spec: ul.Loss, z: Array, y: Array, more: dict[str, Any]) -> tuple[bytes, bytes]:
+    exact = spec.replace(rounding="exact")
+    value, gradient = exact.value_and_grad(z, y, **more)
+    companions = {name: x for name, x in more.items() if name != "upstream"}
+    assert np.asarray(exact(z, y, **companions)).tobytes() == np.asarray(value).tobytes()
+    return np.asarray(value).tobytes(), np.asarray(gradient).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_levels_give_the_bits_of_numpy(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random calls have NumPy's bits, and the loops leave hardly anything to the other tiers."""
+    calls = list(_calls(dtype))
+    with compiled.forced(compiled.NUMPY):
+        wanted = [_evaluate(*call) for call in calls]
+    monkeypatch.setattr(tiers, "float64", None)  # NumPy's first tier is not called from here on
+    for level in LEVELS:
+        counts.undecided.clear()
+        with compiled.forced(level):
+            for call, right in zip(calls, wanted, strict=True):
+                assert _evaluate(*call) == right, (call[0], call[1].shape, call[3].keys())
+        assert sum(counts.undecided.values()) < 12, (level, counts.undecided)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hostile_calls_have_the_bits_of_numpy(dtype: str) -> None:
+    """So have calls with ties, infinities and NaN, which other tiers finish."""
+    for call in _hostile(dtype):
+        with compiled.forced(compiled.NUMPY):
+            right = _evaluate(*call)
+        for level in LEVELS:
+            with compiled.forced(level):
+                assert _evaluate(*call) == right, (level, call)
