@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import unifiedloss as ul
-from unifiedloss import compiled
+from unifiedloss import compiled, exact
 from unifiedloss.exact import counts
 from unifiedloss.losses.cross_entropy import exact as tiers
+from unifiedloss.plan import Signature, resolve
 
 LEVELS = [name for name in compiled.levels() if name != compiled.NUMPY]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,6 +52,19 @@ def _calls(dtype: str) -> Iterator[tuple[ul.Loss, Array, Array, dict[str, Any]]]
         yield none, z, y, {"upstream": above}
         yield none.replace(ignore_index=0), z, y, {"upstream": above, "sample_weight": weight}
         yield ce.replace(class_weights=each), z, y, {"mask": mask, "upstream": 2.0**16}
+        smooth, dense = none.replace(label_smoothing=0.1), rng.random((n, k)) ** 4
+        dense[:3, 0] = 0, 1e-40, 60000  # a number below the smallest normal one counts as 0
+        for targets in (y, dense.astype(np.float32), dense.astype(held)):
+            by_position = smooth.replace(class_weights=each, class_weighting="position")
+            yield smooth.replace(reduction="mean"), z, targets, {"upstream": 2.0**16}
+            yield smooth.replace(reduction="sum"), z, targets, {}
+            yield smooth.replace(class_weights=each), z, targets, {"upstream": above}
+            yield by_position, z, targets, {"sample_weight": weight, "mask": mask}
+            yield smooth.replace(label_smoothing=1.0), z, targets, {}
+        yield none, z, dense.astype(np.float32), {"upstream": above}
+        yield ce.replace(class_weights=each), z, dense.astype(held), {"upstream": -0.3}
+        soft = by_position.replace(label_smoothing=0.0, reduction="mean")
+        yield soft, z, dense.astype(held), {"sample_weight": weight}
 
 
 def _hostile(dtype: str) -> Iterator[tuple[ul.Loss, Array, Array, dict[str, Any]]]:
@@ -79,6 +93,11 @@ def _hostile(dtype: str) -> Iterator[tuple[ul.Loss, Array, Array, dict[str, Any]
             for row in range(len(z)):
                 yield spec, z[row : row + 1], np.array([label]), {}
             yield spec, z, np.full(len(z), label, np.int32), {}
+            one_hot = np.eye(4, dtype=np.float32)[[label] * len(z)]
+            for targets in (one_hot, np.float32(0.9) * one_hot + np.float32(0.025)):
+                yield spec, z, targets, {}
+                yield spec, z[-6:], targets[-6:].astype(held), {"sample_weight": np.arange(6)}
+            yield spec.replace(label_smoothing=0.1), z, np.full(len(z), label), {}
         if reduction != "mean":
             yield spec, z[:0], np.zeros(0, int), {}
     big = 512 if dtype == "bfloat16" else 4096
@@ -106,7 +125,8 @@ def test_levels_give_the_bits_of_numpy(dtype: str, monkeypatch: pytest.MonkeyPat
         with compiled.forced(level):
             for call, right in zip(calls, wanted, strict=True):
                 assert _evaluate(*call) == right, (call[0], call[1].shape, call[3].keys())
-        assert sum(counts.undecided.values()) < 12, (level, counts.undecided)
+        # Some rows of two classes are ties, and some slopes of a smoothed target cancel.
+        assert sum(counts.undecided.values()) < 30, (level, counts.undecided)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -118,3 +138,22 @@ def test_hostile_calls_have_the_bits_of_numpy(dtype: str) -> None:
         for level in LEVELS:
             with compiled.forced(level):
                 assert _evaluate(*call) == right, (level, call)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_bad_targets_give_nan(reduction: str) -> None:
+    """A loop leaves rows with a NaN, an infinite or a negative target, and only those."""
+    spec = ul.CrossEntropyLoss(from_logits=True, reduction=reduction, rounding="exact")  # type: ignore[arg-type]
+    z = np.linspace(-3, 3, 50, dtype=np.float32).reshape(5, 10)
+    t = np.full(z.shape, 0.1, np.float32)
+    t[0, 0], t[1, 9], t[2, 2], t[3, 3] = NAN, INF, -1, -1e-40
+    plan = resolve(spec, Signature(z.shape, "float32"), Signature(t.shape, "float32"))
+    found = []
+    for level in compiled.levels():
+        with compiled.forced(level):
+            found.append(exact.evaluate(plan, z, t, gradient=True))
+    for value, gradient in found:
+        assert gradient is not None
+        assert np.isnan(gradient).all(1).tolist() == [True, True, True, False, False]
+        assert value.tobytes() == found[0][0].tobytes()
+        assert np.isnan(value).sum() == (3 if reduction == "none" else 1)

@@ -86,6 +86,26 @@ def forced(name: str) -> Iterator[None]:
         _chosen = before
 
 
+class Soft(NamedTuple):
+    """The targets of a cross-entropy that are not single classes; see `struct soft`.
+
+    Attributes:
+        targets: (n, K), as the predictions of `Work`; None where labels say which target is 1.
+        least: smaller targets count as 0.
+        keep: multiplies the targets.
+        share: is added to them then.
+        class_weights: float64 (K,), multiply them after that; or None.
+        by_position: whether class weights multiply rows instead, by their sum under the targets.
+    """
+
+    targets: Array | None
+    least: float
+    keep: float
+    share: float
+    class_weights: Array | None
+    by_position: bool
+
+
 @dataclasses.dataclass(slots=True)
 class Work:
     """What a loop reads and writes; see loops.h.
@@ -107,6 +127,7 @@ class Work:
         threads: the most threads to use.
         loss_dtype: the dtype that losses are rounded to.
         slope_dtype: the dtype of the slopes; bfloat16 as its bits in uint16.
+        soft: what the targets of a cross-entropy are, where they are not `targets` alone.
     """
 
     predictions: Array
@@ -123,6 +144,7 @@ class Work:
     threads: int = 1
     loss_dtype: str = "float32"
     slope_dtype: str = "float32"
+    soft: Soft | None = None
 
 
 class Total(NamedTuple):
@@ -304,8 +326,19 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
         _address(work.left),
         _address(work.elements),
         len(work.elements),
+        *_of_soft(work.soft),
     )
     return Total(left, *total), found
+
+
+def _of_soft(soft: Soft | None) -> tuple[float, ...]:
+    """The arguments for targets that are not single classes."""
+    if soft is None:
+        return (0,) * 9
+    targets = soft.targets
+    form, stride = (0, 0) if targets is None else (form_of(targets), targets.shape[1])
+    weights = _address(soft.class_weights), soft.by_position
+    return 1, _address(targets), form, stride, soft.least, soft.keep, soft.share, *weights
 
 
 def second_tier(

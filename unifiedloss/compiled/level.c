@@ -4,6 +4,7 @@
 #include "halves.h"
 #include "native.c"
 #include "second_tier.c"
+#include "soft_targets.c"
 #include "sums.c"
 
 static void each_exp(double *x, int64_t n) {
@@ -32,6 +33,7 @@ static void each_half(double *x, int64_t n, enum form form) {
 
 const struct loops LOOPS = {
     cross_entropy,
+    soft_cross_entropy,
     binary_cross_entropy,
     mean_squared_error,
     huber,

@@ -24,6 +24,17 @@ struct total {
   double high, low, error;
 };
 
+/* The targets of a cross-entropy that are not single classes: keep t + share for each class. */
+struct soft {
+  const void *targets; /* t, or NULL where labels say which is 1 */
+  enum form form;
+  int64_t stride;      /* as in `struct rows` */
+  double least;        /* smaller targets count as 0 */
+  double keep, share;
+  const double *class_weights; /* which multiply the targets, or NULL */
+  int by_position;             /* the sum of their products with t multiplies the row instead */
+};
+
 /* A cross-entropy of logits with class indices; one row per position. */
 struct rows {
   const void *logits;
@@ -31,6 +42,7 @@ struct rows {
   int64_t n, classes, stride; /* stride: from one row to the next, in elements */
   const void *labels;
   int label_size, label_signed; /* bytes of a label, and whether it has a sign */
+  const struct soft *soft;      /* or NULL */
   const uint8_t *todo;          /* 1 for the positions to compute, or NULL for all */
   const double *weight;         /* the weight of each loss, or NULL for 1 */
   const double *factor;         /* the factor of each row's slopes, or NULL for `scale` */
@@ -86,12 +98,13 @@ struct exact_sum {
   int64_t limbs[FLOAT_LIMBS], specials[3];
 };
 
+typedef int64_t loop_of_rows(const struct rows *, int64_t *elements, struct total *);
 typedef int64_t loop_of_elements(const struct elements *, struct total *);
 
 struct loops {
-  /* Each returns the number of positions in `left`. `cross_entropy` leaves the number of undecided
+  /* Each returns the number of positions in `left`. A loop of rows leaves the number of undecided
      `elements` in *elements, also where it exceeds their capacity. */
-  int64_t (*cross_entropy)(const struct rows *, int64_t *elements, struct total *);
+  loop_of_rows *cross_entropy, *soft_cross_entropy;
   loop_of_elements *binary_cross_entropy, *mean_squared_error, *huber;
   void (*second_tier)(const struct second *);
   void (*add_exactly)(const float *, int64_t n, struct exact_sum *);
@@ -103,8 +116,9 @@ struct loops {
 };
 
 /* Where in `rows.room` the room of one more row begins, after that of a group of rows; and how many
-   float64 it must hold. The loops write up to 64 numbers past the end of each. */
+   float64 it must hold, with that of two rows of float32. The loops write up to 64 numbers past the
+   end of each. */
 static inline int64_t spare_room(int64_t classes) { return (classes > 2048 ? classes : 2048) + 64; }
-static inline int64_t room_of(int64_t classes) { return spare_room(classes) + classes + 64; }
+static inline int64_t room_of(int64_t classes) { return spare_room(classes) + 2 * (classes + 64); }
 
 #endif

@@ -93,7 +93,7 @@ static int has(Py_ssize_t given, Py_ssize_t wanted) {
 
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 21)) return NULL;
+  if (!has(count, 30)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -118,6 +118,16 @@ static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssiz
   rows.left = address(&a);
   rows.elements = address(&a);
   rows.capacity = integer(&a);
+  struct soft soft = {0};
+  if (integer(&a)) rows.soft = &soft;
+  soft.targets = address(&a);
+  soft.form = form(&a);
+  soft.stride = integer(&a);
+  soft.least = number(&a);
+  soft.keep = number(&a);
+  soft.share = number(&a);
+  soft.class_weights = address(&a);
+  soft.by_position = (int)integer(&a);
   if (PyErr_Occurred()) return NULL;
   if (rows.n < 0 || rows.classes < 1 || rows.classes > INT64_MAX / 64) {
     PyErr_SetString(PyExc_ValueError, "rows and classes are out of range");

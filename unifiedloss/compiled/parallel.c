@@ -58,7 +58,14 @@ static void part_of_rows(void *context, int64_t part, int64_t first, int64_t las
   rows.left += first;
   rows.room = all->rooms + part * room_of(rows.classes);
   rows.elements = all->lists + part * rows.capacity;
-  all->left[part] = all->loops->cross_entropy(&rows, &all->found[part], &all->totals[part]);
+  struct soft soft;
+  if (rows.soft) {
+    soft = *rows.soft;
+    soft.targets = number_at(soft.form, soft.targets, first * soft.stride);
+    rows.soft = &soft;
+  }
+  loop_of_rows *loop = rows.soft ? all->loops->soft_cross_entropy : all->loops->cross_entropy;
+  all->left[part] = loop(&rows, &all->found[part], &all->totals[part]);
   const int64_t listed = all->found[part] < rows.capacity ? all->found[part] : rows.capacity;
   for (int64_t i = 0; i < listed; i++)
     rows.elements[i] += rows.elements[i] < 0 ? -first : first * rows.classes; /* ~row of a loss */

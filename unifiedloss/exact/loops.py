@@ -73,7 +73,8 @@ def carry_out(
         return None
     weight: Any = call.weight
     factor, exactly, divisor = _factor(scale)
-    if plan.class_weights is not None:
+    soft = None if plan.classes is None else module.soft(plan, targets)
+    if plan.class_weights is not None and (soft is None or soft.class_weights is None):
         weight = call.class_weight_of(slice(None), call.labels)
         factor = factor * call.own_class_weight(call.labels)
     work = Work(
@@ -91,9 +92,12 @@ def carry_out(
         threads=call.threads or own_threads.number(),
         loss_dtype=dtype,
         slope_dtype=plan.predictions_dtype,
+        soft=soft,
     )
     found = _run(module, plan, work)
-    if len(found.rows):
+    if soft is not None:
+        work.left[found.rows] = True
+    elif len(found.rows):
         factors = _Factors(1.0, call.weight, None, Ball(1.0))
         if scale is not None:
             factors = factors._replace(upstream=scale.upstream, divisor=scale.divisor)
@@ -347,6 +351,8 @@ def _ready(plan: Plan) -> Ready | None:
         return None
     read = module.read(np.empty(0, targets))
     if read is None or read.dtype != targets:
+        return None
+    if plan.classes is not None and module.soft(plan, read) is not None:
         return None
     parameter = module.parameter(plan)
     if parameter and not _is_in_reach(parameter):
