@@ -140,6 +140,52 @@ def test_hostile_calls_have_the_bits_of_numpy(dtype: str) -> None:
                 assert _evaluate(*call) == right, (level, call)
 
 
+def _beside_midpoints(
+    rng: np.random.Generator, spec: Any, z: Array, y: Array, t: Array, column: int
+) -> Array:
+    """Upstream gradients that bring the slopes of a column within some u of a midpoint."""
+    smoothing, weights = spec.label_smoothing, spec.class_weights
+    one_hot = np.eye(z.shape[1])[y] if t is y else t.astype(np.float64)
+    tau = (1 - smoothing) * one_hot + smoothing / z.shape[1]
+    if weights is not None and spec.class_weighting == "entries":
+        tau *= weights
+    elif weights is not None:
+        tau *= (one_hot * weights).sum(1, keepdims=True)
+    p = np.exp(z.astype(np.float64) - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    slope = (tau.sum(1, keepdims=True) * p - tau)[:, column]
+    low = rng.uniform(1, 2, len(z)).astype(np.float32)
+    middle = (low.astype(np.float64) + np.nextafter(low, np.float32(2))) / 2
+    return middle / slope * (1 + rng.integers(-9, 10, len(z)) * 2.0**-53)
+
+
+def test_slopes_beside_midpoints() -> None:
+    """The first tier leaves such slopes of soft targets, and the second has the bits of balls."""
+    rng = np.random.default_rng(2)
+    n, k = 60, 7
+    z = rng.normal(scale=2, size=(n, k)).astype(np.float32)
+    y, dense = rng.integers(0, k, n), rng.random((n, k)).astype(np.float32)
+    each = tuple(rng.uniform(0.5, 2, k))
+    plain = ul.CrossEntropyLoss(from_logits=True, reduction="none")
+    weighted = plain.replace(class_weights=each, label_smoothing=0.2)
+    for spec in (plain.replace(label_smoothing=0.1), weighted, plain.replace(class_weights=each)):
+        for weighting in ("entries", "position"):
+            spec = spec.replace(class_weighting=weighting)  # noqa: PLW2901
+            for t in (y, dense):
+                if t is y and not spec.label_smoothing:
+                    continue
+                above = _beside_midpoints(rng, spec, z, y, t, int(rng.integers(k)))
+                call = spec, z, t, {"upstream": above}
+                with compiled.forced(compiled.NUMPY):
+                    right = _evaluate(*call)
+                for level in LEVELS:
+                    counts.undecided.clear()
+                    with compiled.forced(level):
+                        assert _evaluate(*call) == right, (level, spec)
+                    assert counts.undecided["elements"] > n / 2
+                    assert counts.undecided["rows"] < 3
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_bad_targets_give_nan(reduction: str) -> None:
     """A loop leaves rows with a NaN, an infinite or a negative target, and only those."""

@@ -92,16 +92,14 @@ class Soft(NamedTuple):
     Attributes:
         targets: (n, K), as the predictions of `Work`; None where labels say which target is 1.
         least: smaller targets count as 0.
-        keep: multiplies the targets.
-        share: is added to them then.
-        class_weights: float64 (K,), multiply them after that; or None.
+        smoothing: the amount of label smoothing.
+        class_weights: float64 (K,), multiply the smoothed targets; or None.
         by_position: whether class weights multiply rows instead, by their sum under the targets.
     """
 
     targets: Array | None
     least: float
-    keep: float
-    share: float
+    smoothing: float
     class_weights: Array | None
     by_position: bool
 
@@ -334,11 +332,11 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
 def _of_soft(soft: Soft | None) -> tuple[float, ...]:
     """The arguments for targets that are not single classes."""
     if soft is None:
-        return (0,) * 9
+        return (0,) * 8
     targets = soft.targets
     form, stride = (0, 0) if targets is None else (form_of(targets), targets.shape[1])
     weights = _address(soft.class_weights), soft.by_position
-    return 1, _address(targets), form, stride, soft.least, soft.keep, soft.share, *weights
+    return 1, _address(targets), form, stride, soft.least, soft.smoothing, *weights
 
 
 def second_tier(
@@ -348,6 +346,7 @@ def second_tier(
     divisor: Array,
     constants: tuple[Array, Array],
     dtypes: tuple[str, str],
+    soft: Soft | None = None,
 ) -> tuple[Array, Array]:
     """Compute single results of a cross-entropy in pairs of float64; see `struct second`.
 
@@ -359,6 +358,7 @@ def second_tier(
         divisor: float64 (3,), of the slopes: high part, low part and relative error.
         constants: log(2) / 64 in three parts, and 2^(j / 64) in high and low parts (2, 64).
         dtypes: the dtypes to which losses and slopes are rounded.
+        soft: as in `Work`, with float32 targets. There are only slopes then.
 
     Returns:
         The rounded results in float32, and which of them are undecided.
@@ -373,6 +373,7 @@ def second_tier(
         n,
         *map(_address, (*results, factors, divisor, *constants)),
         *map(FORMS.index, dtypes),
+        *_of_soft(soft),
         _address(rounded),
         _address(left),
     )

@@ -4,6 +4,7 @@
 #include "halves.h"
 #include "native.c"
 #include "second_tier.c"
+#include "soft_second.c"
 #include "soft_targets.c"
 #include "sums.c"
 
@@ -38,6 +39,7 @@ const struct loops LOOPS = {
     mean_squared_error,
     huber,
     second_tier,
+    soft_second_tier,
     add_exactly,
     each_exp,
     each_log1p,

@@ -24,13 +24,13 @@ struct total {
   double high, low, error;
 };
 
-/* The targets of a cross-entropy that are not single classes: keep t + share for each class. */
+/* The targets of a cross-entropy that are not single classes: (1 - smoothing) t + smoothing / K. */
 struct soft {
   const void *targets; /* t, or NULL where labels say which is 1 */
   enum form form;
   int64_t stride;      /* as in `struct rows` */
   double least;        /* smaller targets count as 0 */
-  double keep, share;
+  double smoothing;
   const double *class_weights; /* which multiply the targets, or NULL */
   int by_position;             /* the sum of their products with t multiplies the row instead */
 };
@@ -69,6 +69,7 @@ struct second {
   const double *step;     /* log(2) / 64 in three parts; the first two have 32 bits */
   const double *powers;   /* 2^(j / 64) for j from 0 to 63: 64 high parts, then 64 low parts */
   enum form loss_form, slope_form; /* to which the results are rounded */
+  const struct soft *soft; /* or NULL; then there are no losses, and its targets are float32 */
   float *results;
   uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };
@@ -106,7 +107,7 @@ struct loops {
      `elements` in *elements, also where it exceeds their capacity. */
   loop_of_rows *cross_entropy, *soft_cross_entropy;
   loop_of_elements *binary_cross_entropy, *mean_squared_error, *huber;
-  void (*second_tier)(const struct second *);
+  void (*second_tier)(const struct second *), (*soft_second_tier)(const struct second *);
   void (*add_exactly)(const float *, int64_t n, struct exact_sum *);
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);

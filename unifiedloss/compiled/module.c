@@ -91,9 +91,22 @@ static int has(Py_ssize_t given, Py_ssize_t wanted) {
   return 0;
 }
 
+/* Targets that are not single classes, or NULL. */
+static const struct soft *read_soft(struct arguments *a, struct soft *soft) {
+  const int given = (int)integer(a);
+  soft->targets = address(a);
+  soft->form = form(a);
+  soft->stride = integer(a);
+  soft->least = number(a);
+  soft->smoothing = number(a);
+  soft->class_weights = address(a);
+  soft->by_position = (int)integer(a);
+  return given ? soft : NULL;
+}
+
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 30)) return NULL;
+  if (!has(count, 29)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -118,16 +131,8 @@ static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssiz
   rows.left = address(&a);
   rows.elements = address(&a);
   rows.capacity = integer(&a);
-  struct soft soft = {0};
-  if (integer(&a)) rows.soft = &soft;
-  soft.targets = address(&a);
-  soft.form = form(&a);
-  soft.stride = integer(&a);
-  soft.least = number(&a);
-  soft.keep = number(&a);
-  soft.share = number(&a);
-  soft.class_weights = address(&a);
-  soft.by_position = (int)integer(&a);
+  struct soft soft;
+  rows.soft = read_soft(&a, &soft);
   if (PyErr_Occurred()) return NULL;
   if (rows.n < 0 || rows.classes < 1 || rows.classes > INT64_MAX / 64) {
     PyErr_SetString(PyExc_ValueError, "rows and classes are out of range");
@@ -203,7 +208,7 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 16)) return NULL;
+  if (!has(count, 24)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -221,12 +226,14 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   s.powers = address(&a);
   s.loss_form = form(&a);
   s.slope_form = form(&a);
+  struct soft soft;
+  s.soft = read_soft(&a, &soft);
   s.results = address(&a);
   s.left = address(&a);
   if (PyErr_Occurred()) return NULL;
   unsigned before = keep_subnormals();
   Py_BEGIN_ALLOW_THREADS
-  loops->second_tier(&s);
+  (s.soft ? loops->soft_second_tier : loops->second_tier)(&s);
   Py_END_ALLOW_THREADS
   restore(before);
   Py_RETURN_NONE;

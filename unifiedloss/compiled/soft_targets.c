@@ -1,8 +1,8 @@
 /* The cross-entropy of logits with dense targets, or with smoothed class indices. Compiled once per
    instruction set.
 
-   With tau_c = w_c (keep t_c + share), their sum T, the largest logit m, e_c = e^(z_c - m), and s the
-   sum of e_c over the other classes than that of m:
+   With tau_c = w_c (keep t_c + share), keep = 1 - smoothing, share = smoothing / K, their sum T, the
+   largest logit m, e_c = e^(z_c - m), and s the sum of e_c over the other classes than that of m:
 
      loss = sum of tau_c (m - z_c) + T log(1 + s)    slope_c = T e_c / (1 + s) - tau_c
 
@@ -91,10 +91,10 @@ static double sum_apart(const double *restrict x, const float *restrict z, doubl
 
 /* tau = keep t + share, times class weights unless they multiply positions. Returns whether all
    targets are targets. */
-static int fill_targets(const struct soft *a, const float *restrict t, int64_t k,
-                        double *restrict tau) {
+static int fill_targets(const struct soft *a, double keep, double share, const float *restrict t,
+                        int64_t k, double *restrict tau) {
   const double *restrict w = a->by_position ? NULL : a->class_weights;
-  const double keep = a->keep, share = a->share, least = a->least;
+  const double least = a->least;
   longs bad = {0};
   int64_t c = 0;
   for (; c + W <= k; c += W) {
@@ -194,6 +194,8 @@ static int64_t gradient_of_row(const struct rows *a, int64_t row, const struct s
   return undecided;
 }
 
+INLINE double share_of(const struct rows *a) { return a->soft->smoothing / (double)a->classes; }
+
 /* One row. Returns whether anything of it is computed, then with *known saying whether the loss is,
    and *found counting undecided slopes. */
 static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *found) {
@@ -206,15 +208,15 @@ static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *foun
   const struct range range = range_of(z, k);
   if (!(fabs(range.most) < INFINITY)) return 0;
   double weight = a->weight ? a->weight[row] : 1, factor = a->factor ? a->factor[row] : a->scale;
-  const double base = y < 0 ? 0 : tau[y];
+  const double base = y < 0 ? 0 : tau[y], keep = 1 - soft->smoothing, share = share_of(a);
   if (y >= 0) {
-    const double own = soft->keep + soft->share;
+    const double own = keep + share;
     tau[y] = soft->class_weights ? own * soft->class_weights[y] : own;
   } else {
     const enum form form = soft->form;
     const float *t = floats_of(form, number_at(form, soft->targets, row * soft->stride), k,
                                (float *)room + k + 64);
-    if (!fill_targets(soft, t, k, tau)) return 0;
+    if (!fill_targets(soft, keep, share, t, k, tau)) return 0;
     if (soft->by_position) {
       const double all_weights = weight_of_position(soft, t, k, e);
       weight *= all_weights;
@@ -258,8 +260,9 @@ static int64_t soft_cross_entropy(const struct rows *a, int64_t *elements, struc
   double *tau = a->room + spare_room(a->classes);
   double high = 0, low = 0, size = 0;
   int64_t left = 0, found = 0;
+  const double share = share_of(a);
   for (int64_t c = 0; c < a->classes; c++)
-    tau[c] = soft->class_weights ? soft->class_weights[c] * soft->share : soft->share;
+    tau[c] = soft->class_weights ? soft->class_weights[c] * share : share;
   for (int64_t row = 0; row < a->n; row++) {
     if (a->todo && !a->todo[row]) continue;
     int known = 0;

@@ -96,12 +96,12 @@ def carry_out(
     )
     found = _run(module, plan, work)
     if soft is not None:
-        work.left[found.rows] = True
-    elif len(found.rows):
+        found = found.without_losses()
+    if len(found.rows):
         factors = _Factors(1.0, call.weight, None, Ball(1.0))
         if scale is not None:
             factors = factors._replace(upstream=scale.upstream, divisor=scale.divisor)
-        if plan.class_weights is not None:
+        if plan.class_weights is not None and (soft is None or soft.class_weights is None):
             factors = factors._replace(own=np.asarray(call.own_class_weight(call.labels)))
         found = _second(found, factors)
         finish_elements(call, found, slopes, scale)
@@ -151,6 +151,13 @@ class Found(NamedTuple):
     total: Total
     rows: Array
     columns: Array
+
+    def without_losses(self) -> Found:
+        """The slopes alone, of rows whose losses are known. The other rows are flagged."""
+        left = self.work.left
+        left[self.rows[self.columns < 0]] = True
+        chosen = ~left[self.rows]
+        return self._replace(rows=self.rows[chosen], columns=self.columns[chosen])
 
 
 def _run(module: Any, plan: Plan, work: Work) -> Found:
@@ -204,17 +211,21 @@ def _second(found: Found, factors: _Factors) -> Found:
             each[row] = weights[rows]
     divisor = factors.divisor
     parts = [divisor.high, divisor.low, divisor.radius / abs(divisor.high)]
-    logits, places = work.predictions, rows
-    if logits.dtype != np.float32:
+    logits, places, soft = work.predictions, rows, work.soft
+    labels = work.targets[rows].astype(np.int64) if work.targets.ndim == 1 else places
+    if logits.dtype != np.float32 or soft is not None:
         chosen, places = np.unique(rows, return_inverse=True)
-        logits = from_bits(logits[chosen]).astype(np.float32, copy=False)
+        logits = _single(logits[chosen])
+        if soft is not None and soft.targets is not None:
+            soft = soft._replace(targets=_single(soft.targets[chosen]))
     rounded, left = compiled.second_tier(
         logits,
-        (places, work.targets[rows].astype(np.int64), columns),
+        (places, labels, columns),
         each,
         np.array(parts, np.float64),
         _constants(),
         (work.loss_dtype, work.slope_dtype),
+        soft,
     )
     losses, of_slopes = ~left & is_loss, ~left & ~is_loss
     if work.slopes is not None:
@@ -241,6 +252,10 @@ def from_bits(x: Array) -> Array:
     return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
 
 
+def _single(x: Array) -> Array:
+    return from_bits(x).astype(np.float32, copy=False)
+
+
 def _at(x: Any, rows: Array) -> Any:
     return x[rows] if np.ndim(x) else x
 
@@ -263,7 +278,7 @@ def finish_elements(
     if slopes is None or scale is None:
         return
     rows, columns = rows[columns >= 0], columns[columns >= 0]
-    if len(rows) > _FEW:
+    if len(rows) > _FEW or found.work.soft is not None:
         left[rows] = True
         return
     module = losses.part(call.plan.spec.name, "exact")

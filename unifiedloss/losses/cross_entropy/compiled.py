@@ -33,8 +33,7 @@ def soft(plan: Plan, targets: Array) -> Soft | None:
     return Soft(
         None if is_index else np.require(targets, requirements=("C", "A")),
         plan.tiny_target,
-        1.0 - plan.label_smoothing,
-        plan.label_smoothing / plan.shared_by,
+        plan.label_smoothing,
         weights,
         by_position and not is_index,
     )
