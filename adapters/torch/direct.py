@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unifiedloss import compiled, host, values
+from unifiedloss.adapters.torch import ops
 from unifiedloss.plan import Plan
 
 _LARGE = 1 << 20
@@ -52,10 +53,12 @@ def evaluate(
     """
     loops = _loops()
     ready = loops.ready(plan)
-    if ready is None or not (predictions.is_contiguous() and targets.is_contiguous()):
+    if not (predictions.is_contiguous() and targets.is_contiguous()):
         return None
     if predictions.is_neg() or targets.is_neg():  # views that torch negates lazily
         return None
+    if ready is None:
+        return _by_rows(plan, predictions, targets, upstream, gradient=gradient)
     u = loops.upstream_of(None if upstream is None else upstream.item())
     addresses = predictions.data_ptr(), targets.data_ptr()
     if u is None or not all(addresses):  # a tensor of zeros may have no memory
@@ -76,6 +79,26 @@ def evaluate(
             return None
         value.copy_(torch.from_numpy(finished))
     return value, slopes
+
+
+def _by_rows(
+    plan: Plan, predictions: Tensor, targets: Tensor, upstream: Tensor | None, *, gradient: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    """`evaluate` by the loops of `unifiedloss.exact.rows`."""
+    from unifiedloss.exact import rows
+
+    if not rows.takes(plan):
+        return None
+    slopes = _room(predictions) if gradient else None
+    tensors = predictions, targets, upstream, None, slopes
+    arrays = [None if x is None else _array(x) for x in tensors]
+    if upstream is not None:
+        arrays[2] = _loops().from_bits(arrays[2])
+    value = host.run(rows.at_once, plan, *arrays, torch.get_num_threads())
+    if value is None:
+        return None
+    loss = torch.from_numpy(value.view(np.int16) if value.dtype == np.uint16 else value)
+    return loss.view(ops.DTYPES[plan.result_dtype]), slopes
 
 
 def _room(predictions: Tensor) -> Tensor:

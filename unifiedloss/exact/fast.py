@@ -113,7 +113,7 @@ def carry_out(
     return left
 
 
-def _in_reach(x: Any) -> bool:
+def in_reach(x: Any) -> bool:
     """Whether every number is 0 or has a size from 1 / _REACH to _REACH."""
     size = np.abs(np.asarray(x, np.float64))
     return bool(((size == 0) | (size >= 1 / _REACH) & (size <= _REACH)).all())
@@ -128,17 +128,17 @@ def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
             shared.append(scale.upstream)
         if not np.isfinite(scale.divisor.radius):
             return False
-    return all(map(_in_reach, shared))
+    return all(map(in_reach, shared))
 
 
 def _are_in_reach(call: HostCall, some: Any, scale: Scale | None) -> bool:
     """Whether the own weights, targets and upstream gradients of some positions are in range."""
-    if call.weight is not None and not _in_reach(call.weight[some]):
+    if call.weight is not None and not in_reach(call.weight[some]):
         return False
     wide_targets = call.plan.kind == "dense" and call.plan.targets_dtype == "float64"
-    if wide_targets and not _in_reach(call.targets[some]):
+    if wide_targets and not in_reach(call.targets[some]):
         return False
-    return scale is None or not scale.upstream.ndim or _in_reach(scale.upstream[some])
+    return scale is None or not scale.upstream.ndim or in_reach(scale.upstream[some])
 
 
 def indices(some: Any) -> Any:

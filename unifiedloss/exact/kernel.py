@@ -25,7 +25,7 @@ import numpy as np
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.errors import BadValueError, UnsupportedError
-from unifiedloss.exact import counts, fast, limbs, loops
+from unifiedloss.exact import counts, fast, limbs, loops, rows
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall, known_divisor, plain
 from unifiedloss.exact.rooms import aligned
@@ -322,21 +322,25 @@ def _at_once(
     Returns:
         The results, or None if no loop computes this call, or its sum is undecided.
     """
-    ready = loops.ready_for(plan, predictions, targets)
-    if ready is None:
-        return None
+    count = None
     if divisor is not None:
         count = loops.integer(known_divisor(host.run(exact_number, divisor)))
         if count is None:
             return None
+    ready = loops.ready_for(plan, predictions, targets)
+    if ready is None and not rows.takes(plan):
+        return None
+    if ready is None:
+        slopes = _room_for(plan, predictions, out) if gradient else None
+        arrays = predictions, targets, upstream, count, slopes, threads
+        found = host.run(rows.at_once, plan, *arrays)
+        return None if found is None else (found, slopes)
+    if count is not None:
         ready = ready.over(count)
     u = loops.upstream_of(upstream)
     if u is None:
         return None
-    slopes = None
-    if gradient:
-        form = loops.memory_dtype(plan)
-        slopes = aligned(predictions.shape, form) if out is None else out.view(form)
+    slopes = _room_for(plan, predictions, out) if gradient else None
     value = np.empty((), np.float32)
     left = compiled.call(
         ready.fixed,
@@ -353,6 +357,11 @@ def _at_once(
             return None
         value[...] = finished
     return value, slopes
+
+
+def _room_for(plan: Plan, predictions: Array, out: Array | None) -> Array:
+    form = loops.memory_dtype(plan)
+    return aligned(predictions.shape, form) if out is None else out.view(form)
 
 
 def finish(

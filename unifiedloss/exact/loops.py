@@ -29,7 +29,7 @@ _EXACT_DIVISORS = 1 << 28
 
 _MOST_ROWS = 1 << 31
 
-_FEW = 32
+FEW = 32
 """Elements that balls compute one by one. For more, full rows are quicker."""
 
 _UNIT = 2.0**-53
@@ -88,7 +88,7 @@ def carry_out(
         losses=results,
         slopes=slopes,
         left=np.zeros(len(call.rows), bool),
-        elements=np.empty(len(results) + _FEW, np.int64),
+        elements=np.empty(len(results) + FEW, np.int64),
         threads=call.threads or own_threads.number(),
         loss_dtype=dtype,
         slope_dtype=plan.predictions_dtype,
@@ -266,6 +266,27 @@ def _constants() -> tuple[Array, Array]:
     return np.array(step_parts()), np.array(table_of_powers())
 
 
+def whole(module: Any, plan: Plan, work: Work, upstream: Array, divisor: Ball) -> Total | None:
+    """Run a loop of rows and the second tier.
+
+    Args:
+        module: the module of the loop.
+        plan: the plan of a call without weights and masks.
+        work: all positions of the call.
+        upstream: the upstream gradient, a number or one for each row.
+        divisor: the divisor of the slopes.
+
+    Returns:
+        What the loop found, or None if something is undecided still.
+    """
+    found = _run(module, plan, work)
+    if found.total.left or (work.soft is not None and (found.columns < 0).any()):
+        return None
+    if len(found.rows):
+        found = _second(found, _Factors(upstream, None, None, divisor))
+    return None if len(found.rows) else found.total
+
+
 def finish_elements(
     call: HostCall, found: Found, slopes: Array | None, scale: Scale | None
 ) -> None:
@@ -278,7 +299,7 @@ def finish_elements(
     if slopes is None or scale is None:
         return
     rows, columns = rows[columns >= 0], columns[columns >= 0]
-    if len(rows) > _FEW or found.work.soft is not None:
+    if len(rows) > FEW or found.work.soft is not None:
         left[rows] = True
         return
     module = losses.part(call.plan.spec.name, "exact")
