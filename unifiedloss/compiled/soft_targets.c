@@ -54,7 +54,8 @@ static struct range range_of(const float *restrict z, int64_t k) {
     lowest = z[c] < lowest ? z[c] : lowest;
     size = fabsf(z[c]) < size ? fabsf(z[c]) : size;
   }
-  for (c = 0; c < k - 1 && z[c] != largest;) c++;
+  for (c = 0; c + W <= k && !any_of_floats(load_floats(z + c) == largest);) c += W;
+  while (c < k - 1 && z[c] != largest) c++;
   return (struct range){c, largest, lowest, size};
 }
 
@@ -226,9 +227,11 @@ static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *foun
   const double apart = sum_apart(tau, z, range.most, k);
   const double at_top = tau[range.top];
   tau[range.top] = 0;
-  const double rest = sum_row(tau, k);
   /* Smoothing keeps the sum of a one-hot target. */
-  const double sum = y >= 0 && !soft->class_weights ? 1 : rest + at_top;
+  const int sums_to_1 = y >= 0 && !soft->class_weights;
+  const double rest = sums_to_1 ? share * (double)(k - 1) + (range.top == y ? 0 : keep)
+                                : sum_row(tau, k);
+  const double sum = sums_to_1 ? 1 : rest + at_top;
   exponentials(FLOAT32, z, k, range.most, e);
   e[range.top] = 0;
   const double others = sum_row(e, k), total = 1 + others;
