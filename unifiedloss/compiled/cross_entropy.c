@@ -29,7 +29,7 @@ static int pair_loss(enum form form, const float *restrict z, int64_t k, int64_t
     doubles x[LANES], each = {0};
     for (int64_t j = 0; j < LANES * W; j++)
       rest[j] = b + j < k && b + j != top ? (double)z[b + j] - m : -700.0;
-    EACH x[v] = clamp(load_doubles(rest + v * W), -700.0, 700.0);
+  EACH x[v] = clamp(load_doubles(rest + v * W), -700.0, 700.0);
     exp_of(x);
     EACH each += x[v];
     small += two_sum(s, sum_of(each), &s);

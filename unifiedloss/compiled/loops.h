@@ -28,8 +28,8 @@ struct total {
 struct soft {
   const void *targets; /* t, or NULL where labels say which is 1 */
   enum form form;
-  int64_t stride;      /* as in `struct rows` */
-  double least;        /* smaller targets count as 0 */
+  int64_t stride; /* as in `struct rows` */
+  double least;   /* smaller targets count as 0 */
   double smoothing;
   const double *class_weights; /* which multiply the targets, or NULL */
   int by_position;             /* the sum of their products with t multiplies the row instead */

@@ -232,8 +232,8 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   s.left = address(&a);
   if (PyErr_Occurred()) return NULL;
   unsigned before = keep_subnormals();
-  Py_BEGIN_ALLOW_THREADS
-  (s.soft ? loops->soft_second_tier : loops->second_tier)(&s);
+  Py_BEGIN_ALLOW_THREADS(s.soft ? loops->soft_second_tier : loops->second_tier)
+  (&s);
   Py_END_ALLOW_THREADS
   restore(before);
   Py_RETURN_NONE;

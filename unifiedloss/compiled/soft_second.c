@@ -40,8 +40,7 @@ INLINE struct pairs targets_at(const struct second *a, int64_t row, int64_t labe
 
 static struct pairs sum_of_lanes(struct pairs x) {
   struct pairs sum = exactly(all(0));
-  for (int v = 0; v < W; v++)
-    sum = plus(sum, (struct pairs){all(x.high[v]), all(x.low[v])});
+  for (int v = 0; v < W; v++) sum = plus(sum, (struct pairs){all(x.high[v]), all(x.low[v])});
   return sum;
 }
 
@@ -59,15 +58,14 @@ static struct row_targets targets_of(const struct second *a, int64_t row, int64_
     weight = plus(weight, weighted);
     const struct pairs own = {choose(is_top, tau.high, all(0)), choose(is_top, tau.low, all(0))};
     at_top = plus(at_top, own);
-    others = plus(others, (struct pairs){choose(is_top, all(0), tau.high),
-                                         choose(is_top, all(0), tau.low)});
+    others = plus(
+        others, (struct pairs){choose(is_top, all(0), tau.high), choose(is_top, all(0), tau.low)});
   }
   struct row_targets found;
   found.others = sum_of_lanes(others);
   /* Smoothing keeps the sum of a one-hot target. */
-  found.sum = a->soft->targets || a->soft->class_weights
-                  ? plus(found.others, sum_of_lanes(at_top))
-                  : exactly(all(1));
+  found.sum = a->soft->targets || a->soft->class_weights ? plus(found.others, sum_of_lanes(at_top))
+                                                         : exactly(all(1));
   found.weight = a->soft->by_position ? sum_of_lanes(weight) : exactly(all(1));
   return found;
 }
@@ -107,9 +105,9 @@ static void soft_second_tier(const struct second *a) {
     radius = radius * magnitude(all_factors.high) * (1 + 0x1p-40) +
              magnitude(x.high) * (a->divisor[2] + sums + 0x1p-90) + 0x1p-500;
     for (int64_t v = 0; v < count; v++)
-      a->left[i + v] = !(fabs(row.largest) < INFINITY &&
-                         rounds_once(a->slope_form, x.high[v], x.low[v], radius[v],
-                                     a->results + i + v));
+      a->left[i + v] =
+          !(fabs(row.largest) < INFINITY &&
+            rounds_once(a->slope_form, x.high[v], x.low[v], radius[v], a->results + i + v));
     i += count;
   }
 }

@@ -75,7 +75,7 @@ static double sum_apart(const double *restrict x, const float *restrict z, doubl
     doubles s[LANES] = {{0}};
     for (; i + LANES * W <= end; i += LANES * W) {
       doubles apart[LANES];
-    EACH apart[v] = clamp(m - widen(load_floats(z + i + v * W)), 0, FARTHEST);
+  EACH apart[v] = clamp(m - widen(load_floats(z + i + v * W)), 0, FARTHEST);
       EACH s[v] = muladd(load_doubles(x + i + v * W), apart[v], s[v]);
     }
     for (; i + W <= end; i += W)

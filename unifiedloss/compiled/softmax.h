@@ -22,7 +22,7 @@ INLINE doubles numbers_at(enum form form, const void *x, int64_t i) {
 }
 
 INLINE void exponentials_from(enum form form, const void *restrict z, int64_t m, double shift,
-                            double *restrict e) {
+                              double *restrict e) {
   int64_t i = 0;
   for (; i + LANES * W <= m; i += LANES * W) {
     doubles x[LANES];

@@ -74,12 +74,12 @@ static void finish(const struct call *c, const float *upstream, const struct lef
                                            (long long)left->positions, left->total.high,
                                            left->total.low, left->total.error)
                            : Py_NewRef(Py_None);
-    done = PyObject_CallMethod(
-        module, "finish", "y#NNNNNN", text, (Py_ssize_t)length,
-        view(c->predictions, (int64_t)bytes_of(c, c->form), PyBUF_READ),
-        view(c->targets, c->n * c->label_size, PyBUF_READ),
-        view(c->slopes, (int64_t)bytes_of(c, c->slope_form), PyBUF_WRITE), view(value, sizeof *value, PyBUF_WRITE),
-        view(upstream, sizeof *upstream, PyBUF_READ), known);
+    done = PyObject_CallMethod(module, "finish", "y#NNNNNN", text, (Py_ssize_t)length,
+                               view(c->predictions, (int64_t)bytes_of(c, c->form), PyBUF_READ),
+                               view(c->targets, c->n * c->label_size, PyBUF_READ),
+                               view(c->slopes, (int64_t)bytes_of(c, c->slope_form), PyBUF_WRITE),
+                               view(value, sizeof *value, PyBUF_WRITE),
+                               view(upstream, sizeof *upstream, PyBUF_READ), known);
   }
   if (!done) {
     PyErr_WriteUnraisable(module);

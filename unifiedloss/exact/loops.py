@@ -388,7 +388,7 @@ def _ready(plan: Plan) -> Ready | None:
     read = module.read(np.empty(0, targets))
     if read is None or read.dtype != targets:
         return None
-    if plan.classes is not None and module.soft(plan, read) is not None:
+    if plan.classes is not None and module.is_soft(plan):
         return None
     parameter = module.parameter(plan)
     if parameter and not _is_in_reach(parameter):

@@ -21,11 +21,16 @@ def takes(plan: Plan) -> bool:
     return plan.from_logits and (share == 0 or share > _SMALLEST_SHARE)
 
 
+def is_soft(plan: Plan) -> bool:
+    """Whether the targets of a plan are not single classes."""
+    return plan.kind != "index" or bool(plan.label_smoothing)
+
+
 def soft(plan: Plan, targets: Array) -> Soft | None:
     """The targets of a plan where they are not single classes."""
-    is_index = plan.kind == "index"
-    if is_index and not plan.label_smoothing:
+    if not is_soft(plan):
         return None
+    is_index = plan.kind == "index"
     by_position = plan.class_weighting == "position" and plan.class_weights is not None
     weights = None
     if plan.class_weights is not None and not (is_index and by_position):
