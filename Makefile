@@ -7,6 +7,7 @@
 #   make test-all     45 minutes  the same, and the slow tests that repeat in another compiler
 #   make test-oldest  3 minutes   the eager cases in the oldest versions that the extras admit
 #   make test-sanitize  5 minutes  the compiled loops under ASan and UBSan, with random calls
+#   make test-aarch64  3 minutes  the compiled loops on an emulated aarch64 processor
 #   make lint         1 minute    formatting, lint rules and types
 #   make bench        hours       times of the losses, relative to the frameworks' own
 #   make docs         1 minute    build the site into site/
@@ -45,6 +46,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-all test-oldest test-sanitize suite lint ruff c-format
 .PHONY: types typing-tree bench docs stubs tables scoreboard wheel quirks browser clean
+.PHONY: test-aarch64 cross
 .PHONY: force
 
 help:
@@ -90,6 +92,7 @@ test: ruff c-format browser
 
 test-all: ruff c-format browser $(TRAINERS)
 	@+$(MAKE) --no-print-directory -j 2 types suite PYTEST_ARGS="--strength all $(PYTEST_ARGS)"
+	@+$(MAKE) --no-print-directory test-aarch64
 
 # The browser in which tests/test_reports.py looks at reports. Without it these tests are skipped, or
 # fail with UNIFIEDLOSS_REQUIRE_ALL=1; tests/browser.py has the same names.
@@ -111,6 +114,18 @@ test-oldest: $(STAMP)
 # It builds the loops once more, in build/sanitize/.
 test-sanitize: $(STAMP)
 	$(RUN) -m tests.sanitize
+
+# A cross compiler builds the loops for aarch64, and qemu runs them; see tests/aarch64.py.
+test-aarch64: $(STAMP) cross
+	$(RUN) -m tests.aarch64
+
+cross:
+	@if ! command -v qemu-aarch64 >/dev/null && [ "$$(id -u)" = 0 ] && \
+	    command -v apt-get >/dev/null; then \
+	    echo 'Installing a compiler for aarch64 and qemu, which takes about a minute.'; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+	        --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user >/dev/null; \
+	fi
 
 suite: $(STAMP)
 	$(RUN) -m pytest $(PYTEST_ARGS)

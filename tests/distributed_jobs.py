@@ -156,7 +156,7 @@ def _refusals(mesh: Any) -> None:
     with pytest.raises(ul.UnsupportedError, match="distribute both on one mesh"):
         _SPEC(x, labels)
     weight = torch.ones(13, requires_grad=True)
-    with pytest.raises(ul.UnsupportedError, match="sample_weight requires one"):
+    with pytest.raises(ul.UnsupportedError, match="no gradient to sample_weight where"):
         _SPEC.replace(rounding="exact")(
             distribute_tensor(z, mesh, [Shard(0)]), y, sample_weight=weight
         )
@@ -171,6 +171,26 @@ def _refusals(mesh: Any) -> None:
         for reduction in ("sum", "none"):
             with pytest.raises(ul.SpecValueError, match="divisor is for a mean"):
                 spec.replace(reduction=reduction)(x, y, divisor=4)
+
+
+def _other_derivatives(mesh: Any) -> None:
+    """Exact mode has gradients to targets and weights and second derivatives, as native mode."""
+    z, _, w = _batch()
+    t, v = z.flip(0).softmax(1), z.flip(1)
+    spec = _SPEC.replace(divisor="all", class_weights=range(1, 10))
+
+    def derivatives(rounding: str, *tensors: Any) -> list[Any]:
+        x, targets, weight, direction = tensors
+        given = [x.detach().requires_grad_() for x in (x, targets, weight)]
+        loss = spec.replace(rounding=rounding)(*given[:2], sample_weight=given[2])
+        first = torch.autograd.grad(loss, given, create_graph=True)
+        return [*first, torch.autograd.grad((first[0] * direction).sum(), given[0])[0]]
+
+    wanted = derivatives("native", z, t, w, v)
+    for split in (Shard(0), Shard(1)):
+        x, targets, direction = (distribute_tensor(x, mesh, [split]) for x in (z, t, v))
+        for got, right in zip(derivatives("exact", x, targets, w, direction), wanted, strict=True):
+            _same(got, right, "native")
 
 
 def _bad_labels(mesh: Any) -> None:
@@ -239,6 +259,7 @@ CHECKS = (
     _forms_of_calls,
     _partial_predictions,
     _refusals,
+    _other_derivatives,
     _bad_labels,
     _collectives,
     _divisor_without_collectives,

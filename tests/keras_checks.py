@@ -1289,6 +1289,27 @@ def test_exact_bad_label() -> None:
         assert np.isnan(history["loss"]).all()
 
 
+def test_exact_further_derivatives_on_torch() -> None:
+    """On torch, all derivatives but the first one to the predictions are native ones."""
+    if BACKEND.name != "torch":
+        return
+    import torch
+
+    def derivatives(rounding: str) -> list[Any]:
+        spec = CE(from_logits=True, class_weights=W, divisor="weights", rounding=rounding)
+        arrays = X, np.abs(X), X[:, 0] + 1
+        z, t, w = (torch.tensor(x, requires_grad=True) for x in arrays)
+        first = torch.autograd.grad(
+            spec.to("keras")(t, z, sample_weight=w), (z, t, w), create_graph=True
+        )
+        jacrev = torch.func.jacrev
+        hessian = jacrev(jacrev(lambda z: spec.to("keras")(t.detach(), z)))(z.detach())
+        return [*first, *torch.autograd.grad(first[0], (z, t, w), tensor(X)), hessian]
+
+    for found, wanted in zip(derivatives("exact"), derivatives("native"), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=2e-6, atol=2e-6)
+
+
 def test_exact_under_xla() -> None:
     """An exact loss under jit_compile is refused with the reason if the batch size is not fixed.
 

@@ -24,8 +24,11 @@ COMPILE = [*SANITIZE, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-
 LINK = {"gcc": SANITIZE, "clang": [*SANITIZE, "-shared-libsan"]}
 RUNTIMES = {"gcc": ("libasan.so", "libubsan.so"), "clang": ("libclang_rt.asan-x86_64.so",)}
 
-TESTS = ("tests/test_compiled.py", "tests/test_second_tier.py")
-LEFT_OUT = "not flush_to_zero and not variable_chooses"
+TESTS = tuple(
+    f"tests/test_{name}.py"
+    for name in ("compiled", "compiled_wide", "compiled_mixed", "second_tier")
+)
+LEFT_OUT = "not flush_to_zero and not variable_chooses and not of_torch"
 """Importing torch takes minutes here, and a process of its own would load the usual module."""
 
 FUZZ = ("--elements", "1e6", "--most", "3000", "--seed", "5000000")

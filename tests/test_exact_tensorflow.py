@@ -1,4 +1,4 @@
-"""Exact mode on TensorFlow: NumPy's bits, eagerly and in graphs, and the refused calls.
+"""Exact mode on TensorFlow: NumPy's bits, eagerly and in graphs, and every further derivative.
 
 The conformance suite checks that NumPy's bits are right, and runs this adapter on every rule.
 """
@@ -21,9 +21,9 @@ tf = pytest.importorskip("tensorflow")
 
 # Import after the check that TensorFlow is installed.
 from unifiedloss import registry  # noqa: E402
-from unifiedloss.adapters.tensorflow import exact  # noqa: E402
+from unifiedloss.adapters.tensorflow import callback, further  # noqa: E402
 from unifiedloss.adapters.tensorflow.graph import TensorFlowOps  # noqa: E402
-from unifiedloss.exact.graph import tiers  # noqa: E402
+from unifiedloss.exact.graph import call, tiers  # noqa: E402
 
 pytestmark = pytest.mark.framework("tensorflow")
 
@@ -155,7 +155,7 @@ def test_memory_that_tensorflow_cannot_use_is_copied() -> None:
     block = np.zeros(400, np.uint8)
     start = -block.ctypes.data % 64
     aligned = block[start : start + 64].view(np.float32)
-    shared = exact._tensor(aligned, "CPU:0")
+    shared = callback._tensor(aligned, "CPU:0")
     aligned[3] = 7
     assert shared[3] == 7
     read_only = aligned.copy()
@@ -166,7 +166,7 @@ def test_memory_that_tensorflow_cannot_use_is_copied() -> None:
         read_only,
         np.float32(2)[None][0:0],
     ):
-        np.testing.assert_array_equal(exact._tensor(x, "CPU:0")[1:], x[1:])
+        np.testing.assert_array_equal(callback._tensor(x, "CPU:0")[1:], x[1:])
 
 
 # ------------------------------------------------------------------------------------------- graphs
@@ -404,6 +404,13 @@ def test_jacobians_and_maps(mode: str) -> None:
             losses = CE.replace(reduction="none")(z, y)
         return tape.jacobian(losses, z)
 
+    def of_mean() -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            loss = CE(z, y)
+        return tape.jacobian(loss, z)
+
+    assert bits(MODES[mode](of_mean)()) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
     slopes = MODES[mode](jacobian)().numpy()
     _, slope = CE.replace(reduction="none").value_and_grad(LOGITS, LABELS)
     assert bits(slopes[range(4), range(4)]) == bits(slope)
@@ -426,83 +433,217 @@ def test_gradient_taken_elsewhere() -> None:
         assert bits(tape.gradient(loss, z, upstream)) == bits(wanted)
 
 
-# ----------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------ further derivatives
+
+DIRECTION = tf.constant(np.random.default_rng(5).normal(size=(4, 3)), tf.float32)
+WEIGHTED = CE.replace(class_weights=(1, 0.5, 2))
+Loss = Callable[..., Any]
+
+
+def forward(loss: Loss, z: Any, *others: Any) -> Any:
+    """The derivative in a direction, in forward mode."""
+    with tf.autodiff.ForwardAccumulator(z, DIRECTION) as accumulator:
+        value = loss(z, *others)
+    return accumulator.jvp(value)
+
+
+def forward_over_reverse(loss: Loss, z: Any, *others: Any) -> Any:
+    """The product of the Hessian and a direction, a ForwardAccumulator over a tape."""
+    with tf.autodiff.ForwardAccumulator(z, DIRECTION) as accumulator:
+        slope = gradients(loss, z, *others)[0]
+    return accumulator.jvp(slope)
+
+
+def reverse_over_forward(loss: Loss, z: Any, *others: Any) -> Any:
+    """The product of the Hessian and a direction, a tape over a ForwardAccumulator."""
+    return gradients(lambda z: forward(loss, z, *others), z)[0]
+
+
+def nested(loss: Loss, *tensors: Any) -> list[Any]:
+    """Gradients to all floating tensors, of a function of such gradients: every second one."""
+    watched = [x for x in tensors if x.dtype.is_floating]
+    with tf.GradientTape() as outer:
+        outer.watch(watched)
+        with tf.GradientTape() as inner:
+            inner.watch(watched)
+            value = loss(*tensors)
+        slopes = inner.gradient(value, watched)
+        total = sum(tf.reduce_sum(tf.sin(3 * x)) for x in slopes)
+    return [*slopes[1:], *outer.gradient(total, watched)]
+
+
+def third(loss: Loss, z: Any, *others: Any) -> Any:
+    """A third derivative, by three tapes."""
+
+    def second(z: Any) -> Any:
+        def first(z: Any) -> Any:
+            return tf.reduce_sum(gradients(loss, z, *others)[0] * DIRECTION)
+
+        return tf.reduce_sum(gradients(first, z)[0] * DIRECTION)
+
+    return gradients(second, z)[0]
+
+
+def hessian(loss: Loss, z: Any, *others: Any) -> Any:
+    """All second derivatives, by the Jacobian of the gradient."""
+    with tf.GradientTape() as outer:
+        outer.watch(z)
+        slope = gradients(loss, z, *others)[0]
+    return outer.jacobian(slope, z)
+
+
+def same_as_native(spec: Any, derivative: Callable[..., Any], run: Any, *tensors: Any) -> None:
+    """Check a derivative of an exact loss of (predictions, targets, weights) against the native."""
+    here, there = (
+        tf.nest.flatten(
+            run(partial(derivative, lambda z, t, w=None, s=each: s(z, t, sample_weight=w)))(
+                *tensors
+            )
+        )
+        for each in (spec, spec.replace(rounding="native"))
+    )
+    for x, wanted in zip(here, there, strict=True):
+        np.testing.assert_allclose(x, wanted, rtol=1e-4, atol=1e-6)
+    assert any(np.any(x) for x in here)
+
+
+TENSORS = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
+INDEXED = TENSORS[0], tf.constant(LABELS), TENSORS[2]
+
+
+@every_mode
+@pytest.mark.slow("tests of fewer derivatives in both modes", only=["function"])
+def test_every_derivative(mode: str) -> None:
+    """Forward mode and all nestings are those of native mode, weights and targets included.
+
+    Forward mode comes first, where TensorFlow records nothing while the graph of the derivative is
+    made. The divisor of a mean is differentiated too.
+    """
+    run = MODES[mode]
+    spec = BCE.replace(divisor="weights", pos_weight=1.5)
+    of_labels = (hessian,) if mode == "eager" else (nested, hessian, third, reverse_over_forward)
+    for derivative in (forward, forward_over_reverse, nested):
+        same_as_native(spec, derivative, run, *TENSORS)
+    for derivative in of_labels:
+        same_as_native(WEIGHTED, derivative, run, *INDEXED)
+
+
+def test_derivatives_in_a_graph() -> None:
+    """Forward mode and tapes in either order within a tf.function."""
+    for derivative in (forward, reverse_over_forward, forward_over_reverse):
+        same_as_native(CE, derivative, MODES["function"], *INDEXED[:2])
+
+
+def test_derivatives_around_a_function() -> None:
+    """Around a tf.function, tapes and accumulators differentiate by all that it is given."""
+    for derivative in (forward, nested):
+        same_as_native(
+            WEIGHTED, lambda loss, *xs, d=derivative: d(tf.function(loss), *xs), partial, *INDEXED
+        )
+
+
+@pytest.mark.slow("the compilation by XLA; test_every_derivative without it")
+@pytest.mark.parametrize(
+    "derivative", [forward, forward_over_reverse, reverse_over_forward, nested, third, hessian]
+)
+def test_every_derivative_under_xla(derivative: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without XLA. Rows are not computed again in balls, because these compile for long."""
+    monkeypatch.setattr(call.GraphCall, "mended", lambda _, found: found)
+    same_as_native(WEIGHTED, derivative, XLA, *INDEXED)
 
 
 @every_mode
 @pytest.mark.parametrize("name", ["targets", "sample_weight"])
-def test_other_gradients_are_refused(mode: str, name: str) -> None:
-    """A tape that watches targets or weights raises; the proposed tf.stop_gradient helps."""
-    z, t, w = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
-
-    def function(x: Any, *, stop: bool) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch([x, z])
-            given = tf.stop_gradient(2 * x) if stop else 2 * x
-            loss = MSE(z, given) if name == "targets" else MSE(z, t, sample_weight=given)
-        return tape.gradient(loss, z)
-
-    x = t if name == "targets" else w
-    with pytest.raises(
-        UnsupportedError, match=rf"a tape watches {name}; pass tf.stop_gradient\({name}\)"
-    ):
-        MODES[mode](lambda x: function(x, stop=False))(x)
-    assert MODES[mode](lambda x: function(x, stop=True))(x).shape == (4, 3)
-
-
-def test_other_gradients_around_a_function() -> None:
-    """Around a tf.function, the gradients that are refused elsewhere are NaN, and not 0.
-
-    They cannot raise, because TensorFlow asks a function for all its gradients, wanted or not.
-    """
-    loss = tf.function(lambda z, t, w: MSE(z, t, sample_weight=w))
-    tensors = tf.constant(LOGITS), tf.constant(DENSE), tf.constant(WEIGHT)
+def test_gradients_to_others(mode: str, name: str) -> None:
+    """Targets and weights have native gradients, beside the exact one to the predictions."""
+    z, t, w = TENSORS
     _, wanted = MSE.value_and_grad(LOGITS, DENSE, sample_weight=WEIGHT)
-    for persistent in (False, True):
-        slope, *others = gradients(loss, *tensors, persistent=persistent)
-        assert bits(slope) == bits(wanted)
-        assert others == [None, None]
-    _, *others = gradients(loss, *tensors, watched=3)
-    assert all(np.isnan(x).all() for x in others)
+    watched = t if name == "targets" else w
+
+    def both_gradients(spec: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([z, watched])
+            loss = spec(z, t, sample_weight=w)
+        return tape.gradient(loss, z), tape.gradient(loss, watched)
+
+    slope, other = MODES[mode](lambda: both_gradients(MSE))()
+    assert bits(slope) == bits(wanted)
+    _, native = both_gradients(MSE.replace(rounding="native"))
+    np.testing.assert_allclose(other, native, rtol=1e-6, atol=1e-7)
+    around = gradients(tf.function(lambda z, t, w: MSE(z, t, sample_weight=w)), *TENSORS, watched=3)
+    assert bits(around[0]) == bits(wanted)
+    np.testing.assert_array_equal(around[1 if name == "targets" else 2], other)
 
 
-@pytest.mark.parametrize("mode", ["eager", "function", "function inside"])
-def test_second_derivatives_are_refused(mode: str) -> None:
-    """A second derivative raises if it is taken; an outer tape that could take it does not."""
-    z, y = tf.constant(LOGITS), tf.constant(LABELS)
-    loss = tf.function(lambda z: CE(z, y)) if mode == "function inside" else lambda z: CE(z, y)
+@every_mode
+def test_derivatives_with_a_divisor(mode: str) -> None:
+    """A given divisor, as a number and as the vector of a piece, divides every derivative."""
+    z, y, w = INDEXED
+    vector = CE.divisor_of(y, sample_weight=w)
+    for divisor in (tf.constant(7.0), vector):
+        given = 7.0 if divisor is not vector else float(WEIGHT.sum())
+        found, wanted = (
+            run(
+                lambda z, w, s=spec, d=d: nested(
+                    lambda z, w: s(z, y, sample_weight=w, divisor=d), z, w
+                )
+            )(z, w)
+            for spec, d, run in (
+                (CE, divisor, MODES[mode]),
+                (CE.replace(rounding="native"), given, MODES["eager"]),
+            )
+        )
+        for x, right in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(x, right, rtol=1e-5, atol=1e-6)
 
-    def twice(*, second: bool) -> Any:
-        with tf.GradientTape() as outer:
-            outer.watch(z)
-            with tf.GradientTape() as inner:
-                inner.watch(z)
-                value = loss(z)
-            slope = inner.gradient(value, z)
-        return outer.gradient(slope if second else value, z)
 
-    run = MODES["function"] if mode == "function" else MODES["eager"]
-    with pytest.raises(
-        (UnsupportedError, tf.errors.InvalidArgumentError), match="has no second derivative"
-    ):
-        run(lambda: twice(second=True))()
-    assert bits(run(lambda: twice(second=False))()) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
+def test_no_native_call_for_value_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native loss runs only where a further derivative is asked for; a counter in it says so.
+
+    In graphs TensorFlow builds such derivatives by itself. Around a tf.function it also runs the
+    gradients to all floating arguments, so the one in that place takes labels alone.
+    """
+    ran, results = [], further.NativeLoss.results
+
+    def counted(self: Any, *tensors: Any) -> list[Any]:
+        def count(x: Any) -> Any:
+            ran.append(1)
+            return x
+
+        (loss,) = results(self, *tensors)
+        same = tf.numpy_function(count, [loss], loss.dtype, stateful=False)
+        return [loss + tf.ensure_shape(same - loss, loss.shape)]
+
+    monkeypatch.setattr(further.NativeLoss, "results", counted)
+    spec = WEIGHTED.replace(scale=2.0)  # of no other test, whose graphs do not count
+
+    def loss(z: Any, t: Any, w: Any = None) -> Any:
+        return spec(z, t, sample_weight=w)
+
+    def step(*tensors: Any, persistent: bool = False) -> Any:
+        return gradients(loss, *tensors, persistent=persistent)[0]
+
+    slope = tf.function(spec.value_and_grad, autograph=False)
+    for tensors in (TENSORS, INDEXED):
+        for persistent in (False, True):
+            step(*tensors, persistent=persistent)
+            tf.function(partial(step, persistent=persistent), autograph=False)(*tensors)
+        spec.value_and_grad(*tensors[:2])
+    gradients(tf.function(loss), *INDEXED[:2])
+    gradients(lambda z, t: slope(z, t)[0], *INDEXED[:2])
+    assert not ran
+    gradients(lambda z, t: slope(z, t)[1], *INDEXED[:2])
+    assert ran
 
 
 def test_value_of_a_function_that_differentiates() -> None:
-    """The loss of a compiled value_and_grad has a gradient; its gradient refuses to have one."""
+    """The value of a compiled value_and_grad has the exact gradient, also where others are NaN."""
     step = tf.function(lambda z: CE.value_and_grad(z, tf.constant(LABELS)))
-    slope, *_ = gradients(lambda z: step(z)[0], tf.constant(LOGITS))
-    assert bits(slope) == bits(CE.value_and_grad(LOGITS, LABELS)[1])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="has no second derivative"):
-        gradients(lambda z: step(z)[1], tf.constant(LOGITS))
-
-
-def test_forward_mode_is_refused() -> None:
-    """Forward mode raises, because TensorFlow derives it from the second derivative."""
-    z = tf.constant(LOGITS)
-    with pytest.raises(UnsupportedError), tf.autodiff.ForwardAccumulator(z, z) as accumulator:
-        accumulator.jvp(CE(z, LABELS))
+    rows = np.array(LOGITS)
+    rows[1, 0] = -np.inf
+    for z in (LOGITS, rows):
+        slope, *_ = gradients(lambda z: step(z)[0], tf.constant(z))
+        assert bits(slope) == bits(CE.value_and_grad(z, LABELS)[1])
 
 
 def test_bad_values() -> None:

@@ -364,8 +364,8 @@ def test_fake_and_exported() -> None:
 
 def test_operators_keep_torchs_rules() -> None:
     """The operators pass torch.library.opcheck."""
-    adapter = importlib.import_module("unifiedloss.adapters.torch.exact")
-    text = adapter._text(SPEC)
+    adapter = importlib.import_module("unifiedloss.adapters.torch.operators")
+    text = adapter.text_of(SPEC)
     for z in (X, X.bfloat16().T.contiguous().T):
         given = (z.clone().requires_grad_(), Y, None, None, text, True)
         torch.library.opcheck(torch.ops.unifiedloss.exact.default, given)
@@ -387,61 +387,6 @@ def test_bad_values() -> None:
     with pytest.raises(ul.EmptyMeanError):
         empty(X[:0], LABELS[:0])
     assert compiled(empty.to("torch"))(X[:0], LABELS[:0]).isnan()
-
-
-def words(error: BaseException | None) -> str:
-    """The messages of an error and of what caused it."""
-    return "" if error is None else f"{error}\n{words(error.__cause__ or error.__context__)}"
-
-
-def test_gradients_that_are_refused() -> None:
-    """A gradient by anything but the predictions raises; it is never None or 0 silently."""
-    spec = ul.MeanSquaredError(rounding="exact")
-    weight = torch.ones(4)
-    wanting = X.clone().requires_grad_()
-    with pytest.raises(
-        ul.UnsupportedError, match=r"targets requires one; detach targets, or use rounding='native'"
-    ):
-        spec(X, wanting)
-    with pytest.raises(ul.UnsupportedError, match="sample_weight requires one"):
-        spec(X, -X, sample_weight=weight.clone().requires_grad_())
-    with pytest.raises(ul.UnsupportedError, match="targets requires one"):
-        torch.func.grad(lambda t: spec(X, t))(X)
-    with pytest.raises(Exception, match="exact") as caught:
-        compiled(spec.to("torch"))(X, wanting)
-    assert "targets requires one" in words(caught.value)
-    with torch.no_grad():
-        spec(X, wanting)
-    spec(X, wanting.detach())
-
-
-# torch implements forward mode through log_softmax with torch.jit.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-def test_derivatives_that_are_refused() -> None:
-    """Second derivatives and forward mode raise; a gradient with create_graph=True does not."""
-    z = X.clone().requires_grad_()
-    for upstream in (None, torch.tensor(0.3, requires_grad=True)):
-        (first,) = torch.autograd.grad(SPEC(z, Y), z, upstream, create_graph=True)
-        assert bits(first) == step(SPEC, X, Y, upstream=None if upstream is None else 0.3)[1]
-        with pytest.raises(ul.UnsupportedError, match="no second derivative"):
-            first.sum().backward()
-    with pytest.raises(ul.UnsupportedError, match="no second derivative"):
-        torch.func.grad(lambda z: torch.func.grad(SPEC)(z, Y).sum())(X)
-    for transform in (torch.func.jacfwd, torch.func.hessian):
-        with pytest.raises(ul.UnsupportedError, match="no forward-mode derivative"):
-            transform(lambda z: SPEC(z, Y))(X)
-    squared = ul.MeanSquaredError(rounding="exact")
-    for loss_of in (squared, compiled(squared.to("torch"))):
-        with torch.autograd.forward_ad.dual_level():
-            dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
-            for given in ((dual, X), (X, dual)):
-                with pytest.raises(ul.UnsupportedError, match="no forward-mode derivative"):
-                    loss_of(*given)
-    # torch cannot trace these through a custom operator; it must raise, and not take 0.
-    for transform in (torch.func.grad, torch.func.jacfwd):
-        for function in (lambda z: SPEC(z, Y), lambda t: squared(X, t)):
-            with pytest.raises(Exception, match="exact"):
-                compiled(transform(function))(X)
 
 
 @pytest.mark.parametrize("retained", [False, True])

@@ -461,16 +461,16 @@ def test_function_is_a_value() -> None:
 
 def test_eager_calls_compile_once() -> None:
     """Eager calls compile one program per spec and shapes, and reuse it for other values."""
-    from unifiedloss.adapters import jax as adapter
+    from unifiedloss.adapters.jax import native
 
     spec = CE.replace(label_smoothing=0.37)
     spec(jnp.asarray(X), jnp.asarray(Y))
-    size = adapter._loss._cache_size()
+    size = native.loss._cache_size()
     for shift in range(3):
         spec.replace(label_smoothing=0.37)(jnp.asarray(X + shift), jnp.asarray(Y))
-    assert adapter._loss._cache_size() == size
+    assert native.loss._cache_size() == size
     spec(jnp.asarray(X[:2]), jnp.asarray(Y[:2]))
-    assert adapter._loss._cache_size() == size + 1
+    assert native.loss._cache_size() == size + 1
 
 
 def test_without_jit_and_with_debug_nans() -> None:

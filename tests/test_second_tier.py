@@ -78,7 +78,7 @@ def run(row: Row, columns: list[int], factors: Array, divisor: Array) -> tuple[A
     n = len(columns)
     own = (np.zeros(n, np.int64), np.full(n, row.label), np.array(columns))
     dtypes = ("float32", "float32")
-    return compiled.second_tier(row.logits[None], own, factors, divisor, loops._constants(), dtypes)
+    return compiled.second_tier(row.logits[None], own, factors, divisor, loops.constants(), dtypes)
 
 
 def is_nearest(rounded: float, exact: Any) -> bool:

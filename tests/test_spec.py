@@ -229,8 +229,6 @@ def test_bad_fields(fields: dict[str, Any], error: type[Exception], words: str) 
         (ul.CrossEntropyLoss, {"scale": 0}, ul.SpecValueError, "scale must be positive, got 0"),
         (ul.CrossEntropyLoss, {"dtype": "float16"}, ul.SpecValueError,
          "dtype must be one of 'float32', 'float64'"),
-        (ul.MeanSquaredError, {"dtype": "float32", "rounding": "exact"}, ul.SpecValueError,
-         "rounds the inputs"),
         (ul.MeanSquaredError, {"divisor": "label_weights"}, ul.SpecValueError,
          "divisor must be one of 'weights', 'p"),
         (ul.MeanSquaredError, {"element_weights": [[1], [2, 3]]}, ul.SpecValueError,

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
-from unifiedloss import pipeline, totals, values
+from unifiedloss import auto_rounding, pipeline, totals, values
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import (
     DTypeError,
@@ -32,6 +33,7 @@ from unifiedloss.hints import hints
 from unifiedloss.inputs import Inputs
 from unifiedloss.lists import read_list, refuse_masked
 from unifiedloss.messages import Message, describe
+from unifiedloss.mode import Mode
 from unifiedloss.plan import (
     Plan,
     Signature,
@@ -42,6 +44,8 @@ from unifiedloss.plan import (
     resolve_divisor,
 )
 from unifiedloss.spec import Loss
+
+__all__ = ["Adapter", "Mode"]
 
 Array = Any
 
@@ -57,34 +61,6 @@ _LOGITS = ("logits",)
 
 _MAX_PLANS = 4096
 """Plans kept per adapter. The limit bounds the memory of a loop in which every shape is new."""
-
-
-class Mode(NamedTuple):
-    """A way to run an adapter's framework, for the conformance suite.
-
-    Attributes:
-        run: ``run(function, *tensors)`` calls the function, compiled or not.
-        raises: whether bad values raise in this mode. If not, they give NaN.
-        whole_step: whether loss and gradient can be compiled as one function. If not, only the loss
-            is compiled, and its gradient is taken through the compiled function.
-        costly: whether compiling takes so long that only a small part of the cases is run.
-        exact: whether every loss works with ``rounding="exact"`` in this mode. If not, the mode has
-            no host callback, and a loss without a form in `unifiedloss.exact.graph.form` is
-            refused.
-        complete: whether the suite runs its complete set of cases in this mode, and not in the
-            adapter's first one. Set it for a framework that compiles eager calls too: compiling a
-            call and its gradient as one program is then the cheapest way to run them.
-        missing: what this machine lacks for the mode, as a sentence without its full stop; None if
-            the mode can run. The suite then reports the mode as not checked.
-    """
-
-    run: Callable[..., Any]
-    raises: bool
-    whole_step: bool = True
-    costly: bool = False
-    exact: bool = True
-    complete: bool = False
-    missing: str | None = None
 
 
 class Adapter(ABC):
@@ -541,6 +517,8 @@ class Adapter(ABC):
         else:
             tensors = (predictions, targets, sample_weight, mask)
             key = (spec, *((x.shape, x.dtype) if x is not None else None for x in tensors))
+        if spec.rounding == "auto":
+            key = (*key, self.setting(predictions, targets, sample_weight, mask))
         try:
             return self._plans[key]
         except KeyError:
@@ -551,6 +529,7 @@ class Adapter(ABC):
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
         plan = self._plans[key] = self._resolve(spec, predictions, targets, sample_weight, mask)
+        auto_rounding.tell(spec, plan)
         return plan
 
     def plan_of_divisor(
@@ -564,15 +543,33 @@ class Adapter(ABC):
         """The plan of a divisor for predictions of a dtype, cached like `plan`."""
         tensors = targets, sample_weight, mask
         signatures: Any = [None if x is None else self.signature(x) for x in tensors]
-        key = (spec, dtype, *signatures)
+        key: Any = (spec, dtype, *signatures)
+        if spec.rounding == "auto":
+            key = (*key, self.setting(*tensors))
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = resolve_divisor(spec, *signatures, dtype=dtype)
+            plan = self._plans[key] = self._planned(
+                spec, tensors, lambda known: resolve_divisor(known, *signatures, dtype=dtype)
+            )
         return plan
 
     def _resolve(self, spec: Loss, *tensors: Array | None) -> Plan:
         signatures: Any = [None if x is None else self.signature(x) for x in tensors]
-        return resolve(spec, *signatures)
+        return self._planned(spec, tensors, lambda known: resolve(known, *signatures))
+
+    def _planned(
+        self, spec: Loss, tensors: Sequence[Array | None], plan_of: Callable[[Loss], Plan]
+    ) -> Plan:
+        setting = self.setting(*tensors) if spec.rounding == "auto" else None
+        return auto_rounding.planned(spec, setting, plan_of)
+
+    def setting(self, *tensors: Array | None) -> Setting:
+        """Where a call runs, as far as ``rounding="auto"`` depends on it.
+
+        Override it if calls run on several devices, or are compiled.
+        """
+        del tensors
+        return Setting(self.name)
 
     def signature(self, x: Array) -> Signature:
         """The shape and dtype of a tensor, known without reading its values."""

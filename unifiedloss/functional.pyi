@@ -79,9 +79,11 @@ def cross_entropy_loss(
             "all" for dense targets, as torch divides.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
             tracing). Its gradient is 0.
-        rounding: "native": computed with the framework's own operations, within a derived bound
-            of the exact result. "exact": every loss and every element of the gradient is
-            correctly rounded, the same bits in every backend.
+        rounding: "native": within a derived bound of the exact result. "exact": the loss and
+            its gradient to the predictions are correctly rounded, the same bits in every
+            backend; every other derivative is native. "auto": one of the two, by a table over
+            the backend, the device, the mode, the dtype and the form of a call; `Plan.rounding`
+            and `Plan.why` tell which.
         renormalize: None, or predictions are non-negative numbers that are divided by their sum
             over the classes, "before_clip" or "after_clip". Under "after_clip" the predictions
             are clipped as they are, then divided by the sum of the clipped numbers. Only with
@@ -92,7 +94,9 @@ def cross_entropy_loss(
             ``fit``. W_i is the same in both cases.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
@@ -200,9 +204,11 @@ def binary_cross_entropy_loss(
             number of those whose weight is not 0. "all": the number of all positions.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
             tracing). Its gradient is 0.
-        rounding: "native": computed with the framework's own operations, within a derived bound
-            of the exact result. "exact": every loss and every element of the gradient is
-            correctly rounded, the same bits in every backend.
+        rounding: "native": within a derived bound of the exact result. "exact": the loss and
+            its gradient to the predictions are correctly rounded, the same bits in every
+            backend; every other derivative is native. "auto": one of the two, by a table over
+            the backend, the device, the mode, the dtype and the form of a call; `Plan.rounding`
+            and `Plan.why` tell which.
         epsilon_added: whether epsilon is added inside the logarithms, $-\log(p + \epsilon)$ and
             $-\log(1 - p + \epsilon)$, instead of being a bound. Only with a number as
             `epsilon`.
@@ -215,7 +221,9 @@ def binary_cross_entropy_loss(
             axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
@@ -303,9 +311,11 @@ def mean_squared_error(
             number of those whose weight is not 0. "all": the number of all positions.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
             tracing). Its gradient is 0.
-        rounding: "native": computed with the framework's own operations, within a derived bound
-            of the exact result. "exact": every loss and every element of the gradient is
-            correctly rounded, the same bits in every backend.
+        rounding: "native": within a derived bound of the exact result. "exact": the loss and
+            its gradient to the predictions are correctly rounded, the same bits in every
+            backend; every other derivative is native. "auto": one of the two, by a table over
+            the backend, the device, the mode, the dtype and the form of a call; `Plan.rounding`
+            and `Plan.why` tell which.
         element_weights: None, or non-negative numbers that multiply the losses of elements: an
             array that broadcasts to the predictions, aligned to their *last* axes. They count
             in W_i, as sample weights do.
@@ -315,7 +325,9 @@ def mean_squared_error(
             axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:
@@ -403,9 +415,11 @@ def negative_log_likelihood_loss(
             "all" for dense targets, as torch divides.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
             tracing). Its gradient is 0.
-        rounding: "native": computed with the framework's own operations, within a derived bound
-            of the exact result. "exact": every loss and every element of the gradient is
-            correctly rounded, the same bits in every backend.
+        rounding: "native": within a derived bound of the exact result. "exact": the loss and
+            its gradient to the predictions are correctly rounded, the same bits in every
+            backend; every other derivative is native. "auto": one of the two, by a table over
+            the backend, the device, the mode, the dtype and the form of a call; `Plan.rounding`
+            and `Plan.why` tell which.
         scale: a positive number that multiplies every loss, and no weight.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
@@ -484,9 +498,11 @@ def huber_loss(
             number of those whose weight is not 0. "all": the number of all positions.
         on_empty: the mean where the divisor is exactly 0: "nan", "zero", or "error" (NaN under
             tracing). Its gradient is 0.
-        rounding: "native": computed with the framework's own operations, within a derived bound
-            of the exact result. "exact": every loss and every element of the gradient is
-            correctly rounded, the same bits in every backend.
+        rounding: "native": within a derived bound of the exact result. "exact": the loss and
+            its gradient to the predictions are correctly rounded, the same bits in every
+            backend; every other derivative is native. "auto": one of the two, by a table over
+            the backend, the device, the mode, the dtype and the form of a call; `Plan.rounding`
+            and `Plan.why` tell which.
         element_weights: None, or non-negative numbers that multiply the losses of elements: an
             array that broadcasts to the predictions, aligned to their *last* axes. They count
             in W_i, as sample weights do.
@@ -496,7 +512,9 @@ def huber_loss(
             axis must remain.
         scale: a positive number that multiplies every loss, and no weight.
         dtype: None, or "float32" or "float64": predictions, floating targets and sample weights
-            are cast to this dtype, and the loss has it. Not with ``rounding="exact"``.
+            are cast to this dtype, and the loss has it. With ``rounding="exact"`` each is
+            rounded once, the loss is that of the rounded numbers, and its gradient is rounded
+            to this dtype first, then to the dtype of the predictions.
             As `divisor`, a number or a scalar tensor replaces the rule: the mean divides by it.
 
     Returns:

@@ -26,6 +26,7 @@ __all__ = [
     "Clip",
     "Plan",
     "Signature",
+    "as_read",
     "check_predictions_dtype",
     "check_upstream",
     "class_axis",
@@ -83,6 +84,9 @@ class Plan:
         positions: the shape of the per-position loss.
         predictions_dtype: the name of the predictions' dtype.
         targets_dtype: the name of the targets' dtype.
+        gradient_dtype: the dtype of the predictions as they are given, and so of their gradient. It
+            is another one than `predictions_dtype` where the spec names a dtype.
+        casts: whether the spec names a dtype that a given tensor has not.
         compute_dtype: the widest of float32, the predictions' and floating targets' dtypes.
         result_dtype: the dtype of the returned loss.
         weight_rank: the number of leading axes that `sample_weight` covers; None without one.
@@ -117,12 +121,13 @@ class Plan:
             they are not, as where logarithms are clamped.
         epsilon_added: what is added to probabilities inside the logarithms.
         fast_paths: whether the spec changes only fields that the fast paths handle.
-        oracle_only: whether exact mode leaves the whole call to the oracle, because an element has
-            two weights, the added epsilon is close to the smallest numbers, or the tiers do not
+        oracle_only: whether exact mode leaves the whole call to the oracle, because an average has
+            element weights, the added epsilon is close to the smallest numbers, or the tiers do not
             know a changed field.
         fused: whether a fused kernel of a framework, loss and reduction in one, computes this plan:
             every position counts once, and nothing is cast. The mean of such a kernel divides by
             the number of positions, too.
+        why: the rounding and its reason, in words.
     """
 
     # Plain fields and properties, because torch.compile traces through here and cannot enter the
@@ -136,6 +141,8 @@ class Plan:
     positions: Shape | None
     predictions_dtype: str
     targets_dtype: str
+    gradient_dtype: str
+    casts: bool
     compute_dtype: str
     result_dtype: str
     weight_rank: int | None
@@ -163,12 +170,14 @@ class Plan:
     fast_paths: bool
     oracle_only: bool
     fused: bool
+    why: str
 
     def __repr__(self) -> str:
         """The call in short, without the weights, which may be many."""
         return (
             f"Plan({self.spec!r}, {self.predictions_dtype} predictions of shape {self.shape}, "
-            f"{self.targets_dtype} {self.kind} targets, computed in {self.compute_dtype})"
+            f"{self.targets_dtype} {self.kind} targets, computed in {self.compute_dtype}, "
+            f"{self.why})"
         )
 
     @property
@@ -218,6 +227,11 @@ class Plan:
     def from_logits(self) -> bool:
         """Whether the predictions are logits; False for losses without this field."""
         return getattr(self.spec, "from_logits", False)
+
+    @property
+    def rounding(self) -> Literal["native", "exact"]:
+        """How the results are rounded: what the spec asks for, or what "auto" chose."""
+        return "exact" if self.exact else "native"
 
     @property
     def exact(self) -> bool:
@@ -360,7 +374,7 @@ def resolve(
     # len(...) == 0, because torch.compile does not trace `not` of a tuple.
     plain = unweighted and mask is None and len(ignored_labels) == 0
     fast_paths = spec.fast_fields.issuperset(spec.changed())
-    two_weights = element_weights is not None and (averaged or sample_weight is not None)
+    two_weights = element_weights is not None and averaged
     return Plan(
         spec=spec,
         kind=kind,  # type: ignore[arg-type]
@@ -370,6 +384,8 @@ def resolve(
         positions=positions,
         predictions_dtype=predictions.dtype,
         targets_dtype=targets.dtype,
+        gradient_dtype=given_dtypes[0],  # type: ignore[arg-type]
+        casts=any(x in FORMATS and x != computed_in for x in given_dtypes if computed_in and x),
         compute_dtype=compute_dtype,
         result_dtype="float32" if reduced_half else predictions.dtype,
         weight_rank=_rank(sample_weight),
@@ -408,7 +424,14 @@ def resolve(
             and predictions.dtype not in HALF_TYPES
             and spec.has_fused_kernel(kind, predictions.dtype, targets.dtype)
         ),
+        why=f"{spec.rounding}: the spec says so",
     )
+
+
+@lru_cache(4096)
+def as_read(plan: Plan) -> Plan:
+    """The plan of a call whose tensors have been cast to the dtype that the spec names."""
+    return replace(plan, gradient_dtype=plan.predictions_dtype, casts=False)
 
 
 @lru_cache(4096)
@@ -417,7 +440,7 @@ def natively(plan: Plan) -> Plan:
 
     Exact mode takes from it every derivative but the first one to the predictions.
     """
-    return replace(plan, spec=plan.spec.replace(rounding="native"))
+    return replace(plan, spec=plan.spec.rounded("native"))
 
 
 UNKNOWN_CLASSES = 1 << 31

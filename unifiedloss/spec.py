@@ -23,7 +23,7 @@ from unifiedloss.checks import (
     rule_of_divisor,
     weights,
 )
-from unifiedloss.errors import SpecTypeError, SpecValueError
+from unifiedloss.errors import SpecTypeError
 from unifiedloss.evaluable import Evaluable
 from unifiedloss.field import Record, field, rebuild
 from unifiedloss.inputs import TensorT
@@ -33,7 +33,7 @@ from unifiedloss.text import Text, formula
 Reduction = Literal["mean", "sum", "none"]
 Divisor = Literal["weights", "label_weights", "present", "nonzero", "all"]
 OnEmpty = Literal["nan", "zero", "error"]
-Rounding = Literal["native", "exact"]
+Rounding = Literal["native", "exact", "auto"]
 Epsilon = float | Literal["keras", "sklearn", "torch"]
 Renormalize = Literal["before_clip", "after_clip"]
 ClassWeighting = Literal["entries", "position"]
@@ -237,12 +237,20 @@ class Loss(Record, Evaluable):
     rounding: Rounding = field(
         default="native",
         fast_paths=True,
-        check=one_of("native", "exact"),
+        check=one_of("native", "exact", "auto"),
+        doc='"native": within a derived bound of the exact result. "exact": the loss and its '
+        "gradient to the predictions are correctly rounded, the same bits in every backend; every "
+        'other derivative is native. "auto": one of the two, by a table over the backend, the '
+        "device, the mode, the dtype and the form of a call; `Plan.rounding` and `Plan.why` tell "
+        "which.",
+        late_values={"auto": 3},
         sentence={
             "native": "computed with the framework's own operations, within a derived bound of "
             "the exact result",
             "exact": "every loss and every element of the gradient is correctly rounded, the same "
             "bits in every backend",
+            "auto": "exact where the table of the page Exactness has exact for the backend, the "
+            "device, the mode, the dtype and the form of a call, and native elsewhere",
         },
     )
 
@@ -265,6 +273,10 @@ class Loss(Record, Evaluable):
     def piece(self) -> Self:
         """This spec for a piece of a call, whose own divisor may be 0."""
         return self if self.on_empty != "error" else self._kept("_piece", on_empty="nan")
+
+    def rounded(self, rounding: Literal["native", "exact"]) -> Self:
+        """This spec with another rounding."""
+        return self if self.rounding == rounding else self._kept(f"_{rounding}", rounding=rounding)
 
     def _kept(self, name: str, **changes: Any) -> Self:
         """`replace`, made once, because validating many weights again takes milliseconds."""
@@ -452,20 +464,13 @@ class Scaled(Loss):
         fast_paths=True,
         check=optional(one_of("float32", "float64")),
         doc='None, or "float32" or "float64": predictions, floating targets and sample weights are '
-        'cast to this dtype, and the loss has it. Not with ``rounding="exact"``.',
+        'cast to this dtype, and the loss has it. With ``rounding="exact"`` each is rounded once, '
+        "the loss is that of the rounded numbers, and its gradient is rounded to this dtype first, "
+        "then to the dtype of the predictions.",
         sentence=_dtype,
         since=2,
         group="ported",
     )
-
-    def _check_together(self) -> None:
-        if self.dtype is not None and self.rounding == "exact":
-            msg = (
-                f"dtype={self.dtype!r} rounds the inputs, and rounding='exact' rounds only the "
-                "results; leave dtype out, and cast the predictions before the call if they have "
-                "another dtype."
-            )
-            raise SpecValueError(msg)
 
 
 class Elementwise(Scaled):

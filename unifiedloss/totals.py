@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unifiedloss import pipeline
+from unifiedloss.auto_rounding import settled
 from unifiedloss.divisors import SCALARS, check_divisor, check_number, read_tensor
 from unifiedloss.errors import DTypeError, ShapeError, SpecValueError
 from unifiedloss.evaluator import INFINITY, NAN, Evaluator
@@ -53,14 +54,15 @@ def loss(adapter: Adapter, spec: Loss, *tensors: Any, divisor: Any) -> Array:
         divisor: what the sum is divided by.
     """
     refuse_other_reductions(spec, "divisor")
+    spec = settled(adapter, spec, *tensors)
     if spec.rounding == "exact":
         from unifiedloss.exact import parts  # imported here because native mode does not need it
 
         return parts.loss(adapter, spec, *tensors, divisor=divisor)
     given = read(adapter, spec, divisor)
     if not given.number:
-        tensors = _unlinked_if_empty(adapter, given, adapter.to_tensors(*tensors))
-    return _quotient(adapter, spec, adapter.loss(spec.summed, *tensors), given)
+        tensors = unlinked_if_empty(adapter, given, adapter.to_tensors(*tensors))
+    return quotient(adapter, spec, adapter.loss(spec.summed, *tensors), given)
 
 
 def value_and_grad(
@@ -68,6 +70,7 @@ def value_and_grad(
 ) -> tuple[Array, Array]:
     """`loss` and its gradient with respect to the predictions."""
     refuse_other_reductions(spec, "divisor")
+    spec = settled(adapter, spec, *tensors)
     if spec.rounding == "exact":
         from unifiedloss.exact import parts  # see `loss`
 
@@ -93,7 +96,7 @@ def value_and_grad(
         # Cast, because NumPy widens bfloat16 beside a Python number.
         dtype = adapter.dtype_name(gradient.dtype)
         gradient = ops.cast(ops.where(nonempty, gradient, 0.0), dtype)
-    return _quotient(adapter, spec, total, given), gradient
+    return quotient(adapter, spec, total, given), gradient
 
 
 def refuse_other_reductions(spec: Loss, what: str) -> None:
@@ -145,7 +148,7 @@ def _in_tensor(adapter: Adapter, given: Divisor, reference: Array) -> Array:
     return ops.where((d >= 0) & (d < INFINITY), d, NAN)
 
 
-def _quotient(adapter: Adapter, spec: Loss, total: Array, given: Divisor) -> Array:
+def quotient(adapter: Adapter, spec: Loss, total: Array, given: Divisor) -> Array:
     """Divide in the dtype of `Adapter.wide`, and return the dtype of the total."""
     ops, wide = adapter.ops, adapter.wide(total)
     dtype = adapter.dtype_name(total.dtype)
@@ -162,7 +165,7 @@ def _divided(adapter: Adapter, spec: Loss, total: Array, d: Array) -> Array:
     return ops.where(nonempty, total / ops.where(nonempty, d, 1.0), fill)
 
 
-def _unlinked_if_empty(
+def unlinked_if_empty(
     adapter: Adapter, given: Divisor, tensors: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     """The tensors, through which no gradient passes if the divisor is 0.
@@ -195,6 +198,7 @@ def totals(adapter: Adapter, spec: Loss, *tensors: Any) -> Array:
     """
     refuse_none(spec)
     tensors = adapter.stored(*adapter.to_tensors(*tensors))
+    spec = settled(adapter, spec, *tensors)
     if spec.rounding == "exact":
         from unifiedloss.exact import parts  # see `loss`
 
@@ -245,7 +249,7 @@ def divisor_of(
     _, *tensors = adapter.to_tensors(reference, targets, sample_weight, mask)
     _, *tensors = adapter.stored(None, *tensors)
     plan = adapter.plan_of_divisor(spec.piece, *tensors, dtype=name)
-    if spec.rounding == "exact":
+    if plan.exact:
         from unifiedloss.exact import parts  # see `loss`
 
         return parts.divisor_of(adapter, plan, *tensors)
@@ -286,6 +290,7 @@ def result(adapter: Adapter, spec: Loss, totals: Any) -> Array:
     refuse_none(spec)
     (totals,) = adapter.to_tensors(totals)
     signature = adapter.signature(totals)
+    spec = settled_by(spec, signature)
     if spec.rounding == "exact":
         from unifiedloss.exact import parts  # see `loss`
 
@@ -305,6 +310,30 @@ def result(adapter: Adapter, spec: Loss, totals: Any) -> Array:
     return ops.cast(value, adapter.wide(value))
 
 
+def settled_by(spec: Loss, totals: Signature) -> Loss:
+    """The spec with the rounding that its totals have, which ``rounding="auto"`` leaves open.
+
+    Raises:
+        SpecValueError: the totals are the sum of exact and native ones.
+    """
+    if spec.rounding != "auto":
+        return spec
+    known = spec.rounded("exact" if totals.dtype == "int64" else "native")
+    entries = None if not totals.shape else totals.shape[-1]
+    if known.rounding == "native" and entries is not None and entries > _MOST_ENTRIES:
+        msg = (
+            f"these totals have {entries} entries of {totals.dtype}, as the sum of exact totals "
+            "and native ones has; rounding='auto' chose 'exact' for some pieces and 'native' for "
+            "others, which nothing can combine; name one of the two in the spec."
+        )
+        raise SpecValueError(msg)
+    return known
+
+
+_MOST_ENTRIES = 2
+"""The entries of native totals: a sum, and a divisor. Exact totals have more."""
+
+
 def result_over(adapter: Adapter, spec: Loss, dtype: str, totals: Array, divisor: Any) -> Array:
     """The mean of the totals of a sum over a divisor that is given.
 
@@ -321,7 +350,7 @@ def result_over(adapter: Adapter, spec: Loss, dtype: str, totals: Array, divisor
         given = parts.read(adapter, spec, divisor)
         return parts.result_over(adapter, spec, dtype, totals, given)
     ops = adapter.ops
-    return ops.cast(_quotient(adapter, spec, ops.sum(totals), read(adapter, spec, divisor)), dtype)
+    return ops.cast(quotient(adapter, spec, ops.sum(totals), read(adapter, spec, divisor)), dtype)
 
 
 def check_totals(spec: Loss, signature: Signature) -> None:

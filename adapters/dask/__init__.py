@@ -21,6 +21,7 @@ from unifiedloss import registry, totals
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.dask import objects
 from unifiedloss.adapters.dask.grid import Grid, on_disk, once, positions_of, wrapped
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import BadValueError, UnsupportedError
 from unifiedloss.plan import Plan, check_upstream
 from unifiedloss.spec import Loss
@@ -105,6 +106,11 @@ class DaskAdapter(Adapter):
         # Not cached, because unknown extents are NaN, which equals nothing.
         return self._resolve(spec, predictions, targets, sample_weight, mask)
 
+    def setting(self, *tensors: Array | None) -> Setting:
+        blocks = [getattr(x, "_meta", x) for x in tensors if x is not None]
+        on_host = all(isinstance(x, np.ndarray) for x in blocks)
+        return Setting(self.name, "cpu" if on_host else "accelerator", "lazy")
+
     def _as_tensor(self, name: str, x: Any, reference: Array | None, list_dtype: Any) -> Array:
         if on_disk(x) or isinstance(x, np.memmap):
             return x
@@ -137,9 +143,10 @@ class DaskAdapter(Adapter):
         if other is not None:
             predictions, targets, sample_weight, mask = call
             return other.loss(spec, predictions, targets, sample_weight, mask, divisor)
-        given = self._given(spec, divisor)
         tensors = self.to_tensors(*call)
         plan = self.plan(spec, *tensors)
+        spec = spec.rounded(plan.rounding)
+        given = self._given(spec, divisor)
         grid = Grid.of_call(plan, _named(*tensors))
         if spec.reduction == "none":
             work = partial(_in_own_adapter, "loss", spec)
@@ -161,9 +168,10 @@ class DaskAdapter(Adapter):
             predictions, targets, sample_weight, mask = call
             tensors = predictions, targets, sample_weight, mask
             return other.value_and_grad(spec, *tensors, upstream, divisor)
-        given = self._given(spec, divisor)
         *call, upstream = self.to_tensors(*call, upstream)
         plan = self.plan(spec, *call)
+        spec = spec.rounded(plan.rounding)
+        given = self._given(spec, divisor)
         if upstream is not None:
             check_upstream(plan, self.signature(upstream))
         grid = Grid.of_call(plan, _named(*call, upstream))
@@ -216,6 +224,7 @@ class DaskAdapter(Adapter):
         totals.refuse_none(spec)
         _, (summed,) = _opened(summed)
         (summed,) = self.to_tensors(summed)
+        spec = totals.settled_by(spec, self.signature(summed))
         if spec.rounding == "exact":
             from unifiedloss.exact import parts  # not needed by native mode
 
@@ -243,7 +252,9 @@ class DaskAdapter(Adapter):
         if other is not None:
             return other.check(spec, *tensors)
         tensors = self.to_tensors(*tensors)
-        grid = Grid.of_call(self.plan(spec, *tensors), _named(*tensors))
+        plan = self.plan(spec, *tensors)
+        spec = spec.rounded(plan.rounding)
+        grid = Grid.of_call(plan, _named(*tensors))
         findings = grid.findings(partial(_finding, spec.piece)).compute().ravel()
         for finding in findings:
             if isinstance(finding, BadValueError):
@@ -308,7 +319,7 @@ class DaskAdapter(Adapter):
         targets, sample_weight, mask = companions
         plan = self.plan_of_divisor(spec, targets, sample_weight, mask, dtype)
         grid = Grid.of_call(plan, _named(None, *companions))
-        work = partial(_divisor_of, spec, dtype)
+        work = partial(_divisor_of, spec.rounded(plan.rounding), dtype)
         if not plan.exact:
             return grid.vectors(work, None, "float64")
         from unifiedloss.exact import limbs  # not needed by native mode

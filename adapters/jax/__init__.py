@@ -9,17 +9,16 @@ from math import isnan
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unifiedloss import pipeline, values
+from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.jax import exact, ffi, kernels, manual, objects, ops, rows
+from unifiedloss.adapters.jax import evaluation, exact, ffi, kernels, native, objects, ops, rows
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.evaluator import Evaluator
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Inputs
 from unifiedloss.plan import Plan, check_upstream
@@ -118,12 +117,8 @@ class JaxAdapter(Adapter):
         *,
         checked: bool,
     ) -> Array:
-        e = Evaluator(self.ops, self.kernels, plan, checked=checked)
-        inputs = rows.beside(plan, Inputs(predictions, targets, sample_weight, mask))
-        found = pipeline.terms(e, inputs)
-        if plan.kind in ("binary", "real") or not plan.plain:
-            found = found._replace(losses=ops.settle(found.losses))
-        return e.reduce(found)
+        inputs = Inputs(predictions, targets, sample_weight, mask)
+        return native.compute(plan, inputs, checked=checked)
 
     def native_totals(self, plan: Plan, inputs: Inputs, *, mean: bool, checked: bool) -> Array:
         del checked  # one program for traced and untraced calls
@@ -178,7 +173,17 @@ class JaxAdapter(Adapter):
             return exact.value_and_grad(plan, *self._in_memory(plan, *tensors))
 
     def on_host(self, job: Any, *tensors: Any) -> Array:
-        return exact.on_host(job, *tensors)
+        return evaluation.on_host(job, *tensors)
+
+    def setting(self, *tensors: Any) -> Setting:
+        given = [x for x in tensors if isinstance(x, Array)]
+        traced = any(isinstance(x, Tracer) for x in given)
+        if traced or _only_cpu():
+            on_host = jax.default_backend() == "cpu"
+        else:
+            on_host = all(_on_cpu(x.sharding) for x in given)
+        device, mode = "cpu" if on_host else "accelerator", "jit" if traced else "eager"
+        return Setting(self.name, device, mode)
 
     def _in_memory(self, plan: Plan, *tensors: Any) -> tuple[Any, ...]:
         """The tensors as memory holds them; so a custom call reads them anyway."""
@@ -203,7 +208,7 @@ class JaxAdapter(Adapter):
                 predictions, targets, sample_weight, mask
             )
         elif _is_small(plan := self.plan(spec, predictions, targets, None, None)):
-            small: Array = _loss(plan, predictions, targets, None, None)
+            small: Array = native.loss(plan, predictions, targets, None, None)
             if not isnan(np.asarray(small.block_until_ready())):
                 return small
         predictions = read_in(getattr(spec, "dtype", None), predictions)
@@ -215,7 +220,7 @@ class JaxAdapter(Adapter):
             predictions, targets, sample_weight, mask
         )
         with wide_enough(predictions, targets, sample_weight, mask):
-            value: Array = _loss(plan, predictions, targets, sample_weight, mask)
+            value: Array = native.loss(plan, predictions, targets, sample_weight, mask)
         self._look(plan, predictions, targets, sample_weight, mask)
         return value
 
@@ -242,7 +247,7 @@ class JaxAdapter(Adapter):
         elif upstream is not None:
             upstream = np.asarray(upstream)
         elif _is_small(plan := self.plan(spec, predictions, targets, None, None)):
-            value, gradient = _value_and_grad(plan, predictions, targets, None, None, None)
+            value, gradient = native.value_and_grad(plan, predictions, targets, None, None, None)
             if not isnan(np.asarray(value.block_until_ready())):
                 return value, gradient
         predictions = read_in(getattr(spec, "dtype", None), predictions)
@@ -258,7 +263,7 @@ class JaxAdapter(Adapter):
             predictions, targets, sample_weight, mask
         )
         with wide_enough(predictions, targets, sample_weight, mask, upstream):
-            value, gradient = _value_and_grad(
+            value, gradient = native.value_and_grad(
                 plan, predictions, targets, sample_weight, mask, upstream
             )
         self._look(plan, predictions, targets, sample_weight, mask)
@@ -297,7 +302,7 @@ class JaxAdapter(Adapter):
         self, function: Callable[..., Array], tensors: tuple[Array, ...], upstream: Array | None
     ) -> tuple[Array, tuple[Array, ...]]:
         value, pull_back = jax.vjp(function, *tensors)
-        return value, pull_back(_typed_as(value, upstream))
+        return value, pull_back(native.typed_as(value, upstream))
 
     def bind(self, spec: Loss) -> objects.LossFunction:
         return objects.LossFunction(spec)
@@ -316,35 +321,7 @@ class JaxAdapter(Adapter):
         }
 
 
-# One program per plan, because a plan hashes by its identity. Within another trace the program is
-# inlined, so that the outer program contains its operations and not a call.
-
-
-@partial(jax.jit, static_argnums=0, inline=True)
-def _loss(
-    plan: Plan, predictions: Array, targets: Array, sample_weight: Array | None, mask: Array | None
-) -> Array:
-    return ADAPTER.compute(plan, predictions, targets, sample_weight, mask, checked=False)
-
-
-@partial(jax.jit, static_argnums=0, inline=True)
-def _value_and_grad(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    sample_weight: Array | None,
-    mask: Array | None,
-    upstream: Array | None,
-) -> tuple[Array, Array]:
-    value, pull_back = jax.vjp(lambda p: _loss(plan, p, targets, sample_weight, mask), predictions)
-    (gradient,) = pull_back(_typed_as(value, upstream))
-    return value, gradient
-
-
-def _typed_as(value: Array, upstream: Array | None) -> Array:
-    """The upstream gradient, ones where it is None, with the type of the value."""
-    given = jnp.ones_like(value) if upstream is None else upstream.astype(value.dtype)
-    return manual.varying(given, manual.axes(value))
+# These are programs as those of `native`.
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)

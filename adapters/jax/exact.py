@@ -1,34 +1,15 @@
-"""Exact mode on JAX arrays, on the host or in a compiled program.
-
-- Untraced arrays go to the kernel of `unifiedloss.exact` as they are. After many calls with the
-  same plan, they go to a compiled program instead, if `program` has one for the plan.
-- Under tracing, `program` computes the loss if it can. If not, a host callback does, which runs
-  through the axes mapped by vmap index by index.
-- If several devices are known to share the rows, each computes its own; see `rows`.
-"""
+"""Exact mode on JAX arrays: the value, and its derivatives by `primitives`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import cache, lru_cache, partial
-from itertools import count
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-from jax.core import Tracer
-from jax.custom_derivatives import SymbolicZero
-from numpy.typing import NDArray
 
-from unifiedloss import host
-from unifiedloss.adapters.jax import callback, ffi, manual, ops, program, rows
-from unifiedloss.errors import UnsupportedError
+from unifiedloss.adapters.jax import evaluation, manual, primitives
 from unifiedloss.plan import Plan
-
-NumPyArray = NDArray[Any]
 
 
 def loss(
@@ -36,13 +17,14 @@ def loss(
 ) -> Array:
     """The loss, correctly rounded.
 
-    It is differentiable once, by the predictions alone, and that gradient is correctly rounded too.
+    Its gradient to the predictions in reverse mode is correctly rounded too. Every other derivative
+    is native.
     """
-    arrays = predictions, targets, sample_weight, mask
-    if _is_concrete(*arrays, divisor):
-        return _with_values(plan, *arrays, None, divisor)[0]
+    arrays = predictions, targets, sample_weight, mask, divisor
+    if evaluation.is_concrete(*arrays):
+        return evaluation.with_values(plan, *arrays[:4], None, divisor)[0]
     # Here and not in the rule, so that the derivative of the cast sums over the devices.
-    value: Array = _differentiable(plan, *manual.alike((*arrays, divisor)))
+    value: Array = _loss(plan, *manual.alike(arrays))
     return value
 
 
@@ -56,218 +38,45 @@ def value_and_grad(
     divisor: Any = None,
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the predictions, correctly rounded."""
-    value, gradient = _evaluate(
-        plan, predictions, targets, sample_weight, mask, upstream, divisor, gradient=True
-    )
+    arrays = predictions, targets, sample_weight, mask, divisor
+    if evaluation.is_concrete(*arrays, upstream):
+        value, gradient = evaluation.with_values(
+            plan, *arrays[:4], upstream, divisor, gradient=True
+        )
+        return value, gradient
+    *alike, upstream = manual.alike((*arrays, upstream))
+    value, gradient = _evaluate(plan, alike, upstream, gradient=True)
+    value = primitives.loss(plan, value, alike, gradient if upstream is None else None)
+    gradient = primitives.slope(plan, gradient, alike, upstream)
     # As a gradient by differentiation, the one to predictions that all devices hold is the sum.
     axes = manual.axes(gradient) - manual.axes(predictions)
     return value, lax.psum(gradient, tuple(sorted(axes))) if axes else gradient
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(plan: Plan, *arrays: Any) -> Array:
-    *tensors, divisor = arrays
-    return _evaluate(plan, *tensors, None, divisor)[0]
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _loss(plan: Plan, *arrays: Any) -> Array:
+    (value,) = _evaluate(plan, arrays)
+    # JAX may compute the derivative of this program in place of the rule below.
+    return primitives.loss(plan, value, arrays)
 
 
-def _forward(plan: Plan, *primals: Any) -> tuple[Array, Any]:
-    if any(x is not None and x.perturbed for x in primals[1:]):
-        msg = (
-            "rounding='exact' has a gradient to the predictions only, and here targets or "
-            "sample_weight depend on what is differentiated; hold them with "
-            "jax.lax.stop_gradient, or use rounding='native', which differentiates all three."
-        )
-        raise UnsupportedError(msg)
-    *arrays, divisor = [None if x is None else x.value for x in primals]
+@partial(_loss.defjvp, symbolic_zeros=True)
+def _loss_jvp(plan: Plan, arrays: Any, tangents: Any) -> tuple[Any, Any]:
+    """Compute the gradient with the loss, and leave the derivative to `primitives`."""
     # A reduced loss is most often the end of a program, where the upstream gradient is 1. So
     # compute the gradient for that with the value.
-    reduced = plan.spec.reduction != "none"
-    value, *gradient = _evaluate(plan, *arrays, None, divisor, gradient=reduced)
-    return value, (arrays, divisor, gradient)
+    value, *gradient = _evaluate(plan, arrays, gradient=plan.spec.reduction != "none")
+    kept = gradient[0] if gradient else None
+    return primitives.loss_with_tangent(plan, value, arrays, kept, tangents)
 
 
-def _backward(plan: Plan, kept: Any, upstream: Any) -> tuple[Array | None, None, None, None, None]:
-    arrays, divisor, gradient = kept
-
-    def again() -> Array:
-        # Not the kept gradient times `upstream`, which would be rounded twice.
-        return _evaluate(plan, *arrays, upstream, divisor, gradient=True)[1]
-
-    if isinstance(upstream, SymbolicZero):
-        slope = None
-    elif not gradient:
-        slope = again()
-    elif not isinstance(upstream, Tracer) and getattr(upstream, "is_fully_replicated", True):
-        slope = gradient[0] if float(upstream) == 1 else again()
-    else:
-        with ops.x64():  # so that 64-bit arrays enter the branches as they are
-            slope = lax.cond(upstream == 1, lambda: gradient[0], again)
-    return slope, None, None, None, None
-
-
-_differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _evaluate(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for.
-
-    Args:
-        plan: the plan of the call.
-        *arrays: predictions, targets, sample_weight, mask, upstream, divisor; the last four may be
-            None.
-        gradient: whether to compute the gradient too.
-    """
-    compute = _with_values if _is_concrete(*arrays) else _traced
-    return compute(plan, *arrays, gradient=gradient)
-
-
-def _with_values(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    compute = _traced if _is_worth_compiling(plan, arrays) else _on_host
-    return compute(plan, *arrays, gradient=gradient)
-
-
-_MANY = 1 << 26
-"""Elements of calls with the same plan that the host computes before a program is compiled.
-
-The host takes about as long for them as compiling takes.
-"""
-
-
-def _is_worth_compiling(plan: Plan, arrays: tuple[Any, ...]) -> bool:
-    """Whether so many calls had this plan that a compiled program is faster than the host.
-
-    A compiled loop runs on the host in either case.
-    """
-    if arrays[5] is not None or ffi.takes(plan):
-        return False
-    return program.holds(plan, arrays[:5]) and next(_elements(plan)) >= _MANY
-
-
-@lru_cache(maxsize=4096)
-def _elements(plan: Plan) -> Iterator[int]:
-    """For each call with this plan, the number of elements in all calls before."""
-    assert plan.count is not None
-    return count(0, max(1, plan.count * (plan.classes or 1)))
-
-
-def _is_concrete(*arrays: Any) -> bool:
-    """Whether no array is traced and each is on a single device."""
-    return all(
-        x is None
-        or isinstance(x, np.ndarray)
-        or (isinstance(x, Array) and not isinstance(x, Tracer) and len(x.sharding.device_set) == 1)
-        for x in arrays
-    )
-
-
-def _on_host(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array, ...]:
-    given = [None if x is None else np.asarray(x) for x in arrays]
-    found = _exact().evaluate(plan, *given, gradient=gradient)
-    results = [np.asarray(x) for x in found if x is not None]
-    results = [x.view(jnp.bfloat16) if x.dtype == np.uint16 else x for x in results]
-    predictions = arrays[0]
-    if isinstance(predictions, Array) and predictions.committed:
-        return tuple(jax.device_put(results, predictions.device))
-    return tuple(jax.device_put(results))  # in the memory of the results, unlike jnp.asarray
-
-
-@cache
-def _exact() -> Any:
-    """`unifiedloss.exact`, imported in a thread that keeps the subnormal numbers of its tables.
-
-    It is imported here, because native mode does not need it.
-    """
-
-    def imported() -> Any:
-        from unifiedloss import exact
-
-        return exact
-
-    return host.run(imported)
-
-
-# ----------------------------------------------------------------------------------- under tracing
-
-
-def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
-    if plan.unchecked:
-        msg = (
-            "rounding='exact' calls back to Python, which jax.export cannot keep in a program; "
-            "use rounding='native'."
-        )
-        raise UnsupportedError(msg)
-    split, place = rows.split_of(plan, *arrays[:2]), rows.sharding(arrays[0])
-    arrays = manual.alike(arrays) if split is None else rows.placed(split, arrays)
-    wide = any(x is not None and x.dtype.itemsize == 8 for x in arrays)
-    with ops.x64() if wide or split is not None else nullcontext():  # totals have 64 bits
-        value, *slopes = _compiled(plan, gradient, split, *arrays)
-    if place is not None and any(place.spec):
-        slopes = [rows.move(x, place) for x in slopes]
-    return value, *slopes
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _no_jvp(
-    plan: Plan, gradient: bool, split: rows.Split | None, *arrays: Any
+def _evaluate(
+    plan: Plan, arrays: Any, upstream: Any = None, *, gradient: bool = False
 ) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for. Only `_backward` may differentiate the loss."""
-    if split is not None:
-        return rows.run(plan, split, arrays, _in_program, gradient=gradient)
-    return _in_program(plan, gradient, *arrays)
-
-
-def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
-    """The loss, and the gradient if asked for, where one program has all rows."""
-    *tensors, divisor = arrays
-    for way in (ffi, program) if divisor is None else ():  # none knows a divisor that is given
-        if way.holds(plan, tuple(tensors)):
-            return way.run(plan, tuple(tensors), gradient=gradient)
-    dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.predictions_dtype)][: 1 + gradient]
-    shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
-    forms = [
-        jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)
-    ]
-    return callback.on_each(partial(_fill, plan), forms, *arrays)
-
-
-@_no_jvp.defjvp
-def _refuse(*_: Any) -> Any:
-    msg = (
-        "rounding='exact' can be differentiated once, and this is the derivative of its gradient "
-        "or of value_and_grad; use rounding='native', or take the inner gradient at "
-        "jax.lax.stop_gradient(...) if it is meant to be a constant."
-    )
-    raise UnsupportedError(msg)
-
-
-# A callback takes arrays on several devices only in a compiled program. Within another trace this
-# is inlined.
-_compiled = jax.jit(_no_jvp, static_argnums=(0, 1, 2), inline=True)
-
-
-def _fill(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
-    """Run the kernel."""
-    value, *slopes = results
-    out = slopes[0] if slopes else None
-    found, _ = _exact().evaluate(plan, *arrays, gradient=out is not None, out=out)
-    value[...] = found.view(value.dtype)
-
-
-def on_host(job: Any, *arrays: Any) -> Array:
-    """Run a job of `unifiedloss.exact.pieces`, also in a compiled program."""
-    if _is_concrete(*arrays):
-        given = [None if x is None else np.asarray(x) for x in arrays]
-        with ops.x64():
-            return jnp.asarray(host.run(job.run, *given))
-    split = rows.split_of_job(job, arrays)
-    if split is not None:
-        arrays = rows.placed(split, rows.with_predictions(job, arrays))
-    with ops.x64():
-        found: Array = _on_host_compiled(job, split, *arrays)
-    return found
-
-
-@partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _on_host_compiled(job: Any, split: Any, *arrays: Any) -> Array:
-    given = [None if x is None else lax.stop_gradient(x) for x in arrays]
-    return callback.run_job(job, given) if split is None else rows.run_job(job, split, given)
+    """`evaluation.evaluate` without derivatives, which `primitives` give."""
+    with evaluation.in_width(*arrays):
+        *tensors, divisor, above = (
+            lax.stop_gradient(x) if isinstance(x, jax.core.Tracer) else x
+            for x in (*arrays, upstream)
+        )
+        return evaluation.evaluate(plan, *tensors, above, divisor, gradient=gradient)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from unifiedloss.plan import Plan, Signature, resolve
 
@@ -187,7 +189,6 @@ def settle(x: Array) -> Array:
 _INTEGERS = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
 
 
-@jax.custom_jvp
 def stored(x: Array) -> Array:
     """`x` rounded to its dtype, for a compiler that would keep more digits of it.
 
@@ -198,13 +199,27 @@ def stored(x: Array) -> Array:
     bitcasts, so a minimum stands between them. That minimum changes one NaN to another, and no
     number.
     """
+    found: Array = _stored_p.bind(x)
+    return found
+
+
+@jax.jit
+def _by_bits(x: Array) -> Array:
     form = _INTEGERS[x.dtype.itemsize]
     with x64() if x.dtype.itemsize == 8 else nullcontext():
         bits = jnp.minimum(lax.bitcast_convert_type(x, form), jnp.iinfo(form).max - 1)
         return lax.bitcast_convert_type(bits, x.dtype)
 
 
-@stored.defjvp
-@in_own_width
-def _stored_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _stored_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Any]:
     return stored(*primals), *tangents
+
+
+# A primitive, because JAX replaces a jax.custom_jvp within the derivative of a lax.scan by what it
+# computes, and the derivative of that is 0 here (test_other_derivatives_are_native).
+_stored_p = Primitive("unifiedloss_stored")
+_stored_p.def_impl(_by_bits)
+_stored_p.def_abstract_eval(lambda x: x)
+ad.primitive_jvps[_stored_p] = _stored_jvp
+batching.defvectorized(_stored_p)
+mlir.register_lowering(_stored_p, mlir.lower_fun(_by_bits, multiple_results=False))

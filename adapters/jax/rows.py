@@ -143,6 +143,14 @@ def beside(plan: Plan, inputs: Inputs) -> Inputs:
     return Inputs(*placed(split, inputs))
 
 
+def beside_losses(plan: Plan, found: Any, predictions: Any, targets: Any) -> Any:
+    """A result for each position, or one for all, placed as the losses of exact mode are."""
+    split = split_of(plan, predictions, targets)
+    if split is None or plan.spec.reduction != "none":
+        return found
+    return move(found, NamedSharding(split.mesh, split.positions))
+
+
 def _split(plan: Plan, mesh: Any, axes: list[tuple[str, ...]]) -> Split:
     assert plan.shape is not None
     lacking = len(plan.shape) - 1 if plan.average_last_axis else plan.axis

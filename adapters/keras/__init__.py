@@ -14,6 +14,7 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.keras import kernels, objects, ops
 from unifiedloss.adapters.keras.ops import BACKEND
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.evaluator import Evaluator, Terms
 from unifiedloss.plan import Plan
@@ -83,6 +84,12 @@ class KerasAdapter(Adapter):
 
     def stored(self, *tensors: Array | None) -> tuple[Array | None, ...]:
         return BACKEND.stored(*tensors)
+
+    def setting(self, *tensors: Array | None) -> Setting:
+        if in_symbolic_scope() or any(isinstance(x, keras.KerasTensor) for x in tensors):
+            return Setting(BACKEND.name)
+        found: Setting = BACKEND.setting(*tensors)
+        return found
 
     def read_in(self, spec: Loss, predictions: Any) -> Any:
         """Predictions in the dtype that a spec asks for, if the backend cannot hold their own."""
@@ -325,7 +332,8 @@ class _KerasOnNumPy(KerasAdapter):
         p, t, w, m, u = self._with_values(predictions, targets, sample_weight, mask, upstream)
         # NumPy cannot differentiate Keras' operations, but its adapter has closed-form gradients.
         value, gradient = BACKEND.value_and_grad(spec, p, t, w, m, u)
-        return (value if spec.rounding == "exact" else self.loss(spec, p, t, w, m)), gradient
+        exact = self.plan(spec, p, t, w, m).exact
+        return (value if exact else self.loss(spec, p, t, w, m)), gradient
 
 
 class _KerasOnTorch(KerasAdapter):

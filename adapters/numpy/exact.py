@@ -54,7 +54,7 @@ def _evaluate(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, Array | 
     value, slope = host.run(partial(exact.evaluate, gradient=gradient), plan, *arrays)
     # [()] makes a reduced loss a NumPy scalar, as np.mean does.
     rounded = _array(value, plan.result_dtype)[()]
-    return rounded, None if slope is None else _array(slope, plan.predictions_dtype)
+    return rounded, None if slope is None else _array(slope, plan.gradient_dtype)
 
 
 def _array(x: Array, dtype: str) -> Array:

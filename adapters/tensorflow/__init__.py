@@ -8,10 +8,21 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import tensorflow as tf
+from tensorflow.python.saved_model import save_context  # no public function says who saves
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.tensorflow import direct, exact, kernels, objects, ops, program, shapes
+from unifiedloss.adapters.tensorflow import (
+    callback,
+    direct,
+    exact,
+    kernels,
+    objects,
+    ops,
+    program,
+    shapes,
+)
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.autograph import no_autograph
 from unifiedloss.errors import DTypeError, UnknownTensorError
 from unifiedloss.floats import FORMATS
@@ -75,13 +86,24 @@ class TensorFlowAdapter(Adapter):
         return ops.to_numpy(tf.convert_to_tensor(x))
 
     def stored(self, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not program.compiles():
+        if not callback.compiles():
             return tensors
         return tuple(
             ops.stored(x) if x is not None and x.dtype.name in FORMATS else x for x in tensors
         )
 
     @no_autograph
+    def setting(self, *tensors: Tensor | None) -> Setting:
+        devices = [x.device for x in tensors if isinstance(x, tf.Tensor)]
+        on_host = all(not device or "CPU" in device for device in devices)
+        if tf.executing_eagerly():
+            mode = "eager"
+        elif save_context.in_save_context():
+            mode = "export"
+        else:
+            mode = "xla" if program.compiles() else "graph"
+        return Setting(self.name, "cpu" if on_host else "accelerator", mode)
+
     def loss(
         self,
         spec: Loss,

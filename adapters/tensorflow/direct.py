@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.eager import record  # see `exact`
 
 from unifiedloss import compiled, values
-from unifiedloss.adapters.tensorflow import exact, ops
+from unifiedloss.adapters.tensorflow import exact, further, ops
 from unifiedloss.compiled import threads
 from unifiedloss.plan import Plan
 
@@ -35,7 +35,7 @@ def loss(plan: Plan, predictions: Tensor, targets: Tensor) -> Tensor | None:
         return None
     keeps = False
     if record.could_possibly_record():
-        if record.should_record_backprop([targets]) or exact.has_tangent(predictions, targets):
+        if record.should_record_backprop([targets]) or further.has_tangent(predictions, targets):
             return None
         keeps = record.should_record_backprop([predictions])
     found = _evaluate(ready, predictions, targets, 1.0, gradient=keeps)
@@ -66,12 +66,13 @@ def _gradient(
 def _evaluate(
     ready: Any, predictions: Tensor, targets: Tensor, upstream: float, *, gradient: bool
 ) -> tuple[Tensor, Tensor | None] | None:
-    from unifiedloss.exact.loops import bits, memory_dtype
+    from unifiedloss.exact.loops import bits
     from unifiedloss.exact.rooms import aligned
+    from unifiedloss.exact.rounding import bits_of
 
     plan = ready.plan
     value = aligned((), np.dtype(np.float32))
-    slopes = aligned(plan.shape, memory_dtype(plan)) if gradient else None
+    slopes = aligned(plan.shape, bits_of(plan.predictions_dtype)) if gradient else None
     to = 0 if slopes is None else slopes
     halves = plan.predictions_dtype == "bfloat16"  # Python's buffers have no such numbers
     logits = bits(ops.to_numpy(predictions)) if halves else predictions

@@ -1,8 +1,6 @@
 """Exact mode in TensorFlow: the kernel of `unifiedloss.exact`, called on the host.
 
-TensorFlow computes nothing here, because it reads subnormal numbers as 0. In an eager call, the
-kernel reads the tensors' memory and TensorFlow takes over the memory of the results. In a graph,
-the kernel is called through tf.numpy_function, which XLA cannot compile.
+The loss and its gradient to the predictions are exact; every other derivative is native.
 """
 
 from __future__ import annotations
@@ -13,26 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import (  # no public function says what is watching
-    forwardprop_util,
-    record,
-)
+from tensorflow.python.eager import record  # no public function says what is watching
 
-from unifiedloss.adapters.tensorflow import ops, program, shapes
+from unifiedloss.adapters.tensorflow import callback, further, ops, program, shapes
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan, Signature, resolve
 from unifiedloss.spec import Loss
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
-
-_NODE = "unifiedloss_exact_mode_needs_the_host_so_set_jit_compile_False"
-"""The name of the host call: an XLA error shows only the name of the node it cannot compile."""
-
-_SECOND = (
-    "rounding='exact' has no second derivative, as its gradient is rounded; "
-    "rounding='native' has one."
-)
 
 
 class _Call(NamedTuple):
@@ -49,33 +36,30 @@ class _Call(NamedTuple):
     dtypes: tuple[str | None, ...]
     result: str
 
+    @property
+    def native(self) -> further.NativeLoss:
+        """The same call with ``rounding="native"``."""
+        return further.NativeLoss(self.spec, tuple(dtype is not None for dtype in self.dtypes))
+
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     """The loss of (predictions, targets, sample_weight, mask); loss and gradient are exact.
 
     A fifth tensor is the divisor.
     """
-    for name, x in (("targets", tensors[1]), ("sample_weight", tensors[2])):
-        if x is not None and record.should_record_backprop([x]):
-            msg = (
-                "rounding='exact' gives a gradient to the predictions alone, and a tape watches "
-                f"{name}; pass tf.stop_gradient({name}), or use rounding='native', which "
-                "differentiates by both."
-            )
-            raise UnsupportedError(msg)
-    if program.compiles():
+    if callback.compiles():
         _refuse_divisor(tensors)
         return program.loss(plan, *tensors)
     call, given = _prepared(plan, tensors)
     spec = call.spec
     if tf.executing_eagerly() and not record.could_possibly_record():
-        (result,) = _on_host(partial(_evaluate, call, gradient=False), given, [call.result])
+        (result,) = callback.on_host(partial(_evaluate, call, gradient=False), given, [call.result])
         return result
     # While a tape records, compute the gradient with the loss, because both need the same
     # exponentials. Not under "none": the upstream gradient there is seldom the 1 that this gradient
     # is for.
     keeps = spec.reduction != "none" and record.should_record_backprop(given[:1])
-    result = _loss(call, bool(keeps))(*given)
+    result = _loss(call, bool(keeps), _differentiated(given))(*given)
     result.set_shape(plan.positions if spec.reduction == "none" else ())
     return result
 
@@ -93,20 +77,32 @@ def value_and_grad(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, Tensor]
     *tensors, upstream = tensors  # type: ignore[assignment]
     value = loss(plan, *tensors)
     upstream = shapes.shaped_like(value, upstream)
-    if program.compiles():
+    if callback.compiles():
         return value, program.gradient(plan, upstream, *tensors)
     return value, gradient(plan, upstream, *tensors)
 
 
 def gradient(plan: Plan, upstream: Tensor, *tensors: Tensor | None) -> Tensor:
-    """The gradient to the predictions, which refuses to be differentiated."""
+    """The gradient to the predictions."""
     call, given = _prepared(plan, tensors)
     return _slope(call, upstream.dtype.name)(upstream, *given)
 
 
-def has_tangent(*tensors: Tensor) -> bool:
-    """Whether a tf.autodiff.ForwardAccumulator looks at one of these tensors."""
-    return bool(forwardprop_util.pack_tangents(tensors).tangents)
+def _differentiated(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    """Which tensors beside the predictions a tape or a ForwardAccumulator may differentiate by.
+
+    Around a graph nobody knows, so there it is all that are floating.
+    """
+    return tuple(
+        i
+        for i in further.floating(tensors)
+        if i > 0
+        and (
+            not tf.executing_eagerly()
+            or record.should_record_backprop([tensors[i]])
+            or further.has_tangent(tensors[i])
+        )
+    )
 
 
 def _refuse_divisor(tensors: Sequence[Tensor | None]) -> None:
@@ -120,7 +116,7 @@ def _refuse_divisor(tensors: Sequence[Tensor | None]) -> None:
 
 def on_host(job: Any, tensors: Sequence[Tensor | None]) -> Tensor:
     """Run a job of `unifiedloss.exact.pieces`, also in a graph."""
-    if program.compiles():
+    if callback.compiles():
         msg = (
             "rounding='exact' has no totals in a program that XLA compiles; trace with "
             "jit_compile=False, where the host computes them, or use rounding='native'."
@@ -128,11 +124,13 @@ def on_host(job: Any, tensors: Sequence[Tensor | None]) -> Tensor:
         raise UnsupportedError(msg)
 
     def run(*arrays: Array) -> list[Array]:
-        given = iter(arrays)
-        return [job.run(*(None if x is None else next(given) for x in tensors))]
+        rest = iter(arrays)
+        return [job.run(*(None if x is None else next(rest) for x in tensors))]
 
     shape, dtype = job.form
-    (result,) = _on_host(run, [tf.stop_gradient(x) for x in tensors if x is not None], [dtype])
+    (result,) = callback.on_host(
+        run, [tf.stop_gradient(x) for x in tensors if x is not None], [dtype]
+    )
     return tf.ensure_shape(result, shape)
 
 
@@ -154,16 +152,23 @@ def _prepared(plan: Plan, tensors: tuple[Tensor | None, ...]) -> tuple[_Call, li
 
 
 @cache
-def _loss(call: _Call, keeps: bool) -> Callable[..., Tensor]:
+def _loss(call: _Call, keeps: bool, wanted: tuple[int, ...]) -> Callable[..., Tensor]:
+    """The loss as a function of the given tensors.
+
+    Args:
+        call: the call.
+        keeps: whether to compute the gradient with the loss.
+        wanted: the tensors beside the predictions to whose gradients it leads.
+    """
     dtypes = [dtype for dtype in call.dtypes if dtype is not None]
 
     def loss(*tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
         made = [call.result, dtypes[0]] if keeps else [call.result]
-        value, *kept = _on_host(partial(_evaluate, call, gradient=keeps), tensors, made)
+        value, *kept = callback.on_host(partial(_evaluate, call, gradient=keeps), tensors, made)
 
-        def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
+        def gradient(upstream: Tensor) -> list[Tensor | None]:
             slope = _slope(call, upstream.dtype.name, keeps=keeps)(upstream, *kept, *tensors)
-            return slope, *map(_refused_gradient, tensors[1:])
+            return [slope, *further.gradients(call.native, upstream, tensors, wanted)[1:]]
 
         return value, gradient
 
@@ -180,31 +185,43 @@ def _slope(call: _Call, upstream_dtype: str, *, keeps: bool = False) -> Callable
     dtypes = [dtype for dtype in call.dtypes if dtype is not None]
 
     def slope(upstream: Tensor, *tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        given = tensors[keeps:]
+
         def again() -> Tensor:
-            given = (upstream, *tensors[keeps:])
-            return _on_host(partial(_differentiate, call), given, dtypes[:1])[0]
+            job = partial(_differentiate, call)
+            return callback.on_host(job, (upstream, *given), dtypes[:1])[0]
 
         if not keeps:
             result = again()
         elif tf.executing_eagerly():
             result = tf.identity(tensors[0]) if _is_one(ops.to_numpy(upstream)) else again()
         else:
-            result = tf.cond(tf.equal(upstream, 1), lambda: tf.identity(tensors[0]), again)
+            result = _again_unless_one(upstream, tensors[0], again)
 
-        def gradient(second: Tensor) -> list[Tensor | None]:
-            if tf.executing_eagerly():
-                raise UnsupportedError(_SECOND)
-            # TensorFlow builds this graph even if nobody asks for the second derivative. If it runs
-            # then, `second` is 0.
-            unused = tf.reduce_all(tf.equal(second, 0))
-            with tf.control_dependencies([tf.debugging.Assert(unused, [_SECOND])]):
-                return [
-                    tf.zeros_like(x) if x.dtype.is_floating else None for x in (upstream, *tensors)
-                ]
+        def gradient(above: Tensor) -> list[Tensor | None]:
+            by_upstream, *rest = further.second(call.native, above, upstream, given)
+            return [by_upstream, *[None] * keeps, *rest]
 
         return result, gradient
 
     return _differentiable(slope, [upstream_dtype, *dtypes[:1] * keeps, *dtypes])
+
+
+def _again_unless_one(upstream: Tensor, kept: Tensor, again: Callable[[], Tensor]) -> Tensor:
+    """What was kept for an upstream gradient of 1, and else again(), in a graph.
+
+    This is a loop of at most one step. tf.vectorized_map and jacobians split a tf.cond by its
+    condition, and fail where a host call has no element in its branch (test_jacobians_and_maps).
+    """
+    unknown: Any = tf.TensorShape(None)
+    with record.stop_recording():
+        _, result = tf.while_loop(
+            lambda other, _: other,
+            lambda other, _: (other & False, again()),
+            (tf.not_equal(upstream, tf.constant(1, upstream.dtype)), kept),
+            shape_invariants=(tf.TensorShape(()), unknown),
+        )
+    return result
 
 
 def _differentiable(function: Callable[..., Any], dtypes: Sequence[str]) -> Callable[..., Tensor]:
@@ -213,70 +230,18 @@ def _differentiable(function: Callable[..., Any], dtypes: Sequence[str]) -> Call
     traced = shapes.traced_once(eager, *dtypes)
 
     def call(*tensors: Tensor) -> Tensor:
-        return (eager if tf.executing_eagerly() else traced)(*tensors)
+        if tf.executing_eagerly():
+            return eager(*tensors)
+        # A tape over a ForwardAccumulator finds nothing behind a graph of its own
+        # (test_derivatives_in_a_graph).
+        return (further.differentiable(function) if further.has_tangent(*tensors) else traced)(
+            *tensors
+        )
 
     return call
 
 
-def _refused_gradient(x: Tensor) -> Tensor | None:
-    """The gradient to a tensor that exact mode does not differentiate by: NaN in a graph.
-
-    Around a tf.function TensorFlow asks for the gradient to every argument, also if no tape watches
-    it, so this cannot raise. It cannot be 0 either, because a tape may be watching.
-    """
-    return None if tf.executing_eagerly() else program.nan_gradient(x)
-
-
 # ------------------------------------------------------------------------------------- on the host
-
-
-@cache
-def _host() -> Any:
-    from unifiedloss import host  # imported here: it starts a thread that native mode does not need
-
-    return host
-
-
-@cache
-def _exact() -> Any:
-    from unifiedloss import exact
-
-    return exact
-
-
-def _on_host(
-    function: Callable[..., Sequence[Array]], tensors: Sequence[Tensor], dtypes: Sequence[str]
-) -> list[Tensor]:
-    """Call a function of arrays on tensors. It returns bfloat16 results as their bits."""
-    _host().run(_exact)  # import it in a thread that keeps the subnormal numbers of its tables
-    if tf.executing_eagerly():
-        made = [_tensor(x, tensors[0].device) for x in function(*map(ops.to_numpy, tensors))]
-    else:
-        stored = [tf.uint16 if dtype == "bfloat16" else dtype for dtype in dtypes]
-        made = tf.numpy_function(function, tensors, stored, stateful=False, name=_NODE)
-    return [
-        tf.bitcast(x, dtype) if dtype == "bfloat16" else x
-        for x, dtype in zip(made, dtypes, strict=True)
-    ]
-
-
-def _tensor(x: Array, device: str) -> Tensor:
-    """An array as a tensor in the same memory, or in a copy that TensorFlow can use.
-
-    TensorFlow crashes at memory that is not aligned to 64 bytes (VoVAllen/tf-dlpack#4;
-    test_memory_that_tensorflow_cannot_use_is_copied).
-    """
-    if x.ctypes.data % 64 or not x.flags.c_contiguous or not x.flags.writeable:
-        from unifiedloss.exact.rooms import aligned
-
-        out = aligned(x.shape, x.dtype)
-        out[...] = x
-        x = out
-    made = tf.experimental.dlpack.from_dlpack(x.__dlpack__())
-    if made.device == device:
-        return made
-    with tf.device(device):
-        return tf.identity(made)
 
 
 def _evaluate(
@@ -287,7 +252,7 @@ def _evaluate(
     tensors: list[Any] = [None if dtype is None else next(given) for dtype in call.dtypes]
     plan = _plan(call, *(None if x is None else x.shape for x in tensors[:4]))
     predictions, targets, weight, mask, *divisor = tensors
-    value, slope = _exact().evaluate(
+    value, slope = callback.exact().evaluate(
         plan, predictions, targets, weight, mask, upstream, *divisor, gradient=gradient
     )
     return [np.asarray(x) for x in (value, slope) if x is not None]
@@ -304,7 +269,7 @@ def _plan(call: _Call, *sizes: tuple[int, ...] | None) -> Plan:
         None if dtype is None else Signature(size, dtype)
         for size, dtype in zip(sizes, call.dtypes[:4], strict=True)
     ]
-    plan: Plan = _host().run(resolve, call.spec, *signatures)
+    plan: Plan = callback.host().run(resolve, call.spec, *signatures)
     return plan
 
 

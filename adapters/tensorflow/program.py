@@ -7,26 +7,18 @@ is refused while it is traced.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import record  # see `exact`
-from tensorflow.python.ops import control_flow_util  # no public function says who compiles
 
+from unifiedloss.adapters.tensorflow import further
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan
 
 Tensor = Any
-
-
-def compiles() -> bool:
-    """Whether XLA will compile this graph: within tf.function(jit_compile=True), at any depth."""
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
 
 
 def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
@@ -38,7 +30,8 @@ def loss(plan: Plan, *tensors: Tensor | None) -> Tensor:
     # the loss is for.
     keeps = plan.spec.reduction != "none" and record.should_record_backprop(given[:1])
     result = _loss(plan, is_given, tuple(x.dtype.name for x in given), bool(keeps))(*given)
-    return tf.ensure_shape(result, plan.positions if plan.spec.reduction == "none" else ())
+    result.set_shape(plan.positions if plan.spec.reduction == "none" else ())
+    return result
 
 
 def gradient(plan: Plan, upstream: Tensor, *tensors: Tensor | None) -> Tensor:
@@ -76,13 +69,15 @@ def _loss(
     def loss(*tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
         value, *kept = _evaluate(plan, is_given, tensors, None, gradient=keeps)
 
-        def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
+        def gradient(upstream: Tensor) -> list[Tensor | None]:
             slope = _slope(plan, is_given, dtypes, keeps)(upstream, *kept, *tensors)
-            return slope, *map(nan_gradient, tensors[1:])
+            wanted = further.floating(tensors)[1:]
+            native = further.NativeLoss(plan.spec, is_given)
+            return [slope, *further.gradients(native, upstream, tensors, wanted)[1:]]
 
         return value, gradient
 
-    return tf.custom_gradient(loss)
+    return further.differentiable(loss)
 
 
 @lru_cache(4096)
@@ -107,27 +102,14 @@ def _slope(
         else:
             result = tf.cond(tf.equal(upstream, 1), lambda: tensors[0], again)
 
-        def gradient(second: Tensor) -> list[Tensor | None]:
-            # There is no second derivative. It is NaN, because XLA drops assertions. If nobody asks
-            # for it, `second` is 0, and so is this.
-            wanted = tf.reduce_any(tf.not_equal(second, 0))
-
-            def poisoned(x: Tensor) -> Tensor | None:
-                if not x.dtype.is_floating:
-                    return None
-                nan, zero = tf.constant(math.nan, x.dtype), tf.constant(0, x.dtype)
-                return tf.fill(tf.shape(x), tf.where(wanted, nan, zero))
-
-            return [poisoned(x) for x in (upstream, *tensors)]
+        def gradient(above: Tensor) -> list[Tensor | None]:
+            native = further.NativeLoss(plan.spec, is_given)
+            by_upstream, *rest = further.second(native, above, upstream, tensors[keeps:])
+            return [by_upstream, *[None] * keeps, *rest]
 
         return result, gradient
 
-    return tf.custom_gradient(slope)
-
-
-def nan_gradient(x: Tensor) -> Tensor | None:
-    """NaN for a floating tensor, which exact mode does not differentiate by, see `exact`."""
-    return tf.fill(tf.shape(x), tf.constant(math.nan, x.dtype)) if x.dtype.is_floating else None
+    return further.differentiable(slope)
 
 
 def _evaluate(

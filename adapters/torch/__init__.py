@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.adapters.torch import exact, kernels, objects, ops
 from unifiedloss.adapters.torch.local import LocalParts
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Inputs
@@ -29,6 +30,9 @@ _NAMES = {dtype: name for name, dtype in ops.DTYPES.items()}
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 # The innermost torch.func transform now, or None. No public function returns it.
 _transform = _functorch.peek_interpreter_stack
+_NONE = type(None)
+"""For `isinstance`, because torch.compile traces the result of `_transform` as an object, whose
+class it knows, and which it does not find to be None."""
 
 # How many dispatch modes are active, such as make_fx's. No public function returns it.
 _modes = torch._C._len_torch_dispatch_stack
@@ -245,6 +249,10 @@ class TorchAdapter(Adapter):
             return self._resolve(spec, predictions, targets, sample_weight, mask)
         return super().plan(spec, predictions, targets, sample_weight, mask)
 
+    def setting(self, *tensors: Tensor | None) -> Setting:
+        on_host = all(x is None or x.device.type == "cpu" for x in tensors)
+        return Setting(self.name, "cpu" if on_host else "accelerator", _mode())
+
     def _resolve(self, spec: Loss, *tensors: Tensor | None) -> Plan:
         # This is checked here and not in `loss`, because every call under torch.jit.trace gets
         # here: its extents are tensors, each a new object, so no plan is found in the cache.
@@ -308,10 +316,8 @@ class TorchAdapter(Adapter):
         mask: Tensor | None,
         divisor: Any = None,
     ) -> Tensor:
-        if divisor is not None:
-            tensors = predictions, targets, sample_weight, mask
-            return _pieces().loss(plan, *tensors, divisor=divisor)
-        return exact.loss(plan, predictions, targets, sample_weight, mask)
+        by = _constant(divisor)
+        return exact.loss(plan, predictions, targets, sample_weight, mask, by)
 
     def exact_value_and_grad(
         self,
@@ -323,11 +329,8 @@ class TorchAdapter(Adapter):
         upstream: Tensor | None,
         divisor: Any = None,
     ) -> tuple[Tensor, Tensor]:
-        if divisor is not None:
-            tensors = predictions, targets, sample_weight, mask
-            return _pieces().value_and_grad(plan, *tensors, upstream=upstream, divisor=divisor)
-        assert upstream is not None
-        return exact.value_and_grad(plan, predictions, targets, sample_weight, mask, upstream)
+        tensors = predictions, targets, sample_weight, mask
+        return exact.value_and_grad(plan, *tensors, upstream, _constant(divisor))
 
     def exact_divisor(self, number: float) -> Any:
         if torch.compiler.is_compiling():
@@ -401,8 +404,15 @@ def _check_devices(predictions: Any, *companions: Any) -> None:
             raise UnsupportedError(msg)
 
 
+def _constant(divisor: Any) -> Tensor | None:
+    """The divisor of exact mode as a constant tensor."""
+    if divisor is None or isinstance(divisor, Tensor):
+        return None if divisor is None else divisor.detach()
+    return torch.from_numpy(divisor)
+
+
 def _pieces() -> Any:
-    """The module for pieces in exact mode, which native mode does not need."""
+    """The module for totals in exact mode, which native mode does not need."""
     # An import statement, because torch.compile traces it, see `unifiedloss.registry`.
     from unifiedloss.adapters.torch import pieces
 
@@ -442,6 +452,15 @@ def _trivially_valid(plan: Plan, targets: Tensor) -> bool:
         targets = targets.view(_INTEGERS[targets.dtype])
     ends = torch.aminmax(targets)
     return bool(ends.min.item() >= 0 and ends.max.item() <= limit)
+
+
+def _mode() -> str:
+    """The mode of a call, as `Setting` names it."""
+    if not torch.compiler.is_compiling():
+        return "eager"
+    if torch.compiler.is_exporting():
+        return "export"
+    return "compiled" if isinstance(_transform(), _NONE) else "transform"
 
 
 def _is_proxied() -> bool:

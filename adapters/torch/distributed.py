@@ -185,6 +185,7 @@ def loss(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any, divisor: Any)
     if not is_any(*tensors):
         return adapter.loss(spec, *tensors, divisor)
     parts = _parts(make, adapter, spec, *tensors)
+    spec = spec.rounded(parts.plan.rounding)
     if spec.rounding == "exact":
         return parts.positions(_exact_loss(parts, spec, divisor))
     return parts.positions(parts.of_call.loss(spec, *parts.tensors, divisor))
@@ -199,7 +200,7 @@ def value_and_grad(
         found: tuple[Any, Any] = adapter.value_and_grad(spec, *tensors, upstream, divisor)
         return found
     parts = _parts(make, adapter, spec, *tensors)
-    layout = parts.layout
+    spec, layout = spec.rounded(parts.plan.rounding), parts.layout
     if upstream is not None:
         _, upstream = adapter.to_tensors(tensors[0], upstream)
         upstream = layout.local("upstream", upstream, layout.of_positions(upstream.ndim))
@@ -218,7 +219,7 @@ def totals(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any) -> Any:
     """`unifiedloss.adapter.Adapter.totals` of DTensors: parts that are added when they are read."""
     of_pieces.refuse_none(spec)
     parts = _parts(make, adapter, spec, *tensors)
-    layout = parts.layout
+    spec, layout = spec.rounded(parts.plan.rounding), parts.layout
     vector = of_pieces.totals(parts.of_piece, spec, *parts.tensors)
     return layout.whole(vector, layout.sums(layout.over_positions))
 
@@ -228,7 +229,7 @@ def divisor_of(make: MakeLocal, adapter: Any, spec: Loss, *tensors: Any, dtype: 
     of_pieces.refuse_other_reductions(spec, "divisor_of")
     name = of_pieces.dtype_name(adapter, dtype)
     parts = _parts_of_divisor(make, adapter, spec, *tensors, dtype=name)
-    layout = parts.layout
+    spec, layout = spec.rounded(parts.plan.rounding), parts.layout
     _, targets, weight, mask = parts.tensors
     found = of_pieces.divisor_of(parts.of_piece, spec, targets, weight, mask, name)
     return layout.whole(found, layout.sums(layout.over_positions))
@@ -261,9 +262,26 @@ def _exact_loss(parts: _Parts, spec: Loss, divisor: Any) -> Tensor:
     wanted = any(x is not None and x.requires_grad for x in parts.tensors)
     if not (wanted and torch.is_grad_enabled()):
         return value
+    if spec.reduction == "mean" and divisor is None:
+        _refuse_gradients_of_divisor(parts)
     piece = parts.of_piece.loss(spec, *parts.tensors, by)
     found: Tensor = _WithValue.apply(piece, value)
     return found
+
+
+def _refuse_gradients_of_divisor(parts: _Parts) -> None:
+    """Refuse a gradient to a tensor that the divisor depends on, which is given to each process."""
+    plan = parts.plan
+    _, targets, weight, _ = parts.tensors
+    of_targets = targets if plan.kind == "dense" and plan.class_weights is not None else None
+    for name, x in (("targets", of_targets), ("sample_weight", weight)):
+        if plan.divisor == "weights" and x is not None and x.requires_grad:
+            msg = (
+                f"rounding='exact' gives no gradient to {name} where the positions of a mean with "
+                f"divisor='weights' are split, as the divisor depends on {name}; detach {name}, "
+                "or use rounding='native'."
+            )
+            raise UnsupportedError(msg)
 
 
 def _exact_value_and_grad(

@@ -38,10 +38,19 @@ def cast_labels(x: Tensor) -> Tensor:
 
 def finite(x: Tensor) -> Tensor:
     largest = torch.finfo(x.dtype).max
+    return with_derivatives_of(x, x.clamp(-largest, largest))
+
+
+def with_derivatives_of(x: Tensor, values: Tensor) -> Tensor:
+    """`values` with the derivatives of x in both modes, as if they were x.
+
+    The derivative of torch.clamp is 0 at infinity, and in nested forward mode that of a Function
+    is 0 (pytorch#197867).
+    """
     y = x.clone()
-    # Autograd records only the copy, so the derivative is 1. That of torch.clamp is 0 at infinity.
-    with torch.no_grad():
-        y.copy_(x.clamp(-largest, largest))
+    # What is recorded is the clone alone.
+    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):  # noqa: FBT003 - its only way
+        y.copy_(values)
     return y
 
 
@@ -54,11 +63,9 @@ def stored(x: Tensor) -> Tensor:
     which changes one NaN to another, and no number.
     """
     form = _INTEGERS[x.dtype.itemsize]
-    y = x.clone()
-    # Keep both derivatives of the clone; see `finite`.
-    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):  # noqa: FBT003 - its only way
-        y.copy_(x.view(form).clamp(max=torch.iinfo(form).max - 1).view(x.dtype))
-    return y
+    with torch.no_grad():
+        rounded = x.view(form).clamp(max=torch.iinfo(form).max - 1).view(x.dtype)
+    return with_derivatives_of(x, rounded)
 
 
 def sum_axis(x: Tensor, axis: int) -> Tensor:

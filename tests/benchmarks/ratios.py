@@ -27,6 +27,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tests.benchmarks.goals import IMPORT_AIM, IMPORT_MUST, Goal, Row, goal, judged_by
+from tests.benchmarks.pages import write_between
 from tests.benchmarks.pairs import BOTH, CASES, FORWARD
 from tests.benchmarks.worker import ENVIRONMENT
 from unifiedloss import compiled
@@ -267,23 +268,6 @@ def _cell(row: Row) -> str:
     return f"{duration(row['ours'])} / {duration(row['native'])}: {value}"
 
 
-def write_page(file: Path, results: dict[str, Any]) -> None:
-    """Replace the text between the two markers of a page.
-
-    Raises:
-        SystemExit: the page does not have each marker exactly once.
-    """
-    text = file.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        sys.exit(
-            f"{file.name} needs the lines {BEGIN} and {END}, "
-            "once each, around what is to be replaced."
-        )
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    file.write_text(f"{head}{BEGIN}\n\n{page(results)}\n\n{END}{tail}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure, print the tables, and write the files that the options name."""
     parser = argparse.ArgumentParser(
@@ -337,7 +321,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     if arguments.markdown:
-        write_page(arguments.markdown, results)
+        write_between(arguments.markdown, BEGIN, END, page(results))
 
 
 if __name__ == "__main__":

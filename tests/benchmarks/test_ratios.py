@@ -12,6 +12,7 @@ import pytest
 
 from tests.benchmarks import goals, pairs, ratios
 from tests.benchmarks.measure import side_by_side
+from tests.benchmarks.pages import write_between
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,7 +134,7 @@ def test_page_is_replaced_between_the_markers(tmp_path: Path) -> None:
         "import": 6e-3,
     }
     for _ in range(2):  # writing the page again changes nothing
-        ratios.write_page(page, results)
+        write_between(page, ratios.BEGIN, ratios.END, ratios.page(results))
         text = page.read_text(encoding="utf-8")
         assert text.startswith("before\n\n<!--")
         assert text.endswith("-->\n\nafter\n")
@@ -149,7 +150,7 @@ def test_page_without_markers_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("text", encoding="utf-8")
     with pytest.raises(SystemExit, match="needs the lines"):
-        ratios.write_page(page, {})
+        write_between(page, ratios.BEGIN, ratios.END, "")
     assert page.read_text(encoding="utf-8") == "text"
 
 

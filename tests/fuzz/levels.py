@@ -33,6 +33,11 @@ LABELS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint6
 MOST = 1 << 17
 """The most predictions of a call."""
 
+MOST_WIDE = 1 << 12
+"""The same of float64, of which balls compute every number at the level "numpy"."""
+
+DTYPES = ("float32", "float32", "float32", "float64")
+
 _FEW = 1 << 10
 
 
@@ -51,14 +56,18 @@ def draw(seed: int, most: int = MOST) -> Call:
     """The call of a seed, with at most so many predictions."""
     rng = np.random.default_rng(seed)
     name = str(pick(rng, ("cross_entropy", *LOSSES)))
+    dtype = str(pick(rng, DTYPES))
+    most = min(most, MOST_WIDE) if dtype == "float64" else most
     size = int(2 ** rng.uniform(0, np.log2(most)))
     classes = int(2 ** rng.uniform(0, np.log2(most / 2))) if rng.random() < 0.3 else 0
     classes = classes or int(2 ** rng.uniform(0, 10))
     n = max(1, size // classes) if name == "cross_entropy" else size
     shape = (n, classes) if name == "cross_entropy" else (n,)
-    predictions = _laid_out(rng, _numbers(rng, shape))
+    predictions = _laid_out(rng, _numbers(rng, shape, dtype))
     spec = _spec(rng, name, classes)
-    targets = _laid_out(rng, _labels(rng, n, classes) if len(shape) > 1 else _targets(rng, name, n))
+    of_labels = len(shape) > 1
+    targets = _labels(rng, n, classes) if of_labels else _targets(rng, name, n, dtype)
+    targets = _laid_out(rng, targets)
     weight = _weights(rng, n) if rng.random() < 0.4 else None
     mask = rng.random(n) < rng.random() if rng.random() < 0.3 else None
     upstream: Any = None
@@ -74,8 +83,8 @@ def draw(seed: int, most: int = MOST) -> Call:
     return Call(plan, predictions, targets, weight, mask, upstream)
 
 
-def _numbers(rng: Rng, shape: tuple[int, ...]) -> Array:
-    """Float32 numbers of one spread, some of them quantised, far off, infinite, or NaN."""
+def _numbers(rng: Rng, shape: tuple[int, ...], dtype: str) -> Array:
+    """Numbers of one spread, some of them quantised, far off, infinite, or NaN."""
     spread = 10.0 ** rng.uniform(-6, 2)
     x = rng.normal(scale=spread, size=shape)
     if rng.random() < 0.3:
@@ -90,7 +99,9 @@ def _numbers(rng: Rng, shape: tuple[int, ...]) -> Array:
         x[rng.random(shape) < rng.random()] = -np.inf
     elif odd < 0.2:
         x.flat[rng.integers(0, x.size, 3)] = rng.choice([np.nan, np.inf, -np.inf, 3e38, 1e-40], 3)
-    return x.astype(np.float32)
+    if dtype == "float64" and rng.random() < 0.2:
+        x *= 10.0 ** rng.uniform(-320, 300)
+    return x.astype(dtype)
 
 
 def _labels(rng: Rng, n: int, classes: int) -> Array:
@@ -104,9 +115,11 @@ def _labels(rng: Rng, n: int, classes: int) -> Array:
     return labels
 
 
-def _targets(rng: Rng, name: str, n: int) -> Array:
+def _targets(rng: Rng, name: str, n: int, dtype: str) -> Array:
+    if dtype == "float64" and rng.random() < 0.5:
+        return rng.random(n) if name == "binary_cross_entropy" else _numbers(rng, (n,), dtype)
     if name != "binary_cross_entropy":
-        t = _numbers(rng, (n,))
+        t = _numbers(rng, (n,), "float32")
         return _retyped(rng, t if rng.random() < 0.7 else np.round(t))
     t = rng.random(n)
     kind = rng.random()

@@ -113,7 +113,8 @@ class Work:
             cross-entropy also float16, or bfloat16 as its bits in uint16.
         targets: contiguous: labels (n,) of any integer type, or float32 numbers.
         todo: bool (n,), the positions to compute, or None for all.
-        weight: float64 (n,), the weights of the losses, or None for 1.
+        weight: float64 (n,), the weights of the losses, or None for 1. Like several factors, only
+            for the cross-entropy; `Mixed` has those of the other losses.
         factor: float64 (n,) or one number, the factors of the slopes.
         factor_is_exact: whether the one factor is a power of two.
         divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
@@ -281,7 +282,8 @@ def left_of(
     )
 
 
-def _address(x: Array | None) -> int:
+def address(x: Array | None) -> int:
+    """The address of an array; 0 for None."""
     return 0 if x is None else int(x.__array_interface__["data"][0])
 
 
@@ -294,7 +296,7 @@ def form_of(numbers: Array) -> int:
 def _factors(work: Work) -> tuple[int, float]:
     """The address of the factors and 1, or 0 and the one factor."""
     factor = work.factor
-    return (0, factor) if isinstance(factor, float) else (_address(factor), 1.0)
+    return (0, factor) if isinstance(factor, float) else (address(factor), 1.0)
 
 
 def cross_entropy(work: Work) -> tuple[Total, int]:
@@ -310,19 +312,19 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
         form_of(rows),
         FORMS.index(work.loss_dtype),
         FORMS.index(work.slope_dtype),
-        _address(rows),
+        address(rows),
         *rows.shape,
         rows.strides[0] // rows.itemsize,
-        _address(labels),
+        address(labels),
         labels.itemsize,
         labels.dtype.kind == "i",
-        _address(work.todo),
-        _address(work.weight),
+        address(work.todo),
+        address(work.weight),
         *_factors(work),
-        _address(work.losses),
-        _address(work.slopes),
-        _address(work.left),
-        _address(work.elements),
+        address(work.losses),
+        address(work.slopes),
+        address(work.left),
+        address(work.elements),
         len(work.elements),
         *_of_soft(work.soft),
     )
@@ -335,8 +337,8 @@ def _of_soft(soft: Soft | None) -> tuple[float, ...]:
         return (0,) * 8
     targets = soft.targets
     form, stride = (0, 0) if targets is None else (form_of(targets), targets.shape[1])
-    weights = _address(soft.class_weights), soft.by_position
-    return 1, _address(targets), form, stride, soft.least, soft.smoothing, *weights
+    weights = address(soft.class_weights), soft.by_position
+    return 1, address(targets), form, stride, soft.least, soft.smoothing, *weights
 
 
 def second_tier(
@@ -344,7 +346,7 @@ def second_tier(
     results: tuple[Array, Array, Array],
     factors: Array,
     divisor: Array,
-    constants: tuple[Array, Array],
+    constants: Array,
     dtypes: tuple[str, str],
     soft: Soft | None = None,
 ) -> tuple[Array, Array]:
@@ -356,7 +358,7 @@ def second_tier(
             column of a loss is -1.
         factors: float64 (3, n); the results are multiplied by their product.
         divisor: float64 (3,), of the slopes: high part, low part and relative error.
-        constants: log(2) / 64 in three parts, and 2^(j / 64) in high and low parts (2, 64).
+        constants: float64, see pairs.h.
         dtypes: the dtypes to which losses and slopes are rounded.
         soft: as in `Work`, with float32 targets. There are only slopes then.
 
@@ -367,15 +369,15 @@ def second_tier(
     rounded, left = np.empty(n, np.float32), np.empty(n, bool)
     _loops.second_tier(
         level_number(),
-        _address(predictions),
+        address(predictions),
         predictions.shape[1],
         predictions.strides[0] // 4,
         n,
-        *map(_address, (*results, factors, divisor, *constants)),
+        *map(address, (*results, factors, divisor, constants)),
         *map(FORMS.index, dtypes),
         *_of_soft(soft),
-        _address(rounded),
-        _address(left),
+        address(rounded),
+        address(left),
     )
     return rounded, left
 
@@ -385,7 +387,7 @@ def exact_sum(numbers: Array) -> Array:
 
     `unifiedloss.exact.limbs` describes limbs and counts.
     """
-    found = _loops.exact_sum(level_number(), _address(numbers), numbers.size)
+    found = _loops.exact_sum(level_number(), address(numbers), numbers.size)
     return np.frombuffer(found, np.int64)
 
 
@@ -401,7 +403,7 @@ def sum_of_losses(
         parameter: as for `elementwise`.
         threads: the most threads to use.
     """
-    arrays = _address(predictions), _address(targets), predictions.size
+    arrays = address(predictions), address(targets), predictions.size
     found = _loops.sum_of_losses(level_number(), threads, LOSSES.index(loss), *arrays, parameter)
     return None if found is None else np.frombuffer(found, np.int64)
 
@@ -411,32 +413,167 @@ def elementwise(loss: str, work: Work, parameter: float = 1.0) -> tuple[Total, i
 
     Args:
         loss: the name of the loop.
-        work: with n rows of one prediction.
+        work: with n rows of one prediction, and without `weight` and `factor` for each.
         parameter: delta of the Huber loss, pos_weight of the binary cross-entropy.
 
     Returns:
         The total, and 0, because a position has one element.
     """
-    factors = _factors(work)
+    assert isinstance(work.factor, float)
     total = getattr(_loops, loss)(
         level_number(),
         work.threads,
-        _address(work.predictions),
-        _address(work.targets),
+        address(work.predictions),
+        address(work.targets),
         len(work.predictions),
-        _address(work.todo),
-        _address(work.weight),
-        *factors,
+        address(work.todo),
+        work.factor,
         work.factor_is_exact,
         work.divisor,
         parameter,
-        _address(work.losses),
-        _address(work.slopes),
-        _address(work.left),
+        address(work.losses),
+        address(work.slopes),
+        address(work.left),
     )
     return Total(*total), 0
+
+
+NUMBERS = {
+    **{name: i for i, name in enumerate((*FORMS, "float64", "uint8", "int8", "int32", "int64"))},
+    "bool": 4,
+}
+"""The dtypes in which targets and factors are stored, by their numbers in loops.h."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Mixed:
+    """What `struct mixed` holds of a call besides memory; see loops.h.
+
+    Attributes:
+        loss: the name of the loop.
+        n: the number of positions.
+        size: the elements of a position, whose losses are averaged; else 1.
+        read: the number of the dtype of the predictions' memory.
+        target: the same for targets.
+        form: the same for the gradient.
+        loss_form: the dtype that losses are rounded to.
+        stored: the dtype of the losses' memory; if it is not float32, they are not added.
+        factor: the dtype of the factors' memory.
+        parameter: as for `elementwise`.
+        smoothing: the amount of smoothing.
+        pos_weights: float64, along one axis, or None.
+        inner: the number of elements from one of these to the next.
+        loss_scale: multiplies every loss.
+        numerator: multiplies every slope.
+        over: divides every slope.
+        numerator_is_exact: whether there are no factors, and the quotient is a power of two.
+        weight_is_exact: whether the weights times `loss_scale` have no error.
+        factor_is_exact: whether the factors times `numerator`, and `over`, have none.
+        no_losses: whether only slopes are wanted.
+        clip: a `CLIP`, or None for logits.
+    """
+
+    loss: str
+    n: int
+    size: int
+    read: int
+    target: int
+    form: int
+    loss_form: int
+    stored: int
+    factor: int = NUMBERS["float64"]
+    parameter: float = 1.0
+    smoothing: float = 0.0
+    pos_weights: Array | None = None
+    inner: int = 1
+    loss_scale: float = 1.0
+    numerator: float = 1.0
+    over: float = 1.0
+    numerator_is_exact: bool = False
+    weight_is_exact: bool = False
+    factor_is_exact: bool = False
+    no_losses: bool = False
+    clip: Array | None = None
+
+
+CLIP = np.dtype(
+    {
+        "names": ["rule", "bounds", "costs", "complements", "added", "least"],
+        "formats": [np.int64, (np.float64, 2), (np.float64, 2), (np.float64, 2), "f8", "f8"],
+    }
+)
+"""A `struct clip` of loops.h."""
+
+CLIPS = ("unclipped", "clipped", "clamped", "added")
+"""Its rules, in their order."""
+
+
+def mixed(
+    call: Mixed,
+    predictions: int,
+    targets: int,
+    losses: int,
+    slopes: int,
+    left: int,
+    *,
+    todo: int = 0,
+    weight: int = 0,
+    factor: int = 0,
+    threads: int = 1,
+) -> Total:
+    """Compute an elementwise loss of a call with more than float32 numbers.
+
+    Memory is given by its addresses, 0 for none: that of `left` is zeros, and receives 1 for each
+    position that is undecided.
+    """
+    return Total(
+        *_loops.mixed(
+            level_number(),
+            threads,
+            LOSSES.index(call.loss),
+            call.n,
+            call.size,
+            call.read,
+            call.target,
+            call.form,
+            call.loss_form,
+            call.stored,
+            call.factor,
+            call.parameter,
+            call.smoothing,
+            address(call.pos_weights),
+            1 if call.pos_weights is None else len(call.pos_weights),
+            call.inner,
+            call.loss_scale,
+            call.numerator,
+            call.over,
+            call.numerator_is_exact,
+            call.weight_is_exact,
+            call.factor_is_exact,
+            call.no_losses,
+            address(call.clip),
+            predictions,
+            targets,
+            todo,
+            weight,
+            factor,
+            losses,
+            slopes,
+            left,
+        )
+    )
 
 
 def run_native(*arguments: Any) -> tuple[int, float]:
     """Run a loop of native mode; see `unifiedloss.compiled.native`."""
     return _loops.native(level_number(), *arguments)
+
+
+def run_wide(*arguments: Any) -> int:
+    """Run a loop of float64 predictions; see `unifiedloss.compiled.wide`."""
+    return _loops.wide(level_number(), *arguments)
+
+
+def sum_in_pairs(numbers: Array) -> tuple[float, float, float]:
+    """The sum of a contiguous float64 array: high part, low part, and a bound of its error."""
+    return _loops.sum_in_pairs(level_number(), address(numbers), numbers.size)

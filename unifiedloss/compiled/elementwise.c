@@ -16,8 +16,8 @@ struct found {
 
 typedef struct found formula(const struct elements *a, doubles p, doubles t);
 
-/* Whether float32 holds these numbers, so that their squares are exact. */
-INLINE longs is_short(doubles x) { return widen(narrow(x)) == x; }
+/* Whether these numbers have at most 26 bits, so that their squares are exact. */
+INLINE longs is_short(doubles x) { return ((longs)x & 0x7ffffffLL) == 0; }
 
 INLINE longs is_power_of_two(double x) { return ((longs)all(x) & 0xfffffffffffffLL) == 0; }
 
@@ -40,7 +40,7 @@ INLINE struct found huber_error(const struct elements *a, doubles p, doubles t) 
   /* Both formulas are slope * (d - slope / 2). */
   f.loss = slope * rest;
   /* A product with a power of two is exact. |d| >= |half|, so rest is exact where subtracting it
-     gives half again. A product of two float32 numbers is exact too. */
+     gives half again. The square of a short number is exact too. */
   longs inside = slope == d, far = d - rest == half;
   longs exact = (inside & is_short(d)) | (~inside & far & is_power_of_two(a->delta));
   f.loss_error = choose(exact, (doubles){0}, f.loss * (4 * U));
@@ -50,22 +50,32 @@ INLINE struct found huber_error(const struct elements *a, doubles p, doubles t) 
   return f;
 }
 
-/* With e = e^-|z| and q the weight of positive targets:
-   loss = q t max(-z, 0) + (1 - t) max(z, 0) + (q t + 1 - t) log(1 + e), and the slope is
-   (1 - t) sigma(z) - q t sigma(-z), where the sigmoids are 1 / (1 + e) and e / (1 + e). */
-INLINE struct found binary_error(const struct elements *a, doubles z, doubles t, doubles e) {
+/* With e = e^-|z| and the weights `yes` of positive answers and `no` of others:
+   loss = yes max(-z, 0) + no max(z, 0) + (yes + no) log(1 + e), and the slope is
+   no sigma(z) - yes sigma(-z), where the sigmoids are 1 / (1 + e) and e / (1 + e). The bounds hold
+   for weights with an error of U; one more unit of theirs adds one to each. */
+INLINE struct found of_answers(doubles z, doubles e, doubles yes, doubles no, double more) {
   struct found f;
-  doubles size = magnitude(z), yes = a->pos_weight * t, no = 1.0 - t;
-  doubles larger = 1.0 / (1.0 + e), smaller = e * larger;
+  doubles size = magnitude(z), larger = 1.0 / (1.0 + e), smaller = e * larger;
   longs positive = z >= 0;
   f.loss = choose(positive, no, yes) * size + (yes + no) * log1p_up_to_1(e);
-  f.loss_error = f.loss * (18 * U);
+  f.loss_error = f.loss * ((18 + more) * U);
   doubles up = choose(positive, larger, smaller) * no;
   doubles down = choose(positive, smaller, larger) * yes;
   f.slope = up - down;
-  f.slope_error = (up + down) * (12 * U);
-  /* Targets below the smallest normal number count as 0. The caller computes those. */
-  f.bad = ~((t >= 0x1p-126) | (t == 0)) | ~(t <= 1.0) | ~(size < INFINITY);
+  f.slope_error = (up + down) * ((12 + more) * U);
+  f.bad = ~(size < INFINITY);
+  return f;
+}
+
+/* Targets that are no answers, and those below the smallest normal number, which count as 0. The
+   caller computes these. */
+INLINE longs no_answer(doubles t) { return ~((t >= 0x1p-126) | (t == 0)) | ~(t <= 1.0); }
+
+/* The weights are q t and 1 - t, with q the weight of positive targets. */
+INLINE struct found binary_error(const struct elements *a, doubles z, doubles t, doubles e) {
+  struct found f = of_answers(z, e, a->pos_weight * t, 1.0 - t, 0);
+  f.bad |= no_answer(t);
   return f;
 }
 
@@ -113,7 +123,7 @@ struct ends {
 };
 
 struct sums {
-  doubles sum[LANES], size[LANES];
+  doubles sum[LANES];
   longs bad;
   ints differ;
 };
@@ -121,8 +131,7 @@ struct sums {
 /* Compute m elements, a whole number of steps. Note in `s` whether any is undecided, and store the
    intervals in `ends` if it is given. */
 INLINE void compute(const struct elements *a, formula *loss_of, const float *p, const float *t,
-                    const double *weight, const double *factor, int64_t m, float *losses,
-                    float *slopes, struct sums *s, struct ends *ends) {
+                    int64_t m, float *losses, float *slopes, struct sums *s, struct ends *ends) {
   const int binary = loss_of == NULL;
   for (int64_t i = 0; i < m; i += LANES * W) {
     doubles x[LANES], y[LANES], e[LANES];
@@ -135,28 +144,20 @@ INLINE void compute(const struct elements *a, formula *loss_of, const float *p, 
     EACH {
       const int64_t at = i + v * W;
       struct found f = binary ? binary_error(a, x[v], y[v], e[v]) : loss_of(a, x[v], y[v]);
-      doubles loss = f.loss, error = f.loss_error;
-      if (weight) {
-        loss *= load_doubles(weight + at);
-        error = magnitude(loss) * (22 * U);
-      }
-      doubles lower = loss - error, upper = loss + error;
+      doubles lower = f.loss - f.loss_error, upper = f.loss + f.loss_error;
       floats low = narrow(lower), high = narrow(upper);
       low += 0.0f; /* no -0 */
       s->differ |= low != high;
       s->bad |= f.bad;
       store_floats(losses + at, low);
-      doubles term = widen(low);
-      s->sum[v] += term;
-      if (weight) s->size[v] += magnitude(term);
+      s->sum[v] += widen(low);
       if (ends) {
         store_doubles(ends->loss_low + at, lower);
         store_doubles(ends->loss_high + at, upper);
         memcpy(ends->bad + at, &f.bad, sizeof f.bad);
       }
       if (!slopes) continue;
-      doubles by = factor ? load_doubles(factor + at) : all(a->scale);
-      doubles slope = f.slope * by;
+      doubles by = all(a->scale), slope = f.slope * by;
       /* 8 U cover the factor, the product, and the rounding of both ends. */
       doubles wide = magnitude(f.slope_error * by) + magnitude(slope) * (8 * U);
       if (a->scale_is_exact) wide = magnitude(f.slope_error * by);
@@ -177,13 +178,13 @@ INLINE void compute(const struct elements *a, formula *loss_of, const float *p, 
 
 /* Compute a chunk again, element by element, and return the number of undecided elements. */
 static int64_t decide(const struct elements *a, formula *loss_of, const struct ends *ends,
-                      const float *p, const float *t, int weighted, int64_t m, float *losses,
-                      float *slopes, uint8_t *left) {
+                      const float *p, const float *t, int64_t m, float *losses, float *slopes,
+                      uint8_t *left) {
   int64_t undecided = 0;
   for (int64_t i = 0; i < m; i++) {
     int known = !ends->bad[i];
     if (known && !rounds(ends->loss_low[i], ends->loss_high[i], losses + i))
-      known = loss_of == NULL && !weighted && a->pos_weight == 1 &&
+      known = loss_of == NULL && a->pos_weight == 1 &&
               hard_loss((double)p[i], (double)t[i], losses + i);
     if (known && slopes && !rounds(ends->slope_low[i], ends->slope_high[i], slopes + i))
       known = loss_of != NULL && a->divisor != 0 &&
@@ -203,18 +204,15 @@ INLINE int all_todo(const uint8_t *todo, int64_t m) {
 
 INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total *total) {
   float pad_p[CHUNK], pad_t[CHUNK], pad_losses[CHUNK], pad_slopes[CHUNK];
-  double pad_weight[CHUNK], pad_factor[CHUNK];
   double high = 0, low = 0, size = 0;
   int64_t left = 0;
   struct ends ends;
   uint8_t unknown[CHUNK];
   for (int64_t b = 0; b < a->n; b += CHUNK) {
     const int64_t m = a->n - b < CHUNK ? a->n - b : CHUNK;
-    const float *p = a->predictions + b, *t = a->targets + b;
-    const double *weight = a->weight ? a->weight + b : NULL;
-    const double *factor = a->factor ? a->factor + b : NULL;
-    float *losses = a->losses ? a->losses + b : pad_losses;
-    float *slopes = a->slopes ? a->slopes + b : NULL;
+    const float *p = (const float *)a->predictions + b, *t = (const float *)a->targets + b;
+    float *losses = a->losses ? (float *)a->losses + b : pad_losses;
+    float *slopes = a->slopes ? (float *)a->slopes + b : NULL;
     const int whole = a->todo == NULL || all_todo(a->todo + b, m);
     const int padded = m % (LANES * W) != 0 || !whole;
     int64_t steps = m;
@@ -224,44 +222,35 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
         const int wanted = i < m && (whole || a->todo[b + i]);
         pad_p[i] = wanted ? p[i] : loss_of ? 0.0f : -1000.0f;
         pad_t[i] = wanted ? t[i] : 0.0f;
-        pad_weight[i] = wanted && weight ? weight[i] : 1.0;
-        pad_factor[i] = wanted && factor ? factor[i] : 1.0;
       }
       p = pad_p;
       t = pad_t;
-      if (weight) weight = pad_weight;
-      if (factor) factor = pad_factor;
       losses = pad_losses;
       if (slopes) slopes = pad_slopes;
     }
     struct sums s = {0};
-    if (weight || factor)
-      compute(a, loss_of, p, t, weight, factor, steps, losses, slopes, &s, NULL);
-    else if (slopes)
-      compute(a, loss_of, p, t, NULL, NULL, steps, losses, slopes, &s, NULL);
+    if (slopes)
+      compute(a, loss_of, p, t, steps, losses, slopes, &s, NULL);
     else
-      compute(a, loss_of, p, t, NULL, NULL, steps, losses, NULL, &s, NULL);
-    double sum = 0, sizes = 0;
+      compute(a, loss_of, p, t, steps, losses, NULL, &s, NULL);
+    double sum = 0;
     if (any_of_floats(s.differ) || any_of(s.bad)) {
       struct sums again = {0};
-      compute(a, loss_of, p, t, weight, factor, steps, losses, slopes, &again, &ends);
-      left += decide(a, loss_of, &ends, p, t, weight != NULL, m, losses, slopes, unknown);
+      compute(a, loss_of, p, t, steps, losses, slopes, &again, &ends);
+      left += decide(a, loss_of, &ends, p, t, m, losses, slopes, unknown);
       if (a->left) memcpy(a->left + b, unknown, (size_t)m);
       for (int64_t i = 0; i < m; i++) {
-        if (unknown[i]) continue;
-        sum += (double)losses[i];
-        sizes += fabs((double)losses[i]);
+        if (!unknown[i]) sum += (double)losses[i];
       }
     } else {
       sum = sum_of((s.sum[0] + s.sum[1]) + (s.sum[2] + s.sum[3]));
-      sizes = weight ? sum_of((s.size[0] + s.size[1]) + (s.size[2] + s.size[3])) : sum;
     }
     low += two_sum(high, sum, &high);
-    size += sizes;
+    size += sum; /* no loss is negative */
     for (int64_t i = 0; padded && i < m; i++) {
       if (!whole && !a->todo[b + i]) continue;
-      if (a->losses) a->losses[b + i] = pad_losses[i];
-      if (a->slopes) a->slopes[b + i] = pad_slopes[i];
+      if (a->losses) ((float *)a->losses)[b + i] = pad_losses[i];
+      if (a->slopes) ((float *)a->slopes)[b + i] = pad_slopes[i];
     }
   }
   total->high = high;
@@ -271,14 +260,18 @@ INLINE int64_t evaluate(const struct elements *a, formula *loss_of, struct total
   return left;
 }
 
+#include "probabilities.c"
+#include "mixed.c"
+
 static int64_t binary_cross_entropy(const struct elements *a, struct total *total) {
-  return evaluate(a, NULL, total);
+  if (!a->mixed) return evaluate(a, NULL, total);
+  return evaluate_mixed(a, a->mixed->clip ? find_probabilities : find_binary, total);
 }
 
 static int64_t mean_squared_error(const struct elements *a, struct total *total) {
-  return evaluate(a, squared_error, total);
+  return a->mixed ? evaluate_mixed(a, find_squared, total) : evaluate(a, squared_error, total);
 }
 
 static int64_t huber(const struct elements *a, struct total *total) {
-  return evaluate(a, huber_error, total);
+  return a->mixed ? evaluate_mixed(a, find_huber, total) : evaluate(a, huber_error, total);
 }

@@ -7,6 +7,7 @@
 #include "soft_second.c"
 #include "soft_targets.c"
 #include "sums.c"
+#include "wide.c"
 
 static void each_exp(double *x, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
@@ -40,9 +41,12 @@ const struct loops LOOPS = {
     huber,
     second_tier,
     soft_second_tier,
+    {wide_cross_entropy, wide_binary_cross_entropy, wide_squared_error, wide_huber_error},
+    sum_in_pairs,
     add_exactly,
     each_exp,
     each_log1p,
     each_half,
+    of_pairs,
     {native_cross_entropy, native_binary, native_squared, native_huber},
 };

@@ -63,32 +63,91 @@ struct second {
   int64_t classes, stride;
   int64_t n;
   const int64_t *rows, *labels;
-  const int64_t *columns; /* the class of a slope, or -1 for the loss */
-  const double *factors;  /* three numbers for each result, whose product multiplies it: 3 * n */
-  const double *divisor;  /* of the slopes: high part, low part, relative error */
-  const double *step;     /* log(2) / 64 in three parts; the first two have 32 bits */
-  const double *powers;   /* 2^(j / 64) for j from 0 to 63: 64 high parts, then 64 low parts */
+  const int64_t *columns;  /* the class of a slope, or -1 for the loss */
+  const double *factors;   /* three numbers for each result, whose product multiplies it: 3 * n */
+  const double *divisor;   /* of the slopes: high part, low part, relative error */
+  const double *constants; /* see pairs.h */
   enum form loss_form, slope_form; /* to which the results are rounded */
   const struct soft *soft; /* or NULL; then there are no losses, and its targets are float32 */
   float *results;
   uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };
 
-/* An elementwise loss: the binary cross-entropy of logits, the squared error, the Huber loss. */
+/* How targets and factors are stored: as numbers of a form, or as one of these. */
+enum other { FLOAT64 = 3, UINT8, INT8, INT32, INT64 };
+
+/* The bytes of a number of an `enum form` or an `enum other`. */
+static inline int64_t bytes_of(int kind) {
+  static const int8_t bytes[] = {4, 2, 2, 8, 1, 1, 4, 8};
+  return bytes[kind];
+}
+
+/* How a binary cross-entropy of probabilities reads them. `compiled.CLIP` is this struct. */
+enum rule { UNCLIPPED, CLIPPED, CLAMPED, ADDED };
+struct clip {
+  int64_t rule;          /* an `enum rule` */
+  double low, high;      /* CLIPPED: numbers below and above these are clipped */
+  double costs[2];       /* of the bounds: -log p, at low and at high */
+  double complements[2]; /* -log(1 - p) */
+  double added;          /* ADDED: to p and 1 - p in their logarithms; at most 2^-10 */
+  double least;          /* CLAMPED: the least p (1 - p) that divides a slope */
+};
+
+/* What a call has beyond float32 numbers, one weight and one factor for each loss. */
+struct mixed {
+  enum form read;      /* how predictions are stored */
+  enum form form;      /* the form of the slopes */
+  enum form loss_form; /* what losses are rounded to */
+  enum form stored;    /* how they are stored; if not as float32, they are not added */
+  int target, factor;  /* each an `enum form` or an `enum other` */
+  int64_t size;        /* the elements of a position, whose losses are averaged; else 1 */
+  double smoothing;    /* of the binary cross-entropy */
+  /* One pos_weight for each element of an axis, with so many elements from one to the next; the
+     call is `first` elements into the axes. Or NULL. */
+  const double *pos_weights;
+  int64_t period, inner, first;
+  double loss_scale; /* multiplies the losses */
+  double over;       /* divides the slopes, whose factors and `scale` are numerators here */
+  const struct clip *clip; /* or NULL for logits */
+  int no_losses;     /* whether only slopes are wanted */
+  int weight_is_exact, factor_is_exact; /* whether these have no error, `over` included */
+};
+
+/* An elementwise loss: the binary cross-entropy of logits, the squared error, the Huber loss. Where
+   `mixed` is set, `weight`, `factor`, `todo` and `left` have an entry for each position. */
 struct elements {
-  const float *predictions, *targets;
+  const void *predictions, *targets; /* float32, unless `mixed` says otherwise */
   int64_t n;
   const uint8_t *todo;
-  const double *weight;
-  const double *factor;
+  const double *weight; /* only of `mixed`, like `factor` */
+  const void *factor;
   double scale;       /* as in `struct rows` */
   int scale_is_exact; /* whether `scale` is a power of two, so that a product with it is exact */
   double divisor;     /* the integer below 2^28 that `scale` is the inverse of, or 0 */
   double delta;       /* of the Huber loss */
   double pos_weight;  /* of the binary cross-entropy */
-  float *losses;      /* or NULL, where only their sum is wanted */
-  float *slopes;
+  void *losses;       /* or NULL, where only their sum is wanted */
+  void *slopes;
   uint8_t *left; /* as in `struct rows`, or NULL where only their number is wanted */
+  const struct mixed *mixed;
+};
+
+/* A loss of float64 predictions: rows of logits with class indices, or elements with numbers. */
+struct wide {
+  const double *predictions;
+  int64_t n, classes, stride;   /* as in `struct rows`; 1 and 1 for elements */
+  const void *targets;          /* labels, or float64 numbers */
+  int label_size, label_signed; /* as in `struct rows` */
+  const uint8_t *todo;
+  const double *weight, *own; /* factors of each result, or NULL for 1 */
+  const double *upstreams;
+  double upstream;         /* of each slope, or one for all */
+  double divisor[3];       /* of the slopes: high part, low part, relative error */
+  double parameter;        /* delta or pos_weight, as in `struct elements` */
+  const double *constants; /* see pairs.h */
+  double *losses, *slopes; /* untouched where nothing is to do; no slopes where NULL */
+  uint8_t *left;           /* zeros; receives 1 where something of a position is undecided */
+  double *room;            /* `wide_room_of(classes)` numbers, for rows */
 };
 
 #define FLOAT_LIMBS 9
@@ -100,6 +159,8 @@ struct exact_sum {
 };
 
 typedef int64_t loop_of_rows(const struct rows *, int64_t *elements, struct total *);
+typedef int64_t wide_loop(const struct wide *); /* returns the number of positions in `left` */
+
 typedef int64_t loop_of_elements(const struct elements *, struct total *);
 
 struct loops {
@@ -108,11 +169,14 @@ struct loops {
   loop_of_rows *cross_entropy, *soft_cross_entropy;
   loop_of_elements *binary_cross_entropy, *mean_squared_error, *huber;
   void (*second_tier)(const struct second *), (*soft_second_tier)(const struct second *);
+  wide_loop *wide[4]; /* in the order of enum loss */
+  void (*sum_in_pairs)(const double *, int64_t n, struct total *);
   void (*add_exactly)(const float *, int64_t n, struct exact_sum *);
   /* For tests of their bounds: functions of each number, in place. */
   void (*exp)(double *x, int64_t n);
   void (*log1p)(double *x, int64_t n);
   void (*halves)(double *x, int64_t n, enum form form); /* rounded, written, and read again */
+  void (*of_pairs)(const double *constants, double *high, double *low, int64_t n, int logarithm);
   struct native_loops native;
 };
 
@@ -121,5 +185,8 @@ struct loops {
    end of each. */
 static inline int64_t spare_room(int64_t classes) { return (classes > 2048 ? classes : 2048) + 64; }
 static inline int64_t room_of(int64_t classes) { return spare_room(classes) + 2 * (classes + 64); }
+
+/* The same for `wide.room`: exponentials in two parts. */
+static inline int64_t wide_room_of(int64_t classes) { return 2 * (classes + 16); }
 
 #endif

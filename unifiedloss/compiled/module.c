@@ -103,6 +103,7 @@ static const struct soft *read_soft(struct arguments *a, struct soft *soft) {
   soft->by_position = (int)integer(a);
   return given ? soft : NULL;
 }
+static int is_form(int64_t x) { return x >= FLOAT32 && x <= FLOAT16; }
 
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
@@ -155,7 +156,7 @@ static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssiz
 }
 
 static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, enum loss loss) {
-  if (!has(count, 15)) return NULL;
+  if (!has(count, 13)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -166,8 +167,6 @@ static PyObject *elementwise(PyObject *const *given, Py_ssize_t count, enum loss
   e.targets = address(&a);
   e.n = integer(&a);
   e.todo = address(&a);
-  e.weight = address(&a);
-  e.factor = address(&a);
   e.scale = number(&a);
   e.scale_is_exact = (int)integer(&a);
   e.divisor = number(&a);
@@ -206,9 +205,87 @@ static PyObject *huber(PyObject *module, PyObject *const *given, Py_ssize_t coun
   return elementwise(given, count, HUBER);
 }
 
+/* Whether float32 numbers without any factor but `scale` are all that a call has. */
+static int is_simple(const struct elements *e) {
+  const struct mixed *w = e->mixed;
+  return w->read == FLOAT32 && w->target == FLOAT32 && w->form == FLOAT32 &&
+         w->loss_form == FLOAT32 && w->stored == FLOAT32 && w->size == 1 && w->loss_scale == 1 &&
+         w->smoothing == 0 && !w->pos_weights && !w->clip && !w->no_losses && !e->weight &&
+         !e->factor;
+}
+
+/* An elementwise loss of a call with more than float32 numbers. */
+static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 32)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t threads = integer(&a), loss = integer(&a);
+  struct elements e = {0};
+  struct mixed w = {0};
+  e.mixed = &w;
+  e.n = integer(&a);
+  w.size = integer(&a);
+  const int64_t read = integer(&a), target = integer(&a), form = integer(&a);
+  const int64_t loss_form = integer(&a), stored = integer(&a), factor = integer(&a);
+  e.delta = e.pos_weight = number(&a);
+  w.smoothing = number(&a);
+  w.pos_weights = address(&a);
+  w.period = integer(&a);
+  w.inner = integer(&a);
+  w.loss_scale = number(&a);
+  e.scale = number(&a);
+  w.over = number(&a);
+  e.scale_is_exact = (int)integer(&a);
+  w.weight_is_exact = (int)integer(&a);
+  w.factor_is_exact = (int)integer(&a);
+  w.no_losses = (int)integer(&a);
+  w.clip = address(&a);
+  e.predictions = address(&a);
+  e.targets = address(&a);
+  e.todo = address(&a);
+  e.weight = address(&a);
+  e.factor = address(&a);
+  e.losses = address(&a);
+  e.slopes = address(&a);
+  e.left = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  if (loss <= CROSS_ENTROPY || loss >= LOSSES || e.n < 0 || w.size < 1 || !is_form(read) ||
+      !is_form(form) || !is_form(loss_form) || !is_form(stored) || target < 0 || target > INT64 ||
+      target == FLOAT64 || factor < 0 || factor > FLOAT64) {
+    PyErr_SetString(PyExc_ValueError, "the loss, a form or the shape is out of range");
+    return NULL;
+  }
+  w.read = (enum form)read;
+  w.target = (int)target;
+  w.form = (enum form)form;
+  w.loss_form = (enum form)loss_form;
+  w.stored = (enum form)stored;
+  w.factor = (int)factor;
+  if (is_simple(&e)) {
+    e.mixed = NULL;
+    e.scale /= w.over;
+  }
+  loop_of_elements *loop = elementwise_loop(loops, (enum loss)loss);
+  struct total total = {0};
+  int64_t left;
+  unsigned before = keep_subnormals();
+  if (e.n > RELEASED / w.size) {
+    Py_BEGIN_ALLOW_THREADS
+    left = exact_elements(loop, &e, threads, &total);
+    Py_END_ALLOW_THREADS
+  } else {
+    left = loop(&e, &total);
+  }
+  restore(before);
+  if (left < 0) return PyErr_NoMemory();
+  return Py_BuildValue("Lddd", (long long)left, total.high, total.low, total.error);
+}
+
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 24)) return NULL;
+  if (!has(count, 23)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -222,8 +299,7 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   s.columns = address(&a);
   s.factors = address(&a);
   s.divisor = address(&a);
-  s.step = address(&a);
-  s.powers = address(&a);
+  s.constants = address(&a);
   s.loss_form = form(&a);
   s.slope_form = form(&a);
   struct soft soft;
@@ -237,6 +313,67 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   Py_END_ALLOW_THREADS
   restore(before);
   Py_RETURN_NONE;
+}
+
+/* A loss of float64 predictions; see `struct wide`. */
+static PyObject *wide(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 23)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const int64_t threads = integer(&a), loss = integer(&a);
+  struct wide w = {0};
+  w.predictions = address(&a);
+  w.n = integer(&a);
+  w.classes = integer(&a);
+  w.stride = integer(&a);
+  w.targets = address(&a);
+  w.label_size = (int)integer(&a);
+  w.label_signed = (int)integer(&a);
+  w.todo = address(&a);
+  w.weight = address(&a);
+  w.own = address(&a);
+  w.upstreams = address(&a);
+  w.upstream = number(&a);
+  for (int i = 0; i < 3; i++) w.divisor[i] = number(&a);
+  w.parameter = number(&a);
+  w.constants = address(&a);
+  w.losses = address(&a);
+  w.slopes = address(&a);
+  w.left = address(&a);
+  if (PyErr_Occurred()) return NULL;
+  if (loss < 0 || loss >= LOSSES || w.n < 0 || w.classes < 1 || w.classes > INT64_MAX / 64) {
+    PyErr_SetString(PyExc_ValueError, "the loss, rows or classes are out of range");
+    return NULL;
+  }
+  int64_t left;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  left = exact_wide(loops->wide[loss], &w, threads);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  if (left < 0) return PyErr_NoMemory();
+  return PyLong_FromLongLong((long long)left);
+}
+
+/* The sum of float64 numbers as a pair, and a bound of its error. */
+static PyObject *sum_in_pairs(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 3)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const double *numbers = address(&a);
+  const int64_t n = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  struct total total;
+  unsigned before = keep_subnormals();
+  Py_BEGIN_ALLOW_THREADS
+  loops->sum_in_pairs(numbers, n, &total);
+  Py_END_ALLOW_THREADS
+  restore(before);
+  return Py_BuildValue("ddd", total.high, total.low, total.error);
 }
 
 /* Memory that Python code names by its address, or by an object whose buffer it is. */
@@ -412,6 +549,23 @@ static PyObject *halves(PyObject *module, PyObject *const *given, Py_ssize_t cou
   Py_RETURN_NONE;
 }
 
+/* e^x or log(1 + x) of pairs, in place. */
+static PyObject *of_pairs(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+  (void)module;
+  if (!has(count, 6)) return NULL;
+  struct arguments a = {given};
+  const struct loops *loops = loops_of(&a);
+  if (!loops) return NULL;
+  const double *constants = address(&a);
+  double *high = address(&a), *low = address(&a);
+  const int64_t n = integer(&a), logarithm = integer(&a);
+  if (PyErr_Occurred()) return NULL;
+  unsigned before = keep_subnormals();
+  loops->of_pairs(constants, high, low, n, logarithm != 0);
+  restore(before);
+  Py_RETURN_NONE;
+}
+
 /* The memory of an argument, which an array lends, or NULL for None. */
 static void *lent(PyObject *array, Py_buffer *buffer, int to_write) {
   if (array == Py_None) return NULL;
@@ -513,9 +667,13 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(binary_cross_entropy),
                                 FAST(mean_squared_error),
                                 FAST(huber),
+                                FAST(mixed),
                                 FAST(call),
                                 FAST(native),
                                 FAST(second_tier),
+                                FAST(wide),
+                                FAST(of_pairs),
+                                FAST(sum_in_pairs),
                                 FAST(exact_sum),
                                 FAST(sum_of_losses),
                                 FAST(exponential),

@@ -7,7 +7,8 @@
 
 #define ROWS 64    /* rows that exact mode computes in one thread at least */
 #define CHUNK 1024 /* elements, likewise */
-#define SUMS 1024  /* partial sums of native mode */
+#define WIDE_ROWS 8
+#define SUMS 1024 /* partial sums of native mode */
 
 /* Results of the parts of an exact loop. */
 struct parts {
@@ -102,30 +103,82 @@ int64_t exact_rows(const struct loops *loops, const struct rows *rows, int64_t t
 static void part_of_elements(void *context, int64_t part, int64_t first, int64_t last) {
   struct parts *all = context;
   struct elements e = *all->elements;
+  struct mixed mixed;
   e.n = last - first;
-  e.predictions += first;
-  e.targets += first;
+  if (e.mixed) {
+    mixed = *e.mixed;
+    mixed.first += first * mixed.size;
+    e.mixed = &mixed;
+  }
+  const int64_t start = first * (e.mixed ? mixed.size : 1);
+  e.predictions = (const char *)e.predictions + start * bytes_of(e.mixed ? mixed.read : FLOAT32);
+  e.targets = (const char *)e.targets + start * bytes_of(e.mixed ? mixed.target : FLOAT32);
   e.todo = AFTER(e.todo, first);
   e.weight = AFTER(e.weight, first);
-  e.factor = AFTER(e.factor, first);
-  e.losses = AFTER(e.losses, first);
-  e.slopes = AFTER(e.slopes, first);
+  e.factor = AFTER((const char *)e.factor, first * bytes_of(e.mixed ? mixed.factor : FLOAT64));
+  e.losses = AFTER((char *)e.losses, first * bytes_of(e.mixed ? mixed.stored : FLOAT32));
+  e.slopes = AFTER((char *)e.slopes, start * bytes_of(e.mixed ? mixed.form : FLOAT32));
   e.left = AFTER(e.left, first);
   all->left[part] = all->loop(&e, &all->totals[part]);
 }
 
 int64_t exact_elements(loop_of_elements *loop, const struct elements *e, int64_t threads,
                        struct total *total) {
-  const int64_t parts = parts_of(threads, (e->n + CHUNK - 1) / CHUNK, e->n);
+  const int64_t size = e->mixed ? e->mixed->size : 1;
+  const int64_t step = (CHUNK + size - 1) / size; /* positions */
+  const int64_t parts = parts_of(threads, (e->n + step - 1) / step, e->n * size);
   struct parts *all = malloc(sizeof *all);
   if (!all) return -1;
   all->loop = loop;
   all->elements = e;
-  run_parts(parts, e->n, CHUNK, part_of_elements, all);
+  run_parts(parts, e->n, step, part_of_elements, all);
   add_totals(all->totals, parts, total);
   int64_t left = 0;
   for (int64_t i = 0; i < parts; i++) left += all->left[i];
   free(all);
+  return left;
+}
+
+struct wide_parts {
+  wide_loop *loop;
+  const struct wide *a;
+  int64_t left[MOST_THREADS];
+  double *rooms;
+};
+
+static void part_of_wide(void *context, int64_t part, int64_t first, int64_t last) {
+  struct wide_parts *all = context;
+  struct wide a = *all->a;
+  a.n = last - first;
+  a.predictions += first * a.stride;
+  a.targets = (const char *)a.targets + first * a.label_size;
+  a.todo = AFTER(a.todo, first);
+  a.weight = AFTER(a.weight, first);
+  a.own = AFTER(a.own, first);
+  a.upstreams = AFTER(a.upstreams, first);
+  a.losses += first;
+  a.slopes = AFTER(a.slopes, first * a.classes);
+  a.left += first;
+  a.room = all->rooms + part * wide_room_of(a.classes);
+  all->left[part] = all->loop(&a);
+}
+
+int64_t exact_wide(wide_loop *loop, const struct wide *a, int64_t threads) {
+  const int64_t step = a->classes > 1 ? WIDE_ROWS : CHUNK;
+  const int64_t parts = parts_of(threads, (a->n + step - 1) / step, a->n * a->classes);
+  struct wide_parts *all = malloc(sizeof *all);
+  double *rooms = malloc((size_t)(parts * wide_room_of(a->classes)) * sizeof *rooms);
+  int64_t left = -1;
+  if (all && rooms) {
+    all->loop = loop;
+    all->a = a;
+    all->rooms = rooms;
+    run_parts(parts, a->n, step, part_of_wide, all);
+    left = 0;
+    for (int64_t i = 0; i < parts; i++) left += all->left[i];
+  }
+  free(all);
+  free(rooms);
   return left;
 }
 
@@ -143,8 +196,8 @@ static void part_of_sum(void *context, int64_t part, int64_t first, int64_t last
   for (int64_t b = first; b < last; b += 4 * CHUNK) {
     struct elements e = *all->elements;
     e.n = last - b < 4 * CHUNK ? last - b : 4 * CHUNK;
-    e.predictions += b;
-    e.targets += b;
+    e.predictions = (const float *)e.predictions + b;
+    e.targets = (const float *)e.targets + b;
     e.losses = losses;
     struct total total;
     all->left[part] += all->loop(&e, &total);

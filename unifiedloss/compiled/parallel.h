@@ -14,6 +14,9 @@ int64_t exact_rows(const struct loops *loops, const struct rows *rows, int64_t t
 int64_t exact_elements(loop_of_elements *loop, const struct elements *e, int64_t threads,
                        struct total *total);
 
+/* `a` has no room yet. */
+int64_t exact_wide(wide_loop *loop, const struct wide *a, int64_t threads);
+
 /* The exact sum of the losses; no pointer of `e` to its results is set. */
 int64_t sum_of_elements(const struct loops *loops, loop_of_elements *loop, const struct elements *e,
                         int64_t threads, struct exact_sum *sum);

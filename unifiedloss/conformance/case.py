@@ -102,21 +102,17 @@ class Case:
         """Whether an array of the case is float64, or the spec names that dtype."""
         return "float64" in {*self.dtypes(), getattr(self.spec, "dtype", None)}
 
-    def has_exact_mode(self) -> bool:
-        """Whether exact mode supports the call: not if the spec names a dtype.
-
-        Casting to that dtype rounds the inputs, so the result could not be exact.
-        """
-        return getattr(self.spec, "dtype", None) is None
-
     def rounded(self, rounding: str) -> Case:
         """The same call, with results rounded "native" or "exact"."""
         return dataclasses.replace(self, spec=self.spec.replace(rounding=rounding))
 
     def differentiated(self) -> list[str]:
-        """The arguments to differentiate by: the floating ones; in exact mode only predictions."""
+        """The arguments to differentiate by: the floating ones.
+
+        In exact mode the gradients to the others are native, so few cases repeat them.
+        """
         others = {"targets": self.targets, "sample_weight": self.sample_weight}
-        if self.spec.rounding == "exact":
+        if self.spec.rounding == "exact" and not self.representative:
             return ["predictions"]
         return [
             "predictions",

@@ -148,7 +148,6 @@ def _is_divisible(case: Case) -> bool:
         and spec.reduction != "none"
         and spec.on_empty != "error"
         and case.made is None
-        and case.has_exact_mode()
         and rank > 1
         and axis != 0
         and len(case.predictions) > 1

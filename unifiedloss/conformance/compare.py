@@ -186,8 +186,6 @@ def compare(
         arrays.get("mask"),
         dtype=predictions.dtype.name,
     )
-    if len(roundings) > 1 and not case.has_exact_mode():
-        roundings = ("native",)
     targets, absent = workers.choose(backends)
     targets = [target for target in targets if not target.wide or case.is_wide()]
     parallel = needs(arrays).parallel(len(targets))

@@ -71,8 +71,6 @@ def compare_files(
         return compare.compare(spec, block.arrays, backends, roundings)
     evaluation.check(_summed(spec), source)
     case = _case(spec, source.read(0, rows))
-    if len(roundings) > 1 and not case.has_exact_mode():
-        roundings = ("native",)
     targets, absent = workers.choose(backends)
     targets = [target for target in targets if not target.wide or case.is_wide()]
     parallel = compare.needs(_arrays(case)).parallel(len(targets))

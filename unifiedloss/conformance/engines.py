@@ -83,8 +83,7 @@ def cases_of(step: int = 1) -> Iterator[Case]:
     able = [case for case in all_cases() if case.compiled and case.made is None]
     for case in able[::step]:
         yield case
-        if case.has_exact_mode():
-            yield case.rounded("exact")
+        yield case.rounded("exact")
 
 
 def work(place: Place, backend: str, jobs: Sequence[Job]) -> Outcome:

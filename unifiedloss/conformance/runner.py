@@ -91,7 +91,8 @@ def run(
             ("keras (jax)"). Default: all that are installed.
         losses: names of losses ("cross_entropy", ..., and "softmax"). Default: all.
         modes: names of modes ("eager", "jit", ...). Default: all that each backend has.
-        rounding: "native" or "exact".
+        rounding: "native", "exact", or "auto": the native cases with ``rounding="auto"``, which
+            are held to the native tolerances.
         strength: "full", "test" or "quick"; see `unifiedloss.conformance.strength`.
         progress: called with the progress of each backend, before every case or group of cases.
         finished: called with each row of the report when it is complete.
@@ -130,7 +131,7 @@ def run_roundings(
     """Do the same as `run` for several roundings, each backend in one process for all of them.
 
     Args:
-        roundings: "native", "exact" or both.
+        roundings: some of "native", "exact" and "auto".
         backends: see `run`, as for the other arguments. Progress starts anew with each rounding.
 
     Returns:
@@ -197,8 +198,8 @@ def run_roundings(
 
 
 def _check_rounding(rounding: str) -> None:
-    if rounding not in ("native", "exact"):
-        msg = f"rounding must be 'native' or 'exact', got {quoted(rounding)}."
+    if rounding not in ("native", "exact", "auto"):
+        msg = f"rounding must be 'native', 'exact' or 'auto', got {quoted(rounding)}."
         raise SpecValueError(msg)
 
 
@@ -237,7 +238,8 @@ def expected(
     Args:
         losses: names of losses. Default: all.
         cases: the cases to choose from. Default: all of the suite.
-        rounding: "native" or "exact".
+        rounding: "native", "exact", or "auto": the native cases with ``rounding="auto"``, which
+            are held to the native tolerances.
     """
     wanted = _checked_losses(losses)
     hard = hard_cases() if rounding == "exact" else ()
@@ -267,8 +269,6 @@ def _rounded(case: _Checked, rounding: str) -> _Checked | None:
     """
     if isinstance(case, SoftmaxCase):
         return case if rounding == "native" else None
-    if rounding == "exact" and isinstance(case, Case) and not case.has_exact_mode():
-        return None
     return replace(case, spec=case.spec.replace(rounding=rounding))
 
 

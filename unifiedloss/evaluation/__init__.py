@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss import registry
+from unifiedloss import auto_rounding, registry
+from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import ShapeError, SpecValueError
 from unifiedloss.evaluation.blocks import Progress, sums_over
 from unifiedloss.evaluation.groups import Groups, Key
@@ -22,7 +23,7 @@ from unifiedloss.evaluation.sums import Sums, sums_of
 from unifiedloss.exact import pieces
 from unifiedloss.inputs import Signature
 from unifiedloss.notebook import Shown
-from unifiedloss.plan import resolve
+from unifiedloss.plan import Plan, resolve
 from unifiedloss.readers.files import Files, Source
 from unifiedloss.spec import Loss
 
@@ -129,7 +130,7 @@ def evaluate(
     """
     started = time.perf_counter()
     with files.open() as source:
-        check(spec, source)
+        spec = spec.rounded(check(spec, source).rounding)
         found: Sums | Groups
         if cluster is None:
             found = sums_over(spec, source, source.spans(rows), progress)
@@ -154,8 +155,8 @@ def evaluate(
     return Evaluation(spec, known, total, groups, time.perf_counter() - started)
 
 
-def check(spec: Loss, source: Source) -> None:
-    """Refuse a loss and files that do not fit, before any row is read."""
+def check(spec: Loss, source: Source) -> Plan:
+    """Refuse a loss and files that do not fit, before any row is read; return the whole plan."""
     if spec.reduction == "none":
         msg = (
             "reduction='none' gives a number for each position, and evaluate gives one for all; "
@@ -164,7 +165,7 @@ def check(spec: Loss, source: Source) -> None:
         raise SpecValueError(msg)
     signatures: Any = [source.signature(name) for name in ("predictions", "targets")]
     signatures += [source.signature(name) for name in ("sample_weight", "mask")]
-    plan = resolve(spec, *signatures)
+    plan = auto_rounding.planned(spec, Setting("numpy"), lambda known: resolve(known, *signatures))
     shape = source.columns["predictions"].shape
     whole = [plan.axis == 0, plan.average_last_axis and len(shape) == 1]
     weights = np.shape(getattr(spec, "element_weights", None) or ())
@@ -177,6 +178,7 @@ def check(spec: Loss, source: Source) -> None:
             "the arrays with the positions first."
         )
         raise ShapeError(msg)
+    return plan
 
 
 def _summary(spec: Loss, sums: Sums) -> Summary:

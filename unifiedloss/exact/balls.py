@@ -290,14 +290,19 @@ def _log_2() -> Ball:
     return _ball_of(_digits().ln(Decimal(2)))
 
 
+def log_2_over(steps: int) -> Ball:
+    """A ball around ln 2 / steps."""
+    return _ball_of(_digits().divide(_digits().ln(Decimal(2)), Decimal(steps)))
+
+
 @cache
-def step_parts() -> tuple[float, float, float]:
-    """Split ln 2 / 64 into three parts.
+def step_parts(steps: int = STEPS) -> tuple[float, float, float]:
+    """Split ln 2 / steps into three parts.
 
     The first two have so few bits that their products with integers below 2^20 are exact.
     """
     context = _digits()
-    rest = context.divide(context.ln(Decimal(2)), Decimal(STEPS))
+    rest = context.divide(context.ln(Decimal(2)), Decimal(steps))
     parts = []
     for _ in range(2):
         _, exponent = np.frexp(float(rest))
@@ -309,9 +314,9 @@ def step_parts() -> tuple[float, float, float]:
 
 
 @cache
-def table_of_powers() -> tuple[Floats, Floats]:
-    """The table of 2^(j / 64) for j from 0 to 63, as high and low parts."""
+def table_of_powers(steps: int = STEPS) -> tuple[Floats, Floats]:
+    """The table of 2^(j / steps) for all j from 0 on below steps, as high and low parts."""
     context = _digits()
-    step = context.divide(context.ln(Decimal(2)), Decimal(STEPS))
-    balls = [_ball_of(context.exp(context.multiply(step, Decimal(j)))) for j in range(STEPS)]
+    step = context.divide(context.ln(Decimal(2)), Decimal(steps))
+    balls = [_ball_of(context.exp(context.multiply(step, Decimal(j)))) for j in range(steps)]
     return np.array([b.high for b in balls]), np.array([b.low for b in balls])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss.exact import counts
+from unifiedloss.errors import BadValueError
+from unifiedloss.exact import counts, limbs
 from unifiedloss.exact.balls import Ball, U
 from unifiedloss.exact.sums import Sum, products
 from unifiedloss.floats import FORMATS
@@ -42,7 +43,8 @@ class HostCall:
         targets: labels (n,), or numbers (n, K).
         read: the predictions that the losses depend on: `rows`, or only the entries at the labels,
             (n, 1), where no other entry matters.
-        weight: sample weights, float64 (n,), or None.
+        weight: sample weights, float64 (n,), or None. Element weights where there are none.
+        element_weight: element weights beside sample weights, float64 (n,), or None.
         present: positions that are not dropped.
         kept: positions that are neither dropped nor zero-weighted.
         divides: whether the sum is divided: by its own divisor, or by one that is given.
@@ -91,15 +93,22 @@ class HostCall:
             if sample_weight is None
             else self._per_position(plain(sample_weight).astype(np.float64))
         )
+        self.element_weight: Floats | None = None
         if plan.element_weights is not None:
-            # There are no sample weights then: with both, the plan is `oracle_only`.
-            self.weight = np.broadcast_to(
-                np.asarray(plan.element_weights, np.float64), self.positions
-            ).reshape(-1)
+            each = np.asarray(plan.element_weights, np.float64)
+            each = np.broadcast_to(each, self.positions).reshape(-1)
+            if self.weight is None:
+                self.weight = each
+            else:
+                self.element_weight = each
         self.kept = self.present
         if self.weight is not None:
             # Compare in the compute dtype, where smaller numbers count as 0.
-            self.kept = self.present & plan.counts(self.weight.astype(plan.compute_dtype))
+            rounded = self.weight.astype(plan.compute_dtype)
+            product = None
+            if self.element_weight is not None:
+                product = _product_in(rounded, self.element_weight, plan.tiny_weight)
+            self.kept = self.present & plan.counts(rounded, product)
         # Integer weights that float64 does not hold. The oracle computes their positions.
         self._long_weight = None
         if sample_weight is not None and sample_weight.dtype in (np.int64, np.uint64):
@@ -252,6 +261,8 @@ class HostCall:
         if rule == "present" or counted:
             return _count(int(np.count_nonzero(self.present)))
         own = self._own_weights()
+        if self.element_weight is not None:
+            own = (self.element_weight[:, None], own[1])
         weight = np.ones(len(self.rows)) if self.weight is None else self.weight
         if rule == "nonzero":
             nonzero = (
@@ -263,7 +274,13 @@ class HostCall:
             return _count(int(np.count_nonzero(nonzero & self.kept)))
         if self.bad.any():
             return np.nan
-        factors = [f[self.kept] for f in (*own, weight[:, None])]
+        factors = [weight[:, None]]
+        if plan.class_weights is not None:
+            factors = [*own, *factors]
+        elif self.element_weight is not None:
+            factors = [own[0], *factors]
+        if not self.kept.all():
+            factors = [f[self.kept] for f in factors]
         if not all(np.isfinite(f).all() for f in factors):
             return float(np.sum(np.prod(np.stack(np.broadcast_arrays(*factors)), axis=0)))
         if self._long_weight is not None:
@@ -272,7 +289,7 @@ class HostCall:
         terms = None if self._long_weight is not None else products(*wide)
         if terms is None:
             each = zip(*(f.ravel().tolist() for f in wide), strict=True)
-            total = sum((Fraction(a) * Fraction(b) * Fraction(c) for a, b, c in each), Fraction(0))
+            total = sum((math.prod(map(Fraction, x), start=Fraction(1)) for x in each), Fraction(0))
             return (_ball(total), lambda: total) if total else 0.0
         weights = Sum(terms)
         ball = weights.ball()
@@ -381,8 +398,11 @@ class HostCall:
     def weight_of(self, i: int) -> Any:
         """The exact sample weight: a Fraction, or a float where it is not finite."""
         if self._long_weight is not None:
-            return Fraction(int(self._long_weight[i]))
-        return Fraction(1) if self.weight is None else extended(float(self.weight[i]))
+            weight: Any = Fraction(int(self._long_weight[i]))
+        else:
+            weight = Fraction(1) if self.weight is None else extended(float(self.weight[i]))
+        other = self.element_weight
+        return weight if other is None else times(weight, Fraction(float(other[i])))
 
     def oracle_loss(self, i: int, dtype: str) -> float:
         """The loss of a position times its sample weight, by the oracle."""
@@ -396,6 +416,42 @@ class HostCall:
         counts.undecided["oracle"] += 1
         slope = scaled(scale.exactly(i), self._position(i).predictions[c])
         return round_value(slope, FORMATS[self.plan.predictions_dtype])
+
+
+def _product_in(weight: Array, other: Floats, tiny: float) -> Array:
+    """0 where the product of weights, rounded to the dtype of the first, is below tiny, else 1."""
+    product = weight.astype(np.float64) * other
+    if weight.dtype == np.float64:
+        return np.where(np.abs(product) < tiny, 0.0, 1.0)
+    # The tie below `tiny` rounds up, to the even number. The product in float64 is itself rounded,
+    # so those beside that tie are compared exactly.
+    middle = tiny - FORMATS[weight.dtype.name].ulp(tiny) / 2
+    large = ~(np.abs(product) < middle)
+    for i in np.flatnonzero(np.abs(np.abs(product) - middle) <= middle * 2.0**-40):
+        exactly = abs(Fraction(float(weight[i])) * Fraction(float(other[i])))
+        large[i] = exactly >= Fraction(middle)
+    return large.astype(np.float64)
+
+
+def call_of_rows(plan: Plan, rows: Array, targets: Array, divisor: Divisor) -> HostCall:
+    """Some rows of a call as a call of their own."""
+    if plan.average_last_axis:
+        return HostCall(plan, rows, targets, None, None, divisor=divisor)
+    # The plan knows the class axis by its number, so keep the rank.
+    between = (1,) * (0 if plan.axis is None else plan.axis - 1)
+    width = () if plan.axis is None else rows.shape[1:]
+    rows = rows.reshape(len(rows), *between, *width)
+    targets = targets.reshape(len(rows), *between)
+    return HostCall(plan, rows, targets, None, None, divisor=divisor)
+
+
+def exact_number(divisor: Array) -> Fraction | float:
+    """A given divisor, exactly; NaN for one that divides nothing."""
+    try:
+        x = limbs.divisor_in(divisor) if divisor.ndim else extended(plain(divisor).item())
+    except BadValueError:
+        return np.nan
+    return x if x >= 0 else np.nan
 
 
 def plain(x: Array) -> Array:

@@ -10,7 +10,7 @@ The module `exact` of each loss says which of its plans float64 computes, and ho
 
 A result v with relative error E is decided where v (1 - E) and v (1 + E) round to the same number.
 
-float64 loses at most \(2^{-1022}\) to underflow, also where exp returns 0. `_in_reach` and a bound
+float64 loses at most \(2^{-1022}\) to underflow, also where exp returns 0. `in_reach` and a bound
 on the factor of a row's exponentials keep that loss negligible under every weight: it stays below
 \(2^{-200}\), and thus below u times every result that is not rounded to 0.
 """
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifiedloss import losses
-from unifiedloss.exact import loops
+from unifiedloss.exact import loops, mixed, wide
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.call import HostCall
 from unifiedloss.exact.rounding import stored, to_format
@@ -86,14 +86,21 @@ def carry_out(
         The positions that are left undecided.
     """
     plan = call.plan
-    if plan.predictions_dtype == "float64" or plan.scale != 1.0 or plan.average_last_axis:
-        return todo
     if not _is_in_reach(plan, scale):
         return todo
+    unknown = plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None
+    if plan.predictions_dtype == "float64":
+        if unknown or not _are_in_reach(call, slice(None), scale):
+            return todo
+        found = wide.carry_out(call, todo, results, slopes, scale)
+        return todo if found is None else found
     if _are_in_reach(call, slice(None), scale):
-        left = loops.carry_out(call, todo, results, slopes, scale, dtype)
-        if left is not None:
-            return left
+        for tier in (loops.carry_out, mixed.carry_out):
+            found = tier(call, todo, results, slopes, scale, dtype)
+            if found is not None:
+                return found
+    if unknown:
+        return todo
     step = _ELEMENTS if plan.axis is None else max(1, _BLOCK // call.rows.shape[1])
     module = losses.part(plan.spec.name, "exact")
     carry: Carry | None = module.float64(call, min(step, len(todo)))
@@ -133,8 +140,9 @@ def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
 
 def _are_in_reach(call: HostCall, some: Any, scale: Scale | None) -> bool:
     """Whether the own weights, targets and upstream gradients of some positions are in range."""
-    if call.weight is not None and not in_reach(call.weight[some]):
-        return False
+    for weight in (call.weight, call.element_weight):
+        if weight is not None and not in_reach(weight[some]):
+            return False
     wide_targets = call.plan.kind == "dense" and call.plan.targets_dtype == "float64"
     if wide_targets and not in_reach(call.targets[some]):
         return False

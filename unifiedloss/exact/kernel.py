@@ -24,19 +24,26 @@ import numpy as np
 
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.errors import BadValueError, UnsupportedError
-from unifiedloss.exact import counts, fast, limbs, loops, rows
+from unifiedloss.errors import UnsupportedError
+from unifiedloss.exact import casts, counts, fast, limbs, loops, mixed, rows, wide
 from unifiedloss.exact.balls import Ball
-from unifiedloss.exact.call import Array, Bools, HostCall, known_divisor, plain
+from unifiedloss.exact.call import (
+    Array,
+    Bools,
+    HostCall,
+    call_of_rows,
+    exact_number,
+    known_divisor,
+    plain,
+)
 from unifiedloss.exact.rooms import aligned
-from unifiedloss.exact.rounding import stored
+from unifiedloss.exact.rounding import bits_of, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.exact.tiers import round_positions
 from unifiedloss.losses import has_part
-from unifiedloss.oracle.extended import extended
 from unifiedloss.oracle.reduction import Reduction
-from unifiedloss.plan import Plan
+from unifiedloss.plan import Plan, as_read
 
 _MOST_WITHOUT_TIERS = 10**5
 """The most predictions of a loss without tiers. The oracle takes about 50 microseconds for each."""
@@ -85,13 +92,21 @@ def evaluate(
             `unifiedloss.compiled.threads` says.
 
     Returns:
-        The loss in the result dtype and the gradient in the predictions' dtype, in C order;
-        bfloat16 as its bits in uint16.
+        The loss in the result dtype and the gradient in `Plan.gradient_dtype`, in C order; bfloat16
+        as its bits in uint16.
     """
+    if plan.casts and not plan.oracle_only:
+        p, t, w = casts.read(plan, predictions, targets, sample_weight)
+        value, slopes = evaluate(
+            as_read(plan), p, t, w, mask, upstream, divisor,
+            gradient=gradient, exp=exp, threads=threads,
+        )  # fmt: skip
+        return value, None if slopes is None else casts.returned(plan, slopes, out)
     if sample_weight is None and mask is None:
-        found = _at_once(
-            plan, predictions, targets, upstream, out, threads, divisor, gradient=gradient
-        )
+        given = plan, predictions, targets, upstream, out, threads, divisor
+        found = _at_once(*given, gradient=gradient)
+        if found is None:
+            found = mixed.at_once(*given, some_rows, gradient=gradient)
         if found is not None:
             return found
     arrays = predictions, targets, sample_weight, mask, upstream, divisor
@@ -127,15 +142,6 @@ def _by_tiers(
         return _carry_out(call, upstream, out, gradient=gradient)
 
 
-def exact_number(divisor: Array) -> Fraction | float:
-    """A given divisor, exactly; NaN for one that divides nothing."""
-    try:
-        x = limbs.divisor_in(divisor) if divisor.ndim else extended(plain(divisor).item())
-    except BadValueError:
-        return np.nan
-    return x if x >= 0 else np.nan
-
-
 def sum_of_terms(
     plan: Plan,
     predictions: Array,
@@ -147,7 +153,7 @@ def sum_of_terms(
 
     The arguments are those of `evaluate`.
     """
-    if sample_weight is None and mask is None:
+    if sample_weight is None and mask is None and not plan.casts:
         ready = loops.ready_for(plan, predictions, targets)
         if ready is not None:
             found = host.run(loops.exact_sum, ready, predictions, targets)
@@ -170,6 +176,9 @@ def rounded_terms(
 
     The arguments are those of `evaluate`.
     """
+    if plan.casts and not plan.oracle_only:
+        p, t, w = casts.read(plan, predictions, targets, sample_weight)
+        return rounded_terms(as_read(plan), p, t, w, mask, exp=exp)
     given = targets, sample_weight, mask
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
         dtype = "float64" if plan.predictions_dtype == "float64" else "float32"
@@ -248,8 +257,8 @@ def _by_oracle(
         above = each.ravel().tolist() if plan.spec.reduction == "none" else each.item()
     result = reference.evaluate(
         spec,
-        _tensor(predictions, plan.predictions_dtype),
-        _tensor(targets, plan.targets_dtype),
+        _tensor(predictions, plan.gradient_dtype),
+        _tensor(targets, None if plan.casts else plan.targets_dtype),
         None if sample_weight is None else _tensor(sample_weight),
         None if mask is None else _tensor(mask),
         terms="rounded",
@@ -262,7 +271,7 @@ def _by_oracle(
     if result.grad_predictions is None:
         return loss, None
     slopes = np.reshape(result.grad_predictions, predictions.shape)
-    return loss, stored(slopes, plan.predictions_dtype)
+    return loss, stored(slopes, plan.gradient_dtype)
 
 
 def _refuse_many(plan: Plan, predictions: Array) -> None:
@@ -286,8 +295,8 @@ def by_oracle(
     _refuse_many(plan, predictions)
     return Reduction(
         plan.spec,
-        _tensor(predictions, plan.predictions_dtype),
-        _tensor(targets, plan.targets_dtype),
+        _tensor(predictions, plan.gradient_dtype),
+        _tensor(targets, None if plan.casts else plan.targets_dtype),
         None if sample_weight is None else _tensor(sample_weight),
         None if mask is None else _tensor(mask),
     )
@@ -329,7 +338,8 @@ def _at_once(
             return None
     ready = loops.ready_for(plan, predictions, targets)
     if ready is None and not rows.takes(plan):
-        return None
+        given = plan, predictions, targets, upstream, out, threads, some_rows
+        return wide.at_once(*given, gradient=gradient) if divisor is None else None
     if ready is None:
         slopes = _room_for(plan, predictions, out) if gradient else None
         arrays = predictions, targets, upstream, count, slopes, threads
@@ -360,7 +370,7 @@ def _at_once(
 
 
 def _room_for(plan: Plan, predictions: Array, out: Array | None) -> Array:
-    form = loops.memory_dtype(plan)
+    form = bits_of(plan.predictions_dtype)
     return aligned(predictions.shape, form) if out is None else out.view(form)
 
 
@@ -404,17 +414,12 @@ def _finished(
 ) -> compiled.Total:
     """Compute the rows that a loop left undecided, as a call of their own, and add their losses."""
     found = loops.second_tier(ready, left, predictions, targets, upstream, slopes)
-    plan, (_, width) = ready.plan, ready.rows
+    plan = ready.plan
     chosen = np.union1d(np.flatnonzero(left.positions), found.rows)
     if not len(chosen):
         return found.total
-    # The plan knows the class axis by its number, so keep the rank.
-    rank = 1 if plan.axis is None else plan.axis + 1
-    shape = (len(chosen), *[1] * (rank - 2), *([width] if plan.axis is not None else []))
-    rows = predictions[chosen].reshape(shape)
-    of_rows = targets[chosen].reshape(shape if plan.axis is None else shape[:-1])
     divisor = (Ball(np.float64(ready.divisor)), lambda: Fraction(ready.divisor))
-    call = HostCall(plan, rows, of_rows, None, None, divisor=divisor)
+    call = call_of_rows(plan, predictions[chosen], targets[chosen], divisor)
     losses = np.zeros(len(chosen), np.float32)
     some = None if slopes is None else slopes[chosen]
     scale = None if some is None else _scale(call, upstream, divisor)
@@ -430,6 +435,15 @@ def _finished(
     return found.total.plus(losses[missing[chosen]].tolist())
 
 
+def some_rows(
+    plan: Plan, rows: Array, targets: Array, divisor: Any, upstream: Any, *, gradient: bool
+) -> tuple[Array, Array | None]:
+    """Compute some rows of a call: their losses, and their rows of the gradient."""
+    with np.errstate(all="ignore"):
+        call = call_of_rows(plan, rows, targets, divisor)
+        return _carry_out_some(call, np.arange(len(rows)), upstream, gradient=gradient)
+
+
 def _carry_out(
     call: HostCall, upstream: Any, out: Array | None, *, gradient: bool
 ) -> tuple[Array, Array | None]:
@@ -437,7 +451,7 @@ def _carry_out(
     plan = call.plan
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
-    form = loops.memory_dtype(call.plan)
+    form = bits_of(call.plan.predictions_dtype)
     out = None if out is None else out.view(form)
     slopes = _slopes_in(call, form, out) if gradient else None
     scale = _scale(call, upstream, divisor) if gradient else None
@@ -457,7 +471,7 @@ def _carry_out_some(
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
     # Allocate all rows, because zeroed memory that is never touched costs nothing.
-    slopes = np.zeros(call.rows.shape, loops.memory_dtype(call.plan)) if gradient else None
+    slopes = np.zeros(call.rows.shape, bits_of(call.plan.predictions_dtype)) if gradient else None
     only = np.zeros(len(call.rows), bool)
     only[positions] = True
     scale = _scale(call, upstream, divisor) if gradient else None

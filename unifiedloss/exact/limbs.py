@@ -313,6 +313,11 @@ def _divisor_in(entries: bytes) -> Fraction | float:
     return number(found)
 
 
+def counted_by_divisor() -> tuple[float, ...]:
+    """What each limb of a divisor counts; the counts and the check number come after the limbs."""
+    return tuple(2.0 ** (_BITS * i + _DIVISOR.low) for i in range(_DIVISOR.limbs))
+
+
 def units_of_divisor(x: Fraction) -> Sum:
     """A finite divisor as a sum.
 

@@ -17,9 +17,9 @@ from unifiedloss import compiled, losses
 from unifiedloss.compiled import Left, Total, Work
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, limbs
-from unifiedloss.exact.balls import Ball, step_parts, table_of_powers
+from unifiedloss.exact.balls import Ball, log_2_over, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
-from unifiedloss.exact.rounding import stored
+from unifiedloss.exact.rounding import from_bits, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
 from unifiedloss.plan import MAX_INTEGER_TARGET, Plan
@@ -33,6 +33,9 @@ FEW = 32
 """Elements that balls compute one by one. For more, full rows are quicker."""
 
 _UNIT = 2.0**-53
+
+_STEPS = 256
+"""STEPS in pairs.h."""
 
 _REACH = 2.0**150
 """A call as it is given has an upstream gradient and a pos_weight from 1 / _REACH to _REACH."""
@@ -67,7 +70,9 @@ def carry_out(
         The positions that are left undecided, or None if no loop computes this call.
     """
     plan = call.plan
-    module = loop_of(plan)
+    if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
+        return None
+    module = loop_of(plan) if dtype in compiled.FORMS else None
     targets = None if module is None else module.read(call.targets)
     if targets is None:
         return None
@@ -77,6 +82,8 @@ def carry_out(
     if plan.class_weights is not None and (soft is None or soft.class_weights is None):
         weight = call.class_weight_of(slice(None), call.labels)
         factor = factor * call.own_class_weight(call.labels)
+    if plan.axis is None and (weight is not None or np.ndim(factor)):
+        return None  # `mixed` takes it
     work = Work(
         predictions=_readable(call.rows),
         targets=np.require(targets, requirements=("C", "A")),
@@ -223,7 +230,7 @@ def _second(found: Found, factors: _Factors) -> Found:
         (places, labels, columns),
         each,
         np.array(parts, np.float64),
-        _constants(),
+        constants(),
         (work.loss_dtype, work.slope_dtype),
         soft,
     )
@@ -237,19 +244,9 @@ def _second(found: Found, factors: _Factors) -> Found:
     return Found(work, total, rows[left], columns[left])
 
 
-def memory_dtype(plan: Plan) -> np.dtype[Any]:
-    """The dtype in which predictions and slopes lie in memory: for bfloat16 that of its bits."""
-    return np.dtype("uint16" if plan.predictions_dtype == "bfloat16" else plan.predictions_dtype)
-
-
 def bits(x: Array) -> Array:
     """The array, or its bits where its dtype is bfloat16, which has no buffer."""
     return x if x.dtype.kind in "iuf" else x.view(np.uint16)
-
-
-def from_bits(x: Array) -> Array:
-    """The array, with bits of bfloat16 as numbers of float32."""
-    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
 
 
 def _single(x: Array) -> Array:
@@ -261,9 +258,11 @@ def _at(x: Any, rows: Array) -> Any:
 
 
 @cache
-def _constants() -> tuple[Array, Array]:
-    """The numbers that the compiled second tier shares with the balls."""
-    return np.array(step_parts()), np.array(table_of_powers())
+def constants() -> Array:
+    """The numbers that the loops in pairs of float64 need; see pairs.h."""
+    step = log_2_over(_STEPS)
+    powers = np.transpose(table_of_powers(_STEPS)).ravel()
+    return np.array([*step_parts(_STEPS), step.high, step.low, *powers])
 
 
 def whole(module: Any, plan: Plan, work: Work, upstream: Array, divisor: Ball) -> Total | None:
@@ -371,15 +370,7 @@ def _ready(plan: Plan) -> Ready | None:
     name = plan.spec.name
     if not has_part(name, "compiled") or plan.result_dtype != "float32":
         return None
-    if plan.spec.reduction == "none" or plan.scale != 1.0:
-        return None
-    if not plan.plain or plan.ignored_labels or plan.class_weights is not None:
-        return None
-    if plan.element_weights is not None or plan.average_last_axis or plan.oracle_only:
-        return None
-    if plan.shape is None or not plan.count or plan.classes == 0:
-        return None
-    if plan.axis is not None and plan.axis != len(plan.shape) - 1:
+    if not is_plain(plan) or plan.spec.reduction == "none":
         return None
     targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
     module = losses.part(name, "compiled")
@@ -391,8 +382,9 @@ def _ready(plan: Plan) -> Ready | None:
     if plan.classes is not None and module.is_soft(plan):
         return None
     parameter = module.parameter(plan)
-    if parameter and not _is_in_reach(parameter):
+    if parameter and not is_in_reach(parameter):
         return None
+    assert plan.count is not None
     rows = (plan.count, plan.classes or 1)
     divisor = plan.count if plan.spec.reduction == "mean" else 1
     number = compiled.LOSSES.index(name)
@@ -400,6 +392,19 @@ def _ready(plan: Plan) -> Ready | None:
     form = compiled.FORMS.index(plan.predictions_dtype)
     fixed = (number, *rows, *label, form, form, parameter, float(divisor))
     return Ready(plan, rows, divisor, fixed, targets)
+
+
+def is_plain(plan: Plan) -> bool:
+    """Whether a call has no more than predictions in rows, targets, and the number of its rows."""
+    if plan.scale != 1.0 or not plan.plain or plan.casts:
+        return False
+    if plan.ignored_labels or plan.class_weights is not None or plan.element_weights is not None:
+        return False
+    if plan.average_last_axis or plan.oracle_only:
+        return False
+    if plan.shape is None or not plan.count or plan.classes == 0:
+        return False
+    return plan.axis is None or plan.axis == len(plan.shape) - 1
 
 
 def integer(divisor: Divisor) -> int | None:
@@ -412,7 +417,8 @@ def integer(divisor: Divisor) -> int | None:
     return int(high) if known else None
 
 
-def _is_in_reach(x: float) -> bool:
+def is_in_reach(x: float) -> bool:
+    """Whether a call as it is given may have this upstream gradient or pos_weight."""
     return 1 / _REACH <= abs(x) <= _REACH
 
 
@@ -421,7 +427,7 @@ def upstream_of(upstream: Any) -> float | None:
     if upstream is None:
         return 1.0
     u = float(upstream)
-    if not _is_in_reach(u):
+    if not is_in_reach(u):
         return None
     if abs(u) >= MAX_INTEGER_TARGET and int(u) != int(upstream):
         return None  # an integer that float64 does not hold
@@ -521,7 +527,7 @@ def small(
     if known is None or math.prod(known.rows) > _SMALL:
         return None
     u = 1.0 if upstream is None else upstream
-    if not _is_in_reach(u):
+    if not is_in_reach(u):
         return None
     value = np.empty((), np.float32)
     slopes = None if upstream is None else np.empty(predictions.shape, predictions.dtype)

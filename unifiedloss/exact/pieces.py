@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from unifiedloss.divisors import EMPTY
 from unifiedloss.errors import BadValueError, EmptyMeanError
-from unifiedloss.exact import kernel, limbs
-from unifiedloss.exact.call import HostCall
+from unifiedloss.exact import casts, kernel, limbs
+from unifiedloss.exact.call import HostCall, exact_number
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Signature
 from unifiedloss.oracle.rounding import nearest
@@ -56,7 +56,7 @@ class Job(NamedTuple):
         """Compute the vector or the loss; what is no sum of totals gives NaN."""
         if self.kind == "result":
             entries, *divisor = (x for x in arrays if x is not None)
-            over = kernel.exact_number(divisor[0]) if divisor else None
+            over = exact_number(divisor[0]) if divisor else None
             try:
                 value = result(self.spec, self.dtype, summed(entries), over)
             except (BadValueError, EmptyMeanError):
@@ -118,11 +118,13 @@ def _own_divisor(
     """The divisor of a mean, which no prediction changes."""
     if plan.plain and plan.count is not None and not plan.average_last_axis:
         return limbs.units_of_divisor(Fraction(plan.count))
-    if plan.element_weights is not None and plan.oracle_only:  # an element may have two weights
+    if plan.element_weights is not None and plan.oracle_only:  # of an average
         harmless = np.broadcast_to(np.float32(0.5), targets.shape)
         found: Any = kernel.by_oracle(plan, harmless, targets, sample_weight, mask).divisor
     else:
         with np.errstate(all="ignore"):
+            if plan.casts:
+                targets, sample_weight = casts.read(plan, targets, sample_weight)
             divisor = HostCall(plan, None, targets, sample_weight, mask).divisor()
         found = divisor if isinstance(divisor, float) else divisor[1]()
     if isinstance(found, float) and not np.isfinite(found):

@@ -87,3 +87,15 @@ def stored(x: Array, dtype: str) -> Array:
         return bits
     with np.errstate(over="ignore"):
         return x.astype(dtype, copy=False)
+
+
+def bits_of(dtype: str) -> np.dtype[Any]:
+    """The dtype in which `stored` holds numbers."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
+
+
+def from_bits(x: Array) -> Array:
+    """Read bfloat16 numbers from their bits in uint16; other numbers stay as they are."""
+    if x.dtype != np.uint16:
+        return x
+    return (x.astype(np.uint32) << 16).view(np.float32)

@@ -22,9 +22,7 @@ from unifiedloss.plan import Plan
 
 @lru_cache(4096)
 def _is_taken(plan: Plan) -> bool:
-    if not plan.classes or not plan.count or not plan.plain or plan.scale != 1.0:
-        return False
-    if plan.shape is None or plan.axis != len(plan.shape) - 1 or plan.oracle_only:
+    if not plan.classes or not loops.is_plain(plan):
         return False
     return plan.spec.reduction == "none" or plan.result_dtype == "float32"
 
@@ -49,7 +47,7 @@ def at_once(
 
     Args:
         plan: a plan that `takes` takes.
-        predictions: in memory as `loops.memory_dtype` says, or bfloat16 widened to float32.
+        predictions: in memory as `bits_of` says, or bfloat16 widened to float32.
         targets: likewise for dense ones.
         upstream: the upstream gradient: a number or, under "none", one for each position.
         divisor: divides the sum, of a plan with the reduction "sum".

@@ -61,7 +61,8 @@ class Scale:
     def power_of_two(self) -> bool:
         """Whether every scale is a power of two, so that a product with it is exact."""
         mean = self._call.divides
-        parts = [self.upstream] + ([] if self._call.weight is None else [self._call.weight])
+        weights = self._call.weight, self._call.element_weight
+        parts = [self.upstream, *(x for x in weights if x is not None)]
         if mean:
             parts.append(np.atleast_1d(self.divisor.high))
         exact = not mean or (self.divisor.low == 0 and self.divisor.radius == 0)
@@ -82,6 +83,8 @@ class Scale:
         )
         if self._call.weight is not None:
             result = result * Ball(self._call.weight[chosen][:, None])
+        if self._call.element_weight is not None:
+            result = result * Ball(self._call.element_weight[chosen][:, None])
         if self._call.plan.scale != 1.0:
             result = result * Ball(np.float64(self._call.plan.scale))
         return result / self.divisor if self._call.divides else result

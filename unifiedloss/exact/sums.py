@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unifiedloss import compiled
 from unifiedloss.exact.balls import Ball, U, two_prod
 from unifiedloss.exact.rounding import decide, to_format
 from unifiedloss.floats import FORMATS
@@ -35,6 +36,18 @@ class Sum:
     def __init__(self, numbers: Floats) -> None:
         self._numbers = numbers
 
+    def pair(self) -> Ball | None:
+        """A ball around the sum from the compiled loops, if they have one for these numbers.
+
+        The radius is 0 if two float64 hold all partial sums, and else about 2^-100 of the sizes.
+        """
+        numbers = self._numbers
+        if numbers.dtype != np.float64 or not compiled.is_available():
+            return None
+        high, low, error = compiled.sum_in_pairs(np.ascontiguousarray(numbers))
+        known = math.isfinite(high) and math.isfinite(error)
+        return Ball(np.float64(high), np.float64(low), np.float64(error)) if known else None
+
     def rough(self) -> tuple[float, float]:
         """The sum in float64 and a bound of its error, at the cost of two float64 sums."""
         sums, sizes = [], []
@@ -50,6 +63,9 @@ class Sum:
 
     def ball(self) -> Ball:
         """A ball around the sum: relative radius about 2^-106, or 0 if two float64 hold the sum."""
+        pair = self.pair()
+        if pair is not None and pair.radius <= abs(pair.high) * 2.0**-100:
+            return pair
         numbers = self._numbers.tolist()
         try:
             # math.fsum rounds the exact sum once. Sum that error the same way, and the next error.
@@ -80,6 +96,12 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         exactly: computes the divisor itself, for the case that the ball does not decide.
         dtype: the dtype's name.
     """
+    quick = total.pair()
+    if quick is not None:
+        with np.errstate(all="ignore"):
+            value, known = _decided(quick / divisor, dtype)
+        if known:
+            return value
     with np.errstate(over="ignore"):
         about, error = total.rough()
     mean = about / float(divisor.high)
@@ -94,11 +116,17 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         return float(first)
     with np.errstate(all="ignore"):
         slow = total.ball() / divisor
-    high, low, radius = (np.atleast_1d(np.asarray(x, np.float64)) for x in slow)
-    rounded, undecided = decide(high, low, radius, dtype)
-    if not undecided[0]:
-        return float(rounded[0])
+    value, known = _decided(slow, dtype)
+    if known:
+        return value
     return nearest(total.fraction() / exactly(), FORMATS[dtype])
+
+
+def _decided(ball: Ball, dtype: str) -> tuple[float, bool]:
+    """Round a ball; and whether that is known to be right."""
+    high, low, radius = (np.atleast_1d(np.asarray(x, np.float64)) for x in ball)
+    rounded, undecided = decide(high, low, radius, dtype)
+    return float(rounded[0]), not undecided[0]
 
 
 def products(*factors: Any) -> Floats | None:

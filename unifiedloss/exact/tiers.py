@@ -31,6 +31,8 @@ def round_positions(
         loss, slope = loss.sum() / count, slope / count
     if call.weight is not None:
         loss = loss * Ball(call.weight[chosen][:, None])
+    if call.element_weight is not None:
+        loss = loss * Ball(call.element_weight[chosen][:, None])
     if call.plan.scale != 1.0:
         loss = loss * Ball(np.float64(call.plan.scale))
     rounded, doubtful = decided(loss, (len(chosen), 1), dtype)

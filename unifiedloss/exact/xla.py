@@ -17,6 +17,7 @@ from unifiedloss import compiled, host
 from unifiedloss.compiled import threads
 from unifiedloss.exact import kernel, loops
 from unifiedloss.exact.call import Array
+from unifiedloss.exact.rounding import bits_of, from_bits
 from unifiedloss.plan import Plan, Signature, resolve
 from unifiedloss.serialization import from_dict
 
@@ -83,12 +84,12 @@ def _finish(
     plan = _plan(text)
     shape: Any = plan.shape
     labels: Any = plan.positions
-    z = loops.from_bits(np.frombuffer(predictions, loops.memory_dtype(plan))).reshape(shape)
+    z = from_bits(np.frombuffer(predictions, bits_of(plan.predictions_dtype))).reshape(shape)
     y = np.frombuffer(targets, plan.targets_dtype)
     y = y.reshape(labels if plan.kind == "index" else shape)
     out: Array | None = None
     if slopes is not None:
-        out = np.frombuffer(slopes, loops.memory_dtype(plan)).reshape(shape)
+        out = np.frombuffer(slopes, bits_of(plan.predictions_dtype)).reshape(shape)
     u = None if upstream is None else np.frombuffer(upstream, np.float32).reshape(())
     ready = loops.ready(plan)
     number = loops.upstream_of(u)

@@ -36,10 +36,10 @@ def _total(parts: Iterable[tuple[Extended, Extended]]) -> Extended:
     return total.rational if isinstance(total, Real) else total
 
 
-def _read_in(x: Tensor, dtype: str | None) -> Tensor:
+def _read_in(x: Tensor, dtype: str | None, *, exactly: bool) -> Tensor:
     """Round a floating tensor to the dtype that the spec names.
 
-    Numbers below the smallest normal number of either dtype become 0.
+    Unless it is done `exactly`, numbers below the smallest normal number of either dtype become 0.
     """
     if dtype is None or x.dtype not in FORMATS or x.dtype == dtype:
         return x
@@ -47,7 +47,9 @@ def _read_in(x: Tensor, dtype: str | None) -> Tensor:
     if x.dtype != "float16":  # subnormal float16 numbers are normal in the wider dtypes
         tiny = max(tiny, FORMATS[x.dtype].tiny)
     rounded = [narrow(v, form) if math.isfinite(v) else v for v in x.values]
-    return Tensor([0.0 if abs(v) < tiny else v for v in rounded], x.shape, dtype)
+    if not exactly:
+        rounded = [0.0 if abs(v) < tiny else v for v in rounded]
+    return Tensor(rounded, x.shape, dtype)
 
 
 def _in_turn(value: Value, dtype: str, own: str) -> float:
@@ -107,10 +109,13 @@ class Reduction:
         self.count = self.plan.count // self.size
         self._own_dtypes = predictions.dtype, targets.dtype
         read_in: str | None = getattr(spec, "dtype", None)
-        self._predictions = _read_in(predictions, read_in)
-        self._targets = _read_in(targets, read_in)
+        exactly = self.plan.exact
+        self._predictions = _read_in(predictions, read_in, exactly=exactly)
+        self._targets = _read_in(targets, read_in, exactly=exactly)
         self._own_weight = sample_weight
-        self._weight = None if sample_weight is None else _read_in(sample_weight, read_in)
+        self._weight = (
+            None if sample_weight is None else _read_in(sample_weight, read_in, exactly=exactly)
+        )
         self._call = PositionRules(self.plan)
         self._weights: list[Extended] = [ONE] * self.count
         if self._weight is not None:

@@ -115,6 +115,7 @@ def why_not(plan: Plan) -> str | None:
     along = isinstance(plan.pos_weight, tuple) and plan.pos_weight_axis != -1
     for rule, used in (
         ("scale", plan.scale != 1.0),
+        ("dtype", plan.casts),
         ("element_weights", plan.element_weights is not None),
         ("average_last_axis", plan.average_last_axis),
         ("class_weighting", plan.class_weighting == "position"),

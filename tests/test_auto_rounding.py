@@ -1,0 +1,245 @@
+"""`rounding="auto"`: the table, the settings of each backend, and what it does to whole calls."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import unifiedloss as ul
+from unifiedloss import auto_rounding, compiled, conformance, registry
+from unifiedloss.auto_rounding import Setting
+from unifiedloss.errors import SpecValueError
+from unifiedloss.evaluation import evaluate
+from unifiedloss.plan import Plan, Signature, resolve
+from unifiedloss.readers.files import Files
+from unifiedloss.serialization import from_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AUTO = ul.CrossEntropyLoss(from_logits=True, rounding="auto")
+
+Z = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+Y = np.array([0, 1, 2, 3, 4, 0])
+
+
+def planned(
+    spec: ul.Loss, setting: Setting, dtype: str = "float32", shape: Any = (6, 5), **more: Signature
+) -> Plan:
+    """The plan of a call with class indices, or with targets of the shape of the predictions."""
+    dense = not isinstance(spec, ul.CrossEntropyLoss)
+    targets = Signature(shape, "float32") if dense else Signature(shape[:-1], "int64")
+    given = [Signature(shape, dtype), targets, more.get("sample_weight"), None]
+    return auto_rounding.planned(spec, setting, lambda known: resolve(known, *given))
+
+
+NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
+    "a device other than the CPU": (AUTO, Setting("torch", "accelerator"), {}),
+    "a program that is saved": (AUTO, Setting("tensorflow", mode="export"), {}),
+    "torch.func inside torch.compile": (AUTO, Setting("torch", mode="transform"), {}),
+    "shapes that are unknown in a program of JAX": (
+        AUTO,
+        Setting("jax", mode="jit"),
+        {"shape": (None, 5)},
+    ),
+    "a form that XLA cannot compile": (
+        ul.MeanSquaredError(average_last_axis=True, rounding="auto"),
+        Setting("tensorflow", mode="xla"),
+        {},
+    ),
+    "float64 predictions": (AUTO, Setting("numpy"), {"dtype": "float64"}),
+    "two weights of an element": (
+        ul.MeanSquaredError(element_weights=(1.0, 2.0, 3.0, 4.0, 5.0), rounding="auto"),
+        Setting("numpy"),
+        {"sample_weight": Signature((6,), "float32")},
+    ),
+}
+"""For each row of the table, a call that it alone decides."""
+
+
+def test_every_row_has_a_call_that_it_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its row the call is exact, so no row is idle."""
+    assert list(NATIVE) == [row.what for row in auto_rounding.TABLE]
+    for row in auto_rounding.TABLE:
+        spec, setting, more = NATIVE[row.what]
+        found = planned(spec, setting, **more)
+        assert found.rounding == found.spec.rounding == "native"
+        assert found.why == f"native: {row.what}; rounding='exact' {row.exact}"
+        with monkeypatch.context() as patch:
+            others = tuple(other for other in auto_rounding.TABLE if other is not row)
+            patch.setattr(auto_rounding, "TABLE", others)
+            assert planned(spec, setting, **more).rounding == "exact"
+
+
+@pytest.mark.parametrize("mode", ["eager", "lazy", "compiled", "jit", "graph", "xla"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_usual_calls_are_exact_whatever_their_size(mode: str, dtype: str) -> None:
+    """Neither the extents nor the level of the compiled loops change the choice."""
+    for level in compiled.levels():
+        with compiled.forced(level):
+            for rows in (0, 1, 10**6):
+                found = planned(AUTO, Setting("jax", mode=mode), dtype, (rows, 5))
+                assert found.rounding == "exact"
+                assert found.why == f"exact: {dtype} predictions on the CPU"
+
+
+@pytest.mark.framework("numpy")
+def test_a_plan_says_what_it_chose_and_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A native choice is one INFO line for each spec and reason; an exact one is none."""
+    adapter = registry.adapter("numpy")
+    spec = AUTO.replace(label_smoothing=0.25)
+    with caplog.at_level(logging.INFO, "unifiedloss"):
+        for rows in (3, 4):
+            found = adapter.plan(spec, Z[:rows].astype(np.float64), Y[:rows], None, None)
+            assert found.rounding == "native"
+            assert adapter.plan(spec, Z[:rows], Y[:rows], None, None).rounding == "exact"
+    (line,) = caplog.messages
+    assert line == f"rounding='auto' of {spec!r} is {found.why}"
+    assert repr(found).endswith(f"{found.why})")
+    known = adapter.plan(spec.rounded("native"), Z, Y, None, None)
+    assert known.why == "native: the spec says so"
+
+
+def test_a_written_spec_keeps_the_word() -> None:
+    """The choice depends on the call, so the text of a spec holds "auto"."""
+    assert AUTO.to_dict() == {
+        "loss": "cross_entropy", "version": 3, "from_logits": True, "rounding": "auto",
+    }  # fmt: skip
+    assert from_json(AUTO.to_json()) == AUTO
+
+
+@pytest.mark.framework("numpy")
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", "exact"), ("float64", "native")])
+def test_calls_have_the_bits_of_the_chosen_rounding(dtype: str, rounding: Any) -> None:
+    """Losses, gradients, totals, divisors and results are those of the spec that is chosen."""
+    z, chosen = Z.astype(dtype), AUTO.rounded(rounding)
+    results = [
+        [
+            spec(z, Y),
+            *spec.value_and_grad(z, Y),
+            spec.totals(z, Y),
+            spec.result(spec.totals(z[:3], Y[:3]) + spec.totals(z[3:], Y[3:])),
+            spec.divisor_of(Y, dtype=dtype),
+            spec(z[:2], Y[:2], divisor=spec.divisor_of(Y, dtype=dtype)),
+            spec.value_and_grad(z[:2], Y[:2], divisor=6)[1],
+        ]
+        for spec in (AUTO, chosen)
+    ]
+    for mine, theirs in zip(*results, strict=True):
+        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
+
+
+@pytest.mark.framework("numpy")
+def test_totals_of_both_roundings_are_refused_by_name() -> None:
+    """NumPy adds the vector of an exact sum and that of a native one, which has one entry."""
+    summed = AUTO.replace(reduction="sum")
+    mixed = summed.totals(Z, Y) + summed.totals(Z.astype(np.float64), Y)
+    with pytest.raises(SpecValueError, match="chose 'exact' for some pieces and 'native' for"):
+        summed.result(mixed)
+
+
+@pytest.mark.framework("numpy")
+def test_files_are_evaluated_in_the_chosen_rounding(tmp_path: Path) -> None:
+    """The dtype of the file decides for all blocks, and the result names the rounding."""
+    np.save(tmp_path / "y.npy", Y)
+    for dtype, rounding in (("float32", "exact"), ("float64", "native")):
+        np.save(tmp_path / "z.npy", Z.astype(dtype))
+        files = Files(tmp_path / "z.npy", {"targets": tmp_path / "y.npy"})
+        assert evaluate(AUTO, files, rows=2).spec.rounding == rounding
+
+
+@pytest.mark.framework("torch")
+def test_torch_is_exact_except_under_a_transform_in_a_compiler() -> None:
+    """torch.func inside torch.compile refuses exact mode, so there the call is native."""
+    import torch
+
+    z, y = torch.tensor(Z), torch.tensor(Y)
+    wanted = AUTO.rounded("exact")(z, y)
+    compile_ = torch.compile(fullgraph=True, backend="aot_eager")
+    assert torch.equal(AUTO(z, y), wanted)
+    assert torch.equal(compile_(lambda z: AUTO(z, y))(z), wanted)
+    slope = compile_(torch.func.grad(lambda x: AUTO(x, y)))(z)
+    torch.testing.assert_close(slope, AUTO.value_and_grad(z, y)[1])
+    program = torch.export.export(_Module(), (z, y)).module()
+    torch.testing.assert_close(program(z, y), wanted)
+    assert "unifiedloss" not in str(program.graph)
+
+
+def _Module() -> Any:  # noqa: N802 - torch is not imported yet
+    import torch
+
+    class Loss(torch.nn.Module):
+        def forward(self, z: Any, y: Any) -> Any:
+            return AUTO(z, y)
+
+    return Loss()
+
+
+@pytest.mark.framework("jax")
+def test_jax_is_exact_and_native_where_a_program_is_exported() -> None:
+    """jax.export with an unknown batch cannot hold a call to the host."""
+    import jax
+
+    wanted = AUTO.rounded("exact")(Z, Y)
+    assert jax.jit(AUTO)(Z, Y).tobytes() == wanted.tobytes()
+    (rows,) = jax.export.symbolic_shape("n")
+    forms = [jax.ShapeDtypeStruct((rows, 5), "float32"), jax.ShapeDtypeStruct((rows,), "int32")]
+    exported = jax.export.export(jax.jit(AUTO))(*forms)
+    np.testing.assert_allclose(exported.call(Z, Y.astype(np.int32)), wanted, rtol=1e-6)
+
+
+@pytest.mark.framework("tensorflow")
+def test_tensorflow_is_exact_and_native_where_it_saves(tmp_path: Path) -> None:
+    """A saved model is loaded by processes that do not have unifiedloss."""
+    import tensorflow as tf
+
+    z, y = tf.constant(Z), tf.constant(Y)
+    wanted = AUTO.rounded("exact")(z, y)
+    assert AUTO(z, y).numpy() == wanted.numpy()
+    forms = [tf.TensorSpec((None, 5), tf.float32), tf.TensorSpec((None,), tf.int64)]
+    assert tf.function(AUTO, input_signature=forms)(z, y).numpy() == wanted.numpy()
+    module = tf.Module()
+    module.loss = tf.function(AUTO, input_signature=forms)
+    tf.saved_model.save(module, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path)).loss
+    assert not [op for op in loaded.concrete_functions[0].graph.get_operations() if "Py" in op.type]
+    np.testing.assert_allclose(loaded(z, y), wanted, rtol=1e-6)
+
+
+@pytest.mark.framework("dask")
+def test_dask_is_exact_if_its_blocks_are() -> None:
+    """The dtype of the array decides, before any block is computed."""
+    import dask.array as da
+
+    z, y = da.from_array(Z, chunks=(2, 5)), da.from_array(Y, chunks=2)
+    assert AUTO(z, y).compute() == AUTO.rounded("exact")(Z, Y)
+    assert AUTO.totals(z, y).dtype == np.int64
+    assert AUTO.result(AUTO.totals(z, y)).compute() == AUTO.rounded("exact")(Z, Y)
+    assert AUTO.totals(z.astype(np.float64), y).dtype == np.float64
+    assert registry.adapter("dask").check(AUTO, z, y) == ()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "numpy",
+        *(
+            pytest.param(name, marks=pytest.mark.slow("NumPy's run, of the same cases"))
+            for name in ("torch", "tensorflow", "jax", "keras")
+        ),
+    ],
+)
+@pytest.mark.timeout(3000)
+def test_all_native_calls_run_and_stay_within_their_bounds(
+    backend: str, pytestconfig: pytest.Config
+) -> None:
+    """The native conformance cases, run with "auto": nothing raises that did not before."""
+    strength = "full" if pytestconfig.getoption("strength") == "all" else "quick"
+    report = conformance.run([backend], rounding="auto", strength=strength, max_workers=1)
+    assert not report.errors
+    for row in report.rows:
+        assert row.total.comparisons
+        assert not row.failures, "\n\n".join(f"{f.case}: {f.what}" for f in row.failures[:5])

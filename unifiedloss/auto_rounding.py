@@ -1,0 +1,147 @@
+"""Chooses the rounding of a call whose spec has ``rounding="auto"``.
+
+A call is native if a row of `TABLE` fits it, and exact otherwise. The rows read only what is known
+before any value is: the setting of the call, and its plan. So the choice depends neither on values
+and sizes nor on threads, the gradient asked for, or whether the compiled loops are built.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+from unifiedloss.plan import Plan
+from unifiedloss.spec import Loss
+
+
+class Setting(NamedTuple):
+    """Where a call runs.
+
+    Attributes:
+        backend: the name of the adapter.
+        device: "cpu", or "accelerator" for any other device.
+        mode: "eager", "lazy", "compiled" (torch.compile), "jit", "graph" (tf.function), "xla"
+            (tf.function with jit_compile), "export" (a program that is saved), or "transform"
+            (torch.func inside torch.compile).
+    """
+
+    backend: str
+    device: str = "cpu"
+    mode: str = "eager"
+
+
+class Row(NamedTuple):
+    """One row of the table: calls that are native, and why.
+
+    A field that is None fits every call.
+
+    Attributes:
+        what: what these calls have, as in "native: float64 predictions".
+        exact: what ``rounding="exact"`` does with them.
+        backend: the adapter.
+        device: see `Setting`.
+        mode: see `Setting`.
+        form: what the plan has.
+    """
+
+    what: str
+    exact: str
+    backend: str | None = None
+    device: str | None = None
+    mode: str | None = None
+    form: Callable[[Plan], bool] | None = None
+
+    def fits(self, plan: Plan, setting: Setting) -> bool:
+        """Whether this row decides about a call."""
+        wanted = self.backend, self.device, self.mode
+        if any(w is not None and w != x for w, x in zip(wanted, setting, strict=True)):
+            return False
+        return self.form is None or self.form(plan)
+
+
+def _has_no_form(plan: Plan) -> bool:
+    """Whether no program of XLA's computes a plan, whatever its number of rows."""
+    from unifiedloss.exact.graph import form  # imported here because other settings do not need it
+
+    return form.why_not(plan) is not None
+
+
+TABLE = (
+    Row("a device other than the CPU", "computes it on the host", device="accelerator"),
+    Row("a program that is saved", "cannot be saved", mode="export"),
+    Row("torch.func inside torch.compile", "is refused there", mode="transform"),
+    Row(
+        "shapes that are unknown in a program of JAX",
+        "is refused there",
+        backend="jax",
+        form=lambda plan: plan.unchecked,
+    ),
+    Row(
+        "a form that XLA cannot compile",
+        "is refused there",
+        backend="tensorflow",
+        mode="xla",
+        form=_has_no_form,
+    ),
+    Row(
+        "float64 predictions",
+        "is several times slower",
+        form=lambda plan: plan.predictions_dtype == "float64",
+    ),
+    Row(
+        "two weights of an element",
+        "is a thousand times slower",
+        form=lambda plan: plan.oracle_only,
+    ),
+)
+"""The calls that are native. The first row that fits gives the reason."""
+
+
+def planned(spec: Loss, setting: Setting | None, plan_of: Callable[[Loss], Plan]) -> Plan:
+    """The plan of a call, for whichever rounding its spec has.
+
+    Args:
+        spec: the spec.
+        setting: where the call runs; only ``rounding="auto"`` needs it.
+        plan_of: makes the plan of the call for a spec.
+    """
+    if spec.rounding != "auto":
+        return plan_of(spec)
+    assert setting is not None
+    plan = plan_of(spec.rounded("native"))
+    for row in TABLE:
+        if row.fits(plan, setting):
+            return replace(plan, why=f"native: {row.what}; rounding='exact' {row.exact}")
+    why = f"exact: {plan.predictions_dtype} predictions on the CPU"
+    return replace(plan_of(spec.rounded("exact")), why=why)
+
+
+def tell(spec: Loss, plan: Plan) -> None:
+    """Log once for each spec and reason that ``rounding="auto"`` makes a call native.
+
+    torch.compile cannot trace this, so calls inside of it are not logged.
+    """
+    if spec.rounding == "auto" and not plan.exact:
+        _tell(spec, plan.why)
+
+
+@cache
+def _tell(spec: Loss, why: str) -> None:
+    logging.getLogger("unifiedloss").info("rounding='auto' of %r is %s", spec, why)
+
+
+def settled(adapter: Any, spec: Loss, *tensors: Any) -> Loss:
+    """The spec with the rounding that the plan of its call has.
+
+    Args:
+        adapter: the adapter that carries out the call.
+        spec: the spec.
+        *tensors: predictions, targets, sample_weight and mask.
+    """
+    if spec.rounding != "auto":
+        return spec
+    plan: Plan = adapter.plan(spec, *adapter.to_tensors(*tensors))
+    return spec.rounded(plan.rounding)
