@@ -113,6 +113,8 @@ def _by_rows(
         return None
     loss = torch.from_numpy(value.view(np.int16) if value.dtype == np.uint16 else value)
     return loss.view(ops.DTYPES[plan.result_dtype]), slopes
+
+
 def _of_mixed(
     plan: Plan,
     predictions: Tensor,

@@ -106,10 +106,10 @@ struct mixed {
      call is `first` elements into the axes. Or NULL. */
   const double *pos_weights;
   int64_t period, inner, first;
-  double loss_scale; /* multiplies the losses */
-  double over;       /* divides the slopes, whose factors and `scale` are numerators here */
+  double loss_scale;       /* multiplies the losses */
+  double over;             /* divides the slopes, whose factors and `scale` are numerators here */
   const struct clip *clip; /* or NULL for logits */
-  int no_losses;     /* whether only slopes are wanted */
+  int no_losses;           /* whether only slopes are wanted */
   int weight_is_exact, factor_is_exact; /* whether these have no error, `over` included */
 };
 

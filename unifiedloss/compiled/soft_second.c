@@ -24,7 +24,7 @@ INLINE struct pairs targets_at(const struct second *a, int64_t row, int64_t labe
   double keep, rest = two_sum(1, -smoothing, &keep);
   const struct pairs kept = {all(keep), all(rest)};
   struct pairs share = over(exactly(all(smoothing)), exactly(all((double)a->classes)));
-  doubles t, weights;
+  doubles t = {0}, weights = {0};
   for (int v = 0; v < W; v++) {
     const int64_t c = columns[v] < a->classes ? columns[v] : 0;
     const double read =

@@ -52,14 +52,14 @@ int64_t unifiedloss_xla_end(void) {
 }
 
 /* The size of the predictions or of the gradient. */
-static size_t bytes_of(const struct call *c, enum form form) {
+static size_t size_of(const struct call *c, enum form form) {
   return (size_t)(c->n * c->classes) * size_of_form(form);
 }
 
 static void fill_nan(const struct call *c, float *value) {
   *value = NAN;
   /* Bytes of ones are a NaN in every form. */
-  if (c->slopes) memset(c->slopes, 0xff, bytes_of(c, c->slope_form));
+  if (c->slopes) memset(c->slopes, 0xff, size_of(c, c->slope_form));
 }
 
 /* Let Python compute what is left of a call, or all of it where `left` is NULL. Where that fails the
@@ -75,9 +75,9 @@ static void finish(const struct call *c, const float *upstream, const struct lef
                                            left->total.low, left->total.error)
                            : Py_NewRef(Py_None);
     done = PyObject_CallMethod(module, "finish", "y#NNNNNN", text, (Py_ssize_t)length,
-                               view(c->predictions, (int64_t)bytes_of(c, c->form), PyBUF_READ),
+                               view(c->predictions, (int64_t)size_of(c, c->form), PyBUF_READ),
                                view(c->targets, c->n * c->label_size, PyBUF_READ),
-                               view(c->slopes, (int64_t)bytes_of(c, c->slope_form), PyBUF_WRITE),
+                               view(c->slopes, (int64_t)size_of(c, c->slope_form), PyBUF_WRITE),
                                view(value, sizeof *value, PyBUF_WRITE),
                                view(upstream, sizeof *upstream, PyBUF_READ), known);
   }
