@@ -72,7 +72,7 @@ def carry_out(
     plan = call.plan
     if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
         return None
-    module = loop_of(plan) if dtype in compiled.FORMS else None
+    module: Any = loop_of(plan) if dtype in compiled.FORMS else None
     targets = None if module is None else module.read(call.targets)
     if targets is None:
         return None
