@@ -26,7 +26,10 @@ RUNTIMES = {"gcc": ("libasan.so", "libubsan.so"), "clang": ("libclang_rt.asan-x8
 
 TESTS = tuple(
     f"tests/test_{name}.py"
-    for name in ("compiled", "compiled_wide", "compiled_mixed", "second_tier")
+    for name in (
+        *("compiled", "compiled_halves", "compiled_mixed", "compiled_rows", "compiled_wide"),
+        "second_tier",
+    )
 )
 LEFT_OUT = "not flush_to_zero and not variable_chooses and not of_torch"
 """Importing torch takes minutes here, and a process of its own would load the usual module."""

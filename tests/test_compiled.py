@@ -335,7 +335,7 @@ def test_averaged_rows_are_not_added_element_by_element() -> None:
 def test_memory_of_a_call_is_checked() -> None:
     """A shape that exceeds the memory given, or is none, is an error before anything is read."""
     mse, z, value = compiled.LOSSES.index("mean_squared_error"), np.ones(4, np.float32), np.empty(1)
-    fixed = (mse, 4, 1, 4, False, 1.0, 4.0)
+    fixed = (mse, 4, 1, 4, False, 0, 0, 1.0, 4.0)
     out = value.astype(np.float32)
     assert compiled.call(fixed, 1.0, z, z * 3, 0, out) is None
     assert out[0] == 4
@@ -346,6 +346,7 @@ def test_memory_of_a_call_is_checked() -> None:
     frozen.flags.writeable = False
     with pytest.raises((ValueError, BufferError), match=r"read-only|writable"):
         compiled.call(fixed, 1.0, z, z, frozen, out)
-    for wrong in ((9, *fixed[1:]), (mse, 0, *fixed[2:]), (mse, 4, 0, *fixed[3:])):
+    for place, bad in ((0, 9), (1, 0), (2, 0), (5, 3), (6, -1)):
+        wrong = (*fixed[:place], bad, *fixed[place + 1 :])
         with pytest.raises(ValueError, match="out of range"):
             compiled.call(wrong, 1.0, z, z, 0, out)

@@ -77,7 +77,8 @@ def run(row: Row, columns: list[int], factors: Array, divisor: Array) -> tuple[A
     """The rounded results of a row, and which are undecided."""
     n = len(columns)
     own = (np.zeros(n, np.int64), np.full(n, row.label), np.array(columns))
-    return compiled.second_tier(row.logits[None], own, factors, divisor, loops.constants())
+    dtypes = ("float32", "float32")
+    return compiled.second_tier(row.logits[None], own, factors, divisor, loops.constants(), dtypes)
 
 
 def is_nearest(rounded: float, exact: Any) -> bool:

@@ -70,7 +70,7 @@ def _evaluate(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
         jax.ShapeDtypeStruct((), np.dtype(np.int32)),
     ]
     if gradient:
-        results.append(jax.ShapeDtypeStruct(arrays[0].shape, np.dtype(np.float32)))
+        results.append(jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype))
     call = jax.ffi.ffi_call(_NAME, results, custom_call_api_version=3, legacy_backend_config=text)
     value, _, *slopes = call(*arrays)
     axes = manual.axes(*arrays)

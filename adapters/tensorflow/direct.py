@@ -66,24 +66,32 @@ def _gradient(
 def _evaluate(
     ready: Any, predictions: Tensor, targets: Tensor, upstream: float, *, gradient: bool
 ) -> tuple[Tensor, Tensor | None] | None:
+    from unifiedloss.exact.loops import bits
     from unifiedloss.exact.rooms import aligned
+    from unifiedloss.exact.rounding import bits_of
 
+    plan = ready.plan
     value = aligned((), np.dtype(np.float32))
-    slopes = aligned(ready.plan.shape, np.dtype(np.float32)) if gradient else None
+    slopes = aligned(plan.shape, bits_of(plan.predictions_dtype)) if gradient else None
     to = 0 if slopes is None else slopes
-    memory = predictions, targets, to, value
+    halves = plan.predictions_dtype == "bfloat16"  # Python's buffers have no such numbers
+    logits = bits(ops.to_numpy(predictions)) if halves else predictions
+    memory = logits, targets, to, value
     left = compiled.call(ready.fixed, upstream, *memory, threads=threads.number())
     if left is not None:
         from unifiedloss import host
         from unifiedloss.exact import kernel
 
-        arrays = ops.view(predictions), ops.view(targets)
-        values.check(ready.plan, *arrays, None, None)
+        arrays = ops.to_numpy(predictions), ops.view(targets)
+        values.check(plan, *arrays, None, None)
         finished = host.run(kernel.finish, ready, left, *arrays, upstream, slopes)
         if finished is None:
             return None
         value[...] = finished
-    return _shared(value), None if slopes is None else _shared(slopes)
+    if slopes is None:
+        return _shared(value), None
+    gradient_of = _shared(slopes)
+    return _shared(value), tf.bitcast(gradient_of, tf.bfloat16) if halves else gradient_of
 
 
 def _shared(x: Array) -> Tensor:

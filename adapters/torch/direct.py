@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unifiedloss import compiled, host, values
+from unifiedloss.adapters.torch import ops
 from unifiedloss.plan import Plan
 
 _FORMS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -68,6 +69,9 @@ def evaluate(
     if predictions.is_neg() or targets.is_neg():  # views that torch negates lazily
         return None
     if ready is None:
+        found = _by_rows(plan, predictions, targets, upstream, gradient=gradient)
+        if found is not None:
+            return found
         return _of_mixed(plan, predictions, targets, upstream, gradient=gradient, checked=checked)
     u = loops.upstream_of(None if upstream is None else upstream.item())
     addresses = predictions.data_ptr(), targets.data_ptr()
@@ -80,7 +84,8 @@ def evaluate(
     left = compiled.call(ready.fixed, u, *memory, threads=torch.get_num_threads())
     if left is not None:
         tensors = predictions, targets, slopes
-        rest: Any = [None if x is None else x.detach().numpy() for x in tensors]
+        rest: Any = [None if x is None else _bits(x) for x in tensors]
+        rest[0] = _mixed().from_bits(rest[0])
         if not checked:
             values.check(plan, rest[0], rest[1], None, None)
         finished = host.run(_finished, ready, left, *rest[:2], u, rest[2])
@@ -88,6 +93,26 @@ def evaluate(
             return None
         value.copy_(torch.from_numpy(finished))
     return value, slopes
+
+
+def _by_rows(
+    plan: Plan, predictions: Tensor, targets: Tensor, upstream: Tensor | None, *, gradient: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    """`evaluate` by the loops of `unifiedloss.exact.rows`."""
+    from unifiedloss.exact import rows
+
+    if not rows.takes(plan):
+        return None
+    slopes = _room(predictions) if gradient else None
+    tensors = predictions, targets, upstream, None, slopes
+    arrays = [None if x is None else _bits(x) for x in tensors]
+    if upstream is not None:
+        arrays[2] = _mixed().from_bits(arrays[2])
+    value = host.run(rows.at_once, plan, *arrays, torch.get_num_threads())
+    if value is None:
+        return None
+    loss = torch.from_numpy(value.view(np.int16) if value.dtype == np.uint16 else value)
+    return loss.view(ops.DTYPES[plan.result_dtype]), slopes
 
 
 def _of_mixed(

@@ -86,12 +86,31 @@ def forced(name: str) -> Iterator[None]:
         _chosen = before
 
 
+class Soft(NamedTuple):
+    """The targets of a cross-entropy that are not single classes; see `struct soft`.
+
+    Attributes:
+        targets: (n, K), as the predictions of `Work`; None where labels say which target is 1.
+        least: smaller targets count as 0.
+        smoothing: the amount of label smoothing.
+        class_weights: float64 (K,), multiply the smoothed targets; or None.
+        by_position: whether class weights multiply rows instead, by their sum under the targets.
+    """
+
+    targets: Array | None
+    least: float
+    smoothing: float
+    class_weights: Array | None
+    by_position: bool
+
+
 @dataclasses.dataclass(slots=True)
 class Work:
     """What a loop reads and writes; see loops.h.
 
     Attributes:
-        predictions: float32 (n, K), with the numbers of a row next to each other.
+        predictions: float32 (n, K), with the numbers of a row next to each other. For the
+            cross-entropy also float16, or bfloat16 as its bits in uint16.
         targets: contiguous: labels (n,) of any integer type, or float32 numbers.
         todo: bool (n,), the positions to compute, or None for all.
         weight: float64 (n,), the weights of the losses, or None for 1. Like several factors, only
@@ -100,11 +119,14 @@ class Work:
         factor_is_exact: whether the one factor is a power of two.
         divisor: the integer below 2^28 that the one factor is the inverse of, or 0.
         losses: float32 (n,), receives the losses; None if only their sum is wanted.
-        slopes: float32 (n, K) in C order, receives the gradient, or None.
+        slopes: (n, K) in C order, receives the gradient, or None.
         left: bool (n,), False; receives the positions of which nothing is computed.
         elements: int64, receives what is undecided elsewhere: row * K + class for a slope, ~row for
             a loss.
         threads: the most threads to use.
+        loss_dtype: the dtype that losses are rounded to.
+        slope_dtype: the dtype of the slopes; bfloat16 as its bits in uint16.
+        soft: what the targets of a cross-entropy are, where they are not `targets` alone.
     """
 
     predictions: Array
@@ -119,6 +141,9 @@ class Work:
     left: Array
     elements: Array
     threads: int = 1
+    loss_dtype: str = "float32"
+    slope_dtype: str = "float32"
+    soft: Soft | None = None
 
 
 class Total(NamedTuple):
@@ -229,11 +254,12 @@ def call(
 
     Args:
         fixed: what the shapes and dtypes say: the number of the loss, n, K, the bytes of a label
-            and whether it has a sign, the parameter as for `elementwise`, and the divisor.
+            and whether it has a sign, the forms of the predictions and of the gradient, the
+            parameter as for `elementwise`, and the divisor.
         upstream: the upstream gradient, from 2^-150 to 2^150 in size.
-        predictions: float32 (n, K) in C order.
+        predictions: numbers (n, K) in C order.
         targets: labels (n,), or float32 numbers.
-        slopes: receives the gradient, float32 (n, K); 0 for none.
+        slopes: receives the gradient, (n, K); 0 for none.
         value: receives the loss, float32.
         threads: the most threads to use.
 
@@ -261,6 +287,12 @@ def address(x: Array | None) -> int:
     return 0 if x is None else int(x.__array_interface__["data"][0])
 
 
+def form_of(numbers: Array) -> int:
+    """The number by which the module knows the dtype of an array; uint16 are bits of bfloat16."""
+    dtype = "bfloat16" if numbers.dtype == np.uint16 else numbers.dtype.name
+    return FORMS.index(dtype)
+
+
 def _factors(work: Work) -> tuple[int, float]:
     """The address of the factors and 1, or 0 and the one factor."""
     factor = work.factor
@@ -277,9 +309,12 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
     left, found, *total = _loops.cross_entropy(
         level_number(),
         work.threads,
+        form_of(rows),
+        FORMS.index(work.loss_dtype),
+        FORMS.index(work.slope_dtype),
         address(rows),
         *rows.shape,
-        rows.strides[0] // 4,
+        rows.strides[0] // rows.itemsize,
         address(labels),
         labels.itemsize,
         labels.dtype.kind == "i",
@@ -291,8 +326,19 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
         address(work.left),
         address(work.elements),
         len(work.elements),
+        *_of_soft(work.soft),
     )
     return Total(left, *total), found
+
+
+def _of_soft(soft: Soft | None) -> tuple[float, ...]:
+    """The arguments for targets that are not single classes."""
+    if soft is None:
+        return (0,) * 8
+    targets = soft.targets
+    form, stride = (0, 0) if targets is None else (form_of(targets), targets.shape[1])
+    weights = address(soft.class_weights), soft.by_position
+    return 1, address(targets), form, stride, soft.least, soft.smoothing, *weights
 
 
 def second_tier(
@@ -301,19 +347,23 @@ def second_tier(
     factors: Array,
     divisor: Array,
     constants: Array,
+    dtypes: tuple[str, str],
+    soft: Soft | None = None,
 ) -> tuple[Array, Array]:
     """Compute single results of a cross-entropy in pairs of float64; see `struct second`.
 
     Args:
-        predictions: as in `Work`.
+        predictions: as in `Work`, but float32.
         results: the row, the label of the row, and the column of each result, int64 (n,); the
             column of a loss is -1.
         factors: float64 (3, n); the results are multiplied by their product.
         divisor: float64 (3,), of the slopes: high part, low part and relative error.
         constants: float64, see pairs.h.
+        dtypes: the dtypes to which losses and slopes are rounded.
+        soft: as in `Work`, with float32 targets. There are only slopes then.
 
     Returns:
-        The results, rounded to float32, and which of them are undecided.
+        The rounded results in float32, and which of them are undecided.
     """
     n = len(results[0])
     rounded, left = np.empty(n, np.float32), np.empty(n, bool)
@@ -323,7 +373,11 @@ def second_tier(
         predictions.shape[1],
         predictions.strides[0] // 4,
         n,
-        *map(address, (*results, factors, divisor, constants, rounded, left)),
+        *map(address, (*results, factors, divisor, constants)),
+        *map(FORMS.index, dtypes),
+        *_of_soft(soft),
+        address(rounded),
+        address(left),
     )
     return rounded, left
 

@@ -19,6 +19,8 @@ static int is_power_of_two(double x) {
 static int rows_of(const struct call *c, const struct loops *loops, struct left *left) {
   struct rows rows = {0};
   rows.logits = c->predictions;
+  rows.form = c->form;
+  rows.slope_form = c->slope_form;
   rows.n = c->n;
   rows.classes = rows.stride = c->classes;
   rows.labels = c->targets;

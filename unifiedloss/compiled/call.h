@@ -13,12 +13,12 @@ struct call {
   enum loss loss;
   int64_t n, classes; /* classes is 1 for the elementwise losses, whose targets are float32 */
   int label_size, label_signed;
-  double parameter; /* delta of the Huber loss, pos_weight of the binary cross-entropy */
-  double divisor;   /* an integer that float64 holds: the losses are added and divided by it */
-  double upstream;  /* from 2^-150 to 2^150 in size */
-  const float *predictions;
-  const void *targets;
-  float *slopes; /* receives the gradient, or NULL */
+  enum form form, slope_form; /* of the predictions, and of the gradient */
+  double parameter;           /* delta of the Huber loss, pos_weight of the binary cross-entropy */
+  double divisor;  /* an integer that float64 holds: the losses are added and divided by it */
+  double upstream; /* from 2^-150 to 2^150 in size */
+  const void *predictions, *targets;
+  void *slopes; /* receives the gradient, or NULL */
 };
 
 /* What the loop of a call left undecided. */

@@ -8,15 +8,8 @@
 #include "loops.h"
 #include "vectors.h"
 
-typedef uint16_t halves __attribute__((vector_size(2 * W), aligned(2)));
+typedef uint16_t halves __attribute__((vector_size(2 * W), aligned(2), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * W), aligned(4)));
-
-INLINE size_t size_of_form(enum form form) { return form == FLOAT32 ? 4 : 2; }
-
-/* The number with this index. */
-INLINE const void *number_at(enum form form, const void *x, int64_t i) {
-  return (const char *)x + i * (int64_t)size_of_form(form);
-}
 
 /* W numbers, exactly. */
 INLINE floats load_form(enum form form, const void *x) {

@@ -4,6 +4,8 @@
 #include "halves.h"
 #include "native.c"
 #include "second_tier.c"
+#include "soft_second.c"
+#include "soft_targets.c"
 #include "sums.c"
 #include "wide.c"
 
@@ -33,10 +35,12 @@ static void each_half(double *x, int64_t n, enum form form) {
 
 const struct loops LOOPS = {
     cross_entropy,
+    soft_cross_entropy,
     binary_cross_entropy,
     mean_squared_error,
     huber,
     second_tier,
+    soft_second_tier,
     {wide_cross_entropy, wide_binary_cross_entropy, wide_squared_error, wide_huber_error},
     sum_in_pairs,
     add_exactly,

@@ -5,29 +5,51 @@
 #ifndef UNIFIEDLOSS_LOOPS_H
 #define UNIFIEDLOSS_LOOPS_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include "native.h"
 
 /* The dtypes of numbers. The half types are arrays of uint16_t. */
 enum form { FLOAT32, BFLOAT16, FLOAT16 };
 
+static inline size_t size_of_form(enum form form) { return form == FLOAT32 ? 4 : 2; }
+
+/* The number with this index, or NULL of none. */
+static inline void *number_at(enum form form, const void *x, int64_t i) {
+  return x ? (char *)x + i * (int64_t)size_of_form(form) : NULL;
+}
+
 /* The sum of the losses that were rounded, as high + low with an error below `error`. */
 struct total {
   double high, low, error;
 };
 
+/* The targets of a cross-entropy that are not single classes: (1 - smoothing) t + smoothing / K. */
+struct soft {
+  const void *targets; /* t, or NULL where labels say which is 1 */
+  enum form form;
+  int64_t stride; /* as in `struct rows` */
+  double least;   /* smaller targets count as 0 */
+  double smoothing;
+  const double *class_weights; /* which multiply the targets, or NULL */
+  int by_position;             /* the sum of their products with t multiplies the row instead */
+};
+
 /* A cross-entropy of logits with class indices; one row per position. */
 struct rows {
-  const float *logits;
+  const void *logits;
+  enum form form;             /* of the logits */
   int64_t n, classes, stride; /* stride: from one row to the next, in elements */
   const void *labels;
   int label_size, label_signed; /* bytes of a label, and whether it has a sign */
+  const struct soft *soft;      /* or NULL */
   const uint8_t *todo;          /* 1 for the positions to compute, or NULL for all */
   const double *weight;         /* the weight of each loss, or NULL for 1 */
   const double *factor;         /* the factor of each row's slopes, or NULL for `scale` */
   double scale;
+  enum form loss_form, slope_form; /* to which the results are rounded */
   float *losses; /* receives the losses; untouched, like `slopes`, where nothing is to do */
-  float *slopes; /* receives the gradient, n * classes numbers, or NULL */
+  void *slopes;  /* receives the gradient, n * classes numbers of `slope_form`, or NULL */
   uint8_t *left; /* zeros; receives 1 where nothing of a position is computed */
   double *room;  /* `room_of(classes)` numbers */
   /* Receives what is undecided elsewhere: row * classes + class for a slope, ~row for a loss. */
@@ -45,6 +67,8 @@ struct second {
   const double *factors;   /* three numbers for each result, whose product multiplies it: 3 * n */
   const double *divisor;   /* of the slopes: high part, low part, relative error */
   const double *constants; /* see pairs.h */
+  enum form loss_form, slope_form; /* to which the results are rounded */
+  const struct soft *soft; /* or NULL; then there are no losses, and its targets are float32 */
   float *results;
   uint8_t *left; /* receives 1 where a result is undecided; 0 elsewhere */
 };
@@ -82,10 +106,10 @@ struct mixed {
      call is `first` elements into the axes. Or NULL. */
   const double *pos_weights;
   int64_t period, inner, first;
-  double loss_scale; /* multiplies the losses */
-  double over;       /* divides the slopes, whose factors and `scale` are numerators here */
+  double loss_scale;       /* multiplies the losses */
+  double over;             /* divides the slopes, whose factors and `scale` are numerators here */
   const struct clip *clip; /* or NULL for logits */
-  int no_losses;     /* whether only slopes are wanted */
+  int no_losses;           /* whether only slopes are wanted */
   int weight_is_exact, factor_is_exact; /* whether these have no error, `over` included */
 };
 
@@ -134,16 +158,17 @@ struct exact_sum {
   int64_t limbs[FLOAT_LIMBS], specials[3];
 };
 
+typedef int64_t loop_of_rows(const struct rows *, int64_t *elements, struct total *);
 typedef int64_t wide_loop(const struct wide *); /* returns the number of positions in `left` */
 
 typedef int64_t loop_of_elements(const struct elements *, struct total *);
 
 struct loops {
-  /* Each returns the number of positions in `left`. `cross_entropy` leaves the number of undecided
+  /* Each returns the number of positions in `left`. A loop of rows leaves the number of undecided
      `elements` in *elements, also where it exceeds their capacity. */
-  int64_t (*cross_entropy)(const struct rows *, int64_t *elements, struct total *);
+  loop_of_rows *cross_entropy, *soft_cross_entropy;
   loop_of_elements *binary_cross_entropy, *mean_squared_error, *huber;
-  void (*second_tier)(const struct second *);
+  void (*second_tier)(const struct second *), (*soft_second_tier)(const struct second *);
   wide_loop *wide[4]; /* in the order of enum loss */
   void (*sum_in_pairs)(const double *, int64_t n, struct total *);
   void (*add_exactly)(const float *, int64_t n, struct exact_sum *);
@@ -156,9 +181,10 @@ struct loops {
 };
 
 /* Where in `rows.room` the room of one more row begins, after that of a group of rows; and how many
-   float64 it must hold. The loops write up to 64 numbers past the end of each. */
+   float64 it must hold, with that of two rows of float32. The loops write up to 64 numbers past the
+   end of each. */
 static inline int64_t spare_room(int64_t classes) { return (classes > 2048 ? classes : 2048) + 64; }
-static inline int64_t room_of(int64_t classes) { return spare_room(classes) + classes + 64; }
+static inline int64_t room_of(int64_t classes) { return spare_room(classes) + 2 * (classes + 64); }
 
 /* The same for `wide.room`: exponentials in two parts. */
 static inline int64_t wide_room_of(int64_t classes) { return 2 * (classes + 16); }

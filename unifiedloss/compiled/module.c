@@ -68,6 +68,14 @@ static void *address(struct arguments *a) {
   return (void *)(uintptr_t)PyLong_AsUnsignedLongLong(*a->next++);
 }
 
+/* The form of numbers, of which Python code knows the number. */
+static enum form form(struct arguments *a) {
+  int64_t number = integer(a);
+  if (!PyErr_Occurred() && (number < FLOAT32 || number > FLOAT16))
+    PyErr_SetString(PyExc_ValueError, "the form of the numbers is out of range");
+  return (enum form)number;
+}
+
 static const struct loops *loops_of(struct arguments *a) {
   long level = PyLong_AsLong(*a->next++);
   if (PyErr_Occurred()) return NULL;
@@ -83,16 +91,31 @@ static int has(Py_ssize_t given, Py_ssize_t wanted) {
   return 0;
 }
 
+/* Targets that are not single classes, or NULL. */
+static const struct soft *read_soft(struct arguments *a, struct soft *soft) {
+  const int given = (int)integer(a);
+  soft->targets = address(a);
+  soft->form = form(a);
+  soft->stride = integer(a);
+  soft->least = number(a);
+  soft->smoothing = number(a);
+  soft->class_weights = address(a);
+  soft->by_position = (int)integer(a);
+  return given ? soft : NULL;
+}
 static int is_form(int64_t x) { return x >= FLOAT32 && x <= FLOAT16; }
 
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 18)) return NULL;
+  if (!has(count, 29)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
   const int64_t threads = integer(&a);
   struct rows rows = {0};
+  rows.form = form(&a);
+  rows.loss_form = form(&a);
+  rows.slope_form = form(&a);
   rows.logits = address(&a);
   rows.n = integer(&a);
   rows.classes = integer(&a);
@@ -109,6 +132,8 @@ static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssiz
   rows.left = address(&a);
   rows.elements = address(&a);
   rows.capacity = integer(&a);
+  struct soft soft;
+  rows.soft = read_soft(&a, &soft);
   if (PyErr_Occurred()) return NULL;
   if (rows.n < 0 || rows.classes < 1 || rows.classes > INT64_MAX / 64) {
     PyErr_SetString(PyExc_ValueError, "rows and classes are out of range");
@@ -260,7 +285,7 @@ static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t coun
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 13)) return NULL;
+  if (!has(count, 23)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -275,12 +300,16 @@ static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_
   s.factors = address(&a);
   s.divisor = address(&a);
   s.constants = address(&a);
+  s.loss_form = form(&a);
+  s.slope_form = form(&a);
+  struct soft soft;
+  s.soft = read_soft(&a, &soft);
   s.results = address(&a);
   s.left = address(&a);
   if (PyErr_Occurred()) return NULL;
   unsigned before = keep_subnormals();
-  Py_BEGIN_ALLOW_THREADS
-  loops->second_tier(&s);
+  Py_BEGIN_ALLOW_THREADS(s.soft ? loops->soft_second_tier : loops->second_tier)
+  (&s);
   Py_END_ALLOW_THREADS
   restore(before);
   Py_RETURN_NONE;
@@ -372,7 +401,7 @@ static void release(struct memory *m) {
    of undecided positions, the numbers of undecided elements, and the total. */
 static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 14)) return NULL;
+  if (!has(count, 16)) return NULL;
   struct arguments a = {given};
   struct memory m = {0};
   struct call c = {0};
@@ -383,6 +412,8 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
   c.classes = integer(&a);
   c.label_size = (int)integer(&a);
   c.label_signed = (int)integer(&a);
+  c.form = form(&a);
+  c.slope_form = form(&a);
   c.parameter = number(&a);
   c.divisor = number(&a);
   c.upstream = number(&a);
@@ -393,10 +424,10 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
     PyErr_SetString(PyExc_ValueError, "the level, the loss or the shape is out of range");
     return NULL;
   }
-  const int64_t size = c.n * c.classes * (int64_t)sizeof(float);
-  c.predictions = memory(&a, &m, size, PyBUF_SIMPLE);
+  const int64_t size = c.n * c.classes;
+  c.predictions = memory(&a, &m, size * (int64_t)size_of_form(c.form), PyBUF_SIMPLE);
   c.targets = memory(&a, &m, c.n * c.label_size, PyBUF_SIMPLE);
-  c.slopes = memory(&a, &m, size, PyBUF_WRITABLE);
+  c.slopes = memory(&a, &m, size * (int64_t)size_of_form(c.slope_form), PyBUF_WRITABLE);
   float *value = memory(&a, &m, sizeof *value, PyBUF_WRITABLE);
   PyObject *found = NULL;
   struct left left;

@@ -42,11 +42,9 @@ def _known(plan: Plan) -> Loop | None:
     ):
         return None
     module = losses.part(plan.spec.name, "compiled")
-    return (
-        Loop(compiled.LOSSES.index(plan.spec.name), module.parameter(plan))
-        if module.takes(plan)
-        else None
-    )
+    if not module.takes(plan) or (plan.classes is not None and module.is_soft(plan)):
+        return None
+    return Loop(compiled.LOSSES.index(plan.spec.name), module.parameter(plan))
 
 
 def run(

@@ -49,17 +49,24 @@ static void part_of_rows(void *context, int64_t part, int64_t first, int64_t las
   struct parts *all = context;
   struct rows rows = *all->rows;
   rows.n = last - first;
-  rows.logits += first * rows.stride;
+  rows.logits = number_at(rows.form, rows.logits, first * rows.stride);
   rows.labels = (const char *)rows.labels + first * rows.label_size;
   rows.todo = AFTER(rows.todo, first);
   rows.weight = AFTER(rows.weight, first);
   rows.factor = AFTER(rows.factor, first);
   rows.losses = AFTER(rows.losses, first);
-  rows.slopes = AFTER(rows.slopes, first * rows.classes);
+  rows.slopes = number_at(rows.slope_form, rows.slopes, first * rows.classes);
   rows.left += first;
   rows.room = all->rooms + part * room_of(rows.classes);
   rows.elements = all->lists + part * rows.capacity;
-  all->left[part] = all->loops->cross_entropy(&rows, &all->found[part], &all->totals[part]);
+  struct soft soft;
+  if (rows.soft) {
+    soft = *rows.soft;
+    soft.targets = number_at(soft.form, soft.targets, first * soft.stride);
+    rows.soft = &soft;
+  }
+  loop_of_rows *loop = rows.soft ? all->loops->soft_cross_entropy : all->loops->cross_entropy;
+  all->left[part] = loop(&rows, &all->found[part], &all->totals[part]);
   const int64_t listed = all->found[part] < rows.capacity ? all->found[part] : rows.capacity;
   for (int64_t i = 0; i < listed; i++)
     rows.elements[i] += rows.elements[i] < 0 ? -first : first * rows.classes; /* ~row of a loss */

@@ -35,7 +35,7 @@ INLINE struct found of_probabilities(const struct clip *c, doubles p, doubles t,
   f.bad = ~((p >= 0x1p-126) | zero) | ~(p <= 1.0) | no_answer(t);
   longs inside = ~(longs){0};
   if (c->rule == CLIPPED) {
-    longs below = p < c->low, above = p > c->high;
+    longs below = p<c->low, above = p> c->high;
     inside = ~(below | above);
     cost = choose(below, all(c->costs[0]), choose(above, all(c->costs[1]), cost));
     other = choose(below, all(c->complements[0]), choose(above, all(c->complements[1]), other));

@@ -7,6 +7,7 @@
 
    and the slope of the label y is minus the share of the others. docs/exactness.md derives the
    bounds. */
+#include "halves.h"
 #include "loops.h"
 #include "pairs.h"
 
@@ -99,11 +100,12 @@ INLINE struct pairs slopes_at(const struct second *a, const struct row *row,
 }
 
 /* Round a number within `radius` of high + low. Returns whether that decides the rounding. */
-static int rounds_once(double high, double low, double radius, float *to) {
+static int rounds_once(enum form form, double high, double low, double radius, float *to) {
   /* `low` and the radius are rounded when they are added. */
   radius = radius * (1 + 0x1p-40) + fabs(low) * (2 * U);
-  float first = (float)to_odd(high, low - radius), last = (float)to_odd(high, low + radius);
-  *to = first + 0.0f; /* no -0 */
+  float first = rounded_to(form, to_odd(high, low - radius));
+  float last = rounded_to(form, to_odd(high, low + radius));
+  *to = first;
   return first == last && fabsf(first) < INFINITY;
 }
 
@@ -140,8 +142,10 @@ static void second_tier(const struct second *a) {
       radius = magnitude(x.high) * (error + a->divisor[2] + 0x1p-90) + 0x1p-500;
     }
     const int known = fabs(row.largest) < INFINITY;
+    const enum form form = is_loss ? a->loss_form : a->slope_form;
     for (int64_t v = 0; v < count; v++)
-      a->left[i + v] = !(known && rounds_once(x.high[v], x.low[v], radius[v], a->results + i + v));
+      a->left[i + v] =
+          !(known && rounds_once(form, x.high[v], x.low[v], radius[v], a->results + i + v));
     i += count;
   }
 }

@@ -1,8 +1,8 @@
 /* A call as XLA's custom calls on the CPU make it, in the calling convention without a header of
    XLA's ("api_version 0" in jax.ffi): pointers to the results, pointers to the operands, and a text.
 
-   The text starts with integers: level, threads, loss, n, classes, bytes of a label, whether it has a sign,
-   the bits of the parameter, the divisor, the number of examples, whether there is a gradient, and
+   The text starts with integers: level, threads, loss, n, classes, bytes of a label, whether it has a
+   sign, the forms of the predictions and of the gradient, the bits of the parameter, the divisor, the number of examples, whether there is a gradient, and
    whether there are upstream gradients. Examples have the same shape and lie one after the other.
 
    operands: predictions, targets, and upstream gradients, float32, one an example
@@ -17,7 +17,7 @@
 #include "call.h"
 #include "threads.h"
 
-#define NUMBERS 12
+#define NUMBERS 14
 #define LONGEST 320 /* characters of the integers */
 
 #define SMALLEST_UPSTREAM 0x1p-150
@@ -51,9 +51,15 @@ int64_t unifiedloss_xla_end(void) {
   return __atomic_load_n(&asking, __ATOMIC_SEQ_CST);
 }
 
+/* The size of the predictions or of the gradient. */
+static size_t size_of(const struct call *c, enum form form) {
+  return (size_t)(c->n * c->classes) * size_of_form(form);
+}
+
 static void fill_nan(const struct call *c, float *value) {
   *value = NAN;
-  for (int64_t i = 0; c->slopes && i < c->n * c->classes; i++) c->slopes[i] = NAN;
+  /* Bytes of ones are a NaN in every form. */
+  if (c->slopes) memset(c->slopes, 0xff, size_of(c, c->slope_form));
 }
 
 /* Let Python compute what is left of a call, or all of it where `left` is NULL. Where that fails the
@@ -61,7 +67,6 @@ static void fill_nan(const struct call *c, float *value) {
 static void finish(const struct call *c, const float *upstream, const struct left *left,
                    float *value, const char *text, size_t length) {
   PyGILState_STATE state = PyGILState_Ensure();
-  const int64_t size = c->n * c->classes * (int64_t)sizeof(float);
   PyObject *module = PyImport_ImportModule("unifiedloss.exact.xla"), *done = NULL;
   if (module) {
     PyObject *known = left ? Py_BuildValue("(NNLddd)", view(left->which, c->n, PyBUF_READ),
@@ -69,11 +74,12 @@ static void finish(const struct call *c, const float *upstream, const struct lef
                                            (long long)left->positions, left->total.high,
                                            left->total.low, left->total.error)
                            : Py_NewRef(Py_None);
-    done = PyObject_CallMethod(
-        module, "finish", "y#NNNNNN", text, (Py_ssize_t)length,
-        view(c->predictions, size, PyBUF_READ), view(c->targets, c->n * c->label_size, PyBUF_READ),
-        view(c->slopes, size, PyBUF_WRITE), view(value, sizeof *value, PyBUF_WRITE),
-        view(upstream, sizeof *upstream, PyBUF_READ), known);
+    done = PyObject_CallMethod(module, "finish", "y#NNNNNN", text, (Py_ssize_t)length,
+                               view(c->predictions, (int64_t)size_of(c, c->form), PyBUF_READ),
+                               view(c->targets, c->n * c->label_size, PyBUF_READ),
+                               view(c->slopes, (int64_t)size_of(c, c->slope_form), PyBUF_WRITE),
+                               view(value, sizeof *value, PyBUF_WRITE),
+                               view(upstream, sizeof *upstream, PyBUF_READ), known);
   }
   if (!done) {
     PyErr_WriteUnraisable(module);
@@ -96,16 +102,18 @@ void unifiedloss_xla(void **out, const void **in, const char *text, size_t lengt
   c.classes = numbers[4];
   c.label_size = (int)numbers[5];
   c.label_signed = (int)numbers[6];
-  memcpy(&c.parameter, &numbers[7], sizeof c.parameter);
-  c.divisor = (double)numbers[8];
+  c.form = (enum form)numbers[7];
+  c.slope_form = (enum form)numbers[8];
+  memcpy(&c.parameter, &numbers[9], sizeof c.parameter);
+  c.divisor = (double)numbers[10];
   const int64_t size = c.n * c.classes;
-  const float *upstreams = numbers[11] ? in[2] : NULL;
+  const float *upstreams = numbers[13] ? in[2] : NULL;
   float *values = out[0];
   *(int32_t *)out[1] = 0;
-  for (int64_t i = 0; i < numbers[9]; i++) {
-    c.predictions = (const float *)in[0] + i * size;
+  for (int64_t i = 0; i < numbers[11]; i++) {
+    c.predictions = number_at(c.form, in[0], i * size);
     c.targets = (const char *)in[1] + i * c.n * c.label_size;
-    c.slopes = numbers[10] ? (float *)out[2] + i * size : NULL;
+    c.slopes = numbers[12] ? number_at(c.slope_form, out[2], i * size) : NULL;
     unsigned before = keep_subnormals();
     c.upstream = upstreams ? (double)upstreams[i] : 1.0;
     restore(before);

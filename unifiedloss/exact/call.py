@@ -173,9 +173,12 @@ class HostCall:
         if plan.kind == "index":
             bad |= (self.targets < 0) | (self.targets >= rows.shape[1])
         elif plan.kind == "dense":
-            t = self.targets
-            bad |= ((t <= -np.float64(plan.tiny_target)) | np.isinf(t)).any(1)
-            nan |= np.isnan(t).any(1)
+            t, least = self.targets, -np.float64(plan.tiny_target)
+            # Two quick passes suffice for good targets; a NaN is no smallest or largest number.
+            quick = t.size > 0 and t.dtype != np.float16
+            if not (quick and t.min() > least and t.max() < np.inf):
+                bad |= ((t <= least) | np.isinf(t)).any(1)
+                nan |= np.isnan(t).any(1)
         elif plan.kind == "binary":
             t = self.targets
             if t.dtype != bool:

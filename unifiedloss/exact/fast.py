@@ -10,7 +10,7 @@ The module `exact` of each loss says which of its plans float64 computes, and ho
 
 A result v with relative error E is decided where v (1 - E) and v (1 + E) round to the same number.
 
-float64 loses at most \(2^{-1022}\) to underflow, also where exp returns 0. `_in_reach` and a bound
+float64 loses at most \(2^{-1022}\) to underflow, also where exp returns 0. `in_reach` and a bound
 on the factor of a row's exponentials keep that loss negligible under every weight: it stays below
 \(2^{-200}\), and thus below u times every result that is not rounded to 0.
 """
@@ -120,7 +120,7 @@ def carry_out(
     return left
 
 
-def _in_reach(x: Any) -> bool:
+def in_reach(x: Any) -> bool:
     """Whether every number is 0 or has a size from 1 / _REACH to _REACH."""
     size = np.abs(np.asarray(x, np.float64))
     return bool(((size == 0) | (size >= 1 / _REACH) & (size <= _REACH)).all())
@@ -135,18 +135,18 @@ def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
             shared.append(scale.upstream)
         if not np.isfinite(scale.divisor.radius):
             return False
-    return all(map(_in_reach, shared))
+    return all(map(in_reach, shared))
 
 
 def _are_in_reach(call: HostCall, some: Any, scale: Scale | None) -> bool:
     """Whether the own weights, targets and upstream gradients of some positions are in range."""
     for weight in (call.weight, call.element_weight):
-        if weight is not None and not _in_reach(weight[some]):
+        if weight is not None and not in_reach(weight[some]):
             return False
     wide_targets = call.plan.kind == "dense" and call.plan.targets_dtype == "float64"
-    if wide_targets and not _in_reach(call.targets[some]):
+    if wide_targets and not in_reach(call.targets[some]):
         return False
-    return scale is None or not scale.upstream.ndim or _in_reach(scale.upstream[some])
+    return scale is None or not scale.upstream.ndim or in_reach(scale.upstream[some])
 
 
 def indices(some: Any) -> Any:

@@ -25,7 +25,7 @@ import numpy as np
 from unifiedloss import compiled, host, reference
 from unifiedloss.compiled import threads as own_threads
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.exact import casts, counts, fast, limbs, loops, mixed, wide
+from unifiedloss.exact import casts, counts, fast, limbs, loops, mixed, rows, wide
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import (
     Array,
@@ -329,26 +329,31 @@ def _at_once(
     Returns:
         The results, or None if no loop computes this call, or its sum is undecided.
     """
-    ready = loops.ready_for(plan, predictions, targets)
-    if ready is None:
-        given = plan, predictions, targets, upstream, out, threads, some_rows
-        return wide.at_once(*given, gradient=gradient) if divisor is None else None
+    count = None
     if divisor is not None:
         count = loops.integer(known_divisor(host.run(exact_number, divisor)))
         if count is None:
             return None
-        ready = ready._replace(divisor=count, fixed=(*ready.fixed[:-1], float(count)))
+    ready = loops.ready_for(plan, predictions, targets)
+    if ready is None and not rows.takes(plan):
+        given = plan, predictions, targets, upstream, out, threads, some_rows
+        return wide.at_once(*given, gradient=gradient) if divisor is None else None
+    if ready is None:
+        slopes = _room_for(plan, predictions, out) if gradient else None
+        arrays = predictions, targets, upstream, count, slopes, threads
+        found = host.run(rows.at_once, plan, *arrays)
+        return None if found is None else (found, slopes)
+    if count is not None:
+        ready = ready.over(count)
     u = loops.upstream_of(upstream)
     if u is None:
         return None
-    slopes = None
-    if gradient:
-        slopes = aligned(predictions.shape, predictions.dtype) if out is None else out
+    slopes = _room_for(plan, predictions, out) if gradient else None
     value = np.empty((), np.float32)
     left = compiled.call(
         ready.fixed,
         u,
-        predictions,
+        loops.bits(predictions),
         targets,
         0 if slopes is None else slopes,
         value,
@@ -360,6 +365,11 @@ def _at_once(
             return None
         value[...] = finished
     return value, slopes
+
+
+def _room_for(plan: Plan, predictions: Array, out: Array | None) -> Array:
+    form = bits_of(plan.predictions_dtype)
+    return aligned(predictions.shape, form) if out is None else out.view(form)
 
 
 def finish(
@@ -439,7 +449,7 @@ def _carry_out(
     plan = call.plan
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
-    form = _slope_form(call)
+    form = bits_of(call.plan.predictions_dtype)
     out = None if out is None else out.view(form)
     slopes = _slopes_in(call, form, out) if gradient else None
     scale = _scale(call, upstream, divisor) if gradient else None
@@ -459,7 +469,7 @@ def _carry_out_some(
     divisor = call.divisor_of_mean()
     losses = _new_losses(call)
     # Allocate all rows, because zeroed memory that is never touched costs nothing.
-    slopes = np.zeros(call.rows.shape, _slope_form(call)) if gradient else None
+    slopes = np.zeros(call.rows.shape, bits_of(call.plan.predictions_dtype)) if gradient else None
     only = np.zeros(len(call.rows), bool)
     only[positions] = True
     scale = _scale(call, upstream, divisor) if gradient else None
@@ -471,10 +481,6 @@ def _term_dtype(call: HostCall) -> str:
     if call.plan.spec.reduction == "none":
         return call.plan.result_dtype
     return "float64" if call.plan.predictions_dtype == "float64" else "float32"
-
-
-def _slope_form(call: HostCall) -> np.dtype[Any]:
-    return bits_of(call.plan.predictions_dtype)
 
 
 def _new_losses(call: HostCall) -> Array:

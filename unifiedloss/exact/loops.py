@@ -19,6 +19,7 @@ from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, limbs
 from unifiedloss.exact.balls import Ball, log_2_over, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
+from unifiedloss.exact.rounding import from_bits, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
 from unifiedloss.plan import MAX_INTEGER_TARGET, Plan
@@ -28,7 +29,7 @@ _EXACT_DIVISORS = 1 << 28
 
 _MOST_ROWS = 1 << 31
 
-_FEW = 32
+FEW = 32
 """Elements that balls compute one by one. For more, full rows are quicker."""
 
 _UNIT = 2.0**-53
@@ -43,10 +44,11 @@ _REACH = 2.0**150
 def loop_of(plan: Plan) -> Any:
     """The module with the compiled loop of a plan, or None."""
     name = plan.spec.name
-    if plan.predictions_dtype != "float32" or not has_part(name, "compiled"):
+    if not has_part(name, "compiled"):
         return None
     module = losses.part(name, "compiled")
-    return module if module.takes(plan) and compiled.is_available() else None
+    taken = plan.predictions_dtype in module.DTYPES and module.takes(plan)
+    return module if taken and compiled.is_available() else None
 
 
 # ------------------------------------------------------------------------------ rows of a host call
@@ -70,13 +72,14 @@ def carry_out(
     plan = call.plan
     if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
         return None
-    module = None if dtype != "float32" else loop_of(plan)
+    module: Any = loop_of(plan) if dtype in compiled.FORMS else None
     targets = None if module is None else module.read(call.targets)
     if targets is None:
         return None
     weight: Any = call.weight
     factor, exactly, divisor = _factor(scale)
-    if plan.class_weights is not None:
+    soft = None if plan.classes is None else module.soft(plan, targets)
+    if plan.class_weights is not None and (soft is None or soft.class_weights is None):
         weight = call.class_weight_of(slice(None), call.labels)
         factor = factor * call.own_class_weight(call.labels)
     if plan.axis is None and (weight is not None or np.ndim(factor)):
@@ -92,15 +95,20 @@ def carry_out(
         losses=results,
         slopes=slopes,
         left=np.zeros(len(call.rows), bool),
-        elements=np.empty(len(results) + _FEW, np.int64),
+        elements=np.empty(len(results) + FEW, np.int64),
         threads=call.threads or own_threads.number(),
+        loss_dtype=dtype,
+        slope_dtype=plan.predictions_dtype,
+        soft=soft,
     )
     found = _run(module, plan, work)
+    if soft is not None:
+        found = found.without_losses()
     if len(found.rows):
         factors = _Factors(1.0, call.weight, None, Ball(1.0))
         if scale is not None:
             factors = factors._replace(upstream=scale.upstream, divisor=scale.divisor)
-        if plan.class_weights is not None:
+        if plan.class_weights is not None and (soft is None or soft.class_weights is None):
             factors = factors._replace(own=np.asarray(call.own_class_weight(call.labels)))
         found = _second(found, factors)
         finish_elements(call, found, slopes, scale)
@@ -108,11 +116,12 @@ def carry_out(
 
 
 def _readable(rows: Array) -> Array:
-    """The rows as an array that the loops read: float32, aligned, the classes side by side."""
-    ordered = rows.strides[-1] == 4 and rows.strides[0] % 4 == 0
-    if ordered and rows.dtype == np.float32 and rows.flags.aligned and rows.dtype.isnative:
+    """The rows as an array that the loops read: aligned, the classes side by side."""
+    size = rows.itemsize
+    ordered = rows.strides[-1] == size and rows.strides[0] % size == 0
+    if ordered and rows.flags.aligned and rows.dtype.isnative:
         return rows
-    return np.array(rows, np.float32, order="C")
+    return np.array(rows, rows.dtype.newbyteorder("="), order="C")
 
 
 def _factor(scale: Scale | None) -> tuple[Any, bool, float]:
@@ -149,6 +158,13 @@ class Found(NamedTuple):
     total: Total
     rows: Array
     columns: Array
+
+    def without_losses(self) -> Found:
+        """The slopes alone, of rows whose losses are known. The other rows are flagged."""
+        left = self.work.left
+        left[self.rows[self.columns < 0]] = True
+        chosen = ~left[self.rows]
+        return self._replace(rows=self.rows[chosen], columns=self.columns[chosen])
 
 
 def _run(module: Any, plan: Plan, work: Work) -> Found:
@@ -202,20 +218,39 @@ def _second(found: Found, factors: _Factors) -> Found:
             each[row] = weights[rows]
     divisor = factors.divisor
     parts = [divisor.high, divisor.low, divisor.radius / abs(divisor.high)]
+    logits, places, soft = work.predictions, rows, work.soft
+    labels = work.targets[rows].astype(np.int64) if work.targets.ndim == 1 else places
+    if logits.dtype != np.float32 or soft is not None:
+        chosen, places = np.unique(rows, return_inverse=True)
+        logits = _single(logits[chosen])
+        if soft is not None and soft.targets is not None:
+            soft = soft._replace(targets=_single(soft.targets[chosen]))
     rounded, left = compiled.second_tier(
-        work.predictions,
-        (rows, work.targets[rows].astype(np.int64), columns),
+        logits,
+        (places, labels, columns),
         each,
         np.array(parts, np.float64),
         constants(),
+        (work.loss_dtype, work.slope_dtype),
+        soft,
     )
     losses, of_slopes = ~left & is_loss, ~left & ~is_loss
     if work.slopes is not None:
-        work.slopes[rows[of_slopes], columns[of_slopes]] = rounded[of_slopes]
+        found_slopes = stored(rounded[of_slopes], work.slope_dtype)
+        work.slopes[rows[of_slopes], columns[of_slopes]] = found_slopes
     assert work.losses is not None
     work.losses[rows[losses]] = rounded[losses]
     total = found.total.plus(rounded[losses].tolist()) if losses.any() else found.total
     return Found(work, total, rows[left], columns[left])
+
+
+def bits(x: Array) -> Array:
+    """The array, or its bits where its dtype is bfloat16, which has no buffer."""
+    return x if x.dtype.kind in "iuf" else x.view(np.uint16)
+
+
+def _single(x: Array) -> Array:
+    return from_bits(x).astype(np.float32, copy=False)
 
 
 def _at(x: Any, rows: Array) -> Any:
@@ -230,6 +265,27 @@ def constants() -> Array:
     return np.array([*step_parts(_STEPS), step.high, step.low, *powers])
 
 
+def whole(module: Any, plan: Plan, work: Work, upstream: Array, divisor: Ball) -> Total | None:
+    """Run a loop of rows and the second tier.
+
+    Args:
+        module: the module of the loop.
+        plan: the plan of a call without weights and masks.
+        work: all positions of the call.
+        upstream: the upstream gradient, a number or one for each row.
+        divisor: the divisor of the slopes.
+
+    Returns:
+        What the loop found, or None if something is undecided still.
+    """
+    found = _run(module, plan, work)
+    if found.total.left or (work.soft is not None and (found.columns < 0).any()):
+        return None
+    if len(found.rows):
+        found = _second(found, _Factors(upstream, None, None, divisor))
+    return None if len(found.rows) else found.total
+
+
 def finish_elements(
     call: HostCall, found: Found, slopes: Array | None, scale: Scale | None
 ) -> None:
@@ -242,7 +298,7 @@ def finish_elements(
     if slopes is None or scale is None:
         return
     rows, columns = rows[columns >= 0], columns[columns >= 0]
-    if len(rows) > _FEW:
+    if len(rows) > FEW or found.work.soft is not None:
         left[rows] = True
         return
     module = losses.part(call.plan.spec.name, "exact")
@@ -251,6 +307,10 @@ def finish_elements(
 
 
 # ------------------------------------------------------------------------- arrays as they are given
+
+
+_FORM = 5
+"""The place of the form of the predictions in `Ready.fixed`."""
 
 
 class Ready(NamedTuple):
@@ -270,6 +330,15 @@ class Ready(NamedTuple):
     fixed: tuple[float, ...]
     targets: np.dtype[Any]
 
+    def widened(self) -> Ready:
+        """The same call with predictions of bfloat16 that are widened to float32."""
+        first, last = self.fixed[:_FORM], self.fixed[_FORM + 1 :]
+        return self._replace(fixed=(*first, compiled.FORMS.index("float32"), *last))
+
+    def over(self, divisor: int) -> Ready:
+        """The same call with another divisor."""
+        return self._replace(divisor=divisor, fixed=(*self.fixed[:-1], float(divisor)))
+
 
 def ready(plan: Plan) -> Ready | None:
     """The call of a plan for a compiled loop, or None if none computes it from its arrays."""
@@ -282,8 +351,13 @@ def ready(plan: Plan) -> Ready | None:
 def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
     """The call of a plan for a compiled loop, or None if none computes it from these arrays."""
     known = ready(plan)
-    if known is None or predictions.dtype != np.float32 or targets.dtype != known.targets:
+    if known is None or targets.dtype != known.targets:
         return None
+    given, held = predictions.dtype, plan.predictions_dtype
+    if given.name != held or not given.isnative:
+        if given != np.float32 or held != "bfloat16":
+            return None
+        known = known.widened()
     for x in (predictions, targets):
         flags = x.flags  # the memory may be read-only, as TensorFlow's is
         if not (flags.c_contiguous and flags.aligned):
@@ -294,16 +368,18 @@ def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
 @lru_cache(4096)
 def _ready(plan: Plan) -> Ready | None:
     name = plan.spec.name
-    if plan.predictions_dtype != "float32" or plan.result_dtype != "float32":
+    if not has_part(name, "compiled") or plan.result_dtype != "float32":
         return None
-    if not has_part(name, "compiled") or not is_plain(plan) or plan.spec.reduction == "none":
+    if not is_plain(plan) or plan.spec.reduction == "none":
         return None
     targets = np.dtype(plan.targets_dtype) if plan.targets_dtype in np.sctypeDict else None
     module = losses.part(name, "compiled")
-    if targets is None or not module.takes(plan):
+    if targets is None or plan.predictions_dtype not in module.DTYPES or not module.takes(plan):
         return None
     read = module.read(np.empty(0, targets))
     if read is None or read.dtype != targets:
+        return None
+    if plan.classes is not None and module.is_soft(plan):
         return None
     parameter = module.parameter(plan)
     if parameter and not is_in_reach(parameter):
@@ -313,7 +389,9 @@ def _ready(plan: Plan) -> Ready | None:
     divisor = plan.count if plan.spec.reduction == "mean" else 1
     number = compiled.LOSSES.index(name)
     label = (targets.itemsize, targets.kind == "i")
-    return Ready(plan, rows, divisor, (number, *rows, *label, parameter, float(divisor)), targets)
+    form = compiled.FORMS.index(plan.predictions_dtype)
+    fixed = (number, *rows, *label, form, form, parameter, float(divisor))
+    return Ready(plan, rows, divisor, fixed, targets)
 
 
 def is_plain(plan: Plan) -> bool:
@@ -378,7 +456,7 @@ def second_tier(
         What is still undecided.
     """
     work = Work(
-        predictions=predictions,
+        predictions=bits(predictions),
         targets=targets,
         todo=None,
         weight=None,
@@ -389,6 +467,7 @@ def second_tier(
         slopes=slopes,
         left=left.positions.copy(),
         elements=left.elements,
+        slope_dtype=ready.plan.predictions_dtype,
     )
     found = _listed(work, left.total, left.elements)
     if len(found.rows):
@@ -408,7 +487,7 @@ def exact_sum(ready: Ready, predictions: Array, targets: Array) -> limbs.Sum | N
         return None if summed is None else limbs.sum_in(summed)
     terms = np.empty(n, np.float32)
     work = Work(
-        predictions=predictions.reshape(ready.rows),
+        predictions=bits(predictions).reshape(ready.rows),
         targets=targets.reshape(n),
         todo=None,
         weight=None,
@@ -451,10 +530,9 @@ def small(
     if not is_in_reach(u):
         return None
     value = np.empty((), np.float32)
-    slopes = None if upstream is None else np.empty(predictions.shape, np.float32)
-    left = compiled.call(
-        known.fixed, u, predictions, targets, 0 if slopes is None else slopes, value
-    )
+    slopes = None if upstream is None else np.empty(predictions.shape, predictions.dtype)
+    to = 0 if slopes is None else bits(slopes)
+    left = compiled.call(known.fixed, u, bits(predictions), targets, to, value)
     return (value[()], slopes) if left is None else None
 
 

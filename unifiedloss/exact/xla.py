@@ -17,6 +17,7 @@ from unifiedloss import compiled, host
 from unifiedloss.compiled import threads
 from unifiedloss.exact import kernel, loops
 from unifiedloss.exact.call import Array
+from unifiedloss.exact.rounding import bits_of, from_bits
 from unifiedloss.plan import Plan, Signature, resolve
 from unifiedloss.serialization import from_dict
 
@@ -36,20 +37,16 @@ def text_of(plan: Plan, examples: int, *, gradient: bool, upstream: bool) -> str
     (bits,) = struct.unpack("<q", struct.pack("<d", parameter))
     numbers = (compiled.level_number(), threads.number(), *shape, bits, int(divisor))
     numbers += (examples, gradient, upstream)
-    signatures = plan.spec.to_dict(), plan.shape, plan.positions, plan.targets_dtype
+    dtypes = plan.predictions_dtype, plan.targets_dtype
+    signatures = plan.spec.to_dict(), plan.shape, plan.positions, *dtypes
     return " ".join(str(int(x)) for x in numbers) + _SEPARATOR + json.dumps(signatures)
 
 
 @lru_cache(4096)
 def _plan(text: bytes) -> Plan:
-    spec, shape, positions, targets = json.loads(text.partition(_SEPARATOR.encode())[2])
-    return resolve(
-        from_dict(spec), Signature(tuple(shape), "float32"), _targets(shape, positions, targets)
-    )
-
-
-def _targets(shape: list[int], positions: list[int], dtype: str) -> Signature:
-    return Signature(tuple(positions if dtype != "float32" else shape), dtype)
+    spec, shape, positions, dtype, targets = json.loads(text.partition(_SEPARATOR.encode())[2])
+    of_targets = Signature(tuple(positions if targets != "float32" else shape), targets)
+    return resolve(from_dict(spec), Signature(tuple(shape), dtype), of_targets)
 
 
 def finish(
@@ -87,12 +84,12 @@ def _finish(
     plan = _plan(text)
     shape: Any = plan.shape
     labels: Any = plan.positions
-    z = np.frombuffer(predictions, np.float32).reshape(shape)
+    z = from_bits(np.frombuffer(predictions, bits_of(plan.predictions_dtype))).reshape(shape)
     y = np.frombuffer(targets, plan.targets_dtype)
     y = y.reshape(labels if plan.kind == "index" else shape)
     out: Array | None = None
     if slopes is not None:
-        out = np.frombuffer(slopes, np.float32).reshape(shape)
+        out = np.frombuffer(slopes, bits_of(plan.predictions_dtype)).reshape(shape)
     u = None if upstream is None else np.frombuffer(upstream, np.float32).reshape(())
     ready = loops.ready(plan)
     number = loops.upstream_of(u)

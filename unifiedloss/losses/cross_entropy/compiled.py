@@ -1,17 +1,47 @@
-"""The compiled loop of the cross-entropy: logits with class indices, without smoothing."""
+"""The compiled loops of the cross-entropy of logits."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from unifiedloss import compiled
-from unifiedloss.compiled import Array, Total, Work
+from unifiedloss.compiled import Array, Soft, Total, Work
 from unifiedloss.plan import Plan
+
+DTYPES = compiled.FORMS
+"""The dtypes of predictions that the loop takes."""
+
+_SMALLEST_SHARE = 2.0**-200
+"""The loop takes an infinite distance of logits for one of 2^1000, times a share of smoothing."""
 
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
-    return plan.from_logits and plan.kind == "index" and not plan.label_smoothing
+    share = plan.label_smoothing / plan.shared_by
+    return plan.from_logits and (share == 0 or share > _SMALLEST_SHARE)
+
+
+def is_soft(plan: Plan) -> bool:
+    """Whether the targets of a plan are not single classes."""
+    return plan.kind != "index" or bool(plan.label_smoothing)
+
+
+def soft(plan: Plan, targets: Array) -> Soft | None:
+    """The targets of a plan where they are not single classes."""
+    if not is_soft(plan):
+        return None
+    is_index = plan.kind == "index"
+    by_position = plan.class_weighting == "position" and plan.class_weights is not None
+    weights = None
+    if plan.class_weights is not None and not (is_index and by_position):
+        weights = np.array(plan.class_weights, np.float64)
+    return Soft(
+        None if is_index else np.require(targets, requirements=("C", "A")),
+        plan.tiny_target,
+        plan.label_smoothing,
+        weights,
+        by_position and not is_index,
+    )
 
 
 def parameter(plan: Plan) -> float:  # noqa: ARG001 - the same for all losses
@@ -21,7 +51,9 @@ def parameter(plan: Plan) -> float:  # noqa: ARG001 - the same for all losses
 
 def read(targets: Array) -> Array | None:
     """The targets as the loop reads them, or None if it does not."""
-    return targets if targets.dtype.kind in "iu" and targets.dtype.isnative else None
+    if targets.dtype.kind in "iu" or targets.dtype == np.float16:
+        return targets if targets.dtype.isnative else None
+    return compiled.as_float32(targets)
 
 
 def room(n: int) -> Array | None:

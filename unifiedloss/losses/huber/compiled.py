@@ -8,6 +8,9 @@ from unifiedloss import compiled
 from unifiedloss.compiled import Array, Total, Work
 from unifiedloss.plan import Plan
 
+DTYPES = ("float32",)
+"""The dtypes of predictions that the loop takes."""
+
 
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""

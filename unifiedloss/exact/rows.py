@@ -1,0 +1,118 @@
+"""Calls of the cross-entropy without weights and masks that a compiled loop takes row by row.
+
+These are the calls that `unifiedloss.exact.loops.Ready` has no words for: without a reduction, with
+smoothing, with dense targets. They too need no `HostCall`, which costs as much as their loop.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from unifiedloss.compiled import Work
+from unifiedloss.compiled import threads as own_threads
+from unifiedloss.exact import counts, fast, loops
+from unifiedloss.exact.balls import Ball
+from unifiedloss.exact.call import Array, plain
+from unifiedloss.exact.rounding import stored
+from unifiedloss.plan import Plan
+
+
+@lru_cache(4096)
+def _is_taken(plan: Plan) -> bool:
+    if not plan.classes or not loops.is_plain(plan):
+        return False
+    return plan.spec.reduction == "none" or plan.result_dtype == "float32"
+
+
+def takes(plan: Plan) -> bool:
+    """Whether `at_once` computes the calls of a plan."""
+    return (
+        _is_taken(plan) and loops.loop_of(plan) is not None and "fast" not in counts.skipped_tiers
+    )
+
+
+def at_once(
+    plan: Plan,
+    predictions: Array,
+    targets: Array,
+    upstream: Array | None,
+    divisor: int | None,
+    slopes: Array | None,
+    threads: int | None,
+) -> Array | None:
+    """Compute the loss of a call, and the gradient into `slopes`.
+
+    Args:
+        plan: a plan that `takes` takes.
+        predictions: in memory as `bits_of` says, or bfloat16 widened to float32.
+        targets: likewise for dense ones.
+        upstream: the upstream gradient: a number or, under "none", one for each position.
+        divisor: divides the sum, of a plan with the reduction "sum".
+        slopes: receives the gradient, in C order, or None.
+        threads: the most threads of the loop.
+
+    Returns:
+        The loss in the dtype of the result, bfloat16 as its bits. None if another way must compute
+        it: a loop does not read the arrays, or leaves something undecided.
+    """
+    n, width = plan.count, plan.classes
+    assert n is not None
+    assert width is not None
+    module = loops.loop_of(plan)
+    if not predictions.dtype.isnative:
+        return None
+    labelled = plan.kind == "index"
+    read = module.read(targets) if labelled else _numbers(module, targets)
+    u = _upstream(upstream)
+    if read is None or u is None:
+        return None
+    read = np.require(read.reshape(n if labelled else (n, width)), requirements=("C", "A"))
+    rows = np.require(loops.bits(predictions).reshape(n, width), requirements=("C", "A"))
+    reduced = plan.spec.reduction != "none"
+    over = (divisor or (n if plan.spec.reduction == "mean" else 1)) if reduced else 1
+    work = Work(
+        predictions=rows,
+        targets=read,
+        todo=None,
+        weight=None,
+        factor=u / over if u.ndim else float(u) / over,
+        factor_is_exact=False,
+        divisor=0.0,
+        losses=np.empty(n, np.float32),
+        slopes=None if slopes is None else slopes.reshape(n, width),
+        left=np.zeros(n, bool),
+        elements=np.empty(n + loops.FEW, np.int64),
+        threads=threads or own_threads.number(),
+        loss_dtype="float32" if reduced else plan.result_dtype,
+        slope_dtype=plan.predictions_dtype,
+        soft=module.soft(plan, read),
+    )
+    total = loops.whole(module, plan, work, u, Ball(np.float64(over)))
+    if total is None:
+        return None
+    if reduced:
+        value = loops.rounded(total, over)
+        return None if value is None else np.asarray(value)
+    assert work.losses is not None
+    return stored(work.losses.reshape(plan.positions), plan.result_dtype)  # type: ignore[arg-type]
+
+
+def _numbers(module: Any, targets: Array) -> Array | None:
+    """Dense targets as the loop reads them."""
+    bits = loops.bits(targets)
+    return bits if bits.dtype == np.uint16 else module.read(bits)
+
+
+def _upstream(upstream: Any) -> Array | None:
+    """The upstream gradients in float64, or None if the loops do not take them."""
+    if upstream is None or not np.ndim(upstream):
+        u = loops.upstream_of(upstream)
+        return None if u is None else np.float64(u)  # type: ignore[return-value]
+    given = plain(upstream)
+    if given.dtype.kind != "f":
+        return None
+    wide = given.astype(np.float64).reshape(-1)
+    return wide if fast.in_reach(wide) else None
