@@ -277,8 +277,8 @@ class Adapter(ABC):
         """Evaluate a plan with ``rounding="exact"``, rounded as by `unifiedloss.exact.evaluate`.
 
         A given divisor comes with a plan of the reduction "sum": an array of NumPy, or a tensor
-        whose values cannot be read now. The result is differentiable once, with respect to the
-        predictions. Bad values give NaN. If values can be read, `loss` has already raised for bad
+        whose values cannot be read now. The first gradient to the predictions is exact in reverse
+        mode, and every other derivative is native. Bad values give NaN. If values can be read, `loss` has already raised for bad
         ones.
         """
         del plan, predictions, targets, sample_weight, mask, divisor

@@ -110,7 +110,7 @@ def padded(plan: Plan, *tensors: Tensor | None) -> Form:
         class_weights,
         filled(pos_weight),
     ]
-    signatures = [
+    signatures: list[Any] = [
         None if x is None else Signature((None, *x.shape[1:]), x.dtype.name) for x in arrays[:4]
     ]
     spec = plan.spec if plan.axis is None else plan.spec.replace(axis=1)

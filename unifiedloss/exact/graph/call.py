@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unifiedloss.exact.graph.balls import GraphBall
 from unifiedloss.exact.graph.fast import quotient64
@@ -68,8 +68,8 @@ class GraphCall:
         self.xp, self.plan, self.given = xp, plan, given
         self.examples: int = given.predictions.shape[0]
         assert plan.shape is not None
-        assert plan.positions is not None
-        self.positions: tuple[Array, ...] = plan.positions
+        known: Any = plan.positions
+        self.positions: tuple[Array, ...] = known
         self.count: Array = None
         width = plan.classes
         if padded is None:
