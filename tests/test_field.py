@@ -11,7 +11,7 @@ import pytest
 import unifiedloss as ul
 from unifiedloss import registry
 from unifiedloss.checks import non_negative, one_of
-from unifiedloss.exact import kernel as _kernel
+from unifiedloss.exact import by_oracle as _by_oracle
 from unifiedloss.field import Record, field
 from unifiedloss.text import Text
 
@@ -124,13 +124,13 @@ def test_a_new_field_goes_by_the_pipeline_and_the_oracle(
     monkeypatch.setattr(registry.adapter("numpy"), "_plans", {})
     monkeypatch.setattr(type(spec), "fast_fields", spec.fast_fields - {"scale"})
     oracle_calls = []
-    by_oracle = _kernel._by_oracle
+    by_oracle = _by_oracle.evaluate
 
     def count(*arguments: Any, **named: Any) -> Any:
         oracle_calls.append(arguments)
         return by_oracle(*arguments, **named)
 
-    monkeypatch.setattr(_kernel, "_by_oracle", count)
+    monkeypatch.setattr(_by_oracle, "evaluate", count)
     value, gradient = spec.value_and_grad(predictions, targets, sample_weight=weight)
     assert oracle_calls
     assert gradient.dtype == predictions.dtype

@@ -278,8 +278,8 @@ class Adapter(ABC):
 
         A given divisor comes with a plan of the reduction "sum": an array of NumPy, or a tensor
         whose values cannot be read now. The first gradient to the predictions is exact in reverse
-        mode, and every other derivative is native. Bad values give NaN. If values can be read, `loss` has already raised for bad
-        ones.
+        mode, and every other derivative is native. Bad values give NaN. If values can be read,
+        `loss` has already raised for bad ones.
         """
         del plan, predictions, targets, sample_weight, mask, divisor
         msg = f'the backend {self.name!r} has no exact mode; use rounding="native".'

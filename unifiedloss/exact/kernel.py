@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from unifiedloss import compiled, host, reference
+from unifiedloss import compiled, host
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.errors import UnsupportedError
-from unifiedloss.exact import casts, counts, fast, limbs, loops, mixed, rows, wide
+from unifiedloss.exact import by_oracle, casts, counts, fast, limbs, loops, mixed, rows, wide
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import (
     Array,
@@ -42,11 +41,7 @@ from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.exact.tiers import round_positions
 from unifiedloss.losses import has_part
-from unifiedloss.oracle.reduction import Reduction
 from unifiedloss.plan import Plan, as_read
-
-_MOST_WITHOUT_TIERS = 10**5
-"""The most predictions of a loss without tiers. The oracle takes about 50 microseconds for each."""
 
 _BLOCK = 1 << 13
 """Elements per block of the balls tier, so that their temporaries stay in the processor's cache."""
@@ -128,7 +123,7 @@ def _by_tiers(
 ) -> tuple[Array, Array | None]:
     """Compute the results of `evaluate` in a thread that keeps subnormal numbers."""
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
-        value, slope = _by_oracle(
+        value, slope = by_oracle.evaluate(
             plan, predictions, targets, sample_weight, mask, upstream, divisor, gradient=gradient
         )
         if slope is not None and out is not None:
@@ -180,7 +175,7 @@ def rounded_terms(
     given = targets, sample_weight, mask
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
         dtype = "float64" if plan.predictions_dtype == "float64" else "float32"
-        return np.array(by_oracle(plan, predictions, *given).terms(dtype), dtype)
+        return np.array(by_oracle.reduction(plan, predictions, *given).terms(dtype), dtype)
     with np.errstate(all="ignore"):
         call = HostCall(plan, predictions, *given, exp)
         terms = _new_losses(call)
@@ -235,82 +230,11 @@ def reduce_terms(
         return stored(np.asarray(_reduced(call, losses.reshape(-1), divisor)), plan.result_dtype)
 
 
-def _by_oracle(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    sample_weight: Array | None,
-    mask: Array | None,
-    upstream: Array | float | None,
-    divisor: Array | None,
-    *,
-    gradient: bool,
-) -> tuple[Array, Array | None]:
-    """Compute the results of `evaluate` by the oracle alone."""
-    _refuse_many(plan, predictions)
-    spec = plan.spec.replace(on_empty="nan") if plan.spec.on_empty == "error" else plan.spec
-    above: Any = None
-    if upstream is not None:
-        each = plain(np.asarray(upstream))
-        above = each.ravel().tolist() if plan.spec.reduction == "none" else each.item()
-    result = reference.evaluate(
-        spec,
-        _tensor(predictions, plan.gradient_dtype),
-        _tensor(targets, None if plan.casts else plan.targets_dtype),
-        None if sample_weight is None else _tensor(sample_weight),
-        None if mask is None else _tensor(mask),
-        terms="rounded",
-        upstream=above,
-        divisor=None if divisor is None else exact_number(divisor),
-        gradients="predictions" if gradient else False,
-    )
-    shape: Any = plan.positions if plan.spec.reduction == "none" else ()
-    loss = stored(np.asarray(result.loss, np.float64).reshape(shape), plan.result_dtype)
-    if result.grad_predictions is None:
-        return loss, None
-    slopes = np.reshape(result.grad_predictions, predictions.shape)
-    return loss, stored(slopes, plan.gradient_dtype)
-
-
-def _refuse_many(plan: Plan, predictions: Array) -> None:
-    if predictions.size > _MOST_WITHOUT_TIERS and not has_part(plan.spec.name, "exact"):
-        msg = (
-            f"{plan.spec.name} has no tiers for exact mode, and the oracle alone would take about "
-            f"{predictions.size * 5e-5:.0f} s for {predictions.size} predictions; write "
-            f"unifiedloss/losses/{plan.spec.name}/exact.py, or leave out rounding='exact'."
-        )
-        raise UnsupportedError(msg)
-
-
-def by_oracle(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    sample_weight: Array | None,
-    mask: Array | None,
-) -> Reduction:
-    """The call as the oracle computes it."""
-    _refuse_many(plan, predictions)
-    return Reduction(
-        plan.spec,
-        _tensor(predictions, plan.gradient_dtype),
-        _tensor(targets, None if plan.casts else plan.targets_dtype),
-        None if sample_weight is None else _tensor(sample_weight),
-        None if mask is None else _tensor(mask),
-    )
-
-
 def _written(out: Array, x: Array) -> Array:
     """Write x to `out`, whose dtype may be bfloat16 where x holds its bits."""
     out = out.view(x.dtype)
     out[...] = x
     return out
-
-
-def _tensor(x: Array, dtype: str | None = None) -> reference.Tensor:
-    """Convert an array to the oracle's tensor. The dtype defaults to the array's own."""
-    x = plain(x)
-    return reference.Tensor(x.ravel().tolist(), x.shape, x.dtype.name if dtype is None else dtype)
 
 
 def _at_once(

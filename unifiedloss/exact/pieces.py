@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unifiedloss.divisors import EMPTY
 from unifiedloss.errors import BadValueError, EmptyMeanError
-from unifiedloss.exact import casts, kernel, limbs
+from unifiedloss.exact import by_oracle, casts, kernel, limbs
 from unifiedloss.exact.call import HostCall, exact_number
 from unifiedloss.floats import FORMATS
 from unifiedloss.inputs import Signature
@@ -120,7 +120,7 @@ def _own_divisor(
         return limbs.units_of_divisor(Fraction(plan.count))
     if plan.element_weights is not None and plan.oracle_only:  # of an average
         harmless = np.broadcast_to(np.float32(0.5), targets.shape)
-        found: Any = kernel.by_oracle(plan, harmless, targets, sample_weight, mask).divisor
+        found: Any = by_oracle.reduction(plan, harmless, targets, sample_weight, mask).divisor
     else:
         with np.errstate(all="ignore"):
             if plan.casts:
