@@ -2,7 +2,8 @@
    and releases the GIL.
 
    Arrays arrive as addresses, because an array of bfloat16 has no buffer and NumPy's headers are not
-   needed then. The caller has checked their shapes, dtypes and layouts. The only state is xla.c's. */
+   needed then. The caller has checked their shapes, dtypes and layouts. The only states
+   are xla.c's and has_f16c. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #if defined(__x86_64__)
@@ -29,11 +30,17 @@ static const struct level LEVELS[] = {{"neon", &loops_neon}};
 #define COUNT ((long)(sizeof LEVELS / sizeof LEVELS[0]))
 
 #if defined(__x86_64__)
-/* Whether it converts float16; not every clang knows this feature by its name. */
-static int has_f16c(void) {
+/* Whether the processor converts float16; not every clang knows this feature by its name.
+
+   Asked at import alone: in a virtual machine the host answers, which takes longer than a small
+   loss. */
+static int has_f16c;
+static void ask_processor(void) {
   unsigned a, b, c, d;
-  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  has_f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+#else
+static void ask_processor(void) {}
 #endif
 
 /* Whether this processor runs a level. clang does not know the names of levels here, so the features
@@ -43,7 +50,7 @@ static int runs(long level) {
   __builtin_cpu_init();
   int v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
   int v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi2") && has_f16c();
+           __builtin_cpu_supports("bmi2") && has_f16c;
   int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
@@ -688,4 +695,7 @@ static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT, "_loops", NULL, 0, METHODS, SLOTS, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__loops(void) { return PyModuleDef_Init(&MODULE); }
+PyMODINIT_FUNC PyInit__loops(void) {
+  ask_processor();
+  return PyModuleDef_Init(&MODULE);
+}
