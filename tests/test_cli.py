@@ -223,7 +223,7 @@ def test_report_that_cannot_be_written(tmp_path: Path) -> None:
         (("conform", "--backend", "Keras (Jax)"), "dask. Did you mean 'keras (jax)'?"),
         (("conform", "--loss", "hinge"), "there is no loss 'hinge'"),
         (("conform", "--loss", "mse"), "softmax. Did you mean 'mean_squared_error'?"),
-        (("conform", "--rounding", "up"), "rounding must be 'native' or 'exact', got 'up'"),
+        (("conform", "--rounding", "up"), "rounding must be 'native', 'exact' or 'auto', got 'up'"),
         (("compare", "nothing.npz"), "there is no file nothing.npz"),
         (("compare", "nothing.npy", "{array}"), "there is no file nothing.npy"),
         (("compare", "{array}", "{saved}"), "the predictions have 3 rows, and the targets have 16"),

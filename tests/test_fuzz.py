@@ -104,8 +104,8 @@ def test_every_field_is_drawn(row: Any) -> None:
     cls = spec_class(row)
     drawn = []
     for seed in range(400):
-        rng, rounding = np.random.default_rng(seed), ("native", "exact")[seed % 2]
-        drawn.append(fields.draw(rng, cls, (2, 3, 4)[: seed % 4], rounding, wild=seed % 3 == 0))
+        rng, rounding = np.random.default_rng(seed), ("native", "exact", "auto")[seed % 3]
+        drawn.append(fields.draw(rng, cls, (2, 3, 4)[: seed % 4], rounding, wild=seed % 2 == 0))
     for name, declaration in cls.declarations.items():
         values = {getattr(spec, name) for spec in drawn}
         assert declaration.default in values
