@@ -32,7 +32,7 @@ def planned(
     spec: ul.Loss, setting: Setting, dtype: str = "float32", shape: Any = (6, 5), **more: Signature
 ) -> Plan:
     """The plan of a call with class indices, or with targets of the shape of the predictions."""
-    dense = not isinstance(spec, ul.CrossEntropyLoss)
+    dense = not isinstance(spec, ul.CrossEntropyLoss | ul.NegativeLogLikelihoodLoss)
     targets = Signature(shape, "float32") if dense else Signature(shape[:-1], "int64")
     given = [Signature(shape, dtype), targets, more.get("sample_weight"), None]
     return auto_rounding.planned(spec, setting, lambda known: resolve(known, *given))
@@ -59,6 +59,11 @@ NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
     ),
     "several probabilities of a position": (
         ul.CrossEntropyLoss(label_smoothing=0.1, rounding="auto"),
+        Setting("numpy"),
+        {},
+    ),
+    "log-probabilities": (
+        ul.NegativeLogLikelihoodLoss(rounding="auto"),
         Setting("numpy"),
         {},
     ),

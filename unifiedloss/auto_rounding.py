@@ -105,6 +105,7 @@ TABLE = (
         "is up to a hundred times slower",
         form=_reads_many_probabilities,
     ),
+    Row("log-probabilities", "is three times slower", form=lambda plan: plan.log_probabilities),
     Row(
         "two weights of an element",
         "is two to seven times slower",

@@ -234,9 +234,10 @@ class HostCall:
         Call this only for the positions that `fast` leaves. Positions that `fast` decides have
         ordinary logits, so most calls skip this check.
         """
-        plan, rows = self.plan, self.rows[chosen]
+        plan = self.plan
         if not plan.from_logits:
-            return np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+            return np.zeros(len(chosen), bool), np.zeros(len(chosen), bool)
+        rows = self.rows[chosen]
         largest = rows.max(1)  # NaN if the row has one
         if plan.average_last_axis:
             return np.zeros(len(rows), bool), ~np.isfinite(rows).all(1)
