@@ -47,6 +47,11 @@ NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
         Setting("jax", mode="jit"),
         {"shape": (None, 5)},
     ),
+    "a program of JAX for a call that no compiled loop takes whole": (
+        SMOOTHED,
+        Setting("jax", mode="jit"),
+        {},
+    ),
     "a form that XLA cannot compile": (
         ul.MeanSquaredError(average_last_axis=True, rounding="auto"),
         Setting("tensorflow", mode="xla"),

@@ -69,6 +69,13 @@ def _has_no_form(plan: Plan) -> bool:
     return form.why_not(plan, padded=plan.unchecked) is not None
 
 
+def _is_in_parts(plan: Plan) -> bool:
+    """Whether a program of JAX must compute a plan, because no loop takes its calls whole."""
+    from unifiedloss.exact import loops  # imported here because other settings do not need it
+
+    return not loops.is_whole(plan)
+
+
 def _has_slow_float64(plan: Plan) -> bool:
     """Whether the compiled part has no loop for a call with float64 predictions."""
     from unifiedloss.exact import wide  # imported here because other dtypes do not need it
@@ -91,6 +98,13 @@ TABLE = (
         "is refused there",
         backend="jax",
         form=lambda plan: plan.unchecked,
+    ),
+    Row(
+        "a program of JAX for a call that no compiled loop takes whole",
+        "is two to seventy times slower",
+        backend="jax",
+        mode="jit",
+        form=_is_in_parts,
     ),
     Row(
         "a form that XLA cannot compile",

@@ -8,6 +8,7 @@ both cases the next tiers compute what the loop leaves undecided.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -392,6 +393,12 @@ def _ready(plan: Plan) -> Ready | None:
     form = compiled.FORMS.index(plan.predictions_dtype)
     fixed = (number, *rows, *label, form, form, parameter, float(divisor))
     return Ready(plan, rows, divisor, fixed, targets)
+
+
+def is_whole(plan: Plan) -> bool:
+    """Whether a loop takes the calls of a plan from their arrays, whatever their sizes are."""
+    classes = plan.classes if plan.classes is None else max(1, plan.classes)
+    return _ready(replace(plan, count=plan.count or 1, classes=classes)) is not None
 
 
 def is_plain(plan: Plan) -> bool:
