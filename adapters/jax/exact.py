@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax import Array, lax
+from jax.core import Tracer
 
 from unifiedloss.adapters.jax import evaluation, manual, primitives
 from unifiedloss.plan import Plan
@@ -76,7 +77,6 @@ def _evaluate(
     """`evaluation.evaluate` without derivatives, which `primitives` give."""
     with evaluation.in_width(*arrays):
         *tensors, divisor, above = (
-            lax.stop_gradient(x) if isinstance(x, jax.core.Tracer) else x
-            for x in (*arrays, upstream)
+            lax.stop_gradient(x) if isinstance(x, Tracer) else x for x in (*arrays, upstream)
         )
         return evaluation.evaluate(plan, *tensors, above, divisor, gradient=gradient)

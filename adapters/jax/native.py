@@ -24,7 +24,8 @@ from unifiedloss.plan import Plan
 
 def compute(plan: Plan, inputs: Inputs, *, checked: bool) -> Array:
     """The operations of a plan."""
-    e = Evaluator(ops, kernels, plan, checked=checked)
+    operations: Any = ops  # type checkers compare the names of positional parameters
+    e = Evaluator(operations, kernels, plan, checked=checked)
     found = pipeline.terms(e, rows.beside(plan, inputs))
     if plan.kind in ("binary", "real") or not plan.plain:
         found = found._replace(losses=ops.settle(found.losses))
@@ -78,8 +79,9 @@ def derivative(
 
 def is_zero(tangent: Any) -> bool:
     """Whether a tangent is known to be 0, as that of an integer is; None counts as 0."""
-    known = tangent is None or isinstance(tangent, SymbolicZero | ad.Zero)
-    return known or bool(tangent.dtype == jax.dtypes.float0)
+    if tangent is None or isinstance(tangent, SymbolicZero | ad.Zero):
+        return True
+    return bool(tangent.dtype == jax.dtypes.float0)
 
 
 def typed_as(value: Array, upstream: Array | None) -> Array:

@@ -213,7 +213,8 @@ def _again_unless_one(upstream: Tensor, kept: Tensor, again: Callable[[], Tensor
     This is a loop of at most one step. tf.vectorized_map and jacobians split a tf.cond by its
     condition, and fail where a host call has no element in its branch (test_jacobians_and_maps).
     """
-    unknown: Any = tf.TensorShape(None)
+    shape: Any = tf.TensorShape
+    unknown = shape(None)
     with record.stop_recording():
         _, result = tf.while_loop(
             lambda other, _: other,

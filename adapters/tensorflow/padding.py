@@ -45,7 +45,8 @@ class Form(NamedTuple):
         for x in slopes:
             real, axis = x[: self.counts.real], self.whole.axis
             if axis is not None:
-                moved = tf.concat([_positions(self.whole, self.shape), [self.whole.classes]], 0)
+                parts: Any = [_positions(self.whole, self.shape), [self.whole.classes]]
+                moved = tf.concat(parts, 0)
                 rank = len(self.whole.shape or ())
                 real = tf.reshape(real, moved)
                 real.set_shape([None] * rank)
@@ -98,7 +99,8 @@ def padded(plan: Plan, *tensors: Tensor | None) -> Form:
     def filled(x: Tensor | None) -> Tensor | None:
         if x is None or x.shape.rank == 0:
             return x
-        return tf.pad(x, [[0, count - real], *[[0, 0]] * (x.shape.rank - 1)])
+        more: Any = [[0, count - real], *[[0, 0]] * (x.shape.rank - 1)]
+        return tf.pad(x, more)
 
     present = tf.fill([real], value=True) if mask is None else spread(mask)
     arrays = [

@@ -205,7 +205,7 @@ def carry_out(
             return None
         rows, targets = call.read, np.ones(len(rows), np.float32)
         if call.plan.class_weights is not None:
-            other = np.ascontiguousarray(call.own_class_weight(call.labels), np.float64)
+            other = np.require(call.own_class_weight(call.labels), np.float64, ("C", "A"))
         into = None if slopes is None else np.empty((len(rows), 1), slopes.dtype)
     number = _number(targets.dtype, call.plan.kind)
     if number is None:
@@ -215,12 +215,15 @@ def carry_out(
         targets, number = narrow, 0
     if rows.dtype.name not in FORMS:
         return None
-    rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
+    rows, targets = (
+        np.require(rows, requirements=("C", "A")),
+        np.require(targets, requirements=("C", "A")),
+    )
     n, size = rows.shape
     several = found.pos_weights
     if several is not None and size == 1 and call.shape != call.plan.shape:
         return None  # some positions of a call, and the weights run along all
-    weight = None if call.weight is None else np.ascontiguousarray(call.weight, np.float64)
+    weight = None if call.weight is None else np.require(call.weight, np.float64, ("C", "A"))
     if other is not None:
         weight = other if weight is None else weight * other
     weights = (call.weight is not None) + (other is not None)
@@ -238,14 +241,14 @@ def carry_out(
         single = 1.0 if scale.upstream.ndim else float(scale.upstream)
         if scale.upstream.ndim:
             factor = scale.upstream if weight is None else scale.upstream * weight
-            factor = np.ascontiguousarray(factor, np.float64)
+            factor = np.require(factor, np.float64, ("C", "A"))
         divisor = scale.divisor
         high = float(divisor.high) if call.divides else 1.0
         known = not call.divides or (divisor.low == 0 and divisor.radius == 0)
         over = Fraction(high) if known else None
         work = _times(work, single, over, weights + (scale.upstream.ndim > 0), high)
     left = np.zeros(n, bool)
-    chosen = None if todo.all() else np.ascontiguousarray(todo)
+    chosen = None if todo.all() else np.require(todo, requirements=("C", "A"))
     address = compiled.address
     compiled.mixed(
         work,
@@ -376,7 +379,8 @@ def upstream_of(ready: Ready, upstream: Any) -> Upstream | None:
     if ready.is_reduced or np.ndim(upstream) == 0:
         number = loops.upstream_of(upstream)
         return None if number is None else Upstream(number)
-    if upstream.dtype.name not in FORMS or not upstream.flags.c_contiguous:
+    flags, dtype = upstream.flags, upstream.dtype
+    if dtype.name not in FORMS or not (flags.c_contiguous and flags.aligned and dtype.isnative):
         return None
     return Upstream(1.0, compiled.address(upstream), upstream.dtype.name)
 

@@ -44,7 +44,7 @@ class Sum:
         numbers = self._numbers
         if numbers.dtype != np.float64 or not compiled.is_available():
             return None
-        high, low, error = compiled.sum_in_pairs(np.ascontiguousarray(numbers))
+        high, low, error = compiled.sum_in_pairs(np.require(numbers, requirements=("C", "A")))
         known = math.isfinite(high) and math.isfinite(error)
         return Ball(np.float64(high), np.float64(low), np.float64(error)) if known else None
 

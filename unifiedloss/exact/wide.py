@@ -116,7 +116,7 @@ def _each(upstream: Array) -> Array | None:
     """The upstream gradients of the positions as the loops take them, or None if they do not."""
     if upstream.dtype != np.float64 or not upstream.dtype.isnative:
         return None
-    return np.ascontiguousarray(upstream).reshape(-1)
+    return np.require(upstream, requirements=("C", "A")).reshape(-1)
 
 
 def _mean(terms: Array, divisor: Ball, exactly: Callable[[], Fraction]) -> Array:
@@ -148,13 +148,15 @@ def carry_out(
         ball = scale.divisor
         high = float(ball.high)
         factors["upstream"] = (
-            np.ascontiguousarray(scale.upstream) if scale.upstream.ndim else float(scale.upstream)
+            np.require(scale.upstream, requirements=("C", "A"))
+            if scale.upstream.ndim
+            else float(scale.upstream)
         )
         factors["divisor"] = (high, float(ball.low), float(ball.radius) / abs(high))
     if plan.class_weights is not None:
-        factors["own"] = np.ascontiguousarray(call.own_class_weight(call.labels))
+        factors["own"] = np.require(call.own_class_weight(call.labels), requirements=("C", "A"))
     if call.weight is not None:
-        factors["weight"] = np.ascontiguousarray(call.weight, np.float64)
+        factors["weight"] = np.require(call.weight, np.float64, ("C", "A"))
     wide.run(
         plan.spec.name,
         _readable(call.rows),
