@@ -52,8 +52,8 @@ NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
         Setting("jax", mode="jit"),
         {},
     ),
-    "a form that XLA cannot compile": (
-        ul.MeanSquaredError(average_last_axis=True, rounding="auto"),
+    "a program that XLA compiles for TensorFlow": (
+        AUTO,
         Setting("tensorflow", mode="xla"),
         {},
     ),

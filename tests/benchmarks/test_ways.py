@@ -22,7 +22,7 @@ def test_page_says_what_auto_takes() -> None:
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         assert name == way.name
         for title, cell in zip(titles, cells, strict=True):
-            if cell not in ("", "refused"):  # "works" without a number is exact
+            if cell not in ("", "refused"):
                 rounding = ways.chosen(columns[title], way)
                 assert cell.startswith("*") == (rounding == "native"), (title, name)
                 measured += 1

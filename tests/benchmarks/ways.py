@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ import numpy as np
 import unifiedloss as ul
 from tests.benchmarks import calls, measure
 from tests.benchmarks.pages import write_between
+from tests.benchmarks.ratios import machine
 from tests.benchmarks.worker import ENVIRONMENT, limit_threads
 from unifiedloss import compiled
 from unifiedloss.auto_rounding import Setting, planned
-from unifiedloss.plan import Signature, resolve
+from unifiedloss.exact.graph import form
+from unifiedloss.plan import Plan, Signature, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- ways: begin -->", "<!-- ways: end -->"
@@ -152,8 +155,8 @@ _COMPILED_BY_XLA = frozenset(
 all other ways while it is traced."""
 
 
-def chosen(column: str, way: Way) -> str:
-    """The rounding that "auto" takes."""
+def plan_of(column: str, way: Way, rounding: Any) -> Plan:
+    """The plan of a call."""
     _, backend, mode = COLUMNS[column]
     z, y, w, _ = way.arrays()
     assert z is not None
@@ -164,10 +167,15 @@ def chosen(column: str, way: Way) -> str:
         Signature((rows, *y.shape[1:]), y.dtype.name),
         None if w is None else Signature((rows,), w.dtype.name),
     ]
-    spec = way.spec.replace(rounding="auto")
+    spec = way.spec.replace(rounding=rounding)
     signatures: Any = given
     setting = Setting(backend, mode=mode)
-    return planned(spec, setting, lambda known: resolve(known, *signatures)).rounding
+    return planned(spec, setting, lambda known: resolve(known, *signatures))
+
+
+def chosen(column: str, way: Way) -> str:
+    """The rounding that "auto" takes."""
+    return plan_of(column, way, "auto").rounding
 
 
 def measured(column: str, way: Way, seconds: float) -> dict[str, Any]:
@@ -178,8 +186,9 @@ def measured(column: str, way: Way, seconds: float) -> dict[str, Any]:
     if make is None:
         return {"not": "there is no such call"}
     if mode == "xla" and way.name not in _COMPILED_BY_XLA:
-        refused = chosen(column, way) == "native"
-        return {"not": "exact: no form"} if refused else {"auto": "exact", "works": True}
+        reason = form.why_not(plan_of(column, way, "exact"))
+        works = {"auto": chosen(column, way), "works": True}
+        return works if reason is None else {"not": f"exact: {reason}"}
     tensors = caller.tensors(way.arrays(), way.dtype)
     ours, native = (
         make(way.spec.replace(rounding=rounding), *tensors) for rounding in ("exact", "native")
@@ -231,7 +240,10 @@ def run(column: str, seconds: float) -> dict[str, Any]:
 
 def page(found: dict[str, dict[str, Any]]) -> str:
     """The table, as Markdown."""
-    lines = ["| | " + " | ".join(COLUMNS[column][0] for column in found) + " |"]
+    about = machine()
+    day = datetime.now(UTC).date().isoformat()
+    lines = [f"Measured on {day}: {about['processor']}, level {about['level']}.", ""]
+    lines += ["| | " + " | ".join(COLUMNS[column][0] for column in found) + " |"]
     lines.append("|---|" + "--:|" * len(found))
     for way in WAYS:
         cells = " | ".join(_cell(cells.get(way.name, {})) for cells in found.values())
@@ -239,14 +251,16 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _digits(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+
+
 def _cell(cell: dict[str, Any]) -> str:
     """The ratio, in italics where "auto" is native; a word where there is none."""
-    if "works" in cell:
-        return "works"
-    if "ratio" not in cell:
+    if "auto" not in cell:
         return "refused" if cell.get("not", "").startswith("exact") else ""
-    digits = f"{cell['ratio']:.3g}" if cell["ratio"] < 100 else f"{cell['ratio']:.0f}"
-    return digits if cell["auto"] == "exact" else f"*{digits}*"
+    found = "works" if "works" in cell else _digits(cell["ratio"])
+    return found if cell["auto"] == "exact" else f"*{found}*"
 
 
 def main() -> None:
