@@ -735,3 +735,17 @@ def test_bad_values() -> None:
     bad = np.array([False, True, False, True])
     np.testing.assert_array_equal(np.isnan(value), bad)
     np.testing.assert_array_equal(np.isnan(slope), np.tile(bad[:, None], 3))
+
+
+def test_one_example_keeps_its_class_axis() -> None:
+    """The graph of the native derivative, traced for a batch first, is for all ranks."""
+    spec = ul.CrossEntropyLoss(from_logits=True, axis=1, reduction="sum", rounding="exact")
+    for shape in ((2, 3), (3,)):
+        z, t = tf.random.normal(shape), tf.fill(shape, 1 / 3)
+        slopes = []
+        for rounding in ("exact", "native"):
+            with tf.GradientTape() as tape:
+                tape.watch(t)
+                loss = spec.replace(rounding=rounding)(z, t)
+            slopes.append(tape.gradient(loss, t).numpy())
+        np.testing.assert_allclose(*slopes, rtol=1e-5)

@@ -140,8 +140,9 @@ def _prepared(plan: Plan, tensors: tuple[Tensor | None, ...]) -> tuple[_Call, li
         _, agreed = shapes.shapes_agree(plan, *tensors[:4])
         tensors = (*agreed, *tensors[4:])
     spec = plan.spec
-    if plan.shape is None and plan.axis is not None:
-        # Name the axis, because on the host the rank is known and the default may be ambiguous.
+    if plan.axis is not None and (plan.shape is None or len(plan.shape) == 1):
+        # Name the axis, because on the host the rank is known and the default may be ambiguous, and
+        # because of one example axis 1 is axis 0, which a graph for all ranks does not know.
         spec = spec.replace(axis=plan.axis)
     dtypes = tuple(None if x is None else x.dtype.name for x in tensors)
     given = [x for x in tensors if x is not None]
