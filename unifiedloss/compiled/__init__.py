@@ -170,6 +170,11 @@ class Total(NamedTuple):
         return self._replace(high=high, low=0.0, error=self.error + 2.0**-53 * abs(high))
 
 
+def can_read(x: Array) -> bool:
+    """Whether a loop can read the memory of an array. The memory may be read-only."""
+    return x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative
+
+
 def is_available() -> bool:
     """Whether the level in use has compiled loops."""
     return level() != NUMPY

@@ -359,11 +359,7 @@ def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
         if given != np.float32 or held != "bfloat16":
             return None
         known = known.widened()
-    for x in (predictions, targets):
-        flags = x.flags  # the memory may be read-only, as TensorFlow's is
-        if not (flags.c_contiguous and flags.aligned):
-            return None
-    return known
+    return known if compiled.can_read(predictions) and compiled.can_read(targets) else None
 
 
 @lru_cache(4096)

@@ -344,10 +344,7 @@ def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
     if known is None:
         return None
     for x, dtype in ((predictions, plan.predictions_dtype), (targets, plan.targets_dtype)):
-        flags = x.flags  # the memory may be read-only, as TensorFlow's is
-        if x.dtype.name != dtype or not (flags.c_contiguous and flags.aligned):
-            return None
-        if not x.dtype.isnative:
+        if x.dtype.name != dtype or not compiled.can_read(x):
             return None
     return known
 
@@ -379,8 +376,7 @@ def upstream_of(ready: Ready, upstream: Any) -> Upstream | None:
     if ready.is_reduced or np.ndim(upstream) == 0:
         number = loops.upstream_of(upstream)
         return None if number is None else Upstream(number)
-    flags, dtype = upstream.flags, upstream.dtype
-    if dtype.name not in FORMS or not (flags.c_contiguous and flags.aligned and dtype.isnative):
+    if upstream.dtype.name not in FORMS or not compiled.can_read(upstream):
         return None
     return Upstream(1.0, compiled.address(upstream), upstream.dtype.name)
 

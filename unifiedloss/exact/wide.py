@@ -70,9 +70,8 @@ def at_once(
     of_targets = "iu" if labels else "f"
     if targets.dtype.kind not in of_targets or not (labels or targets.itemsize == 8):
         return None
-    for x in (predictions, targets):
-        if not (x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative):
-            return None
+    if not (compiled.can_read(predictions) and compiled.can_read(targets)):
+        return None
     none = plan.spec.reduction == "none"
     u: Any = loops.upstream_of(upstream) if not none or upstream is None else _each(upstream)
     if u is None or "fast" in counts.skipped_tiers:
