@@ -94,7 +94,7 @@ TABLE = (
     ),
     Row(
         "a program of JAX for a call that no compiled loop takes whole",
-        "is two to seventy times slower",
+        "is two to four hundred times slower",
         backend="jax",
         mode="jit",
         form=_is_in_parts,
