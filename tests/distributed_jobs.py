@@ -174,23 +174,32 @@ def _refusals(mesh: Any) -> None:
 
 
 def _other_derivatives(mesh: Any) -> None:
-    """Exact mode has gradients to targets and weights and second derivatives, as native mode."""
-    z, _, w = _batch()
+    """Gradients to targets and weights, and second derivatives, are those of one process.
+
+    The loss is squared, so that its upstream gradient has a derivative too.
+    """
+    z, y, w = _batch()
     t, v = z.flip(0).softmax(1), z.flip(1)
-    spec = _SPEC.replace(divisor="all", class_weights=range(1, 10))
+    weighted = _SPEC.replace(divisor="all", class_weights=range(1, 10), label_smoothing=0.1)
 
-    def derivatives(rounding: str, *tensors: Any) -> list[Any]:
-        x, targets, weight, direction = tensors
-        given = [x.detach().requires_grad_() for x in (x, targets, weight)]
-        loss = spec.replace(rounding=rounding)(*given[:2], sample_weight=given[2])
-        first = torch.autograd.grad(loss, given, create_graph=True)
-        return [*first, torch.autograd.grad((first[0] * direction).sum(), given[0])[0]]
+    def derivatives(spec: Any, x: Tensor, targets: Tensor, w: Tensor, v: Tensor) -> list[Any]:
+        given = [a.detach().requires_grad_(a.is_floating_point()) for a in (x, w, targets)]
+        loss = spec(given[0], given[2], sample_weight=given[1]) ** 2
+        some = [a for a in given if a.requires_grad]
+        first = torch.autograd.grad(loss, some, create_graph=True)
+        return [*first, *torch.autograd.grad((first[0] * v).sum(), some)]
 
-    wanted = derivatives("native", z, t, w, v)
-    for split in (Shard(0), Shard(1)):
-        x, targets, direction = (distribute_tensor(x, mesh, [split]) for x in (z, t, v))
-        for got, right in zip(derivatives("exact", x, targets, w, direction), wanted, strict=True):
-            _same(got, right, "native")
+    for spec, targets in ((weighted, t), (weighted, y), (_SPEC.replace(reduction="sum"), y)):
+        wanted = derivatives(spec, z, targets, w, v)
+        for split in (Shard(0), Shard(1)):
+            x, direction = (distribute_tensor(a, mesh, [split]) for a in (z, v))
+            of_targets = split if split == Shard(0) or targets is t else Replicate()
+            given = x, distribute_tensor(targets, mesh, [of_targets]), w, direction
+            for rounding in ("native", "exact"):
+                found = derivatives(spec.replace(rounding=rounding), *given)
+                for got, right in zip(found, wanted, strict=True):
+                    limit = 1e-5 * float(right.abs().max())
+                    assert torch.allclose(_whole(got), right, rtol=1e-5, atol=limit), (spec, split)
 
 
 def _bad_labels(mesh: Any) -> None:

@@ -270,7 +270,7 @@ def _exact_loss(parts: _Parts, spec: Loss, divisor: Any) -> Tensor:
         native = parts.of_call.loss(natively, predictions.detach(), *rest)
         return _Beside.apply(piece, native, value)
     piece = parts.of_piece.loss(spec, *parts.tensors, by)
-    found: Tensor = _WithValue.apply(piece, value)
+    found: Tensor = _WithValue.apply(piece, value, parts.layout)
     return found
 
 
@@ -326,12 +326,14 @@ class _WithValue(Function):
     """The loss of the whole, with the derivative of the loss of the local positions."""
 
     @staticmethod
-    def forward(ctx: Any, piece: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, piece: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        ctx.layout = layout
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> tuple[Any, ...]:
-        return upstreams[0], None
+        # Each process computes with it the gradient of its own positions.
+        return ctx.layout.shared(upstreams[0], ctx.layout.over_positions), None, None
 
 
 class _Beside(Function):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from unifiedloss.errors import UnsupportedError
@@ -87,9 +88,8 @@ class Layout(NamedTuple):
         """
         if not over:
             return x
-        placements = [Partial(how) if i in over else Replicate() for i in range(self.mesh.ndim)]
-        parts = DTensor.from_local(x, self.mesh, placements, run_check=False)
-        return parts.redistribute(placements=self.everywhere).to_local()
+        found: Tensor = _Reduced.apply(x, self, over, how)
+        return found
 
     def shared(self, x: Tensor, over: Sequence[int]) -> Tensor:
         """A tensor that all processes hold, for a use beside their own parts of another.
@@ -98,8 +98,8 @@ class Layout(NamedTuple):
         """
         if not (over and x.requires_grad):
             return x
-        whole = DTensor.from_local(x, self.mesh, self.everywhere, run_check=False)
-        return whole.to_local(grad_placements=self.sums(over))
+        found: Tensor = _Shared.apply(x, self, over)
+        return found
 
     def local(self, name: str, x: Tensor, placements: Placements) -> Tensor:
         """The local part of a tensor under some placements; a plain tensor is the same everywhere.
@@ -130,6 +130,41 @@ class Layout(NamedTuple):
             stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
             given = {"shape": torch.Size(shape), "stride": stride}
         return DTensor.from_local(x, self.mesh, placements, run_check=False, **given)
+
+
+# The gradient of each of these two Functions is the other. DTensor's own functions would give wrong
+# second derivatives, because they take a gradient that differs between processes for one that all
+# processes hold.
+
+
+class _Reduced(Function):
+    """`Layout.reduced`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: Layout, over: Sequence[int], how: str) -> Tensor:
+        ctx.layout, ctx.over = layout, over
+        parts = Partial(how)
+        placements = [parts if i in over else Replicate() for i in range(layout.mesh.ndim)]
+        whole: Any = DTensor.from_local(x, layout.mesh, placements, run_check=False)
+        found: Tensor = whole.redistribute(placements=layout.everywhere).to_local()
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Any) -> tuple[Any, ...]:
+        return ctx.layout.shared(upstreams[0], ctx.over), None, None, None
+
+
+class _Shared(Function):
+    """`Layout.shared`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: Layout, over: Sequence[int]) -> Tensor:
+        ctx.layout, ctx.over = layout, over
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Any) -> tuple[Any, ...]:
+        return ctx.layout.reduced(upstreams[0], ctx.over), None, None
 
 
 def _splits(placement: Any, axis: int | None) -> bool:
