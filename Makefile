@@ -7,7 +7,7 @@
 #   make test-all     45 minutes  the same, and the slow tests that repeat in another compiler
 #   make test-oldest  3 minutes   the eager cases in the oldest versions that the extras admit
 #   make test-sanitize  5 minutes  the compiled loops under ASan and UBSan, with random calls
-#   make test-aarch64  3 minutes  the compiled loops on an emulated aarch64 processor
+#   make test-aarch64  8 minutes  the compiled loops on an emulated aarch64 processor
 #   make lint         1 minute    formatting, lint rules and types
 #   make bench        hours       times of the losses, relative to the frameworks' own
 #   make docs         1 minute    build the site into site/
