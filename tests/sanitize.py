@@ -27,8 +27,8 @@ RUNTIMES = {"gcc": ("libasan.so", "libubsan.so"), "clang": ("libclang_rt.asan-x8
 TESTS = tuple(
     f"tests/test_{name}.py"
     for name in (
-        *("compiled", "compiled_halves", "compiled_mixed", "compiled_rows", "compiled_wide"),
-        "second_tier",
+        *("compiled", "compiled_halves", "compiled_mixed", "compiled_probabilities"),
+        *("compiled_rows", "compiled_wide", "second_tier"),
     )
 )
 LEFT_OUT = "not flush_to_zero and not variable_chooses and not of_torch"

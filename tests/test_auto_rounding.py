@@ -62,20 +62,15 @@ NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
         Setting("numpy"),
         {"dtype": "float64"},
     ),
-    "several probabilities of a position": (
-        ul.CrossEntropyLoss(label_smoothing=0.1, rounding="auto"),
+    "several probabilities of a position in this form": (
+        ul.CrossEntropyLoss(epsilon=0.4, label_smoothing=0.1, rounding="auto"),
         Setting("numpy"),
         {},
     ),
-    "log-probabilities": (
-        ul.NegativeLogLikelihoodLoss(rounding="auto"),
-        Setting("numpy"),
-        {},
-    ),
-    "two weights of an element": (
+    "two weights of an element in this form": (
         ul.MeanSquaredError(element_weights=(1.0, 2.0, 3.0, 4.0, 5.0), rounding="auto"),
         Setting("numpy"),
-        {"sample_weight": Signature((6,), "float32")},
+        {"sample_weight": Signature((6, 5), "float32")},
     ),
     "a rule that only the oracle computes": (
         ul.MeanSquaredError(
@@ -112,6 +107,19 @@ def test_usual_calls_are_exact_whatever_their_size(mode: str, dtype: str) -> Non
                 found = planned(AUTO, Setting("jax", mode=mode), dtype, (rows, 5))
                 assert found.rounding == "exact"
                 assert found.why == f"exact: {dtype} predictions on the CPU"
+
+
+def test_forms_that_a_loop_computes_are_exact() -> None:
+    """Several probabilities, log-probabilities, and weights that run along different axes."""
+    kept = ul.CrossEntropyLoss(epsilon="keras", renormalize="before_clip", rounding="auto")
+    smoothed = ul.CrossEntropyLoss(label_smoothing=0.1, rounding="auto")
+    nll = ul.NegativeLogLikelihoodLoss(rounding="auto")
+    two = ul.MeanSquaredError(element_weights=(1.0, 2.0, 3.0, 4.0, 5.0), rounding="auto")
+    weight = {"sample_weight": Signature((6,), "float32")}
+    for spec, more in ((kept, {}), (smoothed, {}), (nll, {}), (nll, weight), (two, weight)):
+        for dtype in ("float32", "float16", "bfloat16"):
+            assert planned(spec, Setting("torch"), dtype, **more).rounding == "exact"
+        assert planned(spec, Setting("torch"), shape=(None, 5), **more).rounding == "exact"
 
 
 @pytest.mark.framework("numpy")

@@ -11,7 +11,7 @@ import pytest
 
 import unifiedloss as ul
 from unifiedloss import compiled
-from unifiedloss.exact import counts
+from unifiedloss.exact import counts, kernel
 
 Array = np.ndarray[Any, Any]
 
@@ -202,6 +202,30 @@ def test_little_is_left_to_numpy() -> None:
         exact = spec.replace(rounding="exact")
         exact.value_and_grad(p, t, upstream=upstream, **given)
         assert counts.undecided.total() <= 2, (spec, p.dtype, t.dtype, given, upstream)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_two_weights_along_different_axes_are_a_product(
+    reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of 0, a mask and every divisor need no `HostCall`, and have the bits of NumPy."""
+    rng = np.random.default_rng(9)
+    p, t = (rng.normal(size=(30, 4, 5)).astype(np.float32) for _ in range(2))
+    weight = rng.choice([0, 0.7, 1.5, 2], 30).astype(np.float32)
+    mask = rng.random(30) < 0.7
+    p[~mask] = np.nan
+    p[weight == 0] = np.inf
+    each = (0.5, 0.0, 0.75, 1.0, 2.0)
+    calls: list[Call] = []
+    for divisor in ("weights", "present", "nonzero", "all"):
+        spec = ul.MeanSquaredError(element_weights=each, divisor=divisor, reduction=reduction)  # type: ignore[arg-type]
+        given = {"sample_weight": weight, "mask": mask}
+        calls.append((spec.replace(rounding="exact"), p, t, given, None))
+    with compiled.forced(compiled.NUMPY):
+        right = [_bits(call, compiled.NUMPY) for call in calls]
+    monkeypatch.setattr(kernel, "HostCall", None)
+    for level in LEVELS:
+        assert [_bits(call, level) for call in calls] == right
 
 
 @pytest.mark.framework("torch")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
+from unifiedloss import losses
 from unifiedloss.plan import Plan
 from unifiedloss.spec import Loss
 
@@ -76,10 +77,21 @@ def _has_slow_float64(plan: Plan) -> bool:
     return plan.predictions_dtype == "float64" and not wide.takes(plan)
 
 
-def _reads_many_probabilities(plan: Plan) -> bool:
-    """Whether a position depends on several probabilities."""
+def _has_slow_probabilities(plan: Plan) -> bool:
+    """Whether a position depends on several probabilities, and no compiled loop computes it."""
     several = plan.kind == "dense" or plan.reads_all
-    return plan.axis is not None and not plan.from_logits and several
+    if plan.axis is None or plan.from_logits or not several:
+        return False
+    module = losses.part(plan.spec.name, "compiled")
+    return plan.targets_dtype == "float64" or not module.takes(plan)
+
+
+def _has_slow_weights(plan: Plan) -> bool:
+    """Whether elements have two weights, and no loop takes them as an outer product."""
+    from unifiedloss.exact import two_weights  # imported here because other calls do not need it
+
+    two = plan.element_weights is not None and plan.weight_rank is not None
+    return two and not plan.oracle_only and not two_weights.takes(plan)
 
 
 TABLE = (
@@ -107,15 +119,14 @@ TABLE = (
     ),
     Row("float64 predictions in this form", "is a hundred times slower", form=_has_slow_float64),
     Row(
-        "several probabilities of a position",
+        "several probabilities of a position in this form",
         "is up to a hundred times slower",
-        form=_reads_many_probabilities,
+        form=_has_slow_probabilities,
     ),
-    Row("log-probabilities", "is three times slower", form=lambda plan: plan.log_probabilities),
     Row(
-        "two weights of an element",
+        "two weights of an element in this form",
         "is two to seven times slower",
-        form=lambda plan: plan.element_weights is not None and plan.weight_rank is not None,
+        form=_has_slow_weights,
     ),
     Row(
         "a rule that only the oracle computes",

@@ -99,7 +99,7 @@ def _by_rows(
     plan: Plan, predictions: Tensor, targets: Tensor, upstream: Tensor | None, *, gradient: bool
 ) -> tuple[Tensor, Tensor | None] | None:
     """`evaluate` by the loops of `unifiedloss.exact.rows`."""
-    from unifiedloss.exact import rows
+    from unifiedloss.exact import kernel, rows
 
     if not rows.takes(plan):
         return None
@@ -108,7 +108,7 @@ def _by_rows(
     arrays = [None if x is None else _bits(x) for x in tensors]
     if upstream is not None:
         arrays[2] = _mixed().from_bits(arrays[2])
-    value = host.run(rows.at_once, plan, *arrays, torch.get_num_threads())
+    value = host.run(rows.at_once, plan, *arrays, torch.get_num_threads(), kernel.some_rows)
     if value is None:
         return None
     loss = torch.from_numpy(value.view(np.int16) if value.dtype == np.uint16 else value)

@@ -28,7 +28,10 @@ from unifiedloss.spec import Loss
 Array = NDArray[Any]
 Rng = np.random.Generator
 
-LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber")
+LOSSES = (
+    *("cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber"),
+    "negative_log_likelihood",
+)
 LABELS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 MOST = 1 << 17
 """The most predictions of a call."""
@@ -36,7 +39,12 @@ MOST = 1 << 17
 MOST_WIDE = 1 << 12
 """The same of float64, of which balls compute every number at the level "numpy"."""
 
+MOST_PROBABILITIES = 1 << 12
+"""The same of probabilities of classes, which balls compute there too."""
+
 DTYPES = ("float32", "float32", "float32", "float64")
+
+EPSILONS = (0.0, 1e-7, 1e-3, "keras", "sklearn", 0.2, 1e-30)
 
 _FEW = 1 << 10
 
@@ -56,17 +64,28 @@ def draw(seed: int, most: int = MOST) -> Call:
     """The call of a seed, with at most so many predictions."""
     rng = np.random.default_rng(seed)
     name = str(pick(rng, ("cross_entropy", *LOSSES)))
-    dtype = str(pick(rng, DTYPES))
+    of_labels = name in ("cross_entropy", "negative_log_likelihood")
+    probabilities = name == "cross_entropy" and rng.random() < 0.4
+    dtype = "float32" if probabilities else str(pick(rng, DTYPES))
     most = min(most, MOST_WIDE) if dtype == "float64" else most
+    most = min(most, MOST_PROBABILITIES) if probabilities else most
     size = int(2 ** rng.uniform(0, np.log2(most)))
     classes = int(2 ** rng.uniform(0, np.log2(most / 2))) if rng.random() < 0.3 else 0
     classes = classes or int(2 ** rng.uniform(0, 10))
-    n = max(1, size // classes) if name == "cross_entropy" else size
-    shape = (n, classes) if name == "cross_entropy" else (n,)
-    predictions = _laid_out(rng, _numbers(rng, shape, dtype))
+    n = max(1, size // classes) if of_labels else size
+    shape = (n, classes) if of_labels else (n,)
+    numbers = _numbers(rng, shape, dtype)
     spec = _spec(rng, name, classes)
-    of_labels = len(shape) > 1
-    targets = _labels(rng, n, classes) if of_labels else _targets(rng, name, n, dtype)
+    if probabilities:
+        numbers = _probabilities(rng, numbers)
+        spec = spec.replace(from_logits=False, **_rules(rng))
+    predictions = _laid_out(rng, numbers)
+    dense = probabilities and rng.random() < 0.5
+    if dense:
+        targets = rng.random(shape).astype(np.float32) ** 3
+        spec = spec.replace(ignore_index=None)
+    else:
+        targets = _labels(rng, n, classes) if of_labels else _targets(rng, name, n, dtype)
     targets = _laid_out(rng, targets)
     weight = _weights(rng, n) if rng.random() < 0.4 else None
     mask = rng.random(n) < rng.random() if rng.random() < 0.3 else None
@@ -102,6 +121,28 @@ def _numbers(rng: Rng, shape: tuple[int, ...], dtype: str) -> Array:
     if dtype == "float64" and rng.random() < 0.2:
         x *= 10.0 ** rng.uniform(-320, 300)
     return x.astype(dtype)
+
+
+def _probabilities(rng: Rng, z: Array) -> Array:
+    """The softmax of numbers; NaN, infinite and subnormal ones stay, and some rows have any sum."""
+    with np.errstate(all="ignore"):
+        p = np.exp(z - z.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        if rng.random() < 0.2:
+            p *= rng.uniform(0, 1, (len(z), 1))
+        return np.where(np.isnan(p) | (z == np.float32(1e-40)), z, p).astype(np.float32)
+
+
+def _rules(rng: Rng) -> dict[str, Any]:
+    """The rules of probabilities of classes."""
+    rules: dict[str, Any] = {"epsilon": EPSILONS[int(rng.integers(len(EPSILONS)))]}
+    if rules["epsilon"] and rng.random() < 0.6:
+        rules["renormalize"] = str(pick(rng, ("before_clip", "after_clip")))
+    if rng.random() < 0.3:
+        rules["label_smoothing"] = float(rng.random())
+    if rng.random() < 0.3:
+        rules["class_weighting"] = "position"
+    return rules
 
 
 def _labels(rng: Rng, n: int, classes: int) -> Array:
@@ -156,8 +197,9 @@ def _weights(rng: Rng, n: int) -> Array:
 
 def _spec(rng: Rng, name: str, classes: int) -> Loss:
     fields: dict[str, Any] = {"reduction": str(pick(rng, ("mean", "sum", "none")))}
-    if name == "cross_entropy":
-        fields["from_logits"] = True
+    if name in ("cross_entropy", "negative_log_likelihood"):
+        if name == "cross_entropy":
+            fields["from_logits"] = True
         if rng.random() < 0.2:
             fields["class_weights"] = tuple(_weights(rng, classes).tolist())
         if rng.random() < 0.2:

@@ -87,7 +87,7 @@ def forced(name: str) -> Iterator[None]:
 
 
 class Soft(NamedTuple):
-    """The targets of a cross-entropy that are not single classes; see `struct soft`.
+    """The targets of a cross-entropy that are not single classes of logits; see `struct soft`.
 
     Attributes:
         targets: (n, K), as the predictions of `Work`; None where labels say which target is 1.
@@ -95,6 +95,7 @@ class Soft(NamedTuple):
         smoothing: the amount of label smoothing.
         class_weights: float64 (K,), multiply the smoothed targets; or None.
         by_position: whether class weights multiply rows instead, by their sum under the targets.
+        clip: a `CLIP`, how predictions are read that are probabilities; None for logits.
     """
 
     targets: Array | None
@@ -102,6 +103,7 @@ class Soft(NamedTuple):
     smoothing: float
     class_weights: Array | None
     by_position: bool
+    clip: Array | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -339,10 +341,10 @@ def cross_entropy(work: Work) -> tuple[Total, int]:
 def _of_soft(soft: Soft | None) -> tuple[float, ...]:
     """The arguments for targets that are not single classes."""
     if soft is None:
-        return (0,) * 8
+        return (0,) * 9
     targets = soft.targets
     form, stride = (0, 0) if targets is None else (form_of(targets), targets.shape[1])
-    weights = address(soft.class_weights), soft.by_position
+    weights = address(soft.class_weights), soft.by_position, address(soft.clip)
     return 1, address(targets), form, stride, soft.least, soft.smoothing, *weights
 
 
@@ -502,15 +504,27 @@ class Mixed:
 
 
 CLIP = np.dtype(
-    {
-        "names": ["rule", "bounds", "costs", "complements", "added", "least"],
-        "formats": [np.int64, (np.float64, 2), (np.float64, 2), (np.float64, 2), "f8", "f8"],
-    }
+    [
+        ("rule", np.int64),
+        ("bounds", np.float64, 2),
+        ("costs", np.float64, 2),
+        ("complements", np.float64, 2),
+        ("added", np.float64),
+        ("least", np.float64),
+        ("shares", np.int64),
+        ("gap", np.float64),
+        ("tiny", np.float64),
+        ("most", np.float64),
+        ("factor_is_exact", np.int64),
+    ]
 )
 """A `struct clip` of loops.h."""
 
-CLIPS = ("unclipped", "clipped", "clamped", "added")
+CLIPS = ("unclipped", "clipped", "clamped", "added", "logarithms")
 """Its rules, in their order."""
+
+SHARES = (None, "before_clip", "after_clip")
+"""When numbers are divided by the sum of their row, in the order of loops.h."""
 
 
 def mixed(

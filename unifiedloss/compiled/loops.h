@@ -24,7 +24,24 @@ struct total {
   double high, low, error;
 };
 
-/* The targets of a cross-entropy that are not single classes: (1 - smoothing) t + smoothing / K. */
+/* How probabilities are read. `compiled.CLIP` is this struct. */
+enum rule { UNCLIPPED, CLIPPED, CLAMPED, ADDED, LOGARITHMS };
+enum shares { NO_SHARES, BEFORE, AFTER };
+struct clip {
+  int64_t rule;          /* an `enum rule` */
+  double low, high;      /* CLIPPED: numbers below and above these are clipped */
+  double costs[2];       /* of the bounds: -log p, at low and at high */
+  double complements[2]; /* -log(1 - p) */
+  double added;          /* ADDED: to p and 1 - p in their logarithms; at most 2^-10 */
+  double least;          /* CLAMPED: the least p (1 - p) that divides a slope */
+  /* Of the cross-entropy: */
+  int64_t shares;          /* an `enum shares`: when numbers are divided by the sum of their row */
+  double gap;              /* 1 minus the upper bound */
+  double tiny, most;       /* numbers below count as 0; numbers above are no probabilities */
+  int64_t factor_is_exact; /* whether `factor` and `scale` have no error */
+};
+
+/* The targets of a cross-entropy that are not single classes of logits: (1 - smoothing) t + smoothing / K. */
 struct soft {
   const void *targets; /* t, or NULL where labels say which is 1 */
   enum form form;
@@ -33,6 +50,7 @@ struct soft {
   double smoothing;
   const double *class_weights; /* which multiply the targets, or NULL */
   int by_position;             /* the sum of their products with t multiplies the row instead */
+  const struct clip *clip;     /* how predictions are read that are probabilities, or NULL */
 };
 
 /* A cross-entropy of logits with class indices; one row per position. */
@@ -81,17 +99,6 @@ static inline int64_t bytes_of(int kind) {
   static const int8_t bytes[] = {4, 2, 2, 8, 1, 1, 4, 8};
   return bytes[kind];
 }
-
-/* How a binary cross-entropy of probabilities reads them. `compiled.CLIP` is this struct. */
-enum rule { UNCLIPPED, CLIPPED, CLAMPED, ADDED };
-struct clip {
-  int64_t rule;          /* an `enum rule` */
-  double low, high;      /* CLIPPED: numbers below and above these are clipped */
-  double costs[2];       /* of the bounds: -log p, at low and at high */
-  double complements[2]; /* -log(1 - p) */
-  double added;          /* ADDED: to p and 1 - p in their logarithms; at most 2^-10 */
-  double least;          /* CLAMPED: the least p (1 - p) that divides a slope */
-};
 
 /* What a call has beyond float32 numbers, one weight and one factor for each loss. */
 struct mixed {
@@ -184,7 +191,7 @@ struct loops {
    float64 it must hold, with that of two rows of float32. The loops write up to 64 numbers past the
    end of each. */
 static inline int64_t spare_room(int64_t classes) { return (classes > 2048 ? classes : 2048) + 64; }
-static inline int64_t room_of(int64_t classes) { return spare_room(classes) + 2 * (classes + 64); }
+static inline int64_t room_of(int64_t classes) { return spare_room(classes) + 4 * (classes + 64); }
 
 /* The same for `wide.room`: exponentials in two parts. */
 static inline int64_t wide_room_of(int64_t classes) { return 2 * (classes + 16); }

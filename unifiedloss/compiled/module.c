@@ -108,13 +108,14 @@ static const struct soft *read_soft(struct arguments *a, struct soft *soft) {
   soft->smoothing = number(a);
   soft->class_weights = address(a);
   soft->by_position = (int)integer(a);
+  soft->clip = address(a);
   return given ? soft : NULL;
 }
 static int is_form(int64_t x) { return x >= FLOAT32 && x <= FLOAT16; }
 
 static PyObject *cross_entropy(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 29)) return NULL;
+  if (!has(count, 30)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;
@@ -292,7 +293,7 @@ static PyObject *mixed(PyObject *module, PyObject *const *given, Py_ssize_t coun
 
 static PyObject *second_tier(PyObject *module, PyObject *const *given, Py_ssize_t count) {
   (void)module;
-  if (!has(count, 23)) return NULL;
+  if (!has(count, 24)) return NULL;
   struct arguments a = {given};
   const struct loops *loops = loops_of(&a);
   if (!loops) return NULL;

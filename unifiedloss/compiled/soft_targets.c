@@ -34,7 +34,7 @@ INLINE floats choose_floats(ints condition, floats yes, floats no) {
   return (floats)((condition & (ints)yes) | (~condition & (ints)no));
 }
 
-static struct range range_of(const float *restrict z, int64_t k) {
+static __attribute__((noinline)) struct range range_of(const float *restrict z, int64_t k) {
   floats most = (floats){0} - INFINITY, least = -most, smallest = least;
   float largest = -INFINITY, lowest = INFINITY, size = INFINITY;
   int64_t c = 0;
@@ -64,6 +64,11 @@ static struct range range_of(const float *restrict z, int64_t k) {
 static double error_of_shift(const struct range *range) {
   const double span = range->most - range->least;
   return range->smallest * 0x1p28 >= span ? 0 : fmin(span, 800) * U;
+}
+
+/* Not inlined, because these loops add rows in eight places. */
+static __attribute__((noinline)) double add_row(const double *x, int64_t k) {
+  return sum_row(x, k);
 }
 
 /* The sum of x_c min(m - z_c, FARTHEST), of positive terms, with an error as in `sum_row`. */
@@ -119,7 +124,7 @@ static double weight_of_position(const struct soft *a, const float *restrict t, 
                                  double *restrict room) {
   for (int64_t c = 0; c < k; c++)
     room[c] = a->class_weights[c] * (t[c] >= a->least ? (double)t[c] : 0);
-  return sum_row(room, k);
+  return add_row(room, k);
 }
 
 /* What the slopes e_c ratio - tau_c factor of a row have in common. */
@@ -173,7 +178,7 @@ INLINE int round_part(enum form form, double positive, double negative, double e
 
 /* A row's gradient, and its undecided elements. Returns their number. At the largest logit the parts
    are those given, and e and tau hold 0. */
-static int64_t gradient_of_row(const struct rows *a, int64_t row, const struct slope *s,
+static __attribute__((noinline)) int64_t gradient_of_row(const struct rows *a, int64_t row, const struct slope *s,
                              const double *e, const double *tau, int64_t top, double positive,
                              double negative, int64_t found) {
   const enum form form = a->slope_form;
@@ -197,6 +202,27 @@ static int64_t gradient_of_row(const struct rows *a, int64_t row, const struct s
 
 INLINE double share_of(const struct rows *a) { return a->soft->smoothing / (double)a->classes; }
 
+/* The tau of a row, and in *of_row what multiplies the row beside the sample weight. `tau` holds those
+   of no label where there are labels, and then only that at y changes. Returns whether all targets are
+   targets. */
+static __attribute__((noinline)) int targets_of_row(const struct rows *a, int64_t row, int64_t y, double *tau, float *room,
+                          double *scratch, double *of_row) {
+  const struct soft *soft = a->soft;
+  const int64_t k = a->classes;
+  const double keep = 1 - soft->smoothing, share = share_of(a);
+  *of_row = 1;
+  if (y >= 0) {
+    const double own = keep + share;
+    tau[y] = soft->class_weights ? own * soft->class_weights[y] : own;
+    return 1;
+  }
+  const enum form form = soft->form;
+  const float *t = floats_of(form, number_at(form, soft->targets, row * soft->stride), k, room);
+  if (!fill_targets(soft, keep, share, t, k, tau)) return 0;
+  if (soft->by_position) *of_row = weight_of_position(soft, t, k, scratch);
+  return 1;
+}
+
 /* One row. Returns whether anything of it is computed, then with *known saying whether the loss is,
    and *found counting undecided slopes. */
 static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *found) {
@@ -208,33 +234,22 @@ static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *foun
   if (!soft->targets && y < 0) return 0;
   const struct range range = range_of(z, k);
   if (!(fabs(range.most) < INFINITY)) return 0;
-  double weight = a->weight ? a->weight[row] : 1, factor = a->factor ? a->factor[row] : a->scale;
+  double of_row;
   const double base = y < 0 ? 0 : tau[y], keep = 1 - soft->smoothing, share = share_of(a);
-  if (y >= 0) {
-    const double own = keep + share;
-    tau[y] = soft->class_weights ? own * soft->class_weights[y] : own;
-  } else {
-    const enum form form = soft->form;
-    const float *t = floats_of(form, number_at(form, soft->targets, row * soft->stride), k,
-                               (float *)room + k + 64);
-    if (!fill_targets(soft, keep, share, t, k, tau)) return 0;
-    if (soft->by_position) {
-      const double all_weights = weight_of_position(soft, t, k, e);
-      weight *= all_weights;
-      factor *= all_weights;
-    }
-  }
+  if (!targets_of_row(a, row, y, tau, (float *)room + k + 64, e, &of_row)) return 0;
+  const double weight = (a->weight ? a->weight[row] : 1) * of_row;
+  const double factor = (a->factor ? a->factor[row] : a->scale) * of_row;
   const double apart = sum_apart(tau, z, range.most, k);
   const double at_top = tau[range.top];
   tau[range.top] = 0;
   /* Smoothing keeps the sum of a one-hot target. */
   const int sums_to_1 = y >= 0 && !soft->class_weights;
   const double rest = sums_to_1 ? share * (double)(k - 1) + (range.top == y ? 0 : keep)
-                                : sum_row(tau, k);
+                                : add_row(tau, k);
   const double sum = sums_to_1 ? 1 : rest + at_top;
   exponentials(FLOAT32, z, k, range.most, e);
   e[range.top] = 0;
-  const double others = sum_row(e, k), total = 1 + others;
+  const double others = add_row(e, k), total = 1 + others;
   const double shift = error_of_shift(&range), error = (2 * height(k) + 30) * U;
   /* The weight of a position errs by as much as a sum. */
   const double of_weight = soft->by_position ? (height(k) + 8) * U : 0;
@@ -258,6 +273,8 @@ static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *foun
   return fits;
 }
 
+#include "class_probabilities.c"
+
 static int64_t soft_cross_entropy(const struct rows *a, int64_t *elements, struct total *total) {
   const struct soft *soft = a->soft;
   double *tau = a->room + spare_room(a->classes);
@@ -268,8 +285,8 @@ static int64_t soft_cross_entropy(const struct rows *a, int64_t *elements, struc
     tau[c] = soft->class_weights ? soft->class_weights[c] * share : share;
   for (int64_t row = 0; row < a->n; row++) {
     if (a->todo && !a->todo[row]) continue;
-    int known = 0;
-    if (!soft_row(a, row, &known, &found)) {
+    int known = 1;
+    if (!(soft->clip ? probabilities_row(a, row) : soft_row(a, row, &known, &found))) {
       a->left[row] = 1;
       left++;
       continue;

@@ -30,7 +30,7 @@ Divisor = tuple[Ball, Callable[[], Fraction]] | float
 A float instead where the divisor is 0, infinite or NaN.
 """
 
-_LARGEST_SHARE = 2.0**100
+LARGEST_SHARE = 2.0**100
 """Largest prediction that balls divide by the sum of its row. The oracle takes larger ones."""
 
 
@@ -210,7 +210,7 @@ class HostCall:
         smallest, largest = self.read.min(1), self.read.max(1)
         low, gap = plan.bounds or (0.0, 0.0)
         least = 0.0 if low > 0 or plan.epsilon_added or plan.clamped else plan.tiny
-        most = _LARGEST_SHARE if plan.renormalize else 1.0
+        most = LARGEST_SHARE if plan.renormalize else 1.0
         special: Bools = ~((smallest >= np.float64(least)) & (largest <= np.float64(most)))
         if plan.renormalize:
             special |= largest < np.float64(plan.tiny)
@@ -434,7 +434,9 @@ def _product_in(weight: Array, other: Floats, tiny: float) -> Array:
     return large.astype(np.float64)
 
 
-def call_of_rows(plan: Plan, rows: Array, targets: Array, divisor: Divisor) -> HostCall:
+def call_of_rows(
+    plan: Plan, rows: Array, targets: Array, divisor: Divisor, weight: Array | None = None
+) -> HostCall:
     """Some rows of a call as a call of their own."""
     if plan.average_last_axis:
         return HostCall(plan, rows, targets, None, None, divisor=divisor)
@@ -442,8 +444,8 @@ def call_of_rows(plan: Plan, rows: Array, targets: Array, divisor: Divisor) -> H
     between = (1,) * (0 if plan.axis is None else plan.axis - 1)
     width = () if plan.axis is None else rows.shape[1:]
     rows = rows.reshape(len(rows), *between, *width)
-    targets = targets.reshape(len(rows), *between)
-    return HostCall(plan, rows, targets, None, None, divisor=divisor)
+    targets = targets.reshape(len(rows), *between, *(width if plan.kind == "dense" else ()))
+    return HostCall(plan, rows, targets, weight, None, divisor=divisor)
 
 
 def exact_number(divisor: Array) -> Fraction | float:

@@ -24,7 +24,18 @@ import numpy as np
 
 from unifiedloss import compiled, host
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import by_oracle, casts, counts, fast, limbs, loops, mixed, rows, wide
+from unifiedloss.exact import (
+    by_oracle,
+    casts,
+    counts,
+    fast,
+    limbs,
+    loops,
+    mixed,
+    rows,
+    two_weights,
+    wide,
+)
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import (
     Array,
@@ -100,6 +111,12 @@ def evaluate(
         found = _at_once(*given, gradient=gradient)
         if found is None:
             found = mixed.at_once(*given, some_rows, gradient=gradient)
+        if found is not None:
+            return found
+    elif sample_weight is not None and divisor is None and plan.element_weights is not None:
+        tensors = predictions, targets, sample_weight, mask
+        more = upstream, out, threads, some_rows
+        found = two_weights.at_once(plan, *tensors, *more, gradient=gradient)
         if found is not None:
             return found
     arrays = predictions, targets, sample_weight, mask, upstream, divisor
@@ -264,7 +281,7 @@ def _at_once(
         return wide.at_once(*given, gradient=gradient) if divisor is None else None
     if ready is None:
         slopes = _room_for(plan, predictions, out) if gradient else None
-        arrays = predictions, targets, upstream, count, slopes, threads
+        arrays = predictions, targets, upstream, count, slopes, threads, some_rows
         found = host.run(rows.at_once, plan, *arrays)
         return None if found is None else (found, slopes)
     if count is not None:
@@ -358,11 +375,18 @@ def _finished(
 
 
 def some_rows(
-    plan: Plan, rows: Array, targets: Array, divisor: Any, upstream: Any, *, gradient: bool
+    plan: Plan,
+    rows: Array,
+    targets: Array,
+    divisor: Any,
+    upstream: Any,
+    weight: Array | None = None,
+    *,
+    gradient: bool,
 ) -> tuple[Array, Array | None]:
     """Compute some rows of a call: their losses, and their rows of the gradient."""
     with np.errstate(all="ignore"):
-        call = call_of_rows(plan, rows, targets, divisor)
+        call = call_of_rows(plan, rows, targets, divisor, weight)
         return _carry_out_some(call, np.arange(len(rows)), upstream, gradient=gradient)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from unifiedloss import compiled, losses
 from unifiedloss.compiled import Left, Total, Work
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import counts, limbs
+from unifiedloss.exact import clips, counts, limbs
 from unifiedloss.exact.balls import Ball, log_2_over, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
 from unifiedloss.exact.rounding import from_bits, stored
@@ -71,7 +71,7 @@ def carry_out(
         The positions that are left undecided, or None if no loop computes this call.
     """
     plan = call.plan
-    if plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None:
+    if plan.average_last_axis or call.element_weight is not None:
         return None
     module: Any = loop_of(plan) if dtype in compiled.FORMS else None
     targets = None if module is None else module.read(call.targets)
@@ -79,10 +79,16 @@ def carry_out(
         return None
     weight: Any = call.weight
     factor, exactly, divisor = _factor(scale)
-    soft = None if plan.classes is None else module.soft(plan, targets)
+    soft = clips.soft_of(module, plan, targets, factor_is_exact=_has_no_error(call, scale))
     if plan.class_weights is not None and (soft is None or soft.class_weights is None):
         weight = call.class_weight_of(slice(None), call.labels)
         factor = factor * call.own_class_weight(call.labels)
+    if plan.scale != 1.0:
+        scaled = clips.scaled(plan, soft, weight, len(call.rows))
+        if scaled is None or not is_in_reach(plan.scale):
+            return None
+        soft, weight = scaled
+        factor = factor if plan.log_probabilities else factor * plan.scale
     if plan.axis is None and (weight is not None or np.ndim(factor)):
         return None  # `mixed` takes it
     work = Work(
@@ -114,6 +120,19 @@ def carry_out(
         found = _second(found, factors)
         finish_elements(call, found, slopes, scale)
     return work.left
+
+
+def _has_no_error(call: HostCall, scale: Scale | None) -> bool:
+    """Whether float64 holds the factors of the slopes: only one of their parts has many bits."""
+    if scale is None:
+        return True
+    ball = scale.divisor
+    divides = call.divides and not (
+        ball.low == 0 and ball.radius == 0 and clips.is_power_of_two(ball.high)
+    )
+    several = call.weight is not None and not clips.is_power_of_two(scale.upstream)
+    scaled = not (call.plan.log_probabilities or clips.is_power_of_two(call.plan.scale))
+    return not (divides or several or scaled)
 
 
 def _readable(rows: Array) -> Array:

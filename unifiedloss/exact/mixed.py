@@ -22,10 +22,10 @@ from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall, exact_number, known_divisor
+from unifiedloss.exact.clips import clip_of
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import bits_of, from_bits, stored
 from unifiedloss.exact.scale import Scale
-from unifiedloss.floats import TORCH_LEAST_SPREAD
 from unifiedloss.losses import has_part
 from unifiedloss.plan import Plan
 
@@ -74,7 +74,7 @@ def _of_plan(plan: Plan) -> Mixed | None:
         if len(several) == 1:  # it is broadcast
             inner = math.prod(extents)
     form = NUMBERS[plan.predictions_dtype]
-    clip = _clip_of(plan) if plan.kind == "binary" and not plan.from_logits else None
+    clip = clip_of(plan) if plan.kind == "binary" and not plan.from_logits else None
     return Mixed(
         loss=plan.spec.name,
         n=0,
@@ -93,53 +93,6 @@ def _of_plan(plan: Plan) -> Mixed | None:
     )
 
 
-@lru_cache(4096)
-def _of_labels(plan: Plan) -> Mixed | None:
-    """What a plan says of a cross-entropy that only reads the probabilities at its labels.
-
-    Each is the binary cross-entropy of a probability whose target is 1.
-    """
-    index = plan.spec.name == "cross_entropy" and plan.kind == "index" and plan.probabilities
-    if not index or plan.reads_all or plan.clamped or not _is_known(plan):
-        return None
-    form = NUMBERS[plan.predictions_dtype]
-    return Mixed(
-        loss="binary_cross_entropy",
-        n=0,
-        size=1,
-        read=form,
-        target=0,
-        form=form,
-        loss_form=0,
-        stored=0,
-        loss_scale=plan.scale,
-        clip=_clip_of(plan),
-    )
-
-
-def _clip_of(plan: Plan) -> Array:
-    """How the loop reads probabilities."""
-    found = np.zeros((), compiled.CLIP)
-    rule = "unclipped"
-    if plan.clip is not None and plan.bounds is not None:
-        rule = "clipped"
-        low, gap = plan.bounds
-        # The largest float64 that is not above the real number 1 - gap.
-        high = 1.0 - gap
-        if Fraction(high) > 1 - Fraction(gap):
-            high = math.nextafter(high, 0.0)
-        found["bounds"] = low, high
-        found["costs"], found["complements"] = plan.clip.costs, plan.clip.complement_costs
-    elif plan.clamped:
-        rule = "clamped"
-        found["least"] = TORCH_LEAST_SPREAD
-    elif plan.epsilon_added:
-        rule = "added"
-        found["added"] = plan.epsilon_added
-    found["rule"] = compiled.CLIPS.index(rule)
-    return found
-
-
 def _number(dtype: np.dtype[Any], kind: str) -> int | None:
     """The number of the dtype of targets in memory, or None if the loops do not read it so.
 
@@ -152,7 +105,9 @@ def _number(dtype: np.dtype[Any], kind: str) -> int | None:
     return NUMBERS[dtype.name]
 
 
-def _times(call: Mixed, upstream: float, over: Fraction | None, arrays: int, high: float) -> Mixed:
+def with_factors(
+    call: Mixed, upstream: float, over: Fraction | None, arrays: int, high: float
+) -> Mixed:
     """The call with the factors of its slopes.
 
     Args:
@@ -198,15 +153,8 @@ def carry_out(
     if dtype not in FORMS or not compiled.is_available():
         return None
     found, rows, targets, other = _of_plan(call.plan), call.rows, call.targets, call.element_weight
-    into = slopes
     if found is None:
-        found = _of_labels(call.plan)
-        if found is None:
-            return None
-        rows, targets = call.read, np.ones(len(rows), np.float32)
-        if call.plan.class_weights is not None:
-            other = np.require(call.own_class_weight(call.labels), np.float64, ("C", "A"))
-        into = None if slopes is None else np.empty((len(rows), 1), slopes.dtype)
+        return None
     number = _number(targets.dtype, call.plan.kind)
     if number is None:
         narrow = compiled.as_float32(targets)
@@ -246,7 +194,7 @@ def carry_out(
         high = float(divisor.high) if call.divides else 1.0
         known = not call.divides or (divisor.low == 0 and divisor.radius == 0)
         over = Fraction(high) if known else None
-        work = _times(work, single, over, weights + (scale.upstream.ndim > 0), high)
+        work = with_factors(work, single, over, weights + (scale.upstream.ndim > 0), high)
     left = np.zeros(n, bool)
     chosen = None if todo.all() else np.require(todo, requirements=("C", "A"))
     address = compiled.address
@@ -255,17 +203,13 @@ def carry_out(
         address(rows),
         address(targets),
         address(results),
-        address(into),
+        address(slopes),
         address(left),
         todo=address(chosen),
         weight=address(weight),
         factor=address(factor if scale is not None else None),
         threads=call.threads or own_threads.number(),
     )
-    if slopes is not None and into is not None and into is not slopes:
-        done = np.flatnonzero(todo & ~left)
-        slopes[done if len(done) < n else slice(None)] = 0
-        slopes[done, call.labels[done]] = into[done, 0]
     return left
 
 
@@ -301,7 +245,7 @@ def _with_factors(ready: Ready, upstream: float, dtype: str | None) -> Mixed:
         dtype: the dtype of that array, or None.
     """
     divisor = ready.divisor
-    found = _times(ready.call, upstream, Fraction(divisor), dtype is not None, float(divisor))
+    found = with_factors(ready.call, upstream, Fraction(divisor), dtype is not None, float(divisor))
     return found if dtype is None else dataclasses.replace(found, factor=NUMBERS[dtype])
 
 
@@ -315,10 +259,17 @@ def ready(plan: Plan) -> Ready | None:
 
 @lru_cache(4096)
 def _ready(plan: Plan) -> Ready | None:
-    call = _of_plan(plan)
-    if call is None or not plan.plain or plan.shape is None or not plan.count:
+    call = of_arrays(plan)
+    if call is None or not plan.plain or plan.element_weights is not None:
         return None
-    if plan.element_weights is not None or plan.casts:
+    return Ready(plan, call, call.n if plan.spec.reduction == "mean" else 1)
+
+
+@lru_cache(4096)
+def of_arrays(plan: Plan) -> Mixed | None:
+    """The call of a plan for a loop that reads its arrays, or None; without weights and factors."""
+    call = _of_plan(plan)
+    if call is None or plan.shape is None or not plan.count or plan.casts:
         return None
     shape: Any = plan.shape
     size = shape[-1] if plan.average_last_axis else 1
@@ -328,25 +279,23 @@ def _ready(plan: Plan) -> Ready | None:
     if target is None:
         return None
     count = plan.count // size
-    reduced = plan.spec.reduction != "none"
-    loss_form = NUMBERS["float32" if reduced else plan.result_dtype]
-    divisor = count if plan.spec.reduction == "mean" else 1
-    made = dataclasses.replace(
+    loss_form = NUMBERS["float32" if plan.spec.reduction != "none" else plan.result_dtype]
+    return dataclasses.replace(
         call, n=count, size=size, target=target, loss_form=loss_form, stored=loss_form,
         weight_is_exact=True,
     )  # fmt: skip
-    return Ready(plan, made, divisor)
+
+
+def are_readable(plan: Plan, predictions: Array, targets: Array) -> bool:
+    """Whether the loops read these arrays of a plan."""
+    given = (predictions, plan.predictions_dtype), (targets, plan.targets_dtype)
+    return all(x.dtype.name == dtype and compiled.can_read(x) for x, dtype in given)
 
 
 def ready_for(plan: Plan, predictions: Array, targets: Array) -> Ready | None:
     """The call of a plan for a loop, or None if none computes it from these arrays."""
     known = ready(plan)
-    if known is None:
-        return None
-    for x, dtype in ((predictions, plan.predictions_dtype), (targets, plan.targets_dtype)):
-        if x.dtype.name != dtype or not compiled.can_read(x):
-            return None
-    return known
+    return known if known is not None and are_readable(plan, predictions, targets) else None
 
 
 class Upstream(NamedTuple):

@@ -6,17 +6,19 @@ smoothing, with dense targets. They too need no `HostCall`, which costs as much 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from unifiedloss.compiled import Work
+from unifiedloss.compiled import Total, Work
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import counts, fast, loops
+from unifiedloss.exact import clips, counts, fast, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, plain
-from unifiedloss.exact.rounding import stored
+from unifiedloss.exact.rounding import from_bits, stored
 from unifiedloss.plan import Plan
 
 
@@ -42,6 +44,7 @@ def at_once(
     divisor: int | None,
     slopes: Array | None,
     threads: int | None,
+    some_rows: Callable[..., tuple[Array, Array | None]],
 ) -> Array | None:
     """Compute the loss of a call, and the gradient into `slopes`.
 
@@ -53,6 +56,7 @@ def at_once(
         divisor: divides the sum, of a plan with the reduction "sum".
         slopes: receives the gradient, in C order, or None.
         threads: the most threads of the loop.
+        some_rows: computes rows of a call, `unifiedloss.exact.kernel.some_rows`.
 
     Returns:
         The loss in the dtype of the result, bfloat16 as its bits. None if another way must compute
@@ -73,6 +77,7 @@ def at_once(
     rows = np.require(loops.bits(predictions).reshape(n, width), requirements=("C", "A"))
     reduced = plan.spec.reduction != "none"
     over = (divisor or (n if plan.spec.reduction == "mean" else 1)) if reduced else 1
+    soft = clips.soft_of(module, plan, read, factor_is_exact=clips.is_power_of_two(over))
     work = Work(
         predictions=rows,
         targets=read,
@@ -88,9 +93,14 @@ def at_once(
         threads=threads or own_threads.number(),
         loss_dtype="float32" if reduced else plan.result_dtype,
         slope_dtype=plan.predictions_dtype,
-        soft=module.soft(plan, read),
+        soft=soft,
     )
-    total = loops.whole(module, plan, work, u, Ball(np.float64(over)))
+    if soft is None or soft.clip is None:
+        total = loops.whole(module, plan, work, u, Ball(np.float64(over)))
+    else:
+        total, _ = module.run(plan, work)
+        if total.left:
+            total = _finished(plan, work, total, predictions, targets, u, over, some_rows)
     if total is None:
         return None
     if reduced:
@@ -98,6 +108,33 @@ def at_once(
         return None if value is None else np.asarray(value)
     assert work.losses is not None
     return stored(work.losses.reshape(plan.positions), plan.result_dtype)  # type: ignore[arg-type]
+
+
+def _finished(
+    plan: Plan,
+    work: Work,
+    total: Total,
+    predictions: Array,
+    targets: Array,
+    upstream: Array,
+    over: int,
+    some_rows: Callable[..., tuple[Array, Array | None]],
+) -> Total:
+    """Compute the rows that the loop left undecided, and add their losses to the total."""
+    left, slopes = work.left, work.slopes
+    rows = from_bits(predictions.reshape(work.predictions.shape)[left])
+    width = () if plan.kind == "index" else rows.shape[1:]
+    of_rows = targets.reshape(len(left), *width)[left]
+    if width:
+        of_rows = from_bits(of_rows)
+    divisor = (Ball(np.float64(over)), lambda: Fraction(over))
+    above = upstream[left] if upstream.ndim else upstream
+    found, some = some_rows(plan, rows, of_rows, divisor, above, gradient=slopes is not None)
+    assert work.losses is not None
+    work.losses[left] = found
+    if slopes is not None:
+        slopes[left] = some
+    return total.plus(found.tolist())
 
 
 def _numbers(module: Any, targets: Array) -> Array | None:

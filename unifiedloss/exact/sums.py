@@ -99,7 +99,7 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
     quick = total.pair()
     if quick is not None:
         with np.errstate(all="ignore"):
-            value, known = _decided(quick / divisor, dtype)
+            value, known = rounded(quick / divisor, dtype)
         if known:
             return value
     with np.errstate(over="ignore"):
@@ -116,14 +116,14 @@ def quotient(total: Sum, divisor: Ball, exactly: Callable[[], Fraction], dtype: 
         return float(first)
     with np.errstate(all="ignore"):
         slow = total.ball() / divisor
-    value, known = _decided(slow, dtype)
+    value, known = rounded(slow, dtype)
     if known:
         return value
     return nearest(total.fraction() / exactly(), FORMATS[dtype])
 
 
-def _decided(ball: Ball, dtype: str) -> tuple[float, bool]:
-    """Round a ball; and whether that is known to be right."""
+def rounded(ball: Ball, dtype: str) -> tuple[float, bool]:
+    """A ball rounded to a dtype, and whether that is known to be right."""
     high, low, radius = (np.atleast_1d(np.asarray(x, np.float64)) for x in ball)
     rounded, undecided = decide(high, low, radius, dtype)
     return float(rounded[0]), not undecided[0]

@@ -1,4 +1,4 @@
-"""The compiled loops of the cross-entropy of logits."""
+"""The compiled loops of the cross-entropy of logits and of probabilities."""
 
 from __future__ import annotations
 
@@ -15,25 +15,36 @@ _SMALLEST_SHARE = 2.0**-200
 """The loop takes an infinite distance of logits for one of 2^1000, times a share of smoothing."""
 
 
+_BOUNDS = (2.0**-100, 0.25)
+"""The loop takes a clip whose lower bound is in this range, and the gap above its upper bound."""
+
+
 def takes(plan: Plan) -> bool:
     """Whether the loop computes the losses of a plan."""
-    share = plan.label_smoothing / plan.shared_by
-    return plan.from_logits and (share == 0 or share > _SMALLEST_SHARE)
+    k = plan.classes
+    if plan.label_smoothing and (k is None or plan.label_smoothing / k <= _SMALLEST_SHARE):
+        return False
+    if plan.log_probabilities:
+        return plan.kind == "index"
+    low, gap = (_BOUNDS[0], 0.0) if plan.bounds is None else plan.bounds
+    return plan.from_logits or (_BOUNDS[0] <= low <= _BOUNDS[1] and gap <= _BOUNDS[1])
 
 
 def is_soft(plan: Plan) -> bool:
-    """Whether the targets of a plan are not single classes."""
-    return plan.kind != "index" or bool(plan.label_smoothing)
+    """Whether the targets of a plan are not single classes of logits."""
+    return plan.kind != "index" or bool(plan.label_smoothing) or not plan.from_logits
 
 
 def soft(plan: Plan, targets: Array) -> Soft | None:
-    """The targets of a plan where they are not single classes."""
+    """The targets of a plan where they are not single classes of logits; without the clip."""
     if not is_soft(plan):
         return None
     is_index = plan.kind == "index"
     by_position = plan.class_weighting == "position" and plan.class_weights is not None
     weights = None
-    if plan.class_weights is not None and not (is_index and by_position):
+    # Of a label alone both kinds of class weights are the same.
+    several = plan.from_logits or plan.reads_all
+    if plan.class_weights is not None and not (is_index and by_position and several):
         weights = np.array(plan.class_weights, np.float64)
     return Soft(
         None if is_index else np.require(targets, requirements=("C", "A")),
