@@ -48,6 +48,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Each process of inductor's pool imports torch, which takes longer than these small programs.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# Child processes and the workers of pytest-xdist begin with tests/startup/sitecustomize.py.
+_STARTUP = str(Path(__file__).with_name("startup"))
+if _STARTUP not in (_folders := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_STARTUP, *_folders]))
 
 
 def installed(framework: str) -> bool:

@@ -206,10 +206,13 @@ def pages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pages]:
 
 
 def _environment() -> dict[str, str]:
-    """What a reader's process has: nothing of Python's, and the default backend of Keras."""
+    """What a reader's process has: nothing of Python's, and the default backend of Keras.
+
+    But it begins as every process of a test run does.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     kept.pop("KERAS_BACKEND", None)
-    return kept
+    return kept | {"PYTHONPATH": str(ROOT / "tests" / "startup")}
 
 
 def _run(*arguments: str, folder: Path) -> str:

@@ -22,8 +22,12 @@ all_frameworks = pytest.mark.framework("numpy", "torch", "tensorflow", "keras", 
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in a folder without a source tree, like a reader who has copied the example."""
+    """Run Python in a folder without a source tree, like a reader who has copied the example.
+
+    But it begins as every process of a test run does.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    kept["PYTHONPATH"] = str(Path(__file__).with_name("startup"))
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,

@@ -113,3 +113,10 @@ def test_ports_differ_and_are_free() -> None:
     for port in ports:
         with socket.socket() as each:
             each.bind(("127.0.0.1", port))
+
+
+def test_processes_of_a_test_run_collect_garbage_rarely() -> None:
+    """A process that a test starts begins with tests/startup/sitecustomize.py."""
+    code = "import gc; print(gc.get_threshold()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "50000"
