@@ -10,7 +10,8 @@ import pytest
 from unifiedloss import registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import groups, runner, workers
-from unifiedloss.conformance.cases import all_cases
+from unifiedloss.conformance.case import BadCall
+from unifiedloss.conformance.cases import all_cases, bad_calls
 from unifiedloss.conformance.strength import FULL, TEST, Share
 
 TARGET = workers.Target("torch", "torch")
@@ -127,3 +128,49 @@ def test_modes_divide_the_compiled_cases() -> None:
     others = len(compiled) - len(representative)
     for quarter in drawn:
         assert others / 6 < len(quarter - representative) < others / 3
+
+
+def unread(function: Any, *tensors: Any) -> Any:
+    """Call a function under vmap, where torch's adapter cannot read values."""
+    from torch.func import vmap
+
+    results = vmap(function)(*(x[None] for x in tensors))
+    return [x[0] for x in results]
+
+
+@pytest.mark.framework("torch")
+def test_bad_values_share_a_program(torch: Adapter) -> None:
+    """Calls whose losses must be NaN share a program, and each of the other calls has its own."""
+    mode, programs = torch.modes()["traced"], []
+    together, *rest = sorted(groups.split_calls(mode, list(bad_calls())), key=len, reverse=True)
+    assert all(isinstance(call, BadCall) and call.reads for call in together)
+    assert {len(group) for group in rest} == {1}
+
+    def run(function: Any, *tensors: Any) -> Any:
+        programs.append(1)
+        return unread(function, *tensors)
+
+    outcomes = groups.check_calls(torch, mode._replace(run=run), together)
+    assert len(programs) == 1
+    assert sum(x.comparisons for x in outcomes) == len(together) > 10
+    assert not any(x.failures for x in outcomes)
+
+
+@pytest.mark.framework("torch")
+@pytest.mark.parametrize("least", [1, 2])
+def test_bad_value_without_nan_is_named(torch: Adapter, least: int) -> None:
+    """A loss that is no NaN is a failure, also if it is a number only beside other losses."""
+    mode = torch.modes()["traced"]
+    group = max(groups.split_calls(mode, list(bad_calls())), key=len)
+
+    def run(function: Any, *tensors: Any) -> Any:
+        losses = unread(function, *tensors)
+        return [losses[0].nan_to_num(), *losses[1:]] if len(losses) >= least else losses
+
+    failures = [x.failures for x in groups.check_calls(torch, mode._replace(run=run), group)]
+    assert "holds no NaN" in failures[0][0]
+    if least == 1:  # every call alone gives a number
+        assert all(failures)
+    else:
+        assert "only in one program with" in failures[0][0]
+        assert not any(failures[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -479,30 +479,65 @@ def check_bad_call(adapter: Adapter, mode: Mode, call: BadCall | SoftmaxCase) ->
 
     If only the values show the mistake and this mode cannot read them, the loss must be NaN.
     """
+    if must_be_nan(call, mode):
+        (outcome,) = check_bad_values(adapter, mode, [call])
+        return outcome
     outcome = CheckResult()
-    if isinstance(call, SoftmaxCase):
-        _expect_error(outcome, adapter, mode, call, UnifiedLossError)
-        return outcome
-    case = Case(call.name, call.spec, call.predictions, call.targets, call.sample_weight, call.mask)
-    if call.reads and not mode.raises:
-        outcome.comparisons += 1
-        value = adapter.to_numpy(_call(adapter, mode, case))
-        if not np.isnan(value).any():
-            outcome.fail(f"a bad value gave {value!r}, which holds no NaN")
-        return outcome
-    _expect_error(outcome, adapter, mode, case, UnifiedLossError)
+    _expect_error(outcome, adapter, mode, _case_of(call), UnifiedLossError)
     return outcome
 
 
+def must_be_nan(call: BadCall | SoftmaxCase, mode: Mode) -> TypeGuard[BadCall]:
+    """Whether only the values show the mistake of a call, and this mode cannot read them."""
+    return isinstance(call, BadCall) and call.reads and not mode.raises
+
+
+def check_bad_values(
+    adapter: Adapter, mode: Mode, calls: Sequence[BadCall | SoftmaxCase]
+) -> list[CheckResult]:
+    """Make calls with bad values in one program, and check that each loss is NaN.
+
+    Raises:
+        Exception: the program fails.
+    """
+    steps = [_step_of_call(adapter, _case_of(call)) for call in calls]
+
+    def losses(*tensors: Any) -> list[Any]:
+        rest = iter(tensors)
+        return [function(*(next(rest) for _ in inputs)) for function, inputs in steps]
+
+    outcomes = []
+    for value in mode.run(losses, *(x for _, inputs in steps for x in inputs)):
+        outcomes.append(CheckResult(comparisons=1))
+        got = adapter.to_numpy(value)
+        if not np.isnan(got).any():
+            outcomes[-1].fail(f"a bad value gave {got!r}, which holds no NaN")
+    return outcomes
+
+
+def _case_of(call: BadCall | SoftmaxCase) -> Case | SoftmaxCase:
+    if isinstance(call, SoftmaxCase):
+        return call
+    return Case(call.name, call.spec, call.predictions, call.targets, call.sample_weight, call.mask)
+
+
 def _call(adapter: Adapter, mode: Mode, case: Case | SoftmaxCase) -> Any:
+    function, inputs = _step_of_call(adapter, case)
+    return mode.run(function, *inputs)
+
+
+def _step_of_call(
+    adapter: Adapter, case: Case | SoftmaxCase
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The loss or the softmax without its gradient: a function, and the tensors it takes."""
     if isinstance(case, SoftmaxCase):
-        return mode.run(lambda z: adapter.softmax(z, case.axis), adapter.tensor(case.logits))
+        return (lambda z: adapter.softmax(z, case.axis)), (adapter.tensor(case.logits),)
     predictions, targets = adapter.tensor(case.predictions), adapter.tensor(case.targets)
     if case.dtype == "bfloat16":
         predictions = adapter.tensor(case.predictions, case.dtype)
     weight = None if case.sample_weight is None else adapter.tensor(case.sample_weight)
     mask = None if case.mask is None else adapter.tensor(case.mask)
-    return mode.run(lambda p, t: adapter.loss(case.spec, p, t, weight, mask), predictions, targets)
+    return (lambda p, t: adapter.loss(case.spec, p, t, weight, mask)), (predictions, targets)
 
 
 def _expect_error(

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks
-from unifiedloss.conformance.case import Case, SoftmaxCase
+from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
 
 SIZE = 16
 """Largest number of cases in a program."""
 
 Checked = tuple[Case | SoftmaxCase, Any]
 """A case and the oracle's result."""
+
+Call = BadCall | SoftmaxCase
+"""A call that must fail."""
 
 
 def is_grouped(adapter: Adapter, mode: Mode) -> bool:
@@ -76,13 +79,52 @@ def check(adapter: Adapter, mode: Mode, group: Sequence[Checked]) -> list[checks
             together.append(checks.compare(adapter, case, expected, *result, loss))
     except Exception:  # noqa: BLE001 - running one by one shows which case fails
         return _one_by_one(adapter, mode, group)
+    return _settled(together, lambda: _one_by_one(adapter, mode, group), cases)
+
+
+def split_calls(mode: Mode, calls: Sequence[Call]) -> list[list[Call]]:
+    """Split calls that must fail into groups: those that must give NaN here as `split` does cases.
+
+    An error ends a program, so each of the other calls is alone.
+    """
+    by_dtype: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        if checks.must_be_nan(call, mode):
+            by_dtype[call.predictions.dtype.name].append(call)
+    return [
+        *([call] for call in calls if not checks.must_be_nan(call, mode)),
+        *(same[i : i + SIZE] for same in by_dtype.values() for i in range(0, len(same), SIZE)),
+    ]
+
+
+def check_calls(adapter: Adapter, mode: Mode, calls: Sequence[Call]) -> list[checks.CheckResult]:
+    """Check a group of `split_calls` in one program, or one by one if that fails."""
+
+    def one_by_one() -> list[checks.CheckResult]:
+        return [checks.check_bad_call(adapter, mode, call) for call in calls]
+
+    if len(calls) == 1:
+        return one_by_one()
+    try:
+        together = checks.check_bad_values(adapter, mode, calls)
+    except Exception:  # noqa: BLE001 - as in `check`
+        return one_by_one()
+    return _settled(together, one_by_one, calls)
+
+
+def _settled(
+    together: list[checks.CheckResult],
+    one_by_one: Callable[[], list[checks.CheckResult]],
+    group: Sequence[Case | Call],
+) -> list[checks.CheckResult]:
+    """The outcomes of a group; if any of them is a failure, those of its members alone."""
     if not any(outcome.failures for outcome in together):
         return together
-    separate = _one_by_one(adapter, mode, group)
+    separate = one_by_one()
     if not any(outcome.failures for outcome in separate):
         # A case that fails only together with others is a failure, too, because a training step
         # compiles a loss together with much else.
-        names = ", ".join(repr(case.name) for case, _ in group)
+        names = ", ".join(repr(member.name) for member in group)
         for outcome, grouped in zip(separate, together, strict=True):
             for what in grouped.failures:
                 outcome.fail(

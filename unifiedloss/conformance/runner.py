@@ -394,8 +394,7 @@ def check(
         start, processor_start = time.monotonic(), time.process_time()
         counting = _counting(mode, row)
         for group in _groups(adapter, mode, cases, work.strength):
-            more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-            note(row.mode, f"{group[0][0].name}{more}", done, total)
+            note(row.mode, _name([case for case, _ in group]), done, total)
             done += len(group)
             for (case, reference), outcome in zip(
                 group, _check_group(adapter, counting, group), strict=True
@@ -406,16 +405,24 @@ def check(
                     outcome,
                     partial(snippets.of_case, adapter, target, row.mode, case, reference),
                 )
-        for call in calls:
-            note(row.mode, call.name, done, total)
-            done += 1
-            outcome = checks.check_bad_call(adapter, counting, call)
-            _count(
-                row, call, outcome, partial(snippets.of_bad_call, adapter, target, row.mode, call)
-            )
+        together = (
+            groups.split_calls(mode, calls) if work.strength.grouped else [[x] for x in calls]
+        )
+        for few in together:
+            note(row.mode, _name(few), done, total)
+            done += len(few)
+            for call, outcome in zip(few, groups.check_calls(adapter, counting, few), strict=True):
+                snippet = partial(snippets.of_bad_call, adapter, target, row.mode, call)
+                _count(row, call, outcome, snippet)
         row.seconds = time.monotonic() - start
         row.processor_seconds = time.process_time() - processor_start
         yield row
+
+
+def _name(group: Sequence[Case | SoftmaxCase | BadCall]) -> str:
+    """The name of a group in messages about the progress."""
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return f"{group[0].name}{more}"
 
 
 def _absent_modes(adapter: Adapter, target: Target, modes: Sequence[str] | None) -> dict[str, str]:
