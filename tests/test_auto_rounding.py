@@ -47,8 +47,8 @@ NATIVE: dict[str, tuple[ul.Loss, Setting, dict[str, Any]]] = {
         Setting("jax", mode="jit"),
         {"shape": (None, 5)},
     ),
-    "a program of JAX for a call that no compiled loop takes whole": (
-        SMOOTHED,
+    "labels or numbers in a program of JAX that no compiled loop takes whole": (
+        AUTO.replace(reduction="none"),
         Setting("jax", mode="jit"),
         {},
     ),
@@ -120,6 +120,25 @@ def test_forms_that_a_loop_computes_are_exact() -> None:
         for dtype in ("float32", "float16", "bfloat16"):
             assert planned(spec, Setting("torch"), dtype, **more).rounding == "exact"
         assert planned(spec, Setting("torch"), shape=(None, 5), **more).rounding == "exact"
+
+
+@pytest.mark.parametrize(
+    ("spec", "dtype", "rounding"),
+    [
+        (SMOOTHED, "float32", "exact"),
+        (AUTO, "float64", "exact"),
+        (ul.BinaryCrossEntropyLoss(from_logits=True, rounding="auto"), "bfloat16", "exact"),
+        (ul.MeanSquaredError(rounding="auto"), "bfloat16", "native"),
+        (ul.MeanSquaredError(rounding="auto"), "float64", "native"),
+        (AUTO.replace(class_weights=[1, 2, 3, 4, 5]), "float32", "native"),
+    ],
+)
+def test_programs_of_jax(spec: ul.Loss, dtype: str, rounding: str) -> None:
+    """They are native where XLA takes no time, whether or not the loops are built."""
+    for level in compiled.levels():
+        with compiled.forced(level):
+            assert planned(spec, Setting("jax", mode="jit"), dtype).rounding == rounding
+            assert planned(spec, Setting("jax"), dtype).rounding == "exact"
 
 
 @pytest.mark.framework("numpy")

@@ -265,6 +265,72 @@ def test_blocks_and_long_rows(in_graph: Callable[[], int]) -> None:
         assert in_graph() <= 3
 
 
+# -------------------------------------------------------------------------- in a callback to a loop
+
+LARGE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "weights": (CE, Y, {"sample_weight": W.astype(np.float32), "mask": Y != 2}),
+    "smoothed": (CE.replace(label_smoothing=0.1), Y, {}),
+    "dense": (CE, T.astype(np.float32), {}),
+    "none": (CE.replace(reduction="none"), Y, {}),
+    "binary": (BCE.replace(label_smoothing=0.1), T.astype(np.float32), {}),
+}
+
+
+def ways_of(function: Callable[..., Any], *arrays: Any) -> set[str]:
+    """How a traced function computes losses: "callback", "program", or both."""
+    text = str(jax.make_jaxpr(function)(*arrays))
+    found = {"callback"} if "buffer_callback" in text else set()
+    # Only a program computes in float64 here, and it calls back from within a condition.
+    return {"program"} if "f64[" in text else found
+
+
+@pytest.fixture
+def all_are_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A callback is worth its time for each call that a loop computes."""
+    monkeypatch.setattr(program, "LEAST", 0)
+    monkeypatch.setattr(evaluation, "_WORTH_A_CALLBACK", {"labels": 1, "others": 1})
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.skipif(not compiled.is_available(), reason="there are no compiled loops here")
+@pytest.mark.usefixtures("all_are_large")
+@pytest.mark.parametrize("name", LARGE)
+def test_a_callback_runs_the_loops(name: str) -> None:
+    """It does where a compiled loop computes the plan; without the loops a program does."""
+    spec, t, more = LARGE[name]
+
+    def step(z: Any) -> Any:
+        return spec.value_and_grad(z, t, **more)
+
+    with compiled.forced(compiled.NUMPY):
+        assert ways_of(step, X) == {"program"}
+    jax.clear_caches()
+    assert ways_of(step, X) == {"callback"}
+    zs = np.stack([X, -X, 2 * X])
+    wanted = [np.stack(x) for x in zip(*map(step, zs), strict=True)]
+    loops = jax.jit(lambda zs: jax.lax.scan(lambda carry, z: (carry, step(z)), 0, zs)[1])
+    for found in (jax.jit(jax.vmap(step))(zs), loops(zs)):
+        for mine, numpy in zip(found, wanted, strict=True):
+            same(mine, numpy)
+
+
+def test_small_calls_run_a_program() -> None:
+    """A callback takes longer than a program of a few elements, also under vmap."""
+    rng = np.random.default_rng(0)
+    for count, way in (
+        (300, "program"),
+        (400, "callback" if compiled.is_available() else "program"),
+    ):
+        z = rng.normal(size=(count, 100)).astype(np.float32)
+        y = rng.integers(0, 100, count)
+        step = CE.replace(label_smoothing=0.1).to("jax")
+        assert ways_of(step, z, y) == {way}
+        assert ways_of(jax.vmap(step), np.stack([z, z]), np.stack([y, y])) == {way}
+        assert ways_of(CE.replace(reduction="none").to("jax"), z, y) == {"program"}
+
+
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_upstream(transform: Callable[..., Any], reduction: str) -> None:
@@ -435,6 +501,8 @@ def test_split_over_devices() -> None:
         import contextlib
         import jax, jax.numpy as jnp, numpy as np, unifiedloss as ul
         from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+        from unifiedloss import compiled as loops
+        from unifiedloss.adapters.jax import evaluation, program as graph
         z = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
         y, w = np.array([0, 1, 5, 2], np.int32), np.array([1.0, 2.0, 3.0, 4.0])
         spec = ul.CrossEntropyLoss(
@@ -483,6 +551,17 @@ def test_split_over_devices() -> None:
         with jax.set_mesh(Mesh(np.array(jax.devices()), ("e",))):
             value, slopes = spec.value_and_grad(*rows, sample_weight=w)
         assert np.asarray(value) == wanted[0] and (np.asarray(slopes) == wanted[1]).all()
+        # Where XLA may split a call, a program computes it, and in jax.shard_map each device calls.
+        evaluation._WORTH_A_CALLBACK.update(labels=0, others=0)
+        graph.LEAST = 0
+        def step(x, t):
+            return spec.replace(reduction="none")(x, t)
+        split = jax.shard_map(
+            step, mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P("d"), check_vma=False
+        )
+        assert "f64[" in str(jax.make_jaxpr(step)(z, y))
+        assert not loops.is_available() or "f64[" not in str(jax.make_jaxpr(split)(*rows))
+        assert (np.asarray(jax.jit(split)(*rows)) == step(z, y)).all()
         """,
         "--xla_force_host_platform_device_count=2",
     )
@@ -498,15 +577,20 @@ def test_large_arrays_do_not_deadlock() -> None:
         import os
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        os.environ["UNIFIEDLOSS_COMPILED"] = "numpy"
         import jax, numpy as np, unifiedloss as ul
+        from unifiedloss import compiled
         from unifiedloss.adapters.jax import program
         program.LEAST = 10**9
-        spec = ul.MeanSquaredError(rounding="exact", reduction="sum")
         x = np.ones((64, 4096), np.float32)
-        step = jax.jit(jax.grad(lambda z: 3 * spec(z + 1, x)))
-        gradients = [step(x) for _ in range(4)]
-        assert all((g == 6).all() for g in gradients)
+        binary = ul.BinaryCrossEntropyLoss(from_logits=True, label_smoothing=0.5, rounding="exact")
+        squared = ul.MeanSquaredError(rounding="exact")
+        for level, spec in ((compiled.level(), binary), (compiled.NUMPY, squared)):
+            spec, z = spec.replace(reduction="sum"), x - 1
+            wanted = spec.value_and_grad(z + 1, 0 * x, upstream=np.float32(3))[1]
+            with compiled.forced(level):
+                step = jax.jit(jax.grad(lambda z: 3 * spec(z + 1, 0 * x)))
+                gradients = [step(z) for _ in range(4)]
+                assert all((g == wanted).all() for g in gradients)
         """
     )
 

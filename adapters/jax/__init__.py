@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from unifiedloss import values
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.jax import evaluation, exact, ffi, kernels, native, objects, ops, rows
+from unifiedloss.adapters.jax import evaluation, exact, kernels, native, objects, ops, rows
 from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.floats import FORMATS
@@ -94,11 +94,7 @@ class JaxAdapter(Adapter):
         return np.asarray(x)
 
     def stored(self, *tensors: Any) -> tuple[Any, ...]:
-        # An array that is not traced enters the program as memory holds it.
-        return tuple(
-            ops.stored(x) if isinstance(x, Tracer) and x.dtype.name in FORMATS else x
-            for x in tensors
-        )
+        return ops.all_stored(tensors)
 
     def shape(self, x: Any) -> tuple[int | None, ...]:
         shape: tuple[int, ...] = x.shape
@@ -150,10 +146,7 @@ class JaxAdapter(Adapter):
     ) -> Array:
         tensors = predictions, targets, sample_weight, mask
         with wide_enough(*tensors, divisor):
-            if divisor is not None:
-                p, t, w, m = self.stored(*tensors)
-                return exact.loss(plan, p, t, w, m, _constant(divisor))
-            return exact.loss(plan, *self._in_memory(plan, *tensors, None)[:4])
+            return exact.loss(plan, *tensors, _constant(divisor))
 
     def exact_value_and_grad(
         self,
@@ -167,10 +160,7 @@ class JaxAdapter(Adapter):
     ) -> tuple[Array, Array]:
         tensors = predictions, targets, sample_weight, mask, upstream
         with wide_enough(*tensors, divisor):
-            if divisor is not None:
-                p, t, w, m = self.stored(*tensors[:4])
-                return exact.value_and_grad(plan, p, t, w, m, upstream, _constant(divisor))
-            return exact.value_and_grad(plan, *self._in_memory(plan, *tensors))
+            return exact.value_and_grad(plan, *tensors, _constant(divisor))
 
     def on_host(self, job: Any, *tensors: Any) -> Array:
         return evaluation.on_host(job, *tensors)
@@ -184,13 +174,6 @@ class JaxAdapter(Adapter):
             on_host = all(_on_cpu(x.sharding) for x in given)
         device, mode = "cpu" if on_host else "accelerator", "jit" if traced else "eager"
         return Setting(self.name, device, mode)
-
-    def _in_memory(self, plan: Plan, *tensors: Any) -> tuple[Any, ...]:
-        """The tensors as memory holds them; so a custom call reads them anyway."""
-        *given, upstream = tensors
-        if ffi.holds(plan, tensors):
-            return tensors
-        return *self.stored(*given), upstream
 
     def loss(
         self,

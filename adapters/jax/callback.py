@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from unifiedloss import host
 from unifiedloss.adapters.jax import manual
+from unifiedloss.compiled import threads
 
 NumPyArray = NDArray[Any]
 
@@ -95,6 +96,9 @@ def _for_each_index(
     arrays: list[Any],
 ) -> None:
     pairs: Any = list(zip(arrays, ranks, strict=True))
+    if all(x is None or x.ndim == r for x, r in pairs):  # no vmap; a small loss takes less time
+        function(results, arrays)
+        return
     mapped = np.broadcast_shapes(*(x.shape[: x.ndim - r] for x, r in pairs if x is not None))
     given = [
         None if x is None else np.broadcast_to(x, mapped + x.shape[x.ndim - r :]) for x, r in pairs
@@ -105,11 +109,10 @@ def _for_each_index(
 
 
 def _in_place(function: Callable[..., None], _: Any, results: Sequence[Any], *arrays: Any) -> None:
-    host.run(
-        function,
-        [np.asarray(x) for x in results],
-        [None if x is None else np.asarray(x) for x in arrays],
-    )
+    into = [np.asarray(x) for x in results]
+    given = [None if x is None else np.asarray(x) for x in arrays]
+    with threads.subnormals_kept():
+        host.run(function, into, given)
 
 
 def _with_copies(

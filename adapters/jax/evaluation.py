@@ -2,8 +2,9 @@
 
 - Untraced arrays go to the kernel of `unifiedloss.exact` as they are. After many calls with the
   same plan, they go to a compiled program instead, if `program` has one for the plan.
-- Under tracing, `program` computes the loss if it can. If not, a host callback does, which runs
-  through the axes mapped by vmap index by index.
+- Under tracing, a custom call (`ffi`) or a host callback runs the compiled loops, or `program`
+  computes the loss in float64: what is fastest for the plan. A callback computes all that has no
+  program, too. It runs through the axes mapped by vmap index by index.
 - If several devices are known to share the rows, each computes its own; see `rows`.
 """
 
@@ -57,11 +58,8 @@ The host takes about as long for them as compiling takes.
 
 
 def _is_worth_compiling(plan: Plan, arrays: tuple[Any, ...]) -> bool:
-    """Whether so many calls had this plan that a compiled program is faster than the host.
-
-    A compiled loop runs on the host in either case.
-    """
-    if arrays[5] is not None or ffi.takes(plan):
+    """Whether so many calls had this plan that a compiled program is faster than the host."""
+    if arrays[5] is not None or ffi.takes(plan) or _is_faster_on_host(plan):
         return False
     return program.holds(plan, arrays[:5]) and next(_elements(plan)) >= _MANY
 
@@ -142,7 +140,12 @@ def _compiled(
 def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for, where one program has all rows."""
     *tensors, divisor = arrays
-    for way in (ffi, program) if divisor is None else ():  # none knows a divisor that is given
+    ways: tuple[Any, ...] = ffi, program
+    if divisor is not None:
+        ways = ()  # none knows a divisor that is given
+    elif _is_faster_on_host(plan) and manual.is_whole():
+        ways = (ffi,)
+    for way in ways:
         if way.holds(plan, tuple(tensors)):
             return way.run(plan, tuple(tensors), gradient=gradient)
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.gradient_dtype)][: 1 + gradient]
@@ -151,6 +154,23 @@ def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
         jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)
     ]
     return callback.on_each(partial(_fill, plan), forms, *arrays)
+
+
+_WORTH_A_CALLBACK = {"labels": 1 << 18, "others": 1 << 15}
+"""Elements from which on a callback to a compiled loop is faster than `program`.
+
+The callback takes up to a millisecond, and 5 to 10 ns an element. The program takes 10 ns for one
+of a cross-entropy with labels, and 40 to 200 for others.
+"""
+
+
+def _is_faster_on_host(plan: Plan) -> bool:
+    """Whether a compiled loop computes a plan on the host in less time than `program`."""
+    if plan.count is None or jax.default_backend() != "cpu":
+        return False
+    kind = "labels" if plan.kind == "index" and not plan.label_smoothing else "others"
+    large = plan.count * (plan.classes or 1) >= _WORTH_A_CALLBACK[kind]
+    return large and bool(_exact().has_loop(plan))
 
 
 def in_width(*arrays: Any) -> AbstractContextManager[None]:

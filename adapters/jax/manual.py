@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax import Array, lax
 from jax.core import Tracer
+from jax.sharding import AxisType, get_abstract_mesh
 
 _cast: Any = partial(lax.pcast, to="varying") if hasattr(lax, "pcast") else vars(lax)["pvary"]
 """Types an array as varying over mesh axes, by its name in this version of JAX."""
@@ -30,6 +31,12 @@ def _axes_of(x: Any) -> frozenset[str]:
         found: frozenset[str] = form.manual_axis_type.varying
         return found
     return frozenset(getattr(form, "vma", ()))  # before JAX 0.10
+
+
+def is_whole() -> bool:
+    """Whether one device has all of what is traced now, so that XLA splits nothing."""
+    kinds = set(get_abstract_mesh().axis_types)
+    return kinds == {AxisType.Manual} or jax.device_count() == 1
 
 
 def varying(x: Any, over: frozenset[str]) -> Array:

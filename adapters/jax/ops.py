@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import Any
@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from unifiedloss.floats import FORMATS
 from unifiedloss.plan import Plan, Signature, resolve
 
 Rule = Callable[..., tuple[Array, Array]]
@@ -201,6 +203,17 @@ def stored(x: Array) -> Array:
     """
     found: Array = _stored_p.bind(x)
     return found
+
+
+def all_stored(tensors: Sequence[Any]) -> tuple[Any, ...]:
+    """The tensors of a call, `stored`; any of them may be None.
+
+    Operations of XLA need this. A callback and a custom call read memory, as do programs the
+    arrays that are not traced.
+    """
+    return tuple(
+        stored(x) if isinstance(x, Tracer) and x.dtype.name in FORMATS else x for x in tensors
+    )
 
 
 @jax.jit

@@ -205,7 +205,7 @@ def _by_predictions(plan: Plan, *others: Any) -> Callable[[Array], Array]:
 def _loss_of(plan: Plan, *arrays: Any) -> Array:
     """The native loss of predictions, targets, sample_weight, mask and divisor."""
     *tensors, divisor = arrays
-    value: Array = native.loss(natively(plan), *tensors)
+    value: Array = native.loss(natively(plan), *ops.all_stored(tensors))
     if divisor is not None:
         return value * evaluation.reciprocal(plan, divisor)
     return rows.beside_losses(plan, value, *tensors[:2])

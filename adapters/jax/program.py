@@ -51,9 +51,10 @@ def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ..
         gradient: whether to compute the gradient too.
     """
     weights = plan.class_weights, plan.pos_weight
-    given = tuple(x is not None for x in (*arrays, *weights))
     with ops.x64():
-        arrays = (*arrays, *(None if x is None else jnp.asarray(x, jnp.float64) for x in weights))
+        of_plan = [None if x is None else jnp.asarray(x, jnp.float64) for x in weights]
+        arrays = *ops.all_stored(arrays), *of_plan
+    given = tuple(x is not None for x in arrays)
     present = [x for x in arrays if x is not None]
     return with_examples(partial(_evaluate, plan, gradient, given), present)
 

@@ -670,6 +670,21 @@ static PyObject *xla_end(PyObject *module, PyObject *ignored) {
   return PyLong_FromLongLong(unifiedloss_xla_end());
 }
 
+/* Let this thread keep subnormal numbers. Returns what `restored` takes. */
+static PyObject *kept(PyObject *module, PyObject *ignored) {
+  (void)module;
+  (void)ignored;
+  return PyLong_FromUnsignedLong(keep_subnormals());
+}
+
+static PyObject *restored(PyObject *module, PyObject *before) {
+  (void)module;
+  const unsigned long setting = PyLong_AsUnsignedLong(before);
+  if (PyErr_Occurred()) return NULL;
+  restore((unsigned)setting);
+  Py_RETURN_NONE;
+}
+
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 FAST(binary_cross_entropy),
@@ -690,6 +705,8 @@ static PyMethodDef METHODS[] = {FAST(cross_entropy),
                                 {"levels", levels, METH_NOARGS, NULL},
                                 {"xla_target", xla_target, METH_NOARGS, NULL},
                                 {"xla_end", xla_end, METH_NOARGS, NULL},
+                                {"kept", kept, METH_NOARGS, NULL},
+                                {"restored", restored, METH_O, NULL},
                                 {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};

@@ -1,4 +1,4 @@
-"""How many threads the compiled loops may use.
+"""How many threads the compiled loops may use, and what a thread does with subnormal numbers.
 
 The environment variable ``UNIFIEDLOSS_NUM_THREADS`` says so, else ``OMP_NUM_THREADS``, else it is
 one. For tensors of PyTorch it is the number that PyTorch itself uses. Losses, gradients and their
@@ -12,6 +12,12 @@ import os
 from collections.abc import Iterator
 
 from unifiedloss.errors import SpecValueError
+
+_BUILT = True
+try:
+    from unifiedloss.compiled import _loops
+except ImportError:  # see `unifiedloss.compiled`
+    _BUILT = False
 
 VARIABLES = ("UNIFIEDLOSS_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -53,3 +59,20 @@ def _read() -> int:
             raise SpecValueError(msg)
         return int(first)
     return 1
+
+
+@contextlib.contextmanager
+def subnormals_kept() -> Iterator[None]:
+    """Let this thread keep subnormal numbers, if it can be told to and the module is built.
+
+    So `unifiedloss.host.run` need not hand its work to another thread, which takes longer than a
+    small loss.
+    """
+    if not _BUILT:
+        yield
+        return
+    before = _loops.kept()
+    try:
+        yield
+    finally:
+        _loops.restored(before)

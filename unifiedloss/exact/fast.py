@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unifiedloss import losses
-from unifiedloss.exact import loops, mixed, wide
+from unifiedloss import compiled, losses
+from unifiedloss.exact import counts, loops, mixed, wide
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.call import HostCall
 from unifiedloss.exact.rounding import stored, to_format
 from unifiedloss.exact.scale import Scale
-from unifiedloss.plan import Plan
+from unifiedloss.plan import Plan, as_read
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -88,7 +88,7 @@ def carry_out(
     plan = call.plan
     if not _is_in_reach(plan, scale):
         return todo
-    unknown = plan.scale != 1.0 or plan.average_last_axis or call.element_weight is not None
+    unknown = _is_unknown(plan)
     if plan.predictions_dtype == "float64":
         if unknown or not _are_in_reach(call, slice(None), scale):
             return todo
@@ -118,6 +118,25 @@ def carry_out(
             continue
         left[some] = carry(some, results, slopes, scale, dtype)
     return left
+
+
+def _is_unknown(plan: Plan) -> bool:
+    """Whether a plan has a rule that only the loops of `mixed` know."""
+    averaged = plan.average_last_axis or plan.element_weights is not None
+    return plan.scale != 1.0 or averaged
+
+
+def has_loop(plan: Plan) -> bool:
+    """Whether a compiled loop computes the calls of a plan here, but for a few positions.
+
+    It takes the arrays as they are, or the rows of `carry_out`.
+    """
+    if plan.oracle_only or not compiled.is_available() or "fast" in counts.skipped_tiers:
+        return False
+    plan = as_read(plan) if plan.casts else plan
+    if plan.predictions_dtype == "float64":
+        return wide.takes(plan) and not _is_unknown(plan)
+    return mixed.takes(plan) or (loops.loop_of(plan) is not None and not _is_unknown(plan))
 
 
 def in_reach(x: Any) -> bool:
