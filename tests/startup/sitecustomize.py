@@ -1,8 +1,8 @@
 """What Python does at the start of every process of a test run; tests/conftest.py says where it is.
 
-Python's garbage collector looks at all objects again and again while a framework is imported and
-programs are traced, and finds little. With the usual threshold of 700 objects it takes a quarter of
-the import of TensorFlow, a sixth of that of torch.compile, and a tenth of the tracing.
+Python's garbage collector looks at all objects again and again while a framework is imported, and
+finds little. With the usual threshold of 700 objects it takes a fifth of the import of TensorFlow,
+and a sixth of that of torch.compile.
 """
 
 import gc
