@@ -1,7 +1,7 @@
 /* The cross-entropy of probabilities, or of log-probabilities. Part of soft_targets.c.
 
-   With the tau_c and T of soft_targets.c, loss = sum of tau_c cost_c with cost_c = -log q_c, and the
-   slope by p_c is M / S - tau_c / p_c, or 0 where p_c is clipped:
+   With the tau_c and T of soft_targets.c, loss = sum of tau_c cost_c with cost_c = -log q_c, and
+   the slope by p_c is M / S - tau_c / p_c, or 0 where p_c is clipped:
 
      without shares     q = clip(p)                            M = 0
      BEFORE the clip    q = clip(p / S), S = sum of p          M = sum of tau of unclipped classes
@@ -17,11 +17,8 @@
    shares, by h + 20. tau / p errs by 5, the factor by 6; M / S by 2 h + 9; tau R / (S p) by 2 h +
    13. */
 
-/* Beyond this the caller computes a row; see `_LARGEST_SHARE` in exact/call.py. */
-#define LARGEST_SHARE 0x1p100
-
-/* p as the loss reads it: below the smallest normal number it is 0, and by rounding it may exceed 1.
-   Returns in *bad what is no probability. */
+/* p as the loss reads it: below the smallest normal number it is 0, and by rounding it may exceed
+   1. Returns in *bad what is no probability. */
 INLINE doubles read_probability(const struct clip *c, doubles p, longs *bad) {
   *bad |= ~((p > -c->tiny) & (p <= c->most));
   p = choose(p < c->tiny, all(0), p);
@@ -51,7 +48,7 @@ static void clear_gradient(const struct rows *a, int64_t row) {
     memset(g, 0, (size_t)(size * (rest < CLEARED ? rest : CLEARED)));
 }
 
-/* The row of a class index where no other prediction is read. Returns whether everything is known. */
+/* The row of a class index where no other prediction is read. Returns whether all is known. */
 static __attribute__((noinline)) int label_row(const struct rows *a, int64_t row, int64_t y) {
   if (a->slopes) clear_gradient(a, row);
   if (y < 0) return 0;
@@ -99,8 +96,8 @@ static __attribute__((noinline)) int label_row(const struct rows *a, int64_t row
   return 1;
 }
 
-/* The rooms of a row, each with spare numbers at its end: what the loss adds, p and then what a slope
-   subtracts, and what the shares add to it. */
+/* The rooms of a row, each with spare numbers at its end: what the loss adds, p and then what a
+   slope subtracts, and what the shares add to it. */
 struct class_rooms {
   double *e, *down, *up;
 };
@@ -125,8 +122,8 @@ static int read_row(const struct clip *clip, const float *p, int64_t k, struct c
   return !any_of(bad);
 }
 
-/* The second pass: e becomes tau cost, down tau / p, and up what is moved by the sum. `sum` is S, with
-   an error of `margin` of it. Returns whether it is known where the clip is. */
+/* The second pass: e becomes tau cost, down tau / p, and up what is moved by the sum. `sum` is S,
+   with an error of `margin` of it. Returns whether it is known where the clip is. */
 static int cost_row(const struct clip *clip, const double *tau, int64_t k, double sum,
                     double margin, struct class_rooms *r) {
   longs bad = {0};

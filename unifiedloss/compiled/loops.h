@@ -41,7 +41,8 @@ struct clip {
   int64_t factor_is_exact; /* whether `factor` and `scale` have no error */
 };
 
-/* The targets of a cross-entropy that are not single classes of logits: (1 - smoothing) t + smoothing / K. */
+/* The targets of a cross-entropy that are not single classes of logits:
+   (1 - smoothing) t + smoothing / K. */
 struct soft {
   const void *targets; /* t, or NULL where labels say which is 1 */
   enum form form;

@@ -66,7 +66,7 @@ static double error_of_shift(const struct range *range) {
   return range->smallest * 0x1p28 >= span ? 0 : fmin(span, 800) * U;
 }
 
-/* Not inlined, because these loops add rows in eight places. */
+/* Not inlined, because these loops add rows in many places, and the module is to stay small. */
 static __attribute__((noinline)) double add_row(const double *x, int64_t k) {
   return sum_row(x, k);
 }
@@ -178,9 +178,11 @@ INLINE int round_part(enum form form, double positive, double negative, double e
 
 /* A row's gradient, and its undecided elements. Returns their number. At the largest logit the parts
    are those given, and e and tau hold 0. */
-static __attribute__((noinline)) int64_t gradient_of_row(const struct rows *a, int64_t row, const struct slope *s,
-                             const double *e, const double *tau, int64_t top, double positive,
-                             double negative, int64_t found) {
+static __attribute__((noinline)) int64_t gradient_of_row(const struct rows *a, int64_t row,
+                                                        const struct slope *s, const double *e,
+                                                        const double *tau, int64_t top,
+                                                        double positive, double negative,
+                                                        int64_t found) {
   const enum form form = a->slope_form;
   const int64_t k = a->classes;
   void *g = number_at(form, a->slopes, row * k);
@@ -202,11 +204,12 @@ static __attribute__((noinline)) int64_t gradient_of_row(const struct rows *a, i
 
 INLINE double share_of(const struct rows *a) { return a->soft->smoothing / (double)a->classes; }
 
-/* The tau of a row, and in *of_row what multiplies the row beside the sample weight. `tau` holds those
-   of no label where there are labels, and then only that at y changes. Returns whether all targets are
-   targets. */
-static __attribute__((noinline)) int targets_of_row(const struct rows *a, int64_t row, int64_t y, double *tau, float *room,
-                          double *scratch, double *of_row) {
+/* The tau of a row, and in *of_row what multiplies the row beside the sample weight. `tau` holds
+   those of no label where there are labels, and then only that at y changes. Returns whether all
+   targets are targets. */
+static __attribute__((noinline)) int targets_of_row(const struct rows *a, int64_t row, int64_t y,
+                                                    double *tau, float *room, double *scratch,
+                                                    double *of_row) {
   const struct soft *soft = a->soft;
   const int64_t k = a->classes;
   const double keep = 1 - soft->smoothing, share = share_of(a);

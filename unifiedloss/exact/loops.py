@@ -431,7 +431,7 @@ def is_plain(plan: Plan) -> bool:
 
 def integer(divisor: Divisor) -> int | None:
     """A given divisor as the loops take it: an integer that can be a number of rows, or None."""
-    if isinstance(divisor, float):
+    if not isinstance(divisor, tuple):
         return None
     ball = divisor[0]
     high = float(ball.high)

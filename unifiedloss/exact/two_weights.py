@@ -134,7 +134,7 @@ def _computed(
     divisor = known_divisor(over)
     weight = np.multiply.outer(*(f.each for f in factors)).reshape(-1)
     given = _upstream(upstream)
-    if isinstance(divisor, float) or given is None:
+    if not isinstance(divisor, tuple) or given is None:
         return None
     u, above = given
     factor = weight if above is None else weight * above
