@@ -23,7 +23,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Two processes, one test file at a time in each, in the order of tests/conftest.py: longest first.
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# The slowest tests are listed, because a run has to stay within ten minutes.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations 60 --durations-min 2
 
 STAMP := $(VENV)/.installed
 TRAINERS := $(VENV)/.trainers
