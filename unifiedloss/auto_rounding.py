@@ -89,8 +89,9 @@ def _has_slow_probabilities(plan: Plan) -> bool:
     several = plan.kind == "dense" or plan.reads_all
     if plan.axis is None or plan.from_logits or not several:
         return False
-    module = losses.part(plan.spec.name, "compiled")
-    return plan.targets_dtype == "float64" or not module.takes(plan)
+    if plan.targets_dtype == "float64" or not losses.has_part(plan.spec.name, "compiled"):
+        return True
+    return not losses.part(plan.spec.name, "compiled").takes(plan)
 
 
 def _has_slow_weights(plan: Plan) -> bool:
