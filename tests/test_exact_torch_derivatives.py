@@ -132,7 +132,11 @@ def native_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return counting
 
-    for owner, name in ((adapter.TorchAdapter, "compute"), (adapter.kernels, "fused_loss")):
+    for owner, name in (
+        (adapter.TorchAdapter, "compute"),
+        (adapter.kernels, "fused_loss"),
+        (adapter.kernels, "fused_gradient"),
+    ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     return calls
 
@@ -171,6 +175,45 @@ def test_first_gradients_need_no_native_call(name: str, native_calls: list[str])
     (recorded,) = torch.autograd.grad(exact(a), a, create_graph=True)
     torch.autograd.grad(recorded.sum(), a)
     assert native_calls
+
+
+INFINITE = X.masked_fill(X == 3, -torch.inf)  # that of a label, so the loss is infinite too
+
+PLAIN: dict[str, tuple[Any, Any, Any, bool]] = {
+    "index": (INDEX, X, LABELS, True),
+    "index, last axis": (INDEX.replace(axis=-1, reduction="sum"), X[None], LABELS[None], True),
+    "dense": (INDEX, X, V.abs(), True),
+    "binary": (ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact"), X, DENSE, True),
+    "binary, infinite": (
+        ul.BinaryCrossEntropyLoss(from_logits=True, rounding="exact"),
+        INFINITE,
+        DENSE,
+        False,
+    ),
+    "squared error": (ul.MeanSquaredError(rounding="exact"), X, V, True),
+    "index, infinite": (INDEX, INFINITE, LABELS, False),
+    "dense, infinite": (INDEX, INFINITE, V.abs(), False),
+    "smoothing": (INDEX.replace(label_smoothing=0.1), X, LABELS, False),
+}
+"""Calls without weights, and whether their second derivative needs no native loss."""
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_second_derivatives_without_a_loss(name: str, native_calls: list[str]) -> None:
+    """The derivatives of a plain gradient, by every argument, are native ones, mostly for less."""
+    spec, z, targets, is_short = PLAIN[name]
+    found = []
+    for rounding in ("exact", "native"):
+        a, *t = leaves([z, *[targets] * targets.is_floating_point()])
+        loss = spec.replace(rounding=rounding)(a, *(t or [targets]))
+        (u,) = leaves([torch.tensor(0.3)])
+        (slope,) = torch.autograd.grad(loss, a, u, create_graph=True)
+        native_calls.clear()
+        some = torch.autograd.grad(slope, [a, u, *t], V.expand_as(z), create_graph=True)
+        if rounding == "exact":
+            assert (set(native_calls) == {"fused_gradient"}) == is_short
+        found.append([*some, *torch.autograd.grad(some[0].sum(), [a, u], materialize_grads=True)])
+    near(*found)
 
 
 @pytest.mark.parametrize("name", CASES)
