@@ -587,19 +587,24 @@ def test_every_derivative(mode: str) -> None:
         same_as_native(WEIGHTED, derivative, run, *INDEXED)
 
 
-@pytest.mark.slow("test_every_derivative, a ForwardAccumulator over a tape included")
-def test_forward_over_forward() -> None:
-    """Nested accumulators give the second derivative.
+@every_mode
+@pytest.mark.parametrize("rounding", ["exact", "native"])
+@pytest.mark.slow(
+    "the native loss in a graph, and tests of other derivatives", only=["exact", "-e"]
+)
+def test_forward_over_forward(rounding: str, mode: str) -> None:
+    """Nested accumulators give the second derivative of a loss with comparisons and a reused value.
 
-    This is not compared with native mode. Where an intermediate tensor is used twice, nested
-    accumulators are wrong in eager calls of TensorFlow itself (tensorflow#127753), as in the native
-    binary loss. An exact loss has its derivatives in graphs, where TensorFlow is right.
+    Without `unifiedloss.adapters.tensorflow.further.whole`, TensorFlow fails in a graph at each
+    comparison, and is wrong in eager calls where an intermediate tensor is used twice
+    (tensorflow#127753).
     """
-    z, t, w = TENSORS
-    twice, product = (
-        derivative(lambda z: BCE(z, t, sample_weight=w), z)
-        for derivative in (forward_over_forward, forward_over_reverse)
+    spec, z, t = (
+        (BCE, *TENSORS[:2]) if mode == "eager" else (ul.CrossEntropyLoss(), TENSORS[1], INDEXED[1])
     )
+    spec = spec.replace(rounding=rounding)
+    twice = MODES[mode](lambda z: forward_over_forward(lambda z: spec(z, t), z))(z)
+    product = forward_over_reverse(lambda z: spec(z, t), z)
     np.testing.assert_allclose(twice, tf.reduce_sum(product * DIRECTION), rtol=1e-4)
 
 

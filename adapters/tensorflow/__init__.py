@@ -16,6 +16,7 @@ from unifiedloss.adapters.tensorflow import (
     callback,
     direct,
     exact,
+    further,
     kernels,
     objects,
     ops,
@@ -114,6 +115,10 @@ class TensorFlowAdapter(Adapter):
     ) -> Tensor:
         if divisor is not None:
             return super().loss(spec, predictions, targets, sample_weight, mask, divisor)
+        if further.is_nested(predictions, targets, sample_weight):
+            whole = self._whole_loss(spec, predictions, targets, sample_weight, mask)
+            if whole is not None:
+                return whole
         if (
             sample_weight is None
             and mask is None
@@ -133,6 +138,15 @@ class TensorFlowAdapter(Adapter):
                 if isfinite(loss):
                     return loss
         return super().loss(spec, predictions, targets, sample_weight, mask)
+
+    def _whole_loss(self, spec: Loss, *tensors: Any) -> Tensor | None:
+        """The loss of a call under nested ForwardAccumulators; None if it is exact."""
+        tensors = self.to_tensors(*tensors)
+        if self.plan(spec, *tensors).exact:
+            return None
+        loss = further.NativeLoss(spec, tuple(x is not None for x in tensors))
+        given = [x for x in tensors if x is not None]
+        return further.whole(loss, lambda: Adapter.loss(self, spec, *tensors), given)
 
     def compute(
         self,

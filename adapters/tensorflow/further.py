@@ -122,6 +122,40 @@ def has_tangent(*tensors: Tensor) -> bool:
     return bool(forwardprop_util.pack_tangents(tensors).tangents)
 
 
+def is_nested(*arguments: Any) -> bool:
+    """Whether several tf.autodiff.ForwardAccumulators look at these tensors, one in another."""
+    if not record.could_possibly_record():
+        return False
+    tensors = [x for x in arguments if isinstance(x, tf.Tensor)]
+    levels = forwardprop_util.pack_tangents(tensors).indices
+    return len(levels) > 1 and sum(map(bool, levels)) > 1
+
+
+def whole(loss: NativeLoss, value: Callable[[], Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    """A native loss whose derivatives are graphs of their own, for nested accumulators.
+
+    TensorFlow's own fail in a graph at a comparison, and are wrong in eager calls where an
+    intermediate tensor is used twice (tensorflow#127753; test_forward_over_forward).
+
+    Args:
+        loss: the loss.
+        value: computes it, in any operations.
+        tensors: the tensors that are given.
+    """
+
+    def function(*given: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        def gradient(upstream: Tensor) -> list[Tensor | None]:
+            by = floating(given)
+            found = iter(made(_if_asked(Derivative(loss, by)))(upstream, *given))
+            return [next(found) if i in by else None for i in range(len(given))]
+
+        with record.stop_recording():
+            return value(), gradient
+
+    made = tf.custom_gradient if tf.executing_eagerly() else differentiable
+    return made(function)(*tensors)
+
+
 def differentiable(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function with a custom gradient, for graphs that cannot call one that is traced once.
 
