@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import unifiedloss as ul
 from unifiedloss.cli import app
+from unifiedloss.interop.quirks import QUIRKS, described
 
 TORCH = "torch.nn.CrossEntropyLoss(label_smoothing=0.1)"
 
@@ -158,6 +159,18 @@ def test_explain_a_rule() -> None:
         done = CliRunner().invoke(app, ["explain", rule])
         assert done.exit_code == 0, done.output
         assert words in done.stdout
+
+
+def test_explain_a_quirk() -> None:
+    """The name of a quirk is explained too: what specs do, and what each loss does instead."""
+    done = CliRunner().invoke(app, ["explain", "bad_index"])
+    assert done.exit_code == 0, done.output
+    _, of_spec, *rest = done.stdout.splitlines()
+    assert of_spec == "a spec: A label outside 0..K-1 is an error (NaN under tracing)."
+    at = rest.index("Negative labels count from the end.")
+    assert rest[at + 1] == "  onnx.NegativeLogLikelihoodLoss, onnx.SoftmaxCrossEntropyLoss"
+    for name in {quirk.name for quirk in QUIRKS}:
+        assert len(described(name)) > 2, name
 
 
 @pytest.mark.framework("torch")

@@ -134,8 +134,11 @@ def explain(
 
     Its formula, its rules and its special values; or what a rule of losses means, by its name.
     """
-    rule = _fields().get(loss.strip().lower())
-    if rule is not None:
+    from unifiedloss.interop.quirks import described
+
+    name = loss.strip().lower()
+    rule = _fields().get(name) or described(name)
+    if rule:
         print_text("\n".join(rule))
         return
     try:

@@ -18,7 +18,7 @@ from unifiedloss.interop.quirks.quirk import Quirk, entry, keyed, recorded
 from unifiedloss.spec import Loss
 from unifiedloss.text import Text
 
-__all__ = ["QUIRKS", "Quirk", "entry", "joined", "keyed", "recorded", "rules_of"]
+__all__ = ["QUIRKS", "Quirk", "described", "entry", "joined", "keyed", "recorded", "rules_of"]
 
 QUIRKS: tuple[Quirk, ...] = (
     *labels.QUIRKS,
@@ -45,3 +45,19 @@ def rules_of(spec: Loss, call: Call) -> list[tuple[str, Text]]:
 def joined(sentences: Iterable[str]) -> str:
     """The sentences in one line, each once."""
     return " ".join(dict.fromkeys(sentences))
+
+
+def described(name: str) -> list[str]:
+    """What quirks of this name are: what specs do, and which losses do what instead, in lines."""
+    quirks = [quirk for quirk in QUIRKS if quirk.name == name]
+    if not quirks:
+        return []
+    found: dict[str, list[str]] = {}
+    for quirk in quirks:
+        for sentence, losses in quirk.recorded_answers().items():
+            found.setdefault(sentence, []).extend(losses)
+    return [
+        f"{name}, a rule of other libraries that no field expresses",
+        *dict.fromkeys(f"a spec: {quirk.spec}" for quirk in quirks),
+        *(f"{said}\n  {', '.join(dict.fromkeys(losses))}" for said, losses in found.items()),
+    ]

@@ -133,12 +133,30 @@ class Quirk:
         """
         if isinstance(self.answers, str):
             return self.answers
-        text = f"{call.library} {words}"
-        for pattern, sentence in self.answers.items():
-            if fnmatchcase(text, pattern):
-                return sentence
-        msg = f"{self.key}: {call} gives {words!r}, and `answers` has no sentence for it."
-        raise LookupError(msg)
+        sentence = self._answered(call.library, words)
+        if sentence is None:
+            msg = f"{self.key}: {call} gives {words!r}, and `answers` has no sentence for it."
+            raise LookupError(msg)
+        return sentence
+
+    def _answered(self, library: str, words: str) -> str | None:
+        if isinstance(self.answers, str):
+            return self.answers
+        fits = (said for at, said in self.answers.items() if fnmatchcase(f"{library} {words}", at))
+        return next(fits, None)
+
+    def recorded_answers(self) -> dict[str, list[str]]:
+        """What losses with the quirk do, and the names of those that the record knows to do it."""
+        found: dict[str, list[str]] = {}
+        for name, quirks in recorded().items():
+            if self.key in quirks:
+                library = Call(name).library.partition("[")[0]
+                sentence = self._answered(library, quirks[self.key]) or self.spec
+                found.setdefault(sentence, []).append(name)
+        if self.by_hand is not None:
+            answers = [self.answers] if isinstance(self.answers, str) else self.answers.values()
+            found |= {sentence: ["those in which `diff` finds it"] for sentence in answers}
+        return found
 
     def _words(self, call: Call) -> str | None:
         if self.by_hand is not None:
