@@ -183,6 +183,17 @@ def test_crash_hang_and_error_are_results(module: Write) -> None:
     assert len(report.differing) < report.total / 2
 
 
+def test_a_function_that_always_crashes_is_given_up(module: Write) -> None:
+    """Each crash is told at once, and after three the other cases are not run."""
+    name = module("import os\ndef loss(p, t):\n    os.abort()\n")
+    options = ["--loss", name, "--as", "ul.HuberLoss()", "--backend", "numpy", "--failures", "0"]
+    done = CliRunner().invoke(app, ["conform", *options])
+    assert done.exit_code == 1
+    assert "cases were not run: each of the first 3 ended its process." in done.stdout
+    told = [line for line in done.stderr.splitlines() if "crashed: its process was killed" in line]
+    assert [line.partition(" of ")[0] for line in told] == ["1", "2", "3"]
+
+
 def test_a_run_ends_in_time(module: Write) -> None:
     """What is left then is counted as not run, and the report is not ok."""
     name = module("import time\ndef loss(p, t):\n    time.sleep(60)\n")

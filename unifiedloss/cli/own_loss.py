@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from unifiedloss.cli.output import check_folder, err, fail, print_text, write_file
 from unifiedloss.cli.specs import loss_text
 from unifiedloss.errors import UnifiedLossError
+
+if TYPE_CHECKING:
+    from unifiedloss.conformance import Progress
 
 
 def is_named(losses: Sequence[str] | None, own: Mapping[str, Any]) -> bool:
@@ -60,6 +63,12 @@ def check(
         fail("give --mode at most once.")
     try:
         with progress(1) as (note, _):
+
+            def told(at: Progress) -> None:
+                note(at)
+                if at.said:
+                    print_text(f"{at.done} of {at.total}: {at.said}", console=err)
+
             report = conformance.check_loss(
                 losses[0],
                 loss_text(own["as"]),
@@ -69,7 +78,7 @@ def check(
                 without=own["without"] or (),
                 mode=modes[0] if modes else "eager",
                 seconds=own["seconds"] or SECONDS,
-                progress=note,
+                progress=told,
             )
     except UnifiedLossError as error:
         fail(error)

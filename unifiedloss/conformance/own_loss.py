@@ -27,6 +27,9 @@ SECONDS = 10.0
 SECONDS_IN_ALL = 300.0
 """Seconds that all cases may take."""
 
+MOST_ENDED = 3
+"""If none of so many first cases leaves its process alive, the others are not run."""
+
 
 def check_loss(
     function: Callable[..., Any] | str,
@@ -44,7 +47,8 @@ def check_loss(
     """Run a loss function on the suite's cases, and compare it with the oracle of a spec.
 
     The function runs in a process of its own. If it raises, crashes or hangs, this is its result
-    on that case, and a new process goes on with the next one. The cases are those of `loss_cases`.
+    on that case, and a new process goes on with the next one. If it crashes or hangs on each of the
+    first three cases, the others are not run. The cases are those of `loss_cases`.
 
     Args:
         function: ``function(predictions, targets)`` of the backend's tensors, or its name as
@@ -63,7 +67,7 @@ def check_loss(
         seconds: how long a case may take.
         seconds_in_all: how long all cases may take, without the import of the framework and of
             the function. The cases that are left are not run.
-        progress: called with the progress before each case.
+        progress: called with the progress after each case.
 
     Raises:
         SpecTypeError: the object is no function, or does not pickle; or `spec` is no loss.
@@ -84,6 +88,7 @@ def check_loss(
     loss_cases(spec, keywords=KEYWORDS, **options)
     report = OwnReport(setting.function, spec, target, mode, unifiedloss=__version__)
     cases: list[Case] = []
+    ended = 0
     for each in trial.run(setting, target, seconds=seconds, seconds_in_all=seconds_in_all):
         if isinstance(each, trial.Started):
             report.version, report.differentiates = each.version, each.differentiates
@@ -93,8 +98,13 @@ def check_loss(
         number, answer = each
         case = cases[number]
         report.judgements.append(judge(case, expected_of(case), answer))
+        ended += answer.ended
         if progress is not None:
-            progress(Progress(target.label, mode, number + 1, len(cases)))
+            said = f"{case.name}: {answer.error}; a new process is needed" if answer.ended else ""
+            progress(Progress(target.label, mode, number + 1, len(cases), said))
+        if ended == number + 1 == MOST_ENDED:
+            report.stopped = f"each of the first {MOST_ENDED} ended its process"
+            break
     report.seconds = time.monotonic() - start
     return report
 

@@ -36,6 +36,7 @@ class OwnReport:
         total: the number of cases that fit the spec.
         seconds: the wall-clock time.
         unifiedloss: the version of this library.
+        stopped: why cases were not run.
     """
 
     function: OwnFunction
@@ -49,6 +50,7 @@ class OwnReport:
     total: int = 0
     seconds: float = 0.0
     unifiedloss: str = ""
+    stopped: str = "no time was left"
 
     @property
     def ok(self) -> bool:
@@ -57,7 +59,7 @@ class OwnReport:
 
     @property
     def not_run(self) -> int:
-        """The number of cases for which no time was left."""
+        """The number of cases that were not run."""
         return self.total - len(self.judgements)
 
     @property
@@ -104,7 +106,7 @@ class OwnReport:
         if not self.differentiates:
             lines.append(f"{self.target.label} computes no gradients, so none was compared.")
         if self.not_run:
-            lines.append(f"{self.not_run} of {self.total} cases were not run: no time was left.")
+            lines.append(f"{self.not_run} of {self.total} cases were not run: {self.stopped}.")
         lines.append(self.verdict)
         return "\n".join(lines)
 

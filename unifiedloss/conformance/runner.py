@@ -47,12 +47,14 @@ class Progress(NamedTuple):
         mode: the current mode.
         done: the number of finished cases, in all modes.
         total: the number of cases to run, in all modes. Cases that a mode leaves out do not count.
+        said: what is to be told of the last case at once; "" if nothing.
     """
 
     backend: str
     mode: str
     done: int
     total: int
+    said: str = ""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class Answer:
     gradient_error: str | None = None
     raised: bool = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process of the function ended, so that the next case needs a new one."""
+        return self.error is not None and not self.raised
+
 
 class Setting(NamedTuple):
     """How a function is run; all workers of a trial share it.
@@ -158,7 +163,7 @@ def run(
                     return
                 yield number, answer
                 number += 1
-                if answer.error is not None and not answer.raised:
+                if answer.ended:
                     break
 
 
