@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from unifiedloss import registry, totals, values
-from unifiedloss.adapters.torch import direct, kernels, ops
+from unifiedloss import totals, values
+from unifiedloss.adapters.torch import direct, kernels, operators, ops
 from unifiedloss.adapters.torch.operators import (
     GRADIENT,
     LIBRARY,
@@ -46,7 +46,7 @@ _Tensors = tuple[Any, ...]
 def _native_loss(plan: Plan, tensors: _Tensors) -> Tensor:
     """The native loss of a call."""
     *given, divisor = tensors
-    adapter: Any = registry.adapter("torch")
+    adapter = operators.adapter()
     d = None if divisor is None else totals.Divisor(None, _number(divisor))
     if d is not None:
         given = [*totals.unlinked_if_empty(adapter, d, tuple(given))]
@@ -85,7 +85,7 @@ def _native_gradient(plan: Plan, upstream: Tensor, tensors: _Tensors) -> Tensor:
 def _short_gradient(plan: Plan, upstream: Tensor, tensors: _Tensors) -> Tensor | None:
     """`_native_gradient` without the loss, which nobody wants; None where there is no such way."""
     predictions, targets, *rest = tensors
-    adapter: Any = registry.adapter("torch")
+    adapter = operators.adapter()
     if rest != [None] * 3 or not adapter.readable(upstream, predictions, targets):
         return None
     native = adapter.plan(_native_spec(plan.spec), predictions, targets, None, None)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from unifiedloss import host, registry
+from unifiedloss import host
 from unifiedloss.adapters.torch import direct, ops
 from unifiedloss.plan import Plan
 from unifiedloss.serialization import from_dict
@@ -73,7 +73,19 @@ def _spec(text: str) -> Loss:
 
 
 def plan_of(text: str, *tensors: Any) -> Plan:
-    return registry.adapter("torch").plan(_spec(text), *tensors)
+    return adapter().plan(_spec(text), *tensors)
+
+
+def adapter() -> Any:
+    """The adapter, without the registry.
+
+    An operator also runs while torch.compile traces the first use of the library. If it filled the
+    registry then, a trace that begins again would take another path, which torch refuses
+    (test_first_use_in_a_compiled_function).
+    """
+    from unifiedloss.adapters.torch import ADAPTER
+
+    return ADAPTER
 
 
 # ---------------------------------------------------------------------------------------- the host
