@@ -68,11 +68,12 @@ def adapter(name: str) -> Adapter:
         return _adapters[name]
     except KeyError:
         pass
-    _adapters[name] = loaded = _built_in(name) if name in BUILT_IN else _third_party(name)
+    _adapters[name] = loaded = built_in(name) if name in BUILT_IN else _third_party(name)
     return loaded
 
 
-def _built_in(name: str) -> Adapter:
+def built_in(name: str) -> Adapter:
+    """Import a built-in adapter, without registering it."""
     try:
         module = _imported(name)
     except ModuleNotFoundError as error:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from unifiedloss import host
+from unifiedloss import host, registry
 from unifiedloss.adapters.torch import direct, ops
 from unifiedloss.plan import Plan
 from unifiedloss.serialization import from_dict
@@ -77,15 +77,13 @@ def plan_of(text: str, *tensors: Any) -> Plan:
 
 
 def adapter() -> Any:
-    """The adapter, without the registry.
+    """The adapter, which is not registered by this.
 
     An operator also runs while torch.compile traces the first use of the library. If it filled the
     registry then, a trace that begins again would take another path, which torch refuses
     (test_first_use_in_a_compiled_function).
     """
-    from unifiedloss.adapters.torch import ADAPTER
-
-    return ADAPTER
+    return registry.built_in("torch")
 
 
 # ---------------------------------------------------------------------------------------- the host
