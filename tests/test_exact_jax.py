@@ -489,6 +489,11 @@ def test_export_is_refused() -> None:
     arguments = jax.ShapeDtypeStruct((rows, 3), float32), jax.ShapeDtypeStruct((rows,), int32)
     with pytest.raises(ul.UnsupportedError, match=r"jax\.export"):
         jax.export.export(jax.jit(CE.to("jax")))(*arguments)
+    # With known shapes, JAX says only when it lowers a program that it exports it.
+    known = jax.ShapeDtypeStruct((5, 3), float32), jax.ShapeDtypeStruct((5,), int32)
+    for function in (CE.to("jax"), jax.grad(CE.to("jax")), CE.value_and_grad):
+        with pytest.raises(ul.UnsupportedError, match=r"jax\.export"):
+            jax.export.export(jax.jit(function))(*known)
 
 
 def test_split_over_devices() -> None:

@@ -50,6 +50,11 @@ def with_values(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array
     return compute(plan, *arrays, gradient=gradient)
 
 
+NO_EXPORT = (
+    "rounding='exact' calls the host, which jax.export cannot keep in a program; use "
+    "rounding='native'."
+)
+
 _MANY = 1 << 26
 """Elements of calls with the same plan that the host computes before a program is compiled.
 
@@ -118,11 +123,7 @@ def _exact() -> Any:
 
 def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
     if plan.unchecked:
-        msg = (
-            "rounding='exact' calls back to Python, which jax.export cannot keep in a program; "
-            "use rounding='native'."
-        )
-        raise UnsupportedError(msg)
+        raise UnsupportedError(NO_EXPORT)
     split, place = rows.split_of(plan, *arrays[:2]), rows.sharding(arrays[0])
     arrays = manual.alike(arrays) if split is None else rows.placed(split, arrays)
     with in_width(*arrays) if split is None else ops.x64():  # totals have 64 bits
