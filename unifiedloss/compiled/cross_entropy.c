@@ -29,7 +29,7 @@ static int pair_loss(enum form form, const float *restrict z, int64_t k, int64_t
     doubles x[LANES], each = {0};
     for (int64_t j = 0; j < LANES * W; j++)
       rest[j] = b + j < k && b + j != top ? (double)z[b + j] - m : -700.0;
-  EACH x[v] = clamp(load_doubles(rest + v * W), -700.0, 700.0);
+    EACH x[v] = clamp(load_doubles(rest + v * W), -700.0, 700.0);
     exp_of(x);
     EACH each += x[v];
     small += two_sum(s, sum_of(each), &s);
@@ -110,7 +110,8 @@ INLINE int64_t slopes_of(const struct rows *a, int64_t row, int64_t y, const dou
   if (!some) return 0;
   int64_t undecided = 0;
   for (int64_t c = 0; c < k; c++) {
-    if (round_slope(form, (c == y ? -others : e[c]) * ratio, error, number_at(form, g, c))) continue;
+    if (round_slope(form, (c == y ? -others : e[c]) * ratio, error, number_at(form, g, c)))
+      continue;
     if (found + undecided < a->capacity) a->elements[found + undecided] = row * k + c;
     undecided++;
   }
@@ -163,8 +164,8 @@ static int64_t cross_entropy(const struct rows *a, int64_t *elements, struct tot
       double *restrict spare = e + spare_room(k);
       const void *own_logits = number_at(a->form, z, r * a->stride);
       if (y >= 0 && !known && !a->weight)
-        known = pair_loss(a->loss_form, floats_of(a->form, own_logits, k, (float *)spare), k, y,
-                          &down);
+        known =
+            pair_loss(a->loss_form, floats_of(a->form, own_logits, k, (float *)spare), k, y, &down);
       double *restrict powers = e + r * k;
       int fits = y >= 0 && sum == sum; /* no NaN */
       if (fits && a->slopes) {

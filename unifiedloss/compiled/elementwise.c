@@ -135,7 +135,7 @@ INLINE void compute(const struct elements *a, formula *loss_of, const float *p, 
   const int binary = loss_of == NULL;
   for (int64_t i = 0; i < m; i += LANES * W) {
     doubles x[LANES], y[LANES], e[LANES];
-  EACH x[v] = widen(load_floats(p + i + v * W));
+    EACH x[v] = widen(load_floats(p + i + v * W));
     EACH y[v] = widen(load_floats(t + i + v * W));
     if (binary) {
       EACH e[v] = clamp(-magnitude(x[v]), -700.0, 0.0);
@@ -187,8 +187,8 @@ static int64_t decide(const struct elements *a, formula *loss_of, const struct e
       known = loss_of == NULL && a->pos_weight == 1 &&
               hard_loss((double)p[i], (double)t[i], losses + i);
     if (known && slopes && !rounds(ends->slope_low[i], ends->slope_high[i], slopes + i))
-      known = loss_of != NULL && a->divisor != 0 &&
-              tied_slope(ends->slope[i], a->divisor, slopes + i);
+      known =
+          loss_of != NULL && a->divisor != 0 && tied_slope(ends->slope[i], a->divisor, slopes + i);
     left[i] = (uint8_t)!known;
     undecided += !known;
   }

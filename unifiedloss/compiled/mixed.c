@@ -72,7 +72,7 @@ INLINE void find(const struct elements *a, formula *loss_of, int of_logits, cons
   const int plain = a->mixed->smoothing == 0 && !q && a->pos_weight == 1;
   for (int64_t i = 0; i < m; i += LANES * W) {
     doubles x[LANES], y[LANES], e[LANES];
-  EACH x[v] = widen(load_floats(p + i + v * W));
+    EACH x[v] = widen(load_floats(p + i + v * W));
     EACH y[v] = widen(load_floats(t + i + v * W));
     if (loss_of == NULL && of_logits) {
       EACH e[v] = clamp(-magnitude(x[v]), -700.0, 0.0);
@@ -130,7 +130,8 @@ INLINE int round_all(enum form form, enum form stored, const double *x, const do
   for (int64_t i = 0; i < m; i += W) {
     doubles factor = (by->each ? load_doubles(by->each + i) : all(by->common)) / by->over;
     doubles number = load_doubles(x + i) * factor;
-    doubles wide = magnitude(load_doubles(error + i) * factor) + magnitude(number) * (by->units * U);
+    doubles wide =
+        magnitude(load_doubles(error + i) * factor) + magnitude(number) * (by->units * U);
     longs unknown = {0};
     doubles rounded;
     if (form == FLOAT32) {
@@ -149,8 +150,10 @@ INLINE int round_all(enum form form, enum form stored, const double *x, const do
   return any_of(some);
 }
 
-static __attribute__((noinline)) int round_numbers(enum form form, enum form stored, const double *x, const double *error,
-                         const struct multiplier *by, int64_t m, void *to, int64_t *flags) {
+static __attribute__((noinline)) int round_numbers(enum form form, enum form stored,
+                                                   const double *x, const double *error,
+                                                   const struct multiplier *by, int64_t m, void *to,
+                                                   int64_t *flags) {
   if (form == FLOAT32) return round_all(FLOAT32, FLOAT32, x, error, by, m, to, flags);
   if (form == BFLOAT16) return round_all(BFLOAT16, stored, x, error, by, m, to, flags);
   return round_all(FLOAT16, stored, x, error, by, m, to, flags);
@@ -223,8 +226,9 @@ struct rooms {
 
 /* Compute the formulas of m elements from `start` on. The loss and the slope are 0 of elements that
    `todo` does not want, and of those that fill the last step. Returns the number with these. */
-static __attribute__((noinline)) int64_t find_from(const struct elements *a, finder *find_chunk, int64_t start, int64_t m,
-                         const uint8_t *todo, struct rooms *r) {
+static __attribute__((noinline)) int64_t find_from(const struct elements *a, finder *find_chunk,
+                                                   int64_t start, int64_t m, const uint8_t *todo,
+                                                   struct rooms *r) {
   const struct mixed *w = a->mixed;
   const int64_t steps = (m + LANES * W - 1) / (LANES * W) * (LANES * W);
   const void *predictions = number_at(w->read, a->predictions, start);
@@ -274,7 +278,7 @@ static struct multiplier of_slopes(const struct elements *a) {
   const struct mixed *w = a->mixed;
   /* A numerator has an error of 3 U, the divisor and the quotient one each. */
   struct multiplier f = {NULL, a->scale, w->over * (double)w->size, a->scale_is_exact ? 0 : 10,
-                      w->factor_is_exact};
+                         w->factor_is_exact};
   return f;
 }
 
@@ -303,8 +307,8 @@ static void add_losses(const float *losses, const int64_t *flags, int64_t m, dou
 
 /* Round the slopes of a chunk into the gradient. Returns whether any is left undecided, and has its
    flag. Elements that are not wanted keep what they have. */
-static int slopes_into(const struct elements *a, const struct multiplier *by, int64_t start, int64_t m,
-                       int64_t steps, const uint8_t *todo, struct rooms *r) {
+static int slopes_into(const struct elements *a, const struct multiplier *by, int64_t start,
+                       int64_t m, int64_t steps, const uint8_t *todo, struct rooms *r) {
   const enum form form = a->mixed->form;
   const int64_t size = (int64_t)size_of_form(form);
   char *gradient = (char *)a->slopes + start * size;
@@ -377,15 +381,14 @@ static int64_t evaluate_elements(const struct elements *a, finder *find_chunk, s
     const int wanted = !a->mixed->no_losses;
     int some = any_of(bad);
     if (wanted)
-      some |= round_numbers(form, FLOAT32, c->loss, c->loss_error, &by_loss, steps, losses,
-                            r->of_loss);
+      some |=
+          round_numbers(form, FLOAT32, c->loss, c->loss_error, &by_loss, steps, losses, r->of_loss);
     if (some && wanted)
       decide_ties(form, FLOAT32, c->loss, c->loss_error, &by_loss, c->bad, m, losses, r->of_loss);
     if (a->slopes && slopes_into(a, &by_slope, b, m, steps, todo, r)) some = 1;
     if (some)
       for (int64_t i = 0; i < m; i++) {
-        const int left =
-            c->bad[i] || (wanted && r->of_loss[i]) || (a->slopes && r->of_slope[i]);
+        const int left = c->bad[i] || (wanted && r->of_loss[i]) || (a->slopes && r->of_slope[i]);
         r->of_loss[i] = left ? -1 : 0;
         if (todo && !todo[i]) continue;
         undecided += left;
@@ -483,5 +486,5 @@ static int64_t evaluate_averages(const struct elements *a, finder *find_chunk, s
 static int64_t evaluate_mixed(const struct elements *a, finder *find_chunk, struct total *total) {
   struct rooms rooms;
   return a->mixed->size > 1 ? evaluate_averages(a, find_chunk, total, &rooms)
-                           : evaluate_elements(a, find_chunk, total, &rooms);
+                            : evaluate_elements(a, find_chunk, total, &rooms);
 }

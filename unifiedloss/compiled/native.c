@@ -165,8 +165,7 @@ static int64_t native_cross_entropy(const struct native *a, int64_t first, int64
       const int64_t row = b + r;
       const float *z = a->predictions + row * k;
       float *slopes = a->slopes ? a->slopes + row * k : NULL;
-      const int64_t y =
-          class_of(a->targets, a->label_size, a->label_signed, a->classes, row);
+      const int64_t y = class_of(a->targets, a->label_size, a->label_signed, a->classes, row);
       gap[r] = rest[r] = 0;
       if ((a->todo && !a->todo[row]) || y < 0) {
         unknown += !a->todo || a->todo[row];

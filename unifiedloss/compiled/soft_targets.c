@@ -80,7 +80,7 @@ static double sum_apart(const double *restrict x, const float *restrict z, doubl
     doubles s[LANES] = {{0}};
     for (; i + LANES * W <= end; i += LANES * W) {
       doubles apart[LANES];
-  EACH apart[v] = clamp(m - widen(load_floats(z + i + v * W)), 0, FARTHEST);
+      EACH apart[v] = clamp(m - widen(load_floats(z + i + v * W)), 0, FARTHEST);
       EACH s[v] = muladd(load_doubles(x + i + v * W), apart[v], s[v]);
     }
     for (; i + W <= end; i += W)
@@ -179,10 +179,10 @@ INLINE int round_part(enum form form, double positive, double negative, double e
 /* A row's gradient, and its undecided elements. Returns their number. At the largest logit the parts
    are those given, and e and tau hold 0. */
 static __attribute__((noinline)) int64_t gradient_of_row(const struct rows *a, int64_t row,
-                                                        const struct slope *s, const double *e,
-                                                        const double *tau, int64_t top,
-                                                        double positive, double negative,
-                                                        int64_t found) {
+                                                         const struct slope *s, const double *e,
+                                                         const double *tau, int64_t top,
+                                                         double positive, double negative,
+                                                         int64_t found) {
   const enum form form = a->slope_form;
   const int64_t k = a->classes;
   void *g = number_at(form, a->slopes, row * k);
@@ -247,8 +247,8 @@ static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *foun
   tau[range.top] = 0;
   /* Smoothing keeps the sum of a one-hot target. */
   const int sums_to_1 = y >= 0 && !soft->class_weights;
-  const double rest = sums_to_1 ? share * (double)(k - 1) + (range.top == y ? 0 : keep)
-                                : add_row(tau, k);
+  const double rest =
+      sums_to_1 ? share * (double)(k - 1) + (range.top == y ? 0 : keep) : add_row(tau, k);
   const double sum = sums_to_1 ? 1 : rest + at_top;
   exponentials(FLOAT32, z, k, range.most, e);
   e[range.top] = 0;
@@ -268,7 +268,7 @@ static int soft_row(const struct rows *a, int64_t row, int *known, int64_t *foun
     if (a->slopes) {
       const struct slope slope = {ratio, factor, error + 2 * shift + of_weight};
       *found += gradient_of_row(a, row, &slope, e, tau, range.top, rest * factor,
-                              sum * factor * (others / total), *found);
+                                sum * factor * (others / total), *found);
     }
   }
   tau[range.top] = at_top;

@@ -26,7 +26,7 @@ INLINE void exponentials_from(enum form form, const void *restrict z, int64_t m,
   int64_t i = 0;
   for (; i + LANES * W <= m; i += LANES * W) {
     doubles x[LANES];
-  EACH x[v] = clamp(numbers_at(form, z, i + v * W) - shift, -700.0, 700.0);
+    EACH x[v] = clamp(numbers_at(form, z, i + v * W) - shift, -700.0, 700.0);
     exp_of(x);
     EACH store_doubles(e + i + v * W, x[v]);
   }

@@ -27,7 +27,7 @@ INLINE int take(const float *x, int64_t n, const double *offsets, int steps, dou
   doubles firsts[LANES] = {{0}}, seconds[LANES] = {{0}}, left[LANES];
   longs some = {0};
   for (int64_t i = 0; i < n; i += LANES * W) {
-  EACH left[v] = widen(load_floats(x + i + v * W));
+    EACH left[v] = widen(load_floats(x + i + v * W));
     for (int k = 0; k < steps - 2; k++) EACH taken_from(&left[v], offsets[k]);
     EACH firsts[v] += taken_from(&left[v], offsets[steps - 2]);
     EACH seconds[v] += taken_from(&left[v], offsets[steps - 1]);

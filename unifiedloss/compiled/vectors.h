@@ -179,18 +179,18 @@ INLINE void exp_of(doubles x[LANES]) {
 
 /* Coefficients of A in log(1 + e) = 2 w (1 + w^2 A(w^2)) with w = e / (2 + e), for w^2 <= 1 / 9,
    from tools/coefficients.py, which proves that they leave out less than 0.1 U of it. */
-static const double LOG_A[10] = {
-    0x1.5555555555555p-2, 0x1.999999999a3ddp-3, 0x1.24924923d44bfp-3, 0x1.c71c72714381cp-4,
-    0x1.745cf0b0d0765p-4, 0x1.3b18b2967986cp-4, 0x1.10ac75c001f86p-4, 0x1.eb9060a13a603p-5,
-    0x1.687a63b6d1ffep-5, 0x1.4b0a323296698p-4};
+static const double LOG_A[10] = {0x1.5555555555555p-2, 0x1.999999999a3ddp-3, 0x1.24924923d44bfp-3,
+                                 0x1.c71c72714381cp-4, 0x1.745cf0b0d0765p-4, 0x1.3b18b2967986cp-4,
+                                 0x1.10ac75c001f86p-4, 0x1.eb9060a13a603p-5, 0x1.687a63b6d1ffep-5,
+                                 0x1.4b0a323296698p-4};
 
 /* 2 artanh(w) = log((1 + w) / (1 - w)) for w^2 <= 1 / 9. */
 INLINE doubles twice_artanh(doubles w) {
   doubles z = w * w, z2 = z * z, z4 = z2 * z2, twice = 2.0 * w;
-  doubles low = muladd(muladd(all(LOG_A[3]), z, all(LOG_A[2])), z2,
-                       muladd(all(LOG_A[1]), z, all(LOG_A[0])));
-  doubles middle = muladd(muladd(all(LOG_A[7]), z, all(LOG_A[6])), z2,
-                          muladd(all(LOG_A[5]), z, all(LOG_A[4])));
+  doubles low =
+      muladd(muladd(all(LOG_A[3]), z, all(LOG_A[2])), z2, muladd(all(LOG_A[1]), z, all(LOG_A[0])));
+  doubles middle =
+      muladd(muladd(all(LOG_A[7]), z, all(LOG_A[6])), z2, muladd(all(LOG_A[5]), z, all(LOG_A[4])));
   doubles top = muladd(all(LOG_A[9]), z, all(LOG_A[8]));
   doubles a = muladd(z4, muladd(z4, top, middle), low);
   return twice + twice * (z * a);
