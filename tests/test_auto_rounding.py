@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -246,6 +247,34 @@ def test_jax_is_exact_and_native_where_a_program_is_exported() -> None:
     forms = [jax.ShapeDtypeStruct((rows, 5), "float32"), jax.ShapeDtypeStruct((rows,), "int32")]
     exported = jax.export.export(jax.jit(AUTO))(*forms)
     np.testing.assert_allclose(exported.call(Z, Y.astype(np.int32)), wanted, rtol=1e-6)
+
+
+@pytest.mark.framework("jax")
+def test_jax_is_native_where_it_exports_known_shapes() -> None:
+    """JAX exports the trace that it has, so the choice is made where the program is lowered."""
+    import jax
+
+    def functions(spec: ul.Loss) -> dict[str, Callable[[Any, Any], Any]]:
+        return {
+            "loss": spec,
+            "gradient": jax.grad(spec),
+            "value_and_grad": spec.value_and_grad,
+            "vmap": jax.vmap(jax.value_and_grad(lambda z, y: spec(z[None], y[None]))),
+        }
+
+    auto, exact, native = map(functions, (AUTO, AUTO.rounded("exact"), AUTO.rounded("native")))
+    forms = jax.ShapeDtypeStruct(Z.shape, "float32"), jax.ShapeDtypeStruct(Y.shape, "int32")
+    z, y, differ = Z * 3, Y.astype(np.int32), False
+    for name, function in auto.items():
+        program = jax.jit(function)
+        found = jax.tree.leaves(program(z, y)), jax.tree.leaves(jax.jit(exact[name])(z, y))
+        assert [x.tobytes() for x in found[0]] == [x.tobytes() for x in found[1]]
+        saved = jax.export.export(program)(*forms).serialize()
+        called = jax.tree.leaves(jax.export.deserialize(saved).call(z, y))
+        wanted = jax.tree.leaves(jax.jit(native[name])(z, y))
+        assert [x.tobytes() for x in called] == [x.tobytes() for x in wanted]
+        differ |= [x.tobytes() for x in called] != [x.tobytes() for x in found[1]]
+    assert differ  # so the bits tell which of the two was saved
 
 
 @pytest.mark.framework("tensorflow")

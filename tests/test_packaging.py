@@ -55,7 +55,7 @@ MORE_FILES = {
     },
     "keras": {"interop.py"},
     "jax": {
-        *{"callback.py", "exact.py", "ffi.py", "graph.py", "program.py"},
+        *{"callback.py", "exact.py", "exported.py", "ffi.py", "graph.py", "program.py"},
         *{"engine.py", "evaluation.py", "manual.py", "native.py", "primitives.py", "rows.py"},
     },
     "dask": {"grid.py"},

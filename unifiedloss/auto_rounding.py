@@ -159,9 +159,10 @@ def planned(spec: Loss, setting: Setting | None, plan_of: Callable[[Loss], Plan]
     plan = plan_of(spec.rounded("native"))
     for row in TABLE:
         if row.fits(plan, setting):
-            return replace(plan, why=f"native: {row.what}; rounding='exact' {row.exact}")
+            why = f"native: {row.what}; rounding='exact' {row.exact}"
+            return replace(plan, why=why, by_auto=True)
     why = f"exact: {plan.predictions_dtype} predictions on the CPU"
-    return replace(plan_of(spec.rounded("exact")), why=why)
+    return replace(plan_of(spec.rounded("exact")), why=why, by_auto=True)
 
 
 def tell(spec: Loss, plan: Plan) -> None:

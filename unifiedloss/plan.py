@@ -128,6 +128,7 @@ class Plan:
             every position counts once, and nothing is cast. The mean of such a kernel divides by
             the number of positions, too.
         why: the rounding and its reason, in words.
+        by_auto: whether ``rounding="auto"`` chose the rounding.
     """
 
     # Plain fields and properties, because torch.compile traces through here and cannot enter the
@@ -171,6 +172,7 @@ class Plan:
     oracle_only: bool
     fused: bool
     why: str
+    by_auto: bool = False
 
     def __repr__(self) -> str:
         """The call in short, without the weights, which may be many."""

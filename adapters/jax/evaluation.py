@@ -24,7 +24,7 @@ from jax.core import Tracer
 from numpy.typing import NDArray
 
 from unifiedloss import host
-from unifiedloss.adapters.jax import callback, ffi, manual, ops, program, rows
+from unifiedloss.adapters.jax import callback, exported, ffi, manual, ops, program, rows
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan
 
@@ -49,11 +49,6 @@ def with_values(plan: Plan, *arrays: Any, gradient: bool = False) -> tuple[Array
     compute = _traced if _is_worth_compiling(plan, arrays) else _on_host
     return compute(plan, *arrays, gradient=gradient)
 
-
-NO_EXPORT = (
-    "rounding='exact' calls the host, which jax.export cannot keep in a program; use "
-    "rounding='native'."
-)
 
 _MANY = 1 << 26
 """Elements of calls with the same plan that the host computes before a program is compiled.
@@ -123,7 +118,7 @@ def _exact() -> Any:
 
 def _traced(plan: Plan, *arrays: Any, gradient: bool) -> tuple[Array, ...]:
     if plan.unchecked:
-        raise UnsupportedError(NO_EXPORT)
+        raise UnsupportedError(exported.NO_EXPORT)
     split, place = rows.split_of(plan, *arrays[:2]), rows.sharding(arrays[0])
     arrays = manual.alike(arrays) if split is None else rows.placed(split, arrays)
     with in_width(*arrays) if split is None else ops.x64():  # totals have 64 bits
@@ -141,7 +136,16 @@ def _compiled(
 ) -> tuple[Array, ...]:
     if split is not None:
         return rows.run(plan, split, arrays, _in_program, gradient=gradient)
+    *tensors, divisor = arrays
+    if exported.has_choice(plan, divisor is not None) and not manual.axes(*tensors):
+        exactly = partial(_in_width, plan, gradient)
+        return exported.exact_unless_exported(exactly, plan, _forms(plan, gradient), *tensors)
     return _in_program(plan, gradient, *arrays)
+
+
+def _in_width(plan: Plan, gradient: bool, *tensors: Any) -> tuple[Array, ...]:
+    with in_width(*tensors):
+        return _in_program(plan, gradient, *tensors, None)
 
 
 def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
@@ -155,12 +159,14 @@ def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     for way in ways:
         if way.holds(plan, tuple(tensors)):
             return way.run(plan, tuple(tensors), gradient=gradient)
+    return callback.on_each(partial(_fill, plan), _forms(plan, gradient), *arrays)
+
+
+def _forms(plan: Plan, gradient: bool) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the loss, and of the gradient if it is wanted."""
     dtypes = [jnp.dtype(plan.result_dtype), jnp.dtype(plan.gradient_dtype)][: 1 + gradient]
     shapes = [plan.positions if plan.spec.reduction == "none" else (), plan.shape]
-    forms = [
-        jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=False)
-    ]
-    return callback.on_each(partial(_fill, plan), forms, *arrays)
+    return [jax.ShapeDtypeStruct(s, dtype) for s, dtype in zip(shapes, dtypes, strict=False)]
 
 
 _WORTH_A_CALLBACK = {"labels": 1 << 18, "others": 1 << 15}

@@ -32,8 +32,7 @@ from jax.custom_derivatives import zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from unifiedloss.adapters.jax import evaluation, native, ops, rows
-from unifiedloss.errors import UnsupportedError
+from unifiedloss.adapters.jax import evaluation, exported, native, ops, rows
 from unifiedloss.plan import Plan, natively
 
 
@@ -297,20 +296,13 @@ def _batch(
     return primitive.bind(*front, call=call._replace(axes=(*call.axes, mapped))), 0
 
 
-def _unless_exported(lowered: Any, context: Any, *operands: Any, **parameters: Any) -> Any:
-    """Lower a primitive, or raise an error for jax.export, which is not known while tracing."""
-    if context.module_context.lowering_parameters.for_export:
-        raise UnsupportedError(evaluation.NO_EXPORT)
-    return lowered(context, *operands, **parameters)
-
-
 def _made(name: str, compute: Callable[..., Array], result: int) -> Primitive:
     """A primitive without its derivatives, whose result has the type of one of its operands."""
     made = Primitive(f"unifiedloss_{name}")
     made.def_impl(compute)
     made.def_abstract_eval(lambda *operands, call: operands[result])
     lowered = mlir.lower_fun(compute, multiple_results=False)
-    mlir.register_lowering(made, partial(_unless_exported, lowered))
+    mlir.register_lowering(made, partial(exported.refuse, lowered))
     batching.primitive_batchers[made] = partial(_batch, made)
     return made
 
