@@ -55,7 +55,9 @@ def sums_on(
             future.key: stop - start for future, (start, stop) in zip(futures, spans, strict=True)
         }
         done = 0
-        for future, found in as_completed(futures, with_results=True):
+        # By default it would wait in the loop of the default client of this process, which is
+        # another one. Then it may miss the result of a task that ran again, and wait forever.
+        for future, found in as_completed(futures, with_results=True, loop=client.loop):
             if groups is None:
                 whole += found
             else:
