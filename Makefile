@@ -1,9 +1,9 @@
 # Every target creates its environment if there is none. It needs only python3 (3.11 or newer), make
 # and a network.
 #
-#   make run          2 minutes   check every framework against the oracle, then train in all
+#   make run          3 minutes   check every framework against the oracle, then train in all
 #   make check        1 minute    ruff, quick tests, and the eager cases in NumPy and PyTorch
-#   make test         12 minutes  lint, types and tests; every change has to pass this
+#   make test         15 minutes  lint, types and tests; every change has to pass this
 #   make test-all     45 minutes  the same, and the slow tests that repeat in another compiler
 #   make test-oldest  3 minutes   the eager cases in the oldest versions that the extras admit
 #   make test-sanitize  5 minutes  the compiled loops under ASan and UBSan, with random calls
@@ -13,7 +13,7 @@
 #   make docs         1 minute    build the site into site/
 #   make stubs                    write unifiedloss/functional.pyi from the fields of the specs
 #   make tables       20 minutes  write what is generated in the pages of docs/, from a whole run
-#   make wheel        1 minute    build the wheel with the compiled loops and the pure one, try both
+#   make wheel        3 minutes   build the wheel with the compiled loops and the pure one, try both
 #   make scoreboard   5 minutes   run the libraries' own losses on the suite, for docs/scoreboard.md
 #   make quirks       1 minute    record what the installed libraries' losses do unlike their specs
 #   make clean                    remove all generated files, and the environment
@@ -72,7 +72,7 @@ $(TRAINERS): $(STAMP)
 	@touch $@
 
 run: $(STAMP)
-	@echo 'make run: about 2 minutes on two cores: first every framework against the oracle,'
+	@echo 'make run: about 3 minutes on two cores: first every framework against the oracle,'
 	@echo 'then two trainings.'
 	$(CONFORM) --quick
 	$(RUN) docs/examples/switch_frameworks.py
