@@ -32,8 +32,9 @@ PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_
 PURE = ("_pytest", "hypothesis", "iniconfig", "mpmath", "packaging", "pluggy", "pygments", "pytest")
 PURE_FILES = ("_distutils_hack", "py.py", "pytest_timeout.py", "setuptools", "sortedcontainers")
 
-NAMES = ("compiled", "compiled_halves", "compiled_mixed", "compiled_rows", "compiled_wide")
-TESTS = [f"tests/test_{name}.py" for name in (*NAMES, "second_tier")]
+NAMES = ("halves", "mixed", "probabilities", "rows", "wide")
+TESTS = ["tests/test_compiled.py", *(f"tests/test_compiled_{name}.py" for name in NAMES)]
+TESTS += ["tests/test_second_tier.py"]
 """All tests of the loops but those of threads, which qemu does not emulate faithfully."""
 
 LEFT_OUT = (
