@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def _is_in_parts(plan: Plan) -> bool:
-    """Whether no loop takes the calls of a plan whole, and XLA computes them natively in no time.
+    """Whether no loop takes the calls of a plan whole, and XLA's native program is very fast.
 
     Natively the squared error and the Huber loss, and the cross-entropy of labels without
     smoothing, take about 2 ns for a prediction. Exact mode then takes as long to call the host as

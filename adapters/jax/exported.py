@@ -1,8 +1,8 @@
 """Programs that `jax.export` saves, which cannot hold a call to the host.
 
 JAX traces a call before it knows whether the program is exported, and reuses a trace that it has.
-So ``rounding="auto"`` is native there, which is chosen where the program is lowered, and
-``rounding="exact"`` is an error.
+So the choice is made where the program is lowered: ``rounding="auto"`` is native in an exported
+program, and ``rounding="exact"`` is an error.
 """
 
 from __future__ import annotations
@@ -45,11 +45,6 @@ class Call(NamedTuple):
     forms: tuple[tuple[tuple[int, ...], Any], ...]
     axes: tuple[tuple[int | None, ...], ...] = ()
 
-    def arrays(self, present: Sequence[Any]) -> list[Any]:
-        """The arrays of the call, with None for those that are not given."""
-        rest = iter(present)
-        return [next(rest) if is_given else None for is_given in self.given]
-
 
 def exact_unless_exported(
     exactly: Callable[..., Sequence[Array]], plan: Plan, forms: Any, *arrays: Any
@@ -79,11 +74,11 @@ def refuse(lowered: Any, context: Any, *operands: Any, call: Any) -> Any:
 
 
 def _exact(call: Call, *present: Any) -> list[Array]:
-    return list(call.exactly(*call.arrays(present)))
+    return list(call.exactly(*ops.with_none(call.given, present)))
 
 
 def _native(call: Call, *present: Any) -> list[Array]:
-    *tensors, upstream = call.arrays(present)
+    *tensors, upstream = ops.with_none(call.given, present)
     plan, stored = natively(call.plan), ops.all_stored(tensors)
     if len(call.forms) == 1:
         return [native.loss(plan, *stored)]

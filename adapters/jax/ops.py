@@ -205,6 +205,12 @@ def stored(x: Array) -> Array:
     return found
 
 
+def with_none(given: Sequence[bool], present: Sequence[Any]) -> list[Any]:
+    """The arrays of a call, with None for those that are not given."""
+    rest = iter(present)
+    return [next(rest) if is_given else None for is_given in given]
+
+
 def all_stored(tensors: Sequence[Any]) -> tuple[Any, ...]:
     """The tensors of a call, `stored`; any of them may be None.
 

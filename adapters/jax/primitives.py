@@ -54,8 +54,7 @@ class Call(NamedTuple):
 
     def arrays(self, present: Sequence[Any]) -> list[Any]:
         """The arrays of a call, with None for those that are not given."""
-        rest = iter(present)
-        return [next(rest) if is_given else None for is_given in self.given]
+        return ops.with_none(self.given, present)
 
 
 def loss(plan: Plan, value: Array, arrays: Sequence[Any], gradient: Array | None = None) -> Array:

@@ -98,8 +98,7 @@ def _folded(evaluate: Callable[..., tuple[Array, ...]]) -> Any:
 def _evaluate(
     plan: Plan, gradient: bool, is_given: tuple[bool, ...], *arrays: Any
 ) -> tuple[Array, ...]:
-    rest = iter(arrays)
-    given = Given(*(next(rest) if x_is_given else None for x_is_given in is_given))
+    given = Given(*ops.with_none(is_given, arrays))
     call = GraphCall(JaxOps(manual.axes(*arrays)), plan, given, gradient=gradient)
     each = given[:5]
     found = _mended(call, call.found(), each)
