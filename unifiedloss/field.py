@@ -11,7 +11,15 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    dataclass_transform,
+)
 
 from unifiedloss.checks import Check
 from unifiedloss.errors import SpecTypeError
@@ -138,6 +146,10 @@ class Record:
     written_order: ClassVar[tuple[str, ...]] = ()
     """`changed` lists these fields first, in this order. The others follow as they are declared."""
 
+    if TYPE_CHECKING:  # an annotation would make it a field
+        changed_names: tuple[str, ...]
+        """The names of the fields that differ from their defaults."""
+
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)(cls)
         cls.declarations = _ordered(cls)
@@ -153,17 +165,21 @@ class Record:
                 known = fields_and_hint(type(self), name)
                 msg = f"{quoted(name)} is not a field of {type(self).__name__}; {known}"
                 raise SpecTypeError(msg)
-        values = []
+        values, changed = [], []
         for name, declaration in self.declarations.items():
             value = declaration.default
             if name in given:
                 value = declaration.check(name, given[name])
+                if value != declaration.default:
+                    changed.append(name)
             object.__setattr__(self, name, value)
             values.append(value)
         # Hash once, because every call looks the spec up in a cache, and hashing a tuple of 32,000
         # class weights takes 0.4 ms.
         object.__setattr__(self, "_values", tuple(values))
         object.__setattr__(self, "_hash", hash((type(self).__name__, tuple(values))))
+        # Compare once, because torch.compile traces this comparison in each program otherwise.
+        object.__setattr__(self, "changed_names", tuple(changed))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -198,12 +214,8 @@ class Record:
 
     def changed(self) -> dict[str, Any]:
         """The fields that differ from their defaults, by name."""
-        names = dict.fromkeys((*self.written_order, *self.declarations))
-        return {
-            name: getattr(self, name)
-            for name in names
-            if name in self.declarations and getattr(self, name) != self.declarations[name].default
-        }
+        first = [name for name in self.written_order if name in self.changed_names]
+        return {name: getattr(self, name) for name in (*first, *self.changed_names)}
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed. All fields are validated again.

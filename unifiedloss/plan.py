@@ -375,7 +375,7 @@ def resolve(
     unweighted = sample_weight is None and class_weights is None and element_weights is None
     # len(...) == 0, because torch.compile does not trace `not` of a tuple.
     plain = unweighted and mask is None and len(ignored_labels) == 0
-    fast_paths = spec.fast_fields.issuperset(spec.changed())
+    fast_paths = spec.fast_fields.issuperset(spec.changed_names)
     two_weights = element_weights is not None and averaged
     return Plan(
         spec=spec,
