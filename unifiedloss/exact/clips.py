@@ -60,11 +60,6 @@ def soft_of(
     return soft._replace(clip=clip_of(plan, factor_is_exact=factor_is_exact))
 
 
-def is_power_of_two(x: Any) -> bool:
-    """Whether a number is a power of two, or all numbers of an array are."""
-    return bool((np.abs(np.frexp(x)[0]) == 0.5).all())
-
-
 def scaled(
     plan: Plan, soft: compiled.Soft | None, weight: Array | None, n: int
 ) -> tuple[compiled.Soft, Array | None] | None:

@@ -10,9 +10,9 @@ The module `exact` of each loss says which of its plans float64 computes, and ho
 
 A result v with relative error E is decided where v (1 - E) and v (1 + E) round to the same number.
 
-float64 loses at most \(2^{-1022}\) to underflow, also where exp returns 0. `in_reach` and a bound
-on the factor of a row's exponentials keep that loss negligible under every weight: it stays below
-\(2^{-200}\), and thus below u times every result that is not rounded to 0.
+float64 loses at most \(2^{-1022}\) to underflow, also where exp returns 0. `are_in_reach` and a
+bound on the factor of a row's exponentials keep that loss negligible under every weight: it stays
+below \(2^{-200}\), and thus below u times every result that is not rounded to 0.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from unifiedloss import compiled, losses
 from unifiedloss.exact import counts, loops, mixed, wide
 from unifiedloss.exact.balls import U
 from unifiedloss.exact.call import HostCall
+from unifiedloss.exact.factors import are_in_reach
 from unifiedloss.exact.rounding import stored, to_format
 from unifiedloss.exact.scale import Scale
 from unifiedloss.plan import Plan, as_read
@@ -51,12 +52,6 @@ EXP = 2 * U
 LOG1P = 4 * U
 SMALL = 2.0**-990
 """An upper bound of the absolute error of exp by underflow."""
-
-_REACH = 2.0**150
-"""This tier takes weights, upstream gradients and divisors from 1 / _REACH to _REACH.
-
-The range includes all float32 numbers, subnormal ones too.
-"""
 
 
 def height(k: int) -> int:
@@ -86,15 +81,15 @@ def carry_out(
         The positions that are left undecided.
     """
     plan = call.plan
-    if not _is_in_reach(plan, scale):
+    if not _are_shared_in_reach(plan, scale):
         return todo
     unknown = _is_unknown(plan)
     if plan.predictions_dtype == "float64":
-        if unknown or not _are_in_reach(call, slice(None), scale):
+        if unknown or not _are_own_in_reach(call, slice(None), scale):
             return todo
         found = wide.carry_out(call, todo, results, slopes, scale)
         return todo if found is None else found
-    if _are_in_reach(call, slice(None), scale):
+    if _are_own_in_reach(call, slice(None), scale):
         for tier in (loops.carry_out, mixed.carry_out):
             found = tier(call, todo, results, slopes, scale, dtype)
             if found is not None:
@@ -113,7 +108,7 @@ def carry_out(
         stop = min(start + step, len(chosen))
         # Use a slice where every position is chosen, because an index array copies.
         some: Any = slice(start, stop) if all_chosen else chosen[start:stop]
-        if not _are_in_reach(call, some, scale):
+        if not _are_own_in_reach(call, some, scale):
             left[some] = True
             continue
         left[some] = carry(some, results, slopes, scale, dtype)
@@ -139,14 +134,8 @@ def has_loop(plan: Plan) -> bool:
     return mixed.takes(plan) or (loops.loop_of(plan) is not None and not _is_unknown(plan))
 
 
-def in_reach(x: Any) -> bool:
-    """Whether every number is 0 or has a size from 1 / _REACH to _REACH."""
-    size = np.abs(np.asarray(x, np.float64))
-    return bool(((size == 0) | (size >= 1 / _REACH) & (size <= _REACH)).all())
-
-
-def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
-    """Whether the numbers that all positions share are in the range of `_REACH`."""
+def _are_shared_in_reach(plan: Plan, scale: Scale | None) -> bool:
+    """Whether the numbers that all positions share are in reach."""
     shared: list[Any] = [x for x in (plan.class_weights, plan.pos_weight) if x is not None]
     if scale is not None:
         shared.append(scale.divisor.high)
@@ -154,18 +143,18 @@ def _is_in_reach(plan: Plan, scale: Scale | None) -> bool:
             shared.append(scale.upstream)
         if not np.isfinite(scale.divisor.radius):
             return False
-    return all(map(in_reach, shared))
+    return all(map(are_in_reach, shared))
 
 
-def _are_in_reach(call: HostCall, some: Any, scale: Scale | None) -> bool:
+def _are_own_in_reach(call: HostCall, some: Any, scale: Scale | None) -> bool:
     """Whether the own weights, targets and upstream gradients of some positions are in range."""
     for weight in (call.weight, call.element_weight):
-        if weight is not None and not in_reach(weight[some]):
+        if weight is not None and not are_in_reach(weight[some]):
             return False
     wide_targets = call.plan.kind == "dense" and call.plan.targets_dtype == "float64"
-    if wide_targets and not in_reach(call.targets[some]):
+    if wide_targets and not are_in_reach(call.targets[some]):
         return False
-    return scale is None or not scale.upstream.ndim or in_reach(scale.upstream[some])
+    return scale is None or not scale.upstream.ndim or are_in_reach(scale.upstream[some])
 
 
 def indices(some: Any) -> Any:

@@ -20,6 +20,7 @@ from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import clips, counts, limbs
 from unifiedloss.exact.balls import Ball, log_2_over, step_parts, table_of_powers
 from unifiedloss.exact.call import Array, Bools, Divisor, HostCall
+from unifiedloss.exact.factors import are_powers_of_two, is_in_reach, is_power_of_two
 from unifiedloss.exact.rounding import from_bits, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
@@ -37,9 +38,6 @@ _UNIT = 2.0**-53
 
 _STEPS = 256
 """STEPS in pairs.h."""
-
-_REACH = 2.0**150
-"""A call as it is given has an upstream gradient and a pos_weight from 1 / _REACH to _REACH."""
 
 
 def loop_of(plan: Plan) -> Any:
@@ -128,10 +126,10 @@ def _has_no_error(call: HostCall, scale: Scale | None) -> bool:
         return True
     ball = scale.divisor
     divides = call.divides and not (
-        ball.low == 0 and ball.radius == 0 and clips.is_power_of_two(ball.high)
+        ball.low == 0 and ball.radius == 0 and is_power_of_two(float(ball.high))
     )
-    several = call.weight is not None and not clips.is_power_of_two(scale.upstream)
-    scaled = not (call.plan.log_probabilities or clips.is_power_of_two(call.plan.scale))
+    several = call.weight is not None and not are_powers_of_two(scale.upstream)
+    scaled = not (call.plan.log_probabilities or is_power_of_two(call.plan.scale))
     return not (divides or several or scaled)
 
 
@@ -437,11 +435,6 @@ def integer(divisor: Divisor) -> int | None:
     high = float(ball.high)
     known = ball.low == 0 and ball.radius == 0 and high.is_integer() and 0 < high < _MOST_ROWS
     return int(high) if known else None
-
-
-def is_in_reach(x: float) -> bool:
-    """Whether a call as it is given may have this upstream gradient or pos_weight."""
-    return 1 / _REACH <= abs(x) <= _REACH
 
 
 def upstream_of(upstream: Any) -> float | None:

@@ -23,6 +23,7 @@ from unifiedloss.exact import counts, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall, exact_number, known_divisor
 from unifiedloss.exact.clips import clip_of
+from unifiedloss.exact.factors import are_in_reach, is_power_of_two
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import bits_of, from_bits, stored
 from unifiedloss.exact.scale import Scale
@@ -39,24 +40,14 @@ def takes(plan: Plan) -> bool:
     name = plan.spec.name
     if name not in _SUPPORTED or not has_part(name, "compiled"):
         return False
-    return _is_known(plan) and (plan.pos_weight is None or _in_reach(plan.pos_weight))
+    return _is_known(plan) and (plan.pos_weight is None or are_in_reach(plan.pos_weight))
 
 
 def _is_known(plan: Plan) -> bool:
     """Whether the loops know the dtype of a plan, its scale and what it adds to probabilities."""
-    if plan.predictions_dtype not in FORMS or plan.oracle_only or not _in_reach(plan.scale):
+    if plan.predictions_dtype not in FORMS or plan.oracle_only or not are_in_reach(plan.scale):
         return False
     return not plan.epsilon_added or 2.0**-100 <= plan.epsilon_added <= 2.0**-10
-
-
-def _in_reach(x: Any) -> bool:
-    """Whether numbers are 0, or from 2^-150 to 2^150 in size."""
-    size = np.abs(np.asarray(x, np.float64))
-    return bool(((size == 0) | (size >= 2.0**-150) & (size <= 2.0**150)).all())
-
-
-def _is_power_of_two(x: float) -> bool:
-    return x != 0 and abs(math.frexp(x)[0]) == 0.5
 
 
 @lru_cache(4096)
@@ -119,10 +110,10 @@ def with_factors(
     """
     numerator = upstream * call.loss_scale
     # A product with a power of two is exact.
-    others = arrays + sum(not _is_power_of_two(x) for x in (upstream, call.loss_scale))
+    others = arrays + sum(not is_power_of_two(x) for x in (upstream, call.loss_scale))
     wide = high * call.size
     exact = over is not None and Fraction(wide) == over * call.size
-    quotient = exact and not arrays and others == 0 and _is_power_of_two(wide)
+    quotient = exact and not arrays and others == 0 and is_power_of_two(wide)
     return dataclasses.replace(
         call,
         numerator=numerator,
@@ -182,7 +173,7 @@ def carry_out(
         read=NUMBERS[rows.dtype.name],
         target=number,
         loss_form=NUMBERS[dtype],
-        weight_is_exact=weights + (not _is_power_of_two(found.loss_scale)) <= 1,
+        weight_is_exact=weights + (not is_power_of_two(found.loss_scale)) <= 1,
     )
     factor = weight
     if scale is not None:

@@ -15,9 +15,10 @@ import numpy as np
 
 from unifiedloss.compiled import Total, Work
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import clips, counts, fast, loops
+from unifiedloss.exact import clips, counts, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, plain
+from unifiedloss.exact.factors import are_in_reach, is_power_of_two
 from unifiedloss.exact.rounding import from_bits, stored
 from unifiedloss.plan import Plan
 
@@ -77,7 +78,7 @@ def at_once(
     rows = np.require(loops.bits(predictions).reshape(n, width), requirements=("C", "A"))
     reduced = plan.spec.reduction != "none"
     over = (divisor or (n if plan.spec.reduction == "mean" else 1)) if reduced else 1
-    soft = clips.soft_of(module, plan, read, factor_is_exact=clips.is_power_of_two(over))
+    soft = clips.soft_of(module, plan, read, factor_is_exact=is_power_of_two(over))
     work = Work(
         predictions=rows,
         targets=read,
@@ -152,4 +153,4 @@ def _upstream(upstream: Any) -> Array | None:
     if given.dtype.kind != "f":
         return None
     wide = given.astype(np.float64).reshape(-1)
-    return wide if fast.in_reach(wide) else None
+    return wide if are_in_reach(wide) else None

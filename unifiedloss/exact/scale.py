@@ -10,6 +10,7 @@ import numpy as np
 
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, Floats, HostCall
+from unifiedloss.exact.factors import are_powers_of_two
 from unifiedloss.oracle.extended import extended, over, times
 from unifiedloss.plan import MAX_INTEGER_TARGET
 
@@ -66,7 +67,7 @@ class Scale:
         if mean:
             parts.append(np.atleast_1d(self.divisor.high))
         exact = not mean or (self.divisor.low == 0 and self.divisor.radius == 0)
-        return bool(exact and all((np.abs(np.frexp(x)[0]) == 0.5).all() for x in parts))
+        return bool(exact and all(map(are_powers_of_two, parts)))
 
     def float64(self, some: Any) -> Floats:
         """The scale of some positions, to a relative error of 4 u."""

@@ -18,9 +18,10 @@ import numpy as np
 from unifiedloss import compiled, host
 from unifiedloss.checks import extents
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import clips, counts, fast, loops, mixed
+from unifiedloss.exact import counts, loops, mixed
 from unifiedloss.exact.balls import Ball, two_sum
 from unifiedloss.exact.call import Array, Bools, Floats, known_divisor, plain
+from unifiedloss.exact.factors import are_in_reach, is_power_of_two
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import bits_of, from_bits, stored
 from unifiedloss.exact.sums import Sum, rounded
@@ -65,7 +66,7 @@ def _weights(x: Array, plan: Plan) -> Weights | None:
     """Weights, or None where one may count as 0 although it is not, is bad, or is out of reach."""
     each = np.ascontiguousarray(x, np.float64).reshape(-1)
     kept = each != 0
-    if not kept.any() or not fast.in_reach(each):
+    if not kept.any() or not are_in_reach(each):
         return None
     least = float(np.abs(each[kept]).min())
     by_weights = plan.spec.reduction == "mean" and plan.divisor == "weights"
@@ -143,7 +144,7 @@ def _computed(
     # A product of float32 numbers has no error, and so counts as one weight.
     count = 1 if all(np.array_equal(f.each, f.each.astype(np.float32)) for f in factors) else 2
     work = mixed.with_factors(call, u, exactly, count + (above is not None), high)
-    one_weight = count == 1 and clips.is_power_of_two(plan.scale)
+    one_weight = count == 1 and is_power_of_two(plan.scale)
     work = dataclasses.replace(work, weight_is_exact=one_weight)
     todo = None
     if not all(f.kept.all() for f in factors):
@@ -217,4 +218,4 @@ def _upstream(upstream: Any) -> tuple[float, Floats | None] | None:
         u = loops.upstream_of(upstream)
         return None if u is None else (u, None)
     each = plain(upstream).astype(np.float64).reshape(-1)
-    return (1.0, each) if fast.in_reach(each) else None
+    return (1.0, each) if are_in_reach(each) else None

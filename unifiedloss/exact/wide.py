@@ -18,6 +18,7 @@ from unifiedloss.compiled import wide
 from unifiedloss.exact import counts, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall
+from unifiedloss.exact.factors import is_in_reach
 from unifiedloss.exact.loops import constants
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.scale import Scale
@@ -42,7 +43,7 @@ def _is_plain(plan: Plan) -> bool:
     if plan.result_dtype != "float64" or not takes(plan) or not loops.is_plain(plan):
         return False
     parameter = losses.part(plan.spec.name, "compiled").parameter(plan)
-    return not parameter or loops.is_in_reach(parameter)
+    return not parameter or is_in_reach(parameter)
 
 
 def at_once(
