@@ -32,7 +32,7 @@ STRENGTHS = ("full", "test")
 ROWS = {
     ("numpy", "eager"): (1120, 1600),
     ("torch", "eager"): (1630, 2300),
-    ("torch", "aot_eager"): (390, 230),
+    ("torch", "aot_eager"): (390, 160),
     ("torch", "inductor"): (60, 85),
     ("tensorflow", "eager"): (1630, 2300),
     ("tensorflow", "function"): (390, 225),

@@ -115,7 +115,7 @@ def test_wrong_in_company_alone_is_a_failure(torch: Adapter) -> None:
 
 
 def test_modes_divide_the_compiled_cases() -> None:
-    """Each compiler compiles another quarter, and the representative cases."""
+    """Each compiler compiles another quarter, and the representative cases in one of its modes."""
     compiled = [case for case in all_cases() if case.compiled]
     representative = {case.name for case in compiled if case.representative}
     drawn = [
@@ -126,6 +126,8 @@ def test_modes_divide_the_compiled_cases() -> None:
     for one, other in combinations(drawn, 2):
         assert one & other == representative
     others = len(compiled) - len(representative)
+    alone = {case.name for case in compiled if Share.QUARTER_OF_OTHERS.has(case, "aot_eager")}
+    assert alone == drawn[0] - representative
     for quarter in drawn:
         assert others / 6 < len(quarter - representative) < others / 3
 

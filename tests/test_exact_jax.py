@@ -227,6 +227,7 @@ def test_nested_vmap_in_graph(in_graph: Callable[[], int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["index", "dense", "binary"])
+@pytest.mark.slow("labels, and dense targets in test_other_losses_in_graph", only=["dense"])
 @pytest.mark.usefixtures("in_graph")
 def test_eager_calls_that_keep_coming(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeated eager calls are compiled after a while, with the same bits and the same errors."""

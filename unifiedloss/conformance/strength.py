@@ -40,7 +40,8 @@ TEST = Strength("test", grouped=True, minutes=3)
 
 The other modes run only representative cases. JAX compiles eager calls too, so it runs a quarter of
 all cases, under `jit`. Each compiler runs another quarter, so together they run all of them, but
-for the cases in pieces, of which each takes as long as a group of others.
+for the cases in pieces, of which each takes as long as a group of others. Representative cases run
+in one mode of torch.compile, because its modes trace in the same way, which takes most of the time.
 """
 
 QUICK = Strength("quick", grouped=True, minutes=1)
@@ -86,6 +87,7 @@ class Share(Enum):
     QUARTER = "representative, and a quarter of the others"
     COMPILED = "compiled"
     QUARTER_OF_COMPILED = "representative, and a quarter of the other compiled ones"
+    QUARTER_OF_OTHERS = "a quarter of the compiled ones that are not representative"
     REPRESENTATIVE = "representative"
     QUARTER_OF_REPRESENTATIVE = "a quarter of the representative ones"
     NOTHING = "nothing"
@@ -94,11 +96,14 @@ class Share(Enum):
         """Whether this share has a case in the mode of that name."""
         if self is Share.NEW:
             return case.compiled or not case.of_backend
-        if self in (Share.QUARTER, Share.QUARTER_OF_COMPILED):
+        if self in (Share.QUARTER, Share.QUARTER_OF_COMPILED, Share.QUARTER_OF_OTHERS):
+            in_pieces = isinstance(case, CutCase)
+            if case.representative:
+                # A costly mode does not run cases in pieces.
+                return in_pieces or self is not Share.QUARTER_OF_OTHERS
             # A case in pieces compiles three programs, each with all pieces.
-            admitted = self is Share.QUARTER or (case.compiled and not isinstance(case, CutCase))
-            drawn = admitted and _quarter(case.name) == _quarter(mode)
-            return case.representative or drawn
+            admitted = self is Share.QUARTER or (case.compiled and not in_pieces)
+            return admitted and _quarter(case.name) == _quarter(mode)
         if self is Share.QUARTER_OF_REPRESENTATIVE:
             return case.representative and _quarter(case.name) == _quarter(mode)
         if self is Share.COMPILED:
@@ -159,4 +164,7 @@ def share(strength: Strength, adapter: Adapter, name: str, *, by_keras: bool, ex
         return Share.QUARTER_OF_REPRESENTATIVE
     if (declared and not mode.complete) or (exact and not mode.complete):
         return Share.REPRESENTATIVE
+    # The costly mode beside this one runs the representative cases, and traces in the same way.
+    if any(other.costly and not other.missing for other in modes.values()):
+        return Share.QUARTER_OF_OTHERS
     return Share.QUARTER_OF_COMPILED
