@@ -277,6 +277,50 @@ def test_jax_is_native_where_it_exports_known_shapes() -> None:
     assert differ  # so the bits tell which of the two was saved
 
 
+@pytest.mark.framework("jax")
+def test_jax_chooses_on_several_devices_too() -> None:
+    """Split by shardings or by jax.shard_map, a call is exact, and its exported program native."""
+    from tests.test_jax import run
+
+    run(
+        """
+        import jax, numpy as np, unifiedloss as ul
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+        z = 3 * np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+        y = np.arange(8, dtype=np.int32) % 5
+        forms = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (z, y)]
+        rows, both = P("d"), Mesh(np.array(jax.devices()), ("d",))
+        alone, split = Mesh(np.array(jax.devices()[:1]), ("d",)), NamedSharding(both, rows)
+        def programs(spec):
+            def mapped(mesh):
+                def step(z, y):
+                    return spec.replace(reduction="none")(z, y)
+                return jax.jit(
+                    jax.shard_map(step, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
+                )
+            for of in (spec, jax.value_and_grad(spec)):
+                yield jax.jit(of)
+                yield jax.jit(of, in_shardings=(split, split))
+            yield from (mapped(both), mapped(alone))
+        def bits(tree):
+            return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+        auto = ul.CrossEntropyLoss(from_logits=True, label_smoothing=0.25, rounding="auto")
+        each = zip(*(programs(auto.replace(rounding=r)) for r in ("auto", "exact", "native")))
+        differ = 0
+        for program, exact, native in each:
+            assert bits(program(z, y)) == bits(exact(z, y))
+            called = []
+            for saved in (jax.export.export(x)(*forms) for x in (program, native)):
+                shared = [split, split] if saved.nr_devices == 2 else None
+                called.append(bits(jax.jit(saved.call, in_shardings=shared)(z, y)))
+            assert called[0] == called[1]
+            differ += bits(exact(z, y)) != bits(native(z, y))
+        assert differ
+        """,
+        "--xla_force_host_platform_device_count=2",
+    )
+
+
 @pytest.mark.framework("tensorflow")
 def test_tensorflow_is_exact_and_native_where_it_saves(tmp_path: Path) -> None:
     """A saved model is loaded by processes that do not have unifiedloss."""

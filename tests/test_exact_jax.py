@@ -492,7 +492,8 @@ def test_export_is_refused() -> None:
         jax.export.export(jax.jit(CE.to("jax")))(*arguments)
     # With known shapes, JAX says only when it lowers a program that it exports it.
     known = jax.ShapeDtypeStruct((5, 3), float32), jax.ShapeDtypeStruct((5,), int32)
-    for function in (CE.to("jax"), jax.grad(CE.to("jax")), CE.value_and_grad):
+    functions = CE.to("jax"), jax.grad(CE.to("jax")), CE.value_and_grad, CE.totals
+    for function in (*functions, lambda z, y: CE.result(CE.totals(z, y))):
         with pytest.raises(ul.UnsupportedError, match=r"jax\.export"):
             jax.export.export(jax.jit(function))(*known)
 

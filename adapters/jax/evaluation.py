@@ -137,7 +137,7 @@ def _compiled(
     if split is not None:
         return rows.run(plan, split, arrays, _in_program, gradient=gradient)
     *tensors, divisor = arrays
-    if exported.has_choice(plan, divisor is not None) and not manual.axes(*tensors):
+    if exported.has_choice(plan, divisor is not None):
         exactly = partial(_in_width, plan, gradient)
         return exported.exact_unless_exported(exactly, plan, _forms(plan, gradient), *tensors)
     return _in_program(plan, gradient, *arrays)
@@ -216,7 +216,7 @@ def on_host(job: Any, *arrays: Any) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _on_host_compiled(job: Any, split: Any, *arrays: Any) -> Array:
-    given = [None if x is None else lax.stop_gradient(x) for x in arrays]
+    given = [None if x is None else exported.never(lax.stop_gradient(x)) for x in arrays]
     return callback.run_job(job, given) if split is None else rows.run_job(job, split, given)
 
 

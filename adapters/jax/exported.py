@@ -17,7 +17,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from unifiedloss.adapters.jax import native, ops
+from unifiedloss.adapters.jax import manual, native, ops
 from unifiedloss.errors import UnsupportedError
 from unifiedloss.plan import Plan, natively
 
@@ -52,12 +52,14 @@ def exact_unless_exported(
     """What `exactly` computes of the arrays, or the native results in an exported program."""
     given = tuple(x is not None for x in arrays)
     call = Call(exactly, plan, given, tuple((x.shape, x.dtype) for x in forms))
-    return tuple(_choice_p.bind(*(x for x in arrays if x is not None), call=call))
+    present = [x for x in arrays if x is not None]
+    found = _choice_p.bind(*present, call=call)
+    return tuple(manual.varying(x, manual.axes(*present)) for x in found)
 
 
 def has_choice(plan: Plan, divisor: bool) -> bool:
     """Whether an exported program has the native results of a call; not with a given divisor."""
-    return plan.by_auto and not divisor and jax.device_count() == 1
+    return plan.by_auto and not divisor
 
 
 def is_exported(context: Any) -> bool:
@@ -71,6 +73,18 @@ def refuse(lowered: Any, context: Any, *operands: Any, call: Any) -> Any:
     if is_exported(context) and not has_choice(call.plan, call.given[4]):
         raise UnsupportedError(NO_EXPORT)
     return lowered(context, *operands, call=call)
+
+
+def never(x: Array) -> Array:
+    """An array as it is, for a program that raises an error if it is exported."""
+    found: Array = _never_p.bind(x)
+    return found
+
+
+def _lowered_never(context: Any, x: Any) -> list[Any]:
+    if is_exported(context):
+        raise UnsupportedError(NO_EXPORT)
+    return [x]
 
 
 def _exact(call: Call, *present: Any) -> list[Array]:
@@ -110,3 +124,9 @@ _choice_p.def_impl(partial(_mapped, _exact))
 _choice_p.def_abstract_eval(lambda *_, call: [ShapedArray(*form) for form in call.forms])
 mlir.register_lowering(_choice_p, _lowered)
 batching.primitive_batchers[_choice_p] = _batched
+
+_never_p = Primitive("unifiedloss_never_exported")
+_never_p.def_impl(lambda x: x)
+_never_p.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_never_p, _lowered_never)
+batching.primitive_batchers[_never_p] = lambda arrays, axes: (_never_p.bind(*arrays), *axes)
