@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,7 @@ from unifiedloss.exact.call import (
     known_divisor,
     plain,
 )
+from unifiedloss.exact.request import Request
 from unifiedloss.exact.rooms import aligned
 from unifiedloss.exact.rounding import bits_of, stored
 from unifiedloss.exact.scale import Scale
@@ -106,49 +106,40 @@ def evaluate(
         more: Any = {"gradient": gradient, "exp": exp, "threads": threads}
         value, slopes = evaluate(as_read(plan), p, t, w, mask, upstream, divisor, **more)
         return value, None if slopes is None else casts.returned(plan, slopes, out)
-    if sample_weight is None and mask is None:
-        given = plan, predictions, targets, upstream, out, threads, divisor
-        found = _at_once(*given, gradient=gradient)
-        if found is None:
-            found = mixed.at_once(*given, some_rows, gradient=gradient)
-        if found is not None:
-            return found
-    elif sample_weight is not None and divisor is None and plan.element_weights is not None:
-        tensors = predictions, targets, sample_weight, mask
-        more = upstream, out, threads, some_rows
-        found = two_weights.at_once(plan, *tensors, *more, gradient=gradient)
-        if found is not None:
-            return found
     arrays = predictions, targets, sample_weight, mask, upstream, divisor
-    by_tiers = partial(_by_tiers, gradient=gradient, exp=exp, out=out, threads=threads)
-    return host.run(by_tiers, plan, *arrays)
+    request = Request(*arrays, gradient, out, threads or own_threads.number())
+    found = _at_once(plan, request)
+    return host.run(_by_tiers, plan, request, exp) if found is None else found
 
 
-def _by_tiers(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    sample_weight: Array | None,
-    mask: Array | None,
-    upstream: Array | float | None,
-    divisor: Array | None,
-    *,
-    gradient: bool,
-    exp: Callable[..., Any],
-    out: Array | None,
-    threads: int | None,
-) -> tuple[Array, Array | None]:
+def _at_once(plan: Plan, request: Request) -> tuple[Array, Array | None] | None:
+    """Compute the results of `evaluate` from the arrays as they are given.
+
+    Returns:
+        The results, or None if no loop computes this call, or its sum is undecided.
+    """
+    if request.sample_weight is None and request.mask is None:
+        found = _by_loop(plan, request)
+        return mixed.at_once(plan, request, some_rows) if found is None else found
+    if request.sample_weight is None or request.divisor is not None:
+        return None
+    return two_weights.at_once(plan, request, some_rows)
+
+
+def _by_tiers(plan: Plan, request: Request, exp: Callable[..., Any]) -> tuple[Array, Array | None]:
     """Compute the results of `evaluate` in a thread that keeps subnormal numbers."""
+    gradient, out = request.gradient, request.out
     if plan.oracle_only or not has_part(plan.spec.name, "exact"):
-        value, slope = by_oracle.evaluate(
-            plan, predictions, targets, sample_weight, mask, upstream, divisor, gradient=gradient
-        )
+        value, slope = by_oracle.evaluate(plan, *request.arrays, gradient=gradient)
         if slope is not None and out is not None:
             slope = _written(out, slope)
         return value, slope
+    predictions, targets, sample_weight, mask, upstream, divisor = request.arrays
     with np.errstate(all="ignore"):
         given = None if divisor is None else known_divisor(exact_number(divisor))
-        call = HostCall(plan, predictions, targets, sample_weight, mask, exp, threads, given)
+        call = HostCall(
+            plan, predictions, targets, sample_weight, mask, exp, request.threads, given
+        )
         return _carry_out(call, upstream, out, gradient=gradient)
 
 
@@ -254,34 +245,20 @@ def _written(out: Array, x: Array) -> Array:
     return out
 
 
-def _at_once(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    out: Array | None,
-    threads: int | None,
-    divisor: Array | None,
-    *,
-    gradient: bool,
-) -> tuple[Array, Array | None] | None:
-    """Compute the results of `evaluate` by a compiled loop, and the rest by the other tiers.
-
-    Returns:
-        The results, or None if no loop computes this call, or its sum is undecided.
-    """
+def _by_loop(plan: Plan, request: Request) -> tuple[Array, Array | None] | None:
+    """`_at_once` by a loop of whole rows, or of float32 or float64 numbers."""
+    predictions, targets, upstream = request.predictions, request.targets, request.upstream
     count = None
-    if divisor is not None:
-        count = loops.integer(known_divisor(host.run(exact_number, divisor)))
+    if request.divisor is not None:
+        count = loops.integer(known_divisor(host.run(exact_number, request.divisor)))
         if count is None:
             return None
     ready = loops.ready_for(plan, predictions, targets)
     if ready is None and not rows.takes(plan):
-        given = plan, predictions, targets, upstream, out, threads, some_rows
-        return wide.at_once(*given, gradient=gradient) if divisor is None else None
+        return wide.at_once(plan, request, some_rows) if count is None else None
     if ready is None:
-        slopes = _room_for(plan, predictions, out) if gradient else None
-        arrays = predictions, targets, upstream, count, slopes, threads, some_rows
+        slopes = request.room(bits_of(plan.predictions_dtype))
+        arrays = predictions, targets, upstream, count, slopes, request.threads, some_rows
         found = host.run(rows.at_once, plan, *arrays)
         return None if found is None else (found, slopes)
     if count is not None:
@@ -289,7 +266,7 @@ def _at_once(
     u = loops.upstream_of(upstream)
     if u is None:
         return None
-    slopes = _room_for(plan, predictions, out) if gradient else None
+    slopes = request.room(bits_of(plan.predictions_dtype))
     value = np.empty((), np.float32)
     left = compiled.call(
         ready.fixed,
@@ -298,7 +275,7 @@ def _at_once(
         targets,
         0 if slopes is None else slopes,
         value,
-        threads or own_threads.number(),
+        request.threads,
     )
     if left is not None:
         finished = host.run(finish, ready, left, predictions, targets, u, slopes)
@@ -306,11 +283,6 @@ def _at_once(
             return None
         value[...] = finished
     return value, slopes
-
-
-def _room_for(plan: Plan, predictions: Array, out: Array | None) -> Array:
-    form = bits_of(plan.predictions_dtype)
-    return aligned(predictions.shape, form) if out is None else out.view(form)
 
 
 def finish(

@@ -24,7 +24,7 @@ from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall, exact_number, known_divisor
 from unifiedloss.exact.clips import clip_of
 from unifiedloss.exact.factors import are_in_reach, is_power_of_two
-from unifiedloss.exact.rooms import aligned
+from unifiedloss.exact.request import Request
 from unifiedloss.exact.rounding import bits_of, from_bits, stored
 from unifiedloss.exact.scale import Scale
 from unifiedloss.losses import has_part
@@ -359,52 +359,35 @@ def _without_losses(call: Mixed) -> Mixed:
 
 
 def at_once(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    out: Array | None,
-    threads: int | None,
-    divisor: Array | None,
-    some_rows: Callable[..., Any],
-    *,
-    gradient: bool,
+    plan: Plan, request: Request, some_rows: Callable[..., Any]
 ) -> tuple[Array, Array | None] | None:
     """The results of `unifiedloss.exact.evaluate` of a call without weights and masks.
 
     Args:
-        plan: as for `evaluate`, like the following.
-        predictions: predictions.
-        targets: targets.
-        upstream: upstream gradient.
-        out: array for the gradient.
-        threads: the most threads.
-        divisor: divides the sum.
+        plan: the plan of the call.
+        request: the call.
         some_rows: computes rows of a call, `unifiedloss.exact.kernel.some_rows`.
-        gradient: whether to compute the gradient.
 
     Returns:
         The results, or None if no loop computes this call, or its sum is undecided.
     """
+    predictions, targets, upstream = request.predictions, request.targets, request.upstream
     known = ready_for(plan, predictions, targets)
     if known is None:
         return None
-    if divisor is not None:
-        count = loops.integer(known_divisor(host.run(exact_number, divisor)))
+    if request.divisor is not None:
+        count = loops.integer(known_divisor(host.run(exact_number, request.divisor)))
         if count is None:
             return None
         known = known._replace(divisor=count)
     above = upstream_of(known, upstream)
     if above is None:
         return None
-    slopes = None
-    if gradient:
-        form = bits_of(plan.predictions_dtype)
-        slopes = aligned(predictions.shape, form) if out is None else out.view(form)
+    slopes = request.room(bits_of(plan.predictions_dtype))
     terms = None if known.is_reduced else np.empty(known.call.n, bits_of(plan.result_dtype))
     arrays = predictions, targets, terms, slopes
     addresses: Any = tuple(map(compiled.address, arrays))
-    total, left = run(known, addresses, above, threads or own_threads.number())
+    total, left = run(known, addresses, above, request.threads)
     given = predictions, targets, upstream, terms, slopes
     value = host.run(finish, known, total, left, some_rows, *given)
     return None if value is None else (value, slopes)

@@ -10,19 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from unifiedloss import compiled, host
 from unifiedloss.checks import extents
-from unifiedloss.compiled import threads as own_threads
 from unifiedloss.exact import counts, loops, mixed
 from unifiedloss.exact.balls import Ball, two_sum
 from unifiedloss.exact.call import Array, Bools, Floats, known_divisor, plain
 from unifiedloss.exact.factors import are_in_reach, is_power_of_two
-from unifiedloss.exact.rooms import aligned
+from unifiedloss.exact.request import Request
 from unifiedloss.exact.rounding import bits_of, from_bits, stored
 from unifiedloss.exact.sums import Sum, rounded
 from unifiedloss.plan import Plan
@@ -76,22 +75,14 @@ def _weights(x: Array, plan: Plan) -> Weights | None:
 
 
 def at_once(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    sample_weight: Array,
-    mask: Array | None,
-    upstream: Any,
-    out: Array | None,
-    threads: int | None,
-    some_rows: Callable[..., tuple[Array, Array | None]],
-    *,
-    gradient: bool,
+    plan: Plan, request: Request, some_rows: Callable[..., tuple[Array, Array | None]]
 ) -> tuple[Array, Array | None] | None:
-    """The results of `unifiedloss.exact.evaluate` of such a call.
+    """The results of `unifiedloss.exact.evaluate` of such a call, without a divisor.
 
-    The arguments are its own, and a function that computes elements that the loop leaves undecided:
-    `unifiedloss.exact.kernel.some_rows`.
+    Args:
+        plan: the plan of the call.
+        request: the call; it has sample weights.
+        some_rows: computes elements that the loop leaves undecided, as for `mixed.at_once`.
 
     Returns:
         The results, or None if another way must compute them: a loop does not read the arrays, the
@@ -100,28 +91,20 @@ def at_once(
     of_elements = _of_elements(plan)
     if of_elements is None or not compiled.is_available() or "fast" in counts.skipped_tiers:
         return None
-    if sample_weight.dtype.kind in "iu" or not mixed.are_readable(plan, predictions, targets):
+    if request.sample_weight.dtype.kind in "iu":  # type: ignore[union-attr]
         return None
-    run = partial(_computed, threads=threads, some_rows=some_rows, gradient=gradient)
-    return host.run(
-        run, plan, of_elements, predictions, targets, sample_weight, mask, upstream, out
-    )
+    if not mixed.are_readable(plan, request.predictions, request.targets):
+        return None
+    return host.run(_computed, plan, of_elements, request, some_rows)
 
 
 def _computed(
     plan: Plan,
     of_elements: Weights,
-    predictions: Array,
-    targets: Array,
-    sample_weight: Array,
-    mask: Array | None,
-    upstream: Any,
-    out: Array | None,
-    *,
-    threads: int | None,
+    request: Request,
     some_rows: Callable[..., tuple[Array, Array | None]],
-    gradient: bool,
 ) -> tuple[Array, Array | None] | None:
+    predictions, targets, sample_weight, mask, upstream, _ = request.arrays
     call: Any = mixed.of_arrays(plan)
     weights, present = plain(sample_weight), call.n
     if mask is not None:
@@ -149,10 +132,7 @@ def _computed(
     todo = None
     if not all(f.kept.all() for f in factors):
         todo = np.logical_and.outer(*(f.kept for f in factors)).reshape(-1)
-    slopes = terms = None
-    if gradient:
-        form = bits_of(plan.predictions_dtype)
-        slopes = aligned(predictions.shape, form) if out is None else out.view(form)
+    slopes, terms = request.room(bits_of(plan.predictions_dtype)), None
     if plan.spec.reduction == "none":
         terms = np.empty(predictions.shape, bits_of(plan.result_dtype))
     for x in (slopes, terms):
@@ -166,7 +146,7 @@ def _computed(
         todo=compiled.address(todo),
         weight=compiled.address(weight),
         factor=compiled.address(factor),
-        threads=threads or own_threads.number(),
+        threads=request.threads,
     )
     if total.left:
         if isinstance(plan.pos_weight, tuple):
@@ -176,7 +156,7 @@ def _computed(
         own = _of_some(plan, of_elements.each[columns])
         single = u if above is None else above[left]
         weight = of_samples.each[rows]
-        found, some = some_rows(own, *of_rows, divisor, single, weight, gradient=gradient)
+        found, some = some_rows(own, *of_rows, divisor, single, weight, gradient=request.gradient)
         total = total.plus(found.tolist())
         if slopes is not None and some is not None:
             slopes.reshape(-1)[left] = some[:, 0]

@@ -20,7 +20,7 @@ from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, Bools, HostCall
 from unifiedloss.exact.factors import is_in_reach
 from unifiedloss.exact.loops import constants
-from unifiedloss.exact.rooms import aligned
+from unifiedloss.exact.request import Request
 from unifiedloss.exact.scale import Scale
 from unifiedloss.exact.sums import Sum, quotient
 from unifiedloss.losses import has_part
@@ -47,24 +47,19 @@ def _is_plain(plan: Plan) -> bool:
 
 
 def at_once(
-    plan: Plan,
-    predictions: Array,
-    targets: Array,
-    upstream: Any,
-    out: Array | None,
-    threads: int | None,
-    some_rows: Callable[..., tuple[Array, Array | None]],
-    *,
-    gradient: bool,
+    plan: Plan, request: Request, some_rows: Callable[..., tuple[Array, Array | None]]
 ) -> tuple[Array, Array | None] | None:
-    """Compute a call without weights and masks by a loop.
+    """Compute a call without weights, masks and a divisor by a loop.
 
-    The arguments are those of `unifiedloss.exact.evaluate`, and a function that computes the rows
-    that the loop leaves undecided.
+    Args:
+        plan: the plan of the call.
+        request: the call.
+        some_rows: computes rows that the loop leaves undecided, as for `mixed.at_once`.
 
     Returns:
         The loss and the gradient, or None if no loop computes this call.
     """
+    predictions, targets, upstream = request.predictions, request.targets, request.upstream
     if plan.predictions_dtype != "float64" or not compiled.is_available() or not _is_plain(plan):
         return None
     labels = plan.kind == "index"
@@ -77,9 +72,7 @@ def at_once(
     u: Any = loops.upstream_of(upstream) if not none or upstream is None else _each(upstream)
     if u is None or "fast" in counts.skipped_tiers:
         return None
-    slopes = None
-    if gradient:
-        slopes = aligned(predictions.shape, predictions.dtype) if out is None else out
+    slopes = request.room(predictions.dtype)
     assert plan.count is not None
     n, width = plan.count, plan.classes or 1
     count = n if plan.spec.reduction == "mean" else 1
@@ -97,11 +90,11 @@ def at_once(
         upstream=u,
         divisor=(float(count), 0.0, 0.0),
         parameter=losses.part(plan.spec.name, "compiled").parameter(plan),
-        threads=threads or own_threads.number(),
+        threads=request.threads,
     )
     divisor = (Ball(np.float64(count)), lambda: Fraction(count))
     if found:
-        compute = partial(some_rows, gradient=gradient)
+        compute = partial(some_rows, gradient=request.gradient)
         above = u[left] if np.ndim(u) else u
         terms[left], some = host.run(compute, plan, rows[left], targets[left], divisor, above)
         if of_rows is not None:
