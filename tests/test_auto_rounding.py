@@ -226,6 +226,37 @@ def test_torch_is_exact_except_under_a_transform_in_a_compiler() -> None:
     assert "unifiedloss" not in str(program.graph)
 
 
+@pytest.mark.framework("torch")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_chooses_as_an_eager_call(dynamic: bool) -> None:
+    """A compiler that cannot trace the choice gets it as a constant, whatever the form."""
+    import torch
+
+    p, t = torch.tensor(Z).softmax(-1), torch.tensor(Z[::-1].copy()).softmax(-1)
+    y, weight = torch.tensor(Y), torch.arange(6.0)
+    squared = ul.MeanSquaredError(element_weights=(1, 2, 3, 4, 5), rounding="auto")
+    calls: list[tuple[ul.Loss, tuple[Any, ...], dict[str, Any]]] = [
+        (AUTO.replace(from_logits=False), (p, t), {}),
+        (SMOOTHED, (p.double(), y), {}),
+        (squared, (p, t), {"sample_weight": weight}),
+        (squared.replace(average_last_axis=True), (p, t), {"sample_weight": weight}),
+    ]
+
+    def together() -> list[Any]:
+        losses = [spec(*tensors, **more) for spec, tensors, more in calls]
+        return [*losses, AUTO.divisor_of(y)]
+
+    # The backend "eager", because only tracing differs.
+    compiled = torch.compile(together, backend="eager", fullgraph=True, dynamic=dynamic)
+    plans = [registry.adapter("torch").plan(spec, *x, m.get("sample_weight"), None)
+             for spec, x, m in calls]  # fmt: skip
+    exact = [plan.exact for plan in plans]
+    assert exact == [True, False, True, False]
+    for found, wanted, same in zip(compiled(), together(), [*exact, True], strict=True):
+        torch.testing.assert_close(found, wanted)
+        assert torch.equal(found, wanted) or not same
+
+
 def _Module() -> Any:  # noqa: N802 - torch is not imported yet
     import torch
 

@@ -561,7 +561,10 @@ class Adapter(ABC):
         self, spec: Loss, tensors: Sequence[Array | None], plan_of: Callable[[Loss], Plan]
     ) -> Plan:
         setting = self.setting(*tensors) if spec.rounding == "auto" else None
-        return auto_rounding.planned(spec, setting, plan_of)
+        return auto_rounding.planned(spec, setting, plan_of, self.why_native)
+
+    why_native = staticmethod(auto_rounding.why_native)
+    """Override it if a compiler cannot trace it."""
 
     def setting(self, *tensors: Array | None) -> Setting:
         """Where a call runs, as far as ``rounding="auto"`` depends on it.

@@ -145,22 +145,40 @@ TABLE = (
 """The calls that are native. The first row that fits gives the reason."""
 
 
-def planned(spec: Loss, setting: Setting | None, plan_of: Callable[[Loss], Plan]) -> Plan:
+def why_native(plan: Plan, setting: Setting) -> str:
+    """Why a call is native, in words; empty if it is exact.
+
+    Args:
+        plan: the native plan of the call.
+        setting: where it runs.
+    """
+    for row in TABLE:
+        if row.fits(plan, setting):
+            return f"native: {row.what}; rounding='exact' {row.exact}"
+    return ""
+
+
+def planned(
+    spec: Loss,
+    setting: Setting | None,
+    plan_of: Callable[[Loss], Plan],
+    reason: Callable[[Plan, Setting], str] = why_native,
+) -> Plan:
     """The plan of a call, for whichever rounding its spec has.
 
     Args:
         spec: the spec.
         setting: where the call runs; only ``rounding="auto"`` needs it.
         plan_of: makes the plan of the call for a spec.
+        reason: computes `why_native`, for compilers that cannot trace it.
     """
     if spec.rounding != "auto":
         return plan_of(spec)
     assert setting is not None
     plan = plan_of(spec.rounded("native"))
-    for row in TABLE:
-        if row.fits(plan, setting):
-            why = f"native: {row.what}; rounding='exact' {row.exact}"
-            return replace(plan, why=why, by_auto=True)
+    why = reason(plan, setting)
+    if why:
+        return replace(plan, why=why, by_auto=True)
     why = f"exact: {plan.predictions_dtype} predictions on the CPU"
     return replace(plan_of(spec.rounded("exact")), why=why, by_auto=True)
 

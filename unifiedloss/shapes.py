@@ -182,7 +182,8 @@ def _check_element_weights(weights: Shape, shape: Shape) -> None:
     fits = len(weights) <= len(shape)
     if fits:
         last = shape[len(shape) - len(weights) :]
-        fits = all(n in (1, m) or m is None for n, m in zip(weights, last, strict=True))
+        # Not `n in (1, m)`, which torch.compile takes to be false if m is a symbol.
+        fits = all(n == 1 or m is None or n == m for n, m in zip(weights, last, strict=True))
     if not fits:
         msg = Message.ELEMENT_WEIGHTS.format(weights=describe(weights), predictions=describe(shape))
         raise SpecValueError(msg)

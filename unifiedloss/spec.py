@@ -264,6 +264,13 @@ class Loss(Record, Evaluable):
         """
         return False
 
+    def __init__(self, /, **given: Any) -> None:
+        super().__init__(**given)
+        if self.rounding == "auto":
+            # Now, because torch.compile with dynamic=True cannot trace the checks of the fields.
+            self.rounded("native")
+            self.rounded("exact")
+
     @property
     def summed(self) -> Self:
         """This spec with the reduction "sum"."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from unifiedloss.adapter import Adapter, Mode
-from unifiedloss.adapters.torch import exact, kernels, objects, ops
+from unifiedloss.adapters.torch import auto, exact, kernels, objects, ops
 from unifiedloss.adapters.torch.local import LocalParts
 from unifiedloss.auto_rounding import Setting
 from unifiedloss.errors import UnknownTensorError, UnsupportedError
@@ -60,6 +60,7 @@ class TorchAdapter(Adapter):
     tensor_type = Tensor
     ops: ClassVar[Any] = ops
     kernels: ClassVar[Any] = kernels
+    why_native = staticmethod(auto.why_native)
     exact_reads_memory = True  # compilers store what an operator of another library reads
 
     def version(self) -> str:
@@ -304,7 +305,9 @@ class TorchAdapter(Adapter):
         if torch.compiler.is_compiling():  # see `plan`
             tensors = targets, sample_weight, mask
             signatures: Any = [None if x is None else self.signature(x) for x in tensors]
-            return resolve_divisor(spec, *signatures, dtype=dtype)
+            return self._planned(
+                spec, tensors, lambda known: resolve_divisor(known, *signatures, dtype=dtype)
+            )
         return super().plan_of_divisor(spec, targets, sample_weight, mask, dtype)
 
     def exact(

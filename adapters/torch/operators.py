@@ -46,16 +46,16 @@ def are_memory(*tensors: Any) -> bool:
 
 def text_of(spec: Loss) -> str:
     """The spec as text, made with repr because torch.compile cannot trace the module json."""
-    return repr({name: _constant(value) for name, value in spec.to_dict().items()})
+    return repr({name: constant(value) for name, value in spec.to_dict().items()})
 
 
-def _constant(x: Any) -> Any:
+def constant(x: Any) -> Any:
     """`x` with its numbers made constant.
 
     Under ``dynamic=True`` torch.compile traces a spec's numbers as symbols, whose text is unknown.
     """
     if isinstance(x, list):
-        return [_constant(each) for each in x]
+        return [constant(each) for each in x]
     if isinstance(x, float):
         numerator, denominator = x.as_integer_ratio()
         return numerator / denominator  # the same number, and constant
@@ -68,12 +68,13 @@ known_text = lru_cache(_MAX_SPECS)(text_of)
 
 
 @lru_cache(_MAX_SPECS)
-def _spec(text: str) -> Loss:
+def spec_of(text: str) -> Loss:
+    """The spec that `text_of` wrote."""
     return from_dict(ast.literal_eval(text))
 
 
 def plan_of(text: str, *tensors: Any) -> Plan:
-    return adapter().plan(_spec(text), *tensors)
+    return adapter().plan(spec_of(text), *tensors)
 
 
 def adapter() -> Any:
