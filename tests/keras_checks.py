@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -40,6 +41,9 @@ if keras.backend.backend() == "tensorflow":
     # Split the CPU into two devices to distribute to; this must happen before TensorFlow starts.
     (_cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+else:
+    # When Keras saves a model it imports TensorFlow, if it can, to recognize TensorFlow's types.
+    sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
 
 ADAPTER = registry.adapter("keras")
 BACKEND = registry.adapter(keras.backend.backend())
