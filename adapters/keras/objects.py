@@ -74,6 +74,8 @@ class KerasLoss(keras.losses.Loss):
         SpecValueError: `global_mean` with a spec that is no mean.
     """
 
+    autograph_info__ = None  # see `unifiedloss.autograph.no_autograph`
+
     def __init__(self, spec: Loss, name: str | None = None, *, global_mean: bool = False) -> None:
         if global_mean and spec.reduction != "mean":
             msg = (
