@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from unifiedloss.conformance import processes
 from unifiedloss.conformance.processes import Place
 
-
 _IN_THIS_PROCESS = """
 sys.argv = ["unifiedloss", *{arguments!r}]
 try:
