@@ -18,10 +18,11 @@ from unifiedloss.conformance.processes import Place
 
 _IN_THIS_PROCESS = """
 sys.argv = ["unifiedloss", *{arguments!r}]
-try:
-    runpy.run_module("unifiedloss", run_name="__main__")
-except SystemExit as done:
-    assert done.code in (None, 0, 1), done.code
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    try:
+        runpy.run_module("unifiedloss", run_name="__main__")
+    except SystemExit as done:
+        assert done.code in (None, 0, 1), said.getvalue()
 """
 
 
@@ -36,7 +37,7 @@ def of_commands(body: str) -> str:
         ValueError: a line is no such command.
     """
     apart = os.environ.get("UNIFIEDLOSS_STRENGTH") == "all"
-    lines = ["import subprocess, sys"] if apart else ["import runpy, sys"]
+    lines = ["import subprocess, sys"] if apart else ["import contextlib, io, runpy, sys"]
     for line in body.replace("\\\n", " ").splitlines():
         prompt, program, *arguments = shlex.split(line)
         if (prompt, program) != ("$", "unifiedloss"):
