@@ -7,30 +7,16 @@ them is that to the logits. The optimizer assigns the gradient to the weights.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 import unifiedloss as ul
-from tests.replica_batch import CLASSES, FEATURES, LABELS, LOGITS, ROWS
+from tests.replica_batch import CLASSES, FEATURES, LABELS, LOGITS, ROWS, Fit
 
 NATIVE: Any = ul.CrossEntropyLoss(from_logits=True, ignore_index=-100)
 EXACT: Any = NATIVE.replace(rounding="exact")
-
-
-class Fit(NamedTuple):
-    """What `fit` found.
-
-    Attributes:
-        loss: the loss that Keras reports.
-        gradient: the gradient to the weights.
-        where: for each axis of the weights the axis of a JAX mesh that shares it.
-    """
-
-    loss: float
-    gradient: Any
-    where: tuple[str | None, ...]
 
 
 class Assign(keras.optimizers.Optimizer):

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests import replica_jobs
-from tests.keras_fit import EXACT, NATIVE, Fit, fit, model_of
-from tests.replica_batch import FEATURES, LABELS, WEIGHTS
+from tests.keras_fit import EXACT, NATIVE, fit, model_of
+from tests.replica_batch import FEATURES, LABELS, WEIGHTS, Fit
 from unifiedloss.adapters.tensorflow import engine
 from unifiedloss.conformance.processes import Place
 

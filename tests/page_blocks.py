@@ -16,22 +16,37 @@ from collections.abc import Sequence
 from unifiedloss.conformance import processes
 from unifiedloss.conformance.processes import Place
 
+_IN_THIS_PROCESS = """
+sys.argv = ["unifiedloss", *{arguments!r}]
+with contextlib.redirect_stderr(io.StringIO()) as said:
+    try:
+        runpy.run_module("unifiedloss", run_name="__main__")
+    except SystemExit as done:
+        assert done.code in (None, 0, 1), said.getvalue()
+"""
+
 
 def of_commands(body: str) -> str:
     """Code that runs the commands of a block, each a line that begins with ``$ unifiedloss``.
 
     It prints what they print. Their exit status may be 0 or 1, which says that something differs.
+    They run in the process of the page, which has loaded the frameworks; with --strength all each
+    is a process of its own.
 
     Raises:
         ValueError: a line is no such command.
     """
-    lines = ["import subprocess, sys"]
+    apart = os.environ.get("UNIFIEDLOSS_STRENGTH") == "all"
+    lines = ["import subprocess, sys"] if apart else ["import contextlib, io, runpy, sys"]
     for line in body.replace("\\\n", " ").splitlines():
         prompt, program, *arguments = shlex.split(line)
         if (prompt, program) != ("$", "unifiedloss"):
             msg = f"a console block that runs has lines '$ unifiedloss ...' alone, not {line!r}"
             raise ValueError(msg)
         command = [sys.executable, "-m", "unifiedloss", *arguments]
+        if not apart:
+            lines.append(f"exec({_IN_THIS_PROCESS.format(arguments=arguments)!r})")
+            continue
         lines += [
             f"done = subprocess.run({command!r}, capture_output=True, text=True)",
             "assert done.returncode < 2, done.stderr",

@@ -5,6 +5,7 @@ The processes run functions of tests/distributed_jobs.py, which say what is chec
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ _STEP = 8
 """Every so many of the cases run in `make test`."""
 
 
+@cache
 def _of_classes() -> list[Case]:
     """Some cases of logits and a class axis."""
     able = [

@@ -1,15 +1,18 @@
 """The examples print true claims: the same curves, and the same bits, in all frameworks.
 
-tests/test_docs.py checks that they run.
+tests/test_docs.py checks that they run. Here both run in one process, with a namespace each,
+because a process spends most of its time importing the frameworks.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -64,18 +67,15 @@ assert example["compare"]("right", small, example["digits_quality"])
 other = dataclasses.replace(small, loss_object=small.loss_object.replace(label_smoothing=1e-4))
 assert not example["compare"]("wrong", other, example["digits_quality"])
 """
-"""The example, and then its check, which must fail for a label smoothing of 1e-4 in two frameworks.
-
-Both run in one process, because a process spends most of its time importing the frameworks.
-"""
+"""The example, and then its check, which must fail for a label smoothing of 1e-4."""
 
 
 @all_frameworks
-def test_curves_agree(tmp_path: Path) -> None:
+def test_curves_agree(ran: dict[Path, Ran]) -> None:
     """The curves fall and agree up to the rounding of float32; the check finds a difference."""
-    done = run("-c", SWITCH, str(EXAMPLE), folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    printed, _, checked = done.stdout.partition("END OF THE EXAMPLE\n")
+    done = ran[EXAMPLE]
+    assert done.error == "", done.printed + done.error
+    printed, _, checked = done.printed.partition("END OF THE EXAMPLE\n")
     digits, diabetes = tables(printed)
     for table, quality in ((digits, "accuracy"), (diabetes, "R squared")):
         curves = [numbers for label, numbers in table.items() if label.isdigit()]
@@ -132,15 +132,49 @@ example["main"]()
 """
 """The example, and then its check, which must fail for a native loss and for one wrong bit."""
 
+BOTH = """
+import contextlib, io, json, sys, traceback
+found = []
+for example, program in json.loads(sys.argv[1]):
+    sys.argv[1:], error = [example], ""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            exec(program, {"__name__": "__main__"})
+        except BaseException:
+            error = traceback.format_exc()
+    found.append([out.getvalue(), error])
+print(json.dumps(found))
+"""
+"""Runs each program with its example, and prints what each prints and how it ends."""
+
+
+class Ran(NamedTuple):
+    """What an example printed, and the traceback with which it ended."""
+
+    printed: str
+    error: str
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Ran]:
+    """Both examples, with their checks."""
+    programs = {EXAMPLE: SWITCH, SAME_BITS: SAME}
+    given = json.dumps([(str(example), program) for example, program in programs.items()])
+    done = run("-c", BOTH, given, folder=tmp_path_factory.mktemp("examples"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {example: Ran(*each) for example, each in zip(programs, found, strict=True)}
+
 
 @four_frameworks
-def test_same_bits(tmp_path: Path) -> None:
+def test_same_bits(ran: dict[Path, Ran]) -> None:
     """Exact mode trains the same model in all four, on every machine; native mode does not.
 
     The check fails if one framework rounds natively, or is off by one bit in one step.
     """
-    done = run("-c", SAME, str(SAME_BITS), folder=tmp_path)
-    printed, _, checked = done.stdout.partition("END OF THE EXAMPLE\n")
+    done = ran[SAME_BITS]
+    printed, _, checked = done.printed.partition("END OF THE EXAMPLE\n")
+    assert checked, done.printed + done.error
     exact, native = same_bits_rows(printed)
     assert list(exact) == list(native) == IN_FOUR
     for cells in exact.values():
@@ -156,8 +190,8 @@ def test_same_bits(tmp_path: Path) -> None:
         "Passed: the exact weights are the same bits; the native weights differ, as expected."
     )
     # The last run, with one wrong bit, ends the process.
-    assert done.returncode == 1
-    assert "Exact mode gave different bits." in done.stderr
+    assert done.error.splitlines()[-1].startswith("SystemExit: ")
+    assert "Exact mode gave different bits." in done.error
     assert "losses with the same bits in all: 299 of 300 steps" in checked
 
 

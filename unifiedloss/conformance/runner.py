@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -244,12 +245,27 @@ def expected(
             are held to the native tolerances.
     """
     wanted = _checked_losses(losses)
-    hard = hard_cases() if rounding == "exact" else ()
-    every: Sequence[Case | SoftmaxCase] = (
-        (*all_cases(), *hard, *softmax_cases(), *cut_cases()) if cases is None else cases
-    )
-    chosen = [_rounded(case, rounding) for case in every if _loss(case) in wanted]
+    if cases is None:
+        return [(case, _of_suite(case)) for case in _suite(rounding) if _loss(case) in wanted]
+    chosen = [_rounded(case, rounding) for case in cases if _loss(case) in wanted]
     return [(case, case.expected()) for case in chosen if case is not None]
+
+
+# The oracle takes most of the time of a check in this process. So the tests of an adapter that call
+# `check_adapter` several times ask it once for each case.
+@functools.cache
+def _suite(rounding: str) -> tuple[Case | SoftmaxCase, ...]:
+    """All cases of the suite with this rounding."""
+    hard = hard_cases() if rounding == "exact" else ()
+    every = (*all_cases(), *hard, *softmax_cases(), *cut_cases())
+    chosen = (_rounded(case, rounding) for case in every)
+    return tuple(case for case in chosen if case is not None)
+
+
+@functools.cache
+def _of_suite(case: Case | SoftmaxCase) -> Any:
+    """The oracle's result for a case of the suite."""
+    return case.expected()
 
 
 def _bad_calls(
