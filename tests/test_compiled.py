@@ -20,6 +20,7 @@ from unifiedloss import compiled, registry
 from unifiedloss.conformance.cases import all_cases, hard_cases
 from unifiedloss.conformance.runner import check_adapter
 from unifiedloss.errors import SpecValueError
+from unifiedloss.exact import kernel
 
 LEVELS = [name for name in compiled.levels() if name != compiled.NUMPY]
 U = Decimal(2) ** -53
@@ -160,6 +161,18 @@ def test_levels_give_the_bits_of_numpy(level: str) -> None:
         assert _bits(value) == _bits(other), (spec, arrays[0].shape)
         assert _bits(gradient) == _bits(slopes), (spec, arrays[0].shape)
         assert _bits(alone) == _bits(value), (spec, arrays[0].shape)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_mean_half_way_between_two_numbers(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exact sum of the terms decides such a mean, and no tier of NumPy computes it again."""
+    monkeypatch.setattr(kernel, "_by_tiers", None)
+    spec = ul.MeanSquaredError(rounding="exact")
+    targets = np.float32([0, -(2.0**-24), 0, -3 * 2.0**-24])
+    with compiled.forced(level):
+        # The terms 1 and 1 + 2^-23, and 1 and 1 + 3 2^-23: the mean of both is a tie.
+        assert spec(np.ones(2, np.float32), targets[:2]) == 1
+        assert spec(np.ones(2, np.float32), targets[2:]) == np.float32(1 + 2.0**-22)
 
 
 def _to_midpoints(numbers: Any, rng: np.random.Generator) -> Any:

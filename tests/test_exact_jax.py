@@ -254,6 +254,18 @@ def test_eager_calls_that_keep_coming(name: str, monkeypatch: pytest.MonkeyPatch
         spec(z, bad, **more)
 
 
+def test_small_examples_of_a_vmap_count_together() -> None:
+    """Many examples are one program, because the host would compute one after the other."""
+    spec = CE.replace(label_smoothing=0.1)
+    z, y = np.random.default_rng(6).normal(size=(40, 7)).astype(np.float32), np.arange(40) % 7
+    slopes = np.stack([spec.value_and_grad(*one)[1] for one in zip(z, y, strict=True)])
+    each = jax.vmap(jax.grad(spec))
+    same(jax.jit(each)(z, y), slopes)
+    same(each(z[:3], y[:3]), slopes[:3])
+    assert "f64[" in str(jax.make_jaxpr(each)(z, y))
+    assert "f64[" not in str(jax.make_jaxpr(each)(z[:3], y[:3]))
+
+
 def test_blocks_and_long_rows(in_graph: Callable[[], int]) -> None:
     """Cover a last block that overlaps the one before it, and rows summed in three rounds."""
     for shape in ((301, 700), (5, 40_000)):

@@ -61,14 +61,14 @@ def _is_worth_compiling(plan: Plan, arrays: tuple[Any, ...]) -> bool:
     """Whether so many calls had this plan that a compiled program is faster than the host."""
     if arrays[5] is not None or ffi.takes(plan) or _is_faster_on_host(plan):
         return False
-    return program.holds(plan, arrays[:5]) and next(_elements(plan)) >= _MANY
+    large = program.holds(plan, arrays[:5]) and (program.elements(plan) or 0) >= program.LEAST
+    return large and next(_elements(plan)) >= _MANY
 
 
 @lru_cache(maxsize=4096)
 def _elements(plan: Plan) -> Iterator[int]:
     """For each call with this plan, the number of elements in all calls before."""
-    assert plan.count is not None
-    return count(0, max(1, plan.count * (plan.classes or 1)))
+    return count(0, max(1, program.elements(plan) or 0))
 
 
 def is_concrete(*arrays: Any) -> bool:
@@ -151,15 +151,15 @@ def _in_width(plan: Plan, gradient: bool, *tensors: Any) -> tuple[Array, ...]:
 def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for, where one program has all rows."""
     *tensors, divisor = arrays
-    ways: tuple[Any, ...] = ffi, program
-    if divisor is not None:
-        ways = ()  # none knows a divisor that is given
-    elif _is_faster_on_host(plan) and manual.is_whole():
-        ways = (ffi,)
-    for way in ways:
-        if way.holds(plan, tuple(tensors)):
-            return way.run(plan, tuple(tensors), gradient=gradient)
-    return callback.on_each(partial(_fill, plan), _forms(plan, gradient), *arrays)
+    by_callback = partial(callback.on_each, partial(_fill, plan), _forms(plan, gradient))
+    if divisor is not None:  # the others know no divisor that is given
+        return by_callback(*arrays)
+    if ffi.holds(plan, tensors):
+        return ffi.run(plan, tensors, gradient=gradient)
+    faster = _is_faster_on_host(plan) and manual.is_whole()
+    if not faster and program.holds(plan, tensors) and not rows.is_elsewhere(tensors[0]):
+        return program.run(plan, tensors, gradient=gradient, on_host=by_callback)
+    return by_callback(*arrays)
 
 
 def _forms(plan: Plan, gradient: bool) -> list[jax.ShapeDtypeStruct]:
@@ -182,7 +182,7 @@ def _is_faster_on_host(plan: Plan) -> bool:
     if plan.count is None or jax.default_backend() != "cpu":
         return False
     kind = "labels" if plan.kind == "index" and not plan.label_smoothing else "others"
-    large = plan.count * (plan.classes or 1) >= _WORTH_A_CALLBACK[kind]
+    large = (program.elements(plan) or 0) >= _WORTH_A_CALLBACK[kind]
     return large and bool(_exact().has_loop(plan))
 
 

@@ -28,7 +28,10 @@ from unifiedloss.plan import Plan
 NumPyArray = NDArray[Any]
 
 LEAST = 256
-"""The host computes calls of fewer elements: a callback takes 0.2 ms, compiling half a second."""
+"""The host computes fewer elements: a callback takes 0.2 ms, compiling half a second.
+
+They are counted in all examples of a vmap, because the host computes one example after the other.
+"""
 
 _ON_HOST = 1 << 16
 """Elements sent to the host at a time."""
@@ -38,17 +41,30 @@ def holds(plan: Plan, arrays: Sequence[Any]) -> bool:
     """Whether there is such a program for this call. There is none on TPUs: no IEEE float64."""
     factors = (arrays[2], *arrays[4:])  # sample weights, and upstream gradients if given
     held = all(x is None or fits(x.dtype.name) for x in factors)
-    large = plan.count is not None and max(1, LEAST) <= plan.count * (plan.classes or 1)
-    return held and large and why_not(plan) is None and jax.default_backend() in ("cpu", "gpu")
+    known = held and bool(elements(plan)) and why_not(plan) is None
+    return known and jax.default_backend() in ("cpu", "gpu")
 
 
-def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ...]:
+def elements(plan: Plan) -> int | None:
+    """The predictions of an example; None if an extent is unknown."""
+    return None if plan.count is None else plan.count * (plan.classes or 1)
+
+
+def run(
+    plan: Plan,
+    arrays: Sequence[Any],
+    *,
+    gradient: bool,
+    on_host: Callable[..., tuple[Array, ...]] | None = None,
+) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for.
 
     Args:
         plan: the plan of the call.
         arrays: predictions, targets, sample_weight, mask, upstream; the last three may be None.
         gradient: whether to compute the gradient too.
+        on_host: computes the same of the arrays of one example; it does so if all examples
+            together have fewer than `LEAST` elements. None: the program computes them too.
     """
     weights = plan.class_weights, plan.pos_weight
     with ops.x64():
@@ -56,7 +72,26 @@ def run(plan: Plan, arrays: Sequence[Any], *, gradient: bool) -> tuple[Array, ..
         arrays = *ops.all_stored(arrays), *of_plan
     given = tuple(x is not None for x in arrays)
     present = [x for x in arrays if x is not None]
-    return with_examples(partial(_evaluate, plan, gradient, given), present)
+    evaluate = partial(_evaluate, plan, gradient, given)
+    return with_examples(partial(_by_size, plan, evaluate, given, on_host), present)
+
+
+def _by_size(
+    plan: Plan,
+    evaluate: Callable[..., tuple[Array, ...]],
+    is_given: tuple[bool, ...],
+    on_host: Callable[..., tuple[Array, ...]] | None,
+    *arrays: Any,
+) -> tuple[Array, ...]:
+    """Compute few elements by `on_host`, and others by `evaluate`."""
+    if on_host is None or len(arrays[0]) * elements(plan) >= LEAST:  # type: ignore[operator]
+        return evaluate(*arrays)
+
+    def one(*present: Any) -> tuple[Array, ...]:
+        return on_host(*ops.with_none(is_given, present)[:5])
+
+    found: tuple[Array, ...] = jax.vmap(one)(*arrays)
+    return found
 
 
 def with_examples(

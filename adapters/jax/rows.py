@@ -95,8 +95,7 @@ def split_of(plan: Plan, predictions: Any, targets: Any) -> Split | None:
     found = sharding(reference)
     if found is None or plan.unchecked or plan.shape is None or not _adds_up(plan):
         return None
-    context = get_abstract_mesh()
-    if not context.empty and context != getattr(found.mesh, "abstract_mesh", found.mesh):
+    if is_elsewhere(reference):
         return None  # the caller computes on other devices, and jax.shard_map would refuse these
     axes = _axes(found.spec, reference.ndim)
     dense = plan.kind != "index"
@@ -128,6 +127,17 @@ def sharding(x: Any) -> Any:
     found = jax.typeof(x).sharding
     kinds = set(found.mesh.axis_types)
     return found if kinds == {AxisType.Explicit} else None
+
+
+def is_elsewhere(x: Any) -> bool:
+    """Whether an array is shared over another mesh than the one that is set.
+
+    JAX computes nothing of it then, and a callback can.
+    """
+    found, context = sharding(x), get_abstract_mesh()
+    if found is None or context.empty:
+        return False
+    return bool(context != getattr(found.mesh, "abstract_mesh", found.mesh))
 
 
 def beside(plan: Plan, inputs: Inputs) -> Inputs:

@@ -46,7 +46,7 @@ def unifiedloss_reason(
     positions: Shape,
     weight_rank: int | None,
     mask_rank: int | None,
-    setting: tuple[str, str, str],
+    setting: tuple[str, ...],
 ) -> str:
     """`why_native` of a call that has these forms; the name is seen in the globals of a caller."""
     weight = None if weight_rank is None else Signature(positions[:weight_rank], "float32")

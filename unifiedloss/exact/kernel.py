@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -312,7 +313,8 @@ def finish(
             rows = None if slopes is None else slopes.reshape(ready.rows)
             of_rows = predictions.reshape(ready.rows), targets.reshape(ready.rows[0])
             total = _finished(ready, left, *of_rows, upstream, rows)
-        return loops.rounded(total, ready.divisor)
+        exactly = partial(loops.exact_sum, ready, predictions, targets)
+        return loops.rounded(total, ready.divisor, exactly)
 
 
 def _finished(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from unifiedloss.compiled import Total, Work
 from unifiedloss.compiled import threads as own_threads
-from unifiedloss.exact import clips, counts, loops
+from unifiedloss.exact import clips, counts, limbs, loops
 from unifiedloss.exact.balls import Ball
 from unifiedloss.exact.call import Array, plain
 from unifiedloss.exact.factors import are_in_reach, is_power_of_two
@@ -104,10 +104,10 @@ def at_once(
             total = _finished(plan, work, total, predictions, targets, u, over, some_rows)
     if total is None:
         return None
-    if reduced:
-        value = loops.rounded(total, over)
-        return None if value is None else np.asarray(value)
     assert work.losses is not None
+    if reduced:
+        value = loops.rounded(total, over, partial(limbs.sum_of, work.losses))
+        return None if value is None else np.asarray(value)
     return stored(work.losses.reshape(plan.positions), plan.result_dtype)  # type: ignore[arg-type]
 
 
