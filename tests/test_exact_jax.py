@@ -266,6 +266,36 @@ def test_small_examples_of_a_vmap_count_together() -> None:
     assert "f64[" not in str(jax.make_jaxpr(each)(z[:3], y[:3]))
 
 
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_of_a_vmap_are_one_call(
+    axis: int | None, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host computes examples of one row each together; half types have another loss dtype."""
+    spec = ul.CrossEntropyLoss(axis=axis, rounding="exact")
+    shape = (5, 1) if axis == 0 else (5,)
+    p = np.random.default_rng(8).dirichlet(np.ones(5), (3, 4)).astype(dtype).reshape(3, 4, *shape)
+    t = np.random.default_rng(9).dirichlet(np.ones(5), 4).astype(np.float32).reshape(4, *shape)
+    upstream = np.float32([1, 0.3, 2.5])
+    if dtype == "float32":
+
+        def alone(*_: Any) -> None:
+            raise AssertionError
+
+        monkeypatch.setattr(evaluation, "_fill", alone)
+
+    def one(p: Any, t: Any, u: Any) -> Any:
+        return spec.value_and_grad(p, t, upstream=u)
+
+    found = jax.jit(jax.vmap(jax.vmap(one, (0, 0, None)), (0, None, 0)))(p, t, upstream)
+    each = [[one(x, y, u) for x, y in zip(xs, t, strict=True)]
+            for xs, u in zip(p, upstream, strict=True)]  # fmt: skip
+    for got, part in zip(found, (0, 1), strict=True):
+        same(got, np.array([[pair[part] for pair in pairs] for pairs in each]))
+    empty = jax.vmap(one, (0, None, None))(p[:0, 0], t[0], upstream[0])
+    assert [x.shape for x in empty] == [(0,), (0, *shape)]
+
+
 def test_blocks_and_long_rows(in_graph: Callable[[], int]) -> None:
     """Cover a last block that overlaps the one before it, and rows summed in three rounds."""
     for shape in ((301, 700), (5, 40_000)):

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -71,10 +72,19 @@ def on_each(
     function: Callable[[list[NumPyArray], list[Any]], None],
     forms: Sequence[jax.ShapeDtypeStruct],
     *arrays: Any,
+    together: Callable[[list[NumPyArray], list[Any]], None] | None = None,
 ) -> tuple[Array, ...]:
-    """As `on_host`, and the function is called for each index of the axes mapped by vmap."""
+    """As `on_host`, and the function is called for each index of the axes mapped by vmap.
+
+    Args:
+        function: see `on_host`, as for the following.
+        forms: shapes and dtypes of the arrays to fill.
+        *arrays: the arrays to read.
+        together: is called once in its place if vmap maps an axis, with arrays that have one axis
+            of all examples in front.
+    """
     ranks = [None if x is None else x.ndim for x in arrays]
-    return on_host(partial(_for_each_index, function, ranks), forms, *arrays)
+    return on_host(partial(_for_each_index, function, together, ranks), forms, *arrays)
 
 
 def run_job(job: Any, arrays: Sequence[Any]) -> Array:
@@ -91,6 +101,7 @@ def _fill_job(job: Any, results: list[NumPyArray], arrays: list[Any]) -> None:
 
 def _for_each_index(
     function: Callable[..., None],
+    together: Callable[..., None] | None,
     ranks: Sequence[int | None],
     results: list[NumPyArray],
     arrays: list[Any],
@@ -103,6 +114,14 @@ def _for_each_index(
     given = [
         None if x is None else np.broadcast_to(x, mapped + x.shape[x.ndim - r :]) for x, r in pairs
     ]
+    if together is not None and 0 not in mapped:
+        size, axes = math.prod(mapped), len(mapped)
+        both = [
+            [None if x is None else x.reshape(size, *x.shape[axes:]) for x in some]
+            for some in (results, given)
+        ]
+        together(*both)
+        return
     for i in np.ndindex(mapped):
         at = (*i, ...)
         function([x[at] for x in results], [None if x is None else x[at] for x in given])

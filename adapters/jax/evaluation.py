@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from unifiedloss import host
 from unifiedloss.adapters.jax import callback, exported, ffi, manual, ops, program, rows
 from unifiedloss.errors import UnsupportedError
-from unifiedloss.plan import Plan
+from unifiedloss.plan import Plan, Signature, resolve
 
 NumPyArray = NDArray[Any]
 
@@ -151,7 +151,9 @@ def _in_width(plan: Plan, gradient: bool, *tensors: Any) -> tuple[Array, ...]:
 def _in_program(plan: Plan, gradient: bool, *arrays: Any) -> tuple[Array, ...]:
     """The loss, and the gradient if asked for, where one program has all rows."""
     *tensors, divisor = arrays
-    by_callback = partial(callback.on_each, partial(_fill, plan), _forms(plan, gradient))
+    together = partial(_fill_rows, plan) if _is_row(plan) and divisor is None else None
+    fill = partial(_fill, plan)
+    by_callback = partial(callback.on_each, fill, _forms(plan, gradient), together=together)
     if divisor is not None:  # the others know no divisor that is given
         return by_callback(*arrays)
     if ffi.holds(plan, tensors):
@@ -198,6 +200,41 @@ def _fill(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
     out = slopes[0] if slopes else None
     found, _ = _exact().evaluate(plan, *arrays, gradient=out is not None, out=out)
     value[...] = found.view(value.dtype)
+
+
+def _is_row(plan: Plan) -> bool:
+    """Whether a call is one row, whose mean is its loss."""
+    single = plan.count == 1 and plan.axis is not None and plan.plain
+    return single and not plan.casts and plan.predictions_dtype == plan.result_dtype
+
+
+def _fill_rows(plan: Plan, results: list[NumPyArray], arrays: list[Any]) -> None:
+    """Run the kernel once for many calls that are a row each."""
+    value, *slopes = results
+    predictions, targets, upstream = arrays[0], arrays[1], arrays[4]
+    rows = len(predictions)
+    of_rows = _of_rows(plan, rows)
+    found, gradient = _exact().evaluate(
+        of_rows,
+        predictions.reshape(of_rows.shape),
+        targets.reshape(rows) if plan.kind == "index" else targets.reshape(of_rows.shape),
+        upstream=None if upstream is None else upstream.reshape(rows),
+        gradient=bool(slopes),
+    )
+    value[...] = found.reshape(value.shape)
+    if slopes:
+        slopes[0][...] = gradient.reshape(slopes[0].shape)
+
+
+@lru_cache(maxsize=4096)
+def _of_rows(plan: Plan, rows: int) -> Plan:
+    """The plan of many calls that are a row each, without a reduction."""
+    shape = (rows, plan.classes)
+    targets = (rows,) if plan.kind == "index" else shape
+    spec = plan.spec.replace(axis=1, reduction="none")
+    return resolve(
+        spec, Signature(shape, plan.predictions_dtype), Signature(targets, plan.targets_dtype)
+    )
 
 
 def on_host(job: Any, *arrays: Any) -> Array:
