@@ -114,14 +114,14 @@ TABLE = (
     ),
     Row(
         "labels or numbers in a program of JAX that no compiled loop takes whole",
-        "is two to seven times slower",
+        "is two to twelve times slower",
         backend="jax",
         mode="jit",
         form=_is_in_parts,
     ),
     Row(
         "a program that XLA compiles for TensorFlow",
-        "is two to twelve times slower, or refused",
+        "is two to seventy times slower, or refused",
         backend="tensorflow",
         mode="xla",
     ),
