@@ -345,7 +345,7 @@ def test_a_new_loss_changes_no_other_case(monkeypatch: pytest.MonkeyPatch) -> No
             types.SimpleNamespace(CASES=new) if name == "new" else losses.part(name, module)
         ),
     )
-    found = {case.name: case for case in all_cases()}
+    found = {case.name: case for case in all_cases.__wrapped__()}  # not those that are kept
     added = [found[name] for name in found.keys() - known.keys()]
     assert {case.name for case in added if case.compiled} == {"edge/new 0", "edge/new 4"}
     assert len(added) == 5

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from unifiedloss.conformance.case import BadCall, Case, LossCases, rules_of
@@ -77,9 +78,10 @@ def bad_calls() -> Iterator[BadCall]:
         yield from loss.bad_calls()
 
 
-def all_cases() -> list[Case]:
+@cache
+def all_cases() -> tuple[Case, ...]:
     """All cases, loss by loss, in a fixed order; compiled and representative ones are marked."""
-    cases = [case for loss in _loss_cases() for case in _marked(loss)]
+    cases = tuple(case for loss in _loss_cases() for case in _marked(loss))
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases share a name"
     return cases
