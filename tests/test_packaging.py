@@ -39,9 +39,9 @@ ADAPTER_FILES = {"__init__.py", "kernels.py", "ops.py", "objects.py"}
 # (derivatives.py, primitives.py, further.py). Operators (operators.py), calls of the host
 # (callback.py) and the ways to evaluate (evaluation.py, native.py) have files where one file would
 # have two jobs. TensorFlow pads batches of unknown size for XLA (padding.py). PyTorch has operators
-# for exact totals (pieces.py), a choice of "auto" that torch.compile need not trace (auto.py), and
-# losses of DTensors (distributed.py, layout.py, local.py, split_ops.py); engine.py splits the cases
-# of the suite.
+# for exact totals (pieces.py), a choice of "auto" that torch.compile need not trace (auto.py),
+# specs as text for both (spec_text.py), and losses of DTensors (distributed.py, layout.py,
+# local.py, split_ops.py); engine.py splits the cases of the suite.
 # Keras has no exact.py, because it uses the adapter of the backend that it runs on. The adapter of
 # dask cuts arrays (grid.py) and computes no loss, so it lacks kernels.py and ops.py.
 MORE_FILES = {
@@ -57,6 +57,7 @@ MORE_FILES = {
             "pieces.py",
         },
         *{"distributed.py", "engine.py", "layout.py", "local.py", "processes.py", "split_ops.py"},
+        "spec_text.py",
     },
     "tensorflow": {
         *{"direct.py", "exact.py", "graph.py", "program.py", "shapes.py", "interop.py"},

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unifiedloss import auto_rounding
-from unifiedloss.adapters.torch import operators
+from unifiedloss.adapters.torch import spec_text
 from unifiedloss.auto_rounding import Setting
 from unifiedloss.inputs import Shape, Signature
 from unifiedloss.plan import Plan, resolve
@@ -27,7 +27,7 @@ def why_native(plan: Plan, setting: Setting) -> str:
     forms = (shape, plan.gradient_dtype), (targets, plan.targets_dtype)
     ranks = plan.weight_rank, plan.mask_rank
     return unifiedloss_reason(
-        operators.text_of(plan.spec), *forms, positions, *ranks, tuple(setting)
+        spec_text.text_of(plan.spec), *forms, positions, *ranks, tuple(setting)
     )
 
 
@@ -35,7 +35,7 @@ def _known(shape: Any) -> Any:
     """The shape with None for extents that are symbols, because no choice depends on a size."""
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
-    return tuple([operators.constant(n) if has_static_value(n) else None for n in shape])
+    return tuple([spec_text.constant(n) if has_static_value(n) else None for n in shape])
 
 
 @torch.compiler.assume_constant_result
@@ -52,5 +52,5 @@ def unifiedloss_reason(
     weight = None if weight_rank is None else Signature(positions[:weight_rank], "float32")
     mask = None if mask_rank is None else Signature(positions[:mask_rank], "bool")
     tensors = Signature(*predictions), Signature(*targets), weight, mask
-    plan = resolve(operators.spec_of(text), *tensors)
+    plan = resolve(spec_text.spec_of(text), *tensors)
     return auto_rounding.why_native(plan, Setting(*setting))

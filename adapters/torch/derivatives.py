@@ -25,9 +25,9 @@ from unifiedloss.adapters.torch.operators import (
     Companion,
     array,
     computed,
-    known_text,
     plan_of,
 )
+from unifiedloss.adapters.torch.spec_text import known_text
 from unifiedloss.errors import BadValueError, EmptyMeanError
 from unifiedloss.plan import Plan, natively
 from unifiedloss.spec import Loss as Spec

@@ -20,9 +20,8 @@ from unifiedloss.adapters.torch.operators import (
     Companion,
     are_memory,
     computed,
-    known_text,
-    text_of,
 )
+from unifiedloss.adapters.torch.spec_text import known_text, text_of
 from unifiedloss.plan import Plan
 
 _C: Any = torch._C  # Any, because type checkers do not know its parts

@@ -9,9 +9,8 @@ Their derivatives are in `unifiedloss.adapters.torch.derivatives`.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,11 @@ from torch.nn import Parameter
 
 from unifiedloss import host, registry
 from unifiedloss.adapters.torch import direct, ops
+from unifiedloss.adapters.torch.spec_text import spec_of
 from unifiedloss.plan import Plan
-from unifiedloss.serialization import from_dict
-from unifiedloss.spec import Loss
 
 _Array = np.ndarray[Any, Any]
 Companion = Tensor | None
-
-_MAX_SPECS = 1024
 
 _STRIDED = torch.strided
 
@@ -39,38 +35,6 @@ def are_memory(*tensors: Any) -> bool:
         (type(x) is Tensor or type(x) is Parameter) and x.is_cpu and x.layout is _STRIDED
         for x in tensors
     )
-
-
-# ---------------------------------------------------------------------------------------- the spec
-
-
-def text_of(spec: Loss) -> str:
-    """The spec as text, made with repr because torch.compile cannot trace the module json."""
-    return repr({name: constant(value) for name, value in spec.to_dict().items()})
-
-
-def constant(x: Any) -> Any:
-    """`x` with its numbers made constant.
-
-    Under ``dynamic=True`` torch.compile traces a spec's numbers as symbols, whose text is unknown.
-    """
-    if isinstance(x, list):
-        return [constant(each) for each in x]
-    if isinstance(x, float):
-        numerator, denominator = x.as_integer_ratio()
-        return numerator / denominator  # the same number, and constant
-    if isinstance(x, int) and not isinstance(x, bool):
-        return next(iter({x: None}))  # torch.compile makes a dictionary key constant
-    return x
-
-
-known_text = lru_cache(_MAX_SPECS)(text_of)
-
-
-@lru_cache(_MAX_SPECS)
-def spec_of(text: str) -> Loss:
-    """The spec that `text_of` wrote."""
-    return from_dict(ast.literal_eval(text))
 
 
 def plan_of(text: str, *tensors: Any) -> Plan:

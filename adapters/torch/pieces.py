@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 from functools import lru_cache
 from typing import Any
 
@@ -15,8 +14,8 @@ from torch import Tensor
 from unifiedloss import host
 from unifiedloss.adapters.torch import operators, ops
 from unifiedloss.adapters.torch.operators import LIBRARY, Companion
+from unifiedloss.adapters.torch.spec_text import spec_of, text_of
 from unifiedloss.exact.pieces import Job
-from unifiedloss.serialization import from_dict
 
 _MAX_JOBS = 1024
 
@@ -26,7 +25,7 @@ def on_host(job: Job, *tensors: Companion) -> Tensor:
     words = (job.kind, job.dtype, *(dtype or "" for dtype in job.dtypes))
     # The operator has no derivative, because it rounds or counts.
     given = [None if x is None else x.detach() for x in tensors]
-    found: Tensor = _ON_HOST(given, ",".join(words), operators.text_of(job.spec))
+    found: Tensor = _ON_HOST(given, ",".join(words), text_of(job.spec))
     return found
 
 
@@ -34,7 +33,7 @@ def on_host(job: Job, *tensors: Companion) -> Tensor:
 def _job(words: str, spec: str) -> Job:
     kind, dtype, *dtypes = words.split(",")
     known = tuple(each or None for each in dtypes)
-    return Job(kind, from_dict(ast.literal_eval(spec)), known, dtype)  # type: ignore[arg-type]
+    return Job(kind, spec_of(spec), known, dtype)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------ the operator

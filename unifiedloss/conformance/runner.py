@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from unifiedloss import __version__, registry
 from unifiedloss.adapter import Adapter, Mode
 from unifiedloss.conformance import checks, combine, groups, snippets, workers
 from unifiedloss.conformance.case import BadCall, Case, SoftmaxCase
-from unifiedloss.conformance.cases import all_cases, bad_calls, hard_cases
-from unifiedloss.conformance.combine import CutCase, cut_cases
+from unifiedloss.conformance.cases import bad_calls
+from unifiedloss.conformance.combine import CutCase
 from unifiedloss.conformance.report import Failure, Report, Row, Tally
-from unifiedloss.conformance.softmax import bad_softmax_calls, softmax_cases
+from unifiedloss.conformance.softmax import bad_softmax_calls
 from unifiedloss.conformance.strength import (
     FULL,
     Share,
@@ -25,6 +24,7 @@ from unifiedloss.conformance.strength import (
     share,
     strength_named,
 )
+from unifiedloss.conformance.suite import cases_with, expected_of, rounded
 from unifiedloss.conformance.tolerances import plan_of
 from unifiedloss.conformance.workers import Target
 from unifiedloss.errors import SpecValueError
@@ -32,8 +32,6 @@ from unifiedloss.exact.graph import form
 from unifiedloss.losses import ROWS
 from unifiedloss.suggestion import suggestion
 from unifiedloss.text import quoted
-
-_Checked = TypeVar("_Checked", bound=Case | BadCall | SoftmaxCase)
 
 SOFTMAX = "softmax"
 LOSSES = (*(row.name for row in ROWS), SOFTMAX)
@@ -246,26 +244,9 @@ def expected(
     """
     wanted = _checked_losses(losses)
     if cases is None:
-        return [(case, _of_suite(case)) for case in _suite(rounding) if _loss(case) in wanted]
-    chosen = [_rounded(case, rounding) for case in cases if _loss(case) in wanted]
+        return [(case, expected_of(case)) for case in cases_with(rounding) if _loss(case) in wanted]
+    chosen = [rounded(case, rounding) for case in cases if _loss(case) in wanted]
     return [(case, case.expected()) for case in chosen if case is not None]
-
-
-# The oracle takes most of the time of a check in this process. So the tests of an adapter that call
-# `check_adapter` several times ask it once for each case.
-@functools.cache
-def _suite(rounding: str) -> tuple[Case | SoftmaxCase, ...]:
-    """All cases of the suite with this rounding."""
-    hard = hard_cases() if rounding == "exact" else ()
-    every = (*all_cases(), *hard, *softmax_cases(), *cut_cases())
-    chosen = (_rounded(case, rounding) for case in every)
-    return tuple(case for case in chosen if case is not None)
-
-
-@functools.cache
-def _of_suite(case: Case | SoftmaxCase) -> Any:
-    """The oracle's result for a case of the suite."""
-    return case.expected()
 
 
 def _bad_calls(
@@ -275,19 +256,9 @@ def _bad_calls(
     every: Sequence[BadCall | SoftmaxCase] = (*bad_calls(), *bad_softmax_calls())
     return [
         call
-        for call in (_rounded(call, rounding) for call in every if _loss(call) in wanted)
+        for call in (rounded(call, rounding) for call in every if _loss(call) in wanted)
         if call is not None
     ]
-
-
-def _rounded(case: _Checked, rounding: str) -> _Checked | None:
-    """Return the same call with this rounding, or None if it has no exact mode.
-
-    A softmax has none, because it is not a loss.
-    """
-    if isinstance(case, SoftmaxCase):
-        return case if rounding == "native" else None
-    return replace(case, spec=case.spec.replace(rounding=rounding))
 
 
 def _loss(case: Case | BadCall | SoftmaxCase) -> str:
